@@ -1,0 +1,121 @@
+"""`resnets info`: layers, parameters, multiply-adds and drawings of nets."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from resnets.config import ConfigError
+
+if TYPE_CHECKING:
+    from resnets.models import Net
+
+Flag = tyro.conf.FlagCreatePairsOff
+BLOCK = "block:"  # prefix of a building block's name, for --diagram
+
+
+def command(
+    nets: tyro.conf.Positional[tuple[str, ...]] = (),
+    /,
+    json: Annotated[bool, Flag] = False,
+    diagram: Path | None = None,
+    size: int | None = None,
+    classes: int | None = None,
+    all: Annotated[bool, Flag] = False,
+) -> int:
+    """Show the layers of nets with output shapes, parameters and multiply-adds, or draw them.
+
+    Args:
+        nets: Names of nets; none lists the catalog. For --diagram also block:basic,
+            block:bottleneck, block:preact-basic and block:preact-bottleneck (Fig. 2 and 5).
+        json: Print a list with one object per net instead of tables.
+        diagram: Draw the nets side by side (Fig. 3), or the blocks, into this .svg file.
+        size: Pixels of the input's side; default: what the net was published for.
+        classes: Number of classes; default: what the net was published for.
+        all: List every block instead of equal ones once.
+    """
+    if size is not None and size < 1:
+        raise ConfigError(f"--size {size}: a picture has at least 1 pixel")
+    if diagram is not None and not nets:
+        raise ConfigError("--diagram: name the nets or blocks to draw")
+    if any(name.startswith(BLOCK) for name in nets):
+        _draw_blocks(nets, diagram, json)
+        return 0
+    from resnets.models import build, catalog
+    from resnets.models.sketch import shapes_only
+
+    changes = {"input_size": size, "num_classes": classes}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    specs = [catalog.spec(name, **changes) for name in nets or catalog.names()]
+    with shapes_only():
+        built = [build(spec) for spec in specs]
+        if diagram is not None:
+            _draw_nets(built, diagram)
+        if json:
+            print(jsonlib.dumps([_entry(net) for net in built], indent=2))
+        elif diagram is None:
+            _show(built, catalogue=not nets, folded=not all, published=not changes)
+    return 0
+
+
+def _show(nets: Sequence[Net], *, catalogue: bool, folded: bool, published: bool) -> None:
+    from resnets.cli import info_tables
+
+    if catalogue:
+        info_tables.show_catalog(nets)
+    else:
+        info_tables.show_nets(nets, folded=folded, published=published)
+
+
+def _entry(net: Net) -> dict[str, Any]:
+    """One net for --json; `output_shape` is without the batch: (C, H, W) or (K,)."""
+    from resnets.models import cost
+
+    counted = cost.count(net)
+    return {
+        "name": net.spec.name,
+        "parameters": counted.parameters,
+        "multiply_adds": counted.multiply_adds,
+        "input_size": counted.input_size,
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "output_shape": list(layer.output),
+                "parameters": layer.parameters,
+                "multiply_adds": layer.multiply_adds,
+            }
+            for layer in counted.layers
+        ],
+    }
+
+
+def _draw_nets(nets: Sequence[Net], path: Path) -> None:
+    from resnets.models.diagram import check_path, net_diagram, save_diagram
+
+    check_path(path)
+    save_diagram(net_diagram(nets), path)
+    _say_drawn([net.spec.name for net in nets], path)
+
+
+def _draw_blocks(names: Sequence[str], path: Path | None, json: bool) -> None:
+    from resnets.models.diagram import block_diagram, check_path, save_diagram
+
+    nets = [name for name in names if not name.startswith(BLOCK)]
+    if nets:
+        raise ConfigError(f"{nets[0]}: nets and blocks are drawn into separate files")
+    if path is None or json:
+        raise ConfigError(f"{names[0]}: a block can only be drawn; use --diagram FILE.svg alone")
+    check_path(path)
+    save_diagram(block_diagram([name.removeprefix(BLOCK) for name in names]), path)
+    _say_drawn(names, path)
+
+
+def _say_drawn(names: Sequence[str], path: Path) -> None:
+    # On stderr: with --json, stdout is for the list alone.
+    print(f"drew {', '.join(names)}: {path}", file=sys.stderr)

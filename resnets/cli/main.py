@@ -1,0 +1,83 @@
+"""The `resnets` command: picks the subcommand, prints errors as one line, returns the exit code.
+
+0 done, 1 failed, 2 bad usage, 130 stopped with Ctrl-C (and saved, where there was work to save).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "train a net from a recipe, or go on with a stopped run",
+    "evaluate": "measure a run or checkpoint on a data set",
+    "predict": "name what is in pictures",
+    "info": "layers, parameters, multiply-adds and diagrams of nets",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"resnets {version('resnets')}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
+        return _fail(f"resnets: unknown command {name!r}; {hint}", 2)
+    return _run(name, words[1:])
+
+
+def _run(name: str, words: list[str]) -> int:
+    import tyro
+
+    from resnets.config import ConfigError
+
+    module = importlib.import_module(f"resnets.cli.{name}")
+    try:
+        code = tyro.cli(module.command, prog=f"resnets {name}", args=words)
+        return int(code or 0)
+    except ConfigError as error:
+        return _fail(f"resnets {name}: {error}", 2)
+    except (ValueError, OSError) as error:
+        return _fail(f"resnets {name}: {_one_line(error)}", 1)
+    except KeyboardInterrupt:
+        return _fail(f"resnets {name}: stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    return (
+        "usage: resnets COMMAND ...\n\n"
+        "Train, study and ship deep residual networks (He et al., CVPR 2016).\n\n"
+        f"{rows}\n\n`resnets COMMAND --help` explains each; start with `resnets train digits`."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

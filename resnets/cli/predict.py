@@ -1,0 +1,139 @@
+"""`resnets predict`: what a net sees in pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from resnets.config import ConfigError
+
+if TYPE_CHECKING:
+    from resnets.evaluate.predict import Prediction
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+def command(
+    weights: tyro.conf.Positional[str],
+    pictures: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    top_k: int = 5,
+    json: Flag = False,
+    csv: Flag = False,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+) -> int:
+    """Name what is in pictures, with probabilities. Exits with 1 if any picture cannot be read.
+
+    Args:
+        weights: Run folder or checkpoint.
+        pictures: Picture files, and folders whose pictures are taken in sorted order.
+        top_k: Classes to give for each picture, likeliest first.
+        json: Print a JSON list and nothing else.
+        csv: Print CSV: path,class1,probability1,...; an unreadable picture's cells stay empty.
+        batch_size: Pictures at once.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: auto is bfloat16 where the device computes it natively, else float32.
+    """
+    if json and csv:
+        raise ConfigError("--json and --csv exclude each other")
+    for flag, value in (("--top-k", top_k), ("--batch-size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"{flag} {value}: must be at least 1")
+    if not pictures:
+        raise ConfigError("name at least one picture or folder")
+    from resnets import host
+    from resnets.data.memory import cores
+    from resnets.evaluate.predict import find_pictures, predict
+    from resnets.evaluate.prepare import place, with_progress
+    from resnets.weights.load import load
+
+    paths = find_pictures(pictures)
+    net = load(weights)
+    chosen, precise = place(net, device, precision)
+    if not json:
+        print(f"predicting in {precise} on {host.device_name(chosen)}", file=sys.stderr)
+    failures = _Failures()
+    predictions = failures.watch(
+        with_progress(
+            predict(
+                net, paths, top_k=top_k, batch_size=batch_size, device=chosen, precision=precise,
+                workers=cores(),
+            ),
+            len(paths),
+        )
+    )  # fmt: skip
+    if json:
+        _print_json(predictions)
+    elif csv:
+        _print_csv(predictions, min(top_k, len(net.classes)))
+    else:
+        _print_table(predictions)
+    return 1 if failures.count else 0
+
+
+class _Failures:
+    """Names unreadable pictures on stderr as they come by, and counts them."""
+
+    count = 0
+
+    def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Hand on `predictions`."""
+        for prediction in predictions:
+            if prediction.error is not None:
+                self.count += 1
+                print(f"resnets predict: {prediction.error}", file=sys.stderr)
+            yield prediction
+
+
+def _print_json(predictions: Iterable[Prediction]) -> None:
+    print(json.dumps([_entry(prediction) for prediction in predictions], indent=1))
+
+
+def _entry(prediction: Prediction) -> dict[str, Any]:
+    named = [
+        {"class": name, "probability": probability} for name, probability in _named(prediction)
+    ]
+    entry: dict[str, Any] = {"path": str(prediction.path), "predictions": named}
+    return entry if prediction.error is None else {**entry, "error": prediction.error}
+
+
+def _print_csv(predictions: Iterable[Prediction], columns: int) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    heads = [f"{what}{k}" for k in range(1, columns + 1) for what in ("class", "probability")]
+    writer.writerow(["path", *heads])
+    for prediction in predictions:
+        cells = [cell for name, share in _named(prediction) for cell in (name, f"{share:.6g}")]
+        writer.writerow([prediction.path, *(cells or [""] * len(heads))])
+
+
+def _print_table(predictions: Iterable[Prediction]) -> None:
+    table = Table()
+    table.add_column("picture", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    table.add_column("then", overflow="fold")
+    for prediction in predictions:
+        if prediction.error is not None:
+            continue
+        (best, probability), *others = _named(prediction)
+        then = ", ".join(f"{name} {share:.1%}" for name, share in others)
+        table.add_row(
+            escape(str(prediction.path)), escape(best), f"{probability:.1%}", escape(then)
+        )
+    if table.row_count:
+        Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _named(prediction: Prediction) -> Iterator[tuple[str, float]]:
+    return zip(prediction.classes, prediction.probabilities, strict=True)

@@ -1,0 +1,25 @@
+"""What the training loop and the evaluators eat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures ready for a net, with what is known of them.
+
+    images: (B, C, H, W) float32 on the device, or a list of (C, H, W) where sizes differ
+    (detection). targets: (B,) int64 classes, or a list of B dicts. ids: (B,) int64 on the CPU, the
+    rows of the split the pictures came from.
+    """
+
+    images: Tensor | list[Tensor]
+    targets: Tensor | list[dict[str, Any]]
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)

@@ -1,0 +1,71 @@
+"""Which sample when, and random numbers: pure functions of (seed, epoch, sample).
+
+Nothing here has state, so a resumed run sees what an uninterrupted one sees, and the number of
+workers or devices never changes a result: rank r of R takes its slice of each batch's positions.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
+MASK = (1 << 64) - 1
+
+# Streams keep draws of one (seed, epoch, sample) independent: one number for each purpose.
+STREAM_ORDER, STREAM_SPLIT, STREAM_FLIP = 0, 1, 2
+STREAM_CROP_Y, STREAM_CROP_X = 3, 4
+STREAM_JITTER, STREAM_COLOUR, STREAM_RESIZED_CROP = 8, 16, 32  # the first of several each
+
+
+def random_bits(
+    seed: int, epoch: ArrayLike, ids: ArrayLike, stream: ArrayLike
+) -> NDArray[np.uint64]:
+    """64 random bits for each sample; `epoch`, `ids` and `stream` are integers that broadcast."""
+    state = np.zeros((), np.uint64)
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what the mixing is made of
+        for word in (np.uint64(seed & MASK), stream, epoch, ids):
+            state = _mix((state + GOLDEN) ^ np.asarray(word).astype(np.uint64))
+    return state
+
+
+def uniform(seed: int, epoch: ArrayLike, ids: ArrayLike, stream: ArrayLike) -> NDArray[np.float64]:
+    """Numbers in [0, 1) with 53 random bits: (B,) for `ids` (B,) and `epoch` () or (B,)."""
+    return (random_bits(seed, epoch, ids, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def positions(
+    n: int, seed: int, start: int, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Epoch and index, each (count,), of positions start .. start + count - 1 of an endless stream.
+
+    Position p is sample permutation(n, seed, p // n)[p % n] of epoch p // n. A batch may straddle
+    two epochs, so all batches are full and each epoch holds every sample exactly once.
+    """
+    assert n > 0
+    epoch, place = np.divmod(np.arange(start, start + count, dtype=np.int64), n)
+    index = np.empty(count, np.int64)
+    for each in np.unique(epoch):
+        chosen = epoch == each
+        index[chosen] = permutation(n, seed, int(each))[place[chosen]]
+    return epoch, index
+
+
+@lru_cache(maxsize=4)
+def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order (n,) of an epoch, read-only: samples sorted by their random bits."""
+    bits = random_bits(seed, epoch, np.arange(n), STREAM_ORDER)
+    order = np.argsort(bits, kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    bits = (bits ^ (bits >> np.uint64(30))) * MIX_1
+    bits = (bits ^ (bits >> np.uint64(27))) * MIX_2
+    return bits ^ (bits >> np.uint64(31))

@@ -1,0 +1,78 @@
+"""A stored set before it is split: its parts as the source brings them, not yet opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resnets.config import DataSpec
+from resnets.data.files import Files
+from resnets.data.memory import load_files
+from resnets.data.split import Split, TensorSplit
+
+Rows = NDArray[np.int64]
+
+
+class Part(Protocol):
+    """A part of a stored set: `title` as the source calls it ("train"), `labels` (N,)."""
+
+    @property
+    def title(self) -> str:
+        """What the source calls it; empty when the set has one part only."""
+
+    @property
+    def labels(self) -> Rows:
+        """(N,) int64."""
+
+    def open(
+        self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
+    ) -> Split:
+        """The pictures of `rows` as a split."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPart:
+    """Pixels that are in memory already: images (N, H, W, C) uint8."""
+
+    title: str
+    images: NDArray[np.uint8]
+    labels: Rows
+
+    def open(
+        self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
+    ) -> Split:
+        """The pictures of `rows`, as stored."""
+        images, labels = torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
+        return TensorSplit(images, labels, classes, description)
+
+
+@dataclass(frozen=True, eq=False)
+class FilePart:
+    """Encoded pictures, one for each label."""
+
+    title: str
+    files: Files
+    labels: Rows
+
+    def open(
+        self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
+    ) -> Split:
+        """The pictures of `rows`, in memory where the spec and their sizes allow."""
+        files, labels = self.files.take(rows), self.labels[rows]
+        return load_files(files, labels, classes, description, spec, training=training)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stored set: `test` opens its test part, None where it brings none."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Part
+    val: Part | None = None
+    test: Callable[[], Part] | None = None

@@ -1,0 +1,161 @@
+"""Opening a stored set: by name, or by the path of a folder or tar."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.config import DataSpec
+from resnets.data import order
+from resnets.data.arrays import (
+    DEBIAN_FASHION_MNIST,
+    FASHION_CLASSES,
+    has_idx,
+    open_digits,
+    open_idx,
+)
+from resnets.data.cifar import find_cifar, open_cifar
+from resnets.data.errors import DataError
+from resnets.data.fetch import fetch_cifar, fetch_fashion_mnist
+from resnets.data.files import list_folder, list_tar
+from resnets.data.parts import Part, Rows, Source
+from resnets.data.split import Split
+from resnets.data.tree import open_tree
+
+NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A set, split. `test()` opens the test pictures, and nothing else does; None without any."""
+
+    train: Split
+    val: Split | None
+    classes: tuple[str, ...]
+    name: str
+    test: Callable[[], Split | None]
+
+
+def open_data(spec: DataSpec) -> Splits:
+    """Open `spec.source` and hold out validation and test shares where it brings none.
+
+    Shares are of the source's training part, stratified by class; which pictures they are follows
+    from `spec.split_seed` and the sorted order of the files alone. DataError says what is missing,
+    empty, damaged or of one class only.
+    """
+    source = _find(spec.source)
+    classes, labels = source.classes, source.train.labels
+    _check_classes(source, labels)
+    train_rows, val_rows, test_rows = hold_out(
+        labels,
+        val_fraction=0.0 if source.val else spec.val_fraction,
+        test_fraction=0.0 if source.test else spec.test_fraction,
+        seed=spec.split_seed,
+    )
+
+    def share(part: Part, rows: Rows, role: str) -> Split | None:
+        if len(rows) == 0:
+            return None
+        title = " ".join(filter(None, (source.name, part.title)))
+        if len(rows) < len(part.labels):
+            title += f", {role} share (seed {spec.split_seed})"
+        description = f"{title}, {len(rows):,} pictures"
+        return part.open(rows, classes, description, spec, training=role == "training")
+
+    def whole(part: Part, role: str) -> Split | None:
+        if part.labels.max(initial=0) >= len(classes):
+            raise DataError(
+                f"{spec.source}: {role} labels go up to {part.labels.max()},"
+                f" but the training part has {len(classes)} classes"
+            )
+        return share(part, np.arange(len(part.labels)), role)
+
+    def test() -> Split | None:
+        if source.test:
+            return whole(source.test(), "test")
+        return share(source.train, test_rows, "test")
+
+    train = share(source.train, train_rows, "training")
+    assert train is not None
+    val = (
+        whole(source.val, "validation")
+        if source.val
+        else share(source.train, val_rows, "validation")
+    )
+    return Splits(train, val, classes, source.name, test)
+
+
+def hold_out(
+    labels: NDArray[np.int64], *, val_fraction: float, test_fraction: float, seed: int
+) -> tuple[Rows, Rows, Rows]:
+    """Rows for training, validation and test, each sorted, drawn class by class.
+
+    Every class gives its share, at least one picture, but always keeps one for training.
+    """
+    part = np.zeros(len(labels), np.int64)
+    luck = order.random_bits(seed, 0, np.arange(len(labels)), order.STREAM_SPLIT)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        rows = rows[np.argsort(luck[rows], kind="stable")]
+        tests = _share(test_fraction, len(rows), len(rows))
+        vals = _share(val_fraction, len(rows), len(rows) - tests)
+        part[rows[:tests]] = 2
+        part[rows[tests : tests + vals]] = 1
+    train, val, test = (np.flatnonzero(part == each) for each in range(3))
+    return train, val, test
+
+
+def _share(fraction: float, count: int, left: int) -> int:
+    return min(left - 1, max(1, round(count * fraction))) if fraction else 0
+
+
+def _find(source: str) -> Source:
+    """The stored set that a name or path means."""
+    if source == "digits":
+        return open_digits()
+    if source == "fashion-mnist":
+        local = has_idx(DEBIAN_FASHION_MNIST)
+        folder = DEBIAN_FASHION_MNIST if local else fetch_fashion_mnist()
+        return open_idx(folder, source, FASHION_CLASSES)
+    if source in ("cifar10", "cifar100"):
+        return _cifar(fetch_cifar(source), source)
+    path = Path(source).expanduser()
+    if path.is_file():
+        return open_tree(list_tar(path), path.name, source)
+    if not path.is_dir():
+        near = difflib.get_close_matches(source, NAMES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known sets: {', '.join(NAMES)}"
+        raise DataError(f"{source}: no such folder or tar; {hint}")
+    name = path.resolve().name
+    if has_idx(path):
+        return open_idx(path, name)
+    if found := find_cifar(path):
+        return open_cifar(*found, name)
+    return open_tree(list_folder(path), name, source)
+
+
+def _cifar(folder: Path, name: str) -> Source:
+    found = find_cifar(folder)
+    if found is None:
+        raise DataError(f"{folder}: holds no CIFAR batches; remove it, so that it is fetched again")
+    return open_cifar(*found, name)
+
+
+def _check_classes(source: Source, labels: Rows) -> None:
+    if len(source.classes) < 2:
+        raise DataError(
+            f"{source.name}: one class only ({', '.join(source.classes)});"
+            " a classifier needs two or more, each in a folder of its own"
+        )
+    counts = np.bincount(labels, minlength=len(source.classes))
+    if len(counts) > len(source.classes):
+        raise DataError(
+            f"{source.name}: label {len(counts) - 1}, but {len(source.classes)} classes"
+        )
+    if not counts.all():
+        raise DataError(f"{source.name}: class {source.classes[counts.argmin()]} has no pictures")

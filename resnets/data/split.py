@@ -1,0 +1,97 @@
+"""Pictures with labels: in memory as one tensor, or as files read when needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from resnets.data.decode import View, decode, render
+from resnets.data.files import Files
+
+
+class Split(Protocol):
+    """A training, validation or test set of N pictures."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64 class of each picture."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+
+    @property
+    def description(self) -> str:
+        """For protocols: "cifar10.tar.xz test, 10,000 pictures"."""
+
+    @property
+    def channels(self) -> int:
+        """Planes stored: 1 when all pictures are grey, else 3."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def read(self, index: int, view: View) -> NDArray[np.uint8]:
+        """One view of one picture, (size, size, channels) of the view; DataError names the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSplit:
+    """A set that lives in memory.
+
+    images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) when the pictures were read
+    as the centre `size` x `size` at shorter side `resize`, None when they are as stored.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    description: str
+    prepared: tuple[int, int, str] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8
+        assert self.images.ndim == 4
+        assert len(self.images) == len(self.labels)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        """Planes stored."""
+        return self.images.shape[3]
+
+    def read(self, index: int, view: View) -> NDArray[np.uint8]:
+        """One view of one picture, (size, size, channels) of the view."""
+        pixels = self.images[index].numpy()
+        return render(Image.fromarray(pixels[:, :, 0] if self.channels == 1 else pixels), view)
+
+
+@dataclass(frozen=True, eq=False)
+class FileSplit:
+    """A set that is decoded when needed; `files` has one entry for each of `labels` (N,)."""
+
+    files: Files
+    labels: Tensor
+    classes: tuple[str, ...]
+    description: str
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        assert len(self.files) == len(self.labels)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.labels)
+
+    def read(self, index: int, view: View) -> NDArray[np.uint8]:
+        """One view of one picture, decoded now; DataError names a file that cannot be."""
+        return decode(self.files.read(index), view, self.files.name(index))

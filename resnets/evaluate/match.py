@@ -1,0 +1,88 @@
+"""The split to measure on, and its classes held against the net's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from resnets.config import ConfigError, DataSpec, Preprocess
+from resnets.data import Split, open_data
+from resnets.data.batch import Batch
+from resnets.data.errors import DataError
+from resnets.models import Net
+
+SplitName = Literal["test", "val", "train"]
+SHOWN = 5  # class names in a message
+
+
+def open_split(net: Net, source: str | None, name: SplitName) -> Split:
+    """The split called `name` of `source`, or of the data `net` was trained on.
+
+    Shares and seeds of splits are the recipe's, so a validation split is the one the run had; the
+    size the pictures are read at is the one that travels with the weights. Raises ConfigError when
+    there is neither a source nor a recipe, DataError when there is no such split.
+    """
+    if net.recipe is None and source is None:
+        raise ConfigError(f"{net.origin}: does not say what it was trained on; name it with --data")
+    spec = net.recipe.data if net.recipe is not None else DataSpec()
+    seen: Preprocess = net.preprocess.spec
+    splits = open_data(
+        dataclasses.replace(
+            spec,
+            source=source or spec.source,
+            size=seen.size,
+            resize=seen.resize,
+            # Sets are read into memory with bilinear interpolation only.
+            in_memory=spec.in_memory if seen.interpolation == "bilinear" else "never",
+        )
+    )
+    split = splits.test() if name == "test" else splits.val if name == "val" else splits.train
+    if split is None:
+        raise DataError(f"{splits.name}: has no {name} split; choose another --split")
+    return split
+
+
+def read_classes(text: str) -> tuple[str, ...]:
+    """Class names in the order of the net's outputs: a file with one a line, or "a,b,c"."""
+    path = Path(text)
+    if path.is_file():
+        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+    return tuple(part.strip() for part in text.split(","))
+
+
+def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tensor:
+    """(K,) int64: for each class of the data, the net's output of that name.
+
+    Raises DataError naming what is missing and what is too many unless both hold the same names.
+    """
+    missing = [name for name in net if name not in set(data)]
+    extra = [name for name in data if name not in set(net)]
+    if missing or extra:
+        parts = [
+            f"{what}: {_shown(names)}"
+            for what, names in (("the data lacks", missing), ("the net does not know", extra))
+            if names
+        ]
+        raise DataError(
+            f"{source}: its {len(data)} classes are not the net's {len(net)}; {'; '.join(parts)}"
+        )
+    where = {name: index for index, name in enumerate(net)}
+    return torch.tensor([where[name] for name in data])
+
+
+def relabel(batches: Iterable[Batch], outputs: Tensor) -> Iterator[Batch]:
+    """Batches whose targets t became outputs[t]."""
+    for batch in batches:
+        assert isinstance(batch.targets, Tensor)
+        targets = outputs.to(batch.targets.device)[batch.targets]
+        yield dataclasses.replace(batch, targets=targets)
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

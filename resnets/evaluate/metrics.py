@@ -1,0 +1,162 @@
+"""Figures of a classifier as sums over examples, so that batches and devices simply add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+BINS = 15
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """What `ClassificationMeter` has added up; every figure is one line of arithmetic on it.
+
+    confusion: (K, K) int64, rows the true class, columns the predicted one.
+    top5_hits: examples whose true class is among the min(5, K) highest logits.
+    loss: cross-entropy in nats, summed.
+    bin_counts, bin_confidence, bin_hits: (15,) over equal bins of the predicted probability.
+    """
+
+    confusion: np.ndarray
+    top5_hits: int
+    loss: float
+    bin_counts: np.ndarray
+    bin_confidence: np.ndarray
+    bin_hits: np.ndarray
+
+    @property
+    def examples(self) -> int:
+        """Examples seen."""
+        return int(self.confusion.sum())
+
+    @property
+    def top1_error(self) -> float:
+        """Percent of examples whose highest logit is of another class."""
+        return 100 * (self.examples - int(np.trace(self.confusion))) / self.examples
+
+    @property
+    def top5_error(self) -> float:
+        """Percent of examples whose class is not among the min(5, K) highest logits."""
+        return 100 * (self.examples - self.top5_hits) / self.examples
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error, L1 over 15 equal bins, in 0..1 (Guo et al. 2017, eq. 3)."""
+        return float(np.abs(self.bin_hits - self.bin_confidence).sum() / self.examples)
+
+
+class ClassificationMeter(Metric):
+    """Adds up `Sums` over batches of logits; its states are sums, so torchmetrics syncs devices.
+
+    Calibration bins are kept here, not by torchmetrics, because the reliability diagram needs
+    them, torchmetrics keeps every example instead, and it counts confidence 1.0 as a 16th bin.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+    top5_hits: Tensor
+    loss: Tensor
+    bin_counts: Tensor
+    bin_confidence: Tensor
+    bin_hits: Tensor
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        # float32 sums lose digits over a million examples; Apple's devices have nothing wider.
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        states = {
+            "confusion": torch.zeros(num_classes, num_classes, dtype=torch.int64),
+            "top5_hits": torch.zeros((), dtype=torch.int64),
+            "loss": torch.zeros((), dtype=wide),
+            "bin_counts": torch.zeros(BINS, dtype=torch.int64),
+            "bin_confidence": torch.zeros(BINS, dtype=wide),
+            "bin_hits": torch.zeros(BINS, dtype=torch.int64),
+        }
+        for name, zero in states.items():
+            self.add_state(name, zero, dist_reduce_fx="sum")
+        self.to(device)
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch: `logits` (B, K) float32, `targets` (B,) int64 in 0..K-1."""
+        confidence, predicted = logits.softmax(1).max(1)  # (B,), (B,)
+        top5 = logits.topk(min(5, self.num_classes), 1).indices  # (B, min(5, K))
+        bins = (confidence * BINS).long().clamp(0, BINS - 1)  # (B,)
+        hits = predicted.eq(targets).long()
+        self.confusion += multiclass_confusion_matrix(
+            predicted, targets, self.num_classes, validate_args=False
+        )
+        self.top5_hits += top5.eq(targets[:, None]).sum()
+        self.loss += F.cross_entropy(logits, targets, reduction="sum")
+        self.bin_counts.index_add_(0, bins, torch.ones_like(hits))
+        self.bin_confidence.index_add_(0, bins, confidence.to(self.bin_confidence.dtype))
+        self.bin_hits.index_add_(0, bins, hits)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The states, summed over all devices; `sums` gives them as numbers."""
+        return {name: getattr(self, name) for name in self.metric_state}
+
+    def sums(self) -> Sums:
+        """The sums over all examples so far, on all devices."""
+        state = {name: tensor.cpu().numpy() for name, tensor in self.compute().items()}
+        return Sums(
+            **{name: value for name, value in state.items() if value.ndim},
+            top5_hits=int(state["top5_hits"]),
+            loss=float(state["loss"]),
+        )
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class against the rest, in 0..1; None where nothing was there to divide by.
+
+    precision: share of predictions of this class that are right. recall: share of its examples
+    that are found. f1: their harmonic mean.
+    """
+
+    name: str
+    examples: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+def class_figures(confusion: np.ndarray, classes: tuple[str, ...]) -> tuple[ClassFigures, ...]:
+    """Per-class figures of a (K, K) confusion matrix, in class order."""
+
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
+
+    true, predicted = confusion.sum(1).tolist(), confusion.sum(0).tolist()
+    return tuple(
+        ClassFigures(
+            name=name,
+            examples=true[k],
+            precision=share(hits, predicted[k]),
+            recall=share(hits, true[k]),
+            f1=share(2 * hits, true[k] + predicted[k]),
+        )
+        for k, (name, hits) in enumerate(zip(classes, confusion.diagonal().tolist(), strict=True))
+    )
+
+
+def most_confused(
+    confusion: np.ndarray, classes: tuple[str, ...], count: int
+) -> list[tuple[str, str, int]]:
+    """The `count` largest entries off the diagonal: (true class, predicted class, examples)."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(order, wrong.shape)
+    return [
+        (classes[i], classes[j], int(wrong[i, j]))
+        for i, j in zip(rows, columns, strict=True)
+        if wrong[i, j]
+    ]

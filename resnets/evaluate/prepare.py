@@ -1,0 +1,64 @@
+"""What evaluating and predicting share before they start: where to compute, and how far along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from resnets import host
+from resnets.models import Net
+
+T = TypeVar("T")
+
+
+def place(net: Net, device: str, precision: str) -> tuple[torch.device, str]:
+    """Move `net` to the device that `device` ("auto", "cuda:1") means, channels last.
+
+    Returns it with the precision that "auto" becomes there.
+    """
+    chosen = host.pick_device(device)
+    if chosen.type == "cpu":
+        host.keep_pages()
+    net.to(chosen).to(memory_format=torch.channels_last)
+    return chosen, host.pick_precision(precision, chosen)
+
+
+def with_progress(
+    items: Iterable[T], total: int, pictures: Callable[[T], int] = lambda _: 1
+) -> Iterator[T]:
+    """Hand on `items` under a bar with images/s and time left, on stderr where that is a terminal.
+
+    `pictures` says how many of the `total` pictures an item stands for.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("pictures", total=total)
+        for item in items:
+            yield item
+            bar.advance(task, pictures(item))
+
+
+class _Rate(ProgressColumn):
+    """Pictures a second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate as text; empty until it is known."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} images/s" if speed else "")

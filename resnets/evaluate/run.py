@@ -1,0 +1,124 @@
+"""Measure a classifier: batches in, figures with their protocol out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnets.data.batch import Batch
+from resnets.evaluate.metrics import ClassFigures, ClassificationMeter, Sums, class_figures
+from resnets.evaluate.views import ViewFn, centre, logits_of
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Figures of one net on one split.
+
+    top1_error, top5_error: percent (top-5 of fewer than five classes looks at all of them).
+    loss: mean cross-entropy in nats. calibration_error: expected calibration error in 0..1.
+    protocol: views, resolution, precision, weights and data the figures came from.
+    sums: what the figures were made of, among it the confusion matrix.
+    """
+
+    classes: tuple[str, ...]
+    top1_error: float
+    top5_error: float
+    loss: float
+    calibration_error: float
+    examples: int
+    protocol: str
+    per_class: tuple[ClassFigures, ...]
+    sums: Sums = field(repr=False)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(K, K) examples; rows the true class, columns the predicted one."""
+        return self.sums.confusion
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON; figures that are no number (NaN, infinite) become None."""
+        figures = ("top1_error", "top5_error", "loss", "calibration_error")
+        return {
+            **{name: _finite(getattr(self, name)) for name in figures},
+            "examples": self.examples,
+            "protocol": self.protocol,
+            "per_class": [
+                {("class" if key == "name" else key): value for key, value in asdict(row).items()}
+                for row in self.per_class
+            ],
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def evaluate_model(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    classes: tuple[str, ...],
+    *,
+    protocol: str,
+    precision: str,
+    device: torch.device,
+    view: ViewFn = centre,
+) -> Evaluation:
+    """Figures of `model` over `batches`, each example counted once.
+
+    `batches` hold images (B, C, H, W) on `device` and targets (B,) in the order of `classes`.
+    `precision` is "float32" or "bfloat16" (autocast). The model computes in eval mode and every
+    module gets its own mode back. Raises ValueError when there is no example.
+    """
+    meter = ClassificationMeter(len(classes), device)
+    with _eval_mode(model), torch.inference_mode():
+        for batch in batches:
+            images, targets = batch.images, batch.targets
+            assert isinstance(images, Tensor)
+            assert isinstance(targets, Tensor)
+            meter.update(logits_of(model, images, precision=precision, view=view), targets)
+    if not meter.update_called:
+        raise ValueError(f"nothing to evaluate: no examples ({protocol})")
+    sums = meter.sums()
+    return Evaluation(
+        classes=classes,
+        top1_error=sums.top1_error,
+        top5_error=sums.top5_error,
+        loss=sums.loss / sums.examples,
+        calibration_error=sums.calibration_error,
+        examples=sums.examples,
+        protocol=protocol,
+        per_class=class_figures(sums.confusion, classes),
+        sums=sums,
+    )
+
+
+def describe_protocol(
+    *, size: int, precision: str, weights: str, data: str, views: str = "1 view"
+) -> str:
+    """The sentence that travels with each figure.
+
+    >>> describe_protocol(size=32, precision="bfloat16", weights="best.safetensors (step 9)",
+    ...     data="cifar10.tar.xz test, 10,000 pictures")
+    '1 view, 32x32 px, bfloat16, best.safetensors (step 9), cifar10.tar.xz test, 10,000 pictures'
+    """
+    return f"{views}, {size}x{size} px, {precision}, {weights}, {data}"
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` in eval mode and give each module its mode back (some may have been frozen)."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

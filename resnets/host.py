@@ -1,0 +1,93 @@
+"""The machine a run stands on: device, number formats, allocator, and what to write down of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+import torch
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device to compute on; "auto" is the first CUDA device, else Apple's, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_precision(wanted: str, device: torch.device) -> str:
+    """Resolve precision "auto": "bfloat16" where `device` multiplies it natively, else "float32"."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu":
+        return "bfloat16" if _cpu_has_bf16() else "float32"
+    return "float32"
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; torch older than 2.12 cannot be asked."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def keep_pages() -> bool:
+    """Have glibc keep freed pages instead of returning them to the system at every step.
+
+    Eager CPU steps allocate and free the same large activations again and again; by default each
+    allocation above 128 KiB is a fresh mmap whose pages fault one by one. Returns False where the
+    allocator is not glibc's, or the user has set its thresholds already.
+    """
+    if sys.platform != "linux" or any(key.startswith("MALLOC_") for key in os.environ):
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        done = (
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30),
+            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1),
+            libc.mallopt(M_TOP_PAD, 1 << 26),
+        )
+    except (OSError, AttributeError):
+        return False
+    return all(done)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """What a run depended on: versions, hardware, threads. Written as environment.json."""
+    names = ("resnets", "torch", "torchvision", "numpy", "pillow", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: metadata.version(name) for name in names},
+        "device": device_name(device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """A person's name for `device`, such as "NVIDIA H200" or "Intel(R) Xeon(R), 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            model = next((line.split(":")[1].strip() for line in file if "model name" in line), "")
+    except OSError:
+        model = platform.processor()
+    return f"{model or platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,150 @@
+"""Names of nets and the `ModelSpec` each stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from typing import Any
+
+from resnets.config import Block, ConfigError, ModelSpec
+
+# Paper, Table 1: block and blocks per stage.
+IMAGENET: dict[int, tuple[Block, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+PREACT: dict[Block, Block] = {"basic": "preact-basic", "bottleneck": "preact-bottleneck"}
+
+# Simonyan and Zisserman 2015, Table 1 (A, B, D, E): 3x3 convolutions per stage.
+VGG = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+
+# Depths of the paper's Table 6; any other 6n+2 has a name too, and is built when asked for.
+CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
+# He et al., ECCV 2016: bottlenecks on CIFAR, 9n+2 layers (164 is a 6n+2 as well).
+CIFAR_BOTTLENECK_DEPTHS = (164, 1001)
+
+
+def spec(name: str, **overrides: Any) -> ModelSpec:
+    """The net called `name`, with `overrides` of `ModelSpec` fields.
+
+    Raises ConfigError with the nearest name for an unknown one.
+    """
+    known = _named()
+    found = known.get(name) or _cifar_of_any_depth(name)
+    if found is None:
+        near = difflib.get_close_matches(name.lower().replace("_", "-"), known, 1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "`resnets.models.catalog.names()` has all"
+        raise ConfigError(f"unknown net {name!r}; {hint}")
+    return dataclasses.replace(found, **overrides)
+
+
+def names() -> list[str]:
+    """All listed names; besides these, cifar-resnetN and its like exist for every N = 6n+2."""
+    return list(_named())
+
+
+def _named() -> dict[str, ModelSpec]:
+    """The whole catalog."""
+    cifar = [
+        _cifar(family, depth)
+        for family, depths in (
+            ("cifar-resnet", (*CIFAR_DEPTHS, 164)),
+            ("cifar-plain", (20, 32, 44, 56, 110)),
+            ("cifar-preact-resnet", (110, *CIFAR_BOTTLENECK_DEPTHS)),
+        )
+        for depth in depths
+    ]
+    return {net.name: net for net in (*_imagenet(), *_vgg(), *cifar)}
+
+
+def _imagenet() -> list[ModelSpec]:
+    """Table 1's nets, their paper variants, plain twins, and what else the family holds.
+
+    resnetN is option B with the stride in the 3x3 ("v1.5"), as most later code has it; -v1 has
+    the paper's stride; -a and -c are the shortcut options of Table 3. Tables 2 and 6 use A.
+    """
+    nets = []
+    for depth, (block, depths) in IMAGENET.items():
+        net = ModelSpec(name=f"resnet{depth}", block=block, depths=depths)
+        nets += [net, _variant(net, f"preact-resnet{depth}", block=PREACT[block])]
+        if block == "bottleneck":
+            nets.append(_variant(net, f"resnet{depth}-v1", stride_in="1x1"))
+        else:
+            nets.append(_variant(net, f"resnet{depth}-a", shortcut="A"))
+            nets.append(_variant(net, f"resnet{depth}-c", shortcut="C"))
+            nets.append(_variant(net, f"plain{depth}", shortcut="none"))
+    block, depths = IMAGENET[50]
+    fifty = ModelSpec(block=block, depths=depths)
+    hundred = dataclasses.replace(fifty, depths=IMAGENET[101][1])
+    return [
+        *nets,
+        _variant(fifty, "resnext50_32x4d", groups=32, width_per_group=4),
+        _variant(fifty, "wide_resnet50_2", width_per_group=128),
+        _variant(hundred, "wide_resnet101_2", width_per_group=128),
+    ]
+
+
+def _vgg() -> list[ModelSpec]:
+    """VGG with 11, 13, 16 and 19 layers, without norms as published, and with (-bn)."""
+    nets = []
+    for depth, depths in VGG.items():
+        net = ModelSpec(
+            name=f"vgg{depth}",
+            block="vgg",
+            depths=depths,
+            widths=(64, 128, 256, 512, 512),
+            shortcut="none",
+            norm="none",
+            dropout=0.5,
+        )
+        nets += [net, _variant(net, f"vgg{depth}-bn", norm="batch")]
+    return nets
+
+
+def _cifar(family: str, depth: int) -> ModelSpec:
+    """A CIFAR net: three stages of n blocks (section 4.2); see `_cifar_of_any_depth` for depths.
+
+    Option A. The bottleneck nets project where shapes differ (option B), as their paper has it.
+    """
+    bottleneck = depth in CIFAR_BOTTLENECK_DEPTHS
+    block: Block = "bottleneck" if bottleneck else "basic"
+    n = (depth - 2) // (9 if bottleneck else 6)
+    net = ModelSpec(
+        name=f"{family}{depth}",
+        block=PREACT[block] if family.startswith("cifar-preact") else block,
+        depths=(n, n, n),
+        widths=(16, 32, 64),
+        shortcut="B" if bottleneck else "A",
+        stem="cifar",
+        stem_width=16,
+        num_classes=10,
+        input_size=32,
+    )
+    return dataclasses.replace(net, shortcut="none") if family == "cifar-plain" else net
+
+
+def _cifar_of_any_depth(name: str) -> ModelSpec | None:
+    """The CIFAR net of a depth that is not listed; ConfigError where no such depth exists."""
+    match = re.fullmatch(r"(cifar-resnet|cifar-plain|cifar-preact-resnet)(\d{1,5})", name)
+    if match is None:
+        return None
+    family, depth = match[1], int(match[2])
+    if depth in CIFAR_BOTTLENECK_DEPTHS or (depth >= 8 and depth % 6 == 2):
+        return _cifar(family, depth)
+    nearest = max(8, round((depth - 2) / 6) * 6 + 2)
+    raise ConfigError(
+        f"unknown net {name!r}; depths are 6n+2 (8, 14, 20, ...); did you mean {family}{nearest}?"
+    )
+
+
+def _variant(net: ModelSpec, name: str, **changes: Any) -> ModelSpec:
+    return dataclasses.replace(net, name=name, **changes)

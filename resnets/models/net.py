@@ -1,0 +1,105 @@
+"""`Net`, the common base of every net here: logits, named stages, activation checkpointing."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from resnets.config import ModelSpec, Recipe
+
+
+class Net(nn.Module, ABC):
+    """An image classifier that is a chain of named stages and a head.
+
+    Stages are submodules of this object named by `stage_names` (`stem`, `stage1`, ...), so that a
+    detector can run some of them on whole pictures and the rest on regions. `head` is the linear
+    layer that gives the logits. Any input size works; the features are pooled to one size.
+    `recompute` trades about a third more computation for memory; see `_run`.
+    A loaded net also carries its preprocessing, class names, recipe and origin.
+    """
+
+    stage_names: tuple[str, ...]
+    input_layer: ClassVar[str]
+    head: nn.Linear
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.recompute = False
+        self.preprocess: Any = None
+        self.classes: tuple[str, ...] = ()
+        self.recipe: Recipe | None = None
+        self.origin = "random initialisation"
+
+    @abstractmethod
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, K) from the last stage's output (B, C, H, W)."""
+
+    def stages(self, x: Tensor) -> dict[str, Tensor]:
+        """Output of every stage, first to last, for pictures `x` (B, C, H, W)."""
+        named = {}
+        for name in self.stage_names:
+            x = named[name] = self._run(self.get_submodule(name), x)
+        return named
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of pictures `x` (B, C, H, W)."""
+        return self.classify(self.stages(x)[self.stage_names[-1]])
+
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """One stage; with `recompute`, its blocks in segments whose insides are not stored.
+
+        A block stores about four maps for its backward pass, a border between segments one. With
+        n blocks in segments of k, n/k borders and the 4k maps of the segment at work are alive,
+        least at k = sqrt(n) / 2: 7 of the 200 blocks of a stage of cifar-resnet1202 leave 57 maps
+        of 800. Per block (k = 1) leaves 204, a whole stage (k = n) all 800 at its backward pass.
+        """
+        # The stem is stored as it is; where autograd records nothing there is nothing to save.
+        if not (
+            self.recompute
+            and self.training
+            and torch.is_grad_enabled()
+            and isinstance(stage, nn.Sequential)
+        ):
+            return stage(x)
+        length = max(2, round(math.sqrt(len(stage)) / 2))
+        for start in range(0, len(stage), length):
+            x = _checkpointed(stage[start : start + length], x)
+        return x
+
+
+def _checkpointed(segment: nn.Sequential, x: Tensor) -> Tensor:
+    """`segment(x)` that stores only `x` and runs again in the backward pass."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _unchanged_statistics(segment)
+
+    # A compiled graph updates the statistics in its forward part only, and takes no contexts.
+    options: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": contexts}
+    # No stage draws random numbers (dropout sits before the head), so no state is kept of them.
+    return checkpoint(segment, x, use_reentrant=False, preserve_rng_state=False, **options)
+
+
+@contextmanager
+def _unchanged_statistics(module: nn.Module) -> Iterator[None]:
+    """Let batch norms count the batch they see again into copies of their statistics."""
+    kept = [
+        (norm, name, buffer)
+        for norm in module.modules()
+        if isinstance(norm, nn.BatchNorm2d) and norm.training
+        for name, buffer in norm.named_buffers(recurse=False)
+    ]
+    for norm, name, buffer in kept:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)

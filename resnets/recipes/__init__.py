@@ -1,0 +1,32 @@
+"""Recipes: functions from an optional net name to a `Recipe`; each docstring says what to expect."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from resnets.config import ConfigError, Recipe
+from resnets.recipes import cifar, imagenet, pictures, small
+
+RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
+    {
+        "digits": small.digits,
+        "fashion-mnist-fast": small.fashion_mnist_fast,
+        "cifar10-paper": cifar.cifar10_paper,
+        "cifar10-fast": cifar.cifar10_fast,
+        "cifar100-paper": cifar.cifar100_paper,
+        "imagenet-paper": imagenet.imagenet_paper,
+        "pictures": pictures.pictures,
+        "finetune": pictures.finetune,
+    }
+)
+
+
+def recipe(name: str, net: str | None = None) -> Recipe:
+    """The recipe called `name`, for `net` or its own default; ConfigError suggests the nearest."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, 1)
+        hint = f"did you mean {near[0]}?" if near else "see `resnets train --list`"
+        raise ConfigError(f"unknown recipe {name!r}; {hint}")
+    return RECIPES[name](net) if net else RECIPES[name]()

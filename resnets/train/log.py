@@ -1,0 +1,121 @@
+"""What a run says while it goes: metrics.jsonl, TensorBoard events, progress bar or lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """One run's log in `folder`; `quiet` says nothing to the terminal.
+
+    A row is one JSON object a line: `kind` ("train" or "val"), `step`, `epoch` and figures. Going
+    on from `step` drops the rows after it, so that a resumed run repeats none.
+    """
+
+    def __init__(self, folder: Path, total: int, step: int = 0, quiet: bool = False) -> None:
+        self.path, self.total, self.quiet = folder / METRICS, total, quiet
+        rows = [row for row in read_rows(folder) if row["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(self.path)
+        self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._board = _tensorboard(folder, step)
+        self._console = Console(stderr=True)
+        self._bar = None if quiet or not sys.stderr.isatty() else _progress_bar(self._console)
+        if self._bar is not None:
+            self._task = self._bar.add_task("training", total=total, completed=step, said="")
+            self._bar.start()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row everywhere."""
+        self._file.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name not in ("step", "epoch"):
+                    self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        if row["kind"] == "train":
+            self._show_train(row)
+        else:
+            self.say(
+                f"{row['kind']:>5}  epoch {row['epoch']:.2f}  loss {row['loss']:.4f}  "
+                f"error {row['top1_error']:.2f}%"
+            )
+
+    def _show_train(self, row: Mapping[str, Any]) -> None:
+        said = f"loss {row['loss']:.3f}  error {row['top1_error']:.2f}%"
+        speed = f"{row['images_per_second']:,.0f} images/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=row["step"], said=f"{said}  {speed}")
+            return
+        left = (self.total - row["step"]) * row["seconds_per_step"]
+        self.say(
+            f"train  epoch {row['epoch']:.2f}  step {row['step']:,}/{self.total:,}  {said}  "
+            f"lr {row['lr']:.3g}  {speed}  ETA {clock(left)}"
+        )
+
+    def tick(self, step: int) -> None:
+        """Move the progress bar; costs nothing where there is none."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def say(self, text: str) -> None:
+        """One line for the person at the terminal."""
+        if not self.quiet:
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        """Flush and release files and the progress bar."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+        self._file.close()
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a run's metrics.jsonl; a last line cut short by a kill is left out."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}"),
+        console=console,
+    )
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    """A writer of TensorBoard events where the extra `tensorboard` is installed, else None."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)

@@ -1,0 +1,80 @@
+"""Learning rate as a function of the step, plus the two rules that look at the error."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from resnets.config import ScheduleSpec
+
+# The held phase ends on the mean error of about this many last steps.
+HOLD_WINDOW = 50
+
+
+class Schedule:
+    """Learning rate of each step out of `total` steps, for a peak rate `lr`.
+
+    Time-driven kinds are pure functions of the step. The plateau rule and the error-triggered
+    warm-up (paper, section 4.2, ResNet-110) keep state, which `state_dict` carries.
+    """
+
+    def __init__(self, spec: ScheduleSpec, lr: float, total: int) -> None:
+        self.spec, self.peak, self.total = spec, lr, total
+        self.holding = spec.hold_until_error is not None
+        self.running_error = 100.0
+        self.plateau_factor, self.best_error, self.waited = 1.0, math.inf, 0
+
+    def lr(self, step: int) -> float:
+        """Learning rate of update number `step` (0-based)."""
+        if self.holding:
+            return self.peak * self.spec.hold_factor
+        warmup = self.spec.warmup * self.total
+        if step < warmup:
+            return self.peak * (step + 1) / (warmup + 1)
+        return self.peak * self._shape(step, warmup)
+
+    def _shape(self, step: int, warmup: float) -> float:
+        spec = self.spec
+        done = (step - warmup) / max(1.0, self.total - warmup)
+        if spec.kind == "steps":
+            passed = sum(step >= milestone * self.total for milestone in spec.milestones)
+            return spec.gamma**passed
+        if spec.kind == "cosine":
+            return spec.final + (1 - spec.final) * (1 + math.cos(math.pi * done)) / 2
+        if spec.kind in ("linear", "one-cycle"):
+            return spec.final + (1 - spec.final) * (1 - done)
+        return self.plateau_factor if spec.kind == "plateau" else 1.0
+
+    def observe_step(self, error: float) -> None:
+        """Take the training error (percent) of one step while the warm-up holds."""
+        self.running_error += (error - self.running_error) / HOLD_WINDOW
+        assert self.spec.hold_until_error is not None
+        self.holding = self.running_error >= self.spec.hold_until_error
+
+    def observe_evaluation(self, error: float) -> None:
+        """Take an evaluation's error (percent); the plateau rule may lower the rate."""
+        if error < self.best_error:
+            self.best_error, self.waited = error, 0
+            return
+        self.waited += 1
+        if self.spec.kind == "plateau" and self.waited > self.spec.patience:
+            self.plateau_factor *= self.spec.gamma
+            self.waited = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides future rates besides the step."""
+        return {
+            "holding": self.holding,
+            "running_error": self.running_error,
+            "plateau_factor": self.plateau_factor,
+            "best_error": None if math.isinf(self.best_error) else self.best_error,
+            "waited": self.waited,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self.holding = state["holding"]
+        self.running_error = state["running_error"]
+        self.plateau_factor = state["plateau_factor"]
+        self.best_error = math.inf if state["best_error"] is None else state["best_error"]
+        self.waited = state["waited"]

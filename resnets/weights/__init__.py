@@ -1,0 +1,1 @@
+"""Weights: checkpoints, name maps between libraries, and nets that start from them."""

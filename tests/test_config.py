@@ -1,0 +1,103 @@
+"""Recipes: TOML in and out, and errors that name the field."""
+
+import dataclasses
+
+import pytest
+
+from resnets.config import (
+    ConfigError,
+    ModelSpec,
+    Recipe,
+    from_toml,
+    parse_duration,
+    replace_fields,
+    to_toml,
+)
+from resnets.recipes import RECIPES, recipe
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipe_survives_toml(name, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(recipe(name)))
+    assert from_toml(path) == recipe(name)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipe_says_what_to_expect(name):
+    text = RECIPES[name].__doc__
+    assert "Command:" in text
+    assert "Expected" in text
+    assert "here" in text
+
+
+def test_recipe_takes_the_net_and_its_warm_up():
+    assert recipe("cifar10-paper", "cifar-resnet56").schedule.hold_until_error is None
+    deep = recipe("cifar10-paper", "cifar-resnet110")
+    assert deep.schedule.hold_until_error == 80.0
+    assert deep.optim.lr * deep.schedule.hold_factor == pytest.approx(0.01)
+    assert recipe("cifar10-paper", "cifar-resnet1202").recompute
+
+
+def test_set_reads_toml_values():
+    changed = replace_fields(
+        Recipe(),
+        {"optim.lr": "0.05", "model.depths": "[1, 1, 1, 1]", "model.shortcut": "none"},
+    )
+    assert changed.optim.lr == 0.05
+    assert changed.model.depths == (1, 1, 1, 1)
+    assert changed.model.shortcut == "none"
+
+
+def test_set_none_clears_an_optional_field():
+    sized = replace_fields(Recipe(), {"data.size": "32"})
+    assert sized.data.size == 32
+    assert replace_fields(sized, {"data.size": "none"}).data.size is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optim.lrr": "1"}, "unknown field optim.lrr; did you mean optim.lr?"),
+        ({"optim.lr": "fast"}, "optim.lr: .*number.*'fast'"),
+        ({"model.block": "dense"}, "model.block: .*'basic'.*'dense'"),
+        ({"model.depths": "[1, 2]"}, "must be equally long"),
+        ({"duration": "5 days"}, "not a duration such as '64000it'"),
+        ({"data.val_fraction": "1.5"}, r"not in \[0, 1\)"),
+        ({"batch_size": "0"}, "at least 1"),
+        ({"seed.x": "1"}, "seed has no fields"),
+    ],
+)
+def test_bad_fields_are_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        replace_fields(Recipe(), change)
+
+
+def test_unreadable_recipe_file(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read as a recipe"):
+        from_toml(tmp_path / "missing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("lr = = 1")
+    with pytest.raises(ConfigError, match="broken.toml"):
+        from_toml(broken)
+    broken.write_text("[optim]\nlearning_rate = 1.0")
+    with pytest.raises(ConfigError, match="unknown field optim.learning_rate"):
+        from_toml(broken)
+
+
+def test_unknown_recipe_suggests():
+    with pytest.raises(ConfigError, match="did you mean cifar10-paper"):
+        recipe("cifar-paper")
+
+
+def test_steps_of_durations():
+    plan = Recipe(batch_size=128)
+    assert plan.steps("64000it", 50_000) == 64_000
+    assert plan.steps("1ep", 50_000) == 391
+    assert plan.steps("0.001ep", 100) == 1
+    assert parse_duration("2.5ep", "duration") == (2.5, "ep")
+
+
+def test_specs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelSpec().num_classes = 3  # type: ignore[misc]

@@ -1,0 +1,240 @@
+"""Nets: their shapes, sizes, stages and building blocks."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models as torchvision_models
+
+from resnets.config import ConfigError, ModelSpec
+from resnets.models import Net, blocks, build, catalog
+
+CIFAR_PARAMETERS = {  # the paper's Table 6, to the last one
+    "cifar-resnet20": 269_722,
+    "cifar-resnet32": 464_154,
+    "cifar-resnet44": 658_586,
+    "cifar-resnet56": 853_018,
+    "cifar-resnet110": 1_727_962,
+    "cifar-resnet1202": 19_421_274,
+}
+SHARED_WITH_TORCHVISION = [
+    name
+    for name in catalog.names()
+    if name.replace("-", "_") in torchvision_models.list_models(module=torchvision_models)
+]
+TINY = ModelSpec(
+    name="tiny", depths=(2, 2), widths=(4, 8), stem="cifar", stem_width=4, num_classes=3
+)
+
+
+def on_meta(name: str) -> Net:
+    with torch.device("meta"):
+        return build(catalog.spec(name))
+
+
+def size(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(("name", "count"), CIFAR_PARAMETERS.items())
+def test_cifar_parameters_are_the_papers(name: str, count: int) -> None:
+    assert size(on_meta(name)) == count
+
+
+def test_torchvision_shares_every_net_expected() -> None:
+    assert len(SHARED_WITH_TORCHVISION) == 5 + 3 + 8
+
+
+@pytest.mark.parametrize("name", SHARED_WITH_TORCHVISION)
+def test_parameters_are_torchvisions(name: str) -> None:
+    with torch.device("meta"):
+        theirs = torchvision_models.get_model(name.replace("-", "_"))
+    assert size(on_meta(name)) == size(theirs)
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual"),
+    [("plain18", "resnet18-a"), ("plain34", "resnet34-a"), ("cifar-plain56", "cifar-resnet56")],
+)
+def test_plain_twin_differs_in_the_shortcut_only(plain: str, residual: str) -> None:
+    ours, twin = on_meta(plain), on_meta(residual)
+    shapes = {name: tensor.shape for name, tensor in twin.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == shapes
+    assert dataclasses.replace(ours.spec, name=residual, shortcut="A") == twin.spec
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "shapes"),
+    [
+        ("resnet18", 64, [(64, 16), (64, 16), (128, 8), (256, 4), (512, 2)]),
+        ("resnet50-v1", 64, [(64, 16), (256, 16), (512, 8), (1024, 4), (2048, 2)]),
+        ("preact-resnet50", 64, [(64, 16), (256, 16), (512, 8), (1024, 4), (2048, 2)]),
+        ("plain18", 70, [(64, 18), (64, 18), (128, 9), (256, 5), (512, 3)]),
+        ("cifar-resnet20", 32, [(16, 32), (16, 32), (32, 16), (64, 8)]),
+        ("cifar-resnet164", 32, [(16, 32), (64, 32), (128, 16), (256, 8)]),
+        ("vgg11", 64, [(64, 32), (128, 16), (256, 8), (512, 4), (512, 2)]),
+    ],
+)
+def test_stages_have_names_widths_and_strides(
+    name: str, pixels: int, shapes: list[tuple[int, int]]
+) -> None:
+    net = on_meta(name)
+    stages = net.stages(torch.empty(2, 3, pixels, pixels, device="meta"))
+    stem = [] if name.startswith("vgg") else ["stem"]
+    assert list(stages) == stem + [f"stage{i + 1}" for i in range(len(shapes) - len(stem))]
+    assert [tuple(x.shape) for x in stages.values()] == [(2, c, side, side) for c, side in shapes]
+    assert net.classify(stages[list(stages)[-1]]).shape == (2, net.spec.num_classes)
+
+
+def test_vgg_gives_conv5_3_before_its_pool() -> None:
+    net = on_meta("vgg16")
+    stages = net.stages(torch.empty(1, 3, 224, 224, device="meta"))
+    last: nn.Sequential = net.get_submodule("stage5")
+    assert last[:-1](stages["stage4"]).shape == (1, 512, 14, 14)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preact-resnet18", "cifar-resnet20", "vgg11"])
+@pytest.mark.parametrize("shape", [(33, 47), (65, 96)])
+def test_any_input_size_works(name: str, shape: tuple[int, int]) -> None:
+    logits = on_meta(name)(torch.empty(2, 3, *shape, device="meta"))
+    assert logits.shape[0] == 2
+
+
+def test_stages_are_what_forward_computes_with() -> None:
+    torch.manual_seed(0)
+    net = build(TINY).eval()
+    x = torch.randn(2, 3, 9, 9)
+    stages = net.stages(x)
+    assert torch.equal(net(x), net.classify(stages["stage2"]))
+    kept = {name: tensor.clone() for name, tensor in stages.items()}
+    net.get_submodule("stage1")(stages["stem"])
+    assert all(torch.equal(stages[name], kept[name]) for name in kept)
+
+
+def test_option_a_subsamples_and_pads_with_zeros() -> None:
+    x = torch.randn(2, 3, 5, 5)
+    y = blocks.ZeroPad(3, 8, stride=2)(x)
+    assert y.shape == (2, 8, 3, 3)
+    assert torch.equal(y[:, 2:5], x[:, :, ::2, ::2])
+    assert y[:, :2].abs().sum() + y[:, 5:].abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "kinds"),
+    [
+        ("A", [nn.Identity, nn.Identity, blocks.ZeroPad, nn.Identity]),
+        ("B", [nn.Identity, nn.Identity, blocks.Projection, nn.Identity]),
+        ("C", [blocks.Projection] * 4),
+        ("none", [type(None)] * 4),
+    ],
+)
+def test_shortcut_options(option: str, kinds: list[type]) -> None:
+    net = build(dataclasses.replace(TINY, shortcut=option))
+    found = [block for block in net.modules() if isinstance(block, blocks.Block)]
+    assert [type(block.shortcut) for block in found] == kinds
+    x = torch.randn(2, 4, 6, 6)
+    for block in found:
+        branch, shortcut = block.paths(x)
+        assert shortcut is None or shortcut.shape == branch.shape
+        total = branch if shortcut is None else branch + shortcut
+        x = block(x)
+        torch.testing.assert_close(x, total.relu())
+
+
+def test_stride_sits_where_the_spec_says() -> None:
+    strides = {}
+    for name in ("resnet50", "resnet50-v1"):
+        block = on_meta(name).get_submodule("stage2.0")
+        strides[name] = (block.conv1.stride[0], block.conv2.stride[0])
+    assert strides == {"resnet50": (1, 2), "resnet50-v1": (2, 1)}
+
+
+def by_hand(block: blocks.PreActBasic, x: Tensor) -> Tensor:
+    """He et al., ECCV 2016: shared pre-activation in front of a projection, else the raw input."""
+    active = block.norm1(x).relu()
+    branch = block.conv2(block.norm2(block.conv1(active)).relu())
+    if isinstance(block.shortcut, blocks.Projection):
+        return branch + block.shortcut.conv(active)
+    return branch + x
+
+
+def test_preactivation_order() -> None:
+    torch.manual_seed(0)
+    net = build(dataclasses.replace(TINY, block="preact-basic")).eval()
+    first = net.get_submodule("stage1.0")
+    assert isinstance(first.norm1, nn.Identity)  # the stem has normalised and activated already
+    x = net.get_submodule("stem")(torch.randn(2, 3, 8, 8))
+    for name in ("stage1.0", "stage1.1", "stage2.0", "stage2.1"):
+        block = net.get_submodule(name)
+        expected = by_hand(block, x)
+        torch.testing.assert_close(block.branch(x), block.paths(x)[0])
+        x = block(x)
+        torch.testing.assert_close(x, expected)
+    assert (x < 0).any()  # no relu after the addition
+    assert (net.get_submodule("stem")(torch.randn(1, 3, 8, 8)) >= 0).all()
+
+
+def test_preactivation_without_norm_leaves_the_input_alone() -> None:
+    net = build(dataclasses.replace(TINY, block="preact-basic", norm="none"))
+    x = torch.randn(2, 4, 6, 6)
+    kept = x.clone()
+    net.get_submodule("stage1.1")(x)
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "preact-basic", "preact-bottleneck"])
+def test_zero_init_starts_every_block_as_its_shortcut(block: str, norm: str) -> None:
+    net = build(dataclasses.replace(TINY, block=block, norm=norm, zero_init_residual=True))
+    x = net.get_submodule("stem")(torch.randn(2, 3, 8, 8))
+    for name in ("stage1.0", "stage1.1", "stage2.0"):
+        unit = net.get_submodule(name)
+        branch, shortcut = unit.paths(x)
+        assert branch.abs().max() == 0
+        x = unit(x)
+        assert torch.equal(x, shortcut if block.startswith("preact") else shortcut.relu())
+
+
+def test_he_and_naive_initialisation() -> None:
+    torch.manual_seed(0)
+    he, naive = (build(catalog.spec("cifar-resnet20", init=init)) for init in ("he", "naive"))
+    conv = he.get_submodule("stage3.1.conv1").weight
+    assert conv.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.02)
+    assert he.head.weight.std().item() == pytest.approx(math.sqrt(1 / 64), rel=0.1)
+    assert he.head.bias.abs().max() == 0
+    conv = naive.get_submodule("stage3.1.conv1").weight
+    assert conv.std().item() == pytest.approx(0.01, rel=0.02)
+
+
+def test_he_initialisation_keeps_the_signal_in_a_deep_plain_net_without_norms() -> None:
+    torch.manual_seed(0)
+    sizes = {}
+    for init in ("he", "naive"):
+        net = build(catalog.spec("cifar-plain32", norm="none", init=init)).eval()
+        sizes[init] = net.stages(torch.randn(4, 3, 32, 32))["stage3"].std().item()
+    assert 1e-2 < sizes["he"] < 10
+    assert sizes["naive"] < 1e-20
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"widths": (8, 4), "shortcut": "A"}, "cannot narrow"),
+        ({"groups": 2}, "only bottlenecks"),
+        ({"block": "bottleneck", "width_per_group": 8}, "too narrow"),
+        ({"block": "vgg", "input_size": 2}, "less than the 4 px"),
+    ],
+)
+def test_contradictions_are_config_errors(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        build(dataclasses.replace(TINY, **changes))
+
+
+def test_1202_layers_build_and_run() -> None:
+    net = build(catalog.spec("cifar-resnet1202")).eval()
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convs) + 1 == 1202
+    with torch.inference_mode():
+        assert net(torch.randn(1, 3, 32, 32)).isfinite().all()

@@ -1,0 +1,66 @@
+"""Names of nets."""
+
+import pytest
+
+from resnets.config import ConfigError
+from resnets.models import catalog
+
+ASKED_FOR = [
+    *(f"{kind}{n}" for kind in ("resnet", "preact-resnet") for n in (18, 34, 50, 101, 152)),
+    *("plain18", "plain34", "resnet34-a", "resnet34-c", "resnet50-v1", "resnet152-v1"),
+    *(f"cifar-resnet{n}" for n in (20, 32, 44, 56, 110, 164, 1202)),
+    *(f"cifar-plain{n}" for n in (20, 32, 44, 56, 110)),
+    *("cifar-preact-resnet110", "cifar-preact-resnet164"),
+    *(f"vgg{n}{bn}" for n in (11, 13, 16, 19) for bn in ("", "-bn")),
+    *("wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d"),
+]
+
+
+def test_listed_names_give_specs_of_that_name() -> None:
+    names = catalog.names()
+    assert set(ASKED_FOR) <= set(names)
+    assert len(set(names)) == len(names)
+    assert [catalog.spec(name).name for name in names] == names
+
+
+def test_overrides() -> None:
+    spec = catalog.spec("resnet18", num_classes=7, shortcut="C")
+    assert (spec.num_classes, spec.shortcut, spec.depths) == (7, "C", (2, 2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "depths", "block", "shortcut"),
+    [
+        ("cifar-resnet8", (1, 1, 1), "basic", "A"),
+        ("cifar-plain200", (33, 33, 33), "basic", "none"),
+        ("cifar-preact-resnet20", (3, 3, 3), "preact-basic", "A"),
+        ("cifar-resnet164", (18, 18, 18), "bottleneck", "B"),
+        ("cifar-plain164", (18, 18, 18), "bottleneck", "none"),
+    ],
+)
+def test_cifar_nets_of_any_depth(
+    name: str, depths: tuple[int, ...], block: str, shortcut: str
+) -> None:
+    spec = catalog.spec(name)
+    assert (spec.name, spec.depths, spec.block, spec.shortcut) == (name, depths, block, shortcut)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("resnet51", "resnet50"),
+        ("vgg16_bn", "vgg16-bn"),
+        ("ResNet18", "resnet18"),
+        ("cifar-resnet57", "cifar-resnet56"),
+        ("cifar-plain1", "cifar-plain8"),
+        ("plain-34", "plain34"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown net '{name}'.*did you mean {nearest}\?"):
+        catalog.spec(name)
+
+
+def test_unknown_name_like_nothing() -> None:
+    with pytest.raises(ConfigError, match="unknown net 'alexandria'"):
+        catalog.spec("alexandria")

@@ -1,0 +1,89 @@
+"""Activation checkpointing changes memory and nothing else."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from resnets.models import Net, build, catalog
+
+NETS = ["cifar-resnet32", "cifar-preact-resnet20", "cifar-plain20", "resnet50", "vgg11-bn"]
+
+
+def step(net: Net) -> Tensor:
+    """One SGD step on fixed pictures; returns the loss."""
+    data = torch.Generator().manual_seed(1)
+    pictures = torch.randn(2, 3, 32, 32, generator=data)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    torch.manual_seed(2)
+    loss = F.cross_entropy(net(pictures), torch.tensor([1, 3]))
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_recomputed_step_is_bitwise_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    overrides = {"widths": (16, 16, 16, 16, 16)} if name.startswith("vgg") else {}
+    stored = build(catalog.spec(name, num_classes=5, **overrides))
+    recomputed = copy.deepcopy(stored)
+    recomputed.recompute = True
+    # A second step starts from the running statistics that the first one left.
+    for _ in range(2):
+        assert torch.equal(step(stored), step(recomputed))
+    for (key, one), other in zip(
+        stored.state_dict().items(), recomputed.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), key
+    for (key, one), other in zip(
+        stored.named_parameters(), recomputed.parameters(), strict=True
+    ):
+        assert torch.equal(one.grad, other.grad), key
+    counts = [v for k, v in recomputed.state_dict().items() if k.endswith("num_batches_tracked")]
+    assert all(count == 2 for count in counts)
+
+
+def test_frozen_norms_stay_frozen() -> None:
+    net = build(catalog.spec("cifar-resnet20"))
+    net.recompute = True
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    step(net)
+    assert net.get_submodule("stage1.0.norm1").running_mean.abs().max() == 0
+
+
+class LiveMemory(TorchDispatchMode):
+    """Peak of the bytes of all storages alive that were made in this context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, Tensor):
+                self._watch(tensor.untyped_storage())
+        return out
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        import weakref
+
+        key = storage._cdata
+        if key in self.live:
+            return
+        self.live[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self.live.pop(key, 0)
+
+

@@ -1,0 +1,117 @@
+"""Prediction over files: order, bounded read-ahead, folders."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resnets.data import DataError
+from resnets.evaluate.predict import find_pictures, predict
+
+CPU = torch.device("cpu")
+
+
+class Counting:
+    """Preprocessing that reads a number from a file and counts the pictures under way."""
+
+    def __init__(self) -> None:
+        self.lock, self.read, self.threads = threading.Lock(), 0, set()
+
+    def picture(self, path: Path) -> Tensor:
+        with self.lock:
+            self.read += 1
+            self.threads.add(threading.current_thread())
+        number = int(path.stem)
+        time.sleep(0.002 * (number % 3))  # pictures become ready out of order
+        if number % 10 == 7:
+            raise DataError(f"{path}: broken")
+        return torch.full((1, 1, 1), number, dtype=torch.uint8)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        return images.float()
+
+
+class Parity(nn.Module):
+    """Even numbers are of class 0; the bigger the number, the surer."""
+
+    classes = ("even", "odd")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preprocess = Counting()
+        self.batches: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(len(x))
+        sign = 1 - 2 * (x[:, 0, 0, 0] % 2)
+        return torch.stack([sign, -sign], 1) * x[:, 0, 0, 0:1]
+
+
+def run(model: Parity, count: int, batch_size: int, top_k: int = 5):
+    paths = [Path(f"{number}.png") for number in range(1, count + 1)]
+    return predict(
+        model, paths, top_k=top_k, batch_size=batch_size, device=CPU, precision="float32", workers=3
+    )  # fmt: skip
+
+
+def test_order_is_the_files_and_errors_stay_in_their_place():
+    model = Parity()
+    found = list(run(model, 40, batch_size=8))
+    assert [int(each.path.stem) for each in found] == list(range(1, 41))
+    for each in found:
+        number = int(each.path.stem)
+        if number % 10 == 7:
+            assert each.error == f"{number}.png: broken"
+            assert each.classes == ()
+        else:
+            assert each.classes[0] == Parity.classes[number % 2]
+            assert len(each.classes) == 2  # top_k of fewer classes gives all
+            assert sum(each.probabilities) == pytest.approx(1.0)
+    assert sum(model.batches) == 36
+    assert len(model.preprocess.threads) > 1
+
+
+def test_a_batch_of_broken_files_alone_does_not_reach_the_net():
+    model = Parity()
+    found = list(
+        predict(
+            model, [Path("7.png"), Path("17.png")], batch_size=2, device=CPU,
+            precision="float32", workers=1,
+        )
+    )  # fmt: skip
+    assert [each.error for each in found] == ["7.png: broken", "17.png: broken"]
+    assert model.batches == []
+
+
+def test_at_most_two_batches_are_held_and_stopping_early_stops_reading():
+    model = Parity()
+    stream = run(model, 100, batch_size=4)
+    next(stream)
+    time.sleep(0.1)  # time for the threads to run ahead as far as they may
+    assert 4 < model.preprocess.read <= 8
+    stream.close()
+    time.sleep(0.05)
+    assert model.preprocess.read <= 8
+
+
+def test_folders_are_walked_in_sorted_order_and_only_for_pictures(tmp_path: Path):
+    for name in ("b/2.JPG", "b/1.png", "a.webp", "b/notes.txt", ".hidden/3.png", "b/.4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "c.png").mkdir()  # a folder that is called like a picture
+    (tmp_path / "c.png" / "5.png").touch()
+    named = tmp_path / "b" / "notes.txt"
+    found = find_pictures([named, tmp_path])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "b/notes.txt", "a.webp", "b/1.png", "b/2.JPG", "c.png/5.png",
+    ]  # fmt: skip
+
+
+def test_folder_without_pictures_is_named(tmp_path: Path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=f"{tmp_path}: no pictures"):
+        find_pictures([tmp_path])
