@@ -1,0 +1,124 @@
+"""`resnets train` from the command line: a folder of pictures, and one line for each mistake."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnets.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes that differ in colour, 30 pictures each, of varied size."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, plane in (("red", 0), ("blue", 2)):
+        (root / name).mkdir()
+        for index in range(30):
+            height, width = rng.integers(24, 60, 2)
+            pixels = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
+            pixels[:, :, plane] += 120
+            Image.fromarray(pixels).save(root / name / f"{index}.jpg")
+    return root
+
+
+SMALL = ["--set", "data.size=32", "--set", "data.resize=36", "--set", "batch_size=16"]
+
+
+def run(*words):
+    return main([*map(str, words), "--device", "cpu"])
+
+
+def test_a_folder_becomes_a_classifier(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ("train", "pictures", "--data", folder, "--model", "cifar-resnet8")
+    assert run(*words, "--iterations", 12, "--out", out, *SMALL) == 0
+    said = capsys.readouterr()
+    assert f"report: {out}/report.html" in said.out
+    assert "images/s" in said.err
+    result = json.loads((out / "result.json").read_text())
+    assert result["test"]["examples"] == 12
+    assert result["test"]["top1_error"] <= 20
+    picture = folder / "red" / "0.jpg"
+    assert main(["predict", str(out), str(picture), "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["path"] == str(picture)
+    assert answer["predictions"][0]["class"] == "red"
+
+
+def test_list_shows_docstrings(capsys):
+    assert main(["train", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert "cifar10-paper" in said
+    assert "divided by 10 at 32k and 48k" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((), 2, "name one recipe"),
+        (("digit",), 2, "unknown recipe 'digit'; did you mean digits?"),
+        (("digits", "--model", "resnet19"), 2, "unknown net 'resnet19'; did you mean resnet18?"),
+        (("digits", "--set", "optim.rate=1"), 2, "unknown field optim.rate"),
+        (("digits", "--set", "lr"), 2, "write it as path=value"),
+        (("digits", "--epochs", "1", "--iterations", "2"), 2, "exclude each other"),
+        (("digits", "--iterations", "0"), 2, "not a duration"),
+        (("missing.toml",), 2, "missing.toml: cannot be read as a recipe"),
+        (("pictures", "--data", "nowhere/at/all"), 1, "nowhere/at/all"),
+        (("--resume", "nowhere"), 2, "nowhere: no run to resume here"),
+        (("digits", "--resume", "nowhere"), 2, "name one recipe"),
+    ],
+)
+def test_mistakes_get_one_line_and_write_nothing(words, code, message, tmp_path, capsys):
+    os.chdir(tmp_path)
+    assert (
+        main(["train", *words, "--out", "run"] if words[:1] != ("--resume",) else ["train", *words])
+        == code
+    )
+    said = capsys.readouterr().err.strip()
+    assert message in said
+    assert "\n" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "red").rename(root.parent / "gone"), "class"),
+        (lambda root: [path.unlink() for path in (root / "red").iterdir()], "red"),
+        (lambda root: (root / "red" / "0.jpg").write_bytes(b"not a picture"), "0.jpg"),
+        (
+            lambda root: (root / "red" / "0.jpg").write_bytes(
+                (root / "red" / "1.jpg").read_bytes()[:400]
+            ),
+            "0.jpg",
+        ),
+    ],
+)
+def test_bad_folders_are_named(folder, tmp_path, capsys, spoil, message):
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(folder, root)
+    spoil(root)
+    words = ("train", "pictures", "--data", root, "--model", "cifar-resnet8", "--iterations", 8)
+    assert run(*words, "--out", tmp_path / "run", *SMALL) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in said
+    assert root.name in said
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_unknown_command_suggests(capsys):
+    assert main(["trian"]) == 2
+    assert "did you mean train?" in capsys.readouterr().err
+
+
+def test_overview_and_version(capsys):
+    assert main(["--help"]) == 0
+    assert "resnets train digits" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert main([]) == 2

@@ -1,0 +1,169 @@
+"""The main job on real digits and on a folder: results, run folder, golden losses, bad ends."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import resnets
+from resnets import job
+from resnets.config import from_toml, replace_fields
+from resnets.recipes import recipe
+from resnets.train.log import read_rows
+from resnets.train.loop import Diverged
+from resnets.weights.checkpoint import LAST, CheckpointError, read_checkpoint
+
+GOLDEN = Path(__file__).parent / "golden" / "first_losses.json"
+
+
+def short(steps=20, net="cifar-resnet8", **changes):
+    fields = {
+        "duration": f"{steps}it",
+        "precision": "float32",
+        "eval.every": "10it",
+        "log_every": "5it",
+        "checkpoint_every": "10it",
+    }
+    return replace_fields(recipe("digits", net), fields | changes)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("job") / "run"
+    return out, job.run(short(80), out, device="cpu", quiet=True)
+
+
+def test_run_learns_and_says_how_it_was_measured(done):
+    out, result = done
+    assert json.loads((out / "result.json").read_text()) == result
+    assert result["test"]["top1_error"] < 40  # chance is 90
+    assert result["test"]["examples"] == 359
+    for word in ("1 view", "16x16", "float32", "best.safetensors", "digits", "359 pictures"):
+        assert word in result["test"]["protocol"]
+    assert result["train"]["examples"] == 20 * 64
+    assert result["images_per_second"] > 0
+
+
+def test_run_folder_holds_what_it_should(done):
+    out, _ = done
+    present = {path.name for path in out.iterdir()}
+    assert present >= {
+        "recipe.toml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "curves.svg",
+        "report.html",
+        "result.json",
+        "tensorboard",
+    }
+    stored = from_toml(out / "recipe.toml")
+    meta = read_checkpoint(out / "checkpoints" / LAST).meta
+    assert resnets.config.from_dict(resnets.config.Recipe, meta["recipe"]) == stored
+    page = (out / "report.html").read_text()
+    assert "<svg" in page
+    assert not any(word in page for word in ("src=", "<link", "<script", "@import", "url(http"))
+
+
+def test_tensorboard_reads_the_run(done):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out, _ = done
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    logged = {event.step: event.value for event in events.Scalars("train/loss")}
+    rows = {row["step"]: row["loss"] for row in read_rows(out) if row["kind"] == "train"}
+    assert logged.keys() == rows.keys()
+    assert logged[5] == pytest.approx(rows[5], rel=1e-5)
+
+
+def test_load_gives_the_net_with_preprocessing(done):
+    from sklearn.datasets import load_digits
+
+    out, result = done
+    net = resnets.load(out)
+    assert not net.training
+    assert net.classes == tuple("0123456789")
+    pictures = (load_digits().images[:200] * (255 / 16)).astype("uint8")
+    with torch.no_grad():
+        logits = net(net.preprocess(list(pictures)))
+    wrong = (logits.argmax(1) != torch.from_numpy(load_digits().target[:200])).float().mean()
+    assert abs(100 * wrong.item() - result["test"]["top1_error"]) < 15
+
+
+@pytest.mark.parametrize("net", ["cifar-resnet8", "cifar-plain8", "cifar-preact-resnet8"])
+def test_first_losses_do_not_drift(net, tmp_path):
+    """Golden numbers: initialisation, order, augmentation, step and optimizer all enter them."""
+    plan = short(4, net, **{"log_every": "1it", "model.name": net})
+    job.run(plan, tmp_path / "run", device="cpu", quiet=True)
+    losses = [row["loss"] for row in read_rows(tmp_path / "run") if row["kind"] == "train"]
+    golden = json.loads(GOLDEN.read_text())
+    assert losses == pytest.approx(golden[net], rel=2e-4)
+
+
+def test_same_seed_same_run_other_seed_other_run(tmp_path):
+    def weights(name, seed):
+        job.run(short(3, seed=seed), tmp_path / name, device="cpu", quiet=True)
+        return read_checkpoint(tmp_path / name / "checkpoints" / LAST).group("model")
+
+    first, again, other = weights("a", 0), weights("b", 0), weights("c", 1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_divergence_names_step_checkpoint_and_cures(tmp_path):
+    plan = short(40, **{"optim.lr": 1e9, "schedule.kind": "constant", "checkpoint_every": "1it"})
+    with pytest.raises(Diverged, match=r"at step \d+; .*checkpoint.*optim\.lr"):
+        job.run(plan, tmp_path / "run", device="cpu", quiet=True)
+    kept = tmp_path / "run" / "checkpoints" / LAST
+    if kept.exists():
+        tensors = read_checkpoint(kept).tensors
+        assert all(value.isfinite().all() for value in tensors.values())
+
+
+def test_no_validation_split_uses_the_last_weights(tmp_path):
+    plan = short(10, **{"data.val_fraction": 0.0, "eval.watch_test": True})
+    result = job.run(plan, tmp_path / "run", device="cpu", quiet=True)
+    assert "val" not in result
+    assert "last.safetensors (step 10" in result["test"]["protocol"]
+    kinds = {row["kind"] for row in read_rows(tmp_path / "run")}
+    assert kinds == {"train", "test"}
+
+
+def test_full_disk_ends_in_one_line(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / f".{LAST}.tmp").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        job.run(short(10), out, device="cpu", quiet=True)
+
+
+def test_resume_of_another_architecture_is_refused(done, tmp_path):
+    out, _ = done
+    other = tmp_path / "other"
+    (other / "checkpoints").mkdir(parents=True)
+    (other / "checkpoints" / LAST).write_bytes((out / "checkpoints" / LAST).read_bytes())
+    from resnets.config import to_toml
+
+    plan = short(80, "cifar-resnet14")
+    plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, num_classes=10))
+    (other / "recipe.toml").write_text(to_toml(plan))
+    with pytest.raises(CheckpointError, match="another architecture than cifar-resnet14"):
+        job.resume(other, device="cpu", quiet=True)
+
+
+def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path):
+    """A slice of the real thing: 1,202 layers, few pictures, so that CI can afford it."""
+    plan = recipe("cifar10-paper", "cifar-resnet1202")
+    fields = {
+        "data.source": "digits",
+        "data.size": 16,
+        "duration": "1it",
+        "batch_size": 8,
+        "data.normalise": "channel",
+    }
+    result = job.run(replace_fields(plan, fields), tmp_path / "run", device="cpu", quiet=True)
+    assert result["net"] == "cifar-resnet1202"
+    assert result["train"]["loss"] > 0
