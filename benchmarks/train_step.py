@@ -122,11 +122,10 @@ def peer_step(net_name: str, size: int, batch: int, tuned: bool) -> Callable[[],
 
 
 def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
-    from resnets.data.loader import TrainStream
-    from resnets.data.preprocess import fit_preprocess
-
     from resnets import host
     from resnets.config import AugmentSpec, DataSpec, OptimSpec, Recipe
+    from resnets.data.loader import TrainStream
+    from resnets.data.preprocess import fit_preprocess
     from resnets.data.split import TensorSplit
     from resnets.models import build, catalog
     from resnets.train.loop import train_step

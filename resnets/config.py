@@ -228,7 +228,7 @@ class Preprocess:
 
     A picture becomes `channels` planes (1 grey, 3 RGB), its shorter side `resize` px (antialiased
     `interpolation`), its centre crop `size` px, its values (x / 255 - mean) / std. With
-    `mean_image` the checkpoint carries a mean picture (C, size, size) in 0..1 used in place of mean.
+    `mean_image` the checkpoint carries a mean picture (C, size, size) in 0..1 in place of `mean`.
     """
 
     size: int = 224

@@ -11,20 +11,29 @@ from typing import Any
 
 import torch
 
+from resnets.config import ConfigError
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on; "auto" is the first CUDA device, else Apple's, else the CPU."""
+    """The device to compute on; "auto" is the first CUDA device, else Apple's, else the CPU.
+
+    Raises ConfigError for a name that is no device, or one that does not work here.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = " ".join(str(error).split(".")[0].split())
+            raise ConfigError(f"--device {name}: not usable here ({reason})") from None
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """Resolve precision "auto": "bfloat16" where `device` multiplies it natively, else "float32"."""
+    """Resolve "auto": "bfloat16" where `device` multiplies it natively, else "float32"."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":

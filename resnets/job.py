@@ -14,7 +14,7 @@ from torch import nn
 
 from resnets import host
 from resnets.config import ConfigError, Recipe, dump_json, from_toml, to_dict, to_toml
-from resnets.data import Split, Splits, open_data
+from resnets.data import FileSplit, Split, Splits, open_data, prepare
 from resnets.data.loader import TrainStream, eval_batches
 from resnets.data.preprocess import Preprocessor, fit_preprocess
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
@@ -58,7 +58,7 @@ def run(recipe: Recipe, out: Path, *, device: str = "auto", quiet: bool = False)
         raise ConfigError(f"{out} holds a run already; go on with --resume {out}, or other --out")
     splits = open_data(recipe.data)
     recipe, net, preprocessor = _prepare(recipe, splits)
-    means = _choose_means(recipe, net, len(splits.train), device)
+    means = choose_means(recipe, net, len(splits.train), device)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     return _train(recipe, out, splits, net, preprocessor, means, resuming=False, quiet=quiet)
@@ -83,13 +83,17 @@ def resume(
         if tuple(meta["classes"]) != splits.classes:
             raise CheckpointError(f"{out}: was trained on other classes than {splits.name} has")
     recipe, net, preprocessor = _prepare(recipe, splits)
-    means = _choose_means(recipe, net, len(splits.train), device)
+    means = choose_means(recipe, net, len(splits.train), device)
     return _train(recipe, out, splits, net, preprocessor, means, resuming=True, quiet=quiet)
 
 
 def _prepare(recipe: Recipe, splits: Splits) -> tuple[Recipe, Net, Preprocessor]:
     """Fit the recipe to the data's classes and picture size; build the net and preprocessing."""
-    preprocessor = fit_preprocess(splits.train, recipe.data, recipe.model.in_channels)
+    data = recipe.data
+    if data.size is None and isinstance(splits.train, FileSplit):
+        data = dataclasses.replace(data, size=recipe.model.input_size)
+        recipe = dataclasses.replace(recipe, data=data)
+    preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
     spec = dataclasses.replace(
         recipe.model, num_classes=len(splits.classes), input_size=preprocessor.spec.size
     )
@@ -100,7 +104,8 @@ def _prepare(recipe: Recipe, splits: Splits) -> tuple[Recipe, Net, Preprocessor]
     return recipe, net, preprocessor
 
 
-def _choose_means(recipe: Recipe, net: Net, examples: int, device: str) -> Means:
+def choose_means(recipe: Recipe, net: Net, examples: int, device: str) -> Means:
+    """Resolve what the recipe leaves to the machine: device, precision, compilation, allocator."""
     chosen = host.pick_device(device)
     keeps = chosen.type == "cpu" and host.keep_pages()
     precision = host.pick_precision(recipe.precision, chosen)
@@ -125,7 +130,7 @@ def _train(
 ) -> dict[str, Any]:
     device = torch.device(means.device)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    net.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    net.to(device).to(memory_format=layout)
     stream = TrainStream(
         splits.train,
         recipe.data,
@@ -214,7 +219,9 @@ def _evaluator(
 ) -> Evaluate | None:
     """What the loop calls to measure a model; None where there is nothing to measure on."""
     watched = {"val": splits.val, "test": splits.test() if recipe.eval.watch_test else None}
-    present = {name: split for name, split in watched.items() if split is not None}
+    present = {
+        name: prepare(split, preprocessor) for name, split in watched.items() if split is not None
+    }
 
     def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
         figures = {}
@@ -236,10 +243,8 @@ def _conclude(
     for name, split in (("test", splits.test()), ("val", splits.val)):
         if split is None:
             continue
-        measured = _measure(net, split, net.preprocess, recipe, means, net.origin)
-        result[name] = {
-            key: getattr(measured, key) for key in (*FIGURES, "examples", "protocol")
-        }
+        measured = _measure(net, split, net.preprocess, recipe, means, net.origin).to_json()
+        result[name] = {key: measured[key] for key in (*FIGURES, "examples", "protocol")}
     result["train"] = {
         **state.epoch.means(),
         "examples": state.epoch.count,

@@ -248,6 +248,24 @@ def test_predict_table_for_people(capsys, checkpoint, data):
     assert err.startswith("predicting in float32 on ")
 
 
+def test_progress_with_its_rate_stays_on_stderr(capsys, checkpoint, data, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes stderr for a terminal
+    code, out, err = call(capsys, "predict", checkpoint, data / "test", "--csv")
+    assert code == 0
+    assert len(list(csv.DictReader(io.StringIO(out)))) == 24
+    assert "images/s" in err
+    assert "images/s" not in out
+    code, out, err = call(capsys, "evaluate", checkpoint, "--json", "--batch-size", "5")
+    assert json.loads(out)["examples"] == 24
+    assert "images/s" in err
+
+
+def test_paths_and_class_names_are_no_markup(capsys, checkpoint, data, tmp_path):
+    strange = tmp_path / "[red]x.png"
+    shutil.copy(data / "test" / "red" / "25.png", strange)
+    assert "[red]x.png" in call(capsys, "predict", checkpoint, strange)[1]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

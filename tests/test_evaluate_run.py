@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from resnets.cli.evaluate import show
 from resnets.data import Batch
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.evaluate.figures import save_figure
@@ -131,6 +132,18 @@ def test_protocol_is_one_sentence_with_views_size_precision_weights_and_data():
         "1 view, 32x32 px, bfloat16, best.safetensors (step 12,000, averaged weights), "
         "cifar10.tar.xz test, 10,000 pictures"
     )
+
+
+def test_table_of_many_classes_shows_the_ten_worst(capsys):
+    result = evaluate(Brightest(30), batches(30, (60,), wrong=1), 30)
+    show(result)
+    out = capsys.readouterr().out
+    assert "The 10 of 30 classes with the lowest F1" in out
+    assert "class 0 " in out  # lost an example
+    assert "class 1 " in out  # got it
+    assert "class 29 " not in out
+    assert "1 x class 1 taken for class 0" in out
+    assert "top-5 error" in out
 
 
 @pytest.mark.parametrize("planes", [2, 10, 31, 300])

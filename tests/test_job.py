@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,27 @@ def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path):
     result = job.run(replace_fields(plan, fields), tmp_path / "run", device="cpu", quiet=True)
     assert result["net"] == "cifar-resnet1202"
     assert result["train"]["loss"] > 0
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_run_agrees_with_eager(tmp_path):
+    losses = {}
+    for compile_ in ("off", "on"):
+        plan = short(3, log_every="1it", compile=compile_)
+        job.run(plan, tmp_path / compile_, device="cpu", quiet=True)
+        rows = read_rows(tmp_path / compile_)
+        losses[compile_] = [row["loss"] for row in rows if row["kind"] == "train"]
+        environment = json.loads((tmp_path / compile_ / "environment.json").read_text())
+        assert environment["compiled"] == (compile_ == "on")
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-3)
+
+
+def test_auto_compiles_long_runs_only():
+    from resnets.models import build
+
+    plan = recipe("cifar10-fast")
+    net = build(plan.model)
+    long = job.choose_means(plan, net, 50_000, "cpu")
+    short_ = job.choose_means(dataclasses.replace(plan, duration="50it"), net, 50_000, "cpu")
+    assert not short_.compiled
+    assert long.compiled == (shutil.which("c++") is not None)

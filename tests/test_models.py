@@ -233,8 +233,8 @@ def test_contradictions_are_config_errors(changes: dict[str, object], words: str
 
 
 def test_1202_layers_build_and_run() -> None:
-    net = build(catalog.spec("cifar-resnet1202")).eval()
+    net = build(catalog.spec("cifar-resnet1202"))
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
     assert len(convs) + 1 == 1202
     with torch.inference_mode():
-        assert net(torch.randn(1, 3, 32, 32)).isfinite().all()
+        assert net(torch.randn(2, 3, 16, 16)).isfinite().all()

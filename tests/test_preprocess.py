@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from resnets.data import (
     open_data,
     prepare,
 )
+from resnets.data.decode import View, decode
 
 STORED = Preprocess(size=48, resize=56)
 
@@ -43,8 +45,9 @@ def test_picture_is_resize_and_centre_crop(photo: Image.Image) -> None:
             )
             ours = Preprocessor(spec).picture(picture)
             assert ours.dtype == torch.uint8
-            assert_close(ours.int(), wanted.int(), rtol=0, atol=1)
-            assert (ours != wanted).float().mean() < 1e-3
+            difference = (ours.int() - wanted.int()).abs().float()
+            assert difference.max() <= 2  # Pillow keeps boxes as float32: exact halves may turn
+            assert difference.mean() < 0.05
 
 
 def test_path_image_and_array_agree(photo: Image.Image, tmp_path: Path) -> None:
@@ -72,6 +75,17 @@ def test_exif_orientation_is_honoured(photo: Image.Image, tmp_path: Path, orient
     preprocessor = Preprocessor(STORED)
     assert_close(preprocessor.picture(path), preprocessor.picture(upright), rtol=0, atol=0)
     assert upright.size == (photo.size if orientation < 5 else photo.size[::-1])
+    photo.save(tagged := tmp_path / "turned.tif", exif=exif)
+    photo.save(plain := tmp_path / "turned.png", exif=exif)
+    assert_close(preprocessor.picture(tagged), preprocessor.picture(plain), rtol=0, atol=0)
+
+
+def test_damaged_exif_does_not_condemn_a_picture(photo: Image.Image, tmp_path: Path) -> None:
+    preprocessor = Preprocessor(STORED)
+    for suffix in ("jpg", "png"):
+        photo.save(path := tmp_path / f"odd.{suffix}", exif=b"Exif\x00\x00XX garbage")
+        photo.save(clean := tmp_path / f"clean.{suffix}")
+        assert_close(preprocessor.picture(path), preprocessor.picture(clean), rtol=0, atol=0)
 
 
 def test_unusual_modes_become_8_bit_rgb_or_grey(photo: Image.Image, tmp_path: Path) -> None:
@@ -106,19 +120,32 @@ def test_unusual_modes_become_8_bit_rgb_or_grey(photo: Image.Image, tmp_path: Pa
 
 
 def test_reduced_jpeg_decoding_keeps_quality(shared_data: Path) -> None:
-    """Photographs read at 1/2 or less in the DCT domain, against a full decode."""
-    import tarfile
-
+    """Photographs of 640 px read at 1/2 or 1/4 in the DCT domain, against a full decode."""
     preprocessor = Preprocessor(replace(STORED, size=56))
-    differences = []
+    means = []
     with tarfile.open(shared_data / "coco-tiny.tar") as tar:
-        for member in [each for each in tar if each.name.endswith(".jpg")][:20]:
+        for member in [each for each in tar if each.name.endswith(".jpg")][:30]:
             data = tar.extractfile(member).read()
-            with Image.open(io.BytesIO(data)) as image:
-                full = Image.fromarray(np.asarray(image.convert("RGB")))
-                reduced = preprocessor.picture(Image.open(io.BytesIO(data)))
-            differences.append((reduced.float() - preprocessor.picture(full).float()).abs())
-    assert torch.stack([each.mean() for each in differences]).max() < 2.0
+            reduced = decode(data, preprocessor.view, member.name)
+            full = preprocessor.picture(Image.open(io.BytesIO(data)))  # copied, so decoded whole
+            means.append(np.abs(reduced.astype(int) - full.permute(1, 2, 0).numpy()).mean())
+    assert 0 < np.mean(means) < 1.0
+    assert max(means) < 2.0
+
+
+def test_reduced_decoding_keeps_the_place(tmp_path: Path) -> None:
+    """A picture whose values are its coordinates, turned, seen through boxes off the centre."""
+    ramp = np.linspace(0, 255, 1600)
+    pixels = np.stack(np.broadcast_arrays(ramp[:1200, None], ramp[None], 128), -1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels.astype(np.uint8)).save(path := tmp_path / "ramp.jpg", exif=exif)
+    with Image.open(path) as stored:
+        upright = np.asarray(ImageOps.exif_transpose(stored))
+    for box in ((0, 0, 800, 800), (300, 640, 1100, 1440), (0, 0, 1200, 1600)):
+        ours = decode(path.read_bytes(), View(40, 3, lambda *_, box=box: box), "ramp")
+        wanted = Image.fromarray(upright).resize((40, 40), Image.Resampling.BILINEAR, box)
+        assert np.abs(ours.astype(int) - np.asarray(wanted)).max() <= 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "middle"])

@@ -67,7 +67,7 @@ def command(
     if json:
         _print_json(evaluation)
     else:
-        _print_tables(evaluation)
+        show(evaluation)
     if out is not None:
         _write(evaluation, out)
     return 0
@@ -128,10 +128,11 @@ def _print_json(evaluation: Evaluation) -> None:
     print(json.dumps(evaluation.to_json()))
 
 
-def _print_tables(evaluation: Evaluation) -> None:
+def show(evaluation: Evaluation) -> None:
+    """Print overall figures, the table of classes (the worst ten of many) and top confusions."""
     from resnets.evaluate.metrics import most_confused
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 1000)  # piped lines do not fold
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     overall.add_row("top-1 error", f"{evaluation.top1_error:.2f}%")
     if len(evaluation.classes) > 5:

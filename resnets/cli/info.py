@@ -20,7 +20,7 @@ BLOCK = "block:"  # prefix of a building block's name, for --diagram
 
 
 def command(
-    nets: tyro.conf.Positional[tuple[str, ...]] = (),
+    nets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NET ...]")] = (),
     /,
     json: Annotated[bool, Flag] = False,
     diagram: Path | None = None,
@@ -96,22 +96,20 @@ def _entry(net: Net) -> dict[str, Any]:
 
 
 def _draw_nets(nets: Sequence[Net], path: Path) -> None:
-    from resnets.models.diagram import check_path, net_diagram, save_diagram
+    from resnets.models.diagram import net_diagram, save_diagram
 
-    check_path(path)
     save_diagram(net_diagram(nets), path)
     _say_drawn([net.spec.name for net in nets], path)
 
 
 def _draw_blocks(names: Sequence[str], path: Path | None, json: bool) -> None:
-    from resnets.models.diagram import block_diagram, check_path, save_diagram
+    from resnets.models.diagram import block_diagram, save_diagram
 
     nets = [name for name in names if not name.startswith(BLOCK)]
     if nets:
         raise ConfigError(f"{nets[0]}: nets and blocks are drawn into separate files")
     if path is None or json:
         raise ConfigError(f"{names[0]}: a block can only be drawn; use --diagram FILE.svg alone")
-    check_path(path)
     save_diagram(block_diagram([name.removeprefix(BLOCK) for name in names]), path)
     _say_drawn(names, path)
 

@@ -15,6 +15,7 @@ from resnets.models import Net, cost
 from resnets.models.blocks import Block
 from resnets.models.diagram_read import short
 from resnets.models.paper import PUBLISHED, Published
+from resnets.study.paper import CIFAR10, IMAGENET, PaperError
 
 # Tables keep to 80 columns, the width of a narrow terminal and of output that is piped.
 STYLE: dict[str, Any] = {
@@ -119,10 +120,8 @@ def _runs(groups: Iterator[Group], folded: bool) -> Iterator[list[Group]]:
 def _add_run(table: Table, net: Net, run: Sequence[Group]) -> None:
     """Rows of equal groups: a line with the sum of all, then the layers of one of them."""
     first, layers = run[0], run[0].layers
-    total = [
-        len(run) * sum(getattr(layer, field) for layer in layers)
-        for field in ("parameters", "multiply_adds")
-    ]
+    parameters = len(run) * sum(layer.parameters for layer in layers)
+    multiply_adds = len(run) * sum(layer.multiply_adds for layer in layers)
     several = len(layers) > 1
     name = first.name if several else layers[0].name
     if len(run) > 1:
@@ -130,7 +129,8 @@ def _add_run(table: Table, net: Net, run: Sequence[Group]) -> None:
     kind = " + ".join(layer.kind for layer in layers)
     if isinstance(net.get_submodule(first.name), Block):
         kind = f"{net.spec.block} block"
-    _add_row(table, name, kind, layers[-1].output, *total, style="bold" if several else None)
+    style = "bold" if several else None
+    _add_row(table, name, kind, layers[-1].output, parameters, multiply_adds, style)
     if several:
         for layer in layers:
             label = "  " + layer.name.removeprefix(f"{first.name}.")
@@ -158,24 +158,27 @@ def _add_row(
 
 def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
     """Parameters and multiply-adds of the whole net, beside the paper's figures if it has any."""
-    # A v1.5 bottleneck net is shown beside its v1 twin, which is the one that the paper has.
-    source = name if name in PUBLISHED else f"{name}-v1"
-    paper = PUBLISHED.get(source) if published else None
     multiply_adds = f"{counted.multiply_adds:,} ({short(counted.multiply_adds)})"
-    if paper is None:
+    # A v1.5 bottleneck net is shown beside its v1 twin, which is the one that the paper has.
+    source = f"{name}-v1" if f"{name}-v1" in PUBLISHED else name
+    paper, error = PUBLISHED.get(source, Published()), (CIFAR10 | IMAGENET).get(source)
+    if not published or (paper == Published() and error is None):
         table = Table("total", "", **STYLE)
-        paper = Published()
-    else:
-        table = Table("total", "here", "paper" if source == name else f"paper, {source}", **STYLE)
+        table.add_row("parameters", f"{counted.parameters:,}")
+        table.add_row("multiply-adds", multiply_adds)
+        return table
+    table = Table("total", "here", "paper" if source == name else f"paper, {source}", **STYLE)
     table.add_row("parameters", f"{counted.parameters:,}", paper.parameters)
     table.add_row("multiply-adds", multiply_adds, paper.multiply_adds)
-    if paper.error is not None:
-        table.add_row(_error_label(name, paper.error), "", paper.error)
+    if error is not None:
+        table.add_row(*_error_row(error, source in CIFAR10))
     return table
 
 
-def _error_label(name: str, error: str) -> str:
-    """Which error it is that the paper gives."""
-    if name.startswith("cifar"):
-        return "CIFAR-10 test error, %"
-    return f"10-crop top-1{' / top-5' if '/' in error else ''} error, %"
+def _error_row(error: PaperError, cifar: bool) -> tuple[str, str, str]:
+    """Which error the paper gives, nothing for here, and the error."""
+    if cifar:
+        return "CIFAR-10 test error, %", "", error.text
+    if error.top5 is None:
+        return "10-crop top-1 error, %", "", error.text
+    return "10-crop top-1 / top-5 error, %", "", f"{error.text} / {error.top5:.2f}"

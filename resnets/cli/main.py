@@ -47,15 +47,15 @@ def _run(name: str, words: list[str]) -> int:
     try:
         code = tyro.cli(module.command, prog=f"resnets {name}", args=words)
         return int(code or 0)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ConfigError as error:
         return _fail(f"resnets {name}: {error}", 2)
     except (ValueError, OSError) as error:
         return _fail(f"resnets {name}: {_one_line(error)}", 1)
     except KeyboardInterrupt:
         return _fail(f"resnets {name}: stopped", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
 def _one_line(error: Exception) -> str:

@@ -64,15 +64,18 @@ def command(
     if not json:
         print(f"predicting in {precise} on {host.device_name(chosen)}", file=sys.stderr)
     failures = _Failures()
-    predictions = failures.watch(
-        with_progress(
-            predict(
-                net, paths, top_k=top_k, batch_size=batch_size, device=chosen, precision=precise,
-                workers=cores(),
-            ),
-            len(paths),
-        )
-    )  # fmt: skip
+    predictions = predict(
+        net,
+        paths,
+        top_k=top_k,
+        batch_size=batch_size,
+        device=chosen,
+        precision=precise,
+        workers=cores(),
+    )
+    # Rows that run over a terminal show progress enough, and a bar would cut into them.
+    streaming = csv and sys.stdout.isatty()
+    predictions = failures.watch(with_progress(predictions, len(paths), hidden=streaming))
     if json:
         _print_json(predictions)
     elif csv:
@@ -132,7 +135,8 @@ def _print_table(predictions: Iterable[Prediction]) -> None:
             escape(str(prediction.path)), escape(best), f"{probability:.1%}", escape(then)
         )
     if table.row_count:
-        Console(width=None if sys.stdout.isatty() else 120).print(table)
+        # Lines that are piped do not fold.
+        Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def _named(prediction: Prediction) -> Iterator[tuple[str, float]]:

@@ -14,11 +14,9 @@ from rich.table import Table
 
 from resnets.config import ConfigError, Recipe, from_toml, parse_duration, replace_fields
 
-Positional = tyro.conf.Positional
-
 
 def command(
-    recipe: Positional[str | None] = None,
+    recipe: tyro.conf.Positional[str | None] = None,
     /,
     resume: Path | None = None,
     data: str | None = None,

@@ -49,7 +49,8 @@ def _download(work: Callable[[], object], title: str, url: str, folder: Path) ->
     try:
         work()
     except (OSError, RuntimeError) as error:  # no network, no disk, wrong checksum
+        reason = " ".join(str(error).split())
         raise DataError(
-            f"{title}: cannot be downloaded from {url} ({error});"
+            f"{title}: cannot be downloaded from {url} ({reason});"
             f" fetch it elsewhere and put its files into {folder}"
         ) from error

@@ -187,9 +187,14 @@ def _uncompressed(archive: Path) -> IO[bytes]:
         try:
             with opener(archive, "rb") as packed:
                 shutil.copyfileobj(packed, plain, 1 << 20)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+            plain.flush()
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno:  # a damaged gzip or bzip2 has none
+                raise DataError(
+                    f"{archive}: cannot be unpacked into {tempfile.gettempdir()}"
+                    f" ({error.strerror}); set TMPDIR to a folder with more room"
+                ) from error
             raise DataError(f"{archive}: damaged or cut short ({error}); fetch it again") from error
-        plain.flush()
         stream = plain
     stream.seek(0)
     return stream

@@ -25,7 +25,7 @@ Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_GREY_MEAN, IMAGENET_GREY_STD = (0.449,), (0.226,)  # averages of the above
 SAMPLE = 10_000  # pictures read for the statistics of a set that is not in memory
-CHUNK = 500
+CHUNK = 100  # pictures whose pixels are summed at a time, in float64
 SMALLEST_STD = 1 / 255
 
 
@@ -74,7 +74,7 @@ class Preprocessor:
         """(B, C, H, W) uint8 to float32 on its device: (x / 255 - mean) / std."""
         images = images.flip(1) if self.spec.channel_order == "bgr" else images
         mean, scale = self.mean_and_scale(images.device)
-        return images.float().sub_(mean).mul_(scale)
+        return (images.float() - mean) * scale
 
     def mean_and_scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean (C, 1, 1) or (C, size, size) in 0..255, and 1 / (255 std) (C, 1, 1)."""
@@ -181,18 +181,10 @@ def _common_size(split: Split) -> int:
 
 
 def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
-    if (
-        pixels.dtype != np.uint8
-        or pixels.ndim not in (2, 3)
-        or pixels.shape[2:]
-        not in (
-            (),
-            (1,),
-            (3,),
-        )
-    ):
+    planes = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or planes not in (1, 3):
         raise DataError(
             f"array {pixels.dtype} {pixels.shape}: a picture is uint8 of (H, W), (H, W, 1) or"
             " (H, W, 3)"
         )
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+    return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and planes == 1 else pixels)

@@ -24,13 +24,16 @@ def open_split(net: Net, source: str | None, name: SplitName) -> Split:
     """The split called `name` of `source`, or of the data `net` was trained on.
 
     Shares and seeds of splits are the recipe's, so a validation split is the one the run had; the
-    size the pictures are read at is the one that travels with the weights. Raises ConfigError when
-    there is neither a source nor a recipe, DataError when there is no such split.
+    size the pictures are read at is the one that travels with the weights. "test" of another source
+    than the net was trained on is its test part, or all of it where it has no parts: none of its
+    pictures were trained on. Raises ConfigError when there is neither a source nor a recipe,
+    DataError when there is no such split.
     """
     if net.recipe is None and source is None:
         raise ConfigError(f"{net.origin}: does not say what it was trained on; name it with --data")
     spec = net.recipe.data if net.recipe is not None else DataSpec()
     seen: Preprocess = net.preprocess.spec
+    foreign = net.recipe is None or (source is not None and not _same(source, spec.source))
     splits = open_data(
         dataclasses.replace(
             spec,
@@ -39,12 +42,19 @@ def open_split(net: Net, source: str | None, name: SplitName) -> Split:
             resize=seen.resize,
             # Sets are read into memory with bilinear interpolation only.
             in_memory=spec.in_memory if seen.interpolation == "bilinear" else "never",
+            **({"test_fraction": 0.0, "val_fraction": 0.0} if foreign and name == "test" else {}),
         )
     )
     split = splits.test() if name == "test" else splits.val if name == "val" else splits.train
+    if split is None and foreign and name == "test":
+        split = splits.train
     if split is None:
         raise DataError(f"{splits.name}: has no {name} split; choose another --split")
     return split
+
+
+def _same(source: str, other: str) -> bool:
+    return source == other or Path(source).expanduser().resolve() == Path(other).resolve()
 
 
 def read_classes(text: str) -> tuple[str, ...]:

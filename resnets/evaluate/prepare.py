@@ -37,18 +37,30 @@ def place(net: Net, device: str, precision: str) -> tuple[torch.device, str]:
 
 
 def with_progress(
-    items: Iterable[T], total: int, pictures: Callable[[T], int] = lambda _: 1
+    items: Iterable[T],
+    total: int,
+    pictures: Callable[[T], int] = lambda _: 1,
+    *,
+    hidden: bool = False,
 ) -> Iterator[T]:
     """Hand on `items` under a bar with images/s and time left, on stderr where that is a terminal.
 
-    `pictures` says how many of the `total` pictures an item stands for.
+    `pictures` says how many of the `total` pictures an item stands for. What is printed to stdout
+    meanwhile stays there.
     """
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
-    ) as bar:  # fmt: skip
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        disable=hidden or not console.is_terminal,
+    )
+    with bar:
         task = bar.add_task("pictures", total=total)
         for item in items:
             yield item

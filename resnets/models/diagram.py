@@ -61,20 +61,16 @@ def block_diagram(kinds: Sequence[str]) -> str:
 def save_diagram(svg: str, path: Path) -> None:
     """Write a drawing whole or not at all; an existing file is replaced.
 
-    Raises ConfigError unless `path` ends in .svg, OSError where it cannot be written.
+    Raises ConfigError unless `path` ends in .svg in an existing folder, OSError where it cannot be
+    written.
     """
-    check_path(path)
+    if path.suffix.lower() != ".svg":
+        raise ConfigError(f"{path}: diagrams are SVG only; name a file that ends in .svg")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: no folder {path.parent}; create it first")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_text(svg, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def check_path(path: Path) -> None:
-    """Raise ConfigError where a drawing cannot go to `path`; call it before long work."""
-    if path.suffix.lower() != ".svg":
-        raise ConfigError(f"{path}: diagrams are SVG only; name a file that ends in .svg")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: no folder {path.parent}; create it first")

@@ -58,16 +58,13 @@ def draw_nets(columns: Sequence[Column]) -> str:
     if any(column.total("conv", "fc") > FOLD_ABOVE for column in columns):
         columns = [fold(column) for column in columns]
     svg = Svg()
-    tops = _band_tops(columns)
+    tops, bottom = _rows(columns)
     sizes = [size for size in tops if size > 1]
     colours = {size: PALETTE[rank % len(PALETTE)] for rank, size in enumerate(sorted(sizes))} | {
         1: HEAD_COLOURS
     }
     box_width = 16 + max(
         text_width(box.text, FONT_SIZE) for column in columns for box in column.boxes
-    )
-    bottom = max(tops.values()) + PITCH * max(
-        sum(box.size == min(tops) for box in column.boxes) for column in columns
     )
     widths = [_column_width(column, box_width) for column in columns]
     width = 2 * MARGIN + LABEL_WIDTH + sum(widths)
@@ -76,20 +73,20 @@ def draw_nets(columns: Sequence[Column]) -> str:
     for column, column_width in zip(columns, widths, strict=True):
         _draw_column(svg, column, left, box_width, tops, colours)
         left += column_width
-    height = _draw_legend(svg, columns, bottom + 6, width) + MARGIN
+    height = _draw_legend(svg, columns, bottom, width) + MARGIN
     title = " | ".join(column.title for column in columns)
     return svg.render(width, height, title, "; ".join(map(_describe, columns)) + ".")
 
 
-def _band_tops(columns: Sequence[Column]) -> dict[int, float]:
-    """Output size -> top of its row of boxes, px, largest size first."""
+def _rows(columns: Sequence[Column]) -> tuple[dict[int, float], float]:
+    """Output size -> top of its rows of boxes, largest size first, and the end of the last; px."""
     sizes = sorted({box.size for column in columns for box in column.boxes}, reverse=True)
     tops, y = {}, HEADER + GAP
     for size in sizes:
         tops[size] = y
         rows = max(sum(box.size == size for box in column.boxes) for column in columns)
         y += rows * PITCH + BAND_GAP
-    return tops
+    return tops, y
 
 
 def _column_width(column: Column, box_width: float) -> float:
@@ -110,13 +107,8 @@ def _beside(unit: Unit) -> float:
 def _draw_bands(svg: Svg, tops: dict[int, float], width: float) -> None:
     """Output sizes at the left and a hairline between rows of one size."""
     for size, top in tops.items():
-        svg.line(
-            MARGIN,
-            top - GAP - BAND_GAP / 2 + 2,
-            width - MARGIN,
-            top - GAP - BAND_GAP / 2 + 2,
-            colour=HAIRLINE,
-        )
+        border = top - GAP + 0.5  # between the curves that end above it and start below it
+        svg.line(MARGIN, border, width - MARGIN, border, colour=HAIRLINE)
         middle = top + BOX_HEIGHT / 2
         svg.text(MARGIN, middle - 6.5, "output", size=SMALL, anchor="start", colour=MUTED)
         svg.text(MARGIN, middle + 5.5, f"size: {size}", size=SMALL, anchor="start", colour=MUTED)

@@ -60,6 +60,7 @@ class Net(nn.Module, ABC):
         n blocks in segments of k, n/k borders and the 4k maps of the segment at work are alive,
         least at k = sqrt(n) / 2: 7 of the 200 blocks of a stage of cifar-resnet1202 leave 57 maps
         of 800. Per block (k = 1) leaves 204, a whole stage (k = n) all 800 at its backward pass.
+        A training step of batch 128 peaks at about 1 GiB in place of 11 (float32).
         """
         # The stem is stored as it is; where autograd records nothing there is nothing to save.
         if not (

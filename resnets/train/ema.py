@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
@@ -16,9 +15,7 @@ def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     The ramp lets a short run forget its random start. Call `update_parameters(model)` each step.
     """
 
-    def average(
-        averaged: Tensors, current: Tensors, updates: torch.Tensor | int
-    ) -> None:
+    def average(averaged: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:
         count = int(updates)
         get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averaged, current, updates)
 

@@ -32,7 +32,10 @@ class Diverged(ValueError):  # noqa: N818  (the field's word)
 class Stream(Protocol):
     """An endless training stream over `examples` pictures whose batch k depends on k alone."""
 
-    examples: int
+    @property
+    def examples(self) -> int:
+        """Pictures in one epoch."""
+        ...
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches from number `start_step` on."""
@@ -54,7 +57,8 @@ def fit(
     """Train `state` in place up to the recipe's duration.
 
     `evaluate(model)` gives figures by split, among them `top1_error` in percent; only those of
-    "val" decide anything (plateau, best checkpoint). None = nothing to measure. `forward` is `state.model` or its compiled form.
+    "val" decide anything (plateau, best checkpoint). None = nothing to measure.
+    `forward` is `state.model` or its compiled form.
     Raises Diverged, and Stopped when a signal asked for it; both leave a good last checkpoint.
     """
     total = recipe.steps(recipe.duration, stream.examples)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -135,9 +133,8 @@ def _read_file(path: Path) -> Tensors:
             found: Any = safetensors.torch.load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it is cut short"
-        raise WeightsError(f"{path}: cannot be read as weights: {reason}") from None
+    except Exception as error:
+        raise WeightsError(f"{path}: cannot be read as weights: {_reason(error)}") from None
     if not isinstance(found, dict) or not all(isinstance(item, Tensor) for item in found.values()):
         kind = f"keys {shorten(map(str, found))}" if isinstance(found, dict) else type(found)
         raise WeightsError(f"{path}: not a state dict (names to tensors) but {kind}")
@@ -178,8 +175,13 @@ def _download(entry: Any) -> Tensors:
         raise WeightsError(
             f"cannot download {entry.url} ({reason}); fetch it elsewhere and put it at {file}"
         ) from None
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{file}: damaged ({error}); delete it and try again") from None
+    except Exception as error:
+        raise WeightsError(f"{file}: damaged ({_reason(error)}); delete it and try again") from None
+
+
+def _reason(error: Exception) -> str:
+    """First line of what a reader said. Readers raise errors of any kind on arbitrary bytes."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 LIBRARIES: Mapping[str, Callable[[str, ModelSpec], Tensors]] = {"torchvision": _from_torchvision}
