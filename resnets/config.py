@@ -35,6 +35,11 @@ class ModelSpec:
     `widths` are the widths of the 3x3 convolutions; a bottleneck's output is four times as wide.
     `shortcut` is the paper's option A, B or C (section 4.1), or "none" for the plain twin.
     `stride_in` places a bottleneck's stride in its first 1x1 (the paper, "v1") or its 3x3 ("v1.5").
+
+    `stem_pool`, `conv_bias` and `norm_eps` are there for weights made elsewhere. "ceil" is the 3x3
+    pool of the authors' Caffe models: no padding, sizes rounded up. Biases on convolutions that a
+    norm follows change nothing that a net can learn: their Caffe ResNet-50 has one in the stem,
+    Keras has them on all.
     """
 
     name: str = "resnet18"
@@ -45,9 +50,12 @@ class ModelSpec:
     stride_in: Literal["1x1", "3x3"] = "3x3"
     stem: Literal["imagenet", "cifar"] = "imagenet"
     stem_width: int = 64
+    stem_pool: Literal["padded", "ceil"] = "padded"
     groups: int = 1
     width_per_group: int = 64
     norm: Literal["batch", "none"] = "batch"
+    norm_eps: float = 1e-5
+    conv_bias: Literal["none", "stem", "all"] = "none"
     init: Literal["he", "naive"] = "he"
     zero_init_residual: bool = False
     dropout: float = 0.0
@@ -182,7 +190,8 @@ class Recipe:
     precision "auto" is bfloat16 where the device computes it natively, else float32.
     compile "auto" compiles when the run is long enough to pay for it.
     recompute: recompute each stage's blocks in the backward pass instead of storing them.
-    weights: initial weights; None = random. See `resnets.create_model`.
+    weights: initial weights; None = random. See `resnets.create_model`. Weights whose
+    preprocessing is known bring their own normalisation, which then replaces data.normalise.
     """
 
     name: str = "custom"

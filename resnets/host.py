@@ -99,4 +99,5 @@ def device_name(device: torch.device) -> str:
             model = next((line.split(":")[1].strip() for line in file if "model name" in line), "")
     except OSError:
         model = platform.processor()
-    return f"{model or platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{model or platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"

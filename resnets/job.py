@@ -18,15 +18,16 @@ from resnets.data import FileSplit, Split, Splits, open_data, prepare
 from resnets.data.loader import TrainStream, eval_batches
 from resnets.data.preprocess import Preprocessor, fit_preprocess
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
-from resnets.models import Net, cost
+from resnets.models import Net, build, cost
 from resnets.report import write_report
 from resnets.train.log import RunLog
 from resnets.train.loop import Evaluate, fit
 from resnets.train.loss import classification
 from resnets.train.state import Saver, TrainState, new_state
+from resnets.weights.adapt import fit_known
 from resnets.weights.checkpoint import LAST, CheckpointError, find_checkpoint, read_checkpoint
-from resnets.weights.initial import create_model
-from resnets.weights.load import load
+from resnets.weights.initial import net_from, read_weights
+from resnets.weights.load import load, read_preprocess
 
 log = logging.getLogger("resnets")
 
@@ -78,11 +79,16 @@ def resume(
     if data is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=data))
     splits = open_data(recipe.data)
-    if (out / "checkpoints" / LAST).exists():
-        meta = read_checkpoint(out / "checkpoints" / LAST).meta
-        if tuple(meta["classes"]) != splits.classes:
+    last = out / "checkpoints" / LAST
+    if not last.exists():
+        recipe, net, preprocessor = _prepare(recipe, splits)
+    else:
+        checkpoint = read_checkpoint(last)
+        if tuple(checkpoint.meta["classes"]) != splits.classes:
             raise CheckpointError(f"{out}: was trained on other classes than {splits.name} has")
-    recipe, net, preprocessor = _prepare(recipe, splits)
+        # All that the initial weights gave is in the checkpoint; they need not be at hand again.
+        net, preprocessor = build(recipe.model), read_preprocess(checkpoint)
+        net.recompute = recipe.recompute
     means = choose_means(recipe, net, len(splits.train), device)
     return _train(recipe, out, splits, net, preprocessor, means, resuming=True, quiet=quiet)
 
@@ -90,18 +96,22 @@ def resume(
 def _prepare(recipe: Recipe, splits: Splits) -> tuple[Recipe, Net, Preprocessor]:
     """Fit the recipe to the data's classes and picture size; build the net and preprocessing."""
     data = recipe.data
+    weights = None if recipe.weights is None else read_weights(recipe.weights, recipe.model)
     if data.size is None and isinstance(splits.train, FileSplit):
         data = dataclasses.replace(data, size=recipe.model.input_size)
         recipe = dataclasses.replace(recipe, data=data)
-    preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
+    if weights is None or weights.preprocess is None:
+        preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
+    else:
+        log.info("%s: normalisation from the weights, not data.normalise", recipe.weights)
+        preprocessor = fit_known(weights.preprocess, splits.train, data, recipe.model.in_channels)
     spec = dataclasses.replace(
         recipe.model, num_classes=len(splits.classes), input_size=preprocessor.spec.size
     )
-    recipe = dataclasses.replace(recipe, model=spec)
     torch.manual_seed(recipe.seed)
-    net = create_model(spec, weights=recipe.weights)
+    net = build(spec) if weights is None else net_from(weights, spec)
     net.recompute = recipe.recompute
-    return recipe, net, preprocessor
+    return dataclasses.replace(recipe, model=net.spec), net, preprocessor
 
 
 def choose_means(recipe: Recipe, net: Net, examples: int, device: str) -> Means:

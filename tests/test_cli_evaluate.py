@@ -18,7 +18,7 @@ from resnets.cli.main import main
 from resnets.config import DataSpec, Recipe, to_dict
 from resnets.data import TrainStream, fit_preprocess, open_data
 from resnets.models import build, catalog
-from resnets.weights.checkpoint import save_checkpoint
+from resnets.weights.checkpoint import read_checkpoint, save_checkpoint
 
 COLOURS = {"blue": (40, 40, 220), "green": (40, 200, 40), "red": (220, 40, 40)}
 
@@ -84,6 +84,10 @@ def test_json_gives_the_figures_of_the_runs_own_test_split(capsys, checkpoint, d
     assert [row["class"] for row in result["per_class"]] == ["blue", "green", "red"]
     assert result["per_class"][1]["precision"] == pytest.approx(8 / 9)
     assert result["per_class"][2]["recall"] == pytest.approx(7 / 8)
+    assert result["unreadable"] == []
+    (mistake,) = result["confident_errors"]
+    assert (mistake["class"], mistake["predicted"]) == ("red", "green")
+    assert mistake["path"].endswith("test/red/20.png")
     for part in ("1 view", "12x12 px", "float32", "step 40", data.name, "24 pictures"):
         assert part in result["protocol"]
 
@@ -111,6 +115,7 @@ def test_out_holds_figures_and_picture(capsys, checkpoint, tmp_path):
     assert code == 0
     assert json.loads((out / "evaluation.json").read_text()) == json.loads(text)
     assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert str(out / "confusion.png") in err
 
 
@@ -146,7 +151,10 @@ def test_classes_in_another_order_are_mapped_by_name(capsys, checkpoint, data, t
         (("--classes", "blue,green,green"), 2, "twice"),
         (("--classes", "blue,green,yellow"), 1, "does not know: red"),
         (("--data", "no-such-folder"), 1, "no-such-folder"),
-        (("--batch-size", "0"), 2, "--batch-size 0"),
+        (("--scales", "32,big"), 2, "--scales 32,big"),
+        (("--scales", "8"), 2, "--scales 8: cifar-resnet8's crops have 12 px"),
+        (("--views", "ten-crop", "--flip"), 2, "flipped already"),
+        (("--labels", "no.json"), 1, "no.json: cannot be read as labels"),
     ],
 )
 def test_bad_words_give_one_line(capsys, checkpoint, words, code, said):
@@ -164,8 +172,6 @@ def test_out_that_is_a_file_is_refused_before_work(capsys, checkpoint, tmp_path)
 
 
 def test_net_with_infinite_outputs_fails(capsys, checkpoint, tmp_path):
-    from resnets.weights.checkpoint import read_checkpoint
-
     good = read_checkpoint(checkpoint / "checkpoints" / "last.safetensors")
     tensors = dict(good.tensors)
     tensors["model/head.bias"] = torch.full((3,), float("nan"))
@@ -176,8 +182,6 @@ def test_net_with_infinite_outputs_fails(capsys, checkpoint, tmp_path):
 
 
 def test_missing_test_split_is_named(capsys, checkpoint, tmp_path):
-    from resnets.weights.checkpoint import read_checkpoint
-
     good = read_checkpoint(checkpoint / "checkpoints" / "last.safetensors")
     recipe = dict(good.meta["recipe"])
     spec = DataSpec(source="digits", test_fraction=0.0)
@@ -186,6 +190,157 @@ def test_missing_test_split_is_named(capsys, checkpoint, tmp_path):
     code, _, err = call(capsys, "evaluate", tmp_path / "c.safetensors")
     assert code == 1
     assert "digits: has no test split" in err
+
+
+@pytest.fixture(scope="module")
+def second(checkpoint: Path, tmp_path_factory) -> Path:
+    """The same net as another checkpoint, its outputs in another order and its scores halved."""
+    good = read_checkpoint(checkpoint / "checkpoints" / "last.safetensors")
+    order = [2, 0, 1]
+    tensors = dict(good.tensors)
+    for name in ("model/head.weight", "model/head.bias"):
+        tensors[name] = tensors[name][order] / 2
+    path = tmp_path_factory.mktemp("second") / "other.safetensors"
+    classes = [good.meta["classes"][k] for k in order]
+    save_checkpoint(path, tensors, good.meta | {"classes": classes})
+    return path
+
+
+def test_ensemble_matches_classes_by_name(capsys, checkpoint, second):
+    code, out, _ = call(capsys, "evaluate", checkpoint, second, "--json", "--average", "logits")
+    both = json.loads(out)
+    assert code == 0
+    assert both["confusion"] == [[8, 0, 0], [0, 8, 0], [0, 1, 7]]
+    for part in ("2 nets, logits averaged", str(checkpoint), str(second), "1 view, 12x12 px"):
+        assert part in both["protocol"]
+    # Mean logits of a net and of its half are those of the net times 3/4: between the two losses.
+    alone = [
+        json.loads(call(capsys, "evaluate", each, "--json")[1])["loss"]
+        for each in (checkpoint, second)
+    ]
+    assert alone[0] < both["loss"] < alone[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--views", "ten-crop", "--scales", "16"), "10 views (corners and centre at shorter side"),
+        (("--views", "dense", "--flip"), "sides 12, 14, 21, 26, 34 px, each flipped"),
+        (("--scales", "12,16", "--flip"), "4 views (centre crop at shorter sides 12, 16 px"),
+    ],
+)
+def test_protocols_of_the_paper(capsys, checkpoint, words, said):
+    code, out, _ = call(capsys, "evaluate", checkpoint, "--json", *words)
+    result = json.loads(out)
+    assert code == 0
+    assert result["examples"] == 24
+    assert result["top1_error"] == pytest.approx(100 / 24)
+    assert said in result["protocol"]
+    assert "probabilities averaged" in result["protocol"]
+
+
+def test_label_files_decide_what_is_right(capsys, checkpoint, data, tmp_path):
+    labels = tmp_path / "labels.csv"
+    rows = [
+        f"{name}/{path.name},{name}"
+        for name in COLOURS
+        for path in sorted((data / "test" / name).iterdir())
+        if (name, path.name) != ("blue", "20.png")
+    ]
+    labels.write_text("\n".join([*rows, "red/20.png,green"]) + "\n", encoding="utf-8")
+    words = ("evaluate", checkpoint, "--json", "--labels", labels)
+    result = json.loads(call(capsys, *words)[1])
+    assert (result["examples"], result["top1_error"]) == (23, 0.0)
+    assert "labels labels.csv (24 for 23 pictures" in result["protocol"]
+    assert "1 pictures without a label left out" in result["protocol"]
+    # A flat folder has nothing but such a file.
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in COLOURS:
+        shutil.copy(data / "test" / name / "25.png", flat / f"{name}.png")
+    (tmp_path / "real.json").write_text("[[0], [1, 0], [2]]", encoding="utf-8")
+    words = ("evaluate", checkpoint, "--json", "--data", flat, "--labels", tmp_path / "real.json")
+    result = json.loads(call(capsys, *words)[1])
+    assert (result["examples"], result["top1_error"]) == (3, 0.0)
+
+
+def test_folders_with_numbers_name_outputs(capsys, checkpoint, data, tmp_path):
+    for number, name in enumerate(COLOURS):  # as ImageNet-V2 comes
+        shutil.copytree(data / "test" / name, tmp_path / "v2" / str(number))
+    words = ("evaluate", checkpoint, "--data", tmp_path / "v2", "--json")
+    result = json.loads(call(capsys, *words)[1])
+    assert result["confusion"] == [[8, 0, 0], [0, 8, 0], [0, 1, 7]]
+
+
+def test_unreadable_pictures_are_named_and_left_out(capsys, checkpoint, data, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    (broken / "test" / "red" / "20.png").write_bytes(b"")
+    whole = (broken / "test" / "blue" / "24.png").read_bytes()
+    (broken / "test" / "blue" / "24.png").write_bytes(whole[: len(whole) // 2])
+    words = ("evaluate", checkpoint, "--data", broken, "--json", "--out", tmp_path / "out")
+    code, out, err = call(capsys, *words)
+    result = json.loads(out)
+    assert code == 1
+    assert (result["examples"], result["top1_error"]) == (22, 0.0)
+    assert len(result["unreadable"]) == 2
+    lines = err.splitlines()
+    assert "blue/24.png" in lines[0]
+    assert "red/20.png" in lines[1]
+    assert "2 unreadable left out" in result["protocol"]
+    assert (tmp_path / "out" / "errors.png").is_file()
+
+
+def test_predict_explains(capsys, checkpoint, data, tmp_path):
+    files = [data / "test" / name / "25.png" for name in ("red", "blue")]
+    words = ("predict", checkpoint, *files, tmp_path / "missing.png")
+    code, out, err = call(capsys, *words, "--json", "--explain", tmp_path / "maps")
+    assert code == 1
+    assert len(json.loads(out)) == 3
+    assert "wrote 2 maps" in err
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == [
+        "25.png.2.cam.png", "25.png.cam.png",
+    ]  # fmt: skip
+    with Image.open(tmp_path / "maps" / "25.png.cam.png") as image:
+        image.load()
+        assert image.width > 600
+
+
+def test_features_of_a_folder_and_the_nearest(capsys, checkpoint, data, tmp_path):
+    out_file = tmp_path / "features.parquet"
+    picture = data / "test" / "green" / "23.png"
+    words = ("features", checkpoint, data, "--out", out_file, "--nearest", picture, "--json")
+    code, out, err = call(capsys, *words, "--top-k", "6")
+    nearest = json.loads(out)
+    assert code == 0
+    assert "wrote 24 embeddings" in err
+    assert nearest[0]["path"] == str(picture)
+    assert nearest[0]["similarity"] == pytest.approx(1)
+    assert len(nearest) == 6
+    named = [row["label"] for row in nearest if not row["path"].endswith("red/20.png")]
+    assert set(named) == {"green"}
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(out_file).to_pylist()
+    assert [Path(row["path"]).parent.name for row in table] == [row["label"] for row in table]
+    code, out, _ = call(capsys, "features", checkpoint, data / "test" / "red", "--nearest", picture)
+    assert code == 0
+    assert out.count(".png") == 5  # a folder without classes
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "--out FILE.parquet, --nearest PICTURE"),
+        (("--out", "x.csv"), ".parquet"),
+        (("--nearest", "x.png", "--top-k", "0"), "--top-k 0"),
+    ],
+)
+def test_bad_words_to_features(capsys, checkpoint, data, words, said):
+    code, out, err = call(capsys, "features", checkpoint, data, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
 
 
 def test_predict_json_names_classes_in_order_of_probability(capsys, checkpoint, data):
@@ -202,7 +357,7 @@ def test_predict_json_names_classes_in_order_of_probability(capsys, checkpoint, 
 
 def test_predict_agrees_with_evaluate_on_every_test_picture(capsys, checkpoint, data):
     code, out, _ = call(
-        capsys, "predict", checkpoint, data / "test", "--csv", "--top-k", "1", "--batch-size", "5"
+        capsys, "predict", checkpoint, data / "test", "--csv", "--top-k", "1"
     )
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0
@@ -255,7 +410,7 @@ def test_progress_with_its_rate_stays_on_stderr(capsys, checkpoint, data, monkey
     assert len(list(csv.DictReader(io.StringIO(out)))) == 24
     assert "images/s" in err
     assert "images/s" not in out
-    code, out, err = call(capsys, "evaluate", checkpoint, "--json", "--batch-size", "5")
+    code, out, err = call(capsys, "evaluate", checkpoint, "--json")
     assert json.loads(out)["examples"] == 24
     assert "images/s" in err
 
@@ -271,7 +426,6 @@ def test_paths_and_class_names_are_no_markup(capsys, checkpoint, data, tmp_path)
     [
         (("--json", "--csv"), 2, "exclude each other"),
         (("--top-k", "0"), 2, "--top-k 0"),
-        (("--batch-size", "-1"), 2, "--batch-size -1"),
     ],
 )
 def test_bad_words_to_predict(capsys, checkpoint, data, words, code, said):

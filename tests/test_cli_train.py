@@ -49,6 +49,20 @@ def test_a_folder_becomes_a_classifier(folder, tmp_path, capsys):
     assert answer["predictions"][0]["class"] == "red"
 
 
+def test_the_papers_imagenet_recipe_runs_on_photographs(shared_data, tmp_path):
+    """Scale jitter, PCA colour, mean picture and plateau rule on Imagenette, a few steps."""
+    out = tmp_path / "run"
+    words = ("train", "imagenet-paper", "--data", shared_data / "imagenette160.tar")
+    small = ["--set", "data.size=64", "--set", "data.resize=72", "--set", "batch_size=8"]
+    small += ["--set", "data.augment.scale=[72, 120]", "--set", "eval.every=2it"]
+    assert run(*words, "--model", "resnet18", "--iterations", 4, "--out", out, *small) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["test"]["examples"] == 1000  # val/ is the test part, as in ImageNet's layout
+    assert result["val"]["examples"] == 60  # 2% of each class of train/
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert sum(row["kind"] == "val" for row in rows) == 2
+
+
 def test_list_shows_docstrings(capsys):
     assert main(["train", "--list"]) == 0
     said = capsys.readouterr().out

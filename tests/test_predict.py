@@ -8,16 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resnets.config import Preprocess
 from resnets.data import DataError
+from resnets.evaluate.budget import CPU_PIXELS
 from resnets.evaluate.predict import find_pictures, predict
 
 CPU = torch.device("cpu")
 
 
 class Counting:
-    """Preprocessing that reads a number from a file and counts the pictures under way."""
+    """Preprocessing that reads a number from a file and counts the pictures under way.
 
-    def __init__(self) -> None:
+    Its pictures have one pixel but say they have `size` squared, which decides the batch.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.spec = Preprocess(size=size, resize=size)
         self.lock, self.read, self.threads = threading.Lock(), 0, set()
 
     def picture(self, path: Path) -> Tensor:
@@ -39,9 +45,9 @@ class Parity(nn.Module):
 
     classes = ("even", "odd")
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int = 8) -> None:
         super().__init__()
-        self.preprocess = Counting()
+        self.preprocess = Counting(int((CPU_PIXELS / batch_size) ** 0.5))
         self.batches: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,16 +56,14 @@ class Parity(nn.Module):
         return torch.stack([sign, -sign], 1) * x[:, 0, 0, 0:1]
 
 
-def run(model: Parity, count: int, batch_size: int, top_k: int = 5):
+def run(model: Parity, count: int, top_k: int = 5):
     paths = [Path(f"{number}.png") for number in range(1, count + 1)]
-    return predict(
-        model, paths, top_k=top_k, batch_size=batch_size, device=CPU, precision="float32", workers=3
-    )  # fmt: skip
+    return predict(model, paths, top_k=top_k, device=CPU, precision="float32", workers=3)
 
 
 def test_order_is_the_files_and_errors_stay_in_their_place():
     model = Parity()
-    found = list(run(model, 40, batch_size=8))
+    found = list(run(model, 40))
     assert [int(each.path.stem) for each in found] == list(range(1, 41))
     for each in found:
         number = int(each.path.stem)
@@ -76,19 +80,15 @@ def test_order_is_the_files_and_errors_stay_in_their_place():
 
 def test_a_batch_of_broken_files_alone_does_not_reach_the_net():
     model = Parity()
-    found = list(
-        predict(
-            model, [Path("7.png"), Path("17.png")], batch_size=2, device=CPU,
-            precision="float32", workers=1,
-        )
-    )  # fmt: skip
+    paths = [Path("7.png"), Path("17.png")]
+    found = list(predict(model, paths, device=CPU, precision="float32", workers=1))
     assert [each.error for each in found] == ["7.png: broken", "17.png: broken"]
     assert model.batches == []
 
 
 def test_at_most_two_batches_are_held_and_stopping_early_stops_reading():
-    model = Parity()
-    stream = run(model, 100, batch_size=4)
+    model = Parity(batch_size=4)
+    stream = run(model, 100)
     next(stream)
     time.sleep(0.1)  # time for the threads to run ahead as far as they may
     assert 4 < model.preprocess.read <= 8

@@ -1,10 +1,11 @@
-"""`resnets evaluate`: errors of a run or checkpoint on a data set, with their protocol."""
+"""`resnets evaluate`: errors of nets on a data set, with the protocol they were measured under."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,116 +17,176 @@ from rich.table import Table
 from resnets.config import ConfigError, dump_json
 
 if TYPE_CHECKING:
+    from resnets.data import Split
     from resnets.evaluate import Evaluation
+    from resnets.evaluate.ensemble import Scored
+    from resnets.evaluate.measure import Measurement
+    from resnets.evaluate.ranks import Rank
+    from resnets.evaluate.truth import Truth
+    from resnets.evaluate.views import Views
     from resnets.models import Net
 
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
 PAIRS = 5
 
 
 def command(
-    weights: tyro.conf.Positional[str],
+    weights: tyro.conf.Positional[tuple[str, ...]],
     /,
     data: str | None = None,
     split: Literal["test", "val", "train"] = "test",
     classes: str | None = None,
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    labels: Path | None = None,
+    views: Literal["centre", "ten-crop", "dense"] = "centre",
+    scales: str | None = None,
+    flip: Flag = False,
+    average: Literal["probabilities", "logits"] = "probabilities",
+    json: Flag = False,
     out: Path | None = None,
-    batch_size: int | None = None,
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> int:
-    """Measure a net: errors, loss, calibration, per-class figures and confusions.
+    """Measure a net, or several as an ensemble. Exits with 1 if any picture cannot be read.
 
     Args:
-        weights: Run folder or checkpoint.
+        weights: Run folders or checkpoints; several vote together, matched by class names.
         data: Data set (name, folder of class folders, tar, ...); default: what the run trained on.
         split: Which part of it; val and train are split as the run split them.
         classes: Names of the net's outputs in order, where the data has others than the checkpoint:
             a file with one a line, or a,b,c.
+        labels: What is right, in place of the data's folders: real.json, path,label in a .csv, or a
+            label a line in order of file names.
+        views: centre is one crop; ten-crop the corners and the centre, and all flipped; dense the
+            whole picture, fully convolutionally.
+        scales: Shorter sides in px to show each picture at, such as 224,256,384,480,640, which is
+            the default of dense for a net of 224 px; otherwise the net's own.
+        flip: Show each view flipped too.
+        average: What is averaged over views and nets: after the softmax or before it.
         json: Print one JSON object and nothing else.
-        out: Folder for evaluation.json and confusion.png.
-        batch_size: Pictures at once; default: the recipe's.
+        out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors).
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto is bfloat16 where the device computes it natively, else float32.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"--batch-size {batch_size}: must be at least 1")
+    if not weights:
+        raise ConfigError("name at least one run or checkpoint")
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
+    from resnets.evaluate.cuts import picture_name
+    from resnets.evaluate.match import match_classes, open_split, open_unlabelled
+    from resnets.evaluate.ranks import joined
+    from resnets.evaluate.truth import own_truth, read_truth
+    from resnets.evaluate.views import Views
     from resnets.weights.load import load
 
-    net = load(weights)
+    shown = Views(views, _numbers(scales), flip)
+    nets = [load(each) for each in weights]
     if classes is not None:
-        _rename_outputs(net, classes)
-    evaluation = _measure(net, data, split, batch_size, device, precision, quiet=json)
-    if not math.isfinite(evaluation.loss):
-        raise ValueError(
-            f"{weights}: the net's outputs are not finite on this data (loss {evaluation.loss}); "
-            "the run diverged, or try --precision float32"
-        )
-    if json:
-        _print_json(evaluation)
+        _rename_outputs(nets, classes)
+    source = open_unlabelled(data) if data is not None and labels is not None else None
+    pictures = source or open_split(nets[0], data, split, stored=True)
+    if labels is not None:
+        names = [picture_name(pictures, row) for row in range(len(pictures))]
+        truth = read_truth(labels, names, nets[0].classes)
     else:
-        show(evaluation)
-    if out is not None:
-        _write(evaluation, out)
-    return 0
+        outputs = match_classes(pictures.classes, nets[0].classes, pictures.description)
+        truth = own_truth(pictures.labels, outputs)
+    with joined(device) as rank:
+        means = device, precision, average
+        found = _measure(nets, weights, pictures, truth, shown, means, rank, quiet=json)
+        if rank.index == 0:
+            _report(found, pictures, out, as_json=json)
+    return 1 if found.errors else 0
 
 
-def _rename_outputs(net: Net, text: str) -> None:
+def _numbers(scales: str | None) -> tuple[int, ...]:
+    parts = [] if scales is None else scales.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise ConfigError(f"--scales {scales}: shorter sides in pixels, such as 224,256,384")
+    return tuple(map(int, parts))
+
+
+def _rename_outputs(nets: list[Net], text: str) -> None:
     from resnets.evaluate.match import read_classes
 
     names = read_classes(text)
-    if len(names) != net.spec.num_classes:
-        raise ConfigError(
-            f"--classes {text}: names {len(names)} classes, the net has {net.spec.num_classes}"
-        )
+    for net in nets:
+        if len(names) != net.spec.num_classes:
+            raise ConfigError(
+                f"--classes {text}: names {len(names)} classes, the net has {net.spec.num_classes}"
+            )
+        if net.classes != nets[0].classes:
+            raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
     if len(set(names)) != len(names):
         raise ConfigError(f"--classes {text}: names a class twice")
-    net.classes = names
+    for net in nets:
+        net.classes = names
 
 
 def _measure(
-    net: Net,
-    data: str | None,
-    split_name: Literal["test", "val", "train"],
-    batch_size: int | None,
-    device: str,
-    precision: str,
+    nets: list[Net],
+    weights: tuple[str, ...],
+    pictures: Split,
+    truth: Truth,
+    views: Views,
+    means: tuple[str, str, Literal["probabilities", "logits"]],
+    rank: Rank,
     *,
     quiet: bool,
-) -> Evaluation:
+) -> Measurement:
     from resnets import host
-    from resnets.data.loader import eval_batches
-    from resnets.evaluate import describe_protocol, evaluate_model
-    from resnets.evaluate.match import match_classes, open_split, relabel
+    from resnets.evaluate.ensemble import Ensemble
+    from resnets.evaluate.measure import measure
     from resnets.evaluate.prepare import place, with_progress
 
-    split = open_split(net, data, split_name)
-    outputs = match_classes(split.classes, net.classes, split.description)
-    chosen, precise = place(net, device, precision)
-    if not quiet:
+    device, precision, average = means
+    for net in nets:
+        chosen, precise = place(net, device, precision)
+    if not quiet and rank.index == 0:
         print(f"evaluating in {precise} on {host.device_name(chosen)}", file=sys.stderr)
-    size = batch_size or (net.recipe.eval.batch_size if net.recipe is not None else 64)
-    batches = relabel(eval_batches(split, net.preprocess, size, chosen), outputs)
-    return evaluate_model(
-        net,
-        with_progress(batches, len(split), len),
-        net.classes,
-        protocol=describe_protocol(
-            size=net.preprocess.spec.size,
-            precision=precise,
-            weights=net.origin,
-            data=split.description,
-        ),
-        precision=precise,
-        device=chosen,
+
+    def watch(scored: Iterable[Scored]) -> Iterator[Scored]:
+        total = len(rank.share(truth.rows))
+        for each in with_progress(scored, total, len, hidden=rank.index > 0):
+            for _, error in each.errors:
+                print(f"resnets evaluate: {error}", file=sys.stderr)
+            yield each
+
+    found = measure(
+        Ensemble(nets, views, average, chosen, precise),
+        pictures,
+        truth,
+        weights=_called(nets, weights),
+        watch=watch,
+        rank=rank,
     )
+    if not math.isfinite(found.evaluation.loss):
+        raise ValueError(
+            f"{', '.join(weights)}: the net's outputs are not finite on this data (loss "
+            f"{found.evaluation.loss}); the run diverged, or try --precision float32"
+        )
+    return found
 
 
-def _print_json(evaluation: Evaluation) -> None:
-    print(json.dumps(evaluation.to_json()))
+def _called(nets: list[Net], weights: tuple[str, ...]) -> list[str]:
+    """What the protocol calls each net; the files of several may be called alike."""
+    if len(nets) == 1:
+        return [nets[0].origin]
+    return [
+        f"{net.spec.name} {where}: {net.origin}" for net, where in zip(nets, weights, strict=True)
+    ]
+
+
+def _report(found: Measurement, pictures: Split, out: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found.to_json()))
+    else:
+        show(found.evaluation)
+    if out is not None:
+        _write(found, pictures, out)
+    if found.errors:
+        count = len(found.errors)
+        print(f"resnets evaluate: {count:,} unreadable pictures left out", file=sys.stderr)
 
 
 def show(evaluation: Evaluation) -> None:
@@ -166,11 +227,13 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
-def _write(evaluation: Evaluation, out: Path) -> None:
+def _write(found: Measurement, pictures: Split, out: Path) -> None:
     from resnets.evaluate.figures import save_figure
+    from resnets.evaluate.sheet import save_sheet
 
     out.mkdir(parents=True, exist_ok=True)
-    figures, picture = out / "evaluation.json", out / "confusion.png"
-    dump_json(evaluation.to_json(), figures)
-    save_figure(evaluation, picture)
-    print(f"wrote {figures} and {picture}", file=sys.stderr)
+    figures, picture, sheet = out / "evaluation.json", out / "confusion.png", out / "errors.png"
+    dump_json(found.to_json(), figures)
+    save_figure(found.evaluation, picture)
+    save_sheet(pictures, found.mistakes, found.evaluation.protocol, sheet)
+    print(f"wrote {figures}, {picture} and {sheet}", file=sys.stderr)

@@ -15,6 +15,9 @@ COMMANDS = {
     "train": "train a net from a recipe, or go on with a stopped run",
     "evaluate": "measure a run or checkpoint on a data set",
     "predict": "name what is in pictures",
+    "features": "turn pictures into vectors, and find the pictures most like one",
+    "push": "put a net into a folder or onto the Hub, with its model card",
+    "study": "measure the paper's argument: depth, shortcuts, responses, gradients, ...",
     "info": "layers, parameters, multiply-adds and diagrams of nets",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,7 @@ from resnets.config import ConfigError
 
 if TYPE_CHECKING:
     from resnets.evaluate.predict import Prediction
+    from resnets.models import Net
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -29,7 +31,7 @@ def command(
     top_k: int = 5,
     json: Flag = False,
     csv: Flag = False,
-    batch_size: int = 64,
+    explain: Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> int:
@@ -41,17 +43,20 @@ def command(
         top_k: Classes to give for each picture, likeliest first.
         json: Print a JSON list and nothing else.
         csv: Print CSV: path,class1,probability1,...; an unreadable picture's cells stay empty.
-        batch_size: Pictures at once.
+        explain: Folder for a PNG of each picture with what spoke for its class (Grad-CAM).
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto is bfloat16 where the device computes it natively, else float32.
     """
     if json and csv:
         raise ConfigError("--json and --csv exclude each other")
-    for flag, value in (("--top-k", top_k), ("--batch-size", batch_size)):
-        if value < 1:
-            raise ConfigError(f"{flag} {value}: must be at least 1")
+    if top_k < 1:
+        raise ConfigError(f"--top-k {top_k}: must be at least 1")
     if not pictures:
         raise ConfigError("name at least one picture or folder")
+    if explain is not None:
+        if explain.exists() and not explain.is_dir():
+            raise ConfigError(f"--explain {explain}: is a file; name a folder")
+        explain.mkdir(parents=True, exist_ok=True)
     from resnets import host
     from resnets.data.memory import cores
     from resnets.evaluate.predict import find_pictures, predict
@@ -68,7 +73,6 @@ def command(
         net,
         paths,
         top_k=top_k,
-        batch_size=batch_size,
         device=chosen,
         precision=precise,
         workers=cores(),
@@ -76,6 +80,8 @@ def command(
     # Rows that run over a terminal show progress enough, and a bar would cut into them.
     streaming = csv and sys.stdout.isatty()
     predictions = failures.watch(with_progress(predictions, len(paths), hidden=streaming))
+    if explain is not None:
+        predictions = _explained(net, predictions, explain)
     if json:
         _print_json(predictions)
     elif csv:
@@ -97,6 +103,22 @@ class _Failures:
                 self.count += 1
                 print(f"resnets predict: {prediction.error}", file=sys.stderr)
             yield prediction
+
+
+def _explained(net: Net, predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
+    """Hand on `predictions`, once the PNG of each is in `folder`: <name of the picture>.cam.png."""
+    from resnets.evaluate.explain import explain
+
+    written: Counter[str] = Counter()
+    for prediction in predictions:
+        if prediction.error is None:
+            stem = prediction.path.name
+            written[stem] += 1
+            again = f".{written[stem]}" if written[stem] > 1 else ""
+            out = folder / f"{stem}{again}.cam.png"
+            explain(net, prediction.path, prediction.classes[0], prediction.probabilities[0], out)
+        yield prediction
+    print(f"wrote {written.total():,} maps to {folder}", file=sys.stderr)
 
 
 def _print_json(predictions: Iterable[Prediction]) -> None:

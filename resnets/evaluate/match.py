@@ -11,22 +11,23 @@ import torch
 from torch import Tensor
 
 from resnets.config import ConfigError, DataSpec, Preprocess
-from resnets.data import Split, open_data
-from resnets.data.batch import Batch
-from resnets.data.errors import DataError
+from resnets.data import Batch, DataError, FileSplit, Split, open_data
+from resnets.data.files import PICTURE_SUFFIXES, FolderFiles
+from resnets.evaluate.predict import find_pictures
 from resnets.models import Net
 
 SplitName = Literal["test", "val", "train"]
 SHOWN = 5  # class names in a message
 
 
-def open_split(net: Net, source: str | None, name: SplitName) -> Split:
+def open_split(net: Net, source: str | None, name: SplitName, *, stored: bool = False) -> Split:
     """The split called `name` of `source`, or of the data `net` was trained on.
 
     Shares and seeds of splits are the recipe's, so a validation split is the one the run had; the
     size the pictures are read at is the one that travels with the weights. "test" of another source
     than the net was trained on is its test part, or all of it where it has no parts: none of its
-    pictures were trained on. Raises ConfigError when there is neither a source nor a recipe,
+    pictures were trained on. `stored` leaves pictures in their files, whole, for views at any
+    scale. Raises ConfigError when there is neither a source nor a recipe,
     DataError when there is no such split.
     """
     if net.recipe is None and source is None:
@@ -34,6 +35,7 @@ def open_split(net: Net, source: str | None, name: SplitName) -> Split:
     spec = net.recipe.data if net.recipe is not None else DataSpec()
     seen: Preprocess = net.preprocess.spec
     foreign = net.recipe is None or (source is not None and not _same(source, spec.source))
+    whole = foreign and name == "test"
     splits = open_data(
         dataclasses.replace(
             spec,
@@ -41,16 +43,36 @@ def open_split(net: Net, source: str | None, name: SplitName) -> Split:
             size=seen.size,
             resize=seen.resize,
             # Sets are read into memory with bilinear interpolation only.
-            in_memory=spec.in_memory if seen.interpolation == "bilinear" else "never",
-            **({"test_fraction": 0.0, "val_fraction": 0.0} if foreign and name == "test" else {}),
+            in_memory="never" if stored or seen.interpolation != "bilinear" else spec.in_memory,
+            val_fraction=0.0 if whole else spec.val_fraction,
+            test_fraction=0.0 if whole else spec.test_fraction,
         )
     )
     split = splits.test() if name == "test" else splits.val if name == "val" else splits.train
-    if split is None and foreign and name == "test":
+    if split is None and whole:
         split = splits.train
     if split is None:
         raise DataError(f"{splits.name}: has no {name} split; choose another --split")
     return split
+
+
+def open_unlabelled(source: str) -> FileSplit | None:
+    """Every picture in or below a folder that has pictures of its own, not in class folders.
+
+    Its labels are -1. None for any other source.
+    """
+    root = Path(source).expanduser()
+    if not root.is_dir() or not any(_is_picture(entry) for entry in root.iterdir()):
+        return None
+    found = find_pictures([root])
+    files = FolderFiles(root, [path.relative_to(root).as_posix() for path in found])
+    unknown = torch.full((len(found),), -1)
+    return FileSplit(files, unknown, (), f"{root.resolve().name}, {len(found):,} pictures")
+
+
+def _is_picture(path: Path) -> bool:
+    named = path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    return named and not path.is_dir()
 
 
 def _same(source: str, other: str) -> bool:
@@ -68,8 +90,11 @@ def read_classes(text: str) -> tuple[str, ...]:
 def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tensor:
     """(K,) int64: for each class of the data, the net's output of that name.
 
+    Data whose K classes are called 0, 1, ..., K - 1 names the outputs by number (ImageNet-V2).
     Raises DataError naming what is missing and what is too many unless both hold the same names.
     """
+    if set(data) != set(net) and set(data) == set(map(str, range(len(net)))):
+        return torch.tensor([int(name) for name in data])
     missing = [name for name in net if name not in set(data)]
     extra = [name for name in data if name not in set(net)]
     if missing or extra:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -15,10 +12,12 @@ from torch import Tensor
 
 from resnets.data.errors import DataError
 from resnets.data.files import PICTURE_SUFFIXES
+from resnets.evaluate.ahead import compute_in_groups
+from resnets.evaluate.budget import Budget
 from resnets.evaluate.views import logits_of
 from resnets.models import Net
 
-Answer = tuple[tuple[str, ...], tuple[float, ...]]  # classes and their probabilities
+MOST = 256  # pictures computed at once; a terminal sees their rows together
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,8 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """Files as named, and each folder's pictures below it in sorted order.
 
     Hidden entries and files whose suffix is no picture's are passed over inside folders; links to
-    folders are not followed. Raises DataError for a folder without pictures.
+    folders are not followed. A folder that may not be listed stands for itself, so that reading it
+    says why. Raises DataError for a folder without pictures.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -46,15 +46,18 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from None
+def _walk(root: Path) -> list[Path]:
+    found: list[Path] = []
 
-    for place, folders, names in os.walk(root, onerror=refuse):
+    def keep(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for place, folders, names in os.walk(root, onerror=keep):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES:
-                yield Path(place, name)
+                found.append(Path(place, name))
+    return found
 
 
 def _suffixes() -> str:
@@ -66,7 +69,6 @@ def predict(
     paths: Sequence[Path],
     *,
     top_k: int = 5,
-    batch_size: int,
     device: torch.device,
     precision: str,
     workers: int,
@@ -75,55 +77,32 @@ def predict(
 
     `model` is on `device`, in eval mode, with `.preprocess` and `.classes` (as `resnets.load`
     gives it). `workers` threads decode the coming batch while the net computes the present one;
-    at most two batches of pictures are held. A file that cannot be read yields its error.
+    at most two batches of pictures, of a size that fits the device, are held. A file that cannot
+    be read yields its error.
     """
-    pictures = _read_ahead(model, paths, workers, ahead=batch_size)
-    while chunk := list(islice(pictures, batch_size)):
-        readable = [picture for _, picture in chunk if isinstance(picture, Tensor)]
-        answers: Iterator[Answer] = iter(())
-        if readable:
-            images = torch.stack(readable).to(device)  # (B, C, H, W) uint8
-            answers = iter(_classify(model, images, top_k, precision))
-        for path, picture in chunk:
-            if isinstance(picture, Tensor):
-                yield Prediction(path, *next(answers))
-            else:
-                yield Prediction(path, error=picture)
 
+    def read(path: Path) -> Tensor:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
+        picture: Tensor = model.preprocess.picture(path)
+        return picture
 
-def _read_ahead(
-    model: Net, paths: Sequence[Path], workers: int, ahead: int
-) -> Iterator[tuple[Path, Tensor | str]]:
-    """Each path with its uint8 picture (C, size, size) or its error, decoded `ahead` in threads."""
+    def shares(images: Tensor) -> Tensor:
+        inputs = model.preprocess.normalise(images.to(device))
+        return logits_of(model, inputs, precision=precision).softmax(1).cpu()
 
-    def read(path: Path) -> Tensor | str:
-        try:
-            return model.preprocess.picture(path)
-        except (DataError, OSError) as error:
-            return str(error)
-
-    waiting: deque[tuple[Path, Future[Tensor | str]]] = deque()
-    rest = iter(paths)
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            while True:
-                for path in islice(rest, ahead - len(waiting)):
-                    waiting.append((path, pool.submit(read, path)))
-                if not waiting:
-                    return
-                path, future = waiting.popleft()
-                yield path, future.result()
-        finally:  # whoever stops early need not wait for what is still queued
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _classify(model: Net, images: Tensor, top_k: int, precision: str) -> list[Answer]:
-    """Likeliest classes and their probabilities for uint8 images (B, C, H, W) on the device."""
-    with torch.inference_mode():
-        inputs = model.preprocess.normalise(images)
-        logits = logits_of(model, inputs, precision=precision)  # (B, K)
-        best = logits.softmax(1).topk(min(top_k, len(model.classes)), 1)
-    return [
-        (tuple(model.classes[k] for k in row), tuple(shares))
-        for row, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    budget = Budget(device)
+    for group in compute_in_groups(
+        read,
+        lambda pictures: budget.run(shares, torch.stack(list(pictures))),
+        paths,
+        group=min(MOST, budget.pictures(model.preprocess.spec.size**2)),
+        workers=workers,
+    ):
+        for path, found in group:
+            if isinstance(found, str):
+                yield Prediction(path, error=found)
+                continue
+            best = found.topk(min(top_k, len(model.classes)))
+            classes = tuple(model.classes[k] for k in best.indices.tolist())
+            yield Prediction(path, classes, tuple(best.values.tolist()))

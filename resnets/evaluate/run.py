@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnets.data.batch import Batch
 from resnets.evaluate.metrics import ClassFigures, ClassificationMeter, Sums, class_figures
-from resnets.evaluate.views import ViewFn, centre, logits_of
+from resnets.evaluate.views import logits_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,24 +65,44 @@ def evaluate_model(
     protocol: str,
     precision: str,
     device: torch.device,
-    view: ViewFn = centre,
 ) -> Evaluation:
-    """Figures of `model` over `batches`, each example counted once.
+    """Figures of `model` over `batches`, one view of each picture, each counted once.
 
     `batches` hold images (B, C, H, W) on `device` and targets (B,) in the order of `classes`.
     `precision` is "float32" or "bfloat16" (autocast). The model computes in eval mode and every
     module gets its own mode back. Raises ValueError when there is no example.
     """
-    meter = ClassificationMeter(len(classes), device)
-    with _eval_mode(model), torch.inference_mode():
+
+    def scores() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in batches:
-            images, targets = batch.images, batch.targets
-            assert isinstance(images, Tensor)
-            assert isinstance(targets, Tensor)
-            meter.update(logits_of(model, images, precision=precision, view=view), targets)
-    if not meter.update_called:
-        raise ValueError(f"nothing to evaluate: no examples ({protocol})")
+            assert isinstance(batch.images, Tensor)
+            assert isinstance(batch.targets, Tensor)
+            yield logits_of(model, batch.images, precision=precision), batch.targets
+
+    with _eval_mode(model), torch.inference_mode():
+        return evaluate_scores(scores(), classes, protocol=protocol, device=device)
+
+
+def evaluate_scores(
+    scores: Iterable[tuple[Tensor, Tensor]],
+    classes: tuple[str, ...],
+    *,
+    protocol: str,
+    device: torch.device,
+) -> Evaluation:
+    """Figures of logits (B, K) with their targets (B,), on `device`, summed over all processes.
+
+    Raises ValueError when there is no example.
+    """
+    meter = ClassificationMeter(len(classes), device)
+    for logits, targets in scores:
+        meter.update(logits, targets)
+    if not meter.update_called:  # other processes may have seen examples, and wait for the sum
+        nothing = torch.zeros(0, len(classes), device=device)
+        meter.update(nothing, nothing.argmax(1))
     sums = meter.sums()
+    if not sums.examples:
+        raise ValueError(f"nothing to evaluate: no examples ({protocol})")
     return Evaluation(
         classes=classes,
         top1_error=sums.top1_error,

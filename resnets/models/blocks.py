@@ -16,16 +16,22 @@ from resnets.config import ModelSpec
 
 
 def conv(
-    spec: ModelSpec, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1
+    spec: ModelSpec,
+    c_in: int,
+    c_out: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
 ) -> nn.Conv2d:
     """Convolution that keeps the size at stride 1; its bias would be undone by a norm after it."""
-    bias = spec.norm == "none"
+    bias = bias or spec.norm == "none" or spec.conv_bias == "all"
     return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
 
 def norm(spec: ModelSpec, channels: int) -> nn.Module:
     """Batch normalisation (Ioffe and Szegedy 2015), or nothing."""
-    return nn.BatchNorm2d(channels) if spec.norm == "batch" else nn.Identity()
+    return nn.BatchNorm2d(channels, spec.norm_eps) if spec.norm == "batch" else nn.Identity()
 
 
 class ZeroPad(nn.Module):

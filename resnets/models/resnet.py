@@ -26,15 +26,20 @@ class Stem(nn.Module):
     """What comes before the first block: convolution, norm, relu and, for ImageNet, a max pool.
 
     "imagenet": 7x7 stride 2 and 3x3 max pool stride 2 (paper, Table 1). "cifar": 3x3 stride 1.
+    The pool's windows start one pixel outside the map (`stem_pool` "padded") or, as in Caffe, at
+    its corner ("ceil"); both give 56 px at 224 px.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         imagenet = spec.stem == "imagenet"
         kernel, stride = (7, 2) if imagenet else (3, 1)
-        self.conv = blocks.conv(spec, spec.in_channels, spec.stem_width, kernel, stride)
+        bias = spec.conv_bias == "stem"
+        self.conv = blocks.conv(spec, spec.in_channels, spec.stem_width, kernel, stride, bias=bias)
         self.norm = blocks.norm(spec, spec.stem_width)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
+        ceil = spec.stem_pool == "ceil"
+        pool = nn.MaxPool2d(3, stride=2, padding=0 if ceil else 1, ceil_mode=ceil)
+        self.pool = pool if imagenet else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, stem_width, H / 4, W / 4), or (B, stem_width, H, W) for "cifar"."""

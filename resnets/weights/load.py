@@ -1,4 +1,4 @@
-"""From a run or checkpoint to a net that is ready to use, with its preprocessing and classes."""
+"""From a run, checkpoint or published net to one that is ready to use, with its preprocessing."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resnets.config import Preprocess, Recipe, from_dict
-from resnets.data.preprocess import Preprocessor
+from resnets.config import ConfigError, Recipe, from_dict
 from resnets.models import Net, build
-from resnets.weights.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    find_checkpoint,
-    read_checkpoint,
-)
+from resnets.weights import folder, hub
+from resnets.weights.checkpoint import CheckpointError, find_checkpoint, read_checkpoint
+from resnets.weights.files import Weights, read_folder, read_preprocess
+from resnets.weights.initial import net_from, recognise
 
 
 def load(where: str | Path) -> Net:
-    """The net of a run folder or checkpoint, in eval mode, in float32 on the CPU.
+    """The net of a run folder, checkpoint or pushed folder, in eval mode, float32, on the CPU.
 
     A run gives its best checkpoint on validation, or its last where it had no validation split;
     averaged (EMA) weights are taken where the run kept them. The net carries `.preprocess`
     (a `Preprocessor`), `.classes`, `.recipe` and `.origin` (file, step and kind of weights).
-    Raises CheckpointError.
+    Published nets are loaded by name: "hub:ORG/NAME", "timm:resnet50.a1_in1k",
+    "torchvision:resnet50.IMAGENET1K_V2"; classes without names are called "0", "1", ...
+    Raises CheckpointError, WeightsError, and ConfigError for an unknown name.
     """
+    if hub.is_library(str(where)):
+        return _published(hub.read_library(str(where)))
+    if (Path(where) / folder.CONFIG).is_file():
+        return _published(read_folder(Path(where), str(where)))
     path = find_checkpoint(where)
     checkpoint = read_checkpoint(path)
     recipe = from_dict(Recipe, checkpoint.meta["recipe"], where=str(path))
@@ -37,6 +40,20 @@ def load(where: str | Path) -> Net:
     net.recipe = recipe
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
     net.origin = f"{path.name} (step {checkpoint.meta['step']:,}{kind})"
+    return net.eval()
+
+
+def _published(weights: Weights) -> Net:
+    """The net that the source of `weights` says they are of, with its own head."""
+    spec = weights.spec
+    if spec is None or weights.preprocess is None:
+        raise ConfigError(
+            f"{weights.source}: does not say of which net it is; "
+            f"use resnets.create_model(NET, weights={weights.source!r})"
+        )
+    net = net_from(recognise(weights, spec), spec, whole=True)
+    net.classes = net.classes or tuple(map(str, range(spec.num_classes)))
+    net.recipe = weights.recipe
     return net.eval()
 
 
@@ -52,13 +69,6 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], path: Path) -
         shown = ", ".join(wrong[:3]) + (" ..." if len(wrong) > 3 else "")
         name = net.spec.name if isinstance(net, Net) else "this model"
         raise CheckpointError(
-            f"{path}: holds another architecture than {name}: "
-            f"{len(wrong)} tensors differ ({shown})"
+            f"{path}: holds another architecture than {name}: {len(wrong)} tensors differ ({shown})"
         )
     net.load_state_dict(weights)
-
-
-def read_preprocess(checkpoint: Checkpoint) -> Preprocessor:
-    """The preprocessing stored with the weights."""
-    spec = from_dict(Preprocess, checkpoint.meta["preprocess"], where=str(checkpoint.path))
-    return Preprocessor(spec, checkpoint.tensors.get("preprocess/mean_image"))

@@ -1,60 +1,69 @@
 """Name maps between our tensors and other libraries', two-way and without loss.
 
-A format is a list of rules (our module, their module) in which `#` stands for a number; the last
-part of a tensor's name (`weight`, `running_mean`, ...) is the same on both sides. A `NameMap` is
-the rules applied to one net: a bijection between two sets of names, so either direction uses
-every tensor exactly once or fails and names the tensors.
+A `NameMap` is the rules of a format (`resnets.weights.formats`) applied to one net: a bijection
+between two sets of names, so either direction uses every tensor exactly once or fails and names
+the tensors.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from resnets.config import ModelSpec
 from resnets.models import Net
+from resnets.weights.errors import WeightsError
+from resnets.weights.formats import FORMATS
+from resnets.weights.rules import Format, Tensors, translate
 
-Rules = tuple[tuple[str, str], ...]
 BATCH_COUNT = "num_batches_tracked"
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be had or do not fit the net; the message names the tensors or file."""
+OWN = Format("resnets", rules=lambda _spec: None)
 
 
 @dataclass(frozen=True)
 class NameMap:
-    """Both directions between our tensor names and those of `format`, for one net."""
+    """Both directions between our tensors and those of `format`, for one net.
 
-    format: str
+    theirs: their name of each of our tensors; None where their files do not have it.
+    """
+
+    format: Format
     net: str
-    theirs: Mapping[str, str]
+    theirs: Mapping[str, str | None]
 
-    def to_foreign(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Our tensors under the names of `format`. WeightsError as for `to_own`."""
-        return self._rename(tensors, self.theirs)
+    def to_foreign(self, tensors: Mapping[str, Tensor]) -> Tensors:
+        """Our tensors under the names and in the layout of `format`. WeightsError as `to_own`."""
+        self._check(tensors.keys(), self.theirs.keys())
+        renamed = {their: tensors[own] for own, their in self.theirs.items() if their is not None}
+        return self.format.encode(renamed)
 
-    def to_own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of `format` under our names.
+    def to_own(self, tensors: Mapping[str, Tensor], optional: Collection[str] = ()) -> Tensors:
+        """Tensors of `format` under our names and in our layout.
 
-        WeightsError names tensors that this net has no place for, or that are missing; but batch
-        counters, which files from before torch 0.4.1 lack, start at zero as torch has it.
+        WeightsError names tensors that this net has no place for, or that are missing. Those of
+        ours in `optional` may be missing. So may batch counters, which other libraries and files
+        from before torch 0.4.1 lack: they start at zero, as torch has it.
         """
-        ours = {their: own for own, their in self.theirs.items()}
-        old = {
-            name: torch.tensor(0)
-            for name in ours.keys() - tensors.keys()
-            if name.endswith(f".{BATCH_COUNT}")
-        }
-        return self._rename({**tensors, **old}, ours)
+        found = self.format.decode(dict(tensors))
+        ours = {their: own for own, their in self.theirs.items() if their is not None}
+        spare = {their for their, own in ours.items() if own in optional or _counts(own)}
+        self._check(found.keys(), ours.keys(), spare)
+        own = {ours[name]: tensor for name, tensor in found.items()}
+        counters = (name for name in self.theirs if _counts(name) and name not in own)
+        return own | {name: torch.tensor(0) for name in counters}
 
-    def _rename(self, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-        unknown = sorted(tensors.keys() - names.keys())
-        missing = sorted(names.keys() - tensors.keys())
+    def own_names(self, tensors: Mapping[str, Tensor]) -> set[str]:
+        """Our names of those of `tensors` that this map knows."""
+        ours = {their: own for own, their in self.theirs.items() if their is not None}
+        return {ours[name] for name in self.format.decode(dict(tensors)) if name in ours}
+
+    def _check(
+        self, given: Collection[str], known: Collection[str], spare: Collection[str] = ()
+    ) -> None:
+        unknown = sorted(set(given) - set(known))
+        missing = sorted(set(known) - set(given) - set(spare))
         if unknown or missing:
             parts = [
                 f"{len(some)} {what} ({shorten(some)})"
@@ -62,9 +71,8 @@ class NameMap:
                 if some
             ]
             raise WeightsError(
-                f"{self.format} weights do not fit {self.net}: tensors {' and '.join(parts)}"
+                f"{self.format.name} weights do not fit {self.net}: tensors {' and '.join(parts)}"
             )
-        return {names[name]: tensor for name, tensor in tensors.items()}
 
 
 def shorten(names: Iterable[str]) -> str:
@@ -75,7 +83,7 @@ def shorten(names: Iterable[str]) -> str:
 
 def own_map(net: Net) -> NameMap:
     """The identity: our own names for `net`."""
-    return NameMap("resnets", net.spec.name, {name: name for name in net.state_dict()})
+    return NameMap(OWN, net.spec.name, {name: name for name in net.state_dict()})
 
 
 def name_map(format: str, net: Net) -> NameMap:
@@ -83,67 +91,25 @@ def name_map(format: str, net: Net) -> NameMap:
 
     WeightsError where that library has no net of this kind.
     """
-    rules = FORMATS[format](net.spec)
+    rules = FORMATS[format].rules(net.spec)
     if rules is None:
         raise WeightsError(f"{format} has no net like {net.spec.name}")
-    theirs = {name: _translate(name, rules) for name in net.state_dict()}
-    assert len(set(theirs.values())) == len(theirs), f"{format}: two tensors share a name"
-    return NameMap(format, net.spec.name, theirs)
+    theirs = translate(net.state_dict(), rules)
+    named = [name for name in theirs.values() if name is not None]
+    assert len(set(named)) == len(named), f"{format}: two tensors share a name"
+    return NameMap(FORMATS[format], net.spec.name, theirs)
 
 
-def detect(names: Iterable[str], net: Net) -> NameMap | None:
-    """The map whose names are most like `names`; None where no format shares a single one."""
-    present = set(names)
-    foreign = [name_map(format, net) for format, rules in FORMATS.items() if rules(net.spec)]
-    shared = {
-        len(present.intersection(map.theirs.values())): map
-        for map in reversed([own_map(net), *foreign])
-    }
-    return shared[max(shared)] if max(shared) > 0 else None
+def detect(tensors: Mapping[str, Tensor], net: Net) -> NameMap | None:
+    """The map whose names are most like those of `tensors`; None where none shares a single one."""
+    foreign = [name_map(name, net) for name, format in FORMATS.items() if format.rules(net.spec)]
+    best, most = None, 0
+    for names in (own_map(net), *foreign):
+        shared = len(names.own_names(tensors))
+        if shared > most:
+            best, most = names, shared
+    return best
 
 
-def _translate(name: str, rules: Rules) -> str:
-    """Their name of our tensor `name`."""
-    module, _, leaf = name.rpartition(".")
-    for ours, theirs in rules:
-        match = re.fullmatch(re.escape(ours).replace(r"\#", r"(\d+)"), module)
-        if match:
-            numbers = iter(match.groups())
-            return re.sub("#", lambda _: next(numbers), theirs) + f".{leaf}"  # noqa: B023
-    raise AssertionError(f"no rule for {name}")
-
-
-TORCHVISION_RESNET: Rules = (
-    ("stem.conv", "conv1"),
-    ("stem.norm", "bn1"),
-    ("stage#.#.conv#", "layer#.#.conv#"),
-    ("stage#.#.norm#", "layer#.#.bn#"),
-    ("stage#.#.shortcut.conv", "layer#.#.downsample.0"),
-    ("stage#.#.shortcut.norm", "layer#.#.downsample.1"),
-    ("head", "fc"),
-)
-
-
-def _torchvision_vgg(spec: ModelSpec) -> Rules:
-    """torchvision numbers convolutions, norms, relus and pools in one list, `features`."""
-    rules = [("fc1", "classifier.0"), ("fc2", "classifier.3"), ("head", "classifier.6")]
-    normed = spec.norm == "batch"
-    index = 0
-    for stage, depth in enumerate(spec.depths, start=1):
-        for unit in range(depth):
-            rules.append((f"stage{stage}.{unit}.conv", f"features.{index}"))
-            if normed:
-                rules.append((f"stage{stage}.{unit}.norm", f"features.{index + 1}"))
-            index += 3 if normed else 2
-        index += 1
-    return tuple(rules)
-
-
-def _torchvision(spec: ModelSpec) -> Rules | None:
-    """torchvision.models.resnet and .vgg; there are no pre-activation nets."""
-    if spec.block.startswith("preact"):
-        return None
-    return _torchvision_vgg(spec) if spec.block == "vgg" else TORCHVISION_RESNET
-
-
-FORMATS: Mapping[str, Callable[[ModelSpec], Rules | None]] = {"torchvision": _torchvision}
+def _counts(name: str) -> bool:
+    return name.endswith(f".{BATCH_COUNT}")

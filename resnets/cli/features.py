@@ -1,0 +1,115 @@
+"""`resnets features`: pictures as vectors in a Parquet file, and the nearest ones of a picture."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from resnets.config import ConfigError
+
+if TYPE_CHECKING:
+    from resnets.evaluate.features import Embedding
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+def command(
+    weights: tyro.conf.Positional[str],
+    data: tyro.conf.Positional[str],
+    /,
+    out: Path | None = None,
+    nearest: Path | None = None,
+    top_k: int = 5,
+    split: Literal["test", "val", "train"] = "test",
+    json: Flag = False,
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+) -> int:
+    """Embed pictures: the last stage, averaged over positions. Exits with 1 if any is unreadable.
+
+    Args:
+        weights: Run folder or checkpoint.
+        data: Data set (name, folder of class folders, tar, ...) or a folder of pictures.
+        out: Parquet file to write, with columns path, label and embedding.
+        nearest: A picture; print the pictures of the data that are most like it.
+        top_k: How many of them.
+        split: Which part of the data; test is all of it where it has no parts.
+        json: Print the nearest as JSON and nothing else.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: auto is bfloat16 where the device computes it natively, else float32.
+    """
+    if out is None and nearest is None:
+        raise ConfigError("say --out FILE.parquet, --nearest PICTURE, or both")
+    if out is not None and out.suffix.lower() != ".parquet":
+        raise ConfigError(f"--out {out}: embeddings are written as .parquet; name such a file")
+    if top_k < 1:
+        raise ConfigError(f"--top-k {top_k}: must be at least 1")
+    from resnets import host
+    from resnets.data.memory import cores
+    from resnets.evaluate.features import Nearest, embed_picture, embeddings, write_parquet
+    from resnets.evaluate.match import open_split, open_unlabelled
+    from resnets.evaluate.prepare import place, with_progress
+    from resnets.weights.load import load
+
+    net = load(weights)
+    pictures = open_unlabelled(data) or open_split(net, data, split, stored=True)
+    chosen, precise = place(net, device, precision)
+    if not json:
+        print(f"embedding in {precise} on {host.device_name(chosen)}", file=sys.stderr)
+    failures = _Failures()
+    found = embeddings(net, pictures, device=chosen, precision=precise, workers=cores())
+    found = failures.drop(with_progress(found, len(pictures)))
+    wanted = None
+    if nearest is not None:
+        wanted = Nearest(embed_picture(net, nearest, device=chosen, precision=precise), top_k)
+        found = wanted.watch(found)
+    if out is None:
+        for _ in found:
+            pass
+    else:
+        about = {"net": net.spec.name, "weights": net.origin, "data": pictures.description}
+        rows = write_parquet(found, out, about)
+        print(f"wrote {rows:,} embeddings to {out}", file=sys.stderr)
+    if wanted is not None:
+        _print_nearest(wanted.best, as_json=json)
+    return 1 if failures.count else 0
+
+
+class _Failures:
+    """Names unreadable pictures on stderr as they come by, and counts them."""
+
+    count = 0
+
+    def drop(self, embeddings: Iterable[Embedding]) -> Iterator[Embedding]:
+        """Hand on the `embeddings` that have a vector."""
+        for embedding in embeddings:
+            if embedding.error is None:
+                yield embedding
+            else:
+                self.count += 1
+                print(f"resnets features: {embedding.error}", file=sys.stderr)
+
+
+def _print_nearest(best: Sequence[tuple[float, Embedding]], *, as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"path": each.path, "label": each.label, "similarity": likeness}
+            for likeness, each in best
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    table = Table()
+    table.add_column("picture", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("cosine similarity", justify="right")
+    for likeness, each in best:
+        table.add_row(escape(each.path), escape(each.label or "-"), f"{likeness:.4f}")
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)

@@ -1,0 +1,169 @@
+"""Pictures as vectors: what a net's head reads, written as a table, and who is near whom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from resnets.config import ConfigError
+from resnets.data import Split
+from resnets.evaluate.ahead import compute_in_groups
+from resnets.evaluate.budget import Budget
+from resnets.evaluate.cuts import cut, picture_name
+from resnets.evaluate.views import Views, logits_of
+from resnets.models import Net
+from resnets.models.resnet import ResNet
+
+MOST = 256  # pictures computed at once, and rows written at once
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A picture's path, its class (None where unknown), and its vector (D,) float32.
+
+    `error` says why a picture could not be read; its vector is then empty.
+    """
+
+    path: str
+    label: str | None
+    vector: NDArray[np.float32]
+    error: str | None = None
+
+
+def embed(net: Net, images: Tensor) -> Tensor:
+    """The last stage's output, averaged over positions: (B, D) of normalised (B, C, H, W).
+
+    Of a residual or plain net that is what its head reads; the closing norm and relu of a
+    pre-activation net are applied first.
+    """
+    features = net.stages(images)[net.stage_names[-1]]
+    if isinstance(net, ResNet) and net.norm is not None:
+        features = F.relu(net.norm(features))
+    return features.mean((2, 3))
+
+
+def embed_picture(
+    net: Net, picture: Path, *, device: torch.device, precision: str
+) -> NDArray[np.float32]:
+    """The vector (D,) of one picture, as `embeddings` gives it; DataError when it is unreadable."""
+    images = net.preprocess(picture)[None].to(device)
+    with torch.inference_mode():
+        vector = logits_of(lambda x: embed(net, x), images, precision=precision)[0]
+    return vector.cpu().numpy()
+
+
+def embeddings(
+    net: Net, split: Split, *, device: torch.device, precision: str, workers: int
+) -> Iterator[Embedding]:
+    """Each picture of `split`, its centre crop embedded, in order; `net` is on `device`.
+
+    At most two batches of pictures are held. A picture that cannot be read yields its error.
+    """
+
+    def read(row: int) -> Tensor:
+        pixels = cut(split, row, Views(), net.preprocess.spec)[0]
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def compute(images: Tensor) -> Tensor:
+        inputs = net.preprocess.normalise(images.to(device))
+        return logits_of(lambda x: embed(net, x), inputs, precision=precision).cpu()
+
+    budget = Budget(device)
+    labels = split.labels.tolist()
+    for group in compute_in_groups(
+        read,
+        lambda pictures: budget.run(compute, torch.stack(list(pictures))),
+        range(len(split)),
+        group=min(MOST, budget.pictures(net.preprocess.spec.size**2)),
+        workers=workers,
+    ):
+        for row, found in group:
+            name = picture_name(split, row)
+            label = split.classes[labels[row]] if labels[row] >= 0 else None
+            if isinstance(found, str):
+                yield Embedding(name, label, np.zeros(0, np.float32), error=found)
+            else:
+                yield Embedding(name, label, found.numpy())
+
+
+def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str]) -> int:
+    """Write columns path, label and embedding (a list of D floats); returns the number of rows.
+
+    The file appears whole or not at all, and `about` is in its metadata as "resnets", in JSON.
+    Raises ConfigError where pyarrow is missing, ValueError when there is nothing to write.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise ConfigError("--out: Parquet needs pyarrow; pip install 'resnets[hub]'") from None
+    rows = iter(found)
+    temporary = path.with_name(f".{path.name}.tmp")
+    writer, count = None, 0
+    try:
+        while chunk := list(islice(rows, MOST)):
+            width = len(chunk[0].vector)
+            if writer is None:
+                schema = pa.schema(
+                    [
+                        ("path", pa.string()),
+                        ("label", pa.string()),
+                        ("embedding", pa.list_(pa.float32(), width)),
+                    ],
+                    metadata={"resnets": json.dumps(about)},
+                )
+                writer = pq.ParquetWriter(temporary, schema)
+            values = pa.array(np.concatenate([each.vector for each in chunk]))
+            columns = [
+                pa.array([each.path for each in chunk], pa.string()),
+                pa.array([each.label for each in chunk], pa.string()),
+                pa.FixedSizeListArray.from_arrays(values, width),
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=writer.schema))
+            count += len(chunk)
+        if writer is None:
+            raise ValueError(f"{path}: not written, there is no readable picture")
+        writer.close()
+        temporary.replace(path)
+    finally:
+        if writer is not None:
+            writer.close()
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+class Nearest:
+    """The `count` embeddings most like a vector, by cosine similarity, of all that came by."""
+
+    def __init__(self, vector: NDArray[np.float32], count: int) -> None:
+        self.vector, self.count = vector, count
+        self.found: list[tuple[float, Embedding]] = []
+
+    def watch(self, embeddings: Iterable[Embedding]) -> Iterator[Embedding]:
+        """Hand on `embeddings`."""
+        for embedding in embeddings:
+            likeness = cosine(self.vector, embedding.vector)
+            self.found.append((likeness, embedding))
+            if len(self.found) >= 2 * self.count + MOST:
+                self.found = list(self.best)
+            yield embedding
+
+    @property
+    def best(self) -> Sequence[tuple[float, Embedding]]:
+        """Cosine similarity and embedding, the most like first."""
+        return sorted(self.found, key=lambda pair: -pair[0])[: self.count]
+
+
+def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Cosine similarity of two vectors; 0 where one of them is null."""
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / lengths if lengths else 0.0

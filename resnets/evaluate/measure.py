@@ -1,0 +1,119 @@
+"""Measure an ensemble on a split under a protocol: figures, what was missed, what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnets.data import Split
+from resnets.evaluate.cuts import picture_name
+from resnets.evaluate.ensemble import Ensemble, Scored
+from resnets.evaluate.ranks import Rank
+from resnets.evaluate.run import Evaluation, evaluate_scores
+from resnets.evaluate.truth import Truth
+
+KEPT = 24  # most confident errors
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong prediction: picture `row` of the split, what it is, what it was taken for."""
+
+    row: int
+    path: str
+    true: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """An evaluation with the 24 most confident mistakes, surest first, and what was not counted.
+
+    errors: one message for each picture that could not be read.
+    """
+
+    evaluation: Evaluation
+    mistakes: tuple[Mistake, ...]
+    errors: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON: those of the evaluation, the mistakes and the errors."""
+        shown = [asdict(mistake) for mistake in self.mistakes]
+        for entry in shown:
+            del entry["row"]
+        return {
+            **self.evaluation.to_json(),
+            "confident_errors": shown,
+            "unreadable": list(self.errors),
+        }
+
+
+def measure(
+    ensemble: Ensemble,
+    split: Split,
+    truth: Truth,
+    *,
+    weights: list[str],
+    watch: Callable[[Iterable[Scored]], Iterable[Scored]] = iter,
+    rank: Rank = Rank(),  # noqa: B008 (frozen)
+    workers: int | None = None,
+) -> Measurement:
+    """Figures of `ensemble` on the pictures of `split` that have a label, each counted once.
+
+    `weights` name the members in the protocol. `watch` hands on what goes by, to show progress. A
+    picture that cannot be read is left out, and its message kept. Raises ValueError when none is
+    left.
+    """
+    errors: list[tuple[int, str]] = []
+    mistakes: list[Mistake] = []
+
+    def scores() -> Iterator[tuple[Tensor, Tensor]]:
+        for scored in watch(ensemble.scores(split, rank.share(truth.rows), workers)):
+            errors.extend(scored.errors)
+            if len(scored.rows):
+                targets = truth.targets(scored.rows, scored.logits)
+                found = _mistakes(split, scored, targets, ensemble.classes)
+                mistakes[:] = _surest(mistakes + found)
+                yield scored.logits, targets
+
+    evaluation = evaluate_scores(
+        scores(),
+        ensemble.classes,
+        protocol=f"{ensemble.protocol(weights)}, {split.description}"
+        + (f", {truth.note}" if truth.note else ""),
+        device=torch.device("cpu"),
+    )
+    errors = sorted(rank.gather(errors))
+    if errors:
+        left_out = f"{evaluation.protocol}, {len(errors):,} unreadable left out"
+        evaluation = replace(evaluation, protocol=left_out)
+    surest = _surest(rank.gather(mistakes))
+    return Measurement(evaluation, tuple(surest), tuple(text for _, text in errors))
+
+
+def _mistakes(
+    split: Split, scored: Scored, targets: Tensor, classes: tuple[str, ...]
+) -> list[Mistake]:
+    shares, predicted = scored.logits.softmax(1).max(1)  # (B,), (B,)
+    found = []
+    for place in torch.nonzero(predicted != targets)[:, 0].tolist():
+        row = int(scored.rows[place])
+        found.append(
+            Mistake(
+                row=row,
+                path=picture_name(split, row),
+                true=classes[int(targets[place])],
+                predicted=classes[int(predicted[place])],
+                probability=float(shares[place]),
+            )
+        )
+    return found
+
+
+def _surest(mistakes: list[Mistake]) -> list[Mistake]:
+    return sorted(mistakes, key=lambda each: (-each.probability, each.row))[:KEPT]

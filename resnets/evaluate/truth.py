@@ -1,0 +1,170 @@
+"""What counts as right: the classes of the data's folders, or a file of labels.
+
+Files: JSON with a list of class numbers (or names) for each picture, in the order of their file
+names (ReaL: Beyer et al. 2020); CSV with path,label, a row for each label; or text with one label
+a line, in the order of the file names. Numbers count from 0 in the order of the net's outputs.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnets.data import DataError
+
+Labels = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """For each picture the classes that count as right, in the order of the net's outputs.
+
+    `note` says in a protocol where they come from; empty for the data's own classes.
+    """
+
+    labels: Sequence[Labels]
+    note: str = ""
+
+    @property
+    def rows(self) -> list[int]:
+        """Pictures that have a label; the others cannot be counted."""
+        return [row for row, labels in enumerate(self.labels) if labels]
+
+    def targets(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """One class (B,) for each picture of `rows`: of those that count, the net's likeliest.
+
+        A prediction is then right when it is in the set, it is in the top five when any of the set
+        is, and its loss is that of the likeliest label.
+        """
+        allowed = torch.full_like(logits, float("-inf"))
+        for place, row in enumerate(rows.tolist()):
+            allowed[place, list(self.labels[row])] = 0
+        return (allowed + logits.nan_to_num()).argmax(1)
+
+
+def own_truth(labels: Tensor, outputs: Tensor) -> Truth:
+    """The data's own labels (N,), of which class t is the net's output `outputs[t]`."""
+    return Truth([(target,) for target in outputs[labels].tolist()])
+
+
+def read_truth(path: Path, names: Sequence[str], classes: Sequence[str]) -> Truth:
+    """The file's labels for pictures called `names` (paths), as numbers of `classes`.
+
+    Raises DataError with the line or entry that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(f"{path}: cannot be read as labels ({reason})") from None
+    numbers = {name: number for number, name in enumerate(classes)}
+
+    def number(value: Any, place: str) -> int:
+        known = numbers.get(str(value))
+        if known is None and re.fullmatch(r"\d+", str(value)) and int(value) < len(classes):
+            known = int(value)
+        if known is None:
+            raise DataError(
+                f"{path}: {place}: {value!r} is no class of the net, by name or as a number in"
+                f" 0..{len(classes) - 1}"
+            )
+        return known
+
+    if path.suffix.lower() == ".csv":
+        given = _from_csv(path, text, names)
+    else:
+        entries = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(text)
+        given = _in_file_order(path, entries, names)
+    labels = [
+        tuple(dict.fromkeys(number(value, place) for value, place in values)) for values in given
+    ]
+    with_label = sum(map(bool, labels))
+    if not with_label:
+        raise DataError(f"{path}: names none of the {len(names):,} pictures, such as {names[0]}")
+    note = f"labels {path.name}"
+    if (total := sum(map(len, labels))) > with_label:
+        note += f" ({total:,} for {with_label:,} pictures, any of them counts as right)"
+    if with_label < len(labels):
+        note += f", {len(labels) - with_label:,} pictures without a label left out"
+    return Truth(labels, note)
+
+
+Given = Iterable[tuple[Any, str]]  # a label as written, and where it is written
+
+
+def _from_json(path: Path, text: str) -> list[Given]:
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not JSON: {error}") from None
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected a list with one list of labels for each picture")
+    given: list[Given] = []
+    for place, entry in enumerate(entries):
+        values = entry if isinstance(entry, list) else [entry]
+        given.append([(value, f"entry {place}") for value in values])
+    return given
+
+
+def _from_lines(text: str) -> list[Given]:
+    lines = text.splitlines()
+    return [
+        [(line.strip(), f"line {place}")] if line.strip() else []
+        for place, line in enumerate(lines, start=1)
+    ]
+
+
+def _in_file_order(path: Path, entries: list[Given], names: Sequence[str]) -> list[Given]:
+    if len(entries) != len(names):
+        raise DataError(
+            f"{path}: labels {len(entries):,} pictures, the split has {len(names):,};"
+            " only files with path,label may name others"
+        )
+    order = sorted(range(len(names)), key=lambda row: (_parts(names[row])[-1], names[row]))
+    given: list[Given] = [()] * len(names)
+    for row, entry in zip(order, entries, strict=True):
+        given[row] = entry
+    return given
+
+
+def _from_csv(path: Path, text: str, names: Sequence[str]) -> list[Given]:
+    given: list[list[tuple[Any, str]]] = [[] for _ in names]
+    found: dict[int, dict[tuple[str, ...], list[int]]] = {}  # by how many parts a path has
+    for line, cells in enumerate(csv.reader(text.splitlines()), start=1):
+        if not cells or (line == 1 and cells[0].strip().lower() in ("path", "file", "filename")):
+            continue
+        if len(cells) != 2:
+            raise DataError(f"{path}: line {line}: {len(cells)} cells, expected path,label")
+        parts = _parts(cells[0].strip())
+        if len(parts) not in found:
+            found[len(parts)] = _by_end(names, len(parts))
+        rows = found[len(parts)].get(parts, [])
+        if len(rows) > 1:
+            raise DataError(
+                f"{path}: line {line}: {cells[0]} may be {names[rows[0]]} or {names[rows[1]]};"
+                " name its folder too"
+            )
+        for row in rows:  # none where the file is of a larger set
+            given[row].append((cells[1].strip(), f"line {line}"))
+    return list(given)
+
+
+def _by_end(names: Sequence[str], count: int) -> dict[tuple[str, ...], list[int]]:
+    """Rows of the pictures by the last `count` parts of their paths."""
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(_parts(name)[-count:], []).append(row)
+    return rows
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Parts of a path, or of "set.tar:cat/1.jpg"."""
+    return tuple(part for part in re.split(r"[/\\:]", name) if part not in ("", "."))

@@ -1,0 +1,81 @@
+"""What a study's child processes do: train one cell, and end with their parent."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from resnets import job
+from resnets.config import Recipe, dump_json
+from resnets.study.cells import FAILED, RESULT
+from resnets.train.stop import Stopped
+from resnets.weights.checkpoint import LAST
+
+
+def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
+    """Train the cell in `folder` to its end, from where it stands; a finished one is left alone.
+
+    A run that cannot be trained (it diverged, its memory does not fit) leaves failed.json with the
+    reason in one line. Raises Stopped, and OSError for what is not the cell's fault.
+    """
+    if (folder / RESULT).exists() or (folder / FAILED).exists():
+        return
+    try:
+        if (folder / "checkpoints" / LAST).exists():
+            job.resume(folder, device=device, quiet=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # begun, but nothing worth keeping yet
+            job.run(recipe, folder, device=device, quiet=True)
+    except (ValueError, RuntimeError) as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        dump_json({"error": reason}, folder / FAILED)
+
+
+def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
+    """Body of a worker process: `train_cell` with `threads` threads, ending with its parent."""
+    become_worker(threads)
+    with locked(folder.with_name(f".{folder.name}.lock"), wait=True):
+        try:
+            train_cell(recipe, folder, device)
+        except Stopped:
+            return  # saved; the parent knows that it asked
+
+
+def become_worker(threads: int) -> None:
+    """Make this process a study's child: `threads` threads, and no life beyond its parent's.
+
+    Ctrl-C reaches the whole process group: the training loop hears it and saves, and outside the
+    loop the parent decides. A killed parent cannot, so a thread waits for its end and stops us.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock file `path`, which the system frees when its holder dies.
+
+    A worker of a killed study may still be saving when the next one starts on its cell, so workers
+    wait. Raises BlockingIOError where another process holds it and `wait` is off.
+    """
+    with open(path, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield

@@ -1,0 +1,103 @@
+"""Weights for another input than they were trained on: channels, the 32-px stem, picture size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from resnets.config import DataSpec, ModelSpec, Preprocess
+from resnets.data import Split, TensorSplit
+from resnets.data.preprocess import Preprocessor, fit_preprocess
+
+STEM_STRIDE = 4  # of the ImageNet stem: 2 by its convolution, 2 by its pool
+
+
+def adapt_input(weight: Tensor, in_channels: int) -> Tensor:
+    """A first convolution (O, C, k, k) for `in_channels` in place of C input channels.
+
+    To one channel by summing, which is exact for a grey picture repeated C times. Else channels
+    are repeated in turn and scaled by C / in_channels, which keeps the size of the response.
+    """
+    old = weight.shape[1]
+    if in_channels == 1:
+        return weight.sum(1, keepdim=True)
+    turns = torch.arange(in_channels) % old
+    return weight[:, turns] * (old / in_channels)
+
+
+def adapt_stem(weight: Tensor) -> Tensor:
+    """The 3x3 kernel (O, C, 3, 3) of a CIFAR stem for the 7x7 kernel of an ImageNet stem.
+
+    It gives on a small picture what the 7x7 kernel gives at every fourth pixel of that picture
+    enlarged four times by linear interpolation (the ImageNet stem's whole stride), so that the
+    stages after it see maps like those they were trained on. Exact away from the border.
+    """
+    taps = torch.arange(-3, 4) / STEM_STRIDE  # of the 7x7 kernel, in pixels of the small picture
+    pixels = torch.arange(-1, 2)
+    share = (1 - (taps - pixels[:, None]).abs()).clamp(min=0).to(weight)  # (3, 7)
+    return share @ weight @ share.T
+
+
+def adapt_preprocess(known: Preprocessor, spec: ModelSpec) -> Preprocessor | None:
+    """What came with weights, for the net that `spec` makes of them.
+
+    None where the net takes other planes than a picture has. One plane takes the mean of three.
+    A CIFAR stem sees pictures of `spec.input_size` px.
+    """
+    if spec.in_channels not in (1, 3):
+        return None
+    if spec.in_channels != known.spec.channels:
+        known = _other_planes(known, spec.in_channels)
+    if spec.stem == "cifar":
+        return resize(known, spec.input_size, spec.input_size)
+    return known
+
+
+def fit_known(known: Preprocessor, split: Split, data: DataSpec, channels: int) -> Preprocessor:
+    """What came with weights, for fine-tuning a net of `channels` planes on `split`.
+
+    Mean, deviation, channel order and interpolation stay the weights'; sizes are those of `data`.
+    A set that was read at its size already keeps the interpolation it was read with. Raises
+    ConfigError as `fit_preprocess`.
+    """
+    sizes = fit_preprocess(split, replace(data, normalise="imagenet"), channels).spec
+    if channels != known.spec.channels:
+        known = _other_planes(known, channels)
+    read = isinstance(split, TensorSplit) and split.prepared is not None
+    return resize(known, sizes.size, sizes.resize, sizes.interpolation if read else None)
+
+
+def resize(
+    known: Preprocessor,
+    size: int,
+    shorter: int,
+    interpolation: Literal["bilinear", "bicubic"] | None = None,
+) -> Preprocessor:
+    """`known` for `size` px of a shorter side of `shorter` px; all else as it came.
+
+    A mean picture of another size gives way to its mean pixel.
+    """
+    how = interpolation or known.spec.interpolation
+    spec = replace(known.spec, size=size, resize=shorter, interpolation=how)
+    image = known.mean_image
+    if image is not None and image.shape[-1] != size:
+        mean = tuple(image.mean((1, 2)).tolist())
+        return Preprocessor(replace(spec, mean=mean, mean_image=False))
+    return Preprocessor(spec, image)
+
+
+def _other_planes(known: Preprocessor, channels: int) -> Preprocessor:
+    spec, image = known.spec, known.mean_image
+
+    def planes(values: tuple[float, ...]) -> tuple[float, ...]:
+        return (sum(values) / len(values),) * channels
+
+    changed: Preprocess = replace(
+        spec, channels=channels, mean=planes(spec.mean), std=planes(spec.std), channel_order="rgb"
+    )
+    if image is not None:
+        image = image.mean(0, keepdim=True).expand(channels, -1, -1).contiguous()
+    return Preprocessor(changed, image)

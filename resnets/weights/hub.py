@@ -1,0 +1,248 @@
+"""Published weights by name: torchvision's, timm's, any repository of the Hugging Face Hub.
+
+What was fetched once is read from disk afterwards. Without a network, a message says which file to
+fetch elsewhere and where to put it. torchvision's files are checked against the start of their
+SHA-256 in their name, however they came; the Hub's against the hash its cache keeps them under.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnets.config import ConfigError, ModelSpec, Preprocess
+from resnets.data.fetch import cache_folder
+from resnets.data.preprocess import Preprocessor
+from resnets.models import catalog
+from resnets.weights.errors import WeightsError
+from resnets.weights.files import Weights, read_folder, read_path
+from resnets.weights.folder import CONFIG, MODEL, catalog_name, same_net
+
+# Tags of timm 1.0 for the nets that are ours too, so that a misspelt one is noticed offline. Newer
+# ones can be had as hub:timm/NAME.
+RSB = ("a1_in1k", "a2_in1k", "a3_in1k")
+SEMI = ("fb_ssl_yfcc100m_ft_in1k", "fb_swsl_ig1b_ft_in1k")
+BOTH = ("tv2_in1k", "tv_in1k")
+TIMM: Mapping[str, tuple[str, ...]] = {
+    "resnet18": (*RSB, *SEMI, "gluon_in1k", "tv_in1k"),
+    "resnet34": (*RSB, "bt_in1k", "gluon_in1k", "ra4_e3600_r224_in1k", "tv_in1k"),
+    "resnet50": (
+        *RSB, *SEMI, *BOTH, "a1h_in1k", "am_in1k", "b1k_in1k", "b2k_in1k", "bamboo", "bt_in1k",
+        "c1_in1k", "c2_in1k", "d_in1k", "gluon_in1k", "ra_in1k", "ram_in1k",
+    ),
+    "resnet101": (*RSB, *BOTH, "a1h_in1k", "gluon_in1k"),
+    "resnet152": (*RSB, *BOTH, "a1h_in1k", "gluon_in1k"),
+    "resnext50_32x4d": (*RSB, *SEMI, *BOTH, "a1h_in1k", "gluon_in1k", "ra_in1k"),
+    "wide_resnet50_2": (*BOTH, "racm_in1k"),
+    "wide_resnet101_2": BOTH,
+    **{f"vgg{depth}{bn}": ("tv_in1k",) for depth in (11, 13, 16, 19) for bn in ("", "_bn")},
+}  # fmt: skip
+
+
+def is_library(source: str) -> bool:
+    """Whether `source` names published weights, as against a path."""
+    return source.partition(":")[0] in LIBRARIES and ":" in source
+
+
+def read_library(source: str, spec: ModelSpec | None = None) -> Weights:
+    """Published weights `LIBRARY:NAME`, for the net `spec` where one is given.
+
+    "torchvision:TAG" or "torchvision:NET.TAG", "timm:NET.TAG", "hub:ORG/NAME[@REVISION]". Raises
+    ConfigError for an unknown name, with the nearest one, or one of another net; WeightsError
+    where they cannot be fetched or are damaged.
+    """
+    library, _, name = source.partition(":")
+    return LIBRARIES[library](name, spec)
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """English names of ImageNet's 1000 classes, in the order in which all libraries have them."""
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def _torchvision(name: str, spec: ModelSpec | None) -> Weights:
+    """torchvision's published weights; `name` may leave the net out where `spec` is given."""
+    from torchvision import models
+
+    source = f"torchvision:{name}"
+    net, dot, tag = name.rpartition(".")
+    if not dot:
+        if spec is None:
+            raise ConfigError(f"weights: {source}: say of which net, as torchvision:resnet50.{tag}")
+        net = spec.name.replace("-", "_")
+    listed = set(models.list_models(module=models))
+    shared = [known for known in map(_theirs, catalog.names()) if known in listed]
+    if net not in shared:
+        given = net if dot or spec is None else spec.name
+        raise ConfigError(f"weights: torchvision has none for {given}{_nearest(net, shared)}")
+    published = _matching(source, net, spec)
+    choices = models.get_model_weights(net)
+    if tag not in choices.__members__:
+        known = ", ".join(choices.__members__)
+        hint = _nearest(tag, choices.__members__)
+        raise ConfigError(f"weights: torchvision has no {tag!r} for {net}; known: {known}{hint}")
+    entry = choices[tag]
+    found = read_path(str(_torchvision_file(entry.url)))
+    return replace(
+        found,
+        source=source,
+        preprocess=_from_transforms(entry.transforms()),
+        classes=tuple(entry.meta["categories"]),
+        spec=published,
+    )
+
+
+def _from_transforms(seen: Any) -> Preprocessor:
+    """A torchvision `ImageClassification` preset as ours."""
+    return Preprocessor(
+        Preprocess(
+            size=seen.crop_size[0],
+            resize=seen.resize_size[0],
+            mean=tuple(seen.mean),
+            std=tuple(seen.std),
+            interpolation=seen.interpolation.value,
+        )
+    )
+
+
+def _torchvision_file(url: str) -> Path:
+    """torch's own cached file for `url`, fetched if need be; its hash starts with its name's."""
+    name = url.rsplit("/", 1)[-1]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    promised = re.search(r"-([0-9a-f]{8,})\.", name)
+    assert promised, f"{name}: torchvision names files after their hash"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(file), promised[1], progress=False)
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error.strerror or error
+            raise WeightsError(
+                f"cannot download {url} ({reason}); fetch it elsewhere and put it at {file}"
+            ) from None
+        except RuntimeError as error:
+            raise WeightsError(f"{url}: what came is not that file ({error}); try again") from None
+    _verify(file, promised[1], url)
+    return file
+
+
+def _verify(file: Path, promised: str, url: str) -> None:
+    """WeightsError unless the SHA-256 of `file` starts with `promised`."""
+    with open(file, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not digest.startswith(promised):
+        raise WeightsError(
+            f"{file}: damaged or another file (its SHA-256 starts with {digest[: len(promised)]}, "
+            f"not {promised}); delete it and fetch {url} again"
+        )
+
+
+def _timm(name: str, spec: ModelSpec | None) -> Weights:
+    """timm's published weights NET.TAG, from its repositories on the Hub; timm is not needed."""
+    source = f"timm:{name}"
+    net, _, tag = name.partition(".")
+    if net not in TIMM:
+        raise ConfigError(f"weights: timm has none for {net!r} here{_nearest(net, TIMM)}")
+    if tag not in TIMM[net]:
+        hint = _nearest(tag, TIMM[net]) or f"; known: {', '.join(TIMM[net])}"
+        raise ConfigError(
+            f"weights: timm has no {tag!r} for {net}{hint} (newer ones: hub:timm/{name})"
+        )
+    published = _matching(source, net, spec)
+    found = replace(_hub(f"timm/{name}", None), source=source)
+    classes = found.spec.num_classes if found.spec is not None else 1000
+    return replace(found, spec=replace(published, num_classes=classes))
+
+
+def _matching(source: str, net: str, spec: ModelSpec | None) -> ModelSpec:
+    """Our spec of `net`; ConfigError where `spec`, which takes its weights, computes otherwise.
+
+    A CIFAR stem may: the kernel is adapted.
+    """
+    name = catalog_name(net)
+    assert name is not None
+    published = catalog.spec(name)
+    if spec is None:
+        return published
+    wanted = replace(spec, stem="imagenet", stem_pool="padded") if spec.stem == "cifar" else spec
+    field = same_net(published, wanted)
+    if field is not None:
+        raise ConfigError(
+            f"weights: {source} is of a net with {field} {getattr(published, field)!r}, "
+            f"{spec.name} here has {getattr(spec, field)!r}"
+        )
+    return published
+
+
+def _hub(name: str, spec: ModelSpec | None) -> Weights:
+    """A repository ORG/NAME[@REVISION] with model.safetensors, and config.json if it has one."""
+    source = f"hub:{name}"
+    repository, _, revision = name.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ConfigError(f"weights: {source}: write it as hub:ORG/NAME or hub:ORG/NAME@REVISION")
+    folder = cache_folder() / "hub" / repository
+    if not (folder / MODEL).is_file():
+        folder = _fetch(source, repository, revision or "main", folder)
+    if (folder / CONFIG).is_file():
+        return read_folder(folder, source)
+    return replace(read_path(str(folder / MODEL)), source=source)
+
+
+def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
+    """The Hub's cached copy of a repository's two files, fetched if need be."""
+    from huggingface_hub import constants, hf_hub_download, utils
+
+    url = f"{constants.ENDPOINT}/{repository}/resolve/{revision}"
+    try:
+        model = Path(hf_hub_download(repository, MODEL, revision=revision))
+        with contextlib.suppress(utils.EntryNotFoundError):
+            hf_hub_download(repository, CONFIG, revision=revision)
+    except utils.LocalEntryNotFoundError as error:
+        reason = _first_line(error.__cause__ or error)
+        raise WeightsError(
+            f"cannot download {url}/{MODEL} ({reason}); fetch it and {CONFIG} beside it elsewhere "
+            f"and put both into {by_hand}"
+        ) from None
+    except utils.EntryNotFoundError:
+        raise WeightsError(f"weights: {source}: has no {MODEL}; other files are not read") from None
+    except (utils.RepositoryNotFoundError, utils.RevisionNotFoundError):
+        raise ConfigError(
+            f"weights: {source}: no such repository or revision at {constants.ENDPOINT}, or one "
+            "that needs a login (`hf auth login`)"
+        ) from None
+    except OSError as error:
+        raise WeightsError(f"cannot download {url}/{MODEL} ({_first_line(error)})") from None
+    hashed = model.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", hashed):
+        _verify(model.resolve(), hashed, f"{url}/{MODEL}")
+    return model.parent
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _theirs(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+LIBRARIES: Mapping[str, Callable[[str, ModelSpec | None], Weights]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "hub": _hub,
+}

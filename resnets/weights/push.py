@@ -1,0 +1,120 @@
+"""A trained net put where others find it: a folder or the Hub, with its model card."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+
+from resnets.config import ConfigError, to_toml
+from resnets.models import Net
+from resnets.weights.errors import WeightsError
+from resnets.weights.folder import published_name, write_folder
+from resnets.weights.load import load
+
+CARD, RESULT = "README.md", "result.json"
+SPLITS = ("test", "val")
+HUB = "hub:"
+
+
+def push(where: str, to: str, *, licence: str | None = None, private: bool = False) -> str:
+    """Put the net of a run or checkpoint into the folder `to` or the repository "hub:ORG/NAME".
+
+    config.json, model.safetensors and README.md (the card) are written, read back and compared
+    before anything leaves or takes its place. Returns where they are. Raises ConfigError for a
+    folder with something in it or a name that is none, WeightsError where the Hub refuses.
+    """
+    net = load(where)
+    remote = to.startswith(HUB)
+    if remote and not re.fullmatch(r"[\w.-]+/[\w.-]+", to.removeprefix(HUB)):
+        raise ConfigError(f"--to {to}: write it as hub:ORG/NAME")
+    out = Path(to).expanduser()
+    if not remote and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--to {to}: holds something already; name a new folder")
+    result = find_result(Path(where))
+    place = Path(tempfile.gettempdir()) if remote else out.resolve().parent
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".push-", dir=place) as temporary:
+        made = Path(temporary) / "net"
+        made.mkdir()
+        write_folder(net, made, licence)
+        (made / CARD).write_text(card(net, result, to, licence), encoding="utf-8")
+        _compare(net, made)
+        if remote:
+            return _upload(made, to.removeprefix(HUB), private)
+        if out.exists():
+            out.rmdir()
+        made.rename(out)
+    return str(out)
+
+
+def find_result(where: Path) -> dict[str, Any]:
+    """result.json of the run `where` is or lies in; empty where there is none."""
+    for run in (where, where.parent.parent):
+        if (run / RESULT).is_file():
+            result: dict[str, Any] = json.loads((run / RESULT).read_text(encoding="utf-8"))
+            return result if where == run or result.get("checkpoint") == where.name else {}
+    return {}
+
+
+def card(net: Net, result: dict[str, Any], to: str, licence: str | None) -> str:
+    """README.md: figures with their protocol, use, preprocessing, recipe and licence."""
+    theirs = published_name(net.spec)
+    seen = net.preprocess.spec
+    name = to.removeprefix(HUB).rstrip("/").rpartition("/")[2]
+    remote = to.startswith(HUB)
+    loader = jinja2.PackageLoader("resnets", "templates")
+    template = jinja2.Environment(  # Markdown, not HTML: nothing to escape
+        loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    ).get_template("card.md.j2")
+    return template.render(
+        name=name,
+        library="resnets" if theirs is None else "timm",
+        net=net.spec.name,
+        theirs=theirs,
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        data=result.get("data") or (net.recipe.data.source if net.recipe is not None else ""),
+        results=[{"split": part, **result[part]} for part in SPLITS if part in result],
+        classes=net.classes,
+        channels=net.spec.in_channels,
+        seen=seen,
+        plain=not seen.mean_image and seen.channel_order == "rgb",
+        initial=net.recipe.weights if net.recipe is not None else None,
+        origin=net.origin,
+        toml=to_toml(net.recipe) if net.recipe is not None else "",
+        place=to if remote else name,
+        timm_place=f"hf_hub:{to.removeprefix(HUB)}" if remote else f"local-dir:{name}",
+        licence=licence,
+    )
+
+
+def _compare(net: Net, made: Path) -> None:
+    """WeightsError unless the folder gives the same logits, bit for bit."""
+    again = load(made)
+    size = net.preprocess.spec.size
+    picture = torch.rand(1, net.spec.in_channels, size, size)
+    with torch.inference_mode():
+        if not torch.equal(net(picture), again(picture)) or again.classes != net.classes:
+            raise WeightsError("what was written gives other outputs than the net; nothing pushed")
+
+
+def _upload(made: Path, repository: str, private: bool) -> str:
+    """The folder as a repository of the Hub, under the login that huggingface_hub has."""
+    from huggingface_hub import HfApi, utils
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        done = api.upload_folder(repo_id=repository, folder_path=made)
+    except (OSError, utils.HfHubHTTPError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"{repository}: the Hub did not take it ({reason}); log in with `hf auth login`, or "
+            "push to a folder and upload that"
+        ) from None
+    return str(done)

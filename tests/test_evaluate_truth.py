@@ -1,0 +1,102 @@
+"""What counts as right: sets of labels and the files that hold them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnets.data import DataError
+from resnets.evaluate.truth import Truth, own_truth, read_truth
+
+CLASSES = ("ant", "bee", "cat")
+# Stored class by class, as ImageNet's validation folders are; file names tell the order.
+NAMES = ("val/bee/p_2.jpg", "val/bee/p_4.jpg", "val/ant/p_1.jpg", "val/cat/p_3.jpg")
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_prediction_in_the_set_is_right_and_the_rest_follows_the_likeliest():
+    truth = Truth([(0, 2), (1,), (1, 2)])
+    logits = torch.tensor([[1.0, 0.0, 3.0], [5.0, 1.0, 0.0], [9.0, 2.0, 1.0]])
+    rows = torch.tensor([0, 1, 2])
+    assert truth.targets(rows, logits).tolist() == [2, 1, 1]
+    assert truth.targets(torch.tensor([2, 0]), logits[[2, 0]]).tolist() == [1, 2]
+    # Never a class outside of the set, whatever the net computes.
+    assert truth.targets(rows, logits * float("nan")).tolist() == [0, 1, 1]
+    assert truth.targets(rows, logits * float("inf")).tolist()[1] == 1
+
+
+def test_own_labels_are_mapped_to_the_nets_outputs():
+    truth = own_truth(torch.tensor([0, 2, 1]), torch.tensor([1, 2, 0]))
+    assert list(truth.labels) == [(1,), (0,), (2,)]
+    assert truth.rows == [0, 1, 2]
+    assert truth.note == ""
+
+
+def test_real_json_is_in_the_order_of_file_names(tmp_path: Path):
+    # Beyer et al. 2020: a list of lists, entry i for the i-th file of the validation set.
+    real = write(tmp_path / "real.json", json.dumps([[0], [1, 2], [], [2]]))
+    truth = read_truth(real, NAMES, CLASSES)
+    assert list(truth.labels) == [(1, 2), (2,), (0,), ()]
+    assert truth.rows == [0, 1, 2]
+    assert truth.note == (
+        "labels real.json (4 for 3 pictures, any of them counts as right),"
+        " 1 pictures without a label left out"
+    )
+
+
+def test_text_holds_a_name_or_number_a_line(tmp_path: Path):
+    lines = write(tmp_path / "val.txt", "ant\n2\n\n1\n")
+    assert list(read_truth(lines, NAMES, CLASSES).labels) == [(2,), (1,), (0,), ()]
+
+
+def test_csv_names_paths_by_their_ends_and_may_name_more(tmp_path: Path):
+    table = write(
+        tmp_path / "labels.csv",
+        "path,label\np_1.jpg,ant\nval/bee/p_2.jpg,1\np_2.jpg,cat\nelsewhere.jpg,ant\n\n",
+    )
+    truth = read_truth(table, NAMES, CLASSES)
+    assert list(truth.labels) == [(1, 2), (), (0,), ()]
+
+
+def test_members_of_a_tar_have_paths_too(tmp_path: Path):
+    table = write(tmp_path / "labels.csv", "cat/1.jpg,cat\n")
+    names = ("/data/set.tar:bee/1.jpg", "/data/set.tar:cat/1.jpg")
+    assert list(read_truth(table, names, CLASSES).labels) == [(), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.json", "[[0], [1]", "not JSON"),
+        ("a.json", '{"0": 1}', "expected a list"),
+        ("a.json", "[[0], [1]]", "labels 2 pictures, the split has 4"),
+        ("a.json", "[[0], [1], [2], [3]]", r"entry 3: 3 is no class of the net.*0\.\.2"),
+        ("a.json", "[[0], [-1], [2], [1]]", "entry 1: -1 is no class"),
+        ("a.json", "[[], [], [], []]", "names none of the 4 pictures"),
+        ("a.txt", "ant\nbee\neel\ncat", "line 3: 'eel' is no class"),
+        ("a.csv", "p_1.jpg,ant,cat", "line 1: 3 cells"),
+        ("a.csv", "x.jpg,ant", "names none of the 4 pictures, such as val/bee/p_2.jpg"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, said: str):
+    with pytest.raises(DataError, match=said):
+        read_truth(write(tmp_path / name, text), NAMES, CLASSES)
+
+
+def test_a_path_that_means_two_pictures_is_refused(tmp_path: Path):
+    table = write(tmp_path / "a.csv", "1.jpg,ant")
+    with pytest.raises(DataError, match=r"line 1: 1.jpg may be a/1.jpg or b/1.jpg"):
+        read_truth(table, ("a/1.jpg", "b/1.jpg"), CLASSES)
+
+
+def test_unreadable_label_files_are_named(tmp_path: Path):
+    with pytest.raises(DataError, match="no.json: cannot be read as labels"):
+        read_truth(tmp_path / "no.json", NAMES, CLASSES)
+    (tmp_path / "raw.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_truth(tmp_path / "raw.json", NAMES, CLASSES)
