@@ -38,7 +38,6 @@ def small_net(
     channels: int = 3,
 ) -> Net:
     """A net in eval mode whose norms and biases are not at their first values."""
-    import dataclasses
 
     torch.manual_seed(seed)
     spec = dataclasses.replace(
@@ -60,7 +59,8 @@ def small_net(
         std=(0.25,) * channels,
         mean_image=mean_image,
     )
-    net.preprocess = Preprocessor(preprocess, torch.rand(channels, size, size) if mean_image else None)
+    mean = torch.rand(channels, size, size) if mean_image else None
+    net.preprocess = Preprocessor(preprocess, mean)
     net.classes, net.origin = classes, f"{spec.name}.safetensors"
     return net
 

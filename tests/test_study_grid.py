@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 from torch import nn
 
 from resnets.config import ConfigError, from_toml
@@ -189,7 +190,7 @@ def test_slots_share_the_cores():
     assert len(slots(None, "cpu", cells=1)) == 1
     three = slots(3, "cpu", cells=5)
     assert {slot.device for slot in three} == {"cpu"}
-    assert sum(slot.threads for slot in three) <= max(3, os.cpu_count())
+    assert sum(slot.threads for slot in three) <= max(3, torch.get_num_threads())
     with pytest.raises(ConfigError, match="jobs: 0"):
         slots(0, "cpu", cells=5)
 
@@ -280,6 +281,7 @@ def start(*words):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
@@ -292,6 +294,7 @@ def wait_for_step(folder, step, process):
         if rows and rows[-1]["step"] >= step:
             return
         time.sleep(0.01)
+    process.kill()
     raise AssertionError(f"step {step} not reached: {process.communicate()}")
 
 

@@ -61,6 +61,14 @@ def test_no_degradation_seen_here():
     assert verdict.statement.startswith("No degradation seen here")
 
 
+def test_a_sure_but_tiny_rise_is_no_degradation():
+    """As measured on the digits: 0.08, 0.16 and 0.08% against three times zero."""
+    tiny = runs("cifar-resnet20", 0.0, 0.0, 0.0) + runs("cifar-resnet56", 0.08, 0.16, 0.08)
+    verdict = degradation(PLAIN_DEGRADES + tiny)
+    assert verdict.residual.interval[0] > 0
+    assert verdict.residual_degrades is False
+
+
 def test_one_seed_is_not_enough_to_say():
     verdict = degradation(runs("cifar-plain20", 2.0) + runs("cifar-plain56", 70.0))
     assert verdict.plain_degrades is None

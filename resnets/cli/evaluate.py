@@ -142,6 +142,7 @@ def _measure(
     device, precision, average = means
     for net in nets:
         chosen, precise = place(net, device, precision)
+    ensemble = Ensemble(nets, views, average, chosen, precise)
     if not quiet and rank.index == 0:
         print(f"evaluating in {precise} on {host.device_name(chosen)}", file=sys.stderr)
 
@@ -153,7 +154,7 @@ def _measure(
             yield each
 
     found = measure(
-        Ensemble(nets, views, average, chosen, precise),
+        ensemble,
         pictures,
         truth,
         weights=_called(nets, weights),
@@ -178,12 +179,12 @@ def _called(nets: list[Net], weights: tuple[str, ...]) -> list[str]:
 
 
 def _report(found: Measurement, pictures: Split, out: Path | None, *, as_json: bool) -> None:
+    if out is not None:  # first: whoever reads what is printed may stop reading
+        _write(found, pictures, out)
     if as_json:
         print(json.dumps(found.to_json()))
     else:
         show(found.evaluation)
-    if out is not None:
-        _write(found, pictures, out)
     if found.errors:
         count = len(found.errors)
         print(f"resnets evaluate: {count:,} unreadable pictures left out", file=sys.stderr)

@@ -63,7 +63,7 @@ def picture_name(split: Split, index: int) -> str:
     """What messages call a picture: its path, or its number where it has none."""
     if isinstance(split, FileSplit):
         return split.files.name(index)
-    return f"{split.description}, picture {index}"
+    return f"picture {index}"
 
 
 def _corners_and_centre(width: int, height: int, side: int, size: int) -> Iterator[Box]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from resnets.evaluate.run import Evaluation
 INK, SOFT, BLUE, RED = "#1f2933", "#7b8794", "#2f6fb0", "#c8553d"
 NUMBERED = 30  # classes up to which every cell is numbered and every class named
 NAME_LENGTH = 22
+LETTERS = 12  # of the protocol's 9 pt that an inch holds
 
 
 def save_figure(evaluation: Evaluation, path: Path) -> None:
@@ -24,12 +26,15 @@ def save_figure(evaluation: Evaluation, path: Path) -> None:
     classes are named.
     """
     side = float(np.clip(0.42 * len(evaluation.classes), 5.2, 11.5))  # inches of the matrix
-    figure = Figure(figsize=(side + 7.4, side + 2.1), dpi=130, layout="constrained")
-    rows = figure.subfigures(2, 1, squeeze=False, height_ratios=(0.7, side + 1.4))
+    width = side + 7.4
+    protocol = textwrap.wrap(evaluation.protocol, int(width * LETTERS))
+    head = 0.52 + 0.18 * len(protocol)  # inches
+    figure = Figure(figsize=(width, head + side + 1.4), dpi=130, layout="constrained")
+    rows = figure.subfigures(2, 1, squeeze=False, height_ratios=(head, side + 1.4))
     top, body = rows[:, 0]
     left, right = body.subfigures(1, 2, width_ratios=(side + 2.4, 5))
     upper, _ = right.subfigures(2, 1, height_ratios=(6.2, max(side - 4.8, 0.01)))
-    _heading(top, evaluation)
+    _heading(top, evaluation, protocol, head)
     _confusion(left.subplots(), evaluation)
     reliability, confidence = upper.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     _reliability(reliability, evaluation)
@@ -39,12 +44,13 @@ def save_figure(evaluation: Evaluation, path: Path) -> None:
     temporary.replace(path)
 
 
-def _heading(panel: SubFigure, evaluation: Evaluation) -> None:
+def _heading(panel: SubFigure, evaluation: Evaluation, protocol: list[str], height: float) -> None:
     title = f"{evaluation.top1_error:.2f}% top-1 error"
     if len(evaluation.classes) > 5:
         title += f", {evaluation.top5_error:.2f}% top-5"
-    panel.text(0.02, 0.8, title, fontsize=15, weight="bold", color=INK, va="top")
-    panel.text(0.02, 0.3, evaluation.protocol, fontsize=9, color=SOFT, va="top")
+    panel.text(0.02, 1 - 0.14 / height, title, fontsize=15, weight="bold", color=INK, va="top")
+    below = 1 - 0.46 / height
+    panel.text(0.02, below, "\n".join(protocol), fontsize=9, color=SOFT, va="top")
 
 
 def _confusion(axes: Axes, evaluation: Evaluation) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,15 @@ class Mistake:
     predicted: str
     probability: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "path": self.path,
+            "class": self.true,
+            "predicted": self.predicted,
+            "probability": self.probability,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -43,12 +52,9 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON: those of the evaluation, the mistakes and the errors."""
-        shown = [asdict(mistake) for mistake in self.mistakes]
-        for entry in shown:
-            del entry["row"]
         return {
             **self.evaluation.to_json(),
-            "confident_errors": shown,
+            "confident_errors": [mistake.to_json() for mistake in self.mistakes],
             "unreadable": list(self.errors),
         }
 

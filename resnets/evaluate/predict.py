@@ -33,9 +33,9 @@ class Prediction:
 def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """Files as named, and each folder's pictures below it in sorted order.
 
-    Hidden entries and files whose suffix is no picture's are passed over inside folders; links to
-    folders are not followed. A folder that may not be listed stands for itself, so that reading it
-    says why. Raises DataError for a folder without pictures.
+    Hidden entries, pipes, and files whose suffix is no picture's are passed over inside folders;
+    links to folders are not followed. A folder that may not be listed stands for itself, so that
+    reading it says why. Raises DataError for a folder without pictures.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -55,9 +55,16 @@ def _walk(root: Path) -> list[Path]:
     for place, folders, names in os.walk(root, onerror=keep):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES:
-                found.append(Path(place, name))
+            path = Path(place, name)
+            named = not name.startswith(".") and path.suffix.lower() in PICTURE_SUFFIXES
+            if named and not _is_endless(path):
+                found.append(path)
     return found
+
+
+def _is_endless(path: Path) -> bool:
+    """Whether reading may never end: a pipe, socket or device."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _suffixes() -> str:
@@ -82,7 +89,7 @@ def predict(
     """
 
     def read(path: Path) -> Tensor:
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if _is_endless(path):
             raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
         picture: Tensor = model.preprocess.picture(path)
         return picture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,13 +29,25 @@ T = TypeVar("T")
 def place(net: Net, device: str, precision: str) -> tuple[torch.device, str]:
     """Move `net` to the device that `device` ("auto", "cuda:1") means, channels last.
 
-    Returns it with the precision that "auto" becomes there.
+    Returns it with the precision that "auto" becomes there. From here on a picture of more than
+    89 megapixels counts as unreadable.
     """
+    _be_strict_with_pictures()
     chosen = host.pick_device(device)
     if chosen.type == "cpu":
         host.keep_pages()
     net.to(chosen).to(memory_format=torch.channels_last)
     return chosen, host.pick_precision(precision, chosen)
+
+
+def _be_strict_with_pictures() -> None:
+    """Turn Pillow's warnings into errors where memory is at stake, and into nothing elsewhere.
+
+    It warns of a likely decompression bomb and then decodes it, and it warns of odd metadata in
+    pictures that it reads well. What cannot be read is named by whoever reads it.
+    """
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 def with_progress(

@@ -34,7 +34,7 @@ def save_sheet(split: Split, mistakes: Sequence[Mistake], protocol: str, path: P
         page.paste(picture, (left, top))
         lines = (
             (f"is {mistake.true}", GREEN, False),
-            (f"{mistake.probability:.1%} {mistake.predicted}", RED, True),
+            (f"{mistake.probability:.1%} said {mistake.predicted}", RED, True),
             (mistake.path.replace(":", "/").rsplit("/", 1)[-1], SOFT, False),
         )
         for number, (text, colour, strong) in enumerate(lines):

@@ -54,7 +54,9 @@ def cifar100_paper(net: str = "cifar-resnet20") -> Recipe:
 
 
 def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
-    """One-cycle with Nesterov momentum, label smoothing and averaged weights, 18 epochs.
+    """One-cycle with Nesterov momentum and averaged weights, 18 epochs.
+
+    No label smoothing and little weight decay: in so few epochs a small net underfits.
 
     Command: resnets train cifar10-fast --data PATH.
     Hardware and time: resnet20 in under 15 minutes on two CPU cores with AMX.
@@ -67,10 +69,9 @@ def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
         data=DataSpec(
             source="cifar10", val_fraction=0.05, normalise="channel", augment=PAD_AND_FLIP
         ),
-        optim=OptimSpec(lr=0.3, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
+        optim=OptimSpec(lr=0.2, nesterov=True, weight_decay=2e-4, decay_norm_and_bias=False),
         schedule=ScheduleSpec(kind="one-cycle", warmup=0.25),
         duration="18ep",
-        label_smoothing=0.05,
         ema_decay=0.998,
         compile="auto",
         recompute=_very_deep(model),

@@ -65,7 +65,7 @@ def settle(grid: Grid, jobs: int, device: str, threads: int) -> Grid:
     if unit == "min":
         steps = int(_steps_within(60 * amount, grid, found, jobs))
     else:
-        steps = recipe.steps(f"{amount:g}{unit}", found.examples)
+        steps = recipe.steps(grid.budget, found.examples)
     fewest = max(FEWEST_STEPS, epoch)
     if steps < fewest:
         raise ConfigError(

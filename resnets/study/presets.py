@@ -17,14 +17,26 @@ SEEDS = 3
 
 
 def quick() -> Grid:
-    """Embedded digits, minutes on two CPU cores: the shortest grid seen to show degradation."""
+    """Embedded digits: degradation in minutes on two CPU cores.
+
+    Command: resnets study depth --preset quick. Time: 6.3 CPU minutes, so 3 to 4 minutes on two
+    idle cores with AMX. Reached here, final training error over three seeds: plain 20 layers
+    0.1%, 56 layers 34 to 48%; residual 20 layers 0.0%, 56 layers 0.1%. What lets the deep residual
+    net catch up within 200 steps, where a constant rate leaves it at 16% test error, is the
+    recipe's one-cycle schedule: warm-up over a fifth of the run, then down to zero.
+    """
     return Grid(
         nets=("cifar-plain20", "cifar-plain56", "cifar-resnet20", "cifar-resnet56"),
         seeds=(3, 3, 3, 3),
         data="digits",
         recipe="digits",
         budget="200it",
-        settings=("batch_size=128", "optim.nesterov=false", "eval.every=2ep"),
+        settings=(
+            "batch_size=128",
+            "optim.nesterov=false",
+            "eval.every=2ep",
+            "checkpoint_every=2ep",
+        ),
     )
 
 

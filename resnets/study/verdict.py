@@ -20,7 +20,7 @@ from resnets.study.cells import Cell
 Kind = Literal["plain", "residual"]
 # Chance of a wrong claim, for each of the two claims; the interval between them covers 90%.
 LEVEL = 0.05
-# A rise of less than this many points is too small to be called degradation when ruling it out.
+# A rise of less than this many points is too small to be called degradation.
 MARGIN = 1.0
 
 
@@ -49,11 +49,15 @@ class Difference:
 
     @property
     def rises(self) -> bool | None:
-        """True: `second` trains worse. False: it does not, by MARGIN or more. None: cannot say."""
+        """False: `second` trains worse by less than MARGIN, if at all. True: it trains worse.
+
+        None: the seeds cannot say. A rise below MARGIN is none, however sure: 0.1 points between
+        two nets that both fit their data is not what the paper means.
+        """
         if self.interval is None:
             return None
         low, high = self.interval
-        return True if low > 0 else (False if high < MARGIN else None)
+        return False if high < MARGIN else (True if low > 0 else None)
 
     @property
     def falls(self) -> bool | None:

@@ -42,13 +42,18 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
 
 
 def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
-    """Body of a worker process: `train_cell` with `threads` threads, ending with its parent."""
+    """Body of a worker process: `train_cell` with `threads` threads, ending with its parent.
+
+    Exits with 1 and one line where the disk or the like failed: that is no property of the cell.
+    """
     become_worker(threads)
     with locked(folder.with_name(f".{folder.name}.lock"), wait=True):
         try:
             train_cell(recipe, folder, device)
         except Stopped:
             return  # saved; the parent knows that it asked
+        except OSError as error:
+            raise SystemExit(f"{folder.name}: {error}") from None
 
 
 def become_worker(threads: int) -> None:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import http.client
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +29,8 @@ from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_folder, read_path
 from resnets.weights.folder import CONFIG, MODEL, catalog_name, same_net
 
+IMAGENET = 1000  # classes
+PATIENCE = 5.0  # seconds for the Hub to answer at all
 # Tags of timm 1.0 for the nets that are ours too, so that a misspelt one is noticed offline. Newer
 # ones can be had as hub:timm/NAME.
 RSB = ("a1_in1k", "a2_in1k", "a3_in1k")
@@ -160,8 +165,9 @@ def _timm(name: str, spec: ModelSpec | None) -> Weights:
         )
     published = _matching(source, net, spec)
     found = replace(_hub(f"timm/{name}", None), source=source)
-    classes = found.spec.num_classes if found.spec is not None else 1000
-    return replace(found, spec=replace(published, num_classes=classes))
+    count = found.spec.num_classes if found.spec is not None else IMAGENET
+    classes = found.classes or (imagenet_classes() if count == IMAGENET else ())
+    return replace(found, classes=classes, spec=replace(published, num_classes=count))
 
 
 def _matching(source: str, net: str, spec: ModelSpec | None) -> ModelSpec:
@@ -199,16 +205,25 @@ def _hub(name: str, spec: ModelSpec | None) -> Weights:
 
 
 def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
-    """The Hub's cached copy of a repository's two files, fetched if need be."""
+    """The Hub's cached copy of a repository's two files: fetched if there is none, or a newer one.
+
+    Its client would try for half a minute before it falls back to the cache; we ask once.
+    """
     from huggingface_hub import constants, hf_hub_download, utils
 
     url = f"{constants.ENDPOINT}/{repository}/resolve/{revision}"
+    away = "offline mode" if constants.HF_HUB_OFFLINE else _why_away(constants.ENDPOINT)
+
+    def get(file: str) -> Path:
+        offline = away is not None
+        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=offline))
+
     try:
-        model = Path(hf_hub_download(repository, MODEL, revision=revision))
+        model = get(MODEL)
         with contextlib.suppress(utils.EntryNotFoundError):
-            hf_hub_download(repository, CONFIG, revision=revision)
+            get(CONFIG)
     except utils.LocalEntryNotFoundError as error:
-        reason = _first_line(error.__cause__ or error)
+        reason = away or _first_line(error.__cause__ or error)
         raise WeightsError(
             f"cannot download {url}/{MODEL} ({reason}); fetch it and {CONFIG} beside it elsewhere "
             f"and put both into {by_hand}"
@@ -226,6 +241,17 @@ def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
     if re.fullmatch(r"[0-9a-f]{64}", hashed):
         _verify(model.resolve(), hashed, f"{url}/{MODEL}")
     return model.parent
+
+
+def _why_away(url: str) -> str | None:
+    """None where a server answers at `url`, through proxies too; else what went wrong."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE):
+            return None
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error))
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,6 +47,7 @@ class _Unpickler(pickle.Unpickler):
         allowed: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("_codecs", "encode"): _Call(_encode),
+            ("__builtin__", "bytes"): _Call(_no_bytes),
             ("numpy", "ndarray"): _Call(_uncalled),
             ("numpy", "dtype"): _Call(_dtype),
             **{(home, "_reconstruct"): _Call(_empty_array) for home in NUMPY},
@@ -82,6 +83,11 @@ def _encode(text: str, encoding: str = "utf-8") -> bytes:
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"asks for the codec {encoding!r}; not loaded")
     return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """How Python 3 writes b"" in the protocol of Python 2."""
+    return b""
 
 
 def _dtype(code: str, *_flags: Any) -> np.dtype[Any]:

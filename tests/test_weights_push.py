@@ -1,0 +1,208 @@
+"""A run pushed into a folder, and loaded from there by us, by timm and by torchvision."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torchvision import models as torchvision_models
+from weights_state import assert_same, logits, pictures, random_state
+
+import resnets
+from resnets.cli.main import main
+from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, dump_json, to_dict
+from resnets.models import build, catalog
+from resnets.weights.checkpoint import save_checkpoint
+from resnets.weights.errors import WeightsError
+from resnets.weights.push import push
+
+CLASSES = ("cat", "dog", "a | b")
+MEASURED = {"top1_error": 4.25, "top5_error": 0.0, "loss": 0.1, "examples": 1200}
+
+
+def make_run(folder: Path, spec: ModelSpec, preprocess: Preprocess) -> Path:
+    """A finished run of random weights."""
+    net = build(spec)
+    tensors = {f"model/{name}": value for name, value in random_state(net, seed=1).items()}
+    if preprocess.mean_image:
+        tensors["preprocess/mean_image"] = torch.rand(3, preprocess.size, preprocess.size)
+    recipe = Recipe(name="pets", model=spec, weights="torchvision:DEFAULT")
+    meta = {
+        "recipe": to_dict(recipe),
+        "classes": list(CLASSES),
+        "preprocess": to_dict(preprocess),
+        "step": 3,
+    }
+    save_checkpoint(folder / "checkpoints" / "best.safetensors", tensors, meta)
+    result = {
+        "test": MEASURED | {"protocol": "1 view, 64x64 px, float32, best, pets test"},
+        "data": "pets",
+        "checkpoint": "best.safetensors",
+    }
+    dump_json(result, folder / "result.json")
+    return folder
+
+
+SHARED = catalog.spec("resnet18", num_classes=3)
+SEEN = Preprocess(size=64, resize=72, mean=(0.1, 0.2, 0.3), interpolation="bicubic")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run", SHARED, SEEN)
+
+
+def test_a_pushed_folder_loads_everywhere(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "models" / "pets"
+    assert main(["push", str(run), "--to", str(out), "--licence", "apache-2.0"]) == 0
+    assert str(out) in capsys.readouterr().out
+    files = {"README.md", "config.json", "model.safetensors"}
+    assert {entry.name for entry in out.iterdir()} == files
+    expected, images = resnets.load(run), pictures()
+
+    again = resnets.load(out)
+    assert torch.equal(logits(again, images), logits(expected, images))
+    assert again.classes == CLASSES
+    assert again.preprocess.spec == SEEN
+    assert again.recipe == expected.recipe
+
+    theirs = torchvision_models.resnet18(num_classes=3)
+    theirs.load_state_dict(safetensors.torch.load_file(out / "model.safetensors"))
+    assert_same(logits(theirs, images), logits(expected, images))
+
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(f"local-dir:{out}", pretrained=True)
+    assert_same(logits(theirs, images), logits(expected, images))
+    config = timm.data.resolve_model_data_config(theirs)
+    assert tuple(config["input_size"]) == (3, 64, 64)
+    assert tuple(config["mean"]) == (0.1, 0.2, 0.3)
+    assert config["interpolation"] == "bicubic"
+    assert int(64 / config["crop_pct"]) == 72
+    assert theirs.pretrained_cfg["label_names"] == list(CLASSES)
+
+    start = resnets.create_model("resnet18", num_classes=7, weights=str(out))
+    assert torch.equal(start.get_submodule("stem.conv").weight, expected.stem.conv.weight)
+
+
+def test_the_card_has_figures_protocol_recipe_and_licence(run: Path, tmp_path: Path) -> None:
+    push(str(run), str(tmp_path / "pets"), licence="apache-2.0")
+    text = (tmp_path / "pets" / "README.md").read_text()
+    _, head, body = text.split("---\n", 2)
+    assert 'license: "apache-2.0"' in head
+    assert "value: 95.7500" in head
+    assert "| test | 4.25% | 0.00% | 1,200 | 1 view, 64x64 px, float32, best, pets test |" in body
+    assert 'weights = "torchvision:DEFAULT"' in body
+    assert "torchvision.models.resnet18(num_classes=3)" in body
+    assert "centre crop of 64 px" in body
+    import yaml
+
+    front = yaml.safe_load(head)
+    assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 95.75
+
+
+@pytest.mark.parametrize(
+    ("spec", "seen"),
+    [
+        (catalog.spec("cifar-resnet20", num_classes=3), Preprocess(size=32, resize=32)),
+        (
+            dataclasses.replace(SHARED, depths=(1, 1, 1, 1), in_channels=1),
+            Preprocess(size=32, resize=32, channels=1, mean=(0.5,), std=(0.2,)),
+        ),
+        (
+            catalog.spec("resnet50-v1", num_classes=3, widths=(4, 6, 8, 10)),
+            Preprocess(size=32, resize=32, mean_image=True, channel_order="bgr"),
+        ),
+    ],
+)
+def test_nets_of_ours_alone(tmp_path: Path, spec: ModelSpec, seen: Preprocess) -> None:
+    """No other library has them: our names, and no claim that another reads them."""
+    run = make_run(tmp_path / "run", spec, seen)
+    push(str(run), str(tmp_path / "net"))
+    again, expected = resnets.load(tmp_path / "net"), resnets.load(run)
+    images = torch.randn(2, spec.in_channels, 32, 32)
+    assert torch.equal(logits(again, images), logits(expected, images))
+    assert again.spec == expected.spec
+    picture = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
+    assert torch.equal(again.preprocess(picture), expected.preprocess(picture))
+    text = (tmp_path / "net" / "README.md").read_text()
+    assert "timm" not in text.replace("to timm only in part", "")
+    assert "Not stated" in text
+
+
+def test_a_grey_net_that_timm_has(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    spec = dataclasses.replace(SHARED, in_channels=1)
+    seen = Preprocess(size=32, resize=32, channels=1, mean=(0.5,), std=(0.2,))
+    run = make_run(tmp_path / "run", spec, seen)
+    push(str(run), str(tmp_path / "net"))
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
+    images = torch.randn(2, 1, 32, 32)
+    assert_same(logits(theirs, images), logits(resnets.load(run), images))
+
+
+def test_a_checkpoint_alone_has_no_figures(run: Path, tmp_path: Path) -> None:
+    (run / "result.json").unlink()
+    push(str(run / "checkpoints" / "best.safetensors"), str(tmp_path / "net"))
+    text = (tmp_path / "net" / "README.md").read_text()
+    assert "None came with these weights (best.safetensors (step 3))" in text
+    assert "model-index" not in text
+
+
+def test_what_is_there_stays(run: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds something already"):
+        push(str(run), str(taken))
+    with pytest.raises(ConfigError, match="write it as hub:ORG/NAME"):
+        push(str(run), "hub:nobody")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    push(str(run), str(empty))
+    assert {entry.name for entry in tmp_path.iterdir()} == {"taken", "empty", "run"}
+
+
+def test_no_hub_is_one_clear_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match="org/pets: the Hub did not take it") as caught:
+        push(str(run), "hub:org/pets")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda config: config["resnets"].update(format=9), "format 9, this version reads 1"),
+        (lambda config: config["resnets"]["model"].update(depth=3), "unknown field depth"),
+        (lambda config: config["resnets"].pop("model"), "cannot be read .KeyError"),
+        (lambda config: config["resnets"]["model"].update(num_classes=9), "no head for 9 classes"),
+        (lambda config: config.pop("resnets"), None),
+    ],
+)
+def test_a_changed_folder_is_named(run: Path, tmp_path: Path, change, words) -> None:
+    out = tmp_path / "net"
+    push(str(run), str(out))
+    config = json.loads((out / "config.json").read_text())
+    change(config)
+    (out / "config.json").write_text(json.dumps(config))
+    if words is None:  # what is left is timm's, which serves as well
+        assert resnets.load(out).spec.depths == (2, 2, 2, 2)
+        return
+    with pytest.raises(WeightsError, match=words):
+        resnets.load(out)
+
+
+def test_a_folder_of_another_library(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    safetensors.torch.save_file(build(SHARED).state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="does not say of which net it is; use resnets.create"):
+        resnets.load(tmp_path)
+    (tmp_path / "config.json").write_text("not json")
+    with pytest.raises(WeightsError, match=r"config.json: cannot be read"):
+        resnets.load(tmp_path)
