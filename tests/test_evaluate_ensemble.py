@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from resnets.data import DataError, FileSplit, TensorSplit
 from resnets.data.files import FolderFiles
 from resnets.evaluate.budget import CPU_PIXELS, Budget
-from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.cuts import stored
+from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.measure import measure
 from resnets.evaluate.ranks import joined
 from resnets.evaluate.truth import Truth, own_truth

@@ -1,4 +1,4 @@
-"""Training that starts from known weights keeps their preprocessing and the details of their net."""
+"""Training from known weights keeps their preprocessing and the details of their net."""
 
 import dataclasses
 import json
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from caffe_net import caffemodel, random_blobs
 from PIL import Image
-from test_weights_caffe import caffemodel, random_blobs
 from weights_state import SMALL
 
 import resnets

@@ -8,42 +8,14 @@ import pytest
 import safetensors.torch
 import torch
 from torchvision import models as torchvision_models
-from weights_state import assert_same, logits, pictures, random_state
+from weights_state import CLASSES, assert_same, logits, make_run, pictures
 
 import resnets
 from resnets.cli.main import main
-from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, dump_json, to_dict
+from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.models import build, catalog
-from resnets.weights.checkpoint import save_checkpoint
 from resnets.weights.errors import WeightsError
 from resnets.weights.push import push
-
-CLASSES = ("cat", "dog", "a | b")
-MEASURED = {"top1_error": 4.25, "top5_error": 0.0, "loss": 0.1, "examples": 1200}
-
-
-def make_run(folder: Path, spec: ModelSpec, preprocess: Preprocess) -> Path:
-    """A finished run of random weights."""
-    net = build(spec)
-    tensors = {f"model/{name}": value for name, value in random_state(net, seed=1).items()}
-    if preprocess.mean_image:
-        tensors["preprocess/mean_image"] = torch.rand(3, preprocess.size, preprocess.size)
-    recipe = Recipe(name="pets", model=spec, weights="torchvision:DEFAULT")
-    meta = {
-        "recipe": to_dict(recipe),
-        "classes": list(CLASSES),
-        "preprocess": to_dict(preprocess),
-        "step": 3,
-    }
-    save_checkpoint(folder / "checkpoints" / "best.safetensors", tensors, meta)
-    result = {
-        "test": MEASURED | {"protocol": "1 view, 64x64 px, float32, best, pets test"},
-        "data": "pets",
-        "checkpoint": "best.safetensors",
-    }
-    dump_json(result, folder / "result.json")
-    return folder
-
 
 SHARED = catalog.spec("resnet18", num_classes=3)
 SEEN = Preprocess(size=64, resize=72, mean=(0.1, 0.2, 0.3), interpolation="bicubic")

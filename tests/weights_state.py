@@ -1,9 +1,13 @@
-"""Random weights for tests that hold our nets against those of other libraries."""
+"""Random weights, and runs of them, for tests that hold our nets against other libraries'."""
+
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from resnets.config import ModelSpec
+from resnets.config import ModelSpec, Preprocess, Recipe, dump_json, to_dict
+from resnets.models import build
+from resnets.weights.checkpoint import save_checkpoint
 
 # Bottlenecks with projections, a stage long enough for numbered blocks, stride in the first 1x1.
 SMALL = ModelSpec(
@@ -17,6 +21,8 @@ SMALL = ModelSpec(
     input_size=64,
 )
 
+CLASSES = ("cat", "dog", "a | b")
+MEASURED = {"top1_error": 4.25, "top5_error": 0.0, "loss": 0.1, "examples": 1200}
 PERIOD = 1_000_003  # larger tensors repeat themselves: VGG has 10^8 values to draw
 
 
@@ -55,3 +61,26 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
     """Equal within 1e-4 of the size of the signal, which is not all alike."""
     assert expected.std() > 1e-2
     assert (found - expected).abs().max() < 1e-4 * max(1.0, expected.abs().max().item())
+
+
+def make_run(folder: Path, spec: ModelSpec, preprocess: Preprocess) -> Path:
+    """A finished run of random weights."""
+    net = build(spec)
+    tensors = {f"model/{name}": value for name, value in random_state(net, seed=1).items()}
+    if preprocess.mean_image:
+        tensors["preprocess/mean_image"] = torch.rand(3, preprocess.size, preprocess.size)
+    recipe = Recipe(name="pets", model=spec, weights="torchvision:DEFAULT")
+    meta = {
+        "recipe": to_dict(recipe),
+        "classes": list(CLASSES),
+        "preprocess": to_dict(preprocess),
+        "step": 3,
+    }
+    save_checkpoint(folder / "checkpoints" / "best.safetensors", tensors, meta)
+    result = {
+        "test": MEASURED | {"protocol": "1 view, 64x64 px, float32, best, pets test"},
+        "data": "pets",
+        "checkpoint": "best.safetensors",
+    }
+    dump_json(result, folder / "result.json")
+    return folder

@@ -33,7 +33,7 @@ class Depth:
     Args:
         nets: Nets, separated by commas; NAME:OPTION for another shortcut option.
         data: Data set: a name, a folder of class folders, a tar of one, IDX or CIFAR files.
-        seeds: Runs of each net, from seeds 0, 1, ...; two or more give an uncertainty.
+        seeds: Runs of each net, from seeds 0, 1, ...; two or more give an uncertainty. Default 3.
         budget: Length of each run as 2000it or 30ep, or of the whole study as 5min.
         preset: quick (minutes, embedded digits), paper-cifar10, paper-imagenet.
         recipe: Recipe of all runs (see `resnets train --list`); the paper's by default.
@@ -82,7 +82,7 @@ class Shortcuts:
     Args:
         nets: Nets, separated by commas; NAME:OPTION for one option alone.
         data: Data set: a name, a folder of class folders, a tar of one, IDX or CIFAR files.
-        seeds: Runs of each net, from seeds 0, 1, ...
+        seeds: Runs of each net, from seeds 0, 1, ... Default 3.
         budget: Length of each run as 2000it or 30ep, or of the whole study as 5min.
         recipe: Recipe of all runs (see `resnets train --list`); the paper's by default.
         jobs: Runs trained at a time.
@@ -163,7 +163,7 @@ def _train(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
         return stop.code
     page = depth_page(folder)
     path = write_page(page, folder)
-    print(page.lead)
+    print(page.lead.replace("\n\n", "\n"))
     unfinished = [cell.folder.name for cell in cells if cell.status not in ("done", "failed")]
     failed = [cell.folder.name for cell in cells if cell.status == "failed"]
     if failed:

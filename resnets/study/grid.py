@@ -41,7 +41,7 @@ POLL_SECONDS = 1.0
 # On a CPU, processes with one thread each beat one process with several. cifar-resnet20, batch 128,
 # 32 px, bfloat16, two cores shared with other work, runs interleaved: 2 x 1 thread gave 160 to 730
 # images/s, 1 x 2 threads 9 to 165 (ratio 3 to 31): the threads of one step wait for each other, and
-# so for whatever else holds a core. At most this many, since each holds its own data and activations.
+# so for whatever else holds a core. No more than this many: each holds its own data and maps.
 JOBS_AT_MOST = 8
 OVER = ("done", "failed")
 

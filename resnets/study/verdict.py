@@ -76,9 +76,10 @@ class Difference:
 
     @property
     def _certainty(self) -> str:
-        runs = f"{len(self.first_errors)} and {len(self.second_errors)} runs"
+        first, second = len(self.first_errors), len(self.second_errors)
+        runs = f"{first} and {second} runs" if first != second else f"runs of each: {first}"
         if self.interval is None:
-            return f"{runs}: two or more of each are needed to tell it from chance"
+            return f"{runs}; two or more of each are needed to tell it from chance"
         low, high = self.interval
         return f"90% interval {low:+.2f} to {high:+.2f}, {runs}"
 

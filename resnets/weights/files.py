@@ -93,7 +93,7 @@ def read_folder(path: Path, source: str) -> Weights:
     tensors = _state_dict(_load_safetensors(path / folder.MODEL), path / folder.MODEL)
     image = None
     if described.preprocess is not None and described.preprocess.mean_image:
-        image = _load_safetensors(path / folder.MEAN)["mean_image"]
+        image = _load_safetensors(path / folder.MEAN).get("mean_image")
     return Weights(
         source,
         tensors,

@@ -27,7 +27,7 @@ from resnets.data.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_folder, read_path
-from resnets.weights.folder import CONFIG, MODEL, catalog_name, same_net
+from resnets.weights.folder import CONFIG, MEAN, MODEL, catalog_name, read_config, same_net
 
 IMAGENET = 1000  # classes
 PATIENCE = 5.0  # seconds for the Hub to answer at all
@@ -205,7 +205,7 @@ def _hub(name: str, spec: ModelSpec | None) -> Weights:
 
 
 def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
-    """The Hub's cached copy of a repository's two files: fetched if there is none, or a newer one.
+    """The Hub's cached copy of a repository's files: fetched if there is none, or a newer one.
 
     Its client would try for half a minute before it falls back to the cache; we ask once.
     """
@@ -221,7 +221,9 @@ def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
     try:
         model = get(MODEL)
         with contextlib.suppress(utils.EntryNotFoundError):
-            get(CONFIG)
+            described = read_config(get(CONFIG).parent)
+            if described.preprocess is not None and described.preprocess.mean_image:
+                get(MEAN)
     except utils.LocalEntryNotFoundError as error:
         reason = away or _first_line(error.__cause__ or error)
         raise WeightsError(
