@@ -1,4 +1,4 @@
-"""The authors' Caffe models for tests: nets written in their format, and run as the prototxt says."""
+"""The authors' Caffe models for tests: written in their format, run as the prototxt says."""
 
 import struct
 from collections.abc import Iterable

@@ -17,6 +17,6 @@ def test_files_hold_one_idea():
     long = [
         f"{path.relative_to(ROOT)}: {count}"
         for path in sorted((ROOT / "resnets").rglob("*.py"))
-        if (count := len(path.read_text().splitlines())) > 330
+        if (count := len(path.read_text().splitlines())) > 350
     ]
     assert not long

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from resnets.cli.main import main
 from resnets.config import ConfigError, from_toml
 from resnets.job import run
 from resnets.models import build
-from resnets.study.budget import parse_budget, settle, survey
+from resnets.study.budget import Survey, fix, parse_budget, survey
 from resnets.study.cells import (
     Grid,
     cell_recipe,
@@ -174,9 +174,9 @@ def test_parse_budget():
 
 
 def test_steps_are_timed_for_every_net():
-    found = survey(changed(nets=("cifar-plain8", "cifar-resnet32")), "cpu", timed=True)
+    found = survey(changed(nets=("cifar-plain8", "cifar-resnet56")), "cpu", timed=True)
     assert found.examples == 1259
-    assert found.seconds["cifar-resnet32"] > found.seconds["cifar-plain8"] > 0
+    assert found.seconds["cifar-resnet56"] > found.seconds["cifar-plain8"] > 0
 
 
 def test_training_order_starts_with_the_deepest_net_of_the_first_seed(tmp_path):
@@ -251,26 +251,45 @@ def test_one_study_is_trained_by_one_process(tmp_path):
         run_grid(TINY, tmp_path)
 
 
-def test_budgets_too_small_are_refused_before_anything_is_written(tmp_path):
-    small = changed(budget="19it", iterations=0, epoch=0)
-    with pytest.raises(ConfigError, match=r"19 steps for each of 2 runs, too few .* give 20it"):
-        run_grid(small, tmp_path / "study", device="cpu")
-    assert not (tmp_path / "study").exists()
+TIMED = Survey(examples=1259, seconds={"cifar-plain8": 0.05, "cifar-resnet8": 0.15})
 
 
-def test_minutes_become_steps_once():
-    """A budget of minutes is for the whole grid: twice the workers, about twice the steps."""
-    asked = changed(budget="3min", iterations=0, epoch=0)
-    settled = settle(asked, jobs=1, device="cpu", threads=1)
-    assert settled.epoch == 20
-    assert 100 < settled.iterations < 20_000
-    with pytest.raises(ConfigError, match=r"too few to mean anything.*give \d+min"):
-        settle(changed(budget="0.1min"), jobs=1, device="cpu", threads=1)
+@pytest.mark.parametrize(
+    ("budget", "iterations"), [("25it", 25), ("3ep", 59), ("5min", 1250), ("10min", 2600)]
+)
+def test_budgets_become_steps(budget, iterations):
+    """One step of both runs takes 0.2 s; of 300 s, a tenth is kept back, and 2 x 10 s to start."""
+    fixed = fix(changed(budget=budget, iterations=0, epoch=0), TIMED, jobs=1)
+    assert (fixed.iterations, fixed.epoch) == (iterations, 20)
+    assert fixed.asked == changed(budget=budget).asked
+
+
+def test_minutes_are_for_the_whole_grid():
+    """Twice the workers do about twice the steps, three times the seeds a third."""
+    steps = fix(changed(budget="30min"), TIMED, jobs=1).iterations
+    assert fix(changed(budget="30min"), TIMED, jobs=2).iterations == pytest.approx(
+        2 * steps, rel=0.02
+    )
+    more = fix(changed(budget="30min", seeds=(3, 3)), TIMED, jobs=1).iterations
+    assert more == pytest.approx(steps / 3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("19it", "19 steps for each of 2 runs, too few .* takes 20; give 20it"),
+        ("0.5ep", "10 steps .* give 1ep"),
+        ("0.2min", "0 steps .* give 1min"),
+    ],
+)
+def test_budgets_too_small_to_mean_anything(budget, message):
+    with pytest.raises(ConfigError, match=message):
+        fix(changed(budget=budget), TIMED, jobs=1)
 
 
 STUDY = [
-    *("study", "depth", "--nets", "cifar-plain8,cifar-resnet20", "--data", "digits"),
-    *("--recipe", "digits", "--seeds", "1", "--budget", "100it", "--jobs", "1"),
+    *("study", "depth", "--nets", "cifar-plain8,cifar-resnet32", "--data", "digits"),
+    *("--recipe", "digits", "--seeds", "1", "--budget", "100it", "--jobs", "2"),
     *("--set", "checkpoint_every=5it", "--set", "precision=float32", "--device", "cpu"),
 ]
 
@@ -281,18 +300,17 @@ def start(*words):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
 def wait_for_step(folder, step, process):
-    deadline = time.monotonic() + 120
+    """Wait until the shallow net is done and the deep one has a row at `step`."""
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
-        rows = (
-            read_cell(folder, "cifar-resnet20", 0).rows if (folder / "study.toml").exists() else []
-        )
-        if rows and rows[-1]["step"] >= step:
-            return
+        if (folder / "study.toml").exists():
+            plain, residual = read_cells(folder)
+            if plain.status == "done" and residual.rows and residual.rows[-1]["step"] >= step:
+                return
         time.sleep(0.01)
     process.kill()
     raise AssertionError(f"step {step} not reached: {process.communicate()}")
@@ -303,35 +321,34 @@ def errors(cell):
     return [(row["kind"], row["step"], row["loss"], row["top1_error"]) for row in cell.rows]
 
 
-def test_killed_stopped_and_restarted(tmp_path):
-    """SIGKILL, the same command, SIGTERM, --resume: nothing repeated, no row twice."""
+def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):
+    """SIGTERM, --resume, SIGKILL, the first command again: nothing repeated, no row twice."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folder = tmp_path / "study"
     process = start(*STUDY, "--out", str(folder))
     wait_for_step(folder, 20, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    killed = read_cell(folder, "cifar-resnet20", 0)
-    assert killed.status == "running"
-
-    process = start(*STUDY, "--out", str(folder))
-    wait_for_step(folder, 60, process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert f"go on with: resnets study depth --resume {folder}" in out
-    assert "cifar-resnet20-seed0: training, going on at step" in err
-    stopped = read_cell(folder, "cifar-resnet20", 0)
-    assert stopped.status == "running"
+    plain, stopped = read_cells(folder)
+    assert (plain.status, stopped.status) == ("done", "running")
 
     process = start("study", "depth", "--resume", str(folder), "--device", "cpu")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    plain, residual = read_cells(folder)
-    assert (plain.status, residual.status) == ("done", "done")
-    for before in (killed, stopped):
-        assert errors(residual)[: len(before.rows)] == errors(before)
-    steps = [row["step"] for row in residual.rows if row["kind"] == "train"]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == 100
-    assert from_toml(residual.folder / "recipe.toml").model.num_classes == 10
+    wait_for_step(folder, 60, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()  # returns once its orphaned worker has saved and ended
+    killed = read_cells(folder)[1]
+    assert killed.status == "running"
+
+    assert main([*STUDY, "--out", str(folder)]) == 0
+    assert "cifar-resnet32-seed0: training, going on at step" in capfd.readouterr().err
+    assert read_cells(folder)[0] == plain
+    end = read_cells(folder)[1]
+    assert end.status == "done"
+    for before in (stopped, killed):
+        assert errors(end)[: len(before.rows)] == errors(before)
+    steps = [row["step"] for row in end.rows if row["kind"] == "train"]
+    assert steps == [20, 40, 60, 80, 100]
+    assert from_toml(end.folder / "recipe.toml").model.num_classes == 10
     assert (folder / "report.html").is_file()

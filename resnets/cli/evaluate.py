@@ -55,12 +55,9 @@ def command(
         split: Which part of it; val and train are split as the run split them.
         classes: Names of the net's outputs in order, where the data has others than the checkpoint:
             a file with one a line, or a,b,c.
-        labels: What is right, in place of the data's folders: real.json, path,label in a .csv, or a
-            label a line in order of file names.
-        views: centre is one crop; ten-crop the corners and the centre, and all flipped; dense the
-            whole picture, fully convolutionally.
-        scales: Shorter sides in px to show each picture at, such as 224,256,384,480,640, which is
-            the default of dense for a net of 224 px; otherwise the net's own.
+        labels: What is right, in place of the data's folders: real.json, .csv of path,label, .txt.
+        views: One crop; corners and centre and all flipped; the whole picture, convolutionally.
+        scales: Shorter sides in px such as 224,256,384,480,640 (dense's default), or the net's own.
         flip: Show each view flipped too.
         average: What is averaged over views and nets: after the softmax or before it.
         json: Print one JSON object and nothing else.

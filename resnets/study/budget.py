@@ -54,12 +54,17 @@ def parse_budget(text: str) -> tuple[float, str]:
 
 
 def settle(grid: Grid, jobs: int, device: str, threads: int) -> Grid:
-    """The grid with its steps fixed: opens the data and, for minutes, times a few steps per net.
+    """`fix` the grid's steps by a look at its data and, for minutes, a few timed steps per net."""
+    timed = parse_budget(grid.budget)[1] == "min"
+    return fix(grid, survey_apart(grid, device, threads, timed=timed), jobs)
 
-    `jobs` cells train at a time. Raises DataError, and ConfigError where the budget is too small.
+
+def fix(grid: Grid, found: Survey, jobs: int) -> Grid:
+    """The grid with the steps that its budget comes to when `jobs` cells train at a time.
+
+    Raises ConfigError where they are too few to mean anything.
     """
     amount, unit = parse_budget(grid.budget)
-    found = survey_apart(grid, device, threads, timed=unit == "min")
     recipe = cell_recipe(grid, grid.nets[0], 0)
     epoch = recipe.steps("1ep", found.examples)
     if unit == "min":

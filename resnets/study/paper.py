@@ -34,10 +34,12 @@ class PaperError:
 
     @property
     def text(self) -> str:
-        """The top-1 error for a table, such as "8.75", "6.61 ± 0.16" or "above 60"."""
+        """The top-1 error as the tables print it: "8.75", "6.43 (6.61 ± 0.16)" or "above 60"."""
         if self.top1 is None:
             return self.remark
-        return f"{self.top1:.2f}" + ("" if self.spread is None else f" ± {self.spread:.2f}")
+        if self.best is None or self.spread is None:
+            return f"{self.top1:.2f}"
+        return f"{self.best:.2f} ({self.top1:.2f} ± {self.spread:.2f})"
 
 
 # Section 4.2. The plain nets are curves in Fig. 6 left; of plain-110 the text gives the bound.
