@@ -12,7 +12,7 @@ setup: .venv/installed
 	@touch $@
 
 demo: setup
-	$(BIN)/resnets train digits --out runs/demo
+	$(BIN)/resnets train digits
 
 test: setup
 	$(BIN)/pytest
