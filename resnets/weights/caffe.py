@@ -19,7 +19,7 @@ from torch import Tensor
 
 from resnets.data.preprocess import Preprocessor
 from resnets.weights.errors import WeightsError
-from resnets.weights.formats import BYTE, RESNET_MEAN, caffe_preprocess
+from resnets.weights.formats_caffe import BYTE, RESNET_MEAN, caffe_preprocess
 
 log = logging.getLogger("resnets")
 
