@@ -17,7 +17,7 @@ from resnets.study.page import Figure, Numbers, Page, Row, Section, Table
 from resnets.study.presets import PRESETS
 from resnets.study.protocol import differences, merge_environments
 from resnets.study.summary import WORD, NetSummary, Which, summarise, where
-from resnets.study.verdict import Verdict, degradation
+from resnets.study.verdict import MARGIN, Verdict, degradation
 
 STATUS = {
     "done": "done",
@@ -182,7 +182,7 @@ def _verdict_table(verdict: Verdict) -> list[Table]:
     caption = (
         "What the verdict rests on: last training errors in percent, means over the finished runs, "
         "their difference in points, and the 90% interval that the spread between seeds leaves "
-        "it (Welch)."
+        f"it (Welch). A rise of less than {MARGIN:g} point is not called degradation."
     )
     return [Table("verdict", columns, tuple(rows), caption)] if rows else []
 

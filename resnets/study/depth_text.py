@@ -12,7 +12,7 @@ from resnets.study.figures import KINDS
 from resnets.study.page import MINUS, Finding, Tone
 from resnets.study.protocol import describe_training, duration
 from resnets.study.summary import WORD, NetSummary
-from resnets.study.verdict import Difference, Verdict
+from resnets.study.verdict import MARGIN, Difference, Verdict
 
 QUESTION = """
 A deeper net should never train worse than a shallower one: it could copy the shallow net and let \
@@ -85,7 +85,8 @@ def findings(verdict: Verdict) -> tuple[Finding, ...]:
         elif found.rises:
             tiles.append(_tile(label, found, "Deeper trains worse", "bad"))
         else:
-            tiles.append(_tile(label, found, "Deeper trains no worse", "good"))
+            claim = f"Deeper trains no worse, to within {MARGIN:g} point"
+            tiles.append(_tile(label, found, claim, "good"))
     twins = verdict.twins
     if twins is not None:
         label = f"Plain → residual, both {twins.first.depth} layers"
