@@ -1,0 +1,35 @@
+"""Everything that decides a result, as frozen, typed values that read from and print as TOML.
+
+A `Recipe` is written into each run and each checkpoint and is enough to repeat the run. Variants
+are data, not subclasses: a plain net differs from its residual twin in one field of `ModelSpec`.
+"""
+
+from resnets.config.data import AugmentSpec, DataSpec, Preprocess
+from resnets.config.detect import DetectSpec
+from resnets.config.errors import ConfigError
+from resnets.config.model import Block, ModelSpec
+from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
+from resnets.config.recipe import Recipe, parse_duration
+from resnets.config.text import dump_json, from_dict, from_toml, replace_fields, to_dict, to_toml
+
+__all__ = [
+    "AugmentSpec",
+    "Block",
+    "ConfigError",
+    "DataSpec",
+    "DetectSpec",
+    "EvalSpec",
+    "FinetuneSpec",
+    "ModelSpec",
+    "OptimSpec",
+    "Preprocess",
+    "Recipe",
+    "ScheduleSpec",
+    "dump_json",
+    "from_dict",
+    "from_toml",
+    "parse_duration",
+    "replace_fields",
+    "to_dict",
+    "to_toml",
+]

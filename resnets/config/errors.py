@@ -1,0 +1,7 @@
+"""The error of everything a user configures."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A recipe, spec or option that cannot be used; its message says which field and why."""

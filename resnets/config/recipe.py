@@ -1,0 +1,77 @@
+"""`Recipe`: one training run, whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from resnets.config.data import DataSpec
+from resnets.config.detect import DetectSpec
+from resnets.config.errors import ConfigError
+from resnets.config.model import ModelSpec
+from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run, whole. `batch_size` is the global one, on any number of devices.
+
+    duration, eval.every, checkpoint_every and log_every are "<n>it" or "<n>ep".
+    ema_decay: decay per step of the averaged weights, 0 = off.
+    precision "auto" is bfloat16 where the device computes it natively, else float32.
+    compile "auto" compiles when the run is long enough to pay for it.
+    recompute: recompute each stage's blocks in the backward pass instead of storing them.
+    loss: "bce" takes each class as a question of its own (Wightman et al. 2021, RSB).
+    task: what is learnt. All but "classify" use `detect`.
+    weights: initial weights; None = random. See `resnets.create_model`. Weights whose
+    preprocessing is known bring their own normalisation, which then replaces data.normalise.
+    """
+
+    name: str = "custom"
+    task: Literal["classify", "detect", "localise", "instances", "segment"] = "classify"
+    model: ModelSpec = field(default_factory=ModelSpec)
+    data: DataSpec = field(default_factory=DataSpec)
+    optim: OptimSpec = field(default_factory=OptimSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    finetune: FinetuneSpec = field(default_factory=FinetuneSpec)
+    eval: EvalSpec = field(default_factory=EvalSpec)
+    detect: DetectSpec = field(default_factory=DetectSpec)
+    duration: str = "30ep"
+    batch_size: int = 128
+    loss: Literal["cross-entropy", "bce"] = "cross-entropy"
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool = True
+    compile: Literal["auto", "on", "off"] = "off"
+    recompute: bool = False
+    weights: str | None = None
+    checkpoint_every: str = "1ep"
+    log_every: str = "100it"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for path, text in (
+            ("duration", self.duration),
+            ("checkpoint_every", self.checkpoint_every),
+            ("log_every", self.log_every),
+            ("eval.every", self.eval.every),
+        ):
+            parse_duration(text, path)
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size: {self.batch_size} must be at least 1")
+
+    def steps(self, duration: str, examples: int) -> int:
+        """Optimizer steps in `duration` over a training set of `examples`; at least 1."""
+        amount, unit = parse_duration(duration, "duration")
+        count = amount if unit == "it" else amount * examples / self.batch_size
+        return max(1, round(count))
+
+
+def parse_duration(text: str, path: str) -> tuple[float, Literal["it", "ep"]]:
+    """Split "64000it" or "2.5ep" into amount and unit; ConfigError names `path` otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(it|ep)", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise ConfigError(f"{path}: {text!r} is not a duration such as '64000it' or '30ep'")
+    return float(match[1]), "it" if match[2] == "it" else "ep"

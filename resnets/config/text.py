@@ -1,0 +1,109 @@
+"""Specs to and from plain data, TOML and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import tomli_w
+
+from resnets.config.errors import ConfigError
+from resnets.config.recipe import Recipe
+
+T = TypeVar("T")
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """Plain dict of a spec; fields that are None are left out (TOML has no null)."""
+
+    def clean(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: clean(entry) for key, entry in item.items() if entry is not None}
+        return [clean(entry) for entry in item] if isinstance(item, list | tuple) else item
+
+    return clean(dataclasses.asdict(value))
+
+
+def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
+    """Build a spec from plain data, or raise one ConfigError line that names the field."""
+    _refuse_unknown(kind, data, where, "")
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(data)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"]) or "value"
+        message = first["msg"].removeprefix("Value error, ").removeprefix(f"{path}: ")
+        given = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        raise ConfigError(f"{where}: {path}: {message}{given}") from None
+
+
+def _refuse_unknown(kind: Any, data: dict[str, Any], where: str, prefix: str) -> None:
+    """Raise on keys that are no field, suggesting the nearest one."""
+    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
+    for key, value in data.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(fields)}"
+            raise ConfigError(f"{where}: unknown field {prefix}{key}{hint}")
+        nested = fields[key].default_factory
+        if isinstance(value, dict) and dataclasses.is_dataclass(nested):
+            _refuse_unknown(nested, value, where, f"{prefix}{key}.")
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML; `from_toml` reads it back to an equal value."""
+    return tomli_w.dumps(to_dict(recipe))
+
+
+def from_toml(path: str | Path) -> Recipe:
+    """Read a recipe file; ConfigError names the file and the field."""
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from None
+    return from_dict(Recipe, data, where=str(path))
+
+
+def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set") -> Recipe:
+    """A copy with dotted fields changed ("optim.lr": 0.05); values may be TOML text."""
+    data = to_dict(recipe)
+    for path, value in changes.items():
+        *parents, leaf = path.split(".")
+        node = data
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{where}: {path}: {parent} has no fields")
+        if value is None or (value == "none" and _default(path) is None):
+            node.pop(leaf, None)
+        else:
+            node[leaf] = _parse_value(value) if isinstance(value, str) else value
+    return from_dict(Recipe, data, where)
+
+
+def _parse_value(text: str) -> Any:
+    """Read TOML text (numbers, booleans, lists), else keep it as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _default(path: str) -> Any:
+    """Default of a dotted recipe field; None where there is none or no such field."""
+    node: Any = Recipe()
+    for part in path.split("."):
+        node = getattr(node, part, None)
+    return node
+
+
+def dump_json(value: Any, path: Path) -> None:
+    """Write `value` as JSON to `path` whole or not at all (temporary file, then rename)."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
