@@ -15,11 +15,16 @@ class Batch:
     images: (B, C, H, W) float32 on the device, or a list of (C, H, W) where sizes differ
     (detection). targets: (B,) int64 classes, or a list of B dicts. ids: (B,) int64 on the CPU, the
     rows of the split the pictures came from.
+
+    Where pictures were mixed (mixup, cutmix), `targets` count for `share` (B,) in 0..1 of each and
+    the classes `other` (B,) int64 for the rest; None where nothing was mixed.
     """
 
     images: Tensor | list[Tensor]
     targets: Tensor | list[dict[str, Any]]
     ids: Tensor
+    other: Tensor | None = None
+    share: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,0 +1,1 @@
+"""Detection, localisation and segmentation on the named stages of a net."""
