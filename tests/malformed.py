@@ -17,15 +17,28 @@ FORMATS = {
     "BMP": ".bmp",
     "WEBP": ".webp",
     "PPM": ".ppm",
+    "TIFF": ".tif",
 }
 Random = np.random.Generator
 
 
 def sound(kind: str, random: Random) -> bytes:
-    """A whole picture of 40x30 noise."""
+    """A whole picture of 40x30 noise; a JPEG of one of the ways there are to write them."""
     pixels = random.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     data = io.BytesIO()
-    Image.fromarray(pixels).save(data, kind)
+    image, options = Image.fromarray(pixels), {}
+    if kind == "JPEG":
+        exif = Image.Exif()
+        exif[0x0112] = int(random.integers(1, 9))
+        image = image.convert(str(random.choice(["L", "RGB", "RGB", "RGB", "CMYK"])))
+        options = {
+            "progressive": bool(random.integers(2)),
+            "subsampling": int(random.integers(3)),
+            "quality": int(random.integers(5, 100)),
+            "restart_marker_blocks": int(random.integers(3)),
+            "exif": exif if random.integers(2) else b"",
+        }
+    image.save(data, kind, **options)
     return data.getvalue()
 
 
@@ -54,6 +67,28 @@ def flip_bits(data: bytes, random: Random) -> bytes:
     return bytes(spoilt)
 
 
+def spoil_body(data: bytes, random: Random) -> bytes:
+    """Bytes behind the header overwritten, here and there and in runs."""
+    spoilt = bytearray(data)
+    for place in random.integers(len(data) // 3, len(data), random.integers(1, 12)).tolist():
+        run = int(random.integers(1, 40))
+        spoilt[place : place + run] = random.bytes(len(spoilt[place : place + run]))
+    return bytes(spoilt)
+
+
+def spoil_sizes(data: bytes, random: Random) -> bytes:
+    """Whole 16-bit numbers in the header overwritten, as sizes and lengths are."""
+    spoilt = bytearray(data)
+    for place in random.integers(2, min(700, len(data) - 2), random.integers(1, 4)).tolist():
+        spoilt[place : place + 2] = random.choice([b"\0\0", b"\xff\xff", b"\x7f\xff", b"\0\1"])
+    return bytes(spoilt)
+
+
+def misnamed(data: bytes, random: Random) -> bytes:
+    """A whole picture of any format under the name of another."""
+    return sound(str(random.choice(list(FORMATS))), random)
+
+
 def drop_middle(data: bytes, random: Random) -> bytes:
     start = int(random.integers(1, len(data) // 2))
     return data[:start] + data[start + int(random.integers(1, len(data) // 3)) :]
@@ -80,7 +115,8 @@ def bomb(data: bytes, random: Random) -> bytes:
 
 
 WAYS: tuple[Callable[[bytes, Random], bytes], ...] = (
-    cut_short, flip_bits, drop_middle, noise, text, zeros, headless, bomb,
+    cut_short, flip_bits, spoil_body, spoil_sizes, drop_middle, noise, text, zeros, headless, bomb,
+    misnamed,
 )  # fmt: skip
 
 

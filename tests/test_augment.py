@@ -90,7 +90,7 @@ def test_without_augmentation_training_sees_what_evaluation_sees(images: torch.T
 
 
 def test_a_sample_does_not_depend_on_its_batch(images: torch.Tensor) -> None:
-    spec = AugmentSpec(crop="pad", flip=True, pca_colour=0.1)
+    spec = AugmentSpec(crop="pad", flip=True, pca_colour=0.1, policy="rand", erase=0.5)
     ids, epochs = np.arange(20), np.full(20, 2)
     together = augmented(spec, Preprocessor(PLAIN), images, epochs, ids)
     for row in (0, 13):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import resnets
-from resnets import job
+from resnets import job, native
 from resnets.config import from_toml, replace_fields
 from resnets.recipes import recipe
 from resnets.train.log import read_rows
@@ -183,8 +184,12 @@ def test_compiled_run_agrees_with_eager(tmp_path):
     assert losses["on"] == pytest.approx(losses["off"], rel=1e-3)
 
 
-def test_auto_compiles_long_runs_only():
+def test_auto_compiles_long_runs_only_and_where_no_kernel_serves(monkeypatch):
     from resnets.models import build
+
+    kernel = native.load("norm")
+    assert job.choose_means(recipe("digits"), nn.Identity(), 9, "cpu").fused == (kernel is not None)
+    monkeypatch.setattr(native, "load", lambda name: None)
 
     plan = recipe("cifar10-fast")
     net = build(plan.model)

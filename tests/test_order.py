@@ -65,3 +65,26 @@ def test_numbers_never_drift() -> None:
     assert [hex(value) for value in bits.tolist()] == ["0x3a65ba50cc08a13a", "0x728019ae08813f09"]
     assert order.permutation(8, 42, 0).tolist() == [4, 2, 1, 7, 5, 3, 0, 6]
     assert order.random_bits(-1, 0, 0, 0) == order.random_bits(2**64 - 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("n", "repeats", "batch"), [(12, 3, 6), (10, 3, 4), (7, 2, 5), (5, 1, 2)])
+def test_repeats_follow_one_another_and_epochs_stay_as_long(
+    n: int, repeats: int, batch: int
+) -> None:
+    parts = [order.positions(n, 3, k * batch, batch, repeats) for k in range(4 * n)]
+    drawn = np.concatenate([part[0] for part in parts]).reshape(-1, n)
+    index = np.concatenate([part[1] for part in parts]).reshape(-1, n)
+    for epoch, row in enumerate(index):
+        kept = order.permutation(n, 3, epoch)[: -(-n // repeats)]
+        np.testing.assert_array_equal(row, np.repeat(kept, repeats)[:n])
+    keys = set(zip(drawn.ravel(), index.ravel(), strict=True))
+    assert len(keys) == drawn.size  # no two copies share their random numbers
+
+
+def test_normal_numbers_are_normal() -> None:
+    radius, angle = (order.uniform(0, 0, np.arange(50_000), stream) for stream in (0, 1))
+    values = order.normal(radius, angle)
+    assert abs(values.mean()) < 0.02
+    assert abs(values.std() - 1) < 0.02
+    assert abs((np.abs(values) < 1).mean() - 0.6827) < 0.01
+    assert np.isfinite(order.normal(np.zeros(1), np.zeros(1))).all()

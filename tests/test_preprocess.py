@@ -46,8 +46,8 @@ def test_picture_is_resize_and_centre_crop(photo: Image.Image) -> None:
             ours = Preprocessor(spec).picture(picture)
             assert ours.dtype == torch.uint8
             difference = (ours.int() - wanted.int()).abs().float()
-            assert difference.max() <= 2  # Pillow keeps boxes as float32: exact halves may turn
-            assert difference.mean() < 0.05
+            assert difference.max() <= 2  # the stated tolerance of data/resize.py
+            assert difference.mean() < 0.1
 
 
 def test_path_image_and_array_agree(photo: Image.Image, tmp_path: Path) -> None:
@@ -73,7 +73,8 @@ def test_exif_orientation_is_honoured(photo: Image.Image, tmp_path: Path, orient
     with Image.open(path) as stored:
         upright = ImageOps.exif_transpose(stored)
     preprocessor = Preprocessor(STORED)
-    assert_close(preprocessor.picture(path), preprocessor.picture(upright), rtol=0, atol=0)
+    turned = 1 if orientation >= 5 else 0  # of a picture on its side columns are summed before rows
+    assert_close(preprocessor.picture(path), preprocessor.picture(upright), rtol=0, atol=turned)
     assert upright.size == (photo.size if orientation < 5 else photo.size[::-1])
     photo.save(tagged := tmp_path / "turned.tif", exif=exif)
     photo.save(plain := tmp_path / "turned.png", exif=exif)

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from resnets.train.clock import STAGES
 from resnets.weights.checkpoint import LAST, read_checkpoint
 
 STEPS = 60
@@ -17,6 +18,10 @@ TRAIN = [
     *("train", "digits", "--model", "cifar-resnet8", "--iterations", str(STEPS)),
     *("--set", "checkpoint_every=7it", "--set", "eval.every=20it", "--set", "log_every=5it"),
     *("--set", "ema_decay=0.9", "--device", "cpu"),
+    # Whatever is drawn at random, by sample or by step, and pictures that grow.
+    *("--set", "data.augment.policy=rand", "--set", "data.augment.erase=0.25"),
+    *("--set", "data.augment.mixup=0.2", "--set", "data.augment.cutmix=1.0"),
+    *("--set", "data.augment.repeats=2", "--set", "data.grow_from=8", "--set", "data.grow_step=4"),
 ]
 
 
@@ -59,7 +64,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def rows(folder):
-    timing = {"images_per_second", "seconds_per_step", "waiting_for_data"}
+    timing = {"images_per_second", "seconds_per_step", "waiting_for_data", "seconds", *STAGES}
     return [
         {key: value for key, value in json.loads(line).items() if key not in timing}
         for line in (folder / "metrics.jsonl").read_text().splitlines()

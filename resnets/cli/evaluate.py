@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -41,6 +41,7 @@ def command(
     views: Literal["centre", "ten-crop", "dense"] = "centre",
     scales: str | None = None,
     flip: Flag = False,
+    refine: Flag = False,
     average: Literal["probabilities", "logits"] = "probabilities",
     json: Flag = False,
     out: Path | None = None,
@@ -51,7 +52,8 @@ def command(
 
     Args:
         weights: Run folders or checkpoints; several vote together, matched by class names.
-        data: Data set (name, folder of class folders, tar, ...); default: what the run trained on.
+        data: Data set (name, hub:ORG/NAME, or a path, as train takes it); default: what the run
+            trained on.
         split: Which part of it; val and train are split as the run split them.
         classes: Names of the net's outputs in order, where the data has others than the checkpoint:
             a file with one a line, or a,b,c.
@@ -59,9 +61,11 @@ def command(
         views: One crop; corners and centre and all flipped; the whole picture, convolutionally.
         scales: Shorter sides in px such as 224,256,384,480,640 (dense's default), or the net's own.
         flip: Show each view flipped too.
+        refine: Detectors only: read each region again at its regressed box, and let boxes vote.
         average: What is averaged over views and nets: after the softmax or before it.
         json: Print one JSON object and nothing else.
-        out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors).
+        out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);
+            of detectors precision.png, misses.png and detections.json (COCO's results).
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto is bfloat16 where the device computes it natively, else float32.
     """
@@ -69,6 +73,27 @@ def command(
         raise ConfigError("name at least one run or checkpoint")
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
+    from resnets.weights.checkpoint import task_of
+
+    if any(task_of(each) != "classify" for each in weights):
+        own: dict[str, object] = {"classes": classes, "labels": labels, "flip": flip}
+        own |= {"views": views != "centre", "average": average != "probabilities"}
+        _only_for_classifiers(own)
+        from resnets.cli.evaluate_detect import evaluate
+
+        return evaluate(
+            weights,
+            data=data,
+            split=split,
+            scales=_numbers(scales) or None,
+            refine=refine,
+            as_json=json,
+            out=out,
+            device=device,
+            precision=precision,
+        )
+    if refine:
+        raise ConfigError("--refine is for detectors; a classifier has no boxes")
     from resnets.evaluate.cuts import picture_name
     from resnets.evaluate.match import match_classes, open_split, open_unlabelled
     from resnets.evaluate.ranks import joined
@@ -87,13 +112,19 @@ def command(
         truth = read_truth(labels, names, nets[0].classes)
     else:
         outputs = match_classes(pictures.classes, nets[0].classes, pictures.description)
-        truth = own_truth(pictures.labels, outputs)
+        truth = own_truth(pictures.labels, outputs, len(nets[0].classes))
     with joined(device) as rank:
         means = device, precision, average
         found = _measure(nets, weights, pictures, truth, shown, means, rank, quiet=json)
         if rank.index == 0:
             _report(found, pictures, out, as_json=json)
     return 1 if found.errors else 0
+
+
+def _only_for_classifiers(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value:
+            raise ConfigError(f"--{name} is for classifiers; leave it out for a detector")
 
 
 def _numbers(scales: str | None) -> tuple[int, ...]:

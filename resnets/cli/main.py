@@ -18,6 +18,7 @@ COMMANDS = {
     "features": "turn pictures into vectors, and find the pictures most like one",
     "push": "put a net into a folder or onto the Hub, with its model card",
     "study": "measure the paper's argument: depth, shortcuts, responses, gradients, ...",
+    "data": "check a set of pictures, or pack it into one file that trains faster",
     "info": "layers, parameters, multiply-adds and diagrams of nets",
 }
 

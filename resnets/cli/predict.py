@@ -32,10 +32,12 @@ def command(
     json: Flag = False,
     csv: Flag = False,
     explain: Path | None = None,
+    draw: Path | None = None,
+    threshold: float = 0.5,
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> int:
-    """Name what is in pictures, with probabilities. Exits with 1 if any picture cannot be read.
+    """Name or find what is in pictures. Exits with 1 if any picture cannot be read.
 
     Args:
         weights: Run folder or checkpoint.
@@ -44,11 +46,33 @@ def command(
         json: Print a JSON list and nothing else.
         csv: Print CSV: path,class1,probability1,...; an unreadable picture's cells stay empty.
         explain: Folder for a PNG of each picture with what spoke for its class (Grad-CAM).
+        draw: Detectors and segmenters only: folder for a PNG of each picture with what was seen in
+            it, and for detections.json (COCO's form, as --json prints it).
+        threshold: Detectors only: least score of an object.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto is bfloat16 where the device computes it natively, else float32.
     """
     if json and csv:
         raise ConfigError("--json and --csv exclude each other")
+    from resnets.weights.checkpoint import task_of
+
+    if pictures and task_of(weights) != "classify":
+        if explain is not None:
+            raise ConfigError("--explain is for classifiers; --draw shows what a detector sees")
+        from resnets.cli.predict_detect import predict as predict_objects
+
+        return predict_objects(
+            weights,
+            pictures,
+            threshold=threshold,
+            as_json=json,
+            as_csv=csv,
+            draw=draw,
+            device=device,
+            precision=precision,
+        )
+    if draw is not None:
+        raise ConfigError("--draw is for detectors; --explain shows what speaks for a class")
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     if not pictures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,8 +35,9 @@ def command(
     Args:
         recipe: Name of a recipe (see --list) or path of a recipe.toml.
         resume: Run folder to go on with, exactly where it stopped.
-        data: Data set: a name, a folder of class folders, a tar of one, IDX or CIFAR files.
-        model: Net from the catalog (see `resnets info`).
+        data: Data set: a name, hub:ORG/NAME, or a path: class folders, a tar, a CSV, Parquet ...
+            (docs/data.md has all).
+        model: Net from the catalog (see `resnets info`); a detector's as resnet50-fpn, resnet50-c4.
         epochs: Length of the run in epochs; schedules scale with it.
         iterations: Length of the run in optimizer steps; schedules scale with it.
         seed: Seed of initialisation, order and augmentation.
@@ -44,7 +46,7 @@ def command(
         device: auto, cpu, cuda, cuda:1, mps.
         list: Show the recipes and stop.
     """
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=_Stderr())
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("resnets").setLevel(logging.INFO)
     if list:
@@ -73,6 +75,18 @@ def command(
     return 0
 
 
+class _Stderr:
+    """What sys.stderr is when a line is written: a progress bar takes its place while it shows."""
+
+    def write(self, text: str) -> None:
+        """Write above the bar, where there is one."""
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Needed of a stream."""
+        sys.stderr.flush()
+
+
 def _choose(
     name: str,
     data: str | None,
@@ -83,16 +97,13 @@ def _choose(
     settings: tuple[str, ...],
 ) -> Recipe:
     from resnets import recipes
-    from resnets.models import catalog
 
     if epochs is not None and iterations is not None:
         raise ConfigError("--epochs and --iterations exclude each other")
     if name.endswith(".toml"):
         chosen = from_toml(name)
         if model is not None:
-            now = chosen.model
-            spec = catalog.spec(model, num_classes=now.num_classes, in_channels=now.in_channels)
-            chosen = dataclasses.replace(chosen, model=spec)
+            chosen = _with_net(chosen, model)
     else:
         chosen = recipes.recipe(name, model)
     changes: dict[str, Any] = {}
@@ -108,6 +119,21 @@ def _choose(
         parse_duration(changes["duration"], "--epochs/--iterations")
     chosen = replace_fields(chosen, changes)
     return replace_fields(chosen, dict(_split(text) for text in settings))
+
+
+def _with_net(recipe: Recipe, name: str) -> Recipe:
+    """A recipe read from a file, for another net."""
+    from resnets.models import catalog
+    from resnets.recipes.detection import split_name
+
+    now, detect = recipe.model, recipe.detect
+    if recipe.task == "classify":
+        spec = catalog.spec(name)
+    else:
+        spec, head = split_name(name, detect.head)
+        detect = dataclasses.replace(detect, head=head)
+    spec = dataclasses.replace(spec, num_classes=now.num_classes, in_channels=now.in_channels)
+    return dataclasses.replace(recipe, model=spec, detect=detect)
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -132,14 +158,15 @@ def _show_recipes() -> None:
 
 
 def _show_result(result: dict[str, Any], folder: Path) -> None:
-    table = Table("split", "top-1 error", "top-5 error", "pictures", "protocol")
+    from resnets.report import figures_of
+
+    figures = figures_of(result)
+    table = Table("split", *figures.values(), "pictures", "protocol")
     for name in ("test", "val", "train"):
         if name in result:
             row = result[name]
-            top5 = f"{row['top5_error']:.2f}%" if "top5_error" in row else ""
-            table.add_row(
-                name, f"{row['top1_error']:.2f}%", top5, f"{row['examples']:,}", row["protocol"]
-            )
+            values = (_written(key, row.get(key)) for key in figures)
+            table.add_row(name, *values, f"{row['examples']:,}", row["protocol"])
     console = Console()
     console.print(table)
     speed = f"{result['images_per_second']:,.0f} images/s"
@@ -147,3 +174,9 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
     for what, file in (("report", "report.html"), ("curves", "curves.svg")):
         print(f"{what}: {folder / file}")
     print(f"use it: resnets predict {folder} PICTURE...")
+
+
+def _written(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if key == "loss" else f"{value:.2f}%"

@@ -58,7 +58,9 @@ class DataSpec:
     max_bad: share of pictures that may be unreadable before a run stops. Each unreadable one is
     named; training takes another picture in its place, evaluation leaves it out and says so.
     size: pixels of the square the net sees; None = as stored (small sets only).
-    resize: shorter side before the centre crop at test time; None = `size`.
+    test_size: the same at test time; None = `size`. Pictures cut at random scales look larger in
+    training than at test, which a larger test size makes up for (Touvron et al. 2019, FixRes).
+    resize: shorter side before the centre crop at test time; None = `test_size`.
     val_fraction, test_fraction: shares kept for validation and test where the source brings none
     (stratified by class, by `split_seed`). A source with train/ and val/ but no test/ (ImageNet's
     layout) is tested on val/, and validated on a share of train/.
@@ -72,6 +74,7 @@ class DataSpec:
 
     source: str = "digits"
     size: int | None = None
+    test_size: int | None = None
     resize: int | None = None
     val_fraction: float = 0.1
     test_fraction: float = 0.2
@@ -93,6 +96,18 @@ class DataSpec:
         for name in ("val_fraction", "test_fraction", "max_bad"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is not in [0, 1)")
+        if self.test_size in (None, self.size):
+            return
+        if self.size is None or self.augment.crop not in ("scale-jitter", "random-resized"):
+            raise ConfigError(
+                f"data.test_size: {self.test_size} differs from data.size {self.size}; that needs "
+                "data.augment.crop 'scale-jitter' or 'random-resized', and a size"
+            )
+
+    @property
+    def tested_at(self) -> int | None:
+        """Pixels of the square the net sees at test time; None = as stored."""
+        return self.test_size or self.size
 
 
 @dataclass(frozen=True, kw_only=True)

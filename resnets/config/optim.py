@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from resnets.config.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSpec:
@@ -21,6 +23,10 @@ class OptimSpec:
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
     clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optim.betas: {self.betas} must both be in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,10 @@ class EvalSpec:
     watch_test: bool = False
     patience: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"eval.patience: {self.patience} evaluations; give 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSpec:
@@ -73,3 +83,9 @@ class FinetuneSpec:
     head_first: float = 0.0
     layer_decay: float = 1.0
     freeze_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.head_first <= 1:
+            raise ConfigError(f"finetune.head_first: {self.head_first} is no share in 0..1")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"finetune.layer_decay: {self.layer_decay} is not in (0, 1]")

@@ -102,8 +102,8 @@ def _default(path: str) -> Any:
     return node
 
 
-def dump_json(value: Any, path: Path) -> None:
+def dump_json(value: Any, path: Path, indent: int | None = 2) -> None:
     """Write `value` as JSON to `path` whole or not at all (temporary file, then rename)."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
     temporary.replace(path)

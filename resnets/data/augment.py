@@ -1,7 +1,8 @@
 """Random changes to training pictures, keyed by (seed, epoch, sample).
 
 What needs the stored picture (scale, aspect ratio) becomes a `View` for the decoder; all else runs
-on whole batches on the device: pad, crop and flip are one gather, colour and normalisation follow.
+on whole batches on the device: operations of a policy; pad, crop and flip as one gather;
+normalisation, colour, resizing and erasing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from torch.nn import functional as F
 from resnets.config import AugmentSpec, ConfigError
 from resnets.data import order
 from resnets.data.decode import Box, View, grid_box, scaled_size
+from resnets.data.erase import Erase
+from resnets.data.grow import resized
+from resnets.data.policy import Policy
 from resnets.data.preprocess import Preprocessor
 
 # Principal components of ImageNet's RGB values in 0..1 (Krizhevsky et al. 2012, section 4.1; the
@@ -31,16 +35,23 @@ PCA_VECTORS = (
     (-0.5836, -0.6948, 0.4203),
 )
 RATIO = (3 / 4, 4 / 3)
+LARGE = 96  # px from which a CPU handles pictures one by one
 TRIES = 10  # random areas and ratios tried before the centre is taken
 
 Ints = NDArray[np.int64]
 
 
 def train_views(
-    spec: AugmentSpec, preprocessor: Preprocessor, seed: int, epochs: Ints, ids: Ints
+    spec: AugmentSpec,
+    preprocessor: Preprocessor,
+    seed: int,
+    epochs: Ints,
+    ids: Ints,
+    size: int | None = None,
 ) -> list[View]:
     """The random view of each sample (B,) that the decoder cuts from the stored picture.
 
+    The parts that are cut do not depend on `size`, the pixels they get (None = the net's).
     "scale-jitter": shorter side uniform in `spec.scale` px, then a crop at a uniform place (the
     paper, section 3.4). "random-resized": see `resized_box`. Otherwise the centre view.
     """
@@ -61,7 +72,7 @@ def train_views(
         boxes = [resized_box(spec.scale, row.reshape(TRIES, 4)) for row in table]
     else:
         boxes = [view.box] * len(ids)
-    return [replace(view, box=box) for box in boxes]
+    return [replace(view, box=box, size=size or view.size) for box in boxes]
 
 
 def jitter_box(size: int, side: int, down: float, across: float) -> Callable[[int, int], Box]:
@@ -101,7 +112,7 @@ def resized_box(
 
 
 class BatchAugment:
-    """Crop, flip, colour and normalisation of whole batches on the device.
+    """All that is done to whole batches on the device, but mixing.
 
     Padding is zero after the mean is subtracted, and the mean picture is subtracted at each
     pixel's own place, as the paper pads mean-subtracted pictures (section 4.2).
@@ -116,6 +127,9 @@ class BatchAugment:
         self.margin = spec.pad if spec.crop == "pad" else 0
         self.bgr = preprocessor.spec.channel_order == "bgr"
         channels = preprocessor.spec.channels
+        self._erase = Erase(spec.erase, seed, self.size, channels) if spec.erase else None
+        means = preprocessor.spec.mean
+        self._policy = None if spec.policy == "none" else Policy(spec, seed, means, bgr=self.bgr)
         mean, scale = preprocessor.mean_and_scale(device)
         mean = mean.expand(channels, self.size, self.size).permute(1, 2, 0)
         self._mean = self._pad(mean).reshape(-1, channels)
@@ -126,11 +140,34 @@ class BatchAugment:
         images = images.to(self.device, non_blocking=True)
         return self._pad(images.flip(3) if self.bgr else images)
 
-    def __call__(self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
+    def __call__(
+        self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints, size: int | None = None
+    ) -> Tensor:
         """Training input of samples `ids` (B,) in `epochs` (B,), found at `rows` (B,) of `padded`.
 
-        Returns (B, C, size, size) float32 in channels_last memory.
+        Returns (B, C, size, size) float32 in channels_last memory; `size` None = the net's.
         """
+        if self._policy is not None:
+            padded = self._change(self._policy, padded, rows, epochs, ids)
+            rows = torch.arange(len(ids))
+        images = self._crop(padded, rows, epochs, ids)
+        if self.spec.pca_colour:
+            images.add_(self._colour_shift(epochs, ids)[:, :, None, None])
+        images = resized(images, size or self.size)
+        return images if self._erase is None else self._erase(images, epochs, ids)
+
+    def _change(
+        self, policy: Policy, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints
+    ) -> Tensor:
+        """The pictures `rows` (B,) of `padded`, changed by the policy: (B, S + 2 pad, ...)."""
+        inside = slice(self.margin, self.margin + self.size)
+        pictures = padded.index_select(0, rows.to(self.device))[:, inside, inside].contiguous()
+        return self._pad(policy(pictures, epochs, ids))
+
+    def _crop(self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
+        """Cropped, flipped and normalised: (B, C, size, size) at the net's size."""
+        if not self.margin:
+            return self._flip(padded, rows, epochs, ids)
         count, size, wide = len(ids), self.size, self.size + 2 * self.margin
         place = self.places(epochs, ids)
         picture = rows.to(self.device)[:, None, None] * (wide * wide)
@@ -138,10 +175,32 @@ class BatchAugment:
         pixels = padded.view(-1, channels).index_select(0, (picture + place).view(-1))
         images = pixels.view(count, -1).float()
         images.sub_(self._mean.index_select(0, place.view(-1)).view(count, -1)).mul_(self._scale)
-        images = images.view(count, size, size, channels)
-        if self.spec.pca_colour:
-            images.add_(self._colour_shift(epochs, ids)[:, None, None, :])
+        return images.view(count, size, size, channels).permute(0, 3, 1, 2)
+
+    def _flip(self, pictures: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
+        """What `_crop` returns where there is nothing to crop, without a gather of each pixel."""
+        turned = self._flipped(epochs, ids) & self.spec.flip
+        if self.device.type == "cpu" and self.size >= LARGE:
+            return self._flip_each(pictures, rows, turned)
+        images = pictures.index_select(0, rows.to(self.device)).float()
+        images.view(len(ids), -1).sub_(self._mean.view(1, -1)).mul_(self._scale)
+        if self.spec.flip:
+            here = self._here(np.flatnonzero(turned))
+            images[here] = images.index_select(0, here).flip(2)
         return images.permute(0, 3, 1, 2)
+
+    def _flip_each(self, pictures: Tensor, rows: Tensor, turned: NDArray[np.bool_]) -> Tensor:
+        """The same picture by picture: what a core computes with stays in its cache."""
+        images = torch.empty((len(rows), *pictures.shape[1:]))
+        mean, scale = self._mean.view(images.shape[1:]), self._scale.view(images.shape[1:])
+        turned_mean = mean.flip(1)
+        for out, row, turn in zip(images, rows.tolist(), turned.tolist(), strict=True):
+            out.copy_(pictures[row].flip(1) if turn else pictures[row])
+            out.sub_(turned_mean if turn else mean).mul_(scale)
+        return images.permute(0, 3, 1, 2)
+
+    def _flipped(self, epochs: Ints, ids: Ints) -> NDArray[np.bool_]:
+        return order.uniform(self.seed, epochs, ids, order.STREAM_FLIP) < 0.5
 
     def places(self, epochs: Ints, ids: Ints) -> Tensor:
         """Where in its padded picture each pixel lies: y * width + x, (B, size, size) int64."""
@@ -150,8 +209,8 @@ class BatchAugment:
         left = self._shift(epochs, ids, order.STREAM_CROP_X)[:, None]
         across = span.expand(len(ids), -1)
         if self.spec.flip:
-            flip = order.uniform(self.seed, epochs, ids, order.STREAM_FLIP) < 0.5
-            across = torch.where(self._here(flip)[:, None], self.size - 1 - across, across)
+            flip = self._here(self._flipped(epochs, ids))
+            across = torch.where(flip[:, None], self.size - 1 - across, across)
         wide = self.size + 2 * self.margin
         return top[:, :, None] * wide + (left + across)[:, None, :]
 
@@ -163,8 +222,7 @@ class BatchAugment:
         """(B, 3): a random step along each principal component, in units of normalised pixels."""
         streams = order.STREAM_COLOUR + np.arange(6)
         draws = order.uniform(self.seed, epochs[:, None], ids[:, None], streams)
-        radius = np.sqrt(-2 * np.log1p(-draws[:, :3]))  # normal numbers by Box and Muller 1958
-        alpha = self.spec.pca_colour * radius * np.cos(2 * np.pi * draws[:, 3:])
+        alpha = self.spec.pca_colour * order.normal(draws[:, :3], draws[:, 3:])
         shift = (alpha * PCA_VALUES) @ np.array(PCA_VECTORS).T * 255
         shift = shift[:, ::-1].copy() if self.bgr else shift
         return self._here(shift.astype(np.float32)) * self._scale[:, :3]
@@ -189,5 +247,20 @@ def _check(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
         raise ConfigError(f"data.augment.scale: {spec.scale} must be shares of the area in 0..1")
     if spec.crop == "pad" and spec.pad < 0:
         raise ConfigError(f"data.augment.pad: {spec.pad} must be 0 or more")
+    for name in ("mixup", "cutmix"):
+        if getattr(spec, name) < 0:
+            raise ConfigError(f"data.augment.{name}: alpha {getattr(spec, name)} must be 0 or more")
+    for name in ("erase", "mix_probability"):
+        if not 0 <= getattr(spec, name) <= 1:
+            raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be a share in 0..1")
+    if not 0 <= spec.policy_magnitude <= 10:
+        raise ConfigError(
+            f"data.augment.policy_magnitude: {spec.policy_magnitude} must be within 0..10"
+        )
+    for name in ("policy_ops", "policy_std"):
+        if getattr(spec, name) < 0:
+            raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be 0 or more")
+    if spec.repeats < 1:
+        raise ConfigError(f"data.augment.repeats: {spec.repeats} must be 1 or more")
     if spec.pca_colour and preprocessor.spec.channels != 3:
         raise ConfigError("data.augment.pca_colour: grey pictures have no colour; set it to 0")

@@ -8,38 +8,48 @@ transparency is laid over white; 16-bit values are scaled to 8 bits; CMYK and pa
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from resnets.data import jpeg
 from resnets.data.errors import DataError
+from resnets.data.netpbm import pixels_of
+from resnets.data.resize import kernel, resize_part
+from resnets.data.upright import Box, turn_of
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the upright picture
 GREY_MODES = frozenset({"1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-TURNS = dict(  # EXIF orientations 2..8, undone
-    enumerate(
-        (
-            Image.Transpose.FLIP_LEFT_RIGHT,
-            Image.Transpose.ROTATE_180,
-            Image.Transpose.FLIP_TOP_BOTTOM,
-            Image.Transpose.TRANSPOSE,
-            Image.Transpose.ROTATE_270,
-            Image.Transpose.TRANSVERSE,
-            Image.Transpose.ROTATE_90,
-        ),
-        start=2,
-    )
-)
+TRANSPOSE = {  # what Pillow calls the turns that undo EXIF orientations 2..8
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# A picture that says it has more pixels than this is refused unread: a few bytes can claim any
+# size, and decoding it would take the memory. A quarter of a gigabyte of RGB, as Pillow's warning.
+MOST_PIXELS = (1 << 30) // 4 // 3
 
 # A JPEG is read at 1/2, 1/4 or 1/8 only while at least this many pixels are left for each one
 # asked for: the antialiased resize that follows then hides the cruder DCT scaling (measured on
 # COCO: 0.6 of 255 on average).
 REDUCED_MARGIN = 3.0
+
+# Pillow warns of odd metadata in pictures that it reads well, and of large pictures, which are
+# refused here. What cannot be read is named by whoever reads it.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -51,41 +61,69 @@ class View:
     box: Callable[[int, int], Box]
     interpolation: str = "bilinear"
 
+    @property
+    def scaling(self) -> tuple[int, str]:
+        """What a resize has to know beside the box."""
+        return self.size, self.interpolation
 
-def decode(data: bytes, view: View, name: str) -> NDArray[np.uint8]:
+
+def decode(data: bytes | memoryview, view: View, name: str) -> NDArray[np.uint8]:
     """Pixels (size, size, channels) of one view of an encoded picture.
 
-    DataError names the picture `name` when it is unreadable, truncated or absurdly large.
+    A clean JPEG is decoded in part, by `data/jpeg.py`; pixels of a PPM are taken from where they
+    lie; Pillow reads all else. DataError names the picture `name` when it is unreadable, truncated
+    or has more than 89 million pixels. What a view does not show of a JPEG is not decoded: damage
+    there is not noticed, but a missing end is.
     """
-    with naming(name), Image.open(io.BytesIO(data)) as image:
-        return render(image, view)
+    with naming(name):
+        pixels = pixels_of(data)
+        if pixels is not None:
+            return render_pixels(pixels, view)
+        seen = _decode_jpeg(bytes(data), view)
+        if seen is not None:
+            return seen
+        with _open(data) as image:
+            return render(image, view)
 
 
-def decode_whole(data: bytes, name: str) -> NDArray[np.uint8]:
-    """The whole upright picture (H, W, 3) at its stored size; DataError as `decode`."""
-    with naming(name), Image.open(io.BytesIO(data)) as image:
+def decode_whole(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
+    """The whole upright picture (H, W, 3) at its stored size, by Pillow; DataError as `decode`."""
+    with naming(name), _open(data) as image:
         return np.array(_upright(image).convert("RGB"))
 
 
-def picture_header(data: bytes, name: str) -> tuple[int, int, bool]:
+def picture_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]:
     """Width and height of the upright picture, and whether it is grey, without decoding it."""
-    with naming(name), Image.open(io.BytesIO(data)) as image:
+    with naming(name), _open(data) as image:
         return *_upright_size(image), image.mode in GREY_MODES
 
 
 def render(image: Image.Image, view: View) -> NDArray[np.uint8]:
     """Pixels (size, size, channels) of one view of an open picture, antialiased."""
     width, height = _upright_size(image)
-    box = view.box(width, height)
-    _read_reduced(image, box, view.size)
+    box = _inside(view.box(width, height), width, height)
+    denominator = _denominator(box, view.size)
+    image.draft(None, (image.width // denominator, image.height // denominator))
     image = _upright(image)
     if image.size != (width, height):
         across, down = image.width / width, image.height / height
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    inside = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
-    image = image.resize((view.size, view.size), RESAMPLE[view.interpolation], inside)
-    image = image.convert("L" if view.channels == 1 else "RGB")
-    return np.array(image).reshape(view.size, view.size, view.channels)
+    box = _inside(box, *image.size)
+    cut = None if kernel() is None else resize_part(_planes(image), box, *view.scaling)
+    if cut is None:
+        small = image.resize((view.size, view.size), RESAMPLE[view.interpolation], box)
+        return _planes(small.convert("L" if view.channels == 1 else "RGB")).copy()
+    return _with_channels(cut, view.channels)
+
+
+def render_pixels(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+    """The same of an upright picture (H, W, 1 or 3) that is decoded already."""
+    height, width, planes = pixels.shape
+    box = _inside(view.box(width, height), width, height)
+    cut = resize_part(pixels, box, *view.scaling)
+    if cut is None:
+        return render(Image.fromarray(pixels[:, :, 0] if planes == 1 else pixels), view)
+    return _with_channels(cut, view.channels)
 
 
 def centre_box(size: int, resize: int) -> Callable[[int, int], Box]:
@@ -129,30 +167,67 @@ def naming(name: str) -> Iterator[None]:
         ) from error
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    return image.size[::-1] if _orientation(image) >= 5 else image.size  # 5..8 swap the sides
+def _open(data: bytes | memoryview) -> Image.Image:
+    """The picture, of which only the header is read."""
+    image = Image.open(io.BytesIO(data))
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        image.close()
+        raise ValueError(f"Image size ({pixels} pixels) exceeds limit of {MOST_PIXELS} pixels")
+    return image
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 = upright. (Pillow turns TIFF files upright itself.)"""
-    if "exif" not in image.info:
-        return 1
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF says nothing of the picture, which may be whole
-        return 1
+def _decode_jpeg(data: bytes, view: View) -> NDArray[np.uint8] | None:
+    """One view of a clean JPEG; None where Pillow has to look at it."""
+    header = jpeg.read_header(data)
+    if header is None or header.width * header.height > MOST_PIXELS:
+        return None
+    turn = turn_of(header.exif)
+    width, height = turn.size(header.width, header.height)
+    box = _inside(view.box(width, height), width, height)
+    seen = jpeg.decode_box(
+        data,
+        header,
+        turn.as_stored(box, width, height),
+        denominator=_denominator(box, view.size),
+        shape=(view.size, view.size, view.channels),
+        interpolation=view.interpolation,
+    )
+    return None if seen is None else turn.apply(seen)
 
 
-def _read_reduced(image: Image.Image, box: Box, size: int) -> None:
-    """Let the JPEG decoder scale down in the DCT domain where that keeps quality."""
+def _planes(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels (H, W, 1 or 3) of an L or RGB picture, not to be written to."""
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def _with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """(H, W, 1 or 3) as (H, W, channels)."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    return _planes(Image.fromarray(pixels).convert("L")).copy()
+
+
+def _inside(box: Box, width: int, height: int) -> Box:
+    """`box` without what rounding puts outside the picture."""
+    return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+
+
+def _denominator(box: Box, size: int) -> int:
+    """1, 2, 4 or 8: by how much a JPEG may be scaled down in the DCT domain."""
     shrink = min(box[2] - box[0], box[3] - box[1]) / (size * REDUCED_MARGIN)
-    if shrink >= 2:
-        image.draft(None, (int(image.width / shrink), int(image.height / shrink)))
+    return 8 if shrink >= 8 else 4 if shrink >= 4 else 2 if shrink >= 2 else 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    return turn_of(image.info.get("exif")).size(*image.size)
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """The decoded picture, turned by its EXIF orientation, as 8-bit L or RGB."""
-    turn = TURNS.get(_orientation(image))
+    turn = TRANSPOSE.get(turn_of(image.info.get("exif")).orientation)
     image.load()
     if turn is not None:
         image = image.transpose(turn)

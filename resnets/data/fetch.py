@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from resnets.data.errors import DataError
+
+PATIENCE = 5.0  # seconds for a server to answer at all
 
 
 def cache_folder() -> Path:
@@ -43,6 +48,17 @@ def fetch_cifar(name: str) -> Path:
     if not folder.is_dir():
         _download(download, kind.__name__, kind.url, folder)
     return folder
+
+
+def why_away(url: str) -> str | None:
+    """None where a server answers at `url`, through proxies too; else what went wrong."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE):
+            return None
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error))
 
 
 def _download(work: Callable[[], object], title: str, url: str, folder: Path) -> None:

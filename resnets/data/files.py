@@ -12,10 +12,11 @@ import lzma
 import os
 import posixpath
 import shutil
+import stat
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -44,7 +45,7 @@ class Files(Protocol):
     def name(self, index: int) -> str:
         """What messages call the picture: a path, or "tar:member"."""
 
-    def read(self, index: int) -> bytes:
+    def read(self, index: int) -> bytes | memoryview:
         """The encoded bytes; DataError when they cannot be had."""
 
     def take(self, rows: NDArray[np.int64]) -> Files:
@@ -120,32 +121,49 @@ class Listing:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file; DataError when it cannot be read."""
+    """The bytes of a file; DataError when it cannot be read, or is a pipe, device or folder."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_without_waiting) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
+            return stream.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error
 
 
-def list_folder(root: Path) -> Listing:
-    """Pictures below `root`. Links to files and to folders at the top are followed, others not."""
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to would otherwise be waited for without end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def list_folder(
+    root: Path,
+    wanted: Callable[[str], bool] | None = None,
+    onerror: Callable[[OSError], None] | None = None,
+) -> Listing:
+    """Pictures below `root`, or the files `wanted`.
+
+    Links to files and to folders at the top are followed, others not. A folder that may not be
+    listed raises DataError, unless `onerror` takes it.
+    """
     paths: list[str] = []
     folders: list[str] = []
     try:
         for top in sorted(entry.name for entry in root.iterdir() if entry.is_dir()):
             # Links deeper down are not followed, so that a loop of links ends.
-            for place, _, names in os.walk(root / top, onerror=_raise):
+            for place, _, names in os.walk(root / top, onerror=onerror or _raise):
                 below = Path(place).relative_to(root).as_posix()
                 folders.append(below)
                 paths.extend(f"{below}/{name}" for name in names)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-    paths = sorted(filter(_is_picture, paths))
-    return Listing(FolderFiles(root, paths), paths, sorted(filter(_is_visible, folders)))
+    paths = sorted(filter(wanted or is_picture, paths))
+    return Listing(FolderFiles(root, paths), paths, sorted(filter(is_visible, folders)))
 
 
-def list_tar(archive: Path) -> Listing:
-    """Pictures in a tar, plain or compressed with gzip, bzip2 or xz."""
+def list_tar(archive: Path, wanted: Callable[[str], bool] | None = None) -> Listing:
+    """Pictures in a tar, plain or compressed with gzip, bzip2 or xz; or the files `wanted`."""
+    wanted = wanted or is_picture
     spans: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     folders: set[str] = set()
@@ -161,18 +179,29 @@ def list_tar(archive: Path) -> Listing:
                 elif member.islnk() or member.issym():
                     start = posixpath.dirname(path) if member.issym() else ""
                     links[path] = posixpath.normpath(posixpath.join(start, member.linkname))
+            check_end(tar, stream)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{archive}: cannot be read as a tar ({error}); is it whole?") from error
-    for path in filter(_is_picture, links):
+    for path in filter(wanted, links):
         if links[path] not in spans:
             raise DataError(f"{archive}:{path}: a link to {links[path]}, which is no file in it")
         spans[path] = spans[links[path]]
-    paths = sorted(filter(_is_picture, spans))
+    paths = sorted(filter(wanted, spans))
     for path in paths:
         folders.update(_parents(path))
     where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
     files = TarFiles(archive, stream, paths, where)
-    return Listing(files, paths, sorted(filter(_is_visible, folders - {"."})))
+    return Listing(files, paths, sorted(filter(is_visible, folders - {"."})))
+
+
+def check_end(tar: tarfile.TarFile, stream: IO[bytes]) -> None:
+    """ReadError unless a tar that was gone through ends where it says so.
+
+    `tarfile` takes a damaged header anywhere but at the start for the end.
+    """
+    stream.seek(tar.offset)
+    if any(stream.read(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
 
 
 def _uncompressed(archive: Path) -> IO[bytes]:
@@ -204,11 +233,13 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _is_picture(path: str) -> bool:
-    return posixpath.splitext(path)[1].lower() in PICTURE_SUFFIXES and _is_visible(path)
+def is_picture(path: str) -> bool:
+    """Whether a file is called like a picture, and is not hidden."""
+    return posixpath.splitext(path)[1].lower() in PICTURE_SUFFIXES and is_visible(path)
 
 
-def _is_visible(path: str) -> bool:
+def is_visible(path: str) -> bool:
+    """Whether neither a file nor a folder it is in is hidden."""
     return not any(part.startswith(".") for part in path.split("/"))
 
 

@@ -12,10 +12,15 @@ from resnets.config import DataSpec
 from resnets.data import order
 from resnets.data.augment import BatchAugment, Ints, train_views
 from resnets.data.batch import Batch
+from resnets.data.grow import at_size, check_growth, size_at
 from resnets.data.memory import random_scaling
+from resnets.data.mix import mix
+from resnets.data.pack import PackFiles
 from resnets.data.preprocess import Preprocessor, prepare
 from resnets.data.reader import Plan, read_ahead
-from resnets.data.split import Split, TensorSplit
+from resnets.data.split import FileSplit, Split, TensorSplit
+from resnets.data.stream import StreamSplit
+from resnets.data.timings import Timings
 
 
 class TrainStream:
@@ -36,12 +41,17 @@ class TrainStream:
         device: torch.device,
         channels_last: bool = True,
     ) -> None:
-        self.spec, self.preprocessor = data_spec, preprocessor
+        # What `preprocessor` says is for testing, at `test_size`.
+        self.size = data_spec.size or preprocessor.spec.size
+        self.spec, self.preprocessor = data_spec, at_size(preprocessor, self.size)
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.channels_last = channels_last
-        self.augment = BatchAugment(data_spec.augment, preprocessor, seed, device)
+        check_growth(data_spec, self.size)
+        self.augment = BatchAugment(data_spec.augment, self.preprocessor, seed, device)
         self.labels = split.labels.to(device)
         self.split = split if random_scaling(data_spec) else prepare(split, preprocessor)
+        packed = isinstance(split, FileSplit) and isinstance(split.files, PackFiles)
+        self.timings = Timings(device, packed=packed)
         self._padded: Tensor | None = None
         if isinstance(self.split, TensorSplit) and not random_scaling(data_spec):
             self._padded = self.augment.pad(self.split.images)
@@ -51,41 +61,86 @@ class TrainStream:
         """Pictures in one epoch."""
         return len(self.split)
 
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """Batches start_step, start_step + 1, ... without end.
+    @property
+    def unreadable(self) -> int:
+        """Pictures found unreadable so far; others take their place."""
+        return len(self.split.unreadable)
 
-        DataError names a picture that cannot be read, when its batch is due.
+    def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
+        """Batches start_step, start_step + 1, ... without end, of a run of `total` steps.
+
+        Progressive resizing goes by the share of `total` that is done; None = all at full size.
+        Another picture takes the place of one that cannot be read (`read_ahead`); DataError, when
+        its batch is due, where too many cannot.
         """
-        return self._read(start_step) if self._padded is None else self._gather(start_step)
+        pictures = self._read if self._padded is None else self._gather
+        for step, (images, ids) in enumerate(pictures(start_step, total), start_step):
+            images = images if self.channels_last else images.contiguous()
+            rows = torch.from_numpy(ids)
+            batch = Batch(images, self.labels[rows.to(self.device)], rows)
+            with self.timings.augmenting:
+                batch = mix(self.spec.augment, self.seed, step, batch)
+            yield batch
 
-    def _gather(self, start_step: int) -> Iterator[Batch]:
+    def _gather(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
+        """Pictures and rows of each batch of a set in memory."""
         assert self._padded is not None
-        for epochs, rows in self._draws(start_step):
-            yield self._batch(self._padded, torch.from_numpy(rows), epochs, rows)
+        for size, epochs, rows in self._draws(start_step, total):
+            places = torch.from_numpy(rows)
+            with self.timings.augmenting:
+                images = self.augment(self._padded, places, epochs, rows, size)
+            yield images, rows
 
-    def _read(self, start_step: int) -> Iterator[Batch]:
-        plans = (self._plan(epochs, rows) for epochs, rows in self._draws(start_step))
+    def _read(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
+        """The same of pictures that are read, and cut, when needed."""
+        draws = self._draws(start_step, total)
+        plans = (self._plan(size, epochs, rows) for size, epochs, rows in draws)
         pin = self.device.type == "cuda"
         places = torch.arange(self.batch_size)
-        for plan, pixels in read_ahead(self.split, plans, self.spec.workers, pin=pin):
-            yield self._batch(self.augment.pad(pixels), places, plan.epochs, plan.rows)
+        workers, seed = self.spec.workers, self.seed
+        decoding = self.timings.decoding
+        read = read_ahead(self.split, plans, workers, pin=pin, seed=seed, decoding=decoding)
+        for step, (plan, pixels) in enumerate(read, start_step):
+            augment, size = self._augment_at(pixels.shape[1]), self._size(step, total)
+            with self.timings.to_device:
+                padded = augment.pad(pixels)
+            with self.timings.augmenting:
+                images = augment(padded, places, plan.epochs, plan.rows, size)
+            yield images, plan.rows
 
-    def _draws(self, step: int) -> Iterator[tuple[Ints, Ints]]:
-        """Epochs and rows, each (B,), of batch `step` and all after it."""
+    def _draws(self, step: int, total: int | None) -> Iterator[tuple[int, Ints, Ints]]:
+        """Pixels, and epochs and rows, each (B,), of batch `step` and all after it."""
+        count, repeats = self.batch_size, self.spec.augment.repeats
+        permute = self.split.permutation if isinstance(self.split, StreamSplit) else None
         while True:
-            start = step * self.batch_size
-            yield order.positions(len(self.split), self.seed, start, self.batch_size)
+            yield (
+                self._size(step, total),
+                *order.positions(len(self.split), self.seed, step * count, count, repeats, permute),
+            )
             step += 1
 
-    def _plan(self, epochs: Ints, rows: Ints) -> Plan:
-        views = train_views(self.spec.augment, self.preprocessor, self.seed, epochs, rows)
+    def _size(self, step: int, total: int | None) -> int:
+        return size_at(self.spec, self.size, step, total)
+
+    def _plan(self, size: int, epochs: Ints, rows: Ints) -> Plan:
+        """Random parts are cut at `size` px; all else as in memory, at full size."""
+        augment, seed = self.spec.augment, self.seed
+        views = train_views(
+            augment,
+            self.preprocessor,
+            seed,
+            epochs,
+            rows,
+            size=size if random_scaling(self.spec) else None,
+        )
         return Plan(rows, epochs, views)
 
-    def _batch(self, padded: Tensor, places: Tensor, epochs: Ints, ids: Ints) -> Batch:
-        images = self.augment(padded, places, epochs, ids)
-        rows = torch.from_numpy(ids)
-        images = images if self.channels_last else images.contiguous()
-        return Batch(images, self.labels[rows.to(self.device)], rows)
+    def _augment_at(self, size: int) -> BatchAugment:
+        """The augmentation of pictures that the decoder cut at `size` px already."""
+        if size != self.augment.size:
+            preprocessor = at_size(self.preprocessor, size)
+            self.augment = BatchAugment(self.spec.augment, preprocessor, self.seed, self.device)
+        return self.augment
 
 
 def eval_batches(
@@ -97,7 +152,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Each picture once, in order, as prediction sees it; the last batch is short, none padded.
 
-    Images are float32 in channels_last memory. DataError names a picture that cannot be read.
+    Images are float32 in channels_last memory. Pictures that cannot be read are left out and noted
+    in `split.unreadable`; DataError when none can.
     """
     split = prepare(split, preprocessor)
     for ids, pixels in _eval_pixels(split, preprocessor, batch_size, device, workers):

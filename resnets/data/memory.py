@@ -16,8 +16,10 @@ from rich.progress import track
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data.decode import View, centre_box, decode, decode_whole, picture_header
+from resnets.data.errors import DataError
 from resnets.data.files import Files
 from resnets.data.split import FileSplit, Split, TensorSplit
+from resnets.data.unreadable import Unreadable
 
 MEMORY_LIMIT = 2 << 30  # bytes of pixels that "auto" keeps in memory
 PROBES = 32  # headers read to guess whether all pictures share one size
@@ -59,27 +61,33 @@ def load_files(
 
     With `spec.size`, and no random scaling in training, pictures are read straight at that size;
     otherwise pictures of one size are read as stored. "auto" keeps at most 2 GiB of pixels.
+    Unreadable pictures are named and left out of memory; DataError when training has too many.
     """
-    given = torch.from_numpy(labels)
+    unreadable = Unreadable(description, len(files), spec.max_bad if training else None)
     if spec.in_memory != "never":
         prepared = None
         if spec.size is not None and not (training and random_scaling(spec)):
-            prepared = (spec.size, spec.resize or spec.size, "bilinear")
-            pixels = _read_at_size(files, spec, prepared, description)
+            size = spec.test_size or spec.size
+            prepared = (size, spec.resize or size, "bilinear")
+            pixels = _read_at_size(files, spec, prepared, unreadable)
         else:
-            pixels = _read_as_stored(files, spec, description)
+            pixels = _read_as_stored(files, spec, unreadable)
         if pixels is not None:
-            return TensorSplit(torch.from_numpy(pixels), given, classes, description, prepared)
+            kept = [row for row in range(len(files)) if row not in unreadable]
+            images, known = torch.from_numpy(pixels), torch.from_numpy(labels[kept])
+            return TensorSplit(images, known, classes, description, prepared, unreadable)
     if spec.in_memory == "always":
         raise ConfigError(
             f"data.in_memory: 'always', but the pictures of {description} differ in size;"
             " set data.size and no random scaling, or 'auto'"
         )
-    return FileSplit(files, given, classes, description, channels=1 if _probe(files).grey else 3)
+    channels = 1 if _probe(files).grey else 3
+    given = torch.from_numpy(labels)
+    return FileSplit(files, given, classes, description, channels, unreadable)
 
 
 def _read_at_size(
-    files: Files, spec: DataSpec, prepared: tuple[int, int, str], description: str
+    files: Files, spec: DataSpec, prepared: tuple[int, int, str], unreadable: Unreadable
 ) -> NDArray[np.uint8] | None:
     """Centre views (size, resize, interpolation), or None where they do not fit."""
     size, resize, interpolation = prepared
@@ -90,10 +98,12 @@ def _read_at_size(
     def read(index: int) -> NDArray[np.uint8]:
         return decode(files.read(index), view, files.name(index))
 
-    return _fill(len(files), (size, size), read, spec.workers, description)
+    return _fill(files, (size, size), read, spec.workers, unreadable)
 
 
-def _read_as_stored(files: Files, spec: DataSpec, description: str) -> NDArray[np.uint8] | None:
+def _read_as_stored(
+    files: Files, spec: DataSpec, unreadable: Unreadable
+) -> NDArray[np.uint8] | None:
     """All pictures at their own size, or None where they differ or do not fit."""
     size = _probe(files).size
     if size is None or not _fits(spec, len(files), *size):
@@ -106,7 +116,7 @@ def _read_as_stored(files: Files, spec: DataSpec, description: str) -> NDArray[n
         return pixels
 
     try:
-        return _fill(len(files), size, read, spec.workers, description)
+        return _fill(files, size, read, spec.workers, unreadable)
     except _UnlikeError:
         return None
 
@@ -117,33 +127,49 @@ def _fits(spec: DataSpec, count: int, height: int, width: int) -> bool:
 
 def _probe(files: Files) -> _Probe:
     rows = np.unique(np.linspace(0, len(files) - 1, PROBES).astype(int)).tolist()
-    headers = [picture_header(files.read(row), files.name(row)) for row in rows]
+    headers = []
+    for row in rows:
+        try:
+            headers.append(picture_header(files.read(row), files.name(row)))
+        except DataError:  # named when its turn comes
+            continue
     sizes = {(height, width) for width, height, _ in headers}
-    return _Probe(sizes.pop() if len(sizes) == 1 else None, all(grey for *_, grey in headers))
+    grey = bool(headers) and all(grey for *_, grey in headers)
+    return _Probe(sizes.pop() if len(sizes) == 1 else None, grey)
 
 
 def _fill(
-    count: int,
+    files: Files,
     size: tuple[int, int],
     read: Callable[[int], NDArray[np.uint8]],
     workers: int,
-    description: str,
+    unreadable: Unreadable,
 ) -> NDArray[np.uint8]:
-    """Read `count` RGB pictures by a pool of threads; (N, H, W, 1) when all of them are grey."""
+    """Readable RGB pictures, by a pool of threads; (N, H, W, 1) when all of them are grey."""
+    count = len(files)
     pixels = np.empty((count, *size, 3), np.uint8)
 
     def work(start: int) -> bool:
         for index in range(start, min(start + CHUNK, count)):
-            pixels[index] = read(index)
+            try:
+                pixels[index] = read(index)
+            except DataError as error:
+                unreadable.add(index, error)
+                pixels[index] = 0
         red, green, blue = np.moveaxis(pixels[start : start + CHUNK], -1, 0)
         return np.array_equal(red, green) and np.array_equal(red, blue)
 
     pool = ThreadPoolExecutor(workers or cores())
     try:
         chunks = range(0, count, CHUNK)
-        grey = list(_progress(pool.map(work, chunks), len(chunks), description))
+        grey = list(_progress(pool.map(work, chunks), len(chunks), unreadable.of))
     finally:
         pool.shutdown(cancel_futures=True)
+    kept = [row for row in range(count) if row not in unreadable]
+    for place, row in enumerate(kept):
+        if place < row:  # in place: the set may fill most of the memory
+            pixels[place] = pixels[row]
+    pixels = pixels[: len(kept)]
     return np.ascontiguousarray(pixels[..., :1]) if all(grey) else pixels
 
 

@@ -6,6 +6,7 @@ workers or devices never changes a result: rank r of R takes its slice of each b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -19,8 +20,12 @@ MASK = (1 << 64) - 1
 
 # Streams keep draws of one (seed, epoch, sample) independent: one number for each purpose.
 STREAM_ORDER, STREAM_SPLIT, STREAM_FLIP = 0, 1, 2
-STREAM_CROP_Y, STREAM_CROP_X = 3, 4
+STREAM_CROP_Y, STREAM_CROP_X, STREAM_BLOCKS, STREAM_BUFFER = 3, 4, 5, 6
+STREAM_STEP = 7  # what a training step draws: dropout, sampled regions
 STREAM_JITTER, STREAM_COLOUR, STREAM_RESIZED_CROP = 8, 16, 32  # the first of several each
+STREAM_MIX, STREAM_NOISE, STREAM_ERASE, STREAM_POLICY = 72, 80, 96, 128  # likewise
+
+STREAM_SUBSTITUTE = 1 << 20  # the first of as many as it takes to find a readable picture
 
 
 def random_bits(
@@ -39,21 +44,38 @@ def uniform(seed: int, epoch: ArrayLike, ids: ArrayLike, stream: ArrayLike) -> N
     return (random_bits(seed, epoch, ids, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def normal(radius: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Normal numbers from two independent uniform ones in [0, 1) each (Box and Muller 1958)."""
+    return np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
+
+
 def positions(
-    n: int, seed: int, start: int, count: int
+    n: int,
+    seed: int,
+    start: int,
+    count: int,
+    repeats: int = 1,
+    permute: Callable[[int, int, int], NDArray[np.int64]] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Epoch and index, each (count,), of positions start .. start + count - 1 of an endless stream.
 
     Position p is sample permutation(n, seed, p // n)[p % n] of epoch p // n. A batch may straddle
     two epochs, so all batches are full and each epoch holds every sample exactly once.
+
+    With `repeats` the first n / repeats samples of each epoch's order come that many times in a
+    row, and the rest not (Hoffer et al. 2020). Copy c of epoch e is said to be of epoch
+    e * repeats + c, so that no two copies share their random numbers.
+
+    `permute` is a set's own order, where it is not `permutation`'s.
     """
     assert n > 0
     epoch, place = np.divmod(np.arange(start, start + count, dtype=np.int64), n)
+    place, copy = np.divmod(place, repeats)
     index = np.empty(count, np.int64)
     for each in np.unique(epoch):
         chosen = epoch == each
-        index[chosen] = permutation(n, seed, int(each))[place[chosen]]
-    return epoch, index
+        index[chosen] = (permute or permutation)(n, seed, int(each))[place[chosen]]
+    return epoch * repeats + copy, index
 
 
 @lru_cache(maxsize=4)
@@ -63,6 +85,12 @@ def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     order = np.argsort(bits, kind="stable")
     order.setflags(write=False)
     return order
+
+
+def substitute(n: int, seed: int, epoch: int, row: int, attempt: int) -> int:
+    """The row, of n, that is tried in the place of unreadable `row`; attempts count from 0."""
+    bits = random_bits(seed, epoch, row, STREAM_SUBSTITUTE + attempt)
+    return int(bits % np.uint64(n))
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,11 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from resnets.config import DataSpec
+from resnets.data.errors import DataError
 from resnets.data.files import Files
 from resnets.data.memory import load_files
 from resnets.data.split import Split, TensorSplit
 
 Rows = NDArray[np.int64]
+
+VAL_NAMES = ("val", "valid", "validation")
+PART_NAMES = frozenset({"train", "test", *VAL_NAMES})
 
 
 class Part(Protocol):
@@ -28,6 +32,10 @@ class Part(Protocol):
     @property
     def labels(self) -> Rows:
         """(N,) int64."""
+
+    @property
+    def files(self) -> Files | None:
+        """Its encoded pictures, one for each label; None where it holds pixels."""
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
@@ -42,6 +50,7 @@ class ArrayPart:
     title: str
     images: NDArray[np.uint8]
     labels: Rows
+    files: None = None
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
@@ -76,3 +85,19 @@ class Source:
     train: Part
     val: Part | None = None
     test: Callable[[], Part] | None = None
+
+
+def by_role(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], where: str) -> Source:
+    """The set whose parts are called train, test, and val (or valid, validation).
+
+    With val but no test (ImageNet's layout) val is the test set. A single part, whatever it is
+    called, is what shares are held out from. DataError where several lack a train part.
+    """
+    if len(parts) == 1:
+        return Source(name, classes, next(iter(parts.values())))
+    if "train" not in parts:
+        raise DataError(f"{where}: has the parts {', '.join(sorted(parts))}, but no train")
+    val = next((parts[title] for title in VAL_NAMES if title in parts), None)
+    test = parts.get("test", val)
+    assert test is not None
+    return Source(name, classes, parts["train"], None if test is val else val, lambda: test)

@@ -19,6 +19,7 @@ from resnets.data.errors import DataError
 from resnets.data.files import read_file
 from resnets.data.reader import Plan, read_ahead
 from resnets.data.split import Split, TensorSplit
+from resnets.data.stream import StreamSplit
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
@@ -96,9 +97,10 @@ def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
     `spec.normalise`: "per-pixel-mean" subtracts the training set's mean picture (He et al. 2016,
     section 4.2) and keeps the scale 0..1; "channel" brings each plane to mean 0, deviation 1;
     "imagenet" uses ImageNet's constants. A set that is not in memory is measured on 10,000 evenly
-    spaced pictures at most. ConfigError when pictures differ in size and `spec.size` is None.
+    spaced pictures at most (of a stream, its first). ConfigError when pictures differ in size and
+    `spec.size` is None.
     """
-    size = spec.size or _common_size(split)
+    size = spec.tested_at or _common_size(split)
     known = Preprocess(
         size=size,
         resize=spec.resize or size,
@@ -154,20 +156,29 @@ def _read_all(split: Split, rows: NDArray[np.int64], view: View, workers: int) -
 
 
 def _sums(split: Split, preprocessor: Preprocessor, workers: int) -> tuple[Tensor, Tensor, int]:
-    """Sum of pixels (C, S, S), sum of squares (C,), both float64, and number of pictures."""
+    """Sum of pixels (C, S, S), sum of squares (C,), both float64, and number of pictures read."""
     split = prepare(split, preprocessor)
     if isinstance(split, TensorSplit):
-        chunks, count = iter(split.images.split(CHUNK)), len(split)
+        chunks = iter(split.images.split(CHUNK))
     else:
-        count = min(len(split), SAMPLE)
-        rows = np.linspace(0, len(split) - 1, count).astype(np.int64)
+        rows = _sample(split)
         chunks = _read_all(split, rows, preprocessor.view, workers)
     total, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    count = 0
     for pixels in chunks:
+        count += len(pixels)
         values = pixels.double()
         total = total + values.sum(0)
         squares = squares + values.square_().sum((0, 1, 2))
     return total.permute(2, 0, 1), squares, count
+
+
+def _sample(split: Split) -> NDArray[np.int64]:
+    """Rows to measure: evenly spaced, or the first of a stream's order, so that few blocks do."""
+    count = min(len(split), SAMPLE)
+    if isinstance(split, StreamSplit):
+        return split.permutation(len(split), 0, 0)[:count]
+    return np.linspace(0, len(split) - 1, count).astype(np.int64)
 
 
 def _common_size(split: Split) -> int:

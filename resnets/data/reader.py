@@ -12,11 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnets.data import order
 from resnets.data.decode import View
+from resnets.data.errors import DataError
 from resnets.data.memory import cores
 from resnets.data.split import Split
+from resnets.data.timings import Decoding
 
 CHUNK = 8  # pictures decoded by one task of the pool
+ATTEMPTS = 10_000  # pictures tried in the place of an unreadable one
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,47 +36,98 @@ class Plan:
 class _Reading:
     plan: Plan
     pixels: Tensor
+    read: NDArray[np.int64]  # (B,): the row that each place got, -1 where none could be read
     tasks: list[Future[None]]
 
 
 def read_ahead(
-    split: Split, plans: Iterable[Plan], workers: int = 0, *, pin: bool = False
+    split: Split,
+    plans: Iterable[Plan],
+    workers: int = 0,
+    *,
+    pin: bool = False,
+    seed: int | None = None,
+    decoding: Decoding | None = None,
 ) -> Iterator[tuple[Plan, Tensor]]:
     """Each plan with its pixels (B, size, size, C) uint8, in order; `workers` 0 = one per core.
 
     A few batches are read ahead, enough to keep all threads busy. `pin` puts pixels into pinned
-    memory. A picture that cannot be decoded raises its DataError when its batch is due.
+    memory. Unreadable pictures are noted in `split.unreadable`, which raises DataError, when their
+    batch is due, if they are too many. With `seed` the same view of another picture, chosen by
+    (seed, epoch, row), takes the place of each, and the plan handed on names its row. Without, they
+    are left out of the plan, and a plan that has no other is skipped. `decoding` counts what the
+    threads spend.
     """
-    workers = workers or cores()
+    workers, decoding = workers or cores(), decoding or Decoding()
+    decoding.threads = workers
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     waiting: deque[_Reading] = deque()
-    plans = iter(plans)
     try:
         for plan in plans:
-            waiting.append(_start(pool, split, plan, pin))
-            if len(waiting) <= 1 + 2 * workers * CHUNK // len(plan.rows):
-                continue
-            yield _finish(waiting.popleft())
+            waiting.append(_start(pool, split, plan, pin, seed, decoding))
+            if len(waiting) > 1 + 2 * workers * CHUNK // len(plan.rows):
+                yield from _finish(waiting.popleft())
         while waiting:
-            yield _finish(waiting.popleft())
+            yield from _finish(waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start(pool: ThreadPoolExecutor, split: Split, plan: Plan, pin: bool) -> _Reading:
+def _start(
+    pool: ThreadPoolExecutor,
+    split: Split,
+    plan: Plan,
+    pin: bool,
+    seed: int | None,
+    decoding: Decoding,
+) -> _Reading:
     count, view = len(plan.rows), plan.views[0]
     shape = (count, view.size, view.size, view.channels)
     pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
-    out = pixels.numpy()
+    out, read = pixels.numpy(), np.empty(count, np.int64)
 
     def work(start: int) -> None:
         for place in range(start, min(start + CHUNK, count)):
-            out[place] = split.read(int(plan.rows[place]), plan.views[place])
+            read[place] = -1
+            planned, epoch = int(plan.rows[place]), int(plan.epochs[place])
+            for row in _rows_to_try(split, planned, epoch, seed):
+                found = _try(split, row, plan.views[place])
+                if found is not None:
+                    out[place], read[place] = found, row
+                    break
 
-    return _Reading(plan, pixels, [pool.submit(work, start) for start in range(0, count, CHUNK)])
+    tasks = [pool.submit(work, start) for start in range(0, count, CHUNK)]
+    return _Reading(plan, pixels, read, tasks)
 
 
-def _finish(reading: _Reading) -> tuple[Plan, Tensor]:
+def _rows_to_try(split: Split, row: int, epoch: int, seed: int | None) -> Iterator[int]:
+    """The row itself, then those that may take its place."""
+    yield row
+    if seed is None:
+        return
+    for attempt in range(ATTEMPTS):
+        yield order.substitute(len(split), seed, epoch, row, attempt)
+    raise DataError(f"{split.description}: hardly any of its pictures can be read")
+
+
+def _try(split: Split, row: int, view: View) -> NDArray[np.uint8] | None:
+    """The view, or None where the picture cannot be read; DataError where too many cannot."""
+    try:
+        return split.read(row, view)
+    except DataError as error:
+        split.unreadable.add(row, error)
+        return None
+
+
+def _finish(reading: _Reading) -> Iterator[tuple[Plan, Tensor]]:
+    """The plan as it was read; nothing where none of it could be."""
     for task in reading.tasks:
         task.result()
-    return reading.plan, reading.pixels
+    plan, read = reading.plan, reading.read
+    if np.array_equal(plan.rows, read):
+        yield plan, reading.pixels
+        return
+    places = np.flatnonzero(read >= 0).tolist()
+    if places:
+        views = [plan.views[place] for place in places]
+        yield Plan(read[places], plan.epochs[places], views), reading.pixels[places]

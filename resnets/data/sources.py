@@ -1,4 +1,4 @@
-"""Opening a stored set: by name, or by the path of a folder or tar."""
+"""Opening a stored set: by name, or by the path of a folder or file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.config import DataSpec
+from resnets.config import ConfigError, DataSpec
 from resnets.data import order
 from resnets.data.arrays import (
     DEBIAN_FASHION_MNIST,
@@ -22,9 +22,17 @@ from resnets.data.arrays import (
 from resnets.data.cifar import find_cifar, open_cifar
 from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_cifar, fetch_fashion_mnist
-from resnets.data.files import list_folder, list_tar
+from resnets.data.files import list_folder
+from resnets.data.ground_truth import open_flat
+from resnets.data.pack import is_pack, open_pack
+from resnets.data.parquet import open_parquet
 from resnets.data.parts import Part, Rows, Source
+from resnets.data.quarantine import Quarantine
+from resnets.data.shards import find_shards, open_shards
 from resnets.data.split import Split
+from resnets.data.tables import open_table
+from resnets.data.tabular import HUB, is_tabular, open_tabular
+from resnets.data.tars import IMAGENET_TRAIN, open_imagenet, open_tar
 from resnets.data.tree import open_tree
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
@@ -45,10 +53,12 @@ def open_data(spec: DataSpec) -> Splits:
     """Open `spec.source` and hold out validation and test shares where it brings none.
 
     Shares are of the source's training part, stratified by class; which pictures they are follows
-    from `spec.split_seed` and the sorted order of the files alone. DataError says what is missing,
-    empty, damaged or of one class only.
+    from `spec.split_seed` and the sorted order of the files alone. Pictures in quarantine are left
+    out of the shares they would be in. DataError says what is missing, empty, damaged or of one
+    class only.
     """
-    source = _find(spec.source)
+    left_out = Quarantine.of(spec)
+    source = find_source(spec)
     classes, labels = source.classes, source.train.labels
     _check_classes(source, labels)
     train_rows, val_rows, test_rows = hold_out(
@@ -61,11 +71,16 @@ def open_data(spec: DataSpec) -> Splits:
     def share(part: Part, rows: Rows, role: str) -> Split | None:
         if len(rows) == 0:
             return None
+        kept = left_out.keep(part.files, rows)
         title = " ".join(filter(None, (source.name, part.title)))
         if len(rows) < len(part.labels):
             title += f", {role} share (seed {spec.split_seed})"
-        description = f"{title}, {len(rows):,} pictures"
-        return part.open(rows, classes, description, spec, training=role == "training")
+        description = f"{title}, {len(kept):,} pictures"
+        if len(kept) < len(rows):
+            description += f" ({len(rows) - len(kept):,} in quarantine)"
+        if len(kept) == 0:
+            raise DataError(f"{description}: all are in quarantine; see data.quarantine")
+        return part.open(kept, classes, description, spec, training=role == "training")
 
     def whole(part: Part, role: str) -> Split | None:
         if part.labels.max(initial=0) >= len(classes):
@@ -114,8 +129,31 @@ def _share(fraction: float, count: int, left: int) -> int:
     return min(left - 1, max(1, round(count * fraction))) if fraction else 0
 
 
-def _find(source: str) -> Source:
-    """The stored set that a name or path means."""
+def find_source(spec: DataSpec) -> Source:
+    """The stored set that `spec.source`, a name or path, means, as its parts.
+
+    ConfigError where `spec.streaming` asks for what only Parquet and WebDataset can do.
+    """
+    source, streaming = spec.source, spec.streaming
+    path = Path(source).expanduser()
+    if source.startswith(HUB) or (path.exists() and is_tabular(path)):
+        where = source if source.startswith(HUB) else str(path)
+        return open_parquet(where) if streaming else open_tabular(where)
+    if path.is_dir() and (found := find_shards(path)):
+        return open_shards(found, path.resolve().name, streaming=streaming)
+    stored = None
+    if path.is_file() and not is_pack(path) and path.suffix.lower() != ".csv":
+        stored = open_tar(path, source, streaming=streaming)
+    if stored is None and streaming:
+        raise ConfigError(
+            f"data.streaming: {source} is neither Parquet nor WebDataset nor on the Hub, and"
+            " only those are streamed; set it to false"
+        )
+    return stored or _whole(source, path, spec.truth)
+
+
+def _whole(source: str, path: Path, truth: str | None) -> Source:
+    """A set that is not streamed: by name, or by the path of a file or folder."""
     if source == "digits":
         return open_digits()
     if source == "fashion-mnist":
@@ -124,19 +162,22 @@ def _find(source: str) -> Source:
         return open_idx(folder, source, FASHION_CLASSES)
     if source in ("cifar10", "cifar100"):
         return _cifar(fetch_cifar(source), source)
-    path = Path(source).expanduser()
     if path.is_file():
-        return open_tree(list_tar(path), path.name, source)
+        return open_pack(path) if is_pack(path) else open_table(path)
     if not path.is_dir():
         near = difflib.get_close_matches(source, NAMES, 1)
         hint = f"did you mean {near[0]}?" if near else f"known sets: {', '.join(NAMES)}"
-        raise DataError(f"{source}: no such folder or tar; {hint}")
+        raise DataError(f"{source}: no such folder or file; {hint}")
     name = path.resolve().name
     if has_idx(path):
         return open_idx(path, name)
     if found := find_cifar(path):
         return open_cifar(*found, name)
-    return open_tree(list_folder(path), name, source)
+    if (path / IMAGENET_TRAIN).is_file():
+        return open_imagenet(path, name, truth)
+    listing = list_folder(path)
+    flat = None if listing.paths else open_flat(path, name, truth)
+    return flat or open_tree(listing, name, source, truth)
 
 
 def _cifar(folder: Path, name: str) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resnets.data.decode import View, decode, render
 from resnets.data.files import Files
+from resnets.data.unreadable import Unreadable
 
 
 class Split(Protocol):
@@ -34,6 +35,10 @@ class Split(Protocol):
     def channels(self) -> int:
         """Planes stored: 1 when all pictures are grey, else 3."""
 
+    @property
+    def unreadable(self) -> Unreadable:
+        """What is known so far of its pictures that cannot be read."""
+
     def __len__(self) -> int:
         """N."""
 
@@ -47,6 +52,7 @@ class TensorSplit:
 
     images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) when the pictures were read
     as the centre `size` x `size` at shorter side `resize`, None when they are as stored.
+    unreadable: files that are not among these, because they could not be read.
     """
 
     images: Tensor
@@ -54,6 +60,7 @@ class TensorSplit:
     classes: tuple[str, ...]
     description: str
     prepared: tuple[int, int, str] | None = None
+    unreadable: Unreadable = field(default_factory=Unreadable)
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8
@@ -84,6 +91,7 @@ class FileSplit:
     classes: tuple[str, ...]
     description: str
     channels: int = 3
+    unreadable: Unreadable = field(default_factory=Unreadable)
 
     def __post_init__(self) -> None:
         assert len(self.files) == len(self.labels)

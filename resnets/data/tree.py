@@ -1,7 +1,10 @@
 """Class-folder trees: which file belongs to which part and class.
 
 Accepted: root/<class>/*, and root/train/<class>/* with root/val and root/test in the same form.
-With val/ but no test/ (ImageNet's layout) val/ is the test set. A single top folder is skipped.
+With val/ but no test/ (ImageNet's layout) val/ is the test set. A val/ of pictures without class
+folders takes its labels from a file (`ground_truth`); a test/ beside it that has none either is
+ImageNet's own, whose labels are secret, and left alone. A single top folder is skipped, and so are
+Kaggle's ILSVRC/Data/CLS-LOC/.
 """
 
 from __future__ import annotations
@@ -12,17 +15,18 @@ import numpy as np
 
 from resnets.data.errors import DataError
 from resnets.data.files import Listing
-from resnets.data.parts import FilePart, Source
+from resnets.data.ground_truth import DEVKIT, flat_part
+from resnets.data.parts import PART_NAMES, VAL_NAMES, FilePart, Source, by_role
 
-VAL_NAMES = ("val", "valid", "validation")
-PART_NAMES = frozenset({"train", "test", *VAL_NAMES})
+KAGGLE = "ILSVRC/Data/CLS-LOC/"
 
 
-def open_tree(listing: Listing, name: str, where: str) -> Source:
+def open_tree(listing: Listing, name: str, where: str, truth: str | None = None) -> Source:
     """Sort the pictures of a folder or tar `where` into parts and classes, sorted by name.
 
-    DataError: no pictures, no class folders, a class without pictures, or a class in val/ or test/
-    that train/ lacks.
+    `truth`: file with the labels of a flat val/, where it is not found beside it. DataError: no
+    pictures, no class folders, a class without pictures, or a class in val/ or test/ that train/
+    lacks.
     """
     if not listing.paths:
         raise DataError(f"{where}: no pictures found; expected a folder of them for each class")
@@ -31,23 +35,35 @@ def open_tree(listing: Listing, name: str, where: str) -> Source:
     if "train" not in titles or not any(_first_parts(listing.folders, f"{top}train/")):
         classes = _classes(listing, top, where)
         return Source(name, classes, _part(listing, "", top, classes, where))
+    titles.discard(DEVKIT)
     if extra := sorted(titles - PART_NAMES):
         raise DataError(
             f"{where}: {extra[0]}/ beside train/; only val/ and test/ have a place there"
         )
     classes = _classes(listing, f"{top}train/", where)
+    flat = {title for title in VAL_NAMES if title in titles and _is_flat(listing, f"{top}{title}/")}
+    if flat and _is_flat(listing, f"{top}test/"):
+        titles.discard("test")
     parts = {
-        title: _part(listing, title, f"{top}{title}/", classes, where) for title in sorted(titles)
+        title: flat_part(listing, title, f"{top}{title}/", classes, where, truth)
+        if title in flat
+        else _part(listing, title, f"{top}{title}/", classes, where)
+        for title in sorted(titles)
     }
-    val = next((parts[title] for title in VAL_NAMES if title in parts), None)
-    test = parts.get("test", val)
-    if test is None:
-        return Source(name, classes, parts["train"])
-    return Source(name, classes, parts["train"], None if test is val else val, lambda: test)
+    return by_role(name, classes, parts, where)
+
+
+def _is_flat(listing: Listing, prefix: str) -> bool:
+    """Whether there are pictures right below `prefix`, and no folders."""
+    inside = any(path.startswith(prefix) for path in listing.paths)
+    return inside and not any(_first_parts(listing.folders, prefix))
 
 
 def _top_folder(listing: Listing) -> str:
     """The one folder that holds everything and no picture of its own, as "top/", else ""."""
+    for top in (KAGGLE, KAGGLE.partition("/")[2], KAGGLE.partition("Data/")[2]):
+        if any(path.startswith(f"{top}train/") for path in listing.paths):
+            return top
     tops = set(_first_parts(listing.folders, ""))
     shallow = any(path.count("/") < 2 for path in listing.paths)
     return f"{tops.pop()}/" if len(tops) == 1 and not shallow else ""

@@ -13,8 +13,10 @@ from torch import Tensor
 from resnets.config import ConfigError, DataSpec, Preprocess
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.files import PICTURE_SUFFIXES, FolderFiles
+from resnets.data.wnids import WNIDS
 from resnets.evaluate.predict import find_pictures
 from resnets.models import Net
+from resnets.weights.hub import imagenet_classes
 
 SplitName = Literal["test", "val", "train"]
 SHOWN = 5  # class names in a message
@@ -40,6 +42,9 @@ def open_split(net: Net, source: str | None, name: SplitName, *, stored: bool = 
         dataclasses.replace(
             spec,
             source=source or spec.source,
+            quarantine=None if foreign else spec.quarantine,
+            truth=None if foreign else spec.truth,
+            streaming=False if foreign else spec.streaming,
             size=seen.size,
             resize=seen.resize,
             # Sets are read into memory with bilinear interpolation only.
@@ -91,8 +96,12 @@ def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tenso
     """(K,) int64: for each class of the data, the net's output of that name.
 
     Data whose K classes are called 0, 1, ..., K - 1 names the outputs by number (ImageNet-V2).
-    Raises DataError naming what is missing and what is too many unless both hold the same names.
+    Classes that are WordNet ids of ImageNet's 1,000 need not be all of them (Imagenette has ten),
+    and a net of ImageNet knows them by its libraries' English names too. Otherwise raises DataError
+    naming what is missing and what is too many unless both hold the same names.
     """
+    if (known := _imagenet_outputs(data, net)) is not None:
+        return known
     if set(data) != set(net) and set(data) == set(map(str, range(len(net)))):
         return torch.tensor([int(name) for name in data])
     missing = [name for name in net if name not in set(data)]
@@ -108,6 +117,20 @@ def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tenso
         )
     where = {name: index for index, name in enumerate(net)}
     return torch.tensor([where[name] for name in data])
+
+
+def _imagenet_outputs(data: Sequence[str], net: Sequence[str]) -> Tensor | None:
+    """`match_classes` where both are classes of ImageNet, else None."""
+    places = {wnid: place for place, wnid in enumerate(WNIDS)}
+    if not set(data) <= set(places):
+        return None
+    numbers = tuple(map(str, range(len(WNIDS))))  # what a net is loaded with that says no names
+    if tuple(net) in (imagenet_classes(), numbers):
+        return torch.tensor([places[wnid] for wnid in data])
+    where = {name: index for index, name in enumerate(net)}
+    if set(data) <= set(where) <= set(places):
+        return torch.tensor([where[wnid] for wnid in data])
+    return None
 
 
 def relabel(batches: Iterable[Batch], outputs: Tensor) -> Iterator[Batch]:

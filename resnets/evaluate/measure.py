@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -95,9 +95,7 @@ def measure(
         device=torch.device("cpu"),
     )
     errors = sorted(rank.gather(errors))
-    if errors:
-        left_out = f"{evaluation.protocol}, {len(errors):,} unreadable left out"
-        evaluation = replace(evaluation, protocol=left_out)
+    evaluation = evaluation.leaving_out(len(errors))
     surest = _surest(rank.gather(mistakes))
     return Measurement(evaluation, tuple(surest), tuple(text for _, text in errors))
 

@@ -89,8 +89,6 @@ def predict(
     """
 
     def read(path: Path) -> Tensor:
-        if _is_endless(path):
-            raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
         picture: Tensor = model.preprocess.picture(path)
         return picture
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,20 +17,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from torch import nn
 
 from resnets import host
-from resnets.models import Net
 
 T = TypeVar("T")
 
 
-def place(net: Net, device: str, precision: str) -> tuple[torch.device, str]:
+def place(net: nn.Module, device: str, precision: str) -> tuple[torch.device, str]:
     """Move `net` to the device that `device` ("auto", "cuda:1") means, channels last.
 
-    Returns it with the precision that "auto" becomes there. From here on a picture of more than
-    89 megapixels counts as unreadable.
+    Returns it with the precision that "auto" becomes there.
     """
-    _be_strict_with_pictures()
     chosen = host.pick_device(device)
     if chosen.type == "cpu":
         host.keep_pages()
@@ -40,21 +36,12 @@ def place(net: Net, device: str, precision: str) -> tuple[torch.device, str]:
     return chosen, host.pick_precision(precision, chosen)
 
 
-def _be_strict_with_pictures() -> None:
-    """Turn Pillow's warnings into errors where memory is at stake, and into nothing elsewhere.
-
-    It warns of a likely decompression bomb and then decodes it, and it warns of odd metadata in
-    pictures that it reads well. What cannot be read is named by whoever reads it.
-    """
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-
-
 def with_progress(
     items: Iterable[T],
     total: int,
     pictures: Callable[[T], int] = lambda _: 1,
     *,
+    doing: str = "pictures",
     hidden: bool = False,
 ) -> Iterator[T]:
     """Hand on `items` under a bar with images/s and time left, on stderr where that is a terminal.
@@ -75,7 +62,7 @@ def with_progress(
         disable=hidden or not console.is_terminal,
     )
     with bar:
-        task = bar.add_task("pictures", total=total)
+        task = bar.add_task(doing, total=total)
         for item in items:
             yield item
             bar.advance(task, pictures(item))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,12 @@ class Evaluation:
     def confusion(self) -> np.ndarray:
         """(K, K) examples; rows the true class, columns the predicted one."""
         return self.sums.confusion
+
+    def leaving_out(self, count: int) -> Evaluation:
+        """The same, with the protocol naming how many unreadable pictures it did not count."""
+        if not count:
+            return self
+        return replace(self, protocol=f"{self.protocol}, {count:,} unreadable left out")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; figures that are no number (NaN, infinite) become None."""

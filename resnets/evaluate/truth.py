@@ -50,9 +50,14 @@ class Truth:
         return (allowed + logits.nan_to_num()).argmax(1)
 
 
-def own_truth(labels: Tensor, outputs: Tensor) -> Truth:
-    """The data's own labels (N,), of which class t is the net's output `outputs[t]`."""
-    return Truth([(target,) for target in outputs[labels].tolist()])
+def own_truth(labels: Tensor, outputs: Tensor, known: int = 0) -> Truth:
+    """The data's own labels (N,), of which class t is the net's output `outputs[t]`.
+
+    The protocol says so where the net has `known` outputs and the data fewer classes.
+    """
+    few = len(outputs) < known
+    note = f"classes {len(outputs):,} of the net's {known:,}, all of which compete" if few else ""
+    return Truth([(target,) for target in outputs[labels].tolist()], note)
 
 
 def read_truth(path: Path, names: Sequence[str], classes: Sequence[str]) -> Truth:

@@ -8,30 +8,31 @@ are called `conv1`, `norm1`, ... in the order of the data. Where `norm` is "none
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
 
 from resnets.config import ModelSpec
+from resnets.models.fused import norm_relu
+from resnets.models.layers import conv, low_pass, norm
 
 
-def conv(
-    spec: ModelSpec,
-    c_in: int,
-    c_out: int,
-    kernel: int,
-    stride: int = 1,
-    groups: int = 1,
-    bias: bool = False,
-) -> nn.Conv2d:
-    """Convolution that keeps the size at stride 1; its bias would be undone by a norm after it."""
-    bias = bias or spec.norm == "none" or spec.conv_bias == "all"
-    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=bias)
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where in a net a block stands, and what follows from it.
 
+    width: of its 3x3 convolutions. dilation: of the first 3x3 convolution and of the one after it.
+    drop_path: probability that training leaves its branch out. first: whether it opens the net.
+    """
 
-def norm(spec: ModelSpec, channels: int) -> nn.Module:
-    """Batch normalisation (Ioffe and Szegedy 2015), or nothing."""
-    return nn.BatchNorm2d(channels, spec.norm_eps) if spec.norm == "batch" else nn.Identity()
+    c_in: int
+    width: int
+    stride: int = 1
+    dilation: tuple[int, int] = (1, 1)
+    drop_path: float = 0.0
+    first: bool = False
 
 
 class ZeroPad(nn.Module):
@@ -41,15 +42,16 @@ class ZeroPad(nn.Module):
     have it; any other place is the same net with its channels in another order.
     """
 
-    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+    def __init__(self, c_in: int, c_out: int, stride: int, blur: bool = False) -> None:
         super().__init__()
         self.stride = stride
+        self.blur = blur and stride > 1
         self.before = (c_out - c_in) // 2
         self.after = c_out - c_in - self.before
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H / stride), ceil(W / stride))."""
-        x = x[:, :, :: self.stride, :: self.stride]
+        x = low_pass(x, self.stride) if self.blur else x[:, :, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, self.before, self.after))
 
 
@@ -71,23 +73,30 @@ class Projection(nn.Module):
         return self.norm(self.conv(x))
 
 
-def make_shortcut(spec: ModelSpec, c_in: int, c_out: int, stride: int) -> nn.Module | None:
+def make_shortcut(spec: ModelSpec, place: Place) -> nn.Module | None:
     """The shortcut that `spec.shortcut` asks for at this place; None in a plain net."""
+    c_in, c_out, stride = place.c_in, place.width * spec.expansion, place.stride
     fits = stride == 1 and c_in == c_out
     if spec.shortcut == "none":
         return None
     if spec.shortcut == "C" or (spec.shortcut == "B" and not fits):
         return Projection(spec, c_in, c_out, stride, normed=not spec.block.startswith("preact"))
-    return nn.Identity() if fits else ZeroPad(c_in, c_out, stride)
+    return nn.Identity() if fits else ZeroPad(c_in, c_out, stride, spec.blur_pool)
 
 
 class Block(nn.Module, ABC):
     """`relu(F(x) + shortcut(x))` (paper, eq. 1 and 2); in a plain net `relu(F(x))`.
 
-    `shortcut` is a module, None in a plain net. `paths` is what a study measures.
+    `shortcut` is a module, None in a plain net. `paths` is what a study measures. In training,
+    F(x) is zero for a share `drop_path` of the pictures and scaled up for the others, so that its
+    mean stays (stochastic depth, Huang et al. 2016).
     """
 
     shortcut: nn.Module | None
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.drop_path = place.drop_path
 
     @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
@@ -102,78 +111,104 @@ class Block(nn.Module, ABC):
         """F(x) and what the shortcut adds to it, both (B, c_out, H', W')."""
         return self.branch(x), None if self.shortcut is None else self.shortcut(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, c_out, H', W')."""
-        out, shortcut = self.paths(x)
-        if shortcut is not None:
-            out += shortcut
-        return F.relu(out, inplace=True)
+    def _drop(self, branch: Tensor) -> Tensor:
+        """`branch` (B, C, H, W), left out for some pictures in training."""
+        if not (self.training and self.drop_path):
+            return branch
+        return stochastic_depth(branch, self.drop_path, mode="row", training=True)
 
 
-class Basic(Block):
-    """Two 3x3 convolutions (paper, Fig. 5 left)."""
+class PostActBlock(Block):
+    """A block as in the paper: norm after each convolution, relu after the addition."""
 
-    def __init__(self, spec: ModelSpec, c_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = conv(spec, c_in, width, 3, stride)
-        self.norm1 = norm(spec, width)
-        self.conv2 = conv(spec, width, width, 3)
-        self.norm2 = norm(spec, width)
-        self.shortcut = make_shortcut(spec, c_in, width, stride)
+    @property
+    @abstractmethod
+    def closing_norm(self) -> nn.Module:
+        """The norm at the end of the branch."""
+
+    @abstractmethod
+    def _convolve(self, x: Tensor) -> Tensor:
+        """The branch up to its closing norm."""
 
     def branch(self, x: Tensor) -> Tensor:
-        """F(x): conv, norm, relu, conv, norm."""
-        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return self.norm2(self.conv2(x))
+        """F(x): conv and norm, repeated, with relu between."""
+        return self.closing_norm(self._convolve(x))
 
     @property
     def last_layer(self) -> nn.Module:
-        """`norm2`, or `conv2` in a net without norms."""
-        return self.conv2 if isinstance(self.norm2, nn.Identity) else self.norm2
+        """The closing norm, or the last convolution in a net without norms."""
+        *_, last = (layer for layer in self.children() if isinstance(layer, nn.Conv2d))
+        return last if isinstance(self.closing_norm, nn.Identity) else self.closing_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H', W')."""
+        shortcut = None if self.shortcut is None else self.shortcut(x)
+        if shortcut is not None and self.training and self.drop_path:
+            return F.relu(self._drop(self.branch(x)) + shortcut, inplace=True)
+        return norm_relu(self.closing_norm, self._convolve(x), shortcut)
 
 
-class Bottleneck(Block):
+class Basic(PostActBlock):
+    """Two 3x3 convolutions (paper, Fig. 5 left)."""
+
+    def __init__(self, spec: ModelSpec, place: Place) -> None:
+        super().__init__(place)
+        width, (first, second) = place.width, place.dilation
+        self.conv1 = conv(spec, place.c_in, width, 3, place.stride, dilation=first)
+        self.norm1 = norm(spec, width)
+        self.conv2 = conv(spec, width, width, 3, dilation=second)
+        self.norm2 = norm(spec, width)
+        self.shortcut = make_shortcut(spec, place)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return self.conv2(norm_relu(self.norm1, self.conv1(x)))
+
+    @property
+    def closing_norm(self) -> nn.Module:
+        """`norm2`."""
+        return self.norm2
+
+
+class Bottleneck(PostActBlock):
     """1x1, 3x3 and 1x1 convolutions, the last four times as wide (paper, Fig. 5 right).
 
     `groups` and `width_per_group` make it a ResNeXt's (Xie et al. 2017) or a wide one's
     (Zagoruyko and Komodakis 2016).
     """
 
-    def __init__(self, spec: ModelSpec, c_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        c_out = width * spec.expansion
-        inner, first, second = bottleneck_plan(spec, width, stride)
-        self.conv1 = conv(spec, c_in, inner, 1, first)
+    def __init__(self, spec: ModelSpec, place: Place) -> None:
+        super().__init__(place)
+        c_out, dilation = place.width * spec.expansion, place.dilation[0]
+        inner, first, second = bottleneck_plan(spec, place)
+        self.conv1 = conv(spec, place.c_in, inner, 1, first)
         self.norm1 = norm(spec, inner)
-        self.conv2 = conv(spec, inner, inner, 3, second, spec.groups)
+        self.conv2 = conv(spec, inner, inner, 3, second, spec.groups, dilation=dilation)
         self.norm2 = norm(spec, inner)
         self.conv3 = conv(spec, inner, c_out, 1)
         self.norm3 = norm(spec, c_out)
-        self.shortcut = make_shortcut(spec, c_in, c_out, stride)
+        self.shortcut = make_shortcut(spec, place)
 
-    def branch(self, x: Tensor) -> Tensor:
-        """F(x): conv, norm and relu twice, then conv, norm."""
-        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        x = F.relu(self.norm2(self.conv2(x)), inplace=True)
-        return self.norm3(self.conv3(x))
+    def _convolve(self, x: Tensor) -> Tensor:
+        x = norm_relu(self.norm1, self.conv1(x))
+        return self.conv3(norm_relu(self.norm2, self.conv2(x)))
 
     @property
-    def last_layer(self) -> nn.Module:
-        """`norm3`, or `conv3` in a net without norms."""
-        return self.conv3 if isinstance(self.norm3, nn.Identity) else self.norm3
+    def closing_norm(self) -> nn.Module:
+        """`norm3`."""
+        return self.norm3
 
 
-def bottleneck_plan(spec: ModelSpec, width: int, stride: int) -> tuple[int, int, int]:
+def bottleneck_plan(spec: ModelSpec, place: Place) -> tuple[int, int, int]:
     """Inner width, stride of the first 1x1 and stride of the 3x3."""
-    inner = width * spec.width_per_group // 64 * spec.groups
-    return (inner, stride, 1) if spec.stride_in == "1x1" else (inner, 1, stride)
+    inner = place.width * spec.width_per_group // 64 * spec.groups
+    return (inner, place.stride, 1) if spec.stride_in == "1x1" else (inner, 1, place.stride)
 
 
 class PreActBlock(Block):
     """`F(x) + shortcut(x)` with norm and relu before each convolution (He et al., ECCV 2016).
 
-    `first` marks the first block of the net. Its input comes normalised and activated from the
-    stem and is split into two paths as it is, so its `norm1` is an `nn.Identity` (their appendix).
+    The input of the first block of the net comes normalised and activated from the stem and is
+    split into two paths as it is, so its `norm1` is an `nn.Identity` (their appendix).
     """
 
     norm1: nn.Module
@@ -184,36 +219,35 @@ class PreActBlock(Block):
 
     def branch(self, x: Tensor) -> Tensor:
         """F(x): norm, relu and conv, repeated."""
-        return self._convolve(F.relu(self.norm1(x)))
+        return self._convolve(norm_relu(self.norm1, x, keep=True))
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """F(x) and what the shortcut adds to it; a projection reads the pre-activated input."""
         # Not in place: without a norm, this relu would overwrite what the shortcut carries.
-        active = F.relu(self.norm1(x))
+        active = norm_relu(self.norm1, x, keep=True)
         source = active if isinstance(self.shortcut, Projection) else x
         return self._convolve(active), None if self.shortcut is None else self.shortcut(source)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H', W')."""
         out, shortcut = self.paths(x)
-        return out if shortcut is None else out + shortcut
+        return out if shortcut is None else self._drop(out) + shortcut
 
 
 class PreActBasic(PreActBlock):
     """Pre-activation block with two 3x3 convolutions."""
 
-    def __init__(
-        self, spec: ModelSpec, c_in: int, width: int, stride: int, first: bool = False
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.Identity() if first else norm(spec, c_in)
-        self.conv1 = conv(spec, c_in, width, 3, stride)
+    def __init__(self, spec: ModelSpec, place: Place) -> None:
+        super().__init__(place)
+        width, (first, second) = place.width, place.dilation
+        self.norm1 = nn.Identity() if place.first else norm(spec, place.c_in)
+        self.conv1 = conv(spec, place.c_in, width, 3, place.stride, dilation=first)
         self.norm2 = norm(spec, width)
-        self.conv2 = conv(spec, width, width, 3)
-        self.shortcut = make_shortcut(spec, c_in, width, stride)
+        self.conv2 = conv(spec, width, width, 3, dilation=second)
+        self.shortcut = make_shortcut(spec, place)
 
     def _convolve(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm2(self.conv1(x)), inplace=True)
+        x = norm_relu(self.norm2, self.conv1(x))
         return self.conv2(x)
 
     @property
@@ -225,23 +259,21 @@ class PreActBasic(PreActBlock):
 class PreActBottleneck(PreActBlock):
     """Pre-activation block with 1x1, 3x3 and 1x1 convolutions."""
 
-    def __init__(
-        self, spec: ModelSpec, c_in: int, width: int, stride: int, first: bool = False
-    ) -> None:
-        super().__init__()
-        c_out = width * spec.expansion
-        inner, first_stride, second_stride = bottleneck_plan(spec, width, stride)
-        self.norm1 = nn.Identity() if first else norm(spec, c_in)
-        self.conv1 = conv(spec, c_in, inner, 1, first_stride)
+    def __init__(self, spec: ModelSpec, place: Place) -> None:
+        super().__init__(place)
+        dilation = place.dilation[0]
+        inner, first, second = bottleneck_plan(spec, place)
+        self.norm1 = nn.Identity() if place.first else norm(spec, place.c_in)
+        self.conv1 = conv(spec, place.c_in, inner, 1, first)
         self.norm2 = norm(spec, inner)
-        self.conv2 = conv(spec, inner, inner, 3, second_stride, spec.groups)
+        self.conv2 = conv(spec, inner, inner, 3, second, spec.groups, dilation=dilation)
         self.norm3 = norm(spec, inner)
-        self.conv3 = conv(spec, inner, c_out, 1)
-        self.shortcut = make_shortcut(spec, c_in, c_out, stride)
+        self.conv3 = conv(spec, inner, place.width * spec.expansion, 1)
+        self.shortcut = make_shortcut(spec, place)
 
     def _convolve(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm2(self.conv1(x)), inplace=True)
-        x = F.relu(self.norm3(self.conv2(x)), inplace=True)
+        x = norm_relu(self.norm2, self.conv1(x))
+        x = norm_relu(self.norm3, self.conv2(x))
         return self.conv3(x)
 
     @property

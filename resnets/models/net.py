@@ -42,11 +42,13 @@ class Net(nn.Module, ABC):
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, K) from the last stage's output (B, C, H, W)."""
 
-    def stages(self, x: Tensor) -> dict[str, Tensor]:
-        """Output of every stage, first to last, for pictures `x` (B, C, H, W)."""
+    def stages(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
+        """Output of every stage, first to last, for pictures `x` (B, C, H, W); `last` ends it."""
         named = {}
         for name in self.stage_names:
             x = named[name] = self._run(self.get_submodule(name), x)
+            if name == last:
+                break
         return named
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,20 +74,22 @@ class Net(nn.Module, ABC):
             return stage(x)
         length = max(2, round(math.sqrt(len(stage)) / 2))
         for start in range(0, len(stage), length):
-            x = _checkpointed(stage[start : start + length], x)
+            x = _checkpointed(stage[start : start + length], x, draws=self.spec.drop_path > 0)
         return x
 
 
-def _checkpointed(segment: nn.Sequential, x: Tensor) -> Tensor:
-    """`segment(x)` that stores only `x` and runs again in the backward pass."""
+def _checkpointed(segment: nn.Sequential, x: Tensor, draws: bool) -> Tensor:
+    """`segment(x)` that stores only `x` and runs again in the backward pass.
+
+    draws: whether the segment draws random numbers, which must then be the same again.
+    """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _unchanged_statistics(segment)
 
     # A compiled graph updates the statistics in its forward part only, and takes no contexts.
     options: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": contexts}
-    # No stage draws random numbers (dropout sits before the head), so no state is kept of them.
-    return checkpoint(segment, x, use_reentrant=False, preserve_rng_state=False, **options)
+    return checkpoint(segment, x, use_reentrant=False, preserve_rng_state=draws, **options)
 
 
 @contextmanager

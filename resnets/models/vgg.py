@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.config import ConfigError, ModelSpec
-from resnets.models import blocks
+from resnets.models import layers
+from resnets.models.fused import norm_relu
 from resnets.models.initialise import initialise
 from resnets.models.net import Net
 
@@ -25,11 +26,11 @@ class ConvUnit(nn.Module):
     def __init__(self, spec: ModelSpec, c_in: int, c_out: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm = blocks.norm(spec, c_out)
+        self.norm = layers.norm(spec, c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H, W)."""
-        return F.relu(self.norm(self.conv(x)), inplace=True)
+        return norm_relu(self.norm, self.conv(x))
 
 
 class VGG(Net):
@@ -44,6 +45,9 @@ class VGG(Net):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
+        for field in ("drop_path", "blur_pool", "dilate"):
+            if getattr(spec, field):
+                raise ConfigError(f"model.{field}: only nets of blocks have it, not {spec.name}")
         smallest = 2 ** len(spec.depths)
         if spec.input_size < smallest:
             raise ConfigError(

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from resnets.config import ConfigError, Recipe
-from resnets.recipes import cifar, imagenet, pictures, small
+from resnets.recipes import (
+    cifar,
+    detection,
+    imagenet,
+    imagenet_fast,
+    imagenet_rsb,
+    pictures,
+    small,
+)
 
 RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
     {
@@ -17,8 +25,22 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
         "cifar10-fast": cifar.cifar10_fast,
         "cifar100-paper": cifar.cifar100_paper,
         "imagenet-paper": imagenet.imagenet_paper,
+        "imagenet-90": imagenet.imagenet_90,
+        "imagenet-rsb-a1": imagenet_rsb.imagenet_rsb_a1,
+        "imagenet-rsb-a2": imagenet_rsb.imagenet_rsb_a2,
+        "imagenet-rsb-a3": imagenet_rsb.imagenet_rsb_a3,
+        "imagenet-tv2": imagenet.imagenet_tv2,
+        "imagenet-fast-16": imagenet_fast.imagenet_fast_16,
+        "imagenet-fast-18": imagenet_fast.imagenet_fast_18,
+        "imagenet-fast-40": imagenet_fast.imagenet_fast_40,
         "pictures": pictures.pictures,
         "finetune": pictures.finetune,
+        "detect": detection.detect,
+        "detect-paper": detection.detect_paper,
+        "detect-small": detection.detect_small,
+        "instances": detection.instances,
+        "segment": detection.segment,
+        "localise": detection.localise,
     }
 )
 

@@ -157,7 +157,7 @@ def trace_gradients(
     every, tail = max(1, total // MEASUREMENTS), total - max(1, total // 10)
     float32 = torch.autocast(device.type, enabled=False)
     measured: list[Measurement] = []
-    for batch in islice(stream.batches(), total):
+    for batch in islice(stream.batches(0, total), total):
         if state.step % every == 0 or state.step == total - 1:
             now = Measurement(state.step, *layer_gradients(net, loss_fn, batch))
             measured.append(now)

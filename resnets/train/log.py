@@ -11,14 +11,26 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resnets.train.clock import TIME, stages_line
+
 METRICS = "metrics.jsonl"
+# Figures in percent that are said as well as written, and what they are called.
+SHOWN = {
+    "top1_error": "error",
+    "AP": "mAP",
+    "AP50": "mAP@.5",
+    "mask_AP": "mask mAP",
+    "mask_AP50": "mask mAP@.5",
+    "mean_iou": "mIoU",
+    "pixel_accuracy": "pixels right",
+}
 
 
 class RunLog:
     """One run's log in `folder`; `quiet` says nothing to the terminal.
 
-    A row is one JSON object a line: `kind` ("train" or "val"), `step`, `epoch` and figures. Going
-    on from `step` drops the rows after it, so that a resumed run repeats none.
+    A row is one JSON object a line: `kind` ("train", "val", "time"), `step`, `epoch` and figures.
+    Going on from `step` drops the rows after it, so that a resumed run repeats none.
     """
 
     def __init__(self, folder: Path, total: int, step: int = 0, quiet: bool = False) -> None:
@@ -44,14 +56,13 @@ class RunLog:
                     self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
         if row["kind"] == "train":
             self._show_train(row)
+        elif row["kind"] == TIME:
+            self.say(f" time  epoch {row['epoch']:.2f}  {stages_line(row)}")
         else:
-            self.say(
-                f"{row['kind']:>5}  epoch {row['epoch']:.2f}  loss {row['loss']:.4f}  "
-                f"error {row['top1_error']:.2f}%"
-            )
+            self.say(f"{row['kind']:>5}  epoch {row['epoch']:.2f}  {_said(row, 4)}")
 
     def _show_train(self, row: Mapping[str, Any]) -> None:
-        said = f"loss {row['loss']:.3f}  error {row['top1_error']:.2f}%"
+        said = _said(row, 3)
         speed = f"{row['images_per_second']:,.0f} images/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=row["step"], said=f"{said}  {speed}")
@@ -79,6 +90,13 @@ class RunLog:
         if self._board is not None:
             self._board.close()
         self._file.close()
+
+
+def _said(row: Mapping[str, Any], digits: int) -> str:
+    """The figures of a row that a person follows: loss and error, or what its task measures."""
+    words = [f"loss {row['loss']:.{digits}f}"] if "loss" in row else []
+    shown = ((name, SHOWN[name]) for name in SHOWN if name in row)
+    return "  ".join((*words, *(f"{title} {row[name]:.2f}%" for name, title in shown)))
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -11,9 +10,13 @@ import torch
 from torch import nn
 
 from resnets.config import Recipe
+from resnets.data import order
 from resnets.data.batch import Batch
+from resnets.data.timings import Timings
+from resnets.train.clock import TIME, Clock
 from resnets.train.log import RunLog
 from resnets.train.loss import LossFn
+from resnets.train.optim import set_rate
 from resnets.train.state import Meter, Saver, TrainState
 from resnets.train.stop import Stopped, StopSignals
 
@@ -30,15 +33,25 @@ class Diverged(ValueError):  # noqa: N818  (the field's word)
 
 
 class Stream(Protocol):
-    """An endless training stream over `examples` pictures whose batch k depends on k alone."""
+    """An endless training stream over `examples` pictures; batch k depends on k and `total`."""
 
     @property
     def examples(self) -> int:
         """Pictures in one epoch."""
         ...
 
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """Batches from number `start_step` on."""
+    @property
+    def timings(self) -> Timings:
+        """What its stages have spent so far."""
+        ...
+
+    @property
+    def unreadable(self) -> int:
+        """Pictures found unreadable so far; others take their place."""
+        ...
+
+    def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
+        """Batches from number `start_step` on, of a run of `total` steps."""
         ...
 
 
@@ -49,14 +62,15 @@ def fit(
     loss_fn: LossFn,
     *,
     evaluate: Evaluate | None,
+    minimise: str = "top1_error",
     forward: Forward,
     autocast: torch.autocast,
     log: RunLog,
     saver: Saver,
 ) -> None:
-    """Train `state` in place up to the recipe's duration.
+    """Train `state` in place up to the recipe's duration, or until `eval.patience` runs out.
 
-    `evaluate(model)` gives figures by split, among them `top1_error` in percent; only those of
+    `evaluate(model)` gives figures by split, among them `minimise` in percent; only those of
     "val" decide anything (plateau, best checkpoint). None = nothing to measure.
     `forward` is `state.model` or its compiled form.
     Raises Diverged, and Stopped when a signal asked for it; both leave a good last checkpoint.
@@ -68,22 +82,29 @@ def fit(
         "save": recipe.steps(recipe.checkpoint_every, stream.examples),
         "epoch": recipe.steps("1ep", stream.examples),
     }
-    clock = _Clock(state.seconds)
+    clock = Clock(stream.timings, state.seconds)
     guard = _Guard(saver)
+    finished = state.step >= total or gave_up(state, recipe)
     with StopSignals() as signals:
-        for batch in stream.batches(state.step) if state.step < total else ():
-            clock.fetched()
+        for batch in stream.batches(state.step, total) if not finished else ():
             if (total - state.step) % every["epoch"] == 0:
                 state.epoch = Meter()  # counted back from the end: the last one is a whole epoch
-            train_step(state, forward, loss_fn, batch, autocast, recipe.optim.clip_norm)
+            seed_step(recipe.seed, state.step)
+            with clock.computing:
+                train_step(state, forward, loss_fn, batch, autocast, recipe.optim.clip_norm)
             done = state.step == total
             row_due = done or state.step % every["log"] == 0
-            clock.computed(state.interval if row_due else None)
+            epoch_over = done or state.step % every["epoch"] == 0
+            clock.stepped(state.interval if row_due or epoch_over else None)
             log.tick(state.step)
             if row_due:
-                _log_interval(state, recipe, stream.examples, log, guard, clock)
+                _log_interval(state, recipe, stream, log, guard, clock)
+            if epoch_over:
+                epoch = state.step * recipe.batch_size / stream.examples
+                log.write({"kind": TIME, "step": state.step, "epoch": epoch, **clock.epoch_row()})
             if evaluate is not None and (done or state.step % every["eval"] == 0):
-                _evaluate(state, recipe, stream.examples, evaluate, log, saver)
+                _evaluate(state, recipe, stream.examples, evaluate, minimise, log, saver)
+                done = done or gave_up(state, recipe)
             if done or signals.received or state.step % every["save"] == 0:
                 guard.check(state)
                 state.seconds = clock.total()
@@ -95,6 +116,11 @@ def fit(
             clock.next()
 
 
+def seed_step(seed: int, step: int) -> None:
+    """Make what a step draws at random (dropout, sampled regions) a function of (seed, step)."""
+    torch.manual_seed(int(order.random_bits(seed, 0, step, order.STREAM_STEP)))
+
+
 def train_step(
     state: TrainState,
     forward: Forward,
@@ -104,10 +130,8 @@ def train_step(
     clip_norm: float | None,
 ) -> None:
     """One update of the weights."""
-    rate = state.schedule.lr(state.step)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.model.train()
+    set_rate(state.optimizer, state.schedule.lr(state.step))
+    state.tuning.begin(state.step)
     with autocast:
         losses = loss_fn(forward, batch)
     losses.total.backward()
@@ -127,27 +151,28 @@ def train_step(
 def _log_interval(
     state: TrainState,
     recipe: Recipe,
-    examples: int,
+    stream: Stream,
     log: RunLog,
     guard: _Guard,
-    clock: _Clock,
+    clock: Clock,
 ) -> None:
     guard.check(state)
-    steps = max(1, clock.steps)
+    spent = clock.lap("row")
+    steps, seconds = max(1, spent.steps), max(1e-9, spent.seconds)
     log.write(
         {
             "kind": "train",
             "step": state.step,
-            "epoch": state.step * recipe.batch_size / examples,
+            "epoch": state.step * recipe.batch_size / stream.examples,
             **state.interval.means(),
             "lr": state.optimizer.param_groups[0]["lr"],
-            "images_per_second": steps * recipe.batch_size / max(1e-9, clock.busy),
-            "seconds_per_step": clock.busy / steps,
-            "waiting_for_data": clock.waiting / max(1e-9, clock.busy),
+            "images_per_second": steps * recipe.batch_size / seconds,
+            "seconds_per_step": seconds / steps,
+            "waiting_for_data": spent.waiting / seconds,
+            "unreadable": stream.unreadable,
         }
     )
     state.interval = Meter()
-    clock.new_interval()
 
 
 def _evaluate(
@@ -155,6 +180,7 @@ def _evaluate(
     recipe: Recipe,
     examples: int,
     evaluate: Evaluate,
+    minimise: str,
     log: RunLog,
     saver: Saver,
 ) -> None:
@@ -163,11 +189,22 @@ def _evaluate(
     for split, figures in measured.items():
         log.write({"kind": split, "step": state.step, "epoch": epoch, **figures})
     if "val" in measured:
-        error = measured["val"]["top1_error"]
+        error = measured["val"][minimise]
         improved = error < state.schedule.best_error
         state.schedule.observe_evaluation(error)
+        state.stale = 0 if improved else state.stale + 1
         if improved:
             saver.save_best(state)
+    if gave_up(state, recipe):
+        log.say(
+            f"stopped early at step {state.step:,}: {state.stale} evaluations without a lower "
+            f"{minimise} on validation; the lowest was {state.schedule.best_error:.2f}%"
+        )
+
+
+def gave_up(state: TrainState, recipe: Recipe) -> bool:
+    """Whether `eval.patience` has run out."""
+    return recipe.eval.patience is not None and state.stale >= recipe.eval.patience
 
 
 class _Guard:
@@ -192,36 +229,3 @@ class _Guard:
             "optim.lr=...), a longer warm-up (--set schedule.warmup=0.05), clipping (--set "
             "optim.clip_norm=1) or --set precision=float32"
         )
-
-
-class _Clock:
-    """Seconds spent waiting for data and computing, per log interval and in all."""
-
-    def __init__(self, before: float) -> None:
-        self._all, self._mark = before, time.perf_counter()
-        self.new_interval()
-
-    def new_interval(self) -> None:
-        """Start counting anew for the next row."""
-        self.steps, self.busy, self.waiting = 0, 0.0, 0.0
-
-    def next(self) -> None:
-        """Evaluation and checkpoints are over; the next step begins."""
-        self._mark = time.perf_counter()
-
-    def fetched(self) -> None:
-        """The batch of this step is here."""
-        self.waiting += time.perf_counter() - self._mark
-
-    def computed(self, wait_for: Meter | None) -> None:
-        """A step is over; with `wait_for`, the device is too (reading a sum waits for it)."""
-        if wait_for is not None:
-            wait_for.means()
-        spent = time.perf_counter() - self._mark
-        self.busy += spent
-        self._all += spent
-        self.steps += 1
-
-    def total(self) -> float:
-        """Training seconds of the whole run, evaluation and checkpoints not counted."""
-        return self._all

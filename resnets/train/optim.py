@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from resnets.config import OptimSpec
+from resnets.train.lamb import Lamb
 
 
-def make_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.Optimizer:
-    """SGD as the paper's (v = m v + g; w -= lr v) or AdamW, fused where the device has it.
+def make_optimizer(
+    model: nn.Module, spec: OptimSpec, rates: Mapping[nn.Parameter, float]
+) -> torch.optim.Optimizer:
+    """SGD as the paper's (v = m v + g; w -= lr v), AdamW or LAMB, fused where that exists.
 
-    With `decay_norm_and_bias` off, only weights of convolutions and linear layers decay.
+    With `decay_norm_and_bias` off, only weights of convolutions and linear layers decay. Each
+    group keeps its `rate`, the share of the schedule's rate that its parameters learn at (see
+    `set_rate`); the first group's is the largest.
     """
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         decays = spec.decay_norm_and_bias or parameter.ndim > 1
-        (decayed if decays else free).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": spec.weight_decay}]
-    if free:
-        groups.append({"params": free, "weight_decay": 0.0})
+        found.setdefault((rates[parameter], decays), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": found[key], "rate": key[0], "weight_decay": spec.weight_decay if key[1] else 0.0}
+        for key in sorted(found, reverse=True)
+    ]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if spec.kind == "sgd":
         return torch.optim.SGD(
             groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused
         )
-    return torch.optim.AdamW(groups, lr=spec.lr, fused=fused)
+    if spec.kind == "lamb":
+        return Lamb(groups, lr=spec.lr, betas=spec.betas)
+    return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Let every group learn at its share of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["rate"]
 
 
 def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -51,4 +65,6 @@ def load_state_tensors(
         parameter = parameters[name]
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter).copy_(tensor)
+        elif optimizer.defaults.get("fused"):
+            tensor = tensor.to(parameter.device)  # a fused step counts on the device
         optimizer.state[parameter][key] = tensor

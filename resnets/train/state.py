@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from resnets.config import Recipe, to_dict
+from resnets.config import FinetuneSpec, Recipe, to_dict
 from resnets.train.ema import make_ema
+from resnets.train.finetune import Tuning
 from resnets.train.optim import load_state_tensors, make_optimizer, state_tensors
 from resnets.train.schedule import Schedule
 from resnets.weights.checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
@@ -42,13 +43,18 @@ class Meter:
 
 @dataclass
 class TrainState:
-    """Model, optimizer, schedule, averaged weights and position of one run."""
+    """Model, optimizer, schedule, averaged weights and position of one run.
+
+    stale: evaluations since the validation error was last the lowest yet.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     ema: AveragedModel | None
+    tuning: Tuning
     step: int = 0
+    stale: int = 0
     seconds: float = 0.0
     interval: Meter = field(default_factory=Meter)
     epoch: Meter = field(default_factory=Meter)
@@ -62,11 +68,14 @@ class TrainState:
 def new_state(model: nn.Module, recipe: Recipe, total: int) -> TrainState:
     """State of a run at step 0."""
     ema = make_ema(model, recipe.ema_decay) if recipe.ema_decay else None
+    # Without pretrained weights there is nothing to be careful with.
+    tuning = Tuning(model, recipe.finetune if recipe.weights else FinetuneSpec(), total)
     return TrainState(
         model,
-        make_optimizer(model, recipe.optim),
+        make_optimizer(model, recipe.optim, tuning.rates()),
         Schedule(recipe.schedule, recipe.optim.lr, total),
         ema,
+        tuning,
     )
 
 
@@ -94,6 +103,7 @@ class Saver:
             tensors["n_averaged"] = state.ema.n_averaged
         loop = {
             "seconds": state.seconds,
+            "stale": state.stale,
             "schedule": state.schedule.state_dict(),
             "interval": _meter_to_json(state.interval),
             "epoch": _meter_to_json(state.epoch),
@@ -118,6 +128,7 @@ class Saver:
             state.ema.n_averaged.copy_(checkpoint.tensors["n_averaged"])
         loop = checkpoint.meta["state"]
         state.step, state.seconds = checkpoint.meta["step"], loop["seconds"]
+        state.stale = loop.get("stale", 0)  # checkpoints of before do not count it
         state.schedule.load_state_dict(loop["schedule"])
         device = next(state.model.parameters()).device
         state.interval = _meter_from_json(loop["interval"], device)

@@ -106,6 +106,19 @@ def find_checkpoint(where: str | Path) -> Path:
     raise CheckpointError(f"{path}: no such run or checkpoint")
 
 
+def task_of(where: str | Path) -> str:
+    """The task of a run or checkpoint, from the file's header alone.
+
+    "classify" for all else, such as published nets; whoever loads them says what is wrong.
+    """
+    try:
+        with safetensors.safe_open(find_checkpoint(where), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("resnets", "{}"))
+    except (CheckpointError, safetensors.SafetensorError, OSError, ValueError):
+        return "classify"
+    return str(header.get("recipe", {}).get("task", "classify"))
+
+
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):

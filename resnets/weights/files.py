@@ -42,7 +42,7 @@ HARMLESS: list[Any] = [
     (SCALAR, "numpy._core.multiarray.scalar"),
 ]
 # Fields of a net that the names and shapes of its tensors do not show.
-UNSEEN = ("stride_in", "stem_pool", "norm_eps")
+UNSEEN = ("stride_in", "stem_pool", "norm_eps", "blur_pool")
 
 
 @dataclass(frozen=True)

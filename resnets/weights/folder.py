@@ -32,7 +32,10 @@ from resnets.weights.maps import name_map
 FORMAT = 1
 CONFIG, MODEL, MEAN = "config.json", "model.safetensors", "mean_image.safetensors"
 # Fields that change nothing in what given tensors compute.
-FREE = ("name", "init", "zero_init_residual", "dropout", "num_classes", "in_channels", "input_size")
+FREE = (
+    *("name", "init", "zero_init_residual", "dropout", "drop_path"),
+    *("num_classes", "in_channels", "input_size"),
+)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import http.client
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +19,7 @@ from typing import Any
 import torch
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
-from resnets.data.fetch import cache_folder
+from resnets.data.fetch import cache_folder, why_away
 from resnets.data.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.weights.errors import WeightsError
@@ -30,7 +27,6 @@ from resnets.weights.files import Weights, read_folder, read_path
 from resnets.weights.folder import CONFIG, MEAN, MODEL, catalog_name, read_config, same_net
 
 IMAGENET = 1000  # classes
-PATIENCE = 5.0  # seconds for the Hub to answer at all
 # Tags of timm 1.0 for the nets that are ours too, so that a misspelt one is noticed offline. Newer
 # ones can be had as hub:timm/NAME.
 RSB = ("a1_in1k", "a2_in1k", "a3_in1k")
@@ -173,14 +169,17 @@ def _timm(name: str, spec: ModelSpec | None) -> Weights:
 def _matching(source: str, net: str, spec: ModelSpec | None) -> ModelSpec:
     """Our spec of `net`; ConfigError where `spec`, which takes its weights, computes otherwise.
 
-    A CIFAR stem may: the kernel is adapted.
+    A CIFAR stem may: the kernel is adapted. So may dilated stages and blurred subsampling, which
+    are changes to a net that is trained on.
     """
     name = catalog_name(net)
     assert name is not None
     published = catalog.spec(name)
     if spec is None:
         return published
-    wanted = replace(spec, stem="imagenet", stem_pool="padded") if spec.stem == "cifar" else spec
+    wanted = replace(spec, dilate=0, blur_pool=False)
+    if spec.stem == "cifar":
+        wanted = replace(wanted, stem="imagenet", stem_pool="padded")
     field = same_net(published, wanted)
     if field is not None:
         raise ConfigError(
@@ -212,7 +211,7 @@ def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
     from huggingface_hub import constants, hf_hub_download, utils
 
     url = f"{constants.ENDPOINT}/{repository}/resolve/{revision}"
-    away = "offline mode" if constants.HF_HUB_OFFLINE else _why_away(constants.ENDPOINT)
+    away = "offline mode" if constants.HF_HUB_OFFLINE else why_away(constants.ENDPOINT)
 
     def get(file: str) -> Path:
         offline = away is not None
@@ -243,17 +242,6 @@ def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
     if re.fullmatch(r"[0-9a-f]{64}", hashed):
         _verify(model.resolve(), hashed, f"{url}/{MODEL}")
     return model.parent
-
-
-def _why_away(url: str) -> str | None:
-    """None where a server answers at `url`, through proxies too; else what went wrong."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE):
-            return None
-    except urllib.error.HTTPError:
-        return None
-    except (OSError, http.client.HTTPException) as error:
-        return str(getattr(error, "reason", error))
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,168 @@
+"""What classification brings to a run (`train.work.Work`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnets.config import ConfigError, Recipe, to_dict
+from resnets.data import FileSplit, Split, Splits, open_data, prepare
+from resnets.data.grow import at_size
+from resnets.data.loader import TrainStream, eval_batches
+from resnets.data.preprocess import Preprocessor, fit_preprocess
+from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
+from resnets.models import Net, build
+from resnets.train.loop import Evaluate
+from resnets.train.loss import LossFn, classification
+from resnets.train.work import Means
+from resnets.weights.adapt import fit_known
+from resnets.weights.checkpoint import Checkpoint, CheckpointError
+from resnets.weights.initial import net_from, read_weights
+from resnets.weights.load import load, read_preprocess
+
+log = logging.getLogger("resnets")
+
+FIGURES = ("top1_error", "top5_error", "loss")
+
+
+class ClassificationWork:
+    """A classifier and its pictures."""
+
+    def __init__(
+        self, recipe: Recipe, splits: Splits, net: Net, preprocessor: Preprocessor
+    ) -> None:
+        if recipe.eval.patience is not None and splits.val is None:
+            raise ConfigError(
+                "eval.patience: stopping early needs a validation split; set data.val_fraction"
+            )
+        net.recompute = recipe.recompute
+        self.recipe, self.splits, self.model = recipe, splits, net
+        self.preprocessor, self.mean_image = preprocessor, preprocessor.mean_image
+        self.data = splits.name
+        self.minimise = "top1_error"
+        self.fixed: Mapping[str, Any] = {
+            "classes": list(splits.classes),
+            "preprocess": to_dict(preprocessor.spec),
+        }
+        held = (
+            f"{len(splits.val):,} validation" if splits.val is not None else "no validation split"
+        )
+        self.title = (
+            f"{recipe.model.name} on {splits.name}: {len(splits.train):,} training pictures, {held}"
+        )
+
+    @classmethod
+    def open(cls, recipe: Recipe) -> ClassificationWork:
+        """Fit the recipe to the data's classes and picture size; build net and preprocessing."""
+        splits, data = open_data(recipe.data), recipe.data
+        weights = None if recipe.weights is None else read_weights(recipe.weights, recipe.model)
+        if data.size is None and isinstance(splits.train, FileSplit):
+            data = dataclasses.replace(data, size=recipe.model.input_size)
+            recipe = dataclasses.replace(recipe, data=data)
+        if weights is None or weights.preprocess is None:
+            preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
+        else:
+            log.info("%s: normalisation from the weights, not data.normalise", recipe.weights)
+            channels = recipe.model.in_channels
+            preprocessor = fit_known(weights.preprocess, splits.train, data, channels)
+        spec = dataclasses.replace(
+            recipe.model, num_classes=len(splits.classes), input_size=preprocessor.spec.size
+        )
+        torch.manual_seed(recipe.seed)
+        net = build(spec) if weights is None else net_from(weights, spec)
+        return cls(dataclasses.replace(recipe, model=net.spec), splits, net, preprocessor)
+
+    @classmethod
+    def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> ClassificationWork:
+        """The same for a run to go on with: its weights need not be at hand again."""
+        splits = open_data(recipe.data)
+        if tuple(checkpoint.meta["classes"]) != splits.classes:
+            raise CheckpointError(
+                f"{checkpoint.path}: was trained on other classes than {splits.name} has"
+            )
+        return cls(recipe, splits, build(recipe.model), read_preprocess(checkpoint))
+
+    @property
+    def examples(self) -> int:
+        """Pictures in one epoch."""
+        return len(self.splits.train)
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """The recipe's loss."""
+        return classification(self.recipe.label_smoothing, self.recipe.loss)
+
+    def stream(self, device: torch.device) -> TrainStream:
+        """Training batches."""
+        size = self.recipe.data.size
+        return TrainStream(
+            self.splits.train,
+            self.recipe.data,
+            self.preprocessor if size is None else at_size(self.preprocessor, size),
+            self.recipe.batch_size,
+            self.recipe.seed,
+            device,
+            channels_last=self.recipe.channels_last,
+        )
+
+    def compiled(self) -> nn.Module:
+        """One graph for each size of growing pictures, fixed like all others."""
+        return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
+
+    def evaluator(self, means: Means) -> Evaluate | None:
+        """What the loop calls to measure a model; None where there is nothing to measure on."""
+        watching = self.recipe.eval.watch_test
+        watched = {"val": self.splits.val, "test": self.splits.test() if watching else None}
+        present = {
+            name: prepare(split, self.preprocessor)
+            for name, split in watched.items()
+            if split is not None
+        }
+
+        def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
+            figures = {}
+            for name, split in present.items():
+                measured = self._measure(model, split, self.preprocessor, means, "training")
+                figures[name] = {key: getattr(measured, key) for key in FIGURES}
+                figures[name]["unreadable"] = len(split.unreadable)
+            return figures
+
+        return evaluate if present else None
+
+    def conclude(self, path: Path, means: Means) -> dict[str, Any]:
+        """Errors of the checkpoint `path` on validation and, this once, on test."""
+        net = load(path).to(means.device)
+        result: dict[str, Any] = {}
+        for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
+            if split is None:
+                continue
+            measured = self._measure(net, split, net.preprocess, means, net.origin).to_json()
+            result[name] = {key: measured[key] for key in (*FIGURES, "examples", "protocol")}
+            result[name]["unreadable"] = split.unreadable.messages
+        result["train"] = {"unreadable": self.splits.train.unreadable.messages}
+        return result
+
+    def _measure(
+        self, net: nn.Module, split: Split, preprocessor: Preprocessor, means: Means, weights: str
+    ) -> Evaluation:
+        device = torch.device(means.device)
+        measured = evaluate_model(
+            net,
+            eval_batches(split, preprocessor, self.recipe.eval.batch_size, device),
+            split.classes,
+            protocol=describe_protocol(
+                size=preprocessor.spec.size,
+                precision=means.precision,
+                weights=weights,
+                data=split.description,
+            ),
+            precision=means.precision,
+            device=device,
+        )
+        return measured.leaving_out(len(split.unreadable))

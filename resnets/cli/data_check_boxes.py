@@ -1,0 +1,47 @@
+"""`resnets data check` for sets with boxes, outlines or class maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resnets.detect.records import Problem
+    from resnets.detect.sources import Task
+
+
+def check_annotated(
+    source: str, tasks: Sequence[Task], out: Path, repair: Path | None, workers: int = 0
+) -> int:
+    """Print a line for each bad annotation and a summary; returns how many there are.
+
+    `tasks`: what the set has annotations for (`detect.check.annotation_tasks`). The same goes into
+    annotations.csv in `out`. With `repair` corrected ones are written into that new folder.
+    """
+    from resnets.detect.check import check_annotations, repair_annotations, write_problems
+
+    found: list[Problem] = []
+    for task in tasks:
+        report = check_annotations(source, task, workers=workers, watch=_watch)
+        for problem in report.problems:
+            print(problem)
+        print(f"annotations of {report.summary()}")
+        found += report.problems
+    write_problems(found, out / "annotations.csv")
+    print(f"bad annotations: {out / 'annotations.csv'}")
+    if repair is not None:
+        done = repair_annotations(source, tasks[0], repair)
+        print(
+            f"wrote {repair}: {done['changed']:,} objects mended, {done['objects_left_out']:,} and"
+            f" {done['pictures_left_out']:,} pictures left out; train on it with --data {repair}"
+        )
+    elif found:
+        print("correct them with --repair NEW_FOLDER, or train with --set detect.skip_bad=true")
+    return len(found)
+
+
+def _watch(findings: Iterable[list[Problem]], total: int) -> Iterable[list[Problem]]:
+    from resnets.evaluate.prepare import with_progress
+
+    return with_progress(findings, total)

@@ -1,0 +1,135 @@
+"""What `resnets data check` can find, and one line of what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from resnets.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A sort of finding: its `name` in lists, what it means, and what training makes of it.
+
+    weight: "broken" cannot be used at all, "suspect" needs a look, "note" is worth knowing.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    weight: Literal["broken", "suspect", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found: `path` within the source, its part and class where it has them.
+
+    twin: path of the picture that a duplicate is one of.
+    """
+
+    kind: Kind
+    path: str
+    detail: str
+    part: str = ""
+    label: str = ""
+    twin: str = ""
+
+
+UNREADABLE = Kind(
+    "unreadable", "Unreadable",
+    "Cannot be read or decoded. Training takes other pictures in their place, evaluation leaves"
+    " them out.",
+    "broken",
+)  # fmt: skip
+TRUNCATED = Kind(
+    "truncated", "Cut short",
+    "The file ends before the picture does, as after a broken download. Treated as unreadable.",
+    "broken",
+)  # fmt: skip
+BOMB = Kind(
+    "bomb", "Absurdly large",
+    "More pixels than are decoded, to protect the memory. Treated as unreadable.",
+    "broken",
+)  # fmt: skip
+LAYOUT = Kind(
+    "layout", "Layout",
+    "Why the set cannot be trained on as it lies.",
+    "suspect",
+)  # fmt: skip
+EMPTY_CLASS = Kind(
+    "empty-class", "Empty classes",
+    "Class folders without a picture. Add some, or remove the folder.",
+    "suspect",
+)  # fmt: skip
+LEAK = Kind(
+    "leak", "Same picture in two parts",
+    "Same bytes or pixels as a picture of a part that is kept apart (test before val before"
+    " train), so that a score counts what was trained on.",
+    "suspect",
+)  # fmt: skip
+NEAR_LEAK = Kind(
+    "near-leak", "Alike, in two parts",
+    "Looks like a picture of a part that is kept apart: perhaps the same, saved again.",
+    "suspect",
+)  # fmt: skip
+DUPLICATE = Kind(
+    "duplicate", "Duplicates",
+    "Same bytes or pixels as another picture of the same part.",
+    "suspect",
+)  # fmt: skip
+NEAR_DUPLICATE = Kind(
+    "near-duplicate", "Alike",
+    "Looks like another picture of the same part: perhaps the same, saved again.",
+    "suspect",
+)  # fmt: skip
+TINY = Kind(
+    "tiny", "Tiny",
+    "Hardly any pixels: a placeholder or thumbnail?",
+    "suspect",
+)  # fmt: skip
+WRONG_SUFFIX = Kind(
+    "wrong-suffix", "Named like another format",
+    "Read by what they hold, not by what they are called.",
+    "note",
+)  # fmt: skip
+ROTATED = Kind(
+    "rotated", "Turned by EXIF",
+    "Turned upright when read.",
+    "note",
+)  # fmt: skip
+CMYK = Kind("cmyk", "CMYK", "Made for print; read as RGB, colours may shift.", "note")
+DEEP = Kind("16-bit", "16 bits", "Scaled to 8 bits when read.", "note")
+PALETTE = Kind("palette", "Palette", "Read as RGB.", "note")
+ANIMATED = Kind("animated", "Several frames", "The first frame is read.", "note")
+NO_PICTURE = Kind(
+    "no-picture", "Not pictures",
+    "Files that are not called like pictures; training does not see them.",
+    "note",
+)  # fmt: skip
+STRAY = Kind(
+    "stray", "Outside of the classes",
+    "Pictures that lie in no class folder; training does not see them.",
+    "note",
+)  # fmt: skip
+ODD_FOLDER = Kind(
+    "odd-folder", "Folders called like pictures",
+    "Taken for folders.",
+    "note",
+)  # fmt: skip
+
+KINDS = (
+    UNREADABLE, TRUNCATED, BOMB, LAYOUT, EMPTY_CLASS, LEAK, NEAR_LEAK, DUPLICATE, NEAR_DUPLICATE,
+    TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP, PALETTE, ANIMATED, NO_PICTURE, STRAY, ODD_FOLDER,
+)  # fmt: skip
+
+
+def kinds_called(names: Iterable[str]) -> frozenset[Kind]:
+    """Kinds by their names; ConfigError names one that there is not."""
+    known = {kind.name: kind for kind in KINDS}
+    chosen = list(names)
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"--quarantine {name}: no such finding; there are {', '.join(known)}")
+    return frozenset(known[name] for name in chosen)

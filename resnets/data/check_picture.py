@@ -1,0 +1,142 @@
+"""One file looked at: can it be read, what is odd about it, and how would one know it again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.fft import dctn
+
+from resnets.data.check_findings import (
+    ANIMATED,
+    BOMB,
+    CMYK,
+    DEEP,
+    PALETTE,
+    ROTATED,
+    TINY,
+    TRUNCATED,
+    UNREADABLE,
+    WRONG_SUFFIX,
+    Kind,
+)
+from resnets.data.decode import MOST_PIXELS, decode_whole, naming
+from resnets.data.errors import DataError
+from resnets.data.upright import turn_of
+
+THUMB = 32  # px, what pictures are compared at
+CUT_SHORT = ("truncated", "unexpected end", "end of file", "premature end", "not enough data")
+SAME_FORMAT = {"MPO": "JPEG"}  # a phone's JPEG with a second picture behind the first
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one file is.
+
+    problems: kind and detail of each. content: 64 bits that differ between files of different
+    bytes. shape: 64 bits that few pictures share unless they look alike, None where unreadable.
+    """
+
+    problems: tuple[tuple[Kind, str], ...]
+    content: int
+    shape: int | None = None
+
+
+def look(data: bytes | memoryview, name: str, tiny: int) -> Look:
+    """Decode a file as training does, whole. `tiny`: px below which a shorter side is too small."""
+    content = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+    if len(data) == 0:
+        return Look(((UNREADABLE, "an empty file"),), content)
+    known = False
+    try:
+        with naming(name), Image.open(io.BytesIO(data)) as image:
+            known = True
+            if image.width * image.height > MOST_PIXELS:
+                return Look(((BOMB, f"{image.width:,}x{image.height:,} px"),), content)
+            problems = tuple(_oddities(image, name, tiny))
+        pixels = decode_whole(data, name)
+    except DataError as error:
+        return Look((_reason(error, name, known),), content)
+    with Image.open(io.BytesIO(data)) as image:
+        problems += tuple(_frames(image))
+    return Look(problems, content, shape_of(thumbnail(pixels)))
+
+
+def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(32, 32, 3) of a picture (H, W, 3), its sides scaled apart."""
+    return np.asarray(Image.fromarray(pixels).resize((THUMB, THUMB), Image.Resampling.BOX))
+
+
+def shape_of(thumb: NDArray[np.uint8]) -> int:
+    """64 bits: which of the 63 lowest frequencies of a grey thumbnail exceed their median.
+
+    The perceptual hash of Zauner 2010 ("Implementation and benchmarking of perceptual image hash
+    functions"), whose Hamming distance is small between pictures saved or scaled again.
+    """
+    grey = thumb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    low = np.round(dctn(grey, norm="ortho")[:8, :8], 1)  # rounded: a flat picture has none
+    low[0, 0] = -np.inf  # the mean is no shape
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def reason(error: DataError, name: str) -> str:
+    """What a message says of a picture that cannot be read, without its name and advice."""
+    said = str(error).removeprefix(f"{name}: ").partition("; re")[0]  # pair, store
+    start, _, inside = said.partition(" (")
+    return inside.removesuffix(")") if start.startswith("cannot be read") and inside else said
+
+
+def _reason(error: DataError, name: str, known: bool) -> tuple[Kind, str]:
+    """Whether a picture is cut short, a bomb or anything else, from what its decoder says."""
+    said = reason(error, name)
+    if "pixels" in said and "limit" in said:
+        return BOMB, said.partition(", could be")[0]
+    if known and any(words in said.lower() for words in CUT_SHORT):
+        return TRUNCATED, said
+    return UNREADABLE, said
+
+
+def _oddities(image: Image.Image, name: str, tiny: int) -> Iterator[tuple[Kind, str]]:
+    """What the header says of a picture."""
+    found = SAME_FORMAT.get(image.format or "", image.format)
+    wanted = _formats().get(posixpath.splitext(name)[1].lower())
+    if wanted is not None and found != wanted:
+        yield WRONG_SUFFIX, f"holds {found}"
+    if min(image.size) < tiny:
+        yield TINY, f"{image.width}x{image.height} px"
+    if (turn := turn_of(image.info.get("exif")).orientation) != 1:
+        yield ROTATED, f"EXIF orientation {turn}"
+    if image.mode == "CMYK":
+        yield CMYK, "CMYK"
+    if image.mode.startswith("I") or "16" in _raw_mode(image):
+        yield DEEP, f"{found} of 16 bits"
+    if image.mode in ("P", "PA"):
+        yield PALETTE, f"{found} with a palette"
+
+
+def _frames(image: Image.Image) -> Iterator[tuple[Kind, str]]:
+    """How many pictures a file holds; a phone's JPEG with a depth map does not count."""
+    try:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    except Exception:  # damage behind the first frame, which is all that is read
+        return
+    if frames > 1:
+        yield ANIMATED, f"{frames:,} frames"
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow calls the stored pixels: it hands on RGB of 16 bits as of 8."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if tiles else ""
+
+
+@cache
+def _formats() -> dict[str, str]:
+    return Image.registered_extensions()

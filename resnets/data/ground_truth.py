@@ -1,0 +1,205 @@
+"""Labels of a flat folder of pictures, as ImageNet's validation set has them: in a file beside it.
+
+Known files: the devkit's ILSVRC2012_validation_ground_truth.txt, numbers that its meta.mat explains
+(the devkit unpacked, or as its .tar.gz); Kaggle's LOC_val_solution.csv (ImageId,PredictionString);
+Caffe's val.txt ("ILSVRC2012_val_00000001.JPEG 65", places in the sorted classes); val.csv of
+path,label. Any of these by another name with `data.truth`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+import re
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from resnets.data.errors import DataError
+from resnets.data.files import PICTURE_SUFFIXES, FolderFiles, Listing, is_picture, read_file
+from resnets.data.labels import NUMBER, class_names, number_labels
+from resnets.data.parts import FilePart, Source
+from resnets.data.wnids import WNIDS
+
+DEVKIT = "ILSVRC2012_devkit_t12"
+DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+KAGGLE_TRUTH = "LOC_val_solution.csv"
+BESIDE = (f"{DEVKIT}/data/{DEVKIT_TRUTH}", DEVKIT_TRUTH, f"{DEVKIT}.tar.gz", KAGGLE_TRUTH)
+GENERIC = ("val.txt", "val.csv")  # only where the pictures are, or the folder that was named
+LEVELS = 4  # folders upwards that are searched: Kaggle's CLS-LOC lies three below its CSV
+IMAGENET_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+def flat_part(
+    listing: Listing,
+    title: str,
+    prefix: str,
+    classes: Sequence[str],
+    where: str,
+    truth: str | None,
+) -> FilePart:
+    """The pictures right below `prefix`, labelled by the file `truth` or one that is found."""
+    rows = [row for row, path in enumerate(listing.paths) if path.startswith(prefix)]
+    files = listing.files.take(np.array(rows))
+    names = [posixpath.basename(listing.paths[row]) for row in rows]
+    file = _find(Path(where), prefix, truth)
+    given = _read(file, names)
+    labels = number_labels(
+        given, classes, lambda row: f"{file}: the label of {names[row]}", by_place=True
+    )
+    return FilePart(title, files, labels)
+
+
+def open_flat(folder: Path, name: str, truth: str | None) -> Source | None:
+    """A folder of pictures and nothing else whose labels are in a file; None where it is not one.
+
+    It has one part. Classes are those that the file names; numbers of pictures that are called
+    ILSVRC2012_val_* are places among ImageNet's.
+    """
+    paths = sorted(
+        entry.name for entry in folder.iterdir() if is_picture(entry.name) and entry.is_file()
+    )
+    if not paths or (truth is None and not _candidates(folder, "")):
+        return None
+    given = _read(_find(folder, "", truth), paths)
+    places = {str(number): wnid for number, wnid in enumerate(WNIDS)}
+    if IMAGENET_NAME.match(paths[0]) and places.keys() >= set(given):
+        given = [places[number] for number in given]
+    classes = class_names(given)
+    labels = number_labels(given, classes, lambda row: paths[row])
+    return Source(name, classes, FilePart("", FolderFiles(folder, paths), labels))
+
+
+def _find(where: Path, prefix: str, truth: str | None) -> Path:
+    if truth is not None:
+        file = Path(truth).expanduser()
+        if not file.is_file():
+            raise DataError(f"data.truth: {truth}: no such file")
+        return file
+    found = _candidates(where, prefix)
+    if not found:
+        raise DataError(
+            f"{where}/{prefix}: no class folders, and no file with its labels; name one with --set"
+            f" data.truth=FILE, or put {KAGGLE_TRUTH}, a val.csv of path,label or {DEVKIT}/ there"
+        )
+    return found[0]
+
+
+def _candidates(where: Path, prefix: str) -> list[Path]:
+    """Files with labels for the pictures below `prefix` of the folder or tar `where`."""
+    root = (where if where.is_dir() else where.parent).resolve()
+    near = [root / prefix, (root / prefix).parent, root]
+    above = [root, *root.parents][:LEVELS]
+    places = [
+        *(place / name for place in near for name in (*BESIDE, *GENERIC)),
+        *(place / name for place in above for name in BESIDE),
+    ]
+    return [place for place in places if place.is_file()]
+
+
+def _read(file: Path, names: Sequence[str]) -> list[str]:
+    """One label, a class name or a place in the sorted classes, for each picture."""
+    if file.suffixes[-2:] == [".tar", ".gz"]:
+        numbers, meta = _from_devkit_tar(file)
+        return _in_order(file, _explained(file, numbers, meta), names)
+    try:
+        text = read_file(file).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is not UTF-8 text (byte {error.start:,})") from None
+    if file.suffix.lower() == ".csv":
+        return _by_name(file, _csv_cells(file, text), names)
+    lines = text.splitlines()
+    cells = [line.rsplit(maxsplit=1) for line in lines if line.strip()]
+    if cells and all(len(parts) == 2 for parts in cells):
+        return _by_name(file, [(path, label) for path, label in cells], names)
+    values = [line.strip() for line in lines if line.strip()]
+    beside = file.with_name("meta.mat")
+    if beside.is_file():
+        values = _explained(file, values, read_file(beside))
+    elif all(map(NUMBER.fullmatch, values)) and "0" not in values:
+        raise DataError(
+            f"{file}: its numbers count from 1, as the devkit's do; put meta.mat of {DEVKIT}/data"
+            " beside it, which says what they mean"
+        )
+    return _in_order(file, values, names)
+
+
+def _csv_cells(file: Path, text: str) -> list[tuple[str, str]]:
+    """Path and label of each row. Of Kaggle's "n01 1 2 3 4 n01 ..." the first box is taken."""
+    cells = []
+    for line, row in enumerate(csv.reader(io.StringIO(text)), start=1):
+        head = [cell.strip().lower() for cell in row]
+        if not row or (line == 1 and head[-1] in ("predictionstring", "label", "class")):
+            continue
+        if len(row) != 2 or not row[1].strip():
+            raise DataError(f"{file}: line {line}: {len(row)} cells, expected path,label")
+        parts = row[1].split()
+        boxes = len(parts) >= 5 and len(parts) % 5 == 0
+        cells.append((row[0].strip(), parts[0] if boxes else row[1].strip()))
+    return cells
+
+
+def _by_name(file: Path, cells: Sequence[tuple[str, str]], names: Sequence[str]) -> list[str]:
+    """Labels by the name of the picture, with or without folders and suffix."""
+    known = {_stem(path): label for path, label in cells}
+    given = [known.get(_stem(name)) for name in names]
+    if missing := [name for name, label in zip(names, given, strict=True) if label is None]:
+        raise DataError(
+            f"{file}: has no label for {len(missing):,} of {len(names):,} pictures, among them"
+            f" {missing[0]}"
+        )
+    return [label for label in given if label is not None]
+
+
+def _in_order(file: Path, values: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Labels by line: line k is of ILSVRC2012_val_k, or of the k-th picture by name."""
+    numbers = [int(match[1]) for name in names if (match := IMAGENET_NAME.match(name))]
+    if len(numbers) == len(names) and max(numbers) <= len(values):
+        return [values[number - 1] for number in numbers]
+    if len(values) != len(names):
+        raise DataError(
+            f"{file}: labels {len(values):,} pictures, but there are {len(names):,}; only a file"
+            " with their names may label others"
+        )
+    return list(values)
+
+
+def _explained(file: Path, numbers: Sequence[str], meta: bytes) -> list[str]:
+    """WordNet ids of the devkit's numbers (ILSVRC2012_ID), by the bytes of its meta.mat."""
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        ids = np.atleast_1d(synsets["ILSVRC2012_ID"]).tolist()
+        wnids = dict(zip(map(str, ids), np.atleast_1d(synsets["WNID"]).tolist(), strict=True))
+    except Exception as error:  # damaged ones raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{file}: its meta.mat cannot be read ({reason}); fetch it again") from None
+    for line, number in enumerate(numbers, start=1):
+        if number not in wnids:
+            raise DataError(f"{file}: line {line}: {number!r} is no class that meta.mat knows")
+    return [str(wnids[number]) for number in numbers]
+
+
+def _from_devkit_tar(file: Path) -> tuple[list[str], bytes]:
+    """Lines of the ground truth, and meta.mat's bytes, of the devkit as it is downloaded."""
+
+    def member(tar: tarfile.TarFile, name: str) -> bytes:
+        stream = tar.extractfile(f"{DEVKIT}/data/{name}")
+        assert stream is not None
+        return stream.read()
+
+    try:
+        with tarfile.open(file, "r:gz") as tar:
+            return member(tar, DEVKIT_TRUTH).decode("ascii").split(), member(tar, "meta.mat")
+    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError) as error:
+        raise DataError(f"{file}: not the devkit, or damaged ({error}); fetch it again") from None
+
+
+def _stem(path: str) -> str:
+    base = posixpath.basename(path.replace("\\", "/"))
+    stem, suffix = posixpath.splitext(base)
+    return stem if suffix.lower() in PICTURE_SUFFIXES else base

@@ -1,0 +1,70 @@
+"""Pictures of a batch mixed with one another: mixup and cutmix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+
+from resnets.config import AugmentSpec
+from resnets.data import order
+from resnets.data.batch import Batch
+
+
+def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
+    """Batch `step`, mixed where `spec` says so; its draws are a pure function of (seed, step).
+
+    One share from Beta(alpha, alpha), and one rectangle, serve the whole batch (as the authors of
+    mixup, section 3, and of cutmix, section 3.1, do). mixup: share * picture + (1 - share) *
+    partner. cutmix: a rectangle of area 1 - share at a uniform place, cut off at the border, comes
+    from the partner; `Batch.share` is the exact share of the area that is left.
+    """
+    whether, which, quantile, down, across = order.uniform(
+        seed, step, 0, order.STREAM_MIX + torch.arange(5).numpy()
+    ).tolist()
+    if not (spec.mixup or spec.cutmix) or whether >= spec.mix_probability:
+        return batch
+    images, targets = batch.images, batch.targets
+    assert isinstance(images, Tensor)
+    assert isinstance(targets, Tensor)
+    other = partners(len(images), spec.repeats).to(images.device)
+    cut = bool(spec.cutmix) and (not spec.mixup or which < 0.5)
+    alpha = spec.cutmix if cut else spec.mixup
+    share = float(betaincinv(alpha, alpha, quantile))  # the quantile function of Beta
+    if cut:
+        height, width = images.shape[2:]
+        top, bottom, left, right = cut_box(height, width, share, down, across)
+        mixed = images.clone()
+        mixed[:, :, top:bottom, left:right] = images[other, :, top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / (height * width)
+    else:
+        mixed = torch.lerp(images[other], images, share)
+    shares = torch.full((len(images),), share, device=images.device)
+    return replace(batch, images=mixed, other=targets[other], share=shares)
+
+
+def partners(count: int, repeats: int = 1) -> Tensor:
+    """The place (count,) int64 in the batch of each picture's partner.
+
+    The order is random anew in each epoch, so partners may be neighbours: place p takes p +
+    repeats, and the other way round, in blocks of 2 repeats. A repeated picture thus never meets
+    itself, and a device whose slice of the batch is whole blocks needs no other device's pictures.
+    An odd one at the end takes one from the start.
+    """
+    place = torch.arange(count)
+    first = place // repeats % 2 == 0
+    return torch.where(first, place + repeats, place - repeats) % count
+
+
+def cut_box(
+    height: int, width: int, share: float, down: float, across: float
+) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of a rectangle of area 1 - share around (down, across) in 0..1."""
+    side = math.sqrt(1 - share)
+    tall, wide = int(height * side), int(width * side)
+    y, x = int(down * height), int(across * width)
+    top, left = y - tall // 2, x - wide // 2
+    return max(0, top), min(height, top + tall), max(0, left), min(width, left + wide)

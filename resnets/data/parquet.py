@@ -1,0 +1,160 @@
+"""Parquet for streaming: read in place, a row group at a time, here or on the Hub.
+
+Opening reads each file's footer and its column of labels, and no pictures; `datasets` says which
+files there are and which part each is of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnets.data.columns import Table, find_columns, from_tables
+from resnets.data.errors import DataError
+from resnets.data.parts import Rows, Source
+from resnets.data.stream import StreamPart
+from resnets.data.tabular import (
+    HUB,
+    called,
+    library,
+    part_name,
+    picture_bytes,
+    reading,
+    reason,
+    split_name,
+)
+
+FOOTERS_AT_ONCE = 16  # requests to the Hub that wait beside each other
+
+
+@dataclass(frozen=True, eq=False)
+class _File:
+    """A Parquet file, here or "hf://...", its footer and the labels of its rows."""
+
+    url: str
+    footer: Any
+    labels: Sequence[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class RowGroups:
+    """The row groups of `files` as blocks: block b is group `groups[b, 1]` of file `groups[b, 0]`.
+
+    firsts: (blocks,) the row of the part, called `title`, that each begins with.
+    """
+
+    title: str
+    files: Sequence[_File]
+    groups: Rows
+    firsts: Rows
+    picture: str
+
+    def load(self, block: int) -> list[bytes]:
+        """The pictures of a row group; empty bytes where a row has none."""
+        file, group = self.groups[block].tolist()
+        try:
+            parquet = _open(self.files[file].url, self.files[file].footer)
+            column = parquet.read_row_group(group, columns=[self.picture]).column(0)
+            return [picture_bytes(cell)[0] or b"" for cell in column.to_pylist()]
+        except Exception as error:  # network, disk, damage: each has its own kind
+            raise DataError(
+                f"{self.files[file].url}:row group {group}: cannot be read ({reason(error)})"
+            ) from error
+
+    def name(self, block: int, place: int) -> str:
+        """Part and row, "pets/train:17", as where the set is not streamed."""
+        return f"{self.title}:{int(self.firsts[block]) + place}"
+
+
+def open_parquet(source: str) -> Source:
+    """The set of a Parquet file, a folder of them or "hub:ORG/NAME[@REVISION][:CONFIG]", streamed.
+
+    DataError where it is not of Parquet, or cannot be read or fetched.
+    """
+    library(source)
+    with reading(source):
+        builder = _builder(source)
+        urls = {str(title): list(files) for title, files in builder.config.data_files.items()}
+    every = [url for files in urls.values() for url in files]
+    if other := next((url for url in every if not url.endswith(".parquet")), None):
+        raise DataError(
+            f"{source}: holds {other.rpartition('/')[2]}; only Parquet and WebDataset files are"
+            " streamed, others are read with data.streaming=false"
+        )
+    if Path(source).is_file():
+        urls = {"": every}
+    name = called(source)
+    with reading(source):
+        features = builder.info.features or _features(every[0])
+        columns = find_columns(features, name)
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            read = dict(
+                zip(every, pool.map(lambda url: _read(url, columns.label), every), strict=True)
+            )
+    files = {title: [read[url] for url in found] for title, found in urls.items()}
+    tables = {
+        title: Table(columns, [label for file in found for label in file.labels])
+        for title, found in files.items()
+        if any(len(file.labels) for file in found)
+    }
+    if not tables:
+        raise DataError(f"{source}: no pictures in it")
+    return from_tables(
+        name,
+        source,
+        tables,
+        lambda title, labels: _part(name, title, files[title], columns.picture, labels),
+    )
+
+
+def _part(name: str, title: str, files: Sequence[_File], picture: str, labels: Rows) -> StreamPart:
+    groups = [
+        (number, group)
+        for number, file in enumerate(files)
+        for group in range(file.footer.num_row_groups)
+    ]
+    sizes = [files[number].footer.row_group(group).num_rows for number, group in groups]
+    firsts = np.cumsum([0, *sizes])[:-1]
+    block = np.repeat(np.arange(len(groups)), sizes)
+    place = np.arange(len(block)) - firsts[block]
+    blocks = RowGroups(part_name(name, title), files, np.array(groups), firsts, picture)
+    return StreamPart(title, blocks, np.stack([block, place], 1), labels)
+
+
+def _builder(source: str) -> Any:
+    import datasets
+
+    if source.startswith(HUB):
+        repository, revision, config = split_name(source)
+        return datasets.load_dataset_builder(repository, config, revision=revision)
+    path = Path(source).resolve()
+    if path.is_file():
+        return datasets.load_dataset_builder("parquet", data_files=str(path))
+    return datasets.load_dataset_builder(str(path))
+
+
+def _features(url: str) -> Any:
+    from datasets import Features
+
+    return Features.from_arrow_schema(_open(url).schema_arrow)
+
+
+def _read(url: str, label: str) -> _File:
+    parquet = _open(url)
+    if label not in parquet.schema_arrow.names:  # a test part whose labels are secret
+        return _File(url, parquet.metadata, [None] * parquet.metadata.num_rows)
+    return _File(url, parquet.metadata, parquet.read(columns=[label]).column(0).to_pylist())
+
+
+def _open(url: str, footer: Any = None) -> Any:
+    """A `ParquetFile` of its own for each use: they are not safe to share between threads."""
+    import fsspec
+    import pyarrow.parquet as pq
+
+    system, path = fsspec.core.url_to_fs(url)
+    return pq.ParquetFile(system.open(path), metadata=footer, pre_buffer=True)

@@ -1,0 +1,201 @@
+"""Parquet, Arrow and the Hugging Face Hub, through the library `datasets` (extra `hub`).
+
+`datasets` finds the files, their parts and columns, and keeps Arrow tables on the disk that are
+read by memory map; it never decodes, so pictures are read as all others are. Parquet is copied into
+its cache once (HF_HOME says where), which `data.streaming` avoids; what `save_to_disk` wrote, and
+.arrow files, are read where they are.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.config import ConfigError
+from resnets.data.columns import Table, find_columns, from_tables
+from resnets.data.errors import DataError
+from resnets.data.fetch import why_away
+from resnets.data.files import read_file
+from resnets.data.parts import FilePart, Rows, Source
+
+HUB = "hub:"
+SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves
+HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
+
+REASON = 300  # characters of another library's message that are shown
+
+
+@dataclass(frozen=True, eq=False)
+class ArrowFiles:
+    """Pictures of an Arrow table: encoded bytes, or paths of files (relative ones below `root`)."""
+
+    table: Any
+    title: str
+    rows: NDArray[np.int64]
+    root: Path
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.rows)
+
+    def name(self, index: int) -> str:
+        """Table and row, "pets/train:17"."""
+        return f"{self.title}:{self.rows[index]}"
+
+    def read(self, index: int) -> bytes:
+        """The encoded bytes; DataError when they cannot be had."""
+        try:
+            cell = self.table[int(self.rows[index])].column(0)[0].as_py()
+        except Exception as error:  # damaged tables raise anything
+            raise DataError(f"{self.name(index)}: cannot be read ({reason(error)})") from error
+        data, path = picture_bytes(cell)
+        if data is None and path:
+            return read_file(self.root / path)
+        if not data:
+            raise DataError(f"{self.name(index)}: has no picture in it")
+        return data
+
+    def take(self, rows: NDArray[np.int64]) -> ArrowFiles:
+        """The pictures of `rows`, renumbered from 0."""
+        return ArrowFiles(self.table, self.title, self.rows[rows], self.root)
+
+
+def picture_bytes(cell: Any) -> tuple[bytes | None, str | None]:
+    """Bytes and path of a cell, which holds the bytes alone, both, or nothing."""
+    if isinstance(cell, Mapping):
+        return cell.get("bytes"), cell.get("path")
+    return cell, None
+
+
+def is_tabular(path: Path) -> bool:
+    """Whether a file or folder is a data set that `datasets` reads."""
+    if path.is_file():
+        return path.suffix.lower() in (".parquet", ".arrow")
+    return (
+        any((path / name).is_file() for name in SAVED)
+        or any(found for kind in ("parquet", "arrow") for found in path.glob(f"*.{kind}"))
+        or any(path.glob("data/*.parquet"))
+    )
+
+
+def open_tabular(source: str) -> Source:
+    """The set "hub:ORG/NAME[@REVISION][:CONFIG]", or of a file or folder.
+
+    Raises ConfigError for a malformed name, DataError for what cannot be fetched or read.
+    """
+    datasets = library(source)
+    name, root = called(source), Path(source)
+    with reading(source):
+        if source.startswith(HUB):
+            repository, revision, config = split_name(source)
+            found = datasets.load_dataset(repository, config, revision=revision)
+        elif root.is_dir() and any((root / saved).is_file() for saved in SAVED):
+            found = datasets.load_from_disk(str(root))
+        elif root.suffix.lower() == ".arrow":
+            found = datasets.Dataset.from_file(str(root))
+        elif root.is_file():
+            found = datasets.load_dataset("parquet", data_files=str(root.resolve()))
+        else:
+            found = datasets.load_dataset(str(root.resolve()))
+    if root.is_file() and not isinstance(found, datasets.Dataset):
+        (found,) = found.values()  # a file has one part, whatever it is called
+    parts = {"": found} if isinstance(found, datasets.Dataset) else dict(found)
+    parts = {str(title): part for title, part in parts.items() if len(part)}
+    if not parts:
+        raise DataError(f"{source}: no pictures in it")
+    tables = {}
+    with reading(source):
+        for title, part in parts.items():
+            columns = find_columns(part.features, name)
+            labels = part.select_columns([columns.label]).with_format("arrow")[:].column(0)
+            tables[title] = Table(columns, labels.to_pylist())
+
+    def files_of(title: str, labels: Rows) -> FilePart:
+        pictures = parts[title].select_columns([tables[title].columns.picture])
+        folder = root if root.is_dir() else root.parent
+        files = ArrowFiles(
+            pictures.with_format("arrow"), part_name(name, title), np.arange(len(labels)), folder
+        )
+        return FilePart(title, files, labels)
+
+    return from_tables(name, source, tables, files_of)
+
+
+def split_name(source: str) -> tuple[str, str | None, str | None]:
+    """Repository, revision and configuration of "hub:ORG/NAME[@REVISION][:CONFIG]"."""
+    found = HUB_NAME.fullmatch(source.removeprefix(HUB))
+    if found is None:
+        raise ConfigError(
+            f"data.source: {source}: write it as hub:ORG/NAME, hub:ORG/NAME:CONFIG or"
+            " hub:ORG/NAME@REVISION"
+        )
+    return found[1], found[2], found[3]
+
+
+def called(source: str) -> str:
+    """What protocols call a set: the Hub's name, or that of the file or folder."""
+    return source.removeprefix(HUB) if source.startswith(HUB) else Path(source).resolve().name
+
+
+def part_name(name: str, title: str) -> str:
+    """What the names of a part's pictures start with, "pets/train"."""
+    return f"{name}/{title}" if title else name
+
+
+def library(source: str) -> Any:
+    """The module `datasets`; DataError says how to install it."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"{source}: needs the library `datasets` ({error}): pip install 'resnets[hub]'"
+        ) from None
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    return datasets
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Turn whatever `datasets` and the Hub raise into a DataError of one line that names `source`.
+
+    Where nobody answers at the Hub, only what it has in its cache is asked for: it would try for
+    most of a minute.
+    """
+    from datasets import config
+
+    away = None
+    if source.startswith(HUB):
+        split_name(source)
+        away = why_away(config.HF_ENDPOINT)
+    before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE or bool(away)
+    try:
+        yield
+    except (ConfigError, DataError):
+        raise
+    except Exception as error:  # network, disk, Parquet, metadata: each has its own kind
+        if config.HF_HUB_OFFLINE and source.startswith(HUB):
+            repository = split_name(source)[0]
+            raise DataError(
+                f"{source}: cannot be fetched from {config.HF_ENDPOINT}/datasets/{repository}"
+                f" ({away or 'offline mode'}), and is not in the cache; fetch it where there is a"
+                " network (`hf download --repo-type dataset`) and give its folder as --data"
+            ) from error
+        raise DataError(f"{source}: cannot be read ({reason(error)})") from error
+    finally:
+        config.HF_HUB_OFFLINE = before
+
+
+def reason(error: BaseException) -> str:
+    """What is at the root of an error, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (" ".join(str(error).split()) or type(error).__name__)[:REASON]

@@ -1,0 +1,73 @@
+"""Pictures that cannot be read: named once, counted, and too many of them stop a run.
+
+Training takes another picture in the place of an unreadable one, evaluation leaves it out. Both ask
+the ledger of their split, which alone decides how many are too many.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from resnets.data.errors import DataError
+
+log = logging.getLogger("resnets")
+
+SHOWN = 3  # files named by the error that stops a run
+
+
+class Unreadable:
+    """The unreadable pictures of one split of `total` pictures; safe to use from several threads.
+
+    `max_bad` is the share that may be unreadable: one picture always may, unless it is 0. None =
+    any number may, as where a net is measured; but of a known `total` one must be readable.
+    """
+
+    def __init__(self, of: str = "", total: int = 0, max_bad: float | None = None) -> None:
+        self.of, self.total, self.max_bad = of, total, max_bad
+        self._found: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, row: int, error: DataError) -> None:
+        """Note that picture `row` cannot be read, as `error` says: "name: why". It is logged once.
+
+        Raises DataError when that makes too many.
+        """
+        if self.max_bad == 0:
+            raise error
+        with self._lock:
+            new = row not in self._found
+            self._found[row] = str(error)
+            count = len(self._found)
+        if new:
+            log.warning("%s", error)
+        if self.total and count > self.most:
+            raise DataError(self._too_many(count)) from error
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def messages(self) -> list[str]:
+        """What is wrong with each, in the order of their rows."""
+        with self._lock:
+            return [message for _, message in sorted(self._found.items())]
+
+    @property
+    def most(self) -> int:
+        """How many may be unreadable."""
+        share = self.total if self.max_bad is None else int(self.max_bad * self.total + 1e-9)
+        return min(self.total - 1, max(1, share))
+
+    def _too_many(self, count: int) -> str:
+        with self._lock:
+            names = [each.partition(": ")[0] for each in self._found.values()][:SHOWN]
+        share = self.max_bad
+        limit = "" if share is None else f", data.max_bad = {share:g} allows {self.most:,}"
+        return (
+            f"{self.of}: {count:,} of them cannot be read{limit}, among them {', '.join(names)};"
+            " find them all with `resnets data check`, and leave them out with data.quarantine"
+        )

@@ -1,0 +1,35 @@
+"""From a run or checkpoint to a detector, localiser or segmenter that is ready to use."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from resnets.config import ConfigError, Recipe, from_dict
+from resnets.detect.models import Model, build_model
+from resnets.weights.checkpoint import find_checkpoint, read_checkpoint
+from resnets.weights.files import read_preprocess
+from resnets.weights.load import load_weights
+
+
+def load(where: str | Path) -> Model:
+    """The model of a run folder or checkpoint, in eval mode, float32, on the CPU.
+
+    As `resnets.load` does for classifiers: the best weights on validation, averaged ones where the
+    run kept them. It carries `.preprocess`, `.classes`, `.recipe` and `.origin`. Raises
+    CheckpointError, and ConfigError for a classifier.
+    """
+    path = find_checkpoint(where)
+    checkpoint = read_checkpoint(path)
+    recipe = from_dict(Recipe, checkpoint.meta["recipe"], where=str(path))
+    if recipe.task == "classify":
+        raise ConfigError(f"{where}: is a classifier, which finds no objects")
+    classes = tuple(checkpoint.meta["classes"])
+    model, _ = build_model(dataclasses.replace(recipe, weights=None), len(classes))
+    averaged = checkpoint.group("ema")
+    load_weights(model, averaged or checkpoint.group("model"), path)
+    model.preprocess, model.classes = read_preprocess(checkpoint), classes
+    model.recipe = recipe
+    kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
+    model.origin = f"{path.name} (step {checkpoint.meta['step']:,}{kind})"
+    return model.eval()

@@ -1,0 +1,180 @@
+"""Running a model over a split: what it finds in each picture, and how good that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from resnets.config import ConfigError
+from resnets.data.errors import DataError
+from resnets.data.preprocess import Preprocessor
+from resnets.data.unreadable import Unreadable
+from resnets.detect.detector import Detector
+from resnets.detect.finder import Finder
+from resnets.detect.judge import Judgement, judge_located, judge_maps, judge_objects
+from resnets.detect.localise_score import Located
+from resnets.detect.localiser import Localiser, Refiner
+from resnets.detect.segmenter import Segmenter
+from resnets.detect.shown import Shown, class_map, in_stored, show
+from resnets.detect.types import Detections, DetectionSplit, Pixels
+
+Watch = Callable[[Iterator[Shown], int], Iterator[Shown]]
+
+
+@dataclass(frozen=True)
+class Test:
+    """One or several models, and how they are shown pictures.
+
+    shorter, longer: sides in px, as `shown.show` takes them.
+    """
+
+    models: tuple[nn.Module, ...]
+    preprocessor: Preprocessor
+    shorter: int
+    longer: int
+    device: torch.device
+    precision: str
+    refine: bool = False
+    scales: tuple[int, ...] = ()
+
+    def pictures(self, split: DetectionSplit, unreadable: Unreadable) -> Iterator[Shown]:
+        """The split's pictures as the models see them; those that cannot be read are left out."""
+        return show(
+            split.files, self.preprocessor, self.shorter, self.longer, self.device, unreadable
+        )
+
+    def objects(self, shown: Iterator[Shown]) -> Iterator[Detections]:
+        """What the detectors find, in pixels of each stored picture."""
+        detectors = [model for model in self.models if isinstance(model, Detector)]
+        finder = Finder(detectors, self.refine, self.scales)
+        for each in shown:
+            with self._context():
+                (found,) = finder([each.image])
+            yield in_stored(found, each)
+
+    def maps(self, shown: Iterator[Shown]) -> Iterator[Pixels]:
+        """The class map of each stored picture; several segmenters' probabilities are averaged."""
+        for each in shown:
+            with torch.no_grad(), self._context():
+                shares = [model(each.image[None])[0].softmax(0) for model in self.models]
+            yield class_map(torch.stack(shares).mean(0), each.stored)
+
+    def located(self, shown: Iterator[Shown]) -> Iterator[Located]:
+        """Each class's share and box in every stored picture; several models are averaged."""
+        for each in shown:
+            with torch.no_grad(), self._context():
+                answers = [model([each.image]) for model in self.models]
+            scores, boxes = (torch.stack(some).mean(0)[0] for some in zip(*answers, strict=True))
+            (height, width), (high, wide) = each.stored, each.image.shape[-2:]
+            scale = boxes.new_tensor([width / wide, height / high] * 2)
+            yield Located(scores=scores.cpu().numpy(), boxes=(boxes * scale).cpu().numpy())
+
+    def _context(self) -> AbstractContextManager[object]:
+        if self.precision != "bfloat16":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def make_test(
+    models: tuple[nn.Module, ...],
+    preprocessor: Preprocessor,
+    device: torch.device,
+    precision: str,
+    refine: bool | None = None,
+    scales: tuple[int, ...] | None = None,
+) -> Test:
+    """How the recipe of the first of `models` tests, with `refine` and `scales` where given.
+
+    ConfigError where models of different kinds, or additions that their kind lacks, are asked for.
+    """
+    first = models[0]
+    assert isinstance(first, Detector | Segmenter | Localiser | Refiner)
+    if any(type(each) is not type(first) for each in models):
+        raise ConfigError("an ensemble needs models of one task")
+    spec = first.spec
+    refine = spec.refine if refine is None else refine
+    scales = tuple(sorted(spec.test_sizes if scales is None else scales))
+    if not isinstance(first, Detector) and (refine or scales):
+        raise ConfigError("--refine and --scales (detect.test_sizes) are for detectors only")
+    if len(scales) == 1:
+        raise ConfigError(f"detect.test_sizes: {scales} is one size; give two or more, or none")
+    home = spec.train_sizes[-1]
+    shorter = max(scales, default=home)
+    longer = round(spec.max_size * max(1.0, shorter / home))
+    return Test(models, preprocessor, shorter, longer, device, precision, refine, scales)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Figures, what they came from, and what was left out.
+
+    split: the pictures that could be read. found: the objects found in each; empty for segmenters and
+    localisers.
+    errors: what is wrong with each of the others.
+    """
+
+    judgement: Judgement
+    split: DetectionSplit
+    found: list[Detections]
+    errors: list[str]
+
+
+def measure(
+    test: Test, split: DetectionSplit, weights: str, watch: Watch = lambda shown, _: shown
+) -> Measured:
+    """Figures of `test` on `split`; `watch(pictures, total)` may show progress.
+
+    Unreadable pictures are left out and the protocol says how many. DataError where none is left.
+    """
+    modes = {module: module.training for model in test.models for module in model.modules()}
+    for model in test.models:
+        model.eval()
+    try:
+        return _measure(test, split, weights, watch)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _measure(test: Test, split: DetectionSplit, weights: str, watch: Watch) -> Measured:
+    unreadable = Unreadable(split.description, len(split))
+    seen: list[int] = []
+
+    def noted() -> Iterator[Shown]:
+        for each in watch(test.pictures(split, unreadable), len(split)):
+            seen.append(each.row)
+            yield each
+
+    first = test.models[0]
+    found = list(test.objects(noted())) if isinstance(first, Detector) else []
+    maps = list(test.maps(noted())) if isinstance(first, Segmenter) else []
+    localises = isinstance(first, Localiser | Refiner)
+    located = list(test.located(noted())) if localises else []
+    if not seen:
+        raise DataError(f"{split.description}: no picture that can be read")
+    if unreadable:
+        split = split.take(np.array(seen))
+    protocol = _protocol(test, split, weights, len(unreadable))
+    if isinstance(first, Detector):
+        masks = any(isinstance(model, Detector) and model.masks for model in test.models)
+        judged = judge_objects(split, found, protocol, masks=masks)
+    elif maps:
+        judged = judge_maps(split, maps, protocol)
+    else:
+        judged = judge_located(split, located, protocol)
+    return Measured(judged, split, found, unreadable.messages)
+
+
+def _protocol(test: Test, split: DetectionSplit, weights: str, left_out: int) -> str:
+    parts = [f"shorter side {test.shorter} px, longer at most {test.longer}"]
+    if test.scales:
+        parts = [f"shorter sides {', '.join(map(str, test.scales))} px, two for each region"]
+    parts += ["boxes refined"] if test.refine else []
+    parts += [test.precision, weights, split.description]
+    parts += [f"{left_out} unreadable left out"] if left_out else []
+    return ", ".join(parts)

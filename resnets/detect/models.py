@@ -1,0 +1,106 @@
+"""From a recipe to a detector, localiser or segmenter, with initial weights."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+
+from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe
+from resnets.data.preprocess import Preprocessor
+from resnets.detect.detector import Detector
+from resnets.detect.localiser import Localiser, Refiner
+from resnets.detect.parts import pad
+from resnets.detect.segmenter import Segmenter
+from resnets.detect.stream import DetectStream
+from resnets.detect.weights import fit_whole, follow, is_whole
+from resnets.models import Net, build
+from resnets.weights.files import Weights, read_path
+from resnets.weights.initial import net_from, read_weights, recognise
+
+Model = Detector | Segmenter | Localiser | Refiner
+HEADS = {
+    "detect": ("fpn", "c4"),
+    "instances": ("fpn", "c4"),
+    "segment": ("fcn", "deeplabv3"),
+    "localise": ("pcr", "rcnn"),
+}
+
+
+def build_model(recipe: Recipe, num_classes: int) -> tuple[Model, Preprocessor]:
+    """The model of `recipe` for `num_classes`, in training mode, and its preprocessing.
+
+    Random weights come from torch's global generator. `recipe.weights` are a net's, as
+    `resnets.create_model` takes them, or a file with those of a whole detector or segmenter
+    (torchvision's, detectron2's or ours); they bring their preprocessing. WeightsError where they
+    do not fit.
+    """
+    check_recipe(recipe)
+    if recipe.weights is None:
+        return assemble(build(recipe.model), recipe, num_classes), Preprocessor(Preprocess())
+    weights = _read(recipe.weights, recipe.model)
+    if is_whole(weights.tensors):
+        recipe, preprocessor = follow(recipe, weights)
+        model = assemble(build(recipe.model), recipe, num_classes)
+        fit_whole(model, weights)
+        return model, preprocessor
+    net = net_from(weights, recipe.model)
+    return assemble(net, recipe, num_classes), net.preprocess or Preprocessor(Preprocess())
+
+
+def _read(source: str, spec: ModelSpec) -> Weights:
+    """Weights of a whole model as they are, or those of a net, recognised."""
+    if not Path(source).expanduser().exists():
+        return read_weights(source, spec)
+    found = read_path(source)
+    return found if is_whole(found.tensors) else recognise(found, spec)
+
+
+def assemble(net: Net, recipe: Recipe, num_classes: int) -> Model:
+    """`net` with the head that the recipe's task needs; its own head is given up."""
+    net.recompute = recipe.recompute
+    spec = recipe.detect
+    if recipe.task == "segment":
+        return Segmenter(net, spec, num_classes)
+    if recipe.task != "localise":
+        return Detector(net, spec, num_classes, masks=recipe.task == "instances")
+    if spec.head == "pcr":
+        return Localiser(net, spec, num_classes)
+    proposer = Localiser(build(net.spec), spec, num_classes)
+    return Refiner(net, proposer, spec, num_classes)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """ConfigError where the recipe's task, head and net do not go together."""
+    heads, head = HEADS[recipe.task], recipe.detect.head
+    if head not in heads:
+        raise ConfigError(
+            f"detect.head: {head!r} is not for task {recipe.task!r}; use {' or '.join(heads)}"
+        )
+    if recipe.model.in_channels != 3:
+        raise ConfigError(
+            f"model.in_channels: {recipe.model.in_channels}; task {recipe.task!r} reads three"
+        )
+    if recipe.compile == "on" and recipe.task != "segment":  # ever new sizes, ever new graphs
+        raise ConfigError(f"compile: task {recipe.task!r} runs uncompiled; leave it off")
+    if head == "rcnn" and recipe.detect.proposals_from is None:
+        raise ConfigError("detect.proposals_from: name the run of a 'pcr' localiser")
+
+
+def recompute_norms(net: Net, stream: DetectStream, recipe: Recipe) -> None:
+    """Make the batch norms' statistics plain averages over one epoch of the training pictures.
+
+    The paper's appendix A; averages over batches, in place of the moving averages of training.
+    """
+    batches = -(-stream.examples // recipe.batch_size)
+    pictures = _pictures(stream, batches)
+    update_bn(pictures, net, next(net.parameters()).device)
+
+
+def _pictures(stream: DetectStream, batches: int) -> Iterator[Tensor]:
+    for batch in itertools.islice(stream.batches(), batches):
+        images = batch.images
+        yield images if isinstance(images, Tensor) else pad(images).tensors

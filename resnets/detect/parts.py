@@ -1,0 +1,181 @@
+"""What a detector is made of besides the net: padding, pyramid, proposal head, region vectors."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, RoIPool
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.poolers import LevelMapper
+
+from resnets.config import ConfigError, DetectSpec, ModelSpec
+from resnets.models import Net
+
+DIVISOR = 32  # pictures of a batch are padded to multiples of this, as torchvision does
+CANONICAL = (224, 4)  # a region of 224 px is read at stride 2**4 (Lin et al. 2017, eq. 1)
+C4_CANDIDATES = (12_000, 6_000)  # boxes before suppression in training, at test (Ren et al. 2015)
+
+
+def pad(images: Sequence[Tensor]) -> ImageList:
+    """Pictures (C, H, W) of any sizes as one batch, padded with zeros at right and bottom."""
+    assert images
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    height, width = (-(-max(side) // DIVISOR) * DIVISOR for side in zip(*sizes, strict=True))
+    batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    for place, image in zip(batch, images, strict=True):
+        place[:, : image.shape[-2], : image.shape[-1]] = image
+    return ImageList(batch, sizes)
+
+
+def behead(net: Net, *, stages_only: bool) -> None:
+    """Give up the net's classification head; with `stages_only` all that follows its stages."""
+    net.head = nn.Identity()  # type: ignore[assignment]
+    if stages_only and net.spec.block == "vgg":
+        net.fc1, net.fc2 = nn.Identity(), nn.Identity()
+    elif stages_only:
+        net.norm = None  # type: ignore[assignment]  # a pre-activation net's last one
+
+
+def whole(x: Tensor) -> Tensor:
+    """`x` in float32 at least: boxes and logits do not fit bfloat16's eight bits."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def stage_strides(spec: ModelSpec) -> dict[str, int]:
+    """Stride of each named stage of the net `spec`, in pixels of its input."""
+    if spec.block == "vgg":
+        return {f"stage{index + 1}": 2 ** (index + 1) for index in range(len(spec.depths))}
+    stride = 4 if spec.stem == "imagenet" else 1
+    strides = {"stem": stride}
+    for index in range(len(spec.depths)):
+        if 0 < index < len(spec.depths) - spec.dilate:
+            stride *= 2
+        strides[f"stage{index + 1}"] = stride
+    return strides
+
+
+def stage_channels(spec: ModelSpec) -> dict[str, int]:
+    """Channels of each stage of blocks of the net `spec`."""
+    return {f"stage{i + 1}": width * spec.expansion for i, width in enumerate(spec.widths)}
+
+
+class Pyramid(nn.Module):
+    """Feature pyramid on the stages of a net (Lin et al. 2017), with one more level by pooling.
+
+    `levels` names its inputs; `strides` has the stride of each output, the pooled one last.
+    """
+
+    def __init__(self, net: ModelSpec, spec: DetectSpec) -> None:
+        super().__init__()
+        strides, channels = stage_strides(net), stage_channels(net)
+        finest = 1 if net.stem == "cifar" else 4
+        first = spec.pyramid_from or next(
+            i + 1 for i, name in enumerate(channels) if strides[name] >= finest
+        )
+        if first > len(channels):
+            raise ConfigError(
+                f"detect.pyramid_from: {first}, but {net.name} has {len(channels)} stages"
+            )
+        self.levels = tuple(channels)[first - 1 :]
+        self.strides = tuple(strides[name] for name in self.levels)
+        self.fpn = FeaturePyramidNetwork(
+            [channels[name] for name in self.levels],
+            spec.pyramid_width,
+            extra_blocks=LastLevelMaxPool(),
+        )
+
+    def forward(self, stages: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Maps (B, width, H / stride, W / stride) called "0", "1", ... and "pool"."""
+        return self.fpn(OrderedDict((str(i), stages[name]) for i, name in enumerate(self.levels)))
+
+
+class ProposalHead(RPNHead):
+    """torchvision's head, with outputs in float32 at any precision."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness (B, A, H, W) and offsets (B, 4A, H, W) of each map."""
+        logits, offsets = super().forward(x)
+        return [whole(each) for each in logits], [whole(each) for each in offsets]
+
+
+def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProposalNetwork:
+    """An RPN (Ren et al. 2015) over `levels` maps of `channels`."""
+    if spec.head == "c4":
+        sizes: tuple[tuple[int, ...], ...] = (spec.anchor_sizes,)
+        candidates = C4_CANDIDATES
+    else:
+        if len(spec.anchor_sizes) != levels:
+            raise ConfigError(
+                f"detect.anchor_sizes: {spec.anchor_sizes} are {len(spec.anchor_sizes)} sizes; "
+                f"this pyramid has {levels} levels and takes one size for each"
+            )
+        sizes = tuple((size,) for size in spec.anchor_sizes)
+        candidates = (spec.proposals[0], spec.proposals[1])
+    anchors = AnchorGenerator(sizes, (spec.anchor_ratios,) * len(sizes))
+    return RegionProposalNetwork(
+        anchors,
+        ProposalHead(channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=spec.anchors,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": candidates[0], "testing": candidates[1]},
+        post_nms_top_n={"training": spec.proposals[0], "testing": spec.proposals[1]},
+        nms_thresh=0.7,
+    )
+
+
+class MaxPooler(nn.Module):
+    """RoI pooling by maxima (Girshick 2015) from the one map of a C4 detector."""
+
+    def __init__(self, size: int, stride: int) -> None:
+        super().__init__()
+        self.pool = RoIPool(size, 1 / stride)
+
+    def forward(
+        self, features: dict[str, Tensor], boxes: list[Tensor], _sizes: list[tuple[int, int]]
+    ) -> Tensor:
+        """(R, C, size, size) for the R boxes of all pictures, in pixels."""
+        (feature,) = features.values()
+        return self.pool(whole(feature), boxes).to(feature.dtype)
+
+
+def region_pooler(kind: str, strides: Sequence[int], size: int) -> nn.Module:
+    """What cuts regions of `size` x `size` from maps at `strides`, each from the one that suits."""
+    if kind == "pool":
+        assert len(strides) == 1
+        return MaxPooler(size, strides[0])
+    names = [str(index) for index in range(len(strides))]
+    pooler = MultiScaleRoIAlign(names, size, 2)
+    # Said outright: torchvision guesses strides from sizes, which fails on small padded pictures.
+    pooler.scales = [1 / stride for stride in strides]
+    low, high = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
+    pooler.map_levels = LevelMapper(low, high, *CANONICAL)
+    return pooler
+
+
+class Tail(nn.Module):
+    """The part of the net that a C4 detector runs on each region (paper, appendix A).
+
+    The last stage and what `net.classify` does before the head: pooling, or VGG's fc6 and fc7.
+    With `pooled` off, maps (R, C, H, W). The net is a module of the detector and only referred to
+    here (in a tuple), so that no tensor is registered twice.
+    """
+
+    def __init__(self, net: Net, pooled: bool = True) -> None:
+        super().__init__()
+        self._net, self._pooled = (net,), pooled
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(R, C, h, w) -> (R, D)."""
+        net = self._net[0]
+        if net.spec.block != "vgg":
+            regions = net.get_submodule(net.stage_names[-1])(regions)
+        return net.classify(regions) if self._pooled else regions

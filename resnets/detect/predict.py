@@ -1,0 +1,104 @@
+"""What a detector or segmenter sees in picture files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from resnets.data.files import FolderFiles
+from resnets.data.unreadable import Unreadable
+from resnets.detect.draw import draw, draw_classes, marks
+from resnets.detect.localise_score import Located
+from resnets.detect.localiser import Localiser, Refiner
+from resnets.detect.measure import Test
+from resnets.detect.segmenter import Segmenter
+from resnets.detect.shown import Shown, show
+from resnets.detect.types import Detections, Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """One picture (H, W, 3) and what was seen in it: objects, or the class of each pixel (H, W)."""
+
+    path: Path
+    pixels: Pixels
+    found: Detections | None
+    classes: Pixels | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def drawn(self, names: Sequence[str]) -> Image.Image:
+        """The picture with its objects, or under its class map."""
+        if self.classes is not None:
+            return draw_classes(self.pixels, self.classes, names)
+        assert self.found is not None
+        return draw(self.pixels, marks(self.found, names, 0.0))
+
+    def counts(self, names: Sequence[str]) -> dict[str, int]:
+        """Objects, or pixels, of each class that is there, most first."""
+        labels = self.classes if self.found is None else self.found["labels"]
+        assert labels is not None
+        present, counts = np.unique(labels, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {names[int(present[place])]: int(counts[place]) for place in order}
+
+
+def look(
+    test: Test, paths: Sequence[Path], threshold: float, unreadable: Unreadable
+) -> Iterator[Sight]:
+    """What `test` sees in each of `paths` that can be read; the others are noted.
+
+    Objects whose score is less than `threshold` are left out. A localiser finds one object.
+    """
+    files = FolderFiles(Path(), [str(path) for path in paths])
+    latest: list[Shown] = []
+
+    def noted() -> Iterator[Shown]:
+        for each in show(
+            files, test.preprocessor, test.shorter, test.longer, test.device, unreadable
+        ):
+            latest[:] = [each]
+            yield each
+
+    if isinstance(test.models[0], Localiser | Refiner):
+        for located in test.located(noted()):
+            shown = latest[0]
+            yield Sight(paths[shown.row], shown.pixels, likeliest(located), None)
+        return
+    if isinstance(test.models[0], Segmenter):
+        for classes in test.maps(noted()):
+            shown = latest[0]
+            yield Sight(paths[shown.row], shown.pixels, None, classes)
+        return
+    for found in test.objects(noted()):
+        shown = latest[0]
+        yield Sight(paths[shown.row], shown.pixels, at_least(found, threshold), None)
+
+
+def likeliest(located: Located) -> Detections:
+    """A localiser's answer as one object: its likeliest class in that class's box."""
+    best = int(np.argmax(located["scores"]))
+    rows = slice(best, best + 1)
+    return Detections(
+        boxes=np.nan_to_num(located["boxes"][rows]),
+        scores=located["scores"][rows],
+        labels=np.array([best], np.int64),
+    )
+
+
+def at_least(found: Detections, threshold: float) -> Detections:
+    """The detections whose score is `threshold` or more."""
+    kept = np.flatnonzero(np.asarray(found["scores"]) >= threshold)
+    chosen = Detections(
+        boxes=found["boxes"][kept], scores=found["scores"][kept], labels=found["labels"][kept]
+    )
+    if "masks" in found:
+        chosen["masks"] = [found["masks"][place] for place in kept.tolist()]
+    return chosen

@@ -1,0 +1,261 @@
+"""Opening a stored set of annotated pictures: COCO JSON, VOC XML, or class maps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from resnets.config import ConfigError, DataSpec, DetectSpec
+from resnets.data import order
+from resnets.data.errors import DataError
+from resnets.data.quarantine import Quarantine
+from resnets.detect.coco import find_coco, open_coco
+from resnets.detect.problems import check_part, refuse
+from resnets.detect.records import RawPart, RawPicture, RawSource
+from resnets.detect.semantic import find_semantic, open_semantic
+from resnets.detect.store import open_store
+from resnets.detect.types import IGNORE, ClassMap, DetectionSplit, Segmentation, Target
+from resnets.detect.voc import find_voc, open_voc
+
+log = logging.getLogger("resnets")
+Task = Literal["detect", "localise", "instances", "segment"]
+BAD = (
+    "`resnets data check` lists all and repairs them when told to,"
+    " detect.skip_bad=true leaves them out"
+)
+
+
+@dataclass(frozen=True)
+class DetectionSplits:
+    """A set, split. `test()` opens the test pictures, and nothing else does; None without any."""
+
+    train: DetectionSplit
+    val: DetectionSplit | None
+    classes: tuple[str, ...]
+    name: str
+    test: Callable[[], DetectionSplit | None]
+
+
+def open_detection(
+    data: DataSpec, detect: DetectSpec | None = None, task: Task = "detect"
+) -> DetectionSplits:
+    """Open the annotated pictures of `data.source`, by its own image sets where it has them.
+
+    With a validation but no test set, validation is the test set. What is missing is held out of
+    the training set: `data.val_fraction` and `data.test_fraction` of its pictures; those in
+    quarantine are left out everywhere. DataError says what is missing, damaged or overlaps, and
+    names bad annotations unless `detect.skip_bad`.
+    """
+    detect = detect or DetectSpec()
+    source = find_source(data.source, task)
+    sets = choose_sets(source.titles, detect)
+    opener = _Opener(source, detect, task, Quarantine.of(data))
+    train_part = opener.part(sets.train)
+    val = opener.part(sets.val) if sets.val else None
+    if val is not None and _overlap(train_part, val):
+        if detect.val_set:
+            raise ConfigError(f"detect.val_set: {sets.val} shares pictures with {sets.train}")
+        val = None  # trainval, say: part of it is held out instead
+    rows_train, rows_val, rows_test = _hold_out(
+        len(train_part.pictures),
+        data.val_fraction if val is None else 0.0,
+        0.0 if sets.test else data.test_fraction,
+        data.split_seed,
+    )
+
+    def share(rows: Sequence[int], role: str) -> DetectionSplit | None:
+        if len(rows) == 0:
+            return None
+        pictures = [train_part.pictures[row] for row in rows]
+        whole = len(rows) == len(train_part.pictures)
+        note = "" if whole else f", {role} share (seed {data.split_seed})"
+        return opener.split(pictures, sets.train, note)
+
+    def test() -> DetectionSplit | None:
+        if not sets.test:
+            return share(rows_test, "test")
+        part = opener.part(sets.test)
+        if _overlap(train_part, part):
+            raise DataError(
+                f"{data.source}: {sets.test} shares pictures with {sets.train}; a test set must"
+                " be of pictures that training never sees"
+            )
+        return opener.split(part.pictures, sets.test, "")
+
+    train = share(rows_train, "training")
+    if train is None:
+        raise DataError(f"{data.source}: {sets.train or 'it'} has no good pictures to train on")
+    held = opener.split(val.pictures, sets.val, "") if val else share(rows_val, "validation")
+    return DetectionSplits(train, held, source.classes, source.name, test)
+
+
+def find_source(where: str, task: Task) -> RawSource:
+    """The set at `where`, for `task`; DataError when it has no annotations of that kind."""
+    store = open_store(where)
+    name = store.name
+    if task == "segment":
+        if maps := find_semantic(store):
+            return open_semantic(store, maps, name)
+        raise DataError(
+            f"{where}: no class maps; expected SegmentationClass/ as VOC has it, or semantic_<set>/"
+            " with PNGs of one class a pixel"
+        )
+    if files := find_coco(store):
+        return open_coco(store, files, name, masks=task == "instances")
+    if task == "instances":
+        raise DataError(f"{where}: no COCO JSON found; outlines of objects need one")
+    if lists := find_voc(store):
+        return open_voc(store, lists, name)
+    raise DataError(
+        f"{where}: no annotations; expected COCO JSON (annotations/instances_<set>.json) or VOC"
+        " XML (Annotations/*.xml)"
+    )
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Titles of the image sets of each role, joined by +; "" = none of its own."""
+
+    train: str
+    val: str
+    test: str
+
+
+def choose_sets(titles: Sequence[str], detect: DetectSpec) -> Sets:
+    """The image sets that `detect` names, or the source's own of fitting names."""
+
+    def own(*names: str) -> str:
+        for name in names:
+            exact = [each for each in titles if each.rsplit(":")[-1].lower() == name]
+            found = exact or [each for each in titles if each.lower().startswith(name)]
+            if found:
+                return "+".join(found if exact else found[:1])
+        return ""
+
+    for path in ("train_set", "val_set", "test_set"):
+        for name in filter(None, getattr(detect, path).split("+")):
+            if name not in titles:
+                known = ", ".join(sorted(titles)) or "one set without a name"
+                raise ConfigError(f"detect.{path}: no image set {name}; there are {known}")
+    train = detect.train_set or own("train", "trainval") or (titles[0] if len(titles) == 1 else "")
+    if not train and "" not in titles:
+        raise DataError(
+            f"none of the image sets {', '.join(sorted(titles))} is for training; name one with"
+            " --set detect.train_set=NAME"
+        )
+    val, test = detect.val_set or own("val"), detect.test_set or own("test")
+    taken = set(train.split("+"))
+    val = "" if taken & set(val.split("+")) else val
+    if val and not test and not detect.val_set:
+        val, test = "", val
+    return Sets(train, val, test)
+
+
+class _Opener:
+    """Turns parts of a source into checked splits."""
+
+    def __init__(
+        self, source: RawSource, detect: DetectSpec, task: Task, quarantine: Quarantine
+    ) -> None:
+        self.source, self.detect, self.quarantine = source, detect, quarantine
+        self.masks = task == "instances"
+        self.values = np.full(256, IGNORE, np.uint8)
+        for value, label in source.values.items():
+            self.values[value] = label
+
+    def part(self, titles: str) -> RawPart:
+        """The good pictures of the sets `titles`; DataError names a bad one unless told to skip."""
+        pictures: list[RawPicture] = []
+        for title in titles.split("+"):
+            loaded = self._unlisted(self.source.load(title))
+            checked = check_part(loaded, self.source.classes, masks=self.masks)
+            if not self.detect.skip_bad:
+                refuse(checked.problems, BAD)
+            if checked.problems:
+                log.warning(
+                    "%s %s: left out %d bad annotations or pictures",
+                    self.source.name,
+                    title,
+                    len(checked.problems),
+                )
+            pictures += checked.pictures
+        if not pictures:
+            raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good pictures")
+        return RawPart(pictures)
+
+    def _unlisted(self, part: RawPart) -> RawPart:
+        """The part without pictures that are in quarantine."""
+        known = [picture for picture in part.pictures if picture.path is not None]
+        files = self.source.store.take([str(picture.path) for picture in known])
+        kept = set(self.quarantine.keep(files, np.arange(len(known))).tolist())
+        out = {id(picture) for row, picture in enumerate(known) if row not in kept}
+        pictures = [picture for picture in part.pictures if id(picture) not in out]
+        return replace(part, pictures=pictures)
+
+    def split(self, pictures: Sequence[RawPicture], titles: str, note: str) -> DetectionSplit:
+        """The pictures as a split."""
+        title = " ".join(filter(None, (self.source.name, titles)))
+        paths = [picture.path for picture in pictures if picture.path is not None]
+        maps = [picture.class_map for picture in pictures if picture.class_map is not None]
+        map_files = self.source.store.take(maps) if maps else None
+        targets = []
+        for row, picture in enumerate(pictures):
+            target = to_target(picture, masks=self.masks)
+            if map_files is not None:
+                target = replace(target, semantic=ClassMap(map_files, row, self.values))
+            targets.append(target)
+        return DetectionSplit(
+            files=self.source.store.take(paths),
+            targets=targets,
+            classes=self.source.classes,
+            description=f"{title}{note}, {len(pictures):,} pictures",
+            category_ids=self.source.category_ids,
+        )
+
+
+def to_target(picture: RawPicture, *, masks: bool) -> Target:
+    """What is known of a checked picture."""
+    objects = picture.objects
+    boxes = np.array([each.box for each in objects], np.float32).reshape(-1, 4)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    areas = sides[:, 0] * sides[:, 1]
+    stated = [each.area for each in objects]
+    outlines: list[Segmentation] = [
+        each.segmentation for each in objects if each.segmentation is not None
+    ]
+    return Target(
+        boxes=boxes,
+        labels=np.array([each.label for each in objects], np.int64),
+        crowd=np.array([each.crowd for each in objects], np.bool_),
+        difficult=np.array([each.difficult for each in objects], np.bool_),
+        areas=np.array(
+            [own if given is None else given for given, own in zip(stated, areas, strict=True)],
+            np.float32,
+        ),
+        masks=tuple(outlines) if masks else None,
+        semantic=None,
+        image_id=picture.image_id,
+        width=picture.width,
+        height=picture.height,
+    )
+
+
+def _hold_out(
+    count: int, val_fraction: float, test_fraction: float, seed: int
+) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """Rows for training, validation and test, each sorted; one picture at least is trained on."""
+    luck = order.random_bits(seed, 0, np.arange(count), order.STREAM_SPLIT)
+    rows = np.argsort(luck, kind="stable")
+    tests = min(count - 1, round(count * test_fraction))
+    vals = min(count - 1 - tests, round(count * val_fraction))
+    test, val, train = np.split(rows, [tests, tests + vals])
+    return np.sort(train).tolist(), np.sort(val).tolist(), np.sort(test).tolist()
+
+
+def _overlap(one: RawPart, other: RawPart) -> bool:
+    paths = {picture.path for picture in one.pictures}
+    return any(picture.path in paths for picture in other.pictures)

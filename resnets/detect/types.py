@@ -1,0 +1,140 @@
+"""Pictures with boxes, masks and class maps: what detection reads, learns from and is judged by."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnets.data.decode import decode_whole, naming
+from resnets.data.errors import DataError
+from resnets.data.files import Files
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]
+
+# COCO's three ways to write a region: polygons [[x, y, x, y, ...], ...], run lengths {"size":
+# [H, W], "counts": [...]}, or the same with compressed counts.
+Segmentation = Sequence[Sequence[float]] | dict[str, Any]
+IGNORE = 255  # value of a class map's pixels that count for nothing
+
+
+class Detections(TypedDict):
+    """What a net found in one picture, N objects, as evaluation and drawing take it.
+
+    boxes: (N, 4) left, top, right, bottom in pixels of the upright stored picture. scores: (N,) in
+    0..1. labels: (N,) index into the classes, no background. masks: N compressed COCO run lengths
+    of the stored picture's size, where the net gives masks.
+    """
+
+    boxes: Floats
+    scores: Floats
+    labels: Ints
+    masks: NotRequired[Sequence[dict[str, Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """A PNG of one class a pixel; `classes_of` (256,) uint8 turns its values into classes."""
+
+    files: Files
+    index: int
+    classes_of: Pixels
+
+    def read(self) -> Pixels:
+        """(H, W) uint8 classes, 255 = counts for nothing; DataError names an unreadable file."""
+        name = self.files.name(self.index)
+        with naming(name), Image.open(io.BytesIO(self.files.read(self.index))) as image:
+            if image.mode not in ("L", "P"):
+                raise ValueError(f"its pixels are {image.mode}; a class map has one byte a pixel")
+            return self.classes_of[np.asarray(image)]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is known of one picture; M objects.
+
+    boxes: (M, 4) float32, left, top, right, bottom in pixels of the upright stored picture.
+    labels: (M,) int64, index into the set's classes; there is no background class.
+    crowd: (M,) bool, regions of many objects (COCO's iscrowd). difficult: (M,) bool (VOC's).
+    areas: (M,) float32, pixels of the object: of its mask where it has one, else of its box.
+    masks: a COCO segmentation of each object, or None. semantic: class of each pixel, or None.
+    """
+
+    boxes: Floats
+    labels: Ints
+    crowd: Flags
+    difficult: Flags
+    areas: Floats
+    masks: tuple[Segmentation, ...] | None
+    semantic: ClassMap | None
+    image_id: int | str
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        return len(self.labels)
+
+    def take(self, rows: Ints | Flags) -> Target:
+        """The same picture with the objects of `rows` only."""
+        kept = np.arange(len(self))[rows]
+        return replace(
+            self,
+            boxes=self.boxes[kept],
+            labels=self.labels[kept],
+            crowd=self.crowd[kept],
+            difficult=self.difficult[kept],
+            areas=self.areas[kept],
+            masks=None if self.masks is None else tuple(self.masks[row] for row in kept),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionSplit:
+    """A training, validation or test set; `targets` has one entry for each of `files`.
+
+    category_ids: the id in the source (COCO's are 1..90 with gaps) of each of `classes`.
+    """
+
+    files: Files
+    targets: Sequence[Target]
+    classes: tuple[str, ...]
+    description: str
+    category_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.files) == len(self.targets)
+        assert len(self.classes) == len(self.category_ids)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.files)
+
+    def read(self, index: int) -> tuple[Pixels, Target]:
+        """The upright picture (H, W, 3) uint8 and what is known of it.
+
+        DataError names a picture that cannot be read, or whose size is not the one its annotations
+        were made for.
+        """
+        name, target = self.files.name(index), self.targets[index]
+        pixels = decode_whole(self.files.read(index), name)
+        height, width = pixels.shape[:2]
+        if (height, width) != (target.height, target.width):
+            raise DataError(
+                f"{name}: is {width}x{height}, but its annotations are for"
+                f" {target.width}x{target.height}; restore the picture they were made on"
+            )
+        return pixels, target
+
+    def take(self, rows: Ints) -> DetectionSplit:
+        """The pictures of `rows`, renumbered from 0."""
+        targets = [self.targets[row] for row in rows]
+        return replace(self, files=self.files.take(rows), targets=targets)

@@ -1,0 +1,138 @@
+"""Batch norm, addition of the shortcut and ReLU in as few passes over memory as there can be.
+
+A training step of a small net on a CPU spends a third of its time in these three, which torch runs
+one after the other, each reading and writing the whole map. Here one kernel (native/norm.c) reads
+a map twice and writes it once, and needs for its backward pass only what is stored anyway.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from resnets import native
+
+VECTOR = 64  # numbers that a kernel's inner loop handles at once (TILE in norm.c)
+BLOCK = 256  # rows that it adds up before it starts a new sum (BLOCK in norm.c)
+SUFFIX = {torch.bfloat16: "bf16", torch.float32: "float"}
+
+
+def norm_relu(
+    norm: nn.Module, x: Tensor, shortcut: Tensor | None = None, *, keep: bool = False
+) -> Tensor:
+    """`relu(norm(x))`, or `relu(norm(x) + shortcut)`: all (B, C, H, W).
+
+    keep: `x` is needed afterwards; else a net without norms overwrites it.
+    """
+    if _serves(norm, x, shortcut):
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.add_(1)
+        return _NormRelu.apply(x, shortcut, norm.weight, norm.bias, norm)
+    out = norm(x)
+    if shortcut is not None:
+        out += shortcut
+    return F.relu(out, inplace=not (keep and out is x))
+
+
+def use_kernels(net: nn.Module) -> bool:
+    """Let the norms of `net` train with the kernel; False where there is no kernel here."""
+    if _kernel() is None:
+        return False
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.fused = True  # type: ignore[assignment]
+    return True
+
+
+def _serves(norm: nn.Module, x: Tensor, shortcut: Tensor | None) -> bool:
+    """Whether the kernel computes this: training on a CPU, channels last, whole vectors."""
+    if not (getattr(norm, "fused", False) and norm.training and x.device.type == "cpu"):
+        return False
+    channels = x.shape[1]
+    whole = channels % VECTOR == 0 or VECTOR % channels == 0
+    return (
+        whole
+        and norm.weight.dtype == torch.float32
+        and x.numel() % VECTOR == 0
+        and x.dtype in SUFFIX
+        and _last(x)
+        and (shortcut is None or (shortcut.dtype == x.dtype and _last(shortcut)))
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+class _NormRelu(torch.autograd.Function):
+    """What `norm_relu` says; (B, C, H, W) channels last in, the same out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor, norm: Any
+    ) -> Tensor:
+        kernel, y = _kernel(), torch.empty_like(x)
+        assert kernel is not None
+        rows, width = _matrix(x)
+        saved, scratch = torch.empty(2, width), _scratch(rows, width)
+        getattr(kernel, f"norm_forward_{SUFFIX[x.dtype]}")(
+            *_pointers(x, shortcut, weight, bias, norm.running_mean, norm.running_var),
+            *_pointers(saved, y, scratch),
+            *(rows, width, x.shape[1], norm.eps, norm.momentum, torch.get_num_threads()),
+        )
+        ctx.save_for_backward(x, y, weight, saved)
+        ctx.adds = shortcut is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, weight, saved = ctx.saved_tensors
+        kernel, dy = _kernel(), dy.contiguous(memory_format=torch.channels_last)
+        assert kernel is not None
+        rows, width = _matrix(x)
+        dx = torch.empty_like(x)
+        dshortcut = torch.empty_like(x) if ctx.adds else None
+        dweight, dbias = torch.empty_like(weight), torch.empty_like(weight)
+        scratch = _scratch(rows, width)
+        getattr(kernel, f"norm_backward_{SUFFIX[x.dtype]}")(
+            *_pointers(dy, y, x, saved, weight, dweight, dbias, dx, dshortcut, scratch),
+            *(rows, width, x.shape[1], torch.get_num_threads()),
+        )
+        return dx, dshortcut, dweight, dbias, None
+
+
+def _matrix(x: Tensor) -> tuple[int, int]:
+    """Rows and width of the map as the kernel sees it."""
+    width = max(x.shape[1], VECTOR)
+    return x.numel() // width, width
+
+
+def _scratch(rows: int, width: int) -> Tensor:
+    return torch.empty(2 * -(-rows // BLOCK) + 4, width)
+
+
+def _pointers(*tensors: Tensor | None) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+@lru_cache
+def _kernel() -> ctypes.CDLL | None:
+    library = native.load("norm")
+    if library is not None:
+        pointer, size, real, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
+        for suffix in SUFFIX.values():
+            forward = getattr(library, f"norm_forward_{suffix}")
+            forward.argtypes = [pointer] * 9 + [size] * 3 + [real] * 2 + [small]
+            backward = getattr(library, f"norm_backward_{suffix}")
+            backward.argtypes = [pointer] * 10 + [size] * 3 + [small]
+            forward.restype = backward.restype = None
+    return library

@@ -1,0 +1,247 @@
+/* The part of a JPEG that one view needs: decoded no further than that, and resized.
+ *
+ * Only clean pictures are served: whatever makes libjpeg stop or warn gives 0, and the caller asks
+ * Pillow, which decides whether it is an error. Nothing is linked: `jpeg_bind` is handed the
+ * functions of the libjpeg that Pillow brings, and `resize_view`.
+ */
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- The interface of libjpeg 6b, which libjpeg-turbo keeps. It compares version and size. ---- */
+
+#define ABI_VERSION 62
+enum { GREY = 1, RGB = 2, YCC = 3 };
+
+typedef struct Decoder Decoder;
+
+typedef struct {
+  void (*error_exit)(Decoder *);
+  void (*emit_message)(Decoder *, int level);
+  void *functions[3];
+  int msg_code;
+  union {
+    int i[8];
+    char s[80];
+  } msg_parm;
+  int trace_level;
+  long num_warnings;
+  const void *message_table;
+  int last_message;
+  const void *addon_table;
+  int first_addon, last_addon;
+} Errors;
+
+typedef struct {
+  const uint8_t *next;
+  size_t left;
+  void *functions[5];
+} Source;
+
+struct Decoder {
+  Errors *err;
+  void *mem, *progress, *client_data;
+  int is_decompressor, global_state;
+  Source *src;
+  unsigned image_width, image_height;
+  int num_components, jpeg_color_space, out_color_space;
+  unsigned scale_num, scale_denom;
+  double output_gamma;
+  int buffered_image, raw_data_out, dct_method, fancy_upsampling, block_smoothing;
+  int quantize[7]; /* colour maps */
+  unsigned output_width, output_height;
+  int out_color_components, output_components, rec_outbuf_height, actual_number_of_colors;
+  void *colormap;
+  unsigned output_scanline;
+  int input_scan_number;
+  unsigned input_iMCU_row;
+  int output_scan_number;
+  unsigned output_iMCU_row;
+  void *coef_bits, *quant_tbl[4], *dc_huff_tbl[4], *ac_huff_tbl[4];
+  int data_precision;
+  void *comp_info;
+  int progressive_mode, arith_code;
+  uint8_t arith[3][16];
+  unsigned restart_interval;
+  int saw_JFIF_marker;
+  uint8_t JFIF_major_version, JFIF_minor_version, density_unit;
+  uint16_t X_density, Y_density;
+  int saw_Adobe_marker;
+  uint8_t Adobe_transform;
+  int CCIR601_sampling;
+  void *marker_list;
+  int max_h_samp_factor, max_v_samp_factor, min_DCT_scaled_size;
+  unsigned total_iMCU_rows;
+  void *sample_range_limit;
+  int comps_in_scan;
+  void *cur_comp_info[4];
+  unsigned MCUs_per_row, MCU_rows_in_scan;
+  int blocks_in_MCU, MCU_membership[10], Ss, Se, Ah, Al;
+  int unread_marker;
+  void *modules[11];
+};
+
+static struct { /* in the order that `jpeg_bind` is given */
+  Errors *(*std_error)(Errors *);
+  void (*create)(Decoder *, int version, size_t size);
+  void (*mem_src)(Decoder *, const uint8_t *, unsigned long);
+  int (*read_header)(Decoder *, int require_image);
+  int (*start)(Decoder *);
+  void (*crop)(Decoder *, unsigned *offset, unsigned *width);
+  unsigned (*skip)(Decoder *, unsigned lines);
+  unsigned (*read)(Decoder *, uint8_t **rows, unsigned lines);
+  int (*has_multiple_scans)(Decoder *);
+  void (*destroy)(Decoder *);
+  int (*resize)(const uint8_t *, int64_t, int, int, int, const double *, int, uint8_t *, int, int);
+} call;
+
+typedef struct {
+  Errors base;
+  jmp_buf escape;
+} Guard;
+
+static void give_up(Decoder *decoder) { longjmp(((Guard *)decoder->err)->escape, 1); }
+
+static void on_message(Decoder *decoder, int level) {
+  if (level < 0) give_up(decoder); /* a warning: damaged data, or a made-up end of file */
+}
+
+static void prepare(Decoder *decoder, Guard *guard) {
+  memset(decoder, 0, sizeof *decoder);
+  decoder->err = call.std_error(&guard->base);
+  guard->base.error_exit = give_up;
+  guard->base.emit_message = on_message;
+}
+
+/* Take the functions over; 0 where this libjpeg has another layout. */
+int jpeg_bind(void *const *functions) {
+  Decoder decoder;
+  Guard guard;
+  memcpy(&call, functions, sizeof call);
+  prepare(&decoder, &guard);
+  if (setjmp(guard.escape)) return 0;
+  call.create(&decoder, ABI_VERSION, sizeof decoder);
+  call.destroy(&decoder);
+  return 1;
+}
+
+/* ---- Header ---- */
+
+static int word(const uint8_t *at) { return at[0] << 8 | at[1]; }
+
+/* facts: width, height, planes (1 or 3), offset and size of the EXIF data (0: none). 0 where
+ * this is no JPEG, or a kind that is left to Pillow: CMYK, 12 bits, lossless, arithmetic. */
+int jpeg_header(const uint8_t *data, int64_t size, int64_t *facts) {
+  if (size < 4 || data[0] != 0xFF || data[1] != 0xD8) return 0;
+  facts[3] = facts[4] = 0;
+  for (int64_t at = 2; at + 10 <= size;) {
+    const int marker = data[at + 1];
+    if (data[at] != 0xFF) return 0;
+    if (marker == 0xFF) {
+      at++; /* a fill byte */
+      continue;
+    }
+    const int length = word(data + at + 2);
+    if (marker >= 0xC0 && marker <= 0xC2) {
+      facts[0] = word(data + at + 7), facts[1] = word(data + at + 5), facts[2] = data[at + 9];
+      return data[at + 4] == 8 && facts[0] && facts[1] && (facts[2] == 1 || facts[2] == 3);
+    }
+    const int tables = marker == 0xC4 || marker == 0xDB || marker == 0xDD;
+    if (length < 2 || !(tables || marker >= 0xE0)) return 0;
+    if (marker == 0xE1 && !facts[4] && length >= 8 && !memcmp(data + at + 4, "Exif\0", 6)) {
+      facts[3] = at + 4, facts[4] = length - 2;
+    }
+    at += 2 + length;
+  }
+  return 0;
+}
+
+/* ---- Pixels ---- */
+
+typedef struct {
+  unsigned left, top, right, bottom;
+} Region;
+
+/* What the resize of `box` looks at, and two pixels more: upsampled colour needs a neighbour. */
+static Region seen(const double *box, int cubic, unsigned width, unsigned height, int out_width,
+                   int out_height) {
+  double x = (box[2] - box[0]) / out_width, y = (box[3] - box[1]) / out_height;
+  x = (cubic ? 2 : 1) * (x > 1 ? x : 1) + 3, y = (cubic ? 2 : 1) * (y > 1 ? y : 1) + 3;
+  return (Region){box[0] > x ? (unsigned)(box[0] - x) : 0, box[1] > y ? (unsigned)(box[1] - y) : 0,
+                  box[2] + x < width ? (unsigned)(box[2] + x) : width,
+                  box[3] + y < height ? (unsigned)(box[3] + y) : height};
+}
+
+/* Whether the scan that is being read goes on to an end of image. */
+static int is_whole(const Decoder *decoder) {
+  const uint8_t *at = decoder->src->next, *end = at + decoder->src->left;
+  if (decoder->unread_marker) return decoder->unread_marker == 0xD9;
+  while (at < end && (at = memchr(at, 0xFF, end - at))) {
+    while (at < end && *at == 0xFF) at++;
+    if (at < end && *at && (*at < 0xD0 || *at > 0xD7)) return *at == 0xD9;
+  }
+  return 0;
+}
+
+/* Decode what `region` names, in pixels of the scaled picture; it is widened to whole blocks.
+ * `*pixels` is the caller's to free, whatever is returned. */
+static int decode(Decoder *decoder, Guard *guard, Region *region, int planes, uint8_t **pixels) {
+  if (setjmp(guard->escape)) return 0;
+  decoder->out_color_space = planes == 1 ? GREY : RGB;
+  call.start(decoder);
+  unsigned width = region->right - region->left, height = region->bottom - region->top;
+  if (width < decoder->output_width) call.crop(decoder, &region->left, &width);
+  region->right = region->left + width;
+  const size_t pitch = (size_t)width * planes;
+  if (!(*pixels = malloc(pitch * height))) return 0;
+  if (region->top) call.skip(decoder, region->top);
+  for (unsigned row = 0; row < height;) {
+    uint8_t *rows[4];
+    unsigned count = 0;
+    for (; count < 4 && row + count < height; count++) rows[count] = *pixels + pitch * (row + count);
+    count = call.read(decoder, rows, count);
+    if (!count) return 0;
+    row += count;
+  }
+  return call.has_multiple_scans(decoder) || is_whole(decoder);
+}
+
+static int open_jpeg(Decoder *decoder, Guard *guard, const uint8_t *data, int64_t size,
+                     int denominator) {
+  prepare(decoder, guard);
+  if (setjmp(guard->escape)) return 0;
+  call.create(decoder, ABI_VERSION, sizeof *decoder);
+  call.mem_src(decoder, data, size);
+  call.read_header(decoder, 1);
+  decoder->scale_num = 1, decoder->scale_denom = denominator;
+  const int space = decoder->jpeg_color_space;
+  return decoder->data_precision == 8 && (space == GREY || space == RGB || space == YCC);
+}
+
+/* The part `box` (left, top, right, bottom in pixels as stored) of a JPEG of `width` x `height`,
+ * as `out` (out_height, out_width, planes), read at 1 / `denominator` of its size. 1, or 0: ask
+ * Pillow. */
+int jpeg_view(const uint8_t *data, int64_t size, int width, int height, const double *box,
+              int denominator, int planes, int cubic, uint8_t *out, int out_width, int out_height) {
+  Decoder decoder;
+  Guard guard;
+  uint8_t *pixels = NULL;
+  double part[4];
+  for (int i = 0; i < 4; i++) part[i] = box[i] / denominator;
+  const unsigned wide = (width + denominator - 1) / denominator,
+                 high = (height + denominator - 1) / denominator;
+  int done = open_jpeg(&decoder, &guard, data, size, denominator) &&
+             decoder.image_width == (unsigned)width && decoder.image_height == (unsigned)height;
+  if (done) {
+    Region region = seen(part, cubic, wide, high, out_width, out_height);
+    done = decode(&decoder, &guard, &region, planes, &pixels);
+    const int across = region.right - region.left, down = region.bottom - region.top;
+    part[0] -= region.left, part[2] -= region.left, part[1] -= region.top, part[3] -= region.top;
+    done = done && call.resize(pixels, (int64_t)across * planes, across, down, planes, part, cubic,
+                               out, out_width, out_height);
+  }
+  if (!setjmp(guard.escape)) call.destroy(&decoder);
+  free(pixels);
+  return done;
+}

@@ -1,0 +1,232 @@
+"""Detection, localisation and segmentation on the nets of the catalog."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast, get_args
+
+from resnets.config import (
+    DataSpec,
+    DetectSpec,
+    EvalSpec,
+    FinetuneSpec,
+    ModelSpec,
+    OptimSpec,
+    Recipe,
+    ScheduleSpec,
+)
+from resnets.config.detect import Head
+from resnets.models import catalog
+
+DILATED = 2  # last stages of a segmenter's net that dilate (output stride 8)
+IMAGENET = "torchvision:IMAGENET1K_V1"
+
+
+def split_name(name: str, default: Head) -> tuple[ModelSpec, Head]:
+    """Net and head of a name such as resnet50-fpn, resnet101-c4 or resnet50-deeplabv3.
+
+    A net's name alone takes `default`, or "c4" where a VGG would take "fpn". Nets that label pixels
+    dilate their last stages. ConfigError as `catalog.spec`.
+    """
+    net, dash, end = name.rpartition("-")
+    if dash and end in get_args(Head):
+        spec, head = catalog.spec(net), cast(Head, end)
+    else:
+        spec = catalog.spec(name)
+        head = "c4" if spec.block == "vgg" and default == "fpn" else default
+    if head in ("fcn", "deeplabv3"):
+        spec = dataclasses.replace(spec, dilate=DILATED)
+    return spec, head
+
+
+def detect(net: str = "resnet50-fpn") -> Recipe:
+    """Faster R-CNN with a feature pyramid, the "1x" schedule: 12 passes over COCO, batch 16.
+
+    Shorter side 800, longer at most 1333, lr 0.02 divided by 10 after 2/3 and 8/9, batch norms as
+    the ImageNet weights have them (Lin et al. 2017; detectron2's R50-FPN 1x).
+    Command: resnets train detect --data COCO. Hardware and time: eight GPUs, half a day; on one,
+    set batch_size=2 and optim.lr=0.0025. Expected: mAP 37 on COCO val for resnet50-fpn. Not run
+    here at full length: no COCO.
+    """
+    spec, head = split_name(net, "fpn")
+    return Recipe(
+        name="detect",
+        task="detect",
+        model=spec,
+        data=DataSpec(source="coco", normalise="imagenet"),
+        detect=DetectSpec(
+            head=head, train_sizes=(800,), max_size=1333, anchor_sizes=_anchors(spec, head)
+        ),
+        optim=OptimSpec(lr=0.02, weight_decay=1e-4),
+        schedule=ScheduleSpec(kind="steps", milestones=(2 / 3, 8 / 9), warmup=0.005),
+        finetune=FinetuneSpec(freeze_norm=True),
+        duration="12ep",
+        batch_size=16,
+        weights=IMAGENET,
+        log_every="20it",
+    )
+
+
+def detect_paper(net: str = "resnet101-c4") -> Recipe:
+    """The paper's detector and its schedule for COCO (appendix A).
+
+    conv1 to conv4 shared, RoI pooling to 14 px, conv5 on each region, batch norms with statistics
+    averaged over the training set and then frozen, shorter side 600, 300 proposals, lr 1e-3 for
+    240k iterations and 1e-4 for 80k. Two things differ: proposals and regions learn together
+    (approximate joint training) where the paper took four steps, so that both see 16 pictures a
+    step; and the statistics are those of the detection set, not ImageNet's.
+    Command: resnets train detect-paper --data COCO [--model resnet101-c4|vgg16]; the additions of
+    appendix B with --set detect.context=true, and `resnets evaluate --refine --scales ...`.
+    Hardware and time: eight GPUs, days in 2015. Expected: mAP@.5 / mAP 48.4 / 27.2 on COCO val for
+    ResNet-101, 41.5 / 21.2 for VGG-16. Not run here at full length: no COCO.
+    """
+    spec, head = split_name(net, "c4")
+    return Recipe(
+        name="detect-paper",
+        task="detect",
+        model=spec,
+        data=DataSpec(source="coco", normalise="imagenet"),
+        detect=DetectSpec(
+            head=head,
+            train_sizes=(600,),
+            max_size=1000,
+            anchor_sizes=(64, 128, 256, 512) if head == "c4" else (32, 64, 128, 256, 512),
+            roi="pool" if head == "c4" else "align",
+            recompute_norm=spec.norm == "batch",
+            regions=128,
+            proposals=(2000, 300),
+            nms=0.3,
+        ),
+        optim=OptimSpec(lr=1e-3, weight_decay=1e-4),
+        schedule=ScheduleSpec(kind="steps", milestones=(0.75,)),
+        finetune=FinetuneSpec(freeze_norm=True),
+        duration="320000it",
+        batch_size=16,
+        weights=IMAGENET,
+        checkpoint_every="5000it",
+        log_every="20it",
+        eval=EvalSpec(every="20000it"),
+    )
+
+
+def detect_small(net: str = "resnet18-fpn") -> Recipe:
+    """Small sets (hundreds of pictures) of small pictures, from random weights or a classifier's.
+
+    A pyramid from stride 8 on with half the usual channels, shorter sides of 288 to 352 px, flips
+    both ways (cells and aerial views have no up), batch norms trained, averaged weights. Anchors
+    are those of blood cells; set detect.anchor_sizes to what your objects measure at 320 px.
+    Command: resnets train detect-small --data BCCD --set detect.skip_bad=true (one of its boxes has
+    no area). Hardware and time: two CPU cores, under two hours. Expected: mAP@.5 above 0.75 on
+    BCCD's test set; reached here: see docs/results.md.
+    """
+    spec, head = split_name(net, "fpn")
+    return Recipe(
+        name="detect-small",
+        task="detect",
+        model=spec,
+        data=DataSpec(source="pictures"),
+        detect=DetectSpec(
+            head=head,
+            train_sizes=(288, 320, 352, 320),
+            max_size=640,
+            flip_vertical=True,
+            pyramid_from=2 if head == "fpn" else None,
+            pyramid_width=128,
+            region_width=256,
+            anchor_sizes=(28, 64, 128, 256),
+            anchors=128,
+            regions=128,
+            proposals=(500, 200),
+        ),
+        optim=OptimSpec(lr=0.02, weight_decay=1e-4, decay_norm_and_bias=False, clip_norm=10.0),
+        schedule=ScheduleSpec(kind="cosine", warmup=0.05),
+        eval=EvalSpec(every="10ep"),
+        duration="50ep",
+        batch_size=4,
+        ema_decay=0.998,
+        log_every="10it",
+    )
+
+
+def instances(net: str = "resnet50-fpn") -> Recipe:
+    """Mask R-CNN (He et al. 2017): the recipe `detect` with a mask in each box.
+
+    Command: resnets train instances --data COCO. Hardware and time: eight GPUs, a day. Expected: 38
+    box mAP and 35 mask mAP on COCO val for resnet50-fpn. Not run here at full length: no COCO.
+    """
+    return dataclasses.replace(detect(net), name="instances", task="instances")
+
+
+def segment(net: str = "resnet50-deeplabv3") -> Recipe:
+    """A class for each pixel: DeepLabV3 (Chen et al. 2017) or FCN on stages dilated to stride 8.
+
+    Random scales of 0.5 to 2, 480 px crops, an auxiliary head, batch norms trained (torchvision's
+    reference recipe). Command: resnets train segment --data VOC2012 [--model resnet50-fcn].
+    Hardware and time: a GPU, hours. Expected: about 66% mean IoU on VOC 2012 val from ImageNet
+    weights with COCO pictures, less on VOC alone. Not run here at full length.
+    """
+    spec, head = split_name(net, "deeplabv3")
+    return Recipe(
+        name="segment",
+        task="segment",
+        model=spec,
+        data=DataSpec(source="voc2012", normalise="imagenet"),
+        detect=DetectSpec(
+            head=head,
+            train_sizes=(520,),
+            max_size=1040,
+            scale=(0.5, 2.0),
+            crop=480,
+            auxiliary=0.5,
+        ),
+        optim=OptimSpec(lr=0.02, weight_decay=1e-4),
+        schedule=ScheduleSpec(kind="linear", warmup=0.02),
+        finetune=FinetuneSpec(layer_decay=0.9),
+        duration="30ep",
+        batch_size=16,
+        weights=IMAGENET,
+        log_every="20it",
+    )
+
+
+def localise(net: str = "resnet50-pcr") -> Recipe:
+    """Class and one box, as ImageNet's localisation task asks (the paper's appendix C).
+
+    A per-class RPN ("PCR") on the net: 8 anchors a picture, half of them on the object; the class
+    comes from a linear layer trained beside it. Then R-CNN on its proposals:
+    resnets train localise --model resnet50-rcnn --set detect.proposals_from=runs/localise-1.
+    Command: resnets train localise --data DATA (VOC XML or COCO JSON; pictures with objects of one
+    class). Hardware and time: eight GPUs, days for ImageNet. Expected: 13.3% error with the class
+    given for ResNet-101, 10.6% top-5 with R-CNN. Not run here at full length: no ImageNet.
+    """
+    spec, head = split_name(net, "pcr")
+    return Recipe(
+        name="localise",
+        task="localise",
+        model=spec,
+        data=DataSpec(source="imagenet", normalise="imagenet"),
+        detect=DetectSpec(
+            head=head,
+            train_sizes=(224, 256),
+            max_size=512,
+            anchor_sizes=(64, 128, 224),
+            anchors=8,
+            regions=8,
+            proposals=(200, 200),
+            group_aspect=False,
+        ),
+        optim=OptimSpec(lr=0.01, weight_decay=1e-4),
+        schedule=ScheduleSpec(kind="cosine", warmup=0.05),
+        duration="30ep",
+        batch_size=64,
+        weights=IMAGENET,
+        log_every="20it",
+    )
+
+
+def _anchors(spec: ModelSpec, head: Head) -> tuple[int, ...]:
+    """32 to 512 px, or 8 times the stride of each level where a pyramid has not the usual five."""
+    levels = len(spec.depths) - (1 if spec.block == "vgg" else 0)
+    if head != "fpn" or levels == 4:
+        return (32, 64, 128, 256, 512)
+    return tuple(8 * 2**level for level in range(levels + 1))

@@ -1,0 +1,89 @@
+"""What a task brings to a run; the run itself is the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from resnets.config import Recipe
+from resnets.train.loop import Evaluate, Stream
+from resnets.train.loss import LossFn
+
+
+@dataclass(frozen=True)
+class Means:
+    """What "auto" became on this machine; kept in the checkpoint, so that a resumed run agrees.
+
+    fused: norm, addition and relu in one kernel (`models.fused`), which compiling would undo.
+    """
+
+    device: str
+    precision: str
+    compiled: bool
+    fused: bool
+    keeps_pages: bool
+
+    def autocast(self) -> torch.autocast:
+        """Context of the forward pass."""
+        return torch.autocast(
+            torch.device(self.device).type,
+            dtype=torch.bfloat16,
+            enabled=self.precision == "bfloat16",
+        )
+
+
+class Work(Protocol):
+    """Data, model, loss and measures of one run.
+
+    recipe: fitted to the data. data: the set's name. title: what is trained on what, for the person
+    at the terminal.
+    fixed: what each checkpoint says besides, `classes` and `preprocess` among it. minimise: the
+    validation figure that chooses the best checkpoint.
+    """
+
+    recipe: Recipe
+    data: str
+    title: str
+    fixed: Mapping[str, Any]
+    minimise: str
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    @property
+    def examples(self) -> int:
+        """Pictures in one epoch."""
+        ...
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """The task's loss."""
+        ...
+
+    @property
+    def mean_image(self) -> torch.Tensor | None:
+        """The mean picture (C, H, W) that preprocessing subtracts, where it does."""
+        ...
+
+    def stream(self, device: torch.device) -> Stream:
+        """Training batches."""
+        ...
+
+    def compiled(self) -> nn.Module:
+        """The model's compiled form, for the forward pass of training."""
+        ...
+
+    def evaluator(self, means: Means) -> Evaluate | None:
+        """What the loop calls to measure a model; None where there is nothing to measure on."""
+        ...
+
+    def conclude(self, path: Path, means: Means) -> dict[str, Any]:
+        """Figures by split of the finished run's checkpoint `path`, the test set among them."""
+        ...

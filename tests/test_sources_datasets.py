@@ -1,0 +1,274 @@
+"""Parquet, Arrow and the Hub through `datasets`, and WebDataset: columns, parts, bad input."""
+
+import io
+import json
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from digit_sets import digit_files
+
+from resnets.config import ConfigError, DataSpec
+from resnets.data import DataError, open_data
+from resnets.data.tabular import ArrowFiles
+
+datasets = pytest.importorskip("datasets")
+pa = pytest.importorskip("pyarrow")
+
+NAMES = ("nought", "one", "two", "three")
+WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")
+Pictures = list[tuple[bytes, int]]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return digit_files(12)
+
+
+def typed(pictures: Pictures, names: tuple[str, ...] = NAMES) -> "datasets.Dataset":
+    """As the Hub has them: an Image and a ClassLabel."""
+    columns = {
+        "image": [{"bytes": data, "path": None} for data, _ in pictures],
+        "label": [digit for _, digit in pictures],
+    }
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
+    return datasets.Dataset.from_dict(columns, datasets.Features(features))
+
+
+def plain(path: Path, columns: dict[str, list], group: int = 1000) -> Path:
+    """A Parquet file that says nothing of pictures or classes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pa.parquet.write_table(pa.table(columns), path, row_group_size=group)
+    return path
+
+
+@pytest.fixture
+def parquet(tmp_path: Path, pictures: Pictures) -> Path:
+    """A folder of train-0, train-1 and test, 32 and 16 pictures."""
+    root = tmp_path / "digits"
+    root.mkdir()
+    for name, rows in (("train-0", (0, 20)), ("train-1", (20, 32)), ("test-0", (32, 48))):
+        part = typed(pictures[slice(*rows)])
+        part.to_parquet(str(root / f"{name}.parquet"), batch_size=8)
+    return root
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_parquet(parquet: Path, pictures: Pictures, streaming: bool) -> None:
+    splits = open_data(replace(WHOLE, source=str(parquet), streaming=streaming))
+    assert splits.classes == NAMES
+    assert splits.train.description == "digits train, 32 pictures"
+    test = splits.test()
+    assert splits.val is None
+    for split, rows in ((splits.train, pictures[:32]), (test, pictures[32:])):
+        assert split.labels.tolist() == [digit for _, digit in rows]
+        assert [split.files.read(row) for row in range(len(split))] == [data for data, _ in rows]
+    assert splits.train.files.name(25) == "digits/train:25"
+    assert test.files.take(torch.tensor([3]).numpy()).name(0) == "digits/test:3"
+
+
+def test_it_fits_into_memory_as_folders_do(parquet: Path) -> None:
+    memory = open_data(DataSpec(source=str(parquet)))
+    assert memory.train.images.shape == (28, 16, 16, 1)
+    assert len(memory.val) == 4
+
+
+def test_what_save_to_disk_wrote_and_its_files(
+    tmp_path: Path, pictures: Pictures, parquet: Path
+) -> None:
+    both = datasets.DatasetDict({"train": typed(pictures[:32]), "validation": typed(pictures[32:])})
+    both.save_to_disk(str(tmp_path / "both"))
+    typed(pictures).save_to_disk(str(tmp_path / "one"))
+    splits = open_data(replace(WHOLE, source=str(tmp_path / "both")))
+    assert splits.test().description == "both validation, 16 pictures"  # as where val/ is alone
+    (arrow,) = (tmp_path / "one").glob("*.arrow")
+    for source in (tmp_path / "one", arrow):
+        alone = open_data(replace(WHOLE, source=str(source))).train
+        assert [alone.files.read(row) for row in range(48)] == [data for data, _ in pictures]
+    file = parquet / "train-1.parquet"
+    alone = open_data(replace(WHOLE, source=str(file))).train
+    assert alone.description == "train-1.parquet, 12 pictures"
+    assert isinstance(alone.files, ArrowFiles)
+    with pytest.raises(DataError, match=r"holds data.*\.arrow; only Parquet and WebDataset"):
+        open_data(replace(WHOLE, source=str(tmp_path / "one"), streaming=True))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_are_found(tmp_path: Path, pictures: Pictures, streaming: bool) -> None:
+    data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
+    names = [NAMES[digit] for digit in digits]
+    structs = [{"bytes": each, "path": "x.png"} for each in data]
+    for number, (columns, classes) in enumerate(
+        (
+            ({"id": names, "img": data, "fine_label": digits, "coarse": digits}, tuple("0123")),
+            ({"jpg": structs, "cls": names, "caption": names}, tuple(sorted(NAMES))),
+            ({"label": names, "class": digits, "png": data}, tuple(sorted(NAMES))),
+        )
+    ):
+        file = plain(tmp_path / f"{number}.parquet", columns)
+        train = open_data(replace(WHOLE, source=str(file), streaming=streaming)).train
+        assert train.classes == classes
+        assert [train.files.read(row) for row in range(48)] == data
+        wanted = [str(digit) for digit in digits] if classes == tuple("0123") else names
+        assert [train.classes[label] for label in train.labels] == wanted
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bad_tables_are_named(tmp_path: Path, pictures: Pictures, streaming: bool) -> None:
+    data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
+    several = "one label here; multi-label is out of scope"
+    for number, (columns, words) in enumerate(
+        (
+            ({"scan": data, "label": digits}, r"no picture column among scan \(binary\), label"),
+            ({"image": digits, "label": digits}, r"no picture column among image \(int64\)"),
+            ({"image": data, "kind": digits}, r"no label column among .*kind \(int64\); call"),
+            ({"image": data, "label": [[digit] for digit in digits]}, several),
+            ({"image": data, "label": ["a;b", *map(str, digits[1:])]}, f"'a;b' .*{several}"),
+            ({"image": data, "label": [0.5] * 48}, "column label is (float64|double); labels are"),
+            ({"image": data, "label": [None, *digits[1:]]}, "1 of 48 pictures have no label, the"),
+            ({"image": data, "label": [-1] * 48}, "has no labels: all are -1 or missing"),
+            ({"image": data, "label": [1] * 48}, r"one class only \(1\)"),
+        )
+    ):
+        file = plain(tmp_path / f"{number}.parquet", columns)
+        with pytest.raises(DataError, match=words) as caught:
+            open_data(replace(WHOLE, source=str(file), streaming=streaming))
+        assert f"{number}.parquet" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    whole = plain(tmp_path / "whole.parquet", {"image": data, "label": digits}).read_bytes()
+    half = tmp_path / "half.parquet"
+    half.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"half\.parquet: cannot be read \(.*Parquet") as caught:
+        open_data(replace(WHOLE, source=str(half), streaming=streaming))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_empty_and_damaged_cells_are_unreadable_pictures(
+    tmp_path: Path, pictures: Pictures, streaming: bool
+) -> None:
+    data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
+    columns = {"image": [None, b"", b"no picture", *data[3:]], "label": digits}
+    file = plain(tmp_path / "holes.parquet", columns)
+    train = open_data(replace(WHOLE, source=str(file), streaming=streaming, max_bad=0.1)).train
+    for row in (0, 1):
+        with pytest.raises(DataError, match=rf"holes\.parquet:{row}: has no picture in it"):
+            train.files.read(row)
+    assert train.files.read(2) == b"no picture"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_other_parts_and_secret_labels_are_left_alone(
+    tmp_path: Path, pictures: Pictures, streaming: bool
+) -> None:
+    root = tmp_path / "parts"
+    for name, hidden in (("train", False), ("validation", False), ("test", True)):
+        data = [data for data, _ in pictures]
+        labels = [-1 if hidden else digit for _, digit in pictures]
+        plain(root / f"{name}-0.parquet", {"image": data, "label": labels})
+    splits = open_data(replace(WHOLE, source=str(root), streaming=streaming))
+    assert splits.test().description == "parts validation, 48 pictures"
+
+
+def test_the_hub_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")  # no one listens
+    for streaming in (False, True):
+        spec = DataSpec(source="hub:pets/cats@v1:small", streaming=streaming)
+        with pytest.raises(DataError, match="127.0.0.1:9/datasets/pets/cats .*refused") as caught:
+            open_data(spec)
+        assert "\n" not in str(caught.value)
+    for name in ("hub:", "hub:cats", "hub:pets/cats:", "hub:a/b/c"):
+        with pytest.raises(ConfigError, match="write it as hub:ORG/NAME"):
+            open_data(DataSpec(source=name))
+    assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_without_the_extra_it_says_what_to_install(
+    parquet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for source in (str(parquet), "hub:pets/cats"):
+        with pytest.raises(DataError, match=r"pip install 'resnets\[hub\]'"):
+            open_data(DataSpec(source=source))
+
+
+def write_shards(root: Path, pictures: Pictures, per_shard: int, name: str = "train") -> None:
+    wds = pytest.importorskip("webdataset")
+    root.mkdir(exist_ok=True)
+    pattern = str(root / f"{name}-%03d.tar")
+    with wds.ShardWriter(pattern, maxcount=per_shard, verbose=0) as writer:
+        for number, (data, digit) in enumerate(pictures):
+            writer.write({"__key__": f"{number:04}", "png": data, "cls": str(digit).encode()})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_webdataset_shards(tmp_path: Path, pictures: Pictures, streaming: bool) -> None:
+    root = tmp_path / "shards"
+    write_shards(root, pictures[:32], 10)
+    write_shards(root, pictures[32:], 100, "val")
+    splits = open_data(replace(WHOLE, source=str(root), streaming=streaming))
+    assert splits.classes == tuple("0123")
+    assert splits.test().description == "shards val, 16 pictures"
+    train = splits.train
+    assert train.labels.tolist() == [digit for _, digit in pictures[:32]]
+    assert [train.files.read(row) for row in range(32)] == [data for data, _ in pictures[:32]]
+    assert train.files.name(12) == f"{root}/train-001.tar:0012.png"
+    (root / "classes.txt").write_text("\n".join(NAMES))
+    named = open_data(replace(WHOLE, source=str(root), streaming=streaming))
+    assert named.classes == NAMES
+    assert torch.equal(named.train.labels, train.labels)
+    (root / "classes.txt").write_text("nought\none\n")
+    with pytest.raises(DataError, match=r"classes\.txt: names 2 different classes in 2 lines, but"):
+        open_data(replace(WHOLE, source=str(root)))
+    (root / "classes.txt").unlink()
+    single = open_data(replace(WHOLE, source=str(root / "val-000.tar"), streaming=streaming))
+    assert len(single.train) == 16
+    wds = pytest.importorskip("webdataset")
+    theirs = wds.WebDataset(str(root / "train-000.tar"), shardshuffle=False)
+    assert [each["png"] for each in theirs] == [data for data, _ in pictures[:10]]
+
+
+def tar_of(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_bad_shards_are_named(tmp_path: Path, pictures: Pictures) -> None:
+    (one, _), (two, _) = pictures[:2]
+    good = {"a.png": one, "a.cls": b"cat", "b.png": two, "b.json": json.dumps({"label": "dog"})}
+    good["b.json"] = good["b.json"].encode()
+    shard = tar_of(tmp_path / "good" / "x-train.tar", good)
+    assert open_data(replace(WHOLE, source=str(shard.parent))).classes == ("cat", "dog")
+    for number, (members, words) in enumerate(
+        (
+            ({"b.json": b"{}"}, r"train\.tar:b\.json: holds no label"),
+            ({"b.json": b"{"}, r"train\.tar:b\.json: not UTF-8 text, or not JSON"),
+            ({"b.json": b'{"label": [1, 2]}'}, "b.json: holds several labels; .*multi-label is"),
+            ({"a.cls": b"1 2"}, "a.cls: holds several labels"),
+            ({"a.cls": b""}, "a.cls: holds no label"),
+            ({"a.jpg": one}, r"a\.(png|jpg): more than one picture of its name"),
+            ({"c.png": one}, r"c\.png: has no label; expected \.cls or \.json beside it"),
+        )
+    ):
+        shard = tar_of(tmp_path / str(number) / "train.tar", {**good, **members})
+        with pytest.raises(DataError, match=words):
+            open_data(replace(WHOLE, source=str(shard.parent)))
+    packed = tar_of(tmp_path / "packed" / "train.tar", good, "w:gz")
+    with pytest.raises(DataError, match=r"train\.tar: compressed; unpack it"):
+        open_data(replace(WHOLE, source=str(packed.parent)))
+    tar_of(tmp_path / "good" / "other.tar", good)
+    with pytest.raises(DataError, match=r"other\.tar: its name says no part"):
+        open_data(replace(WHOLE, source=str(tmp_path / "good")))
