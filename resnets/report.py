@@ -82,7 +82,8 @@ def draw_curves(rows: list[dict[str, Any]]) -> str:
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False)
+            if axes.lines:
+                axes.legend(frameon=False)
         return _svg(figure)
 
 

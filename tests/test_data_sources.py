@@ -428,6 +428,19 @@ def test_a_tar_cut_in_half_is_named(tree: Path, tmp_path: Path, suffix: str, mod
         open_data(DataSpec(source=str(archive)))
 
 
+def test_a_tar_with_a_damaged_header_is_not_taken_for_a_shorter_one(
+    tree: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "set.tar"
+    with tarfile.open(archive, "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.add(tree, tree.name)
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"root/cow/210.png")] ^= 1  # its checksum is wrong now
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match=r"set\.tar: cannot be read as a tar \(damaged at byte"):
+        open_data(DataSpec(source=str(archive)))
+
+
 def test_a_truncated_picture_is_named(tree: Path) -> None:
     path = tree / "cow" / "210.png"
     path.write_bytes(path.read_bytes()[:60])

@@ -210,3 +210,17 @@ def test_coco_tiny_matches_its_json(shared_data):
     target = next(each for each in test.targets if each.image_id == first["image_id"])
     assert by_id[first["category_id"]]["name"] == test.classes[target.labels[0]]
     assert target.areas[0] == first["area"]
+
+
+def test_voc_is_known_by_name_where_it_is_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNETS_CACHE", str(tmp_path))
+    for year, names in (("VOC2007", "abc"), ("VOC2012", "de")):
+        root = tmp_path / "VOCdevkit" / year
+        for name in names:
+            write_voc(root, name, (60, 40), [("cat", (1, 1, 10, 20), 0)])
+        (root / "ImageSets/Main/trainval.txt").write_text("\n".join(names[:2]))
+    (tmp_path / "VOCdevkit/VOC2007/ImageSets/Main/test.txt").write_text("c\n")
+    for source, train, test in (("voc2007", 2, 1), ("voc2012", 1, 1), ("voc0712", 4, 1)):
+        data = DataSpec(source=source, val_fraction=0, test_fraction=0.5)
+        splits = open_detection(data)
+        assert (len(splits.train), len(splits.test())) == (train, test), source

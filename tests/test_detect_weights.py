@@ -1,6 +1,8 @@
 """Weights of whole detectors: torchvision's give its outputs, detectron2's find their places."""
 
 import dataclasses
+import hashlib
+import io
 import logging
 import pickle
 
@@ -14,7 +16,7 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN, fasterrcnn_resnet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from resnets.config import DetectSpec, Recipe
+from resnets.config import ConfigError, DetectSpec, Recipe
 from resnets.detect.models import assemble, build_model
 from resnets.detect.weights import fit_whole
 from resnets.models import build, catalog
@@ -27,12 +29,13 @@ AS_GIVEN = {
     "max_size": 400,
     "image_mean": [0.0, 0, 0],
     "image_std": [1.0, 1, 1],
-    "box_score_thresh": 0.01,
+    "box_score_thresh": 0.0,
     "num_classes": 6,
+    "box_detections_per_img": 10,
     "rpn_pre_nms_top_n_test": 40,
     "rpn_post_nms_top_n_test": 40,
 }
-FEW = {"score_threshold": 0.01, "proposals": (40, 40)}
+FEW = {"score_threshold": 0.0, "proposals": (40, 40), "max_detections": 10}
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -220,3 +223,40 @@ def test_what_does_not_fit_is_named():
         fit_whole(ours("resnet18-c4", "detect"), Weights("reference", wanted.state_dict()))
     with pytest.raises(WeightsError, match="tensors missing .*roi_heads.mask"):
         fit_whole(ours("resnet18-fpn", "instances"), Weights("reference", wanted.state_dict()))
+
+
+@pytest.mark.slow
+def test_torchvisions_published_detectors_are_had_by_name(tmp_path, monkeypatch):
+    """A file as torchvision would have fetched it: named after its hash, in torch's cache."""
+    torch.manual_seed(0)
+    wanted = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None
+    )
+    buffer = io.BytesIO()
+    torch.save(wanted.state_dict(), buffer)
+    name = f"fasterrcnn-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}.pth"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / name).write_bytes(buffer.getvalue())
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    entry = torchvision.models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    monkeypatch.setattr(entry.value, "url", f"https://nowhere.invalid/{name}")
+    net, _ = split_name("resnet50-fpn", "fpn")
+    model, _ = build_model(Recipe(task="detect", model=net, weights="torchvision:COCO_V1"), 3)
+    assert model.net.spec.norm_eps == 0
+    weight = wanted.backbone.body.layer4[2].conv3.weight
+    assert torch.equal(model.net.stage4[2].conv3.weight, weight)
+    assert model.roi_heads.box_predictor.cls_score.out_features == 4
+
+
+def test_torchvisions_names_are_for_what_it_has():
+    for name, tag, said in (
+        ("resnet18-fpn", "COCO_V1", "no resnet18-fpn for task 'detect'"),
+        ("resnet50-c4", "COCO_V1", "no resnet50-c4"),
+        ("resnet50-fpn", "COCO_V9", "no 'COCO_V9' for fasterrcnn_resnet50_fpn; known: COCO_V1"),
+    ):
+        net, head = split_name(name, "fpn")
+        told = Recipe(
+            task="detect", model=net, detect=DetectSpec(head=head), weights=f"torchvision:{tag}"
+        )
+        with pytest.raises(ConfigError, match=said):
+            build_model(told, 3)

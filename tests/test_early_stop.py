@@ -55,7 +55,7 @@ def test_stops_after_so_many_evaluations_and_says_so(tmp_path, frozen_error, cap
     assert read_checkpoint(out / "checkpoints" / "best.safetensors").meta["step"] == 9
     assert "best.safetensors (step 9" in result["test"]["protocol"]
     said = capsys.readouterr().err
-    assert "stopped early at step 15: 2 evaluations without a lower top1_error" in said
+    assert "stopped early at step 15: eval.patience=2 without a lower top1_error" in said
     assert "the lowest was 40.00%" in said
 
 

@@ -68,11 +68,10 @@ def test_the_end_is_full_size_whatever_the_step(step: int, share: float) -> None
 
 @pytest.mark.parametrize("normalise", ["per-pixel-mean", "channel"])
 def test_pictures_in_memory_are_cropped_then_resized(normalise: str) -> None:
-    spec = replace(GROWN, normalise=normalise)
-    full = next(stream(spec).batches())
+    train = stream(replace(GROWN, normalise=normalise))
     for step, size in ((0, 8), (50, 12), (90, 16)):
-        full = next(stream(spec).batches(step))
-        small = next(stream(spec).batches(step, 100))
+        full = next(train.batches(step))
+        small = next(train.batches(step, 100))
         assert small.images.shape == (4, 3, size, size)
         assert small.images.is_contiguous(memory_format=torch.channels_last)
         wanted = F.interpolate(full.images, (size, size), mode="bilinear", antialias=True)

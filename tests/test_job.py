@@ -131,7 +131,7 @@ def test_no_validation_split_uses_the_last_weights(tmp_path):
     assert "val" not in result
     assert "last.safetensors (step 10" in result["test"]["protocol"]
     kinds = {row["kind"] for row in read_rows(tmp_path / "run")}
-    assert kinds == {"train", "test"}
+    assert kinds == {"train", "test", "time"}
 
 
 def test_full_disk_ends_in_one_line(tmp_path, monkeypatch):

@@ -43,6 +43,15 @@ def test_mixup_adds_pictures_by_their_share() -> None:
     assert torch.equal(batch.images, before)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mixing_keeps_strides(channels: int) -> None:
+    """A compiled net is compiled anew for other strides, of a single plane too."""
+    images = torch.rand(4, 8, 8, channels).permute(0, 3, 1, 2)
+    batch = replace(batch_of(4), images=images)
+    for spec in (AugmentSpec(mixup=1.0), AugmentSpec(cutmix=1.0)):
+        assert {out.images.stride() for out in mixed(spec, 3, batch)} == {images.stride()}
+
+
 def test_the_share_of_cutmix_is_the_area_that_is_left() -> None:
     batch = batch_of(10)
     before = batch.images.clone()

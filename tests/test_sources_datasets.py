@@ -191,6 +191,29 @@ def test_the_hub_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not datasets.config.HF_HUB_OFFLINE
 
 
+def test_the_hub_from_its_cache(
+    parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As left by an earlier load with a network: the same files under the repository's name."""
+    open_data(replace(WHOLE, source=str(parquet)))
+    (info,) = (tmp_path / "cache").rglob("dataset_info.json")
+    cached = tmp_path / "cache" / "pets___cats" / "default" / "0.0.0" / "0123abcd"
+    cached.mkdir(parents=True)
+    for file in info.parent.iterdir():
+        text = file.read_bytes().replace(b'"dataset_name": "digits"', b'"dataset_name": "cats"')
+        (cached / file.name.replace("digits-", "cats-")).write_bytes(text)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    stored = open_data(replace(WHOLE, source=str(parquet)))
+    for source in ("hub:pets/cats", "hub:pets/cats:default"):
+        found = open_data(replace(WHOLE, source=source))
+        assert found.name == source.removeprefix("hub:")
+        assert found.classes == NAMES
+        assert torch.equal(found.test().labels, stored.test().labels)
+        assert found.train.files.read(7) == stored.train.files.read(7)
+    with pytest.raises(DataError, match="which revision is in the cache is not known"):
+        open_data(replace(WHOLE, source="hub:pets/cats@v1"))
+
+
 def test_without_the_extra_it_says_what_to_install(
     parquet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,35 +49,45 @@ def batches(spec: DataSpec, start: int, count: int) -> list:
 
 
 def test_order_takes_blocks_at_random_and_mixes_them_within_the_buffer() -> None:
-    block = np.repeat(np.arange(100), 20)
-    order = stream_order(block, 300, seed=3, epoch=2)
-    assert sorted(order) == list(range(2000))
-    assert np.array_equal(order, stream_order(block, 300, 3, 2))
-    assert not np.array_equal(order, stream_order(block, 300, 3, 3))
-    assert not np.array_equal(order, stream_order(block, 300, 4, 2))
-    # Without a buffer the blocks come one after the other, each in order: their line.
-    line = stream_order(block, 0, 3, 2)
-    assert np.array_equal(line.reshape(100, 20) % 20, np.tile(np.arange(20), (100, 1)))
-    assert len(set(line[::20] // 20)) == 100
-    assert not np.array_equal(line, np.arange(2000))
-    place = np.empty(2000, int)
-    place[line] = np.arange(2000)
-    moved = place[order] - np.arange(2000)
-    assert np.abs(moved).max() < 300
-    assert moved.std() > 60
-    # At any time the blocks begun and not done are those of the buffer.
+    block = np.repeat(np.arange(400), 20)
+    order = stream_order(block, 800, seed=3, epoch=2)
+    assert sorted(order) == list(range(8000))
+    assert np.array_equal(order, stream_order(block, 800, 3, 2))
+    assert not np.array_equal(order, stream_order(block, 800, 3, 3))
+    assert not np.array_equal(order, stream_order(block, 800, 4, 2))
+    # Without a buffer 16 blocks go side by side, each in its own order.
+    line = stream_order(block, 0, 3, 2).reshape(25, 20, 16)
+    assert (line % 20 == np.arange(20)[:, None]).all()
+    assert (line // 20 == line[:, :1] // 20).all()
+    firsts = line[:, 0].ravel() // 20
+    assert sorted(firsts) == list(range(400))
+    assert abs(np.corrcoef(firsts, np.arange(400))[0, 1]) < 0.2
+    place = np.empty(8000, int)
+    place[line.ravel()] = np.arange(8000)
+    moved = place[order] - np.arange(8000)
+    assert np.abs(moved).max() <= 800
+    assert moved.std() > 200
+    # At any time the blocks begun and not done are those of the buffer and one for each lane.
     held, most = Counter(), 0
     for row in order:
         held[block[row]] += 1
         most = max(most, 20 * sum(0 < count < 20 for count in held.values()))
-    assert most < 300 + 4 * 20
+    assert 400 < most < 800 + 16 * 2 * 20
 
 
-def test_neighbours_are_as_far_apart_as_the_buffer_lets_them() -> None:
-    block = np.repeat(np.arange(500), 2)
-    order = stream_order(block, 10_000, 0, 0)  # larger than the set: all of it is mixed
-    halves = order < 500
-    assert 200 < halves[:500].sum() < 300
+def test_a_buffer_larger_than_the_set_mixes_all_of_it() -> None:
+    order = stream_order(np.repeat(np.arange(500), 2), 10_000, 0, 0)
+    assert 200 < (order[:500] < 500).sum() < 300
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 16])
+def test_a_rank_that_takes_every_nth_reads_its_own_blocks(ranks: int) -> None:
+    size = np.random.default_rng(0).integers(15, 30, 6000)
+    block = np.repeat(np.arange(6000), size)
+    order = stream_order(block, 1000, 0, 1)
+    read = [len(set(block[order[rank::ranks]])) for rank in range(ranks)]
+    assert sum(read) < 1.35 * 6000  # those at the end of an epoch are read by all
+    assert max(read) < 1.4 * 6000 / ranks
 
 
 @pytest.mark.parametrize("kind", ["parquet", "shards"])
@@ -181,4 +191,4 @@ def test_training_reads_few_blocks_at_a_time(parquet: Path) -> None:
     most = 0
     for _ in islice(stream.batches(), 40):
         most = max(most, sum(len(held.result()) for held in train.files._held.values()))
-    assert most <= 40 + 10 + 4 * 7 + 7  # one more while it is being read
+    assert most <= 40 + 10 + (16 + 4) * 7 + 7  # one more while it is being read

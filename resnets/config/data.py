@@ -16,9 +16,10 @@ class AugmentSpec:
     the shorter side from `scale` pixels and crops (the paper's ImageNet recipe); "random-resized"
     samples an area share from `scale` and an aspect ratio in 3/4..4/3 (Szegedy et al. 2015).
     pca_colour: standard deviation of the PCA colour shift (Krizhevsky et al. 2012), 0 = off.
-    policy: "rand" applies `policy_ops` random operations of strength `policy_magnitude` in 0..10,
-    itself normal with deviation `policy_std` (RandAugment, Cubuk et al. 2020); "trivial" one of
-    any strength (TrivialAugment, Mueller and Hutter 2021).
+    policy: "rand" draws `policy_ops` random operations, applies each half of the time, and at
+    strength `policy_magnitude` in 0..10, itself normal with deviation `policy_std` (RandAugment,
+    Cubuk et al. 2020, as in timm); "trivial" applies one of any strength (TrivialAugment, Mueller
+    and Hutter 2021).
     mixup, cutmix: the alpha of Zhang et al. 2018 and Yun et al. 2019, 0 = off; a batch takes one
     of the two where both are on, and `mix_probability` is the share of batches that are mixed.
     erase: share of pictures of which a random rectangle is erased (Zhong et al. 2020).
@@ -51,12 +52,13 @@ class DataSpec:
     path,label, Parquet, Arrow or WebDataset files, or a folder with IDX or CIFAR files.
     truth: file with the labels of a flat validation folder (ImageNet's ground truth), where it is
     not found beside it.
-    streaming: read Parquet, WebDataset and Hub sets shard by shard, in an order that is random
-    within `shuffle_buffer` pictures, without counting or copying them first.
+    streaming: read Parquet, WebDataset and Hub sets block by block, in an order that is random
+    within `shuffle_buffer` pictures, without copying them first.
     quarantine: file that lists pictures to leave out, as `resnets data check` writes it; None =
     quarantine.txt in the source's folder, where there is one.
-    max_bad: share of pictures that may be unreadable before a run stops. Each unreadable one is
-    named; training takes another picture in its place, evaluation leaves it out and says so.
+    max_bad: share of the training pictures that may be unreadable before a run stops; one always
+    may, unless it is 0. Each unreadable one is named; training takes another picture in its place,
+    evaluation leaves it out and says so.
     size: pixels of the square the net sees; None = as stored (small sets only).
     test_size: the same at test time; None = `size`. Pictures cut at random scales look larger in
     training than at test, which a larger test size makes up for (Touvron et al. 2019, FixRes).

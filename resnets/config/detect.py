@@ -7,7 +7,6 @@ from typing import Literal
 
 from resnets.config.errors import ConfigError
 
-
 Head = Literal["fpn", "c4", "fcn", "deeplabv3", "pcr", "rcnn"]
 
 

@@ -50,6 +50,32 @@ def fetch_cifar(name: str) -> Path:
     return folder
 
 
+def fetch_voc(name: str) -> Path:
+    """VOC 2007 ("voc2007", with its test set), 2012 ("voc2012") or both ("voc0712").
+
+    A folder in the cache, downloaded if need be; where there are both, each year's is below it.
+    """
+    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    folder = cache_folder() / "VOCdevkit"
+    parts = {"2007": "trainval", "2007-test": "test", "2012": "trainval"}
+    years = {"voc2007": ("2007", "2007-test"), "voc2012": ("2012",), "voc0712": tuple(parts)}[name]
+    for year in years:
+        entry = DATASET_YEAR_DICT[year]
+        place = folder / f"VOC{year[:4]}"
+        if (place / "ImageSets" / "Main" / f"{parts[year]}.txt").is_file():
+            continue
+
+        def download(entry: dict[str, str] = entry) -> None:
+            download_and_extract_archive(
+                entry["url"], str(cache_folder()), filename=entry["filename"], md5=entry["md5"]
+            )
+
+        _download(download, f"VOC {year}", entry["url"], place)
+    return folder if name == "voc0712" else folder / f"VOC{years[0]}"
+
+
 def why_away(url: str) -> str | None:
     """None where a server answers at `url`, through proxies too; else what went wrong."""
     try:

@@ -170,7 +170,8 @@ def list_tar(archive: Path, wanted: Callable[[str], bool] | None = None) -> List
     stream = _uncompressed(archive)
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
-            for member in tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # a kilobyte each
                 path = posixpath.normpath(member.name)
                 if member.isdir():
                     folders.add(path)

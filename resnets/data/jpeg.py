@@ -9,6 +9,7 @@ that are not clean (damaged, CMYK, 12 bits ...), the answer is None and Pillow i
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,7 @@ FUNCTIONS = (
     "destroy_decompress",
 )
 Facts = ctypes.c_int64 * 5
+FIRST = threading.Lock()  # compiling, where many decode threads begin at once
 
 
 @dataclass(frozen=True)
@@ -86,22 +88,32 @@ class _Library:
     view: ctypes._NamedFuncPointer
 
 
-@lru_cache
 def _library() -> _Library | None:
+    with FIRST:
+        return _bound()
+
+
+@lru_cache
+def _bound() -> _Library | None:
     """The kernel, bound to a libjpeg of the right layout that has all functions."""
-    code, resize = native.load("jpeg"), kernel()
-    if code is None or resize is None:
+    code = native.load("jpeg")
+    if code is None or kernel() is None:
         return None
     for path in _libjpegs():
         try:
-            libjpeg = ctypes.CDLL(path)
-            functions = [getattr(libjpeg, f"jpeg_{name}") for name in FUNCTIONS]
+            functions = functions_of(ctypes.CDLL(path))
         except (OSError, AttributeError):
             continue
-        addresses = [ctypes.cast(each, ctypes.c_void_p) for each in (*functions, resize)]
-        if code.jpeg_bind((ctypes.c_void_p * len(addresses))(*addresses)):
+        if code.jpeg_bind(functions):
             return _Library(_header(code), _view(code))
     return None
+
+
+def functions_of(libjpeg: ctypes.CDLL) -> ctypes.Array[ctypes.c_void_p]:
+    """What native/jpeg.c calls, in its order; AttributeError where one is missing."""
+    functions = [getattr(libjpeg, f"jpeg_{name}") for name in FUNCTIONS]
+    addresses = [ctypes.cast(each, ctypes.c_void_p) for each in (*functions, kernel())]
+    return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 def _libjpegs() -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
@@ -17,13 +18,13 @@ from resnets.data.batch import Batch
 def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
     """Batch `step`, mixed where `spec` says so; its draws are a pure function of (seed, step).
 
-    One share from Beta(alpha, alpha), and one rectangle, serve the whole batch (as the authors of
-    mixup, section 3, and of cutmix, section 3.1, do). mixup: share * picture + (1 - share) *
-    partner. cutmix: a rectangle of area 1 - share at a uniform place, cut off at the border, comes
-    from the partner; `Batch.share` is the exact share of the area that is left.
+    One share from Beta(alpha, alpha), and one rectangle, serve the whole batch, as in the authors'
+    code. mixup (Zhang et al. 2018): share * picture + (1 - share) * partner. cutmix (Yun et al.
+    2019): a rectangle of area 1 - share at a uniform place, cut off at the border, comes from the
+    partner; `Batch.share` is the exact share of the area that is left.
     """
     whether, which, quantile, down, across = order.uniform(
-        seed, step, 0, order.STREAM_MIX + torch.arange(5).numpy()
+        seed, step, 0, order.STREAM_MIX + np.arange(5)
     ).tolist()
     if not (spec.mixup or spec.cutmix) or whether >= spec.mix_probability:
         return batch
@@ -41,7 +42,7 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
         mixed[:, :, top:bottom, left:right] = images[other, :, top:bottom, left:right]
         share = 1 - (bottom - top) * (right - left) / (height * width)
     else:
-        mixed = torch.lerp(images[other], images, share)
+        mixed = images[other].lerp_(images, share)
     shares = torch.full((len(images),), share, device=images.device)
     return replace(batch, images=mixed, other=targets[other], share=shares)
 

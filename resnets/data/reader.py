@@ -86,6 +86,7 @@ def _start(
     pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
     out, read = pixels.numpy(), np.empty(count, np.int64)
 
+    @decoding.working()
     def work(start: int) -> None:
         for place in range(start, min(start + CHUNK, count)):
             read[place] = -1

@@ -8,10 +8,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from resnets.data.decode import View, decode, render
+from resnets.data.decode import View, decode, render_pixels
 from resnets.data.files import Files
 from resnets.data.unreadable import Unreadable
 
@@ -78,8 +77,7 @@ class TensorSplit:
 
     def read(self, index: int, view: View) -> NDArray[np.uint8]:
         """One view of one picture, (size, size, channels) of the view."""
-        pixels = self.images[index].numpy()
-        return render(Image.fromarray(pixels[:, :, 0] if self.channels == 1 else pixels), view)
+        return render_pixels(self.images[index].numpy(), view)
 
 
 @dataclass(frozen=True, eq=False)

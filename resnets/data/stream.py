@@ -1,14 +1,15 @@
 """Streaming: pictures read block by block, in an order that is random within a buffer.
 
 A block is what is read at once: a row group of a Parquet file, or neighbours in a tar. An epoch
-takes the blocks in random order and puts each of their samples off by up to `buffer` places. That
-order is a pure function of (seed, epoch): batch k is the same whenever asked for, and no sample
-comes twice or never. What a shuffle buffer would hold are the blocks kept here, so that resuming
-costs reading those again (about `buffer` pictures) and nothing else.
+takes the blocks in random order, some side by side, and puts each of their pictures off by a random
+number of places, so that about `buffer` pictures are waiting at any time. That order is a pure
+function of (seed, epoch): batch k is the same whenever asked for, and no picture comes twice or
+never. What a shuffle buffer would hold are the blocks kept here, so resuming costs reading those
+again (about `buffer` pictures) and nothing else.
 
-Rank r of R takes its slice of each global batch, as it does of any other set, so the samples of
-step k do not depend on R. Of a tar it reads its own pictures' blocks, of Parquet whole row groups:
-with R ranks on one machine they come from the page cache, R - 1 times of R.
+Rank r of R is to take positions r, r + R, ... of the order. The samples of step k then do not
+depend on R, and where R divides `LANES` each rank reads its own R-th of the blocks (but for the
+last few of an epoch, which all share).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from resnets.data.parts import Rows
 from resnets.data.split import FileSplit
 from resnets.data.unreadable import Unreadable
 
+LANES = 16  # blocks that are read side by side
 FEW = 4  # blocks kept where pictures are read in the order they are stored in
 PROBES = 32  # headers read to guess whether all pictures are grey
 
@@ -130,18 +132,30 @@ def _permutation(split: StreamSplit, seed: int, epoch: int) -> NDArray[np.int64]
 
 
 def stream_order(block: NDArray[np.int64], buffer: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Rows (N,) in random order of their blocks, each then put off by up to `buffer` places.
+    """Rows (N,) of pictures in `block` (N,), mixed as the module says.
 
-    A sample at place i of the blocks' order comes at a place in i - buffer .. i + buffer, and none
-    comes before all those that are more than `buffer` places ahead of it.
+    Blocks, in random order, are dealt to `LANES` lanes. Each lane puts its pictures off by up to
+    buffer / LANES places, and the order takes one of each lane in turn: the k-th of all lanes
+    before any (k + 1)-th.
     """
-    rows = np.arange(len(block))
-    chance = order.random_bits(seed, epoch, block, order.STREAM_BLOCKS)
-    line = np.lexsort((rows, block, chance))
-    late = buffer * order.uniform(seed, epoch, line, order.STREAM_BUFFER)
-    line = line[np.argsort(rows + late, kind="stable")]
-    line.setflags(write=False)
-    return line
+    numbers, of = np.unique(block, return_inverse=True)
+    chance = order.random_bits(seed, epoch, numbers, order.STREAM_BLOCKS)
+    turn = np.empty(len(numbers), np.int64)  # of each block, in the random order of all
+    turn[np.argsort(chance, kind="stable")] = np.arange(len(numbers))
+    lanes = min(LANES, len(numbers))
+    lane, rows = turn[of] % lanes, np.arange(len(block))
+    line = np.lexsort((rows, turn[of], lane))
+    place = _places(lane[line])
+    late = buffer / lanes * order.uniform(seed, epoch, line, order.STREAM_BUFFER)
+    line = line[np.lexsort((place + late, lane[line]))]
+    mixed = line[np.lexsort((lane[line], _places(lane[line])))]
+    mixed.setflags(write=False)
+    return mixed
+
+
+def _places(lane: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place (N,) of each within its lane, of lanes (N,) that are sorted."""
+    return np.arange(len(lane)) - np.searchsorted(lane, lane)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +182,8 @@ class StreamPart:
     ) -> StreamSplit:
         """The pictures of `rows`. They stay where they are, whatever `spec.in_memory` says."""
         limit = FEW * self._largest
-        if training:  # the blocks of the buffer, and some slack for the last samples of each
-            limit += spec.shuffle_buffer + spec.shuffle_buffer // 4
+        if training:  # the blocks of the buffer, and some slack for the last pictures of each
+            limit += LANES * self._largest + spec.shuffle_buffer + spec.shuffle_buffer // 4
         files = BlockFiles(self.blocks, self.where[rows], limit)
         return StreamSplit(
             files,

@@ -168,14 +168,16 @@ def reading(source: str) -> Iterator[None]:
     """Turn whatever `datasets` and the Hub raise into a DataError of one line that names `source`.
 
     Where nobody answers at the Hub, only what it has in its cache is asked for: it would try for
-    most of a minute.
+    most of a minute. The cache does not say of which revision it is, so none may be named then.
     """
     from datasets import config
 
     away = None
     if source.startswith(HUB):
-        split_name(source)
+        revision = split_name(source)[1]
         away = why_away(config.HF_ENDPOINT)
+        if away and revision:
+            raise DataError(_unreachable(source, config.HF_ENDPOINT, away))
     before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE or bool(away)
     try:
         yield
@@ -183,15 +185,21 @@ def reading(source: str) -> Iterator[None]:
         raise
     except Exception as error:  # network, disk, Parquet, metadata: each has its own kind
         if config.HF_HUB_OFFLINE and source.startswith(HUB):
-            repository = split_name(source)[0]
-            raise DataError(
-                f"{source}: cannot be fetched from {config.HF_ENDPOINT}/datasets/{repository}"
-                f" ({away or 'offline mode'}), and is not in the cache; fetch it where there is a"
-                " network (`hf download --repo-type dataset`) and give its folder as --data"
-            ) from error
+            why = away or "offline mode"
+            raise DataError(_unreachable(source, config.HF_ENDPOINT, why)) from error
         raise DataError(f"{source}: cannot be read ({reason(error)})") from error
     finally:
         config.HF_HUB_OFFLINE = before
+
+
+def _unreachable(source: str, endpoint: str, why: str) -> str:
+    repository, revision, _ = split_name(source)
+    cached = "which revision is in the cache is not known" if revision else "it is not in the cache"
+    return (
+        f"{source}: cannot be fetched from {endpoint}/datasets/{repository} ({why}), and {cached};"
+        " fetch it where there is a network (`hf download --repo-type dataset`) and give its folder"
+        " as --data"
+    )
 
 
 def reason(error: BaseException) -> str:

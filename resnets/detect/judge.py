@@ -36,10 +36,14 @@ class Judgement:
     def headline(self) -> dict[str, float | None]:
         """The figures that a log shows; of masks where the net draws some."""
         if self.semantic is not None:
-            figures = self.semantic
-            return {"mean_iou": figures.mean_iou, "pixel_accuracy": figures.pixel_accuracy}
+            pixels = self.semantic
+            return {"mean_iou": pixels.mean_iou, "pixel_accuracy": pixels.pixel_accuracy}
         if self.located is not None:
-            return {name: value for name, value in asdict(self.located).items() if name.endswith("_error")}
+            return {
+                name: value
+                for name, value in asdict(self.located).items()
+                if name.endswith("_error")
+            }
         assert self.boxes is not None
         numbers = {name: self.boxes.numbers[name] for name in ("AP", "AP50", "AP75")}
         if self.masks is not None:

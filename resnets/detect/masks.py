@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -80,10 +79,11 @@ def _check_polygon(points: Any, height: int, width: int, tolerance: float) -> No
     listed = isinstance(points, list | tuple | np.ndarray)
     if not listed or len(points) < 6 or len(points) % 2:
         raise MaskError("has a polygon of fewer than three corners, or half a corner")
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in points):
+    corners = np.asarray(points)
+    if corners.dtype.kind not in "iuf" or corners.ndim != 1 or not np.isfinite(corners).all():
         raise MaskError("has a corner that is no finite number")
-    across, down = points[::2], points[1::2]
-    beyond = max(-min(across), -min(down), max(across) - width, max(down) - height)
+    across, down = corners[::2], corners[1::2]
+    beyond = max(-across.min(), -down.min(), across.max() - width, down.max() - height)
     if beyond > tolerance:
         raise MaskError(f"passes the edge of {width}x{height} by {beyond:.0f} px")
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe
+from resnets.config import ConfigError, Preprocess, Recipe
 from resnets.data.preprocess import Preprocessor
 from resnets.detect.detector import Detector
 from resnets.detect.localiser import Localiser, Refiner
 from resnets.detect.parts import pad
 from resnets.detect.segmenter import Segmenter
 from resnets.detect.stream import DetectStream
-from resnets.detect.weights import fit_whole, follow, is_whole
+from resnets.detect.weights import fit_whole, follow, is_whole, read_published
 from resnets.models import Net, build
 from resnets.weights.files import Weights, read_path
 from resnets.weights.initial import net_from, read_weights, recognise
@@ -34,14 +34,14 @@ def build_model(recipe: Recipe, num_classes: int) -> tuple[Model, Preprocessor]:
     """The model of `recipe` for `num_classes`, in training mode, and its preprocessing.
 
     Random weights come from torch's global generator. `recipe.weights` are a net's, as
-    `resnets.create_model` takes them, or a file with those of a whole detector or segmenter
-    (torchvision's, detectron2's or ours); they bring their preprocessing. WeightsError where they
-    do not fit.
+    `resnets.create_model` takes them, or those of a whole detector or segmenter: a file of
+    torchvision's, detectron2's or ours, or "torchvision:COCO_V1" and the like. They bring their
+    preprocessing. WeightsError where they do not fit.
     """
     check_recipe(recipe)
     if recipe.weights is None:
         return assemble(build(recipe.model), recipe, num_classes), Preprocessor(Preprocess())
-    weights = _read(recipe.weights, recipe.model)
+    weights = _read(recipe.weights, recipe)
     if is_whole(weights.tensors):
         recipe, preprocessor = follow(recipe, weights)
         model = assemble(build(recipe.model), recipe, num_classes)
@@ -51,12 +51,15 @@ def build_model(recipe: Recipe, num_classes: int) -> tuple[Model, Preprocessor]:
     return assemble(net, recipe, num_classes), net.preprocess or Preprocessor(Preprocess())
 
 
-def _read(source: str, spec: ModelSpec) -> Weights:
+def _read(source: str, recipe: Recipe) -> Weights:
     """Weights of a whole model as they are, or those of a net, recognised."""
+    published = read_published(source, recipe)
+    if published is not None:
+        return published
     if not Path(source).expanduser().exists():
-        return read_weights(source, spec)
+        return read_weights(source, recipe.model)
     found = read_path(source)
-    return found if is_whole(found.tensors) else recognise(found, spec)
+    return found if is_whole(found.tensors) else recognise(found, recipe.model)
 
 
 def assemble(net: Net, recipe: Recipe, num_classes: int) -> Model:

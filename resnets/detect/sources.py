@@ -12,6 +12,7 @@ import numpy as np
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data import order
 from resnets.data.errors import DataError
+from resnets.data.fetch import fetch_voc
 from resnets.data.quarantine import Quarantine
 from resnets.detect.coco import find_coco, open_coco
 from resnets.detect.problems import check_part, refuse
@@ -22,6 +23,7 @@ from resnets.detect.types import IGNORE, ClassMap, DetectionSplit, Segmentation,
 from resnets.detect.voc import find_voc, open_voc
 
 log = logging.getLogger("resnets")
+NAMES = ("voc2007", "voc2012", "voc0712")
 Task = Literal["detect", "localise", "instances", "segment"]
 BAD = (
     "`resnets data check` lists all and repairs them when told to,"
@@ -94,8 +96,11 @@ def open_detection(
 
 
 def find_source(where: str, task: Task) -> RawSource:
-    """The set at `where`, for `task`; DataError when it has no annotations of that kind."""
-    store = open_store(where)
+    """The set at `where`, for `task`; DataError when it has no annotations of that kind.
+
+    VOC is known by name (`NAMES`) too, and downloaded where it is not in the cache.
+    """
+    store = open_store(str(fetch_voc(where)) if where in NAMES else where)
     name = store.name
     if task == "segment":
         if maps := find_semantic(store):
@@ -150,6 +155,8 @@ def choose_sets(titles: Sequence[str], detect: DetectSpec) -> Sets:
     val, test = detect.val_set or own("val"), detect.test_set or own("test")
     taken = set(train.split("+"))
     val = "" if taken & set(val.split("+")) else val
+    if not detect.test_set and taken & set(test.split("+")):
+        test = ""  # there is one set only
     if val and not test and not detect.val_set:
         val, test = "", val
     return Sets(train, val, test)

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnets.config import DetectSpec, Preprocess, Recipe
+from resnets.config import ConfigError, DetectSpec, Preprocess, Recipe
 from resnets.data.preprocess import Preprocessor
 from resnets.models import Net
 from resnets.weights.errors import WeightsError
-from resnets.weights.files import Weights
+from resnets.weights.files import Weights, read_path
+from resnets.weights.hub import torchvision_file
 from resnets.weights.maps import name_map, shorten
 from resnets.weights.rules import Tensors
 
@@ -34,10 +35,47 @@ OLD_NAMES = (
     (re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), r"\1.0.\2"),
 )
 OLD_MASK = re.compile(r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)")
+# torchvision's builders of published detectors and segmenters, for each task and head.
+PUBLISHED = {
+    ("detect", "fpn"): "fasterrcnn_{}_fpn",
+    ("instances", "fpn"): "maskrcnn_{}_fpn",
+    ("segment", "fcn"): "fcn_{}",
+    ("segment", "deeplabv3"): "deeplabv3_{}",
+}
 # detectron2's model zoo: MSRA's ResNets on BGR in 0..255, stride in the first 1x1.
 MSRA = Preprocess(
     mean=(123.675 / 255, 116.28 / 255, 103.53 / 255), std=(1 / 255,) * 3, channel_order="bgr"
 )
+
+
+def read_published(source: str, recipe: Recipe) -> Weights | None:
+    """torchvision's detector or segmenter that "torchvision:COCO_..." names for this recipe.
+
+    None where `source` names something else. ConfigError where torchvision has none like it.
+    """
+    library, _, tag = source.partition(":")
+    if library != "torchvision" or not tag.startswith("COCO"):
+        return None
+    from torchvision import models
+
+    pattern = PUBLISHED.get((recipe.task, recipe.detect.head), "")
+    name = pattern.format(recipe.model.name)
+    if not pattern or name not in models.list_models():
+        raise ConfigError(
+            f"weights: torchvision has no {recipe.model.name}-{recipe.detect.head} for task "
+            f"{recipe.task!r} trained on COCO"
+        )
+    choices = models.get_model_weights(name)
+    if tag not in choices.__members__:
+        raise ConfigError(
+            f"weights: torchvision has no {tag!r} for {name}; known: {', '.join(choices.__members__)}"
+        )
+    entry = choices[tag]
+    found = read_path(str(torchvision_file(entry.url)))
+    # torchvision builds its published detectors with norms that add nothing to the variance.
+    fields = {} if recipe.task == "segment" else {"norm_eps": 0.0}
+    classes = tuple(entry.meta["categories"])
+    return dataclasses.replace(found, source=source, fields=fields, classes=classes)
 
 
 def is_whole(tensors: Mapping[str, Tensor]) -> bool:
@@ -57,7 +95,8 @@ def follow(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor]:
         if spec.expansion > 1:
             spec = dataclasses.replace(spec, stride_in="1x1")
         return dataclasses.replace(recipe, model=spec), Preprocessor(MSRA)
-    return recipe, Preprocessor(Preprocess())
+    spec = dataclasses.replace(recipe.model, **weights.fields)
+    return dataclasses.replace(recipe, model=spec), Preprocessor(Preprocess())
 
 
 def fit_whole(model: nn.Module, weights: Weights) -> None:

@@ -82,7 +82,7 @@ struct Decoder {
   void *modules[11];
 };
 
-static struct { /* in the order that `jpeg_bind` is given */
+typedef struct { /* in the order that `jpeg_bind` is given */
   Errors *(*std_error)(Errors *);
   void (*create)(Decoder *, int version, size_t size);
   void (*mem_src)(Decoder *, const uint8_t *, unsigned long);
@@ -94,7 +94,9 @@ static struct { /* in the order that `jpeg_bind` is given */
   int (*has_multiple_scans)(Decoder *);
   void (*destroy)(Decoder *);
   int (*resize)(const uint8_t *, int64_t, int, int, int, const double *, int, uint8_t *, int, int);
-} call;
+} Functions;
+
+static Functions call;
 
 typedef struct {
   Errors base;
@@ -114,13 +116,17 @@ static void prepare(Decoder *decoder, Guard *guard) {
   guard->base.emit_message = on_message;
 }
 
-/* Take the functions over; 0 where this libjpeg has another layout. */
+/* Take the functions over; 0, and nothing is changed, where this libjpeg has another layout. */
 int jpeg_bind(void *const *functions) {
+  const Functions before = call;
   Decoder decoder;
   Guard guard;
   memcpy(&call, functions, sizeof call);
   prepare(&decoder, &guard);
-  if (setjmp(guard.escape)) return 0;
+  if (setjmp(guard.escape)) {
+    call = before;
+    return 0;
+  }
   call.create(&decoder, ABI_VERSION, sizeof decoder);
   call.destroy(&decoder);
   return 1;

@@ -10,14 +10,15 @@
 #include <string.h>
 #ifdef __AVX2__
 #include <immintrin.h>
+#define LANES 16 /* 16-bit values in a vector */
+#else
+#define LANES 8
 #endif
 
-#define LANES 16     /* 16-bit values in a vector */
-#define STEP 4       /* pixels in a vector: red, green, blue and a lane that is dropped */
+#define STEP 4       /* taps are counted, and pixels written, in these steps */
 #define MOST_TAPS 64 /* beyond this the weights have too few bits */
 
 typedef int16_t Lanes __attribute__((vector_size(2 * LANES)));
-typedef int16_t Half __attribute__((vector_size(LANES)));
 typedef int16_t Pixel __attribute__((vector_size(8)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));
 
@@ -28,9 +29,9 @@ static inline int larger(int a, int b) { return a > b ? a : b; }
 
 /* How inputs start..end become `count` outputs. Output i sees `taps[i]` inputs from start +
  * first[i] on; its weights, each `repeat` times, begin at weight[i * stride * repeat] and end in
- * zeros. 1 is 1 << `bits`. */
+ * zeros. 1 is 1 << `bits`; no output sees more than `most` inputs. */
 typedef struct {
-  int count, stride, repeat, bits, start, end;
+  int count, stride, repeat, bits, most, start, end;
   int *first, *taps;
   int16_t *weight;
 } Axis;
@@ -73,6 +74,7 @@ static int make_axis(Axis *axis, double from, double to, int length, int count, 
     axis->first[i] = larger((int)(centre - reach + 0.5), 0);
     axis->taps[i] = smaller(last - axis->first[i], axis->stride);
     weigh(axis, i, centre, wide, cubic);
+    axis->most = larger(axis->most, axis->taps[i]);
     axis->start = smaller(axis->start, axis->first[i]);
     axis->end = larger(axis->end, last);
   }
@@ -90,10 +92,13 @@ static void free_axis(Axis *axis) {
 static inline Lanes times(Lanes a, Lanes b) { /* the upper halves of the products */
 #ifdef __AVX2__
   return (Lanes)_mm256_mulhi_epi16((__m256i)a, (__m256i)b);
-#else
-  Lanes out;
-  for (int i = 0; i < LANES; i++) out[i] = (int16_t)((a[i] * b[i]) >> 16);
-  return out;
+#else /* compilers make the same of this loop on other processors */
+  int16_t x[LANES], y[LANES];
+  memcpy(x, &a, sizeof x);
+  memcpy(y, &b, sizeof y);
+  for (int i = 0; i < LANES; i++) x[i] = (int16_t)((x[i] * y[i]) >> 16);
+  memcpy(&a, x, sizeof x);
+  return a;
 #endif
 }
 
@@ -125,44 +130,43 @@ static void widen(const uint8_t *row, int wide, int planes, int16_t *line, int16
 }
 
 /* One row; `quads` is scratch for four values an output. */
-static inline void sums(const int16_t *four, const Axis *x, const int stride, int16_t *quads) {
+static inline void sums(const int16_t *line, const Axis *x, const int stride, int16_t *quads) {
   const int *first = x->first;
   const int16_t *weight = x->weight;
   for (int i = 0, count = x->count; i < count; i++, weight += 4 * stride) {
-    const int16_t *at = four + 4 * first[i];
+    const int16_t *at = line + 4 * first[i];
     Lanes sum = {0}, values, weights;
     for (int k = 0; k < 4 * stride; k += LANES) {
       memcpy(&values, at + k, sizeof values);
       memcpy(&weights, weight + k, sizeof weights);
       sum += times(values, weights);
     }
-    Half halves[2];
-    Pixel pixels[2];
-    memcpy(halves, &sum, sizeof sum);
-    halves[0] += halves[1];
-    memcpy(pixels, halves, sizeof pixels);
-    pixels[0] += pixels[1];
-    memcpy(quads + 4 * i, pixels, sizeof *pixels);
+    Pixel parts[LANES / 4];
+    memcpy(parts, &sum, sizeof sum);
+    for (int k = LANES / 8; k; k /= 2) {
+      for (int part = 0; part < k; part++) parts[part] += parts[part + k];
+    }
+    memcpy(quads + 4 * i, parts, sizeof *parts);
   }
 }
 
 static void across(const int16_t *four, const Axis *x, int16_t *quads, uint8_t *out) {
   if (x->stride == STEP) sums(four, x, STEP, quads); /* by far the most frequent: no inner loop */
   else sums(four, x, x->stride, quads);
-  for (int i = 0, count = x->count; i < count; i += STEP) {
+  for (int i = 0; i < 4 * x->count; i += LANES) {
     Lanes values;
-    memcpy(&values, quads + 4 * i, sizeof values);
-    const Bytes bytes = rounded(values, x, x->stride);
     uint8_t pixels[LANES];
+    memcpy(&values, quads + i, sizeof values);
+    const Bytes bytes = rounded(values, x, x->most);
     memcpy(pixels, &bytes, sizeof bytes);
-    for (int k = 0; k < STEP; k++) memcpy(out + 3 * (i + k), pixels + 4 * k, 4);
+    for (int k = 0; k < LANES; k += 4) memcpy(out + (i + k) / 4 * 3, pixels + k, 4);
   }
 }
 
 static void across_grey(const int16_t *line, const Axis *x, uint8_t *out) {
   for (int i = 0; i < x->count; i++) {
     const int16_t *at = line + x->first[i], *weight = x->weight + (size_t)i * x->stride;
-    int sum = (1 << (x->bits - 9)) + x->stride / 2;
+    int sum = (1 << (x->bits - 9)) + x->most / 2;
     for (int k = 0; k < x->stride; k++) sum += (at[k] * weight[k]) >> 16;
     out[i] = (uint8_t)larger(0, smaller((sum >> (x->bits - 8)) + 128, 255));
   }

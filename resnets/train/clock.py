@@ -135,7 +135,7 @@ def bottleneck(row: Mapping[str, Any]) -> str:
             "augmenting": "augmenting is the bottleneck",
         }[slowest]
     if row["decode_busy"] < FULL:
-        return "data came late, though its threads had time: a short epoch, or a slow start"
+        return "data came late, though its threads had time: the steps or epochs are very short"
     if row["decode_cpu"] < STALLED:
         return "reading is the bottleneck: slow storage, or other programs on these cores"
     if row["packed"]:

@@ -197,7 +197,7 @@ def _evaluate(
             saver.save_best(state)
     if gave_up(state, recipe):
         log.say(
-            f"stopped early at step {state.step:,}: {state.stale} evaluations without a lower "
+            f"stopped early at step {state.step:,}: eval.patience={state.stale} without a lower "
             f"{minimise} on validation; the lowest was {state.schedule.best_error:.2f}%"
         )
 

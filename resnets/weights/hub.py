@@ -93,7 +93,7 @@ def _torchvision(name: str, spec: ModelSpec | None) -> Weights:
         hint = _nearest(tag, choices.__members__)
         raise ConfigError(f"weights: torchvision has no {tag!r} for {net}; known: {known}{hint}")
     entry = choices[tag]
-    found = read_path(str(_torchvision_file(entry.url)))
+    found = read_path(str(torchvision_file(entry.url)))
     return replace(
         found,
         source=source,
@@ -116,7 +116,7 @@ def _from_transforms(seen: Any) -> Preprocessor:
     )
 
 
-def _torchvision_file(url: str) -> Path:
+def torchvision_file(url: str) -> Path:
     """torch's own cached file for `url`, fetched if need be; its hash starts with its name's."""
     name = url.rsplit("/", 1)[-1]
     file = Path(torch.hub.get_dir()) / "checkpoints" / name
