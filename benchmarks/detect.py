@@ -149,7 +149,8 @@ def main() -> None:
     }
     print(
         f"{args.net}-fpn, batch {args.batch}, {args.size}x{args.size * 4 // 3} px, torch "
-        f"{torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads each, {args.clock} time"
+        f"{torch.__version__}, {os.cpu_count()} cores, {torch.get_num_threads()} threads each, "
+        f"{args.clock} time"
     )
     for what in ("training", "inference"):
         seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}

@@ -17,6 +17,7 @@ which gives ImageNet's median size (105 KB). --folder takes a folder of class fo
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import itertools
 import json
@@ -32,6 +33,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from input_peers import (
+    BATCH,
+    MEAN,
+    SIZE,
+    STD,
+    Batches,
+    opencv,
+    simplejpeg,
+    torchvision_v1,
+    torchvision_v2,
+)
 from PIL import Image
 
 from resnets import host
@@ -44,10 +56,7 @@ from resnets.data.reader import Plan, read_ahead
 from resnets.data.sources import find_source
 
 STORED = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette160.tar"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZE, BATCH = 224, 64
 REFERENCE = "torchvision v1"
-Batches = Iterator[torch.Tensor]
 
 
 def write_pictures(folder: Path, count: int, enlarge: bool) -> None:
@@ -68,97 +77,6 @@ def write_pictures(folder: Path, count: int, enlarge: bool) -> None:
             path = folder / Path(member.name).parent.name / Path(member.name).name
             path.parent.mkdir(exist_ok=True, parents=True)
             path.write_bytes(data)
-
-
-def loader(dataset: object, normalised: bool) -> Batches:
-    """Endless batches as everybody loads them; what is not normalised yet is, batch by batch."""
-    from torch.utils.data import DataLoader
-
-    mean, std = (255 * torch.tensor(each)[:, None, None] for each in (MEAN, STD))
-    while True:
-        for images, _ in DataLoader(dataset, BATCH, shuffle=True, drop_last=True):
-            yield images if normalised else images.float().sub_(mean).div_(std)
-
-
-def torchvision_v1(folder: Path) -> Batches:
-    from torchvision import transforms as T
-    from torchvision.datasets import ImageFolder
-
-    steps = [T.RandomResizedCrop(SIZE), T.RandomHorizontalFlip(), T.ToTensor()]
-    return loader(ImageFolder(folder, T.Compose([*steps, T.Normalize(MEAN, STD)])), True)
-
-
-def torchvision_v2(folder: Path) -> Batches:
-    from torchvision.datasets import ImageFolder
-    from torchvision.io import ImageReadMode, decode_image
-    from torchvision.transforms import v2 as T
-
-    steps = [T.RandomResizedCrop(SIZE, antialias=True), T.RandomHorizontalFlip()]
-    steps += [T.ToDtype(torch.float32, scale=True), T.Normalize(MEAN, STD)]
-
-    def read(path: str) -> torch.Tensor:
-        return decode_image(path, ImageReadMode.RGB)
-
-    return loader(ImageFolder(folder, T.Compose(steps), loader=read), True)
-
-
-def opencv(folder: Path) -> Batches:
-    import cv2
-    from torchvision.datasets import ImageFolder
-
-    cv2.setNumThreads(0)
-
-    def read(path: str) -> torch.Tensor:
-        data = np.fromfile(path, np.uint8)
-        return crop_by_opencv(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB))
-
-    return loader(ImageFolder(folder, loader=read), False)
-
-
-def simplejpeg(folder: Path) -> Batches:
-    """Scaled decoding while the crop keeps the size that is asked for; OpenCV resizes."""
-    import cv2
-    import simplejpeg as codec
-    from torchvision.datasets import ImageFolder
-
-    cv2.setNumThreads(0)
-
-    def read(path: str) -> torch.Tensor:
-        data = Path(path).read_bytes()
-        height, width, *_ = codec.decode_jpeg_header(data)
-        top, left, high, wide = random_crop(height, width)
-        least = max(SIZE / high, SIZE / wide)  # what scaling leaves of the crop is enough
-        pixels = codec.decode_jpeg(
-            data,
-            min_height=min(height, int(np.ceil(height * least))),
-            min_width=min(width, int(np.ceil(width * least))),
-            min_factor=2,
-        )
-        scale = pixels.shape[0] / height
-        box = [int(each * scale) for each in (top, left, high, wide)]
-        return crop_by_opencv(pixels, box)
-
-    return loader(ImageFolder(folder, loader=read), False)
-
-
-def random_crop(height: int, width: int) -> tuple[int, int, int, int]:
-    from torchvision.transforms import RandomResizedCrop
-
-    picture = torch.empty((3, height, width), device="meta")
-    return RandomResizedCrop.get_params(picture, [0.08, 1.0], [3 / 4, 4 / 3])
-
-
-def crop_by_opencv(pixels: np.ndarray, box: list[int] | None = None) -> torch.Tensor:
-    import cv2
-
-    top, left, high, wide = box or random_crop(*pixels.shape[:2])
-    shrinks = min(high, wide) >= SIZE
-    part = pixels[top : top + high, left : left + wide]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    small = cv2.resize(part, (SIZE, SIZE), interpolation=how)
-    if torch.rand(()) < 0.5:
-        small = cv2.flip(small, 1)
-    return torch.from_numpy(small).permute(2, 0, 1)
 
 
 def ours(source: Path, uint8: bool = False) -> Batches:
@@ -204,6 +122,15 @@ CONTENDERS: dict[str, Callable[[Path, Path], Batches]] = {
     "ours, packed": lambda _, packed: ours(packed),
     "ours, packed, uint8": lambda _, packed: ours(packed, uint8=True),
 }
+NEEDS = {"OpenCV": ["cv2"], "simplejpeg + OpenCV": ["cv2", "simplejpeg"]}
+
+
+def contenders() -> list[str]:
+    """Those whose packages are installed."""
+    here = {name: all(map(importlib.util.find_spec, NEEDS.get(name, []))) for name in CONTENDERS}
+    for name in (name for name, installed in here.items() if not installed):
+        print(f"left out: {name} (pip install opencv-python-headless simplejpeg)")
+    return [name for name, installed in here.items() if installed]
 
 
 def serve(contender: str, folder: Path, packed: Path) -> None:
@@ -238,9 +165,9 @@ def measure(folder: Path, packed: Path, rounds: int, batches: int) -> dict[str, 
         name: subprocess.Popen(
             [*base, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
-        for name in CONTENDERS
+        for name in contenders()
     }
-    seconds: dict[str, list[list[float]]] = {name: [] for name in CONTENDERS}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in children}
     for turn in range(rounds + 1):
         for name, child in children.items():
             child.stdin.write(f"{batches}\n")

@@ -54,7 +54,7 @@ class ClassificationWork:
             f"{len(splits.val):,} validation" if splits.val is not None else "no validation split"
         )
         self.title = (
-            f"{recipe.model.name} on {splits.name}: {len(splits.train):,} training pictures, {held}"
+            f"{recipe.net_name} on {splits.name}: {len(splits.train):,} training pictures, {held}"
         )
 
     @classmethod
@@ -97,6 +97,9 @@ class ClassificationWork:
     def loss_fn(self) -> LossFn:
         """The recipe's loss."""
         return classification(self.recipe.label_smoothing, self.recipe.loss)
+
+    def begin(self, device: torch.device) -> None:
+        """Nothing to do."""
 
     def stream(self, device: torch.device) -> TrainStream:
         """Training batches."""

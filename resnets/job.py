@@ -91,6 +91,9 @@ def _train(work: Work, out: Path, means: Means, *, resuming: bool, quiet: bool) 
     recipe, device = work.recipe, torch.device(means.device)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     work.model.to(device).to(memory_format=layout)
+    going_on = resuming and (out / "checkpoints" / LAST).exists()
+    if not going_on:
+        work.begin(device)
     if means.fused:
         fused.use_kernels(work.model)
     forward = work.compiled() if means.compiled else work.model
@@ -99,7 +102,7 @@ def _train(work: Work, out: Path, means: Means, *, resuming: bool, quiet: bool) 
     state = new_state(work.model, recipe, total)
     fixed = {**work.fixed, "means": dataclasses.asdict(means)}
     saver = Saver(out, recipe, fixed, work.mean_image)
-    if resuming and (saver.folder / LAST).exists():
+    if going_on:
         saver.restore(state)
     dump_json(host.describe(device) | dataclasses.asdict(means), out / "environment.json")
     run_log = RunLog(out, total, state.step, quiet)
@@ -144,7 +147,7 @@ def _conclude(work: Work, out: Path, state: TrainState, means: Means) -> dict[st
     result["seconds"] = state.seconds
     images = state.step * recipe.batch_size
     result["images_per_second"] = images / max(1e-9, state.seconds)
-    result["net"], result["data"], result["checkpoint"] = recipe.model.name, work.data, path.name
+    result["net"], result["data"], result["checkpoint"] = recipe.net_name, work.data, path.name
     dump_json(result, out / RESULT)
     write_report(out, recipe, result)
     return result

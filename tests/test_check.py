@@ -24,6 +24,7 @@ from resnets.data.check_findings import kinds_called
 from resnets.data.check_picture import look, shape_of, thumbnail
 from resnets.data.check_twins import proposals, same_bytes
 
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Pillow's, of large pictures
 UNDECODABLE = {"unreadable", "truncated", "bomb"}
 
 

@@ -401,7 +401,7 @@ def test_predict_table_for_people(capsys, checkpoint, data):
     assert code == 0
     assert "red" in out
     assert "%" in out
-    assert err.startswith("predicting in float32 on ")
+    assert err.startswith("predicting with torch float32, ")
 
 
 def test_progress_with_its_rate_stays_on_stderr(capsys, checkpoint, data, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -103,18 +104,9 @@ def test_mistakes_get_one_line_and_write_nothing(words, code, message, tmp_path,
     [
         (lambda root: (root / "red").rename(root.parent / "gone"), "class"),
         (lambda root: [path.unlink() for path in (root / "red").iterdir()], "red"),
-        (lambda root: (root / "red" / "0.jpg").write_bytes(b"not a picture"), "0.jpg"),
-        (
-            lambda root: (root / "red" / "0.jpg").write_bytes(
-                (root / "red" / "1.jpg").read_bytes()[:400]
-            ),
-            "0.jpg",
-        ),
     ],
 )
 def test_bad_folders_are_named(folder, tmp_path, capsys, spoil, message):
-    import shutil
-
     root = tmp_path / "copy"
     shutil.copytree(folder, root)
     spoil(root)
@@ -124,6 +116,20 @@ def test_bad_folders_are_named(folder, tmp_path, capsys, spoil, message):
     assert message in said
     assert root.name in said
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("data", [b"not a picture", None])
+def test_a_broken_picture_is_named_and_the_run_goes_on(folder, tmp_path, caplog, data):
+    root = tmp_path / "copy"
+    shutil.copytree(folder, root)
+    half = (root / "red" / "1.jpg").read_bytes()[:400]
+    (root / "red" / "0.jpg").write_bytes(half if data is None else data)
+    words = ("train", "pictures", "--data", root, "--model", "cifar-resnet8", "--iterations", 8)
+    assert run(*words, "--out", tmp_path / "run", *SMALL) == 0
+    (said,) = {each.message for each in caplog.records if "cannot be read" in each.message}
+    assert said.startswith(f"{root / 'red' / '0.jpg'}: cannot be read as a picture")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [said] in [result[part]["unreadable"] for part in ("train", "val", "test")]
 
 
 def test_unknown_command_suggests(capsys):

@@ -186,7 +186,9 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
         duration="2it",
     )
     job.run(told, tmp_path / "run", device="cpu", quiet=True)
-    start = DetectionWork.open(told).model.net.state_dict()
+    work = DetectionWork.open(told)
+    work.begin(torch.device("cpu"))
+    start = work.model.net.state_dict()
     end = load(tmp_path / "run").net.state_dict()
     for name in ("stem.norm.running_mean", "stage4.0.norm1.running_var", "stage2.0.norm1.weight"):
         assert torch.equal(start[name], end[name])

@@ -15,6 +15,8 @@ from PIL import Image
 from resnets.cli.main import main
 from resnets.data.decode import MOST_PIXELS
 
+# pytest resets the filters by which the decoder silences Pillow.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 DEVICE = ("--device", "cpu", "--precision", "float32")
 
 

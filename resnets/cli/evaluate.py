@@ -51,7 +51,8 @@ def command(
     """Measure a net, or several as an ensemble. Exits with 1 if any picture cannot be read.
 
     Args:
-        weights: Run folders or checkpoints; several vote together, matched by class names.
+        weights: Run folders or checkpoints; several vote together, matched by class names. Or one
+            artefact of `resnets export`.
         data: Data set (name, hub:ORG/NAME, or a path, as train takes it); default: what the run
             trained on.
         split: Which part of it; val and train are split as the run split them.
@@ -94,10 +95,26 @@ def command(
         )
     if refine:
         raise ConfigError("--refine is for detectors; a classifier has no boxes")
-    from resnets.evaluate.cuts import picture_name
-    from resnets.evaluate.match import match_classes, open_split, open_unlabelled
+    from resnets.deploy.artefact import is_artefact
+
+    if any(map(is_artefact, weights)):
+        from resnets.cli import evaluate_artefact
+
+        own = {"classes": classes, "views": views != "centre", "scales": scales, "flip": flip}
+        found, pictures = evaluate_artefact.evaluate(
+            weights,
+            data=data,
+            split=split,
+            labels=labels,
+            views=own,
+            device=device,
+            precision=precision,
+            quiet=json,
+        )
+        _report(found, pictures, out, as_json=json)
+        return 1 if found.errors else 0
+    from resnets.evaluate.match import open_pictures
     from resnets.evaluate.ranks import joined
-    from resnets.evaluate.truth import own_truth, read_truth
     from resnets.evaluate.views import Views
     from resnets.weights.load import load
 
@@ -105,14 +122,7 @@ def command(
     nets = [load(each) for each in weights]
     if classes is not None:
         _rename_outputs(nets, classes)
-    source = open_unlabelled(data) if data is not None and labels is not None else None
-    pictures = source or open_split(nets[0], data, split, stored=True)
-    if labels is not None:
-        names = [picture_name(pictures, row) for row in range(len(pictures))]
-        truth = read_truth(labels, names, nets[0].classes)
-    else:
-        outputs = match_classes(pictures.classes, nets[0].classes, pictures.description)
-        truth = own_truth(pictures.labels, outputs, len(nets[0].classes))
+    pictures, truth = open_pictures(nets[0], data, split, labels)
     with joined(device) as rank:
         means = device, precision, average
         found = _measure(nets, weights, pictures, truth, shown, means, rank, quiet=json)

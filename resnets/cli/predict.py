@@ -40,7 +40,7 @@ def command(
     """Name or find what is in pictures. Exits with 1 if any picture cannot be read.
 
     Args:
-        weights: Run folder or checkpoint.
+        weights: Run folder, checkpoint, or artefact of `resnets export`.
         pictures: Picture files, and folders whose pictures are taken in sorted order.
         top_k: Classes to give for each picture, likeliest first.
         json: Print a JSON list and nothing else.
@@ -71,6 +71,8 @@ def command(
             device=device,
             precision=precision,
         )
+    from resnets.deploy.artefact import is_artefact
+
     if draw is not None:
         raise ConfigError("--draw is for detectors; --explain shows what speaks for a class")
     if top_k < 1:
@@ -78,41 +80,43 @@ def command(
     if not pictures:
         raise ConfigError("name at least one picture or folder")
     if explain is not None:
+        if is_artefact(weights):
+            raise ConfigError("--explain: an artefact has no gradients; use its checkpoint")
         if explain.exists() and not explain.is_dir():
             raise ConfigError(f"--explain {explain}: is a file; name a folder")
         explain.mkdir(parents=True, exist_ok=True)
-    from resnets import host
     from resnets.data.memory import cores
+    from resnets.deploy.backend import open_backend
     from resnets.evaluate.predict import find_pictures, predict
-    from resnets.evaluate.prepare import place, with_progress
-    from resnets.weights.load import load
+    from resnets.evaluate.prepare import with_progress
 
     paths = find_pictures(pictures)
-    net = load(weights)
-    chosen, precise = place(net, device, precision)
+    backend = open_backend(weights, device=device, precision=precision)
     if not json:
-        print(f"predicting in {precise} on {host.device_name(chosen)}", file=sys.stderr)
+        print(f"predicting with {backend.name}", file=sys.stderr)
     failures = _Failures()
-    predictions = predict(
-        net,
-        paths,
-        top_k=top_k,
-        device=chosen,
-        precision=precise,
-        workers=cores(),
-    )
+    predictions = predict(backend, paths, top_k=top_k, workers=cores())
     # Rows that run over a terminal show progress enough, and a bar would cut into them.
     streaming = csv and sys.stdout.isatty()
     predictions = failures.watch(with_progress(predictions, len(paths), hidden=streaming))
     if explain is not None:
-        predictions = _explained(net, predictions, explain)
+        predictions = _explained(_net(weights, device), predictions, explain)
     if json:
         _print_json(predictions)
     elif csv:
-        _print_csv(predictions, min(top_k, len(net.classes)))
+        _print_csv(predictions, min(top_k, len(backend.classes)))
     else:
         _print_table(predictions)
     return 1 if failures.count else 0
+
+
+def _net(weights: str, device: str) -> Net:
+    from resnets.evaluate.prepare import place
+    from resnets.weights.load import load
+
+    net = load(weights)
+    place(net, device, "float32")
+    return net
 
 
 class _Failures:

@@ -62,6 +62,12 @@ class Recipe:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size: {self.batch_size} must be at least 1")
 
+    @property
+    def net_name(self) -> str:
+        """What people call the net: "resnet50", or "resnet50-fpn" with a detector's head."""
+        name = self.model.name
+        return name if self.task == "classify" else f"{name}-{self.detect.head}"
+
     def steps(self, duration: str, examples: int) -> int:
         """Optimizer steps in `duration` over a training set of `examples`; at least 1."""
         amount, unit = parse_duration(duration, "duration")

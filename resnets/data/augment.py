@@ -21,6 +21,7 @@ from resnets.config import AugmentSpec, ConfigError
 from resnets.data import order
 from resnets.data.decode import Box, View, grid_box, scaled_size
 from resnets.data.erase import Erase
+from resnets.data.flip import flip_pictures
 from resnets.data.grow import resized
 from resnets.data.policy import Policy
 from resnets.data.preprocess import Preprocessor
@@ -193,10 +194,12 @@ class BatchAugment:
         """The same picture by picture: what a core computes with stays in its cache."""
         images = torch.empty((len(rows), *pictures.shape[1:]))
         mean, scale = self._mean.view(images.shape[1:]), self._scale.view(images.shape[1:])
-        turned_mean = mean.flip(1)
+        means = torch.stack([mean, mean.flip(1)])
+        if flip_pictures(pictures, rows, turned, means, scale[0], images):
+            return images.permute(0, 3, 1, 2)
         for out, row, turn in zip(images, rows.tolist(), turned.tolist(), strict=True):
             out.copy_(pictures[row].flip(1) if turn else pictures[row])
-            out.sub_(turned_mean if turn else mean).mul_(scale)
+            out.sub_(means[int(turn)]).mul_(scale)
         return images.permute(0, 3, 1, 2)
 
     def _flipped(self, epochs: Ints, ids: Ints) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resnets.config import ConfigError
 from resnets.data.preprocess import Preprocessor
+from resnets.deploy.artefact import SUFFIXES
 
 Pictures = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -51,8 +52,7 @@ def open_backend(
     its convolutions, in `precision` ("auto", "float32", "bfloat16") on `device`. Raises ConfigError
     where the two contradict each other or a package is missing, ArtefactError for a damaged file.
     """
-    from resnets.deploy.artefact import SUFFIXES, open_artefact
-    from resnets.deploy.engines import TorchEngine
+    from resnets.deploy.engines import TorchEngine, open_artefact
     from resnets.weights.load import load
 
     kind = SUFFIXES.get(Path(path).suffix.lower())

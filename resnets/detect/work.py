@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from resnets.detect.localise_score import single_class
 from resnets.detect.localiser import Localiser, Refiner
 from resnets.detect.losses import model_losses
 from resnets.detect.measure import Test, make_test, measure
-from resnets.detect.models import build_model, recompute_norms
+from resnets.detect.models import Model, build_model, recompute_norms
 from resnets.detect.sources import DetectionSplits, open_detection
 from resnets.detect.stream import DetectStream
 from resnets.detect.types import DetectionSplit
@@ -36,7 +37,7 @@ class DetectionWork:
     """A detector, localiser or segmenter and its pictures."""
 
     def __init__(
-        self, recipe: Recipe, splits: DetectionSplits, model: nn.Module, preprocessor: Preprocessor
+        self, recipe: Recipe, splits: DetectionSplits, model: Model, preprocessor: Preprocessor
     ) -> None:
         self.recipe, self.splits, self.model = recipe, splits, model
         self.preprocessor = preprocessor
@@ -49,7 +50,7 @@ class DetectionWork:
         }
         held = len(splits.val) if splits.val is not None else 0
         self.title = (
-            f"{recipe.model.name}-{recipe.detect.head} on {splits.name}: "
+            f"{recipe.net_name} on {splits.name}: "
             f"{len(splits.train):,} training pictures, "
             + (f"{held:,} validation" if held else "no validation split")
         )
@@ -63,10 +64,7 @@ class DetectionWork:
         recipe = dataclasses.replace(recipe, model=model.net.spec)
         if isinstance(model, Refiner):
             preprocessor = _take_proposer(model, recipe, splits)
-        work = cls(recipe, splits, model, preprocessor)
-        if recipe.detect.recompute_norm:
-            recompute_norms(model.net, work.stream(torch.device("cpu")), recipe)
-        return work
+        return cls(recipe, splits, model, preprocessor)
 
     @classmethod
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> DetectionWork:
@@ -80,7 +78,7 @@ class DetectionWork:
         model, _ = build_model(bare, len(splits.classes))
         return cls(recipe, splits, model, read_preprocess(checkpoint))
 
-    @property
+    @cached_property
     def examples(self) -> int:
         """Pictures in one epoch."""
         return self.stream(torch.device("cpu")).examples
@@ -89,6 +87,11 @@ class DetectionWork:
     def loss_fn(self) -> LossFn:
         """The sum of what the model says its losses are."""
         return model_losses
+
+    def begin(self, device: torch.device) -> None:
+        """Recompute the norms' statistics where the recipe says so (paper, appendix A)."""
+        if self.recipe.detect.recompute_norm:
+            recompute_norms(self.model.net, self.stream(device), self.recipe)
 
     def stream(self, device: torch.device) -> DetectStream:
         """Training batches."""

@@ -5,24 +5,50 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from resnets.config import ConfigError, DataSpec, Preprocess
+from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.files import PICTURE_SUFFIXES, FolderFiles
 from resnets.data.wnids import WNIDS
+from resnets.evaluate.cuts import picture_name
 from resnets.evaluate.predict import find_pictures
-from resnets.models import Net
+from resnets.evaluate.truth import Truth, own_truth, read_truth
 from resnets.weights.hub import imagenet_classes
 
 SplitName = Literal["test", "val", "train"]
 SHOWN = 5  # class names in a message
 
 
-def open_split(net: Net, source: str | None, name: SplitName, *, stored: bool = False) -> Split:
+class Known(Protocol):
+    """What a net, or an artefact of one, says of itself: see `models.Net`."""
+
+    preprocess: Any
+    classes: tuple[str, ...]
+    recipe: Recipe | None
+    origin: str
+
+
+def open_pictures(
+    net: Known, source: str | None, name: SplitName, labels: Path | None = None
+) -> tuple[Split, Truth]:
+    """The pictures to measure `net` on, and what is right: their own classes or those of `labels`.
+
+    Raises as `open_split`, `match_classes` and `read_truth` do.
+    """
+    loose = open_unlabelled(source) if source is not None and labels is not None else None
+    pictures = loose or open_split(net, source, name, stored=True)
+    if labels is not None:
+        names = [picture_name(pictures, row) for row in range(len(pictures))]
+        return pictures, read_truth(labels, names, net.classes)
+    outputs = match_classes(pictures.classes, net.classes, pictures.description)
+    return pictures, own_truth(pictures.labels, outputs, len(net.classes))
+
+
+def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool = False) -> Split:
     """The split called `name` of `source`, or of the data `net` was trained on.
 
     Shares and seeds of splits are the recipe's, so a validation split is the one the run had; the

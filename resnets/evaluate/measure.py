@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from resnets.data import Split
 from resnets.evaluate.cuts import picture_name
-from resnets.evaluate.ensemble import Ensemble, Scored
+from resnets.evaluate.ensemble import Scored
 from resnets.evaluate.ranks import Rank
 from resnets.evaluate.run import Evaluation, evaluate_scores
 from resnets.evaluate.truth import Truth
 
 KEPT = 24  # most confident errors
+
+
+class Scorer(Protocol):
+    """What gives scores of pictures: an `Ensemble`, or an artefact's runtime.
+
+    classes: of its outputs. `protocol` is the sentence that says how `scores` come about.
+    """
+
+    classes: tuple[str, ...]
+
+    def scores(
+        self, split: Split, rows: Sequence[int], workers: int | None = None
+    ) -> Iterator[Scored]:
+        """All `rows` of `split`, each once."""
+        ...
+
+    def protocol(self, names: Sequence[str]) -> str:
+        """How they come about; `names` of the weights."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +79,7 @@ class Measurement:
 
 
 def measure(
-    ensemble: Ensemble,
+    scorer: Scorer,
     split: Split,
     truth: Truth,
     *,
@@ -69,7 +88,7 @@ def measure(
     rank: Rank = Rank(),  # noqa: B008 (frozen)
     workers: int | None = None,
 ) -> Measurement:
-    """Figures of `ensemble` on the pictures of `split` that have a label, each counted once.
+    """Figures of `scorer` on the pictures of `split` that have a label, each counted once.
 
     `weights` name the members in the protocol. `watch` hands on what goes by, to show progress. A
     picture that cannot be read is left out, and its message kept. Raises ValueError when none is
@@ -79,18 +98,18 @@ def measure(
     mistakes: list[Mistake] = []
 
     def scores() -> Iterator[tuple[Tensor, Tensor]]:
-        for scored in watch(ensemble.scores(split, rank.share(truth.rows), workers)):
+        for scored in watch(scorer.scores(split, rank.share(truth.rows), workers)):
             errors.extend(scored.errors)
             if len(scored.rows):
                 targets = truth.targets(scored.rows, scored.logits)
-                found = _mistakes(split, scored, targets, ensemble.classes)
+                found = _mistakes(split, scored, targets, scorer.classes)
                 mistakes[:] = _surest(mistakes + found)
                 yield scored.logits, targets
 
     evaluation = evaluate_scores(
         scores(),
-        ensemble.classes,
-        protocol=f"{ensemble.protocol(weights)}, {split.description}"
+        scorer.classes,
+        protocol=f"{scorer.protocol(weights)}, {split.description}"
         + (f", {truth.note}" if truth.note else ""),
         device=torch.device("cpu"),
     )

@@ -6,18 +6,33 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.errors import DataError
 from resnets.data.files import PICTURE_SUFFIXES
 from resnets.evaluate.ahead import compute_in_groups
-from resnets.evaluate.budget import Budget
-from resnets.evaluate.views import logits_of
-from resnets.models import Net
 
 MOST = 256  # pictures computed at once; a terminal sees their rows together
+
+
+class Classifier(Protocol):
+    """What predicts: see `deploy.backend.Backend`.
+
+    preprocess: a `Preprocessor`. batch: how many pictures are worth computing at once.
+    """
+
+    classes: tuple[str, ...]
+    preprocess: Any
+    batch: int
+
+    def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, K) of pictures (B, size, size, C)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,42 +87,29 @@ def _suffixes() -> str:
 
 
 def predict(
-    model: Net,
-    paths: Sequence[Path],
-    *,
-    top_k: int = 5,
-    device: torch.device,
-    precision: str,
-    workers: int,
+    classifier: Classifier, paths: Sequence[Path], *, top_k: int = 5, workers: int
 ) -> Iterator[Prediction]:
     """One `Prediction` for each of `paths`, in their order, the `top_k` likeliest classes each.
 
-    `model` is on `device`, in eval mode, with `.preprocess` and `.classes` (as `resnets.load`
-    gives it). `workers` threads decode the coming batch while the net computes the present one;
-    at most two batches of pictures, of a size that fits the device, are held. A file that cannot
-    be read yields its error.
+    `workers` threads decode the coming batch while the present one is computed; at most two batches
+    of pictures are held. A file that cannot be read yields its error.
     """
 
     def read(path: Path) -> Tensor:
-        picture: Tensor = model.preprocess.picture(path)
+        picture: Tensor = classifier.preprocess.picture(path)
         return picture
 
-    def shares(images: Tensor) -> Tensor:
-        inputs = model.preprocess.normalise(images.to(device))
-        return logits_of(model, inputs, precision=precision).softmax(1).cpu()
+    def shares(pictures: Sequence[Tensor]) -> Tensor:
+        images = torch.stack([each.permute(1, 2, 0) for each in pictures])  # (B, H, W, C)
+        return torch.from_numpy(classifier.probabilities(images.numpy()))
 
-    budget = Budget(device)
     for group in compute_in_groups(
-        read,
-        lambda pictures: budget.run(shares, torch.stack(list(pictures))),
-        paths,
-        group=min(MOST, budget.pictures(model.preprocess.spec.size**2)),
-        workers=workers,
+        read, shares, paths, group=min(MOST, classifier.batch), workers=workers
     ):
         for path, found in group:
             if isinstance(found, str):
                 yield Prediction(path, error=found)
                 continue
-            best = found.topk(min(top_k, len(model.classes)))
-            classes = tuple(model.classes[k] for k in best.indices.tolist())
+            best = found.topk(min(top_k, len(classifier.classes)))
+            classes = tuple(classifier.classes[k] for k in best.indices.tolist())
             yield Prediction(path, classes, tuple(best.values.tolist()))

@@ -72,6 +72,10 @@ class Work(Protocol):
         """The mean picture (C, H, W) that preprocessing subtracts, where it does."""
         ...
 
+    def begin(self, device: torch.device) -> None:
+        """Done once, before the first step, with the model on `device`."""
+        ...
+
     def stream(self, device: torch.device) -> Stream:
         """Training batches."""
         ...

@@ -1,0 +1,96 @@
+"""`resnets export`: a net as a file for another runtime, proved equal before it is written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from resnets.config import ConfigError
+
+if TYPE_CHECKING:
+    from resnets.deploy.artefact import Precision
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+SHORT = {"float32": "", "bfloat16": "-bf16", "int8": "-int8"}
+
+
+def command(
+    weights: tyro.conf.Positional[str],
+    /,
+    to: Literal["onnx", "openvino", "torch"] = "onnx",
+    int8: Flag = False,
+    bf16: Flag = False,
+    calibrate: str | None = None,
+    max_drop: float = 0.5,
+    out: Path | None = None,
+) -> int:
+    """Write a net as an artefact that takes uint8 pictures, once it has proved itself.
+
+    Its outputs are compared with the net's on real pictures and, with --calibrate, its errors.
+    Where it fails, nothing is written and the exit code is 1. The evidence is in the card beside
+    it, ARTEFACT.json.
+
+    Args:
+        weights: Run folder, checkpoint or published net.
+        to: onnx (.onnx, ONNX Runtime), openvino (.xml and .bin) or torch (.pt2, torch.export).
+        int8: 8-bit weights and activations, of onnx and openvino; needs --calibrate.
+        bf16: bfloat16, of openvino and torch.
+        calibrate: Data set (as train takes it). Its training pictures give int8 its ranges; on its
+            validation or test pictures errors are counted.
+        max_drop: Points by which the top-1 error may rise.
+        out: File to write; default: NET[-int8|-bf16] with the format's suffix, in the run's folder.
+    """
+    if int8 and bf16:
+        raise ConfigError("--int8 and --bf16 exclude each other")
+    from resnets.weights.checkpoint import task_of
+
+    if task_of(weights) != "classify":
+        raise ConfigError(
+            f"{weights}: detectors and segmenters cannot be exported yet; `resnets serve` and"
+            " `resnets predict` take the checkpoint"
+        )
+    from resnets.deploy.artefact import is_artefact
+    from resnets.deploy.export import export
+    from resnets.weights.load import load
+
+    if is_artefact(weights):
+        raise ConfigError(f"{weights}: is an artefact already; name the run or checkpoint")
+    precision: Precision = "int8" if int8 else "bfloat16" if bf16 else "float32"
+    net = load(weights)
+    source = Path(weights)
+    if out is None:
+        folder = source if source.is_dir() else source.parent if source.is_file() else Path()
+        out = folder / f"{net.spec.name}{SHORT[precision]}{SUFFIX[to]}"
+    card = export(
+        net,
+        to,
+        precision,
+        out,
+        data=calibrate,
+        max_drop=max_drop,
+        source=source,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    _print(card, out)
+    return 0
+
+
+def _print(card: dict[str, Any], out: Path) -> None:
+    parity = card["parity"]
+    worst = max(each["relative"] for each in parity["batches"])
+    batches = ", ".join(str(each["batch"]) for each in parity["batches"])
+    print(f"{out}: {card['runtime']} {card['precision']}, {out.stat().st_size / 1e6:.1f} MB")
+    print(
+        f"  outputs: {worst:.2g} of their spread away from the net's (allowed {parity['limit']:g})"
+        f" at batch {batches}, on {parity['pictures']}"
+    )
+    if errors := card.get("errors"):
+        print(
+            f"  top-1 error: {errors['top1_error_after']:.2f}%, the net's"
+            f" {errors['top1_error_before']:.2f}%, on {errors['pictures']:,} pictures"
+        )
+    print(f"  card: {out.name}.json")

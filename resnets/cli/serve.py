@@ -1,0 +1,94 @@
+"""`resnets serve`: nets behind HTTP, with a page to try them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Literal
+
+import tyro
+
+from resnets.config import ConfigError
+
+
+def command(
+    models: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]MODEL ...")
+    ],
+    /,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    token_env: str | None = None,
+    max_batch: int = 32,
+    max_delay_ms: float = 5.0,
+    max_latency_ms: float = 1000.0,
+    queue: int = 256,
+    max_upload_mb: float = 32.0,
+    max_megapixels: float = 50.0,
+    prefer: Literal["auto", "torch", "onnx", "openvino"] = "auto",
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+) -> int:
+    """Serve nets over HTTP: POST /predict, /explain, a page at /, and /docs that explain the rest.
+
+    SIGHUP loads models anew whose files have changed; SIGTERM and Ctrl-C answer what was accepted,
+    then end.
+
+    Args:
+        models: Artefacts, run folders or checkpoints, as PATH, NAME=PATH or NAME@VERSION=PATH. The
+            first is the default; of several versions of a name the last one answers for it.
+        port: 0 takes a free one; the first line of the log says which.
+        host: Address to listen on. Others than this machine reach it at 0.0.0.0 or ::.
+        token_env: Name of the environment variable with the bearer token that requests must send.
+        max_batch: Pictures computed at once.
+        max_delay_ms: How long the first picture of a batch waits for others at most.
+        max_latency_ms: From acceptance to answer; what would take longer is refused with 503.
+        queue: Pictures accepted and not answered yet, for each model, at most.
+        max_upload_mb: MiB of a request.
+        max_megapixels: Millions of pixels of a picture.
+        prefer: What has to compute them.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: Of checkpoints; auto is bfloat16 where the device computes it natively.
+    """
+    if not models:
+        raise ConfigError("name at least one artefact, run or checkpoint")
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port {port}: is 0..65535")
+    from resnets.deploy.serve_limits import Limits
+
+    limits = Limits(
+        max_batch=max_batch,
+        max_delay=max_delay_ms / 1000,
+        max_latency=max_latency_ms / 1000,
+        queue=queue,
+        upload=int(max_upload_mb * (1 << 20)),
+        pixels=int(max_megapixels * 1e6),
+    )
+    token = _token(token_env)
+    try:
+        from resnets.deploy import serve
+        from resnets.deploy.serve_metrics import Metrics
+        from resnets.deploy.serve_registry import Registry, Source
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("resnets"):
+            raise
+        raise ConfigError(
+            f"the package {error.name} is missing; pip install 'resnets[serve]'"
+        ) from None
+    sources = [Source.parse(text) for text in models]
+    sock = serve.bind(host, port)
+    if token is None and not serve.is_loopback(host):
+        print(f"resnets serve: {host}: anybody there may ask; see --token-env", file=sys.stderr)
+    metrics = Metrics()
+    registry = Registry(sources, limits, metrics, prefer=prefer, device=device, precision=precision)
+    serve.serve(sock, registry, limits, metrics, token)
+    return 0
+
+
+def _token(name: str | None) -> str | None:
+    if name is None:
+        return None
+    token = os.environ.get(name, "")
+    if not token.strip() or not token.isascii():
+        raise ConfigError(f"--token-env {name}: that variable is empty or not ASCII")
+    return token.strip()

@@ -1,0 +1,220 @@
+"""The runtimes: one class for each that computes a `Backend`. See `deploy/backend.py`."""
+
+from __future__ import annotations
+
+import json
+import threading
+import zipfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from resnets import host
+from resnets.config import ConfigError, Recipe
+from resnets.data.preprocess import Preprocessor
+from resnets.deploy.artefact import KEY, ArtefactError, Facts, check_files, need
+from resnets.deploy.graph import INPUT, OUTPUT, Deployed
+from resnets.evaluate.budget import Budget
+from resnets.models import Net
+
+Pictures = np.ndarray  # uint8 (B, size, size, channels)
+Scores = np.ndarray  # float32 (B, K)
+
+
+class Engine(ABC):
+    """What all backends share; see `deploy.backend.Backend`. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        preprocess: Preprocessor,
+        origin: str,
+        recipe: Recipe | None = None,
+    ) -> None:
+        spec = preprocess.spec
+        self.name, self.classes, self.preprocess, self.origin = name, classes, preprocess, origin
+        self.recipe, self.size, self.channels = recipe, spec.size, spec.channels
+        self.batch = Budget(torch.device("cpu")).pictures(spec.size**2)
+
+    @abstractmethod
+    def _compute(self, pictures: Pictures) -> Scores:
+        """Logits (B, K) of pictures of the right shape."""
+
+    def logits(self, pictures: Pictures) -> Scores:
+        """(B, K) float32 of pictures (B, size, size, channels) uint8."""
+        wanted = (self.size, self.size, self.channels)
+        if pictures.dtype != np.uint8 or pictures.shape[1:] != wanted or not len(pictures):
+            raise ValueError(
+                f"pictures {pictures.dtype} {pictures.shape}: {self.name} takes uint8 (B, "
+                + ", ".join(map(str, wanted))
+                + ")"
+            )
+        return self._compute(np.ascontiguousarray(pictures))
+
+    def probabilities(self, pictures: Pictures) -> Scores:
+        """The same after the softmax; rows sum to 1."""
+        logits = self.logits(pictures)
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        scores: Scores = shares / shares.sum(1, keepdims=True)
+        return scores
+
+
+class TorchEngine(Engine):
+    """A net of ours in torch, folded, on any device."""
+
+    def __init__(self, net: Net, device: str = "auto", precision: str = "auto") -> None:
+        self.device = host.pick_device(device)
+        if self.device.type == "cpu":
+            host.keep_pages()
+        precise = host.pick_precision(precision, self.device)
+        name = f"torch {precise}, {host.device_name(self.device)}"
+        super().__init__(name, net.classes, net.preprocess, net.origin, net.recipe)
+        self.graph: nn.Module = Deployed(net, precise).to(self.device)
+        self.budget = Budget(self.device)
+        self.batch = self.budget.pictures(self.size**2)
+
+    def _compute(self, pictures: Pictures) -> Scores:
+        with torch.inference_mode():
+            images = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # as the budget counts pixels
+            scores: Scores = self.budget.run(self._part, images).numpy()
+            return scores
+
+    def _part(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.graph(images.permute(0, 2, 3, 1).to(self.device))
+        return logits.cpu()
+
+
+class _Stored(Engine):
+    """An engine of an artefact, which says of itself what it is."""
+
+    def __init__(self, facts: Facts, path: Path) -> None:
+        self.facts = facts
+        super().__init__(
+            f"{facts.kind} {facts.precision}",
+            facts.classes,
+            facts.preprocessor,
+            f"{path.name} (of {facts.origin})",
+            facts.recipe,
+        )
+
+
+class OnnxEngine(_Stored):
+    """An .onnx file in ONNX Runtime, on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        need("onnxruntime", f"{path}:")
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
+        except Exception as error:  # its errors share no base class of their own
+            raise _unreadable(path, error) from None
+        text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
+        super().__init__(Facts.from_text(text, path), path)
+
+    def _compute(self, pictures: Pictures) -> Scores:
+        scores: Scores = self.session.run([OUTPUT], {INPUT: pictures})[0]
+        return scores
+
+
+class OpenvinoEngine(_Stored):
+    """An .xml and .bin pair in OpenVINO, on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        need("openvino", f"{path}:")
+        import openvino as ov
+
+        core = ov.Core()
+        try:
+            model = core.read_model(path)
+        except RuntimeError as error:
+            raise _unreadable(path, error) from None
+        text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
+        super().__init__(Facts.from_text(text, path), path)
+        # Left alone, a CPU that multiplies bfloat16 computes float32 graphs in it.
+        precise = "bf16" if self.facts.precision == "bfloat16" else "f32"
+        self.compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": precise,
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            },
+        )
+        self.requests = threading.local()  # a request computes one batch at a time
+
+    def _compute(self, pictures: Pictures) -> Scores:
+        if not hasattr(self.requests, "own"):
+            self.requests.own = self.compiled.create_infer_request()
+        scores: Scores = self.requests.own.infer({0: pictures})[0].copy()
+        return scores
+
+
+class ProgramEngine(_Stored):
+    """A .pt2 file in torch, on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        refuse_pickles(path)
+        extra = {f"{KEY}.json": ""}
+        try:
+            program = torch.export.load(path, extra_files=extra)
+            self.graph = program.module()
+        except Exception as error:  # arbitrary bytes make the reader raise errors of any kind
+            raise _unreadable(path, error) from None
+        super().__init__(Facts.from_text(extra[f"{KEY}.json"], path), path)
+        host.keep_pages()
+
+    def _compute(self, pictures: Pictures) -> Scores:
+        with torch.inference_mode():
+            scores: Scores = self.graph(torch.from_numpy(pictures)).numpy()
+            return scores
+
+
+def refuse_pickles(path: Path) -> None:
+    """ArtefactError where torch would unpickle something of this file: that can run any code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            configs = [name for name in archive.namelist() if name.endswith("_config.json")]
+            for name in configs:
+                held: dict[str, Any] = json.loads(archive.read(name))["config"]
+                if "/constants/" in name and held:
+                    raise ArtefactError(f"{path}: holds objects that are no tensors; not opened")
+                if any(entry.get("use_pickle", True) for entry in held.values()):
+                    raise ArtefactError(f"{path}: holds pickled weights; not opened")
+    except (zipfile.BadZipFile, ValueError, KeyError, AttributeError, OSError) as error:
+        if isinstance(error, ArtefactError):
+            raise
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> ArtefactError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return ArtefactError(f"{path}: cannot be opened ({reason.strip()[:200]})")
+
+
+ENGINES = {".onnx": OnnxEngine, ".xml": OpenvinoEngine, ".pt2": ProgramEngine}
+
+
+def open_artefact(path: Path, *, device: str = "auto", precision: str = "auto") -> _Stored:
+    """The engine of an artefact whose files are what its card says.
+
+    Raises ArtefactError, and ConfigError where it computes otherwise than it is told to.
+    """
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"--device {device}: {path.name} computes on the CPU; use the checkpoint")
+    check_files(path)
+    engine: _Stored = ENGINES[path.suffix.lower()](path)
+    if precision not in ("auto", engine.facts.precision):
+        raise ConfigError(
+            f"--precision {precision}: {path.name} computes in {engine.facts.precision}"
+        )
+    return engine

@@ -1,0 +1,178 @@
+"""Export: write an artefact aside, prove it, and only then put it in its place with its card."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.config import ConfigError, dump_json, to_dict
+from resnets.data import DataError, Split
+from resnets.deploy.artefact import SUFFIXES, Facts, Kind, Precision, card_of, digest, files_of
+from resnets.deploy.engines import TorchEngine, open_artefact
+from resnets.deploy.prove import BATCHES, LIMITS, compare, count_errors, embedded_pictures
+from resnets.deploy.write import check, write
+from resnets.evaluate.cuts import cut
+from resnets.evaluate.match import open_pictures, open_split
+from resnets.evaluate.truth import Truth
+from resnets.evaluate.views import Views
+from resnets.models import Net
+from resnets.weights.checkpoint import CheckpointError, find_checkpoint
+
+CALIBRATION = 300  # pictures that int8 takes the ranges of activations from (NNCF's default)
+PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Real pictures to prove an artefact with.
+
+    pictures: (10 or more, size, size, C) uint8, for parity. calibration: (N, size, size, C) for
+    int8. split and truth: to count errors on; None where no data was given.
+    """
+
+    pictures: NDArray[np.uint8]
+    source: str
+    calibration: NDArray[np.uint8] | None = None
+    split: Split | None = None
+    truth: Truth | None = None
+
+
+def export(
+    net: Net,
+    kind: Kind,
+    precision: Precision,
+    out: Path,
+    *,
+    data: str | None = None,
+    max_drop: float = 0.5,
+    source: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Write `net` as `out` with its card beside it; returns the card.
+
+    net: as `resnets.load` gives it. data: the set that calibrates int8 (its training part) and on
+    which errors are counted (its validation part, else its test part). source: the net's file, of
+    which the card gives the SHA-256. Raises ConfigError where this cannot be written, and
+    `prove.Refused` where the artefact is not the net; then nothing is written.
+    """
+    check(kind, precision)
+    if SUFFIXES.get(out.suffix.lower()) != kind:
+        wanted = next(suffix for suffix, each in SUFFIXES.items() if each == kind)
+        raise ConfigError(f"--out {out}: a file for {kind} ends in {wanted}")
+    if precision == "int8" and data is None:
+        raise ConfigError("--int8: name pictures to take its ranges from, with --calibrate DATA")
+    if not max_drop >= 0:
+        raise ConfigError(f"--max-drop {max_drop}: points of error, 0 or more")
+    evidence = gather(net, data, precision)
+    facts = Facts.of(net, kind, precision)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as aside:
+        made = Path(aside, out.name)
+        say(f"writing {out.name}")
+        write(net, facts, made, evidence.calibration)
+        say("proving it")
+        card = prove(net, made, evidence, max_drop) | _origin(net, source)
+        sums = {file.name: digest(file) for file in files_of(made)}
+        dump_json({**card, "sha256": sums}, card_of(made))
+        for file in (*files_of(made)[1:], card_of(made), made):
+            os.replace(file, out.with_name(file.name))
+    return {**card, "sha256": sums}
+
+
+def prove(net: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str, Any]:
+    """The evidence that the artefact at `path` computes what `net` does; else raises Refused."""
+    engine = open_artefact(path)
+    facts = engine.facts
+    limit = LIMITS[facts.precision]
+    parity = compare(net, engine, evidence.pictures, limit)
+    card: dict[str, Any] = {
+        "artefact": path.name,
+        "runtime": facts.kind,
+        "precision": facts.precision,
+        "net": facts.net,
+        "classes": list(facts.classes),
+        "input": {
+            "name": "pictures",
+            "type": "uint8",
+            "shape": ["batch", engine.size, engine.size, engine.channels],
+            "is": "RGB" if engine.channels == 3 else "grey",
+        },
+        "output": {
+            "name": "logits",
+            "type": "float32",
+            "shape": ["batch", len(facts.classes)],
+            "is": "scores before the softmax, in the order of the classes",
+        },
+        "preprocess": {
+            **to_dict(facts.preprocess),
+            "before_the_graph": "upright, shorter side to `resize` px (antialiased), centre crop",
+            "in_the_graph": "channel order, scale to 0..1, mean and deviation",
+        },
+        "parity": {
+            "pictures": evidence.source,
+            "measure": "root mean square difference over the deviation of the net's logits",
+            "limit": limit,
+            "batches": [dataclasses.asdict(each) for each in parity],
+        },
+    }
+    if evidence.split is not None and evidence.truth is not None:
+        own = TorchEngine(net, "cpu", "float32")
+        card["errors"] = count_errors(own, engine, evidence.split, evidence.truth, max_drop)
+    return card
+
+
+def gather(net: Net, data: str | None, precision: Precision) -> Evidence:
+    """Pictures from the named set, or those embedded in scikit-learn."""
+    if data is None:
+        pictures, source = embedded_pictures(net.preprocess)
+        return Evidence(pictures, source)
+    training = open_split(net, data, "train", stored=True)
+    try:
+        split, truth = open_pictures(net, data, "val")
+    except DataError:  # it has no validation part
+        split, truth = open_pictures(net, data, "test")
+    few = min(CALIBRATION, len(training))
+    calibration = _some(net, training, few) if precision == "int8" else None
+    pictures = _some(net, split, sum(BATCHES))
+    return Evidence(pictures, split.description, calibration, split, truth)
+
+
+def _some(net: Net, split: Split, count: int) -> NDArray[np.uint8]:
+    """Evenly spaced pictures of a split as the net sees them, (count, size, size, C)."""
+    rows = np.linspace(0, len(split) - 1, count).astype(int).tolist()
+    seen: NDArray[np.uint8] = np.stack(
+        [cut(split, row, Views(), net.preprocess.spec)[0] for row in rows]
+    )
+    return seen
+
+
+def _origin(net: Net, source: Path | None) -> dict[str, Any]:
+    """Where the artefact comes from, and what made it."""
+    weights: dict[str, Any] = {"weights": net.origin}
+    try:
+        if source is not None:
+            weights["sha256"] = digest(find_checkpoint(source))
+    except CheckpointError:  # a published net has no one file
+        pass
+    return {
+        "source": weights,
+        "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,122 @@
+"""Whether an artefact is the net it was made of: equal outputs, and no more errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resnets.data import Split
+from resnets.data.preprocess import Preprocessor
+from resnets.deploy.backend import Backend
+from resnets.deploy.score import evaluate_backend
+from resnets.evaluate.truth import Truth
+from resnets.models import Net
+
+BATCHES = (1, 2, 7)
+# Root mean square of the differences of logits over the logits' standard deviation. Measured on
+# nets of 6 to 50 layers: about 1e-6, 0.005 to 0.02, and 0.01 to 0.1.
+LIMITS = {"float32": 1e-3, "bfloat16": 0.05, "int8": 0.25}
+MOST_MEASURED = 5000  # pictures whose errors are counted
+
+
+class Refused(ValueError):  # noqa: N818 (a verdict)
+    """An artefact that did not prove itself; the message has the numbers."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Logits of an artefact against the net's: largest difference, and relative (see LIMITS)."""
+
+    batch: int
+    largest: float
+    relative: float
+    same_class: int
+
+
+def reference(net: Net) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Logits (B, K) of the net itself, unfolded, in float32, of pictures (B, size, size, C)."""
+
+    def compute(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+            logits: NDArray[np.float32] = net(net.preprocess.normalise(images)).numpy()
+            return logits
+
+    return compute
+
+
+def compare(net: Net, backend: Backend, pictures: NDArray[np.uint8], limit: float) -> list[Parity]:
+    """Outputs at batches of 1, 2 and 7 of the first pictures; Refused where they differ."""
+    expected = reference(net)
+    rows, start = [], 0
+    spread = float(expected(pictures[: sum(BATCHES)]).std()) or 1.0
+    for batch in BATCHES:
+        part = pictures[start : start + batch]
+        start += batch
+        wanted, got = expected(part), backend.logits(part)
+        difference = np.abs(got - wanted)
+        rows.append(
+            Parity(
+                batch=batch,
+                largest=float(difference.max()),
+                relative=float(np.sqrt((difference**2).mean())) / spread,
+                same_class=int((got.argmax(1) == wanted.argmax(1)).sum()),
+            )
+        )
+        if not rows[-1].relative <= limit:  # NaN is refused too
+            raise Refused(
+                f"{backend.name} does not compute what {net.origin} does: at batch {batch} its"
+                f" logits are {rows[-1].relative:.2g} of their spread away, allowed {limit:g}"
+                f" (largest difference {rows[-1].largest:.3g}); nothing was written"
+            )
+    return rows
+
+
+def count_errors(
+    net_backend: Backend, backend: Backend, split: Split, truth: Truth, max_drop: float
+) -> dict[str, Any]:
+    """Top-1 errors of the net and of the artefact on the same pictures, in percent.
+
+    Of a larger split, 5,000 evenly spaced pictures count. Refused where the error rises by more
+    than `max_drop` points.
+    """
+    chosen = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MOST_MEASURED)).astype(int)
+    kept = {truth.rows[place] for place in chosen.tolist()}
+    few = Truth([each if row in kept else () for row, each in enumerate(truth.labels)], truth.note)
+    before = evaluate_backend(net_backend, split, few).evaluation
+    after = evaluate_backend(backend, split, few).evaluation
+    rise = after.top1_error - before.top1_error
+    if not rise <= max_drop:
+        raise Refused(
+            f"{backend.name}: top-1 error rises by {rise:.2f} points, from {before.top1_error:.2f}%"
+            f" to {after.top1_error:.2f}% of {after.examples:,} pictures; allowed are {max_drop:g}"
+            " (--max-drop); nothing was written"
+        )
+    return {
+        "top1_error_before": before.top1_error,
+        "top1_error_after": after.top1_error,
+        "top5_error_before": before.top5_error,
+        "top5_error_after": after.top5_error,
+        "rise": rise,
+        "max_drop": max_drop,
+        "pictures": after.examples,
+        "protocol_before": before.protocol,
+        "protocol_after": after.protocol,
+    }
+
+
+def embedded_pictures(preprocess: Preprocessor) -> tuple[NDArray[np.uint8], str]:
+    """Ten real pictures that come with scikit-learn, as a net sees them, and what they are."""
+    from sklearn.datasets import load_digits, load_sample_images
+
+    photographs = load_sample_images().images  # two, 640x427 px
+    digits = [(image * 255 / 16).astype(np.uint8) for image in load_digits().images[:8]]
+    # The first batch sees a photograph, the second the other and a digit, the third digits.
+    seen = [preprocess.picture(each) for each in (*photographs, *digits)]
+    cut = torch.stack(seen).permute(0, 2, 3, 1).contiguous().numpy()
+    return cut, "scikit-learn's two sample photographs and eight digits"

@@ -1,0 +1,63 @@
+"""What a backend makes of a split: the figures of `resnets evaluate`, from an artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnets.data import Split
+from resnets.data.memory import cores
+from resnets.deploy.backend import Backend
+from resnets.evaluate.ahead import compute_in_groups
+from resnets.evaluate.cuts import Pixels, cut
+from resnets.evaluate.ensemble import FEWEST, MOST, Scored
+from resnets.evaluate.measure import Measurement, measure
+from resnets.evaluate.truth import Truth
+from resnets.evaluate.views import Views
+
+
+class Scorer:
+    """A backend as `evaluate.measure` wants one: scores of pictures of a split, one view each."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.classes = backend, backend.classes
+
+    def scores(
+        self, split: Split, rows: Sequence[int], workers: int | None = None
+    ) -> Iterator[Scored]:
+        """All `rows`, each once, read by `workers` threads while the backend computes."""
+        preprocess, views = self.backend.preprocess.spec, Views()
+
+        def read(row: int) -> Pixels:
+            return cut(split, row, views, preprocess)[0]
+
+        def compute(pictures: Sequence[Pixels]) -> Tensor:
+            return torch.from_numpy(self.backend.logits(np.stack(pictures)))
+
+        group = min(max(FEWEST, self.backend.batch), MOST)
+        for found in compute_in_groups(read, compute, rows, group=group, workers=workers or cores()):
+            whole = [(row, logits) for row, logits in found if not isinstance(logits, str)]
+            logits = [each for _, each in whole] or [torch.empty(0, len(self.classes))]
+            yield Scored(
+                torch.tensor([row for row, _ in whole], dtype=torch.int64),
+                torch.stack(logits).reshape(-1, len(self.classes)),
+                tuple((row, each) for row, each in found if isinstance(each, str)),
+            )
+
+    def protocol(self, names: Sequence[str]) -> str:
+        """Views, size, what computes, and the artefact."""
+        views = Views().describe(self.backend.preprocess.spec, "probabilities")
+        return f"{views}, {self.backend.name}, {', '.join(names)}"
+
+
+def evaluate_backend(
+    backend: Backend,
+    split: Split,
+    truth: Truth,
+    watch: Callable[[Iterable[Scored]], Iterable[Scored]] = iter,
+) -> Measurement:
+    """Figures of `backend` on the pictures of `split` that have a label."""
+    return measure(Scorer(backend), split, truth, weights=[backend.origin], watch=watch)

@@ -1,0 +1,79 @@
+"""Running the server: its socket, its signals, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Sequence
+
+import uvicorn
+
+from resnets.deploy.serve_app import make_app
+from resnets.deploy.serve_http import Connection
+from resnets.deploy.serve_limits import Limits
+from resnets.deploy.serve_metrics import Metrics
+from resnets.deploy.serve_registry import Registry
+from resnets.deploy.serve_watch import log_to_stderr
+
+log = logging.getLogger("resnets.serve")
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which says by /readyz that it stops, and then answers what it has accepted."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, finish the requests, close the models."""
+        self.config.app.state.work.stopping = True  # type: ignore[union-attr]
+        log.info("stopping", extra={"fields": {"requests": len(self.server_state.tasks)}})
+        await super().shutdown(sockets)
+        self._captured_signals.clear()  # or uvicorn would raise them again: this end is a good one
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A TCP socket there, before anything slow is done; OSError says why not."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, error.strerror, f"{host}:{port}") from None
+    return sock
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(sock: socket.socket, registry: Registry, limits: Limits, metrics: Metrics,
+          token: str | None) -> None:  # fmt: skip
+    """Answer until SIGINT or SIGTERM, then finish what was accepted."""
+    log_to_stderr()
+    connection = type("Bounded", (Connection,), {"most": limits.connections})
+    config = uvicorn.Config(
+        make_app(registry, limits, metrics, token),
+        http=connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=int(limits.body + limits.answer),
+    )
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    fields = {"url": f"http://{shown}:{port}/", "models": names(registry)}
+    log.info("serving", extra={"fields": fields})
+    asyncio.run(Server(config).serve([sock]))
+
+
+def names(registry: Registry) -> Sequence[str]:
+    """NAME@VERSION of each model."""
+    return [f"{each.source.name}@{each.version}" for each in registry.models]

@@ -1,0 +1,291 @@
+"""The server's routes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from resnets.data.errors import DataError
+from resnets.data.memory import cores
+from resnets.deploy.serve_body import DisconnectedError, Intake, check_picture, pictures_of
+from resnets.deploy.serve_docs import BODY, EXPLAINED, PREDICTED, documentation
+from resnets.deploy.serve_http import error_body
+from resnets.deploy.serve_limits import Limits, RefusalError
+from resnets.deploy.serve_metrics import Metrics
+from resnets.deploy.serve_models import Asked
+from resnets.deploy.serve_registry import Registry, Served
+from resnets.deploy.serve_watch import Watch
+
+T = TypeVar("T")
+PAGE = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+ModelName = Annotated[
+    str | None,
+    Query(max_length=130, description="NAME or NAME@VERSION; the first one if left out"),
+]
+
+
+class Work:
+    """What the routes share: models, bounds, and the threads that decode."""
+
+    def __init__(self, registry: Registry, limits: Limits, metrics: Metrics) -> None:
+        self.registry, self.limits, self.metrics = registry, limits, metrics
+        self.intake = Intake(limits)
+        self.decoders = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+        self.stopping = False
+
+    async def predict(self, request: Request, model: str | None, asked: Asked) -> dict[str, Any]:
+        """Read the body, let its pictures in, answer them."""
+
+        async def ask(served: Served, pictures: list[bytes]) -> list[Any]:
+            return await asyncio.gather(
+                *(self._one(served, data, f"picture {n}") for n, data in enumerate(pictures, 1))
+            )
+
+        start = time.monotonic()
+        served, answers, waited = await self._let_in(request, model, ask)
+        return {
+            "model": served.source.name,
+            "version": served.version,
+            "task": served.model.task,
+            "engine": served.model.engine,
+            "predictions": [served.model.describe(answer, asked) for answer in answers],
+            "milliseconds": {
+                "total": round(1000 * (time.monotonic() - start), 2),
+                "accepted": round(1000 * waited, 2),
+            },
+        }
+
+    async def explain(
+        self, request: Request, model: str | None, wanted: str | None
+    ) -> tuple[bytes, str]:
+        """The PNG that explains the one picture of the body, and the class it is about."""
+
+        async def ask(served: Served, pictures: list[bytes]) -> tuple[bytes, str]:
+            if len(pictures) > 1:
+                raise RefusalError(400, "explain: one picture at a time")
+            await self._run(self.decoders, check_picture, pictures[0], "the picture", self.limits)
+            return await self._run(
+                served.batcher.thread, served.model.explain, pictures[0], "the picture", wanted
+            )
+
+        return (await self._let_in(request, model, ask))[1]
+
+    async def _let_in(
+        self,
+        request: Request,
+        model: str | None,
+        ask: Callable[[Served, list[bytes]], Coroutine[Any, Any, T]],
+    ) -> tuple[Served, T, float]:
+        """`ask` of the pictures once they are accepted, and seconds from then to the answer."""
+        seen = request.scope["state"]["seen"]
+        self._check(self.registry.find(model))  # before the body is read: shedding has to be cheap
+        async with self.intake.body(request) as body:
+            kind = request.headers.get("content-type", "")
+            pictures = await self._run(self.decoders, pictures_of, body, kind, self.limits)
+            served = self.registry.find(model)  # again: it may have been exchanged meanwhile
+            seen.update(model=f"{served.source.name}@{served.version}", pictures=len(pictures))
+            self._check(served, len(pictures))
+            served.admission.enter(len(pictures))
+            accepted = time.monotonic()
+            try:
+                answer = await self._unless_gone(request, ask(served, pictures))
+            finally:
+                served.admission.leave(len(pictures))
+            self.metrics.pictures.labels(served.source.name).inc(len(pictures))
+            return served, answer, time.monotonic() - accepted
+
+    def _check(self, served: Served, pictures: int = 1) -> None:
+        try:
+            served.admission.check(pictures)
+        except RefusalError:
+            self.metrics.shed.labels(served.source.name).inc()
+            raise
+
+    async def _one(self, served: Served, data: bytes, name: str) -> Any:
+        def prepare() -> Any:
+            check_picture(data, name, self.limits)
+            return served.model.prepare(data, name)
+
+        return await served.batcher.answer(await self._run(self.decoders, prepare))
+
+    async def _unless_gone(self, request: Request, asking: Coroutine[Any, Any, T]) -> T:
+        """Its result; given up as soon as the client leaves, or after `limits.answer`."""
+        task, left = asyncio.create_task(asking), asyncio.create_task(_leaving(request))
+        try:
+            done, _ = await asyncio.wait(
+                (task, left), timeout=self.limits.answer, return_when=asyncio.FIRST_COMPLETED
+            )
+            if task in done:
+                return task.result()
+            if left in done:
+                raise DisconnectedError
+            raise RefusalError(
+                503, f"no answer within {self.limits.answer:.3g} s; try again later", 5
+            )
+        finally:
+            task.cancel()
+            left.cancel()
+            await asyncio.gather(task, left, return_exceptions=True)
+
+    async def _run(
+        self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any
+    ) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+async def _leaving(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def make_app(
+    registry: Registry, limits: Limits, metrics: Metrics, token: str | None = None
+) -> FastAPI:
+    """The ASGI application; `app.state.work` holds its `Work`."""
+    work = Work(registry, limits, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        reloads: set[asyncio.Task[Any]] = set()
+
+        def reload() -> None:
+            task = asyncio.ensure_future(registry.reload())
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is not None:
+            # Outside the main thread whoever embeds the server has its own signals.
+            with suppress(RuntimeError, ValueError):
+                asyncio.get_running_loop().add_signal_handler(hangup, reload)
+        yield
+        await registry.close()
+        work.decoders.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPI(title="resnets", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.work = work
+    app.add_middleware(Watch, metrics=metrics, token=token)
+    _errors(app)
+    _page(app)
+    _health(app, work, token)
+    _answers(app, work)
+    return app
+
+
+def _answers(app: FastAPI, work: Work) -> None:
+    @app.post("/predict", openapi_extra=BODY, responses=PREDICTED)
+    async def predict(
+        request: Request,
+        model: ModelName = None,
+        top_k: Annotated[int, Query(ge=1, le=100_000, description="classes to give")] = 5,
+        threshold: Annotated[float, Query(ge=0, le=1, description="least score")] = 0.5,
+    ) -> JSONResponse:
+        """Name what is in one or more pictures, or find it where the model is a detector."""
+        return JSONResponse(await work.predict(request, model, Asked(top_k, threshold)))
+
+    @app.post("/explain", openapi_extra=BODY, responses=EXPLAINED, response_class=Response)
+    async def explain(
+        request: Request,
+        model: ModelName = None,
+        wanted: Annotated[str | None, Query(alias="class", max_length=500)] = None,
+    ) -> Response:
+        """A PNG of what in a picture speaks for a class (Grad-CAM); the likeliest if none is
+        named. Classifiers served from a checkpoint only."""
+        png, about = await work.explain(request, model, wanted)
+        return Response(png, media_type="image/png", headers={"x-class": quote(about)})
+
+    @app.get("/models")
+    async def models() -> JSONResponse:
+        """What is served; the first one is the default."""
+        return JSONResponse([each.to_json() for each in work.registry.models])
+
+
+def _health(app: FastAPI, work: Work, token: str | None) -> None:
+    @app.get("/healthz")
+    async def healthz() -> JSONResponse:
+        """200 while the process lives."""
+        return JSONResponse({"status": "alive"})
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """200 while requests are taken, 503 once the server stops."""
+        if work.stopping:
+            raise RefusalError(503, "the server is stopping", 5)
+        return JSONResponse({"status": "ready", "models": len(work.registry.models)})
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus's text format."""
+        return Response(work.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.post("/admin/reload")
+    async def reload() -> JSONResponse:
+        """Load anew the models whose files have changed. Only where the server has a token."""
+        if token is None:
+            raise RefusalError(403, "reload: start the server with --token-env, or send it SIGHUP")
+        return JSONResponse({"models": await work.registry.reload()})
+
+
+def _page(app: FastAPI) -> None:
+    folder = resources.files("resnets.deploy") / "page"
+    for path, (name, kind) in PAGE.items():
+        content = (folder / name).read_bytes()  # at start: no request reads a file
+        app.router.add_route(path, _handler(content, kind), methods=["GET"])
+
+    @app.get("/docs", response_class=Response, include_in_schema=False)
+    async def docs() -> Response:
+        """The routes for people; /openapi.json has them for programs."""
+        return Response(documentation(app.openapi()), media_type="text/html; charset=utf-8")
+
+
+def _handler(content: bytes, kind: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def show(request: Request) -> Response:
+        return Response(content, media_type=f"{kind}; charset=utf-8")
+
+    return show
+
+
+def _errors(app: FastAPI) -> None:
+    def answer(
+        request: Request, status: int, reason: str, headers: dict[str, str] | None = None
+    ) -> Response:
+        number = request.scope["state"]["seen"]["request"]
+        body = error_body(status, reason, number)
+        return Response(body, status, headers, media_type="application/json")
+
+    @app.exception_handler(RefusalError)
+    async def refused(request: Request, error: RefusalError) -> Response:
+        after = error.retry_after
+        headers = None if after is None else {"retry-after": str(after)}
+        return answer(request, error.status, error.reason, headers)
+
+    @app.exception_handler(DataError)
+    async def unreadable(request: Request, error: DataError) -> Response:
+        return answer(request, 422, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return answer(request, 422, f"{first['loc'][-1]}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        headers = None if error.headers is None else dict(error.headers)
+        return answer(request, error.status_code, str(error.detail), headers)

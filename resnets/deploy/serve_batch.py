@@ -1,0 +1,148 @@
+"""Many requests, one net: which pictures are let in, and how they become batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from resnets.deploy.serve_limits import Limits, RefusalError
+
+log = logging.getLogger("resnets.serve")
+
+FORGET = 0.9  # share of the past that each batch leaves in the measured speed
+
+
+class Admission:
+    """Counts the pictures that are accepted and not answered yet, and bounds them.
+
+    By Little's law they wait `count / speed` seconds on average: so many are let in that this stays
+    within `max_latency`, never more than `queue`. The speed is measured over busy time only. One
+    request is let in whatever its size while there is none.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits, self.count = limits, 0
+        self._done, self._spent = 0.0, 0.0  # pictures and seconds, the past decayed
+        self._since = 0.0  # when the present busy time, or its latest batch, began
+
+    @property
+    def speed(self) -> float | None:
+        """Pictures/s; None before the first batch."""
+        return self._done / self._spent if self._spent > 0 else None
+
+    @property
+    def room(self) -> int:
+        """Pictures that may be in at a time."""
+        if self.speed is None:
+            return self.limits.queue
+        return max(1, min(self.limits.queue, int(self.speed * self.limits.max_latency)))
+
+    def check(self, pictures: int = 1) -> None:
+        """Raise RefusalError (503) where so many more would wait too long."""
+        if self.count and self.count + pictures > self.room:
+            wait = self.count / self.speed if self.speed else self.limits.max_latency
+            raise RefusalError(
+                503,
+                f"too busy: {self.count} pictures are waiting; try again later",
+                retry_after=max(1, math.ceil(wait)),
+            )
+
+    def enter(self, pictures: int) -> None:
+        """Count them in, or raise as `check`."""
+        self.check(pictures)
+        if not self.count:
+            self._since = time.monotonic()
+        self.count += pictures
+
+    def leave(self, pictures: int) -> None:
+        """They are answered, or their client has gone."""
+        self.count -= pictures
+        assert self.count >= 0
+
+    def computed(self, pictures: int, seconds: float | None = None) -> None:
+        """Note a batch that is done; it took the time since the one before unless told."""
+        now = time.monotonic()
+        spent = now - self._since if seconds is None else seconds
+        self._done = FORGET * self._done + pictures
+        self._spent = FORGET * self._spent + spent
+        self._since = now
+
+
+class Batcher:
+    """Gathers prepared pictures and has them computed, one batch at a time, in a thread.
+
+    A batch is closed when it is full, when its first picture has waited `max_delay`, or as soon as
+    no other accepted picture is on its way: a lone client waits for nobody. While one batch is
+    computed the next one gathers.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Any]], Sequence[Any]],
+        admission: Admission,
+        limits: Limits,
+        noted: Callable[[int, float], None] = lambda pictures, seconds: None,
+    ) -> None:
+        self.compute, self.admission, self.limits, self.noted = compute, admission, limits, noted
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._waiting: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def answer(self, prepared: Any) -> Any:
+        """What `compute` says of one picture; cancelling this takes the picture out again."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.put_nowait((prepared, future))
+        return await future
+
+    async def close(self) -> None:
+        """Stop, once everything let in has been answered."""
+        while self.admission.count:
+            await asyncio.sleep(0.01)
+        if self._task is not None:
+            self._task.cancel()
+        self.thread.shutdown(wait=False)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [(item, future) for item, future in await self._gather() if not future.done()]
+            if not batch:
+                continue
+            start = time.monotonic()
+            try:
+                items = [item for item, _ in batch]
+                answers = await loop.run_in_executor(self.thread, self.compute, items)
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            finally:
+                self.admission.computed(len(batch))
+                self.noted(len(batch), time.monotonic() - start)
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+
+    async def _gather(self) -> list[tuple[Any, asyncio.Future[Any]]]:
+        batch = [await self._waiting.get()]
+        deadline = time.monotonic() + self.limits.max_delay
+        while len(batch) < self.limits.max_batch:
+            if not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+                continue
+            left = deadline - time.monotonic()
+            if left <= 0 or self.admission.count <= len(batch):
+                break
+            try:
+                batch.append(await asyncio.wait_for(self._waiting.get(), left))
+            except TimeoutError:
+                break
+        return batch

@@ -1,0 +1,56 @@
+"""The routes described: for programs (OpenAPI) and, without a network, for people."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+PICTURE = {"type": "string", "format": "binary"}
+TEXTS = {"type": "array", "items": {"type": "string", "format": "byte"}}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": PICTURE},
+            "application/octet-stream": {"schema": PICTURE},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"pictures": {"type": "array", "items": PICTURE}},
+                }
+            },
+            "application/json": {
+                "schema": {"type": "object", "properties": {"pictures": TEXTS}},
+            },
+        },
+    }
+}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "the body is not what its type says"},
+    401: {"description": "the token is missing or wrong"},
+    404: {"description": "no such model"},
+    408: {"description": "the body came too slowly"},
+    413: {"description": "too many bytes, pixels or pictures"},
+    415: {"description": "the body is of another type"},
+    422: {"description": "a picture cannot be read, or an option is out of range"},
+    503: {"description": "too busy; Retry-After says when to come back"},
+}
+PREDICTED = {200: {"description": "one prediction for each picture, in their order"}, **REFUSALS}
+EXPLAINED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the picture under a map of what speaks for the class",
+        "content": {"image/png": {}},
+    },
+    **REFUSALS,
+}
+
+
+def documentation(schema: dict[str, Any]) -> str:
+    """The OpenAPI `schema` as one HTML page that fetches nothing from elsewhere."""
+    source = (resources.files("resnets.deploy") / "page" / "docs.html.j2").read_text("utf-8")
+    template = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    ).from_string(source)
+    return template.render(paths=schema["paths"])

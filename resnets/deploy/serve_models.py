@@ -1,0 +1,253 @@
+"""What a server answers with: classifiers, and detectors, localisers and segmenters."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnets.config import ConfigError
+from resnets.data.decode import decode, decode_whole
+from resnets.deploy.artefact import is_artefact
+from resnets.deploy.backend import Backend, Prefer, open_backend
+from resnets.deploy.serve_limits import RefusalError
+from resnets.detect.geometry import fitted_size, resized
+from resnets.detect.load import load as load_finder
+from resnets.detect.localiser import Localiser, Refiner
+from resnets.detect.measure import Test, make_test
+from resnets.detect.predict import at_least, likeliest
+from resnets.detect.segmenter import Segmenter
+from resnets.detect.shown import Shown
+from resnets.evaluate.explain import PANEL, grad_cam
+from resnets.evaluate.panels import heat
+from resnets.evaluate.prepare import place
+from resnets.weights.checkpoint import find_checkpoint, task_of
+from resnets.weights.load import load
+
+Json = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a request may choose. threshold: least score of an object."""
+
+    top_k: int = 5
+    threshold: float = 0.5
+
+
+class Model(Protocol):
+    """One net behind the server.
+
+    `prepare` decodes one encoded picture, in any thread (DataError); `compute` answers prepared
+    pictures, in one thread at a time; `describe` puts an answer as JSON.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    engine: str
+    explains: bool
+
+    def prepare(self, data: bytes, name: str) -> Any:
+        """What `compute` takes."""
+        ...
+
+    def compute(self, prepared: Sequence[Any]) -> Sequence[Any]:
+        """One answer for each."""
+        ...
+
+    def describe(self, answer: Any, asked: Asked) -> Json:
+        """An answer as JSON."""
+        ...
+
+    def explain(self, data: bytes, name: str, wanted: str | None) -> tuple[bytes, str]:
+        """A PNG of what spoke for class `wanted` (the likeliest if None), and the class."""
+        ...
+
+
+class Classifier:
+    """Names what is in a picture; `where` is kept for the explanations."""
+
+    task = "classify"
+
+    def __init__(self, backend: Backend, where: str) -> None:
+        self.backend, self.where = backend, where
+        self.classes, self.engine = backend.classes, backend.name
+        self.explains = not is_artefact(where)
+        self._net: Any = None
+        self._lock = threading.Lock()
+
+    def prepare(self, data: bytes, name: str) -> NDArray[np.uint8]:
+        """The view (size, size, channels) that the net sees."""
+        return decode(data, self.backend.preprocess.view, name)
+
+    def compute(self, prepared: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.float32]]:
+        """Probabilities (K,) of each."""
+        return list(self.backend.probabilities(np.stack(list(prepared))))
+
+    def describe(self, answer: NDArray[np.float32], asked: Asked) -> Json:
+        """The likeliest classes, best first."""
+        order = np.argsort(-answer, kind="stable")[: asked.top_k]
+        return {
+            "classes": [
+                {"class": self.classes[place], "probability": round(float(answer[place]), 6)}
+                for place in order.tolist()
+            ]
+        }
+
+    def explain(self, data: bytes, name: str, wanted: str | None) -> tuple[bytes, str]:
+        """Grad-CAM over the centre view, PANEL px; RefusalError for artefacts, which have no
+        gradients, and unknown classes."""
+        if wanted is not None and wanted not in self.classes:
+            raise RefusalError(422, f"class {wanted!r}: this model does not know it")
+        net = self._explaining()
+        pixels = self.prepare(data, name)
+        if wanted is None:
+            wanted = self.classes[int(self.compute([pixels])[0].argmax())]
+        picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        image = net.preprocess.normalise(picture)
+        target = torch.tensor([self.classes.index(wanted)])
+        activation = grad_cam(net, image, target)[0].numpy()
+        size = max(PANEL, self.backend.size)
+        view = dataclasses.replace(self.backend.preprocess.view, size=size, channels=3)
+        return _png(heat(Image.fromarray(decode(data, view, name)), activation)), wanted
+
+    def _explaining(self) -> Any:
+        """The net in torch, loaded when it is first asked for."""
+        if not self.explains:
+            raise RefusalError(
+                422, "explain: an exported model has no gradients; serve its checkpoint instead"
+            )
+        with self._lock:
+            if self._net is None:
+                self._net = load(self.where)
+        return self._net
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+    """What was found in a picture of `size` (H, W): objects, or the class of each pixel."""
+
+    size: tuple[int, int]
+    objects: Any
+    classes: NDArray[np.uint8] | None
+
+
+class Finder:
+    """A detector, localiser or segmenter; pictures are computed one after the other."""
+
+    explains = False
+
+    def __init__(self, where: str, device: str, precision: str) -> None:
+        model = load_finder(where)
+        assert model.recipe is not None
+        self.task: str = model.recipe.task
+        self.classes = model.classes
+        chosen, precise = place(model, device, precision)
+        self.test: Test = make_test((model,), model.preprocess, chosen, precise)
+        self.engine = f"torch {precise}"
+
+    def prepare(self, data: bytes, name: str) -> Shown:
+        """The whole picture at the size the net sees; its own pixels are not kept."""
+        pixels = decode_whole(data, name)
+        height, width = pixels.shape[:2]
+        small = resized(pixels, fitted_size(width, height, self.test.shorter, self.test.longer))
+        stored = np.broadcast_to(np.zeros((), np.uint8), pixels.shape)
+        return Shown(0, stored, torch.from_numpy(small).permute(2, 0, 1))
+
+    def compute(self, prepared: Sequence[Shown]) -> Sequence[Seen]:
+        """What is seen in each."""
+        return [self._see(each) for each in prepared]
+
+    def describe(self, answer: Seen, asked: Asked) -> Json:
+        """Objects, surest first, in px of the upright picture; or each class's share of it."""
+        height, width = answer.size
+        said: Json = {"width": width, "height": height}
+        if answer.classes is not None:
+            labels, counts = np.unique(answer.classes, return_counts=True)
+            order = np.argsort(-counts, kind="stable").tolist()
+            said["areas"] = [
+                {
+                    "class": self.classes[int(labels[place])],
+                    "share": round(float(counts[place]) / answer.classes.size, 6),
+                }
+                for place in order
+            ]
+            return said
+        found = answer.objects
+        found = found if self.task == "localise" else at_least(found, asked.threshold)
+        said["objects"] = [
+            _object(found, row, self.classes)
+            for row in np.argsort(-found["scores"], kind="stable").tolist()
+        ]
+        return said
+
+    def explain(self, data: bytes, name: str, wanted: str | None) -> tuple[bytes, str]:
+        """Nothing: RefusalError."""
+        raise RefusalError(422, "explain: is for classifiers; this model answers with places")
+
+    def _see(self, shown: Shown) -> Seen:
+        image = self.test.preprocessor.normalise(shown.image[None].to(self.test.device))[0]
+        shown = dataclasses.replace(shown, image=image)
+        first = self.test.models[0]
+        if isinstance(first, Segmenter):
+            return Seen(shown.stored, None, next(self.test.maps(iter([shown]))))
+        if isinstance(first, Localiser | Refiner):
+            located = next(self.test.located(iter([shown])))
+            return Seen(shown.stored, likeliest(located), None)
+        return Seen(shown.stored, next(self.test.objects(iter([shown]))), None)
+
+
+def open_model(where: str, *, prefer: Prefer, device: str, precision: str) -> Model:
+    """What serves the artefact, run or checkpoint `where`; errors as of its loader."""
+    if not is_artefact(where) and task_of(where) != "classify":
+        if prefer not in ("auto", "torch"):
+            raise ConfigError(f"{where}: finds places, which only torch computes; not {prefer}")
+        return Finder(where, device, precision)
+    return Classifier(open_backend(where, prefer=prefer, device=device, precision=precision), where)
+
+
+def fingerprint(where: str) -> str:
+    """The first 12 hex digits of the SHA-256 of what is stored there; of the name if published."""
+    path = Path(where)
+    if (path / "checkpoints").is_dir():
+        path = find_checkpoint(path)
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if each.is_file())
+    else:  # OpenVINO keeps its weights beside the graph, ONNX may
+        beside = (path.with_suffix(".bin"), path.with_name(path.name + ".data"))
+        files = [each for each in (path, *beside) if each.is_file()]
+    digest = hashlib.sha256()
+    for each in files:
+        with each.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    if not files:
+        digest.update(where.encode())
+    return digest.hexdigest()[:12]
+
+
+def _object(found: Any, row: int, classes: Sequence[str]) -> Json:
+    said: Json = {
+        "class": classes[int(found["labels"][row])],
+        "score": round(float(found["scores"][row]), 6),
+        "box": [round(float(value), 2) for value in found["boxes"][row]],
+    }
+    if "masks" in found:
+        counts = found["masks"][row]["counts"]
+        counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        said["mask"] = {"size": list(found["masks"][row]["size"]), "counts": counts}
+    return said
+
+
+def _png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format="PNG")
+    return out.getvalue()

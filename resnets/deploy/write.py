@@ -1,0 +1,161 @@
+"""A net as a file of each format. What is written here is not yet proved; see `deploy/export.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resnets.config import ConfigError
+from resnets.deploy.artefact import KEY, Facts, need
+from resnets.deploy.graph import INPUT, OUTPUT, Deployed
+from resnets.models import Net
+
+OPSET = 18
+
+
+def write(net: Net, facts: Facts, path: Path, calibration: np.ndarray | None = None) -> None:
+    """Write `net` (float32, on the CPU) to `path` as `facts` say.
+
+    calibration: (N, size, size, C) uint8, of which int8 takes the ranges of activations. Raises
+    ConfigError where the format does not have the precision, or a package is missing.
+    """
+    check(facts.kind, facts.precision)
+    with _quiet():
+        if facts.kind == "torch":
+            _write_torch(net, facts, path)
+        elif facts.kind == "onnx":
+            _write_onnx(net, facts, path, calibration)
+        else:
+            _write_openvino(net, facts, path, calibration)
+
+
+def check(kind: str, precision: str) -> None:
+    """Raise ConfigError where this cannot be written here."""
+    if kind == "torch":
+        if precision == "int8":
+            raise ConfigError("--int8: not with --to torch; take openvino or onnx")
+        return
+    if kind == "onnx" and precision == "bfloat16":
+        raise ConfigError(
+            "--bf16: ONNX Runtime does not compute bfloat16 on CPUs; take --to openvino or torch"
+        )
+    for package in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ("openvino",):
+        need(package, f"--to {kind}")
+    if kind == "openvino" and precision == "int8":
+        need("nncf", "--to openvino --int8")
+
+
+def _program(graph: Deployed, facts: Facts) -> torch.export.ExportedProgram:
+    """The graph for any batch. Its example is two black pictures: 0 and 1 would be constants."""
+    size, channels = facts.preprocess.size, facts.preprocess.channels
+    example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}})
+
+
+def _write_torch(net: Net, facts: Facts, path: Path) -> None:
+    program = _program(Deployed(net, facts.precision), facts)
+    torch.export.save(program, path, extra_files={f"{KEY}.json": facts.to_text()})
+
+
+def _write_onnx(net: Net, facts: Facts, path: Path, calibration: np.ndarray | None) -> None:
+    import onnx
+
+    exported = torch.onnx.export(
+        _program(Deployed(net, plain=True), facts),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert exported is not None
+    model = exported.model_proto
+    if facts.precision == "int8":
+        assert calibration is not None
+        model = _quantized(model, calibration)
+    for key, value in ((KEY, facts.to_text()), ("classes", "\n".join(facts.classes))):
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+
+
+def _quantized(model: Any, calibration: np.ndarray) -> Any:
+    """The model with 8-bit convolutions and products: u8 activations, s8 weights per channel.
+
+    Activations keep all 8 bits (no `reduce_range`): products of u8 and s8 are summed in 32 bits
+    where the CPU has VNNI; one without may saturate, which the proof would show there.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        pictures: Iterator[np.ndarray] = iter(calibration)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            found = next(self.pictures, None)
+            return None if found is None else {INPUT: found[None]}
+
+    with tempfile.TemporaryDirectory() as folder:
+        raw, ready, done = (Path(folder, f"{name}.onnx") for name in ("raw", "ready", "done"))
+        onnx.save(model, raw)
+        quant_pre_process(str(raw), str(ready), skip_symbolic_shape=True)
+        quantize_static(
+            str(ready),
+            str(done),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "MaxPool", "ReduceMean"],
+        )
+        return onnx.load(done)
+
+
+def _write_openvino(net: Net, facts: Facts, path: Path, calibration: np.ndarray | None) -> None:
+    import openvino as ov
+
+    model = ov.convert_model(_program(Deployed(net, plain=True), facts))
+    model.input(0).set_names({INPUT})
+    model.output(0).set_names({OUTPUT})
+    if facts.precision == "int8":
+        assert calibration is not None
+        import nncf
+
+        nncf.set_log_level(logging.ERROR)
+        data = nncf.Dataset([picture[None] for picture in calibration])
+        # Symmetric s8 weights per channel; asymmetric u8 activations, for sums are below zero too.
+        model = nncf.quantize(
+            model,
+            data,
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            subset_size=len(calibration),
+        )
+    model.set_rt_info(facts.to_text(), [KEY])
+    ov.save_model(model, path, compress_to_fp16=facts.precision == "bfloat16")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' notes off stdout and short: errors are raised, and the outcome is proved."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stdout(sys.stderr):
+                yield
+    finally:
+        logging.disable(before)
