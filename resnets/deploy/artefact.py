@@ -78,15 +78,10 @@ class Facts:
             plain: dict[str, Any] = json.loads(text or "")
             if plain.pop("format") != FORMAT:
                 raise ValueError("another format")
-            recipe = plain.pop("recipe")
-            return cls(
-                **plain
-                | {
-                    "classes": tuple(plain["classes"]),
-                    "preprocess": from_dict(Preprocess, plain["preprocess"], where=str(path)),
-                    "recipe": None if recipe is None else from_dict(Recipe, recipe, where=str(path)),
-                }
-            )
+            recipe, where = plain.pop("recipe"), str(path)
+            plain["classes"] = tuple(plain["classes"])
+            plain["preprocess"] = from_dict(Preprocess, plain["preprocess"], where)
+            return cls(**plain, recipe=None if recipe is None else from_dict(Recipe, recipe, where))
         except (ValueError, KeyError, TypeError) as error:
             raise ArtefactError(
                 f"{path}: carries no description that this version of resnets can read"

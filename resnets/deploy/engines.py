@@ -6,6 +6,7 @@ import json
 import threading
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,11 @@ def _unreadable(path: Path, error: Exception) -> ArtefactError:
     return ArtefactError(f"{path}: cannot be opened ({reason.strip()[:200]})")
 
 
-ENGINES = {".onnx": OnnxEngine, ".xml": OpenvinoEngine, ".pt2": ProgramEngine}
+ENGINES: dict[str, Callable[[Path], _Stored]] = {
+    ".onnx": OnnxEngine,
+    ".xml": OpenvinoEngine,
+    ".pt2": ProgramEngine,
+}
 
 
 def open_artefact(path: Path, *, device: str = "auto", precision: str = "auto") -> _Stored:
@@ -212,7 +217,7 @@ def open_artefact(path: Path, *, device: str = "auto", precision: str = "auto") 
     if device not in ("auto", "cpu"):
         raise ConfigError(f"--device {device}: {path.name} computes on the CPU; use the checkpoint")
     check_files(path)
-    engine: _Stored = ENGINES[path.suffix.lower()](path)
+    engine = ENGINES[path.suffix.lower()](path)
     if precision not in ("auto", engine.facts.precision):
         raise ConfigError(
             f"--precision {precision}: {path.name} computes in {engine.facts.precision}"

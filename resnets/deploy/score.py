@@ -38,7 +38,9 @@ class Scorer:
             return torch.from_numpy(self.backend.logits(np.stack(pictures)))
 
         group = min(max(FEWEST, self.backend.batch), MOST)
-        for found in compute_in_groups(read, compute, rows, group=group, workers=workers or cores()):
+        for found in compute_in_groups(
+            read, compute, rows, group=group, workers=workers or cores()
+        ):
             whole = [(row, logits) for row, logits in found if not isinstance(logits, str)]
             logits = [each for _, each in whole] or [torch.empty(0, len(self.classes))]
             yield Scored(

@@ -1,4 +1,4 @@
-"""A net as a file of each format. What is written here is not yet proved; see `deploy/export.py`."""
+"""A net as a file of each format; proving it comes after (`deploy/export.py`)."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _quantized(model: Any, calibration: np.ndarray) -> Any:
     from onnxruntime.quantization.calibrate import CalibrationDataReader
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         pictures: Iterator[np.ndarray] = iter(calibration)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
@@ -149,7 +149,7 @@ def _write_openvino(net: Net, facts: Facts, path: Path, calibration: np.ndarray 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' notes off stdout and short: errors are raised, and the outcome is proved."""
+    """Keep the exporters' notes off stdout: errors are raised, and the outcome is proved."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

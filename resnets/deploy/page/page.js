@@ -53,7 +53,8 @@ async function loadModels() {
   models = await (await ask("models")).json();
   select.replaceChildren(...models.map((model) => {
     const name = `${model.name}@${model.version}`;
-    return make("option", { value: name }, models.length > 1 ? name : model.name);
+    const alone = models.filter((other) => other.name === model.name).length === 1;
+    return make("option", { value: name }, alone ? model.name : name);
   }));
   select.disabled = false;
   describeModel();
@@ -113,6 +114,9 @@ function show(file, model, said, spent) {
     shown.forEach((found, place) => list.append(make("li", {}, plainRow(found.class, found.score, colour(place)))));
   } else {
     seen.areas.forEach((area) => list.append(make("li", {}, plainRow(area.class, area.share))));
+  }
+  if (seen.classes && model.explains) {
+    list.before(make("p", { class: "times" }, "Choose a class to see what speaks for it."));
   }
   const card = make("article", { class: "answer" }, make("figure", {}, stack, caption), words);
   card.dataset.said = `${file.name || "Picture"}: ${headline(seen)}.`;
