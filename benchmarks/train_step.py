@@ -127,7 +127,7 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     from resnets.data.loader import TrainStream
     from resnets.data.preprocess import fit_preprocess
     from resnets.data.split import TensorSplit
-    from resnets.models import build, catalog
+    from resnets.models import build, catalog, fused
     from resnets.train.loop import train_step
     from resnets.train.loss import classification
     from resnets.train.state import new_state
@@ -147,6 +147,7 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
         batch_size=batch,
     )
     net = build(recipe.model).to(memory_format=torch.channels_last)
+    fused.use_kernels(net)
     preprocessor = fit_preprocess(split, recipe.data, 3)
     cpu = torch.device("cpu")
     stream = TrainStream(split, recipe.data, preprocessor, batch, 0, cpu).batches()

@@ -137,6 +137,11 @@ def test_export_and_use(capsys, run, tmp_path, kind, flag, suffix, packages):
     card = json.loads((tmp_path / f"digits{suffix}.json").read_text())
     assert [each["batch"] for each in card["parity"]["batches"]] == [1, 2, 7]
     assert all(each["relative"] < card["parity"]["limit"] for each in card["parity"]["batches"])
+    whole = card["parity"]["whole_pictures"]
+    assert (whole is None) == (kind == "torch")
+    assert card["input"]["shape"] == (
+        ["batch", 16, 16, 1] if whole is None else ["batch", "height", "width", 1]
+    )
     errors = card["errors"]
     assert errors["rise"] == errors["top1_error_after"] - errors["top1_error_before"]
     assert errors["top1_error_before"] < 20  # it has learnt to read

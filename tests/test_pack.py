@@ -84,7 +84,9 @@ def test_parts_classes_labels_and_names_survive(photos: Path, packed: Path) -> N
         assert torch.equal(one.labels, other.labels)
         assert one.description == f"pets packed at 64 px {name}, {len(other)} pictures"
         names = [one.files.name(row).removeprefix(f"{packed}:") for row in range(len(one))]
-        assert names == [str(Path(other.files.name(r)).relative_to(photos)) for r in range(len(one))]
+        assert names == [
+            str(Path(other.files.name(r)).relative_to(photos)) for r in range(len(one))
+        ]
 
 
 def test_pictures_are_scaled_down_to_the_size_and_never_up(photos: Path, packed: Path) -> None:
@@ -165,7 +167,12 @@ def test_all_kinds_of_pictures_are_stored_as_they_are_read(tmp_path: Path) -> No
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("augment", [JITTER, RANDOM, AugmentSpec()])
 def test_views_are_those_of_the_raw_pictures(
-    photos: Path, tmp_path: Path, augment: AugmentSpec, interpolation: str, native: bool, monkeypatch
+    photos: Path,
+    tmp_path: Path,
+    augment: AugmentSpec,
+    interpolation: str,
+    native: bool,
+    monkeypatch,
 ) -> None:
     """Nothing was scaled down, so what is left is the resize; at most 2 of 255 by Pillow's."""
     if not native:

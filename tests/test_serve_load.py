@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -121,7 +122,8 @@ def test_a_client_that_leaves_frees_its_place(net: str):
     with running(f"net={net}", queue=1) as served:
         gate = hold(served)
         body = picture()
-        head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\n"
+        head += f"content-length: {len(body)}\r\n\r\n"
         with served.connect() as connection:
             connection.sendall(head.encode() + body)
             served.until(lambda: served.accepted == 1)
@@ -143,10 +145,8 @@ def test_a_client_that_stalls_frees_its_place(net: str):
         with served.connect() as silent, served.connect() as dripping:
             dripping.sendall(b"GET / HT")
             assert silent.recv(10) == b""
-            try:
+            with suppress(ConnectionResetError):
                 assert dripping.recv(10) == b""
-            except ConnectionResetError:
-                pass
 
 
 def test_too_many_connections_are_told(net: str):
@@ -204,7 +204,7 @@ def test_reload_exchanges_the_net_and_drops_nothing(tmp_path: Path):
         assert said == {f"net@{first['version']}": f"now net@{second['version']}"}
         assert first["version"] != second["version"] == third["version"]
         assert first["predictions"] != second["predictions"] == third["predictions"]
-        assert list(kept.values())[0].startswith("kept: ")
+        assert next(iter(kept.values())).startswith("kept: ")
         assert set(codes) == {200}
         assert len(codes) > 3
 
@@ -227,6 +227,7 @@ def test_the_command_serves_and_sigterm_answers_what_was_accepted(net: str):
                     break
                 except httpx.ConnectError:
                     time.sleep(0.05)
+
             # Bodies whose second half comes after the signal.
             def slowly(n: int) -> httpx.Response:
                 def halves():

@@ -318,7 +318,11 @@ def wait_for_step(folder, step, process):
 
 def errors(cell):
     """What the cell's rows say, without the time it took."""
-    return [(row["kind"], row["step"], row["loss"], row["top1_error"]) for row in cell.rows]
+    return [
+        (row["kind"], row["step"], row["loss"], row["top1_error"])
+        for row in cell.rows
+        if "loss" in row
+    ]
 
 
 def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):

@@ -17,7 +17,7 @@ from resnets.data.netpbm import encode
 from resnets.data.timings import Decoding, Stopwatch
 from resnets.recipes import recipe
 from resnets.report import draw_stages
-from resnets.train.clock import STAGES, Clock, bottleneck, stages_line, whole_run
+from resnets.train.clock import STAGES, Clock, stages_line, whole_run
 from resnets.train.log import read_rows
 
 CPU = torch.device("cpu")
@@ -78,18 +78,15 @@ def trained(files: SlowFiles, step_seconds: float, steps: int = 8) -> dict:
 
 def test_slow_storage_is_told_from_slow_decoding_and_from_computing() -> None:
     stored = trained(SlowFiles(0.004), step_seconds=0.001)
-    assert stored["waiting"] > 0.6
-    assert stored["decode_cpu"] < 0.5
     decoded = trained(SlowFiles(0.004, computing=True), step_seconds=0.001)
-    assert decoded["waiting"] > 0.6
-    assert decoded["decode_cpu"] > stored["decode_cpu"]
-    for row in (stored, decoded):
-        assert row["decode_threads"] == 1
-        assert row["decode_busy"] > 0.6
     computed = trained(SlowFiles(0.0), step_seconds=0.05)
-    assert computed["computing"] > 0.6
-    assert computed["decode_busy"] < 0.5
-    assert bottleneck(computed) == "computing is the bottleneck"
+    for row in (stored, decoded):  # loose bounds: other programs may hold any of the threads up
+        assert row["waiting"] > 0.3 + computed["waiting"]
+        assert row["decode_busy"] > 0.5
+        assert row["decode_threads"] == 1
+    assert computed["computing"] > 0.5
+    on_cpu = [row["seconds"] * row["decode_busy"] * row["decode_cpu"] for row in (stored, decoded)]
+    assert on_cpu[0] < 0.2 < on_cpu[1]  # 64 pictures, 4 ms each
 
 
 def test_time_outside_steps_is_not_counted() -> None:
@@ -134,7 +131,7 @@ def test_decoding_counts_the_threads_that_did_it() -> None:
     [
         ({}, "decoding is the bottleneck: pack the set (resnets data pack), or more threads"),
         ({"packed": True}, "decoding is the bottleneck: more threads (data.workers)"),
-        ({"decode_cpu": 0.2}, "reading is the bottleneck: slow storage"),
+        ({"decode_cpu": 0.2}, "reading is the bottleneck: busy threads had the CPU 20% of"),
         ({"decode_busy": 0.3}, "data came late, though its threads had time"),
         ({"waiting": 0.05, "computing": 0.92}, "computing is the bottleneck"),
         ({"waiting": 0.05, "to_device": 0.9, "computing": 0.04}, "copying to the device is"),
@@ -146,6 +143,7 @@ def test_the_line_of_an_epoch_names_the_bottleneck(change: dict, said: str) -> N
     line = stages_line(row)
     assert line.partition(" -> ")[2].startswith(said)
     assert "\n" not in line
+    assert "(1 decode thread 98% busy)" in stages_line({**ROW, "decode_threads": 1})
     if not change:
         assert line.startswith(
             "41% waiting for data (2 decode threads 98% busy), 2% to device, 1% augmenting, "

@@ -29,6 +29,7 @@ from resnets.data.check_findings import (
 )
 from resnets.data.decode import MOST_PIXELS, decode_whole, naming
 from resnets.data.errors import DataError
+from resnets.data.pack import SUFFIX
 from resnets.data.upright import turn_of
 
 THUMB = 32  # px, what pictures are compared at
@@ -107,7 +108,8 @@ def _oddities(image: Image.Image, name: str, tiny: int) -> Iterator[tuple[Kind, 
     """What the header says of a picture."""
     found = SAME_FORMAT.get(image.format or "", image.format)
     wanted = _formats().get(posixpath.splitext(name)[1].lower())
-    if wanted is not None and found != wanted:
+    packed = f"{SUFFIX}:" in name  # whose pictures keep the names they had
+    if wanted is not None and found != wanted and not packed:
         yield WRONG_SUFFIX, f"holds {found}"
     if min(image.size) < tiny:
         yield TINY, f"{image.width}x{image.height} px"

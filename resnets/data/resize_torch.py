@@ -63,9 +63,7 @@ def _cut(start: float, stop: float, length: int, size: int, support: float) -> C
     return None
 
 
-def _on_grid(
-    skipped: int, step: float, stop: float, length: int, size: int, support: float
-) -> Cut:
+def _on_grid(skipped: int, step: float, stop: float, length: int, size: int, support: float) -> Cut:
     """Outputs `skipped` .. `skipped + size` of the whole axis: begin at one on a whole pixel."""
     if abs(step - 1) * length < EXACT:
         return skipped, skipped + size, size, 0, 1.0

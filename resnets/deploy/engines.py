@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import zipfile
@@ -103,6 +104,13 @@ class _Stored(Engine):
             facts.recipe,
         )
 
+    def whole(self, picture: Pictures) -> Scores | None:
+        """Logits (K,) of a picture (H, W, C) that the graph scales and crops; None where it cannot.
+
+        For the proof: whoever predicts has the decoder do this, which need not give all pixels.
+        """
+        return None
+
 
 class OnnxEngine(_Stored):
     """An .onnx file in ONNX Runtime, on the CPU."""
@@ -111,15 +119,27 @@ class OnnxEngine(_Stored):
         need("onnxruntime", f"{path}:")
         import onnxruntime as ort
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        try:
-            self.session = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
-        except Exception as error:  # its errors share no base class of their own
-            raise _unreadable(path, error) from None
-        text = self.session.get_modelmeta().custom_metadata_map.get(KEY)
+        def session(size: int | None) -> Any:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.log_severity_level = 3
+            for side in ("height", "width") if size else ():
+                options.add_free_dimension_override_by_name(side, size)
+            try:
+                return ort.InferenceSession(path, options, ["CPUExecutionProvider"])
+            except Exception as error:  # its errors share no base class of their own
+                raise _unreadable(path, error) from None
+
+        self.any_size = functools.cache(lambda: session(None))
+        text = self.any_size().get_modelmeta().custom_metadata_map.get(KEY)
         super().__init__(Facts.from_text(text, path), path)
+        self.session = session(self.size)
+        self.any_size.cache_clear()
+
+    def whole(self, picture: Pictures) -> Scores | None:
+        """See `_Stored.whole`."""
+        scores: Scores = self.any_size().run([OUTPUT], {INPUT: picture[None]})[0][0]
+        return scores
 
     def _compute(self, pictures: Pictures) -> Scores:
         scores: Scores = self.session.run([OUTPUT], {INPUT: pictures})[0]
@@ -141,17 +161,22 @@ class OpenvinoEngine(_Stored):
         text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
         super().__init__(Facts.from_text(text, path), path)
         # Left alone, a CPU that multiplies bfloat16 computes float32 graphs in it.
-        precise = "bf16" if self.facts.precision == "bfloat16" else "f32"
-        self.compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": precise,
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            },
+        hints = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.facts.precision == "bfloat16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        self.any_size = functools.cache(
+            lambda: core.compile_model(core.read_model(path), "CPU", hints)
         )
+        model.reshape([-1, self.size, self.size, self.channels])
+        self.compiled = core.compile_model(model, "CPU", hints)
         self.requests = threading.local()  # a request computes one batch at a time
+
+    def whole(self, picture: Pictures) -> Scores | None:
+        """See `_Stored.whole`."""
+        scores: Scores = self.any_size()({0: picture[None]})[0][0]
+        return scores
 
     def _compute(self, pictures: Pictures) -> Scores:
         if not hasattr(self.requests, "own"):

@@ -19,7 +19,14 @@ from resnets.config import ConfigError, dump_json, to_dict
 from resnets.data import DataError, Split
 from resnets.deploy.artefact import SUFFIXES, Facts, Kind, Precision, card_of, digest, files_of
 from resnets.deploy.engines import TorchEngine, open_artefact
-from resnets.deploy.prove import BATCHES, LIMITS, compare, count_errors, embedded_pictures
+from resnets.deploy.prove import (
+    BATCHES,
+    LIMITS,
+    compare,
+    compare_whole,
+    count_errors,
+    embedded_pictures,
+)
 from resnets.deploy.write import check, write
 from resnets.evaluate.cuts import cut
 from resnets.evaluate.match import open_pictures, open_split
@@ -28,6 +35,8 @@ from resnets.evaluate.views import Views
 from resnets.models import Net
 from resnets.weights.checkpoint import CheckpointError, find_checkpoint
 
+CUT = "shorter side to `resize` px (antialiased), centre crop of `size` px"
+NORMALISED = "channel order, scale to 0..1, mean and deviation"
 CALIBRATION = 300  # pictures that int8 takes the ranges of activations from (NNCF's default)
 PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
@@ -95,6 +104,8 @@ def prove(net: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str
     facts = engine.facts
     limit = LIMITS[facts.precision]
     parity = compare(net, engine, evidence.pictures, limit)
+    whole = compare_whole(net, engine, limit)
+    sides = (engine.size, engine.size) if whole is None else ("height", "width")
     card: dict[str, Any] = {
         "artefact": path.name,
         "runtime": facts.kind,
@@ -104,8 +115,9 @@ def prove(net: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str
         "input": {
             "name": "pictures",
             "type": "uint8",
-            "shape": ["batch", engine.size, engine.size, engine.channels],
+            "shape": ["batch", *sides, engine.channels],
             "is": "RGB" if engine.channels == 3 else "grey",
+            "cut_already": [engine.size, engine.size],
         },
         "output": {
             "name": "logits",
@@ -115,14 +127,15 @@ def prove(net: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str
         },
         "preprocess": {
             **to_dict(facts.preprocess),
-            "before_the_graph": "upright, shorter side to `resize` px (antialiased), centre crop",
-            "in_the_graph": "channel order, scale to 0..1, mean and deviation",
+            "before_the_graph": "upright" + (f"; {CUT}" if whole is None else ""),
+            "in_the_graph": ("" if whole is None else f"{CUT}, unless cut already; ") + NORMALISED,
         },
         "parity": {
             "pictures": evidence.source,
             "measure": "root mean square difference over the deviation of the net's logits",
             "limit": limit,
             "batches": [dataclasses.asdict(each) for each in parity],
+            "whole_pictures": whole,
         },
     }
     if evidence.split is not None and evidence.truth is not None:

@@ -17,6 +17,7 @@ import torch
 from resnets.config import ConfigError
 from resnets.deploy.artefact import KEY, Facts, need
 from resnets.deploy.graph import INPUT, OUTPUT, Deployed
+from resnets.deploy.whole import add_to_onnx, add_to_openvino
 from resnets.models import Net
 
 OPSET = 18
@@ -83,6 +84,7 @@ def _write_onnx(net: Net, facts: Facts, path: Path, calibration: np.ndarray | No
     if facts.precision == "int8":
         assert calibration is not None
         model = _quantized(model, calibration)
+    add_to_onnx(model, facts.preprocess)
     for key, value in ((KEY, facts.to_text()), ("classes", "\n".join(facts.classes))):
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, path)
@@ -127,7 +129,6 @@ def _write_openvino(net: Net, facts: Facts, path: Path, calibration: np.ndarray 
     import openvino as ov
 
     model = ov.convert_model(_program(Deployed(net, plain=True), facts))
-    model.input(0).set_names({INPUT})
     model.output(0).set_names({OUTPUT})
     if facts.precision == "int8":
         assert calibration is not None
@@ -143,6 +144,7 @@ def _write_openvino(net: Net, facts: Facts, path: Path, calibration: np.ndarray 
             target_device=nncf.TargetDevice.CPU,
             subset_size=len(calibration),
         )
+    model = add_to_openvino(model, facts.preprocess)
     model.set_rt_info(facts.to_text(), [KEY])
     ov.save_model(model, path, compress_to_fp16=facts.precision == "bfloat16")
 

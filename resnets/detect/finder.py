@@ -188,7 +188,7 @@ def _joined(one: Found, other: Found) -> Found:
 
 
 def _voted(kept: Found, pool: Found) -> Found:
-    """`kept` with each box at the mean, weighted by score, of those of its class that overlap it."""
+    """`kept` with each box at the mean, weighted by score, of its class's boxes that overlap it."""
     overlaps = box_iou(kept["boxes"], pool["boxes"])
     voters = (overlaps >= VOTE_OVERLAP) & (kept["labels"][:, None] == pool["labels"])
     weights = voters * pool["scores"]  # (D, N); each kept box votes for itself

@@ -113,8 +113,8 @@ def make_test(
 class Measured:
     """Figures, what they came from, and what was left out.
 
-    split: the pictures that could be read. found: the objects found in each; empty for segmenters and
-    localisers.
+    split: the pictures that could be read. found: the objects found in each; empty for segmenters
+    and localisers.
     errors: what is wrong with each of the others.
     """
 

@@ -67,9 +67,8 @@ def read_published(source: str, recipe: Recipe) -> Weights | None:
         )
     choices = models.get_model_weights(name)
     if tag not in choices.__members__:
-        raise ConfigError(
-            f"weights: torchvision has no {tag!r} for {name}; known: {', '.join(choices.__members__)}"
-        )
+        known = ", ".join(choices.__members__)
+        raise ConfigError(f"weights: torchvision has no {tag!r} for {name}; known: {known}")
     entry = choices[tag]
     found = read_path(str(torchvision_file(entry.url)))
     # torchvision builds its published detectors with norms that add nothing to the variance.

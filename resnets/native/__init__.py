@@ -20,8 +20,10 @@ from pathlib import Path
 
 log = logging.getLogger("resnets")
 
-FLAGS = "-O3 -march=native -mprefer-vector-width=512 -fno-math-errno -fno-trapping-math".split()
-FLAGS += "-fopenmp -shared -fPIC".split()
+FLAGS = (
+    *("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"),
+    *("-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),
+)
 SWITCH = "RESNETS_NATIVE"  # "0" leaves the kernels out
 SECONDS = 120
 

@@ -55,24 +55,32 @@ def cifar100_paper(net: str = "cifar-resnet20") -> Recipe:
 
 
 def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
-    """One-cycle with Nesterov momentum and averaged weights, 18 epochs.
+    """One-cycle with Nesterov momentum, averaged weights and pictures that grow from 24 to 32 px.
 
-    No label smoothing and little weight decay: in so few epochs a small net underfits.
+    The whole training set, and the weights it ends with: with a rate that falls to zero the last
+    weights are the best ones, and a small validation share picks worse (12.7 or 13.8% in one run).
 
     Command: resnets train cifar10-fast --data PATH.
-    Hardware and time: resnet20 in under 15 minutes on two CPU cores with AMX.
-    Expected: under 12% test error. Reached here: see docs/results.md.
+    Hardware and time: resnet20 in about 15 minutes on two CPU cores with AMX.
+    Expected: 12% test error on JPEG pictures. Reached here: see docs/results.md.
     """
     model = catalog.spec(net, num_classes=10)
     return Recipe(
         name="cifar10-fast",
         model=model,
         data=DataSpec(
-            source="cifar10", val_fraction=0.05, normalise="channel", augment=PAD_AND_FLIP
+            source="cifar10",
+            val_fraction=0.0,
+            normalise="channel",
+            augment=PAD_AND_FLIP,
+            grow_from=24,
+            grow_between=(0.3, 0.7),
+            grow_step=4,
         ),
-        optim=OptimSpec(lr=0.2, nesterov=True, weight_decay=2e-4, decay_norm_and_bias=False),
-        schedule=ScheduleSpec(kind="one-cycle", warmup=0.25),
-        duration="18ep",
+        optim=OptimSpec(lr=0.25, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
+        schedule=ScheduleSpec(kind="one-cycle", warmup=0.2),
+        duration="30ep",
+        label_smoothing=0.1,
         ema_decay=0.998,
         compile="auto",
         recompute=_very_deep(model),

@@ -121,7 +121,9 @@ def stages_line(row: Mapping[str, Any]) -> str:
     """An epoch's stages and what to do about the slowest, as one line."""
     parts = [f"{row[stage]:.0%} {title}" for stage, title in STAGES.items()]
     if row["decode_threads"]:
-        parts[0] += f" ({row['decode_threads']} decode threads {row['decode_busy']:.0%} busy)"
+        count = row["decode_threads"]
+        threads = "1 decode thread" if count == 1 else f"{count} decode threads"
+        parts[0] += f" ({threads} {row['decode_busy']:.0%} busy)"
     return f"{', '.join(parts)} -> {bottleneck(row)}"
 
 
@@ -137,7 +139,10 @@ def bottleneck(row: Mapping[str, Any]) -> str:
     if row["decode_busy"] < FULL:
         return "data came late, though its threads had time: the steps or epochs are very short"
     if row["decode_cpu"] < STALLED:
-        return "reading is the bottleneck: slow storage, or other programs on these cores"
+        return (
+            f"reading is the bottleneck: busy threads had the CPU {row['decode_cpu']:.0%} of the"
+            " time (slow storage, or other programs on these cores)"
+        )
     if row["packed"]:
         return "decoding is the bottleneck: more threads (data.workers), if there are cores left"
     return (

@@ -63,7 +63,8 @@ class RunLog:
 
     def _show_train(self, row: Mapping[str, Any]) -> None:
         said = _said(row, 3)
-        speed = f"{row['images_per_second']:,.0f} images/s"
+        rate = row["images_per_second"]
+        speed = f"{rate:,.{0 if rate >= 10 else 1}f} images/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=row["step"], said=f"{said}  {speed}")
             return
