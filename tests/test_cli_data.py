@@ -131,6 +131,6 @@ def test_help_shows_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_takes_a_packed_set(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its pictures keep the names they had, which is nothing to complain of."""
     said(capsys, "pack", "shapes", "--out", "s.pack")
-    code, out, _ = said(capsys, "check", "s.pack", "--out", "checked")
+    code, _, _ = said(capsys, "check", "s.pack", "--out", "checked")
     assert code == 0
     assert Path("checked/files.csv").read_text().count("\n") == 1
