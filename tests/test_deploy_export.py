@@ -274,8 +274,8 @@ def test_what_an_artefact_cannot_do_is_said(capsys, torch_artefact, tmp_path):
         (("evaluate", torch_artefact, "--views", "ten-crop"), "--views: an artefact sees"),
         (("evaluate", torch_artefact, torch_artefact), "name it alone"),
         (("evaluate", torch_artefact, "--precision", "bfloat16"), "computes in float32"),
-        (("predict", torch_artefact, ".", "--explain", tmp_path), "use its checkpoint"),
-        (("predict", torch_artefact, ".", "--device", "cuda"), "computes on the CPU"),
+        (("predict", torch_artefact, "x.png", "--explain", tmp_path), "use its checkpoint"),
+        (("predict", torch_artefact, "x.png", "--device", "cuda"), "computes on the CPU"),
         (("export", torch_artefact), "is an artefact already"),
     ):
         code, _, err = call(capsys, *words)

@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from resnets import job
-from resnets.config import ConfigError, FinetuneSpec, ModelSpec, Recipe, replace_fields
+from resnets.config import ConfigError, FinetuneSpec, ModelSpec, OptimSpec, Recipe, replace_fields
 from resnets.models import Net, build
 from resnets.recipes import recipe
 from resnets.train.finetune import Tuning
+from resnets.train.optim import make_optimizer
 from resnets.train.state import new_state
 from resnets.train.stop import Stopped
 from resnets.weights.checkpoint import LAST, read_checkpoint
@@ -30,7 +31,8 @@ HEAD = {"head.weight", "head.bias"}
 def moved(net: Net, spec: FinetuneSpec, steps: int, total: int, start: int = 0) -> set[str]:
     """Names of the tensors that `steps` steps of plain SGD change, the first being `start`."""
     tuning = Tuning(net, spec, total)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    plan = OptimSpec(lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = make_optimizer(net, plan, dict.fromkeys(net.parameters(), 1.0))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     for step in range(start, start + steps):
         tuning.begin(step)
@@ -52,6 +54,11 @@ def net() -> Net:
 def test_only_the_head_learns_at_first(net: Net) -> None:
     assert moved(net, FinetuneSpec(head_first=0.5), 2, 4) == HEAD
     everything = moved(net, FinetuneSpec(head_first=0.5), 1, 4, start=2)
+    assert everything == set(net.state_dict())
+
+
+def test_the_rest_joins_the_head_in_the_middle_of_a_run(net: Net) -> None:
+    everything = moved(net, FinetuneSpec(head_first=0.5), 4, 4)
     assert everything == set(net.state_dict())
 
 

@@ -175,7 +175,7 @@ def test_a_body_too_large_is_not_read_to_its_end(served: Running, chunked: bool)
 def test_no_http_at_all_gets_json_too(served: Running):
     with served.connect() as connection:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
-        head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(body)["error"] == "Invalid HTTP request received"
 

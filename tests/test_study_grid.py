@@ -351,7 +351,7 @@ def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):
     end = read_cells(folder)[1]
     assert end.status == "done"
     for before in (stopped, killed):
-        assert errors(end)[: len(before.rows)] == errors(before)
+        assert errors(end)[: len(errors(before))] == errors(before)
     steps = [row["step"] for row in end.rows if row["kind"] == "train"]
     assert steps == [20, 40, 60, 80, 100]
     assert from_toml(end.folder / "recipe.toml").model.num_classes == 10

@@ -31,9 +31,13 @@ def make_optimizer(
     ]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if spec.kind == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused
         )
+        if spec.momentum:  # torch's fused step fails where some learn from a later step on
+            for parameter in model.parameters():
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     if spec.kind == "lamb":
         return Lamb(groups, lr=spec.lr, betas=spec.betas)
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
