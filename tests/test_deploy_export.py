@@ -165,7 +165,7 @@ def test_export_and_use(capsys, run, tmp_path, kind, flag, suffix, packages):
         assert err.startswith(f"predicting with {kind if weights == out else 'torch'} ")
         answers.append(said.splitlines()[1].split(","))
     assert answers[0][1] == answers[1][1]
-    assert float(answers[0][2]) == pytest.approx(float(answers[1][2]), abs=0.1)
+    assert float(answers[0][2]) == pytest.approx(float(answers[1][2]), abs=0.3)
 
 
 def test_a_broken_graph_is_refused_and_nothing_is_written(capsys, run, tmp_path, monkeypatch):
