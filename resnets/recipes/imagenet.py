@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from resnets.config import AugmentSpec, DataSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
 from resnets.models import catalog
 
@@ -90,15 +92,8 @@ def imagenet_tv2(net: str = "resnet50") -> Recipe:
             resize=232,
             val_fraction=0.0,
             normalise="imagenet",
-            augment=AugmentSpec(
-                crop="random-resized",
-                scale=(0.08, 1.0),
-                flip=True,
-                policy="trivial",
-                mixup=0.2,
-                cutmix=1.0,
-                erase=0.1,
-                repeats=4,
+            augment=replace(
+                INCEPTION_CROP, policy="trivial", mixup=0.2, cutmix=1.0, erase=0.1, repeats=4
             ),
         ),
         optim=OptimSpec(lr=0.5, weight_decay=2e-5, decay_norm_and_bias=False),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from resnets.config import AugmentSpec, DataSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
+from resnets.config import DataSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
 from resnets.models import catalog
+from resnets.recipes.imagenet import INCEPTION_CROP
 
 
 def imagenet_rsb_a1(net: str = "resnet50") -> Recipe:
@@ -50,10 +51,8 @@ def imagenet_rsb_a2(net: str = "resnet50") -> Recipe:
             resize=236,
             val_fraction=0.0,
             normalise="imagenet",
-            augment=AugmentSpec(
-                crop="random-resized",
-                scale=(0.08, 1.0),
-                flip=True,
+            augment=replace(
+                INCEPTION_CROP,
                 policy="rand",
                 policy_ops=2,
                 policy_magnitude=7.0,
