@@ -80,13 +80,16 @@ def test_slow_storage_is_told_from_slow_decoding_and_from_computing() -> None:
     stored = trained(SlowFiles(0.004), step_seconds=0.001)
     decoded = trained(SlowFiles(0.004, computing=True), step_seconds=0.001)
     computed = trained(SlowFiles(0.0), step_seconds=0.05)
-    for row in (stored, decoded):  # loose bounds: other programs may hold any of the threads up
-        assert row["waiting"] > 0.3 + computed["waiting"]
-        assert row["decode_busy"] > 0.5
+    # Sleeping and computing take at least what they were asked for, however busy the machine is,
+    # so only lower bounds are held: 64 pictures in batches of 8, 4 ms each; 8 steps of 50 ms.
+    for row in (stored, decoded):
+        assert row["waiting"] * row["seconds"] > 0.03  # the first batch cannot have been ready
+        assert row["decode_busy"] * row["seconds"] > 0.25
         assert row["decode_threads"] == 1
-    assert computed["computing"] > 0.5
-    on_cpu = [row["seconds"] * row["decode_busy"] * row["decode_cpu"] for row in (stored, decoded)]
-    assert on_cpu[0] < 0.2 < on_cpu[1]  # 64 pictures, 4 ms each
+    assert computed["computing"] * computed["seconds"] > 0.4
+    busy = [row["seconds"] * row["decode_busy"] for row in (stored, decoded)]
+    assert busy[0] * (1 - stored["decode_cpu"]) > 0.25  # asleep
+    assert busy[1] * decoded["decode_cpu"] > 0.25  # on the CPU
 
 
 def test_time_outside_steps_is_not_counted() -> None:

@@ -63,8 +63,7 @@ class Unreadable:
         return min(self.total - 1, max(1, share))
 
     def _too_many(self, count: int) -> str:
-        with self._lock:
-            names = [each.partition(": ")[0] for each in self._found.values()][:SHOWN]
+        names = [message.partition(": ")[0] for message in self.messages[:SHOWN]]
         share = self.max_bad
         limit = "" if share is None else f", data.max_bad = {share:g} allows {self.most:,}"
         return (
