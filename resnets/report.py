@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from resnets.config import Recipe, to_toml
+from resnets.config import Recipe, to_toml, whole_file
 from resnets.train.clock import STAGES, TIME, stages_line, whole_run
 from resnets.train.log import read_rows
 
@@ -41,7 +42,8 @@ def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
     """Write curves.svg and report.html into the run folder `out`."""
     rows = read_rows(out)
     svg, spent = draw_curves(rows), whole_run(rows)
-    (out / CURVES).write_text(svg, encoding="utf-8")
+    with whole_file(out / CURVES) as temporary:
+        temporary.write_text(svg, encoding="utf-8")
     environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
     page = _template("report.html.j2").render(
         recipe=recipe,
@@ -54,7 +56,8 @@ def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
         environment=environment,
         folder=out.name,
     )
-    (out / REPORT).write_text(page, encoding="utf-8")
+    with whole_file(out / REPORT) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def figures_of(result: dict[str, Any]) -> dict[str, str]:
@@ -79,7 +82,8 @@ def draw_curves(rows: list[dict[str, Any]]) -> str:
                     axes.plot(*zip(*points, strict=True), style, color=colour, label=kind)
             axes.set_xlabel("epoch")
             axes.set_ylabel(label)
-            axes.set_ylim(bottom=0)
+            highest = axes.dataLim.ymax  # not finite without a point
+            axes.set_ylim(0, 1.06 * highest if 0 < highest < math.inf else None)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
             if axes.lines:

@@ -149,11 +149,15 @@ def test_a_broken_picture_is_named_when_its_batch_is_due(photos: str, tmp_path: 
 
 def test_threads_end_with_the_stream(photos: str) -> None:
     spec = DataSpec(source=photos, size=32, augment=JITTER, workers=3)
+    before = set(threading.enumerate())
     batches = stream(spec).batches()
     next(batches)
-    assert any(thread.name.startswith("decode") for thread in threading.enumerate())
+    begun = set(threading.enumerate()) - before
+    assert any(thread.name.startswith("decode") for thread in begun)
     batches.close()
-    assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
+    for thread in begun:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_imagenette_tar_streams_photographs(shared_data: Path) -> None:

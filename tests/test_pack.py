@@ -282,6 +282,19 @@ def test_batches_do_not_depend_on_workers_or_the_start(packed: Path) -> None:
             assert torch.equal(one.targets, other.targets)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread, so that none is counted as busy while it waits for another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="torch has no vector kernels here"
+)
+@pytest.mark.usefixtures("one_thread")
 def test_a_packed_set_is_read_many_times_faster_than_torchvision_reads_the_raw_one(
     tmp_path: Path,
 ) -> None:
@@ -319,15 +332,14 @@ def test_a_packed_set_is_read_many_times_faster_than_torchvision_reads_the_raw_o
             split.read(row, view)
 
     def seconds(work) -> float:
+        start = time.thread_time()
         work()
-        took = []
-        for _ in range(3):
-            start = time.thread_time()
-            work()
-            took.append(time.thread_time() - start)
-        return min(took)
+        return time.thread_time() - start
 
-    assert seconds(raw) > 4 * seconds(ours)
+    # In turn, and the least of each: who else computes here slows both down, now and then.
+    took = [(seconds(raw), seconds(ours)) for _ in range(6)]
+    theirs_took, ours_took = (min(each) for each in zip(*took, strict=True))
+    assert theirs_took > 4 * ours_took
 
 
 def damages(data: bytes) -> Iterator[tuple[bytes, str]]:

@@ -14,17 +14,24 @@ from resnets.evaluate.predict import find_pictures, predict
 
 
 class Counting:
-    """Preprocessing that reads a number from a file, as a picture of one pixel; counts them."""
+    """Preprocessing that reads a number from a file, as a picture of one pixel; counts them.
+
+    The first file is ready only once another thread has read the second.
+    """
 
     def __init__(self) -> None:
         self.lock, self.read, self.threads = threading.Lock(), 0, set()
+        self.second = threading.Event()
 
     def picture(self, path: Path) -> Tensor:
         with self.lock:
             self.read += 1
             self.threads.add(threading.current_thread())
         number = int(path.stem)
-        time.sleep(0.002 * (number % 3))  # pictures become ready out of order
+        if number == 2:
+            self.second.set()
+        if number == 1:
+            assert self.second.wait(60)
         if number % 10 == 7:
             raise DataError(f"{path}: broken")
         return torch.full((1, 1, 1), number, dtype=torch.uint8)
@@ -35,8 +42,8 @@ class Parity:
 
     classes = ("even", "odd")
 
-    def __init__(self, batch: int = 8) -> None:
-        self.preprocess, self.batch = Counting(), batch
+    def __init__(self, batch: int = 8, at_once: int = 1) -> None:
+        self.preprocess, self.batch, self.at_once = Counting(), batch, at_once
         self.batches: list[int] = []
 
     def probabilities(self, pictures: np.ndarray) -> np.ndarray:
@@ -53,8 +60,9 @@ def run(model: Parity, count: int, top_k: int = 5):
     return predict(model, paths, top_k=top_k, workers=3)
 
 
-def test_order_is_the_files_and_errors_stay_in_their_place():
-    model = Parity()
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_order_is_the_files_and_errors_stay_in_their_place(at_once):
+    model = Parity(at_once=at_once)
     found = list(run(model, 40))
     assert [int(each.path.stem) for each in found] == list(range(1, 41))
     for each in found:
@@ -78,15 +86,21 @@ def test_a_batch_of_broken_files_alone_does_not_reach_the_net():
     assert model.batches == []
 
 
-def test_at_most_two_batches_are_held_and_stopping_early_stops_reading():
-    model = Parity(batch=4)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_one_batch_more_is_held_than_computed_and_stopping_early_stops_reading(at_once):
+    model = Parity(batch=4, at_once=at_once)
+    most = 4 * (1 + at_once)
     stream = run(model, 100)
     next(stream)
-    time.sleep(0.1)  # time for the threads to run ahead as far as they may
-    assert 4 < model.preprocess.read <= 8
+    deadline = time.monotonic() + 60
+    while model.preprocess.read < most - 1:  # as far as the threads are let
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(0.05)  # and no farther, given the time
+    assert model.preprocess.read <= most
     stream.close()
     time.sleep(0.05)
-    assert model.preprocess.read <= 8
+    assert model.preprocess.read <= most
 
 
 def test_folders_are_walked_in_sorted_order_and_only_for_pictures(tmp_path: Path):

@@ -149,6 +149,8 @@ def test_unreadable_permissions_are_named_and_the_rest_goes_on(checkpoint):
         (folder / "closed").mkdir(parents=True)
         for name in ("a.png", "closed/b.png", "c.png"):
             (folder / name).write_bytes(sound("PNG", np.random.default_rng(0)))
+        for path in (folder, copy, folder / "c.png"):  # whatever the umask is
+            path.chmod(0o755)
         (folder / "a.png").chmod(0)
         (folder / "closed").chmod(0)
         words = [copy, folder, "--json", "--device", "cpu", "--precision", "float32"]

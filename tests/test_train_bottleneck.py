@@ -101,16 +101,20 @@ def test_time_outside_steps_is_not_counted() -> None:
         0,
         CPU,
     )
+    start, elsewhere = time.perf_counter(), 0.0
     clock = Clock(stream.timings, 0.0)
     for _ in islice(stream.batches(), 3):
         with clock.computing:
             time.sleep(0.01)
         clock.stepped(None)
-        time.sleep(0.2)  # an evaluation
+        stopped = time.perf_counter()
+        time.sleep(0.02)  # an evaluation
+        elsewhere += time.perf_counter() - stopped
         clock.next()
     spent = clock.lap("row")
     assert spent.steps == 3
-    assert 0.03 <= spent.computing <= spent.seconds < 0.4
+    assert 0.03 <= spent.computing <= spent.seconds
+    assert spent.seconds <= time.perf_counter() - start - elsewhere
     assert clock.lap("row").seconds == 0
     row = clock.epoch_row()  # laps of other names go on
     assert row["seconds"] == spent.seconds
@@ -120,13 +124,13 @@ def test_time_outside_steps_is_not_counted() -> None:
 
 
 def test_decoding_counts_the_threads_that_did_it() -> None:
-    decoding = Decoding()
+    decoding, start = Decoding(), time.perf_counter()
     with decoding.working():
         time.sleep(0.02)
     with pytest.raises(ValueError, match="damaged"), decoding.working():
         raise ValueError("damaged")
-    assert 0.02 <= decoding.busy < 1
-    assert decoding.cpu < 0.02
+    assert 0.02 <= decoding.busy <= time.perf_counter() - start
+    assert decoding.cpu <= decoding.busy - 0.019  # asleep
 
 
 @pytest.mark.parametrize(

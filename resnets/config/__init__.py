@@ -6,7 +6,8 @@ are data, not subclasses: a plain net differs from its residual twin in one fiel
 
 from resnets.config.data import AugmentSpec, DataSpec, Preprocess
 from resnets.config.detect import DetectSpec
-from resnets.config.errors import ConfigError
+from resnets.config.errors import ConfigError, ToldError
+from resnets.config.files import whole_file
 from resnets.config.model import Block, ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.config.recipe import Recipe, parse_duration
@@ -25,6 +26,7 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "ScheduleSpec",
+    "ToldError",
     "dump_json",
     "from_dict",
     "from_toml",
@@ -32,4 +34,5 @@ __all__ = [
     "replace_fields",
     "to_dict",
     "to_toml",
+    "whole_file",
 ]

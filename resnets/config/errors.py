@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class ConfigError(ValueError):
     """A recipe, spec or option that cannot be used; its message says which field and why."""
+
+
+class ToldError(ValueError):
+    """What failed in another process of the run, which says so itself."""

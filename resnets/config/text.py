@@ -13,6 +13,7 @@ import pydantic
 import tomli_w
 
 from resnets.config.errors import ConfigError
+from resnets.config.files import whole_file
 from resnets.config.recipe import Recipe
 
 T = TypeVar("T")
@@ -103,7 +104,6 @@ def _default(path: str) -> Any:
 
 
 def dump_json(value: Any, path: Path, indent: int | None = 2) -> None:
-    """Write `value` as JSON to `path` whole or not at all (temporary file, then rename)."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write `value` as JSON to `path` whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")

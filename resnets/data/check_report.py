@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
+from resnets.config import whole_file
 from resnets.data.check import CheckReport
 from resnets.data.check_findings import KINDS, Finding, Kind
 from resnets.data.check_source import Contents
@@ -51,17 +52,12 @@ def write_check(report: CheckReport, out: Path, kinds: frozenset[Kind] = frozens
     """
     out.mkdir(parents=True, exist_ok=True)
     listed = report.quarantine(kinds)
-    _whole(out / TABLE, _table(report.findings))
-    _whole(out / PAGE, _page(report, listed, kinds))
+    for name, text in ((TABLE, _table(report.findings)), (PAGE, _page(report, listed, kinds))):
+        with whole_file(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     entries = ((each.path, f"{each.kind.name}: {each.detail}") for each in listed)
     write_quarantine(out / QUARANTINE, entries)
     return [out / TABLE, out / PAGE, out / QUARANTINE]
-
-
-def _whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-    temporary.replace(path)
 
 
 def _table(findings: Sequence[Finding]) -> str:

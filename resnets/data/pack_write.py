@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from resnets.config import ConfigError
+from resnets.config import ConfigError, whole_file
 from resnets.data.decode import decode_whole, picture_header, scaled_size
 from resnets.data.errors import DataError
 from resnets.data.files import Files
@@ -69,9 +69,8 @@ def pack(
         raise ConfigError(f"--size {size}: the shorter side in pixels must be 1 or more")
     parts = _parts(source)
     _check_room(parts, size, out)
-    temporary = out.with_name(f".{out.name}.tmp")
     packed, entries = Packed(), {}
-    try:
+    with whole_file(out) as temporary:
         with temporary.open("wb") as file, ThreadPoolExecutor(workers or cores()) as pool:
             file.write(bytes(HEADER.size))
             for role, part in parts.items():
@@ -84,9 +83,6 @@ def pack(
             index = {"name": source.name, "size": size, "classes": source.classes, "parts": entries}
             _finish(file, index)
         packed.size = temporary.stat().st_size
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return packed
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.config import ConfigError, DataSpec
+from resnets.config import ConfigError, DataSpec, whole_file
 from resnets.data.files import Files
 from resnets.data.pack import PackFiles
 
@@ -86,6 +86,5 @@ def _read(path: Path) -> frozenset[str]:
 def write_quarantine(path: Path, entries: Iterable[tuple[str, str]]) -> None:
     """Write paths with what is wrong with each."""
     lines = "".join(f"{name}\t{' '.join(why.split())}\n" for name, why in entries)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(HEAD + lines, encoding="utf-8", errors="surrogateescape", newline="\n")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(HEAD + lines, encoding="utf-8", errors="surrogateescape", newline="\n")

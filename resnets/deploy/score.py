@@ -39,15 +39,14 @@ class Scorer:
 
         group = min(max(FEWEST, self.backend.batch), MOST)
         for found in compute_in_groups(
-            read, compute, rows, group=group, workers=workers or cores()
+            read,
+            compute,
+            rows,
+            group=group,
+            workers=workers or cores(),
+            at_once=self.backend.at_once,
         ):
-            whole = [(row, logits) for row, logits in found if not isinstance(logits, str)]
-            logits = [each for _, each in whole] or [torch.empty(0, len(self.classes))]
-            yield Scored(
-                torch.tensor([row for row, _ in whole], dtype=torch.int64),
-                torch.stack(logits).reshape(-1, len(self.classes)),
-                tuple((row, each) for row, each in found if isinstance(each, str)),
-            )
+            yield Scored.of(found, len(self.classes))
 
     def protocol(self, names: Sequence[str]) -> str:
         """Views, size, what computes, and the artefact."""

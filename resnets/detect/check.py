@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from resnets.config import ConfigError, dump_json
+from resnets.config import ConfigError, dump_json, whole_file
 from resnets.data.decode import picture_header
 from resnets.data.errors import DataError
 from resnets.data.memory import cores
@@ -101,12 +101,13 @@ def check_annotations(
 
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
     """Write a CSV of file, item, kind and what is wrong, a row for each problem."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with (
+        whole_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "item", "kind", "problem"])
         writer.writerows([each.where, each.item, each.kind, each.said] for each in problems)
-    temporary.replace(path)
 
 
 def repair_annotations(where: str, task: Task, out: Path) -> dict[str, int]:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from resnets.config import whole_file
 from resnets.detect.coco_score import CocoFigures
 from resnets.detect.draw import class_colour
 
@@ -43,9 +44,8 @@ def save_curves(
     left.legend(edgecolor="white", framealpha=0.85, fontsize=9, loc="best")
     _classes(right, figures, classes)
     _frame(right, "Each class at overlap 0.50", None)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format=path.suffix.lstrip("."), facecolor="white")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lstrip("."), facecolor="white")
 
 
 def _classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
@@ -68,7 +68,7 @@ def _classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
 def _frame(axes: Axes, title: str, ylabel: str | None) -> None:
     axes.set_title(title, fontsize=11, loc="left", color=INK)
     axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, 1.05)  # a curve of perfect precision does not touch the top
     axes.set_xlabel("recall", color=INK)
     if ylabel:
         axes.set_ylabel(ylabel, color=INK)

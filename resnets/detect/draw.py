@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from resnets.config import whole_file
 from resnets.detect.masks import decode_run
 from resnets.detect.types import IGNORE, Detections, Pixels
 
@@ -98,9 +99,8 @@ def draw_classes(pixels: Pixels, classes: Pixels, names: Sequence[str]) -> Image
 def save_drawing(page: Image.Image, path: Path) -> None:
     """Write a PNG or JPEG, by its suffix, whole or not at all."""
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
-    temporary = path.with_name(f".{path.name}.tmp")
-    page.save(temporary, format="JPEG" if jpeg else "PNG", **({"quality": 92} if jpeg else {}))
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        page.save(temporary, format="JPEG" if jpeg else "PNG", **({"quality": 92} if jpeg else {}))
 
 
 @cache

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw
 
 from resnets.detect.overlap import box_iou
 from resnets.detect.types import Detections, DetectionSplit, Floats, Target
-from resnets.evaluate.panels import GAP, GREEN, RED, SOFT, canvas, caption, save, wrapped
+from resnets.evaluate.panels import GREEN, RED, Said, Tile, file_of, save_tiles
 
 OVERLAP, NEAR = 0.5, 0.1  # a box is right from 0.5 on, and has to do with an object from 0.1 on
-COLUMNS, TILE, LINE = 6, 200, 19
+TILE = 200  # px of a tile's side
 EACH = 12  # of either kind on the page
 PER_PICTURE = 2
 CONTEXT = 2.2  # how much larger than its boxes the part of the picture that is shown is
@@ -54,27 +54,9 @@ def worst_misses(split: DetectionSplit, found: Sequence[Detections]) -> list[Mis
 
 def save_misses(split: DetectionSplit, misses: Sequence[Miss], protocol: str, path: Path) -> None:
     """Write the PNG: each miss in its surroundings, what is there green, what was found red."""
-    columns = min(COLUMNS, max(3, len(misses)))
-    rows = max(1, -(-len(misses) // columns))
-    width = columns * (TILE + GAP) + GAP
-    notes = wrapped(protocol, width - 2 * GAP)
-    head = GAP + (1 + len(notes)) * LINE
-    page = canvas(width, head + rows * (TILE + 3 * LINE + GAP) + GAP)
     title = f"The {len(misses)} worst misses" if misses else "No misses"
-    caption(page, (GAP, GAP), title, width - 2 * GAP, strong=True)
-    for number, note in enumerate(notes, start=1):
-        caption(page, (GAP, GAP + number * LINE), note, width - 2 * GAP, colour=SOFT)
-    for place, miss in enumerate(misses):
-        left = GAP + place % columns * (TILE + GAP)
-        top = head + GAP + place // columns * (TILE + 3 * LINE + GAP)
-        page.paste(_tile(split.read(miss.row)[0], miss), (left, top))
-        name = split.files.name(miss.row).replace(":", "/").rsplit("/", 1)[-1]
-        colour = GREEN if miss.found is None else RED
-        lines = ((miss.said[0], colour, True), (miss.said[1], SOFT, False), (name, SOFT, False))
-        for number, (text, shade, strong) in enumerate(lines):
-            where = (left, top + TILE + 3 + number * LINE)
-            caption(page, where, text, TILE, colour=shade, strong=strong)
-    save(page, path)
+    tiles = [_tile(split, miss) for miss in misses]
+    save_tiles(title, protocol, tiles, TILE, path)
 
 
 def _judge(
@@ -132,7 +114,15 @@ def _chosen(misses: Sequence[Miss]) -> list[Miss]:
     return kept
 
 
-def _tile(pixels: np.ndarray, miss: Miss) -> Image.Image:
+def _tile(split: DetectionSplit, miss: Miss) -> Tile:
+    """The miss in its surroundings, what it is, and its file."""
+    happened, why = miss.said
+    colour = GREEN if miss.found is None else RED
+    lines = (Said(happened, colour, strong=True), Said(why), file_of(split.files.name(miss.row)))
+    return Tile(_surroundings(split.read(miss.row)[0], miss), lines)
+
+
+def _surroundings(pixels: np.ndarray, miss: Miss) -> Image.Image:
     """The part of the picture around the miss, square, with its boxes."""
     boxes = np.stack([box for box in (miss.found, miss.missed) if box is not None])
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)

@@ -84,6 +84,17 @@ class Scored:
     logits: Tensor
     errors: tuple[tuple[int, str], ...]
 
+    @classmethod
+    def of(cls, group: Sequence[tuple[int, Tensor | str]], classes: int) -> Scored:
+        """A group of `compute_in_groups`: rows with their logits (K,), or why they have none."""
+        whole = [(row, found) for row, found in group if not isinstance(found, str)]
+        logits = [found for _, found in whole] or [torch.empty(0, classes)]
+        return cls(
+            torch.tensor([row for row, _ in whole], dtype=torch.int64),
+            torch.stack(logits).reshape(-1, classes),
+            tuple((row, found) for row, found in group if isinstance(found, str)),
+        )
+
     def __len__(self) -> int:
         """Pictures that went by, unreadable ones too."""
         return len(self.rows) + len(self.errors)
@@ -138,13 +149,7 @@ class Ensemble:
             group=min(max(FEWEST, least), MOST),
             workers=workers or cores(),
         ):
-            whole = [(row, found) for row, found in group if not isinstance(found, str)]
-            logits = [found for _, found in whole] or [torch.empty(0, len(self.classes))]
-            yield Scored(
-                torch.tensor([row for row, _ in whole], dtype=torch.int64),
-                torch.stack(logits).reshape(-1, len(self.classes)),
-                tuple((row, found) for row, found in group if isinstance(found, str)),
-            )
+            yield Scored.of(group, len(self.classes))
 
     def protocol(self, names: Sequence[str]) -> str:
         """Views, sizes, averaging, precision and weights, net by net; `names` of the weights."""

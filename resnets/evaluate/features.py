@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.config import ConfigError
+from resnets.config import ConfigError, whole_file
 from resnets.data import Split
 from resnets.evaluate.ahead import compute_in_groups
 from resnets.evaluate.budget import Budget
@@ -107,38 +108,38 @@ def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str])
     except ImportError:
         raise ConfigError("--out: Parquet needs pyarrow; pip install 'resnets[hub]'") from None
     rows = iter(found)
-    temporary = path.with_name(f".{path.name}.tmp")
     writer, count = None, 0
-    try:
-        while chunk := list(islice(rows, MOST)):
-            width = len(chunk[0].vector)
+    with whole_file(path) as temporary:
+        try:
+            while chunk := list(islice(rows, MOST)):
+                if writer is None:
+                    writer = pq.ParquetWriter(temporary, _schema(len(chunk[0].vector), about))
+                values = pa.array(np.concatenate([each.vector for each in chunk]))
+                columns = [
+                    pa.array([each.path for each in chunk], pa.string()),
+                    pa.array([each.label for each in chunk], pa.string()),
+                    pa.FixedSizeListArray.from_arrays(values, len(chunk[0].vector)),
+                ]
+                writer.write_batch(pa.record_batch(columns, schema=writer.schema))
+                count += len(chunk)
             if writer is None:
-                schema = pa.schema(
-                    [
-                        ("path", pa.string()),
-                        ("label", pa.string()),
-                        ("embedding", pa.list_(pa.float32(), width)),
-                    ],
-                    metadata={"resnets": json.dumps(about)},
-                )
-                writer = pq.ParquetWriter(temporary, schema)
-            values = pa.array(np.concatenate([each.vector for each in chunk]))
-            columns = [
-                pa.array([each.path for each in chunk], pa.string()),
-                pa.array([each.label for each in chunk], pa.string()),
-                pa.FixedSizeListArray.from_arrays(values, width),
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=writer.schema))
-            count += len(chunk)
-        if writer is None:
-            raise ValueError(f"{path}: not written, there is no readable picture")
-        writer.close()
-        temporary.replace(path)
-    finally:
-        if writer is not None:
-            writer.close()
-        temporary.unlink(missing_ok=True)
+                raise ValueError(f"{path}: not written, there is no readable picture")
+        finally:
+            if writer is not None:
+                writer.close()
     return count
+
+
+def _schema(width: int, about: dict[str, str]) -> Any:
+    """Columns of the table, embeddings of `width` numbers, and `about` beside them."""
+    import pyarrow as pa
+
+    columns = [
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("embedding", pa.list_(pa.float32(), width)),
+    ]
+    return pa.schema(columns, metadata={"resnets": json.dumps(about)})
 
 
 class Nearest:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure, SubFigure
 
+from resnets.config import whole_file
 from resnets.evaluate.metrics import BINS
 from resnets.evaluate.run import Evaluation
 
@@ -39,9 +40,8 @@ def save_figure(evaluation: Evaluation, path: Path) -> None:
     reliability, confidence = upper.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     _reliability(reliability, evaluation)
     _confidence(confidence, evaluation)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", facecolor="white")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", facecolor="white")
 
 
 def _heading(panel: SubFigure, evaluation: Evaluation, protocol: list[str], height: float) -> None:

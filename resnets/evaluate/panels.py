@@ -1,7 +1,9 @@
-"""Pictures for people to look at: text, heat, and whole PNG files."""
+"""Pictures for people to look at: text, heat, pages of tiles, and whole PNG files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from resnets.config import whole_file
+
 INK, SOFT, RED, GREEN = "#1f2933", "#616e7c", "#b8321f", "#2b7a3d"
 GAP = 12
-SIZE = 14  # of text, in px
+SIZE, LINE = 14, 19  # of text, and from one line to the next, in px
+COLUMNS, FEWEST = 6, 3  # tiles in a row at most, and how many it has room for at least
 
 
 @cache
@@ -69,8 +74,50 @@ def heat(picture: Image.Image, activation: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 
+@dataclass(frozen=True)
+class Said:
+    """One line below a tile."""
+
+    text: str
+    colour: str = SOFT
+    strong: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A square picture and the three lines below it."""
+
+    picture: Image.Image
+    lines: tuple[Said, Said, Said]
+
+
+def save_tiles(title: str, protocol: str, tiles: Sequence[Tile], side: int, path: Path) -> None:
+    """Write the PNG: title, protocol, then the tiles of `side` px in rows of up to six."""
+    columns = min(COLUMNS, max(FEWEST, len(tiles)))
+    rows = max(1, -(-len(tiles) // columns))
+    width = columns * (side + GAP) + GAP
+    notes = wrapped(protocol, width - 2 * GAP)
+    head = GAP + (1 + len(notes)) * LINE
+    high = side + 3 * LINE + GAP
+    page = canvas(width, head + rows * high + GAP)
+    caption(page, (GAP, GAP), title, width - 2 * GAP, strong=True)
+    for number, note in enumerate(notes, start=1):
+        caption(page, (GAP, GAP + number * LINE), note, width - 2 * GAP, colour=SOFT)
+    for place, tile in enumerate(tiles):
+        left, top = GAP + place % columns * (side + GAP), head + GAP + place // columns * high
+        page.paste(tile.picture, (left, top))
+        for number, said in enumerate(tile.lines):
+            where = (left, top + side + 3 + number * LINE)
+            caption(page, where, said.text, side, colour=said.colour, strong=said.strong)
+    save(page, path)
+
+
+def file_of(name: str) -> Said:
+    """The line that names a picture's file, of what a split calls it."""
+    return Said(name.replace(":", "/").rsplit("/", 1)[-1])
+
+
 def save(page: Image.Image, path: Path) -> None:
     """Write the PNG whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    page.save(temporary, format="PNG")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        page.save(temporary, format="PNG")

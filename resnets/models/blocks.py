@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import stochastic_depth
 
 from resnets.config import ModelSpec
 from resnets.models.fused import norm_relu
@@ -115,6 +114,8 @@ class Block(nn.Module, ABC):
         """`branch` (B, C, H, W), left out for some pictures in training."""
         if not (self.training and self.drop_path):
             return branch
+        from torchvision.ops import stochastic_depth  # torch's compiler comes with it: seconds
+
         return stochastic_depth(branch, self.drop_path, mode="row", training=True)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from resnets.models.blocks import ZeroPad
 from resnets.models.net import Net
 
 
@@ -123,4 +124,6 @@ def _kind(layer: nn.Module) -> str:
             return f"max pool {layer.kernel_size}x{layer.kernel_size}, stride {layer.stride}"
         case nn.AdaptiveAvgPool2d():
             return "average pool"
+        case ZeroPad():
+            return f"option A, stride {layer.stride}"
     return type(layer).__name__.lower()

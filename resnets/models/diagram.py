@@ -6,11 +6,10 @@ The drawings are plain SVG on a white card, so that they read well on any page, 
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnets.config import ConfigError
+from resnets.config import ConfigError, whole_file
 from resnets.models import Net, build, catalog
 from resnets.models.diagram_block import draw_blocks, read_flow
 from resnets.models.diagram_nets import draw_nets
@@ -68,9 +67,5 @@ def save_diagram(svg: str, path: Path) -> None:
         raise ConfigError(f"{path}: diagrams are SVG only; name a file that ends in .svg")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: no folder {path.parent}; create it first")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(svg, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

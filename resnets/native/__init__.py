@@ -10,13 +10,14 @@ import ctypes
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+
+from resnets import host
 
 log = logging.getLogger("resnets")
 
@@ -47,11 +48,9 @@ def load(name: str) -> ctypes.CDLL | None:
 
 
 def _compiled(source: Path, compiler: str) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resnets" / "native"
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, check=True, timeout=SECONDS
-    ).stdout
-    parts = (source.read_bytes(), version, " ".join(FLAGS).encode(), _processor().encode())
+    cache = host.cache() / "native"
+    processor = host.processor_flags()  # "-march=native"; unlike machines may share a cache
+    parts = (source.read_bytes(), _version(compiler), " ".join(FLAGS).encode(), processor.encode())
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     library = cache / f"{source.stem}-{key}.so"
     if not library.exists():
@@ -64,10 +63,9 @@ def _compiled(source: Path, compiler: str) -> Path:
     return library
 
 
-def _processor() -> str:
-    """What "-march=native" stands for: a cache may be shared by unlike machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+@lru_cache
+def _version(compiler: str) -> bytes:
+    """What the compiler says of itself."""
+    return subprocess.run(
+        [compiler, "--version"], capture_output=True, check=True, timeout=SECONDS
+    ).stdout

@@ -25,6 +25,7 @@ from resnets.config import (
     from_toml,
     replace_fields,
     to_dict,
+    whole_file,
 )
 from resnets.models import catalog
 from resnets.train.log import read_rows
@@ -205,9 +206,8 @@ def _split(setting: str) -> tuple[str, str]:
 def write_grid(grid: Grid, folder: Path) -> None:
     """Begin a study: make its folder and study.toml, whole or not at all."""
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{STUDY}.tmp"
-    temporary.write_text(tomli_w.dumps(to_dict(grid)), encoding="utf-8")
-    temporary.replace(folder / STUDY)
+    with whole_file(folder / STUDY) as temporary:
+        temporary.write_text(tomli_w.dumps(to_dict(grid)), encoding="utf-8")
 
 
 def read_grid(folder: Path) -> Grid:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import html
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Plot
 
+from resnets.config import whole_file
 from resnets.study.figures import THEME
 
 REPORT = "report.html"
@@ -130,9 +130,8 @@ def write_page(page: Page, folder: Path) -> Path:
         _write_numbers(each, folder / "numbers")
     text = _template().render(page=page, theme=THEME, inline=inline)
     path = folder / REPORT
-    temporary = path.with_name(f".{REPORT}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 
@@ -142,8 +141,10 @@ def _write_figure(figure: Figure, folder: Path) -> Markup:
         svg = figure.figure
     else:
         svg = _svg_of(figure.figure, figure.name)
-        figure.figure.savefig(folder / f"{figure.name}.png", dpi=PNG_DPI)
-    (folder / f"{figure.name}.svg").write_text(svg, encoding="utf-8")
+        with whole_file(folder / f"{figure.name}.png") as temporary:
+            figure.figure.savefig(temporary, format="png", dpi=PNG_DPI)
+    with whole_file(folder / f"{figure.name}.svg") as temporary:
+        temporary.write_text(svg, encoding="utf-8")
     if isinstance(figure.figure, str):
         return Markup(_inline(svg, figure.name, figure.alt, "drawing"))
     kind = "plot" if figure.narrow is None else "plot wide"
@@ -204,7 +205,10 @@ def _write_numbers(shown: Figure | Table, folder: Path) -> None:
         numbers = Numbers(shown.columns, shown.rows)
     if numbers is None:
         return
-    with open(folder / f"{shown.name}.csv", "w", encoding="utf-8", newline="") as file:
+    with (
+        whole_file(folder / f"{shown.name}.csv") as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(numbers.columns)
         writer.writerows(numbers.rows)
