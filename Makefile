@@ -26,8 +26,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Comparisons that fit a laptop: about half an hour on two cores. The others say what they need.
 bench: setup
+	$(BIN)/python benchmarks/ceilings.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/depth.py
+	$(BIN)/python benchmarks/scaling.py
 
 clean:
 	rm -rf .venv runs build dist *.egg-info

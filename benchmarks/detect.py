@@ -84,24 +84,31 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     from resnets.detect.losses import model_losses
     from resnets.detect.models import assemble
     from resnets.models import build, catalog
-    from resnets.train.loop import train_step
+    from resnets.ranks import Rank
+    from resnets.train.parallel import Parallel
     from resnets.train.state import new_state
+    from resnets.train.step import train_step
 
     host.keep_pages()
     bf16 = bf16 and host.pick_precision("auto", torch.device("cpu")) == "bfloat16"
     recipe = Recipe(
-        task="detect", model=catalog.spec(net), detect=DetectSpec(), optim=OptimSpec(lr=1e-4)
+        task="detect",
+        model=catalog.spec(net),
+        detect=DetectSpec(),
+        optim=OptimSpec(lr=1e-4),
+        batch_size=batch,
     )
     model = assemble(build(recipe.model), recipe, CLASSES).to(memory_format=torch.channels_last)
     state = new_state(model, recipe, 1000)
     images, targets = pictures(size, batch)
     normalised = [(image - 0.45) / 0.22 for image in images]
+    forward = Parallel(model, Rank())
     given = Batch(normalised, targets, torch.arange(batch))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
     finder = Finder([model])
 
     def train() -> None:
-        train_step(state, model, model_losses, given, autocast, None)
+        train_step(state, forward, model_losses, given, autocast, recipe)
 
     def infer() -> None:
         model.eval()

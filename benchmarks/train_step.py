@@ -128,9 +128,11 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     from resnets.data.preprocess import fit_preprocess
     from resnets.data.split import TensorSplit
     from resnets.models import build, catalog, fused
-    from resnets.train.loop import train_step
+    from resnets.ranks import Rank
     from resnets.train.loss import classification
+    from resnets.train.parallel import Parallel
     from resnets.train.state import new_state
+    from resnets.train.step import train_step
 
     host.keep_pages()
     images, labels = pictures(size)
@@ -154,10 +156,10 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     state = new_state(net, recipe, 1000)
     precision = host.pick_precision("auto", cpu)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
-    loss_fn = classification()
+    loss_fn, forward = classification(), Parallel(net, Rank())
 
     def step() -> None:
-        train_step(state, net, loss_fn, next(stream), autocast, None)
+        train_step(state, forward, loss_fn, next(stream), autocast, recipe)
 
     return step
 

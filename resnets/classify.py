@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from resnets.data.loader import TrainStream, eval_batches
 from resnets.data.preprocess import Preprocessor, fit_preprocess
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.models import Net, build
+from resnets.ranks import Rank
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, classification
 from resnets.train.work import Means
@@ -101,8 +102,8 @@ class ClassificationWork:
     def begin(self, device: torch.device) -> None:
         """Nothing to do."""
 
-    def stream(self, device: torch.device) -> TrainStream:
-        """Training batches."""
+    def stream(self, device: torch.device, rank: Rank) -> TrainStream:
+        """This process's parts of the training batches."""
         size = self.recipe.data.size
         return TrainStream(
             self.splits.train,
@@ -112,13 +113,15 @@ class ClassificationWork:
             self.recipe.seed,
             device,
             channels_last=self.recipe.channels_last,
+            rank=rank,
+            norm_batch=self.recipe.norm_batch,
         )
 
     def compiled(self) -> nn.Module:
         """One graph for each size of growing pictures, fixed like all others."""
         return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
 
-    def evaluator(self, means: Means) -> Evaluate | None:
+    def evaluator(self, means: Means, rank: Rank) -> Evaluate | None:
         """What the loop calls to measure a model; None where there is nothing to measure on."""
         watching = self.recipe.eval.watch_test
         watched = {"val": self.splits.val, "test": self.splits.test() if watching else None}
@@ -131,33 +134,45 @@ class ClassificationWork:
         def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
             figures = {}
             for name, split in present.items():
-                measured = self._measure(model, split, self.preprocessor, means, "training")
+                measured, missed = self._measure(
+                    model, split, self.preprocessor, means, "training", rank
+                )
                 figures[name] = {key: getattr(measured, key) for key in FIGURES}
-                figures[name]["unreadable"] = len(split.unreadable)
+                figures[name]["unreadable"] = len(missed)
             return figures
 
         return evaluate if present else None
 
-    def conclude(self, path: Path, means: Means) -> dict[str, Any]:
-        """Errors of the checkpoint `path` on validation and, this once, on test."""
-        net = load(path).to(means.device)
+    def conclude(self, find: Callable[[], Path], means: Means, rank: Rank) -> dict[str, Any]:
+        """Errors of the run's checkpoint on validation and, this once, on test."""
+        net = rank.from_first(lambda: load(find())).to(means.device)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
             if split is None:
                 continue
-            measured = self._measure(net, split, net.preprocess, means, net.origin).to_json()
+            found, missed = self._measure(net, split, net.preprocess, means, net.origin, rank)
+            measured = found.to_json()
             result[name] = {key: measured[key] for key in (*FIGURES, "examples", "protocol")}
-            result[name]["unreadable"] = split.unreadable.messages
-        result["train"] = {"unreadable": self.splits.train.unreadable.messages}
+            result[name]["unreadable"] = missed
+        met = rank.gather(self.splits.train.unreadable.messages)
+        result["train"] = {"unreadable": list(dict.fromkeys(met))}
         return result
 
     def _measure(
-        self, net: nn.Module, split: Split, preprocessor: Preprocessor, means: Means, weights: str
-    ) -> Evaluation:
+        self,
+        net: nn.Module,
+        split: Split,
+        preprocessor: Preprocessor,
+        means: Means,
+        weights: str,
+        rank: Rank,
+    ) -> tuple[Evaluation, list[str]]:
+        """Figures of all processes together, and what is wrong with pictures left out."""
         device = torch.device(means.device)
+        rows = None if rank.count == 1 else rank.share(list(range(len(split))))
         measured = evaluate_model(
             net,
-            eval_batches(split, preprocessor, self.recipe.eval.batch_size, device),
+            eval_batches(split, preprocessor, self.recipe.eval.batch_size, device, rows=rows),
             split.classes,
             protocol=describe_protocol(
                 size=preprocessor.spec.size,
@@ -168,4 +183,5 @@ class ClassificationWork:
             precision=means.precision,
             device=device,
         )
-        return measured.leaving_out(len(split.unreadable))
+        missed = rank.gather(split.unreadable.messages)
+        return measured.leaving_out(len(missed)), missed

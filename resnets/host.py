@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,12 +50,22 @@ def _cpu_has_bf16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(processor_flags().split())
+
+
+def processor_flags() -> str:
+    """What this processor can do, as Linux names it; elsewhere what kind it is."""
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith("flags")), "")
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
     except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return platform.machine()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def cache() -> Path:
+    """The folder of what is made once for this user and machine, and can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resnets"
 
 
 def keep_pages() -> bool:
@@ -75,6 +87,15 @@ def keep_pages() -> bool:
     except (OSError, AttributeError):
         return False
     return all(done)
+
+
+def give_back_pages() -> None:
+    """Return what the allocator keeps, of glibc's and of CUDA's, after memory ran out."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,16 @@ from resnets import host, native
 from resnets.classify import ClassificationWork
 from resnets.config import ConfigError, Recipe, dump_json, from_toml, to_toml
 from resnets.models import cost, fused
+from resnets.models.norm_batch import use_norm_batch
+from resnets.ranks import Rank
 from resnets.report import write_report
-from resnets.train.log import RunLog
+from resnets.train.log import NoLog, RunLog
 from resnets.train.loop import fit
+from resnets.train.parallel import Parallel
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.work import Means, Work
-from resnets.weights.checkpoint import LAST, find_checkpoint, read_checkpoint
+from resnets.weights.checkpoint import Checkpoint, find_checkpoint
+from resnets.weights.kept import Kept
 
 if TYPE_CHECKING:
     from resnets.detect.work import DetectionWork
@@ -30,38 +36,100 @@ PAYS_AFTER_SECONDS = 300.0
 RESULT = "result.json"
 
 
-def run(recipe: Recipe, out: Path, *, device: str = "auto", quiet: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes on: its device, and which of several processes this is (`ranks.joined`).
+
+    hang_after: seconds after which a step that has not ended ends the process; 0 = never.
+    fit_memory: halve micro-batches until they fit. quiet: say nothing to the terminal.
+    """
+
+    device: str = "auto"
+    rank: Rank = field(default_factory=Rank)
+    hang_after: float = 0.0
+    fit_memory: bool = False
+    quiet: bool = False
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "auto",
+    rank: Rank = Rank(),  # noqa: B008 (frozen)
+    hang_after: float = 0.0,
+    fit_memory: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Train by `recipe` into the new folder `out`; returns the contents of its result.json.
 
+    In several processes (`ranks.joined`) all call this alike; the first one writes. `hang_after`:
+    seconds after which a step that has not ended ends the process; 0 = never. `fit_memory`: see
+    `train.fit_memory`.
     Data and model are opened before anything is written. Raises ConfigError where `out` holds a
     run already, DataError, Diverged, and Stopped when a signal asked the run to stop.
     """
-    if (out / "recipe.toml").exists():
-        raise ConfigError(f"{out} holds a run already; go on with --resume {out}, or other --out")
-    work = _kind(recipe).open(recipe)
+
+    def refuse() -> None:
+        if (out / "recipe.toml").exists():
+            raise ConfigError(
+                f"{out} holds a run already; go on with --resume {out}, or other --out"
+            )
+        Kept(out, recipe).check_free()
+
+    def begin() -> None:
+        Kept(out, work.recipe).begin(work.recipe)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.toml").write_text(to_toml(work.recipe), encoding="utf-8")
+
+    rank.from_first(refuse)
+    work = _one_after_another(rank, lambda: _kind(recipe).open(recipe))
+    place = Place(device, rank, hang_after, fit_memory, quiet)
     means = choose_means(work.recipe, work.model, work.examples, device)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.toml").write_text(to_toml(work.recipe), encoding="utf-8")
-    return _train(work, out, means, resuming=False, quiet=quiet)
+    rank.from_first(begin)
+    return _train(work, out, means, place, None)
 
 
 def resume(
-    out: Path, *, data: str | None = None, device: str = "auto", quiet: bool = False
+    out: Path,
+    *,
+    data: str | None = None,
+    device: str = "auto",
+    rank: Rank = Rank(),  # noqa: B008 (frozen)
+    hang_after: float = 0.0,
+    fit_memory: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Go on with the run in `out` at its last checkpoint; on one CPU bitwise as if never stopped.
 
     `data` says where the set lies now, if it moved. A run stopped before its first checkpoint
-    starts again. Raises ConfigError and CheckpointError.
+    starts again. `out` need be seen by the first process alone, and there may be more processes or
+    fewer than before. Raises ConfigError and CheckpointError.
     """
-    if not (out / "recipe.toml").is_file():
-        raise ConfigError(f"{out}: no run to resume here (no recipe.toml)")
-    recipe = from_toml(out / "recipe.toml")
+
+    def read() -> tuple[Recipe, Checkpoint | None]:
+        if not (out / "recipe.toml").is_file():
+            raise ConfigError(f"{out}: no run to resume here (no recipe.toml)")
+        recipe = from_toml(out / "recipe.toml")
+        return recipe, Kept(out, recipe).newest()
+
+    recipe, saved = rank.from_first(read)
     if data is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=data))
-    kind, last = _kind(recipe), out / "checkpoints" / LAST
-    work = kind.reopen(recipe, read_checkpoint(last)) if last.exists() else kind.open(recipe)
+    kind = _kind(recipe)
+    work = _one_after_another(
+        rank, lambda: kind.open(recipe) if saved is None else kind.reopen(recipe, saved)
+    )
+    place = Place(device, rank, hang_after, fit_memory, quiet)
     means = choose_means(recipe, work.model, work.examples, device)
-    return _train(work, out, means, resuming=True, quiet=quiet)
+    return _train(work, out, means, place, saved)
+
+
+def _one_after_another(rank: Rank, open_work: Callable[[], Work]) -> Work:
+    """What `open_work` gives, in the first process before the others: it may fetch or unpack."""
+    opened: list[Work] = []
+    rank.from_first(lambda: opened.append(open_work()))
+    return opened[0] if opened else open_work()
 
 
 def _kind(recipe: Recipe) -> type[ClassificationWork] | type[DetectionWork]:
@@ -87,46 +155,62 @@ def choose_means(recipe: Recipe, net: Any, examples: int, device: str) -> Means:
     return Means(str(chosen), precision, compiled, fuses, keeps)
 
 
-def _train(work: Work, out: Path, means: Means, *, resuming: bool, quiet: bool) -> dict[str, Any]:
-    recipe, device = work.recipe, torch.device(means.device)
+def _train(
+    work: Work, out: Path, means: Means, place: Place, saved: Checkpoint | None
+) -> dict[str, Any]:
+    recipe, device, rank = work.recipe, torch.device(means.device), place.rank
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     work.model.to(device).to(memory_format=layout)
-    going_on = resuming and (out / "checkpoints" / LAST).exists()
-    if not going_on:
+    if saved is None:
         work.begin(device)
+    use_norm_batch(work.model, recipe.norm_batch, sync=recipe.sync_norm and rank.count > 1)
     if means.fused:
         fused.use_kernels(work.model)
-    forward = work.compiled() if means.compiled else work.model
-    stream = work.stream(device)
+    forward = Parallel(work.compiled() if means.compiled else work.model, rank, place.fit_memory)
+    stream = work.stream(device, rank)
     total = recipe.steps(recipe.duration, stream.examples)
     state = new_state(work.model, recipe, total)
     fixed = {**work.fixed, "means": dataclasses.asdict(means)}
     saver = Saver(out, recipe, fixed, work.mean_image)
-    if going_on:
-        saver.restore(state)
-    dump_json(host.describe(device) | dataclasses.asdict(means), out / "environment.json")
-    run_log = RunLog(out, total, state.step, quiet)
+    if saved is not None:
+        saver.restore(state, saved)
+    if not rank.leads:  # the sums of all were saved by the first
+        state.interval, state.epoch = state.interval.emptied(), state.epoch.emptied()
+    run_log = _open_log(out, means, place, total, state.step)
     try:
-        run_log.say(_headline(work, means, state.step, out))
+        run_log.say(_headline(work, means, rank, state.step, out))
         fit(
             state,
             recipe,
             stream,
             work.loss_fn,
-            evaluate=work.evaluator(means),
+            evaluate=work.evaluator(means, rank),
             minimise=work.minimise,
             forward=forward,
             autocast=means.autocast(),
             log=run_log,
             saver=saver,
+            hang_after=place.hang_after,
         )
+        if rank.leads:
+            saver.wait()
     finally:
         run_log.close()
-    return _conclude(work, out, state, means)
+        saver.close()
+    return _conclude(work, out, state, means, rank)
 
 
-def _headline(work: Work, means: Means, step: int, out: Path) -> str:
+def _open_log(out: Path, means: Means, place: Place, total: int, step: int) -> RunLog | NoLog:
+    if not place.rank.leads:
+        return NoLog()
+    found = host.describe(torch.device(means.device)) | dataclasses.asdict(means)
+    dump_json(found | {"processes": place.rank.count}, out / "environment.json")
+    return RunLog(out, total, step, place.quiet)
+
+
+def _headline(work: Work, means: Means, rank: Rank, step: int, out: Path) -> str:
     parts = [work.title, means.precision, host.device_name(torch.device(means.device))]
+    parts += [f"{rank.count} processes"] if rank.count > 1 else []
     parts += ["compiled"] if means.compiled else []
     parts += ["fused norms"] if means.fused else []
     parts += ["allocator keeps its pages"] if means.keeps_pages else []
@@ -134,10 +218,12 @@ def _headline(work: Work, means: Means, step: int, out: Path) -> str:
     return f"{out}: " + ", ".join(parts)
 
 
-def _conclude(work: Work, out: Path, state: TrainState, means: Means) -> dict[str, Any]:
+def _conclude(work: Work, out: Path, state: TrainState, means: Means, rank: Rank) -> dict[str, Any]:
     """Measure the run's weights on validation and, this once, on test; write result and report."""
-    recipe, path = work.recipe, find_checkpoint(out)
-    result = work.conclude(path, means)
+    recipe = work.recipe
+    result = work.conclude(lambda: find_checkpoint(out), means, rank)
+    if not rank.leads:
+        return result
     result["train"] = {
         **state.epoch.means(),
         "examples": state.epoch.count,
@@ -147,7 +233,11 @@ def _conclude(work: Work, out: Path, state: TrainState, means: Means) -> dict[st
     result["seconds"] = state.seconds
     images = state.step * recipe.batch_size
     result["images_per_second"] = images / max(1e-9, state.seconds)
-    result["net"], result["data"], result["checkpoint"] = recipe.net_name, work.data, path.name
+    result["net"], result["data"], result["checkpoint"] = (
+        recipe.net_name,
+        work.data,
+        find_checkpoint(out).name,
+    )
     dump_json(result, out / RESULT)
     write_report(out, recipe, result)
     return result

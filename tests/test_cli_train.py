@@ -1,7 +1,6 @@
 """`resnets train` from the command line: a folder of pictures, and one line for each mistake."""
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -87,8 +86,10 @@ def test_list_shows_docstrings(capsys):
         (("digits", "--resume", "nowhere"), 2, "name one recipe"),
     ],
 )
-def test_mistakes_get_one_line_and_write_nothing(words, code, message, tmp_path, capsys):
-    os.chdir(tmp_path)
+def test_mistakes_get_one_line_and_write_nothing(
+    words, code, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
     assert (
         main(["train", *words, "--out", "run"] if words[:1] != ("--resume",) else ["train", *words])
         == code

@@ -12,6 +12,7 @@ from resnets.config import (
     parse_duration,
     replace_fields,
     to_toml,
+    whole_file,
 )
 from resnets.recipes import RECIPES, recipe
 
@@ -101,3 +102,18 @@ def test_steps_of_durations():
 def test_specs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ModelSpec().num_classes = 3  # type: ignore[misc]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "figures.json"
+    with whole_file(path) as temporary:
+        temporary.write_text("old")
+        assert not path.exists()
+    assert path.read_text() == "old"
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:  # noqa: PT012
+        temporary.write_text("ha")
+        raise KeyboardInterrupt
+    with pytest.raises(FileNotFoundError, match="nowhere"), whole_file(tmp_path / "nowhere" / "a"):
+        raise FileNotFoundError("nowhere")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -19,9 +19,9 @@ from resnets.evaluate.budget import CPU_PIXELS, Budget
 from resnets.evaluate.cuts import stored
 from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.measure import measure
-from resnets.evaluate.ranks import joined
 from resnets.evaluate.truth import Truth, own_truth
 from resnets.evaluate.views import Views
+from resnets.ranks import joined
 
 CPU = torch.device("cpu")
 SAME = torch.arange(len(CLASSES))
@@ -197,23 +197,25 @@ def test_two_processes_count_what_one_does(tmp_path: Path, monkeypatch: pytest.M
     paint_pictures(tmp_path)
     (tmp_path / "04.png").write_bytes(b"")
     alone = measured_together(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name, value in (
-        ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(port))
-    ):  # fmt: skip
-        monkeypatch.setenv(name, value)
-    script = SECOND.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        env=os.environ | {"RANK": "1", "LOCAL_RANK": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        monkeypatch.setenv("RANK", "0")
-        ours = measured_together(tmp_path)
-        theirs = json.loads(other.communicate(timeout=240)[0])
+    with socket.socket() as held:  # bound to the end, so that nobody else is given this port
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        for name, value in (
+            ("WORLD_SIZE", "2"),
+            ("MASTER_ADDR", "127.0.0.1"),
+            ("MASTER_PORT", str(held.getsockname()[1])),
+        ):
+            monkeypatch.setenv(name, value)
+        script = SECOND.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+        with subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=os.environ | {"RANK": "1", "LOCAL_RANK": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as other:
+            monkeypatch.setenv("RANK", "0")
+            ours = measured_together(tmp_path)
+            theirs = json.loads(other.communicate(timeout=240)[0])
     assert ours == theirs
     assert ours["examples"] == 6
     assert ours["confusion"] == alone["confusion"]

@@ -172,7 +172,9 @@ def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="compiling needs a C++ compiler")
-def test_compiled_run_agrees_with_eager(tmp_path):
+def test_compiled_run_agrees_with_eager(tmp_path, monkeypatch):
+    # Not what another version, or another processor's settings, left in the user's cache.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     losses = {}
     for compile_ in ("off", "on"):
         plan = short(3, log_every="1it", compile=compile_)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from resnets.train.clock import STAGES
 from resnets.weights.checkpoint import LAST, read_checkpoint
 
 STEPS = 60
+HELD = (Path(__file__).with_name("held.py"), "MainProcess", STEPS - 2)
 TRAIN = [
     *("train", "digits", "--model", "cifar-resnet8", "--iterations", str(STEPS)),
     *("--set", "checkpoint_every=7it", "--set", "eval.every=20it", "--set", "log_every=5it"),
@@ -25,10 +27,10 @@ TRAIN = [
 ]
 
 
-def start(*words):
+def start(*words, program=("-m", "resnets")):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "resnets", *words],
+        [sys.executable, *map(str, program), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -85,7 +87,7 @@ def assert_same_end(one, other):
 @pytest.mark.parametrize("step", [10, 35])
 def test_sigkill_then_resume_is_bitwise_equal(uninterrupted, tmp_path, step):
     folder = tmp_path / "run"
-    process = start(*TRAIN, "--out", str(folder))
+    process = start(*TRAIN, "--out", str(folder), program=HELD)
     wait_for_step(folder, step, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -98,7 +100,7 @@ def test_sigkill_then_resume_is_bitwise_equal(uninterrupted, tmp_path, step):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_asked_to_stop_saves_and_resumes(uninterrupted, tmp_path, number, code):
     folder = tmp_path / "run"
-    process = start(*TRAIN, "--out", str(folder))
+    process = start(*TRAIN, "--out", str(folder), program=HELD)
     wait_for_step(folder, 10, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)

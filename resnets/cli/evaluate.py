@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from resnets.evaluate import Evaluation
     from resnets.evaluate.ensemble import Scored
     from resnets.evaluate.measure import Measurement
-    from resnets.evaluate.ranks import Rank
     from resnets.evaluate.truth import Truth
     from resnets.evaluate.views import Views
     from resnets.models import Net
+    from resnets.ranks import Rank
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
@@ -114,8 +114,8 @@ def command(
         _report(found, pictures, out, as_json=json)
         return 1 if found.errors else 0
     from resnets.evaluate.match import open_pictures
-    from resnets.evaluate.ranks import joined
     from resnets.evaluate.views import Views
+    from resnets.ranks import joined
     from resnets.weights.load import load
 
     shown = Views(views, _numbers(scales), flip)

@@ -47,15 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, words: list[str]) -> int:
     import tyro
 
-    from resnets.config import ConfigError
+    from resnets.config import ConfigError, ToldError
 
     module = importlib.import_module(f"resnets.cli.{name}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the line says which of them speaks
+        name = f"{name}: rank {os.environ['RANK']}"
     try:
         code = tyro.cli(module.command, prog=f"resnets {name}", args=words)
         return int(code or 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ToldError:
+        return 1
     except ConfigError as error:
         return _fail(f"resnets {name}: {error}", 2)
     except (ValueError, OSError) as error:

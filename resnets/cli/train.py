@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from resnets.config import ConfigError, Recipe, from_toml, parse_duration, replace_fields
+
+# Whether torchrun starts us again, after a process died.
+RESTARTED = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def command(
@@ -27,14 +31,20 @@ def command(
     seed: int | None = None,
     out: Path | None = None,
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    go_on: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     device: str = "auto",
+    devices: int = 1,
+    max_restarts: int = 0,
+    hang_after: float = 1800,
+    fit_memory: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Train a net and write a run folder with its checkpoints, errors, curves and report.
 
     Args:
         recipe: Name of a recipe (see --list) or path of a recipe.toml.
-        resume: Run folder to go on with, exactly where it stopped.
+        resume: Run folder to go on with, exactly where it stopped. Or the URL of its checkpoints
+            (checkpoint_url): the run folder is then made again as runs/NAME.
         data: Data set: a name, hub:ORG/NAME, or a path: class folders, a tar, a CSV, Parquet ...
             (docs/data.md has all).
         model: Net from the catalog (see `resnets info`); a detector's as resnet50-fpn, resnet50-c4.
@@ -43,7 +53,15 @@ def command(
         seed: Seed of initialisation, order and augmentation.
         out: Run folder to write; default runs/RECIPE-N.
         set: Any other recipe field, as path=value; may be given again.
+        go_on: With --out: go on with the run that it holds, where it holds one. For schedulers that
+            start a job again.
         device: auto, cpu, cuda, cuda:1, mps.
+        devices: Processes on this machine that share each batch, one for each GPU (or on CPUs), as
+            torchrun starts them. For several machines see docs/scale.md.
+        max_restarts: With --devices: times that all processes start again where one died.
+        hang_after: Seconds after which a step that has not ended ends its process; 0 = never.
+        fit_memory: Halve what goes through the net at once until it fits into memory; gradients add
+            up, the batch stays the same.
         list: Show the recipes and stop.
     """
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=_Stderr())
@@ -54,25 +72,89 @@ def command(
         return 0
     if (recipe is None) == (resume is None):
         raise ConfigError("name one recipe (see --list) or one run with --resume")
+    if resume is not None:
+        if any(value is not None for value in (model, epochs, iterations, seed, out)) or set:
+            raise ConfigError("--resume goes on with the run's own recipe: no other changes")
+        chosen, folder = None, _brought_back(resume)
+    else:
+        assert recipe is not None
+        chosen = _choose(recipe, data, model, epochs, iterations, seed, set)
+        folder = _folder(out, chosen.name, go_on)
+    if devices != 1 or max_restarts:
+        from resnets.cli.launch import check_devices, launch
+
+        check_devices(devices, max_restarts, device)
+        options = ["--resume" if chosen is None else "--out", str(folder)]
+        options += ["--go-on"] if go_on else []
+        options += ["--data", data] if chosen is None and data is not None else []
+        options += ["--fit-memory"] if fit_memory else []
+        options += ["--device", device, "--hang-after", f"{hang_after:g}"]
+        return launch(chosen, options, devices, max_restarts)
+    means = {"device": device, "hang_after": hang_after, "fit_memory": fit_memory}
+    return _train(chosen, folder, go_on or RESTARTED, data, means)
+
+
+def _train(
+    recipe: Recipe | None,
+    folder: Path,
+    go_on: bool,
+    data: str | None,
+    means: dict[str, Any],
+) -> int:
+    """Train in this process; without a `recipe` go on with the run in `folder`."""
     from resnets import job
+    from resnets.ranks import joined
     from resnets.train.stop import Stopped
 
-    try:
-        if resume is not None:
-            if any(value is not None for value in (model, epochs, iterations, seed, out)) or set:
-                raise ConfigError("--resume goes on with the run's own recipe: no other changes")
-            folder = resume
-            result = job.resume(resume, data=data, device=device)
-        else:
-            assert recipe is not None
-            chosen = _choose(recipe, data, model, epochs, iterations, seed, set)
-            folder = out or _free_folder(chosen.name)
-            result = job.run(chosen, folder, device=device)
-    except Stopped as stop:
-        print(f"{stop}; go on with: resnets train --resume {folder}")
-        return stop.code
-    _show_result(result, folder)
+    with joined(means["device"]) as rank:
+        begun = rank.from_first(lambda: _begun(recipe, folder, go_on))
+        try:
+            if recipe is None or (go_on and begun):
+                result = job.resume(folder, data=data, rank=rank, **means)
+            else:
+                result = job.run(recipe, folder, rank=rank, **means)
+        except Stopped as stop:
+            if rank.leads:
+                print(f"{stop}; go on with: resnets train --resume {folder}")
+            return stop.code
+    if rank.leads:
+        _show_result(result, folder)
     return 0
+
+
+def _begun(recipe: Recipe | None, folder: Path, go_on: bool) -> bool:
+    """Whether there is a run in `folder`; one on another machine may have left it behind a URL."""
+    from resnets.weights.checkpoint import RECIPE, place_for
+    from resnets.weights.kept import bring_back
+
+    if (folder / RECIPE).is_file():
+        return True
+    if not go_on or recipe is None or recipe.checkpoint_url is None:
+        return False
+    return bring_back(place_for(folder, recipe.checkpoint_url), folder)
+
+
+def _brought_back(where: Path) -> Path:
+    """The run folder to go on with; that of a URL is made where it is missing."""
+    from resnets.weights.checkpoint import RECIPE
+    from resnets.weights.kept import bring_back
+    from resnets.weights.store_url import url_of
+
+    url = url_of(where)
+    if url is None:
+        return where
+    folder = Path("runs") / where.name
+    if not (folder / RECIPE).is_file() and not bring_back(url, folder):
+        raise ConfigError(f"--resume {url}: no run's checkpoints there")
+    return folder
+
+
+def _folder(out: Path | None, name: str, go_on: bool) -> Path:
+    """The run folder; several processes must be told one, since each would choose its own."""
+    if out is None and (go_on or "WORLD_SIZE" in os.environ):
+        why = "--go-on" if go_on else "torchrun"
+        raise ConfigError(f"{why} needs --out: the folder of the run")
+    return out or _free_folder(name)
 
 
 class _Stderr:

@@ -28,3 +28,14 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Pictures start .. stop - 1 alone."""
+        place = slice(start, stop)
+        return Batch(
+            self.images[place],
+            self.targets[place],
+            self.ids[place],
+            None if self.other is None else self.other[place],
+            None if self.share is None else self.share[place],
+        )

@@ -40,13 +40,9 @@ def find_columns(features: Mapping[str, Any], where: str) -> Columns:
     label the one ClassLabel, else the column of numbers or names called label, cls or so. DataError
     lists the columns where that leaves none or several.
     """
-    pictures = [name for name, feature in features.items() if _kind(feature) == "Image"]
-    pictures = pictures or [
-        name for name in PICTURE_NAMES if name in features and _holds_bytes(features[name])
-    ]
+    picture = find_picture(features, where)
     labels = [name for name, feature in features.items() if _kind(feature) == "ClassLabel"]
     labels = labels or [name for name in LABEL_NAMES if name in features]
-    picture = _the_one("picture", pictures, PICTURE_NAMES, features, where)
     label = _the_one("label", labels, LABEL_NAMES, features, where)
     feature = features[label]
     if _kind(feature) in ("List", "Sequence", "LargeList", "list", "dict"):
@@ -56,6 +52,15 @@ def find_columns(features: Mapping[str, Any], where: str) -> Columns:
             f"{where}: column {label} is {feature.dtype}; labels are names or whole numbers"
         )
     return Columns(picture, label, tuple(getattr(feature, "names", None) or ()))
+
+
+def find_picture(features: Mapping[str, Any], where: str) -> str:
+    """The column of pictures alone; see `find_columns`."""
+    pictures = [name for name, feature in features.items() if _kind(feature) == "Image"]
+    pictures = pictures or [
+        name for name in PICTURE_NAMES if name in features and _holds_bytes(features[name])
+    ]
+    return _the_one("picture", pictures, PICTURE_NAMES, features, where)
 
 
 def _kind(feature: Any) -> str:

@@ -207,27 +207,35 @@ def check_end(tar: tarfile.TarFile, stream: IO[bytes]) -> None:
 
 def _uncompressed(archive: Path) -> IO[bytes]:
     """The plain tar: the archive itself, or a temporary file that vanishes when closed."""
-    stream: IO[bytes] = archive.open("rb")
-    head = stream.read(6)
-    for magic, opener in COMPRESSED:
-        if not head.startswith(magic):
-            continue
-        stream.close()
-        plain = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the pictures are read)
-        try:
-            with opener(archive, "rb") as packed:
-                shutil.copyfileobj(packed, plain, 1 << 20)
-            plain.flush()
-        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-            if isinstance(error, OSError) and error.errno:  # a damaged gzip or bzip2 has none
-                raise DataError(
-                    f"{archive}: cannot be unpacked into {tempfile.gettempdir()}"
-                    f" ({error.strerror}); set TMPDIR to a folder with more room"
-                ) from error
-            raise DataError(f"{archive}: damaged or cut short ({error}); fetch it again") from error
-        stream = plain
-    stream.seek(0)
-    return stream
+    plain = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the pictures are read)
+    if not unpack(archive, plain, tempfile.gettempdir(), "set TMPDIR to a folder with"):
+        plain.close()
+        return archive.open("rb")
+    plain.seek(0)
+    return plain
+
+
+def unpack(archive: Path, plain: IO[bytes], where: str, remedy: str) -> bool:
+    """Decompress gzip, bzip2 or xz into `plain`; False, and nothing done, for another file.
+
+    DataError: damaged, or no room `where` that is (`remedy` more room).
+    """
+    with archive.open("rb") as stream:
+        head = stream.read(6)
+    opener = next((opener for magic, opener in COMPRESSED if head.startswith(magic)), None)
+    if opener is None:
+        return False
+    try:
+        with opener(archive, "rb") as packed:
+            shutil.copyfileobj(packed, plain, 1 << 20)
+        plain.flush()
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:  # a damaged gzip or bzip2 has none
+            raise DataError(
+                f"{archive}: cannot be unpacked into {where} ({error.strerror}); {remedy} more room"
+            ) from error
+        raise DataError(f"{archive}: damaged or cut short ({error}); fetch it again") from error
+    return True
 
 
 def _raise(error: OSError) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,13 +15,14 @@ from resnets.data.augment import BatchAugment, Ints, train_views
 from resnets.data.batch import Batch
 from resnets.data.grow import at_size, check_growth, size_at
 from resnets.data.memory import random_scaling
-from resnets.data.mix import mix
+from resnets.data.mix import mix, mix_unit
 from resnets.data.pack import PackFiles
 from resnets.data.preprocess import Preprocessor, prepare
 from resnets.data.reader import Plan, read_ahead
 from resnets.data.split import FileSplit, Split, TensorSplit
 from resnets.data.stream import StreamSplit
 from resnets.data.timings import Timings
+from resnets.ranks import Rank
 
 
 class TrainStream:
@@ -28,7 +30,8 @@ class TrainStream:
 
     A set in memory is padded once, on the device, and batches are gathered from it without
     threads. Files, and pictures cropped at random scales, are read ahead by `data_spec.workers`
-    threads, which never change a result. `batch_size` is the global one.
+    threads, which never change a result. `batch_size` is the global one; `rank` gets its part of
+    each, in units of pictures that need one another: `norm_batch` of them, and partners of mixup.
     """
 
     def __init__(
@@ -40,11 +43,15 @@ class TrainStream:
         seed: int,
         device: torch.device,
         channels_last: bool = True,
+        rank: Rank = Rank(),  # noqa: B008 (frozen)
+        norm_batch: int = 0,
     ) -> None:
         # What `preprocessor` says is for testing, at `test_size`.
         self.size = data_spec.size or preprocessor.spec.size
         self.spec, self.preprocessor = data_spec, at_size(preprocessor, self.size)
         self.batch_size, self.seed, self.device = batch_size, seed, device
+        unit = mix_unit(data_spec.augment, batch_size, rank.count)
+        self.places = rank.places(batch_size, math.lcm(unit, norm_batch or 1))
         self.channels_last = channels_last
         check_growth(data_spec, self.size)
         self.augment = BatchAugment(data_spec.augment, self.preprocessor, seed, device)
@@ -96,7 +103,7 @@ class TrainStream:
         draws = self._draws(start_step, total)
         plans = (self._plan(size, epochs, rows) for size, epochs, rows in draws)
         pin = self.device.type == "cuda"
-        places = torch.arange(self.batch_size)
+        places = torch.arange(len(self.places))
         workers, seed = self.spec.workers, self.seed
         decoding = self.timings.decoding
         read = read_ahead(self.split, plans, workers, pin=pin, seed=seed, decoding=decoding)
@@ -109,14 +116,13 @@ class TrainStream:
             yield images, plan.rows
 
     def _draws(self, step: int, total: int | None) -> Iterator[tuple[int, Ints, Ints]]:
-        """Pixels, and epochs and rows, each (B,), of batch `step` and all after it."""
+        """Pixels, and this rank's epochs and rows, each (B,), of batch `step` and all after it."""
         count, repeats = self.batch_size, self.spec.augment.repeats
         permute = self.split.permutation if isinstance(self.split, StreamSplit) else None
         while True:
-            yield (
-                self._size(step, total),
-                *order.positions(len(self.split), self.seed, step * count, count, repeats, permute),
-            )
+            start, many = step * count, len(self.split)
+            epochs, rows = order.positions(many, self.seed, start, count, repeats, permute)
+            yield self._size(step, total), epochs[self.places], rows[self.places]
             step += 1
 
     def _size(self, step: int, total: int | None) -> int:
@@ -149,25 +155,32 @@ def eval_batches(
     batch_size: int,
     device: torch.device,
     workers: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Each picture once, in order, as prediction sees it; the last batch is short, none padded.
 
+    `rows` are those of the split that are asked for; None = all.
     Images are float32 in channels_last memory. Pictures that cannot be read are left out and noted
     in `split.unreadable`; DataError when none can.
     """
     split = prepare(split, preprocessor)
-    for ids, pixels in _eval_pixels(split, preprocessor, batch_size, device, workers):
+    wanted = torch.arange(len(split)) if rows is None else torch.tensor(rows, dtype=torch.int64)
+    parts = wanted.split(batch_size) if len(wanted) else ()
+    for ids, pixels in _eval_pixels(split, preprocessor, parts, device, workers):
         images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
         yield Batch(preprocessor.normalise(images), split.labels[ids].to(device), ids)
 
 
 def _eval_pixels(
-    split: Split, preprocessor: Preprocessor, batch_size: int, device: torch.device, workers: int
+    split: Split,
+    preprocessor: Preprocessor,
+    parts: Sequence[Tensor],
+    device: torch.device,
+    workers: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ids (B,) and pixels (B, size, size, C) uint8 of each batch."""
-    parts = torch.arange(len(split)).split(batch_size)
+    """Ids (B,), of each of `parts`, and pixels (B, size, size, C) uint8."""
     if isinstance(split, TensorSplit):
-        yield from zip(parts, split.images.split(batch_size), strict=True)
+        yield from ((ids, split.images[ids]) for ids in parts)
         return
     view = preprocessor.view
     plans = (Plan(ids.numpy(), np.zeros(len(ids), np.int64), [view] * len(ids)) for ids in parts)

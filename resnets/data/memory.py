@@ -39,8 +39,9 @@ class _UnlikeError(Exception):
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores for this process: its share of the machine's, where torchrun started several."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (mine or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def random_scaling(spec: DataSpec) -> bool:

@@ -10,7 +10,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from resnets.config import AugmentSpec
+from resnets.config import AugmentSpec, ConfigError
 from resnets.data import order
 from resnets.data.batch import Batch
 
@@ -45,6 +45,19 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
         mixed = images[other].lerp_(images, share)
     shares = torch.full((len(images),), share, device=images.device)
     return replace(batch, images=mixed, other=targets[other], share=shares)
+
+
+def mix_unit(spec: AugmentSpec, batch_size: int, ranks: int) -> int:
+    """Neighbours of a batch that must stay on one device, since they are mixed; 1 = none.
+
+    Raises ConfigError where several `ranks` would have to mix the batch's last pictures.
+    """
+    unit = 2 * spec.repeats if spec.mixup or spec.cutmix else 1
+    if ranks > 1 and batch_size % unit:
+        raise ConfigError(
+            f"batch_size={batch_size}: to mix pairs on {ranks} devices, a multiple of {unit}"
+        )
+    return unit
 
 
 def partners(count: int, repeats: int = 1) -> Tensor:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as torchvision
 
 # ITU-R 601-2 luma, as Pillow's conversion to grey.
 LUMA = (0.299, 0.587, 0.114)
@@ -137,12 +137,19 @@ def along_y(matrices: Tensor) -> Tensor:
     return matrices[:, [1, 0]][:, :, [1, 0, 2]]
 
 
+def _torchvision() -> Any:
+    """Its operations. Importing them brings torch's compiler in, which takes seconds."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
 Operation = Callable[[Tensor, Tensor, Scene], Tensor]
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda images, _, __: images,
-    "autocontrast": lambda images, _, __: torchvision.autocontrast(images.contiguous()),
-    "equalize": lambda images, _, __: torchvision.equalize(images.contiguous()),
-    "invert": lambda images, _, __: torchvision.invert(images),
+    "autocontrast": lambda images, _, __: _torchvision().autocontrast(images.contiguous()),
+    "equalize": lambda images, _, __: _torchvision().equalize(images.contiguous()),
+    "invert": lambda images, _, __: _torchvision().invert(images),
     "posterize": lambda images, bits, _: posterize(images, bits),
     "solarize": lambda images, threshold, _: solarize(images, threshold),
     "solarize_add": lambda images, amount, _: solarize_add(images, amount),

@@ -78,7 +78,7 @@ def open_parquet(source: str) -> Source:
     """
     library(source)
     with reading(source):
-        builder = _builder(source)
+        builder = builder_of(source)
         urls = {str(title): list(files) for title, files in builder.config.data_files.items()}
     every = [url for files in urls.values() for url in files]
     if other := next((url for url in every if not url.endswith(".parquet")), None):
@@ -90,7 +90,7 @@ def open_parquet(source: str) -> Source:
         urls = {"": every}
     name = called(source)
     with reading(source):
-        features = builder.info.features or _features(every[0])
+        features = builder.info.features or features_of(every[0])
         columns = find_columns(features, name)
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             read = dict(
@@ -126,7 +126,8 @@ def _part(name: str, title: str, files: Sequence[_File], picture: str, labels: R
     return StreamPart(title, blocks, np.stack([block, place], 1), labels)
 
 
-def _builder(source: str) -> Any:
+def builder_of(source: str) -> Any:
+    """The builder of `datasets` that knows which files a set has, and which part each is of."""
     import datasets
 
     if source.startswith(HUB):
@@ -138,7 +139,8 @@ def _builder(source: str) -> Any:
     return datasets.load_dataset_builder(str(path))
 
 
-def _features(url: str) -> Any:
+def features_of(url: str) -> Any:
+    """The columns of a Parquet file as `datasets` sees them."""
     from datasets import Features
 
     return Features.from_arrow_schema(_open(url).schema_arrow)

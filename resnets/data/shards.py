@@ -60,7 +60,7 @@ class ShardFiles:
     def read(self, index: int) -> bytes:
         """The member's bytes; DataError when they cannot be read."""
         shard, offset, size = self.spans[index].tolist()
-        return _read(self.shards[shard], offset, size)
+        return read_span(self.shards[shard], offset, size)
 
     def take(self, rows: NDArray[np.int64]) -> ShardFiles:
         """The members of `rows`, renumbered from 0."""
@@ -78,7 +78,7 @@ class ShardBlocks:
         """All pictures of a block, by one read; DataError when they cannot be read."""
         spans = self.files.spans[self.starts[block] : self.starts[block + 1]]
         first, end = int(spans[:, 1].min()), int(spans[:, 1:].sum(1).max())
-        data = _read(self.files.shards[spans[0, 0]], first, end - first)
+        data = read_span(self.files.shards[spans[0, 0]], first, end - first)
         return [data[start - first : start - first + size] for _, start, size in spans.tolist()]
 
     def name(self, block: int, place: int) -> str:
@@ -209,7 +209,7 @@ def _label(shard: Path, picture: str, fields: dict[str, str], spans: dict[str, l
     file = next((fields[suffix] for suffix in LABELS if suffix in fields), None)
     if file is None:
         raise DataError(f"{shard}:{picture}: has no label; expected .cls or .json beside it")
-    data = _read(shard, *spans[file])
+    data = read_span(shard, *spans[file])
     try:
         value: Any = data.decode("utf-8").strip()
         if file.lower().endswith(".json"):
@@ -224,7 +224,8 @@ def _label(shard: Path, picture: str, fields: dict[str, str], spans: dict[str, l
     return str(value)
 
 
-def _read(path: Path, offset: int, size: int) -> bytes:
+def read_span(path: Path, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` on of a file; DataError when they cannot be had."""
     try:
         # Opened anew each time: a set may have more shards than a process may have open files.
         with open(path, "rb", buffering=0) as stream:

@@ -30,14 +30,14 @@ def open_tar(archive: Path, source: str, *, streaming: bool) -> Source | None:
     if streaming:
         return None
     if listing.paths and all(path.endswith(".tar") for path in listing.paths):
-        return open_tree(_inside(listing), archive.name, source)
+        return open_tree(inside(listing), archive.name, source)
     return open_tree(_pictures(listing), archive.name, source)
 
 
 def open_imagenet(folder: Path, name: str, truth: str | None) -> Source:
     """ImageNet in the tars it comes in: training, and validation with its ground truth beside."""
     whole, flat = folder / IMAGENET_TRAIN, folder / IMAGENET_VAL
-    train = open_tree(_inside(list_tar(whole, _is_tar)), name, str(whole))
+    train = open_tree(inside(list_tar(whole, _is_tar)), name, str(whole))
     if not flat.is_file():
         return train
     val = flat_part(list_tar(flat), "val", "", train.classes, str(flat), truth)
@@ -55,7 +55,7 @@ def _pictures(listing: Listing) -> Listing:
     return Listing(listing.files.take(np.array(rows, np.int64)), paths, listing.folders)
 
 
-def _inside(outer: Listing) -> Listing:
+def inside(outer: Listing) -> Listing:
     """The pictures of the tars in a tar, each below the name of its own: "n01440764/1.JPEG"."""
     files = outer.files
     assert isinstance(files, TarFiles)
@@ -76,5 +76,5 @@ def _inside(outer: Listing) -> Listing:
             raise DataError(f"{files.name(row)}: cannot be read as a tar ({error})") from error
     paths = sorted(spans)
     where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
-    inside = TarFiles(files.archive, files.stream, paths, where)
-    return Listing(inside, paths, [path.removesuffix(".tar") for path in outer.paths])
+    pictures = TarFiles(files.archive, files.stream, paths, where)
+    return Listing(pictures, paths, [path.removesuffix(".tar") for path in outer.paths])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from resnets.detect.localiser import Localiser, Refiner
 from resnets.detect.segmenter import Segmenter
 from resnets.detect.shown import Shown, class_map, in_stored, show
 from resnets.detect.types import Detections, DetectionSplit, Pixels
+from resnets.ranks import Rank
 
 Watch = Callable[[Iterator[Shown], int], Iterator[Shown]]
 
@@ -125,29 +127,36 @@ class Measured:
 
 
 def measure(
-    test: Test, split: DetectionSplit, weights: str, watch: Watch = lambda shown, _: shown
+    test: Test,
+    split: DetectionSplit,
+    weights: str,
+    watch: Watch = lambda shown, _: shown,
+    rank: Rank = Rank(),  # noqa: B008 (frozen)
 ) -> Measured:
     """Figures of `test` on `split`; `watch(pictures, total)` may show progress.
 
+    Each process finds what is in its share of the pictures, and judges what all have found.
     Unreadable pictures are left out and the protocol says how many. DataError where none is left.
     """
     modes = {module: module.training for model in test.models for module in model.modules()}
     for model in test.models:
         model.eval()
     try:
-        return _measure(test, split, weights, watch)
+        return _measure(test, split, weights, watch, rank)
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _measure(test: Test, split: DetectionSplit, weights: str, watch: Watch) -> Measured:
+def _measure(test: Test, split: DetectionSplit, weights: str, watch: Watch, rank: Rank) -> Measured:
+    rows = rank.share(list(range(len(split))))
+    part = split if rank.count == 1 else split.take(np.array(rows, np.int64))
     unreadable = Unreadable(split.description, len(split))
     seen: list[int] = []
 
     def noted() -> Iterator[Shown]:
-        for each in watch(test.pictures(split, unreadable), len(split)):
-            seen.append(each.row)
+        for each in watch(test.pictures(part, unreadable), len(part)):
+            seen.append(rows[each.row])
             yield each
 
     first = test.models[0]
@@ -155,11 +164,13 @@ def _measure(test: Test, split: DetectionSplit, weights: str, watch: Watch) -> M
     maps = list(test.maps(noted())) if isinstance(first, Segmenter) else []
     localises = isinstance(first, Localiser | Refiner)
     located = list(test.located(noted())) if localises else []
+    found, maps, located = (_joined(rank, seen, each) for each in (found, maps, located))
+    seen, errors = sorted(rank.gather(seen)), rank.gather(unreadable.messages)
     if not seen:
         raise DataError(f"{split.description}: no picture that can be read")
-    if unreadable:
+    if errors:
         split = split.take(np.array(seen))
-    protocol = _protocol(test, split, weights, len(unreadable))
+    protocol = _protocol(test, split, weights, len(errors))
     if isinstance(first, Detector):
         masks = any(isinstance(model, Detector) and model.masks for model in test.models)
         judged = judge_objects(split, found, protocol, masks=masks)
@@ -167,7 +178,13 @@ def _measure(test: Test, split: DetectionSplit, weights: str, watch: Watch) -> M
         judged = judge_maps(split, maps, protocol)
     else:
         judged = judge_located(split, located, protocol)
-    return Measured(judged, split, found, unreadable.messages)
+    return Measured(judged, split, found, errors)
+
+
+def _joined(rank: Rank, rows: list[int], found: list[Any]) -> list[Any]:
+    """What all processes found, in the order of its rows."""
+    pairs = rank.gather(list(zip(rows, found, strict=False)))
+    return [each for _, each in sorted(pairs, key=lambda pair: pair[0])]
 
 
 def _protocol(test: Test, split: DetectionSplit, weights: str, left_out: int) -> str:

@@ -63,7 +63,8 @@ class DetectStream:
     Crowds, and difficult objects unless `detect.keep_difficult`, are no training examples. `ids`
     are rows of `split`. Threads (`data.workers`) never change a result. Another picture, chosen by
     (seed, epoch, row), takes the place of one that cannot be read; where more than the share
-    `data.max_bad` cannot, a DataError is raised when the batch is due.
+    `data.max_bad` cannot, a DataError is raised when the batch is due. Of each batch of
+    `batch_size` pictures those at `places` are given; None = all.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class DetectStream:
         seed: int,
         device: torch.device,
         task: Task = "detect",
+        places: Ints | None = None,
     ) -> None:
         self.split, self.detect, self.seed, self.device = split, detect, seed, device
+        self.places = np.arange(batch_size) if places is None else places
         self.task, self.workers = task, data.workers or cores()
         self.preprocessor = plane_preprocessor(preprocessor)
         self.timings = Timings(device)
@@ -118,7 +121,7 @@ class DetectStream:
             while True:
                 while len(waiting) < AHEAD:
                     draws = self.sampler.draw(step)
-                    places = range(len(draws.rows))
+                    places = self.places.tolist()
                     tasks = [pool.submit(self._sample, draws, place) for place in places]
                     waiting.append(tasks)
                     step += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from resnets.detect.models import Model, build_model, recompute_norms
 from resnets.detect.sources import DetectionSplits, open_detection
 from resnets.detect.stream import DetectStream
 from resnets.detect.types import DetectionSplit
+from resnets.ranks import Rank
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn
 from resnets.train.work import Means
@@ -81,7 +82,7 @@ class DetectionWork:
     @cached_property
     def examples(self) -> int:
         """Pictures in one epoch."""
-        return self.stream(torch.device("cpu")).examples
+        return self.stream(torch.device("cpu"), Rank()).examples
 
     @property
     def loss_fn(self) -> LossFn:
@@ -91,10 +92,10 @@ class DetectionWork:
     def begin(self, device: torch.device) -> None:
         """Recompute the norms' statistics where the recipe says so (paper, appendix A)."""
         if self.recipe.detect.recompute_norm:
-            recompute_norms(self.model.net, self.stream(device), self.recipe)
+            recompute_norms(self.model.net, self.stream(device, Rank()), self.recipe)
 
-    def stream(self, device: torch.device) -> DetectStream:
-        """Training batches."""
+    def stream(self, device: torch.device, rank: Rank) -> DetectStream:
+        """This process's parts of the training batches."""
         assert self.recipe.task != "classify"
         return DetectStream(
             self.splits.train,
@@ -105,13 +106,14 @@ class DetectionWork:
             self.recipe.seed,
             device,
             self.recipe.task,
+            rank.places(self.recipe.batch_size, self.recipe.norm_batch or 1),
         )
 
     def compiled(self) -> nn.Module:
         """One graph for the crops that a segmenter trains on; `check_recipe` refuses others."""
         return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
 
-    def evaluator(self, means: Means) -> Evaluate | None:
+    def evaluator(self, means: Means, rank: Rank) -> Evaluate | None:
         """What the loop calls to measure a model; None where there is nothing to measure on."""
         watched = {"val": self.splits.val}
         if self.recipe.eval.watch_test:
@@ -120,19 +122,21 @@ class DetectionWork:
 
         def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
             test = self._test(model, means)
-            measured = {name: measure(test, split, "training") for name, split in present.items()}
+            measured = {
+                name: measure(test, split, "training", rank=rank) for name, split in present.items()
+            }
             return {name: figures(each.judgement) for name, each in measured.items()}
 
         return evaluate if present else None
 
-    def conclude(self, path: Path, means: Means) -> dict[str, Any]:
-        """Figures of the checkpoint `path` on validation and, this once, on test."""
-        model = load(path)
+    def conclude(self, find: Callable[[], Path], means: Means, rank: Rank) -> dict[str, Any]:
+        """Figures of the run's checkpoint on validation and, this once, on test."""
+        model = rank.from_first(lambda: load(find()))
         test = self._test(model.to(means.device), means)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
             if split is not None:
-                judged = measure(test, split, model.origin).judgement
+                judged = measure(test, split, model.origin, rank=rank).judgement
                 result[name] = {**figures(judged), **judged.to_json()}
         return result
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnets import native
+from resnets.models.norm_batch import GhostNorm, SyncNorm
 
 VECTOR = 64  # numbers that a kernel's inner loop handles at once (TILE in norm.c)
 BLOCK = 256  # rows that it adds up before it starts a new sum (BLOCK in norm.c)
@@ -33,7 +34,8 @@ def norm_relu(
     if _serves(norm, x, shortcut):
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.num_batches_tracked is not None
-        norm.num_batches_tracked.add_(1)
+        if not isinstance(norm, GhostNorm):  # those count when they settle
+            norm.num_batches_tracked.add_(1)
         return _NormRelu.apply(x, shortcut, norm.weight, norm.bias, norm)
     out = norm(x)
     if shortcut is not None:
@@ -46,7 +48,7 @@ def use_kernels(net: nn.Module) -> bool:
     if _kernel() is None:
         return False
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and not isinstance(module, SyncNorm):
             module.fused = True  # type: ignore[assignment]
     return True
 
@@ -57,15 +59,22 @@ def _serves(norm: nn.Module, x: Tensor, shortcut: Tensor | None) -> bool:
         return False
     channels = x.shape[1]
     whole = channels % VECTOR == 0 or VECTOR % channels == 0
+    pictures = _ghost(norm, x)
     return (
         whole
         and norm.weight.dtype == torch.float32
-        and x.numel() % VECTOR == 0
+        and x[:pictures].numel() % VECTOR == 0
+        and len(x) % pictures == 0
         and x.dtype in SUFFIX
         and _last(x)
         and (shortcut is None or (shortcut.dtype == x.dtype and _last(shortcut)))
         and not torch.compiler.is_compiling()
     )
+
+
+def _ghost(norm: nn.Module, x: Tensor) -> int:
+    """Pictures that share statistics."""
+    return norm.pictures if isinstance(norm, GhostNorm) else len(x)
 
 
 def _last(x: Tensor) -> bool:
@@ -81,15 +90,25 @@ class _NormRelu(torch.autograd.Function):
     ) -> Tensor:
         kernel, y = _kernel(), torch.empty_like(x)
         assert kernel is not None
-        rows, width = _matrix(x)
-        saved, scratch = torch.empty(2, width), _scratch(rows, width)
-        getattr(kernel, f"norm_forward_{SUFFIX[x.dtype]}")(
-            *_pointers(x, shortcut, weight, bias, norm.running_mean, norm.running_var),
-            *_pointers(saved, y, scratch),
-            *(rows, width, x.shape[1], norm.eps, norm.momentum, torch.get_num_threads()),
+        pictures = _ghost(norm, x)
+        ghosts = [slice(at, at + pictures) for at in range(0, len(x), pictures)]
+        rows, width = _matrix(x[:pictures])
+        saved, scratch = torch.empty(len(ghosts), 2, width), _scratch(rows, width)
+        splits = isinstance(norm, GhostNorm)
+        means, variances = (
+            norm.statistics(len(ghosts)) if splits else ([norm.running_mean], [norm.running_var])
         )
+        for number, of in enumerate(ghosts):
+            getattr(kernel, f"norm_forward_{SUFFIX[x.dtype]}")(
+                *_pointers(x[of], None if shortcut is None else shortcut[of], weight, bias),
+                *_pointers(means[number], variances[number], saved[number], y[of], scratch),
+                *(rows, width, x.shape[1], norm.eps, 1.0 if splits else norm.momentum),
+                torch.get_num_threads(),
+            )
+        if splits:
+            norm.note(means, variances)
         ctx.save_for_backward(x, y, weight, saved)
-        ctx.adds = shortcut is not None
+        ctx.adds, ctx.ghosts = shortcut is not None, ghosts
         return y
 
     @staticmethod
@@ -98,16 +117,21 @@ class _NormRelu(torch.autograd.Function):
         x, y, weight, saved = ctx.saved_tensors
         kernel, dy = _kernel(), dy.contiguous(memory_format=torch.channels_last)
         assert kernel is not None
-        rows, width = _matrix(x)
+        rows, width = _matrix(x[ctx.ghosts[0]])
         dx = torch.empty_like(x)
         dshortcut = torch.empty_like(x) if ctx.adds else None
-        dweight, dbias = torch.empty_like(weight), torch.empty_like(weight)
+        dweights, dbiases = torch.empty(2, len(ctx.ghosts), len(weight))
         scratch = _scratch(rows, width)
-        getattr(kernel, f"norm_backward_{SUFFIX[x.dtype]}")(
-            *_pointers(dy, y, x, saved, weight, dweight, dbias, dx, dshortcut, scratch),
-            *(rows, width, x.shape[1], torch.get_num_threads()),
-        )
-        return dx, dshortcut, dweight, dbias, None
+        for number, of in enumerate(ctx.ghosts):
+            getattr(kernel, f"norm_backward_{SUFFIX[x.dtype]}")(
+                *_pointers(dy[of], y[of], x[of], saved[number], weight),
+                *_pointers(dweights[number], dbiases[number], dx[of]),
+                *_pointers(None if dshortcut is None else dshortcut[of], scratch),
+                *(rows, width, x.shape[1], torch.get_num_threads()),
+            )
+        if len(ctx.ghosts) == 1:
+            return dx, dshortcut, dweights[0], dbiases[0], None
+        return dx, dshortcut, dweights.sum(0), dbiases.sum(0), None
 
 
 def _matrix(x: Tensor) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resnets.config import ModelSpec, Recipe
+from resnets.models.norm_batch import BATCH_NORMS
 
 
 class Net(nn.Module, ABC):
@@ -98,7 +99,7 @@ def _unchanged_statistics(module: nn.Module) -> Iterator[None]:
     kept = [
         (norm, name, buffer)
         for norm in module.modules()
-        if isinstance(norm, nn.BatchNorm2d) and norm.training
+        if isinstance(norm, BATCH_NORMS) and norm.training
         for name, buffer in norm.named_buffers(recurse=False)
     ]
     for norm, name, buffer in kept:

@@ -18,11 +18,13 @@ from resnets.data import open_data
 from resnets.data.loader import TrainStream
 from resnets.data.preprocess import fit_preprocess
 from resnets.models import build
+from resnets.ranks import Rank
 from resnets.study.cells import Grid, cell_recipe
 from resnets.study.worker import become_worker
-from resnets.train.loop import train_step
 from resnets.train.loss import classification
+from resnets.train.parallel import Parallel
 from resnets.train.state import new_state
+from resnets.train.step import train_step
 
 # Fewer steps than this, or than one pass over the training set, say nothing about a net.
 FEWEST_STEPS = 20
@@ -172,10 +174,10 @@ def time_step(recipe: Recipe, stream: TrainStream, device: torch.device) -> floa
     precision = host.pick_precision(recipe.precision, device)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
     loss_fn = classification(recipe.label_smoothing)
-    batches = stream.batches()
+    batches, forward = stream.batches(), Parallel(net, Rank())
     begin = 0.0
     while state.step <= TIMED_STEPS:
-        train_step(state, net, loss_fn, next(batches), autocast, recipe.optim.clip_norm)
+        train_step(state, forward, loss_fn, next(batches), autocast, recipe)
         state.interval.means()  # reading a sum waits for the device
         if state.step == 1:
             begin = time.perf_counter()

@@ -23,11 +23,13 @@ from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe, ScheduleSpe
 from resnets.data import Batch, Preprocessor, Splits, TrainStream, fit_preprocess, open_data
 from resnets.evaluate.prepare import place
 from resnets.models import build, catalog
+from resnets.ranks import Rank
 from resnets.study.batches import PRECISION
 from resnets.study.page import write_page
-from resnets.train.loop import train_step
 from resnets.train.loss import LossFn, classification
+from resnets.train.parallel import Parallel
 from resnets.train.state import Meter, new_state
+from resnets.train.step import train_step
 
 MEASUREMENTS = 20  # of each training, about
 # At the paper's rate of 0.1, a layer whose gradient norm is VANISHED times its weight's needs
@@ -154,6 +156,7 @@ def trace_gradients(
     )
     total = recipe.steps(recipe.duration, stream.examples)
     state, loss_fn = new_state(net, recipe, total), classification()
+    forward = Parallel(net, Rank())
     every, tail = max(1, total // MEASUREMENTS), total - max(1, total // 10)
     float32 = torch.autocast(device.type, enabled=False)
     measured: list[Measurement] = []
@@ -165,7 +168,7 @@ def trace_gradients(
                 return Trace(recipe.model, tuple(measured), None)
         if state.step == tail:
             state.interval = Meter()
-        train_step(state, net, loss_fn, batch, float32, clip_norm=None)
+        train_step(state, forward, loss_fn, batch, float32, recipe)
     return Trace(recipe.model, tuple(measured), state.interval.means()["top1_error"])
 
 

@@ -18,7 +18,8 @@ from resnets import job
 from resnets.config import Recipe, dump_json
 from resnets.study.cells import FAILED, RESULT
 from resnets.train.stop import Stopped
-from resnets.weights.checkpoint import LAST
+from resnets.weights.checkpoint import RECIPE
+from resnets.weights.kept import Kept
 
 
 def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
@@ -30,7 +31,7 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
     if (folder / RESULT).exists() or (folder / FAILED).exists():
         return
     try:
-        if (folder / "checkpoints" / LAST).exists():
+        if (folder / RECIPE).exists() and Kept(folder, recipe).begun():
             job.resume(folder, device=device, quiet=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)  # begun, but nothing worth keeping yet

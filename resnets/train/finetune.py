@@ -6,6 +6,7 @@ from torch import nn
 
 from resnets.config import FinetuneSpec
 from resnets.models import Net
+from resnets.models.norm_batch import BATCH_NORMS
 
 
 class Tuning:
@@ -24,7 +25,7 @@ class Tuning:
             module
             for part in self._body
             for module in part.modules()
-            if isinstance(module, nn.BatchNorm2d) and spec.freeze_norm
+            if isinstance(module, BATCH_NORMS) and spec.freeze_norm
         ]
         self._frozen = {id(weight) for norm in self._norms for weight in norm.parameters()}
         self._body_learns: bool | None = None
@@ -39,7 +40,7 @@ class Tuning:
         rate = self._decay
         for part in reversed(self._body):
             rates |= dict.fromkeys(part.parameters(), rate)
-            if not isinstance(part, nn.BatchNorm2d):
+            if not isinstance(part, BATCH_NORMS):
                 rate *= self._decay
         return rates
 

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resnets.config import whole_file
 from resnets.train.clock import TIME, stages_line
 
 METRICS = "metrics.jsonl"
@@ -36,9 +37,8 @@ class RunLog:
     def __init__(self, folder: Path, total: int, step: int = 0, quiet: bool = False) -> None:
         self.path, self.total, self.quiet = folder / METRICS, total, quiet
         rows = [row for row in read_rows(folder) if row["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        temporary.replace(self.path)
+        with whole_file(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._board = _tensorboard(folder, step)
         self._console = Console(stderr=True)
@@ -91,6 +91,22 @@ class RunLog:
         if self._board is not None:
             self._board.close()
         self._file.close()
+
+
+class NoLog:
+    """The log of all processes but the first: says and writes nothing."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def tick(self, step: int) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def _said(row: Mapping[str, Any], digits: int) -> str:

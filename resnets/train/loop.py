@@ -10,21 +10,22 @@ import torch
 from torch import nn
 
 from resnets.config import Recipe
-from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.data.timings import Timings
+from resnets.ranks import Rank
 from resnets.train.clock import TIME, Clock
-from resnets.train.log import RunLog
+from resnets.train.log import NoLog, RunLog
 from resnets.train.loss import LossFn
-from resnets.train.optim import set_rate
+from resnets.train.parallel import Parallel
 from resnets.train.state import Meter, Saver, TrainState
+from resnets.train.step import train_step
 from resnets.train.stop import Stopped, StopSignals
+from resnets.train.watchdog import Watchdog
 
 # A mean loss this many times the first one is called divergence even while it is still finite.
 DIVERGED = 20.0
 
 
-Forward = Callable[..., torch.Tensor]
 Evaluate = Callable[[nn.Module], dict[str, dict[str, float]]]
 
 
@@ -33,7 +34,10 @@ class Diverged(ValueError):  # noqa: N818  (the field's word)
 
 
 class Stream(Protocol):
-    """An endless training stream over `examples` pictures; batch k depends on k and `total`."""
+    """An endless training stream over `examples` pictures; batch k depends on k and `total`.
+
+    Of each batch it gives this process's part.
+    """
 
     @property
     def examples(self) -> int:
@@ -63,18 +67,22 @@ def fit(
     *,
     evaluate: Evaluate | None,
     minimise: str = "top1_error",
-    forward: Forward,
+    forward: Parallel,
     autocast: torch.autocast,
-    log: RunLog,
+    log: RunLog | NoLog,
     saver: Saver,
+    hang_after: float = 0.0,
 ) -> None:
     """Train `state` in place up to the recipe's duration, or until `eval.patience` runs out.
 
     `evaluate(model)` gives figures by split, among them `minimise` in percent; only those of
     "val" decide anything (plateau, best checkpoint). None = nothing to measure.
-    `forward` is `state.model` or its compiled form.
-    Raises Diverged, and Stopped when a signal asked for it; both leave a good last checkpoint.
+    `forward` calls `state.model` or its compiled form, and knows the other processes. The first
+    of them alone writes. A step that takes longer than `hang_after` seconds ends the process.
+    Raises Diverged, RankLost, and Stopped when a signal asked for it; all leave a good last
+    checkpoint.
     """
+    rank = forward.rank
     total = recipe.steps(recipe.duration, stream.examples)
     every = {
         "log": recipe.steps(recipe.log_every, stream.examples),
@@ -83,15 +91,17 @@ def fit(
         "epoch": recipe.steps("1ep", stream.examples),
     }
     clock = Clock(stream.timings, state.seconds)
-    guard = _Guard(saver)
+    guard = _Guard(saver, rank)
+    watchdog = Watchdog(hang_after, lambda: _hung(state, saver, rank, hang_after))
     finished = state.step >= total or gave_up(state, recipe)
-    with StopSignals() as signals:
+    with StopSignals() as signals, watchdog, rank.lost(lambda: _where(state, saver)):
         for batch in stream.batches(state.step, total) if not finished else ():
             if (total - state.step) % every["epoch"] == 0:
                 state.epoch = Meter()  # counted back from the end: the last one is a whole epoch
-            seed_step(recipe.seed, state.step)
             with clock.computing:
-                train_step(state, forward, loss_fn, batch, autocast, recipe.optim.clip_norm)
+                train_step(state, forward, loss_fn, batch, autocast, recipe)
+            watchdog.beat()
+            stopping = rank.any(signals.received is not None)
             done = state.step == total
             row_due = done or state.step % every["log"] == 0
             epoch_over = done or state.step % every["epoch"] == 0
@@ -103,60 +113,34 @@ def fit(
                 epoch = state.step * recipe.batch_size / stream.examples
                 log.write({"kind": TIME, "step": state.step, "epoch": epoch, **clock.epoch_row()})
             if evaluate is not None and (done or state.step % every["eval"] == 0):
-                _evaluate(state, recipe, stream.examples, evaluate, minimise, log, saver)
+                watchdog.rest()
+                _evaluate(state, recipe, stream.examples, evaluate, minimise, log, saver, rank)
+                watchdog.beat()
                 done = done or gave_up(state, recipe)
-            if done or signals.received or state.step % every["save"] == 0:
+            if done or stopping or state.step % every["save"] == 0:
                 guard.check(state)
                 state.seconds = clock.total()
-                path = saver.save_last(state)
+                state.meet(rank)
+                if rank.leads:
+                    saver.save_last(state, final=done or stopping)
             if done:
                 return
-            if signals.received:
-                raise Stopped(f"stopped at step {state.step:,}; saved {path}", signals.exit_code)
+            if stopping:
+                where = f"stopped at step {state.step:,}; saved {saver.path}"
+                raise Stopped(where, signals.exit_code)
             clock.next()
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Make what a step draws at random (dropout, sampled regions) a function of (seed, step)."""
-    torch.manual_seed(int(order.random_bits(seed, 0, step, order.STREAM_STEP)))
-
-
-def train_step(
-    state: TrainState,
-    forward: Forward,
-    loss_fn: LossFn,
-    batch: Batch,
-    autocast: torch.autocast,
-    clip_norm: float | None,
-) -> None:
-    """One update of the weights."""
-    set_rate(state.optimizer, state.schedule.lr(state.step))
-    state.tuning.begin(state.step)
-    with autocast:
-        losses = loss_fn(forward, batch)
-    losses.total.backward()
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(state.model.parameters(), clip_norm)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    if state.ema is not None:
-        state.ema.update_parameters(state.model)
-    state.interval.add(losses.sums, losses.count)
-    state.epoch.add(losses.sums, losses.count)
-    if state.schedule.holding:
-        state.schedule.observe_step(100 * losses.sums["errors"].item() / losses.count)
 
 
 def _log_interval(
     state: TrainState,
     recipe: Recipe,
     stream: Stream,
-    log: RunLog,
+    log: RunLog | NoLog,
     guard: _Guard,
     clock: Clock,
 ) -> None:
-    guard.check(state)
+    means = guard.check(state)
+    unreadable = guard.rank.sum({"count": stream.unreadable})["count"]
     spent = clock.lap("row")
     steps, seconds = max(1, spent.steps), max(1e-9, spent.seconds)
     log.write(
@@ -164,12 +148,12 @@ def _log_interval(
             "kind": "train",
             "step": state.step,
             "epoch": state.step * recipe.batch_size / stream.examples,
-            **state.interval.means(),
+            **means,
             "lr": state.optimizer.param_groups[0]["lr"],
             "images_per_second": steps * recipe.batch_size / seconds,
             "seconds_per_step": seconds / steps,
             "waiting_for_data": spent.waiting / seconds,
-            "unreadable": stream.unreadable,
+            "unreadable": int(unreadable),
         }
     )
     state.interval = Meter()
@@ -181,8 +165,9 @@ def _evaluate(
     examples: int,
     evaluate: Evaluate,
     minimise: str,
-    log: RunLog,
+    log: RunLog | NoLog,
     saver: Saver,
+    rank: Rank,
 ) -> None:
     measured = evaluate(state.eval_model)
     epoch = state.step * recipe.batch_size / examples
@@ -193,7 +178,7 @@ def _evaluate(
         improved = error < state.schedule.best_error
         state.schedule.observe_evaluation(error)
         state.stale = 0 if improved else state.stale + 1
-        if improved:
+        if improved and rank.leads:
             saver.save_best(state)
     if gave_up(state, recipe):
         log.say(
@@ -210,22 +195,33 @@ def gave_up(state: TrainState, recipe: Recipe) -> bool:
 class _Guard:
     """Stops a run whose loss is no longer a number one can train on."""
 
-    def __init__(self, saver: Saver) -> None:
-        self.saver = saver
+    def __init__(self, saver: Saver, rank: Rank) -> None:
+        self.saver, self.rank = saver, rank
         self.first: float | None = None
 
-    def check(self, state: TrainState) -> None:
-        """Raise Diverged when the mean loss since the last row is not finite, or absurd."""
-        if state.interval.count == 0:
-            return
-        loss = state.interval.means()["loss"]
+    def check(self, state: TrainState) -> dict[str, float]:
+        """Means since the last row; raises Diverged when the loss is not finite, or absurd."""
+        means = state.interval.means(self.rank)
+        if "loss" not in means:
+            return means
+        loss = means["loss"]
         self.first = loss if self.first is None else self.first
         if math.isfinite(loss) and loss <= DIVERGED * max(1.0, self.first):
-            return
-        last = self.saver.folder / "last.safetensors"
-        kept = f"last good checkpoint: {last}" if last.exists() else "no checkpoint written yet"
+            return means
+        good = self.saver.last_good(60)
         raise Diverged(
-            f"the loss is {loss:.3g} at step {state.step:,}; {kept}; try a lower rate (--set "
+            f"the loss is {loss:.3g} at step {state.step:,}; {good}; try a lower rate (--set "
             "optim.lr=...), a longer warm-up (--set schedule.warmup=0.05), clipping (--set "
             "optim.clip_norm=1) or --set precision=float32"
         )
+
+
+def _where(state: TrainState, saver: Saver) -> str:
+    return f"at step {state.step + 1:,}; {saver.last_good()}"
+
+
+def _hung(state: TrainState, saver: Saver, rank: Rank, seconds: float) -> str:
+    return (
+        f"rank {rank.index} of {rank.count}: step {state.step + 1:,} has not ended after "
+        f"{seconds:,.0f} s; {saver.last_good()}. Go on with --resume. What each thread was doing:"
+    )

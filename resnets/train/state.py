@@ -12,11 +12,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from resnets.config import FinetuneSpec, Recipe, to_dict
+from resnets.ranks import Rank
 from resnets.train.ema import make_ema
 from resnets.train.finetune import Tuning
 from resnets.train.optim import load_state_tensors, make_optimizer, state_tensors
 from resnets.train.schedule import Schedule
-from resnets.weights.checkpoint import BEST, LAST, read_checkpoint, save_checkpoint
+from resnets.train.writer import Snapshot, Writer
+from resnets.weights.checkpoint import BEST, LAST, Checkpoint, Encoded
+from resnets.weights.kept import Kept
 from resnets.weights.load import load_weights
 
 
@@ -33,9 +36,24 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.double()
         self.count += count
 
-    def means(self) -> dict[str, float]:
-        """Sums over counts; "errors" becomes "top1_error" in percent."""
-        means = {name: value.item() / max(1, self.count) for name, value in self.sums.items()}
+    def total(self, rank: Rank) -> Meter:
+        """The sums of all processes, in the first of them; in the others nothing."""
+        if rank.count == 1:
+            return self
+        sums = rank.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
+        count = int(sums.pop("count"))
+        total = Meter({k: v.new_tensor(sums[k]) for k, v in self.sums.items()}, count)
+        return total if rank.leads else total.emptied()
+
+    def emptied(self) -> Meter:
+        """The same sums, of nothing."""
+        return Meter({name: torch.zeros_like(each) for name, each in self.sums.items()}, 0)
+
+    def means(self, rank: Rank = Rank()) -> dict[str, float]:  # noqa: B008 (frozen)
+        """Sums over counts, over all processes; "errors" becomes "top1_error" in percent."""
+        sums = rank.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
+        count = sums.pop("count")
+        means = {name: value / max(1, count) for name, value in sums.items()}
         if "errors" in means:
             means["top1_error"] = 100 * means.pop("errors")
         return means
@@ -45,7 +63,8 @@ class Meter:
 class TrainState:
     """Model, optimizer, schedule, averaged weights and position of one run.
 
-    stale: evaluations since the validation error was last the lowest yet.
+    stale: evaluations since the validation error was last the lowest yet. micro_batch: see Recipe;
+    less where more did not fit into memory.
     """
 
     model: nn.Module
@@ -55,9 +74,14 @@ class TrainState:
     tuning: Tuning
     step: int = 0
     stale: int = 0
+    micro_batch: int = 0
     seconds: float = 0.0
     interval: Meter = field(default_factory=Meter)
     epoch: Meter = field(default_factory=Meter)
+
+    def meet(self, rank: Rank) -> None:
+        """Let the first process have the meters of all, before it saves them."""
+        self.interval, self.epoch = self.interval.total(rank), self.epoch.total(rank)
 
     @property
     def eval_model(self) -> nn.Module:
@@ -76,11 +100,16 @@ def new_state(model: nn.Module, recipe: Recipe, total: int) -> TrainState:
         Schedule(recipe.schedule, recipe.optim.lr, total),
         ema,
         tuning,
+        micro_batch=recipe.micro_batch,
     )
 
 
 class Saver:
-    """Writes and reads a run's checkpoints: `last` to go on from, `best` to use."""
+    """Writes and reads a run's checkpoints: `last` to go on from, `best` to use.
+
+    The loop waits only while tensors are copied; files are written beside it. Where that fails,
+    the next save or `wait` raises CheckpointError.
+    """
 
     def __init__(
         self,
@@ -89,38 +118,70 @@ class Saver:
         fixed: Mapping[str, Any],
         mean_image: torch.Tensor | None,
     ) -> None:
-        self.folder = folder / "checkpoints"
+        self._kept, self._writer = Kept(folder, recipe), Writer()
+        self._snapshots = {LAST: Snapshot(), BEST: Snapshot()}
         self._meta = {"recipe": to_dict(recipe), **fixed}
         self._fixed = {} if mean_image is None else {"preprocess/mean_image": mean_image}
 
-    def save_last(self, state: TrainState) -> Path:
-        """Write everything needed to go on exactly."""
-        tensors = dict(self._fixed)
-        tensors |= _prefixed("model", state.model.state_dict())
-        tensors |= _prefixed("optim", state_tensors(state.model, state.optimizer))
-        if state.ema is not None:
-            tensors |= _prefixed("ema", state.ema.module.state_dict())
-            tensors["n_averaged"] = state.ema.n_averaged
+    @property
+    def path(self) -> str:
+        """Path or URL of `last`."""
+        return self._kept.path
+
+    def save_last(self, state: TrainState, *, final: bool = False) -> None:
+        """Write everything needed to go on exactly. The `final` one is waited for."""
         loop = {
             "seconds": state.seconds,
             "stale": state.stale,
+            "micro_batch": state.micro_batch,
             "schedule": state.schedule.state_dict(),
             "interval": _meter_to_json(state.interval),
             "epoch": _meter_to_json(state.epoch),
         }
-        path = self.folder / LAST
-        save_checkpoint(path, tensors, {**self._meta, "step": state.step, "state": loop})
-        return path
+        tensors = _prefixed("model", state.model.state_dict())
+        tensors |= _prefixed("optim", state_tensors(state.model, state.optimizer))
+        if state.ema is not None:
+            tensors |= _prefixed("ema", state.ema.module.state_dict())
+            tensors["n_averaged"] = state.ema.n_averaged
+        self._save(LAST, tensors, {"step": state.step, "state": loop}, final)
+        if final:
+            self.wait()
 
     def save_best(self, state: TrainState) -> None:
         """Write the evaluated weights alone."""
-        tensors = self._fixed | _prefixed("model", state.eval_model.state_dict())
-        meta = {**self._meta, "step": state.step, "averaged": state.ema is not None}
-        save_checkpoint(self.folder / BEST, tensors, meta)
+        tensors = _prefixed("model", state.eval_model.state_dict())
+        self._save(BEST, tensors, {"step": state.step, "averaged": state.ema is not None}, False)
 
-    def restore(self, state: TrainState) -> None:
-        """Fill `state` from the last checkpoint; CheckpointError where that cannot be read."""
-        checkpoint = read_checkpoint(self.folder / LAST)
+    def _save(
+        self, name: str, tensors: dict[str, torch.Tensor], meta: dict[str, Any], final: bool
+    ) -> None:
+        snapshot = self._snapshots[name]
+        self._writer.ready(name)
+        snapshot.take(tensors)
+
+        def write() -> None:
+            payload = Encoded({**self._fixed, **snapshot.finish()}, self._meta | meta)
+            self._kept.save(name, payload, meta["step"], final=final)
+
+        self._writer.start(name, write)
+
+    def wait(self) -> None:
+        """Wait until all is where it belongs; raises CheckpointError where it cannot be."""
+        self._writer.wait()
+        self._kept.send(final=True)
+
+    def close(self) -> None:
+        """Let a write that goes on end, whatever ends the run."""
+        self._writer.close()
+
+    def last_good(self, patience: float = 0.0) -> str:
+        """Which checkpoint a failure leaves, once `patience` seconds went to writing it."""
+        self._writer.settle(patience)
+        return self._kept.last_good()
+
+    def restore(self, state: TrainState, checkpoint: Checkpoint) -> None:
+        """Fill `state` from a checkpoint of `save_last`; CheckpointError where it does not fit."""
+        self._kept.going_on(checkpoint)
         load_weights(state.model, checkpoint.group("model"), checkpoint.path)
         load_state_tensors(state.model, state.optimizer, checkpoint.group("optim"))
         if state.ema is not None:
@@ -129,6 +190,7 @@ class Saver:
         loop = checkpoint.meta["state"]
         state.step, state.seconds = checkpoint.meta["step"], loop["seconds"]
         state.stale = loop.get("stale", 0)  # checkpoints of before do not count it
+        state.micro_batch = loop.get("micro_batch", state.micro_batch)
         state.schedule.load_state_dict(loop["schedule"])
         device = next(state.model.parameters()).device
         state.interval = _meter_from_json(loop["interval"], device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from resnets.config import Recipe
+from resnets.ranks import Rank
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn
 
@@ -76,18 +77,24 @@ class Work(Protocol):
         """Done once, before the first step, with the model on `device`."""
         ...
 
-    def stream(self, device: torch.device) -> Stream:
-        """Training batches."""
+    def stream(self, device: torch.device, rank: Rank) -> Stream:
+        """This process's parts of the training batches."""
         ...
 
     def compiled(self) -> nn.Module:
         """The model's compiled form, for the forward pass of training."""
         ...
 
-    def evaluator(self, means: Means) -> Evaluate | None:
-        """What the loop calls to measure a model; None where there is nothing to measure on."""
+    def evaluator(self, means: Means, rank: Rank) -> Evaluate | None:
+        """What the loop calls to measure a model; None where there is nothing to measure on.
+
+        All processes call it at once, and all get the figures of all.
+        """
         ...
 
-    def conclude(self, path: Path, means: Means) -> dict[str, Any]:
-        """Figures by split of the finished run's checkpoint `path`, the test set among them."""
+    def conclude(self, find: Callable[[], Path], means: Means, rank: Rank) -> dict[str, Any]:
+        """Figures by split of the finished run's checkpoint, the test set among them.
+
+        The first process finds and reads it, and the others get the net from there.
+        """
         ...

@@ -3,3 +3,15 @@
 
 class WeightsError(ValueError):
     """Weights that cannot be had or do not fit the net; the message names the tensors or file."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or of another net; the message names the file."""
+
+
+class StoreError(Exception):
+    """A place that refuses to take or give a file: the `reason`, and the `cure` to suggest."""
+
+    def __init__(self, reason: str, cure: str) -> None:
+        super().__init__(f"{reason}; {cure}")
+        self.reason, self.cure = reason, cure

@@ -26,6 +26,7 @@ from resnets.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpo
 from resnets.weights.errors import WeightsError
 from resnets.weights.maps import shorten
 from resnets.weights.rules import Tensors
+from resnets.weights.store_url import url_of
 from resnets.weights.unpickle import read_pickle
 
 # Where training scripts put the state dict in what they save, and what wrappers put before names.
@@ -65,13 +66,13 @@ class Weights:
 
 
 def read_path(source: str) -> Weights:
-    """Weights of a file, a run folder or a pushed folder.
+    """Weights of a file, a run folder or a pushed folder; or of a file or run behind a URL.
 
     Files: our checkpoints, .safetensors, torch's (.pth and others), detectron2's .pkl, Caffe's
     .caffemodel, Keras's .h5 and .keras. Raises ConfigError where there is no such path,
     WeightsError or CheckpointError where it cannot be read.
     """
-    path = Path(source).expanduser()
+    path = find_checkpoint(source) if url_of(source) else Path(source).expanduser()
     if not path.exists():
         near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""

@@ -13,11 +13,13 @@ from resnets.weights import folder, hub
 from resnets.weights.checkpoint import CheckpointError, find_checkpoint, read_checkpoint
 from resnets.weights.files import Weights, read_folder, read_preprocess
 from resnets.weights.initial import net_from, recognise
+from resnets.weights.store_url import named
 
 
 def load(where: str | Path) -> Net:
-    """The net of a run folder, checkpoint or pushed folder, in eval mode, float32, on the CPU.
+    """The net of a run, checkpoint or pushed folder, in eval mode, float32, on the CPU.
 
+    Runs and checkpoints may lie behind a URL that fsspec opens.
     A run gives its best checkpoint on validation, or its last where it had no validation split;
     averaged (EMA) weights are taken where the run kept them. The net carries `.preprocess`
     (a `Preprocessor`), `.classes`, `.recipe` and `.origin` (file, step and kind of weights).
@@ -69,6 +71,7 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], path: Path) -
         shown = ", ".join(wrong[:3]) + (" ..." if len(wrong) > 3 else "")
         name = net.spec.name if isinstance(net, Net) else "this model"
         raise CheckpointError(
-            f"{path}: holds another architecture than {name}: {len(wrong)} tensors differ ({shown})"
+            f"{named(path)}: holds another architecture than {name}: "
+            f"{len(wrong)} tensors differ ({shown})"
         )
     net.load_state_dict(weights)

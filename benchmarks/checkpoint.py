@@ -1,0 +1,60 @@
+"""What a checkpoint costs the loop: ResNet-50 with momentum and averaged weights.
+
+    python benchmarks/checkpoint.py [FOLDER]
+
+A save stops the loop while tensors are copied; the file is written beside it. Compared with a save
+that is waited for, which is also what the last one of a run costs.
+"""
+
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from resnets import create_model
+from resnets.recipes import recipe
+from resnets.train.state import Saver, new_state
+
+SAVES = 6
+
+
+def main(folder: str | None) -> None:
+    torch.manual_seed(0)
+    plan = dataclasses.replace(recipe("imagenet-90", None), ema_decay=0.99)
+    net = create_model("resnet50").to(memory_format=torch.channels_last).train()
+    state = new_state(net, plan, 1000)
+    images, labels = torch.randn(8, 3, 64, 64), torch.randint(0, 1000, (8,))
+
+    def step() -> None:
+        cross_entropy(net(images), labels).backward()
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.ema.update_parameters(net)
+        state.step += 1
+
+    step()
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        saver = Saver(Path(out), plan, {"classes": [], "preprocess": {}}, None)
+        for waited in (True, False):
+            stalls = []
+            for _ in range(SAVES):
+                step()
+                start = time.perf_counter()
+                saver.save_last(state, final=waited)
+                stalls.append(1000 * (time.perf_counter() - start))
+                saver.wait()
+            middle, worst = statistics.median(stalls), max(stalls)
+            how = "waited for" if waited else "beside the loop"
+            print(f"{how:>15}: the loop stands still for {middle:,.0f} ms (most: {worst:,.0f})")
+        size = (Path(out) / "checkpoints" / "last.safetensors").stat().st_size
+        print(f"{size / 1e6:,.0f} MB a file, {torch.get_num_threads()} threads")
+        saver.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else None)

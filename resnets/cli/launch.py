@@ -1,0 +1,77 @@
+"""`resnets train --devices N`: N processes on this machine, as torchrun starts them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from resnets.config import ConfigError, Recipe, to_toml
+
+LOCAL = "localhost:0"  # the processes meet at a free port
+
+
+def check_devices(devices: int, max_restarts: int, device: str) -> None:
+    """Raise ConfigError where `devices` processes cannot be started here."""
+    import torch
+
+    if "WORLD_SIZE" in os.environ:
+        raise ConfigError("--devices and --max-restarts: torchrun has started us already")
+    if devices < 1 or max_restarts < 0:
+        raise ConfigError(f"--devices {devices}: at least 1, and --max-restarts at least 0")
+    present = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if present and devices > present:
+        raise ConfigError(f"--devices {devices}: there are {present} GPUs; or say --device cpu")
+
+
+def launch(recipe: Recipe | None, options: Sequence[str], devices: int, max_restarts: int) -> int:
+    """Run `resnets train RECIPE *options` in each of `devices` processes; returns the exit code.
+
+    Where one dies, all are stopped, and started again up to `max_restarts` times. Signals are
+    handed on, and the processes have half a minute to save.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from resnets.data.memory import cores
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it below
+    # One thread too many costs more than one too few.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint=LOCAL,
+        max_restarts=max_restarts,
+        monitor_interval=0.1,
+    )
+    with tempfile.TemporaryDirectory(prefix="resnets-") as folder:
+        words = ["-m", "resnets", "train", *options]
+        if recipe is not None:
+            path = Path(folder) / "recipe.toml"
+            path.write_text(to_toml(recipe), encoding="utf-8")
+            words.insert(3, str(path))
+        try:
+            elastic_launch(config, sys.executable)(*words)
+        except ChildFailedError as failed:
+            rank, first = min(failed.failures.items(), key=lambda item: item[1].timestamp)
+            print(f"resnets train: rank {rank} {_ended(first.exitcode)}", file=sys.stderr)
+            return max(1, first.exitcode)
+        except SignalException as stop:
+            return 130 if stop.sigval == signal.SIGINT else 0
+    return 0
+
+
+def _ended(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}; go on with --resume"
+    return f"ended first, with exit code {code}; its line above says why"

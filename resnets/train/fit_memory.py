@@ -1,0 +1,121 @@
+"""The micro-batch that fits into memory, found by trying; the global batch stays as it is."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from resnets import host
+from resnets.config import Recipe
+from resnets.train.parallel import Parallel
+from resnets.train.state import TrainState
+
+T = TypeVar("T")
+log = logging.getLogger("resnets")
+
+# What is said besides raising torch.OutOfMemoryError: by allocators of CPUs, by cuBLAS and cuDNN,
+# and by oneDNN, which does not name its reason.
+SAID = (
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "out of memory",
+    "could not create a primitive",
+)
+
+
+class TooBig(ValueError):  # noqa: N818  (what it says)
+    """A step that does not fit into memory, and cannot or may not be made smaller."""
+
+
+def parts(count: int, size: int, recipe: Recipe) -> list[tuple[int, int]]:
+    """Where micro-batches of `size` of `count` pictures start and stop; ghost batches stay whole.
+
+    0 = all at once.
+    """
+    unit = recipe.norm_batch or 1
+    size = size // unit * unit or count
+    return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def fitted(
+    gradients: Callable[[], T], state: TrainState, forward: Parallel, recipe: Recipe, count: int
+) -> T:
+    """`gradients()` of `count` pictures, with `state.micro_batch` halved until they fit.
+
+    Without `forward.fits_memory` what does not fit raises TooBig. In several processes only the
+    first batch is tried, by each of them alone before they exchange anything, and the least size
+    of all is taken; a process that fails later would leave the others waiting.
+    """
+    together = forward.rank.count > 1
+    if together and forward.fits_memory:
+        while not _fits(gradients, state, forward):
+            _halve(state, recipe, count)
+        forward.fits_memory = False
+    forward.begin()
+    while True:
+        kept = _statistics(state.model) if forward.fits_memory else []
+        try:
+            return gradients()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        _let_go(state.model, kept)
+        if not forward.fits_memory:
+            raise TooBig(
+                f"out of memory at step {state.step + 1:,}, with "
+                f"{min(state.micro_batch or count, count)} pictures in one pass; try --fit-memory, "
+                "--set micro_batch=... or --set recompute=true"
+            )
+        _halve(state, recipe, count)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator said so."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        said in str(error) for said in SAID
+    )
+
+
+def _fits(gradients: Callable[[], object], state: TrainState, forward: Parallel) -> bool:
+    """Whether a step without its update fits in each process; leaves the state as it was."""
+    kept, failed = _statistics(state.model), False
+    try:
+        gradients()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        failed = True
+    _let_go(state.model, kept)
+    return not forward.rank.any(failed)
+
+
+def _halve(state: TrainState, recipe: Recipe, count: int) -> None:
+    """Half the size, in whole ghost batches."""
+    unit, before = recipe.norm_batch or 1, min(state.micro_batch or count, count)
+    state.micro_batch = before // 2 // unit * unit
+    if not state.micro_batch:
+        raise TooBig(
+            f"out of memory even with {before} picture{'s' if before > 1 else ''} in one pass; "
+            "take a smaller net or smaller pictures, or --set recompute=true"
+        )
+    log.info("out of memory: %d pictures in one pass from here on", state.micro_batch)
+
+
+def _let_go(net: nn.Module, kept: list[tuple[Tensor, Tensor]]) -> None:
+    """Forget a step that failed: gradients, moved statistics, memory kept for reuse."""
+    net.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, before in kept:
+            buffer.copy_(before)
+    gc.collect()
+    host.give_back_pages()
+
+
+def _statistics(net: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    return [(buffer, buffer.clone()) for buffer in net.buffers()]

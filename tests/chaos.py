@@ -1,0 +1,107 @@
+"""A run that is killed at random times, again and again, until it is done.
+
+    python tests/chaos.py [--processes 2] [--kills 100] [--seed 1]
+
+compares its weights and rows with those of a run that nothing befell, and prints what it did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+# A longer run than the tests' own, so that there is something to kill.
+TRAIN = [
+    *("train", "digits", "--model", "cifar-resnet8", "--iterations", "600"),
+    *("--set", "checkpoint_every=2it", "--set", "eval.every=40it", "--set", "log_every=5it"),
+    *("--set", "ema_decay=0.9", "--set", "norm_batch=16", "--set", "batch_size=64"),
+    *("--set", "data.augment.mixup=0.2", "--set", "keep_checkpoints=3", "--device", "cpu"),
+]
+
+
+def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "resnets", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def workers(process: subprocess.Popen[bytes], processes: int) -> list[int]:
+    """The processes that train: `process` itself, or the children of the launcher."""
+    if processes == 1:
+        return [process.pid]
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def last_written(folder: Path) -> float:
+    path = folder / "checkpoints" / "last.safetensors"
+    return path.stat().st_mtime if path.exists() else 0.0
+
+
+def chaos(
+    train: Sequence[str], folder: Path, processes: int, wanted: int, seed: int
+) -> tuple[int, Path]:
+    """Kill the run by `train` `wanted` times, then let it end; the count and its run folder.
+
+    What is killed is any of the processes (the others follow), or all with their launcher. A kill
+    comes up to two seconds after the first checkpoint of an attempt, so every attempt gets further;
+    now and then it comes at any time, also while programs start.
+    """
+    luck, kills, what = random.Random(seed), 0, Counter[str]()
+    out = folder / "chaos"
+    words = [*train, "--devices", str(processes), "--out", str(out), "--go-on"]
+    while True:
+        before, process = last_written(out), start(words)
+        if kills < wanted:
+            early = luck.random() < 0.15
+            while not early and process.poll() is None and last_written(out) <= before:
+                time.sleep(0.01)
+            time.sleep(luck.uniform(0, 6 if early else 0.5))
+        if kills < wanted and process.poll() is None:
+            whom, mine = luck.choice(("one", "all")), workers(process, processes)
+            if whom == "one" and mine:
+                os.kill(luck.choice(mine), signal.SIGKILL)
+            else:
+                process.kill()
+                for pid in mine if processes > 1 else []:
+                    os.kill(pid, signal.SIGKILL)
+            kills, what[whom] = kills + 1, what[whom] + 1
+        error = process.communicate()[1].decode()
+        if process.returncode == 0:
+            print(f"{kills} kills of {processes} process(es) ({dict(what)})", flush=True)
+            return kills, out
+        assert "Traceback" not in error, error
+
+
+def main() -> None:
+    from same import difference
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole"
+        words = [*TRAIN, "--devices", str(given.processes), "--out", str(whole)]
+        assert start(words).wait() == 0
+        kills, out = chaos(TRAIN, Path(folder), given.processes, given.kills, given.seed)
+        found = difference(whole, out)
+        print(found or f"weights and rows bitwise equal after {kills} kills")
+        sys.exit(bool(found) or kills < given.kills)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Lets a worker of a test's run meet the fault that FAULT names, in the real program.
+
+"kill|hang|nan rank R at step N [once]", or "wait at step N" (until asked to stop).
+"""
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+FAULT = re.fullmatch(
+    r"(kill|hang|nan|wait)(?: rank (\d+))? at step (\d+)( once)?", os.environ.get("FAULT", "")
+)
+
+
+def hang() -> None:
+    time.sleep(1000)
+
+
+def meet(kind: str) -> None:
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "hang":
+        hang()
+    elif kind == "wait":
+        asked = signal.getsignal(signal.SIGTERM).__self__
+        while asked.received is None:
+            time.sleep(0.02)
+
+
+def install() -> None:
+    """Once the loop is imported, put the fault behind its step."""
+    from resnets.train import loop
+
+    kind, rank, step, once = FAULT.groups()
+    real = loop.train_step
+
+    def train_step(state, forward, loss_fn, batch, *rest):
+        mine = rank is None or int(rank) == forward.rank.index
+        if kind == "nan" and mine and state.step + 1 == int(step):
+            batch.images.fill_(float("nan"))
+        real(state, forward, loss_fn, batch, *rest)
+        if mine and state.step == int(step):
+            mark = Path(os.environ["MARK"]) / "met" if once else None
+            if mark is None or not mark.exists():
+                if mark is not None:
+                    mark.touch()
+                meet(kind)
+
+    loop.train_step = train_step
+
+
+class Finder:
+    """Sees `resnets.train.loop` being imported, and installs the fault right after."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "resnets.job":
+            return
+        sys.meta_path.remove(self)
+        install()
+        return
+
+
+if FAULT and "WORLD_SIZE" in os.environ:
+    sys.meta_path.insert(0, Finder())
