@@ -10,7 +10,9 @@ torchvision in float32, a picture at a time. litserve: the same net, batches of 
 
 Overload: requests arrive, whatever was answered, at `--overload` times the throughput just measured
 of ours with a latency bound of 1 s; what counts is the p99 of those answered 200 (at most twice the
-bound) and that none that was accepted is lost: every request is answered, with 200 or 503.
+bound) and that none that was accepted is lost: every request is answered, with 200 or 503. Latency
+is the client's, from before it connects. Load and server share the machine: its load average before
+and after is printed, and how late the load's own event loop was, which is in every latency.
 """
 
 from __future__ import annotations
@@ -181,8 +183,13 @@ async def closed(port: int, body: bytes, clients: int, seconds: float) -> tuple[
     return len(spent) / (time.perf_counter() - begun), spent
 
 
-async def opened(port: int, body: bytes, rate: float, seconds: float) -> list[tuple[int, float]]:
-    """Status and seconds of requests that arrive at `rate`, whatever becomes of them; 0 = lost."""
+async def opened(
+    port: int, body: bytes, rate: float, seconds: float
+) -> tuple[list[tuple[int, float]], list[float]]:
+    """Status and seconds of requests that arrive at `rate`, whatever becomes of them; 0 = lost.
+
+    Also how many seconds too late each was sent.
+    """
 
     async def ask() -> tuple[int, float]:
         try:
@@ -190,11 +197,12 @@ async def opened(port: int, body: bytes, rate: float, seconds: float) -> list[tu
         except (OSError, asyncio.IncompleteReadError):
             return 0, 0.0
 
-    tasks, begun = [], time.perf_counter()
+    tasks, late, begun = [], [], time.perf_counter()
     for number in range(int(rate * seconds)):
         await asyncio.sleep(max(0.0, begun + number / rate - time.perf_counter()))
+        late.append(time.perf_counter() - begun - number / rate)
         tasks.append(asyncio.create_task(ask()))
-    return list(await asyncio.gather(*tasks))
+    return list(await asyncio.gather(*tasks)), late
 
 
 def percentile(spent: list[float], share: float) -> float:
@@ -241,14 +249,21 @@ def measure(servers: dict[str, tuple[subprocess.Popen, int]], given: argparse.Na
             ratio = speed / speeds["plain"][0] if "plain" in speeds else float("nan")
             print(f"{clients:>8} {kind:<10}{speed:>11.1f}{middle:>9.1f}{worst:>9.1f}{ratio:>9.2f}x")
     if "ours" in servers:
-        port = servers["ours"][1]
-        rate = given.overload * top
-        seen = asyncio.run(opened(port, message("ours", port), rate, 2 * given.seconds))
-        good = [spent for status, spent in seen if status == 200]
-        print(f"overload {rate:.0f}/s for {2 * given.seconds:.0f} s: "
-              f"{dict(Counter(status for status, _ in seen))} (0 = lost),"
-              f" accepted p50 {percentile(good, 50):.0f} ms, p99 {percentile(good, 99):.0f} ms,"
-              f" bound {1000 * given.bound:.0f} ms")  # fmt: skip
+        overload(servers["ours"][1], given.overload * top, given)
+
+
+def overload(port: int, rate: float, given: argparse.Namespace) -> None:
+    """Print what becomes of requests that arrive at `rate`."""
+    before = os.getloadavg()[0]
+    seen, late = asyncio.run(opened(port, message("ours", port), rate, 2 * given.seconds))
+    good = [spent for status, spent in seen if status == 200]
+    worst, bound = percentile(good, 99), 1000 * given.bound
+    print(f"overload {rate:.0f}/s for {2 * given.seconds:.0f} s: "
+          f"{dict(Counter(status for status, _ in seen))} (0 = lost),"
+          f" accepted p50 {percentile(good, 50):.0f} ms, p99 {worst:.0f} ms,"
+          f" {worst / bound:.2f} x the bound of {bound:.0f} ms")  # fmt: skip
+    print(f"load average {before:.1f} before, {os.getloadavg()[0]:.1f} after, of {os.cpu_count()}"
+          f" cores; requests were sent {percentile(late, 99):.0f} ms late at p99")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class Browser:
     def close(self) -> None:
         """End it."""
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
         self.read.close()
         self.write.close()
 

@@ -2,13 +2,16 @@
 
 import asyncio
 import io
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -18,6 +21,7 @@ from PIL import Image
 from small_nets import RESIDUAL, small_net
 
 from resnets.config import Preprocess, Recipe, to_dict
+from resnets.deploy.backend import Runtime
 from resnets.deploy.serve import Server, bind
 from resnets.deploy.serve_app import Work, make_app
 from resnets.deploy.serve_http import Connection
@@ -60,9 +64,35 @@ def picture(width: int = 40, height: int = 31, seed: int = 0, form: str = "PNG")
     return out.getvalue()
 
 
+class Opens:
+    """Notes the names of files that this process opens, by whatever function, while `on`."""
+
+    on = False
+    names: ClassVar[list[str]] = []
+
+    @classmethod
+    def note(cls, event: str, arguments: tuple) -> None:
+        """An audit hook."""
+        if event == "open" and cls.on and isinstance(arguments[0], str | bytes | Path):
+            cls.names.append(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(Opens.note)  # it cannot be taken off again
+
+
+@contextmanager
+def watched_files() -> Iterator[list[str]]:
+    """The names of all files opened in the block."""
+    Opens.on, Opens.names = True, []
+    try:
+        yield Opens.names
+    finally:
+        Opens.on = False
+
+
 @dataclass
 class Running:
-    """A server, a client of it, and its inside."""
+    """A server, a client of it, and its inside; `connection` is the class of its connections."""
 
     host: str
     port: int
@@ -70,6 +100,7 @@ class Running:
     work: Work
     server: Server
     registry: Registry
+    connection: type[Connection]
 
     @property
     def url(self) -> str:
@@ -77,9 +108,9 @@ class Running:
 
     def connect(self) -> socket.socket:
         """A raw connection."""
-        return socket.create_connection((self.host, self.port), timeout=20)
+        return socket.create_connection((self.host, self.port), timeout=60)
 
-    def until(self, ready, seconds: float = 20) -> None:
+    def until(self, ready, seconds: float = 60) -> None:
         """Wait until `ready()`."""
         deadline = time.monotonic() + seconds
         while not ready():
@@ -93,23 +124,34 @@ class Running:
 
 
 @contextmanager
-def running(*models: str, token: str | None = None, patience: float = 15.0, **limits) -> Iterator[
-    Running
-]:  # fmt: skip
-    """A server in a thread of this process; it ends gracefully with the block."""
-    bounds, metrics = Limits(**limits), Metrics()
-    registry = Registry([Source.parse(text) for text in models], bounds, metrics, device="cpu")
-    app = make_app(registry, bounds, metrics, token)
+def running(
+    *models: str,
+    token: str | None = None,
+    hosts: tuple[str, ...] = (),
+    backend: Runtime = "torch",
+    **limits,
+) -> Iterator[Running]:
+    """A server in a thread of this process; it ends gracefully with the block.
+
+    Where a test does not say otherwise, none of its limits in seconds is one that a busy machine
+    may reach, and it is the client that gives up idle connections.
+    """
+    bounds = Limits(**{"max_latency": 60.0, "stall": 60.0, "answer": 120.0, **limits})
+    metrics = Metrics()
+    registry = Registry([Source.parse(text) for text in models], bounds, metrics, backend=backend)
+    app = make_app(registry, bounds, metrics, token, hosts)
     sock = bind("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    kind = type("Tested", (Connection,), {"most": bounds.connections, "patience": patience})
-    config = uvicorn.Config(app, http=kind, ws="none", log_config=None, access_log=False)
+    kind = type("Tested", (Connection,), {"most": bounds.connections, "patience": 60.0})
+    config = uvicorn.Config(
+        app, http=kind, ws="none", log_config=None, access_log=False, timeout_keep_alive=60
+    )
     server = Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
     thread.start()
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, headers=headers)
-    found = Running("127.0.0.1", port, client, app.state.work, server, registry)
+    found = Running("127.0.0.1", port, client, app.state.work, server, registry, kind)
     found.until(lambda: server.started, 60)
     try:
         yield found

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Running, picture, running, save_classifier, save_detector
+from serving import Running, picture, running, save_classifier, save_detector, watched_files
 from small_nets import CLASSES
 
 from resnets.cli.main import main
@@ -33,7 +33,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def served(paths: dict[str, str]):
     named = (f"net@1={paths['other']}", f"net@2={paths['net']}", f"finder={paths['finder']}")
-    with running(*named, upload=200_000, pixels=1_000_000, pictures=8, stall=1.0) as found:
+    with running(*named, upload=200_000, pixels=1_000_000, pictures=8) as found:
         yield found
 
 
@@ -164,7 +164,7 @@ def test_a_body_too_large_is_not_read_to_its_end(served: Running, chunked: bool)
     """The refusal comes while most of the body has not been sent."""
     framing = b"transfer-encoding: chunked" if chunked else b"content-length: 999999999999"
     with served.connect() as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\n" + framing + b"\r\n\r\n")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nhost: localhost\r\n" + framing + b"\r\n\r\n")
         if chunked:
             connection.sendall((b"10000\r\n" + bytes(0x10000) + b"\r\n") * 4)
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
@@ -195,6 +195,21 @@ def test_token_is_wanted_for_all_but_page_and_health(paths):
         assert served.client.post("/admin/reload").json()["models"]
 
 
+OURS = ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "10.1.2.3", "nets.example:80")
+OTHERS = ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8000", "[::1].x", "")
+
+
+def test_a_name_that_was_made_to_point_here_is_refused(paths):
+    with running(f"net={paths['net']}", hosts=("Nets.Example",)) as served:
+        for host in OURS:
+            assert served.client.get("/models", headers={"host": host}).status_code == 200, host
+        for host in OTHERS:
+            for path in ("/models", "/", "/healthz"):
+                refused = served.client.get(path, headers={"host": host})
+                assert refused.status_code == 421, host
+                assert "--allowed-host" in refused.json()["error"]
+
+
 def test_page_and_documents_need_no_other_server(served: Running):
     for path in ("/", "/docs"):
         page = served.client.get(path)
@@ -218,11 +233,15 @@ def test_metrics_count(served: Running):
     assert value() == before + 1
 
 
+def _of(caplog, route: str) -> list[dict]:
+    return [each.fields for each in caplog.records if each.fields.get("route") == route]
+
+
 def test_log_names_no_file_and_holds_no_picture(served: Running, caplog):
     with caplog.at_level("INFO", "resnets.serve"):
         served.client.post("/predict?top_k=2", files={"a": ("my-passport.png", picture())})
-        served.until(lambda: caplog.records)
-    fields = caplog.records[-1].fields
+        served.until(lambda: _of(caplog, "/predict"))
+    fields = _of(caplog, "/predict")[-1]
     assert fields["pictures"] == 1
     assert fields["status"] == 200
     assert fields["bytes"] > len(picture())
@@ -265,24 +284,18 @@ def test_a_port_in_use_is_named(paths, capsys):
     assert f"127.0.0.1:{port}" in capsys.readouterr().err
 
 
-def test_a_path_is_never_opened_for_a_request(served: Running, monkeypatch, tmp_path: Path):
+def test_a_path_is_never_opened_for_a_request(served: Running, tmp_path: Path):
     """Whatever names a request brings, no file is opened while it is answered."""
-    opened = []
-    import builtins
-
-    real = builtins.open
-
-    def spy(file, *args, **kwargs):
-        opened.append(str(file))
-        return real(file, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "open", spy)
     target = tmp_path / "secret.png"
     target.write_bytes(picture())
-    opened.clear()
-    for name in (str(target), f"../../{target}", "file:///etc/passwd"):
-        served.client.post("/predict", files={name: (name, b"nothing")})
-        served.client.post("/predict", json={"pictures": [name]})
-        served.client.post("/predict", params={"model": name}, content=b"x")
-        served.client.get(f"/{name}")
-    assert opened == []
+    served.client.post("/predict", content=picture(), headers=RAW)  # all is imported now
+    with watched_files() as opened:
+        for name in (str(target), f"../../{target}", "file:///etc/passwd"):
+            served.client.post("/predict", files={name: (name, b"nothing")})
+            served.client.post("/predict", json={"pictures": [name]})
+            served.client.post("/predict", params={"model": name}, content=b"x")
+            served.client.post("/explain", params={"class": name}, content=picture())
+            served.client.get(f"/{name}")
+        assert opened == []
+        target.read_bytes()
+    assert opened == [str(target)]

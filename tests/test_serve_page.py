@@ -133,6 +133,30 @@ def test_dropped_and_pasted_pictures(browser: Browser, served: Running):
         browser.until(f"document.querySelectorAll('article').length === {number}")
 
 
+def test_an_object_is_shown_alone(browser: Browser, served: Running):
+    visit(browser, served, 800, 600, dark=False)
+    objects = [
+        {"class": name, "score": 0.9, "box": [10 * n, 10, 10 * n + 8, 40]}
+        for n, name in enumerate(("disc", "star", "disc"))
+    ]
+    said = {"predictions": [{"width": 100, "height": 50, "objects": objects}]}
+    said["milliseconds"] = {"total": 1}
+    browser.run(
+        "results.append(show(new File([], 'a.png'), {classes: ['disc', 'box', 'star']},"
+        f" {json.dumps(said)}, 2))"
+    )
+    assert browser.run("document.querySelector('article h2').textContent") == "2 disc, 1 star"
+    hues = "[...document.querySelectorAll('rect')].map((each) => each.getAttribute('stroke'))"
+    first, second, third = browser.run(hues)
+    assert first == third != second
+    browser.run("document.querySelectorAll('button.row')[1].focus()")
+    hidden = "[...document.querySelectorAll('rect')].map((each) => each.classList.contains('dim'))"
+    for shown in ([True, False, True], [False] * 3):
+        browser.key("Enter", 13)
+        assert browser.run(hidden) == shown
+    assert browser.run("document.querySelectorAll('[aria-pressed=true]').length") == 0
+
+
 def test_token_is_asked_for(browser: Browser, tmp_path: Path):
     with running(f"net={save_classifier(tmp_path / 'n.safetensors')}", token="secret") as served:
         browser.call("Page.navigate", url=f"{served.url}/")

@@ -18,6 +18,7 @@ def command(
     /,
     port: int = 8000,
     host: str = "127.0.0.1",
+    allowed_host: tuple[str, ...] = (),
     token_env: str | None = None,
     max_batch: int = 32,
     max_delay_ms: float = 5.0,
@@ -25,9 +26,10 @@ def command(
     queue: int = 256,
     max_upload_mb: float = 32.0,
     max_megapixels: float = 50.0,
-    prefer: Literal["auto", "torch", "onnx", "openvino"] = "auto",
+    backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
     device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    calibrate: str | None = None,
 ) -> int:
     """Serve nets over HTTP: POST /predict, /explain, a page at /, and /docs that explain the rest.
 
@@ -37,8 +39,10 @@ def command(
     Args:
         models: Artefacts, run folders or checkpoints, as PATH, NAME=PATH or NAME@VERSION=PATH. The
             first is the default; of several versions of a name the last one answers for it.
-        port: 0 takes a free one; the first line of the log says which.
+        port: 0 takes a free one; the line "serving" of the log says which.
         host: Address to listen on. Others than this machine reach it at 0.0.0.0 or ::.
+        allowed_host: Names that requests may call the server by, beside localhost, this machine's
+            own and addresses; others are refused.
         token_env: Name of the environment variable with the bearer token that requests must send.
         max_batch: Pictures computed at once.
         max_delay_ms: How long the first picture of a batch waits for others at most.
@@ -46,9 +50,13 @@ def command(
         queue: Pictures accepted and not answered yet, for each model, at most.
         max_upload_mb: MiB of a request.
         max_megapixels: Millions of pixels of a picture.
-        prefer: What has to compute them.
+        backend: What computes checkpoints. auto is the fastest that is installed and proved equal;
+            the first start with a net takes some ten seconds longer.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: Of checkpoints; auto is bfloat16 where the device computes it natively.
+        precision: Of checkpoints. auto is bfloat16 where the device computes it natively, and int8
+            where an artefact in the run's folder has measured that it loses little.
+        calibrate: Data set that --precision int8 takes its ranges from; it may lose half a point of
+            top-1 error there.
     """
     if not models:
         raise ConfigError("name at least one artefact, run or checkpoint")
@@ -69,6 +77,7 @@ def command(
         from resnets.deploy import serve
         from resnets.deploy.serve_metrics import Metrics
         from resnets.deploy.serve_registry import Registry, Source
+        from resnets.deploy.serve_watch import log_to_stderr
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("resnets"):
             raise
@@ -80,8 +89,17 @@ def command(
     if token is None and not serve.is_loopback(host):
         print(f"resnets serve: {host}: anybody there may ask; see --token-env", file=sys.stderr)
     metrics = Metrics()
-    registry = Registry(sources, limits, metrics, prefer=prefer, device=device, precision=precision)
-    serve.serve(sock, registry, limits, metrics, token)
+    log_to_stderr()
+    registry = Registry(
+        sources,
+        limits,
+        metrics,
+        backend=backend,
+        device=device,
+        precision=precision,
+        calibrate=calibrate,
+    )
+    serve.serve(sock, registry, limits, metrics, token, {host, *allowed_host})
     return 0
 
 

@@ -8,19 +8,39 @@ stays.
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from resnets.models import Net
 
 
-class _Layers(fx.Tracer):
-    """Follows the data between the layers of a net, without looking into them."""
+class _Readers(TorchFunctionMode):
+    """Counts the operations that read each of the tensors `watched`, in this thread.
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+    A trace by torch.fx says the same, but replaces methods of `nn.Module` for the whole process
+    meanwhile: nets that other threads compute then fail (a server's, while it loads the next one).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: dict[int, Tensor] = {}  # by id, which is theirs while they are kept
+        self.count: Counter[int] = Counter()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):  # a shape or a device is no reading
+            read = (id(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor))
+            self.count.update(number for number in read if number in self.watched)
+        return out
 
 
 def fold(net: Net) -> Net:
@@ -34,17 +54,46 @@ def fold(net: Net) -> Net:
         module.__dict__.pop("fused", None)  # the training kernel's mark
     layers = dict(folded.named_modules())
     with torch.no_grad():
-        for node in _Layers().trace(folded).nodes:
-            if node.op != "call_module" or not isinstance(layers[node.target], nn.BatchNorm2d):
-                continue
-            before = node.args[0]
-            if not _is_convolution(before, layers) or len(before.users) > 1:
-                continue
-            fused = fuse_conv_bn_eval(layers[before.target], layers[node.target])
-            folded.set_submodule(before.target, fused)
-            folded.set_submodule(node.target, nn.Identity())
+        for norm, convolution in _followers(folded).items():
+            fused = fuse_conv_bn_eval(layers[convolution], layers[norm])
+            folded.set_submodule(convolution, fused)
+            folded.set_submodule(norm, nn.Identity())
     return folded
 
 
-def _is_convolution(node: fx.Node, layers: dict[str, nn.Module]) -> bool:
-    return node.op == "call_module" and isinstance(layers[str(node.target)], nn.Conv2d)
+def _followers(net: Net) -> dict[str, str]:
+    """Each norm of `net` that alone reads what a convolution gives, and that convolution.
+
+    Follows one picture through the net. (On the meta device nothing would be computed, but torch
+    imports its compiler for that, which takes longer than any picture.)
+    """
+    readers = _Readers()
+    made: dict[int, str] = {}
+    read: dict[str, int] = {}
+    hooks = []
+
+    def watch(name: str, out: Tensor) -> None:
+        made[id(out)], readers.watched[id(out)] = name, out
+
+    def note(name: str, layer: nn.Module) -> None:
+        if isinstance(layer, nn.Conv2d):
+            hooks.append(layer.register_forward_hook(lambda _, x, out: watch(name, out)))
+        elif isinstance(layer, nn.BatchNorm2d):
+            hook = layer.register_forward_pre_hook(lambda _, x: read.update({name: id(x[0])}))
+            hooks.append(hook)
+
+    for name, layer in net.named_modules():
+        note(name, layer)
+    spec, device = net.spec, next(net.parameters()).device
+    picture = torch.zeros(1, spec.in_channels, spec.input_size, spec.input_size, device=device)
+    try:
+        with readers:
+            net(picture)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {
+        name: made[tensor]
+        for name, tensor in read.items()
+        if tensor in made and readers.count[tensor] == 1
+    }

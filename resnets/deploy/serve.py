@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import uvicorn
 
@@ -15,9 +15,10 @@ from resnets.deploy.serve_http import Connection
 from resnets.deploy.serve_limits import Limits
 from resnets.deploy.serve_metrics import Metrics
 from resnets.deploy.serve_registry import Registry
-from resnets.deploy.serve_watch import log_to_stderr
 
 log = logging.getLogger("resnets.serve")
+
+BACKLOG = 256  # connections that wait to be taken; so many are taken in one turn of the event loop
 
 
 class Server(uvicorn.Server):
@@ -52,14 +53,23 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(sock: socket.socket, registry: Registry, limits: Limits, metrics: Metrics,
-          token: str | None) -> None:  # fmt: skip
-    """Answer until SIGINT or SIGTERM, then finish what was accepted."""
-    log_to_stderr()
-    connection = type("Bounded", (Connection,), {"most": limits.connections})
+def serve(
+    sock: socket.socket,
+    registry: Registry,
+    limits: Limits,
+    metrics: Metrics,
+    token: str | None,
+    hosts: Collection[str],
+) -> None:
+    """Answer until SIGINT or SIGTERM, then finish what was accepted.
+
+    hosts: names, beside localhost and this machine's own, that requests may call the server by.
+    """
+    bounds = {"most": limits.connections, "lag": registry.lag}
     config = uvicorn.Config(
-        make_app(registry, limits, metrics, token),
-        http=connection,
+        make_app(registry, limits, metrics, token, {socket.gethostname(), *hosts}),
+        backlog=BACKLOG,
+        http=type("Bounded", (Connection,), bounds),
         ws="none",
         log_config=None,
         access_log=False,
@@ -70,6 +80,7 @@ def serve(sock: socket.socket, registry: Registry, limits: Limits, metrics: Metr
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     fields = {"url": f"http://{shown}:{port}/", "models": names(registry)}
+    sock.listen(BACKLOG)  # from here on clients that have read the line get an answer
     log.info("serving", extra={"fields": fields})
     asyncio.run(Server(config).serve([sock]))
 

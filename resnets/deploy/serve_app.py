@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
@@ -13,15 +13,12 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
-from resnets.data.errors import DataError
 from resnets.data.memory import cores
 from resnets.deploy.serve_body import DisconnectedError, Intake, check_picture, pictures_of
 from resnets.deploy.serve_docs import BODY, EXPLAINED, PREDICTED, documentation
-from resnets.deploy.serve_http import error_body
+from resnets.deploy.serve_errors import answer_errors
 from resnets.deploy.serve_limits import Limits, RefusalError
 from resnets.deploy.serve_metrics import Metrics
 from resnets.deploy.serve_models import Asked
@@ -29,6 +26,7 @@ from resnets.deploy.serve_registry import Registry, Served
 from resnets.deploy.serve_watch import Watch
 
 T = TypeVar("T")
+AT_ONCE = 1 << 16  # bytes of a body that is taken apart sooner than another thread would begin
 PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -42,12 +40,17 @@ ModelName = Annotated[
 
 
 class Work:
-    """What the routes share: models, bounds, and the threads that decode."""
+    """What the routes share: models, bounds, and threads.
+
+    Bodies have threads of their own: behind pictures that wait to be decoded, they would wait
+    before anybody has counted them.
+    """
 
     def __init__(self, registry: Registry, limits: Limits, metrics: Metrics) -> None:
         self.registry, self.limits, self.metrics = registry, limits, metrics
         self.intake = Intake(limits)
         self.decoders = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
+        self.parsers = ThreadPoolExecutor(cores(), thread_name_prefix="parse")
         self.stopping = False
 
     async def predict(self, request: Request, model: str | None, asked: Asked) -> dict[str, Any]:
@@ -81,6 +84,7 @@ class Work:
             if len(pictures) > 1:
                 raise RefusalError(400, "explain: one picture at a time")
             await self._run(self.decoders, check_picture, pictures[0], "the picture", self.limits)
+            await self._run(self.decoders, served.model.explainable, wanted)
             return await self._run(
                 served.batcher.thread, served.model.explain, pictures[0], "the picture", wanted
             )
@@ -98,7 +102,10 @@ class Work:
         self._check(self.registry.find(model))  # before the body is read: shedding has to be cheap
         async with self.intake.body(request) as body:
             kind = request.headers.get("content-type", "")
-            pictures = await self._run(self.decoders, pictures_of, body, kind, self.limits)
+            if len(body) > AT_ONCE:
+                pictures = await self._run(self.parsers, pictures_of, body, kind, self.limits)
+            else:
+                pictures = pictures_of(body, kind, self.limits)
             served = self.registry.find(model)  # again: it may have been exchanged meanwhile
             seen.update(model=f"{served.source.name}@{served.version}", pictures=len(pictures))
             self._check(served, len(pictures))
@@ -156,9 +163,13 @@ async def _leaving(request: Request) -> None:
 
 
 def make_app(
-    registry: Registry, limits: Limits, metrics: Metrics, token: str | None = None
+    registry: Registry,
+    limits: Limits,
+    metrics: Metrics,
+    token: str | None = None,
+    hosts: Collection[str] = (),
 ) -> FastAPI:
-    """The ASGI application; `app.state.work` holds its `Work`."""
+    """The ASGI application; `app.state.work` holds its `Work`. hosts: names it answers to."""
     work = Work(registry, limits, metrics)
 
     @asynccontextmanager
@@ -175,14 +186,17 @@ def make_app(
             # Outside the main thread whoever embeds the server has its own signals.
             with suppress(RuntimeError, ValueError):
                 asyncio.get_running_loop().add_signal_handler(hangup, reload)
+        registry.lag.watch()
         yield
         await registry.close()
-        work.decoders.shutdown(wait=False, cancel_futures=True)
+        registry.lag.stop()
+        for pool in (work.parsers, work.decoders):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(title="resnets", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.work = work
-    app.add_middleware(Watch, metrics=metrics, token=token)
-    _errors(app)
+    app.add_middleware(Watch, metrics=metrics, token=token, hosts=hosts)
+    answer_errors(app)
     _page(app)
     _health(app, work, token)
     _answers(app, work)
@@ -249,10 +263,12 @@ def _page(app: FastAPI) -> None:
         content = (folder / name).read_bytes()  # at start: no request reads a file
         app.router.add_route(path, _handler(content, kind), methods=["GET"])
 
+    render = documentation()
+
     @app.get("/docs", response_class=Response, include_in_schema=False)
     async def docs() -> Response:
         """The routes for people; /openapi.json has them for programs."""
-        return Response(documentation(app.openapi()), media_type="text/html; charset=utf-8")
+        return Response(render(app.openapi()), media_type="text/html; charset=utf-8")
 
 
 def _handler(content: bytes, kind: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -260,32 +276,3 @@ def _handler(content: bytes, kind: str) -> Callable[[Request], Coroutine[Any, An
         return Response(content, media_type=f"{kind}; charset=utf-8")
 
     return show
-
-
-def _errors(app: FastAPI) -> None:
-    def answer(
-        request: Request, status: int, reason: str, headers: dict[str, str] | None = None
-    ) -> Response:
-        number = request.scope["state"]["seen"]["request"]
-        body = error_body(status, reason, number)
-        return Response(body, status, headers, media_type="application/json")
-
-    @app.exception_handler(RefusalError)
-    async def refused(request: Request, error: RefusalError) -> Response:
-        after = error.retry_after
-        headers = None if after is None else {"retry-after": str(after)}
-        return answer(request, error.status, error.reason, headers)
-
-    @app.exception_handler(DataError)
-    async def unreadable(request: Request, error: DataError) -> Response:
-        return answer(request, 422, str(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        return answer(request, 422, f"{first['loc'][-1]}: {first['msg']}")
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        headers = None if error.headers is None else dict(error.headers)
-        return answer(request, error.status_code, str(error.detail), headers)

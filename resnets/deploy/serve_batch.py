@@ -10,42 +10,44 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from resnets.deploy.serve_lag import Lag
 from resnets.deploy.serve_limits import Limits, RefusalError
 
 log = logging.getLogger("resnets.serve")
 
-FORGET = 0.9  # share of the past that each batch leaves in the measured speed
+# How fast a measured pace and its spread are followed (RFC 6298, which times round trips).
+FOLLOW_PACE, FOLLOW_SPREAD = 1 / 8, 1 / 4
+TURNS = 6  # of the event loop, between acceptance and answer
 
 
 class Admission:
     """Counts the pictures that are accepted and not answered yet, and bounds them.
 
-    By Little's law they wait `count / speed` seconds on average: so many are let in that this stays
-    within `max_latency`, never more than `queue`. The speed is measured over busy time only. One
-    request is let in whatever its size while there is none.
+    By Little's law they wait `count * pace` seconds on average: so many are let in that this stays
+    within `max_latency`, less what an event loop that is late takes, at a pace that is rarely
+    passed, its mean and twice its mean deviation. They are never more than `queue`. One request is
+    let in whatever its size while there is none.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits, self.count = limits, 0
-        self._done, self._spent = 0.0, 0.0  # pictures and seconds, the past decayed
+    def __init__(self, limits: Limits, lag: Lag | None = None) -> None:
+        self.limits, self.lag, self.count = limits, lag or Lag(), 0
+        self.pace: float | None = None  # seconds for each picture; None before the first batch
+        self._spread = 0.0
         self._since = 0.0  # when the present busy time, or its latest batch, began
-
-    @property
-    def speed(self) -> float | None:
-        """Pictures/s; None before the first batch."""
-        return self._done / self._spent if self._spent > 0 else None
 
     @property
     def room(self) -> int:
         """Pictures that may be in at a time."""
-        if self.speed is None:
+        if self.pace is None:
             return self.limits.queue
-        return max(1, min(self.limits.queue, int(self.speed * self.limits.max_latency)))
+        left = max(0.0, self.limits.max_latency - TURNS * self.lag.seconds)
+        fits = left / (self.pace + 2 * self._spread)
+        return max(1, min(self.limits.queue, int(fits)))
 
     def check(self, pictures: int = 1) -> None:
         """Raise RefusalError (503) where so many more would wait too long."""
         if self.count and self.count + pictures > self.room:
-            wait = self.count / self.speed if self.speed else self.limits.max_latency
+            wait = self.limits.max_latency if self.pace is None else self.count * self.pace
             raise RefusalError(
                 503,
                 f"too busy: {self.count} pictures are waiting; try again later",
@@ -64,13 +66,20 @@ class Admission:
         self.count -= pictures
         assert self.count >= 0
 
-    def computed(self, pictures: int, seconds: float | None = None) -> None:
-        """Note a batch that is done; it took the time since the one before unless told."""
+    def computed(self, pictures: int, seconds: float) -> None:
+        """Note a batch that took so long to compute.
+
+        Where others wait, its pace is that of the whole road, decoders included: the time since the
+        batch before. Where none does, pictures come no faster than clients send them.
+        """
         now = time.monotonic()
-        spent = now - self._since if seconds is None else seconds
-        self._done = FORGET * self._done + pictures
-        self._spent = FORGET * self._spent + spent
+        pace = (now - self._since if self.count > pictures else seconds) / pictures
         self._since = now
+        if self.pace is None:
+            self.pace, self._spread = pace, pace / 2
+            return
+        self._spread += FOLLOW_SPREAD * (abs(pace - self.pace) - self._spread)
+        self.pace += FOLLOW_PACE * (pace - self.pace)
 
 
 class Batcher:
@@ -125,8 +134,9 @@ class Batcher:
                         future.set_exception(error)
                 continue
             finally:
-                self.admission.computed(len(batch))
-                self.noted(len(batch), time.monotonic() - start)
+                spent = time.monotonic() - start
+                self.admission.computed(len(batch), spent)
+                self.noted(len(batch), spent)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)

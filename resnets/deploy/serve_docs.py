@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
@@ -34,6 +35,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     408: {"description": "the body came too slowly"},
     413: {"description": "too many bytes, pixels or pictures"},
     415: {"description": "the body is of another type"},
+    421: {"description": "the request calls the server by a name it does not know"},
     422: {"description": "a picture cannot be read, or an option is out of range"},
     503: {"description": "too busy; Retry-After says when to come back"},
 }
@@ -44,13 +46,14 @@ EXPLAINED: dict[int | str, dict[str, Any]] = {
         "content": {"image/png": {}},
     },
     **REFUSALS,
+    409: {"description": "the model's file is no longer the one that is served; reload it"},
 }
 
 
-def documentation(schema: dict[str, Any]) -> str:
-    """The OpenAPI `schema` as one HTML page that fetches nothing from elsewhere."""
+def documentation() -> Callable[[dict[str, Any]], str]:
+    """What makes an HTML page of an OpenAPI schema, without a file and without elsewhere."""
     source = (resources.files("resnets.deploy") / "page" / "docs.html.j2").read_text("utf-8")
     template = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     ).from_string(source)
-    return template.render(paths=schema["paths"])
+    return lambda schema: template.render(paths=schema["paths"])

@@ -9,6 +9,10 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from resnets.deploy.serve_lag import Lag
+
+LATE = 0.05  # seconds that the event loop may lag before only FEW connections are held
+FEW = 64
 PATIENCE = 15.0  # seconds: a connection without a request in progress is closed within twice this
 
 
@@ -23,13 +27,15 @@ class Connection(H11Protocol):
 
     most = 512
     patience = PATIENCE
+    lag = Lag()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one too many; watch the others."""
         super().connection_made(transport)
         self._idle_since: int | None = None
         self._requests = 0
-        if len(self.connections) > self.most:
+        most = self.most if self.lag.seconds < LATE else min(self.most, FEW)
+        if len(self.connections) > most:
             self._say(503, "too many connections; try again later", ((b"retry-after", b"1"),))
             return
         self._timer = self.loop.call_later(self.patience, self._look)
@@ -48,6 +54,9 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """The same as JSON, and quiet where an answer is on its way already."""
         self._say(400, msg.rstrip("."))
+        if self.cycle is not None:  # whoever is at work on the request has nobody to answer
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _say(self, status: int, reason: str, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         body = error_body(status, reason)

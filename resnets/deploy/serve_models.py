@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from PIL import Image
 from resnets.config import ConfigError
 from resnets.data.decode import decode, decode_whole
 from resnets.deploy.artefact import is_artefact
-from resnets.deploy.backend import Backend, Prefer, open_backend
+from resnets.deploy.backend import Backend, Runtime, described, open_backend
 from resnets.deploy.serve_limits import RefusalError
 from resnets.detect.geometry import fitted_size, resized
 from resnets.detect.load import load as load_finder
@@ -32,6 +32,7 @@ from resnets.evaluate.panels import heat
 from resnets.evaluate.prepare import place
 from resnets.weights.checkpoint import find_checkpoint, task_of
 from resnets.weights.load import load
+from resnets.weights.store_url import url_of
 
 Json = dict[str, Any]
 
@@ -68,8 +69,13 @@ class Model(Protocol):
         """An answer as JSON."""
         ...
 
+    def explainable(self, wanted: str | None) -> None:
+        """Get ready to explain class `wanted`, in any thread; RefusalError where that cannot be."""
+        ...
+
     def explain(self, data: bytes, name: str, wanted: str | None) -> tuple[bytes, str]:
-        """A PNG of what spoke for class `wanted` (the likeliest if None), and the class."""
+        """A PNG of what spoke for class `wanted` (the likeliest if None), and the class; after
+        `explainable`, in the thread that computes."""
         ...
 
 
@@ -81,7 +87,7 @@ class Classifier:
     def __init__(self, backend: Backend, where: str) -> None:
         self.backend, self.where = backend, where
         self.classes, self.engine = backend.classes, backend.name
-        self.explains = not is_artefact(where)
+        self.explains, self.digest = not is_artefact(where), fingerprint(where)
         self._net: Any = None
         self._lock = threading.Lock()
 
@@ -103,33 +109,38 @@ class Classifier:
             ]
         }
 
-    def explain(self, data: bytes, name: str, wanted: str | None) -> tuple[bytes, str]:
-        """Grad-CAM over the centre view, PANEL px; RefusalError for artefacts, which have no
-        gradients, and unknown classes."""
+    def explainable(self, wanted: str | None) -> None:
+        """Load the net in torch when it is first asked for. RefusalError for artefacts, which have
+        no gradients, for unknown classes, and where the file is no longer the one that is served.
+        """
         if wanted is not None and wanted not in self.classes:
             raise RefusalError(422, f"class {wanted!r}: this model does not know it")
-        net = self._explaining()
-        pixels = self.prepare(data, name)
-        if wanted is None:
-            wanted = self.classes[int(self.compute([pixels])[0].argmax())]
-        picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        image = net.preprocess.normalise(picture)
-        target = torch.tensor([self.classes.index(wanted)])
-        activation = grad_cam(net, image, target)[0].numpy()
-        size = max(PANEL, self.backend.size)
-        view = dataclasses.replace(self.backend.preprocess.view, size=size, channels=3)
-        return _png(heat(Image.fromarray(decode(data, view, name)), activation)), wanted
-
-    def _explaining(self) -> Any:
-        """The net in torch, loaded when it is first asked for."""
         if not self.explains:
             raise RefusalError(
                 422, "explain: an exported model has no gradients; serve its checkpoint instead"
             )
         with self._lock:
-            if self._net is None:
-                self._net = load(self.where)
-        return self._net
+            if self._net is not None:
+                return
+            net = load(self.where)
+            if fingerprint(self.where) != self.digest:
+                raise RefusalError(
+                    409, "explain: the model's file has changed since it was loaded; reload it"
+                )
+            self._net = net
+
+    def explain(self, data: bytes, name: str, wanted: str | None) -> tuple[bytes, str]:
+        """Grad-CAM over the centre view, PANEL px."""
+        pixels = self.prepare(data, name)
+        if wanted is None:
+            wanted = self.classes[int(self.compute([pixels])[0].argmax())]
+        picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        image = self._net.preprocess.normalise(picture)
+        target = torch.tensor([self.classes.index(wanted)])
+        activation = grad_cam(self._net, image, target)[0].numpy()
+        size = max(PANEL, self.backend.size)
+        view = dataclasses.replace(self.backend.preprocess.view, size=size, channels=3)
+        return _png(heat(Image.fromarray(decode(data, view, name)), activation)), wanted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,9 +201,13 @@ class Finder:
         ]
         return said
 
-    def explain(self, data: bytes, name: str, wanted: str | None) -> tuple[bytes, str]:
-        """Nothing: RefusalError."""
+    def explainable(self, wanted: str | None) -> None:
+        """RefusalError."""
         raise RefusalError(422, "explain: is for classifiers; this model answers with places")
+
+    def explain(self, data: bytes, name: str, wanted: str | None) -> tuple[bytes, str]:
+        """Never asked for."""
+        raise NotImplementedError
 
     def _see(self, shown: Shown) -> Seen:
         image = self.test.preprocessor.normalise(shown.image[None].to(self.test.device))[0]
@@ -206,20 +221,38 @@ class Finder:
         return Seen(shown.stored, next(self.test.objects(iter([shown]))), None)
 
 
-def open_model(where: str, *, prefer: Prefer, device: str, precision: str) -> Model:
+def open_model(
+    where: str,
+    *,
+    backend: Runtime,
+    device: str,
+    precision: str,
+    calibrate: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Model:
     """What serves the artefact, run or checkpoint `where`; errors as of its loader."""
     if not is_artefact(where) and task_of(where) != "classify":
-        if prefer not in ("auto", "torch"):
-            raise ConfigError(f"{where}: finds places, which only torch computes; not {prefer}")
+        if backend not in ("auto", "torch") or precision == "int8":
+            raise ConfigError(f"{where}: finds places, which only torch computes, and not in int8")
         return Finder(where, device, precision)
-    return Classifier(open_backend(where, prefer=prefer, device=device, precision=precision), where)
+    engine = open_backend(
+        where,
+        backend=backend,
+        device=device,
+        precision=precision,
+        pictures=None,
+        calibrate=calibrate,
+        say=say,
+    )
+    say(f"computing with {described(engine)}")
+    return Classifier(engine, where)
 
 
 def fingerprint(where: str) -> str:
     """The first 12 hex digits of the SHA-256 of what is stored there; of the name if published."""
     path = Path(where)
-    if (path / "checkpoints").is_dir():
-        path = find_checkpoint(path)
+    if url_of(where) or (path / "checkpoints").is_dir():
+        path = find_checkpoint(where)
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.is_file())
     else:  # OpenVINO keeps its weights beside the graph, ONNX may

@@ -8,12 +8,14 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from resnets.config import ConfigError
-from resnets.deploy.backend import Prefer
+from resnets.deploy.backend import Runtime
 from resnets.deploy.serve_batch import Admission, Batcher
+from resnets.deploy.serve_lag import Lag
 from resnets.deploy.serve_limits import Limits, RefusalError
 from resnets.deploy.serve_metrics import Metrics
 from resnets.deploy.serve_models import Asked, Model, fingerprint, open_model
@@ -77,12 +79,18 @@ class Registry:
         limits: Limits,
         metrics: Metrics,
         *,
-        prefer: Prefer = "auto",
+        backend: Runtime = "auto",
         device: str = "auto",
         precision: str = "auto",
+        calibrate: str | None = None,
     ) -> None:
-        self.limits, self.metrics = limits, metrics
-        self._options: dict[str, Any] = {"prefer": prefer, "device": device, "precision": precision}
+        self.limits, self.metrics, self.lag = limits, metrics, Lag()
+        self._options: dict[str, Any] = {
+            "backend": backend,
+            "device": device,
+            "precision": precision,
+            "calibrate": calibrate,
+        }
         self._lock = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self._served = {source: self._load(source) for source in sources}
@@ -120,6 +128,7 @@ class Registry:
                     continue
                 if new is None:
                     said[key] = "unchanged"
+                    log.info("reload", extra={"fields": {"model": key, "now": "unchanged"}})
                     continue
                 self._served[source] = new
                 if new.version != old.version:
@@ -140,9 +149,9 @@ class Registry:
 
     def _load(self, source: Source) -> Served:
         digest = fingerprint(source.where)
-        model = open_model(source.where, **self._options)
+        model = open_model(source.where, **self._options, say=partial(_say, source.name))
         version = source.version or digest
-        admission = Admission(self.limits)
+        admission = Admission(self.limits, self.lag)
         _warm_up(model, admission, self.limits.max_batch)
         noted = self.metrics.batches(source.name)
         batcher = Batcher(model.compute, admission, self.limits, noted)
@@ -154,6 +163,10 @@ class Registry:
         for name, version in keys:
             if keys.count((name, version)) > 1:
                 raise ConfigError(f"two models are {name}@{version}; give one another name")
+
+
+def _say(name: str, text: str) -> None:
+    log.info("load", extra={"fields": {"model": name, "said": text}})
 
 
 def _natural_name(text: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import json
 import logging
 import secrets
 import sys
 import time
 import traceback
+from collections.abc import Collection
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,15 +38,20 @@ GONE = 499  # nginx's number for a client that left before its answer
 
 
 class Watch:
-    """ASGI middleware: bearer token, request id, log line, metrics, headers, last-resort errors.
+    """ASGI middleware: host, bearer token, request id, log line, metrics, headers, last errors.
 
-    A log line has route, status, times, sizes and counts; never pictures, names of files, query
-    strings or tokens.
+    A request that names another host than an address, localhost or one of `hosts` is refused: a
+    page of somebody else's, whose name was made to point here (DNS rebinding), could read the
+    answers otherwise. A log line has route, status, times, sizes and counts; never pictures, names
+    of files, query strings or tokens.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, token: str | None, hosts: Collection[str]
+    ) -> None:
         self.app, self.metrics = app, metrics
         self.token = None if token is None else token.encode()
+        self.hosts = {"localhost", *(name.lower() for name in hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -86,6 +93,11 @@ class Watch:
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, seen: dict[str, Any]
     ) -> None:
+        host = _header(scope, b"host")
+        if host is not None and not self._is_ours(host):
+            text = f"this server is not called {host[:100]!r}; see --allowed-host"
+            await _refuse(send, 421, text, seen["request"])
+            return
         if self.token is not None and scope["path"] not in OPEN and not self._may(scope):
             text = "send the server's token: Authorization: Bearer TOKEN"
             await _refuse(send, 401, text, seen["request"], (b"www-authenticate", b"Bearer"))
@@ -94,9 +106,20 @@ class Watch:
 
     def _may(self, scope: Scope) -> bool:
         assert self.token is not None
-        said = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        kind, _, token = said.partition(b" ")
-        return kind.lower() == b"bearer" and hmac.compare_digest(token.strip(), self.token)
+        kind, _, token = (_header(scope, b"authorization") or "").partition(" ")
+        said = token.strip().encode("latin-1")
+        return kind.lower() == "bearer" and hmac.compare_digest(said, self.token)
+
+    def _is_ours(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        name = name.strip("[]").rstrip(".").lower()
+        if name in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)  # what no other name can be made to point to
+        except ValueError:
+            return False
+        return True
 
     def _note(self, scope: Scope, seen: dict[str, Any], spent: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -127,19 +150,38 @@ class JsonLines(logging.Formatter):
         return json.dumps(said, default=str)
 
 
+class Stderr(logging.Handler):
+    """To what is stderr at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def log_to_stderr() -> None:
-    """Send our lines and uvicorn's warnings to stderr as JSON."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send our lines and uvicorn's errors to stderr as JSON, and nothing that libraries say: they
+    quote what they stumble over in a stranger's bytes."""
+    handler = Stderr()
     handler.setFormatter(JsonLines())
     for name, level in (("resnets.serve", logging.INFO), ("uvicorn", logging.ERROR)):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+        logging.getLogger(name).handlers = [handler]
+        logging.getLogger(name).setLevel(level)
+    for name in ("python_multipart", "PIL", "py.warnings"):
+        logging.getLogger(name).handlers = [logging.NullHandler()]
+    logging.captureWarnings(True)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    found = (value for key, value in scope["headers"] if key == name)
+    value = next(found, None)
+    return None if value is None else value.decode("latin-1").strip()
 
 
 async def _refuse(
     send: Send, status: int, reason: str, number: str, *more: tuple[bytes, bytes]
 ) -> None:
-    headers = [(b"content-type", b"application/json"), *more]
+    body = error_body(status, reason, number)
+    length = (b"content-length", str(len(body)).encode())
+    headers = [(b"content-type", b"application/json"), length, *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": error_body(status, reason, number)})
+    await send({"type": "http.response.body", "body": body})

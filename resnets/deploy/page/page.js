@@ -109,15 +109,20 @@ function show(file, model, said, spent) {
       list.append(make("li", {}, classRow(row, file, model, picture, caption)));
     }
   } else if (seen.objects) {
-    const shown = seen.objects;
-    stack.append(boxes(shown, seen));
-    shown.forEach((found, place) => list.append(make("li", {}, plainRow(found.class, found.score, colour(place)))));
+    const hue = (name) => colour(model.classes.indexOf(name));
+    const frames = boxes(seen, hue);
+    stack.append(frames);
+    seen.objects.forEach((found, place) => {
+      const row = fill(toggle(`Show this ${found.class} alone`), found.class, found.score, hue(found.class));
+      row.addEventListener("click", () => single(list, row, frames, place));
+      list.append(make("li", {}, row));
+    });
   } else {
     seen.areas.forEach((area) => list.append(make("li", {}, plainRow(area.class, area.share))));
   }
-  if (seen.classes && model.explains) {
-    list.before(make("p", { class: "times" }, "Choose a class to see what speaks for it."));
-  }
+  const hint = seen.classes ? model.explains && "Choose a class to see what speaks for it."
+    : seen.objects?.length > 1 && "Choose an object to see it alone.";
+  if (hint) list.before(make("p", { class: "times" }, hint));
   const card = make("article", { class: "answer" }, make("figure", {}, stack, caption), words);
   card.dataset.said = `${file.name || "Picture"}: ${headline(seen)}.`;
   return card;
@@ -129,7 +134,11 @@ function headline(seen) {
   if (seen.classes) return `${seen.classes[0].class}, ${percent(seen.classes[0].probability)}`;
   if (seen.areas) return `${seen.areas.length} kinds of area`;
   if (!seen.objects.length) return "Nothing it knows";
-  return seen.objects.length === 1 ? `1 object: ${seen.objects[0].class}` : `${seen.objects.length} objects`;
+  const counts = new Map();
+  for (const found of seen.objects) counts.set(found.class, (counts.get(found.class) ?? 0) + 1);
+  const kinds = [...counts].sort((a, b) => b[1] - a[1]);
+  const named = kinds.slice(0, 4).map(([name, count]) => `${count} ${name}`).join(", ");
+  return kinds.length > 4 ? `${seen.objects.length} objects: ${named}, ...` : named;
 }
 
 function fill(row, name, share, shade) {
@@ -145,19 +154,31 @@ function fill(row, name, share, shade) {
   return row;
 }
 
-const plainRow = (name, share, shade) => fill(make("div", { class: "row" }), name, share, shade);
+const plainRow = (name, share) => fill(make("div", { class: "row" }), name, share);
+const toggle = (title) => make("button", { type: "button", class: "row", "aria-pressed": "false", title });
+const isOn = (button) => button.getAttribute("aria-pressed") === "true";
+
+// Press one button of a list, or none, and let go of the others.
+function press(list, chosen) {
+  for (const button of list.querySelectorAll("button")) button.setAttribute("aria-pressed", String(button === chosen));
+}
+
+// Show the box of one row alone; all of them again when it is pressed twice.
+function single(list, row, frames, place) {
+  const alone = !isOn(row);
+  press(list, alone ? row : null);
+  [...frames.children].forEach((frame, number) => frame.classList.toggle("dim", alone && number !== place));
+}
 
 // A class of a checkpoint is a button: it shows what in the picture spoke for it.
 function classRow(row, file, model, picture, caption) {
   if (!model.explains) return plainRow(row.class, row.probability);
-  const button = make("button", { type: "button", class: "row", "aria-pressed": "false" });
-  button.title = `Show what speaks for ${row.class}`;
-  fill(button, row.class, row.probability);
+  const button = fill(toggle(`Show what speaks for ${row.class}`), row.class, row.probability);
   const plain = { src: picture.src, alt: picture.alt, text: caption.textContent };
   let overlay = null;
   button.addEventListener("click", async () => {
-    const pressed = button.getAttribute("aria-pressed") === "true";
-    for (const other of button.closest("ol").querySelectorAll("button")) other.setAttribute("aria-pressed", "false");
+    const pressed = isOn(button);
+    press(button.closest("ol"), null);
     if (pressed) {
       Object.assign(picture, { src: plain.src, alt: plain.alt });
       caption.textContent = plain.text;
@@ -168,7 +189,7 @@ function classRow(row, file, model, picture, caption) {
       overlay ??= URL.createObjectURL(await (await ask(`explain?${query}`, { method: "POST", body: file,
         headers: { "Content-Type": "application/octet-stream" } })).blob());
     } catch (error) { say(error.message, true); return; }
-    button.setAttribute("aria-pressed", "true");
+    press(button.closest("ol"), button);
     const text = `What speaks for ${row.class}: the redder, the more`;
     Object.assign(picture, { src: overlay, alt: text });
     caption.textContent = text;
@@ -177,19 +198,19 @@ function classRow(row, file, model, picture, caption) {
   return button;
 }
 
-const colour = (place) => `hsl(${(place * 137.5 + 10) % 360} 85% 52%)`;
+const colour = (place) => `hsl(${(place * 137.5 + 10) % 360} 90% 48%)`;
 
-function boxes(objects, seen) {
+function boxes(seen, hue) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${seen.width} ${seen.height}`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
-  objects.forEach(({ box: [left, top, right, bottom] }, place) => {
+  for (const { class: name, box: [left, top, right, bottom] } of seen.objects) {
     const rect = document.createElementNS(SVG, "rect");
-    const at = { x: left, y: top, width: right - left, height: bottom - top, stroke: colour(place) };
-    for (const [name, value] of Object.entries(at)) rect.setAttribute(name, value);
+    const at = { x: left, y: top, width: right - left, height: bottom - top, stroke: hue(name) };
+    for (const [key, value] of Object.entries(at)) rect.setAttribute(key, value);
     svg.append(rect);
-  });
+  }
   return svg;
 }
 

@@ -1,0 +1,51 @@
+"""Files of served models that change under the server: rewritten in place, not exchanged."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from serving import Running, picture, running, save_classifier
+
+from resnets.cli.main import main
+
+
+def ask(served: Running, route: str = "/predict") -> httpx.Response:
+    return served.client.post(route, content=picture(), headers={"content-type": "image/png"})
+
+
+def test_an_explanation_is_never_that_of_another_net(tmp_path: Path):
+    path = Path(save_classifier(tmp_path / "net.safetensors"))
+    with running(f"net={path}", token="t") as served:
+        first, content = ask(served).json()["predictions"], path.read_bytes()
+        save_classifier(path, seed=7)
+        refused = ask(served, "/explain")
+        assert (refused.status_code, "reload" in refused.json()["error"]) == (409, True)
+        assert ask(served).json()["predictions"] == first
+        path.write_bytes(content)
+        assert ask(served, "/explain").status_code == 200
+        save_classifier(path, seed=7)
+        served.client.post("/admin/reload")
+        assert ask(served).json()["predictions"] != first
+        assert ask(served, "/explain").status_code == 200
+
+
+@pytest.mark.slow
+def test_weights_that_are_rewritten_in_place_change_nothing_until_a_reload(tmp_path: Path, capsys):
+    pytest.importorskip("openvino")
+    net, out = save_classifier(tmp_path / "net.safetensors"), tmp_path / "net.xml"
+    assert main(["export", net, "--to", "openvino", "--out", str(out)]) == 0
+    capsys.readouterr()
+    with running(f"net={out}", token="t", backend="auto") as served:
+        first = ask(served).json()["predictions"]
+        weights = out.with_suffix(".bin")
+        size = weights.stat().st_size
+        for content in (bytes(size), b""):  # a map of the file would give nonsense, then SIGBUS
+            with weights.open("r+b") as file:
+                file.truncate(0)
+                file.write(content)
+            assert ask(served).json()["predictions"] == first
+        assert next(iter(served.client.post("/admin/reload").json()["models"].values())).startswith(
+            "kept: "
+        )
+        assert ask(served).json()["predictions"] == first
+        assert "no gradients" in ask(served, "/explain").json()["error"]
