@@ -80,10 +80,13 @@ def command(
 
 
 def _print(card: dict[str, Any], out: Path) -> None:
+    from resnets.deploy.artefact import files_of
+
     parity = card["parity"]
     worst = max(each["relative"] for each in parity["batches"])
     batches = ", ".join(str(each["batch"]) for each in parity["batches"])
-    print(f"{out}: {card['runtime']} {card['precision']}, {out.stat().st_size / 1e6:.1f} MB")
+    size = sum(file.stat().st_size for file in files_of(out)) / 1e6
+    print(f"{out}: {card['runtime']} {card['precision']}, {size:.1f} MB")
     print(
         f"  outputs: {worst:.2g} of their spread away from the net's (allowed {parity['limit']:g})"
         f" at batch {batches}, on {parity['pictures']}"

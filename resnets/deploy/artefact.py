@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from resnets.config import ConfigError, Preprocess, Recipe, from_dict, to_dict
 from resnets.data.preprocess import Preprocessor
 from resnets.models import Net
@@ -108,6 +110,18 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_net(net: Net) -> str:
+    """SHA-256 of what a net computes: its weights, preprocessing and classes."""
+    found = hashlib.sha256(
+        json.dumps([asdict(net.spec), to_dict(net.preprocess.spec), net.classes]).encode()
+    )
+    image = net.preprocess.mean_and_scale(torch.device("cpu"))
+    for name, tensor in [*net.state_dict().items(), *zip(("mean", "scale"), image, strict=True)]:
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.ndim else b"")
+    return found.hexdigest()
 
 
 def check_files(path: Path) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import threading
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -42,6 +41,7 @@ class Engine(ABC):
         self.name, self.classes, self.preprocess, self.origin = name, classes, preprocess, origin
         self.recipe, self.size, self.channels = recipe, spec.size, spec.channels
         self.batch = Budget(torch.device("cpu")).pictures(spec.size**2)
+        self.note, self.at_once = "", 1
 
     @abstractmethod
     def _compute(self, pictures: Pictures) -> Scores:
@@ -91,7 +91,7 @@ class TorchEngine(Engine):
         return logits.cpu()
 
 
-class _Stored(Engine):
+class Stored(Engine):
     """An engine of an artefact, which says of itself what it is."""
 
     def __init__(self, facts: Facts, path: Path) -> None:
@@ -112,7 +112,7 @@ class _Stored(Engine):
         return None
 
 
-class OnnxEngine(_Stored):
+class OnnxEngine(Stored):
     """An .onnx file in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +128,7 @@ class OnnxEngine(_Stored):
             try:
                 return ort.InferenceSession(path, options, ["CPUExecutionProvider"])
             except Exception as error:  # its errors share no base class of their own
-                raise _unreadable(path, error) from None
+                raise unreadable(path, error) from None
 
         self.any_size = functools.cache(lambda: session(None))
         text = self.any_size().get_modelmeta().custom_metadata_map.get(KEY)
@@ -137,7 +137,7 @@ class OnnxEngine(_Stored):
         self.any_size.cache_clear()
 
     def whole(self, picture: Pictures) -> Scores | None:
-        """See `_Stored.whole`."""
+        """See `Stored.whole`."""
         scores: Scores = self.any_size().run([OUTPUT], {INPUT: picture[None]})[0][0]
         return scores
 
@@ -146,46 +146,7 @@ class OnnxEngine(_Stored):
         return scores
 
 
-class OpenvinoEngine(_Stored):
-    """An .xml and .bin pair in OpenVINO, on the CPU."""
-
-    def __init__(self, path: Path) -> None:
-        need("openvino", f"{path}:")
-        import openvino as ov
-
-        core = ov.Core()
-        try:
-            model = core.read_model(path)
-        except RuntimeError as error:
-            raise _unreadable(path, error) from None
-        text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
-        super().__init__(Facts.from_text(text, path), path)
-        # Left alone, a CPU that multiplies bfloat16 computes float32 graphs in it.
-        hints = {
-            "INFERENCE_PRECISION_HINT": "bf16" if self.facts.precision == "bfloat16" else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        self.any_size = functools.cache(
-            lambda: core.compile_model(core.read_model(path), "CPU", hints)
-        )
-        model.reshape([-1, self.size, self.size, self.channels])
-        self.compiled = core.compile_model(model, "CPU", hints)
-        self.requests = threading.local()  # a request computes one batch at a time
-
-    def whole(self, picture: Pictures) -> Scores | None:
-        """See `_Stored.whole`."""
-        scores: Scores = self.any_size()({0: picture[None]})[0][0]
-        return scores
-
-    def _compute(self, pictures: Pictures) -> Scores:
-        if not hasattr(self.requests, "own"):
-            self.requests.own = self.compiled.create_infer_request()
-        scores: Scores = self.requests.own.infer({0: pictures})[0].copy()
-        return scores
-
-
-class ProgramEngine(_Stored):
+class ProgramEngine(Stored):
     """A .pt2 file in torch, on the CPU."""
 
     def __init__(self, path: Path) -> None:
@@ -195,7 +156,7 @@ class ProgramEngine(_Stored):
             program = torch.export.load(path, extra_files=extra)
             self.graph = program.module()
         except Exception as error:  # arbitrary bytes make the reader raise errors of any kind
-            raise _unreadable(path, error) from None
+            raise unreadable(path, error) from None
         super().__init__(Facts.from_text(extra[f"{KEY}.json"], path), path)
         host.keep_pages()
 
@@ -219,22 +180,29 @@ def refuse_pickles(path: Path) -> None:
     except (zipfile.BadZipFile, ValueError, KeyError, AttributeError, OSError) as error:
         if isinstance(error, ArtefactError):
             raise
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> ArtefactError:
+def unreadable(path: Path, error: Exception) -> ArtefactError:
+    """What to raise where a runtime cannot open `path`."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return ArtefactError(f"{path}: cannot be opened ({reason.strip()[:200]})")
 
 
-ENGINES: dict[str, Callable[[Path], _Stored]] = {
+def _openvino(path: Path) -> Stored:
+    from resnets.deploy.runtime_openvino import OpenvinoEngine
+
+    return OpenvinoEngine(path)
+
+
+ENGINES: dict[str, Callable[[Path], Stored]] = {
     ".onnx": OnnxEngine,
-    ".xml": OpenvinoEngine,
+    ".xml": _openvino,
     ".pt2": ProgramEngine,
 }
 
 
-def open_artefact(path: Path, *, device: str = "auto", precision: str = "auto") -> _Stored:
+def open_artefact(path: Path, *, device: str = "auto", precision: str = "auto") -> Stored:
     """The engine of an artefact whose files are what its card says.
 
     Raises ArtefactError, and ConfigError where it computes otherwise than it is told to.

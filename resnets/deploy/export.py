@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from resnets.config import ConfigError, dump_json, to_dict
 from resnets.data import DataError, Split
-from resnets.deploy.artefact import SUFFIXES, Facts, Kind, Precision, card_of, digest, files_of
+from resnets.deploy.artefact import (
+    SUFFIXES,
+    Facts,
+    Kind,
+    Precision,
+    card_of,
+    digest,
+    digest_of_net,
+    files_of,
+)
 from resnets.deploy.engines import TorchEngine, open_artefact
 from resnets.deploy.prove import (
     BATCHES,
@@ -171,7 +180,7 @@ def _some(net: Net, split: Split, count: int) -> NDArray[np.uint8]:
 
 def _origin(net: Net, source: Path | None) -> dict[str, Any]:
     """Where the artefact comes from, and what made it."""
-    weights: dict[str, Any] = {"weights": net.origin}
+    weights: dict[str, Any] = {"weights": net.origin, "net": digest_of_net(net)}
     try:
         if source is not None:
             weights["sha256"] = digest(find_checkpoint(source))

@@ -14,7 +14,6 @@ from PIL import Image
 from resnets.data import Split
 from resnets.data.preprocess import Preprocessor
 from resnets.deploy.backend import Backend
-from resnets.deploy.score import evaluate_backend
 from resnets.evaluate.truth import Truth
 from resnets.models import Net
 
@@ -122,6 +121,8 @@ def count_errors(
     chosen = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MOST_MEASURED)).astype(int)
     kept = {truth.rows[place] for place in chosen.tolist()}
     few = Truth([each if row in kept else () for row, each in enumerate(truth.labels)], truth.note)
+    from resnets.deploy.score import evaluate_backend  # torchmetrics, which a user need not await
+
     before = evaluate_backend(net_backend, split, few).evaluation
     after = evaluate_backend(backend, split, few).evaluation
     rise = after.top1_error - before.top1_error

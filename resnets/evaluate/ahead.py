@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
@@ -24,12 +25,15 @@ def compute_in_groups(
     *,
     group: int,
     workers: int,
+    at_once: int = 1,
 ) -> Iterator[list[tuple[T, Tensor | str]]]:
     """For each group of up to `group` items, in order: item and its row of what `compute` gives.
 
-    `workers` threads `read` the coming group meanwhile; at most two are held. `compute` gets what
-    was read, and returns (B, ...) in inference mode. An item whose reading raises DataError or
-    OSError comes with its message.
+    `workers` threads `read` the coming group meanwhile: one more is held than computed. `compute`
+    gets what was read, and returns (B, ...) in inference mode. An item whose reading raises
+    DataError or OSError comes with its message. `at_once` groups are computed at a time, by threads
+    of their own if there are several: while one ends, and some cores have no work left, the next
+    has begun.
     """
 
     def attempt(item: T) -> tuple[R] | str:
@@ -38,29 +42,36 @@ def compute_in_groups(
         except (DataError, OSError) as error:
             return str(error)
 
-    found = _read_in_order(attempt, items, workers=workers, ahead=group)
-    while chunk := list(islice(found, group)):
+    def answer(chunk: list[tuple[T, tuple[R] | str]]) -> list[tuple[T, Tensor | str]]:
         readable = [picture[0] for _, picture in chunk if not isinstance(picture, str)]
         rows: Iterator[Tensor] = iter(())
         if readable:
             with torch.inference_mode():
                 rows = iter(compute(readable))
-        yield [
+        return [
             (item, picture if isinstance(picture, str) else next(rows)) for item, picture in chunk
         ]
 
+    with closing(_in_order(attempt, items, workers=workers, ahead=group)) as found:
+        chunks = iter(lambda: list(islice(found, group)), [])
+        if at_once == 1:
+            yield from map(answer, chunks)
+            return
+        with closing(_in_order(answer, chunks, workers=at_once, ahead=at_once)) as answers:
+            yield from (done for _, done in answers)
 
-def _read_in_order(
-    read: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int
-) -> Iterator[tuple[T, R]]:
-    """Each item with what `read` makes of it; at most `ahead` are read before their turn."""
+
+def _in_order(
+    work: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int
+) -> Generator[tuple[T, R]]:
+    """Each item with what `work` makes of it; at most `ahead` are worked on before their turn."""
     waiting: deque[tuple[T, Future[R]]] = deque()
     rest = iter(items)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
     try:
         while True:
             for item in islice(rest, ahead - len(waiting)):
-                waiting.append((item, pool.submit(read, item)))
+                waiting.append((item, pool.submit(work, item)))
             if not waiting:
                 return
             item, future = waiting.popleft()

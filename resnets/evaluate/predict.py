@@ -23,12 +23,14 @@ MOST = 256  # pictures computed at once; a terminal sees their rows together
 class Classifier(Protocol):
     """What predicts: see `deploy.backend.Backend`.
 
-    preprocess: a `Preprocessor`. batch: how many pictures are worth computing at once.
+    preprocess: a `Preprocessor`. batch: how many pictures are worth computing at once. at_once:
+    how many such batches.
     """
 
     classes: tuple[str, ...]
     preprocess: Any
     batch: int
+    at_once: int
 
     def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(B, K) of pictures (B, size, size, C)."""
@@ -91,8 +93,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """One `Prediction` for each of `paths`, in their order, the `top_k` likeliest classes each.
 
-    `workers` threads decode the coming batch while the present one is computed; at most two batches
-    of pictures are held. A file that cannot be read yields its error.
+    `workers` threads decode the coming batch while the present one is computed (or several are);
+    one batch more is held than computed. A file that cannot be read yields its error.
     """
 
     def read(path: Path) -> Tensor:
@@ -104,7 +106,12 @@ def predict(
         return torch.from_numpy(classifier.probabilities(images.numpy()))
 
     for group in compute_in_groups(
-        read, shares, paths, group=min(MOST, classifier.batch), workers=workers
+        read,
+        shares,
+        paths,
+        group=min(MOST, classifier.batch),
+        workers=workers,
+        at_once=classifier.at_once,
     ):
         for path, found in group:
             if isinstance(found, str):

@@ -1,0 +1,222 @@
+"""Which runtime a checkpoint gets, and what is kept of the choice."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from digits_net import save_digits_run
+
+import resnets
+from resnets import host
+from resnets.cli.main import main
+from resnets.config import ConfigError
+from resnets.deploy import choose as choosing
+from resnets.deploy import kept as keeping
+from resnets.deploy.artefact import card_of
+from resnets.deploy.backend import described, open_backend
+from resnets.deploy.choose import WORTH
+from resnets.deploy.kept import Kept, Wanted, note_speed, speed_of
+from resnets.deploy.prove import Refused
+from resnets.models.cost import count
+from resnets.weights.checkpoint import read_checkpoint, save_checkpoint
+
+pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of the test's own, with OpenVINO's artefact of `run` from the first test on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> str:
+    return str(save_digits_run(tmp_path_factory.mktemp("digits")))
+
+
+@pytest.fixture(scope="module")
+def made(run) -> Kept:
+    """What is kept of `run` in float32, once an endless stream of pictures has asked for it."""
+    said: list[str] = []
+    backend = open_backend(run, precision="float32", pictures=None, say=said.append)
+    assert said == ["making the net ready for openvino float32, once"]
+    kept = Kept(resnets.load(run), Wanted("openvino", "float32"))
+    assert kept.ready
+    times = speed_of(kept.path)
+    assert times is not None
+    assert f"{times:.2f} x" in described(backend) or f"{times:.1f} x" in described(backend)
+    return kept
+
+
+@pytest.fixture
+def no_making(monkeypatch):
+    def make(*_):
+        raise AssertionError("it is there already")
+
+    monkeypatch.setattr(Kept, "make", make)
+
+
+def digits(count: int = 5) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
+
+
+def test_few_pictures_stay_in_torch_and_it_says_from_how_many_on_it_pays(run, no_making):
+    backend = open_backend(run, precision="float32", pictures=1000)
+    cost = count(resnets.load(run), 16).multiply_adds
+    assert backend.name.startswith("torch float32")
+    assert f"openvino pays from {int(WORTH / cost):,} pictures on" in backend.note
+
+
+def test_what_was_made_is_used_at_once_even_for_one_picture(run, made, no_making):
+    note_speed(made.path, 2.5)
+    backend = open_backend(run, precision="float32")
+    torch_backend = open_backend(run, precision="float32", backend="torch")
+    assert backend.name == "openvino float32"
+    assert backend.note.startswith("proved equal to the net, 2.5 x torch's speed")
+    assert backend.origin == torch_backend.origin == "last.safetensors (step 80)"
+    for number in (1, 3, 5):
+        found = [each.logits(digits(number)) for each in (backend, torch_backend)]
+        np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
+
+
+def test_a_slower_runtime_is_not_taken_unless_named(run, made, no_making, monkeypatch):
+    note_speed(made.path, 0.6)
+    assert open_backend(run, precision="float32").name.startswith("torch float32")
+    # Where it pays to know, what was slower is timed again: other jobs may have been in its way.
+    monkeypatch.setattr(choosing, "_times_as_fast", lambda *_: 0.5)
+    backend = open_backend(run, precision="float32", pictures=None)
+    assert backend.name.startswith("torch float32")
+    assert "openvino float32 has 0.50 x" in backend.note
+    named = open_backend(run, precision="float32", backend="openvino")
+    assert named.name == "openvino float32"
+
+
+def test_a_damaged_artefact_is_made_again(run, made, monkeypatch):
+    note_speed(made.path, 2.0)
+    whole = Path(shutil.copytree(made.folder, made.folder.with_name(".whole")))
+    weights = made.path.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+
+    def make(kept: Kept, where: str) -> None:
+        assert not kept.folder.exists()
+        whole.rename(kept.folder)
+
+    monkeypatch.setattr(Kept, "make", make)
+    assert open_backend(run, precision="float32").name == "openvino float32"
+
+
+def test_other_weights_data_or_precision_are_another_entry(run, made, tmp_path):
+    net, folders = resnets.load(run), {made.folder}
+    data = tmp_path / "data.tar"
+    for wanted in (
+        Wanted("openvino", "bfloat16"),
+        Wanted("onnx", "float32"),
+        Wanted("openvino", "int8", str(data)),
+        Wanted("openvino", "int8", str(data), 1.0),
+    ):
+        folders.add(Kept(net, wanted).folder)
+    data.write_bytes(b"now it is there")
+    folders.add(Kept(net, Wanted("openvino", "int8", str(data))).folder)
+    net.head.bias.data[0] += 1
+    folders.add(Kept(net, Wanted("openvino", "float32")).folder)
+    assert len(folders) == 7
+
+
+def test_a_net_that_fails_its_proof_stays_in_torch_and_is_not_tried_again(
+    run, tmp_path, monkeypatch
+):
+    last = read_checkpoint(Path(run, "checkpoints", "last.safetensors"))
+    broken = dict(last.tensors)
+    broken["model/head.bias"] = torch.full_like(broken["model/head.bias"], torch.nan)
+    path = tmp_path / "broken.safetensors"
+    save_checkpoint(path, broken, last.meta)
+    first = open_backend(path, precision="float32", pictures=None)
+    monkeypatch.setattr(Kept, "make", lambda *_: pytest.fail("tried again"))
+    for backend in (first, open_backend(path, precision="float32", pictures=None)):
+        assert backend.name.startswith("torch float32")
+        assert "openvino: openvino float32 does not compute what broken" in backend.note
+    with pytest.raises(Refused, match="does not compute"):
+        open_backend(path, precision="float32", backend="openvino")
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_speed(run, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    backend = open_backend(run, precision="float32", pictures=None)
+    assert backend.name.startswith("torch float32")
+    assert "Not a directory" in backend.note
+
+
+def test_the_oldest_are_forgotten(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for age in range(keeping.MOST + 3):
+        folder = keeping.root() / f"entry{age}"
+        folder.mkdir(parents=True)
+        os.utime(folder, (time.time() - age,) * 2)
+    for name, age in ((".making-killed", 90_000), (".making-now", 10)):
+        (keeping.root() / name).mkdir()
+        os.utime(keeping.root() / name, (time.time() - age,) * 2)
+    keeping._keep_newest()
+    left = {each.name for each in keeping.root().iterdir()}
+    assert left == {".making-now", *(f"entry{age}" for age in range(keeping.MOST))}
+
+
+def test_int8_beside_the_checkpoint_is_taken_where_its_loss_was_measured(
+    run, made, capsys, monkeypatch
+):
+    pytest.importorskip("nncf")
+    words = ["export", run, "--to", "openvino", "--int8", "--calibrate", "digits"]
+    assert main([*words, "--max-drop", "2"]) == 0
+    out = Path(capsys.readouterr().out.split(":")[0])
+    card = json.loads(card_of(out).read_text())
+
+    def opened(**changes):
+        errors = card["errors"] | {"rise": changes.pop("rise", 0.25)}
+        source = card["source"] | changes
+        card_of(out).write_text(json.dumps(card | {"errors": errors, "source": source}))
+        backend = open_backend(run, precision="auto")
+        return backend.name.split(",")[0], backend.note
+
+    assert opened() == (
+        "openvino int8",
+        f"{out.name} loses 0.25 points of top-1 error; --backend torch takes the net",
+    )
+    name, note = opened(rise=0.75)
+    assert "int8" not in name
+    assert f"{out.name} loses 0.75 points" in note
+    name, note = opened(net="0" * 64)
+    assert "int8" not in name
+    assert "int8 is not measured" in note
+    assert open_backend(run, precision="float32").name.split()[1].startswith("float32")
+
+    opened()
+    note_speed(out, 2.0)
+    note_speed(made.path, 3.0)
+    monkeypatch.setattr(host, "pick_precision", lambda *_: "float32")
+    backend = open_backend(run)
+    assert backend.name == "openvino float32"
+    assert backend.note.endswith("3.0 x torch's speed; openvino int8 has 2.00 x")
+    note_speed(out, 4.0)
+    assert open_backend(run).name == "openvino int8"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precision": "int8"}, "with --calibrate DATA"),
+        ({"precision": "int8", "backend": "torch"}, "torch does not compute it"),
+        ({"calibrate": "digits"}, "is for --precision int8"),
+    ],
+)
+def test_bad_options(tmp_path, run, options, said):
+    run = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*int8*"))
+    with pytest.raises(ConfigError, match=said):
+        open_backend(run, **options)
