@@ -64,7 +64,12 @@ def processor_flags() -> str:
 
 
 def cache() -> Path:
-    """The folder of what is made once for this user and machine, and can be made again."""
+    """The folder of what is made once for this user and machine, and can be made again.
+
+    $RESNETS_CACHE, else `resnets` in the user's cache.
+    """
+    if "RESNETS_CACHE" in os.environ:
+        return Path(os.environ["RESNETS_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resnets"
 
 

@@ -13,7 +13,7 @@ import torch
 
 from resnets import host, native
 from resnets.classify import ClassificationWork
-from resnets.config import ConfigError, Recipe, dump_json, from_toml, to_toml
+from resnets.config import ConfigError, Recipe, dump_json, from_toml, to_toml, whole_file
 from resnets.models import cost, fused
 from resnets.models.norm_batch import use_norm_batch
 from resnets.ranks import Rank
@@ -76,11 +76,14 @@ def run(
                 f"{out} holds a run already; go on with --resume {out}, or other --out"
             )
         Kept(out, recipe).check_free()
+        if fit_memory and recipe.sync_norm:
+            raise ConfigError("--fit-memory: excludes sync_norm, whose batch must be one pass")
 
     def begin() -> None:
         Kept(out, work.recipe).begin(work.recipe)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.toml").write_text(to_toml(work.recipe), encoding="utf-8")
+        with whole_file(out / "recipe.toml") as path:
+            path.write_text(to_toml(work.recipe), encoding="utf-8")
 
     rank.from_first(refuse)
     work = _one_after_another(rank, lambda: _kind(recipe).open(recipe))

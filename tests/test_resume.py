@@ -14,6 +14,7 @@ import torch
 from resnets.train.clock import STAGES
 from resnets.weights.checkpoint import LAST, read_checkpoint
 
+pytestmark = pytest.mark.timeout(900)  # seconds; ten are enough where nothing else runs
 STEPS = 60
 HELD = (Path(__file__).with_name("held.py"), "MainProcess", STEPS - 2)
 TRAIN = [
@@ -40,14 +41,14 @@ def start(*words, program=("-m", "resnets")):
 
 def finish(*words):
     process = start(*words)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=400)
     return process.returncode, out, err
 
 
 def wait_for_step(folder, step, process):
     """Wait until metrics.jsonl shows `step`."""
     path = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists() and any(
             json.loads(line)["step"] >= step for line in path.read_text().splitlines()[:-1]
@@ -103,7 +104,7 @@ def test_asked_to_stop_saves_and_resumes(uninterrupted, tmp_path, number, code):
     process = start(*TRAIN, "--out", str(folder), program=HELD)
     wait_for_step(folder, 10, process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, out + err
     assert f"go on with: resnets train --resume {folder}" in out
     stopped_at = read_checkpoint(folder / "checkpoints" / LAST).meta["step"]

@@ -312,7 +312,7 @@ def start_held(step, *words):
 
 def wait_for_step(folder, step, process):
     """Wait until the shallow net is done and the deep one has a row at `step`."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if (folder / "study.toml").exists():
             plain, residual = read_cells(folder)
@@ -332,6 +332,7 @@ def errors(cell):
     ]
 
 
+@pytest.mark.timeout(900)
 def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):
     """SIGTERM, --resume, SIGKILL, the first command again: nothing repeated, no row twice."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -339,7 +340,7 @@ def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):
     process = start_held(30, *STUDY, "--out", str(folder))
     wait_for_step(folder, 20, process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert f"go on with: resnets study depth --resume {folder}" in out
     plain, stopped = read_cells(folder)
