@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from resnets.cli.predict_bulk import Bulk
 from resnets.config import ConfigError
 
 if TYPE_CHECKING:
     from resnets.evaluate.predict import Prediction
     from resnets.models import Net
 
+BULK = Bulk()
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
@@ -28,16 +30,21 @@ def command(
     weights: tyro.conf.Positional[str],
     pictures: tyro.conf.Positional[tuple[Path, ...]],
     /,
-    top_k: int = 5,
+    top_k: Annotated[int, tyro.conf.arg(aliases=["--top"])] = 5,
     json: Flag = False,
     csv: Flag = False,
     explain: Path | None = None,
     draw: Path | None = None,
     threshold: float = 0.5,
     device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
+    calibrate: str | None = None,
+    bulk: Annotated[Bulk, tyro.conf.OmitArgPrefixes] = BULK,
 ) -> int:
     """Name or find what is in pictures. Exits with 1 if any picture cannot be read.
+
+    With --data and --out, a whole set: its rows go to shards, those of unreadable pictures too.
 
     Args:
         weights: Run folder, checkpoint, or artefact of `resnets export`.
@@ -50,8 +57,21 @@ def command(
             it, and for detections.json (COCO's form, as --json prints it).
         threshold: Detectors only: least score of an object.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto is bfloat16 where the device computes it natively, else float32.
+        precision: auto is bfloat16 where the device computes it natively, else float32; and int8
+            where an artefact in the run's folder has measured that it loses little.
+        backend: What computes a checkpoint on the CPU. auto is the fastest that is installed and
+            proved equal, where there are pictures enough to prepare it for.
+        calibrate: Data set that --precision int8 takes its ranges from; it may lose half a point of
+            top-1 error there.
     """
+    if bulk != BULK:
+        if pictures or json or csv or explain is not None or draw is not None:
+            raise ConfigError("--data takes no PICTURES, --json, --csv, --explain or --draw")
+        from resnets.cli.predict_bulk import Computing
+        from resnets.cli.predict_bulk import predict as predict_set
+
+        computing = Computing(device, precision, backend, calibrate)
+        return predict_set(weights, bulk, top_k=top_k, computing=computing)
     if json and csv:
         raise ConfigError("--json and --csv exclude each other")
     from resnets.weights.checkpoint import task_of
@@ -59,6 +79,8 @@ def command(
     if pictures and task_of(weights) != "classify":
         if explain is not None:
             raise ConfigError("--explain is for classifiers; --draw shows what a detector sees")
+        if backend not in ("auto", "torch") or precision == "int8":
+            raise ConfigError("detectors and segmenters are computed by torch, and not in int8")
         from resnets.cli.predict_detect import predict as predict_objects
 
         return predict_objects(
@@ -86,16 +108,28 @@ def command(
             raise ConfigError(f"--explain {explain}: is a file; name a folder")
         explain.mkdir(parents=True, exist_ok=True)
     from resnets.data.memory import cores
-    from resnets.deploy.backend import open_backend
+    from resnets.deploy.backend import described, open_backend
     from resnets.evaluate.predict import find_pictures, predict
     from resnets.evaluate.prepare import with_progress
 
     paths = find_pictures(pictures)
-    backend = open_backend(weights, device=device, precision=precision)
-    if not json:
-        print(f"predicting with {backend.name}", file=sys.stderr)
+
+    def say(text: str) -> None:
+        if not json:
+            print(text, file=sys.stderr)
+
+    engine = open_backend(
+        weights,
+        backend=backend,
+        device=device,
+        precision=precision,
+        pictures=len(paths),
+        calibrate=calibrate,
+        say=say,
+    )
+    say(f"predicting with {described(engine)}")
     failures = _Failures()
-    predictions = predict(backend, paths, top_k=top_k, workers=cores())
+    predictions = predict(engine, paths, top_k=top_k, workers=cores())
     # Rows that run over a terminal show progress enough, and a bar would cut into them.
     streaming = csv and sys.stdout.isatty()
     predictions = failures.watch(with_progress(predictions, len(paths), hidden=streaming))
@@ -104,7 +138,7 @@ def command(
     if json:
         _print_json(predictions)
     elif csv:
-        _print_csv(predictions, min(top_k, len(backend.classes)))
+        _print_csv(predictions, min(top_k, len(engine.classes)))
     else:
         _print_table(predictions)
     return 1 if failures.count else 0

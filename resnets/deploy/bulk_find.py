@@ -1,0 +1,211 @@
+"""Finding the pictures of a set, labels or not: their names, places and a fingerprint, in order.
+
+Folders of any nesting, lists of paths (CSV or text), tars (of pictures, of WebDataset samples, of
+tars; compressed ones are unpacked once), packed sets, Parquet, Arrow and the Hub. Nothing is
+decoded, and what is found goes to the work folder as it comes.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from resnets.config import dump_json
+from resnets.data.errors import DataError
+from resnets.data.files import TarFiles, is_picture, list_tar, unpack
+from resnets.data.pack import PackFiles, is_pack, open_pack
+from resnets.data.tables import PATH_NAMES
+from resnets.data.tabular import HUB, is_tabular
+from resnets.data.tars import inside
+from resnets.deploy.bulk_names import NamesWriter
+from resnets.deploy.bulk_pictures import NAMES, SPANS, Found
+
+LISTS = (".csv", ".txt")
+Place = tuple[str, int, int, int]  # name, archive, offset, size
+
+
+def find(source: str, work: Path) -> Found:
+    """List the set `source` means into `work`; DataError where there is none, or no pictures."""
+    path = Path(source).expanduser().absolute()
+    if source.startswith(HUB) or (path.exists() and is_tabular(path)):
+        from resnets.deploy.bulk_parquet import find_parquet
+        from resnets.deploy.bulk_tables import find_tables
+
+        where = source if source.startswith(HUB) else str(path)
+        found = find_parquet(where) or find_tables(path)
+    elif path.is_dir():
+        found = _find_files(path, walk(path), work)
+        tars = sorted(file for file in path.glob("*.tar*") if _is_tar(file))
+        if not found.count and tars:
+            found = _find_spans(tars, work)
+    elif not path.is_file():
+        raise DataError(f"{source}: no such folder or file (sets by name hold pixels, not files)")
+    elif path.suffix.lower() in LISTS:
+        found = _find_files(path.parent, _listed(path), work)
+    elif is_pack(path):
+        found = _find_pack(path, work)
+    else:
+        found = _find_spans([path], work)
+    if not found.count:
+        raise DataError(f"{source}: no pictures in it")
+    found.save(work)
+    return found
+
+
+def _is_tar(path: Path) -> bool:
+    """Whether a file is called like a tar, and is not hidden."""
+    return ".tar" in path.suffixes[-2:] and not path.name.startswith(".") and path.is_file()
+
+
+def walk(root: Path) -> Iterator[str]:
+    """Pictures below `root`, relative, in the order of their paths; one folder is held at a time.
+
+    Hidden entries are left out; links to folders are followed at the top only. A folder that may
+    not be listed stands for itself, so that reading it says why.
+    """
+
+    def below(prefix: str) -> Iterator[str]:
+        try:
+            with os.scandir(root / prefix) as entries:
+                names = sorted(filter(None, (_wanted(entry, not prefix) for entry in entries)))
+        except OSError:
+            if not prefix:
+                raise
+            yield prefix.removesuffix("/")
+            return
+        for name in names:
+            if name.endswith("/"):
+                yield from below(prefix + name)
+            else:
+                yield prefix + name
+
+    return below("")
+
+
+def _wanted(entry: os.DirEntry[str], top: bool) -> str | None:
+    """What to call an entry, folders with a slash at the end, as paths below them have it."""
+    if entry.name.startswith("."):
+        return None
+    if entry.is_dir(follow_symlinks=top):
+        return f"{entry.name}/"
+    if not is_picture(entry.name) or (entry.is_symlink() and entry.is_dir()):
+        return None
+    return entry.name
+
+
+def _listed(file: Path) -> Iterator[str]:
+    """The paths that a list names, in its order; a CSV may have a header and other columns."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            if file.suffix.lower() == ".txt":
+                yield from filter(None, map(str.strip, stream))
+                return
+            column: int | None = None
+            reader = csv.reader(stream, strict=True)
+            for cells in reader:
+                if column is None:
+                    names = [cell.strip().lower() for cell in cells]
+                    known = [name for name in PATH_NAMES if name in names]
+                    column = names.index(known[0]) if known else 0
+                    if known:
+                        continue
+                if any(cells):
+                    if len(cells) <= column or not cells[column].strip():
+                        raise DataError(f"{file}: line {reader.line_num}: no path")
+                    yield cells[column].strip()
+    except UnicodeDecodeError:
+        raise DataError(f"{file}: not UTF-8; save the file as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{file}: line {reader.line_num}: not CSV ({error})") from None
+
+
+def _find_files(root: Path, paths: Iterable[str], work: Path) -> Found:
+    digest = hashlib.sha256()
+    with NamesWriter(work / NAMES) as names:
+        for path in paths:
+            size = _size(root / path)
+            if size is None:
+                continue
+            names.add(path)
+            digest.update(os.fsencode(path) + b"\0%d\n" % size)
+    return Found("files", str(root), names.count, digest.hexdigest())
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, -1 where there is none, None for a pipe or device."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1
+    wanted = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    return found.st_size if wanted else None
+
+
+def _find_spans(archives: Sequence[Path], work: Path) -> Found:
+    """The pictures of tars, by offset; sorted within each."""
+    plain = [_plain(archive, number, work) for number, archive in enumerate(archives)]
+
+    def places() -> Iterator[Place]:
+        for number, (archive, file) in enumerate(zip(archives, plain, strict=True)):
+            listing = list_tar(file, lambda path: path.endswith(".tar") or is_picture(path))
+            if listing.paths and all(path.endswith(".tar") for path in listing.paths):
+                listing = inside(listing)
+            files, several = listing.files, len(archives) > 1
+            assert isinstance(files, TarFiles)
+            for name, (offset, size) in zip(files.paths, files.spans.tolist(), strict=True):
+                if is_picture(name):
+                    yield f"{archive.name}:{name}" if several else name, number, offset, size
+            files.stream.close()
+
+    return _write_spans(plain, places(), work)
+
+
+def _plain(archive: Path, number: int, work: Path) -> Path:
+    """The archive, or what it unpacks to, in `work`; kept while the archive stays as it is."""
+    out, note = work / f"unpacked-{number}.tar", work / f"unpacked-{number}.json"
+    known = archive.stat()
+    told = f"[{known.st_size}, {known.st_mtime_ns}]"
+    if note.is_file() and out.is_file() and note.read_text("utf-8").strip() == told:
+        return out
+    note.unlink(missing_ok=True)
+    with open(out, "wb") as plain:
+        unpacked = unpack(archive, plain, str(work), "choose an --out with")
+    if not unpacked:
+        out.unlink()
+        return archive
+    dump_json([known.st_size, known.st_mtime_ns], note, indent=None)
+    return out
+
+
+def _find_pack(path: Path, work: Path) -> Found:
+    source = open_pack(path)
+    parts = [source.train, source.val, source.test() if source.test else None]
+
+    def places() -> Iterator[Place]:
+        for files in (part.files for part in parts if part is not None):
+            assert isinstance(files, PackFiles)
+            for name, (offset, size) in zip(files.names, files.spans.tolist(), strict=True):
+                if size:
+                    yield name, 0, offset, size
+
+    return _write_spans([path], places(), work)
+
+
+def _write_spans(archives: Sequence[Path], places: Iterable[Place], work: Path) -> Found:
+    digest = hashlib.sha256()
+    with NamesWriter(work / NAMES) as names, open(work / SPANS, "wb") as spans:
+        for name, number, offset, size in places:
+            names.add(name)
+            span = np.array([number, offset, size], "<i8").tobytes()
+            spans.write(span)
+            digest.update(os.fsencode(name) + b"\0" + span)
+    for archive in archives:
+        digest.update(b"%d\n" % archive.stat().st_size)
+    root, told = str(archives[0].parent), tuple(map(str, archives))
+    return Found("spans", root, names.count, digest.hexdigest(), told)
