@@ -230,6 +230,7 @@ def test_one_line_says_what_is_wrong(model, words, message, tmp_path, capsys):
     assert not (tmp_path / "y").exists()
 
 
+@pytest.mark.slow
 def test_kills_lose_no_row_and_double_none(model, tmp_path):
     """SIGTERM, three SIGKILLs, of the first process or of all, then to the end by two processes."""
     data = save_list(tmp_path, 4000)

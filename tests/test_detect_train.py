@@ -146,8 +146,9 @@ def test_resuming_is_bitwise_as_if_never_stopped(detection, coco, tmp_path, monk
     whole, _ = detection
     save = Saver.save_last
 
-    def killed(self, state):
-        save(self, state)
+    def killed(self, state, **options):
+        save(self, state, **options)
+        self.wait()  # what is saved is on the disk when the run is killed
         if state.step == 2:
             raise KeyboardInterrupt
 

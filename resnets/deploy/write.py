@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -158,15 +159,22 @@ def _write_openvino(net: Net, facts: Facts, path: Path, calibration: np.ndarray 
     ov.save_model(model, path, compress_to_fp16=facts.precision == "bfloat16")
 
 
+_ONE_AT_A_TIME = threading.RLock()
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' notes off stdout: errors are raised, and the outcome is proved."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stdout(sys.stderr):
-                yield
-    finally:
-        logging.disable(before)
+    """Keep the exporters' notes off stdout: errors are raised, and the outcome is proved.
+
+    All of this is the whole process's, so one thread at a time.
+    """
+    with _ONE_AT_A_TIME:
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with contextlib.redirect_stdout(sys.stderr):
+                    yield
+        finally:
+            logging.disable(before)
