@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import threading
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,6 +170,7 @@ def _quiet() -> Iterator[None]:
     """
     with _ONE_AT_A_TIME:
         before = logging.root.manager.disable
+        levels = [(handler, handler.level) for handler in logging.root.handlers]
         logging.disable(logging.WARNING)
         try:
             with warnings.catch_warnings():
@@ -178,3 +179,5 @@ def _quiet() -> Iterator[None]:
                     yield
         finally:
             logging.disable(before)
+            for handler, level in levels:  # exporters make others' handlers deaf to warnings
+                handler.setLevel(level)
