@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +143,9 @@ class ClassificationWork:
 
         return evaluate if present else None
 
-    def conclude(self, find: Callable[[], Path], means: Means, rank: Rank) -> dict[str, Any]:
-        """Errors of the run's checkpoint on validation and, this once, on test."""
-        net = rank.from_first(lambda: load(find())).to(means.device)
+    def conclude(self, path: Path, means: Means, rank: Rank) -> dict[str, Any]:
+        """Errors of the run's checkpoint `path` on validation and, this once, on test."""
+        net = rank.from_first(lambda: load(path)).to(means.device)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
             if split is None:

@@ -23,7 +23,7 @@ from resnets.train.loop import fit
 from resnets.train.parallel import Parallel
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.work import Means, Work
-from resnets.weights.checkpoint import Checkpoint, find_checkpoint
+from resnets.weights.checkpoint import RECIPE, Checkpoint, find_checkpoint
 from resnets.weights.kept import Kept
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(
     """
 
     def refuse() -> None:
-        if (out / "recipe.toml").exists():
+        if (out / RECIPE).exists():
             raise ConfigError(
                 f"{out} holds a run already; go on with --resume {out}, or other --out"
             )
@@ -82,7 +82,7 @@ def run(
     def begin() -> None:
         Kept(out, work.recipe).begin(work.recipe)
         out.mkdir(parents=True, exist_ok=True)
-        with whole_file(out / "recipe.toml") as path:
+        with whole_file(out / RECIPE) as path:
             path.write_text(to_toml(work.recipe), encoding="utf-8")
 
     rank.from_first(refuse)
@@ -111,9 +111,9 @@ def resume(
     """
 
     def read() -> tuple[Recipe, Checkpoint | None]:
-        if not (out / "recipe.toml").is_file():
-            raise ConfigError(f"{out}: no run to resume here (no recipe.toml)")
-        recipe = from_toml(out / "recipe.toml")
+        if not (out / RECIPE).is_file():
+            raise ConfigError(f"{out}: no run to resume here (no {RECIPE})")
+        recipe = from_toml(out / RECIPE)
         return recipe, Kept(out, recipe).newest()
 
     recipe, saved = rank.from_first(read)
@@ -223,8 +223,8 @@ def _headline(work: Work, means: Means, rank: Rank, step: int, out: Path) -> str
 
 def _conclude(work: Work, out: Path, state: TrainState, means: Means, rank: Rank) -> dict[str, Any]:
     """Measure the run's weights on validation and, this once, on test; write result and report."""
-    recipe = work.recipe
-    result = work.conclude(lambda: find_checkpoint(out), means, rank)
+    recipe, path = work.recipe, rank.from_first(lambda: find_checkpoint(out))
+    result = work.conclude(path, means, rank)
     if not rank.leads:
         return result
     result["train"] = {
@@ -236,11 +236,7 @@ def _conclude(work: Work, out: Path, state: TrainState, means: Means, rank: Rank
     result["seconds"] = state.seconds
     images = state.step * recipe.batch_size
     result["images_per_second"] = images / max(1e-9, state.seconds)
-    result["net"], result["data"], result["checkpoint"] = (
-        recipe.net_name,
-        work.data,
-        find_checkpoint(out).name,
-    )
+    result["net"], result["data"], result["checkpoint"] = recipe.net_name, work.data, path.name
     dump_json(result, out / RESULT)
     write_report(out, recipe, result)
     return result

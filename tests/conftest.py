@@ -37,3 +37,28 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from digits_net import save_digits_run
 
     return save_digits_run(tmp_path_factory.mktemp("digits") / "run")
+
+
+@pytest.fixture(scope="session")
+def nested_digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder of digits in folders of some nesting, and their paths, sorted; not to be changed."""
+    from bulk_runs import save_digits
+
+    folder = tmp_path_factory.mktemp("nested")
+    return folder, save_digits(folder)
+
+
+@pytest.fixture(scope="session")
+def bulk_rows(
+    digits_run: Path,
+    nested_digits: tuple[Path, list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, dict[str, object]]:
+    """What bulk prediction says of those digits, by the file's own name."""
+    from bulk_runs import predict_here, rows
+
+    out = tmp_path_factory.mktemp("folder") / "out"
+    predict_here(digits_run, nested_digits[0], out, top=3)
+    found = rows(out)
+    assert [row["path"] for row in found] == nested_digits[1]
+    return {row["path"].rpartition("/")[2]: row for row in found}

@@ -32,43 +32,27 @@ from resnets.deploy.bulk_work import ShardWorker
 from resnets.deploy.bulk_write import columns
 
 
-@pytest.fixture(scope="module")
-def model(digits_run) -> Path:
-    return digits_run
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> tuple[Path, list[str]]:
-    folder = tmp_path_factory.mktemp("digits")
-    return folder, save_digits(folder)
-
-
-@pytest.fixture(scope="module")
-def expected(model, digits, tmp_path_factory) -> dict[str, dict]:
-    """The rows of the folder by the file's own name, checked against `resnets predict PICTURE`."""
-    out = tmp_path_factory.mktemp("folder") / "out"
-    predict_here(model, digits[0], out, top=3)
-    found = rows(out)
-    assert [row["path"] for row in found] == digits[1]
-    return {row["path"].rpartition("/")[2]: row for row in found}
-
-
-def test_rows_are_those_of_predict_on_single_pictures(model, digits, expected, capsys):
-    paths = [str(digits[0] / path) for path in digits[1]]
-    assert main(["predict", str(model), *paths, "--json", "--top", "3", "--backend", "torch"]) == 0
+def test_rows_are_those_of_predict_on_single_pictures(digits_run, nested_digits, bulk_rows, capsys):
+    paths = [str(nested_digits[0] / path) for path in nested_digits[1]]
+    assert (
+        main(["predict", str(digits_run), *paths, "--json", "--top", "3", "--backend", "torch"])
+        == 0
+    )
     for entry in json.loads(capsys.readouterr().out):
-        row = expected[Path(entry["path"]).name]
+        row = bulk_rows[Path(entry["path"]).name]
         best = entry["predictions"]
         assert [row[f"class{k}"] for k in (1, 2, 3)] == [each["class"] for each in best]
         shares = [row[f"probability{k}"] for k in (1, 2, 3)]
         assert shares == pytest.approx([each["probability"] for each in best], abs=2e-3)
-    right = sum(name[0] == row["class1"] == str(row["id1"]) for name, row in expected.items())
-    assert right > 0.9 * len(expected)
+    right = sum(name[0] == row["class1"] == str(row["id1"]) for name, row in bulk_rows.items())
+    assert right > 0.9 * len(bulk_rows)
 
 
-def test_csv_shards_hold_what_parquet_shards_hold(model, digits, tmp_path):
+def test_csv_shards_hold_what_parquet_shards_hold(digits_run, nested_digits, tmp_path):
     for kind in ("parquet", "csv"):
-        predict_here(model, digits[0], tmp_path / kind, format=kind, top=2, shard_size=13)
+        predict_here(
+            digits_run, nested_digits[0], tmp_path / kind, format=kind, top=2, shard_size=13
+        )
     assert [part.name for part in sorted((tmp_path / "csv").glob("part-*"))] == [
         f"part-0000{number}.csv" for number in range(4)
     ]
@@ -84,7 +68,7 @@ def test_csv_shards_hold_what_parquet_shards_hold(model, digits, tmp_path):
         assert one["probability1"] == pytest.approx(float(other["probability1"]), rel=1e-5)
 
 
-def test_bad_pictures_are_rows_with_an_error_and_counted(model, tmp_path):
+def test_bad_pictures_are_rows_with_an_error_and_counted(digits_run, tmp_path):
     folder = tmp_path / "set"
     save_digits(folder)
     (folder / "a-cut.png").write_bytes(DIGITS[0][0][:60])
@@ -95,7 +79,7 @@ def test_bad_pictures_are_rows_with_an_error_and_counted(model, tmp_path):
     (folder / "notes.doc").touch()
     for kind in ("csv", "parquet"):
         out = tmp_path / kind
-        predict_here(model, folder, out, format=kind, shard_size=20)
+        predict_here(digits_run, folder, out, format=kind, shard_size=20)
         found = {row["path"]: row for row in rows(out)}
         assert len(found) == len(DIGITS) + 4
         assert found['b\n,".png']["class1"] == str(DIGITS[1][1])
@@ -109,11 +93,11 @@ def test_bad_pictures_are_rows_with_an_error_and_counted(model, tmp_path):
         assert summary["first_errors"][0].startswith("a-cut.png: ")
 
 
-def test_a_set_that_goes_away_is_no_matter_of_bad_pictures(model, tmp_path):
+def test_a_set_that_goes_away_is_no_matter_of_bad_pictures(digits_run, tmp_path):
     folder, out = tmp_path / "set", tmp_path / "out"
     save_digits(folder)
     with held(out):
-        wanted = Wanted(str(model), str(folder), out, backend="torch", shard_size=20)
+        wanted = Wanted(str(digits_run), str(folder), out, backend="torch", shard_size=20)
         worker = ShardWorker(begin(wanted, print).job)
         worker.do(0, lambda count: None)
         folder.rename(tmp_path / "elsewhere")
@@ -121,63 +105,65 @@ def test_a_set_that_goes_away_is_no_matter_of_bad_pictures(model, tmp_path):
             worker.do(1, lambda count: None)
     assert [part.name for part in out.glob("*part*")] == ["part-00000.parquet"]
     (tmp_path / "elsewhere").rename(folder)
-    predict_here(model, folder, out, shard_size=20)
+    predict_here(digits_run, folder, out, shard_size=20)
     assert len(rows(out)) == len(DIGITS)
 
 
-def test_a_shard_that_cost_three_workers_is_left_to_the_next_start(model, digits, tmp_path):
+def test_a_shard_that_cost_three_workers_is_left_to_the_next_start(
+    digits_run, nested_digits, tmp_path
+):
     out = tmp_path / "out"
     with held(out):
-        wanted = Wanted(str(model), str(digits[0]), out, backend="torch", shard_size=20)
+        wanted = Wanted(str(digits_run), str(nested_digits[0]), out, backend="torch", shard_size=20)
         worker = ShardWorker(begin(wanted, print).job)
         for _ in range(TRIES):  # what killed workers leave behind
             assert worker.tries.begin(1)
         assert [type(worker.do(shard, lambda count: None)) for shard in range(3)] == [
             Done, GivenUp, Done,
         ]  # fmt: skip
-    run = predict_here(model, digits[0], out, shard_size=20)
+    run = predict_here(digits_run, nested_digits[0], out, shard_size=20)
     assert run.missing == (1,)
     assert len(rows(out)) == len(DIGITS)
 
 
-def test_only_what_is_missing_or_damaged_is_done_again(model, digits, tmp_path):
+def test_only_what_is_missing_or_damaged_is_done_again(digits_run, nested_digits, tmp_path):
     out = tmp_path / "out"
     for kind in ("parquet", "csv"):
-        predict_here(model, digits[0], out, format=kind, shard_size=10)
+        predict_here(digits_run, nested_digits[0], out, format=kind, shard_size=10)
         before = contents(out)
         parts = sorted(out.glob("part-*"))
         times = [part.stat().st_mtime_ns for part in parts]
         parts[1].unlink()
         parts[3].write_bytes(parts[3].read_bytes()[:-100])
-        run = predict_here(model, digits[0], out, format=kind, shard_size=10)
+        run = predict_here(digits_run, nested_digits[0], out, format=kind, shard_size=10)
         assert run.missing == (1, 3)
         assert contents(out) == before
         after = [part.stat().st_mtime_ns for part in parts]
         assert [one == other for one, other in zip(times, after, strict=True)] == [
             True, False, True, False, True,
         ]  # fmt: skip
-        assert predict_here(model, digits[0], out, format=kind, shard_size=10).finished
+        assert predict_here(digits_run, nested_digits[0], out, format=kind, shard_size=10).finished
         shutil.rmtree(out)
 
 
-def test_another_set_net_or_option_is_refused(model, digits, tmp_path):
+def test_another_set_net_or_option_is_refused(digits_run, nested_digits, tmp_path):
     out = tmp_path / "out"
-    folder = shutil.copytree(digits[0], tmp_path / "set")
-    predict_here(model, folder, out, top=3)
+    folder = shutil.copytree(nested_digits[0], tmp_path / "set")
+    predict_here(digits_run, folder, out, top=3)
     for option, wanted in (("top", 2), ("format", "csv"), ("shard_size", 7), ("batch", 9)):
         with pytest.raises(ConfigError, match=rf"out: begun with --\S+ \w+, not {wanted}; go on"):
-            predict_here(model, folder, out, **{"top": 3, option: wanted})
+            predict_here(digits_run, folder, out, **{"top": 3, option: wanted})
     begun = json.loads((out / "manifest.json").read_text())["options"]["precision"]
     other = "float32" if begun == "bfloat16" else "bfloat16"
     with pytest.raises(ConfigError, match=f"begun with --precision {begun}, not {other}; go on"):
-        predict_here(model, folder, out, top=3, precision=other)
+        predict_here(digits_run, folder, out, top=3, precision=other)
     other = save_digits_run(tmp_path / "other")
     _change_a_weight(other)
-    with pytest.raises(ConfigError, match=f"begun with {model}, not {other}; go on with that"):
+    with pytest.raises(ConfigError, match=f"begun with {digits_run}, not {other}; go on with that"):
         predict_here(other, folder, out, top=3)
     (folder / "zero.png").write_bytes(DIGITS[0][0])
     with pytest.raises(ConfigError, match=r"48 pictures of \S+set, which are not the 49 that"):
-        predict_here(model, folder, out, top=3)
+        predict_here(digits_run, folder, out, top=3)
 
 
 def _change_a_weight(run: Path) -> None:
@@ -189,7 +175,7 @@ def _change_a_weight(run: Path) -> None:
     save_checkpoint(path, {**held.tensors, name: held.tensors[name] + 1}, held.meta)
 
 
-def test_folders_that_cannot_be_written_to_are_refused(model, digits, tmp_path):
+def test_folders_that_cannot_be_written_to_are_refused(digits_run, nested_digits, tmp_path):
     full, file = tmp_path / "full", tmp_path / "file"
     full.mkdir()
     (full / "thesis.doc").touch()
@@ -197,17 +183,17 @@ def test_folders_that_cannot_be_written_to_are_refused(model, digits, tmp_path):
     for out, message in (
         (full, "has other things in it"),
         (file, "is a file"),
-        (digits[0] / "out", "lies in --data"),
+        (nested_digits[0] / "out", "lies in --data"),
     ):
         with pytest.raises(ConfigError, match=message):
-            predict_here(model, digits[0], out)
-    assert not (digits[0] / "out").exists()
+            predict_here(digits_run, nested_digits[0], out)
+    assert not (nested_digits[0] / "out").exists()
     out = tmp_path / "out"
     with held(out), pytest.raises(ConfigError, match="another process is predicting into it"):
-        predict_here(model, digits[0], out)
+        predict_here(digits_run, nested_digits[0], out)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no pictures in it"):
-        predict_here(model, tmp_path / "empty", out)
+        predict_here(digits_run, tmp_path / "empty", out)
     assert not out.exists()
 
 
@@ -222,8 +208,8 @@ def test_folders_that_cannot_be_written_to_are_refused(model, digits, tmp_path):
         (["--data", "x", "--out", "{tmp}/y", "--batch-size", "0"], "--batch-size 0: must be"),
     ],
 )
-def test_one_line_says_what_is_wrong(model, words, message, tmp_path, capsys):
-    assert main(["predict", str(model), *(word.format(tmp=tmp_path) for word in words)]) > 0
+def test_one_line_says_what_is_wrong(digits_run, words, message, tmp_path, capsys):
+    assert main(["predict", str(digits_run), *(word.format(tmp=tmp_path) for word in words)]) > 0
     told = capsys.readouterr().err
     assert message in told
     assert told.count("\n") == 1
@@ -231,21 +217,21 @@ def test_one_line_says_what_is_wrong(model, words, message, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_kills_lose_no_row_and_double_none(model, tmp_path):
+def test_kills_lose_no_row_and_double_none(digits_run, tmp_path):
     """SIGTERM, three SIGKILLs, of the first process or of all, then to the end by two processes."""
     data = save_list(tmp_path, 4000)
-    predict_here(model, data, tmp_path / "whole", shard_size=50, format="csv")
+    predict_here(digits_run, data, tmp_path / "whole", shard_size=50, format="csv")
     out, words = tmp_path / "out", ("--shard-size", "50", "--format", "csv", "--processes", "2")
     luck = np.random.default_rng()
     for how in ("SIGTERM", "all", "first", "all"):
-        process = start(model, data, out, *words)
+        process = start(digits_run, data, out, *words)
         wait_for_shards(process, out, len(list(out.glob("part-*"))) + int(luck.integers(1, 9)))
         assert process.poll() is None
         if how == "SIGTERM":
             _stop(process, out)
         else:
             kill(process, group=how == "all")
-    process = start(model, data, out, *words)
+    process = start(digits_run, data, out, *words)
     _, told = process.communicate()
     assert process.returncode == 0, told
     assert "going on: " in told

@@ -15,21 +15,16 @@ SHARDS = ("--shard-size", "100")
 KILLS = 24
 
 
-@pytest.fixture(scope="module")
-def model(digits_run) -> Path:
-    return digits_run
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_two_dozen_kills_at_any_moment_change_nothing(model, tmp_path):
+def test_two_dozen_kills_at_any_moment_change_nothing(digits_run, tmp_path):
     """Of the first process, of all, or of a worker, from the first import to the last shard."""
     data, out = save_list(tmp_path, 60_000), tmp_path / "out"
-    predict_here(model, data, tmp_path / "whole", shard_size=100)
+    predict_here(digits_run, data, tmp_path / "whole", shard_size=100)
     luck = np.random.default_rng()
     kills = dict.fromkeys(("first", "all", "worker"), 0)
     while sum(kills.values()) < KILLS:
-        process = start(model, data, out, *SHARDS, "--processes", str(luck.integers(1, 4)))
+        process = start(digits_run, data, out, *SHARDS, "--processes", str(luck.integers(1, 4)))
         before = len(list(out.glob("part-*")))
         if luck.random() < 0.75:  # else while it starts
             wait_for_shards(process, out, before + 1)
@@ -48,17 +43,17 @@ def test_two_dozen_kills_at_any_moment_change_nothing(model, tmp_path):
             time.sleep(luck.exponential(1.0))
         kills["all" if whom == "all" else "first"] += whom != "worker"
         kill(process, group=whom == "all")
-    process = start(model, data, out, *SHARDS, "--processes", "2")
+    process = start(digits_run, data, out, *SHARDS, "--processes", "2")
     _, told = process.communicate()
     assert process.returncode == 0, told
     assert contents(out) == contents(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_while_the_rest_goes_on(model, tmp_path):
+def test_a_killed_worker_is_replaced_while_the_rest_goes_on(digits_run, tmp_path):
     data, out = save_list(tmp_path, 20_000), tmp_path / "out"
-    predict_here(model, data, tmp_path / "whole", shard_size=100)
-    process = start(model, data, out, *SHARDS, "--processes", "2")
+    predict_here(digits_run, data, tmp_path / "whole", shard_size=100)
+    process = start(digits_run, data, out, *SHARDS, "--processes", "2")
     for count in (5, 60):
         wait_for_shards(process, out, count)
         os.kill(children(process.pid)[-1], signal.SIGKILL)
@@ -70,11 +65,11 @@ def test_a_killed_worker_is_replaced_while_the_rest_goes_on(model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ray_replaces_a_killed_worker_and_loses_no_row(model, tmp_path):
+def test_ray_replaces_a_killed_worker_and_loses_no_row(digits_run, tmp_path):
     pytest.importorskip("ray.data", reason="Ray is not installed")
     data, out = save_list(tmp_path, 20_000), tmp_path / "out"
-    predict_here(model, data, tmp_path / "whole", shard_size=100)
-    process = start(model, data, out, *SHARDS, "--processes", "2", "--engine", "ray")
+    predict_here(digits_run, data, tmp_path / "whole", shard_size=100)
+    process = start(digits_run, data, out, *SHARDS, "--processes", "2", "--engine", "ray")
     wait_for_shards(process, out, 3)
     workers = [pid for pid in children(process.pid) if "MapBatches(_Actor)" in _name(pid)]
     assert len(workers) == 2
@@ -101,7 +96,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
 
 
-def test_memory_does_not_grow_with_the_set(model, tmp_path):
+def test_memory_does_not_grow_with_the_set(digits_run, tmp_path):
     """Eight times the pictures, of 3 MB each when decoded, in a shard of all of them."""
     from PIL import Image
 
@@ -112,7 +107,7 @@ def test_memory_does_not_grow_with_the_set(model, tmp_path):
         data = tmp_path / f"{count}.txt"
         data.write_text("large.jpg\n" * count, "utf-8")
         tests = Path(__file__).parent
-        words = [tests, model, data, tmp_path / f"out-{count}", count]
+        words = [tests, digits_run, data, tmp_path / f"out-{count}", count]
         done = subprocess.run(
             [sys.executable, "-c", MEASURE, *map(str, words)], capture_output=True, text=True
         )

@@ -8,31 +8,10 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bulk_runs import predict_here, rows, save_digits
+from bulk_runs import predict_here, rows
 
 from resnets.data.errors import DataError
 from resnets.deploy import bulk_parquet
-
-
-@pytest.fixture(scope="module")
-def model(digits_run) -> Path:
-    return digits_run
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> tuple[Path, list[str]]:
-    folder = tmp_path_factory.mktemp("digits")
-    return folder, save_digits(folder)
-
-
-@pytest.fixture(scope="module")
-def expected(model, digits, tmp_path_factory) -> dict[str, dict]:
-    """The rows of the folder by the file's own name."""
-    out = tmp_path_factory.mktemp("folder") / "out"
-    predict_here(model, digits[0], out, top=3)
-    found = rows(out)
-    assert [row["path"] for row in found] == digits[1]
-    return {row["path"].rpartition("/")[2]: row for row in found}
 
 
 def _csv(folder: Path, paths: list[str], out: Path) -> Path:
@@ -98,15 +77,15 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sets_of_all_kinds_give_the_same_rows(kind, model, digits, expected, tmp_path):
-    folder, paths = digits
+def test_sets_of_all_kinds_give_the_same_rows(kind, digits_run, nested_digits, bulk_rows, tmp_path):
+    folder, paths = nested_digits
     make, naming = KINDS[kind]
     if kind == "webdataset":  # flat, and sorted in each
         paths = sorted(paths[:20], key=_last) + sorted(paths[20:], key=_last)
     (tmp_path / "set").mkdir()
     data = make(folder, paths, tmp_path / "set")
     # Shards that begin and end anywhere in row groups and files.
-    predict_here(model, data, tmp_path / "out", top=3, shard_size=11)
+    predict_here(digits_run, data, tmp_path / "out", top=3, shard_size=11)
     found = rows(tmp_path / "out")
     names = [
         naming.format(
@@ -116,7 +95,7 @@ def test_sets_of_all_kinds_give_the_same_rows(kind, model, digits, expected, tmp
         for row, path in enumerate(paths)
     ]  # fmt: skip
     assert [row["path"] for row in found] == names
-    for row, other in zip(found, (expected[_last(path)] for path in paths), strict=True):
+    for row, other in zip(found, (bulk_rows[_last(path)] for path in paths), strict=True):
         assert row["class1"] == other["class1"]
         assert row["probability1"] == pytest.approx(other["probability1"], abs=1e-5)  # its batch
     assert not (tmp_path / "out" / ".work").exists()
@@ -126,24 +105,24 @@ def _last(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def test_a_damaged_row_group_costs_its_rows_only(model, digits, tmp_path):
+def test_a_damaged_row_group_costs_its_rows_only(digits_run, nested_digits, tmp_path):
     file = tmp_path / "set.parquet"
-    cells = [(digits[0] / path).read_bytes() for path in digits[1]]
+    cells = [(nested_digits[0] / path).read_bytes() for path in nested_digits[1]]
     pq.write_table(pa.table({"image": cells}), file, row_group_size=10, compression="none")
     place = pq.read_metadata(file).row_group(2).column(0).data_page_offset
     data = bytearray(file.read_bytes())
     data[place : place + 40] = bytes(40)
     file.write_bytes(data)
-    predict_here(model, file, tmp_path / "out", shard_size=16)
+    predict_here(digits_run, file, tmp_path / "out", shard_size=16)
     bad = [row["path"] for row in rows(tmp_path / "out") if row["error"]]
     assert bad == [f"set.parquet:{row}" for row in range(20, 30)]
 
 
 def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_picture(
-    model, digits, tmp_path, monkeypatch
+    digits_run, nested_digits, tmp_path, monkeypatch
 ):
     """The Hub's listing is made up, its files are read as any that fsspec opens by a url."""
-    cells = [(digits[0] / path).read_bytes() for path in digits[1]]
+    cells = [(nested_digits[0] / path).read_bytes() for path in nested_digits[1]]
     urls = {"train": [], "test": []}
     for part, start in (("train", 0), ("train", 20), ("test", 40)):
         file = tmp_path / f"{start}.parquet"
@@ -151,7 +130,7 @@ def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_picture(
         urls[part].append(f"file://{file}")
     listing = SimpleNamespace(config=SimpleNamespace(data_files=urls))
     monkeypatch.setattr(bulk_parquet, "builder_of", lambda source: listing)
-    predict_here(model, "hub:pets/cats", tmp_path / "out", shard_size=17)
+    predict_here(digits_run, "hub:pets/cats", tmp_path / "out", shard_size=17)
     names = [f"pets/cats/train:{row}" for row in range(40)]
     assert [row["path"] for row in rows(tmp_path / "out")] == [
         *names, *(f"pets/cats/test:{row}" for row in range(8)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,9 @@ class DetectionWork:
 
         return evaluate if present else None
 
-    def conclude(self, find: Callable[[], Path], means: Means, rank: Rank) -> dict[str, Any]:
-        """Figures of the run's checkpoint on validation and, this once, on test."""
-        model = rank.from_first(lambda: load(find()))
+    def conclude(self, path: Path, means: Means, rank: Rank) -> dict[str, Any]:
+        """Figures of the run's checkpoint `path` on validation and, this once, on test."""
+        model = rank.from_first(lambda: load(path))
         test = self._test(model.to(means.device), means)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):

@@ -52,19 +52,21 @@ def fitted(
     first batch is tried, by each of them alone before they exchange anything, and the least size
     of all is taken; a process that fails later would leave the others waiting.
     """
-    together = forward.rank.count > 1
-    if together and forward.fits_memory:
-        while not _fits(gradients, state, forward):
+    if forward.rank.count > 1 and forward.fits_memory:
+        kept = _statistics(state.model)
+        while True:
+            failed = _attempt(gradients) is None
+            _let_go(state.model, kept)  # a trial only: the step itself is yet to come
+            if not forward.rank.any(failed):
+                break
             _halve(state, recipe, count)
         forward.fits_memory = False
     forward.begin()
     while True:
         kept = _statistics(state.model) if forward.fits_memory else []
-        try:
-            return gradients()
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
+        found = _attempt(gradients)
+        if found is not None:
+            return found
         _let_go(state.model, kept)
         if not forward.fits_memory:
             raise TooBig(
@@ -82,17 +84,14 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _fits(gradients: Callable[[], object], state: TrainState, forward: Parallel) -> bool:
-    """Whether a step without its update fits in each process; leaves the state as it was."""
-    kept, failed = _statistics(state.model), False
+def _attempt(gradients: Callable[[], T]) -> T | None:
+    """`gradients()`, which are never None; None where memory ran out."""
     try:
-        gradients()
+        return gradients()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        failed = True
-    _let_go(state.model, kept)
-    return not forward.rank.any(failed)
+        return None
 
 
 def _halve(state: TrainState, recipe: Recipe, count: int) -> None:

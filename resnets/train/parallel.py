@@ -31,6 +31,7 @@ class Parallel:
     ) -> None:
         self.rank, self.fits_memory = rank, fits_memory
         self._forward = forward
+        self._parameters = list(forward.parameters())  # of a deep net thousands, asked each step
         self._learning: tuple[bool, ...] | None = None
         self._ghosts: list[GhostNorm] = []
         self._statistics: list[Tensor] = []
@@ -38,7 +39,7 @@ class Parallel:
 
     def begin(self) -> None:
         """Look at which parameters learn; before each step."""
-        learning = tuple(each.requires_grad for each in self._forward.parameters())
+        learning = tuple(each.requires_grad for each in self._parameters)
         if learning == self._learning:
             return
         self._learning = learning

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,9 +92,9 @@ class Work(Protocol):
         """
         ...
 
-    def conclude(self, find: Callable[[], Path], means: Means, rank: Rank) -> dict[str, Any]:
-        """Figures by split of the finished run's checkpoint, the test set among them.
+    def conclude(self, path: Path, means: Means, rank: Rank) -> dict[str, Any]:
+        """Figures by split of the finished run's checkpoint `path`, the test set among them.
 
-        The first process finds and reads it, and the others get the net from there.
+        The first process reads it, and the others get the net from there.
         """
         ...
