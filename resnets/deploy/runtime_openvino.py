@@ -19,6 +19,7 @@ import torch
 from resnets.deploy.artefact import KEY, ArtefactError, Facts, need
 from resnets.deploy.engines import Pictures, Scores, Stored, unreadable
 from resnets.deploy.graph import INPUT
+from resnets.deploy.openvino_core import core
 from resnets.deploy.whole import VIEW
 
 PART = 4  # pictures on one thread; fewer where there are many threads, so that each gets some
@@ -31,11 +32,7 @@ class OpenvinoEngine(Stored):
 
     def __init__(self, path: Path) -> None:
         need("openvino", f"{path}:")
-        import openvino as ov
-
-        self.core = ov.Core()
-        # Mapped weights would change, or end the process, with a file rewritten in place.
-        self.core.set_property({"ENABLE_MMAP": False})
+        self.core = core()
         try:
             self.model = self.core.read_model(path)
         except RuntimeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import torch
 from resnets.config import ConfigError
 from resnets.deploy.artefact import KEY, Facts, need
 from resnets.deploy.graph import INPUT, OUTPUT, Deployed
+from resnets.deploy.openvino_core import apart
 from resnets.deploy.whole import add_to_onnx, add_to_openvino
 from resnets.models import Net
 
@@ -133,30 +135,35 @@ def _write_openvino(net: Net, facts: Facts, path: Path, calibration: np.ndarray 
     model.output(0).set_names({OUTPUT})
     if facts.precision == "int8":
         assert calibration is not None
-        import nncf
-        from nncf.quantization import advanced_parameters as advanced
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
-
-        nncf.set_log_level(logging.ERROR)
-        data = nncf.Dataset([picture[None] for picture in calibration])
-        # Symmetric s8 weights per channel; asymmetric u8 activations, for sums are below zero too.
-        # Their ranges are the widest seen: NNCF's default, the mean of each picture's widest, and
-        # its fast bias correction lose four times as much (docs/export.md). All 8 bits are used.
-        model = nncf.quantize(
-            model,
-            data,
-            preset=nncf.QuantizationPreset.MIXED,
-            target_device=nncf.TargetDevice.CPU,
-            subset_size=len(calibration),
-            fast_bias_correction=False,
-            advanced_parameters=advanced.AdvancedQuantizationParameters(
-                overflow_fix=advanced.OverflowFix.DISABLE,
-                activations_range_estimator_params=Ranges.MINMAX,
-            ),
-        )
+        model = apart(functools.partial(_quantized_openvino, model, calibration))
     model = add_to_openvino(model, facts.preprocess)
     model.set_rt_info(facts.to_text(), [KEY])
     ov.save_model(model, path, compress_to_fp16=facts.precision == "bfloat16")
+
+
+def _quantized_openvino(model: Any, calibration: np.ndarray) -> Any:
+    """The model with 8-bit convolutions and products, by NNCF."""
+    import nncf
+    from nncf.quantization import advanced_parameters as advanced
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
+
+    nncf.set_log_level(logging.ERROR)
+    data = nncf.Dataset([picture[None] for picture in calibration])
+    # Symmetric s8 weights per channel; asymmetric u8 activations, for sums are below zero too.
+    # Their ranges are the widest seen: NNCF's default, the mean of each picture's widest, and
+    # its fast bias correction lose four times as much (docs/export.md). All 8 bits are used.
+    return nncf.quantize(
+        model,
+        data,
+        preset=nncf.QuantizationPreset.MIXED,
+        target_device=nncf.TargetDevice.CPU,
+        subset_size=len(calibration),
+        fast_bias_correction=False,
+        advanced_parameters=advanced.AdvancedQuantizationParameters(
+            overflow_fix=advanced.OverflowFix.DISABLE,
+            activations_range_estimator_params=Ranges.MINMAX,
+        ),
+    )
 
 
 _ONE_AT_A_TIME = threading.RLock()
