@@ -1,11 +1,11 @@
 """One OpenVINO for the process, which leaves the stack that signal handlers run on alone.
 
 OpenVINO's CPU plugin gives the thread that loads it an alternate signal stack (AMX needs a large
-one), and takes the memory back when its `Core` goes (src/plugins/intel_cpu/src/sigstack_manager.cpp,
+one), and takes the memory back when its `Core` goes (sigstack_manager.cpp of the plugin,
 https://github.com/openvinotoolkit/openvino/pull/11894). Of two cores the first may go first: then
-the thread is left with a stack that is no more, and the next signal, such as the SIGTERM that should
-end a server gently, ends the process with a segmentation fault. So there is one core, never let go,
-and whatever makes others of its own runs on a thread that receives no signal afterwards.
+the thread is left with a stack that is no more, and the next signal, such as the SIGTERM that is
+to end a server gently, ends the process with a segmentation fault. So there is one core, never let
+go, and whatever makes others of its own runs on a thread that receives no signal afterwards.
 """
 
 from __future__ import annotations
