@@ -172,7 +172,7 @@ def _train(
     forward = Parallel(work.compiled() if means.compiled else work.model, rank, place.fit_memory)
     stream = work.stream(device, rank)
     total = recipe.steps(recipe.duration, stream.examples)
-    state = new_state(work.model, recipe, total)
+    state = new_state(work.model, recipe, total, rank)
     fixed = {**work.fixed, "means": dataclasses.asdict(means)}
     saver = Saver(out, recipe, fixed, work.mean_image)
     if saved is not None:

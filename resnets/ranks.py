@@ -69,6 +69,15 @@ class Rank:
         distributed.all_gather_object(parts, found)
         return [item for part in parts for item in part]
 
+    def collect(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of all other processes, on the CPU, in the first; in the others nothing."""
+        if not self.leads:
+            distributed.gather_object({name: each.cpu() for name, each in tensors.items()})
+            return {}
+        parts: list[dict[str, Tensor]] = [{} for _ in range(self.count)]
+        distributed.gather_object({}, parts)
+        return {name: each for part in parts for name, each in part.items()}
+
     def from_first(self, make: Callable[[], T]) -> T:
         """What `make` gives in the first process, in all of them.
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resnets import job
-from resnets.config import from_toml
+from resnets import create_model, job
+from resnets.config import OptimSpec, from_toml
 from resnets.models.norm_batch import use_norm_batch
 from resnets.ranks import Rank, joined
+from resnets.train.optim import load_state_tensors, make_optimizer, set_rate, state_tensors
 
 
 def check_sync_norm(rank: Rank) -> None:
@@ -41,9 +42,48 @@ def check_sync_norm(rank: Rank) -> None:
         assert torch.allclose(one, other, atol=1e-12)
 
 
+def check_sharded(rank: Rank) -> None:
+    """Each process has about its share of the state, and all weights end as one optimizer's do."""
+    spec = OptimSpec(kind="adamw", lr=0.1, decay_norm_and_bias=False, shard=True)
+    nets, optimizers = [], []
+    for known in (Rank(), rank):
+        torch.manual_seed(0)
+        nets.append(create_model("cifar-resnet8").to(memory_format=torch.channels_last))
+        rates = dict.fromkeys(nets[-1].parameters(), 1.0)
+        optimizers.append(make_optimizer(nets[-1], spec, rates, known))
+    for step in range(3):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            for parameter in net.parameters():
+                assert parameter.grad is None
+                parameter.grad = torch.randn_like(parameter)
+            set_rate(optimizer, 0.1 / (1 + step))
+            optimizer.step()
+    whole, own = (state_tensors(*each) for each in zip(nets, optimizers, strict=True))
+    size, least = (sum(each.numel() for each in found.values()) for found in (whole, own))
+    assert 0.8 < least * rank.count / size < 1.2, (least, size)
+    for name, tensor in nets[0].state_dict().items():
+        assert torch.equal(tensor, nets[1].state_dict()[name]), name
+    collected = rank.collect(own)
+    if rank.leads:
+        collected |= own
+        assert collected.keys() == whole.keys()
+        assert all(torch.equal(collected[name], whole[name]) for name in whole)
+    else:
+        assert not collected
+    for state in optimizers[1].state.values():
+        state["exp_avg"].zero_()
+    load_state_tensors(nets[1], optimizers[1], whole)
+    again = state_tensors(nets[1], optimizers[1])
+    assert again.keys() == own.keys()
+    assert all(torch.equal(again[name], whole[name]) for name in again)
+
+
 def main(folder: Path) -> None:
     with joined("cpu") as rank:
         check_sync_norm(rank)
+        check_sharded(rank)
         for path in sorted(folder.glob("*.toml")):
             out = folder / f"{path.stem}-{rank.count}"
             job.run(from_toml(path), out, device="cpu", rank=rank, quiet=True)

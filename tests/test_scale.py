@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     start = folder / "start"
     job.run(dataclasses.replace(PLANS["ghost"], duration="2it"), start, device="cpu", quiet=True)
     tuned = plan(norm_batch=16, batch_size=64, weights=str(find_checkpoint(start)))
-    tuned = replace_fields(tuned, {"finetune.head_first": 0.5})
+    tuned = replace_fields(tuned, {"finetune.head_first": 0.5, "optim.shard": True})
     (folder / "tuned.toml").write_text(to_toml(tuned))
     for path in folder.glob("*.toml"):
         job.run(from_toml(path), folder / f"{path.stem}-1", device="cpu", quiet=True)

@@ -86,7 +86,8 @@ def test_without_restarts_the_run_ends_with_one_line_and_goes_on_by_hand(whole, 
 
 def test_sigterm_saves_and_fewer_processes_go_on(whole, tmp_path):
     out = tmp_path / "run"
-    process = start(*TRAIN, "--devices", "2", "--out", str(out), fault="wait at step 10")
+    words = ("--devices", "2", "--set", "optim.shard=true", "--out", str(out))
+    process = start(*TRAIN, *words, fault="wait at step 10")
     rows = out / "metrics.jsonl"
     while not (rows.exists() and '"step": 8' in rows.read_text()):
         assert process.poll() is None, process.communicate()

@@ -13,6 +13,8 @@ class OptimSpec:
     """The optimizer. The paper's is SGD, momentum 0.9, weight decay 1e-4 on every parameter.
 
     kind "lamb" is You et al. 2020, for large batches. `betas` are those of AdamW and LAMB.
+    shard: where several processes train, each keeps the optimizer's state of its own part of the
+    parameters alone (ZeRO stage 1). The result is the same.
     """
 
     kind: Literal["sgd", "adamw", "lamb"] = "sgd"
@@ -23,6 +25,7 @@ class OptimSpec:
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
     clip_norm: float | None = None
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas):

@@ -15,8 +15,9 @@ from resnets.config import FinetuneSpec, Recipe, to_dict
 from resnets.ranks import Rank
 from resnets.train.ema import make_ema
 from resnets.train.finetune import Tuning
-from resnets.train.optim import load_state_tensors, make_optimizer, state_tensors
+from resnets.train.optim import Optimizer, load_state_tensors, make_optimizer, state_tensors
 from resnets.train.schedule import Schedule
+from resnets.train.shard import Sharded
 from resnets.train.writer import Snapshot, Writer
 from resnets.weights.checkpoint import BEST, LAST, Checkpoint, Encoded
 from resnets.weights.kept import Kept
@@ -64,11 +65,12 @@ class TrainState:
     """Model, optimizer, schedule, averaged weights and position of one run.
 
     stale: evaluations since the validation error was last the lowest yet. micro_batch: see Recipe;
-    less where more did not fit into memory.
+    less where more did not fit into memory. elsewhere: the optimizer's state in other processes,
+    as of the last `meet`.
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     schedule: Schedule
     ema: AveragedModel | None
     tuning: Tuning
@@ -78,10 +80,13 @@ class TrainState:
     seconds: float = 0.0
     interval: Meter = field(default_factory=Meter)
     epoch: Meter = field(default_factory=Meter)
+    elsewhere: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def meet(self, rank: Rank) -> None:
-        """Let the first process have the meters of all, before it saves them."""
+        """Let the first process have what only others know, before it saves all."""
         self.interval, self.epoch = self.interval.total(rank), self.epoch.total(rank)
+        if isinstance(self.optimizer, Sharded):
+            self.elsewhere = rank.collect(state_tensors(self.model, self.optimizer))
 
     @property
     def eval_model(self) -> nn.Module:
@@ -89,14 +94,19 @@ class TrainState:
         return self.ema.module if self.ema is not None else self.model
 
 
-def new_state(model: nn.Module, recipe: Recipe, total: int) -> TrainState:
-    """State of a run at step 0."""
+def new_state(
+    model: nn.Module,
+    recipe: Recipe,
+    total: int,
+    rank: Rank = Rank(),  # noqa: B008 (frozen)
+) -> TrainState:
+    """State of a run at step 0, in one of several processes."""
     ema = make_ema(model, recipe.ema_decay) if recipe.ema_decay else None
     # Without pretrained weights there is nothing to be careful with.
     tuning = Tuning(model, recipe.finetune if recipe.weights else FinetuneSpec(), total)
     return TrainState(
         model,
-        make_optimizer(model, recipe.optim, tuning.rates()),
+        make_optimizer(model, recipe.optim, tuning.rates(), rank),
         Schedule(recipe.schedule, recipe.optim.lr, total),
         ema,
         tuning,
@@ -140,10 +150,12 @@ class Saver:
         }
         tensors = _prefixed("model", state.model.state_dict())
         tensors |= _prefixed("optim", state_tensors(state.model, state.optimizer))
+        tensors |= _prefixed("optim", state.elsewhere)
         if state.ema is not None:
             tensors |= _prefixed("ema", state.ema.module.state_dict())
             tensors["n_averaged"] = state.ema.n_averaged
         self._save(LAST, tensors, {"step": state.step, "state": loop}, final)
+        state.elsewhere = {}  # copied; as large as the state that is divided to save memory
         if final:
             self.wait()
 
