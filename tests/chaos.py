@@ -21,8 +21,8 @@ from pathlib import Path
 
 # A longer run than the tests' own, so that there is something to kill.
 TRAIN = [
-    *("train", "digits", "--model", "cifar-resnet8", "--iterations", "600"),
-    *("--set", "checkpoint_every=2it", "--set", "eval.every=40it", "--set", "log_every=5it"),
+    *("train", "digits", "--model", "cifar-resnet8", "--iterations", "5000"),
+    *("--set", "checkpoint_every=10it", "--set", "eval.every=200it", "--set", "log_every=5it"),
     *("--set", "ema_decay=0.9", "--set", "norm_batch=16", "--set", "batch_size=64"),
     *("--set", "data.augment.mixup=0.2", "--set", "keep_checkpoints=3", "--device", "cpu"),
 ]

@@ -121,6 +121,19 @@ def test_option_a_subsamples_and_pads_with_zeros() -> None:
     assert y[:, :2].abs().sum() + y[:, 5:].abs().sum() == 0
 
 
+def test_the_gradient_of_option_a_keeps_the_layout():
+    x = torch.randn(2, 4, 5, 7)
+    pull, found = torch.randn(2, 8, 3, 4), []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = x.clone(memory_format=layout).requires_grad_()
+        out = blocks.ZeroPad(4, 8, stride=2)(leaf)
+        (gradient,) = torch.autograd.grad(out, leaf, pull)
+        assert gradient.is_contiguous(memory_format=layout)
+        found.append((out, gradient))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("option", "kinds"),
     [

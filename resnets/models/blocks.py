@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,7 +51,15 @@ class ZeroPad(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H / stride), ceil(W / stride))."""
-        x = low_pass(x, self.stride) if self.blur else x[:, :, :: self.stride, :: self.stride]
+        step = self.stride
+        if self.blur:
+            x = low_pass(x, step)
+        elif x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
+            # The gradient of a slice is contiguous, and adding it to one that is channels last
+            # takes ten times as long: 5% of a step of cifar-resnet20 on a CPU.
+            x = x.permute(0, 2, 3, 1)[:, ::step, ::step].permute(0, 3, 1, 2)
+        else:
+            x = x[:, :, ::step, ::step]
         return F.pad(x, (0, 0, 0, 0, self.before, self.after))
 
 
