@@ -1,10 +1,11 @@
 """Norm, addition and relu in one kernel: equal to torch's in every direction."""
 
 import copy
+import weakref
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnets import create_model, native
@@ -22,10 +23,14 @@ def maps(shape, count, dtype=torch.float32, seed=0):
 
 
 def trained(norm, x, shortcut, pull):
-    """Output, gradients and statistics of one step through relu(norm(x) + shortcut)."""
+    """Output, gradients and statistics of one step through relu(norm(x) + shortcut).
+
+    pull: of the output's gradient, or two of them, of an output that is used twice.
+    """
     leaves = [leaf for leaf in (x, shortcut, norm.weight, norm.bias) if leaf is not None]
     y = fused.norm_relu(norm, x, shortcut)
-    return [y, *torch.autograd.grad(y, leaves, pull), norm.running_mean, norm.running_var]
+    uses, pulls = (y, pull) if isinstance(pull, Tensor) else ((y, fused.second_use(y)), pull)
+    return [y, *torch.autograd.grad(uses, leaves, pulls), norm.running_mean, norm.running_var]
 
 
 def lively_norm(channels):
@@ -37,16 +42,17 @@ def lively_norm(channels):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("adds", [False, True])
-def test_float32_equals_float64_of_torch(shape, adds):
+@pytest.mark.parametrize("twice", [False, True])
+def test_float32_equals_float64_of_torch(shape, adds, twice):
     # A sum that rounds across zero lets one gradient more or less through the relu.
     torch.manual_seed(0)
-    x, shortcut, pull = maps(shape, 3)
+    x, shortcut, *pulls = maps(shape, 4)
     norm = lively_norm(shape[1])
     exact = copy.deepcopy(norm).double()
-    wide = [each.detach().double().requires_grad_() for each in (x, shortcut, pull)]
-    expected = trained(exact, wide[0], wide[1] if adds else None, wide[2])
+    wide = [each.detach().double().requires_grad_() for each in (x, shortcut, *pulls)]
+    expected = trained(exact, wide[0], wide[1] if adds else None, wide[2:] if twice else wide[2])
     assert fused.use_kernels(norm)
-    found = trained(norm, x, shortcut if adds else None, pull)
+    found = trained(norm, x, shortcut if adds else None, pulls if twice else pulls[0])
     assert type(found[0].grad_fn).__name__ == "_NormReluBackward"
     assert norm.num_batches_tracked == exact.num_batches_tracked == 1
     for ours, theirs in zip(found, expected, strict=True):
@@ -54,16 +60,18 @@ def test_float32_equals_float64_of_torch(shape, adds):
 
 
 @pytest.mark.parametrize("adds", [False, True])
-def test_bfloat16_is_as_close_to_the_truth_as_torch(adds):
+@pytest.mark.parametrize("twice", [False, True])
+def test_bfloat16_is_as_close_to_the_truth_as_torch(adds, twice):
     torch.manual_seed(0)
-    x, shortcut, pull = maps((32, 16, 16, 16), 3, torch.bfloat16)
+    x, shortcut, *pulls = maps((32, 16, 16, 16), 4, torch.bfloat16)
     shortcut = shortcut if adds else None
     norm = lively_norm(16)
     wide = [
         None if each is None else each.detach().float().requires_grad_()
-        for each in (x, shortcut, pull)
+        for each in (x, shortcut, *pulls)
     ]
-    exact = trained(copy.deepcopy(norm), *wide)
+    exact = trained(copy.deepcopy(norm), *wide[:2], wide[2:] if twice else wide[2])
+    pull = pulls if twice else pulls[0]
     torch_like = trained(copy.deepcopy(norm), x, shortcut, pull)
     fused.use_kernels(norm)
     for ours, theirs, truth in zip(
@@ -87,6 +95,22 @@ def test_same_result_with_any_number_of_threads():
         torch.set_num_threads(threads)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_one_use_alone_and_none_at_all():
+    x, _, pull = maps((4, 16, 8, 8), 3)
+    norm = lively_norm(16)
+    fused.use_kernels(norm)
+    y = fused.norm_relu(norm, x)
+    expected, found = (
+        torch.autograd.grad(use, [x, norm.weight], pull, retain_graph=True)
+        for use in (y, fused.second_use(y))
+    )
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+    assert torch.equal(fused.second_use(y), y)
+    held = weakref.ref(y)
+    del y
+    assert held() is None  # without a collector: no cycle holds the map
 
 
 def test_offset_far_above_the_deviation_keeps_its_variance():

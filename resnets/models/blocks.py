@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.config import ModelSpec
-from resnets.models.fused import norm_relu
+from resnets.models.fused import norm_relu, second_use
 from resnets.models.layers import conv, low_pass, norm
 
 
@@ -152,7 +152,7 @@ class PostActBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, H', W')."""
-        shortcut = None if self.shortcut is None else self.shortcut(x)
+        shortcut = None if self.shortcut is None else self.shortcut(second_use(x))
         if shortcut is not None and self.training and self.drop_path:
             return F.relu(self._drop(self.branch(x)) + shortcut, inplace=True)
         return norm_relu(self.closing_norm, self._convolve(x), shortcut)

@@ -36,11 +36,21 @@ def norm_relu(
         assert norm.num_batches_tracked is not None
         if not isinstance(norm, GhostNorm):  # those count when they settle
             norm.num_batches_tracked.add_(1)
-        return _NormRelu.apply(x, shortcut, norm.weight, norm.bias, norm)
+        out, second = _NormRelu.apply(x, shortcut, norm.weight, norm.bias, norm)
+        out.second_use = second
+        return out
     out = norm(x)
     if shortcut is not None:
         out += shortcut
     return F.relu(out, inplace=not (keep and out is x))
+
+
+def second_use(x: Tensor) -> Tensor:
+    """The same map for a second reader: what `norm_relu` made adds both gradients up itself.
+
+    Autograd would do so in a pass of its own over each block's map.
+    """
+    return getattr(x, "second_use", x)
 
 
 def use_kernels(net: nn.Module) -> bool:
@@ -82,12 +92,12 @@ def _last(x: Tensor) -> bool:
 
 
 class _NormRelu(torch.autograd.Function):
-    """What `norm_relu` says; (B, C, H, W) channels last in, the same out."""
+    """What `norm_relu` says; (B, C, H, W) channels last in, the same out, twice."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor, norm: Any
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         kernel, y = _kernel(), torch.empty_like(x)
         assert kernel is not None
         pictures = _ghost(norm, x)
@@ -109,26 +119,36 @@ class _NormRelu(torch.autograd.Function):
             norm.note(means, variances)
         ctx.save_for_backward(x, y, weight, saved)
         ctx.adds, ctx.ghosts = shortcut is not None, ghosts
-        return y
+        ctx.set_materialize_grads(False)
+        return y, y.new_empty(0).set_(y)  # a view would hold `y`, which holds it: never freed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, weight, saved = ctx.saved_tensors
-        kernel, dy = _kernel(), dy.contiguous(memory_format=torch.channels_last)
+        dense = [
+            each.contiguous(memory_format=torch.channels_last)
+            for each in gradients
+            if each is not None
+        ]
+        if not dense:
+            return (None,) * 5
+        dy, second = dense[0], dense[1] if len(dense) > 1 else None
+        kernel = _kernel()
         assert kernel is not None
         rows, width = _matrix(x[ctx.ghosts[0]])
         dx = torch.empty_like(x)
-        dshortcut = torch.empty_like(x) if ctx.adds else None
+        dz = torch.empty_like(x) if ctx.adds or second is not None else None
         dweights, dbiases = torch.empty(2, len(ctx.ghosts), len(weight))
         scratch = _scratch(rows, width)
         for number, of in enumerate(ctx.ghosts):
             getattr(kernel, f"norm_backward_{SUFFIX[x.dtype]}")(
-                *_pointers(dy[of], y[of], x[of], saved[number], weight),
-                *_pointers(dweights[number], dbiases[number], dx[of]),
-                *_pointers(None if dshortcut is None else dshortcut[of], scratch),
+                *_pointers(dy[of], None if second is None else second[of], y[of], x[of]),
+                *_pointers(saved[number], weight, dweights[number], dbiases[number], dx[of]),
+                *_pointers(None if dz is None else dz[of], scratch),
                 *(rows, width, x.shape[1], torch.get_num_threads()),
             )
+        dshortcut = dz if ctx.adds else None
         if len(ctx.ghosts) == 1:
             return dx, dshortcut, dweights[0], dbiases[0], None
         return dx, dshortcut, dweights.sum(0), dbiases.sum(0), None
@@ -157,6 +177,6 @@ def _kernel() -> ctypes.CDLL | None:
             forward = getattr(library, f"norm_forward_{suffix}")
             forward.argtypes = [pointer] * 9 + [size] * 3 + [real] * 2 + [small]
             backward = getattr(library, f"norm_backward_{suffix}")
-            backward.argtypes = [pointer] * 10 + [size] * 3 + [small]
+            backward.argtypes = [pointer] * 11 + [size] * 3 + [small]
             forward.restype = backward.restype = None
     return library

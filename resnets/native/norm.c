@@ -86,49 +86,57 @@ static inline float write_f32(float v) { return v; }
     }                                                                                   \
   }
 
-/* For each block, sums of dz and of dz * (x - mean), dz = dy where y > 0: (blocks, 2, width). */
-#define GRADIENT_SUMS(T, READ)                                                          \
-  static void gradient_sums_##T(const T *dy, const T *y, const T *x, const float *mean, \
-                         float *partial, int64_t rows, int64_t width, int threads) {    \
+/* For each block, sums of dz and of dz * (x - mean): (blocks, 2, width). dz = dy + second where
+ * y > 0; `second` may be null. It is written to `dz` unless that is null (then so is `second`). */
+#define ADD_LANES(T, READ, WRITE, SUM, KEEP)                                            \
+  EACH_ROW {                                                                            \
+    int64_t at = row * width + tile;                                                    \
+    EACH_LANE {                                                                         \
+      T kept = READ(y[at + i]) > 0 ? (SUM) : 0;                                         \
+      KEEP;                                                                             \
+      sum[i] += READ(kept);                                                             \
+      product[i] += READ(kept) * (READ(x[at + i]) - centre[i]);                         \
+    }                                                                                   \
+  }
+
+#define GRADIENT_SUMS(T, READ, WRITE)                                                   \
+  static void gradient_sums_##T(const T *dy, const T *second, const T *y, const T *x,   \
+                         const float *mean, float *partial, T *dz, int64_t rows,        \
+                         int64_t width, int threads) {                                  \
     EACH_BLOCK EACH_TILE {                                                              \
       float sum[TILE] = {0}, product[TILE] = {0}, centre[TILE];                         \
       memcpy(centre, mean + tile, sizeof centre);                                       \
-      EACH_ROW {                                                                        \
-        int64_t at = row * width + tile;                                                \
-        EACH_LANE {                                                                     \
-          float dz = READ(y[at + i]) > 0 ? READ(dy[at + i]) : 0.0f;                     \
-          sum[i] += dz;                                                                 \
-          product[i] += dz * (READ(x[at + i]) - centre[i]);                             \
-        }                                                                               \
-      }                                                                                 \
+      if (second)                                                                       \
+        ADD_LANES(T, READ, WRITE, WRITE(READ(dy[at + i]) + READ(second[at + i])),       \
+                  dz[at + i] = kept)                                                    \
+      else if (dz)                                                                      \
+        ADD_LANES(T, READ, WRITE, dy[at + i], dz[at + i] = kept)                        \
+      else                                                                              \
+        ADD_LANES(T, READ, WRITE, dy[at + i], )                                         \
       float *out = partial + block * 2 * width + tile;                                  \
       memcpy(out, sum, sizeof sum);                                                     \
       memcpy(out + width, product, sizeof product);                                     \
     }                                                                                   \
   }
 
-/* dx = a dz + b x + c; the shortcut's gradient, where wanted, is dz. */
+/* dx = a dz + b x + c, where `dz` is null with dz = dy where y > 0. */
 #define GRADIENT(T, READ, WRITE)                                                        \
   static void gradient_##T(const T *dy, const T *y, const T *x, const float *da,        \
-                    const float *db, const float *dc, T *dx, T *dshortcut,              \
+                    const float *db, const float *dc, T *dx, const T *dz,               \
                     int64_t rows, int64_t width, int threads) {                         \
     EACH_BLOCK EACH_TILE {                                                              \
       float a[TILE], b[TILE], c[TILE];                                                  \
       memcpy(a, da + tile, sizeof a);                                                   \
       memcpy(b, db + tile, sizeof b);                                                   \
       memcpy(c, dc + tile, sizeof c);                                                   \
-      if (dshortcut) EACH_ROW {                                                         \
+      if (dz) EACH_ROW {                                                                \
         int64_t at = row * width + tile;                                                \
-        EACH_LANE {                                                                     \
-          T kept = READ(y[at + i]) > 0 ? dy[at + i] : 0;                                \
-          dshortcut[at + i] = kept;                                                     \
-          dx[at + i] = WRITE(a[i] * READ(kept) + b[i] * READ(x[at + i]) + c[i]);        \
-        }                                                                               \
+        EACH_LANE dx[at + i] = WRITE(a[i] * READ(dz[at + i]) + b[i] * READ(x[at + i]) + c[i]); \
       } else EACH_ROW {                                                                 \
         int64_t at = row * width + tile;                                                \
         EACH_LANE {                                                                     \
-          float dz = READ(y[at + i]) > 0 ? READ(dy[at + i]) : 0.0f;                     \
-          dx[at + i] = WRITE(a[i] * dz + b[i] * READ(x[at + i]) + c[i]);                \
+          float kept = READ(y[at + i]) > 0 ? READ(dy[at + i]) : 0.0f;                   \
+          dx[at + i] = WRITE(a[i] * kept + b[i] * READ(x[at + i]) + c[i]);              \
         }                                                                               \
       }                                                                                 \
     }                                                                                   \
@@ -181,16 +189,17 @@ static void spread(float *values, int64_t width, int64_t channels) {
     normalise_##T(x, shortcut, scale, shift, y, rows, width, threads);                  \
   }
 
-/* dweight, dbias: (channels). dshortcut may be null. scratch as above. */
+/* dweight, dbias: (channels). dz is the shortcut's gradient; it may be null without a second
+ * gradient. scratch as above. */
 #define BACKWARD(T)                                                                     \
-  void norm_backward_##T(const T *dy, const T *y, const T *x, const float *saved,       \
-                         const float *weight, float *dweight, float *dbias, T *dx,      \
-                         T *dshortcut, float *scratch, int64_t rows, int64_t width,     \
-                         int64_t channels, int threads) {                               \
+  void norm_backward_##T(const T *dy, const T *second, const T *y, const T *x,          \
+                         const float *saved, const float *weight, float *dweight,       \
+                         float *dbias, T *dx, T *dz, float *scratch, int64_t rows,      \
+                         int64_t width, int64_t channels, int threads) {                \
     const float *mean = saved, *inverse = saved + width;                                \
     float *a = scratch, *b = a + width, *c = b + width, *partial = c + width;           \
     double count = (double)rows * width / channels;                                     \
-    gradient_sums_##T(dy, y, x, mean, partial, rows, width, threads);                   \
+    gradient_sums_##T(dy, second, y, x, mean, partial, dz, rows, width, threads);       \
     for (int64_t k = 0; k < channels; k++) {                                            \
       double sum = total(partial, 0, k, rows, width, channels);                         \
       double product = total(partial, 1, k, rows, width, channels) * inverse[k];        \
@@ -203,13 +212,13 @@ static void spread(float *values, int64_t width, int64_t channels) {
     spread(a, width, channels);                                                         \
     spread(b, width, channels);                                                         \
     spread(c, width, channels);                                                         \
-    gradient_##T(dy, y, x, a, b, c, dx, dshortcut, rows, width, threads);               \
+    gradient_##T(dy, y, x, a, b, c, dx, dz, rows, width, threads);                      \
   }
 
 #define ALL(T, READ, WRITE)                                                             \
   STATISTICS(T, READ)                                                                   \
   NORMALISE(T, READ, WRITE)                                                             \
-  GRADIENT_SUMS(T, READ)                                                                \
+  GRADIENT_SUMS(T, READ, WRITE)                                                                \
   GRADIENT(T, READ, WRITE)                                                              \
   FORWARD(T, READ)                                                                      \
   BACKWARD(T)
