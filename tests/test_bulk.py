@@ -30,6 +30,7 @@ from resnets.deploy.bulk_plan import TRIES, held
 from resnets.deploy.bulk_pool import Done, GivenUp
 from resnets.deploy.bulk_work import ShardWorker
 from resnets.deploy.bulk_write import columns
+from resnets.host import pick_device
 
 
 def test_rows_are_those_of_predict_on_single_pictures(digits_run, nested_digits, bulk_rows, capsys):
@@ -107,6 +108,21 @@ def test_a_set_that_goes_away_is_no_matter_of_bad_pictures(digits_run, tmp_path)
     (tmp_path / "elsewhere").rename(folder)
     predict_here(digits_run, folder, out, shard_size=20)
     assert len(rows(out)) == len(DIGITS)
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_all_workers_compute_on_what_the_first_process_found(
+    digits_run, nested_digits, tmp_path, engine
+):
+    out, data = tmp_path / "out", str(nested_digits[0])
+    with held(out):
+        run = begin(Wanted(str(digits_run), data, out, backend="torch", engine=engine), print)
+        assert run.job.device == run.manifest.options.device == pick_device().type
+        plain = json.loads((out / "manifest.json").read_text())
+        plain["options"]["device"] = "mps"
+        (out / "manifest.json").write_text(json.dumps(plain))
+        with pytest.raises(ConfigError, match="out: begun on mps, and this worker has"):
+            ShardWorker(run.job)
 
 
 def test_a_shard_that_cost_three_workers_is_left_to_the_next_start(

@@ -118,6 +118,30 @@ def test_a_damaged_row_group_costs_its_rows_only(digits_run, nested_digits, tmp_
     assert bad == [f"set.parquet:{row}" for row in range(20, 30)]
 
 
+def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path, monkeypatch):
+    file = tmp_path / "set.parquet"
+    cells = [(nested_digits[0] / path).read_bytes() for path in nested_digits[1]]
+    pq.write_table(pa.table({"image": cells}), file, row_group_size=20)
+    found = bulk_parquet.find_parquet(str(file))
+
+    def problems() -> set[str]:
+        items = list(bulk_parquet.ParquetPictures(found).items(0, 48))
+        assert [item.name for item in items] == [f"set.parquet:{row}" for row in range(48)]
+        said = set()
+        for item in items:
+            with pytest.raises(DataError) as caught:
+                item.read()
+            said.add(str(caught.value))
+        return said
+
+    with monkeypatch.context() as patch:  # its footer is what it was
+        patch.setattr(bulk_parquet._File, "_read", lambda self, group: iter(()))
+        ends = {f"{file}: cannot be read (it ends before row {row})" for row in (0, 20, 40)}
+        assert problems() == ends
+    pq.write_table(pa.table({"image": cells[10:35]}), file, row_group_size=20)
+    assert problems() == {f"{file}: cannot be read (it has changed since it was found)"}
+
+
 def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_picture(
     digits_run, nested_digits, tmp_path, monkeypatch
 ):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from digits_net import save_digits_run
 
 import resnets
 from resnets import host
@@ -37,8 +36,8 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> str:
-    return str(save_digits_run(tmp_path_factory.mktemp("digits")))
+def run(digits_run) -> str:
+    return str(digits_run)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +76,7 @@ def test_few_pictures_stay_in_torch_and_it_says_from_how_many_on_it_pays(run, no
 
 def test_what_was_made_is_used_at_once_even_for_one_picture(run, made, no_making):
     note_speed(made.path, 2.5)
+    assert keeping._speed_file(made.path).stat().st_mode & 0o777 == 0o644  # for all who share it
     backend = open_backend(run, precision="float32")
     torch_backend = open_backend(run, precision="float32", backend="torch")
     assert backend.name == "openvino float32"
@@ -147,6 +147,39 @@ def test_a_net_that_fails_its_proof_stays_in_torch_and_is_not_tried_again(
         open_backend(path, precision="float32", backend="openvino")
 
 
+def test_what_fails_for_any_other_reason_is_tried_again(run, tmp_path, monkeypatch):
+    """Such as a network that is away while a published net is fetched."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = Kept(resnets.load(run), Wanted("openvino", "float32"))
+    with pytest.raises(Refused, match="no such run or checkpoint"):
+        kept.make(str(tmp_path / "away"))
+    assert kept.refusal is None
+    assert list(keeping.root().iterdir()) == []
+
+
+def test_a_speed_that_has_gone_meanwhile_leaves_the_choice_to_torch(run, made, monkeypatch):
+    speeds = iter([2.0, None])
+    monkeypatch.setattr(choosing, "speed_of", lambda path: next(speeds))
+    backend = open_backend(run, precision="float32")
+    assert backend.name.startswith("torch float32")
+    assert "openvino: its speed is measured from" in backend.note
+
+
+def test_a_cache_of_another_user_is_used(run, made, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    note_speed(made.path, 2.0)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert open_backend(run, precision="float32").name == "openvino float32"
+    monkeypatch.setattr(choosing, "speed_of", lambda path: None)
+    monkeypatch.setattr(choosing, "note_speed", refuse)
+    monkeypatch.setattr(choosing, "_times_as_fast", lambda *_: 2.0)
+    backend = open_backend(run, precision="float32", pictures=None)
+    assert backend.name == "openvino float32"
+    assert "its speed cannot be kept (Permission denied)" in backend.note
+
+
 def test_a_cache_that_cannot_be_written_costs_nothing_but_speed(run, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -164,15 +197,19 @@ def test_the_oldest_are_forgotten(monkeypatch, tmp_path):
     for name, age in ((".making-killed", 90_000), (".making-now", 10)):
         (keeping.root() / name).mkdir()
         os.utime(keeping.root() / name, (time.time() - age,) * 2)
+    gone = keeping.root() / "gone"  # as what another process removes once it has been listed
+    gone.symlink_to(tmp_path / "nowhere")
     keeping._keep_newest()
+    gone.unlink()
     left = {each.name for each in keeping.root().iterdir()}
     assert left == {".making-now", *(f"entry{age}" for age in range(keeping.MOST))}
 
 
 def test_int8_beside_the_checkpoint_is_taken_where_its_loss_was_measured(
-    run, made, capsys, monkeypatch
+    run, made, capsys, monkeypatch, tmp_path
 ):
     pytest.importorskip("nncf")
+    run = str(shutil.copytree(run, tmp_path / "run"))
     words = ["export", run, "--to", "openvino", "--int8", "--calibrate", "digits"]
     assert main([*words, "--max-drop", "2"]) == 0
     out = Path(capsys.readouterr().out.split(":")[0])
@@ -206,6 +243,12 @@ def test_int8_beside_the_checkpoint_is_taken_where_its_loss_was_measured(
     assert backend.note.endswith("3.0 x torch's speed; openvino int8 has 2.00 x")
     note_speed(out, 4.0)
     assert open_backend(run).name == "openvino int8"
+    out.with_suffix(".bin").write_bytes(b"half of another one")
+    backend = open_backend(run)
+    assert backend.name == "openvino float32"
+    assert f"{out.stem}.bin: differs from the file that was proved" in backend.note
+    with pytest.raises(ConfigError, match=r"with --calibrate DATA \(\S+bin: differs from"):
+        open_backend(run, precision="int8")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +259,6 @@ def test_int8_beside_the_checkpoint_is_taken_where_its_loss_was_measured(
         ({"calibrate": "digits"}, "is for --precision int8"),
     ],
 )
-def test_bad_options(tmp_path, run, options, said):
-    run = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*int8*"))
+def test_bad_options(run, options, said):
     with pytest.raises(ConfigError, match=said):
         open_backend(run, **options)

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import fsspec
 import httpx
 import pytest
 from serving import Running, picture, running, save_classifier
 
 from resnets.cli.main import main
+from resnets.deploy.serve_models import fingerprint
+from resnets.weights import store_url
 
 
 def ask(served: Running, route: str = "/predict") -> httpx.Response:
@@ -27,6 +30,40 @@ def test_an_explanation_is_never_that_of_another_net(tmp_path: Path):
         served.client.post("/admin/reload")
         assert ask(served).json()["predictions"] != first
         assert ask(served, "/explain").status_code == 200
+
+
+def test_a_run_whose_weights_lie_elsewhere_is_known_by_them(tmp_path: Path):
+    far, run = tmp_path / "far" / "run" / "last.safetensors", tmp_path / "run"
+    save_classifier(far)
+    run.mkdir()
+    (run / "recipe.toml").write_text(f'checkpoint_url = "file://{tmp_path}/far"\n')
+    first = fingerprint(str(run))
+    assert first == fingerprint(str(far)) == fingerprint(f"file://{far}")
+    (run / "metrics.jsonl").write_text("{}\n")
+    assert fingerprint(str(run)) == first
+    save_classifier(far, seed=7)
+    assert fingerprint(str(run)) == fingerprint(f"file://{far}") != first
+
+
+def test_reloads_from_a_url_leave_one_copy(tmp_path: Path):
+    there, url = fsspec.filesystem("memory"), "memory://served/run/last.safetensors"
+    there.pipe_file(url, Path(save_classifier(tmp_path / "0")).read_bytes())
+    with running(f"net={url}", token="t") as served:
+        for seed in (1, 2):
+            there.pipe_file(url, Path(save_classifier(tmp_path / str(seed), seed)).read_bytes())
+            (said,) = served.client.post("/admin/reload").json()["models"].values()
+            assert said.startswith("now net@")
+            assert ask(served, "/explain").status_code == 200
+    assert (
+        len(
+            [
+                path
+                for path in store_url._copies().rglob("*/last.safetensors")
+                if store_url.named(path) == url
+            ]
+        )
+        == 1
+    )
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def command(
     """Write a net as an artefact that takes uint8 pictures, once it has proved itself.
 
     Its outputs are compared with the net's on real pictures and, with --calibrate, its errors.
-    Where it fails, nothing is written and the exit code is 1. The evidence is in the card beside
+    Where it fails, nothing is written and the exit code is 3. The evidence is in the card beside
     it, ARTEFACT.json.
 
     Args:
@@ -55,6 +55,7 @@ def command(
         )
     from resnets.deploy.artefact import is_artefact
     from resnets.deploy.export import export
+    from resnets.deploy.prove import REFUSED, Refused
     from resnets.weights.load import load
 
     if is_artefact(weights):
@@ -65,16 +66,20 @@ def command(
     if out is None:
         folder = source if source.is_dir() else source.parent if source.is_file() else Path()
         out = folder / f"{net.spec.name}{SHORT[precision]}{SUFFIX[to]}"
-    card = export(
-        net,
-        to,
-        precision,
-        out,
-        data=calibrate,
-        max_drop=max_drop,
-        source=source,
-        say=lambda text: print(text, file=sys.stderr),
-    )
+    try:
+        card = export(
+            net,
+            to,
+            precision,
+            out,
+            data=calibrate,
+            max_drop=max_drop,
+            source=source,
+            say=lambda text: print(text, file=sys.stderr),
+        )
+    except Refused as verdict:
+        print(f"resnets export: {verdict}", file=sys.stderr)
+        return REFUSED
     _print(card, out)
     return 0
 

@@ -1,6 +1,7 @@
 """The `resnets` command: picks the subcommand, prints errors as one line, returns the exit code.
 
-0 done, 1 failed, 2 bad usage, 130 stopped with Ctrl-C (and saved, where there was work to save).
+0 done, 1 failed, 2 bad usage, 3 an artefact that did not prove itself (export), 130 stopped with
+Ctrl-C (and saved, where there was work to save).
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +32,7 @@ Precision = Literal["float32", "bfloat16", "int8"]
 SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
 FORMAT = 1
 KEY = "resnets"
+PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
 
 class ArtefactError(ValueError):
@@ -146,6 +149,15 @@ def check_files(path: Path) -> dict[str, Any] | None:
                 f"{file}: differs from the file that was proved (see {card.name}); export again"
             )
     return told
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that make and compute artefacts, those that are installed here."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def need(package: str, what: str) -> None:

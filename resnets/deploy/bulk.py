@@ -32,7 +32,7 @@ from resnets.deploy.bulk_plan import (
     shard_size,
 )
 from resnets.deploy.bulk_pool import Event
-from resnets.deploy.bulk_work import Job, ShardWorker, model_digest
+from resnets.deploy.bulk_work import Job, ShardWorker, device_type, model_digest
 from resnets.deploy.bulk_write import Format, Summary
 from resnets.evaluate.predict import MOST
 
@@ -151,7 +151,10 @@ def begin(wanted: Wanted, say: Callable[[str], None]) -> Run:
     if missing:
         (out / SUMMARY).unlink(missing_ok=True)
     processes = min(wanted.processes or cores(), max(1, len(missing)))
-    job = Job(out, model, wanted.device, wanted.calibrate, max(1, cores() // processes))
+    # Ray shows each of its workers one GPU, whatever number that has here.
+    any_of_them = wanted.device == "auto" or wanted.engine == "ray"
+    device = options.device if any_of_them else wanted.device
+    job = Job(out, model, device, wanted.calibrate, max(1, cores() // processes))
     return Run(manifest, described(backend), job, missing, processes, wanted.engine)
 
 
@@ -183,7 +186,7 @@ def _options(wanted: Wanted, backend: Backend, count: int, begun: Options | None
         wanted.batch or (begun.batch if begun else min(MOST, backend.batch)),
         runtime,
         precision,
-        getattr(backend, "device", torch.device("cpu")).type,
+        device_type(backend),
     )
 
 

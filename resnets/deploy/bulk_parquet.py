@@ -142,7 +142,8 @@ class _File:
     def __init__(self, part: Part, column: str, folder: Path) -> None:
         self.url, self.title, self.first = part["url"], part["title"], part["first"]
         self.column, self.folder = column, folder
-        self.ends = list(accumulate(part["groups"]))
+        self.groups: list[int] = part["groups"]
+        self.ends = list(accumulate(self.groups))
         self.count = self.ends[-1] if self.ends else 0
         self.cells: Iterator[Any] | None = None
         self.at = 0  # the row of the cell that comes next
@@ -157,6 +158,8 @@ class _File:
                     row, failed = row + 1, 0
                     if row == stop:
                         break
+                else:
+                    raise EOFError(f"it ends before row {row}")
             except Exception as error:  # disk, network, damage: each has its own kind
                 self.close()
                 problem = DataError(f"{self.url}: cannot be read ({reason(error)})")
@@ -191,6 +194,10 @@ class _File:
     def _read(self, group: int) -> Iterator[Any]:
         """The cells from row group `group` on; the coming rows are read meanwhile."""
         with _open(self.url) as parquet, ThreadPoolExecutor(1, "parquet") as pool:
+            footer = parquet.metadata
+            groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+            if groups != self.groups:  # its rows would get other rows' names
+                raise ValueError("it has changed since it was found")
             # Group by group: a batch that reached into a damaged one would be lost with it.
             batches = (
                 batch

@@ -16,7 +16,7 @@ from torch import Tensor
 from resnets.config import ConfigError
 from resnets.data.decode import decode
 from resnets.deploy.artefact import digest, digest_of_net, files_of, is_artefact
-from resnets.deploy.backend import Runtime, open_backend
+from resnets.deploy.backend import Backend, Runtime, open_backend
 from resnets.deploy.bulk_pictures import Item, open_pictures
 from resnets.deploy.bulk_plan import WORK, Manifest, Tries
 from resnets.deploy.bulk_pool import Done, GivenUp
@@ -30,7 +30,8 @@ class Job:
     """What a worker has to know beside the manifest: where things are now.
 
     out: the folder of the manifest. model: artefact, checkpoint, run or published net. device: such
-    as "cuda:1". calibrate: see `open_backend`. decoders: threads that read and decode.
+    as "cuda:1", never "auto": all workers compute on what the manifest says. calibrate: see
+    `open_backend`. decoders: threads that read and decode.
     """
 
     out: Path
@@ -56,6 +57,8 @@ class ShardWorker:
             precision=options.precision,
             calibrate=job.calibrate,
         )
+        if (device := device_type(self.backend)) != options.device:
+            raise ConfigError(f"{job.out}: begun on {options.device}, and this worker has {device}")
         if model_digest(job.model) != manifest.model_sha256:
             raise ConfigError(f"{job.model}: its weights have changed since this run began")
         self.pictures = open_pictures(job.out / WORK)
@@ -106,6 +109,11 @@ class ShardWorker:
             return Row(name, error=error.encode("utf-8", "backslashreplace").decode("utf-8"))
         ids, shares = found[0].int().tolist(), found[1].tolist()
         return Row(name, [self.backend.classes[each] for each in ids], ids, shares)
+
+
+def device_type(backend: Backend) -> str:
+    """Such as "cuda"; artefacts compute on the CPU."""
+    return str(getattr(backend, "device", torch.device("cpu")).type)
 
 
 def model_digest(model: str) -> str:

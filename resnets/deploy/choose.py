@@ -154,7 +154,11 @@ class Chooser:
             if rise > max_drop:
                 self.reasons.append(f"{path.name} loses {rise:.2f} points")
                 continue
-            engine = open_artefact(path)
+            try:
+                engine = open_artefact(path)
+            except (ArtefactError, OSError) as error:  # damaged, or being replaced just now
+                self.reasons.append(" ".join(str(error).split()))
+                continue
             grounds = f"{path.name} {_lost(rise)}; --backend torch takes the net"
             times = self._times(engine, path) if self.precision == "auto" else None
             return Offer(engine, times, grounds)
@@ -180,14 +184,20 @@ class Chooser:
         except (Refused, OSError) as error:  # it fails its proof, or the cache cannot be written
             self.reasons.append(f"{kind}: {' '.join(str(error).split())}")
             return None
-        return Offer(engine, times, f"proved equal to the net, {times or 1:.1f} x torch's speed")
+        if times is None:  # what was known has gone meanwhile
+            self.reasons.append(f"{kind}: its speed is measured from {self._least:,} pictures on")
+            return None
+        return Offer(engine, times, f"proved equal to the net, {times:.1f} x torch's speed")
 
     def _times(self, engine: Engine, path: Path) -> float | None:
         """Its speed in that of torch; measured if that pays and it is not known to be faster."""
         times = speed_of(path)
         if (times is None or times < 1) and self._pays:  # other jobs may have been in its way
             times = _times_as_fast(engine, self._torch)
-            note_speed(path, times)
+            try:
+                note_speed(path, times)
+            except OSError as error:  # it is measured again the next time
+                self.reasons.append(f"its speed cannot be kept ({error.strerror or error})")
         return times
 
     def _made(self, wanted: Wanted, kept: Kept | None = None) -> Engine:

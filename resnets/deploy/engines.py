@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from resnets.config import ConfigError, Recipe
 from resnets.data.preprocess import Preprocessor
 from resnets.deploy.artefact import KEY, ArtefactError, Facts, check_files, need
 from resnets.deploy.graph import INPUT, OUTPUT, Deployed
+from resnets.deploy.program import check_archive
 from resnets.evaluate.budget import Budget
 from resnets.models import Net
 
@@ -150,11 +149,14 @@ class ProgramEngine(Stored):
     """A .pt2 file in torch, on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        refuse_pickles(path)
         extra = {f"{KEY}.json": ""}
         try:
+            check_archive(path)
             program = torch.export.load(path, extra_files=extra)
-            self.graph = program.module()
+            # Guards are source of the file that would be compiled; `logits` looks at shapes itself.
+            self.graph = program.module(check_guards=False)
+        except ArtefactError:
+            raise
         except Exception as error:  # arbitrary bytes make the reader raise errors of any kind
             raise unreadable(path, error) from None
         super().__init__(Facts.from_text(extra[f"{KEY}.json"], path), path)
@@ -164,23 +166,6 @@ class ProgramEngine(Stored):
         with torch.inference_mode():
             scores: Scores = self.graph(torch.from_numpy(pictures)).numpy()
             return scores
-
-
-def refuse_pickles(path: Path) -> None:
-    """ArtefactError where torch would unpickle something of this file: that can run any code."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            configs = [name for name in archive.namelist() if name.endswith("_config.json")]
-            for name in configs:
-                held: dict[str, Any] = json.loads(archive.read(name))["config"]
-                if "/constants/" in name and held:
-                    raise ArtefactError(f"{path}: holds objects that are no tensors; not opened")
-                if any(entry.get("use_pickle", True) for entry in held.values()):
-                    raise ArtefactError(f"{path}: holds pickled weights; not opened")
-    except (zipfile.BadZipFile, ValueError, KeyError, AttributeError, OSError) as error:
-        if isinstance(error, ArtefactError):
-            raise
-        raise unreadable(path, error) from None
 
 
 def unreadable(path: Path, error: Exception) -> ArtefactError:

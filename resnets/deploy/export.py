@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from resnets.deploy.artefact import (
     digest,
     digest_of_net,
     files_of,
+    versions,
 )
 from resnets.deploy.engines import TorchEngine, open_artefact
 from resnets.deploy.prove import (
@@ -47,7 +47,6 @@ from resnets.weights.checkpoint import CheckpointError, find_checkpoint
 CUT = "shorter side to `resize` px (antialiased), centre crop of `size` px"
 NORMALISED = "channel order, scale to 0..1, mean and deviation"
 CALIBRATION = 300  # pictures that int8 takes the ranges of activations from (NNCF's default)
-PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
 
 @dataclass(frozen=True)
@@ -188,13 +187,6 @@ def _origin(net: Net, source: Path | None) -> dict[str, Any]:
         pass
     return {
         "source": weights,
-        "versions": {name: _version(name) for name in PACKAGES if _version(name)},
+        "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

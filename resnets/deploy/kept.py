@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -28,15 +28,15 @@ from resnets.deploy.artefact import (
     Precision,
     card_of,
     digest_of_net,
+    versions,
 )
-from resnets.deploy.prove import Refused
+from resnets.deploy.prove import REFUSED, Refused
 from resnets.models import Net
 
-REFUSED = "refused.txt"
+REASON = "refused.txt"
 DAY = 86400.0  # seconds, in which whoever makes one has ended
 MOST = 16  # folders kept; the one that was not used for longest goes first
 CODE = ("artefact", "fold", "graph", "whole", "write", "prove", "kept")
-PACKAGES = ("resnets", "torch", "onnx", "onnxruntime", "openvino", "nncf")
 FLAGS: dict[Precision, str | None] = {"float32": None, "bfloat16": "--bf16", "int8": "--int8"}
 
 
@@ -74,15 +74,16 @@ class Kept:
 
     @property
     def refusal(self) -> str | None:
-        """Why it could not be made or did not prove itself, when that was tried."""
+        """Why it did not prove itself, when that was tried."""
         try:
-            return (self.folder / REFUSED).read_text("utf-8")
+            return (self.folder / REASON).read_text("utf-8")
         except OSError:
             return None
 
     def use(self) -> Path:
         """The artefact, marked as used now."""
-        os.utime(self.folder)
+        with suppress(OSError):  # it is another user's
+            os.utime(self.folder)
         return self.path
 
     def forget(self) -> None:
@@ -109,8 +110,8 @@ class Kept:
             lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
             reason = lines[-1].removeprefix("resnets export: ")
             if done.returncode != 0:
-                if done.returncode == 1:  # it was tried to the end; others may go better next time
-                    Path(made, REFUSED).write_text(reason, "utf-8")
+                if done.returncode == REFUSED:  # all else may go better next time
+                    Path(made, REASON).write_text(reason, "utf-8")
                     self._put(made)
                 raise Refused(reason)
             card = json.loads(card_of(made / self.path.name).read_text("utf-8"))
@@ -153,6 +154,7 @@ def note_speed(artefact: Path, times: float) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as made:
         made.write(f"{times:.3f}")
+        os.chmod(made.name, 0o644)  # others may share the cache
     os.replace(made.name, file)
 
 
@@ -163,13 +165,16 @@ def _speed_file(artefact: Path) -> Path:
     return host.cache() / "speeds" / key
 
 
-def _here() -> tuple[dict[str, str | None], str]:
+def _here() -> tuple[dict[str, str], str]:
     """Versions of what computes, and the processor."""
-    return {name: _version(name) for name in PACKAGES}, host.processor_flags()
+    return versions(), host.processor_flags()
 
 
 def _keep_newest() -> None:
-    ages = {each: time.time() - each.stat().st_mtime for each in root().iterdir()}
+    ages = {}
+    for each in root().iterdir():
+        with suppress(FileNotFoundError):  # another process has just removed it
+            ages[each] = time.time() - each.stat().st_mtime
     whole = sorted((each for each in ages if not each.name.startswith(".")), key=ages.__getitem__)
     killed = [each for each in ages if each.name.startswith(".") and ages[each] > DAY]
     for old in [*whole[MOST:], *killed]:
@@ -182,10 +187,3 @@ def _state_of(data: str | None) -> list[str | int]:
         return [data or ""]
     stat = Path(data).resolve().stat()
     return [str(Path(data).resolve()), stat.st_size, stat.st_mtime_ns]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -23,6 +23,7 @@ BATCHES = (1, 2, 7)
 LIMITS = {"float32": 1e-3, "bfloat16": 0.05, "int8": 0.25}
 WHOLE = 0.05  # the least LIMITS for whole pictures
 MOST_MEASURED = 5000  # pictures whose errors are counted
+REFUSED = 3  # exit code of a command that ends with this verdict
 
 
 class Refused(ValueError):  # noqa: N818 (a verdict)

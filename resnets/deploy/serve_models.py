@@ -7,7 +7,6 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,9 +29,9 @@ from resnets.detect.shown import Shown
 from resnets.evaluate.explain import PANEL, grad_cam
 from resnets.evaluate.panels import heat
 from resnets.evaluate.prepare import place
-from resnets.weights.checkpoint import find_checkpoint, task_of
+from resnets.weights.checkpoint import FOLDER, RECIPE, find_checkpoint, task_of
 from resnets.weights.load import load
-from resnets.weights.store_url import url_of
+from resnets.weights.store_url import path_of, url_of
 
 Json = dict[str, Any]
 
@@ -80,14 +79,14 @@ class Model(Protocol):
 
 
 class Classifier:
-    """Names what is in a picture; `where` is kept for the explanations."""
+    """Names what is in a picture; `where`, whose fingerprint was `digest`, is for explanations."""
 
     task = "classify"
 
-    def __init__(self, backend: Backend, where: str) -> None:
-        self.backend, self.where = backend, where
+    def __init__(self, backend: Backend, where: str, digest: str) -> None:
+        self.backend, self.where, self.digest = backend, where, digest
         self.classes, self.engine = backend.classes, backend.name
-        self.explains, self.digest = not is_artefact(where), fingerprint(where)
+        self.explains = not is_artefact(where)
         self._net: Any = None
         self._lock = threading.Lock()
 
@@ -223,6 +222,7 @@ class Finder:
 
 def open_model(
     where: str,
+    digest: str,
     *,
     backend: Runtime,
     device: str,
@@ -230,7 +230,10 @@ def open_model(
     calibrate: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Model:
-    """What serves the artefact, run or checkpoint `where`; errors as of its loader."""
+    """What serves the artefact, run or checkpoint `where`; errors as of its loader.
+
+    digest: the `fingerprint` that it had before this call.
+    """
     if not is_artefact(where) and task_of(where) != "classify":
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError(f"{where}: finds places, which only torch computes, and not in int8")
@@ -245,13 +248,16 @@ def open_model(
         say=say,
     )
     say(f"computing with {described(engine)}")
-    return Classifier(engine, where)
+    return Classifier(engine, where, digest)
 
 
 def fingerprint(where: str) -> str:
-    """The first 12 hex digits of the SHA-256 of what is stored there; of the name if published."""
-    path = Path(where)
-    if url_of(where) or (path / "checkpoints").is_dir():
+    """12 hex digits of the SHA-256 of what is loaded from there; of the name if it is published.
+
+    Of a run that is its checkpoint, wherever that lies. Errors as of `find_checkpoint`.
+    """
+    path = path_of(where)
+    if url_of(where) or (path / FOLDER).is_dir() or (path / RECIPE).is_file():
         path = find_checkpoint(where)
     if path.is_dir():
         files = sorted(each for each in path.rglob("*") if each.is_file())

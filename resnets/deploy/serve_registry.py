@@ -149,7 +149,7 @@ class Registry:
 
     def _load(self, source: Source) -> Served:
         digest = fingerprint(source.where)
-        model = open_model(source.where, **self._options, say=partial(_say, source.name))
+        model = open_model(source.where, digest, **self._options, say=partial(_say, source.name))
         version = source.version or digest
         admission = Admission(self.limits, self.lag)
         _warm_up(model, admission, self.limits.max_batch)

@@ -120,7 +120,8 @@ class _NormRelu(torch.autograd.Function):
         ctx.save_for_backward(x, y, weight, saved)
         ctx.adds, ctx.ghosts = shortcut is not None, ghosts
         ctx.set_materialize_grads(False)
-        return y, y.new_empty(0).set_(y)  # a view would hold `y`, which holds it: never freed
+        # No view, which would hold `y`, which holds it: neither would ever be freed.
+        return y, y.new_empty(0).set_(y.untyped_storage(), 0, y.shape, y.stride())
 
     @staticmethod
     @once_differentiable

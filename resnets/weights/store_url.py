@@ -158,7 +158,7 @@ class UrlStore:
         self._try(remove)
 
     def fetch(self, name: str) -> Path:
-        """A copy of the file, in a folder that goes when this process ends."""
+        """A copy of the file, in a folder that goes when this process ends; earlier ones go now."""
 
         def get() -> Path:
             self._files.invalidate_cache()
@@ -170,6 +170,9 @@ class UrlStore:
                 self._files.get_file(self._key(name), str(part))
                 part.replace(path)
             _names[path] = self.at(name)
+            for other, url in list(_names.items()):
+                if url == self.at(name) and other != path:
+                    shutil.rmtree(other.parent, ignore_errors=True)
             return path
 
         return self._try(get)
