@@ -154,8 +154,7 @@ class ClassificationWork:
             measured = found.to_json()
             result[name] = {key: measured[key] for key in (*FIGURES, "examples", "protocol")}
             result[name]["unreadable"] = missed
-        met = rank.gather(self.splits.train.unreadable.messages)
-        result["train"] = {"unreadable": list(dict.fromkeys(met))}
+        result["train"] = {"unreadable": _unreadable(self.splits.train, rank)}
         return result
 
     def _measure(
@@ -183,5 +182,11 @@ class ClassificationWork:
             precision=means.precision,
             device=device,
         )
-        missed = rank.gather(split.unreadable.messages)
+        missed = _unreadable(split, rank)
         return measured.leaving_out(len(missed)), missed
+
+
+def _unreadable(split: Split, rank: Rank) -> list[str]:
+    """What is wrong with pictures that any process met; each reads a set in memory whole."""
+    found = dict(rank.gather(list(split.unreadable.found.items())))
+    return [message for _, message in sorted(found.items())]

@@ -45,6 +45,13 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     return "float32"
 
 
+def computes(precision: str, device: torch.device) -> bool:
+    """Whether `device` computes in `precision` at all, be it slowly."""
+    if precision == "float32" or device.type == "cpu":
+        return True
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
 def _cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; torch older than 2.12 cannot be asked."""
     if hasattr(torch.cpu, "get_capabilities"):
@@ -64,13 +71,13 @@ def processor_flags() -> str:
 
 
 def cache() -> Path:
-    """The folder of what is made once for this user and machine, and can be made again.
+    """The folder of what is made or fetched once for this user and machine.
 
-    $RESNETS_CACHE, else `resnets` in the user's cache.
+    $RESNETS_CACHE, else `resnets` in the user's cache: $XDG_CACHE_HOME, else ~/.cache.
     """
-    if "RESNETS_CACHE" in os.environ:
-        return Path(os.environ["RESNETS_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resnets"
+    if own := os.environ.get("RESNETS_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resnets"
 
 
 def keep_pages() -> bool:

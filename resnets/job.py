@@ -76,8 +76,7 @@ def run(
                 f"{out} holds a run already; go on with --resume {out}, or other --out"
             )
         Kept(out, recipe).check_free()
-        if fit_memory and recipe.sync_norm:
-            raise ConfigError("--fit-memory: excludes sync_norm, whose batch must be one pass")
+        _check_fits(recipe, fit_memory)
 
     def begin() -> None:
         Kept(out, work.recipe).begin(work.recipe)
@@ -114,6 +113,7 @@ def resume(
         if not (out / RECIPE).is_file():
             raise ConfigError(f"{out}: no run to resume here (no {RECIPE})")
         recipe = from_toml(out / RECIPE)
+        _check_fits(recipe, fit_memory)
         return recipe, Kept(out, recipe).newest()
 
     recipe, saved = rank.from_first(read)
@@ -125,7 +125,16 @@ def resume(
     )
     place = Place(device, rank, hang_after, fit_memory, quiet)
     means = choose_means(recipe, work.model, work.examples, device)
+    if saved is not None and recipe.precision == "auto":
+        before = saved.meta.get("means", {}).get("precision", means.precision)
+        if host.computes(before, torch.device(means.device)):
+            means = dataclasses.replace(means, precision=before)
     return _train(work, out, means, place, saved)
+
+
+def _check_fits(recipe: Recipe, fit_memory: bool) -> None:
+    if fit_memory and recipe.sync_norm:
+        raise ConfigError("--fit-memory: excludes sync_norm, whose batch must be one pass")
 
 
 def _one_after_another(rank: Rank, open_work: Callable[[], Work]) -> Work:
@@ -181,7 +190,7 @@ def _train(
         state.interval, state.epoch = state.interval.emptied(), state.epoch.emptied()
     run_log = _open_log(out, means, place, total, state.step)
     try:
-        run_log.say(_headline(work, means, rank, state.step, out))
+        run_log.say(_headline(work, means, rank, saved, out))
         fit(
             state,
             recipe,
@@ -211,14 +220,28 @@ def _open_log(out: Path, means: Means, place: Place, total: int, step: int) -> R
     return RunLog(out, total, step, place.quiet)
 
 
-def _headline(work: Work, means: Means, rank: Rank, step: int, out: Path) -> str:
+def _headline(work: Work, means: Means, rank: Rank, saved: Checkpoint | None, out: Path) -> str:
     parts = [work.title, means.precision, host.device_name(torch.device(means.device))]
     parts += [f"{rank.count} processes"] if rank.count > 1 else []
     parts += ["compiled"] if means.compiled else []
     parts += ["fused norms"] if means.fused else []
     parts += ["allocator keeps its pages"] if means.keeps_pages else []
-    parts += [f"going on at step {step:,}"] if step else []
+    if saved is not None:
+        parts.append(f"going on at step {saved.meta['step']:,}{_unlike(saved, means)}")
     return f"{out}: " + ", ".join(parts)
+
+
+def _unlike(saved: Checkpoint, means: Means) -> str:
+    """Which of the means that the run had it goes on without."""
+    now = dataclasses.asdict(means)
+    then, found = now | saved.meta.get("means", {}), []
+    if torch.device(then["device"]).type != torch.device(means.device).type:
+        found.append(then["device"])
+    if then["precision"] != means.precision:
+        found.append(then["precision"])
+    words = {"compiled": ("not compiled", "compiled"), "fused": ("no fused norms", "fused norms")}
+    found += [word[then[name]] for name, word in words.items() if then[name] != now[name]]
+    return f" (before: {', '.join(found)})" if found else ""
 
 
 def _conclude(work: Work, out: Path, state: TrainState, means: Means, rank: Rank) -> dict[str, Any]:

@@ -19,13 +19,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-# A longer run than the tests' own, so that there is something to kill.
 TRAIN = [
-    *("train", "digits", "--model", "cifar-resnet8", "--iterations", "5000"),
-    *("--set", "checkpoint_every=10it", "--set", "eval.every=200it", "--set", "log_every=5it"),
+    *("train", "digits", "--model", "cifar-resnet8", "--device", "cpu"),
+    *("--set", "checkpoint_every=5it", "--set", "eval.every=200it", "--set", "log_every=5it"),
     *("--set", "ema_decay=0.9", "--set", "norm_batch=16", "--set", "batch_size=64"),
-    *("--set", "data.augment.mixup=0.2", "--set", "keep_checkpoints=3", "--device", "cpu"),
+    *("--set", "data.augment.mixup=0.2", "--set", "keep_checkpoints=3"),
 ]
+
+
+def train(kills: int, processes: int) -> list[str]:
+    """Words of a run that is long enough for so many kills: each leaves it a dozen steps on."""
+    return [*TRAIN, "--iterations", str(40 * kills), "--devices", str(processes)]
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -50,10 +54,8 @@ def last_written(folder: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def chaos(
-    train: Sequence[str], folder: Path, processes: int, wanted: int, seed: int
-) -> tuple[int, Path]:
-    """Kill the run by `train` `wanted` times, then let it end; the count and its run folder.
+def chaos(folder: Path, processes: int, wanted: int, seed: int) -> tuple[int, Path]:
+    """Kill the run of `train` `wanted` times, then let it end; the count and its run folder.
 
     What is killed is any of the processes (the others follow), or all with their launcher. A kill
     comes up to two seconds after the first checkpoint of an attempt, so every attempt gets further;
@@ -61,7 +63,7 @@ def chaos(
     """
     luck, kills, what = random.Random(seed), 0, Counter[str]()
     out = folder / "chaos"
-    words = [*train, "--devices", str(processes), "--out", str(out), "--go-on"]
+    words = [*train(wanted, processes), "--out", str(out), "--go-on"]
     while True:
         before, process = last_written(out), start(words)
         if kills < wanted:
@@ -95,9 +97,10 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
-        words = [*TRAIN, "--devices", str(given.processes), "--out", str(whole)]
-        assert start(words).wait() == 0
-        kills, out = chaos(TRAIN, Path(folder), given.processes, given.kills, given.seed)
+        first = start([*train(given.kills, given.processes), "--out", str(whole)])
+        first.communicate()  # a pipe that nobody reads would stop it
+        assert first.returncode == 0
+        kills, out = chaos(Path(folder), given.processes, given.kills, given.seed)
         found = difference(whole, out)
         print(found or f"weights and rows bitwise equal after {kills} kills")
         sys.exit(bool(found) or kills < given.kills)

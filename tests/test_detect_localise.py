@@ -2,17 +2,12 @@
 
 import numpy as np
 import pytest
-from detect_sets import bare_split, bare_target, detections
+from detect_sets import bare_split, bare_target
 
 from resnets.config import DataSpec
 from resnets.data.errors import DataError
 from resnets.detect.judge import judge_located
-from resnets.detect.localise_score import (
-    best_of_each_class,
-    localisation_figures,
-    on_object,
-    single_class,
-)
+from resnets.detect.localise_score import localisation_figures, on_object, single_class
 from resnets.detect.sources import open_detection
 
 
@@ -83,10 +78,12 @@ def test_errors_agree_with_brute_force(single, seed):
 
 
 def test_the_true_boxes_make_no_error(single):
-    located = [
-        best_of_each_class(detections(t.boxes, np.ones(len(t)), t.labels), len(single.classes))
-        for t in single.targets
-    ]
+    located = []
+    for target in single.targets:
+        scores = np.zeros(len(single.classes), np.float32)
+        boxes = np.full((len(single.classes), 4), np.nan, np.float32)
+        scores[target.labels[0]], boxes[target.labels[0]] = 1, target.boxes[0]
+        located.append({"scores": scores, "boxes": boxes})
     judged = judge_located(single, located, "p")
     assert judged.headline == dict.fromkeys(judged.headline, 0.0)
     assert judged.located.pictures == len(single) > 10
@@ -97,14 +94,6 @@ def test_overlap_of_one_half_is_enough():
     truth = np.array([[0, 0, 10, 10]], np.float32)
     boxes = np.array([[0, 0, 10, 5], [0, 0, 10, 4.9], [np.nan] * 4], np.float32)
     assert on_object(boxes, truth).tolist() == [True, False, False]
-
-
-def test_the_likeliest_box_of_each_class_counts():
-    found = detections([[0, 0, 5, 5], [1, 1, 6, 6], [2, 2, 7, 7]], [0.2, 0.9, 0.5], [1, 1, 0])
-    located = best_of_each_class(found, 3)
-    assert located["scores"].tolist() == pytest.approx([0.5, 0.9, 0.0])
-    assert located["boxes"][1].tolist() == [1, 1, 6, 6]
-    assert np.isnan(located["boxes"][2]).all()
 
 
 def test_right_class_with_a_wrong_box_fails_only_where_the_box_counts():

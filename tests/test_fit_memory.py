@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnets.config import Recipe
+from resnets.config import Recipe, replace_fields
+from resnets.data.batch import Batch
 from resnets.models import build, catalog
+from resnets.ranks import Rank
 from resnets.train import fit_memory
+from resnets.train.loss import classification
 from resnets.train.parallel import Parallel
 from resnets.train.state import new_state
+from resnets.train.step import train_step
 from resnets.weights.checkpoint import LAST, read_checkpoint
 
 WORDS = [
@@ -90,13 +94,42 @@ def test_halving_keeps_ghost_batches_whole_and_what_a_failed_step_moved_is_put_b
     assert int(net.stem.norm.num_batches_tracked) == 1
 
 
+def too_big() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_after_the_trial_of_several_processes_the_flag_is_not_what_to_try(monkeypatch):
+    recipe = plan()
+    net = build(recipe.model)
+    state, forward = new_state(net, recipe, 10), Parallel(net, Rank(0, 2), fits_memory=True)
+    monkeypatch.setattr(Rank, "any", lambda self, flag: flag)  # the other one fares as we do
+    monkeypatch.setattr(forward, "begin", lambda: None)
+    calls = iter([lambda: "fits", too_big])
+    with pytest.raises(fit_memory.TooBig, match="go on with --resume and --fit-memory, or"):
+        fit_memory.fitted(lambda: next(calls)(), state, forward, recipe, 32)
+
+
+def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
+    recipe = replace_fields(plan(), {"optim.kind": "adamw"})
+    net = build(recipe.model)
+    state, forward = new_state(net, recipe, 10), Parallel(net)
+    monkeypatch.setattr(state.optimizer, "step", too_big)
+    batch = Batch(torch.randn(32, 3, 32, 32), torch.zeros(32, dtype=torch.int64), torch.arange(32))
+    with pytest.raises(fit_memory.TooBig, match="at step 1, outside .*the optimizer's state"):
+        train_step(
+            state,
+            forward,
+            classification(0.0, "softmax"),
+            batch,
+            torch.autocast("cpu", enabled=False),
+            recipe,
+        )
+
+
 def test_what_cannot_be_halved_and_other_errors_are_not_tried_again():
     recipe = plan(norm_batch=32)
     net = build(recipe.model)
     state, forward = new_state(net, recipe, 10), Parallel(net, fits_memory=True)
-
-    def too_big() -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
 
     with pytest.raises(fit_memory.TooBig, match="out of memory even with 32 pictures"):
         fit_memory.fitted(too_big, state, forward, recipe, 32)

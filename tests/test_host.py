@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def keeps_pages(**environment):
 def test_allocator_is_set_unless_the_user_has():
     assert keeps_pages()
     assert not keeps_pages(MALLOC_TRIM_THRESHOLD_="100000")
+
+
+@pytest.mark.parametrize(
+    ("own", "xdg", "folder"),
+    [("/o", "/x", "/o"), ("", "/x", "/x/resnets"), (None, "", "~/.cache/resnets")],
+)
+def test_one_cache_for_what_is_made_and_what_is_fetched(own, xdg, folder, monkeypatch):
+    for name, value in (("RESNETS_CACHE", own), ("XDG_CACHE_HOME", xdg)):
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, False)
+    assert host.cache() == Path(folder).expanduser()
 
 
 def test_description_names_what_a_run_depends_on():

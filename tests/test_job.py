@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import torch
 from torch import nn
 
 import resnets
-from resnets import job, native
-from resnets.config import from_toml, replace_fields
+from resnets import host, job, native
+from resnets.config import ConfigError, from_toml, replace_fields, to_toml
 from resnets.recipes import recipe
+from resnets.train.diverged import Diverged
 from resnets.train.log import read_rows
-from resnets.train.loop import Diverged
 from resnets.weights.checkpoint import LAST, CheckpointError, read_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden" / "first_losses.json"
@@ -125,6 +126,13 @@ def test_divergence_names_step_checkpoint_and_cures(tmp_path):
         assert all(value.isfinite().all() for value in tensors.values())
 
 
+def test_a_diverged_net_is_not_measured(tmp_path):
+    fields = {"optim.lr": 1e9, "schedule.kind": "constant", "eval.every": "3it"}
+    with pytest.raises(Diverged, match=r"the loss is .* at step 6"):
+        job.run(short(40, log_every="40it", **fields), tmp_path / "run", device="cpu", quiet=True)
+    assert [row["step"] for row in read_rows(tmp_path / "run")] == [3]
+
+
 def test_no_validation_split_uses_the_last_weights(tmp_path):
     plan = short(10, **{"data.val_fraction": 0.0, "eval.watch_test": True})
     result = job.run(plan, tmp_path / "run", device="cpu", quiet=True)
@@ -140,6 +148,33 @@ def test_full_disk_ends_in_one_line(tmp_path, monkeypatch):
     (out / "checkpoints" / f".{LAST}.tmp").symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match="No space left on device"):
         job.run(short(10), out, device="cpu", quiet=True)
+
+
+def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monkeypatch, capsys):
+    """Begun where the CPU multiplies bfloat16, gone on with where "auto" means float32."""
+    out = tmp_path / "run"
+    monkeypatch.setattr(host, "_cpu_has_bf16", lambda: True)
+    kernel = native.load("norm") is not None
+    job.run(short(2, precision="auto"), out, device="cpu", quiet=True)
+    monkeypatch.setattr(host, "_cpu_has_bf16", lambda: False)
+    assert host.pick_precision("auto", torch.device("cpu")) == "float32"
+    monkeypatch.setattr(native, "load", lambda name: None)
+    job.resume(out, device="cpu")
+    assert json.loads((out / "environment.json").read_text())["precision"] == "bfloat16"
+    said = " ".join(capsys.readouterr().err.split())
+    assert " validation, bfloat16, " in said
+    assert ("going on at step 2 (before: fused norms)" in said) == kernel
+
+
+def test_fit_memory_and_sync_norm_exclude_each_other_on_resume_too(tmp_path):
+    (tmp_path / "recipe.toml").write_text(to_toml(short(2, sync_norm=True)))
+    for go in (
+        lambda: job.resume(tmp_path, fit_memory=True),
+        lambda: job.run(short(2, sync_norm=True), tmp_path / "new", fit_memory=True),
+    ):
+        with pytest.raises(ConfigError, match="--fit-memory: excludes sync_norm"):
+            go()
+    assert os.listdir(tmp_path) == ["recipe.toml"]
 
 
 def test_resume_of_another_architecture_is_refused(done, tmp_path):

@@ -10,6 +10,7 @@ from saving import files
 
 from resnets import create_model
 from resnets.recipes import recipe
+from resnets.train.diverged import Diverged
 from resnets.train.state import Saver, new_state
 from resnets.train.writer import Snapshot
 from resnets.weights.checkpoint import LAST, CheckpointError, read_checkpoint
@@ -60,6 +61,26 @@ def test_what_is_saved_is_the_state_of_the_call(saver, state, tmp_path):
             assert learnt
             assert all((each == number).all() for each in learnt)
         assert found.tensors["preprocess/mean_image"].shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize("where", ["model", "ema", "optim"])
+def test_what_is_not_finite_is_not_saved(saver, state, tmp_path, where):
+    """As after an update that overflows, of which no loss has told yet."""
+    step(state, 1)
+    saver.save_last(state)
+    state.step = 2
+    changed = {
+        "model": state.model.head.bias,
+        "ema": state.ema.module.head.bias,
+        "optim": state.optimizer.state[state.model.head.bias]["momentum_buffer"],
+    }[where]
+    with torch.no_grad():
+        changed[3] = float("-inf" if where == "optim" else "nan")
+    said = rf"^{where}/head.bias\S* is no longer finite at step 2.*{LAST} \(step 1\); try a lower"
+    with pytest.raises(Diverged, match=said):
+        saver.save_last(state, final=True)
+    assert files(tmp_path) == [LAST]
+    assert read_checkpoint(tmp_path / "checkpoints" / LAST).meta["step"] == 1
 
 
 DECAYED = {name for name, _ in create_model("cifar-resnet8").named_parameters()}

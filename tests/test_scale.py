@@ -1,16 +1,20 @@
 """One process and several give the same run: samples, losses, figures (real torchrun, gloo)."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from resnets import job
-from resnets.config import Recipe, from_toml, replace_fields, to_toml
+from resnets.config import DataSpec, Recipe, from_toml, replace_fields, to_toml
+from resnets.data import open_data
 from resnets.recipes import recipe
 from resnets.train.log import read_rows
 from resnets.weights.checkpoint import LAST, find_checkpoint, read_checkpoint
@@ -53,6 +57,22 @@ PLANS = {
 }
 
 
+def spoilt(root: Path) -> Recipe:
+    """A run on pictures of which one of each part cannot be read."""
+    rng = np.random.default_rng(0)
+    for name in ("dark", "bright"):
+        (root / name).mkdir(parents=True)
+        for number in range(24):
+            pixels = rng.integers(0, 99, (20, 20, 3), np.uint8) + 150 * (name == "bright")
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:02}.png")
+    whole = open_data(DataSpec(source=str(root), in_memory="never"))
+    for split in (whole.train, whole.val, whole.test()):
+        Path(split.files.name(0)).write_text("<html>404</html>")
+    data = {"source": str(root), "size": 16, "max_bad": 0.1}
+    fields = {f"data.{name}": value for name, value in data.items()}
+    return plan(batch_size=8, norm_batch=4, **fields)
+
+
 def torchrun(count: int, *words: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
     return subprocess.run(
@@ -75,6 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned = plan(norm_batch=16, batch_size=64, weights=str(find_checkpoint(start)))
     tuned = replace_fields(tuned, {"finetune.head_first": 0.5, "optim.shard": True})
     (folder / "tuned.toml").write_text(to_toml(tuned))
+    (folder / "spoilt.toml").write_text(to_toml(spoilt(folder / "pictures")))
     for path in folder.glob("*.toml"):
         job.run(from_toml(path), folder / f"{path.stem}-1", device="cpu", quiet=True)
     return folder
@@ -117,9 +138,19 @@ def test_weights_and_running_statistics_agree(ran, name):
     assert alone.meta["state"]["epoch"]["count"] == together.meta["state"]["epoch"]["count"]
 
 
-def test_every_picture_is_counted_once(ran):
-    import json
+def test_an_unreadable_picture_is_counted_once(ran):
+    folder, count = ran
+    alone, together = (folder / f"spoilt-{number}" for number in (1, count))
+    one, other = (json.loads((run / "result.json").read_text()) for run in (alone, together))
+    for name in ("train", "val", "test"):
+        assert len(one[name]["unreadable"]) == 1
+        assert other[name]["unreadable"] == one[name]["unreadable"]
+    assert other["test"]["protocol"].endswith(", 1 unreadable left out")
+    counts = {row["unreadable"] for row in read_rows(together) if row["kind"] in ("train", "val")}
+    assert counts == {1}
 
+
+def test_every_picture_is_counted_once(ran):
     folder, count = ran
     result = json.loads((folder / f"ghost-{count}" / "result.json").read_text())
     assert result["test"]["examples"] == 359

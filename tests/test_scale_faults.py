@@ -24,6 +24,7 @@ TRAIN = [
     *("--set", "ema_decay=0.9", "--set", "norm_batch=16", "--set", "batch_size=64"),
     *("--device", "cpu", "--set", "precision=float32", "--set", "optim.lr=0.01"),
 ]
+SLOW = pytest.mark.slow
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -125,6 +126,17 @@ def test_a_loss_that_is_no_number_on_one_process_stops_all(tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
+def test_a_thread_that_fails_to_read_ends_all_with_one_line_each(tmp_path):
+    out = tmp_path / "run"
+    words = ("--devices", "2", "--set", "data.augment.crop=random-resized", "--out", str(out))
+    code, _, err = finish(*TRAIN, *words, fault="read rank 1 at step 8")
+    assert code == 1
+    assert re.search(r"resnets train: rank 1: pictures/\d+\.png: Input/output error", err)
+    assert re.search(r"rank 0: lost another of the 2 processes at step \d; last good check", err)
+    assert "Traceback" not in err
+
+
 def test_what_torchrun_starts_needs_a_folder_and_errors_are_said_once(tmp_path):
     run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     words = ("-m", "resnets", "train", "digits", "--data", "nowhere", "--out", str(tmp_path))
@@ -145,13 +157,15 @@ def test_what_torchrun_starts_needs_a_folder_and_errors_are_said_once(tmp_path):
         assert said in err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_chaos(tmp_path, processes):
+@pytest.mark.parametrize(
+    ("processes", "kills"),
+    [(1, 3), pytest.param(1, 20, marks=SLOW), pytest.param(2, 20, marks=SLOW)],
+)
+def test_chaos(tmp_path, processes, kills):
     """Killed at random times until it is done; `python tests/chaos.py` does it 100 times."""
     whole = tmp_path / "whole"
-    code, _, err = finish(*chaos.TRAIN, "--devices", str(processes), "--out", str(whole))
+    code, _, err = finish(*chaos.train(kills, processes), "--out", str(whole))
     assert code == 0, err
-    kills, out = chaos.chaos(chaos.TRAIN, tmp_path, processes, wanted=20, seed=5)
-    assert kills == 20
+    done, out = chaos.chaos(tmp_path, processes, kills, seed=5)
+    assert done == kills
     assert_same(whole, out)

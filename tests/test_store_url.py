@@ -15,19 +15,21 @@ from saving import assert_is, files, going_on, payload, saved
 import resnets
 from resnets import job
 from resnets.cli.main import main
-from resnets.config import ConfigError, Recipe, replace_fields
+from resnets.config import ConfigError, Recipe, replace_fields, to_toml
 from resnets.deploy.serve_models import fingerprint
 from resnets.recipes import recipe
 from resnets.weights import store_url
 from resnets.weights.checkpoint import (
     BEST,
     LAST,
+    SUFFIXES,
     CheckpointError,
     find_checkpoint,
     read_checkpoint,
     step_name,
     task_of,
 )
+from resnets.weights.files import READERS
 from resnets.weights.kept import Kept
 from resnets.weights.store_url import UrlStore, path_of, url_of
 
@@ -139,6 +141,27 @@ def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
     assert_is(read_checkpoint(f"{url}/run/{BEST}"), 20)
 
 
+def test_what_waits_is_passed_over_where_another_machine_went_on(url, tmp_path):
+    """It came to step 60 while steps 20 waited here: 60 it is, and 20 never takes its place."""
+    plan, out = Recipe(checkpoint_url=url), tmp_path / "here" / "run"
+    kept = saved(out, 10, recipe=plan)
+    Shaky.failures = 8
+    kept.save(BEST, payload(20), 20)
+    kept.save(LAST, payload(20), 20)
+    other = going_on(tmp_path / "there" / "run", plan)
+    other.save(BEST, payload(50), 50)
+    for step in (50, 60):
+        other.save(LAST, payload(step), step)
+    assert files(out) == [BEST, LAST]
+    kept = going_on(out, plan)
+    assert_is(kept.newest(), 60)
+    assert kept.last_good() == f"last good checkpoint: {url}/run/{LAST} (step 60)"
+    kept.send(final=True)
+    assert files(out) == []
+    assert_is(read_checkpoint(f"{url}/run/{LAST}"), 60)
+    assert_is(read_checkpoint(f"{url}/run/{BEST}"), 50)
+
+
 def test_the_last_one_of_a_run_must_arrive(url, tmp_path):
     plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
     kept = saved(out, 10, recipe=plan)
@@ -177,6 +200,28 @@ def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, 
         assert task_of(where) == "classify"
     assert main(["evaluate", "runs/far", "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["top1_error"] == result["test"]["top1_error"]
+
+
+def test_an_unrelated_run_of_the_same_name_is_not_gone_on_with(url, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job.run(short(url, duration="4it"), tmp_path / "there" / "run", device="cpu", quiet=True)
+    resume = ["train", "--resume", f"{url}/run", "--device", "cpu"]
+    for theirs in (None, f"{url}/elsewhere"):
+        plan = to_toml(short(theirs))
+        Path("runs/run").mkdir(parents=True, exist_ok=True)
+        Path("runs/run/recipe.toml").write_text(plan)
+        assert main(resume) == 2
+        said = capsys.readouterr().err.strip()
+        assert f"--resume {url}/run: runs/run holds another run; move it away" in said
+        assert os.listdir("runs/run") == ["recipe.toml"]
+    Path("runs/run/recipe.toml").write_text(to_toml(short(f"{url}/", duration="4it")))
+    assert main(resume) == 0
+
+
+def test_a_run_may_have_a_dot_in_its_name(url, tmp_path):
+    saved(tmp_path / "v1.5", 10, recipe=Recipe(checkpoint_url=url))
+    assert_is(read_checkpoint(f"{url}/v1.5"), 10)
+    assert READERS.keys() <= SUFFIXES
 
 
 def test_whatever_takes_a_checkpoint_takes_its_url(url, tmp_path):

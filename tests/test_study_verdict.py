@@ -33,8 +33,8 @@ RESIDUAL_DOES_NOT = [
 
 def test_degradation_of_plain_nets_alone():
     verdict = degradation(PLAIN_DEGRADES + RESIDUAL_DOES_NOT)
-    assert verdict.plain_degrades is True
-    assert verdict.residual_degrades is False
+    assert verdict.plain.rises is True
+    assert verdict.residual.rises is False
     assert verdict.statement.startswith(
         "Degradation: deeper plain nets train worse, deeper residual nets do not."
     )
@@ -55,9 +55,8 @@ def test_interval_is_welchs():
 def test_no_degradation_seen_here():
     plain = runs("cifar-plain20", 9.1, 9.0, 9.2) + runs("cifar-plain32", 7.0, 7.2, 7.1)
     verdict = degradation(plain)
-    assert verdict.plain_degrades is False
+    assert verdict.plain.rises is False
     assert verdict.residual is None
-    assert verdict.residual_degrades is None
     assert verdict.statement.startswith("No degradation seen here")
 
 
@@ -66,12 +65,12 @@ def test_a_sure_but_tiny_rise_is_no_degradation():
     tiny = runs("cifar-resnet20", 0.0, 0.0, 0.0) + runs("cifar-resnet56", 0.08, 0.16, 0.08)
     verdict = degradation(PLAIN_DEGRADES + tiny)
     assert verdict.residual.interval[0] > 0
-    assert verdict.residual_degrades is False
+    assert verdict.residual.rises is False
 
 
 def test_one_seed_is_not_enough_to_say():
     verdict = degradation(runs("cifar-plain20", 2.0) + runs("cifar-plain56", 70.0))
-    assert verdict.plain_degrades is None
+    assert verdict.plain.rises is None
     assert verdict.plain.points == 68.0
     assert verdict.plain.interval is None
     assert verdict.statement.startswith("Not enough seeds to say")
@@ -81,20 +80,20 @@ def test_seeds_that_differ_too_much_leave_it_open():
     verdict = degradation(
         runs("cifar-plain20", 10.0, 30.0, 12.0) + runs("cifar-plain56", 5.0, 60.0, 30.0)
     )
-    assert verdict.plain_degrades is None
+    assert verdict.plain.rises is None
     assert verdict.statement.startswith("Too uncertain to say")
 
 
 def test_equal_runs_need_no_spread():
     verdict = degradation(runs("cifar-plain20", 0.0, 0.0) + runs("cifar-plain56", 0.0, 0.0))
     assert verdict.plain.interval == (0.0, 0.0)
-    assert verdict.plain_degrades is False
+    assert verdict.plain.rises is False
 
 
 def test_residual_nets_may_degrade_too():
     worse = runs("cifar-resnet20", 2.0, 2.1, 2.0) + runs("cifar-resnet1202", 9.0, 9.4, 9.1)
     verdict = degradation(PLAIN_DEGRADES + worse)
-    assert verdict.residual_degrades is True
+    assert verdict.residual.rises is True
     assert "plain and residual alike" in verdict.statement
 
 
@@ -125,5 +124,4 @@ def test_one_shortcut_option_is_compared_with_itself():
 def test_nothing_finished():
     verdict = degradation([cell("cifar-plain20", 0, 5.0, "missing")])
     assert verdict.plain is None
-    assert verdict.plain_degrades is None
     assert verdict.statement.startswith("Nothing to say of degradation")

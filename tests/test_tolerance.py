@@ -106,7 +106,7 @@ def test_another_picture_takes_the_place_of_a_broken_one(tree: Path, kind: str, 
     named = [record.message for record in caplog.records]
     assert len(named) == 1  # once, though it was due in each epoch
     assert named[0].startswith(f"{path}: cannot be read")
-    assert stream.unreadable == 1
+    assert list(stream.unreadable) == [row]
 
 
 def test_replacements_are_the_same_whenever_a_batch_is_asked_for(tree: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_replacement_that_is_broken_is_replaced_too(tree: Path) -> None:
     for batch in islice(stream.batches(), 30):
         assert set((batch.ids % COUNT).tolist()) <= set(range(5))
         assert batch.targets.tolist() == labels_by_shade(batch.images)
-    assert stream.unreadable == 50
+    assert len(stream.unreadable) == 50
 
 
 def test_too_many_stop_the_run_with_one_line(tree: Path) -> None:

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from resnets.cli.study_analyses import (
-    Gradients,
-    Identity,
-    Landscape,
-    Responses,
-    free_folder,
-    split_names,
-)
+from resnets.cli.runs import free_folder
+from resnets.cli.study_analyses import Gradients, Identity, Landscape, Responses, split_names
 from resnets.config import ConfigError
 
 if TYPE_CHECKING:
@@ -155,7 +149,7 @@ def _train(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
     from resnets.study.page import write_page
     from resnets.train.stop import Stopped
 
-    folder = out or _unfinished(grid) or free_folder(grid.study)
+    folder = out or _unfinished(grid) or free_folder(f"study-{grid.study}")
     try:
         cells = run_grid(grid, folder, jobs=jobs, device=device)
     except Stopped as stop:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from resnets.cli.runs import free_folder
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -37,7 +39,7 @@ class Responses:
                 data=self.data,
                 examples=self.examples,
                 device=self.device,
-                out=self.out or free_folder("responses"),
+                out=self.out or free_folder("study-responses"),
             )
         )
 
@@ -73,7 +75,7 @@ class Gradients:
                 iterations=self.iterations,
                 seed=self.seed,
                 device=self.device,
-                out=self.out or free_folder("gradients"),
+                out=self.out or free_folder("study-gradients"),
             )
         )
 
@@ -109,7 +111,7 @@ class Identity:
                 examples=self.examples,
                 seed=self.seed,
                 device=self.device,
-                out=self.out or free_folder("identity"),
+                out=self.out or free_folder("study-identity"),
             )
         )
 
@@ -148,7 +150,7 @@ class Landscape:
                 steps=self.steps,
                 seed=self.seed,
                 device=self.device,
-                out=self.out or free_folder("landscape"),
+                out=self.out or free_folder("study-landscape"),
             )
         )
 
@@ -156,14 +158,6 @@ class Landscape:
 def split_names(nets: str | None) -> tuple[str, ...]:
     """Names separated by commas."""
     return tuple(name.strip() for name in (nets or "").split(",") if name.strip())
-
-
-def free_folder(study: str) -> Path:
-    """The first of runs/study-STUDY-1, -2, ... that does not exist."""
-    number = 1
-    while (folder := Path("runs") / f"study-{study}-{number}").exists():
-        number += 1
-    return folder
 
 
 def _show(report: Path) -> int:

@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from resnets.cli.runs import free_folder
 from resnets.config import ConfigError, Recipe, from_toml, parse_duration, replace_fields
 
 # Whether torchrun starts us again, after a process died.
@@ -136,7 +137,7 @@ def _begun(recipe: Recipe | None, folder: Path, go_on: bool) -> bool:
 
 def _brought_back(where: Path) -> Path:
     """The run folder to go on with; that of a URL is made where it is missing."""
-    from resnets.weights.checkpoint import RECIPE
+    from resnets.weights.checkpoint import RECIPE, place_for
     from resnets.weights.kept import bring_back
     from resnets.weights.store_url import url_of
 
@@ -144,8 +145,16 @@ def _brought_back(where: Path) -> Path:
     if url is None:
         return where
     folder = Path("runs") / where.name
-    if not (folder / RECIPE).is_file() and not bring_back(url, folder):
-        raise ConfigError(f"--resume {url}: no run's checkpoints there")
+    if not (folder / RECIPE).is_file():
+        if not bring_back(url, folder):
+            raise ConfigError(f"--resume {url}: no run's checkpoints there")
+        return folder
+    kept = from_toml(folder / RECIPE).checkpoint_url
+    if kept is None or place_for(folder, kept) != url:
+        raise ConfigError(
+            f"--resume {url}: {folder} holds another run; move it away, or go on with that one by "
+            f"--resume {folder}"
+        )
     return folder
 
 
@@ -154,7 +163,7 @@ def _folder(out: Path | None, name: str, go_on: bool) -> Path:
     if out is None and (go_on or "WORLD_SIZE" in os.environ):
         why = "--go-on" if go_on else "torchrun"
         raise ConfigError(f"{why} needs --out: the folder of the run")
-    return out or _free_folder(name)
+    return out or free_folder(name)
 
 
 class _Stderr:
@@ -223,13 +232,6 @@ def _split(text: str) -> tuple[str, str]:
     if not equals:
         raise ConfigError(f"--set {text}: write it as path=value, such as optim.lr=0.05")
     return path.strip(), value.strip()
-
-
-def _free_folder(name: str) -> Path:
-    number = 1
-    while (folder := Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return folder
 
 
 def _show_recipes() -> None:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import http.client
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from resnets import host
 from resnets.data.errors import DataError
 
 PATIENCE = 5.0  # seconds for a server to answer at all
-
-
-def cache_folder() -> Path:
-    """Where downloads go: $RESNETS_CACHE, else ~/.cache/resnets."""
-    return Path(os.environ.get("RESNETS_CACHE") or "~/.cache/resnets").expanduser()
 
 
 def fetch_fashion_mnist() -> Path:
     """Folder of Fashion-MNIST's IDX files in the cache, downloaded if need be."""
     from torchvision.datasets import FashionMNIST
 
-    folder = cache_folder() / "FashionMNIST" / "raw"
+    folder = host.cache() / "FashionMNIST" / "raw"
     if not all((folder / name).is_file() for name, _ in FashionMNIST.resources):
         mirror = FashionMNIST.mirrors[0]
         _download(
-            lambda: FashionMNIST(cache_folder(), download=True), "Fashion-MNIST", mirror, folder
+            lambda: FashionMNIST(host.cache(), download=True), "Fashion-MNIST", mirror, folder
         )
     return folder
 
@@ -38,11 +33,11 @@ def fetch_cifar(name: str) -> Path:
     from torchvision.datasets.utils import download_and_extract_archive
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
-    folder = cache_folder() / kind.base_folder
+    folder = host.cache() / kind.base_folder
 
     def download() -> None:
         download_and_extract_archive(
-            kind.url, str(cache_folder()), filename=kind.filename, md5=kind.tgz_md5
+            kind.url, str(host.cache()), filename=kind.filename, md5=kind.tgz_md5
         )
 
     if not folder.is_dir():
@@ -58,7 +53,7 @@ def fetch_voc(name: str) -> Path:
     from torchvision.datasets.utils import download_and_extract_archive
     from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-    folder = cache_folder() / "VOCdevkit"
+    folder = host.cache() / "VOCdevkit"
     parts = {"2007": "trainval", "2007-test": "test", "2012": "trainval"}
     years = {"voc2007": ("2007", "2007-test"), "voc2012": ("2012",), "voc0712": tuple(parts)}[name]
     for year in years:
@@ -69,7 +64,7 @@ def fetch_voc(name: str) -> Path:
 
         def download(entry: dict[str, str] = entry) -> None:
             download_and_extract_archive(
-                entry["url"], str(cache_folder()), filename=entry["filename"], md5=entry["md5"]
+                entry["url"], str(host.cache()), filename=entry["filename"], md5=entry["md5"]
             )
 
         _download(download, f"VOC {year}", entry["url"], place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -69,9 +69,9 @@ class TrainStream:
         return len(self.split)
 
     @property
-    def unreadable(self) -> int:
-        """Pictures found unreadable so far; others take their place."""
-        return len(self.split.unreadable)
+    def unreadable(self) -> Collection[int]:
+        """Rows of pictures found unreadable so far; others take their place."""
+        return self.split.unreadable.found
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
         """Batches start_step, start_step + 1, ... without end, of a run of `total` steps.

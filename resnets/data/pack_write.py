@@ -8,9 +8,8 @@ import os
 import shutil
 import sys
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -25,6 +24,7 @@ from resnets.config import ConfigError, whole_file
 from resnets.data.decode import decode_whole, picture_header, scaled_size
 from resnets.data.errors import DataError
 from resnets.data.files import Files
+from resnets.data.in_order import in_order
 from resnets.data.memory import cores
 from resnets.data.netpbm import encode
 from resnets.data.pack import HEADER, MAGIC, ROLES, VERSION
@@ -69,13 +69,13 @@ def pack(
         raise ConfigError(f"--size {size}: the shorter side in pixels must be 1 or more")
     parts = _parts(source)
     _check_room(parts, size, out)
-    packed, entries = Packed(), {}
+    packed, entries, workers = Packed(), {}, workers or cores()
     with whole_file(out) as temporary:
-        with temporary.open("wb") as file, ThreadPoolExecutor(workers or cores()) as pool:
+        with temporary.open("wb") as file:
             file.write(bytes(HEADER.size))
             for role, part in parts.items():
                 unreadable = Unreadable(part_name(source, part), len(part.labels), max_bad)
-                entries[role] = _write_part(file, pool, part, size, quarantine, unreadable)
+                entries[role] = _write_part(file, workers, part, size, quarantine, unreadable)
                 written = np.flatnonzero(entries[role]["bytes"])
                 _check_classes(source, part, written)
                 packed.pictures[role] = len(written)
@@ -105,7 +105,7 @@ def _parts(source: Source) -> dict[str, Part]:
 
 def _write_part(
     file: IO[bytes],
-    pool: ThreadPoolExecutor,
+    workers: int,
     part: Part,
     size: int,
     quarantine: Quarantine,
@@ -118,20 +118,20 @@ def _write_part(
     names = [path_within(files.name(row), starts) for row in range(count)]
     sizes, sums = [0] * count, [0] * count
 
-    def work(row: int) -> tuple[int, bytes | DataError]:
+    def work(row: int) -> bytes | DataError:
         try:
-            return row, encode(shrunk(files, row, size))
+            return encode(shrunk(files, row, size))
         except DataError as error:
-            return row, error
+            return error
 
     kept = quarantine.keep(files, np.arange(count)).tolist()
-    done = _in_order(pool, work, kept)
-    for row, data in _progress(done, len(kept), f"packing {unreadable.of}"):
-        if isinstance(data, DataError):
-            unreadable.add(row, data)
-        else:
-            file.write(data)
-            sizes[row], sums[row] = len(data), zlib.crc32(data)
+    with closing(in_order(work, kept, workers=workers, ahead=AHEAD * workers)) as done:
+        for row, data in _progress(done, len(kept), f"packing {unreadable.of}"):
+            if isinstance(data, DataError):
+                unreadable.add(row, data)
+            else:
+                file.write(data)
+                sizes[row], sums[row] = len(data), zlib.crc32(data)
     columns = {"names": names, "labels": part.labels.tolist(), "bytes": sizes, "crc32": sums}
     return {"title": part.title, "start": start, **columns}
 
@@ -145,23 +145,6 @@ def shrunk(files: Files, row: int, size: int) -> NDArray[np.uint8]:
         scaled = scaled_size(width, height, size)
         pixels = np.array(Image.fromarray(pixels).resize(scaled, Image.Resampling.BILINEAR))
     return np.ascontiguousarray(pixels[:, :, :1]) if grey else pixels
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[int], T], rows: Iterable[int]
-) -> Iterator[T]:
-    """The outcomes of `work`, in order; a few for each thread are under way at a time."""
-    waiting: deque[Future[T]] = deque()
-    try:
-        for row in rows:
-            waiting.append(pool.submit(work, row))
-            if len(waiting) > AHEAD * pool._max_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for each in waiting:
-            each.cancel()
 
 
 def _finish(file: IO[bytes], index: dict[str, Any]) -> None:

@@ -51,10 +51,15 @@ class Unreadable:
         return len(self._found)
 
     @property
+    def found(self) -> dict[int, str]:
+        """What is wrong with each, by its row, in order."""
+        with self._lock:
+            return dict(sorted(self._found.items()))
+
+    @property
     def messages(self) -> list[str]:
         """What is wrong with each, in the order of their rows."""
-        with self._lock:
-            return [message for _, message in sorted(self._found.items())]
+        return list(self.found.values())
 
     @property
     def most(self) -> int:

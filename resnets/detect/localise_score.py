@@ -10,7 +10,7 @@ import numpy as np
 
 from resnets.data.errors import DataError
 from resnets.detect.overlap import box_iou
-from resnets.detect.types import Detections, DetectionSplit, Flags, Floats
+from resnets.detect.types import DetectionSplit, Flags, Floats
 
 OVERLAP = 0.5  # ILSVRC's (Russakovsky et al. 2015, section 4.2): a box is right from here on
 
@@ -67,17 +67,6 @@ def on_object(boxes: Floats, truth: Floats) -> Flags:
     """Whether each of boxes (N, 4) overlaps one of truth (M, 4) by 0.5 or more; NaN never does."""
     boxes = np.nan_to_num(np.asarray(boxes, np.float64), nan=0.0)
     return np.asarray((box_iou(boxes, truth) >= OVERLAP).any(1))
-
-
-def best_of_each_class(found: Detections, classes: int) -> Located:
-    """A detector's answer as a localiser's: the likeliest box of each class; score 0 = none."""
-    scores = np.zeros(classes, np.float32)
-    boxes = np.full((classes, 4), np.nan, np.float32)
-    order = np.argsort(np.asarray(found["scores"]), kind="stable")
-    for place in order:  # the likeliest is written last
-        label = int(found["labels"][place])
-        scores[label], boxes[label] = found["scores"][place], found["boxes"][place]
-    return Located(scores=scores, boxes=boxes)
 
 
 def single_class(split: DetectionSplit) -> DetectionSplit:

@@ -55,10 +55,6 @@ class Store:
         start = f"{folder}/" if folder else ""
         return sorted(p for p in self.rows if p.startswith(start) and p.endswith(suffix))
 
-    def has_folder(self, folder: str) -> bool:
-        """Whether any file lies below `folder`."""
-        return any(path.startswith(f"{folder}/") for path in self.rows)
-
 
 def open_store(source: str) -> Store:
     """The folder or tar at `source`; DataError when there is none, or nothing of use in it."""

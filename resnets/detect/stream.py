@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,9 +108,9 @@ class DetectStream:
         return self.sampler.examples
 
     @property
-    def unreadable(self) -> int:
-        """Pictures found unreadable so far; others take their place."""
-        return len(self.ledger)
+    def unreadable(self) -> Collection[int]:
+        """Rows of pictures found unreadable so far; others take their place."""
+        return self.ledger.found
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
         """Batches start_step, start_step + 1, ... without end, whatever the `total` of the run."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import TypeVar
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resnets.data import DataError
+from resnets.data.in_order import in_order
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,29 +51,10 @@ def compute_in_groups(
             (item, picture if isinstance(picture, str) else next(rows)) for item, picture in chunk
         ]
 
-    with closing(_in_order(attempt, items, workers=workers, ahead=group)) as found:
+    with closing(in_order(attempt, items, workers=workers, ahead=group)) as found:
         chunks = iter(lambda: list(islice(found, group)), [])
         if at_once == 1:
             yield from map(answer, chunks)
             return
-        with closing(_in_order(answer, chunks, workers=at_once, ahead=at_once)) as answers:
+        with closing(in_order(answer, chunks, workers=at_once, ahead=at_once)) as answers:
             yield from (done for _, done in answers)
-
-
-def _in_order(
-    work: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int
-) -> Generator[tuple[T, R]]:
-    """Each item with what `work` makes of it; at most `ahead` are worked on before their turn."""
-    waiting: deque[tuple[T, Future[R]]] = deque()
-    rest = iter(items)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="ahead")
-    try:
-        while True:
-            for item in islice(rest, ahead - len(waiting)):
-                waiting.append((item, pool.submit(work, item)))
-            if not waiting:
-                return
-            item, future = waiting.popleft()
-            yield item, future.result()
-    finally:  # whoever stops early need not wait for what is still queued
-        pool.shutdown(wait=False, cancel_futures=True)

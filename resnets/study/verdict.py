@@ -98,16 +98,6 @@ class Verdict:
     residual: Difference | None
     twins: Difference | None
 
-    @property
-    def plain_degrades(self) -> bool | None:
-        """Whether deeper plain nets train worse; None where that cannot be said."""
-        return self.plain.rises if self.plain else None
-
-    @property
-    def residual_degrades(self) -> bool | None:
-        """Whether deeper residual nets train worse; None where that cannot be said."""
-        return self.residual.rises if self.residual else None
-
 
 def degradation(cells: Sequence[Cell]) -> Verdict:
     """Judge the finished cells of a grid by the last "train" row of each."""

@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 from resnets import job
-from resnets.config import Recipe, dump_json
+from resnets.config import ConfigError, Recipe, dump_json
 from resnets.study.cells import FAILED, RESULT
+from resnets.train.diverged import Diverged
+from resnets.train.fit_memory import TooBig
 from resnets.train.stop import Stopped
 from resnets.weights.checkpoint import RECIPE
 from resnets.weights.kept import Kept
@@ -26,7 +28,8 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
     """Train the cell in `folder` to its end, from where it stands; a finished one is left alone.
 
     A run that cannot be trained (it diverged, its memory does not fit) leaves failed.json with the
-    reason in one line. Raises Stopped, and OSError for what is not the cell's fault.
+    reason in one line. Raises Stopped, and what is not the cell's fault: OSError, CheckpointError
+    (a full disk, a URL that does not answer), DataError (a disk that is not mounted).
     """
     if (folder / RESULT).exists() or (folder / FAILED).exists():
         return
@@ -36,16 +39,17 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
         else:
             shutil.rmtree(folder, ignore_errors=True)  # begun, but nothing worth keeping yet
             job.run(recipe, folder, device=device, quiet=True)
-    except (ValueError, RuntimeError) as error:
+    except (Diverged, TooBig, ConfigError) as error:
         folder.mkdir(parents=True, exist_ok=True)
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())
         dump_json({"error": reason}, folder / FAILED)
 
 
 def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
     """Body of a worker process: `train_cell` with `threads` threads, ending with its parent.
 
-    Exits with 1 and one line where the disk or the like failed: that is no property of the cell.
+    Exits with 1 and one line where the disk or the like failed: that is no property of the cell,
+    which goes on when the study does.
     """
     become_worker(threads)
     with locked(folder.with_name(f".{folder.name}.lock"), wait=True):
@@ -53,7 +57,7 @@ def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
             train_cell(recipe, folder, device)
         except Stopped:
             return  # saved; the parent knows that it asked
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise SystemExit(f"{folder.name}: {error}") from None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -29,6 +30,13 @@ SAID = (
 )
 
 
+# The trial of several processes was passed.
+LATER = (
+    "--fit-memory tries the first batch of an attempt alone: go on with --resume and --fit-memory, "
+    "or begin with a smaller --set micro_batch=... or "
+)
+
+
 class TooBig(ValueError):  # noqa: N818  (what it says)
     """A step that does not fit into memory, and cannot or may not be made smaller."""
 
@@ -50,7 +58,8 @@ def fitted(
 
     Without `forward.fits_memory` what does not fit raises TooBig. In several processes only the
     first batch is tried, by each of them alone before they exchange anything, and the least size
-    of all is taken; a process that fails later would leave the others waiting.
+    of all is taken; a process that fails later would leave the others waiting. So what comes later
+    is not seen: larger batches, the buffers of the exchange, the optimizer's state.
     """
     if forward.rank.count > 1 and forward.fits_memory:
         kept = _statistics(state.model)
@@ -60,8 +69,9 @@ def fitted(
             if not forward.rank.any(failed):
                 break
             _halve(state, recipe, count)
-        forward.fits_memory = False
-    forward.begin()
+        forward.fits_memory, forward.tried = False, True
+    with outside_passes(state):
+        forward.begin()
     while True:
         kept = _statistics(state.model) if forward.fits_memory else []
         found = _attempt(gradients)
@@ -69,12 +79,29 @@ def fitted(
             return found
         _let_go(state.model, kept)
         if not forward.fits_memory:
+            many = min(state.micro_batch or count, count)
             raise TooBig(
-                f"out of memory at step {state.step + 1:,}, with "
-                f"{min(state.micro_batch or count, count)} pictures in one pass; try --fit-memory, "
-                "--set micro_batch=... or --set recompute=true"
+                f"out of memory at step {state.step + 1:,}, with {many} pictures in one pass; "
+                + (LATER if forward.tried else "try --fit-memory, --set micro_batch=... or ")
+                + "--set recompute=true"
             )
         _halve(state, recipe, count)
+
+
+@contextmanager
+def outside_passes(state: TrainState) -> Iterator[None]:
+    """Context of all else in a step: raises TooBig where memory runs out there."""
+    step = state.step + 1
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TooBig(
+            f"out of memory at step {step:,}, outside the forward and backward pass: no room for "
+            "gradients and the optimizer's state; take a smaller net, --set optim.kind=sgd, or "
+            "--set optim.shard=true with several processes"
+        ) from None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 import torch
@@ -14,6 +14,7 @@ from resnets.data.batch import Batch
 from resnets.data.timings import Timings
 from resnets.ranks import Rank
 from resnets.train.clock import TIME, Clock
+from resnets.train.diverged import CURES, Diverged
 from resnets.train.log import NoLog, RunLog
 from resnets.train.loss import LossFn
 from resnets.train.parallel import Parallel
@@ -27,10 +28,6 @@ DIVERGED = 20.0
 
 
 Evaluate = Callable[[nn.Module], dict[str, dict[str, float]]]
-
-
-class Diverged(ValueError):  # noqa: N818  (the field's word)
-    """The loss became NaN, infinite or absurd; the message says where and what to try."""
 
 
 class Stream(Protocol):
@@ -50,8 +47,8 @@ class Stream(Protocol):
         ...
 
     @property
-    def unreadable(self) -> int:
-        """Pictures found unreadable so far; others take their place."""
+    def unreadable(self) -> Collection[int]:
+        """Rows of pictures found unreadable so far; others take their place."""
         ...
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
@@ -113,6 +110,7 @@ def fit(
                 epoch = state.step * recipe.batch_size / stream.examples
                 log.write({"kind": TIME, "step": state.step, "epoch": epoch, **clock.epoch_row()})
             if evaluate is not None and (done or state.step % every["eval"] == 0):
+                guard.check(state)  # what is measured may become the best
                 watchdog.rest()
                 _evaluate(state, recipe, stream.examples, evaluate, minimise, log, saver, rank)
                 watchdog.beat()
@@ -140,7 +138,9 @@ def _log_interval(
     clock: Clock,
 ) -> None:
     means = guard.check(state)
-    unreadable = guard.rank.sum({"count": stream.unreadable})["count"]
+    unreadable = stream.unreadable
+    if guard.rank.any(bool(unreadable)):  # several processes may have met the same
+        unreadable = set(guard.rank.gather(list(unreadable)))
     spent = clock.lap("row")
     steps, seconds = max(1, spent.steps), max(1e-9, spent.seconds)
     log.write(
@@ -153,7 +153,7 @@ def _log_interval(
             "images_per_second": steps * recipe.batch_size / seconds,
             "seconds_per_step": seconds / steps,
             "waiting_for_data": spent.waiting / seconds,
-            "unreadable": int(unreadable),
+            "unreadable": len(unreadable),
         }
     )
     state.interval = Meter()
@@ -209,11 +209,7 @@ class _Guard:
         if math.isfinite(loss) and loss <= DIVERGED * max(1.0, self.first):
             return means
         good = self.saver.last_good(60)
-        raise Diverged(
-            f"the loss is {loss:.3g} at step {state.step:,}; {good}; try a lower rate (--set "
-            "optim.lr=...), a longer warm-up (--set schedule.warmup=0.05), clipping (--set "
-            "optim.clip_norm=1) or --set precision=float32"
-        )
+        raise Diverged(f"the loss is {loss:.3g} at step {state.step:,}; {good}; {CURES}")
 
 
 def _where(state: TrainState, saver: Saver) -> str:

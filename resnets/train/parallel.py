@@ -30,6 +30,7 @@ class Parallel:
         fits_memory: bool = False,
     ) -> None:
         self.rank, self.fits_memory = rank, fits_memory
+        self.tried = False  # whether a size was found, and no other will be looked for
         self._forward = forward
         self._parameters = list(forward.parameters())  # of a deep net thousands, asked each step
         self._learning: tuple[bool, ...] | None = None

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from resnets.config import FinetuneSpec, Recipe, to_dict
 from resnets.ranks import Rank
+from resnets.train.diverged import CURES, Diverged, not_finite
 from resnets.train.ema import make_ema
 from resnets.train.finetune import Tuning
 from resnets.train.optim import Optimizer, load_state_tensors, make_optimizer, state_tensors
@@ -118,7 +119,8 @@ class Saver:
     """Writes and reads a run's checkpoints: `last` to go on from, `best` to use.
 
     The loop waits only while tensors are copied; files are written beside it. Where that fails,
-    the next save or `wait` raises CheckpointError.
+    the next save or `wait` raises CheckpointError, or Diverged where a number is not finite: an
+    update that overflows shows in no loss before the next step.
     """
 
     def __init__(
@@ -172,7 +174,13 @@ class Saver:
         snapshot.take(tensors)
 
         def write() -> None:
-            payload = Encoded({**self._fixed, **snapshot.finish()}, self._meta | meta)
+            copies = snapshot.finish()
+            if (bad := not_finite(copies)) is not None:
+                raise Diverged(
+                    f"{bad} is no longer finite at step {meta['step']:,}, which is not saved; "
+                    f"{self._kept.last_good()}; {CURES}"
+                )
+            payload = Encoded({**self._fixed, **copies}, self._meta | meta)
             self._kept.save(name, payload, meta["step"], final=final)
 
         self._writer.start(name, write)

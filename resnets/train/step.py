@@ -9,7 +9,7 @@ from resnets.config import Recipe
 from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.ranks import Rank
-from resnets.train.fit_memory import fitted, parts
+from resnets.train.fit_memory import fitted, outside_passes, parts
 from resnets.train.loss import Losses, LossFn
 from resnets.train.optim import set_rate
 from resnets.train.parallel import Parallel
@@ -38,13 +38,14 @@ def train_step(
 
     found = fitted(gradients, state, forward, recipe, len(batch))
     forward.settle_statistics(len(batch) / recipe.batch_size)
-    if recipe.optim.clip_norm is not None:
-        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optim.clip_norm)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    if state.ema is not None:
-        state.ema.update_parameters(state.model)
+    with outside_passes(state):
+        if recipe.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optim.clip_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        if state.ema is not None:
+            state.ema.update_parameters(state.model)
     for losses in found:
         state.interval.add(losses.sums, losses.count)
         state.epoch.add(losses.sums, losses.count)

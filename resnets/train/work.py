@@ -18,7 +18,10 @@ from resnets.train.loss import LossFn
 
 @dataclass(frozen=True)
 class Means:
-    """What "auto" became on this machine; kept in the checkpoint, so that a resumed run agrees.
+    """What "auto" became on this machine.
+
+    Kept in the checkpoint: a resumed run takes its precision from there, where its device can, and
+    says which of the others differ.
 
     fused: norm, addition and relu in one kernel (`models.fused`), which compiling would undo.
     """

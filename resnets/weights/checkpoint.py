@@ -26,6 +26,12 @@ from resnets.weights.store_url import named, open_store, path_of, url_of
 FORMAT = 1
 FOLDER, LAST, BEST = "checkpoints", "last.safetensors", "best.safetensors"
 RECIPE = "recipe.toml"
+# How files of weights end (see `files.READERS`; the rest are torch's). All else behind a URL is a
+# run, whose name may have a dot in it.
+SUFFIXES = {
+    *(".safetensors", ".pkl", ".caffemodel", ".h5", ".hdf5", ".keras"),
+    *(".pth", ".pt", ".th", ".tar", ".bin", ".ckpt"),
+}
 
 # Of safetensors, in the order in which a file has them.
 DTYPES = {
@@ -187,7 +193,7 @@ def _place_of(out: Path) -> str | None:
 def _find_there(url: str) -> Path:
     parent, _, name = url.rpartition("/")
     try:
-        if "." in name:
+        if Path(name).suffix.lower() in SUFFIXES:
             return open_store(parent).fetch(name)
         found = _choose([open_store(url), open_store(f"{url.rstrip('/')}/{FOLDER}")])
     except StoreError as error:

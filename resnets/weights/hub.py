@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from resnets import host
 from resnets.config import ConfigError, ModelSpec, Preprocess
-from resnets.data.fetch import cache_folder, why_away
+from resnets.data.fetch import why_away
 from resnets.data.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.weights.errors import WeightsError
@@ -195,7 +196,7 @@ def _hub(name: str, spec: ModelSpec | None) -> Weights:
     repository, _, revision = name.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ConfigError(f"weights: {source}: write it as hub:ORG/NAME or hub:ORG/NAME@REVISION")
-    folder = cache_folder() / "hub" / repository
+    folder = host.cache() / "hub" / repository
     if not (folder / MODEL).is_file():
         folder = _fetch(source, repository, revision or "main", folder)
     if (folder / CONFIG).is_file():

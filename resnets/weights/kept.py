@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -116,7 +117,8 @@ class Kept:
         found = [(self._store, step_name(step)) for step in reversed(older_steps(names))]
         found = [(self._store, LAST), *found] if LAST in names else found
         if self._far is not None and LAST in self._tried(self._near.names):
-            found.insert(0, (self._near, LAST))
+            # Another machine may have gone on since; what has no step is looked at, and named.
+            found = sorted([(self._near, LAST), *found], key=lambda each: -self._said(*each))
         lost = found and found[0][1] != LAST
         bad = [f"{self._store.at(LAST)}: no such checkpoint"] if lost else []
         for store, name in found:
@@ -133,6 +135,11 @@ class Kept:
             raise CheckpointError(f"{'; '.join(bad)}; no older checkpoint is intact")
         _log.warning("%s: no such checkpoint; starting again from the first step", self.path)
         return None
+
+    def _said(self, store: Store, name: str) -> float:
+        """Step that a file claims to be of, by its name or header; infinite where it has none."""
+        steps = older_steps([name]) or [read_header(self._fetch(store, name)).get("step", math.inf)]
+        return float(steps[0])
 
     def going_on(self, restored: Checkpoint) -> None:
         """What `newest` gave is what the run goes on from: all that is newer is worth nothing."""
@@ -174,11 +181,13 @@ class Kept:
 
     def _send(self, far: UrlStore, name: str) -> None:
         path = self._near.fetch(name)
-        if path.exists():
+        if not path.exists():
+            return
+        if not self._overtaken(name):
             step = self._step_of(name)
             self._place(name, step, lambda: far.upload(path, name))
-            self._tried(lambda: self._near.remove(name))
-            self._written.pop(name, None)
+        self._tried(lambda: self._near.remove(name))
+        self._written.pop(name, None)
 
     def last_good(self) -> str:
         """Which checkpoint a failure would leave, in a few words."""
@@ -186,8 +195,9 @@ class Kept:
         if good is None:  # another process writes, or nobody did yet
             step = read_header(self._near.fetch(LAST)).get("step")
             good = None if step is None else (self._near.at(LAST), int(step))
-        if good is None and self._restored is not None:
-            good = (named(self._restored.path), self._restored.meta["step"])
+            restored = self._restored
+            if restored is not None and (good is None or good[1] < restored.meta["step"]):
+                good = (named(restored.path), restored.meta["step"])
         if good is not None:
             return f"last good checkpoint: {good[0]} (step {good[1]:,})"
         return f"checkpoints: {self._far.url}" if self._far else "no checkpoint written yet"
@@ -241,6 +251,11 @@ class Kept:
         if name in self._written:
             return self._written[name]
         return int(read_checkpoint(self._near.fetch(name)).meta["step"])
+
+    def _overtaken(self, name: str) -> bool:
+        """Whether the run went on from the URL, past what an earlier process left in its folder."""
+        restored = self._restored
+        return name not in self._written and restored is not None and not self._waits(restored)
 
     def _waits(self, checkpoint: Checkpoint) -> bool:
         """Whether it has not arrived behind the URL yet."""

@@ -1,8 +1,11 @@
 """Lets a worker of a test's run meet the fault that FAULT names, in the real program.
 
-"kill|hang|nan rank R at step N [once]", or "wait at step N" (until asked to stop).
+"kill|hang|nan|read rank R at step N [once]", or "wait at step N" (until asked to stop). "read" is a
+disk that fails under a thread that reads pictures ahead, those of about step N.
 """
 
+import errno
+import itertools
 import os
 import re
 import signal
@@ -11,8 +14,10 @@ import time
 from pathlib import Path
 
 FAULT = re.fullmatch(
-    r"(kill|hang|nan|wait)(?: rank (\d+))? at step (\d+)( once)?", os.environ.get("FAULT", "")
+    r"(kill|hang|nan|read|wait)(?: rank (\d+))? at step (\d+)( once)?", os.environ.get("FAULT", "")
 )
+
+PICTURES = 32  # of a step, in each of two processes
 
 
 def hang() -> None:
@@ -30,11 +35,29 @@ def meet(kind: str) -> None:
             time.sleep(0.02)
 
 
+def break_disk(step: int) -> None:
+    """Let the threads' reading fail from there on."""
+    from resnets.data import reader
+
+    real, pictures = reader._try, itertools.count()
+
+    def read(split, row, view):
+        if next(pictures) >= step * PICTURES:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), f"pictures/{row}.png")
+        return real(split, row, view)
+
+    reader._try = read
+
+
 def install() -> None:
     """Once the loop is imported, put the fault behind its step."""
     from resnets.train import loop
 
     kind, rank, step, once = FAULT.groups()
+    if kind == "read":
+        if os.environ["RANK"] == rank:
+            break_disk(int(step))
+        return
     real = loop.train_step
 
     def train_step(state, forward, loss_fn, batch, *rest):
