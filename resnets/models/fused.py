@@ -50,7 +50,7 @@ def second_use(x: Tensor) -> Tensor:
 
     Autograd would do so in a pass of its own over each block's map.
     """
-    return getattr(x, "second_use", x)
+    return getattr(x, "second_use", x) if isinstance(x, Tensor) else x  # a tracer's stand-in
 
 
 def use_kernels(net: nn.Module) -> bool:
