@@ -14,8 +14,9 @@ setup: .venv/installed
 demo: setup
 	$(BIN)/resnets train digits
 
+# Two files of tests at a time, one thread each.
 test: setup
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/pytest -m slow

@@ -8,7 +8,8 @@ thread pools belong to a process. Prints medians, spread and ratios.
 straightforward   fp32, NCHW, eager, DataLoader with two workers, PIL pictures through torchvision
                   transforms; the net is torchvision's for ImageNet nets, and for CIFAR nets
                   torchvision's BasicBlock in the usual three-stage arrangement (option A)
-tuned             the same script with channels_last and bfloat16 autocast: what flags can reach
+tuned             the same script with channels_last and bfloat16 autocast
+allocator         that with glibc's thresholds raised, too: what flags can reach
 ours              the product's own stream, step and settings
 """
 
@@ -28,7 +29,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-CONTENDERS = ("straightforward", "tuned", "ours")
+CONTENDERS = ("straightforward", "tuned", "allocator", "ours")
+KEEP_PAGES = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
 
 
 class OptionA(nn.Module):
@@ -170,7 +176,7 @@ def serve(contender: str, net: str, size: int, batch: int) -> None:
     if contender == "ours":
         step = our_step(net, size, batch)
     else:
-        step = peer_step(net, size, batch, tuned=contender == "tuned")
+        step = peer_step(net, size, batch, tuned=contender != "straightforward")
     for line in sys.stdin:
         count, start = int(line), time.perf_counter()
         for _ in range(count):
@@ -194,7 +200,12 @@ def main() -> None:
     base = [sys.executable, __file__, "--net", args.net, "--batch", str(batch), "--serve"]
     children = {
         name: subprocess.Popen(
-            [*base, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [*base, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=os.environ | (KEEP_PAGES if name == "allocator" else {}),
         )
         for name in CONTENDERS
     }
