@@ -122,7 +122,7 @@ def count_errors(
     chosen = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MOST_MEASURED)).astype(int)
     kept = {truth.rows[place] for place in chosen.tolist()}
     few = Truth([each if row in kept else () for row, each in enumerate(truth.labels)], truth.note)
-    from resnets.deploy.score import evaluate_backend  # torchmetrics, which a user need not await
+    from resnets.deploy.score import evaluate_backend  # which a user of artefacts need not await
 
     before = evaluate_backend(net_backend, split, few).evaluation
     after = evaluate_backend(backend, split, few).evaluation

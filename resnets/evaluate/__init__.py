@@ -1,6 +1,6 @@
 """Figures of trained nets with their protocol (`run`), and names for pictures (`predict`).
 
-`run`'s names are imported when first asked for: predicting need not wait for torchmetrics.
+`run`'s names are imported when first asked for: predicting need not wait for them.
 """
 
 from __future__ import annotations

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
-from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 BINS = 15
 
@@ -52,62 +50,51 @@ class Sums:
         return float(np.abs(self.bin_hits - self.bin_confidence).sum() / self.examples)
 
 
-class ClassificationMeter(Metric):
-    """Adds up `Sums` over batches of logits; its states are sums, so torchmetrics syncs devices.
+class ClassificationMeter:
+    """Adds up `Sums` over batches of logits, on their device, and over all processes.
 
-    Calibration bins are kept here, not by torchmetrics, because the reliability diagram needs
-    them, torchmetrics keeps every example instead, and it counts confidence 1.0 as a 16th bin.
+    Not a torchmetrics.Metric: importing that takes longer than torch itself, it keeps every example
+    to tell the calibration error, and counts confidence 1.0 as a 16th bin.
     """
 
-    full_state_update = False
-    confusion: Tensor
-    top5_hits: Tensor
-    loss: Tensor
-    bin_counts: Tensor
-    bin_confidence: Tensor
-    bin_hits: Tensor
-
     def __init__(self, num_classes: int, device: torch.device) -> None:
-        super().__init__()
         self.num_classes = num_classes
         # float32 sums lose digits over a million examples; Apple's devices have nothing wider.
         wide = torch.float32 if device.type == "mps" else torch.float64
-        states = {
-            "confusion": torch.zeros(num_classes, num_classes, dtype=torch.int64),
-            "top5_hits": torch.zeros((), dtype=torch.int64),
-            "loss": torch.zeros((), dtype=wide),
-            "bin_counts": torch.zeros(BINS, dtype=torch.int64),
-            "bin_confidence": torch.zeros(BINS, dtype=wide),
-            "bin_hits": torch.zeros(BINS, dtype=torch.int64),
-        }
-        for name, zero in states.items():
-            self.add_state(name, zero, dist_reduce_fx="sum")
-        self.to(device)
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.confusion = zeros(num_classes, num_classes)
+        self.top5_hits = zeros()
+        self.loss = zeros(dtype=wide)
+        self.bin_counts = zeros(BINS)
+        self.bin_confidence = zeros(BINS, dtype=wide)
+        self.bin_hits = zeros(BINS)
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: `logits` (B, K) float32, `targets` (B,) int64 in 0..K-1."""
         confidence, predicted = logits.softmax(1).max(1)  # (B,), (B,)
         top5 = logits.topk(min(5, self.num_classes), 1).indices  # (B, min(5, K))
         bins = (confidence * BINS).long().clamp(0, BINS - 1)  # (B,)
-        hits = predicted.eq(targets).long()
-        self.confusion += multiclass_confusion_matrix(
-            predicted, targets, self.num_classes, validate_args=False
-        )
+        hits, ones = predicted.eq(targets).long(), torch.ones_like(targets)
+        self.confusion.view(-1).index_add_(0, targets * self.num_classes + predicted, ones)
         self.top5_hits += top5.eq(targets[:, None]).sum()
         self.loss += F.cross_entropy(logits, targets, reduction="sum")
-        self.bin_counts.index_add_(0, bins, torch.ones_like(hits))
+        self.bin_counts.index_add_(0, bins, ones)
         self.bin_confidence.index_add_(0, bins, confidence.to(self.bin_confidence.dtype))
         self.bin_hits.index_add_(0, bins, hits)
 
-    def compute(self) -> dict[str, Tensor]:
-        """The states, summed over all devices; `sums` gives them as numbers."""
-        return {name: getattr(self, name) for name in self.metric_state}
-
     def sums(self) -> Sums:
-        """The sums over all examples so far, on all devices."""
-        state = {name: tensor.cpu().numpy() for name, tensor in self.compute().items()}
+        """The sums over all examples so far, of all processes; each of them has to ask."""
+        state = {
+            name: tensor.cpu() for name, tensor in vars(self).items() if isinstance(tensor, Tensor)
+        }
+        if distributed.is_available() and distributed.is_initialized():
+            for tensor in state.values():
+                distributed.all_reduce(tensor)
         return Sums(
-            **{name: value for name, value in state.items() if value.ndim},
+            **{name: tensor.numpy() for name, tensor in state.items() if tensor.ndim},
             top5_hits=int(state["top5_hits"]),
             loss=float(state["loss"]),
         )
