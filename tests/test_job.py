@@ -206,6 +206,7 @@ def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path):
     assert result["train"]["loss"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="compiling needs a C++ compiler")
 def test_compiled_run_agrees_with_eager(tmp_path, monkeypatch):
     # Not what another version, or another processor's settings, left in the user's cache.
