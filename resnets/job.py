@@ -224,7 +224,7 @@ def _headline(work: Work, means: Means, rank: Rank, saved: Checkpoint | None, ou
     parts = [work.title, means.precision, host.device_name(torch.device(means.device))]
     parts += [f"{rank.count} processes"] if rank.count > 1 else []
     parts += ["compiled"] if means.compiled else []
-    parts += ["fused norms"] if means.fused else []
+    parts += ["CPU kernels"] if means.fused else []
     parts += ["allocator keeps its pages"] if means.keeps_pages else []
     if saved is not None:
         parts.append(f"going on at step {saved.meta['step']:,}{_unlike(saved, means)}")
@@ -239,7 +239,7 @@ def _unlike(saved: Checkpoint, means: Means) -> str:
         found.append(then["device"])
     if then["precision"] != means.precision:
         found.append(then["precision"])
-    words = {"compiled": ("not compiled", "compiled"), "fused": ("no fused norms", "fused norms")}
+    words = {"compiled": ("not compiled", "compiled"), "fused": ("no CPU kernels", "CPU kernels")}
     found += [word[then[name]] for name, word in words.items() if then[name] != now[name]]
     return f" (before: {', '.join(found)})" if found else ""
 

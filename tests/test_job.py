@@ -163,7 +163,7 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monke
     assert json.loads((out / "environment.json").read_text())["precision"] == "bfloat16"
     said = " ".join(capsys.readouterr().err.split())
     assert " validation, bfloat16, " in said
-    assert ("going on at step 2 (before: fused norms)" in said) == kernel
+    assert ("going on at step 2 (before: CPU kernels)" in said) == kernel
 
 
 def test_fit_memory_and_sync_norm_exclude_each_other_on_resume_too(tmp_path):

@@ -59,6 +59,23 @@ def test_float32_equals_float64_of_torch(shape, adds, twice):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_norm_without_relu(shape):
+    torch.manual_seed(0)
+    x, pull = maps(shape, 2)
+    norm = lively_norm(shape[1])
+    exact, wide = copy.deepcopy(norm).double(), x.detach().double().requires_grad_()
+    fused.use_kernels(norm)
+    ours, theirs = fused.norm_alone(norm, x), exact(wide)
+    assert type(ours.grad_fn).__name__ == "_NormReluBackward"
+    assert ours.min() < 0
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
+    found = torch.autograd.grad(ours, (x, norm.weight, norm.bias), pull)
+    expected = torch.autograd.grad(theirs, (wide, exact.weight, exact.bias), pull.double())
+    for each, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(each.double(), other, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("twice", [False, True])
 def test_bfloat16_is_as_close_to_the_truth_as_torch(adds, twice):

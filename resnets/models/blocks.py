@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.config import ModelSpec
-from resnets.models.fused import norm_relu, second_use
+from resnets.models.fused import norm_alone, norm_relu, second_use
 from resnets.models.layers import conv, low_pass, norm
 
 
@@ -78,7 +78,7 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, c_in, H, W) -> (B, c_out, ceil(H / stride), ceil(W / stride))."""
-        return self.norm(self.conv(x))
+        return norm_alone(self.norm, self.conv(x))
 
 
 def make_shortcut(spec: ModelSpec, place: Place) -> nn.Module | None:

@@ -8,6 +8,7 @@ a map twice and writes it once, and needs for its backward pass only what is sto
 from __future__ import annotations
 
 import ctypes
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resnets import native
+from resnets.models import convolution
 from resnets.models.norm_batch import GhostNorm, SyncNorm
 
 VECTOR = 64  # numbers that a kernel's inner loop handles at once (TILE in norm.c)
@@ -32,17 +34,27 @@ def norm_relu(
     keep: `x` is needed afterwards; else a net without norms overwrites it.
     """
     if _serves(norm, x, shortcut):
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.num_batches_tracked is not None
-        if not isinstance(norm, GhostNorm):  # those count when they settle
-            norm.num_batches_tracked.add_(1)
-        out, second = _NormRelu.apply(x, shortcut, norm.weight, norm.bias, norm)
-        out.second_use = second
-        return out
+        return _run(norm, x, shortcut, floor=0.0)
     out = norm(x)
     if shortcut is not None:
         out += shortcut
     return F.relu(out, inplace=not (keep and out is x))
+
+
+def norm_alone(norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(x)`: (B, C, H, W)."""
+    return _run(norm, x, None, floor=-math.inf) if _serves(norm, x, None) else norm(x)
+
+
+def _run(norm: nn.Module, x: Tensor, shortcut: Tensor | None, floor: float) -> Tensor:
+    """The kernel's `max(floor, norm(x) + shortcut)`."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.num_batches_tracked is not None
+    if not isinstance(norm, GhostNorm):  # those count when they settle
+        norm.num_batches_tracked.add_(1)
+    out, second = _NormRelu.apply(x, shortcut, norm.weight, norm.bias, norm, floor)
+    out.second_use = second
+    return out
 
 
 def second_use(x: Tensor) -> Tensor:
@@ -54,12 +66,14 @@ def second_use(x: Tensor) -> Tensor:
 
 
 def use_kernels(net: nn.Module) -> bool:
-    """Let the norms of `net` train with the kernel; False where there is no kernel here."""
+    """Let `net` train with the kernels; False where there are none here."""
     if _kernel() is None:
         return False
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d) and not isinstance(module, SyncNorm):
             module.fused = True  # type: ignore[assignment]
+        elif isinstance(module, convolution.Conv2d):
+            module.fused = convolution.has_kernel()
     return True
 
 
@@ -92,11 +106,17 @@ def _last(x: Tensor) -> bool:
 
 
 class _NormRelu(torch.autograd.Function):
-    """What `norm_relu` says; (B, C, H, W) channels last in, the same out, twice."""
+    """What `_run` says; (B, C, H, W) channels last in, the same out, twice."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, shortcut: Tensor | None, weight: Tensor, bias: Tensor, norm: Any
+        ctx: Any,
+        x: Tensor,
+        shortcut: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        norm: Any,
+        floor: float,
     ) -> tuple[Tensor, Tensor]:
         kernel, y = _kernel(), torch.empty_like(x)
         assert kernel is not None
@@ -113,12 +133,12 @@ class _NormRelu(torch.autograd.Function):
                 *_pointers(x[of], None if shortcut is None else shortcut[of], weight, bias),
                 *_pointers(means[number], variances[number], saved[number], y[of], scratch),
                 *(rows, width, x.shape[1], norm.eps, 1.0 if splits else norm.momentum),
-                torch.get_num_threads(),
+                *(floor, torch.get_num_threads()),
             )
         if splits:
             norm.note(means, variances)
         ctx.save_for_backward(x, y, weight, saved)
-        ctx.adds, ctx.ghosts = shortcut is not None, ghosts
+        ctx.adds, ctx.ghosts, ctx.floor = shortcut is not None, ghosts, floor
         ctx.set_materialize_grads(False)
         # No view, which would hold `y`, which holds it: neither would ever be freed.
         return y, y.new_empty(0).set_(y.untyped_storage(), 0, y.shape, y.stride())
@@ -133,7 +153,7 @@ class _NormRelu(torch.autograd.Function):
             if each is not None
         ]
         if not dense:
-            return (None,) * 5
+            return (None,) * 6
         dy, second = dense[0], dense[1] if len(dense) > 1 else None
         kernel = _kernel()
         assert kernel is not None
@@ -147,12 +167,12 @@ class _NormRelu(torch.autograd.Function):
                 *_pointers(dy[of], None if second is None else second[of], y[of], x[of]),
                 *_pointers(saved[number], weight, dweights[number], dbiases[number], dx[of]),
                 *_pointers(None if dz is None else dz[of], scratch),
-                *(rows, width, x.shape[1], torch.get_num_threads()),
+                *(rows, width, x.shape[1], ctx.floor, torch.get_num_threads()),
             )
         dshortcut = dz if ctx.adds else None
         if len(ctx.ghosts) == 1:
-            return dx, dshortcut, dweights[0], dbiases[0], None
-        return dx, dshortcut, dweights.sum(0), dbiases.sum(0), None
+            return dx, dshortcut, dweights[0], dbiases[0], None, None
+        return dx, dshortcut, dweights.sum(0), dbiases.sum(0), None, None
 
 
 def _matrix(x: Tensor) -> tuple[int, int]:
@@ -176,8 +196,8 @@ def _kernel() -> ctypes.CDLL | None:
         pointer, size, real, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
         for suffix in SUFFIX.values():
             forward = getattr(library, f"norm_forward_{suffix}")
-            forward.argtypes = [pointer] * 9 + [size] * 3 + [real] * 2 + [small]
+            forward.argtypes = [pointer] * 9 + [size] * 3 + [real] * 3 + [small]
             backward = getattr(library, f"norm_backward_{suffix}")
-            backward.argtypes = [pointer] * 11 + [size] * 3 + [small]
+            backward.argtypes = [pointer] * 11 + [size] * 3 + [real, small]
             forward.restype = backward.restype = None
     return library

@@ -1,4 +1,5 @@
 /* Batch normalisation fused with the addition of a shortcut and ReLU, for training on CPUs.
+ * Without ReLU `floor` is minus infinity; with it, zero.
  *
  * A map in channels-last memory is a matrix of `rows` x `width` numbers, channels fastest. Where
  * there are fewer than 64 channels the caller joins rows until `width` is 64, so that each loop
@@ -11,6 +12,7 @@
 
 #define TILE 64
 #define BLOCK 256
+#define AHEAD 16 /* rows; where a row is wide, no processor foresees which line comes next */
 
 typedef uint16_t bf16;
 
@@ -37,6 +39,11 @@ static inline float write_f32(float v) { return v; }
                last = row + BLOCK < rows ? row + BLOCK : rows; row < last; row++)
 #define EACH_TILE for (int64_t tile = 0; tile < width; tile += TILE)
 #define EACH_LANE for (int i = 0; i < TILE; i++)
+#define FETCH_AS(p, write)                                                              \
+  (__builtin_prefetch((p) + AHEAD * width, write),                                      \
+   __builtin_prefetch((const char *)((p) + AHEAD * width + TILE) - 1, write))
+#define FETCH(p) FETCH_AS(p, 0)
+#define FETCH_TO_WRITE(p) FETCH_AS(p, 1)
 
 /* For each block, sums of (x - pivot) and of its square: partial (blocks, 2, width). */
 #define STATISTICS(T, READ)                                                             \
@@ -47,6 +54,7 @@ static inline float write_f32(float v) { return v; }
       memcpy(centre, pivot + tile, sizeof centre);                                      \
       EACH_ROW {                                                                        \
         const T *at = x + row * width + tile;                                           \
+        FETCH(at);                                                                      \
         EACH_LANE {                                                                     \
           float v = READ(at[i]) - centre[i];                                            \
           sum[i] += v;                                                                  \
@@ -59,11 +67,11 @@ static inline float write_f32(float v) { return v; }
     }                                                                                   \
   }
 
-/* y = max(0, x * scale + shift [+ shortcut]). */
+/* y = max(floor, x * scale + shift [+ shortcut]). */
 #define NORMALISE(T, READ, WRITE)                                                       \
   static void normalise_##T(const T *x, const T *shortcut, const float *scale,          \
-                     const float *shift, T *y, int64_t rows, int64_t width,             \
-                     int threads) {                                                     \
+                     const float *shift, float floor, T *y, int64_t rows,               \
+                     int64_t width, int threads) {                                      \
     EACH_BLOCK EACH_TILE {                                                              \
       float a[TILE], b[TILE];                                                           \
       memcpy(a, scale + tile, sizeof a);                                                \
@@ -71,28 +79,33 @@ static inline float write_f32(float v) { return v; }
       if (shortcut) EACH_ROW {                                                          \
         const T *at = x + row * width + tile, *add = shortcut + row * width + tile;     \
         T *out = y + row * width + tile;                                                \
+        FETCH(at), FETCH(add), FETCH_TO_WRITE(out);                                     \
         EACH_LANE {                                                                     \
           float v = READ(at[i]) * a[i] + b[i] + READ(add[i]);                           \
-          out[i] = WRITE(v < 0 ? 0 : v);                                                \
+          out[i] = WRITE(v < floor ? floor : v);                                        \
         }                                                                               \
       } else EACH_ROW {                                                                 \
         const T *at = x + row * width + tile;                                           \
         T *out = y + row * width + tile;                                                \
+        FETCH(at), FETCH_TO_WRITE(out);                                                 \
         EACH_LANE {                                                                     \
           float v = READ(at[i]) * a[i] + b[i];                                          \
-          out[i] = WRITE(v < 0 ? 0 : v);                                                \
+          out[i] = WRITE(v < floor ? floor : v);                                        \
         }                                                                               \
       }                                                                                 \
     }                                                                                   \
   }
 
 /* For each block, sums of dz and of dz * (x - mean): (blocks, 2, width). dz = dy + second where
- * y > 0; `second` may be null. It is written to `dz` unless that is null (then so is `second`). */
+ * y > floor; `second` may be null. It is written to `dz` unless that is null (then so is `second`). */
 #define ADD_LANES(T, READ, WRITE, SUM, KEEP)                                            \
   EACH_ROW {                                                                            \
     int64_t at = row * width + tile;                                                    \
+    FETCH(dy + at), FETCH(y + at), FETCH(x + at);                                       \
+    if (second) FETCH(second + at);                                                     \
+    if (dz) FETCH_TO_WRITE(dz + at);                                                    \
     EACH_LANE {                                                                         \
-      T kept = READ(y[at + i]) > 0 ? (SUM) : 0;                                         \
+      T kept = READ(y[at + i]) > floor ? (SUM) : 0;                                         \
       KEEP;                                                                             \
       sum[i] += READ(kept);                                                             \
       product[i] += READ(kept) * (READ(x[at + i]) - centre[i]);                         \
@@ -101,8 +114,8 @@ static inline float write_f32(float v) { return v; }
 
 #define GRADIENT_SUMS(T, READ, WRITE)                                                   \
   static void gradient_sums_##T(const T *dy, const T *second, const T *y, const T *x,   \
-                         const float *mean, float *partial, T *dz, int64_t rows,        \
-                         int64_t width, int threads) {                                  \
+                         const float *mean, float floor, float *partial, T *dz,         \
+                         int64_t rows, int64_t width, int threads) {                    \
     EACH_BLOCK EACH_TILE {                                                              \
       float sum[TILE] = {0}, product[TILE] = {0}, centre[TILE];                         \
       memcpy(centre, mean + tile, sizeof centre);                                       \
@@ -119,10 +132,10 @@ static inline float write_f32(float v) { return v; }
     }                                                                                   \
   }
 
-/* dx = a dz + b x + c, where `dz` is null with dz = dy where y > 0. */
+/* dx = a dz + b x + c, where `dz` is null with dz = dy where y > floor. */
 #define GRADIENT(T, READ, WRITE)                                                        \
   static void gradient_##T(const T *dy, const T *y, const T *x, const float *da,        \
-                    const float *db, const float *dc, T *dx, const T *dz,               \
+                    const float *db, const float *dc, float floor, T *dx, const T *dz,  \
                     int64_t rows, int64_t width, int threads) {                         \
     EACH_BLOCK EACH_TILE {                                                              \
       float a[TILE], b[TILE], c[TILE];                                                  \
@@ -131,11 +144,13 @@ static inline float write_f32(float v) { return v; }
       memcpy(c, dc + tile, sizeof c);                                                   \
       if (dz) EACH_ROW {                                                                \
         int64_t at = row * width + tile;                                                \
+        FETCH(dz + at), FETCH(x + at), FETCH_TO_WRITE(dx + at);                         \
         EACH_LANE dx[at + i] = WRITE(a[i] * READ(dz[at + i]) + b[i] * READ(x[at + i]) + c[i]); \
       } else EACH_ROW {                                                                 \
         int64_t at = row * width + tile;                                                \
+        FETCH(dy + at), FETCH(y + at), FETCH(x + at), FETCH_TO_WRITE(dx + at);          \
         EACH_LANE {                                                                     \
-          float kept = READ(y[at + i]) > 0 ? READ(dy[at + i]) : 0.0f;                   \
+          float kept = READ(y[at + i]) > floor ? READ(dy[at + i]) : 0.0f;                   \
           dx[at + i] = WRITE(a[i] * kept + b[i] * READ(x[at + i]) + c[i]);              \
         }                                                                               \
       }                                                                                 \
@@ -163,7 +178,7 @@ static void spread(float *values, int64_t width, int64_t channels) {
                         const float *bias, float *running_mean, float *running_var,     \
                         float *saved, T *y, float *scratch, int64_t rows,               \
                         int64_t width, int64_t channels, double eps, double momentum,   \
-                        int threads) {                                                  \
+                        double floor, int threads) {                                                  \
     float *pivot = scratch, *scale = pivot + width, *shift = scale + width;             \
     float *partial = shift + width, *mean = saved, *inverse = saved + width;            \
     double count = (double)rows * width / channels;                                     \
@@ -186,7 +201,7 @@ static void spread(float *values, int64_t width, int64_t channels) {
     spread(inverse, width, channels);                                                   \
     spread(scale, width, channels);                                                     \
     spread(shift, width, channels);                                                     \
-    normalise_##T(x, shortcut, scale, shift, y, rows, width, threads);                  \
+    normalise_##T(x, shortcut, scale, shift, floor, y, rows, width, threads);           \
   }
 
 /* dweight, dbias: (channels). dz is the shortcut's gradient; it may be null without a second
@@ -195,11 +210,11 @@ static void spread(float *values, int64_t width, int64_t channels) {
   void norm_backward_##T(const T *dy, const T *second, const T *y, const T *x,          \
                          const float *saved, const float *weight, float *dweight,       \
                          float *dbias, T *dx, T *dz, float *scratch, int64_t rows,      \
-                         int64_t width, int64_t channels, int threads) {                \
+                         int64_t width, int64_t channels, double floor, int threads) {  \
     const float *mean = saved, *inverse = saved + width;                                \
     float *a = scratch, *b = a + width, *c = b + width, *partial = c + width;           \
     double count = (double)rows * width / channels;                                     \
-    gradient_sums_##T(dy, second, y, x, mean, partial, dz, rows, width, threads);       \
+    gradient_sums_##T(dy, second, y, x, mean, floor, partial, dz, rows, width, threads);\
     for (int64_t k = 0; k < channels; k++) {                                            \
       double sum = total(partial, 0, k, rows, width, channels);                         \
       double product = total(partial, 1, k, rows, width, channels) * inverse[k];        \
@@ -212,7 +227,7 @@ static void spread(float *values, int64_t width, int64_t channels) {
     spread(a, width, channels);                                                         \
     spread(b, width, channels);                                                         \
     spread(c, width, channels);                                                         \
-    gradient_##T(dy, y, x, a, b, c, dx, dz, rows, width, threads);                      \
+    gradient_##T(dy, y, x, a, b, c, floor, dx, dz, rows, width, threads);               \
   }
 
 #define ALL(T, READ, WRITE)                                                             \

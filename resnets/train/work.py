@@ -23,7 +23,8 @@ class Means:
     Kept in the checkpoint: a resumed run takes its precision from there, where its device can, and
     says which of the others differ.
 
-    fused: norm, addition and relu in one kernel (`models.fused`), which compiling would undo.
+    fused: our own kernels for the CPU (`models.fused`, `models.convolution`), which compiling would
+    undo.
     """
 
     device: str
