@@ -70,7 +70,7 @@ def spoilt(root: Path) -> Recipe:
         Path(split.files.name(0)).write_text("<html>404</html>")
     data = {"source": str(root), "size": 16, "max_bad": 0.1}
     fields = {f"data.{name}": value for name, value in data.items()}
-    return plan(batch_size=8, norm_batch=4, **fields)
+    return plan(batch_size=16, norm_batch=4, **fields)
 
 
 def torchrun(count: int, *words: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
