@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -120,18 +121,18 @@ class _NormRelu(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         kernel, y = _kernel(), torch.empty_like(x)
         assert kernel is not None
-        pictures = _ghost(norm, x)
-        ghosts = [slice(at, at + pictures) for at in range(0, len(x), pictures)]
-        rows, width = _matrix(x[:pictures])
-        saved, scratch = torch.empty(len(ghosts), 2, width), _scratch(rows, width)
+        run = getattr(kernel, f"norm_forward_{SUFFIX[x.dtype]}")
+        ghosts = len(x) // _ghost(norm, x)
+        rows, width = _matrix(x, ghosts)
+        saved, scratch = torch.empty(ghosts, 2, width), _scratch(rows, width)
         splits = isinstance(norm, GhostNorm)
         means, variances = (
-            norm.statistics(len(ghosts)) if splits else ([norm.running_mean], [norm.running_var])
+            norm.statistics(ghosts) if splits else (norm.running_mean, norm.running_var)
         )
-        for number, of in enumerate(ghosts):
-            getattr(kernel, f"norm_forward_{SUFFIX[x.dtype]}")(
-                *_pointers(x[of], None if shortcut is None else shortcut[of], weight, bias),
-                *_pointers(means[number], variances[number], saved[number], y[of], scratch),
+        whole = (weight.data_ptr(), bias.data_ptr())
+        for maps in _parts(ghosts, x, shortcut, means, variances, saved, y):
+            run(
+                *(*maps[:2], *whole, *maps[2:], scratch.data_ptr()),
                 *(rows, width, x.shape[1], norm.eps, 1.0 if splits else norm.momentum),
                 *(floor, torch.get_num_threads()),
             )
@@ -157,36 +158,40 @@ class _NormRelu(torch.autograd.Function):
         dy, second = dense[0], dense[1] if len(dense) > 1 else None
         kernel = _kernel()
         assert kernel is not None
-        rows, width = _matrix(x[ctx.ghosts[0]])
+        run = getattr(kernel, f"norm_backward_{SUFFIX[x.dtype]}")
+        rows, width = _matrix(x, ctx.ghosts)
         dx = torch.empty_like(x)
         dz = torch.empty_like(x) if ctx.adds or second is not None else None
-        dweights, dbiases = torch.empty(2, len(ctx.ghosts), len(weight))
+        sums = torch.empty(2, ctx.ghosts, len(weight))
         scratch = _scratch(rows, width)
-        for number, of in enumerate(ctx.ghosts):
-            getattr(kernel, f"norm_backward_{SUFFIX[x.dtype]}")(
-                *_pointers(dy[of], None if second is None else second[of], y[of], x[of]),
-                *_pointers(saved[number], weight, dweights[number], dbiases[number], dx[of]),
-                *_pointers(None if dz is None else dz[of], scratch),
+        for maps in _parts(ctx.ghosts, dy, second, y, x, saved, sums[0], sums[1], dx, dz):
+            run(
+                *(*maps[:5], weight.data_ptr(), *maps[5:], scratch.data_ptr()),
                 *(rows, width, x.shape[1], ctx.floor, torch.get_num_threads()),
             )
-        dshortcut = dz if ctx.adds else None
-        if len(ctx.ghosts) == 1:
-            return dx, dshortcut, dweights[0], dbiases[0], None, None
-        return dx, dshortcut, dweights.sum(0), dbiases.sum(0), None, None
+        dweight, dbias = sums.sum(1) if ctx.ghosts > 1 else sums[:, 0]
+        return dx, dz if ctx.adds else None, dweight, dbias, None, None
 
 
-def _matrix(x: Tensor) -> tuple[int, int]:
-    """Rows and width of the map as the kernel sees it."""
+def _matrix(x: Tensor, ghosts: int) -> tuple[int, int]:
+    """Rows and width of a ghost's map as the kernel sees it."""
     width = max(x.shape[1], VECTOR)
-    return x.numel() // width, width
+    return x.numel() // ghosts // width, width
 
 
 def _scratch(rows: int, width: int) -> Tensor:
     return torch.empty(2 * -(-rows // BLOCK) + 4, width)
 
 
-def _pointers(*tensors: Tensor | None) -> list[int | None]:
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+def _parts(count: int, *tensors: Tensor | None) -> Iterator[list[int | None]]:
+    """Where each of `count` equal parts of each tensor begins in memory."""
+    starts = [None if each is None else each.data_ptr() for each in tensors]
+    sizes = [0 if each is None else each.nbytes // count for each in tensors]
+    for number in range(count):
+        yield [
+            None if start is None else start + number * size
+            for start, size in zip(starts, sizes, strict=True)
+        ]
 
 
 @lru_cache

@@ -71,13 +71,16 @@ static plan_t make_plan(const int64_t *d) {
 
 static const bf16 zeros[1 << 14]; /* a pixel outside the picture; the caller has fewer channels */
 
-/* Sixteen channels of two pixels as sixteen pairs. */
-static inline __m512i pair(const bf16 *first, const bf16 *second) {
+/* Sixteen channels of two pixels as sixteen pairs: of `both`, of `first` and `second`. */
+static inline __m512i paired(__m512i both) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  __m512i both = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)first));
-  both = _mm512_inserti64x4(both, _mm256_loadu_si256((const __m256i *)second), 1);
   return _mm512_permutexvar_epi16(order, both);
+}
+
+static inline __m512i pair(const bf16 *first, const bf16 *second) {
+  __m512i both = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)first));
+  return paired(_mm512_inserti64x4(both, _mm256_loadu_si256((const __m256i *)second), 1));
 }
 
 /* Rows of sixteen 32-bit numbers become columns. */
@@ -141,8 +144,11 @@ static void pack_b(const plan_t *p, const bf16 *map, int64_t height, int64_t wid
           const bf16 *one = map + (y * width + x) * c, *two = one + stride * c;
           if (y < 0 || y >= height || x < 0 || x >= width) one = zeros;
           if (y < 0 || y >= height || x + stride < 0 || x + stride >= width) two = zeros;
-          for (int64_t t = 0; t < c; t += 16)
-            _mm512_store_si512(to + t * list, pair(one + t, two + t));
+          if (c == 16 && two == one + 16)
+            _mm512_store_si512(to, paired(_mm512_loadu_si512(one)));
+          else
+            for (int64_t t = 0; t < c; t += 16)
+              _mm512_store_si512(to + t * list, pair(one + t, two + t));
         }
       }
       for (; to < out + 16 * list; to += 32)
