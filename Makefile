@@ -32,6 +32,7 @@ bench: setup
 	$(BIN)/python benchmarks/ceilings.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/depth.py
 	$(BIN)/python benchmarks/scaling.py
 

@@ -88,10 +88,11 @@ class _Convolve(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             only = [True, False, False]
             dx = torch.ops.aten.convolution_backward(dy, x, weight, None, *ctx.how, only)[0]
-        return dx, _weight_gradient(x, dy, weight, ctx.how[0][0], ctx.how[1][0]), None, None
+        return dx, weight_gradient(x, dy, weight, ctx.how[0][0], ctx.how[1][0]), None, None
 
 
-def _weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """(C', C, k, k) float32, of maps (B, C, H, W) and (B, C', H', W'), bfloat16, channels last."""
     kernel, threads = _kernel(), torch.get_num_threads()
     assert kernel is not None
     (n, ci, hi, wi), (_, co, ho, wo) = x.shape, dy.shape
