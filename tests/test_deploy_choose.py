@@ -91,7 +91,7 @@ def test_a_slower_runtime_is_not_taken_unless_named(run, made, no_making, monkey
     note_speed(made.path, 0.6)
     assert open_backend(run, precision="float32").name.startswith("torch float32")
     # Where it pays to know, what was slower is timed again: other jobs may have been in its way.
-    monkeypatch.setattr(choosing, "_times_as_fast", lambda *_: 0.5)
+    monkeypatch.setattr(choosing, "times_as_fast", lambda *_: 0.5)
     backend = open_backend(run, precision="float32", pictures=None)
     assert backend.name.startswith("torch float32")
     assert "openvino float32 has 0.50 x" in backend.note
@@ -174,7 +174,7 @@ def test_a_cache_of_another_user_is_used(run, made, monkeypatch):
     assert open_backend(run, precision="float32").name == "openvino float32"
     monkeypatch.setattr(choosing, "speed_of", lambda path: None)
     monkeypatch.setattr(choosing, "note_speed", refuse)
-    monkeypatch.setattr(choosing, "_times_as_fast", lambda *_: 2.0)
+    monkeypatch.setattr(choosing, "times_as_fast", lambda *_: 2.0)
     backend = open_backend(run, precision="float32", pictures=None)
     assert backend.name == "openvino float32"
     assert "its speed cannot be kept (Permission denied)" in backend.note

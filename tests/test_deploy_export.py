@@ -24,7 +24,7 @@ from resnets.deploy.engines import TorchEngine
 from resnets.deploy.export import gather, prove
 from resnets.deploy.fold import fold
 from resnets.deploy.graph import Deployed
-from resnets.deploy.prove import Refused, compare, count_errors, reference
+from resnets.deploy.prove import Refused, compare, compare_errors, count, reference
 from resnets.deploy.write import write
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -172,10 +172,14 @@ def test_more_errors_than_allowed_are_refused_with_the_numbers(digits_run):
     net, worse = resnets.load(digits_run), resnets.load(digits_run)
     worse.head.bias.data[3] += 50  # everything is a three
     evidence = gather(net, "digits", "float32")
-    own, engine = (TorchEngine(each, "cpu", "float32") for each in (net, worse))
+    own, after = (
+        count(TorchEngine(each, "cpu", "float32"), evidence.split, evidence.truth)
+        for each in (net, worse)
+    )
+    assert evidence.before().top1_error == own.top1_error
     with pytest.raises(Refused, match=r"error rises by \d+\.\d+ points, from .* allowed are 0.5"):
-        count_errors(own, engine, evidence.split, evidence.truth, 0.5)
-    found = count_errors(own, own, evidence.split, evidence.truth, 0.0)
+        compare_errors("torch float32", own, after, 0.5)
+    found = compare_errors("torch float32", own, own, 0.0)
     assert found["rise"] == 0.0
     assert found["pictures"] == len(evidence.split)
 

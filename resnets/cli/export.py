@@ -101,4 +101,15 @@ def _print(card: dict[str, Any], out: Path) -> None:
             f"  top-1 error: {errors['top1_error_after']:.2f}%, the net's"
             f" {errors['top1_error_before']:.2f}%, on {errors['pictures']:,} pictures"
         )
+    if mixed := card.get("mixed"):
+        few, rest = len(mixed["float"]), mixed["quantised"]
+        print(
+            f"  in float: {', '.join(mixed['float'])} ({few} of {few + rest} layers,"
+            f" {mixed['float_multiply_adds']:.0%} of the multiply-adds)"
+        )
+        print(f"  without: {mixed['all_int8']['verdict']}")
+        print(
+            f"  speed here: {mixed['times']:.2f} x {mixed['times_as_fast_as']}'s; all in int8"
+            f" {mixed['times_all_int8']:.2f} x"
+        )
     print(f"  card: {out.name}.json")

@@ -46,6 +46,7 @@ class Facts:
     kind, precision: who computes it and how. net: the architecture's name. classes: of the outputs,
     in order. preprocess: what was done to pictures before they came, and what the graph does.
     origin: the weights it was made of. recipe: of their run, None where it is not known.
+    floats: names of the layers of an int8 net that are not quantised (`deploy/mixed.py`).
     """
 
     kind: Kind
@@ -55,6 +56,7 @@ class Facts:
     preprocess: Preprocess
     origin: str
     recipe: Recipe | None = None
+    floats: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, net: Net, kind: Kind, precision: Precision) -> Facts:
@@ -85,6 +87,7 @@ class Facts:
                 raise ValueError("another format")
             recipe, where = plain.pop("recipe"), str(path)
             plain["classes"] = tuple(plain["classes"])
+            plain["floats"] = tuple(plain.get("floats", ()))
             plain["preprocess"] = from_dict(Preprocess, plain["preprocess"], where)
             return cls(**plain, recipe=None if recipe is None else from_dict(Recipe, recipe, where))
         except (ValueError, KeyError, TypeError) as error:

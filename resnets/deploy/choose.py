@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-
-import numpy as np
 
 from resnets import host
 from resnets.config import ConfigError
@@ -33,7 +30,7 @@ from resnets.deploy.artefact import (
     digest_of_net,
     is_artefact,
 )
-from resnets.deploy.engines import Engine, TorchEngine, open_artefact
+from resnets.deploy.engines import Engine, TorchEngine, open_artefact, times_as_fast
 from resnets.deploy.kept import Kept, Wanted, note_speed, speed_of
 from resnets.deploy.prove import Refused
 from resnets.models import Net
@@ -43,7 +40,6 @@ from resnets.models.cost import count
 # 25 to 50 s on two cores, which is two to four times as long as making it takes.
 WORTH = 1e13
 MAX_DROP = 0.5  # points of top-1 error that int8 may lose where it is taken by itself
-ROUNDS, LONG = 4, 0.1  # in which torch and another take turns to show their speed; seconds of one
 
 
 @dataclass(frozen=True)
@@ -193,7 +189,7 @@ class Chooser:
         """Its speed in that of torch; measured if that pays and it is not known to be faster."""
         times = speed_of(path)
         if (times is None or times < 1) and self._pays:  # other jobs may have been in its way
-            times = _times_as_fast(engine, self._torch)
+            times = times_as_fast(engine, self._torch)
             try:
                 note_speed(path, times)
             except OSError as error:  # it is measured again the next time
@@ -218,21 +214,6 @@ class Chooser:
         engine = open_artefact(kept.use())
         engine.origin = self.net.origin
         return engine
-
-
-def _times_as_fast(engine: Engine, torch_engine: Engine) -> float:
-    """Speed of the first over that of the second, of their best rounds."""
-    shape = (torch_engine.size, torch_engine.size, torch_engine.channels)
-    pictures = np.zeros((min(engine.batch, torch_engine.batch), *shape), np.uint8)
-    engines, best = (engine, torch_engine), [0.0, 0.0]
-    for _ in range(1 + ROUNDS):  # the first warms up
-        for place, each in enumerate(engines):
-            start, done = time.perf_counter(), 0
-            while (spent := time.perf_counter() - start) < LONG or not done:
-                each.logits(pictures)
-                done += 1
-            best[place] = max(best[place], done / spent)
-    return best[0] / best[1]
 
 
 def _present(kind: Kind) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from resnets.models import Net
 
 Pictures = np.ndarray  # uint8 (B, size, size, channels)
 Scores = np.ndarray  # float32 (B, K)
+ROUNDS, LONG = 4, 0.1  # in which two engines take turns to show their speed; seconds of one
 
 
 class Engine(ABC):
@@ -201,3 +203,18 @@ def open_artefact(path: Path, *, device: str = "auto", precision: str = "auto") 
             f"--precision {precision}: {path.name} computes in {engine.facts.precision}"
         )
     return engine
+
+
+def times_as_fast(engine: Engine, other: Engine) -> float:
+    """Speed of the first over that of the second, of their best rounds."""
+    shape = (other.size, other.size, other.channels)
+    pictures = np.zeros((min(engine.batch, other.batch), *shape), np.uint8)
+    engines, best = (engine, other), [0.0, 0.0]
+    for _ in range(1 + ROUNDS):  # the first warms up
+        for place, each in enumerate(engines):
+            start, done = time.perf_counter(), 0
+            while (spent := time.perf_counter() - start) < LONG or not done:
+                each.logits(pictures)
+                done += 1
+            best[place] = max(best[place], done / spent)
+    return best[0] / best[1]

@@ -36,7 +36,7 @@ from resnets.models import Net
 REASON = "refused.txt"
 DAY = 86400.0  # seconds, in which whoever makes one has ended
 MOST = 16  # folders kept; the one that was not used for longest goes first
-CODE = ("artefact", "fold", "graph", "whole", "write", "prove", "kept")
+CODE = ("artefact", "fold", "graph", "whole", "write", "mixed", "prove", "kept")
 FLAGS: dict[Precision, str | None] = {"float32": None, "bfloat16": "--bf16", "int8": "--int8"}
 
 

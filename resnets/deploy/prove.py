@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from resnets.deploy.backend import Backend
 from resnets.evaluate.truth import Truth
 from resnets.models import Net
 
+if TYPE_CHECKING:
+    from resnets.evaluate.run import Evaluation
+
 BATCHES = (1, 2, 7)
 # Root mean square of the differences of logits over the logits' standard deviation. Measured on a
 # net of 6 layers: 3e-7, 0.004, and 0.008 (ONNX Runtime) to 0.02 (OpenVINO); deep ones add up more.
@@ -27,7 +30,19 @@ REFUSED = 3  # exit code of a command that ends with this verdict
 
 
 class Refused(ValueError):  # noqa: N818 (a verdict)
-    """An artefact that did not prove itself; the message has the numbers."""
+    """An artefact that did not prove itself; the message has the numbers.
+
+    top1_error: in percent, where it was counted.
+    """
+
+    def __init__(self, message: str, top1_error: float | None = None) -> None:
+        super().__init__(message)
+        self.top1_error = top1_error
+
+    @property
+    def reason(self) -> str:
+        """The message without what came of it."""
+        return str(self).removesuffix("; nothing was written")
 
 
 @dataclass(frozen=True)
@@ -111,27 +126,30 @@ def _planes(photograph: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     return np.array(image).reshape(*photograph.shape[:2], channels)
 
 
-def count_errors(
-    net_backend: Backend, backend: Backend, split: Split, truth: Truth, max_drop: float
-) -> dict[str, Any]:
-    """Top-1 errors of the net and of the artefact on the same pictures, in percent.
-
-    Of a larger split, 5,000 evenly spaced pictures count. Refused where the error rises by more
-    than `max_drop` points.
-    """
+def count(backend: Backend, split: Split, truth: Truth) -> Evaluation:
+    """Top-1 errors of a net or artefact; of a larger split, 5,000 evenly spaced pictures count."""
     chosen = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MOST_MEASURED)).astype(int)
     kept = {truth.rows[place] for place in chosen.tolist()}
     few = Truth([each if row in kept else () for row, each in enumerate(truth.labels)], truth.note)
     from resnets.deploy.score import evaluate_backend  # which a user of artefacts need not await
 
-    before = evaluate_backend(net_backend, split, few).evaluation
-    after = evaluate_backend(backend, split, few).evaluation
+    return evaluate_backend(backend, split, few).evaluation
+
+
+def compare_errors(
+    name: str, before: Evaluation, after: Evaluation, max_drop: float
+) -> dict[str, Any]:
+    """Top-1 errors of the net and of the artefact `name` on the same pictures, in percent.
+
+    Refused where the error rises by more than `max_drop` points.
+    """
     rise = after.top1_error - before.top1_error
     if not rise <= max_drop:
         raise Refused(
-            f"{backend.name}: top-1 error rises by {rise:.2f} points, from {before.top1_error:.2f}%"
+            f"{name}: top-1 error rises by {rise:.2f} points, from {before.top1_error:.2f}%"
             f" to {after.top1_error:.2f}% of {after.examples:,} pictures; allowed are {max_drop:g}"
-            " (--max-drop); nothing was written"
+            " (--max-drop); nothing was written",
+            after.top1_error,
         )
     return {
         "top1_error_before": before.top1_error,

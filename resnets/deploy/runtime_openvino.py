@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from resnets import host
 from resnets.deploy.artefact import KEY, ArtefactError, Facts, need
 from resnets.deploy.engines import Pictures, Scores, Stored, unreadable
 from resnets.deploy.graph import INPUT
@@ -100,7 +101,9 @@ class OpenvinoEngine(Stored):
             model.reshape([batch, self.size, self.size, self.channels])
         # Left alone, a CPU that multiplies bfloat16 computes float32 graphs in it. Threads that
         # stay on one core each would meet those of the decoder, and of other processes, there.
-        bf16 = self.facts.precision == "bfloat16"
+        bf16 = self.facts.precision == "bfloat16" or (
+            self.facts.floats and host.pick_precision("auto", torch.device("cpu")) == "bfloat16"
+        )
         hints |= {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "INFERENCE_NUM_THREADS": self.threads,

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from resnets.deploy.whole import add_to_onnx, add_to_openvino
 from resnets.models import Net
 
 OPSET = 18
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's names of what has weights
 
 
 def write(net: Net, facts: Facts, path: Path, calibration: np.ndarray | None = None) -> None:
@@ -33,13 +34,13 @@ def write(net: Net, facts: Facts, path: Path, calibration: np.ndarray | None = N
     ConfigError where the format does not have the precision, or a package is missing.
     """
     check(facts.kind, facts.precision)
-    with _quiet():
+    with quiet():
         if facts.kind == "torch":
             _write_torch(net, facts, path)
         elif facts.kind == "onnx":
             _write_onnx(net, facts, path, calibration)
         else:
-            _write_openvino(net, facts, path, calibration)
+            write_openvino(openvino_model(net, facts), facts, path, calibration)
 
 
 def check(kind: str, precision: str) -> None:
@@ -128,21 +129,53 @@ def _quantized(model: Any, calibration: np.ndarray) -> Any:
         return onnx.load(done)
 
 
-def _write_openvino(net: Net, facts: Facts, path: Path, calibration: np.ndarray | None) -> None:
+def write_openvino(model: Any, facts: Facts, path: Path, calibration: np.ndarray | None) -> None:
+    """Write what `openvino_model` gives, which is used up, as `facts` say."""
     import openvino as ov
 
-    model = ov.convert_model(_program(Deployed(net, plain=True), facts))
-    model.output(0).set_names({OUTPUT})
     if facts.precision == "int8":
         assert calibration is not None
-        model = apart(functools.partial(_quantized_openvino, model, calibration))
+        model = apart(functools.partial(quantized_openvino, model, calibration, facts.floats))
     model = add_to_openvino(model, facts.preprocess)
     model.set_rt_info(facts.to_text(), [KEY])
     ov.save_model(model, path, compress_to_fp16=facts.precision == "bfloat16")
 
 
-def _quantized_openvino(model: Any, calibration: np.ndarray) -> Any:
-    """The model with 8-bit convolutions and products, by NNCF."""
+def openvino_model(net: Net, facts: Facts, *, named: bool = False) -> Any:
+    """The openvino.Model in float32 for cut pictures; `named`: its layers by the net's modules."""
+    import openvino as ov
+
+    program = _program(Deployed(net, plain=True), facts)
+    model = ov.convert_model(program)
+    model.output(0).set_names({OUTPUT})
+    if named:
+        _name_layers(model, program)
+    return model
+
+
+def _name_layers(model: Any, program: torch.export.ExportedProgram) -> None:
+    """Call `convolution_2/aten...` by its module: "stage1.0.conv2"; other kinds "stage1.0.add"."""
+    nodes = program.run_decompositions().graph.nodes  # as OpenVINO reads them
+    stacks = {node.name: node.meta.get("nn_module_stack") for node in nodes}
+    taken = set()
+    for op in model.get_ordered_ops():
+        stack = stacks.get(op.get_friendly_name().split("/")[0])
+        if stack:
+            module = [*stack.values()][-1][0].removeprefix("net.")
+            kind = op.get_type_name()
+            name = module if kind in WEIGHTED else f"{module}.{kind.lower()}"
+            if module and name not in taken:
+                op.set_friendly_name(name)
+                taken.add(name)
+
+
+def quantized_openvino(
+    model: Any, calibration: np.ndarray, floats: Sequence[str] = (), *, for_ranking: bool = False
+) -> Any:
+    """The model with 8-bit convolutions and products, by NNCF, but for the layers `floats`.
+
+    for_ranking: weights as quantisers that can be taken out one by one, and biases as they are.
+    """
     import nncf
     from nncf.quantization import advanced_parameters as advanced
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
@@ -159,9 +192,12 @@ def _quantized_openvino(model: Any, calibration: np.ndarray) -> Any:
         target_device=nncf.TargetDevice.CPU,
         subset_size=len(calibration),
         fast_bias_correction=False,
+        ignored_scope=nncf.IgnoredScope(names=list(floats)) if floats else None,
         advanced_parameters=advanced.AdvancedQuantizationParameters(
             overflow_fix=advanced.OverflowFix.DISABLE,
             activations_range_estimator_params=Ranges.MINMAX,
+            disable_bias_correction=for_ranking,
+            backend_params={"compress_weights": not for_ranking},
         ),
     )
 
@@ -170,7 +206,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporters' notes off stdout: errors are raised, and the outcome is proved.
 
     All of this is the whole process's, so one thread at a time.
