@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,17 @@ def simplejpeg(folder: Path) -> Batches:
         return crop_by_opencv(pixels, box)
 
     return loader(ImageFolder(folder, loader=read), False)
+
+
+def decoding_alone(folder: Path) -> Batches:
+    """Whole pictures decoded by libjpeg-turbo, and nothing done with them: a limit, not a peer."""
+    import simplejpeg as codec
+
+    paths = itertools.cycle(sorted(each for each in folder.rglob("*") if each.is_file()))
+    while True:
+        for path in itertools.islice(paths, BATCH):
+            codec.decode_jpeg(path.read_bytes())
+        yield torch.empty(0)
 
 
 def random_crop(height: int, width: int) -> tuple[int, int, int, int]:

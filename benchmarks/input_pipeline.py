@@ -39,6 +39,7 @@ from input_peers import (
     SIZE,
     STD,
     Batches,
+    decoding_alone,
     opencv,
     simplejpeg,
     torchvision_v1,
@@ -121,8 +122,13 @@ CONTENDERS: dict[str, Callable[[Path, Path], Batches]] = {
     "ours, uint8": lambda folder, _: ours(folder, uint8=True),
     "ours, packed": lambda _, packed: ours(packed),
     "ours, packed, uint8": lambda _, packed: ours(packed, uint8=True),
+    "libjpeg-turbo alone": lambda folder, _: decoding_alone(folder),
 }
-NEEDS = {"OpenCV": ["cv2"], "simplejpeg + OpenCV": ["cv2", "simplejpeg"]}
+NEEDS = {
+    "libjpeg-turbo alone": ["simplejpeg"],
+    "OpenCV": ["cv2"],
+    "simplejpeg + OpenCV": ["cv2", "simplejpeg"],
+}
 
 
 def contenders() -> list[str]:
