@@ -42,7 +42,7 @@ def layers(name: str, batch: int, size: int) -> Counter[tuple[object, ...]]:
         shape = (batch, *given[0].shape[1:])
         if isinstance(module, nn.BatchNorm2d):
             found["norm", shape, id(module) in adds] += 1
-        elif isinstance(module, nn.Conv2d) and shape[1] > 3:
+        elif isinstance(module, nn.Conv2d) and convolution.computes(module):
             found[
                 "weights", shape, module.out_channels, module.kernel_size[0], module.stride[0]
             ] += 1
@@ -98,6 +98,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     host.keep_pages()
+    if not convolution.has_kernel() or not fused.use_kernels(nn.Identity()):
+        raise SystemExit("no kernels here: they take a C compiler and a processor with AMX")
     batch, size = (128, 32) if args.net.startswith("cifar-") else (16, 224)
     totals: dict[str, list[list[float]]] = {}
     for (kind, shape, *rest), count in layers(args.net, batch, size).items():

@@ -14,7 +14,7 @@ import torch
 from resnets import host, native
 from resnets.classify import ClassificationWork
 from resnets.config import ConfigError, Recipe, dump_json, from_toml, to_toml, whole_file
-from resnets.models import cost, fused
+from resnets.models import convolution, cost, fused
 from resnets.models.norm_batch import use_norm_batch
 from resnets.ranks import Rank
 from resnets.report import write_report
@@ -128,7 +128,8 @@ def resume(
     if saved is not None and recipe.precision == "auto":
         before = saved.meta.get("means", {}).get("precision", means.precision)
         if host.computes(before, torch.device(means.device)):
-            means = dataclasses.replace(means, precision=before)
+            tiles = _on_tiles(means.fused, before)
+            means = dataclasses.replace(means, precision=before, tiles=tiles)
     return _train(work, out, means, place, saved)
 
 
@@ -164,7 +165,13 @@ def choose_means(recipe: Recipe, net: Any, examples: int, device: str) -> Means:
         images = recipe.steps(recipe.duration, examples) * recipe.batch_size
         work = 3 * images * cost.count(net, recipe.model.input_size).multiply_adds
         compiled = work / RATE.get(chosen.type, RATE["cpu"]) > PAYS_AFTER_SECONDS
-    return Means(str(chosen), precision, compiled, fuses, keeps)
+    return Means(
+        str(chosen), precision, compiled, fuses, _on_tiles(fuses, precision), keeps_pages=keeps
+    )
+
+
+def _on_tiles(fuses: bool, precision: str) -> bool:
+    return fuses and precision == "bfloat16" and convolution.has_kernel()
 
 
 def _train(
@@ -224,7 +231,7 @@ def _headline(work: Work, means: Means, rank: Rank, saved: Checkpoint | None, ou
     parts = [work.title, means.precision, host.device_name(torch.device(means.device))]
     parts += [f"{rank.count} processes"] if rank.count > 1 else []
     parts += ["compiled"] if means.compiled else []
-    parts += ["CPU kernels"] if means.fused else []
+    parts += ["CPU kernels" + ", AMX" * means.tiles] if means.fused else []
     parts += ["allocator keeps its pages"] if means.keeps_pages else []
     if saved is not None:
         parts.append(f"going on at step {saved.meta['step']:,}{_unlike(saved, means)}")
@@ -239,7 +246,13 @@ def _unlike(saved: Checkpoint, means: Means) -> str:
         found.append(then["device"])
     if then["precision"] != means.precision:
         found.append(then["precision"])
-    words = {"compiled": ("not compiled", "compiled"), "fused": ("no CPU kernels", "CPU kernels")}
+    words = {
+        "compiled": ("not compiled", "compiled"),
+        "fused": ("no CPU kernels", "CPU kernels"),
+        "tiles": ("no AMX kernel", "AMX kernel"),
+    }
+    if then["fused"] != now["fused"]:
+        del words["tiles"]  # one of them
     found += [word[then[name]] for name, word in words.items() if then[name] != now[name]]
     return f" (before: {', '.join(found)})" if found else ""
 

@@ -17,18 +17,20 @@ from torch.autograd.function import once_differentiable
 from resnets import host, native
 
 VECTOR = 16  # channels of a tile (conv_weights.c)
-WIDEST = 8192  # channels at most (`zeros` there)
-MOST_THREADS = 16  # groups of pictures that the kernel's threads share
+WIDEST = 1 << 14  # channels at most (`zeros` there)
+MOST_THREADS = 16  # the kernel has no work for more, and oneDNN has
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`; with `fused` set, training in bfloat16 on a CPU takes the kernel's gradient."""
+    """`nn.Conv2d` that trains in bfloat16 on a CPU with the kernel's gradient.
 
-    fused = False
+    As all kernels of ours it is for plain training: double backward, forward-mode differentiation
+    and `torch.func` raise torch's error.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        if not (self.fused and _serves(self, input)):
+        if not _serves(self, input):
             return super().forward(input)
         out: Tensor = _Convolve.apply(input, self.weight, self.stride, self.padding)
         return out
@@ -39,20 +41,14 @@ def has_kernel() -> bool:
     return _kernel() is not None
 
 
-def _serves(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the kernel computes this: training on a CPU in bfloat16, channels last."""
+def computes(conv: nn.Conv2d) -> bool:
+    """Whether the kernel is made for convolutions like this one."""
     size, stride = conv.kernel_size[0], conv.stride[0]
     return (
-        conv.training
-        and torch.is_grad_enabled()
-        and conv.weight.requires_grad
-        and x.device.type == "cpu"
-        and x.dtype == torch.bfloat16
-        and conv.weight.dtype == torch.float32
-        and torch.is_autocast_enabled("cpu")
-        and conv.bias is None
+        conv.bias is None
         and conv.groups == 1
         and conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
         and size in (1, 3)
         and conv.kernel_size == (size, size)
         and stride in (1, 2)
@@ -60,10 +56,36 @@ def _serves(conv: nn.Conv2d, x: Tensor) -> bool:
         and conv.padding == (size // 2, size // 2)
         and conv.in_channels % VECTOR == conv.out_channels % VECTOR == 0
         and max(conv.in_channels, conv.out_channels) <= WIDEST
+    )
+
+
+def use_kernel(net: nn.Module) -> None:
+    """Let the convolutions of `net` that the kernel is made for train with it, where there is one.
+
+    They change their class, so that nets are made of torch's own layers, as other tools expect.
+    """
+    if has_kernel():
+        for module in net.modules():
+            if type(module) is nn.Conv2d and computes(module):
+                module.__class__ = Conv2d
+
+
+def _serves(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the kernel computes this: training on a CPU in bfloat16, channels last."""
+    return (
+        not torch.compiler.is_compiling()
+        and conv.training
+        and torch.is_grad_enabled()
+        and conv.weight.requires_grad
+        and x.device.type == "cpu"
+        and x.dtype == torch.bfloat16
+        and conv.weight.dtype == torch.float32
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
         and torch.get_num_threads() <= MOST_THREADS
-        and not torch.compiler.is_compiling()
+        and has_kernel()  # the net may come from another machine
     )
 
 
@@ -83,22 +105,26 @@ class _Convolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        dy = dy.contiguous(memory_format=torch.channels_last)
-        dx = None
+        dy, dx, dw = dy.contiguous(memory_format=torch.channels_last), None, None
         if ctx.needs_input_grad[0]:
             only = [True, False, False]
             dx = torch.ops.aten.convolution_backward(dy, x, weight, None, *ctx.how, only)[0]
-        return dx, weight_gradient(x, dy, weight, ctx.how[0][0], ctx.how[1][0]), None, None
+        if ctx.needs_input_grad[1]:
+            dw = weight_gradient(x, dy, weight, ctx.how[0][0], ctx.how[1][0])
+        return dx, dw, None, None
 
 
 def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """(C', C, k, k) float32, of maps (B, C, H, W) and (B, C', H', W'), bfloat16, channels last."""
+    """(C', C, k, k) float32, of maps (B, C, H, W) and (B, C', H', W'), bfloat16."""
     kernel, threads = _kernel(), torch.get_num_threads()
     assert kernel is not None
+    # What was saved may have been moved away and back, into another layout.
+    x, dy = (each.contiguous(memory_format=torch.channels_last) for each in (x, dy))
     (n, ci, hi, wi), (_, co, ho, wo) = x.shape, dy.shape
     dims = (ctypes.c_int64 * 10)(n, hi, wi, ci, ho, wo, co, weight.shape[2], stride, padding)
-    scratch = torch.empty(kernel.conv_weights_scratch(dims, threads), dtype=torch.uint8)
-    dw = torch.empty_like(weight, dtype=torch.float32)
+    size = kernel.conv_weights_scratch(dims, threads)
+    scratch = torch.empty(size, dtype=torch.uint8, device=x.device)
+    dw = torch.empty_like(weight, dtype=torch.float32, memory_format=torch.channels_last)
     tensors = (x, dy, dw, scratch)
     kernel.conv_weights(*(each.data_ptr() for each in tensors), dims, threads)
     return dw

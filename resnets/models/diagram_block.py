@@ -52,7 +52,8 @@ class _LayerTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Layers of torch.nn are leaves; modules that only hold others are traced through."""
-        return m.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
+        known = isinstance(m, nn.Conv2d) or m.__module__.startswith("torch.nn")
+        return known and not isinstance(m, nn.Sequential)
 
 
 def read_flow(block: nn.Module, title: str) -> Flow:

@@ -73,15 +73,16 @@ def use_kernels(net: nn.Module) -> bool:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d) and not isinstance(module, SyncNorm):
             module.fused = True  # type: ignore[assignment]
-        elif isinstance(module, convolution.Conv2d):
-            module.fused = convolution.has_kernel()
+    convolution.use_kernel(net)
     return True
 
 
 def _serves(norm: nn.Module, x: Tensor, shortcut: Tensor | None) -> bool:
     """Whether the kernel computes this: training on a CPU, channels last, whole vectors."""
-    if not (getattr(norm, "fused", False) and norm.training and x.device.type == "cpu"):
+    if torch.compiler.is_compiling() or not getattr(norm, "fused", False):
         return False
+    if not (norm.training and isinstance(x, Tensor) and x.device.type == "cpu"):
+        return False  # or a tracer's stand-in
     channels = x.shape[1]
     whole = channels % VECTOR == 0 or VECTOR % channels == 0
     pictures = _ghost(norm, x)
@@ -93,7 +94,7 @@ def _serves(norm: nn.Module, x: Tensor, shortcut: Tensor | None) -> bool:
         and x.dtype in SUFFIX
         and _last(x)
         and (shortcut is None or (shortcut.dtype == x.dtype and _last(shortcut)))
-        and not torch.compiler.is_compiling()
+        and _kernel() is not None  # the net may come from another machine
     )
 
 
@@ -124,7 +125,7 @@ class _NormRelu(torch.autograd.Function):
         run = getattr(kernel, f"norm_forward_{SUFFIX[x.dtype]}")
         ghosts = len(x) // _ghost(norm, x)
         rows, width = _matrix(x, ghosts)
-        saved, scratch = torch.empty(ghosts, 2, width), _scratch(rows, width)
+        saved, scratch = _floats(x, ghosts, 2, width), _scratch(x, rows, width)
         splits = isinstance(norm, GhostNorm)
         means, variances = (
             norm.statistics(ghosts) if splits else (norm.running_mean, norm.running_var)
@@ -138,7 +139,8 @@ class _NormRelu(torch.autograd.Function):
             )
         if splits:
             norm.note(means, variances)
-        ctx.save_for_backward(x, y, weight, saved)
+        # Without relu all of `y` counts, and need not be kept to tell.
+        ctx.save_for_backward(x, x if floor == -math.inf else y, weight, saved)
         ctx.adds, ctx.ghosts, ctx.floor = shortcut is not None, ghosts, floor
         ctx.set_materialize_grads(False)
         # No view, which would hold `y`, which holds it: neither would ever be freed.
@@ -147,7 +149,9 @@ class _NormRelu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, y, weight, saved = ctx.saved_tensors
+        *maps, weight, saved = ctx.saved_tensors
+        # What was saved may have been moved away and back, into another layout.
+        x, y = (each.contiguous(memory_format=torch.channels_last) for each in maps)
         dense = [
             each.contiguous(memory_format=torch.channels_last)
             for each in gradients
@@ -162,11 +166,11 @@ class _NormRelu(torch.autograd.Function):
         rows, width = _matrix(x, ctx.ghosts)
         dx = torch.empty_like(x)
         dz = torch.empty_like(x) if ctx.adds or second is not None else None
-        sums = torch.empty(2, ctx.ghosts, len(weight))
-        scratch = _scratch(rows, width)
-        for maps in _parts(ctx.ghosts, dy, second, y, x, saved, sums[0], sums[1], dx, dz):
+        sums = _floats(x, 2, ctx.ghosts, len(weight))
+        scratch = _scratch(x, rows, width)
+        for parts in _parts(ctx.ghosts, dy, second, y, x, saved, sums[0], sums[1], dx, dz):
             run(
-                *(*maps[:5], weight.data_ptr(), *maps[5:], scratch.data_ptr()),
+                *(*parts[:5], weight.data_ptr(), *parts[5:], scratch.data_ptr()),
                 *(rows, width, x.shape[1], ctx.floor, torch.get_num_threads()),
             )
         dweight, dbias = sums.sum(1) if ctx.ghosts > 1 else sums[:, 0]
@@ -179,8 +183,13 @@ def _matrix(x: Tensor, ghosts: int) -> tuple[int, int]:
     return x.numel() // ghosts // width, width
 
 
-def _scratch(rows: int, width: int) -> Tensor:
-    return torch.empty(2 * -(-rows // BLOCK) + 4, width)
+def _scratch(x: Tensor, rows: int, width: int) -> Tensor:
+    return _floats(x, 2 * -(-rows // BLOCK) + 4, width)
+
+
+def _floats(x: Tensor, *shape: int) -> Tensor:
+    """Room beside `x`, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 
 def _parts(count: int, *tensors: Tensor | None) -> Iterator[list[int | None]]:

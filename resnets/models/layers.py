@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.config import ModelSpec
-from resnets.models.convolution import Conv2d
 
 # Pictures and other inputs of few channels are not blurred: they are as sharp as they should be
 # seen (Zhang 2019 and the FFCV recipes leave the stem's convolution alone, too).
@@ -27,7 +26,7 @@ def conv(
     dilation: int = 1,
 ) -> nn.Conv2d:
     """Convolution that keeps the size at stride 1; its bias would be undone by a norm after it."""
-    kind = BlurredConv if spec.blur_pool and stride > 1 and c_in >= BLURRED_FROM else Conv2d
+    kind = BlurredConv if spec.blur_pool and stride > 1 and c_in >= BLURRED_FROM else nn.Conv2d
     return kind(
         c_in,
         c_out,

@@ -28,16 +28,24 @@ typedef uint16_t bf16;
 
 typedef struct {
   int64_t n, hi, wi, ci, ho, wo, co, k, stride, pad; /* as the caller gives them */
-  int swap;                                /* A is made of x and B of dy: 1x1, x narrower */
-  int shared;                              /* all threads work on one C */
-  int64_t mt, nt, cb;                      /* C in tiles; channels of what B is made of */
-  int64_t wp, rows, strips, steps;         /* padded width; of a strip; a picture's; 32 pixels each */
-  int64_t planes, plane_rows, pairs;       /* row phases of x, rows of each, length of a list */
-  int64_t groups, per;                     /* partial sums; strips packed at once */
-  int64_t a_size, b_size, c_size;          /* bytes, of a strip, of a strip, of one C */
+  int swap;               /* A is made of x and B of dy: 1x1 convolutions whose x is narrower */
+  int shared;             /* all threads work on one C */
+  int64_t mt, nt;         /* C in tiles */
+  int64_t cb;             /* channels of the map that B is made of */
+  int64_t wp;             /* width of an output row, made even */
+  int64_t rows;           /* output rows of a strip */
+  int64_t strips;         /* of a picture */
+  int64_t steps;          /* of 32 pixels, of a strip */
+  int64_t phases;         /* of x's rows: one for each stride's remainder that a kernel meets */
+  int64_t phase_rows;     /* rows of a strip's phase */
+  int64_t pairs;          /* of pixels, in a list of B */
+  int64_t groups;         /* of pictures, each with a C of its own */
+  int64_t at_once;        /* strips packed before they are multiplied */
+  int64_t a_bytes, b_bytes; /* of a strip */
+  int64_t c_bytes;        /* of one C */
 } plan_t;
 
-static int64_t over(int64_t v, int64_t by) { return (v + by - 1) / by; }
+static int64_t ceil_div(int64_t v, int64_t by) { return (v + by - 1) / by; }
 
 static plan_t make_plan(const int64_t *d) {
   plan_t p = {.n = d[0], .hi = d[1], .wi = d[2], .ci = d[3], .ho = d[4], .wo = d[5],
@@ -46,30 +54,33 @@ static plan_t make_plan(const int64_t *d) {
   p.cb = p.swap ? p.co : p.ci;
   p.mt = (p.swap ? p.ci : p.co) / 16;
   p.nt = p.k * p.k * p.cb / 16;
-  p.c_size = p.mt * p.nt * TILE;
-  p.shared = p.c_size > LARGE;
-  p.wp = over(p.wo, 2) * 2;
-  p.planes = p.stride < p.k ? p.stride : p.k;
-  int64_t pixel = 2 * (16 * p.mt + p.cb * p.k * p.planes), least = INT64_MAX;
-  int64_t most = (p.shared ? 2 : 1) * STRIP / pixel / p.wp;
+  p.c_bytes = p.mt * p.nt * TILE;
+  p.shared = p.c_bytes > LARGE;
+  p.wp = ceil_div(p.wo, 2) * 2;
+  p.phases = p.stride < p.k ? p.stride : p.k;
+  int64_t pixel = 2 * (16 * p.mt + p.cb * p.k * p.phases); /* bytes, packed */
+  int64_t most = (p.shared ? 2 : 1) * STRIP / pixel / p.wp, least = INT64_MAX;
   for (int64_t rows = 1; rows <= p.ho && (rows == 1 || rows <= most); rows++) {
-    int64_t steps = over(rows * p.wp, 32), all = over(p.ho, rows) * (steps + 1);
-    if (all <= least) least = all, p.rows = rows, p.steps = steps;
+    int64_t steps = ceil_div(rows * p.wp, 32);
+    int64_t cost = ceil_div(p.ho, rows) * (steps + 1); /* a strip costs about a step by itself */
+    if (cost <= least) least = cost, p.rows = rows, p.steps = steps;
   }
-  p.strips = over(p.ho, p.rows);
-  int64_t below = (p.k - 1) / p.stride;
-  p.plane_rows = p.rows + below;
-  p.pairs = (p.steps * 16 + below * p.wp / 2) | 1; /* odd: lists start in different cache sets */
-  p.groups = p.shared ? 1 : PARTIAL / p.c_size;
+  p.strips = ceil_div(p.ho, p.rows);
+  int64_t rows_below = (p.k - 1) / p.stride;
+  p.phase_rows = p.rows + rows_below;
+  /* Odd, so that lists start in different sets of a cache. */
+  p.pairs = (p.steps * 16 + rows_below * p.wp / 2) | 1;
+  p.groups = p.shared ? 1 : PARTIAL / p.c_bytes;
   if (p.groups > GROUPS) p.groups = GROUPS;
   if (p.groups > p.n) p.groups = p.n;
-  p.per = over(!p.shared ? STEPS : p.k == 1 ? 2 * STEPS : 4 * STEPS, p.steps);
-  p.a_size = p.mt * p.steps * TILE;
-  p.b_size = p.planes * p.k * (p.cb / 16) * p.pairs * 64;
+  p.at_once = ceil_div(!p.shared ? STEPS : p.k == 1 ? 2 * STEPS : 4 * STEPS, p.steps);
+  p.a_bytes = p.mt * p.steps * TILE;
+  p.b_bytes = p.phases * p.k * (p.cb / 16) * p.pairs * 64;
   return p;
 }
 
-static const bf16 zeros[1 << 14]; /* a pixel outside the picture; the caller has fewer channels */
+#define WIDEST (1 << 14) /* channels at most; the caller sees to it */
+static const bf16 zeros[WIDEST]; /* a pixel outside the picture */
 
 /* Sixteen channels of two pixels as sixteen pairs: of `both`, of `first` and `second`. */
 static inline __m512i paired(__m512i both) {
@@ -130,16 +141,16 @@ static void pack_a(const plan_t *p, const bf16 *map, int64_t width, int64_t stri
   }
 }
 
-/* B of a strip whose first output row is `top`: (planes, k, cb / 16) lists of `pairs` entries,
+/* B of a strip whose first output row is `top`: (phases, k, cb / 16) lists of `pairs` entries,
  * sixteen channels of two pixels each. */
 static void pack_b(const plan_t *p, const bf16 *map, int64_t height, int64_t width, int64_t stride,
                    int64_t top, bf16 *out) {
   const int64_t c = p->cb, list = 2 * p->pairs; /* from channel to channel, in numbers */
-  for (int64_t plane = 0; plane < p->planes; plane++)
+  for (int64_t phase = 0; phase < p->phases; phase++)
     for (int64_t kw = 0; kw < p->k; kw++, out += c * list) {
       bf16 *to = out;
-      for (int64_t i = 0; i < p->plane_rows; i++) {
-        int64_t y = (top + i) * stride + plane - p->pad, x = kw - p->pad;
+      for (int64_t i = 0; i < p->phase_rows; i++) {
+        int64_t y = (top + i) * stride + phase - p->pad, x = kw - p->pad;
         for (int64_t ox = 0; ox < p->wp; ox += 2, x += 2 * stride, to += 32) {
           const bf16 *one = map + (y * width + x) * c, *two = one + stride * c;
           if (y < 0 || y >= height || x < 0 || x >= width) one = zeros;
@@ -178,9 +189,10 @@ static const bf16 *column(const plan_t *p, const bf16 *b, int64_t n) {
   return b + (list * p->pairs + kh / p->stride * p->wp / 2) * 32;
 }
 
-/* Each: tiles of C from (m, n) on += A B over `count` strips. Tile numbers must be constants. */
+/* Each: tiles of C from (m, n) on += A B over `count` strips. Tile registers, whose numbers must be
+ * constants: C in 0 to 3, A in 4 and 5 and B in 6 and 7, or as many of B as there are columns. */
 #define STRIPS(SETUP, STEP)                                                             \
-  for (int64_t strip = 0; strip < count; strip++, a += p->a_size / 2, b += p->b_size / 2) { \
+  for (int64_t strip = 0; strip < count; strip++, a += p->a_bytes / 2, b += p->b_bytes / 2) { \
     const bf16 *a0 = a + m * p->steps * (TILE / 2), *b0 = column(p, b, n);              \
     SETUP;                                                                              \
     for (int64_t at = 0; at < p->steps * (TILE / 2); at += TILE / 2) { STEP; }          \
@@ -224,6 +236,8 @@ static int64_t wide(const plan_t *p) { return p->mt % 2 ? 3 : 2; }
 /* C += A B for tile columns number `block`, over `count` strips. */
 static void multiply(const plan_t *p, const bf16 *a, const bf16 *b, int64_t count, float *c,
                      int64_t block) {
+  /* Tile loads do not tell the compiler that they read memory: what was packed must be there. */
+  __asm__ volatile("" ::: "memory");
   int64_t n = block * wide(p), high = p->mt % 2 ? 1 : 2;
   for (int64_t m = 0; m < p->mt; m += high) {
     if (n + wide(p) > p->nt)
@@ -241,7 +255,7 @@ static void unpack(const plan_t *p, const float *c, int64_t m, float *dw) {
     for (int64_t from = 16 * m; from < 16 * m + 16; from++) {
       float sum[16] = {0};
       const float *at = c + (m * p->nt + n) * 256 + from % 16 * 16;
-      for (int64_t g = 0; g < p->groups; g++, at += p->c_size / 4)
+      for (int64_t g = 0; g < p->groups; g++, at += p->c_bytes / 4)
         for (int j = 0; j < 16; j++) sum[j] += at[j];
       int64_t to = n % tiles * 16, step = p->swap ? ca : 1;
       float *row = dw + (p->swap ? to * ca + from : (from * p->k * p->k + n / tiles) * p->cb + to);
@@ -255,54 +269,62 @@ typedef struct {
   uint8_t rows[16];
 } tiles_t;
 
-/* Ask the kernel for the tile registers of this process; whether it grants them. */
-int conv_weights_allowed(void) { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XTILEDATA 18
+
+/* Ask Linux for this process's tile registers; whether it grants them. */
+int conv_weights_allowed(void) {
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
+}
+
+static const tiles_t whole_tiles = {
+    1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
 /* dims: pictures, input height, width, channels, output height, width, channels, kernel size,
  * stride, padding. Channels are multiples of 16. Bytes of scratch, aligned to 64. */
 int64_t conv_weights_scratch(const int64_t *dims, int threads) {
   plan_t p = make_plan(dims);
-  return p.groups * p.c_size + p.per * (p.shared ? 1 : threads) * (p.a_size + p.b_size);
+  return p.groups * p.c_bytes + p.at_once * (p.shared ? 1 : threads) * (p.a_bytes + p.b_bytes);
 }
 
 /* x (n, hi, wi, ci), dy (n, ho, wo, co), dw (co, k, k, ci). */
 void conv_weights(const bf16 *x, const bf16 *dy, float *dw, char *scratch, const int64_t *dims,
                   int threads) {
   const plan_t plan = make_plan(dims), *p = &plan;
-  const int64_t all = p->n * p->strips, blocks = over(p->nt, wide(p));
-  char *a_all = scratch + p->groups * p->c_size;
-  char *b_all = a_all + p->per * (p->shared ? 1 : threads) * p->a_size;
+  const int64_t all = p->n * p->strips, blocks = ceil_div(p->nt, wide(p));
+  char *a_all = scratch + p->groups * p->c_bytes;
+  char *b_all = a_all + p->at_once * (p->shared ? 1 : threads) * p->a_bytes;
   float *c_all = (float *)scratch;
 #pragma omp parallel num_threads(threads)
   {
-    tiles_t before, whole = {.palette = 1};
-    for (int i = 0; i < 8; i++) whole.bytes[i] = 64, whole.rows[i] = 16;
+    tiles_t before;
     _tile_storeconfig(&before);
-    _tile_loadconfig(&whole);
+    _tile_loadconfig(&whole_tiles);
     int mine = p->shared ? 0 : omp_get_thread_num();
-    bf16 *a = (bf16 *)(a_all + mine * p->per * p->a_size);
-    bf16 *b = (bf16 *)(b_all + mine * p->per * p->b_size);
+    bf16 *a = (bf16 *)(a_all + mine * p->at_once * p->a_bytes);
+    bf16 *b = (bf16 *)(b_all + mine * p->at_once * p->b_bytes);
     if (p->shared) {
 #pragma omp for schedule(static)
       for (int64_t m = 0; m < p->mt; m++) memset(c_all + m * p->nt * 256, 0, p->nt * TILE);
-      for (int64_t first = 0; first < all; first += p->per) {
-        int64_t count = first + p->per < all ? p->per : all - first;
+      for (int64_t first = 0; first < all; first += p->at_once) {
+        int64_t count = first + p->at_once < all ? p->at_once : all - first;
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < count; i++)
-          pack(p, x, dy, first + i, a + i * p->a_size / 2, b + i * p->b_size / 2);
+          pack(p, x, dy, first + i, a + i * p->a_bytes / 2, b + i * p->b_bytes / 2);
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; block++) multiply(p, a, b, count, c_all, block);
       }
     } else {
 #pragma omp for schedule(static)
       for (int64_t g = 0; g < p->groups; g++) {
-        float *c = c_all + g * p->c_size / 4;
-        memset(c, 0, p->c_size);
-        int64_t end = p->n * (g + 1) / p->groups * p->strips, first = p->n * g / p->groups * p->strips;
-        for (; first < end; first += p->per) {
-          int64_t count = first + p->per < end ? p->per : end - first;
+        float *c = c_all + g * p->c_bytes / 4;
+        memset(c, 0, p->c_bytes);
+        int64_t first = p->n * g / p->groups * p->strips;
+        int64_t end = p->n * (g + 1) / p->groups * p->strips;
+        for (; first < end; first += p->at_once) {
+          int64_t count = first + p->at_once < end ? p->at_once : end - first;
           for (int64_t i = 0; i < count; i++)
-            pack(p, x, dy, first + i, a + i * p->a_size / 2, b + i * p->b_size / 2);
+            pack(p, x, dy, first + i, a + i * p->a_bytes / 2, b + i * p->b_bytes / 2);
           for (int64_t block = 0; block < blocks; block++) multiply(p, a, b, count, c, block);
         }
       }

@@ -1,5 +1,5 @@
 /* Batch normalisation fused with the addition of a shortcut and ReLU, for training on CPUs.
- * Without ReLU `floor` is minus infinity; with it, zero.
+ * Without ReLU `least` is minus infinity; with it, zero.
  *
  * A map in channels-last memory is a matrix of `rows` x `width` numbers, channels fastest. Where
  * there are fewer than 64 channels the caller joins rows until `width` is 64, so that each loop
@@ -39,6 +39,7 @@ static inline float write_f32(float v) { return v; }
                last = row + BLOCK < rows ? row + BLOCK : rows; row < last; row++)
 #define EACH_TILE for (int64_t tile = 0; tile < width; tile += TILE)
 #define EACH_LANE for (int i = 0; i < TILE; i++)
+/* The first and the last byte of a tile's row: two cache lines of bfloat16, of float four. */
 #define FETCH_AS(p, write)                                                              \
   (__builtin_prefetch((p) + AHEAD * width, write),                                      \
    __builtin_prefetch((const char *)((p) + AHEAD * width + TILE) - 1, write))
@@ -47,7 +48,7 @@ static inline float write_f32(float v) { return v; }
 
 /* For each block, sums of (x - pivot) and of its square: partial (blocks, 2, width). */
 #define STATISTICS(T, READ)                                                             \
-  static void statistics_##T(const T *x, const float *pivot, float *partial, int64_t rows,\
+  static void statistics_##T(const T *x, const float *pivot, float *partial, int64_t rows, \
                       int64_t width, int threads) {                                     \
     EACH_BLOCK EACH_TILE {                                                              \
       float sum[TILE] = {0}, square[TILE] = {0}, centre[TILE];                          \
@@ -67,10 +68,10 @@ static inline float write_f32(float v) { return v; }
     }                                                                                   \
   }
 
-/* y = max(floor, x * scale + shift [+ shortcut]). */
+/* y = max(least, x * scale + shift [+ shortcut]). */
 #define NORMALISE(T, READ, WRITE)                                                       \
   static void normalise_##T(const T *x, const T *shortcut, const float *scale,          \
-                     const float *shift, float floor, T *y, int64_t rows,               \
+                     const float *shift, float least, T *y, int64_t rows,               \
                      int64_t width, int threads) {                                      \
     EACH_BLOCK EACH_TILE {                                                              \
       float a[TILE], b[TILE];                                                           \
@@ -82,7 +83,7 @@ static inline float write_f32(float v) { return v; }
         FETCH(at), FETCH(add), FETCH_TO_WRITE(out);                                     \
         EACH_LANE {                                                                     \
           float v = READ(at[i]) * a[i] + b[i] + READ(add[i]);                           \
-          out[i] = WRITE(v < floor ? floor : v);                                        \
+          out[i] = WRITE(v < least ? least : v);                                        \
         }                                                                               \
       } else EACH_ROW {                                                                 \
         const T *at = x + row * width + tile;                                           \
@@ -90,14 +91,14 @@ static inline float write_f32(float v) { return v; }
         FETCH(at), FETCH_TO_WRITE(out);                                                 \
         EACH_LANE {                                                                     \
           float v = READ(at[i]) * a[i] + b[i];                                          \
-          out[i] = WRITE(v < floor ? floor : v);                                        \
+          out[i] = WRITE(v < least ? least : v);                                        \
         }                                                                               \
       }                                                                                 \
     }                                                                                   \
   }
 
 /* For each block, sums of dz and of dz * (x - mean): (blocks, 2, width). dz = dy + second where
- * y > floor; `second` may be null. It is written to `dz` unless that is null (then so is `second`). */
+ * y > least; `second` may be null. It is written to `dz` unless that is null (then so is `second`). */
 #define ADD_LANES(T, READ, WRITE, SUM, KEEP)                                            \
   EACH_ROW {                                                                            \
     int64_t at = row * width + tile;                                                    \
@@ -105,7 +106,7 @@ static inline float write_f32(float v) { return v; }
     if (second) FETCH(second + at);                                                     \
     if (dz) FETCH_TO_WRITE(dz + at);                                                    \
     EACH_LANE {                                                                         \
-      T kept = READ(y[at + i]) > floor ? (SUM) : 0;                                         \
+      T kept = READ(y[at + i]) > least ? (SUM) : 0;                                     \
       KEEP;                                                                             \
       sum[i] += READ(kept);                                                             \
       product[i] += READ(kept) * (READ(x[at + i]) - centre[i]);                         \
@@ -114,7 +115,7 @@ static inline float write_f32(float v) { return v; }
 
 #define GRADIENT_SUMS(T, READ, WRITE)                                                   \
   static void gradient_sums_##T(const T *dy, const T *second, const T *y, const T *x,   \
-                         const float *mean, float floor, float *partial, T *dz,         \
+                         const float *mean, float least, float *partial, T *dz,         \
                          int64_t rows, int64_t width, int threads) {                    \
     EACH_BLOCK EACH_TILE {                                                              \
       float sum[TILE] = {0}, product[TILE] = {0}, centre[TILE];                         \
@@ -132,10 +133,10 @@ static inline float write_f32(float v) { return v; }
     }                                                                                   \
   }
 
-/* dx = a dz + b x + c, where `dz` is null with dz = dy where y > floor. */
+/* dx = a dz + b x + c, where `dz` is null with dz = dy where y > least. */
 #define GRADIENT(T, READ, WRITE)                                                        \
   static void gradient_##T(const T *dy, const T *y, const T *x, const float *da,        \
-                    const float *db, const float *dc, float floor, T *dx, const T *dz,  \
+                    const float *db, const float *dc, float least, T *dx, const T *dz,  \
                     int64_t rows, int64_t width, int threads) {                         \
     EACH_BLOCK EACH_TILE {                                                              \
       float a[TILE], b[TILE], c[TILE];                                                  \
@@ -150,7 +151,7 @@ static inline float write_f32(float v) { return v; }
         int64_t at = row * width + tile;                                                \
         FETCH(dy + at), FETCH(y + at), FETCH(x + at), FETCH_TO_WRITE(dx + at);          \
         EACH_LANE {                                                                     \
-          float kept = READ(y[at + i]) > floor ? READ(dy[at + i]) : 0.0f;                   \
+          float kept = READ(y[at + i]) > least ? READ(dy[at + i]) : 0.0f;               \
           dx[at + i] = WRITE(a[i] * kept + b[i] * READ(x[at + i]) + c[i]);              \
         }                                                                               \
       }                                                                                 \
@@ -178,7 +179,7 @@ static void spread(float *values, int64_t width, int64_t channels) {
                         const float *bias, float *running_mean, float *running_var,     \
                         float *saved, T *y, float *scratch, int64_t rows,               \
                         int64_t width, int64_t channels, double eps, double momentum,   \
-                        double floor, int threads) {                                                  \
+                        double least, int threads) {                                    \
     float *pivot = scratch, *scale = pivot + width, *shift = scale + width;             \
     float *partial = shift + width, *mean = saved, *inverse = saved + width;            \
     double count = (double)rows * width / channels;                                     \
@@ -201,7 +202,7 @@ static void spread(float *values, int64_t width, int64_t channels) {
     spread(inverse, width, channels);                                                   \
     spread(scale, width, channels);                                                     \
     spread(shift, width, channels);                                                     \
-    normalise_##T(x, shortcut, scale, shift, floor, y, rows, width, threads);           \
+    normalise_##T(x, shortcut, scale, shift, least, y, rows, width, threads);           \
   }
 
 /* dweight, dbias: (channels). dz is the shortcut's gradient; it may be null without a second
@@ -210,11 +211,11 @@ static void spread(float *values, int64_t width, int64_t channels) {
   void norm_backward_##T(const T *dy, const T *second, const T *y, const T *x,          \
                          const float *saved, const float *weight, float *dweight,       \
                          float *dbias, T *dx, T *dz, float *scratch, int64_t rows,      \
-                         int64_t width, int64_t channels, double floor, int threads) {  \
+                         int64_t width, int64_t channels, double least, int threads) {  \
     const float *mean = saved, *inverse = saved + width;                                \
     float *a = scratch, *b = a + width, *c = b + width, *partial = c + width;           \
     double count = (double)rows * width / channels;                                     \
-    gradient_sums_##T(dy, second, y, x, mean, floor, partial, dz, rows, width, threads);\
+    gradient_sums_##T(dy, second, y, x, mean, least, partial, dz, rows, width, threads); \
     for (int64_t k = 0; k < channels; k++) {                                            \
       double sum = total(partial, 0, k, rows, width, channels);                         \
       double product = total(partial, 1, k, rows, width, channels) * inverse[k];        \
@@ -227,13 +228,13 @@ static void spread(float *values, int64_t width, int64_t channels) {
     spread(a, width, channels);                                                         \
     spread(b, width, channels);                                                         \
     spread(c, width, channels);                                                         \
-    gradient_##T(dy, y, x, a, b, c, floor, dx, dz, rows, width, threads);               \
+    gradient_##T(dy, y, x, a, b, c, least, dx, dz, rows, width, threads);               \
   }
 
 #define ALL(T, READ, WRITE)                                                             \
   STATISTICS(T, READ)                                                                   \
   NORMALISE(T, READ, WRITE)                                                             \
-  GRADIENT_SUMS(T, READ, WRITE)                                                                \
+  GRADIENT_SUMS(T, READ, WRITE)                                                         \
   GRADIENT(T, READ, WRITE)                                                              \
   FORWARD(T, READ)                                                                      \
   BACKWARD(T)

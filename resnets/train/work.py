@@ -23,14 +23,15 @@ class Means:
     Kept in the checkpoint: a resumed run takes its precision from there, where its device can, and
     says which of the others differ.
 
-    fused: our own kernels for the CPU (`models.fused`, `models.convolution`), which compiling would
-    undo.
+    fused: norm, addition and relu in one kernel (`models.fused`), which compiling would undo.
+    tiles: gradients of convolutions' weights on AMX tiles (`models.convolution`).
     """
 
     device: str
     precision: str
     compiled: bool
     fused: bool
+    tiles: bool
     keeps_pages: bool
 
     def autocast(self) -> torch.autocast:
