@@ -79,7 +79,7 @@ def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
         ),
         optim=OptimSpec(lr=0.25, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
         schedule=ScheduleSpec(kind="one-cycle", warmup=0.2),
-        duration="30ep",
+        duration="36ep",
         label_smoothing=0.1,
         ema_decay=0.998,
         compile="auto",
