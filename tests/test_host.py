@@ -61,3 +61,35 @@ def test_description_names_what_a_run_depends_on():
     described = host.describe(torch.device("cpu"))
     assert described["versions"]["torch"] == torch.__version__.split("+")[0]
     assert "thread" in described["device"]
+
+
+TEAMS = """
+import os, threading
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from resnets.host import threads_beside
+
+big = torch.ones(1 << 22)
+threads = lambda: len(os.listdir("/proc/self/task"))
+big.aminmax()
+beside, plain = threads_beside(2, "beside"), ThreadPoolExecutor(1)
+plain.submit(int).result()
+before = threads()
+for _ in range(9):
+    beside.submit(big.aminmax).result()
+assert threads() == before, "a thread beside got a team"
+seen = []
+other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+other.start()
+other.join()
+assert (torch.get_num_threads(), *seen) == (2, 2), seen
+plain.submit(big.aminmax).result()
+assert threads() == before + 1, "no team where one was expected: this test shows nothing"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_threads_beside_a_computation_have_no_team_of_their_own():
+    env = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", TEAMS], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

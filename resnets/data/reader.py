@@ -18,6 +18,7 @@ from resnets.data.errors import DataError
 from resnets.data.memory import cores
 from resnets.data.split import Split
 from resnets.data.timings import Decoding
+from resnets.host import threads_beside
 
 CHUNK = 8  # pictures decoded by one task of the pool
 ATTEMPTS = 10_000  # pictures tried in the place of an unreadable one
@@ -60,7 +61,7 @@ def read_ahead(
     """
     workers, decoding = workers or cores(), decoding or Decoding()
     decoding.threads = workers
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pool = threads_beside(workers, "decode")
     waiting: deque[_Reading] = deque()
     try:
         for plan in plans:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from resnets.detect.geometry import (
 from resnets.detect.sampling import Draws, Sampler, repeat_factors
 from resnets.detect.sources import Task
 from resnets.detect.types import DetectionSplit, Floats, Ints, Pixels, Target
+from resnets.host import threads_beside
 
 AHEAD = 3  # batches read ahead of the one in use
 STREAM_SIZE, STREAM_SCALE, STREAM_FLIP_VERTICAL = 66, 67, 68
@@ -114,7 +115,7 @@ class DetectStream:
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
         """Batches start_step, start_step + 1, ... without end, whatever the `total` of the run."""
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="detect")
+        pool = threads_beside(self.workers, "detect")
         waiting: deque[list[Future[Sample]]] = deque()
         step = start_step
         try:

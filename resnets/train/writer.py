@@ -5,9 +5,11 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import torch
+
+from resnets.host import threads_beside
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Writer:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._thread = threads_beside(1, "checkpoints")
         self._jobs: dict[str, Future[None]] = {}
 
     def ready(self, name: str) -> None:
