@@ -97,13 +97,21 @@ def test_load_gives_the_net_with_preprocessing(done):
 
 
 @pytest.mark.parametrize("net", ["cifar-resnet8", "cifar-plain8", "cifar-preact-resnet8"])
-def test_first_losses_do_not_drift(net, tmp_path):
+@pytest.mark.parametrize(
+    ("precision", "kernels", "close"),
+    [("float32", True, 2e-4), ("float32", False, 2e-4), ("bfloat16", True, 1e-2)],
+)
+def test_first_losses_do_not_drift(net, precision, kernels, close, tmp_path, monkeypatch):
     """Golden numbers: initialisation, order, augmentation, step and optimizer all enter them."""
-    plan = short(4, net, **{"log_every": "1it", "model.name": net})
+    plan = short(4, net, **{"log_every": "1it", "model.name": net, "precision": precision})
+    if not kernels:
+        monkeypatch.setattr(native, "load", lambda name: None)
     job.run(plan, tmp_path / "run", device="cpu", quiet=True)
     losses = [row["loss"] for row in read_rows(tmp_path / "run") if row["kind"] == "train"]
     golden = json.loads(GOLDEN.read_text())
-    assert losses == pytest.approx(golden[net], rel=2e-4)
+    assert losses == pytest.approx(golden[net], rel=close)
+    means = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert means["fused"] == (kernels and native.load("norm") is not None)
 
 
 def test_same_seed_same_run_other_seed_other_run(tmp_path):
