@@ -8,7 +8,7 @@ medians and our share of torch's time, and for the net the sums over its layers.
 
 weights: gradient of a convolution's weights (torch: aten::convolution_backward)
 norm:    batch norm, addition of the shortcut where there is one, and relu, forwards and backwards
-         (torch: F.batch_norm, add, F.relu, as in a net by hand)
+         (torch: F.batch_norm, add, F.relu, as in a net by hand); a projection's norm, too
 """
 
 from __future__ import annotations
@@ -25,18 +25,14 @@ from torch import Tensor, nn
 
 from resnets import create_model, host
 from resnets.models import convolution, fused
-from resnets.models.blocks import Block, PostActBlock
+from resnets.models.blocks import PostActBlock
 
 
 def layers(name: str, batch: int, size: int) -> Counter[tuple[object, ...]]:
     """What the net's convolutions and norms are given, and how often."""
     net, found = create_model(name, num_classes=10), Counter[tuple[object, ...]]()
-    closing = {id(b.closing_norm) for b in net.modules() if isinstance(b, PostActBlock)}
-    adds = (
-        closing
-        if any(isinstance(b, Block) and b.shortcut is not None for b in net.modules())
-        else set()
-    )
+    blocks = (each for each in net.modules() if isinstance(each, PostActBlock))
+    adds = {id(block.closing_norm) for block in blocks if block.shortcut is not None}
 
     def note(module: nn.Module, given: tuple[Tensor], _: Tensor) -> None:
         shape = (batch, *given[0].shape[1:])
@@ -62,9 +58,7 @@ def maps(*shape: int) -> Tensor:
 def weights(
     shape: tuple[int, ...], co: int, size: int, stride: int
 ) -> tuple[Callable[[], object], ...]:
-    conv = convolution.Conv2d(shape[1], co, size, stride, padding=size // 2, bias=False)
-    conv.to(memory_format=torch.channels_last)
-    x, weight = maps(*shape), conv.weight.detach().bfloat16()
+    x, weight = maps(*shape), maps(co, shape[1], size, size)
     dy = maps(shape[0], co, *(-(-side // stride) for side in shape[2:]))
     how = ([stride] * 2, [size // 2] * 2, [1, 1], False, [0, 0], 1, [False, True, False])
     torch_ = lambda: torch.ops.aten.convolution_backward(dy, x, weight, None, *how)  # noqa: E731

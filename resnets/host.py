@@ -112,10 +112,13 @@ def threads_beside(workers: int, name: str) -> ThreadPoolExecutor:
     """
     count, all_here = torch.get_num_threads(), threading.Barrier(workers + 1)
     pool = ThreadPoolExecutor(workers, name, initializer=_compute_alone)
-    for _ in range(workers):
-        pool.submit(all_here.wait)
-    all_here.wait()
-    torch.set_num_threads(count)  # of this thread, and of threads to come
+    try:
+        for _ in range(workers):
+            pool.submit(all_here.wait)
+        all_here.wait()
+    finally:
+        all_here.abort()  # where not all could start, those that did do not wait for ever
+        torch.set_num_threads(count)  # of this thread, and of threads to come
     return pool
 
 

@@ -124,12 +124,7 @@ def resume(
         rank, lambda: kind.open(recipe) if saved is None else kind.reopen(recipe, saved)
     )
     place = Place(device, rank, hang_after, fit_memory, quiet)
-    means = choose_means(recipe, work.model, work.examples, device)
-    if saved is not None and recipe.precision == "auto":
-        before = saved.meta.get("means", {}).get("precision", means.precision)
-        if host.computes(before, torch.device(means.device)):
-            tiles = _on_tiles(means.fused, before)
-            means = dataclasses.replace(means, precision=before, tiles=tiles)
+    means = choose_means(recipe, work.model, work.examples, device, saved)
     return _train(work, out, means, place, saved)
 
 
@@ -153,11 +148,19 @@ def _kind(recipe: Recipe) -> type[ClassificationWork] | type[DetectionWork]:
     return DetectionWork
 
 
-def choose_means(recipe: Recipe, net: Any, examples: int, device: str) -> Means:
-    """Resolve what the recipe leaves to the machine: device, precision, compilation, allocator."""
+def choose_means(
+    recipe: Recipe, net: Any, examples: int, device: str, saved: Checkpoint | None = None
+) -> Means:
+    """Resolve what the recipe leaves to the machine: device, precision, compilation, allocator.
+
+    A run that goes on from `saved` keeps its precision, where the device computes in it.
+    """
     chosen = host.pick_device(device)
     keeps = chosen.type == "cpu" and host.keep_pages()
     precision = host.pick_precision(recipe.precision, chosen)
+    if saved is not None and recipe.precision == "auto":
+        before = saved.meta.get("means", {}).get("precision", precision)
+        precision = before if host.computes(before, chosen) else precision
     compiled = recipe.compile == "on"
     fuses = chosen.type == "cpu" and not compiled and native.load("norm") is not None
     can = not fuses and recipe.task == "classify" and (chosen.type == "cuda" or shutil.which("c++"))
@@ -165,13 +168,8 @@ def choose_means(recipe: Recipe, net: Any, examples: int, device: str) -> Means:
         images = recipe.steps(recipe.duration, examples) * recipe.batch_size
         work = 3 * images * cost.count(net, recipe.model.input_size).multiply_adds
         compiled = work / RATE.get(chosen.type, RATE["cpu"]) > PAYS_AFTER_SECONDS
-    return Means(
-        str(chosen), precision, compiled, fuses, _on_tiles(fuses, precision), keeps_pages=keeps
-    )
-
-
-def _on_tiles(fuses: bool, precision: str) -> bool:
-    return fuses and precision == "bfloat16" and convolution.has_kernel()
+    tiles = fuses and precision == "bfloat16" and convolution.has_kernel()
+    return Means(str(chosen), precision, compiled, fuses, tiles, keeps)
 
 
 def _train(

@@ -64,6 +64,7 @@ def check_sharded(rank: Rank) -> None:
     size, least = (sum(each.numel() for each in found.values()) for found in (whole, own))
     largest = 2 * max(each.numel() for each in nets[0].parameters())  # tensors stay whole
     assert 0 < least < size / rank.count + largest, (least, size)
+    assert rank.count != 2 or 0.8 < least * rank.count / size < 1.2, (least, size)
     assert rank.sum({"numbers": least})["numbers"] == size
     for name, tensor in nets[0].state_dict().items():
         assert torch.equal(tensor, nets[1].state_dict()[name]), name

@@ -105,7 +105,9 @@ class _Convolve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        dy, dx, dw = dy.contiguous(memory_format=torch.channels_last), None, None
+        # What was saved may have been moved away and back, into another layout.
+        x, dy = (each.contiguous(memory_format=torch.channels_last) for each in (x, dy))
+        dx = dw = None
         if ctx.needs_input_grad[0]:
             only = [True, False, False]
             dx = torch.ops.aten.convolution_backward(dy, x, weight, None, *ctx.how, only)[0]
@@ -115,11 +117,9 @@ class _Convolve(torch.autograd.Function):
 
 
 def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """(C', C, k, k) float32, of maps (B, C, H, W) and (B, C', H', W'), bfloat16."""
+    """(C', C, k, k) float32, of maps (B, C, H, W) and (B, C', H', W'), bfloat16, channels last."""
     kernel, threads = _kernel(), torch.get_num_threads()
     assert kernel is not None
-    # What was saved may have been moved away and back, into another layout.
-    x, dy = (each.contiguous(memory_format=torch.channels_last) for each in (x, dy))
     (n, ci, hi, wi), (_, co, ho, wo) = x.shape, dy.shape
     dims = (ctypes.c_int64 * 10)(n, hi, wi, ci, ho, wo, co, weight.shape[2], stride, padding)
     size = kernel.conv_weights_scratch(dims, threads)
