@@ -6,7 +6,7 @@ workers or devices never changes a result: rank r of R takes its slice of each b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +26,7 @@ STREAM_JITTER, STREAM_COLOUR, STREAM_RESIZED_CROP = 8, 16, 32  # the first of se
 STREAM_MIX, STREAM_NOISE, STREAM_ERASE, STREAM_POLICY = 72, 80, 96, 128  # likewise
 
 STREAM_SUBSTITUTE = 1 << 20  # the first of as many as it takes to find a readable picture
+RANDOM_TRIES = 100  # substitutes drawn at random before all rows are tried in turn
 
 
 def random_bits(
@@ -91,6 +92,19 @@ def substitute(n: int, seed: int, epoch: int, row: int, attempt: int) -> int:
     """The row, of n, that is tried in the place of unreadable `row`; attempts count from 0."""
     bits = random_bits(seed, epoch, row, STREAM_SUBSTITUTE + attempt)
     return int(bits % np.uint64(n))
+
+
+def rows_to_try(n: int, seed: int, epoch: int, row: int) -> Iterator[int]:
+    """`row`, then the rows, of n, that may take its place where it cannot be read; it ends.
+
+    First `RANDOM_TRIES` at random, then each of the n once, from `row` on: where any row can be
+    read it is among these, however many cannot.
+    """
+    yield row
+    for attempt in range(RANDOM_TRIES):
+        yield substitute(n, seed, epoch, row, attempt)
+    for step in range(1, n):
+        yield (row + step) % n
 
 
 def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -21,7 +21,6 @@ from resnets.data.timings import Decoding
 from resnets.host import threads_beside
 
 CHUNK = 8  # pictures decoded by one task of the pool
-ATTEMPTS = 10_000  # pictures tried in the place of an unreadable one
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +81,7 @@ def _start(
     seed: int | None,
     decoding: Decoding,
 ) -> _Reading:
-    count, view = len(plan.rows), plan.views[0]
+    count, many, view = len(plan.rows), len(split), plan.views[0]
     shape = (count, view.size, view.size, view.channels)
     pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
     out, read = pixels.numpy(), np.empty(count, np.int64)
@@ -92,24 +91,18 @@ def _start(
         for place in range(start, min(start + CHUNK, count)):
             read[place] = -1
             planned, epoch = int(plan.rows[place]), int(plan.epochs[place])
-            for row in _rows_to_try(split, planned, epoch, seed):
+            rows = (planned,) if seed is None else order.rows_to_try(many, seed, epoch, planned)
+            for row in rows:
                 found = _try(split, row, plan.views[place])
                 if found is not None:
                     out[place], read[place] = found, row
                     break
+            else:
+                if seed is not None:
+                    raise split.unreadable.exhausted()
 
     tasks = [pool.submit(work, start) for start in range(0, count, CHUNK)]
     return _Reading(plan, pixels, read, tasks)
-
-
-def _rows_to_try(split: Split, row: int, epoch: int, seed: int | None) -> Iterator[int]:
-    """The row itself, then those that may take its place."""
-    yield row
-    if seed is None:
-        return
-    for attempt in range(ATTEMPTS):
-        yield order.substitute(len(split), seed, epoch, row, attempt)
-    raise DataError(f"{split.description}: hardly any of its pictures can be read")
 
 
 def _try(split: Split, row: int, view: View) -> NDArray[np.uint8] | None:

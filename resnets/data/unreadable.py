@@ -67,11 +67,18 @@ class Unreadable:
         share = self.total if self.max_bad is None else int(self.max_bad * self.total + 1e-9)
         return min(self.total - 1, max(1, share))
 
+    def exhausted(self) -> DataError:
+        """What to raise where nothing is left to take an unreadable picture's place."""
+        said = f"none of its images can be read, among them {', '.join(self._names())}"
+        return DataError(f"{self.of}: {said}; look at them with `resnets data check`")
+
+    def _names(self) -> list[str]:
+        return [message.partition(": ")[0] for message in self.messages[:SHOWN]]
+
     def _too_many(self, count: int) -> str:
-        names = [message.partition(": ")[0] for message in self.messages[:SHOWN]]
-        share = self.max_bad
+        share, names = self.max_bad, ", ".join(self._names())
         limit = "" if share is None else f", data.max_bad = {share:g} allows {self.most:,}"
         return (
-            f"{self.of}: {count:,} of them cannot be read{limit}, among them {', '.join(names)};"
+            f"{self.of}: {count:,} of them cannot be read{limit}, among them {names};"
             " find them all with `resnets data check`, and leave them out with data.quarantine"
         )

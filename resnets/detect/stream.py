@@ -136,17 +136,16 @@ class DetectStream:
 
     def _sample(self, draws: Draws, place: int) -> Sample:
         first, epoch = int(draws.rows[place]), int(draws.epochs[place])
-        attempt = 0
-        row = int(self.rows[first])
-        while True:
+        for tried in order.rows_to_try(len(self.rows), self.seed, epoch, first):
+            row = int(self.rows[tried])
+            if row in self.ledger:
+                continue
             try:
-                if row not in self.ledger:
-                    with self.timings.decoding.working():
-                        return self._read(row, epoch, row + COPIES * int(draws.copies[place]))
+                with self.timings.decoding.working():
+                    return self._read(row, epoch, row + COPIES * int(draws.copies[place]))
             except DataError as error:
                 self.ledger.add(row, error)
-            row = int(self.rows[order.substitute(len(self.rows), self.seed, epoch, first, attempt)])
-            attempt += 1
+        raise self.ledger.exhausted()
 
     def _read(self, row: int, epoch: int, key: int) -> Sample:
         """Picture `row`, changed at random by (seed, epoch, key)."""

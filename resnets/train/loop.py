@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -92,7 +92,8 @@ def fit(
     watchdog = Watchdog(hang_after, lambda: _hung(state, saver, rank, hang_after))
     finished = state.step >= total or gave_up(state, recipe)
     with StopSignals() as signals, watchdog, rank.lost(lambda: _where(state, saver)):
-        for batch in stream.batches(state.step, total) if not finished else ():
+        batches: Iterable[Batch] = stream.batches(state.step, total) if not finished else ()
+        for batch in signals.waiting_for(batches) if rank.count == 1 else batches:
             if (total - state.step) % every["epoch"] == 0:
                 state.epoch = Meter()  # counted back from the end: the last one is a whole epoch
             with clock.computing:
@@ -124,9 +125,16 @@ def fit(
             if done:
                 return
             if stopping:
-                where = f"stopped at step {state.step:,}; saved {saver.path}"
-                raise Stopped(where, signals.exit_code)
+                break
             clock.next()
+        else:
+            if signals.received is not None and not finished:  # while waiting for a batch
+                guard.check(state)
+                state.seconds = clock.total()
+                saver.save_last(state, final=True)
+        if signals.received is not None and not finished:
+            where = f"stopped at step {state.step:,}; saved {saver.path}"
+            raise Stopped(where, signals.exit_code)
 
 
 def _log_interval(
