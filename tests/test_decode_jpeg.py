@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 
 from resnets import native
 from resnets.data import jpeg
-from resnets.data.decode import MOST_PIXELS, RESAMPLE, View, decode, decode_whole
+from resnets.data.decode import RESAMPLE, View, decode, decode_whole
 from resnets.data.errors import DataError
+from resnets.data.open_image import MAX_PIXELS
 
 Box = tuple[float, float, float, float]
 in_part = pytest.mark.skipif(not jpeg.available(), reason="no compiler or libjpeg here")
@@ -211,7 +212,7 @@ def test_both_decoders_agree(photo) -> None:
 @pytest.mark.parametrize("sides", [(60_000, 60_000), (12_000, 9_000)])
 def test_absurd_sizes_are_refused_at_the_header(photo, sides: tuple[int, int]) -> None:
     data = bytearray(encoded(photo))
-    assert sides[0] * sides[1] > MOST_PIXELS
+    assert sides[0] * sides[1] > MAX_PIXELS
     start = data.index(b"\xff\xc0") + 5  # height and width in the frame header
     data[start : start + 4] = sides[1].to_bytes(2, "big") + sides[0].to_bytes(2, "big")
     for read in (decode_whole, lambda data, name: decode(data, view_of((0, 0, 9, 9)), name)):

@@ -13,7 +13,7 @@ from malformed import sound, write_malformed, write_oddities
 from PIL import Image
 
 from resnets.cli.main import main
-from resnets.data.decode import MOST_PIXELS
+from resnets.data.open_image import MAX_PIXELS
 
 # pytest resets the filters by which the decoder silences Pillow.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
@@ -36,7 +36,7 @@ def by_pillow(path: Path) -> bool:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             image.load()
             image.convert("RGB")
-            return image.width * image.height > MOST_PIXELS or image.mode == "F"
+            return image.width * image.height > MAX_PIXELS or image.mode == "F"
     except Exception:  # decoders raise anything
         return True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,8 +26,9 @@ from resnets.data.check_findings import (
     WRONG_SUFFIX,
     Kind,
 )
-from resnets.data.decode import MOST_PIXELS, decode_whole, naming
+from resnets.data.decode import decode_whole, naming
 from resnets.data.errors import DataError
+from resnets.data.open_image import MAX_PIXELS, open_image
 from resnets.data.pack import SUFFIX
 from resnets.data.upright import turn_of
 
@@ -57,15 +57,15 @@ def look(data: bytes | memoryview, name: str, tiny: int) -> Look:
         return Look(((UNREADABLE, "an empty file"),), content)
     known = False
     try:
-        with naming(name), Image.open(io.BytesIO(data)) as image:
+        with naming(name), open_image(data, max_pixels=None) as image:
             known = True
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 return Look(((BOMB, f"{image.width:,}x{image.height:,} px"),), content)
             problems = tuple(_oddities(image, name, tiny))
         pixels = decode_whole(data, name)
     except DataError as error:
         return Look((_reason(error, name, known),), content)
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data) as image:
         problems += tuple(_frames(image))
     return Look(problems, content, shape_of(thumbnail(pixels)))
 

@@ -7,20 +7,18 @@ transparency is laid over white; 16-bit values are scaled to 8 bits; CMYK and pa
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from resnets.data import jpeg
 from resnets.data.errors import DataError
 from resnets.data.netpbm import pixels_of
+from resnets.data.open_image import MAX_PIXELS, max_scans, open_image
 from resnets.data.resize import kernel, resize_part
 from resnets.data.upright import Box, turn_of
 
@@ -36,20 +34,10 @@ TRANSPOSE = {  # what Pillow calls the turns that undo EXIF orientations 2..8
     8: Image.Transpose.ROTATE_90,
 }
 
-# A picture that says it has more pixels than this is refused unread: a few bytes can claim any
-# size, and decoding it would take the memory. A quarter of a gigabyte of RGB, as Pillow's warning.
-MOST_PIXELS = (1 << 30) // 4 // 3
-
 # A JPEG is read at 1/2, 1/4 or 1/8 only while at least this many pixels are left for each one
 # asked for: the antialiased resize that follows then hides the cruder DCT scaling (measured on
 # COCO: 0.6 of 255 on average).
 REDUCED_MARGIN = 3.0
-
-# Pillow warns of odd metadata in pictures that it reads well, and of large pictures, which are
-# refused here. What cannot be read is named by whoever reads it.
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -82,19 +70,19 @@ def decode(data: bytes | memoryview, view: View, name: str) -> NDArray[np.uint8]
         seen = _decode_jpeg(bytes(data), view)
         if seen is not None:
             return seen
-        with _open(data) as image:
+        with open_image(data) as image:
             return render(image, view)
 
 
 def decode_whole(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
     """The whole upright picture (H, W, 3) at its stored size, by Pillow; DataError as `decode`."""
-    with naming(name), _open(data) as image:
+    with naming(name), open_image(data) as image:
         return np.array(_upright(image).convert("RGB"))
 
 
 def picture_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]:
     """Width and height of the upright picture, and whether it is grey, without decoding it."""
-    with naming(name), _open(data) as image:
+    with naming(name), open_image(data) as image:
         return *_upright_size(image), image.mode in GREY_MODES
 
 
@@ -159,28 +147,16 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # decoders raise anything on damaged bytes, up to struct.error
-        unknown = isinstance(error, UnidentifiedImageError)
-        said = " ".join(str(error).split()) or type(error).__name__
-        reason = "no picture format known here" if unknown else said
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{name}: cannot be read as a picture ({reason}); repair or remove it"
         ) from error
 
 
-def _open(data: bytes | memoryview) -> Image.Image:
-    """The picture, of which only the header is read."""
-    image = Image.open(io.BytesIO(data))
-    pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
-        image.close()
-        raise ValueError(f"Image size ({pixels} pixels) exceeds limit of {MOST_PIXELS} pixels")
-    return image
-
-
 def _decode_jpeg(data: bytes, view: View) -> NDArray[np.uint8] | None:
     """One view of a clean JPEG; None where Pillow has to look at it."""
     header = jpeg.read_header(data)
-    if header is None or header.width * header.height > MOST_PIXELS:
+    if header is None or header.width * header.height > MAX_PIXELS:
         return None
     turn = turn_of(header.exif)
     width, height = turn.size(header.width, header.height)
@@ -192,6 +168,7 @@ def _decode_jpeg(data: bytes, view: View) -> NDArray[np.uint8] | None:
         denominator=_denominator(box, view.size),
         shape=(view.size, view.size, view.channels),
         interpolation=view.interpolation,
+        max_scans=max_scans(header.width, header.height),
     )
     return None if seen is None else turn.apply(seen)
 

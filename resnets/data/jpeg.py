@@ -66,10 +66,12 @@ def decode_box(
     denominator: int,
     shape: tuple[int, int, int],
     interpolation: str,
+    max_scans: int,
 ) -> NDArray[np.uint8] | None:
     """The part `box` of a picture as stored, antialiased to `shape` (height, width, planes).
 
-    It is read at 1 / `denominator` (1, 2, 4 or 8) of its size. None where it is not clean.
+    It is read at 1 / `denominator` (1, 2, 4 or 8) of its size. None where it is not clean, or has
+    more than `max_scans` scans.
     """
     library = _library()
     assert library is not None, "there is a header"
@@ -77,7 +79,7 @@ def decode_box(
     height, width, planes = shape
     done = library.view(
         *(data, len(data), header.width, header.height, Doubles4(*box), denominator, planes),
-        *(FILTERS[interpolation], out.ctypes.data, width, height),
+        *(FILTERS[interpolation], out.ctypes.data, width, height, max_scans),
     )
     return out if done else None
 
@@ -134,6 +136,6 @@ def _view(code: ctypes.CDLL) -> ctypes._NamedFuncPointer:
     whole = ctypes.c_int
     view.argtypes = [
         *(ctypes.c_char_p, ctypes.c_int64, whole, whole, ctypes.POINTER(ctypes.c_double)),
-        *(whole, whole, whole, ctypes.c_void_p, whole, whole),
+        *(whole, whole, whole, ctypes.c_void_p, whole, whole, whole),
     ]
     return view

@@ -5,25 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import io
 import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Request
-from PIL import Image
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from resnets.data.decode import naming
+from resnets.data.open_image import CLIENT_FORMATS, open_image
 from resnets.deploy.serve_limits import Limits, RefusalError
 
-# What a stranger may have decoded. Pillow knows more formats; one of them (EPS) runs a program.
-Image.init()
-FORMATS = tuple(
-    {"JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM"} & set(Image.OPEN)
-)
 OVERHEAD = 2048  # bytes of headers allowed to each part of a multipart body
 RAW = ("application/octet-stream", "image/", "")
 
@@ -116,7 +110,7 @@ def pictures_of(body: bytes, content_type: str, limits: Limits) -> list[bytes]:
 
 def check_picture(data: bytes, name: str, limits: Limits) -> None:
     """Look at the header only; RefusalError 413 for too many pixels, DataError for no picture."""
-    with naming(name), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with naming(name), open_image(data, CLIENT_FORMATS, max_pixels=None) as image:
         width, height = image.size
     if width * height > limits.pixels:
         raise RefusalError(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from resnets.data.decode import decode_whole, naming
 from resnets.data.errors import DataError
 from resnets.data.files import Files
+from resnets.data.open_image import open_image
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -51,7 +50,7 @@ class ClassMap:
     def read(self) -> Pixels:
         """(H, W) uint8 classes, 255 = counts for nothing; DataError names an unreadable file."""
         name = self.files.name(self.index)
-        with naming(name), Image.open(io.BytesIO(self.files.read(self.index))) as image:
+        with naming(name), open_image(self.files.read(self.index)) as image:
             if image.mode not in ("L", "P"):
                 raise ValueError(f"its pixels are {image.mode}; a class map has one byte a pixel")
             return self.classes_of[np.asarray(image)]

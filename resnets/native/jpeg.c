@@ -190,6 +190,23 @@ static int is_whole(const Decoder *decoder) {
   return 0;
 }
 
+/* Whether a JPEG of several scans, of which the first is about to be read, has at most `most`.
+ * Each visits all blocks, so that a small file could keep a thread busy for minutes. */
+static int few_scans(const Decoder *decoder, int most) {
+  const uint8_t *at = decoder->src->next, *end = at + decoder->src->left;
+  int scans = 1;
+  while (at < end && (at = memchr(at, 0xFF, end - at))) {
+    while (at < end && *at == 0xFF) at++;
+    if (at == end || *at == 0xD9) break;
+    const int marker = *at++;
+    if (!marker || (marker >= 0xD0 && marker <= 0xD8) || marker == 1) continue;
+    if (marker == 0xDA && ++scans > most) return 0;
+    if (end - at < 2 || end - at < word(at)) break;
+    at += word(at);
+  }
+  return scans <= most;
+}
+
 /* Decode what `region` names, in pixels of the scaled picture; it is widened to whole blocks.
  * `*pixels` is the caller's to free, whatever is returned. */
 static int decode(Decoder *decoder, Guard *guard, Region *region, int planes, uint8_t **pixels) {
@@ -214,7 +231,7 @@ static int decode(Decoder *decoder, Guard *guard, Region *region, int planes, ui
 }
 
 static int open_jpeg(Decoder *decoder, Guard *guard, const uint8_t *data, int64_t size,
-                     int denominator) {
+                     int denominator, int max_scans) {
   prepare(decoder, guard);
   if (setjmp(guard->escape)) return 0;
   call.create(decoder, ABI_VERSION, sizeof *decoder);
@@ -222,14 +239,16 @@ static int open_jpeg(Decoder *decoder, Guard *guard, const uint8_t *data, int64_
   call.read_header(decoder, 1);
   decoder->scale_num = 1, decoder->scale_denom = denominator;
   const int space = decoder->jpeg_color_space;
+  if (call.has_multiple_scans(decoder) && !few_scans(decoder, max_scans)) return 0;
   return decoder->data_precision == 8 && (space == GREY || space == RGB || space == YCC);
 }
 
 /* The part `box` (left, top, right, bottom in pixels as stored) of a JPEG of `width` x `height`,
- * as `out` (out_height, out_width, planes), read at 1 / `denominator` of its size. 1, or 0: ask
- * Pillow. */
+ * as `out` (out_height, out_width, planes), read at 1 / `denominator` of its size; one of more
+ * than `max_scans` scans is not. 1, or 0: ask Pillow. */
 int jpeg_view(const uint8_t *data, int64_t size, int width, int height, const double *box,
-              int denominator, int planes, int cubic, uint8_t *out, int out_width, int out_height) {
+              int denominator, int planes, int cubic, uint8_t *out, int out_width, int out_height,
+              int max_scans) {
   Decoder decoder;
   Guard guard;
   uint8_t *pixels = NULL;
@@ -237,7 +256,7 @@ int jpeg_view(const uint8_t *data, int64_t size, int width, int height, const do
   for (int i = 0; i < 4; i++) part[i] = box[i] / denominator;
   const unsigned wide = (width + denominator - 1) / denominator,
                  high = (height + denominator - 1) / denominator;
-  int done = open_jpeg(&decoder, &guard, data, size, denominator) &&
+  int done = open_jpeg(&decoder, &guard, data, size, denominator, max_scans) &&
              decoder.image_width == (unsigned)width && decoder.image_height == (unsigned)height;
   if (done) {
     Region region = seen(part, cubic, wide, high, out_width, out_height);

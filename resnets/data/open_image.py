@@ -1,0 +1,223 @@
+"""The one place that opens encoded images with Pillow: known formats only, and bounded work.
+
+A file claims its format by its first bytes. Pillow knows formats that start a program (EPS starts
+Ghostscript); only those of `FORMATS` are ever tried. The work that a file can ask for is bounded
+before anything is decoded: pixels, scans of a progressive JPEG times pixels, and the numbers of
+segments and chunks, which Pillow reads one by one in Python.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Sequence
+from functools import cache
+
+from PIL import Image, UnidentifiedImageError
+
+# An image that says it has more pixels than this is refused unread: a few bytes can claim any
+# size, and decoding it would take the memory. A quarter of a gigabyte of RGB, as Pillow's warning.
+MAX_PIXELS = (1 << 30) // 4 // 3
+
+# Each scan of a progressive JPEG visits all its pixels again, at about 0.2 ns for each even where
+# it holds nothing. Encoders write 10 scans, and few write more than 20.
+MAX_SCANS = 500
+MAX_PIXEL_SCANS = 2_000_000_000
+
+# Pillow reads segments, fill bytes and chunks in a loop of Python, before it is known how many.
+MAX_SEGMENTS = 10_000
+MAX_FILL = 1 << 20
+MAX_CHUNKS = 100_000
+MAX_PNM_HEADER = 1 << 16
+
+PLUGINS = {
+    "JPEG": "JpegImagePlugin",
+    "MPO": "MpoImagePlugin",
+    "PNG": "PngImagePlugin",
+    "WEBP": "WebPImagePlugin",
+    "AVIF": "AvifImagePlugin",
+    "GIF": "GifImagePlugin",
+    "BMP": "BmpImagePlugin",
+    "DIB": "BmpImagePlugin",
+    "TIFF": "TiffImagePlugin",
+    "PPM": "PpmImagePlugin",
+    "JPEG2000": "Jpeg2KImagePlugin",
+}
+NOT_FOR_CLIENTS = ("DIB", "JPEG2000", "HEIF")
+
+JPEG_START, TIFF_STARTS, PNG_START = b"\xff\xd8", (b"II*\0", b"MM\0*"), b"\x89PNG\r\n\x1a\n"
+HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+HEIF_REMEDY = "HEIC is read where pillow-heif is installed: pip install 'resnets[heic]'"
+NOT_OPENED = (  # what else is found under the suffix of an image, and why it is not opened
+    (b"%!PS", "an EPS or PostScript file, which is a program; convert it to PNG"),
+    (b"\xc5\xd0\xd3\xc6", "an EPS file, which is a program; convert it to PNG"),
+    (b"%PDF", "a PDF file; convert its pages to PNG"),
+    (b"<svg", "an SVG drawing; convert it to PNG"),
+    (b"<!doc", "an HTML page, not an image; fetch the image again"),
+    (b"<html", "an HTML page, not an image; fetch the image again"),
+    (b"<?xml", "an XML file, not an image"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the image; run git lfs pull"),
+)
+
+SOI, EOI, SOS, TEM = 0xD8, 0xD9, 0xDA, 0x01
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Within entropy-coded data 0xFF is followed by 0, a restart (0xD0..0xD7) or a fill byte (0xFF).
+MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+PNM_START = re.compile(rb"P[1-6Ff]\s")
+PNM_HEADER = re.compile(rb"P[1-6Ff](?:(?:\s|#[^\r\n]*[\r\n])+\d+){2}\s")
+
+HEIF_LOCK = threading.Lock()
+
+# Pillow warns of odd metadata in images that it reads well, and of large images, which are
+# refused here. What cannot be read is named by whoever reads it.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+def _available() -> tuple[str, ...]:
+    """Those of PLUGINS that this Pillow brings."""
+    for plugin in dict.fromkeys(PLUGINS.values()):
+        try:
+            importlib.import_module(f"PIL.{plugin}")
+        except ImportError:  # an older Pillow without AVIF
+            continue
+    return tuple(name for name in PLUGINS if name in Image.OPEN)
+
+
+FORMATS = _available()
+CLIENT_FORMATS = tuple(name for name in FORMATS if name not in NOT_FOR_CLIENTS)
+
+
+def open_image(
+    data: bytes | memoryview,
+    formats: Sequence[str] = FORMATS,
+    max_pixels: int | None = MAX_PIXELS,
+) -> Image.Image:
+    """An encoded image of one of `formats`, of which only the header is read so far.
+
+    Use it as a context manager, or close it. HEIC is read as well where pillow-heif is installed
+    and `formats` is the default. Raises UnidentifiedImageError for another format, ValueError where
+    decoding would take too much (`max_pixels`: None leaves that limit to the caller), and whatever
+    Pillow raises on a damaged header; `decode.naming` turns all of them into a DataError.
+    """
+    start = bytes(data[:64])
+    if start.startswith(JPEG_START):
+        _check_segments(data)
+    elif start.startswith(PNG_START):
+        _check_chunks(data)
+    elif PNM_START.match(start) and not PNM_HEADER.match(data[:MAX_PNM_HEADER]):
+        raise ValueError("its header is damaged, or has too many comments")
+    if is_heif(start) and formats is FORMATS and heif_available():
+        formats = (*FORMATS, "HEIF")
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(_what_it_is(start)) from None
+    try:
+        _check_work(image, data, max_pixels)
+    except BaseException:
+        image.close()
+        raise
+    return image
+
+
+def is_heif(start: bytes) -> bool:
+    """Whether a file that begins with `start` (64 bytes of it) is HEIC, or HEIF of another kind."""
+    if start[4:8] != b"ftyp":
+        return False
+    brands = {start[8:12], *(start[at : at + 4] for at in range(16, len(start), 4))}
+    return b"avif" not in brands and b"avis" not in brands and not brands.isdisjoint(HEIF_BRANDS)
+
+
+def heif_available() -> bool:
+    """Whether HEIC can be read here: pillow-heif is installed."""
+    with HEIF_LOCK:
+        return _register_heif()
+
+
+@cache
+def _register_heif() -> bool:
+    try:
+        import pillow_heif
+    except (ImportError, OSError):
+        return False
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return "HEIF" in Image.OPEN
+
+
+def max_scans(width: int, height: int) -> int:
+    """How many scans a JPEG of `width` x `height` px may have."""
+    return min(MAX_SCANS, MAX_PIXEL_SCANS // max(1, width * height))
+
+
+def count_scans(data: bytes | memoryview) -> int:
+    """Scans of a JPEG up to its end of image; those of a second image behind it do not count."""
+    scans, at = 0, 2
+    while found := MARKER.search(data, at):
+        marker, at = data[found.end() - 1], found.end()
+        if marker == EOI:
+            break
+        scans += marker == SOS
+        if marker not in (SOI, TEM):
+            at += int.from_bytes(data[at : at + 2], "big")
+    return scans
+
+
+def _check_work(image: Image.Image, data: bytes | memoryview, max_pixels: int | None) -> None:
+    pixels = image.width * image.height
+    if max_pixels is not None and pixels > max_pixels:
+        raise ValueError(f"Image size ({pixels} pixels) exceeds limit of {max_pixels} pixels")
+    if bytes(data[:2]) == JPEG_START:
+        scans = count_scans(data)
+    elif bytes(data[:4]) in TIFF_STARTS and "jpeg" in str(image.info.get("compression")):
+        # Strips and tiles are JPEGs of their own; the one with the most scans counts for all.
+        scans = max(part.count(b"\xff\xda") for part in bytes(data).split(b"\xff\xd8"))
+    else:
+        return
+    if scans > max_scans(*image.size):
+        raise ValueError(
+            f"a JPEG of {scans:,} scans and {pixels:,} pixels: decoding it would exceed the limit"
+            f" of {MAX_SCANS} scans or {MAX_PIXEL_SCANS:,} pixels times scans; save it as a"
+            " baseline JPEG"
+        )
+
+
+def _check_segments(data: bytes | memoryview) -> None:
+    """ValueError where a JPEG has too much before its frame for a loop of Python."""
+    at, fill = 2, 0
+    for _ in range(MAX_SEGMENTS):
+        found = MARKER.search(data, at)
+        if found is None or data[found.end() - 1] in FRAMES or data[found.end() - 1] == SOS:
+            return
+        fill += found.end() - at - 2
+        if fill > MAX_FILL:
+            break
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    raise ValueError("a JPEG with too many segments before its frame; save it again")
+
+
+def _check_chunks(data: bytes | memoryview) -> None:
+    """ValueError where a PNG has too many chunks for a loop of Python."""
+    at = len(PNG_START)
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > len(data):
+            return
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    raise ValueError(f"a PNG of more than {MAX_CHUNKS:,} chunks; save it again")
+
+
+def _what_it_is(start: bytes) -> str:
+    """Why a file that begins with `start` is not opened."""
+    if is_heif(start):
+        return HEIF_REMEDY
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for known, said in NOT_OPENED:
+        if text.startswith(known.lower()):
+            return said
+    known = start.startswith((JPEG_START, PNG_START, *TIFF_STARTS, b"GIF8", b"BM", b"P", b"RIFF"))
+    return "its header is damaged" if known else "no image format known here"
