@@ -14,7 +14,6 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Sequence
 from functools import cache
 
 from PIL import Image, UnidentifiedImageError
@@ -95,7 +94,7 @@ CLIENT_FORMATS = tuple(name for name in FORMATS if name not in NOT_FOR_CLIENTS)
 
 def open_image(
     data: bytes | memoryview,
-    formats: Sequence[str] = FORMATS,
+    formats: tuple[str, ...] = FORMATS,
     max_pixels: int | None = MAX_PIXELS,
 ) -> Image.Image:
     """An encoded image of one of `formats`, of which only the header is read so far.
@@ -219,5 +218,5 @@ def _what_it_is(start: bytes) -> str:
     for known, said in NOT_OPENED:
         if text.startswith(known.lower()):
             return said
-    known = start.startswith((JPEG_START, PNG_START, *TIFF_STARTS, b"GIF8", b"BM", b"P", b"RIFF"))
-    return "its header is damaged" if known else "no image format known here"
+    starts = (JPEG_START, PNG_START, *TIFF_STARTS, b"GIF8", b"BM", b"RIFF")
+    return "its header is damaged" if start.startswith(starts) else "no image format known here"
