@@ -185,12 +185,12 @@ def test_what_does_not_fit_is_left_to_torch():
 
 def test_without_a_compiler_nothing_is_lost(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
-    native.load.cache_clear()
+    native.kernel.cache_clear()
     fused._kernel.cache_clear()
     try:
         assert native.load("norm") is None
         assert not fused.use_kernels(nn.BatchNorm2d(16))
     finally:
         monkeypatch.undo()
-        native.load.cache_clear()
+        native.kernel.cache_clear()
         fused._kernel.cache_clear()

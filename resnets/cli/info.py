@@ -27,6 +27,7 @@ def command(
     size: int | None = None,
     classes: int | None = None,
     all: Annotated[bool, Flag] = False,
+    kernels: Annotated[bool, Flag] = False,
 ) -> int:
     """Show the layers of nets with output shapes, parameters and multiply-adds, or draw them.
 
@@ -38,7 +39,11 @@ def command(
         size: Pixels of the input's side; default: what the net was published for.
         classes: Number of classes; default: what the net was published for.
         all: List every block instead of equal ones once.
+        kernels: Show which compiled CPU kernels are in use here, and why others are not.
     """
+    if kernels:
+        _show_kernels(json)
+        return 0
     if size is not None and size < 1:
         raise ConfigError(f"--size {size}: a picture has at least 1 pixel")
     if diagram is not None and not nets:
@@ -61,6 +66,29 @@ def command(
         elif diagram is None:
             _show(built, catalogue=not nets, folded=not all, published=not changes)
     return 0
+
+
+def _show_kernels(json: bool) -> None:
+    from resnets import native
+    from resnets.data import jpeg
+    from resnets.models import convolution
+
+    rows = []
+    for name in native.NAMES:
+        if name == "conv_weights" and not convolution.processor_has_amx():
+            found = native.Kernel(name, None, "needs a processor with AMX bfloat16")
+        else:
+            found = native.kernel(name)
+        if name == "jpeg" and found.library is not None and not jpeg.available():
+            found = native.Kernel(name, None, "needs a libjpeg-turbo of a known layout")
+        used = found.library is not None
+        rows.append({"kernel": name, "used": used, "reason": found.reason, "note": found.note})
+    if json:
+        print(jsonlib.dumps(rows, indent=2))
+        return
+    for row in rows:
+        note = f" (compiled anew by each process: {row['note']})" if row["note"] else ""
+        print(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
 
 
 def _show(nets: Sequence[Net], *, catalogue: bool, folded: bool, published: bool) -> None:

@@ -130,9 +130,14 @@ def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding:
     return dw
 
 
+def processor_has_amx() -> bool:
+    """Whether this processor multiplies tiles of bfloat16."""
+    return "amx_bf16" in host.processor_flags().split()
+
+
 @lru_cache
 def _kernel() -> ctypes.CDLL | None:
-    if "amx_bf16" not in host.processor_flags().split():
+    if not processor_has_amx():
         return None
     library = native.load("conv_weights")
     if library is None or not library.conv_weights_allowed():
