@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from resnets.config import ConfigError, DataSpec
+from resnets.config.terminal import console as terminal_console
+from resnets.config.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.data.check import CheckReport
@@ -68,9 +67,9 @@ class Check:
         report = report.without_layout() if tasks else report
         table, page, quarantine = write_check(report, out, kinds)
         _show(report)
-        print(f"report: {page}\nfindings: {table}\nquarantine: {quarantine}")
+        say(f"report: {page}\nfindings: {table}\nquarantine: {quarantine}")
         if report.broken:
-            print(f"leave them out: resnets train ... --set data.quarantine={quarantine}")
+            say(f"leave them out: resnets train ... --set data.quarantine={quarantine}")
         bad = check_annotated(self.source, tasks, out, self.repair, self.workers) if tasks else 0
         return 1 if report.broken or bad else 0
 
@@ -84,7 +83,7 @@ def _watch(counts: Iterable[int], total: int, doing: str) -> Iterable[int]:
 def _show(report: CheckReport) -> None:
     from resnets.data.check_findings import KINDS
 
-    console = Console(width=None if sys.stdout.isatty() else 1000)
+    console = terminal_console()
     parts = ", ".join(f"{count:,} {part}" for part, count in report.pictures.items() if part)
     total = f"{len(report.contents):,} pictures" + (f": {parts}" if parts else "")
     if not report.findings:

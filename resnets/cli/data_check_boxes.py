@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnets.config.terminal import say
+
 if TYPE_CHECKING:
     from resnets.detect.records import Problem
     from resnets.detect.sources import Task
@@ -25,19 +27,19 @@ def check_annotated(
     for task in tasks:
         report = check_annotations(source, task, workers=workers, watch=_watch)
         for problem in report.problems:
-            print(problem)
-        print(f"annotations of {report.summary()}")
+            say(problem)
+        say(f"annotations of {report.summary()}")
         found += report.problems
     write_problems(found, out / "annotations.csv")
-    print(f"bad annotations: {out / 'annotations.csv'}")
+    say(f"bad annotations: {out / 'annotations.csv'}")
     if repair is not None:
         done = repair_annotations(source, tasks[0], repair)
-        print(
+        say(
             f"wrote {repair}: {done['changed']:,} objects mended, {done['objects_left_out']:,} and"
             f" {done['pictures_left_out']:,} pictures left out; train on it with --data {repair}"
         )
     elif found:
-        print("correct them with --repair NEW_FOLDER, or train with --set detect.skip_bad=true")
+        say("correct them with --repair NEW_FOLDER, or train with --set detect.skip_bad=true")
     return len(found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from resnets.config import ConfigError, DataSpec
+from resnets.config.terminal import say
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -78,8 +78,8 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
         max_bad=spec.max_bad,
     )
     parts = ", ".join(f"{count:,} {role}" for role, count in packed.pictures.items())
-    print(f"wrote {out}: {parts}, {_bytes(packed.size)}")
-    print(f"use it: resnets train RECIPE --data {out}")
+    say(f"wrote {out}: {parts}, {_bytes(packed.size)}")
+    say(f"use it: resnets train RECIPE --data {out}")
     if packed.unreadable:
         _complain(f"{len(packed.unreadable):,} unreadable pictures left out")
     return 1 if packed.unreadable else 0
@@ -97,12 +97,12 @@ def _verify(path: Path) -> int:
     if bad:
         _complain(f"{path}: {bad:,} of {pictures:,} pictures are damaged; pack the set again")
         return 1
-    print(f"{path}: {pictures:,} pictures, all as they were packed")
+    say(f"{path}: {pictures:,} pictures, all as they were packed")
     return 0
 
 
 def _complain(text: str) -> None:
-    print(f"resnets data pack: {text}", file=sys.stderr)
+    say(f"resnets data pack: {text}", error=True)
 
 
 def _bytes(count: int) -> str:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from resnets.config import ConfigError, dump_json
+from resnets.config.terminal import console as terminal_console
+from resnets.config.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.data import Split
@@ -182,13 +181,13 @@ def _measure(
         chosen, precise = place(net, device, precision)
     ensemble = Ensemble(nets, views, average, chosen, precise)
     if not quiet and rank.index == 0:
-        print(f"evaluating in {precise} on {host.device_name(chosen)}", file=sys.stderr)
+        say(f"evaluating in {precise} on {host.device_name(chosen)}", error=True)
 
     def watch(scored: Iterable[Scored]) -> Iterator[Scored]:
         total = len(rank.share(truth.rows))
         for each in with_progress(scored, total, len, hidden=rank.index > 0):
             for _, error in each.errors:
-                print(f"resnets evaluate: {error}", file=sys.stderr)
+                say(f"resnets evaluate: {error}", error=True)
             yield each
 
     found = measure(
@@ -220,19 +219,19 @@ def _report(found: Measurement, pictures: Split, out: Path | None, *, as_json: b
     if out is not None:  # first: whoever reads what is printed may stop reading
         _write(found, pictures, out)
     if as_json:
-        print(json.dumps(found.to_json()))
+        print(json.dumps(found.to_json()))  # noqa: T201
     else:
         show(found.evaluation)
     if found.errors:
         count = len(found.errors)
-        print(f"resnets evaluate: {count:,} unreadable pictures left out", file=sys.stderr)
+        say(f"resnets evaluate: {count:,} unreadable pictures left out", error=True)
 
 
 def show(evaluation: Evaluation) -> None:
     """Print overall figures, the table of classes (the worst ten of many) and top confusions."""
     from resnets.evaluate.metrics import most_confused
 
-    console = Console(width=None if sys.stdout.isatty() else 1000)  # piped lines do not fold
+    console = terminal_console()  # piped lines do not fold
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     overall.add_row("top-1 error", f"{evaluation.top1_error:.2f}%")
     if len(evaluation.classes) > 5:
@@ -275,4 +274,4 @@ def _write(found: Measurement, pictures: Split, out: Path) -> None:
     dump_json(found.to_json(), figures)
     save_figure(found.evaluation, picture)
     save_sheet(pictures, found.mistakes, found.evaluation.protocol, sheet)
-    print(f"wrote {figures}, {picture} and {sheet}", file=sys.stderr)
+    say(f"wrote {figures}, {picture} and {sheet}", error=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnets.config import ConfigError
+from resnets.config.terminal import say
 
 if TYPE_CHECKING:
     from resnets.data import Split
@@ -44,12 +44,12 @@ def evaluate(
     engine = open_artefact(Path(weights[0]), device=device, precision=precision)
     pictures, truth = open_pictures(engine, data, split, labels)
     if not quiet:
-        print(f"evaluating with {engine.name}", file=sys.stderr)
+        say(f"evaluating with {engine.name}", error=True)
 
     def watch(scored: Iterable[Scored]) -> Iterator[Scored]:
         for each in with_progress(scored, len(truth.rows), len):
             for _, error in each.errors:
-                print(f"resnets evaluate: {error}", file=sys.stderr)
+                say(f"resnets evaluate: {error}", error=True)
             yield each
 
     return evaluate_backend(engine, pictures, truth, watch), pictures

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from resnets.config.terminal import console as terminal_console
+from resnets.config.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.detect.judge import Judgement
@@ -48,7 +48,7 @@ def evaluate(
         chosen, precise = place(model, device, precision)
     test = make_test(models, first.preprocess, chosen, precise, refine or None, scales)
     if not as_json:
-        print(f"evaluating in {precise} on {host.device_name(chosen)}", file=sys.stderr)
+        say(f"evaluating in {precise} on {host.device_name(chosen)}", error=True)
 
     def watch(shown: Iterator[Shown], total: int) -> Iterator[Shown]:
         return with_progress(shown, total)
@@ -57,23 +57,23 @@ def evaluate(
     measured = measure(test, pictures, named, watch)
     if out is not None:
         written = save_evaluation(measured.judgement, measured.split, measured.found, out)
-        print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
+        say(f"wrote {', '.join(map(str, written))}", error=True)
     _report(measured, as_json=as_json)
     return 1 if measured.errors else 0
 
 
 def _report(measured: Measured, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(measured.judgement.to_json()))
+        print(json.dumps(measured.judgement.to_json()))  # noqa: T201
     else:
         show(measured.judgement)
     for error in measured.errors:
-        print(f"resnets evaluate: {error}", file=sys.stderr)
+        say(f"resnets evaluate: {error}", error=True)
 
 
 def show(judged: Judgement) -> None:
     """Print overall figures and the table of classes (the worst ten of many)."""
-    console = Console(width=None if sys.stdout.isatty() else 1000)  # piped lines do not fold
+    console = terminal_console()  # piped lines do not fold
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in _overall(judged):
         overall.add_row(name, value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from resnets.config import ConfigError
+from resnets.config.terminal import say
 
 if TYPE_CHECKING:
     from resnets.deploy.artefact import Precision
@@ -75,10 +75,10 @@ def command(
             data=calibrate,
             max_drop=max_drop,
             source=source,
-            say=lambda text: print(text, file=sys.stderr),
+            say=lambda text: say(text, error=True),
         )
     except Refused as verdict:
-        print(f"resnets export: {verdict}", file=sys.stderr)
+        say(f"resnets export: {verdict}", error=True)
         return REFUSED
     _print(card, out)
     return 0
@@ -91,25 +91,25 @@ def _print(card: dict[str, Any], out: Path) -> None:
     worst = max(each["relative"] for each in parity["batches"])
     batches = ", ".join(str(each["batch"]) for each in parity["batches"])
     size = sum(file.stat().st_size for file in files_of(out)) / 1e6
-    print(f"{out}: {card['runtime']} {card['precision']}, {size:.1f} MB")
-    print(
+    say(f"{out}: {card['runtime']} {card['precision']}, {size:.1f} MB")
+    say(
         f"  outputs: {worst:.2g} of their spread away from the net's (allowed {parity['limit']:g})"
         f" at batch {batches}, on {parity['pictures']}"
     )
     if errors := card.get("errors"):
-        print(
+        say(
             f"  top-1 error: {errors['top1_error_after']:.2f}%, the net's"
             f" {errors['top1_error_before']:.2f}%, on {errors['pictures']:,} pictures"
         )
     if mixed := card.get("mixed"):
         few, rest = len(mixed["float"]), mixed["quantised"]
-        print(
+        say(
             f"  in float: {', '.join(mixed['float'])} ({few} of {few + rest} layers,"
             f" {mixed['float_multiply_adds']:.0%} of the multiply-adds)"
         )
-        print(f"  without: {mixed['all_int8']['verdict']}")
-        print(
+        say(f"  without: {mixed['all_int8']['verdict']}")
+        say(
             f"  speed here: {mixed['times']:.2f} x {mixed['times_as_fast_as']}'s; all in int8"
             f" {mixed['times_all_int8']:.2f} x"
         )
-    print(f"  card: {out.name}.json")
+    say(f"  card: {out.name}.json")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from resnets.config import ConfigError
+from resnets.config.terminal import console as terminal_console
+from resnets.config.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.evaluate.features import Embedding
@@ -63,7 +62,7 @@ def command(
     pictures = open_unlabelled(data) or open_split(net, data, split, stored=True)
     chosen, precise = place(net, device, precision)
     if not json:
-        print(f"embedding in {precise} on {host.device_name(chosen)}", file=sys.stderr)
+        say(f"embedding in {precise} on {host.device_name(chosen)}", error=True)
     failures = _Failures()
     found = embeddings(net, pictures, device=chosen, precision=precise, workers=cores())
     found = failures.drop(with_progress(found, len(pictures)))
@@ -77,7 +76,7 @@ def command(
     else:
         about = {"net": net.spec.name, "weights": net.origin, "data": pictures.description}
         rows = write_parquet(found, out, about)
-        print(f"wrote {rows:,} embeddings to {out}", file=sys.stderr)
+        say(f"wrote {rows:,} embeddings to {out}", error=True)
     if wanted is not None:
         _print_nearest(wanted.best, as_json=json)
     return 1 if failures.count else 0
@@ -95,7 +94,7 @@ class _Failures:
                 yield embedding
             else:
                 self.count += 1
-                print(f"resnets features: {embedding.error}", file=sys.stderr)
+                say(f"resnets features: {embedding.error}", error=True)
 
 
 def _print_nearest(best: Sequence[tuple[float, Embedding]], *, as_json: bool) -> None:
@@ -104,7 +103,7 @@ def _print_nearest(best: Sequence[tuple[float, Embedding]], *, as_json: bool) ->
             {"path": each.path, "label": each.label, "similarity": likeness}
             for likeness, each in best
         ]
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(rows, indent=1))  # noqa: T201
         return
     table = Table()
     table.add_column("picture", overflow="fold")
@@ -112,4 +111,4 @@ def _print_nearest(best: Sequence[tuple[float, Embedding]], *, as_json: bool) ->
     table.add_column("cosine similarity", justify="right")
     for likeness, each in best:
         table.add_row(escape(each.path), escape(each.label or "-"), f"{likeness:.4f}")
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    terminal_console().print(table)

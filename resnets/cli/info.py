@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from resnets.config import ConfigError
+from resnets.config.terminal import say
 
 if TYPE_CHECKING:
     from resnets.models import Net
@@ -62,7 +62,7 @@ def command(
         if diagram is not None:
             _draw_nets(built, diagram)
         if json:
-            print(jsonlib.dumps([_entry(net) for net in built], indent=2))
+            print(jsonlib.dumps([_entry(net) for net in built], indent=2))  # noqa: T201
         elif diagram is None:
             _show(built, catalogue=not nets, folded=not all, published=not changes)
     return 0
@@ -84,11 +84,11 @@ def _show_kernels(json: bool) -> None:
         used = found.library is not None
         rows.append({"kernel": name, "used": used, "reason": found.reason, "note": found.note})
     if json:
-        print(jsonlib.dumps(rows, indent=2))
+        print(jsonlib.dumps(rows, indent=2))  # noqa: T201
         return
     for row in rows:
         note = f" (compiled anew by each process: {row['note']})" if row["note"] else ""
-        print(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
+        say(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
 
 
 def _show(nets: Sequence[Net], *, catalogue: bool, folded: bool, published: bool) -> None:
@@ -144,4 +144,4 @@ def _draw_blocks(names: Sequence[str], path: Path | None, json: bool) -> None:
 
 def _say_drawn(names: Sequence[str], path: Path) -> None:
     # On stderr: with --json, stdout is for the list alone.
-    print(f"drew {', '.join(names)}: {path}", file=sys.stderr)
+    say(f"drew {', '.join(names)}: {path}", error=True)

@@ -8,9 +8,9 @@ from itertools import groupby
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from resnets.config.terminal import Console
 from resnets.models import Net, cost
 from resnets.models.blocks import Block
 from resnets.models.diagram_read import short

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnets.config import ConfigError, Recipe, to_toml
+from resnets.config.terminal import say
 
 LOCAL = "localhost:0"  # the processes meet at a free port
 
@@ -64,7 +65,7 @@ def launch(recipe: Recipe | None, options: Sequence[str], devices: int, max_rest
             elastic_launch(config, sys.executable)(*words)
         except ChildFailedError as failed:
             rank, first = min(failed.failures.items(), key=lambda item: item[1].timestamp)
-            print(f"resnets train: rank {rank} {_ended(first.exitcode)}", file=sys.stderr)
+            say(f"resnets train: rank {rank} {_ended(first.exitcode)}", error=True)
             return max(1, first.exitcode)
         except SignalException as stop:
             return 130 if stop.sigval == signal.SIGINT else 0

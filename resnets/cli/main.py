@@ -34,12 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(_overview())
+        print(_overview())  # noqa: T201
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
         from importlib.metadata import version
 
-        print(f"resnets {version('resnets')}")
+        print(f"resnets {version('resnets')}")  # noqa: T201
         return 0
     name = words[0]
     if name not in COMMANDS:
@@ -81,7 +81,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    from resnets.config.terminal import say
+
+    say(message, error=True)
     return code
 
 

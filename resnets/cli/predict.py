@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections import Counter
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from resnets.cli.predict_bulk import Bulk
 from resnets.config import ConfigError
+from resnets.config.csv_files import CsvWriter
+from resnets.config.terminal import console as terminal_console
+from resnets.config.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.evaluate.predict import Prediction
@@ -114,9 +114,9 @@ def command(
 
     paths = find_pictures(pictures)
 
-    def say(text: str) -> None:
+    def tell(text: str) -> None:
         if not json:
-            print(text, file=sys.stderr)
+            say(text, error=True)
 
     engine = open_backend(
         weights,
@@ -125,9 +125,9 @@ def command(
         precision=precision,
         pictures=len(paths),
         calibrate=calibrate,
-        say=say,
+        say=tell,
     )
-    say(f"predicting with {described(engine)}")
+    tell(f"predicting with {described(engine)}")
     failures = _Failures()
     predictions = predict(engine, paths, top_k=top_k, workers=cores())
     # Rows that run over a terminal show progress enough, and a bar would cut into them.
@@ -163,7 +163,7 @@ class _Failures:
         for prediction in predictions:
             if prediction.error is not None:
                 self.count += 1
-                print(f"resnets predict: {prediction.error}", file=sys.stderr)
+                say(f"resnets predict: {prediction.error}", error=True)
             yield prediction
 
 
@@ -180,11 +180,11 @@ def _explained(net: Net, predictions: Iterable[Prediction], folder: Path) -> Ite
             out = folder / f"{stem}{again}.cam.png"
             explain(net, prediction.path, prediction.classes[0], prediction.probabilities[0], out)
         yield prediction
-    print(f"wrote {written.total():,} maps to {folder}", file=sys.stderr)
+    say(f"wrote {written.total():,} maps to {folder}", error=True)
 
 
 def _print_json(predictions: Iterable[Prediction]) -> None:
-    print(json.dumps([_entry(prediction) for prediction in predictions], indent=1))
+    print(json.dumps([_entry(prediction) for prediction in predictions], indent=1))  # noqa: T201
 
 
 def _entry(prediction: Prediction) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _entry(prediction: Prediction) -> dict[str, Any]:
 
 
 def _print_csv(predictions: Iterable[Prediction], columns: int) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = CsvWriter(sys.stdout)
     heads = [f"{what}{k}" for k in range(1, columns + 1) for what in ("class", "probability")]
     writer.writerow(["path", *heads])
     for prediction in predictions:
@@ -220,7 +220,7 @@ def _print_table(predictions: Iterable[Prediction]) -> None:
         )
     if table.row_count:
         # Lines that are piped do not fold.
-        Console(width=None if sys.stdout.isatty() else 1000).print(table)
+        terminal_console().print(table)
 
 
 def _named(prediction: Prediction) -> Iterator[tuple[str, float]]:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from resnets.config import ConfigError
+from resnets.config.terminal import say
 
 if TYPE_CHECKING:
     from resnets.deploy.bulk import Run
@@ -225,4 +226,4 @@ def _clock(seconds: float) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"resnets predict: {text}", file=sys.stderr, flush=True)
+    say(f"resnets predict: {text}", error=True)

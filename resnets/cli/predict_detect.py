@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections import Counter
@@ -10,11 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from resnets.config import ConfigError
+from resnets.config.csv_files import CsvWriter
+from resnets.config.terminal import console as terminal_console
+from resnets.config.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.detect.predict import Sight
@@ -51,7 +51,7 @@ def predict(
     chosen, precise = place(model, device, precision)
     test = make_test((model,), model.preprocess, chosen, precise)
     if not as_json:
-        print(f"predicting in {precise} on {host.device_name(chosen)}", file=sys.stderr)
+        say(f"predicting in {precise} on {host.device_name(chosen)}", error=True)
     unreadable = Unreadable()
     seen = with_progress(look(test, paths, threshold, unreadable), len(paths))
     names = model.classes
@@ -60,7 +60,7 @@ def predict(
     kept = [_light(each) for each in seen]
     _write(kept, names, draw, as_json=as_json, as_csv=as_csv)
     for error in unreadable.messages:
-        print(f"resnets predict: {error}", file=sys.stderr)
+        say(f"resnets predict: {error}", error=True)
     return 1 if len(unreadable) else 0
 
 
@@ -89,7 +89,7 @@ def _write(
         dump_json(document, draw / "detections.json", indent=None)
     if as_json:
         shares = [{"path": str(each.path), "pixels": each.counts(names)} for each in seen]
-        print(json.dumps(shares if document is None else document))
+        print(json.dumps(shares if document is None else document))  # noqa: T201
     elif as_csv:
         _print_csv(seen, names)
     else:
@@ -107,11 +107,11 @@ def _drawn(seen: Iterable[Sight], names: Sequence[str], folder: Path) -> Iterato
         again = f".{written[stem]}" if written[stem] > 1 else ""
         save_drawing(sight.drawn(names), folder / f"{stem}{again}.seen.png")
         yield sight
-    print(f"wrote {written.total():,} drawings to {folder}", file=sys.stderr)
+    say(f"wrote {written.total():,} drawings to {folder}", error=True)
 
 
 def _print_csv(seen: Sequence[Sight], names: Sequence[str]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = CsvWriter(sys.stdout)
     if any(each.found is None for each in seen):
         writer.writerow(["path", "class", "pixels"])
         for each in seen:
@@ -138,4 +138,4 @@ def _print_table(seen: Sequence[Sight], names: Sequence[str]) -> None:
             text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
         table.add_row(escape(str(each.path)), escape(text))
     if table.row_count:
-        Console(width=None if sys.stdout.isatty() else 1000).print(table)  # piped lines do not fold
+        terminal_console().print(table)  # piped lines do not fold

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from resnets.config.terminal import say
+
 
 def command(
     weights: tyro.conf.Positional[str],
@@ -27,5 +29,5 @@ def command(
     """
     from resnets.weights.push import push
 
-    print(f"pushed {weights}: {push(weights, to, licence=licence, private=private)}")
+    say(f"pushed {weights}: {push(weights, to, licence=licence, private=private)}")
     return 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated, Literal
 
 import tyro
 
 from resnets.config import ConfigError
+from resnets.config.terminal import say
 
 
 def command(
@@ -87,7 +87,7 @@ def command(
     sources = [Source.parse(text) for text in models]
     sock = serve.bind(host, port)
     if token is None and not serve.is_loopback(host):
-        print(f"resnets serve: {host}: anybody there may ask; see --token-env", file=sys.stderr)
+        say(f"resnets serve: {host}: anybody there may ask; see --token-env", error=True)
     metrics = Metrics()
     log_to_stderr()
     registry = Registry(

@@ -11,6 +11,7 @@ import tyro
 from resnets.cli.runs import free_folder
 from resnets.cli.study_analyses import Gradients, Identity, Landscape, Responses, split_names
 from resnets.config import ConfigError
+from resnets.config.terminal import say
 
 if TYPE_CHECKING:
     from resnets.study.cells import Grid
@@ -153,18 +154,18 @@ def _train(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
     try:
         cells = run_grid(grid, folder, jobs=jobs, device=device)
     except Stopped as stop:
-        print(f"{stop}; go on with: resnets study {grid.study} --resume {folder}")
+        say(f"{stop}; go on with: resnets study {grid.study} --resume {folder}")
         return stop.code
     page = depth_page(folder)
     path = write_page(page, folder)
-    print(page.lead.replace("\n\n", "\n"))
+    say(page.lead.replace("\n\n", "\n"))
     unfinished = [cell.folder.name for cell in cells if cell.status not in ("done", "failed")]
     failed = [cell.folder.name for cell in cells if cell.status == "failed"]
     if failed:
-        print(f"failed: {', '.join(failed)} (why: failed.json in each; remove it to try again)")
+        say(f"failed: {', '.join(failed)} (why: failed.json in each; remove it to try again)")
     if unfinished:
-        print(f"not finished: {', '.join(unfinished)}; go on with --resume {folder}")
-    print(f"report: {path}")
+        say(f"not finished: {', '.join(unfinished)}; go on with --resume {folder}")
+    say(f"report: {path}")
     return 1 if unfinished or len(failed) == len(cells) else 0
 
 

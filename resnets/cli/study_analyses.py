@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from resnets.cli.runs import free_folder
+from resnets.config.terminal import say
 
 
 @dataclass(frozen=True)
@@ -161,5 +162,5 @@ def split_names(nets: str | None) -> tuple[str, ...]:
 
 
 def _show(report: Path) -> int:
-    print(f"report: {report}")
+    say(f"report: {report}")
     return 0

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from resnets.cli.runs import free_folder
 from resnets.config import ConfigError, Recipe, from_toml, parse_duration, replace_fields
+from resnets.config.terminal import Console, say
 
 # Whether torchrun starts us again, after a process died.
 RESTARTED = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -116,7 +116,7 @@ def _train(
                 result = job.run(recipe, folder, rank=rank, **means)
         except Stopped as stop:
             if rank.leads:
-                print(f"{stop}; go on with: resnets train --resume {folder}")
+                say(f"{stop}; go on with: resnets train --resume {folder}")
             return stop.code
     if rank.leads:
         _show_result(result, folder)
@@ -238,7 +238,7 @@ def _show_recipes() -> None:
     from resnets.recipes import RECIPES
 
     for name, make in RECIPES.items():
-        print(f"{name}\n    " + inspect.cleandoc(make.__doc__ or "").replace("\n", "\n    ") + "\n")
+        say(f"{name}\n    " + inspect.cleandoc(make.__doc__ or "").replace("\n", "\n    ") + "\n")
 
 
 def _show_result(result: dict[str, Any], folder: Path) -> None:
@@ -254,10 +254,10 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
     console = Console()
     console.print(table)
     speed = f"{result['images_per_second']:,.0f} images/s"
-    print(f"{result['seconds']:.0f} s of training, {speed}")
+    say(f"{result['seconds']:.0f} s of training, {speed}")
     for what, file in (("report", "report.html"), ("curves", "curves.svg")):
-        print(f"{what}: {folder / file}")
-    print(f"use it: resnets predict {folder} PICTURE...")
+        say(f"{what}: {folder / file}")
+    say(f"use it: resnets predict {folder} PICTURE...")
 
 
 def _written(key: str, value: float | None) -> str:

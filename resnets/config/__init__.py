@@ -4,6 +4,7 @@ A `Recipe` is written into each run and each checkpoint and is enough to repeat 
 are data, not subclasses: a plain net differs from its residual twin in one field of `ModelSpec`.
 """
 
+from resnets.config import terminal  # makes what our loggers say printable
 from resnets.config.data import AugmentSpec, DataSpec, Preprocess
 from resnets.config.detect import DetectSpec
 from resnets.config.errors import ConfigError, ToldError
@@ -32,6 +33,7 @@ __all__ = [
     "from_toml",
     "parse_duration",
     "replace_fields",
+    "terminal",
     "to_dict",
     "to_toml",
     "whole_file",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import jinja2
 from PIL import Image
 
 from resnets.config import whole_file
+from resnets.config.csv_files import CsvWriter
 from resnets.data.check import CheckReport
 from resnets.data.check_findings import KINDS, Finding, Kind
 from resnets.data.check_source import Contents
@@ -62,7 +62,7 @@ def write_check(report: CheckReport, out: Path, kinds: frozenset[Kind] = frozens
 
 def _table(findings: Sequence[Finding]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter(text)
     writer.writerow(COLUMNS)
     for each in findings:
         kind = each.kind

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
 from resnets.config import ConfigError, DataSpec
+from resnets.config.terminal import Console, escape
 from resnets.data.decode import View, centre_box, decode, decode_whole, picture_header
 from resnets.data.errors import DataError
 from resnets.data.files import Files
@@ -178,5 +178,5 @@ def _progress(done: Iterator[bool], total: int, description: str) -> Iterator[bo
     """Show progress on the terminal; nothing where stderr is piped."""
     console = Console(stderr=True)
     shown = sys.stderr.isatty()
-    title = f"reading {description}"
+    title = escape(f"reading {description}")
     return iter(track(done, title, total, console=console, transient=True, disable=not shown))

@@ -17,10 +17,10 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 
 from resnets.config import ConfigError, whole_file
+from resnets.config.terminal import Console, escape
 from resnets.data.decode import decode_whole, picture_header, scaled_size
 from resnets.data.errors import DataError
 from resnets.data.files import Files
@@ -197,4 +197,4 @@ def _progress(done: Iterator[T], total: int, title: str) -> Iterator[T]:
     """Show progress on the terminal; nothing where stderr is piped."""
     console = Console(stderr=True)
     hidden = not sys.stderr.isatty()
-    return iter(track(done, title, total, console=console, transient=True, disable=hidden))
+    return iter(track(done, escape(title), total, console=console, transient=True, disable=hidden))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.config import ConfigError
+from resnets.config.terminal import valid_text
 from resnets.data.decode import decode
 from resnets.deploy.artefact import digest, digest_of_net, files_of, is_artefact
 from resnets.deploy.backend import Backend, Runtime, open_backend
@@ -103,10 +104,10 @@ class ShardWorker:
         return torch.from_numpy(np.stack([best, np.take_along_axis(shares, best, 1)], 1))
 
     def _row(self, item: Item, found: Tensor | str) -> Row:
-        name = item.name.encode("utf-8", "backslashreplace").decode("utf-8")
+        name = valid_text(item.name)
         if isinstance(found, str):
             error = found.removeprefix(f"{item.where}: ").removeprefix(f"{item.name}: ")
-            return Row(name, error=error.encode("utf-8", "backslashreplace").decode("utf-8"))
+            return Row(name, error=valid_text(error))
         ids, shares = found[0].int().tolist(), found[1].tolist()
         return Row(name, [self.backend.classes[each] for each in ids], ids, shares)
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, Protocol
 
 from resnets.config import ConfigError
+from resnets.config.csv_files import CsvWriter, read_rows
 
 Format = Literal["parquet", "csv"]
 GROUP = 8192  # rows of a row group, and rows held at a time
@@ -117,7 +118,7 @@ class _CsvWriter:
     def __init__(self, path: Path, top: int) -> None:
         self.top = top
         self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115
-        self.writer = csv.writer(self.file, lineterminator="\n")
+        self.writer = CsvWriter(self.file)
         self.writer.writerow(columns(top))
 
     def add(self, rows: Sequence[Row]) -> None:
@@ -192,9 +193,9 @@ def _read(path: Path, kind: Format) -> Iterator[tuple[str, str, str]]:
                     yield name, best or "", error or ""
         return
     with open(path, encoding="utf-8", newline="") as stream:
-        reader = csv.reader(stream, strict=True)
-        heads = next(reader, [])
-        for cells in reader:
+        rows = read_rows(stream)
+        heads = next(rows, [])
+        for cells in rows:
             if len(cells) != len(heads):
                 raise ValueError(f"{path}: cut short")
             yield cells[0], cells[1], cells[-1]

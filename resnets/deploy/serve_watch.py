@@ -155,7 +155,7 @@ class Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line."""
-        print(self.format(record), file=sys.stderr, flush=True)
+        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def log_to_stderr() -> None:

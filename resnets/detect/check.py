@@ -6,7 +6,6 @@ maps are held against them. A repair writes new annotation files and never touch
 
 from __future__ import annotations
 
-import csv
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from resnets.config import ConfigError, dump_json, whole_file
+from resnets.config.csv_files import CsvWriter
 from resnets.data.decode import picture_header
 from resnets.data.errors import DataError
 from resnets.data.memory import cores
@@ -105,7 +105,7 @@ def write_problems(problems: Iterable[Problem], path: Path) -> None:
         whole_file(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
+        writer = CsvWriter(file)
         writer.writerow(["file", "item", "kind", "problem"])
         writer.writerows([each.where, each.item, each.kind, each.said] for each in problems)
 

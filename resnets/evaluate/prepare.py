@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,7 @@ from rich.text import Text
 from torch import nn
 
 from resnets import host
+from resnets.config.terminal import Console
 
 T = TypeVar("T")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
 from resnets.config import ConfigError
+from resnets.config.terminal import Console, escape
 from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, order
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.evaluate.match import SplitName, match_classes, open_split, relabel
@@ -129,7 +129,9 @@ def images_of(batch: Batch) -> Tensor:
 def progress(items: Sequence[T], what: str) -> Iterable[T]:
     """`items` one by one, under a bar on stderr where that is a terminal."""
     console = Console(stderr=True)
-    return track(items, what, console=console, transient=True, disable=not console.is_terminal)
+    return track(
+        items, escape(what), console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 def check_finite(value: float, where: Path | str) -> float:

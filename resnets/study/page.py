@@ -6,7 +6,6 @@ table shows. A drawing that is SVG text already has no .png.
 
 from __future__ import annotations
 
-import csv
 import html
 import io
 import re
@@ -21,6 +20,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure as Plot
 
 from resnets.config import whole_file
+from resnets.config.csv_files import CsvWriter
 from resnets.study.figures import THEME
 
 REPORT = "report.html"
@@ -209,7 +209,7 @@ def _write_numbers(shown: Figure | Table, folder: Path) -> None:
         whole_file(folder / f"{shown.name}.csv") as temporary,
         open(temporary, "w", encoding="utf-8", newline="") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
+        writer = CsvWriter(file)
         writer.writerow(numbers.columns)
         writer.writerows(numbers.rows)
 

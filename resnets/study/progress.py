@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from resnets.config.terminal import Console
 from resnets.study.cells import Cell, Grid
 from resnets.train.log import clock
 

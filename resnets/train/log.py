@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import whole_file
+from resnets.config.terminal import Console
 from resnets.train.clock import TIME, stages_line
 
 METRICS = "metrics.jsonl"

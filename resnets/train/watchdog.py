@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+
+from resnets.config.terminal import say
 
 HUNG = 75  # exit code: the machine's fault, try again (sysexits.h, EX_TEMPFAIL)
 
@@ -65,6 +66,6 @@ class Watchdog:
                 self._changed.wait(left)
             else:
                 return
-        print(self.describe(), file=sys.stderr, flush=True)
+        say(self.describe(), error=True)
         faulthandler.dump_traceback(all_threads=True)
         os._exit(HUNG)
