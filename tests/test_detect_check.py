@@ -12,8 +12,9 @@ from PIL import Image
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data.errors import DataError
-from resnets.detect.check import annotation_tasks, check_annotations, repair_annotations
+from resnets.detect.check import annotation_tasks, check_annotations
 from resnets.detect.masks import MaskError, check_segmentation, encode_masks
+from resnets.detect.repair import repair_annotations
 from resnets.detect.sources import open_detection
 
 NAN = float("nan")
@@ -69,15 +70,15 @@ def test_every_kind_of_problem_is_found_and_named(broken):
         "annotation 6: its outline is for (height, width) [10, 10], not [60, 80]",
         "annotation 7: its outline has a polygon of fewer than three corners",
         "annotation 9: id occurs twice",
-        "gone.png: its picture is missing",
-        "train0008.png: gives its picture as 0x60, a size that none has",
+        "gone.png: its image is missing",
+        "train0008.png: gives its image as 0x60, a size that none has",
     ):
         assert said in text, said
 
 
 def test_training_refuses_with_one_line_and_can_be_told_to_skip(broken, caplog):
     data = DataSpec(source=str(broken), val_fraction=0, test_fraction=0)
-    with pytest.raises(DataError, match=r"and 11 more .*detect\.skip_bad=true") as caught:
+    with pytest.raises(DataError, match=r"and 11 more; .*detect\.skip_bad=true") as caught:
         open_detection(data, task="instances")
     assert "\n" not in str(caught.value)
     split = open_detection(data, DetectSpec(skip_bad=True), "instances").train
@@ -92,8 +93,8 @@ def test_a_repaired_set_opens_as_its_own(broken, tmp_path):
     before = {path: path.read_bytes() for path in broken.rglob("*") if path.is_file()}
     out = tmp_path / "repaired"
     done = repair_annotations(str(broken), "instances", out)
-    assert done["pictures_left_out"] == 1
-    assert done["changed"] >= 2
+    assert done.images_left_out == 1
+    assert done.changed >= 2
     assert check_annotations(str(out), "instances").problems == []
     split = open_detection(DataSpec(source=str(out), val_fraction=0, test_fraction=0)).train
     assert len(split) == 7
@@ -150,7 +151,7 @@ def test_class_map_problems(tmp_path):
     assert annotation_tasks(str(tmp_path)) == ("instances", "segment")
     report = check_annotations(str(tmp_path), "segment")
     assert dict(report.by_kind) == {"category": 1, "picture size": 1}
-    assert "has pixels of value 9, which no class has" in str(report.problems[0])
+    assert any("pixels of value 9, which no class has" in str(each) for each in report.problems)
     with pytest.raises(ConfigError, match="class maps are pictures"):
         repair_annotations(str(tmp_path), "segment", tmp_path / "out")
 

@@ -1,48 +1,82 @@
 """COCO JSON: objects with boxes and outlines (cocodataset.org/#format-data).
 
-Accepted: annotations/instances_<set>.json with the pictures of a set in <set>/, as COCO has it, and
-any other JSON of the same form in a folder or tar with its pictures.
+Accepted: annotations/instances_<set>.json with the images of a set in <set>/, as COCO has it, and
+any other JSON of the same form in a folder or tar with its images. Which file belongs to which
+entry: `image_index`. Scalars in any spelling: `values`.
 """
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from resnets.data.errors import DataError
+from resnets.data.split_names import role_within
+from resnets.detect.documents import parse_json
+from resnets.detect.image_index import ImageIndex, Match, Stated
 from resnets.detect.records import (
-    PictureFinder,
+    ID_TWICE,
+    Flaw,
     Problem,
     RawObject,
     RawPart,
     RawPicture,
     RawSource,
-    picture_paths,
 )
-from resnets.detect.store import Store, open_store
+from resnets.detect.store import Store, add_named, open_named
+from resnets.detect.values import (
+    read_box,
+    read_flag,
+    read_id,
+    read_name,
+    read_number,
+    read_side,
+)
 
 KEYS = ("images", "annotations", "categories")
 PLAIN_NAMES = ("_annotations.coco", "annotations", "instances", "coco", "labels", "result")
-NAN = float("nan")
+PLAIN_FOLDERS = ("annotations", "annotation", "labels", "json", "coco", "result")
+# Files beside instances_<set>.json that are about the same images.
+COMPANIONS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
+LARGEST_ID = 1 << 53  # beyond it JSON's numbers are not exact
+
+Finder = Callable[[Sequence[Stated]], list[Match]]
 
 
 def find_coco(store: Store) -> dict[str, str]:
     """Image set -> JSON file that describes it; empty where the store has no COCO JSON.
 
-    Where there are instances_*.json, other files (captions, key points) are not looked at.
+    Sets of one name in several folders are told apart by them ("cam1:train"). Captions, key points
+    and panoptic maps beside instances_*.json are of the same images, and not looked at.
     """
     files = store.below("", ".json")
-    instances = [path for path in files if PurePosixPath(path).name.startswith("instances_")]
-    found = {}
-    for path in instances or files:
-        if instances or _looks_like_coco(store.read(path)):
-            found[_title(path)] = path
-    return found
+    official = {_folder(path) for path in files if _is_official(path)}
+    found = []
+    for path in files:
+        name = PurePosixPath(path).name.lower()
+        if _folder(path) in official and name.startswith(COMPANIONS):
+            continue
+        if _is_official(path) or _looks_like_coco(store.read(path), store.called(path)):
+            found.append(path)
+    return _titled(found)
+
+
+def why_no_coco(store: Store) -> str:
+    """What the first JSON lacks that has some of COCO's lists but not all; "" without any."""
+    for path in store.below("", ".json"):
+        try:
+            document = parse_json(store.read(path), store.called(path))
+        except DataError:
+            continue
+        lacking = [key for key in KEYS if not isinstance(document, dict) or key not in document]
+        if 0 < len(lacking) < len(KEYS):
+            return f"{store.called(path)} lacks COCO's {' and '.join(lacking)}"
+    return ""
 
 
 def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) -> RawSource:
@@ -50,7 +84,8 @@ def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) ->
 
     DataError: a file that is no COCO JSON. `masks` keeps the outlines, which take memory.
     """
-    first = next((title for title in files if title.startswith("train")), next(iter(files)))
+    training = (title for title in files if role_within(title.rpartition(":")[2]) == "train")
+    first = next(training, next(iter(files)))
     read: dict[str, dict[str, Any]] = {}
 
     def document(title: str) -> dict[str, Any]:
@@ -60,61 +95,88 @@ def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) ->
         return read[title]
 
     whole = document(first)
-    categories = _categories(whole, store.called(files[first]))
-    pictures = _pictures_of(whole, store, files[first])
-    finder = PictureFinder(pictures, picture_paths(pictures))
+    categories, notes = _categories(whole, store.called(files[first]))
+    images, find = _images_of(whole, store, files[first])
 
     def load(title: str) -> RawPart:
-        path = files[title]
-        where = store.called(path)
-        found = _part(document(title), categories, finder, where, (title, _folder(path)), masks)
+        found = _part(document(title), categories, find, store, files[title], title, masks)
         read.clear()
         return found
 
     numbers = tuple(sorted(categories))
     classes = tuple(categories[number] for number in numbers)
-    return RawSource(name, pictures, classes, numbers, tuple(files), load, has_masks=True)
+    titles = tuple(files)
+    return RawSource(name, images, classes, numbers, titles, load, has_masks=True, notes=notes)
 
 
-def _pictures_of(document: dict[str, Any], store: Store, path: str) -> Store:
-    """Where the pictures are: in the store, or where a repaired file says (`info.pictures`)."""
+def _images_of(document: dict[str, Any], store: Store, path: str) -> tuple[Store, Finder]:
+    """Where the images are: in the store, or where a repaired file says (`info.pictures`).
+
+    Elsewhere only the files that the document names are looked at.
+    """
     info = document.get("info")
     elsewhere = info.get("pictures") if isinstance(info, dict) else None
     if not isinstance(elsewhere, str):
-        return store
+        return store, ImageIndex.of(store).match
     try:
-        return open_store(elsewhere)
+        images = open_named(elsewhere, [_called(each) for each in document["images"]])
     except DataError as error:
         raise DataError(f"{store.called(path)}: info.pictures: {error}") from error
 
+    def find(entries: Sequence[Stated]) -> list[Match]:
+        missing = Match(None, "no picture", f"its image is missing from {elsewhere}")
+        names = [entry.names[0] for entry in entries]
+        add_named(images, names)
+        return [Match(name) if name in images else missing for name in names]
 
-def _looks_like_coco(data: bytes) -> bool:
+    return images, find
+
+
+def _is_official(path: str) -> bool:
+    return PurePosixPath(path).name.lower().startswith("instances_")
+
+
+def _looks_like_coco(data: bytes, where: str) -> bool:
+    """Whether it has COCO's lists; a damaged file that seems to is opened, and then named."""
     try:
-        document = json.loads(data)
-    except ValueError:
-        return False
+        document = parse_json(data, where)
+    except DataError:
+        return all(f'"{key}"'.encode() in data for key in KEYS[:2])
     return isinstance(document, dict) and all(key in document for key in KEYS)
+
+
+def _titled(paths: Sequence[str]) -> dict[str, str]:
+    """Each file by its title; those of one title by their folder too, and at last by their path."""
+    titles = [_title(path) for path in paths]
+    for prefixes in (["/".join(_telling(path)) for path in paths], paths):
+        count = Counter(titles)
+        titles = [
+            f"{prefix}:{_title(path)}".removeprefix(":") if count[title] > 1 else title
+            for path, title, prefix in zip(paths, titles, prefixes, strict=True)
+        ]
+    return dict(zip((title.replace("+", "_") for title in titles), paths, strict=True))
 
 
 def _title(path: str) -> str:
     """ "train2017" of annotations/instances_train2017.json, "train" of train/annotations.json."""
-    stem = PurePosixPath(path).stem
-    folder = _folder(path)
+    stem = PurePosixPath(path).stem.replace("+", "_")  # it joins titles
     if stem.lower() in PLAIN_NAMES:
-        return "" if folder in ("annotations", "") else folder
+        return next(reversed(_telling(path)), "").replace("+", "_")
     return stem.removeprefix("instances_").removesuffix("_annotations").removeprefix("annotations_")
 
 
+def _telling(path: str) -> list[str]:
+    """The folders of a file that are called otherwise than where annotations lie."""
+    return [part for part in PurePosixPath(path).parts[:-1] if part.lower() not in PLAIN_FOLDERS]
+
+
 def _folder(path: str) -> str:
-    return PurePosixPath(path).parent.name
+    return str(PurePosixPath(path).parent)
 
 
 def _document(store: Store, path: str) -> dict[str, Any]:
     where = store.called(path)
-    try:
-        document = json.loads(store.read(path))
-    except ValueError as error:
-        raise DataError(f"{where}: no JSON ({error}); restore it") from error
+    document = parse_json(store.read(path), where)
     lists = isinstance(document, dict) and all(isinstance(document.get(k), list) for k in KEYS)
     if not lists:
         raise DataError(f"{where}: no COCO JSON; it needs lists called {', '.join(KEYS)}")
@@ -125,76 +187,138 @@ def _document(store: Store, path: str) -> dict[str, Any]:
     return document
 
 
-def _categories(document: dict[str, Any], where: str) -> dict[int, str]:
-    names: dict[int, str] = {}
+def _categories(document: dict[str, Any], where: str) -> tuple[dict[int, str], list[str]]:
+    """Name of each category, and what was understood of them.
+
+    A root that only groups the others (Roboflow's category 0) is no class.
+    """
+    entries: dict[int, dict[str, Any]] = {}
     for entry in document["categories"]:
-        number, name = entry.get("id"), entry.get("name")
-        if not isinstance(number, int) or not isinstance(name, str):
+        number, name = read_id(entry.get("id")), read_name(entry.get("name"))
+        if not isinstance(number, int) or abs(number) > LARGEST_ID or not name:
             raise DataError(f"{where}: categories: {entry} lacks a whole number as id, or a name")
-        if number in names or name in names.values():
+        if number in entries and read_name(entries[number].get("name")) != name:
             raise DataError(f"{where}: categories: {number} ({name}) occurs twice; rename one")
-        names[number] = name
-    if not names:
+        entries[number] = entry
+    if not entries:
         raise DataError(f"{where}: categories: is empty; name at least one")
-    return names
+    notes = []
+    for number in [number for number in entries if _is_root(number, entries)]:
+        if not any(read_id(each.get("category_id")) == number for each in document["annotations"]):
+            name = read_name(entries.pop(number).get("name"))
+            notes.append(f"category {number} ({name}) only groups the others; it is no class")
+    names = {number: read_name(entry.get("name")) for number, entry in entries.items()}
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            both = " and ".join(str(number) for number in names if names[number] == name)
+            raise DataError(
+                f"{where}: categories: {both} are all called {name}; a name that occurs twice"
+                " is no class: rename one, or give both the same id"
+            )
+    return names, notes
+
+
+def _is_root(number: int, entries: dict[int, dict[str, Any]]) -> bool:
+    """Whether a category has no group of its own and is the group of another."""
+    own, name = entries[number].get("supercategory"), read_name(entries[number].get("name"))
+    groups = (read_name(each.get("supercategory")) for n, each in entries.items() if n != number)
+    return read_name(own).lower() in ("", "none") and name in groups
 
 
 def _part(
     document: dict[str, Any],
     categories: dict[int, str],
-    finder: PictureFinder,
-    where: str,
-    hints: Sequence[str],
+    find: Finder,
+    store: Store,
+    path: str,
+    title: str,
     masks: bool,
 ) -> RawPart:
+    where = store.called(path)
+    names, notes = _names_for(document, categories, where)
     label_of = {number: label for label, number in enumerate(sorted(categories))}
-    stated = _categories(document, where)
-    names = {**stated, **categories}
-    if unlike := [number for number in stated if stated[number] != categories.get(number)]:
-        raise DataError(
-            f"{where}: category {unlike[0]} ({stated[unlike[0]]}) is not what it is in the"
-            f" training set ({categories.get(unlike[0], 'missing')}); use one list for both"
-        )
+    ids = [read_id(entry.get("id")) for entry in document["images"]]
+    count = Counter(ids)
     objects: dict[Any, list[RawObject]] = defaultdict(list)
-    seen: set[Any] = set()
-    problems = []
-    known = {_key(entry.get("id")) for entry in document["images"]}
+    orphans: list[Problem] = []
+    first_of: dict[int | str, int] = {}
+    backward = 0
     for number, entry in enumerate(document["annotations"]):
         found = _object(entry, number, label_of, names, masks)
-        image = _key(entry.get("image_id"))
-        if image not in known:
-            said = f"image_id {image!r}: no such image in the file"
-            problems.append(Problem(where, found.item, "no image", said))
+        backward += _is_backward(entry)
+        stated = entry.get("image_id")
+        image = read_id(stated)
+        if image is None or count[image] != 1:
+            said = "no such image in the file" if not count[image] else "two images have this id"
+            kind = "no image" if image is None or not count[image] else ID_TWICE
+            orphans.append(Problem(where, found.item, kind, f"image_id {stated!r}: {said}"))
             continue
-        if found.item in seen:
-            said = "id occurs twice"
-            problems.append(Problem(where, found.item, "id twice", said))
-            continue
-        seen.add(found.item)
+        key = read_id(entry.get("id"))
+        if key is not None and first_of.setdefault(key, number) != number:
+            twin = document["annotations"][first_of[key]]
+            found = replace(found, flaws=(*found.flaws, _twice(entry, twin)))
         objects[image].append(found)
-    pictures = []
-    for entry in document["images"]:
-        image = _key(entry.get("id"))
-        if image not in known:
-            problems.append(Problem(where, f"image {image!r}", "id twice", "id occurs twice"))
+    entries = [Stated((_called(entry),), path, title) for entry in document["images"]]
+    problems, pictures = [], []
+    for entry, image, match in zip(document["images"], ids, find(entries), strict=True):
+        item = _called(entry) or f"image {entry.get('id')!r}"
+        if image is None or count[image] > 1:
+            said = "its id is neither a number nor text" if image is None else "id occurs twice"
+            item = f"image {entry.get('id')!r}"
+            problems.append(Problem(where, item, ID_TWICE if image is not None else "no id", said))
             continue
-        known.discard(image)
-        pictures.append(_picture(entry, image, tuple(objects[image]), finder, where, hints))
-    return RawPart(pictures, problems)
+        lacking = None if match.path is not None else Flaw(match.kind, match.said)
+        width, height = read_side(entry.get("width")), read_side(entry.get("height"))
+        pictures.append(
+            RawPicture(
+                image,
+                match.path,
+                item,
+                where,
+                width,
+                height,
+                tuple(objects[image]),
+                lacking=lacking,
+            )
+        )
+    if backward:
+        notes.append(f"{where}: {backward:,} boxes of negative width or height were turned round")
+    return RawPart(pictures, problems, orphans, len(document["annotations"]), notes)
 
 
-def _picture(
-    entry: dict[str, Any],
-    image: Any,
-    objects: tuple[RawObject, ...],
-    finder: PictureFinder,
-    where: str,
-    hints: Sequence[str],
-) -> RawPicture:
-    called = str(entry.get("file_name", ""))
-    path = finder.find(called, hints) if called else None
-    width, height = _whole(entry.get("width")), _whole(entry.get("height"))
-    return RawPicture(image, path, called or f"image {image}", where, width, height, objects)
+def _names_for(
+    document: dict[str, Any], categories: dict[int, str], where: str
+) -> tuple[dict[int, str], list[str]]:
+    """Names for messages; DataError where an id that is used is another class than in training."""
+    stated, notes = _categories(document, where)
+    unlike = {number for number in stated if stated[number] != categories.get(number)}
+    used = {read_id(entry.get("category_id")) for entry in document["annotations"]} & unlike
+    for number in sorted(each for each in used if isinstance(each, int)):
+        raise DataError(
+            f"{where}: category {number} ({stated[number]}) is not what it is in the"
+            f" training set ({categories.get(number, 'missing')}); use one list for both"
+        )
+    if unlike:
+        named = ", ".join(stated[number] for number in sorted(unlike))
+        notes.append(f"{where}: no object is of the categories that training lacks: {named}")
+    return {**stated, **categories}, notes
+
+
+def _twice(entry: dict[str, Any], twin: dict[str, Any]) -> Flaw:
+    """What is wrong with the second of two objects of one id."""
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    if all(entry.get(key) == twin.get(key) for key in keys):
+        return Flaw("duplicate", "occurs twice, all values alike")
+    return Flaw(ID_TWICE, "id occurs twice")
+
+
+def _called(entry: dict[str, Any]) -> str:
+    name = entry.get("file_name")
+    return name if isinstance(name, str) else read_name(name)
+
+
+def _is_backward(entry: dict[str, Any]) -> bool:
+    return any(side < 0 for side in read_box(entry.get("bbox"))[2:])
 
 
 def _object(
@@ -204,22 +328,34 @@ def _object(
     names: dict[int, str],
     masks: bool,
 ) -> RawObject:
-    """Values that are missing or of a wrong type become NaN or -1, which the check then names."""
+    """Values that are missing or of a wrong type become NaN, -1 or flaws, which the check names."""
     stated = entry.get("category_id")
-    category = stated if isinstance(stated, int) else -1
-    box = entry.get("bbox")
-    values = [_number(value) for value in box] if isinstance(box, list) else []
-    left, top, width, height = values if len(values) == 4 else (NAN,) * 4
-    area = _number(entry.get("area"))
+    category = read_id(stated)
+    label = label_of.get(category, -1) if isinstance(category, int) else -1
+    left, top, width, height = read_box(entry.get("bbox"))
+    right, bottom = left + width, top + height
+    area = read_number(entry.get("area"))
+    flags = {key: read_flag(entry.get(key)) for key in ("iscrowd", "difficult")}
+    flaws = [
+        Flaw("value", f"its {key} {entry[key]!r} is neither yes nor no")
+        for key, value in flags.items()
+        if value is None
+    ]
+    outline = _outline(entry.get("segmentation")) if masks else None
     return RawObject(
         item=f"annotation {entry.get('id', f'number {number}')}",
-        label=label_of.get(category, -1),
-        category=str(names.get(category, stated)),
-        box=(left, top, left + width, top + height),
+        label=label,
+        category=str(names.get(category, stated)) if isinstance(category, int) else repr(stated),
+        box=(min(left, right), min(top, bottom), max(left, right), max(top, bottom))
+        if width == width and height == height
+        else (left, top, right, bottom),
         area=area if area > 0 else None,
-        crowd=bool(entry.get("iscrowd", 0)),
-        difficult=bool(entry.get("difficult", 0)),  # as our repaired VOC sets have it
-        segmentation=_outline(entry.get("segmentation")) if masks else None,
+        crowd=bool(flags["iscrowd"]),
+        difficult=bool(flags["difficult"]),  # as our repaired VOC sets have it
+        segmentation=outline,
+        number=number,
+        flaws=tuple(flaws),
+        bare=outline is None,
     )
 
 
@@ -227,6 +363,7 @@ def _outline(value: Any) -> Any:
     """A segmentation with its polygons as arrays, a third of the memory; bad ones as they are."""
     if not isinstance(value, list):
         return value or None
+    value = [points for points in value if points != []]
     arrays = [np.asarray(p) if _is_flat(p) else p for p in value]
     return [p.astype(np.float64) if _is_numeric(p) else p for p in arrays] or None
 
@@ -237,15 +374,3 @@ def _is_flat(points: Any) -> bool:
 
 def _is_numeric(points: Any) -> bool:
     return isinstance(points, np.ndarray) and points.dtype.kind in "iuf"
-
-
-def _key(value: Any) -> int | str | None:
-    return value if isinstance(value, int | str) else None
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else NAN
-
-
-def _whole(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) and 0 <= value < 1 << 31 else 0

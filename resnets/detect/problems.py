@@ -1,68 +1,114 @@
-"""What is wrong with annotations, found without opening a picture, and how each is repaired."""
+"""What is wrong with annotations, told from them and from the headers of their images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from resnets.data.errors import DataError
+from resnets.detect.image_sizes import Frame, StoredSize, read_sizes, stated_frame
 from resnets.detect.masks import MaskError, check_segmentation
-from resnets.detect.records import Box, Problem, RawObject, RawPart, RawPicture
+from resnets.detect.records import (
+    ID_TWICE,
+    Flaw,
+    Problem,
+    RawObject,
+    RawPart,
+    RawPicture,
+)
+from resnets.detect.store import Store
+from resnets.detect.values import Box
 
 # Boxes may pass the picture's edge by this many pixels: sources round, or count from 1.
 TOLERANCE = 1.0
+NO_OUTLINE = "no outline"
 LARGEST = 65_535  # px, the longest side that a JPEG can have
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A part's good pictures and objects, and what was wrong with the others."""
+    """A part's good images and objects, what was wrong with the others, and what to know of it."""
 
     pictures: Sequence[RawPicture]
     problems: Sequence[Problem]
+    notes: Sequence[str] = ()
 
 
-def check_part(
-    part: RawPart, classes: Sequence[str], *, masks: bool = False, repair: bool = False
-) -> Checked:
-    """Leave out bad pictures and objects and say what is wrong with each.
+def look_at_images(part: RawPart, store: Store, workers: int = 0) -> RawPart:
+    """The part with the sizes that the headers of its image files state (`with_sizes`)."""
+    paths = [picture.path for picture in part.pictures if picture.path is not None]
+    return with_sizes(part, store, read_sizes(store, paths, workers))
 
-    `masks`: every object needs an outline. With `repair`, boxes and polygons that pass the
-    picture's edge are cut there and kept; whatever cannot be mended goes.
+
+def with_sizes(part: RawPart, store: Store, sizes: Mapping[str, StoredSize | str]) -> RawPart:
+    """The part with `sizes` of its images by path, or why they cannot be read.
+
+    An image whose annotations state no size gets that of its file.
     """
-    pictures, problems = [], list(part.problems)
+    pictures = []
+    unstated = 0
     for picture in part.pictures:
-        found = list(_picture_problems(picture))
+        if picture.path is None:
+            pictures.append(picture)
+            continue
+        found, file = sizes[picture.path], store.called(picture.path)
+        if isinstance(found, str):
+            pictures.append(replace(picture, unreadable=found, file=file))
+            continue
+        picture = replace(picture, stored=found, file=file)
+        if picture.width == picture.height == 0:
+            unstated += 1
+            width, height = found.upright
+            picture = replace(picture, width=width, height=height, sized=False)
+        pictures.append(picture)
+    said = f"{unstated:,} images without a size in their annotations; taken from the files"
+    return replace(part, pictures=pictures, notes=(*part.notes, *([said] if unstated else ())))
+
+
+def check_part(part: RawPart, classes: Sequence[str], *, masks: bool = False) -> Checked:
+    """Leave out bad images and objects and say what is wrong with each.
+
+    `masks`: every object needs an outline. Sizes are held against those of the image files where
+    `look_at_images` has read them.
+    """
+    pictures, problems = [], [*part.problems, *part.orphans]
+    frame = frame_of(part)
+    for picture in part.pictures:
+        found = list(picture_problems(picture, frame))
         problems += found
         if found:
             continue
         kept = []
         for each in picture.objects:
-            wrong = list(_object_problems(each, picture, classes, masks))
+            wrong = list(object_problems(each, picture, classes, masks))
             problems += wrong
-            mended = mend(each, picture) if repair and wrong else each
-            if not wrong or not list(_object_problems(mended, picture, classes, masks)):
-                kept.append(clipped(mended, picture))
+            if all(problem.kind == ID_TWICE for problem in wrong):
+                kept.append(clipped(each, picture))
         pictures.append(replace(picture, objects=tuple(kept)))
-    return Checked(pictures, problems)
+    return Checked(pictures, problems, part.notes)
+
+
+def frame_of(part: RawPart) -> Frame | None:
+    """Which pixels the boxes of a part are for, where its images tell (`image_sizes`)."""
+    return stated_frame(
+        ((picture.width, picture.height), picture.stored)
+        for picture in part.pictures
+        if picture.stored is not None and picture.sized
+    )
 
 
 def refuse(problems: Sequence[Problem], hint: str) -> None:
     """Raise DataError that names the first of `problems`, if any, and counts the others."""
     if not problems:
         return
-    more = len(problems) - 1
-    others = f" (and {more:,} more like it or worse)" if more else ""
+    others = ""
+    if len(problems) > 1:
+        kinds = Counter(problem.kind for problem in problems)
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        others = f" (and {len(problems) - 1:,} more; in all {counted})"
     raise DataError(f"{problems[0]}{others}; {hint}")
-
-
-def mend(each: RawObject, picture: RawPicture) -> RawObject:
-    """The object with its box and polygons cut at the picture's edge."""
-    outline = each.segmentation
-    if isinstance(outline, Sequence):
-        outline = [_inside(points, picture) for points in outline]
-    return replace(clipped(each, picture), segmentation=outline)
 
 
 def clipped(each: RawObject, picture: RawPicture) -> RawObject:
@@ -77,27 +123,65 @@ def clipped(each: RawObject, picture: RawPicture) -> RawObject:
     return replace(each, box=box)
 
 
-def _picture_problems(picture: RawPicture) -> Iterator[Problem]:
+def picture_problems(picture: RawPicture, frame: Frame | None = None) -> Iterator[Problem]:
+    """What is wrong with an image as a whole; `frame`: which pixels boxes of its set are for."""
     item = "" if picture.called in picture.where else picture.called
     if picture.path is None:
-        yield Problem(picture.where, item, "no picture", "its picture is missing")
+        lacking = picture.lacking or Flaw("no picture", "its image is missing")
+        yield Problem(picture.where, item, lacking.kind, lacking.said)
         return
     width, height = picture.width, picture.height
+    if picture.unreadable and width == height == 0:
+        yield Problem(picture.file, "", "unreadable", picture.unreadable)
+        return
     if not (0 < width <= LARGEST and 0 < height <= LARGEST):
-        said = f"gives its picture as {width}x{height}, a size that none has"
+        said = f"gives its image as {width}x{height}, a size that none has"
         yield Problem(picture.where, item, "picture size", said)
+        return
+    if picture.stored is not None:
+        yield from _size_problems(picture, picture.stored, frame)
 
 
-def _object_problems(
+def _size_problems(
+    picture: RawPicture, stored: StoredSize, frame: Frame | None
+) -> Iterator[Problem]:
+    upright, stated = stored.upright, (picture.width, picture.height)
+    plain = stored.width, stored.height
+    if stated != upright:
+        turned = f", as it is stored before EXIF orientation {stored.orientation} turns it"
+        said = f"is {upright[0]}x{upright[1]}, its annotations are for {stated[0]}x{stated[1]}" + (
+            turned if stated == plain else ""
+        )
+        yield Problem(picture.file, "", "picture size", said)
+        return
+    open_frame = upright == plain or not picture.sized
+    annotated = picture.objects or picture.class_map
+    if stored.orientation != 1 and open_frame and frame != "upright" and annotated:
+        which = (
+            "its set's boxes are for images as stored"
+            if frame
+            else "its size does not tell whether its boxes are for the image as stored or upright;"
+            " save it upright, without that tag"
+        )
+        said = f"is turned by EXIF orientation {stored.orientation}; {which}"
+        yield Problem(picture.file, "", "orientation", said)
+
+
+def object_problems(
     each: RawObject, picture: RawPicture, classes: Sequence[str], masks: bool
 ) -> Iterator[Problem]:
+    """What is wrong with an object of a good image."""
     item = f"{picture.called}, {each.item}" if picture.where.endswith(".json") else each.item
 
     def problem(kind: str, said: str) -> Problem:
         return Problem(picture.where, item, kind, said)
 
+    for flaw in each.flaws:
+        yield problem(flaw.kind, flaw.said)
     if each.label < 0:
         yield problem("category", f"category {each.category} is none of the {len(classes)} known")
+    if any(flaw.kind == "no number" for flaw in each.flaws):
+        return
     if not all(map(math.isfinite, each.box)):
         yield problem("no number", f"its box {_shown(each.box)} is not four finite numbers")
         return
@@ -110,7 +194,7 @@ def _object_problems(
     elif min(right, picture.width) <= max(left, 0) or min(bottom, picture.height) <= max(top, 0):
         yield problem("no area", f"its box {_shown(each.box)} has no area inside the picture")
     if each.segmentation is None and masks:
-        yield problem("mask", "it has no outline")
+        yield problem(NO_OUTLINE, "it has no outline")
     if each.segmentation is not None:
         try:
             check_segmentation(each.segmentation, picture.height, picture.width, TOLERANCE)
@@ -122,11 +206,6 @@ def _beyond(box: Box, picture: RawPicture) -> float:
     """Pixels by which a box passes the picture's edge."""
     left, top, right, bottom = box
     return max(-left, -top, right - picture.width, bottom - picture.height)
-
-
-def _inside(points: Sequence[float], picture: RawPicture) -> list[float]:
-    edges = (picture.width, picture.height)
-    return [min(max(value, 0.0), edges[place % 2]) for place, value in enumerate(points)]
 
 
 def _shown(box: Iterable[float]) -> str:

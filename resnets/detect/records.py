@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from resnets.detect.store import TEXT_SUFFIXES, Store
+from resnets.detect.image_index import ImageIndex, Stated
+from resnets.detect.image_sizes import StoredSize
+from resnets.detect.store import Store, is_text_path
 from resnets.detect.types import Segmentation
+from resnets.detect.values import Box
 
-Box = tuple[float, float, float, float]
 MAP_FOLDERS = frozenset({"SegmentationClass", "SegmentationObject", "masks", "stuffthingmaps"})
 
 
@@ -28,11 +29,23 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Flaw:
+    """Something wrong with how one object is written; `kind` and `said` as a `Problem` has them."""
+
+    kind: str
+    said: str
+
+
+ID_TWICE = "id twice"  # the kind of the one flaw that leaves an object as good as it was
+
+
+@dataclass(frozen=True, slots=True)
 class RawObject:
     """One annotated object.
 
     item: what messages call it ("annotation 17"). label: index into the classes, -1 = a category
     that is not among them, which `category` then names. box: left, top, right, bottom in px.
+    number: its place among the objects of its file. bare: the file states no outline for it.
     """
 
     item: str
@@ -43,13 +56,19 @@ class RawObject:
     crowd: bool = False
     difficult: bool = False
     segmentation: Segmentation | None = None
+    number: int = 0
+    flaws: tuple[Flaw, ...] = ()
+    bare: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class RawPicture:
-    """One picture and what is said of it; `path` is None where the store has no such file.
+    """One image and what is said of it; `path` is None where the store has no file for it.
 
-    where: the file with its annotations. class_map: path of its map of classes, or None.
+    where: the file with its annotations. width, height: as annotated; 0 = not stated, -1 = no
+    number. lacking: why there is no path. class_map: path of its map of classes, or None.
+    stored: what the header of its file says (`image_sizes`), None = not looked at; unreadable:
+    why it says nothing. sized: the annotations state a size. file: what messages call its file.
     """
 
     image_id: int | str
@@ -60,14 +79,27 @@ class RawPicture:
     height: int
     objects: tuple[RawObject, ...] = ()
     class_map: str | None = None
+    lacking: Flaw | None = None
+    stored: StoredSize | None = None
+    unreadable: str = ""
+    sized: bool = True
+    file: str = ""
 
 
 @dataclass(frozen=True)
 class RawPart:
-    """One image set; `problems` are those of no single picture (annotations without pictures)."""
+    """One image set as its files state it.
+
+    problems: those of no single image. orphans: objects of no image that is there, a problem for
+    each. objects: how many objects the files state, counted as they are read: those of `pictures`
+    and the orphans. notes: what was understood that a user may want to know, a line each.
+    """
 
     pictures: Sequence[RawPicture]
     problems: Sequence[Problem] = ()
+    orphans: Sequence[Problem] = ()
+    objects: int | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +108,7 @@ class RawSource:
 
     category_ids: the source's own number of each class. has_masks: its objects have outlines.
     values: (value of a class map's pixel -> class) where the set has class maps; void: the
-    values of pixels that count for nothing.
+    values of pixels that count for nothing. notes: as a part has them.
     """
 
     name: str
@@ -88,48 +120,27 @@ class RawSource:
     has_masks: bool = False
     values: dict[int, int] = field(default_factory=dict)
     void: frozenset[int] = frozenset()
+    notes: Sequence[str] = ()
 
 
 class PictureFinder:
-    """Finds pictures that annotations name, whichever folder of the set they lie in."""
+    """The images of a set by the name of an annotation: `image_index`, one entry at a time."""
 
     def __init__(self, store: Store, paths: Sequence[str]) -> None:
-        self._store = store
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in paths:
-            self._by_stem[PurePosixPath(path).stem].append(path)
+        self._index = ImageIndex(store, paths)
 
     def find(self, name: str, hints: Sequence[str] = ()) -> str | None:
-        """The picture called `name`, with or without folders and suffix; None where there is none.
+        """The image called `name`; None where there is none, or more than one.
 
-        Of several, the first that has the folder of the earliest of `hints`, else of the others.
+        It lies in the folder called like the earliest of `hints` that is the name of one.
         """
-        name = name.replace("\\", "/").removeprefix("./")
-        wanted = PurePosixPath(name)
-        found = self._by_stem.get(wanted.stem, []) or self._by_stem.get(wanted.name, [])
-        exact = [path for path in found if path == name or path.endswith(f"/{name}")]
-        found = exact or [path for path in found if _same_name(path, wanted)]
-        for hint in hints:
-            near = [path for path in found if hint in PurePosixPath(path).parts]
-            if near:
-                return near[0]
-        return found[0] if found else None
-
-
-def _same_name(path: str, wanted: PurePosixPath) -> bool:
-    """Same file name, where `wanted` has a suffix; same stem where it has none."""
-    return PurePosixPath(path).name == wanted.name or path.rsplit("/", 1)[-1].startswith(
-        f"{wanted.name}."
-    )
+        title = next(filter(self._index.has_folder, hints), "")
+        return self._index.match([Stated((name,), "", title)])[0].path
 
 
 def picture_paths(store: Store) -> list[str]:
     """Paths of the set's pictures: all picture files but those in folders of class maps."""
-    return [path for path in store.rows if not _is_text(path) and not _in_map_folder(path)]
-
-
-def _is_text(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in TEXT_SUFFIXES
+    return [path for path in store.rows if not is_text_path(path) and not _in_map_folder(path)]
 
 
 def _in_map_folder(path: str) -> bool:

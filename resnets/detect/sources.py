@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,8 +15,9 @@ from resnets.data import order
 from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_voc
 from resnets.data.quarantine import Quarantine
-from resnets.detect.coco import find_coco, open_coco
-from resnets.detect.problems import check_part, refuse
+from resnets.data.split_names import Role, role_within, split_role
+from resnets.detect.coco import KEYS, find_coco, open_coco, why_no_coco
+from resnets.detect.problems import check_part, look_at_images, refuse
 from resnets.detect.records import RawPart, RawPicture, RawSource
 from resnets.detect.semantic import find_semantic, open_semantic
 from resnets.detect.store import open_store
@@ -55,13 +57,21 @@ def open_detection(
     detect = detect or DetectSpec()
     source = find_source(data.source, task)
     sets = choose_sets(source.titles, detect)
-    opener = _Opener(source, detect, task, Quarantine.of(data))
+    _say_sets(source, sets)
+    opener = _Opener(source, detect, task, Quarantine.of(data), data.workers)
     train_part = opener.part(sets.train)
     val = opener.part(sets.val) if sets.val else None
     if val is not None and _overlap(train_part, val):
         if detect.val_set:
-            raise ConfigError(f"detect.val_set: {sets.val} shares pictures with {sets.train}")
-        val = None  # trainval, say: part of it is held out instead
+            raise ConfigError(f"detect.val_set: {sets.val} shares images with {sets.train}")
+        if not all(
+            role_within(title.rpartition(":")[2]) == "trainval" for title in sets.train.split("+")
+        ):
+            raise DataError(
+                f"{data.source}: {sets.val} shares images with {sets.train}; a validation set must"
+                " be of images that training never sees"
+            )
+        val = None  # part of trainval: a share of it is held out instead
     rows_train, rows_val, rows_test = _hold_out(
         len(train_part.pictures),
         data.val_fraction if val is None else 0.0,
@@ -83,8 +93,8 @@ def open_detection(
         part = opener.part(sets.test)
         if _overlap(train_part, part):
             raise DataError(
-                f"{data.source}: {sets.test} shares pictures with {sets.train}; a test set must"
-                " be of pictures that training never sees"
+                f"{data.source}: {sets.test} shares images with {sets.train}; a test set must"
+                " be of images that training never sees"
             )
         return opener.split(part.pictures, sets.test, "")
 
@@ -114,11 +124,26 @@ def find_source(where: str, task: Task) -> RawSource:
     if task == "instances":
         raise DataError(f"{where}: no COCO JSON found; outlines of objects need one")
     if lists := find_voc(store):
-        return open_voc(store, lists, name)
+        return open_voc(store, lists, name, all_classes=where in NAMES)
+    if store.below("", ".xml"):
+        raise DataError(f"{where}: its image lists name none of its XML files; correct the lists")
+    if lacking := why_no_coco(store):
+        raise DataError(f"{lacking}; expected {', '.join(KEYS)}")
     raise DataError(
         f"{where}: no annotations; expected COCO JSON (annotations/instances_<set>.json) or VOC"
         " XML (Annotations/*.xml)"
     )
+
+
+def _say_sets(source: RawSource, sets: Sets) -> None:
+    """Log what was understood: the image sets of each role, and those of none."""
+    for note in source.notes:
+        log.warning("%s: %s", source.name, note)
+    used = {title for each in (sets.train, sets.val, sets.test) for title in each.split("+")}
+    trainval = any(_role(title) == "trainval" for title in source.titles)
+    unused = [title or "(no split)" for title in source.titles if title not in used]
+    if unused and not trainval:
+        log.warning("%s: image sets that are not used: %s", source.name, ", ".join(unused))
 
 
 @dataclass(frozen=True)
@@ -131,28 +156,45 @@ class Sets:
 
 
 def choose_sets(titles: Sequence[str], detect: DetectSpec) -> Sets:
-    """The image sets that `detect` names, or the source's own of fitting names."""
+    """The image sets that `detect` names, or the source's own of fitting names.
 
-    def own(*names: str) -> str:
-        for name in names:
-            exact = [each for each in titles if each.rsplit(":")[-1].lower() == name]
-            found = exact or [each for each in titles if each.lower().startswith(name)]
-            if found:
-                return "+".join(found if exact else found[:1])
-        return ""
+    Those of one name in several folders or years are joined. ConfigError: a set that is not there;
+    DataError: none for training, or several for one role without a name in common.
+    """
+    named = {title: split_role(title.rpartition(":")[2]) for title in titles}
+    within = {title: _role(title) for title in titles}
+
+    def own(role: Role, path: str) -> str:
+        if found := [title for title in titles if named[title] == role]:
+            exact = [title for title in found if title.rpartition(":")[2].lower() == role]
+            found = exact or found
+        else:
+            found = [title for title in titles if within[title] == role]
+        if len({title.rpartition(":")[2] for title in found}) > 1:
+            raise DataError(
+                f"the image sets {', '.join(found)} may all be for {role}; name one, or several"
+                f" joined by +, with --set {path}="
+            )
+        return "+".join(found)
 
     for path in ("train_set", "val_set", "test_set"):
         for name in filter(None, getattr(detect, path).split("+")):
             if name not in titles:
                 known = ", ".join(sorted(titles)) or "one set without a name"
                 raise ConfigError(f"detect.{path}: no image set {name}; there are {known}")
-    train = detect.train_set or own("train", "trainval") or (titles[0] if len(titles) == 1 else "")
+    train = (
+        detect.train_set
+        or own("train", "detect.train_set")
+        or own("trainval", "detect.train_set")
+        or (titles[0] if len(titles) == 1 else "")
+    )
     if not train and "" not in titles:
         raise DataError(
             f"none of the image sets {', '.join(sorted(titles))} is for training; name one with"
             " --set detect.train_set=NAME"
         )
-    val, test = detect.val_set or own("val"), detect.test_set or own("test")
+    val = detect.val_set or own("val", "detect.val_set")
+    test = detect.test_set or own("test", "detect.test_set")
     taken = set(train.split("+"))
     val = "" if taken & set(val.split("+")) else val
     if not detect.test_set and taken & set(test.split("+")):
@@ -162,13 +204,24 @@ def choose_sets(titles: Sequence[str], detect: DetectSpec) -> Sets:
     return Sets(train, val, test)
 
 
+def _role(title: str) -> Role | None:
+    """The split that an image set is for, by its title ("VOC2007:train")."""
+    return role_within(title.rpartition(":")[2])
+
+
 class _Opener:
     """Turns parts of a source into checked splits."""
 
     def __init__(
-        self, source: RawSource, detect: DetectSpec, task: Task, quarantine: Quarantine
+        self,
+        source: RawSource,
+        detect: DetectSpec,
+        task: Task,
+        quarantine: Quarantine,
+        workers: int = 0,
     ) -> None:
         self.source, self.detect, self.quarantine = source, detect, quarantine
+        self.workers = workers
         self.masks = task == "instances"
         self.values = np.full(256, IGNORE, np.uint8)
         for value, label in source.values.items():
@@ -179,15 +232,20 @@ class _Opener:
         pictures: list[RawPicture] = []
         for title in titles.split("+"):
             loaded = self._unlisted(self.source.load(title))
+            loaded = look_at_images(loaded, self.source.store, self.workers)
             checked = check_part(loaded, self.source.classes, masks=self.masks)
+            for note in checked.notes:
+                log.warning("%s: %s", self.source.name, note)
             if not self.detect.skip_bad:
                 refuse(checked.problems, BAD)
             if checked.problems:
+                kinds = Counter(problem.kind for problem in checked.problems)
                 log.warning(
-                    "%s %s: left out %d bad annotations or pictures",
+                    "%s %s: left out %d bad annotations or images (%s)",
                     self.source.name,
                     title,
                     len(checked.problems),
+                    ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()),
                 )
             pictures += checked.pictures
         if not pictures:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from resnets.data.errors import DataError
-from resnets.data.files import PICTURE_SUFFIXES, Files, FolderFiles, list_tar
+from resnets.data.files import PICTURE_SUFFIXES, Files, FolderFiles, TarFiles, list_tar
+from resnets.detect.documents import decode_text
 
 TEXT_SUFFIXES = frozenset({".xml", ".json", ".txt", ".yaml", ".yml"})
 
@@ -41,9 +44,19 @@ class Store:
         """What messages call a file, whether it is there or not."""
         return self.files.name(self.rows[path]) if path in self.rows else f"{self.where}/{path}"
 
+    def head(self, path: str, count: int) -> bytes:
+        """The first `count` bytes of a file that is there, or more."""
+        row = self.rows[path]
+        if isinstance(self.files, FolderFiles):
+            return _head(self.files.root / self.files.paths[row], count)
+        if isinstance(self.files, TarFiles):
+            offset, size = self.files.spans[row].tolist()
+            return os.pread(self.files.stream.fileno(), min(size, count), offset)
+        return bytes(self.files.read(row))
+
     def lines(self, path: str) -> list[str]:
-        """The lines of a text file that are not blank."""
-        text = self.read(path).decode("utf-8", errors="replace")
+        """The lines of a text file that are not blank, without spaces around them."""
+        text = decode_text(self.read(path), self.called(path))
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def take(self, paths: Sequence[str]) -> Files:
@@ -51,9 +64,11 @@ class Store:
         return self.files.take(np.array([self.rows[path] for path in paths], np.int64))
 
     def below(self, folder: str, suffix: str) -> list[str]:
-        """Sorted paths below `folder` ("" = all) that end in `suffix`."""
+        """Sorted paths below `folder` ("" = all) that end in `suffix`, in whatever case."""
         start = f"{folder}/" if folder else ""
-        return sorted(p for p in self.rows if p.startswith(start) and p.endswith(suffix))
+        return sorted(
+            path for path in self.rows if path.startswith(start) and path.lower().endswith(suffix)
+        )
 
 
 def open_store(source: str) -> Store:
@@ -73,6 +88,50 @@ def open_store(source: str) -> Store:
     top = _top_folder(paths)
     rows = {path[len(top) :]: row for row, path in enumerate(paths)}
     return Store(source.rstrip("/"), path.resolve().name, files, rows)
+
+
+def open_named(source: str, names: Sequence[str]) -> Store:
+    """The folder or tar at `source` for images that are known by path; see `add_named`.
+
+    A folder is not listed: it may be any. `names`, some of them, may lack the folder that alone
+    holds everything.
+    """
+    root = Path(source).expanduser()
+    if not root.is_dir():
+        return open_store(source)
+    inside = [name for name in names if _is_named_image(name)]
+    folders = list(_nested(root))
+    found = (each for each in folders if any((each / name).is_file() for name in inside))
+    folder = next(found, root)
+    return Store(source.rstrip("/"), root.resolve().name, FolderFiles(folder, []), {})
+
+
+def add_named(store: Store, names: Sequence[str]) -> None:
+    """Take those of the images `names` into a store from `open_named` that its folder has."""
+    files = store.files
+    if not isinstance(files, FolderFiles):
+        return
+    assert isinstance(files.paths, list)
+    for name in names:
+        if name not in store.rows and _is_named_image(name) and (files.root / name).is_file():
+            store.rows[name] = len(files.paths)
+            files.paths.append(name)
+
+
+def _nested(root: Path) -> Iterator[Path]:
+    """`root`, and what is in it as long as that is one folder alone."""
+    for _ in range(10):
+        yield root
+        entries = list(itertools.islice(root.iterdir(), 2))
+        if len(entries) != 1 or not entries[0].is_dir():
+            return
+        root = entries[0]
+
+
+def _is_named_image(name: str) -> bool:
+    """Whether a path is that of an image, and leads nowhere outside."""
+    inside = not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+    return inside and has_image_suffix(name)
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -99,7 +158,27 @@ def _top_folder(paths: Sequence[str]) -> str:
     return f"{common}/" if common else ""
 
 
+def has_image_suffix(name: str) -> bool:
+    """Whether a file name or path ends as those of images do."""
+    return posixpath.splitext(name)[1].lower() in PICTURE_SUFFIXES
+
+
+def is_text_path(path: str) -> bool:
+    """Whether a file is one of annotations, lists or names."""
+    return posixpath.splitext(path)[1].lower() in TEXT_SUFFIXES
+
+
 def _is_wanted(path: str) -> bool:
-    suffix = posixpath.splitext(path)[1].lower()
     hidden = any(part.startswith(".") for part in path.split("/"))
-    return not hidden and (suffix in PICTURE_SUFFIXES or suffix in TEXT_SUFFIXES)
+    return not hidden and (has_image_suffix(path) or is_text_path(path))
+
+
+def _head(path: Path, count: int) -> bytes:
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(number, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
+            return stream.read(count)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error

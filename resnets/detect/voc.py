@@ -1,29 +1,28 @@
-"""VOC XML: one file of boxes for each picture (Everingham et al. 2010, and ImageNet's own).
+"""VOC XML: one file of boxes for each image (Everingham et al. 2010, and ImageNet's own).
 
 Accepted: Annotations/, JPEGImages/ and ImageSets/Main/ as VOC has them, for one year or for several
-beside each other (VOC2007/, VOC2012/); and any folder or tar with XML files and their pictures,
-split by folders called train, val and test where there are any.
+beside each other (VOC2007/, VOC2012/), in upper or lower case; and any folder or tar with XML files
+and their images, split by folders called train, val and test where there are any
+(`data.split_names`). Which file belongs to which entry: `image_index`.
 """
 
 from __future__ import annotations
 
 import math
+import posixpath
 import xml.etree.ElementTree as ElementTree
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from resnets.data.errors import DataError
-from resnets.detect.records import (
-    PictureFinder,
-    Problem,
-    RawObject,
-    RawPart,
-    RawPicture,
-    RawSource,
-    picture_paths,
-)
-from resnets.detect.store import Store
+from resnets.data.split_names import role_within, split_role
+from resnets.detect.documents import parse_xml
+from resnets.detect.image_index import ImageIndex, Stated
+from resnets.detect.records import Box, Flaw, Problem, RawObject, RawPart, RawPicture, RawSource
+from resnets.detect.store import Store, has_image_suffix
+from resnets.detect.values import read_flag, read_name, read_number, read_side
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -31,152 +30,300 @@ CLASSES = (
     *("train", "tvmonitor"),
 )
 SET_FOLDER = "ImageSets/Main"
-PART_FOLDERS = ("train", "val", "valid", "validation", "test")
-NAN = float("nan")
+ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
+_Parse = Callable[[str], "ElementTree.Element | str"]
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def find_voc(store: Store) -> dict[str, list[str]]:
     """Image set -> its XML files; empty where the store has no XML.
 
-    A listed picture without XML keeps its place, so that the check can name it; a list none of
-    whose pictures has one (VOC 2012's test set) is left out.
+    A listed image without XML keeps its place, so that the check can name it; a list none of
+    whose images has one (VOC 2012's test set) is left out.
     """
-    files = [path for path in store.below("", ".xml") if "/." not in path]
-    lists = find_lists(store, SET_FOLDER)
+    files = store.below("", ".xml")
+    if not files:
+        return {}
+    lists = find_lists(store, SET_FOLDER) or find_lists(store, "ImageSets", nested=False)
+    lists = lists or _loose_lists(store, files)
     if lists:
-        found = {title: [f"{stem}.xml" for stem in stems] for title, stems in lists.items()}
+        by_stem = _by_stem(files)
+        found = {
+            title: [_listed(stem, by_stem, store) for stem in dict.fromkeys(stems)]
+            for title, stems in lists.items()
+        }
         return {title: paths for title, paths in found.items() if any(p in store for p in paths)}
     parts = defaultdict(list)
     for path in files:
         folders = PurePosixPath(path).parts[:-1]
-        parts[next((name for name in folders if name in PART_FOLDERS), "")].append(path)
+        parts[next((name for name in folders if split_role(name)), "")].append(path)
     return dict(parts)
 
 
-def find_lists(store: Store, folder: str) -> dict[str, list[str]]:
-    """Image set -> stems of the annotations it lists, from `folder` of each year.
+def find_lists(store: Store, folder: str, *, nested: bool = True) -> dict[str, list[str]]:
+    """Image set -> stems of the annotations it lists, from `folder` of each year, `nested` or not.
 
     Titles are "train", or "VOC2007:train" where there are several years. VOC's lists for single
-    classes ("cat_train") are left out.
+    classes ("cat_train") are left out. Lines may hold spaces and suffixes, of images or of XML.
     """
     lists = {}
     for path in store.below("", ".txt"):
-        if folder in path:
-            year, _, name = path.rpartition(f"{folder}/")
-            lists[year.rstrip("/"), name.removesuffix(".txt")] = path
+        year, found, name = _around(path, folder)
+        if found and (nested or "/" not in name):
+            lists[year.rstrip("/"), name[: -len(".txt")]] = path
     years = {year for year, _ in lists}
     names = {name for _, name in lists}
-    found = {}
+    found_lists = {}
     for (year, name), path in lists.items():
         if "_" in name and name.rsplit("_", 1)[1] in names:
             continue
-        title = f"{PurePosixPath(year).name}:{name}" if len(years) > 1 else name
+        title = f"{year}:{name}" if len(years) > 1 else name
+        if len({PurePosixPath(each).name for each in years}) == len(years) > 1:
+            title = f"{PurePosixPath(year).name}:{name}"
         root = f"{year}/" if year else ""
-        found[title] = [f"{root}Annotations/{line.split()[0]}" for line in store.lines(path)]
-    return found
+        title = title.replace("+", "_")  # it joins titles
+        found_lists[title] = [f"{root}Annotations/{stem}" for stem in _stems(store, path, root)]
+    return found_lists
 
 
-def open_voc(store: Store, parts: dict[str, list[str]], name: str) -> RawSource:
+def open_voc(
+    store: Store, parts: dict[str, list[str]], name: str, *, all_classes: bool = False
+) -> RawSource:
     """The sets of `parts` (from `find_voc`).
 
-    Classes: VOC's twenty where all are among them, else classes.txt, else the sorted names in the
-    training lists (all lists whose name begins with "train", or else the first).
+    Classes: VOC's twenty where all are among the names, or `all_classes`; else classes.txt, else
+    the sorted names in the training sets (in all sets where none is called so).
     """
-    finder = PictureFinder(store, picture_paths(store))
+    index = ImageIndex.of(store)
 
     def parse(path: str) -> ElementTree.Element | str:
         try:
-            return ElementTree.fromstring(store.read(path))
-        except (ElementTree.ParseError, DataError) as error:
-            return str(error)
+            return parse_xml(store.read(path), store.called(path))
+        except DataError as error:
+            return str(error).removeprefix(f"{store.called(path)}: ")
 
-    training = [title for title in parts if title.rsplit(":")[-1].startswith("train")]
-    paths = [path for title in training or [next(iter(parts))] for path in parts[title]]
-    classes = _classes(store, map(parse, paths))
+    training = [title for title in parts if _is_training(title)]
+    paths = dict.fromkeys(path for title in training or parts for path in parts[title])
+    classes = CLASSES if all_classes else _classes(store, map(parse, paths))
     if not classes:
-        raise DataError(f"{store.where}: its XML files name no object; are they VOC's?")
+        raise DataError(_no_objects(store, list(paths), parse))
     label_of = {each: label for label, each in enumerate(classes)}
 
     def load(title: str) -> RawPart:
-        pictures, problems = [], []
-        for path in parts[title]:
-            root = parse(path)
-            where = store.called(path)
-            if isinstance(root, str):
-                said = "no such file" if path not in store else f"is no XML ({root})"
-                problems.append(Problem(where, "", "annotations", said))
-                continue
-            hints = (*PurePosixPath(path).parts[:1], "JPEGImages", title, _folder(path))
-            pictures.append(_picture(root, path, where, finder, hints, label_of))
-        return RawPart(pictures, problems)
+        return _part(store, parts[title], title, index, parse, label_of)
 
-    return RawSource(name, store, classes, tuple(range(1, len(classes) + 1)), tuple(parts), load)
+    listed = {path for paths in parts.values() for path in paths}
+    notes = []
+    if unlisted := [path for path in store.below("", ".xml") if path not in listed]:
+        notes.append(f"{len(unlisted):,} XML files are in no list of {SET_FOLDER}: {unlisted[0]}")
+    numbers = tuple(range(1, len(classes) + 1))
+    return RawSource(name, store, classes, numbers, tuple(parts), load, notes=notes)
+
+
+def _loose_lists(store: Store, files: Sequence[str]) -> dict[str, list[str]]:
+    """Lists elsewhere that are called like splits, and name XML files of the store."""
+    by_stem = _by_stem(files)
+    lists = {}
+    for path in store.below("", ".txt"):
+        title = PurePosixPath(path).stem
+        if split_role(title):
+            stems = [PurePosixPath(stem).name for stem in _stems(store, path, "")]
+            if any(read_name(stem) in by_stem for stem in stems):
+                lists[title] = [f"Annotations/{stem}" for stem in stems]
+    return lists
+
+
+def _around(path: str, folder: str) -> tuple[str, bool, str]:
+    """What is before and after `folder` in a path, in whatever case, and whether it is in it."""
+    place = f"/{path}".lower().rfind(f"/{folder.lower()}/")
+    if place < 0:
+        return "", False, ""
+    return path[:place], True, path[place + len(folder) + 1 :]
+
+
+def _stems(store: Store, path: str, root: str) -> list[str]:
+    """The stems that a list names: whole lines, or what comes before VOC's "1" or "-1"."""
+    stems = []
+    for line in store.lines(path):
+        words = line.split()
+        flags = words[1:] and all(word.lstrip("-").isdigit() for word in words[1:])
+        name = line.replace("\\", "/")
+        if flags and not _has_annotation(store, root, line):
+            name = words[0]
+        suffix = posixpath.splitext(name)[1].lower()
+        stems.append(name[: -len(suffix)] if has_image_suffix(name) or suffix == ".xml" else name)
+    return stems
+
+
+def _has_annotation(store: Store, root: str, stem: str) -> bool:
+    return any(f"{root}{folder}/{stem}.xml" in store for folder in ("Annotations", "annotations"))
+
+
+def _by_stem(files: Iterable[str]) -> dict[str, list[str]]:
+    """XML files by their stem, in Unicode's composed form."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in files:
+        found[read_name(PurePosixPath(path).stem)].append(path)
+    return found
+
+
+def _listed(stem: str, by_stem: dict[str, list[str]], store: Store) -> str:
+    """The XML file of a listed `stem` ("VOC2007/Annotations/1"): there, or the one in its year.
+
+    In whatever folder of annotations; a path of no file where there is none, or several.
+    """
+    wanted = f"{stem}.xml"
+    if wanted in store:
+        return wanted
+    root = stem[: stem.index("Annotations/")]
+    name = PurePosixPath(stem).name
+    inside = [path for path in by_stem.get(read_name(name), ()) if path.startswith(root)]
+    below = read_name(stem[len(root) + len("Annotations/") :])
+    exact = [path for path in inside if _below_annotations(path, root) == below]
+    found = exact or (inside if "/" not in below else [])
+    return found[0] if len(found) == 1 else wanted
+
+
+def _below_annotations(path: str, root: str) -> str:
+    """Path without suffix below the folders of annotations."""
+    parts = PurePosixPath(path[len(root) :]).with_suffix("").parts
+    while len(parts) > 1 and parts[0].lower() in ANNOTATION_FOLDERS:
+        parts = parts[1:]
+    return read_name("/".join(parts))
+
+
+def _is_training(title: str) -> bool:
+    return role_within(title.rpartition(":")[2]) in ("train", "trainval")
 
 
 def _classes(store: Store, roots: Iterable[ElementTree.Element | str]) -> tuple[str, ...]:
-    if "classes.txt" in store:
-        return tuple(store.lines("classes.txt"))
+    listed = next((path for path in store.rows if path.lower() == "classes.txt"), None)
+    if listed is not None:
+        return tuple(dict.fromkeys(read_name(line) for line in store.lines(listed)))
     names = {
-        (each.findtext("name") or "").strip()
+        read_name(each.findtext("name"))
         for root in roots
         if not isinstance(root, str)
         for each in root.iter("object")
     }
     names.discard("")
-    return CLASSES if names and names <= set(CLASSES) else tuple(sorted(names))
+    return CLASSES if names == set(CLASSES) else tuple(sorted(names))
 
 
-def _picture(
-    root: ElementTree.Element,
-    path: str,
-    where: str,
-    finder: PictureFinder,
-    hints: tuple[str, ...],
+def _no_objects(store: Store, paths: Sequence[str], parse: _Parse) -> str:
+    """Why a set has no classes."""
+    for path in paths:
+        if path in store and isinstance(said := parse(path), str):
+            return f"{store.called(path)}: {said}"
+    return f"{store.where}: its XML files name no object; are they VOC's?"
+
+
+def _part(
+    store: Store,
+    paths: Sequence[str],
+    title: str,
+    index: ImageIndex,
+    parse: _Parse,
     label_of: dict[str, int],
-) -> RawPicture:
-    """`filename` is often wrong in files that were copied; the XML's own name counts first."""
-    stem = PurePosixPath(path).stem
-    stated = (root.findtext("filename") or "").strip()
-    picture = finder.find(stem, hints) or (finder.find(stated, hints) if stated else None)
-    return RawPicture(
-        image_id=stem,
-        path=picture,
-        called=stated or stem,
-        where=where,
-        width=_whole(root.findtext("size/width")),
-        height=_whole(root.findtext("size/height")),
-        objects=tuple(
+) -> RawPart:
+    problems, entries, pictures = [], [], []
+    stems = Counter(PurePosixPath(path).stem for path in paths)
+    backward = 0
+    for path in paths:
+        root, where = parse(path), store.called(path)
+        if isinstance(root, str):
+            said = "no such file" if path not in store else root
+            problems.append(Problem(where, "", "annotations", said))
+            continue
+        entries.append(_stated(root, path, title))
+        stem = PurePosixPath(path).stem
+        unique = stems[stem] == 1
+        objects = [
             _object(each, number, label_of) for number, each in enumerate(root.iter("object"), 1)
-        ),
-    )
+        ]
+        backward += sum(turned for _, turned in objects)
+        pictures.append(
+            RawPicture(
+                image_id=stem if unique else str(PurePosixPath(path).with_suffix("")),
+                path=None,
+                called=_filename(root) or stem,
+                where=where,
+                width=read_side(root.findtext("size/width")),
+                height=read_side(root.findtext("size/height")),
+                objects=tuple(each for each, _ in objects),
+            )
+        )
+    found = [
+        replace(
+            picture,
+            path=match.path,
+            lacking=None if match.path is not None else Flaw(match.kind, match.said),
+        )
+        for picture, match in zip(pictures, index.match(entries), strict=True)
+    ]
+    notes = [f"{title}: {backward:,} boxes had their corners swapped; turned round"]
+    count = sum(len(picture.objects) for picture in found)
+    return RawPart(found, problems, (), count, notes if backward else ())
 
 
-def _object(each: ElementTree.Element, number: int, label_of: dict[str, int]) -> RawObject:
-    """VOC counts pixels from 1 and includes the last: x in xmin..xmax covers xmin - 1 to xmax."""
-    name = (each.findtext("name") or "").strip()
-    corners = [_number(each.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
-    left, top, right, bottom = corners
-    empty = right <= left or bottom <= top  # one pixel by VOC's rule, but in truth a slip of hand
-    return RawObject(
+def _stated(root: ElementTree.Element, path: str, title: str) -> Stated:
+    """What an XML file says of its image.
+
+    `filename` is often wrong in files that were copied: the XML's own name and folder count first,
+    and `filename` adds the suffix where the names agree.
+    """
+    folder, stem = posixpath.dirname(path), PurePosixPath(path).stem
+    filename = _filename(root)
+    own = PurePosixPath(filename).stem if has_image_suffix(filename) else filename
+    hints = tuple(filter(None, ((root.findtext("path") or "").strip(),)))
+    if read_name(own).casefold() == read_name(stem).casefold() and has_image_suffix(filename):
+        return Stated((posixpath.join(folder, filename),), path, title, hints)
+    names = (posixpath.join(folder, stem), *filter(None, (filename,)))
+    return Stated(names, path, title, hints)
+
+
+def _filename(root: ElementTree.Element) -> str:
+    """`filename` without the folders that some tools put before it."""
+    stated = (root.findtext("filename") or "").strip().replace("\\", "/")
+    return posixpath.basename(stated)
+
+
+def _object(
+    each: ElementTree.Element, number: int, label_of: dict[str, int]
+) -> tuple[RawObject, bool]:
+    """An object, and whether its corners were swapped.
+
+    VOC counts pixels from 1 and includes the last: x in xmin..xmax covers xmin - 1 to xmax.
+    """
+    name = read_name(each.findtext("name"))
+    box, turned = _box([read_number(each.findtext(f"bndbox/{key}") or "") for key in CORNERS])
+    difficult = read_flag(each.findtext("difficult"))
+    flaws = []
+    if difficult is None:
+        said = f"its difficult {each.findtext('difficult')!r} is neither yes nor no"
+        flaws.append(Flaw("value", said))
+    if each.find("bndbox") is None:
+        others = ", ".join(sorted({child.tag for child in each} - {"name", "pose", "part"}))
+        flaws.append(Flaw("no number", f"it has no bndbox (it has: {others or 'nothing'})"))
+    found = RawObject(
         item=f"object {number}",
         label=label_of.get(name, -1),
         category=name or "(no name)",
-        box=(left, top, right, bottom) if empty else (left - 1, top - 1, right, bottom),
-        difficult=_whole(each.findtext("difficult")) > 0,
+        box=box,
+        difficult=bool(difficult),
+        number=number - 1,
+        flaws=tuple(flaws),
     )
+    return found, turned
 
 
-def _folder(path: str) -> str:
-    return PurePosixPath(path).parent.name
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return NAN
-
-
-def _whole(text: str | None) -> int:
-    value = _number(text)
-    return int(value) if math.isfinite(value) and value > 0 else 0
+def _box(corners: Sequence[float]) -> tuple[Box, bool]:
+    """Edges in px of corners as VOC writes them, in any order, and whether they were turned."""
+    x1, y1, x2, y2 = corners
+    if not all(map(math.isfinite, corners)):
+        return (x1, y1, x2, y2), False
+    left, right, top, bottom = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
+    turned = x2 < x1 or y2 < y1
+    if left == right or top == bottom:  # one pixel by VOC's rule, but in truth a slip of hand
+        return (left, top, right, bottom), turned
+    return (left - 1, top - 1, right, bottom), turned

@@ -1,0 +1,384 @@
+"""Which image file each annotation belongs to.
+
+The longest common path suffix decides, by whole folder names: of all folders that hold images,
+those that share the longest end with the folder that the annotation states. An image that is not
+in one of them is missing, whatever lies elsewhere under its name. Annotations that state no folder
+are looked for beside their own file, or in the folder called like their image set, where there is
+one. More than one candidate, or one file for two entries, is a problem and never a choice.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from resnets.data.split_names import split_role
+from resnets.detect.store import Store, has_image_suffix, is_text_path
+
+# Suffixes under which tools write the same format; "x.jpg" never stands for "x.png".
+_SAME_FORMAT = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
+_IMAGE_FOLDERS = frozenset(
+    {"images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "frames"}
+)
+_KINDS = (
+    r"masks?|labels?|trimaps?|mattes?|alphas?|semantic|panoptic|instances?|segmentations?|seg"
+    r"|stuffthingmaps|pixelmaps|gt|ground_?truth|annotated|drawn|drawings?|overlays?|boxes"
+    r"|vis|viz|visuali[sz]ations?|visuali[sz]ed|previews?|thumb(?:nail)?s?|depths?|disparity|heatmaps?"
+)
+_NOT_IMAGES = re.compile(
+    rf"(?:{_KINDS})(?:[_\- ].*)?|.*[_\- ](?:{_KINDS})|segmentation(?:class|object).*", re.IGNORECASE
+)
+
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What one annotation entry says of its image.
+
+    names: paths or file names in order of preference, as written. beside: path of the annotation
+    file in the store. title: its image set. hints: further paths, that only choose among several.
+    """
+
+    names: tuple[str, ...]
+    beside: str
+    title: str = ""
+    hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Match:
+    """The image of an entry, or why there is none: `kind` and `said` as a `Problem` has them."""
+
+    path: str | None
+    kind: str = ""
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Candidates of one entry: how many folder names they share with what it states."""
+
+    paths: tuple[str, ...] = ()
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder that holds images: its path and the same as folded parts."""
+
+    path: str
+    parts: Parts
+    is_image: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ImageIndex:
+    """The image files of a store, by name and folder."""
+
+    store: Store
+    paths: Sequence[str]
+    _ranks: dict[tuple[Parts, str, bool], tuple[int, frozenset[str]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: Store) -> ImageIndex:
+        """All images of the store."""
+        return cls(store, [path for path in store.rows if not is_text_path(path)])
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for path in self.paths:
+            name = _folded(posixpath.basename(path))
+            found[posixpath.splitext(name)[0]].append(path)
+        return found
+
+    @cached_property
+    def _folders(self) -> dict[str, _Folder]:
+        names = dict.fromkeys(posixpath.dirname(path) for path in self.paths)
+        return {name: _Folder(name, _parts(name), not _holds_no_images(name)) for name in names}
+
+    @cached_property
+    def _image_folders(self) -> list[str]:
+        return [folder.path for folder in self._folders.values() if folder.is_image]
+
+    def has_folder(self, title: str) -> bool:
+        """Whether there is one folder of images called like the image set `title`."""
+        return _titled(title, self._image_folders) is not None
+
+    def match(self, entries: Sequence[Stated]) -> list[Match]:
+        """The image of each entry, all of one image set; an image is given to one entry only."""
+        homes = self._homes(entries)
+        found = [self._find(entry, homes[_group(entry)]) for entry in entries]
+        users: dict[str, list[int]] = defaultdict(list)
+        matches: list[Match] = []
+        for row, (entry, each) in enumerate(zip(entries, found, strict=True)):
+            matches.append(self._decide(entry, each))
+            if (path := matches[row].path) is not None:
+                users[path].append(row)
+        for path, rows in users.items():
+            if len(rows) > 1:
+                best = max(found[row].rank for row in rows)
+                first = [row for row in rows if found[row].rank == best]
+                for row in rows:
+                    if len(first) > 1 or row != first[0]:
+                        matches[row] = self._shared(entries, rows, row, path, len(first) > 1)
+        self._refuse_renamed(entries, found, matches)
+        return matches
+
+    def _homes(self, entries: Sequence[Stated]) -> dict[tuple[str, str], str | None]:
+        """For each (folder of the annotations, title) the folder their images lie in, if any.
+
+        The nearest folder around the annotations that holds an image of one of them, or the one
+        folder of images that is called like the image set; None = anywhere.
+        """
+        groups: dict[tuple[str, str], list[Stated]] = defaultdict(list)
+        for entry in entries:
+            groups[_group(entry)].append(entry)
+        homes: dict[tuple[str, str], str | None] = {}
+        for (folder, title), members in groups.items():
+            holding = {
+                posixpath.dirname(path)
+                for entry in members
+                for name in entry.names
+                for path in self._named(name)
+            }
+            usable = {each for each in holding if self._folders[each].is_image} or holding
+            homes[folder, title] = _around(folder, usable) or _titled(title, self._image_folders)
+        return homes
+
+    def _find(self, entry: Stated, home: str | None) -> _Found:
+        """The candidates for an entry, by the first of its names that has any."""
+        for name in entry.names:
+            for variant in _variants(name):
+                stated = _parts(posixpath.dirname(variant))
+                rank, folders = self._nearest(stated, home)
+                paths = self._named(variant)
+                kept = _same_spelling(
+                    [p for p in paths if posixpath.dirname(p) in folders], variant
+                )
+                if kept:
+                    return _Found(tuple(kept), rank)
+        return _Found()
+
+    def _nearest(self, stated: Parts, home: str | None) -> tuple[int, frozenset[str]]:
+        """How many folder names at most an image folder shares with `stated`, and which do.
+
+        In `home`. A folder outside it that is stated by more counts where a split's name is among
+        them; otherwise none does.
+        """
+        key = stated, home or "", home is None
+        if key in self._ranks:
+            return self._ranks[key]
+        inside = self._best(stated, home)
+        if home is not None:
+            outside = self._best(stated, None)
+            shared = stated[len(stated) - outside[0] :]
+            if outside[0] > inside[0]:
+                named = any(map(split_role, shared))
+                inside = outside if named else (outside[0], frozenset())
+        self._ranks[key] = inside
+        return inside
+
+    def _best(self, stated: Parts, home: str | None) -> tuple[int, frozenset[str]]:
+        best = 0
+        folders: set[str] = set()
+        for folder in self._folders.values():
+            if home is not None and folder.path != home and not folder.path.startswith(f"{home}/"):
+                continue
+            rank = _common(stated, folder.parts)
+            named = any(map(_is_no_image_folder, folder.parts[len(folder.parts) - rank :]))
+            if not (folder.is_image or named or folder.path == home) or rank < best:
+                continue
+            if rank > best:
+                best, folders = rank, set()
+            folders.add(folder.path)
+        return best, frozenset(folders)
+
+    def _named(self, name: str) -> list[str]:
+        """Images called `name`, whatever their folder; of any format where it has no suffix."""
+        found: list[str] = []
+        for variant in _variants(name):
+            base = _folded(posixpath.basename(variant))
+            stem, suffix = posixpath.splitext(base)
+            if has_image_suffix(base):
+                found += [p for p in self._by_stem.get(stem, ()) if _format(p) == _format(base)]
+            else:
+                found += self._by_stem.get(base, ())
+                whole = self._by_stem.get(stem, ()) if suffix else ()
+                found += [p for p in whole if _folded(posixpath.basename(p)) == base]
+        return list(dict.fromkeys(found))
+
+    def _decide(self, entry: Stated, found: _Found) -> Match:
+        paths = found.paths
+        if not paths:
+            return Match(None, "no picture", f"its image is missing{self._elsewhere(entry)}")
+        if len(paths) > 1:
+            for hint in (*entry.names[1:], *entry.hints):
+                paths = _closest(paths, hint)
+        if len(paths) > 1 and not self._alike(paths):
+            listed = " or ".join(paths[:3])
+            said = f"its image may be {listed}; state the folder with it, or remove the others"
+            return Match(None, "several images", said)
+        return Match(paths[0])
+
+    def _elsewhere(self, entry: Stated) -> str:
+        """What lies under the same name where it does not count."""
+        others = [path for name in entry.names for path in self._named(name)]
+        return f" ({others[0]} is another, or a mask or drawing)" if others else ""
+
+    def _alike(self, paths: Sequence[str]) -> bool:
+        """Whether the files are copies of one image."""
+        first = self.store.read(paths[0])
+        return all(self.store.read(path) == first for path in paths[1:])
+
+    def _shared(
+        self, entries: Sequence[Stated], rows: Sequence[int], row: int, path: str, tied: bool
+    ) -> Match:
+        if not tied:
+            return Match(None, "no picture", f"its image is missing ({path} is another entry's)")
+        other = entries[next(each for each in rows if each != row)]
+        called = other.names[0] if other.beside == entries[row].beside else other.beside
+        said = f"its image {path} is that of another entry too ({called})"
+        return Match(None, "one image for two", said)
+
+    def _refuse_renamed(
+        self, entries: Sequence[Stated], found: Sequence[_Found], matches: list[Match]
+    ) -> None:
+        """Entries of a folder that is not there do not get images of one that others state."""
+        taken = {
+            posixpath.dirname(match.path)
+            for each, match in zip(found, matches, strict=True)
+            if match.path is not None and each.rank
+        }
+        for row, match in enumerate(matches):
+            stated = posixpath.dirname(_plain(entries[row].names[0]))
+            if match.path is None or found[row].rank or not stated:
+                continue
+            if posixpath.dirname(match.path) in taken:
+                said = f"its image is missing ({match.path} is of another folder than {stated}/)"
+                matches[row] = Match(None, "no picture", said)
+
+
+def image_folder(path: str) -> bool:
+    """Whether the folder of `path` is one of images, not of masks, drawings or thumbnails."""
+    return not _holds_no_images(posixpath.dirname(path))
+
+
+def _group(entry: Stated) -> tuple[str, str]:
+    return posixpath.dirname(entry.beside), entry.title
+
+
+def _around(folder: str, holding: Iterable[str]) -> str | None:
+    """The nearest folder that `folder` is in, itself included, with one of `holding` in it."""
+    while folder:
+        if any(each == folder or each.startswith(f"{folder}/") for each in holding):
+            return folder
+        folder = posixpath.dirname(folder)
+    return None
+
+
+def _titled(title: str, images: Iterable[str]) -> str | None:
+    """The one folder, among `images` and those they are in, that is called like the image set."""
+    folders = {
+        "/".join(parts[:count])
+        for each in images
+        for parts in (each.split("/"),)
+        for count in range(1, len(parts) + 1)
+    }
+    name = title.rpartition(":")[2]
+    role = split_role(name)
+    for fits in (
+        lambda last: _folded(last) == _folded(name),
+        lambda last: role is not None and split_role(last) == role,
+    ):
+        called = {each for each in folders if name and fits(posixpath.basename(each))}
+        if len(called) == 1:
+            return called.pop()
+    return None
+
+
+def _holds_no_images(folder: str) -> bool:
+    """Whether a folder is called like one of masks or drawings, and no images/ inside one."""
+    parts = _parts(folder)
+    last = max((place for place, part in enumerate(parts) if part in _IMAGE_FOLDERS), default=-1)
+    return any(map(_is_no_image_folder, parts[last + 1 :]))
+
+
+def _is_no_image_folder(name: str) -> bool:
+    return _NOT_IMAGES.fullmatch(name) is not None
+
+
+def _variants(name: str) -> list[str]:
+    """A stated name with forward slashes: as written, then with URL escapes resolved."""
+    plain = [_plain(name)]
+    if "%" in name or "?" in name:
+        query = parse_qs(urlsplit(name).query).get("d")  # Label Studio's local files
+        plain.append(_plain(query[0] if query else unquote(name)))
+    return list(dict.fromkeys(filter(None, plain)))
+
+
+def _plain(name: str) -> str:
+    """Without scheme and host, drive, leading slashes, "." and ".."."""
+    text = unicodedata.normalize("NFC", name).strip().replace("\\", "/")
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.\-]+://[^/]*", text):
+        text = text[scheme.end() :]
+    parts: list[str] = []
+    for part in re.sub(r"\A[A-Za-z]:", "", text).split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def _closest(paths: Sequence[str], hint: str) -> tuple[str, ...]:
+    """Those of `paths` that share the longest end with `hint`, a path or a file name."""
+    stated = _parts(_plain(hint))
+    ranks = [_common(stated, _parts(path)) for path in paths]
+    return tuple(path for path, rank in zip(paths, ranks, strict=True) if rank == max(ranks))
+
+
+def _same_spelling(paths: Sequence[str], name: str) -> Sequence[str]:
+    """Those of `paths` called exactly as stated, else but for case, else all."""
+    base = posixpath.basename(name)
+    if not has_image_suffix(base):
+        return paths
+    for spelled in (_composed, _folded):
+        found = [p for p in paths if spelled(posixpath.basename(p)) == spelled(base)]
+        if found:
+            return found
+    return paths
+
+
+def _common(stated: Parts, parts: Parts) -> int:
+    """How many of their last parts are the same."""
+    count = 0
+    for one, other in zip(reversed(stated), reversed(parts), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _parts(folder: str) -> Parts:
+    return tuple(_folded(folder).split("/")) if folder else ()
+
+
+def _format(name: str) -> str:
+    suffix = posixpath.splitext(name)[1].lower()
+    return _SAME_FORMAT.get(suffix, suffix)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()

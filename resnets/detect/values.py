@@ -1,0 +1,111 @@
+"""Scalars of annotation files in any spelling: flags, numbers, ids, sizes, boxes and names.
+
+Tools write the same value as 1, 1.0, "1", true or "yes". Every reader of annotations takes its
+scalars through here, so that a spelling means the same in all of them. What cannot be read is told
+apart from what is not there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+NAN = float("nan")
+Box = tuple[float, float, float, float]
+
+_YES = frozenset({"1", "true", "yes", "y", "t", "on"})
+_NO = frozenset({"", "0", "false", "no", "n", "f", "off", "none", "null", "unspecified"})
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,17}))(?:\.0*)?")
+_LONGEST = 100  # letters of a number
+
+
+def read_flag(value: Any) -> bool | None:
+    """Yes or no; what is not stated is no, and None what is neither.
+
+    >>> [read_flag(value) for value in ("0", "1", True, 0.0, "yes", None, "", "maybe", 2)]
+    [False, True, True, False, True, False, False, None, None]
+    """
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in _YES or word in _NO:
+            return word in _YES
+    number = read_number(value)
+    return bool(number) if number in (0, 1) else None
+
+
+def read_number(value: Any) -> float:
+    """A number, or text that is one; NaN for all else.
+
+    >>> [read_number(value) for value in (3, " 4.5 ", "1e2", True, "12 px", [1])]
+    [3.0, 4.5, 100.0, nan, nan, nan]
+    """
+    if isinstance(value, str):
+        value = value.strip()
+        if len(value) > _LONGEST or "_" in value:
+            return NAN
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        return NAN
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return NAN
+
+
+def read_side(value: Any) -> int:
+    """A side of an image in pixels; 0 = not stated, -1 = what no side can be.
+
+    >>> [read_side(value) for value in (640, "640.0", None, "", 0, -5, "wide")]
+    [640, 640, 0, 0, 0, -1, -1]
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return 0
+    number = read_number(value)
+    return int(number) if 0 <= number < 1 << 31 else -1
+
+
+def read_id(value: Any) -> int | str | None:
+    """An id: whole numbers in any spelling are the same id; None for what is no id.
+
+    >>> [read_id(value) for value in (7, "7", 7.0, "7.0", "007", "a 7", True, None, [7])]
+    [7, 7, 7, 7, '007', 'a 7', None, None, None]
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, int):
+        return value
+    if not isinstance(value, str):
+        return None
+    text = read_name(value)
+    whole = _WHOLE.fullmatch(text)
+    return int(whole[1]) if whole else text or None
+
+
+def read_box(value: Any) -> Box:
+    """Four numbers in a list or in text ("1, 2, 3, 4"); NaN for what is none.
+
+    >>> read_box(["1", 2, 3.5, "4"])
+    (1.0, 2.0, 3.5, 4.0)
+    >>> read_box("[1, 2, 3]")
+    (nan, nan, nan, nan)
+    """
+    if isinstance(value, str):
+        value = re.split(r"[\s,;]+", value.strip(" \t[]()"), maxsplit=4)
+    if not isinstance(value, list | tuple) or len(value) != 4:
+        return (NAN, NAN, NAN, NAN)
+    a, b, c, d = map(read_number, value)
+    return a, b, c, d
+
+
+def read_name(value: Any) -> str:
+    """A name in Unicode's composed form (NFC) without spaces around it; "" for what is none."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""
+    return unicodedata.normalize("NFC", str(value)).strip().strip("\ufeff").strip()
