@@ -1,13 +1,18 @@
-"""Pictures that a list says to leave out, as `resnets data check` writes it.
+"""Images that a list says to leave out, as `resnets data check` writes it.
 
-A line is a path within the source ("train/cat/1.jpg"), with forward slashes; what follows a tab,
-and lines that start with #, are for people.
+One image a line: its path within the source ("train/cat/1.jpg", forward slashes), then, after a
+tab, a remark for people. Lines that start with # are remarks too. A path that plain text cannot
+hold on one line (tabs, line breaks, a leading # or quote, blanks at its ends, bytes that are not
+UTF-8) is written as a JSON string in double quotes. The first line says so; a list without that
+line is read as plain paths throughout, as lists were written before.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,26 +24,33 @@ from resnets.data.files import Files
 from resnets.data.pack import PackFiles
 
 QUARANTINE = "quarantine.txt"
-HEAD = "# Pictures left out of training and evaluation: a path within the source, a tab, why.\n"
+HEAD = (
+    "# Images left out of training and evaluation: a path within the data set, a tab, why."
+    ' Unusual names are JSON strings in "quotes".\n'
+)
 
 
 @dataclass(frozen=True)
 class Quarantine:
-    """The `paths` within `source` that are left out of it."""
+    """The `paths` within `source` that are left out of it; `file` is the list that names them."""
 
     source: str
     paths: frozenset[str]
+    file: Path | None = None
 
     @classmethod
     def of(cls, spec: DataSpec) -> Quarantine:
         """What `spec.quarantine` lists, or quarantine.txt in the source's folder.
 
-        ConfigError where `spec.quarantine` names no such file.
+        ConfigError where `spec.quarantine` names no such file, or the list cannot be read.
         """
         if spec.quarantine is not None:
-            return cls(spec.source, _read(Path(spec.quarantine).expanduser()))
+            file = Path(spec.quarantine).expanduser()
+            return cls(spec.source, read_quarantine(file), file)
         beside = Path(spec.source).expanduser() / QUARANTINE
-        return cls(spec.source, _read(beside) if beside.is_file() else frozenset())
+        if beside.is_file():
+            return cls(spec.source, read_quarantine(beside), beside)
+        return cls(spec.source, frozenset())
 
     def keep(self, files: Files | None, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The `rows` of `files` that are not listed; all of them where there are no files.
@@ -50,8 +62,24 @@ class Quarantine:
         if files is None or not self.paths:
             return rows
         starts = prefixes(self.source)
-        kept = [path_within(files.name(row), starts) not in self.paths for row in rows]
-        return rows[kept]
+        listed = self.listed([path_within(files.name(row), starts) for row in rows.tolist()])
+        return rows[~listed]
+
+    def listed(self, paths: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of `paths` within the source the list names: exactly, or in another Unicode form.
+
+        A list that went from one file system to another may spell "é" as one character or as two.
+        That counts only for entries that no path here matches exactly.
+        """
+        exact = [path in self.paths for path in paths]
+        others = self.paths.difference(path for path, hit in zip(paths, exact, strict=True) if hit)
+        loose = {_composed(path) for path in others if not path.isascii()}
+        if loose:
+            exact = [
+                hit or (not path.isascii() and _composed(path) in loose)
+                for path, hit in zip(paths, exact, strict=True)
+            ]
+        return np.array(exact, np.bool_)
 
 
 def prefixes(source: str) -> tuple[str, str]:
@@ -62,7 +90,7 @@ def prefixes(source: str) -> tuple[str, str]:
 
 
 def path_within(name: str, starts: Iterable[str]) -> str:
-    """What lists call a picture: its name without the first of `starts` that it has.
+    """What lists call an image: its name without the first of `starts` that it has.
 
     >>> path_within("/data/pets/cat/1.jpg", ["/data/pets:", "/data/pets/"])
     'cat/1.jpg'
@@ -73,18 +101,52 @@ def path_within(name: str, starts: Iterable[str]) -> str:
     return name.removeprefix(start).replace(os.sep, "/")
 
 
-def _read(path: Path) -> frozenset[str]:
-    """The paths that a list names; ConfigError where it cannot be read."""
+def write_quarantine(path: Path, entries: Iterable[tuple[str, str]]) -> None:
+    """Write paths with what is wrong with each; `read_quarantine` gives the same paths back."""
+    lines = "".join(f"{_written(name)}\t{' '.join(why.split())}\n" for name, why in entries)
+    with whole_file(path) as temporary:
+        temporary.write_text(HEAD + lines, encoding="utf-8", errors="replace", newline="\n")
+
+
+def read_quarantine(path: Path) -> frozenset[str]:
+    """The paths that a list names.
+
+    ConfigError where it cannot be read, is UTF-16, or a quoted path is not valid.
+    """
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"data.quarantine: {path} cannot be read ({error.strerror})") from error
-    lines = (line.split("\t")[0] for line in text.split("\n") if not line.startswith("#"))
-    return frozenset(line.rstrip("\r") for line in lines) - {""}
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ConfigError(f"data.quarantine: {path} is UTF-16; save it as UTF-8")
+    text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    first, *_ = text.split("\n", 1)
+    quotes = first.rstrip("\r") == HEAD.rstrip("\n")
+    found = set()
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.startswith("#"):
+            continue
+        name = line.split("\t")[0].rstrip("\r")
+        if quotes and name.startswith('"'):
+            name = _unquoted(name, f"data.quarantine: {path}: line {number}")
+        found.add(name)
+    return frozenset(found - {""})
 
 
-def write_quarantine(path: Path, entries: Iterable[tuple[str, str]]) -> None:
-    """Write paths with what is wrong with each."""
-    lines = "".join(f"{name}\t{' '.join(why.split())}\n" for name, why in entries)
-    with whole_file(path) as temporary:
-        temporary.write_text(HEAD + lines, encoding="utf-8", errors="surrogateescape", newline="\n")
+def _written(name: str) -> str:
+    """A path on one line: as it is, or as a JSON string where that would not be read back."""
+    plain = name.isprintable() and name == name.strip() and not name.startswith(("#", '"'))
+    return name if plain else json.dumps(name)
+
+
+def _unquoted(text: str, place: str) -> str:
+    try:
+        name = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{place}: not a path in quotes ({error.msg})") from None
+    assert isinstance(name, str)  # it starts with a quote
+    return name
+
+
+def _composed(path: str) -> str:
+    return unicodedata.normalize("NFC", path)
