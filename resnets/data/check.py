@@ -1,4 +1,4 @@
-"""Check a stored set: which pictures cannot be read, are odd, or come twice."""
+"""Check a stored set: which images leak between its parts, cannot be read, are odd or double."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
 
 from resnets.config import DataSpec
+from resnets.data.check_classes import class_findings
 from resnets.data.check_findings import (
-    DUPLICATE,
     EMPTY_CLASS,
+    IMBALANCE,
+    KINDS,
     LAYOUT,
-    LEAK,
-    NEAR_DUPLICATE,
-    NEAR_LEAK,
+    LEAKS,
     NO_PICTURE,
+    UNMEASURED,
     UNREADABLE,
     Finding,
     Kind,
 )
+from resnets.data.check_leaks import copies_found
 from resnets.data.check_picture import Look, look, reason, thumbnail
+from resnets.data.check_shares import with_shares
 from resnets.data.check_source import Contents, open_contents
-from resnets.data.check_twins import ALIKE, Pair, Seen, compare, proposals, same_bytes
+from resnets.data.check_twins import ALIKE, Pair, Seen, Shapes, compare, propose, same_bytes
 from resnets.data.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.memory import cores
+from resnets.data.quarantine import Quarantine
 
 CHUNK = 16  # pictures looked at by one task of the pool
 TINY = 16  # px
@@ -39,10 +44,16 @@ Watch = Callable[[Iterable[int], int, str], Iterable[int]]
 
 @dataclass(frozen=True, eq=False)
 class CheckReport:
-    """What was found in a set: around its pictures, in them, and between them."""
+    """What was found in a set: around its images, in them, and between them.
+
+    left_out: paths of images that the set's quarantine lists already. crowded: images with more of
+    like shape than each was compared with, so that near-copies among them may be missed.
+    """
 
     contents: Contents
     findings: Sequence[Finding]
+    left_out: frozenset[str] = frozenset()
+    crowded: int = 0
 
     @property
     def pictures(self) -> dict[str, int]:
@@ -54,19 +65,36 @@ class CheckReport:
         """How many findings there are of each kind that was found."""
         return dict(Counter(finding.kind for finding in self.findings))
 
-    @property
+    @cached_property
+    def leaks(self) -> list[Finding]:
+        """Images like one of a part that is kept apart, where neither is in quarantine."""
+        return [
+            each
+            for each in self.findings
+            if each.kind in LEAKS and not {each.path, each.twin} & self.left_out
+        ]
+
+    @cached_property
     def broken(self) -> int:
-        """Findings that mean that a picture cannot be used."""
-        return sum(finding.kind.weight == "broken" for finding in self.findings)
+        """Findings that mean that an image cannot be used, of those not in quarantine."""
+        return sum(
+            each.kind.weight == "broken" and each.path not in self.left_out
+            for each in self.findings
+        )
+
+    @property
+    def refusal(self) -> str | None:
+        """Why training refuses the set, None where it does not."""
+        return next((each.detail for each in self.findings if each.kind == LAYOUT), None)
 
     def without_layout(self) -> CheckReport:
-        """The same of a set whose pictures are annotated, not sorted into class folders."""
-        of_folders = (LAYOUT, EMPTY_CLASS, NO_PICTURE)
+        """The same of a set whose images are annotated, not sorted into class folders."""
+        of_folders = (LAYOUT, EMPTY_CLASS, NO_PICTURE, IMBALANCE, UNMEASURED)
         kept = [finding for finding in self.findings if finding.kind not in of_folders]
-        return CheckReport(self.contents, kept)
+        return replace(self, findings=kept)
 
     def quarantine(self, kinds: frozenset[Kind] = frozenset()) -> list[Finding]:
-        """One finding for each picture that is broken or of `kinds`, ordered by path."""
+        """One finding for each image that is broken or of `kinds`, ordered by path."""
         chosen = {
             finding.path: finding
             for finding in reversed(self.findings)
@@ -84,14 +112,15 @@ def check_data(
     small. `watch(counts, total, doing)` hands on for how many pictures each step was. DataError
     where the source cannot be opened or holds pixels, not files.
     """
-    contents, workers = open_contents(spec), spec.workers or cores()
+    contents, workers = with_shares(open_contents(spec), spec), spec.workers or cores()
     findings = list(contents.findings)
-    content, shapes = np.zeros((2, len(contents)), np.uint64)
+    content, shapes, tones = np.zeros((3, len(contents)), np.uint64)
     readable = np.zeros(len(contents), bool)
 
     def keep() -> Iterator[int]:
         for number, seen in enumerate(_looks(contents, tiny, workers)):
             content[number], shapes[number] = seen.content, seen.shape or 0
+            tones[number] = seen.tone
             readable[number] = seen.shape is not None
             for kind, detail in seen.problems:
                 part, label = contents.part_and_label(number)
@@ -102,10 +131,24 @@ def check_data(
         pass
     whole = np.flatnonzero(readable)
     copies = [(int(whole[one]), int(whole[other])) for one, other in same_bytes(content[whole])]
-    findings += [_twin(contents, pair, "same bytes as") for pair in copies]
     once = np.setdiff1d(whole, np.array([later for _, later in copies], np.int64))
-    findings += _alike(contents, proposals(shapes[once], once), workers, watch)
-    return CheckReport(contents, findings)
+    parts = np.searchsorted(contents.starts, once, "right")
+    proposed = propose(Shapes(shapes[once], tones[once], parts, once))
+    alike = _alike(contents, proposed.pairs, workers, watch)
+    findings += [*copies_found(contents, copies, alike), *class_findings(contents)]
+    place = {kind: number for number, kind in enumerate(KINDS)}
+    findings.sort(key=lambda each: place.get(each.kind, len(place)))
+    return CheckReport(contents, findings, _left_out(contents, spec), proposed.crowded)
+
+
+def _left_out(contents: Contents, spec: DataSpec) -> frozenset[str]:
+    """Paths of images that the quarantine of the set lists."""
+    quarantine = Quarantine.of(spec)
+    if not quarantine.paths:
+        return frozenset()
+    paths = [contents.path(number) for number in range(len(contents))]
+    listed = quarantine.listed(paths)
+    return frozenset(path for path, out in zip(paths, listed.tolist(), strict=True) if out)
 
 
 def _looks(contents: Contents, tiny: int, workers: int) -> Iterator[Look]:
@@ -136,15 +179,14 @@ def _looks(contents: Contents, tiny: int, workers: int) -> Iterator[Look]:
 
 def _alike(
     contents: Contents, pairs: Sequence[Pair], workers: int, watch: Watch
-) -> Iterator[Finding]:
-    """Of the pairs of like shape those that look alike; a picture is the twin of one other."""
+) -> list[tuple[Pair, float]]:
+    """Of the pairs of like shape those that look alike, with their mean difference."""
 
     def see(number: int) -> Seen:
         pixels = decode_whole(contents.read(number), contents.name(number))
         digest = hashlib.blake2b(pixels.data, digest_size=16)
         return f"{pixels.shape} {digest.hexdigest()}", thumbnail(pixels)
 
-    twins: set[int] = set()
     found: list[tuple[Pair, float]] = []
 
     def keep() -> Iterator[int]:
@@ -155,23 +197,4 @@ def _alike(
 
     for _ in watch(keep(), len(pairs), "comparing"):
         pass
-    for pair, difference in sorted(found, key=lambda each: (each[1], each[0])):
-        if pair[1] in twins:
-            continue
-        twins.add(pair[1])
-        if difference < 0:
-            yield _twin(contents, pair, "same pixels as")
-        else:
-            yield _twin(contents, pair, f"differs by {difference:.1f} of 255 from", near=True)
-
-
-def _twin(contents: Contents, pair: Pair, says: str, *, near: bool = False) -> Finding:
-    """What to say of the second of a pair: the first is that of the part that is kept apart."""
-    (kept_part, kept_label), (part, label) = map(contents.part_and_label, pair)
-    kept, path = map(contents.path, pair)
-    if part == kept_part:
-        kind = NEAR_DUPLICATE if near else DUPLICATE
-    else:
-        kind = NEAR_LEAK if near else LEAK
-    other = f", which is filed under {kept_label}" if label != kept_label else ""
-    return Finding(kind, path, f"{says} {kept}{other}", part, label, kept)
+    return found

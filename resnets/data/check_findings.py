@@ -13,20 +13,21 @@ from resnets.config import ConfigError
 class Kind:
     """A sort of finding: its `name` in lists, what it means, and what training makes of it.
 
-    weight: "broken" cannot be used at all, "suspect" needs a look, "note" is worth knowing.
+    weight: "leak" makes a measured error wrong, "broken" cannot be used at all, "suspect" needs a
+    look, "note" is worth knowing.
     """
 
     name: str
     title: str
     meaning: str
-    weight: Literal["broken", "suspect", "note"]
+    weight: Literal["leak", "broken", "suspect", "note"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing found: `path` within the source, its part and class where it has them.
 
-    twin: path of the picture that a duplicate is one of.
+    twin: path of the image that a duplicate is one of, in part `twin_part`.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Finding:
     part: str = ""
     label: str = ""
     twin: str = ""
+    twin_part: str = ""
 
 
 UNREADABLE = Kind(
@@ -64,15 +66,15 @@ EMPTY_CLASS = Kind(
     "suspect",
 )  # fmt: skip
 LEAK = Kind(
-    "leak", "Same picture in two parts",
-    "Same bytes or pixels as a picture of a part that is kept apart (test before val before"
-    " train), so that a score counts what was trained on.",
-    "suspect",
+    "leak", "The same image in two parts",
+    "Same bytes or pixels as an image of a part that is kept apart (test before validation before"
+    " training), so that an error measured there counts what was trained on.",
+    "leak",
 )  # fmt: skip
 NEAR_LEAK = Kind(
-    "near-leak", "Alike, in two parts",
-    "Looks like a picture of a part that is kept apart: perhaps the same, saved again.",
-    "suspect",
+    "near-leak", "Near-copies in two parts",
+    "Looks like an image of a part that is kept apart: the same photograph saved or scaled again.",
+    "leak",
 )  # fmt: skip
 DUPLICATE = Kind(
     "duplicate", "Duplicates",
@@ -119,10 +121,24 @@ ODD_FOLDER = Kind(
     "note",
 )  # fmt: skip
 
-KINDS = (
-    UNREADABLE, TRUNCATED, BOMB, LAYOUT, EMPTY_CLASS, LEAK, NEAR_LEAK, DUPLICATE, NEAR_DUPLICATE,
-    TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP, PALETTE, ANIMATED, NO_PICTURE, STRAY, ODD_FOLDER,
+IMBALANCE = Kind(
+    "imbalance", "Uneven classes",
+    "The largest class has many times the training images of the smallest. The overall error then"
+    " says little about small classes: look at the errors by class.",
+    "suspect",
 )  # fmt: skip
+UNMEASURED = Kind(
+    "unmeasured-class", "Classes that are not measured",
+    "Classes of the training part without an image in the part that errors are measured on.",
+    "suspect",
+)  # fmt: skip
+
+KINDS = (
+    LEAK, NEAR_LEAK, LAYOUT, UNREADABLE, TRUNCATED, BOMB, EMPTY_CLASS, UNMEASURED, IMBALANCE,
+    DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP, PALETTE, ANIMATED,
+    NO_PICTURE, STRAY, ODD_FOLDER,
+)  # fmt: skip
+LEAKS = frozenset({LEAK, NEAR_LEAK})
 
 
 def kinds_called(names: Iterable[str]) -> frozenset[Kind]:
@@ -131,5 +147,5 @@ def kinds_called(names: Iterable[str]) -> frozenset[Kind]:
     chosen = list(names)
     for name in chosen:
         if name not in known:
-            raise ConfigError(f"--quarantine {name}: no such finding; there are {', '.join(known)}")
+            raise ConfigError(f"--leave-out {name}: no such finding; there are {', '.join(known)}")
     return frozenset(known[name] for name in chosen)

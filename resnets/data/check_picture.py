@@ -43,11 +43,13 @@ class Look:
 
     problems: kind and detail of each. content: 64 bits that differ between files of different
     bytes. shape: 64 bits that few pictures share unless they look alike, None where unreadable.
+    tone: mean red, green and blue, a byte each.
     """
 
     problems: tuple[tuple[Kind, str], ...]
     content: int
     shape: int | None = None
+    tone: int = 0
 
 
 def look(data: bytes | memoryview, name: str, tiny: int) -> Look:
@@ -67,7 +69,8 @@ def look(data: bytes | memoryview, name: str, tiny: int) -> Look:
         return Look((_reason(error, name, known),), content)
     with open_image(data) as image:
         problems += tuple(_frames(image))
-    return Look(problems, content, shape_of(thumbnail(pixels)))
+    thumb = thumbnail(pixels)
+    return Look(problems, content, shape_of(thumb), tone_of(thumb))
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -85,6 +88,12 @@ def shape_of(thumb: NDArray[np.uint8]) -> int:
     low = np.round(dctn(grey, norm="ortho")[:8, :8], 1)  # rounded: a flat picture has none
     low[0, 0] = -np.inf  # the mean is no shape
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def tone_of(thumb: NDArray[np.uint8]) -> int:
+    """Mean red, green and blue of a thumbnail, a byte each."""
+    red, green, blue = thumb.mean((0, 1)).round().astype(int).tolist()
+    return red << 16 | green << 8 | blue
 
 
 def reason(error: DataError, name: str) -> str:

@@ -1,29 +1,33 @@
-"""What a check found, as files: a table, a page with thumbnails, and a quarantine list."""
+"""What a check found, as files: a page with thumbnails, tables, and a quarantine list."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 from PIL import Image
 
-from resnets.config import whole_file
+from resnets.config import DataSpec, whole_file
 from resnets.config.csv_files import CsvWriter
 from resnets.data.check import CheckReport
-from resnets.data.check_findings import KINDS, Finding, Kind
+from resnets.data.check_classes import class_table, role_of, shown_classes, suffix_counts
+from resnets.data.check_findings import KINDS, LEAKS, Finding, Kind
 from resnets.data.check_source import Contents
+from resnets.data.check_verdict import exit_code, train_command, usable, verdict
 from resnets.data.decode import decode_whole
 from resnets.data.errors import DataError
-from resnets.data.quarantine import QUARANTINE, write_quarantine
+from resnets.data.quarantine import QUARANTINE, Quarantine, write_quarantine
 
 TABLE, PAGE = "files.csv", "report.html"
 SHOWN = 24  # findings of a kind on the page
 SIDE = 160  # px of a thumbnail's longer side
-COLUMNS = ("path", "finding", "weight", "detail", "part", "class", "twin")
+COLUMNS = (
+    *("path", "finding", "weight", "detail", "part", "class", "twin", "twin_part", "quarantined"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,34 +48,64 @@ class Shown:
     twin: Picture
 
 
-def write_check(report: CheckReport, out: Path, kinds: frozenset[Kind] = frozenset()) -> list[Path]:
-    """Write files.csv, report.html and quarantine.txt into folder `out`; returns their paths.
+@dataclass(frozen=True)
+class Written:
+    """Where a check wrote what it found, and the shell command to train on what is left.
 
-    Broken pictures are put in quarantine, and those of `kinds`. Each file appears whole or not at
-    all.
+    recipe: that of the command. listed: images in the list. without_leaks: whether all that leak
+    are among them.
+    """
+
+    table: Path
+    page: Path
+    quarantine: Path
+    command: str
+    recipe: str
+    listed: int
+    without_leaks: bool
+
+
+def write_check(
+    report: CheckReport,
+    out: Path,
+    spec: DataSpec,
+    kinds: frozenset[Kind] = LEAKS,
+    recipe: str = "pictures",
+) -> Written:
+    """Write files.csv, report.html and quarantine.txt into folder `out`.
+
+    Broken images are put in quarantine, and those of `kinds`, and what the quarantine of `spec`
+    lists already. Each file appears whole or not at all. `recipe`: that of the command.
     """
     out.mkdir(parents=True, exist_ok=True)
     listed = report.quarantine(kinds)
-    for name, text in ((TABLE, _table(report.findings)), (PAGE, _page(report, listed, kinds))):
-        with whole_file(out / name) as temporary:
+    entries = {each.path: f"{each.kind.name}: {each.detail}" for each in listed}
+    before = Quarantine.of(spec)
+    for path in before.paths:
+        entries.setdefault(path, f"listed before, in {before.file}")
+    command = train_command(spec, out / QUARANTINE, recipe)
+    without = all(each.path in entries for each in report.leaks)
+    table, page, quarantine = (out / name for name in (TABLE, PAGE, QUARANTINE))
+    written = Written(table, page, quarantine, command, recipe, len(entries), without)
+    for file, text in ((table, _table(report)), (page, _page(report, written, kinds))):
+        with whole_file(file) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-    entries = ((each.path, f"{each.kind.name}: {each.detail}") for each in listed)
-    write_quarantine(out / QUARANTINE, entries)
-    return [out / TABLE, out / PAGE, out / QUARANTINE]
+    write_quarantine(quarantine, sorted(entries.items()))
+    return written
 
 
-def _table(findings: Sequence[Finding]) -> str:
+def _table(report: CheckReport) -> str:
     text = io.StringIO()
     writer = CsvWriter(text)
     writer.writerow(COLUMNS)
-    for each in findings:
-        kind = each.kind
-        cells = (each.path, kind.name, kind.weight, each.detail, each.part, each.label, each.twin)
-        writer.writerow(cells)
+    for each in report.findings:
+        kind, out = each.kind, "yes" if each.path in report.left_out else ""
+        about = each.detail, each.part, each.label, each.twin, each.twin_part
+        writer.writerow((each.path, kind.name, kind.weight, *about, out))
     return text.getvalue()
 
 
-def _page(report: CheckReport, listed: Sequence[Finding], kinds: frozenset[Kind]) -> str:
+def _page(report: CheckReport, written: Written, kinds: frozenset[Kind]) -> str:
     chosen = {
         kind: [each for each in report.findings if each.kind == kind][:SHOWN]
         for kind in (*KINDS, *report.counts)  # others may have kinds of their own
@@ -85,11 +119,19 @@ def _page(report: CheckReport, listed: Sequence[Finding], kinds: frozenset[Kind]
     ]
     loader = jinja2.PackageLoader("resnets", "templates")
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("check.html.j2")
+    table = class_table(report.contents)
     page = template.render(
         report=report,
         source=Path(report.contents.source).name or report.contents.source,
+        points=verdict(report),
+        code=exit_code(report),
         sections=sections,
-        listed=len(listed),
+        classes=table,
+        rows=[] if table is None else shown_classes(table),
+        suffixes=suffix_counts(report.contents),
+        roles=[(part, role_of(part, [*report.pictures])) for part in report.pictures],
+        usable=usable(report),
+        written=written,
         kinds=sorted(kind.name for kind in kinds),
         table=TABLE,
         quarantine=QUARANTINE,

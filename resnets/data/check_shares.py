@@ -1,0 +1,61 @@
+"""The shares that training would hold out of a set without parts, as parts of what is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from resnets.config import DataSpec
+from resnets.data.check_source import Contents, Section
+from resnets.data.errors import DataError
+from resnets.data.quarantine import path_within, prefixes
+from resnets.data.sources import find_source, hold_out
+
+SHARES = ("test share", "validation share", "training share")  # those kept apart come first
+
+
+def with_shares(contents: Contents, spec: DataSpec) -> Contents:
+    """The contents with their one part divided as `spec` divides it for training.
+
+    As they are where the set has parts of its own, or where training refuses it.
+    """
+    if len(contents.sections) != 1 or contents.sections[0].part:
+        return contents
+    section = contents.sections[0]
+    if len(set(section.labels.tolist()) - {-1}) < 2:
+        return contents
+    try:
+        shares = _shares(spec)
+    except DataError:  # said by the findings of the layout
+        return contents
+    of = np.array([shares.get(contents.path(row), 2) for row in range(len(section.files))])
+    rows = [np.flatnonzero(of == number) for number in range(len(SHARES))]
+    parts = [_part(section, title, row) for title, row in zip(SHARES, rows, strict=True)]
+    return replace(contents, sections=[part for part in parts if len(part.labels)])
+
+
+def _shares(spec: DataSpec) -> dict[str, int]:
+    """The place in `SHARES` of each image, by its path within the source."""
+    source = find_source(spec)
+    files = source.train.files
+    if files is None or source.val or source.test:
+        return {}
+    train, val, test = hold_out(
+        source.train.labels,
+        val_fraction=spec.val_fraction,
+        test_fraction=spec.test_fraction,
+        seed=spec.split_seed,
+    )
+    starts = prefixes(spec.source)
+    numbered: Sequence[np.ndarray] = (test, val, train)
+    return {
+        path_within(files.name(row), starts): number
+        for number, rows in enumerate(numbered)
+        for row in rows.tolist()
+    }
+
+
+def _part(section: Section, title: str, rows: np.ndarray) -> Section:
+    return Section(title, section.files.take(rows), section.labels[rows], section.classes)

@@ -1,0 +1,226 @@
+"""What a check comes to: what is wrong with a set, worst first, and what to do about each."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from resnets.config import DataSpec
+from resnets.data.check import CheckReport
+from resnets.data.check_classes import TEST, TRAIN, VAL, class_table, role_of
+from resnets.data.check_findings import (
+    DUPLICATE,
+    EMPTY_CLASS,
+    IMBALANCE,
+    LEAK,
+    LEAKS,
+    NEAR_DUPLICATE,
+    UNMEASURED,
+    Finding,
+    Kind,
+)
+
+DONE, FAILED, LEAKING = 0, 1, 3  # exit codes
+SHOWN = 3  # classes named in a sentence
+
+
+@dataclass(frozen=True)
+class Point:
+    """One thing to know: what it is, and what it means or what to do.
+
+    weight: "leak", "refused", "broken", "suspect" or "good".
+    """
+
+    weight: Literal["leak", "refused", "broken", "suspect", "good"]
+    text: str
+    advice: str = ""
+
+
+def exit_code(report: CheckReport) -> int:
+    """3 where parts that are kept apart share images, 1 where images cannot be read or training
+    refuses the set, else 0. What is in quarantine does not count."""
+    if report.leaks:
+        return LEAKING
+    return FAILED if report.broken or report.refusal else DONE
+
+
+def verdict(report: CheckReport) -> list[Point]:
+    """All there is to know of a set, worst first; at least one point."""
+    points = [*_leaks(report), *_refusal(report), *_broken(report), *_classes(report)]
+    points += [*_duplicates(report), *_crowded(report)]
+    if not any(point.weight in ("leak", "broken", "refused") for point in points):
+        points.insert(0, _good(report))
+    return [*points, *_left_out(report)]
+
+
+def usable(report: CheckReport) -> dict[str, int]:
+    """How many images of each part are neither in quarantine nor unreadable."""
+    broken = {each.path for each in report.findings if each.kind.weight == "broken"}
+    out, contents = broken | report.left_out, report.contents
+    found = dict(report.pictures)
+    for number in range(len(contents) if out else 0):
+        if contents.path(number) in out:
+            found[contents.part_and_label(number)[0]] -= 1
+    return found
+
+
+def train_command(spec: DataSpec, quarantine: Path, recipe: str = "pictures") -> str:
+    """What to paste into a shell to train on the set without what `quarantine` lists."""
+    path = Path(spec.source).expanduser()
+    source = str(path.resolve()) if path.exists() else spec.source
+    settings = [f"data.quarantine={quarantine.resolve()}"]
+    if spec.truth is not None:
+        settings.append(f"data.truth={Path(spec.truth).expanduser().resolve()}")
+    words = ["resnets", "train", recipe, "--data", source]
+    for setting in settings:
+        words += ["--set", setting]
+    return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; bytes that a terminal would not show are written as bash and zsh do."""
+    if word.isprintable():
+        return shlex.quote(word)
+    shown = (
+        chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}"
+        for byte in os.fsencode(word)
+    )
+    return f"$'{''.join(shown)}'"
+
+
+def _leaks(report: CheckReport) -> Iterator[Point]:
+    pairs: dict[tuple[str, str], list[Finding]] = {}
+    for each in report.leaks:
+        pairs.setdefault((each.part, each.twin_part), []).append(each)
+    for (part, kept), found in sorted(pairs.items(), key=lambda pair: _order(report, *pair[0])):
+        yield _leak(report, part, kept, found)
+
+
+def _order(report: CheckReport, part: str, kept: str) -> tuple[bool, bool, str]:
+    """Training images among the test images are worst."""
+    return _role(report, kept) != TEST, _role(report, part) != TRAIN, part
+
+
+def _leak(report: CheckReport, part: str, kept: str, found: Sequence[Finding]) -> Point:
+    role, other = _role(report, part), _role(report, kept)
+    same = sum(each.kind == LEAK for each in found)
+    near = len(found) - same
+    what = (
+        "copies or near-copies of" if same and near else "near-copies of" if near else "copies of"
+    )
+    text = f"{len(found):,} of {report.pictures[part]:,} {role} images are {what} {other} images"
+    if same and near:
+        text += f" ({same:,} the same image, {near:,} near-copies)"
+    elsewhere = sum("filed under" in each.detail for each in found)
+    if elsewhere:
+        text += f"; {elsewhere:,} of them are labelled as another class there"
+    advice = f"An error measured on the {other} images counts images that were seen in {role}."
+    if other == VAL:
+        advice = f"Validation errors, which choose the best checkpoint, count {role} images."
+    if part.endswith(" share"):
+        advice += " The shares are those that training draws by default (data.split_seed=0)."
+    if kept != other and not kept.endswith(" share"):
+        advice += f" ({kept}/ is the test set here.)"
+    return Point("leak", text, advice)
+
+
+def _refusal(report: CheckReport) -> Iterator[Point]:
+    if report.refusal:
+        yield Point("refused", f"Training refuses this set: {report.refusal}")
+
+
+def _broken(report: CheckReport) -> Iterator[Point]:
+    if report.broken:
+        count = f"{report.broken:,} {_plural(report.broken, 'image')} cannot be read"
+        advice = "Training takes other images in their place, evaluation leaves them out."
+        yield Point("broken", count, advice)
+
+
+def _classes(report: CheckReport) -> Iterator[Point]:
+    table = class_table(report.contents)
+    counts = report.counts
+    if counts.get(EMPTY_CLASS):
+        empty = _some([each.path for each in _of(report, EMPTY_CLASS)])
+        yield Point("suspect", f"Class folders without an image: {empty}", EMPTY_CLASS.meaning)
+    for role, names in _unmeasured(report).items():
+        text = f"{len(names):,} {_plural(len(names), 'class', 'classes')} without a {role} image"
+        yield Point("suspect", f"{text}: {_some(names)}", "Their errors are not measured.")
+    if table is not None and counts.get(IMBALANCE):
+        detail = next(_of(report, IMBALANCE)).detail
+        yield Point("suspect", f"Uneven classes: {detail}", IMBALANCE.meaning)
+
+
+def _unmeasured(report: CheckReport) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for each in _of(report, UNMEASURED):
+        found.setdefault(_role(report, each.part), []).append(each.label)
+    return found
+
+
+def _duplicates(report: CheckReport) -> Iterator[Point]:
+    copies = sum(report.counts.get(kind, 0) for kind in (DUPLICATE, NEAR_DUPLICATE))
+    if copies:
+        text = f"{copies:,} {_plural(copies, 'image')} within one part are copies of another there"
+        split = "filed under"
+        elsewhere = sum(
+            split in each.detail
+            for each in report.findings
+            if each.kind in (DUPLICATE, NEAR_DUPLICATE)
+        )
+        text += f", {elsewhere:,} of them labelled as another class" if elsewhere else ""
+        yield Point(
+            "suspect", text, "They count twice. Nothing leaves them out unless you list them."
+        )
+
+
+def _crowded(report: CheckReport) -> Iterator[Point]:
+    if report.crowded:
+        yield Point(
+            "suspect",
+            f"{report.crowded:,} images look so much alike that each was compared with its nearest"
+            " neighbours only",
+            "Near-copies among them may be missed; exact copies are not.",
+        )
+
+
+def _good(report: CheckReport) -> Point:
+    parts = [part for part in report.pictures if part]
+    apart = "; no part shares an image with another" if len(parts) > 1 else ""
+    left = "All other images" if report.left_out else "All images"
+    return Point("good", f"{left} can be read{apart}")
+
+
+def _left_out(report: CheckReport) -> Iterator[Point]:
+    if not report.left_out:
+        return
+    count = Counter(
+        each.kind in LEAKS
+        for each in report.findings
+        if each.path in report.left_out and (each.kind in LEAKS or each.kind.weight == "broken")
+    )
+    known = f", {count[True]:,} leaks among them" if count[True] else ""
+    total = len(report.left_out)
+    text = f"{total:,} {_plural(total, 'image')} in quarantine already{known}"
+    yield Point("good", text, "Training and evaluation leave them out.")
+
+
+def _role(report: CheckReport, part: str) -> str:
+    return role_of(part, [*report.pictures])
+
+
+def _of(report: CheckReport, kind: Kind) -> Iterator[Finding]:
+    return (each for each in report.findings if each.kind == kind)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _plural(count: int, one: str, many: str = "") -> str:
+    return one if count == 1 else many or f"{one}s"
