@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from resnets import telemetry
+
 if TYPE_CHECKING:
     from resnets.weights.initial import create_model
     from resnets.weights.load import load
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = ["__version__", "create_model", "load"]
+
+telemetry.disable()
 
 _HOMES = {"create_model": "resnets.weights.initial", "load": "resnets.weights.load"}
 

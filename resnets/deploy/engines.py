@@ -120,6 +120,8 @@ class OnnxEngine(Stored):
         need("onnxruntime", f"{path}:")
         import onnxruntime as ort
 
+        ort.disable_telemetry_events()
+
         def session(size: int | None) -> Any:
             options = ort.SessionOptions()
             options.intra_op_num_threads = torch.get_num_threads()

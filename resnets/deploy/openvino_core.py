@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 
 _FIRST = threading.Lock()
@@ -37,6 +39,7 @@ def apart(work: Callable[[], T]) -> T:
 def _core() -> Any:
     import openvino as ov
 
+    assert ov.Tensor(np.zeros(1, np.uint8)).data is not None  # see above
     made = ov.Core()
     # Mapped weights would change, or end the process, with a file rewritten in place.
     made.set_property({"ENABLE_MMAP": False})
