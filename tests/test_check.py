@@ -101,7 +101,7 @@ def test_each_sort_of_odd_picture(tree: Path) -> None:
         ("truncated", f"{below}half.png"),
         ("unreadable", f"{below}empty.png"),
         ("unreadable", f"{below}text.jpg"),
-        ("unreadable", f"{below}pipe.png"),
+        ("no-picture", f"{below}pipe.png"),
         ("unreadable", f"{below}loop.png"),
         ("bomb", f"{below}bomb.png"),
         ("bomb", f"{below}large.png"),
@@ -120,13 +120,13 @@ def test_each_sort_of_odd_picture(tree: Path) -> None:
         ("stray", "top.png"),
     }
     details = {each.path: each.detail for each in report.findings}
-    assert details[f"{below}pipe.png"] == "a pipe or device, not a file"
+    assert "pipe or device" in details[f"{below}pipe.png"]
     assert details[f"{below}loop.png"] == "Too many levels of symbolic links"
     assert details[f"{below}large.png"] == "12,000x9,000 px"
     assert details[f"{below}moving.webp"] == "3 frames"
-    assert details[f"{below}more.txt"] == "and 1 more called .txt"
+    assert details[f"{below}more.txt"].startswith("and 1 more called .txt")
     assert details[""] == "train/cow: a class without pictures; add some or remove the folder"
-    assert report.broken == 8
+    assert report.broken == 7
     assert {each.kind.name for each in report.quarantine()} == UNDECODABLE
     assert {(each.part, each.label) for each in report.quarantine()} == {("train", "ant")}
     assert len(check(tree, tiny=16).findings) == len(check(tree, tiny=15).findings) + 1

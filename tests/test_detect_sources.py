@@ -170,7 +170,7 @@ def test_malformed_json_gets_one_line(tmp_path, document, says):
 
 
 def test_sets_without_annotations_are_named(tmp_path):
-    with pytest.raises(DataError, match="no such folder or tar"):
+    with pytest.raises(DataError, match="no such folder, tar or zip"):
         opened(tmp_path / "none")
     Image.new("RGB", (5, 5)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="no annotations; expected COCO JSON"):

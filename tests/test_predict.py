@@ -119,5 +119,5 @@ def test_folders_are_walked_in_sorted_order_and_only_for_pictures(tmp_path: Path
 
 def test_folder_without_pictures_is_named(tmp_path: Path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=f"{tmp_path}: no pictures"):
+    with pytest.raises(DataError, match=f"{tmp_path}: no images.*1 .txt"):
         find_pictures([tmp_path])

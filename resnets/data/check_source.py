@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.config import DataSpec
+from resnets.data.archives import is_zip, list_archive
 from resnets.data.check_findings import (
     EMPTY_CLASS,
     LAYOUT,
@@ -26,21 +27,18 @@ from resnets.data.check_findings import (
 )
 from resnets.data.errors import DataError
 from resnets.data.files import (
-    PICTURE_SUFFIXES,
     Files,
-    FolderFiles,
     Listing,
     is_picture,
-    is_visible,
     list_folder,
-    list_tar,
 )
 from resnets.data.pack import is_pack
 from resnets.data.parts import PART_NAMES, VAL_NAMES
-from resnets.data.quarantine import path_within, prefixes
-from resnets.data.shards import is_sharded
+from resnets.data.quarantine import QUARANTINE, path_within, prefixes
+from resnets.data.shards import is_label, is_sharded
 from resnets.data.sources import find_source
 from resnets.data.tree import open_tree
+from resnets.data.walk import HIDDEN, IMAGE_SUFFIXES, LeftOut
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,23 +130,20 @@ def open_contents(spec: DataSpec) -> Contents:
 def _pictures(path: Path, closed: list[OSError]) -> Listing | None:
     """Everything in a folder or tar that has pictures in it; None for other sources."""
     if path.is_dir():
-        below = list_folder(path, is_visible, closed.append)
-        beside = [
-            each.name for each in path.iterdir() if is_picture(each.name) and not each.is_dir()
-        ]
-        paths = sorted([*below.paths, *beside])
-        listing = Listing(FolderFiles(path, paths), paths, below.folders)
-    elif path.is_file() and not is_pack(path) and tarfile.is_tarfile(path):
-        listing = list_tar(path, is_visible)
+        listing = list_folder(path, None, closed.append)
+    elif path.is_file() and not is_pack(path) and (is_zip(path) or tarfile.is_tarfile(path)):
+        listing = list_archive(path, is_label)
     else:
         return None
-    found = any(map(is_picture, listing.paths))
-    return listing if found and not is_sharded(listing) else None
+    if listing.others and not is_zip(path) and is_sharded(listing):
+        return None
+    images = listing.images()
+    return images if images.paths else None
 
 
 def _tree(listing: Listing, spec: DataSpec, closed: Sequence[OSError]) -> Contents:
     paths, top = listing.paths, _top(listing.paths)
-    places = {row: _place(path, top) for row, path in enumerate(paths) if is_picture(path)}
+    places = {row: _place(path, top) for row, path in enumerate(paths)}
     in_classes = {part for part, label in places.values() if label}
     homes = in_classes | ({""} if in_classes else set())
     strays = {row for row, (part, label) in places.items() if not label and part in homes}
@@ -165,7 +160,7 @@ def _tree(listing: Listing, spec: DataSpec, closed: Sequence[OSError]) -> Conten
         *_layout(listing, [*places], spec),
         *_folders(listing, {paths[row] for row in seen}, top),
         *(Finding(STRAY, paths[row], "in no class folder", places[row][0]) for row in strays),
-        *_others([path for row, path in enumerate(paths) if row not in places]),
+        *_others(listing.left_out),
     ]
     return Contents(spec.source, sections, findings)
 
@@ -219,7 +214,7 @@ def _folders(listing: Listing, pictures: set[str], top: str) -> Iterator[Finding
         whole = f"{top}{part}/{label}" if part else f"{top}{label}"
         if label and folder == whole and folder not in filled:
             yield Finding(EMPTY_CLASS, folder, "no picture in it", part, label)
-        if posixpath.splitext(folder)[1].lower() in PICTURE_SUFFIXES:
+        if posixpath.splitext(folder)[1].lower() in IMAGE_SUFFIXES:
             yield Finding(ODD_FOLDER, folder, "a folder", part, label)
 
 
@@ -228,13 +223,12 @@ def _above(path: str) -> Iterator[str]:
         yield path
 
 
-def _others(paths: Sequence[str]) -> Iterator[Finding]:
-    """Files that training does not see, those of one suffix together."""
-    found: dict[str, list[str]] = {}
-    for path in paths:
-        found.setdefault(posixpath.splitext(path)[1].lower(), []).append(path)
-    for suffix, same in sorted(found.items()):
-        more = f"and {len(same) - 1:,} more " if len(same) > 1 else ""
-        yield Finding(
-            NO_PICTURE, same[0], f"{more}called {suffix}" if suffix else f"{more}no suffix"
-        )
+def _others(left_out: LeftOut) -> Iterator[Finding]:
+    """Files that training does not see, those of one reason and suffix together."""
+    for (reason, suffix), count in sorted(left_out.counts.items()):
+        path = left_out.examples[reason, suffix]
+        if reason == HIDDEN or path == QUARANTINE:
+            continue
+        more = f"and {count - 1:,} more " if count > 1 else ""
+        called = f"called {suffix}" if suffix else "no suffix"
+        yield Finding(NO_PICTURE, path, f"{more}{called}, {reason}")

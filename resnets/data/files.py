@@ -1,4 +1,4 @@
-"""Encoded pictures by number, whatever holds them: a folder or a tar.
+"""Encoded pictures by number, whatever holds them: a folder or a tar (zips: `archives`).
 
 A tar is read by offset. A compressed one is decompressed once into an unnamed temporary file
 (TMPDIR says where), so that any picture can be read at any time without holding the set in memory.
@@ -16,23 +16,37 @@ import stat
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
-
-PICTURE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("jpg", "jpeg", "jpe", "jp2", "png", "bmp", "gif", "webp", "avif", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm"),
-    )
+from resnets.data.walk import (
+    BROKEN_LINK,
+    HEAD_BYTES,
+    LOOP,
+    NOT_IMAGE,
+    LeftOut,
+    file_head,
+    is_visible,
+    read_suffixes,
+    suffix_of,
+    visible_of,
+    walk_folder,
+    why_not_image,
+    without_waiting,
 )
+
+Member = TypeVar("Member")
+
+MOST_LINKED = 5_000_000  # members that links of an archive may add
+LONGEST_CHAIN = 40  # links to links that are followed
 COMPRESSED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 
 
@@ -109,21 +123,36 @@ class TarFiles:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder or tar holds: its pictures in sorted path order, and its folders.
+    """What a folder or archive holds: its images in sorted path order, and its folders.
 
-    `paths` (one for each of `files`) and `folders` are relative, with forward slashes; hidden
-    entries and files whose suffix is no picture's are left out.
+    `paths` (one for each of `files`) and `folders` are relative, with forward slashes. `others`
+    are the paths that were asked for and are no images. `left_out` counts what is not in `paths`.
     """
 
     files: Files
     paths: Sequence[str]
     folders: Sequence[str]
+    others: frozenset[str] = frozenset()
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def images(self) -> Listing:
+        """The same without `others`, which are counted as left out."""
+        if not self.others:
+            return self
+        left_out = LeftOut()
+        left_out.add_all(self.left_out)
+        for path in sorted(self.others):
+            left_out.add(NOT_IMAGE, path)
+        rows = [row for row, path in enumerate(self.paths) if path not in self.others]
+        paths = [self.paths[row] for row in rows]
+        files = self.files.take(np.array(rows, np.int64))
+        return Listing(files, paths, self.folders, left_out=left_out)
 
 
 def read_file(path: Path) -> bytes:
     """The bytes of a file; DataError when it cannot be read, or is a pipe, device or folder."""
     try:
-        with open(path, "rb", opener=_without_waiting) as stream:
+        with open(path, "rb", opener=without_waiting) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
             return stream.read()
@@ -131,39 +160,34 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to would otherwise be waited for without end."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def list_folder(
     root: Path,
-    wanted: Callable[[str], bool] | None = None,
+    also: Callable[[str], bool] | None = None,
     onerror: Callable[[OSError], None] | None = None,
 ) -> Listing:
-    """Pictures below `root`, or the files `wanted`.
+    """Images below `root`, and files for which `also(path)`; see `walk_folder` for the rules.
 
-    Links to files and to folders at the top are followed, others not. A folder that may not be
-    listed raises DataError, unless `onerror` takes it.
+    A folder that may not be listed raises DataError, unless `onerror` takes it.
     """
-    paths: list[str] = []
-    folders: list[str] = []
-    try:
-        for top in sorted(entry.name for entry in root.iterdir() if entry.is_dir()):
-            # Links deeper down are not followed, so that a loop of links ends.
-            for place, _, names in os.walk(root / top, onerror=onerror or _raise):
-                below = Path(place).relative_to(root).as_posix()
-                folders.append(below)
-                paths.extend(f"{below}/{name}" for name in names)
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-    paths = sorted(filter(wanted or is_picture, paths))
-    return Listing(FolderFiles(root, paths), paths, sorted(filter(is_visible, folders)))
+    left_out = LeftOut()
+    paths, folders, others = [], [], []
+    for path in walk_folder(root, left_out, onerror):
+        if path.endswith("/"):
+            folders.append(path[:-1])
+            continue
+        reason = why_not_image(path, partial(file_head, root / path))
+        if reason is None:
+            paths.append(path)
+        elif also is not None and also(path):
+            paths.append(path)
+            others.append(path)
+        else:
+            left_out.add(reason, path)
+    return Listing(FolderFiles(root, paths), paths, sorted(folders), frozenset(others), left_out)
 
 
-def list_tar(archive: Path, wanted: Callable[[str], bool] | None = None) -> Listing:
-    """Pictures in a tar, plain or compressed with gzip, bzip2 or xz; or the files `wanted`."""
-    wanted = wanted or is_picture
+def list_tar(archive: Path, also: Callable[[str], bool] | None = None) -> Listing:
+    """Images in a tar, plain or compressed with gzip, bzip2 or xz; and files `also` asks for."""
     spans: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     folders: set[str] = set()
@@ -172,7 +196,7 @@ def list_tar(archive: Path, wanted: Callable[[str], bool] | None = None) -> List
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # a kilobyte each
-                path = posixpath.normpath(member.name)
+                path = posixpath.normpath(member.name).lstrip("/")
                 if member.isdir():
                     folders.add(path)
                 elif member.isreg():
@@ -183,16 +207,84 @@ def list_tar(archive: Path, wanted: Callable[[str], bool] | None = None) -> List
             check_end(tar, stream)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{archive}: cannot be read as a tar ({error}); is it whole?") from error
-    for path in filter(wanted, links):
-        if links[path] not in spans:
-            raise DataError(f"{archive}:{path}: a link to {links[path]}, which is no file in it")
-        spans[path] = spans[links[path]]
-    paths = sorted(filter(wanted, spans))
-    for path in paths:
-        folders.update(_parents(path))
+    left_out = LeftOut()
+    follow_links(spans, links, left_out, str(archive))
+
+    def head(path: str) -> bytes:
+        offset, size = spans[path]
+        return os.pread(stream.fileno(), min(HEAD_BYTES, size), offset)
+
+    paths, below, others = sort_members(spans, folders, head, also, left_out)
     where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
-    files = TarFiles(archive, stream, paths, where)
-    return Listing(files, paths, sorted(filter(is_visible, folders - {"."})))
+    return Listing(TarFiles(archive, stream, paths, where), paths, below, others, left_out)
+
+
+def sort_members(
+    members: Iterable[str],
+    folders: Iterable[str],
+    head: Callable[[str], bytes],
+    also: Callable[[str], bool] | None,
+    left_out: LeftOut,
+) -> tuple[list[str], list[str], frozenset[str]]:
+    """Of an archive's members: images and what is `also` asked for; folders; which are no images.
+
+    `head(path)`: the first bytes of a member. What is neither is counted in `left_out`.
+    """
+    paths, others = [], []
+    for path in visible_of(sorted(members), left_out):
+        reason = why_not_image(path, partial(head, path))
+        if reason is None:
+            paths.append(path)
+        elif also is not None and also(path):
+            paths.append(path)
+            others.append(path)
+        else:
+            left_out.add(reason, path)
+    found = set(folders)
+    for path in paths:
+        found.update(_parents(path))
+    return paths, sorted(filter(is_visible, found - {".", ""})), frozenset(others)
+
+
+def follow_links(
+    members: dict[str, Member], links: Mapping[str, str], left_out: LeftOut, archive: str
+) -> None:
+    """Add to an archive's `members` what its `links` (path -> target) stand for.
+
+    A link to a folder brings all that is in it. DataError for one that is called like an image and
+    leads to nothing, and where links to links bring too many; others are counted in `left_out`.
+    """
+    waiting = dict(links)
+    limit = len(members) + MOST_LINKED
+    for _ in range(LONGEST_CHAIN):
+        order = sorted(members)
+        done = [
+            path
+            for path, target in sorted(waiting.items())
+            if not any(part in waiting for part in (*_parents(target), target))  # by way of a link
+        ]
+        for path in done:
+            target = waiting[path]
+            below = order[bisect_left(order, f"{target}/") : bisect_left(order, f"{target}0")]
+            if target in members:
+                members[path] = members[target]
+            elif f"{path}/".startswith(f"{target}/") or target == ".":
+                left_out.add(LOOP, path, suffix="")
+            elif below:  # "0" follows "/", so these are what is in the folder
+                members.update({path + name[len(target) :]: members[name] for name in below})
+                left_out.links += 1
+            elif is_picture(path):
+                raise DataError(f"{archive}:{path}: a link to {target}, which is no file in it")
+            else:
+                left_out.add(BROKEN_LINK, path)
+            if len(members) > limit:
+                raise DataError(f"{archive}: its links to folders bring over {MOST_LINKED:,} files")
+        for path in done:
+            del waiting[path]
+        if not done:
+            break
+    for path in sorted(waiting):
+        left_out.add(LOOP, path, suffix="")
 
 
 def check_end(tar: tarfile.TarFile, stream: IO[bytes]) -> None:
@@ -238,18 +330,9 @@ def unpack(archive: Path, plain: IO[bytes], where: str, remedy: str) -> bool:
     return True
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def is_picture(path: str) -> bool:
-    """Whether a file is called like a picture, and is not hidden."""
-    return posixpath.splitext(path)[1].lower() in PICTURE_SUFFIXES and is_visible(path)
-
-
-def is_visible(path: str) -> bool:
-    """Whether neither a file nor a folder it is in is hidden."""
-    return not any(part.startswith(".") for part in path.split("/"))
+    """Whether a file is called like an image that can be read, and is not hidden."""
+    return suffix_of(path) in read_suffixes() and is_visible(path)
 
 
 def _parents(path: str) -> list[str]:

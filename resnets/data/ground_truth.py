@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from resnets.data.errors import DataError
-from resnets.data.files import PICTURE_SUFFIXES, FolderFiles, Listing, is_picture, read_file
+from resnets.data.files import FolderFiles, Listing, is_picture, read_file
 from resnets.data.labels import NUMBER, class_names, number_labels
 from resnets.data.parts import FilePart, Source
+from resnets.data.walk import IMAGE_SUFFIXES
 from resnets.data.wnids import WNIDS
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -202,4 +203,4 @@ def _from_devkit_tar(file: Path) -> tuple[list[str], bytes]:
 def _stem(path: str) -> str:
     base = posixpath.basename(path.replace("\\", "/"))
     stem, suffix = posixpath.splitext(base)
-    return stem if suffix.lower() in PICTURE_SUFFIXES else base
+    return stem if suffix.lower() in IMAGE_SUFFIXES else base

@@ -22,11 +22,9 @@ from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
 from resnets.data.files import (
-    PICTURE_SUFFIXES,
     Listing,
     TarFiles,
     is_picture,
-    is_visible,
     list_tar,
     read_file,
 )
@@ -89,7 +87,7 @@ class ShardBlocks:
 def find_shards(folder: Path) -> list[Path]:
     """The tars of a folder that has tars of samples, sorted; none where it is something else."""
     tars = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
-    return tars if tars and is_sharded(list_tar(tars[0], wanted)) else []
+    return tars if tars and is_sharded(list_tar(tars[0], is_label)) else []
 
 
 def is_sharded(listing: Listing) -> bool:
@@ -104,9 +102,9 @@ def _key(path: str) -> str:
     return f"{folder}/{base.partition('.')[0]}"
 
 
-def wanted(path: str) -> bool:
-    """Whether a member is a picture or a label."""
-    return is_picture(path) or (path.lower().endswith(LABELS) and is_visible(path))
+def is_label(path: str) -> bool:
+    """Whether a member is called like the label of a sample."""
+    return path.lower().endswith(LABELS)
 
 
 def open_shards(shards: Sequence[Path], name: str, *, streaming: bool) -> Source:
@@ -178,7 +176,7 @@ def _title(shard: Path) -> str:
 
 def _index(shard: Path) -> list[_Sample]:
     """The samples of a shard, in the order they are stored in."""
-    listing = list_tar(shard, wanted)
+    listing = list_tar(shard, is_label)
     files = listing.files
     assert isinstance(files, TarFiles)
     plain = os.fstat(files.stream.fileno()).st_ino == shard.stat().st_ino
@@ -192,7 +190,7 @@ def _index(shard: Path) -> list[_Sample]:
         members.setdefault(_key(path), {})[f".{field.lower()}"] = path
     samples = []
     for fields in members.values():
-        pictures = [path for suffix, path in fields.items() if suffix in PICTURE_SUFFIXES]
+        pictures = [path for suffix, path in fields.items() if path not in listing.others]
         if not pictures:
             continue
         if len(pictures) > 1:

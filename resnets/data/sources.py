@@ -176,7 +176,8 @@ def _whole(source: str, path: Path, truth: str | None) -> Source:
     if (path / IMAGENET_TRAIN).is_file():
         return open_imagenet(path, name, truth)
     listing = list_folder(path)
-    flat = None if listing.paths else open_flat(path, name, truth)
+    nested = any("/" in each for each in listing.paths)
+    flat = None if nested else open_flat(path, name, truth)
     return flat or open_tree(listing, name, source, truth)
 
 

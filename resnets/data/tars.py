@@ -1,4 +1,4 @@
-"""Tars: of class folders, of WebDataset samples, and ImageNet's as they are downloaded.
+"""Tars and zips: of class folders, of WebDataset samples, ImageNet's as they are downloaded.
 
 ILSVRC2012_img_train.tar is a tar of a tar for each class, ILSVRC2012_img_val.tar of flat pictures;
 both are read by offset, never unpacked.
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from resnets.data import shards
+from resnets.data.archives import is_zip, list_archive
 from resnets.data.errors import DataError
 from resnets.data.files import Listing, TarFiles, check_end, is_picture, list_tar
 from resnets.data.ground_truth import flat_part
@@ -24,14 +25,14 @@ IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.t
 
 def open_tar(archive: Path, source: str, *, streaming: bool) -> Source | None:
     """The set in a tar, whichever of the three it is; None for one that cannot be streamed."""
-    listing = list_tar(archive, lambda path: path.endswith(".tar") or shards.wanted(path))
-    if shards.is_sharded(listing):
+    listing = list_archive(archive, lambda path: _is_tar(path) or shards.is_label(path))
+    if not is_zip(archive) and shards.is_sharded(listing):
         return shards.open_shards([archive], archive.name, streaming=streaming)
     if streaming:
         return None
-    if listing.paths and all(path.endswith(".tar") for path in listing.paths):
+    if listing.paths and all(map(_is_tar, listing.paths)):
         return open_tree(inside(listing), archive.name, source)
-    return open_tree(_pictures(listing), archive.name, source)
+    return open_tree(listing.images(), archive.name, source)
 
 
 def open_imagenet(folder: Path, name: str, truth: str | None) -> Source:
@@ -48,19 +49,14 @@ def _is_tar(path: str) -> bool:
     return path.endswith(".tar")
 
 
-def _pictures(listing: Listing) -> Listing:
-    """The pictures of a listing that has other files too."""
-    rows = [row for row, path in enumerate(listing.paths) if is_picture(path)]
-    paths = [listing.paths[row] for row in rows]
-    return Listing(listing.files.take(np.array(rows, np.int64)), paths, listing.folders)
-
-
 def inside(outer: Listing) -> Listing:
     """The pictures of the tars in a tar, each below the name of its own: "n01440764/1.JPEG"."""
     files = outer.files
-    assert isinstance(files, TarFiles)
+    if not isinstance(files, TarFiles):
+        raise DataError(f"{files.name(0)}: a tar in a zip is not read; unpack the zip")
     spans: dict[str, tuple[int, int]] = {}
-    for row, path in enumerate(outer.paths):
+    tars = [(row, path) for row, path in enumerate(outer.paths) if _is_tar(path)]
+    for row, path in tars:
         files.stream.seek(int(files.spans[row, 0]))
         try:
             with tarfile.open(fileobj=files.stream, mode="r:") as inner:
@@ -77,4 +73,4 @@ def inside(outer: Listing) -> Listing:
     paths = sorted(spans)
     where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
     pictures = TarFiles(files.archive, files.stream, paths, where)
-    return Listing(pictures, paths, [path.removesuffix(".tar") for path in outer.paths])
+    return Listing(pictures, paths, [path.removesuffix(".tar") for _, path in tars])

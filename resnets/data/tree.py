@@ -29,7 +29,13 @@ def open_tree(listing: Listing, name: str, where: str, truth: str | None = None)
     lacks.
     """
     if not listing.paths:
-        raise DataError(f"{where}: no pictures found; expected a folder of them for each class")
+        said = listing.left_out.said()
+        raise DataError(f"{where}: no images found; expected a folder of them for each class{said}")
+    if not any("/" in path for path in listing.paths):
+        raise DataError(
+            f"{where}: its {len(listing.paths):,} images are in no class folders; sort them into"
+            " one for each class"
+        )
     top = _top_folder(listing)
     titles = set(_first_parts(listing.folders, top))
     if "train" not in titles or not any(_first_parts(listing.folders, f"{top}train/")):

@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from resnets.config import dump_json
+from resnets.data.archives import is_zip, unzip_to_tar
 from resnets.data.errors import DataError
-from resnets.data.files import TarFiles, is_picture, list_tar, unpack
+from resnets.data.files import TarFiles, list_tar, unpack
 from resnets.data.pack import PackFiles, is_pack, open_pack
 from resnets.data.tables import PATH_NAMES
 from resnets.data.tabular import HUB, is_tabular
 from resnets.data.tars import inside
+from resnets.data.walk import is_hidden, walk_unlabelled
 from resnets.deploy.bulk_names import NamesWriter
 from resnets.deploy.bulk_pictures import NAMES, SPANS, Found
 
@@ -40,8 +42,8 @@ def find(source: str, work: Path) -> Found:
         where = source if source.startswith(HUB) else str(path)
         found = find_parquet(where) or find_tables(path)
     elif path.is_dir():
-        found = _find_files(path, walk(path), work)
-        tars = sorted(file for file in path.glob("*.tar*") if _is_tar(file))
+        found = _find_files(path, walk_unlabelled(path), work)
+        tars = sorted(file for file in path.iterdir() if _is_archive(file))
         if not found.count and tars:
             found = _find_spans(tars, work)
     elif not path.is_file():
@@ -58,45 +60,10 @@ def find(source: str, work: Path) -> Found:
     return found
 
 
-def _is_tar(path: Path) -> bool:
-    """Whether a file is called like a tar, and is not hidden."""
-    return ".tar" in path.suffixes[-2:] and not path.name.startswith(".") and path.is_file()
-
-
-def walk(root: Path) -> Iterator[str]:
-    """Pictures below `root`, relative, in the order of their paths; one folder is held at a time.
-
-    Hidden entries are left out; links to folders are followed at the top only. A folder that may
-    not be listed stands for itself, so that reading it says why.
-    """
-
-    def below(prefix: str) -> Iterator[str]:
-        try:
-            with os.scandir(root / prefix) as entries:
-                names = sorted(filter(None, (_wanted(entry, not prefix) for entry in entries)))
-        except OSError:
-            if not prefix:
-                raise
-            yield prefix.removesuffix("/")
-            return
-        for name in names:
-            if name.endswith("/"):
-                yield from below(prefix + name)
-            else:
-                yield prefix + name
-
-    return below("")
-
-
-def _wanted(entry: os.DirEntry[str], top: bool) -> str | None:
-    """What to call an entry, folders with a slash at the end, as paths below them have it."""
-    if entry.name.startswith("."):
-        return None
-    if entry.is_dir(follow_symlinks=top):
-        return f"{entry.name}/"
-    if not is_picture(entry.name) or (entry.is_symlink() and entry.is_dir()):
-        return None
-    return entry.name
+def _is_archive(path: Path) -> bool:
+    """Whether a file is called like a tar or zip, and is not hidden."""
+    called = ".tar" in path.suffixes[-2:] or path.suffix.lower() in (".zip", ".tgz")
+    return called and not is_hidden(path.name) and path.is_file()
 
 
 def _listed(file: Path) -> Iterator[str]:
@@ -153,14 +120,14 @@ def _find_spans(archives: Sequence[Path], work: Path) -> Found:
 
     def places() -> Iterator[Place]:
         for number, (archive, file) in enumerate(zip(archives, plain, strict=True)):
-            listing = list_tar(file, lambda path: path.endswith(".tar") or is_picture(path))
+            listing = list_tar(file, lambda path: path.endswith(".tar"))
             if listing.paths and all(path.endswith(".tar") for path in listing.paths):
                 listing = inside(listing)
+            listing = listing.images()
             files, several = listing.files, len(archives) > 1
             assert isinstance(files, TarFiles)
             for name, (offset, size) in zip(files.paths, files.spans.tolist(), strict=True):
-                if is_picture(name):
-                    yield f"{archive.name}:{name}" if several else name, number, offset, size
+                yield f"{archive.name}:{name}" if several else name, number, offset, size
             files.stream.close()
 
     return _write_spans(plain, places(), work)
@@ -175,7 +142,10 @@ def _plain(archive: Path, number: int, work: Path) -> Path:
         return out
     note.unlink(missing_ok=True)
     with open(out, "wb") as plain:
-        unpacked = unpack(archive, plain, str(work), "choose an --out with")
+        if unpacked := is_zip(archive):
+            unzip_to_tar(archive, plain)
+        else:
+            unpacked = unpack(archive, plain, str(work), "choose an --out with")
     if not unpacked:
         out.unlink()
         return archive

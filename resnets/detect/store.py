@@ -1,4 +1,4 @@
-"""Files of a set by path, in a folder or a tar alike: pictures, annotations, lists, class maps."""
+"""Files of a set by path, in a folder, tar or zip: images, annotations, lists, class maps."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from resnets.data.archives import list_archive
 from resnets.data.errors import DataError
-from resnets.data.files import PICTURE_SUFFIXES, Files, FolderFiles, TarFiles, list_tar
+from resnets.data.files import Files, FolderFiles, TarFiles, list_folder
+from resnets.data.walk import LeftOut, read_suffixes
 from resnets.detect.documents import decode_text
 
 TEXT_SUFFIXES = frozenset({".xml", ".json", ".txt", ".yaml", ".yml"})
@@ -21,7 +23,7 @@ TEXT_SUFFIXES = frozenset({".xml", ".json", ".txt", ".yaml", ".yml"})
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """A folder or tar; `rows` maps each path in it, with forward slashes, to its row of `files`.
+    """A folder, tar or zip; `rows` maps each path in it, with slashes, to its row of `files`.
 
     Folders that alone hold everything are skipped, so that paths do not depend on the packing.
     """
@@ -30,6 +32,7 @@ class Store:
     name: str
     files: Files
     rows: dict[str, int]
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __contains__(self, path: str) -> bool:
         return path in self.rows
@@ -74,20 +77,21 @@ class Store:
 def open_store(source: str) -> Store:
     """The folder or tar at `source`; DataError when there is none, or nothing of use in it."""
     path = Path(source).expanduser()
-    files: Files
     if path.is_file():
-        listing = list_tar(path, _is_wanted)
-        files, paths = listing.files, list(listing.paths)
+        listing = list_archive(path, is_text_path)
     elif path.is_dir():
-        paths = sorted(_walk(path))
-        files = FolderFiles(path, paths)
+        listing = list_folder(path, is_text_path)
     else:
-        raise DataError(f"{source}: no such folder or tar; give one with pictures and annotations")
+        raise DataError(
+            f"{source}: no such folder, tar or zip; give one with images and annotations"
+        )
+    paths = listing.paths
     if not paths:
-        raise DataError(f"{source}: holds neither pictures nor annotations")
+        raise DataError(f"{source}: holds neither images nor annotations")
     top = _top_folder(paths)
     rows = {path[len(top) :]: row for row, path in enumerate(paths)}
-    return Store(source.rstrip("/"), path.resolve().name, files, rows)
+    name = path.resolve().name
+    return Store(source.rstrip("/"), name, listing.files, rows, listing.left_out)
 
 
 def open_named(source: str, names: Sequence[str]) -> Store:
@@ -134,24 +138,6 @@ def _is_named_image(name: str) -> bool:
     return inside and has_image_suffix(name)
 
 
-def _walk(root: Path) -> Iterator[str]:
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-
-    seen: set[str] = set()
-    for place, folders, names in os.walk(root, onerror=fail, followlinks=True):
-        if os.path.realpath(place) in seen:  # a loop of links ends here
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(place))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(root).as_posix()
-        for name in names:
-            path = name if below == "." else f"{below}/{name}"
-            if _is_wanted(path):
-                yield path
-
-
 def _top_folder(paths: Sequence[str]) -> str:
     """The folder, however deep, that alone holds everything, as "top/", else ""."""
     common = posixpath.commonpath([posixpath.dirname(path) for path in paths])
@@ -160,17 +146,12 @@ def _top_folder(paths: Sequence[str]) -> str:
 
 def has_image_suffix(name: str) -> bool:
     """Whether a file name or path ends as those of images do."""
-    return posixpath.splitext(name)[1].lower() in PICTURE_SUFFIXES
+    return posixpath.splitext(name)[1].lower() in read_suffixes()
 
 
 def is_text_path(path: str) -> bool:
     """Whether a file is one of annotations, lists or names."""
     return posixpath.splitext(path)[1].lower() in TEXT_SUFFIXES
-
-
-def _is_wanted(path: str) -> bool:
-    hidden = any(part.startswith(".") for part in path.split("/"))
-    return not hidden and (has_image_suffix(path) or is_text_path(path))
 
 
 def _head(path: Path, count: int) -> bytes:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
-from resnets.data.files import PICTURE_SUFFIXES, FolderFiles
+from resnets.data.files import FolderFiles
+from resnets.data.walk import walk_unlabelled
 from resnets.data.wnids import WNIDS
 from resnets.evaluate.cuts import picture_name
-from resnets.evaluate.predict import find_pictures
 from resnets.evaluate.truth import Truth, own_truth, read_truth
 from resnets.weights.hub import imagenet_classes
 
@@ -88,22 +88,19 @@ def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool 
 
 
 def open_unlabelled(source: str) -> FileSplit | None:
-    """Every picture in or below a folder that has pictures of its own, not in class folders.
+    """Every image in or below a folder that has images of its own, not in class folders.
 
     Its labels are -1. None for any other source.
     """
     root = Path(source).expanduser()
-    if not root.is_dir() or not any(_is_picture(entry) for entry in root.iterdir()):
+    if not root.is_dir():
         return None
-    found = find_pictures([root])
-    files = FolderFiles(root, [path.relative_to(root).as_posix() for path in found])
-    unknown = torch.full((len(found),), -1)
-    return FileSplit(files, unknown, (), f"{root.resolve().name}, {len(found):,} pictures")
-
-
-def _is_picture(path: Path) -> bool:
-    named = path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
-    return named and not path.is_dir()
+    paths = list(walk_unlabelled(root))
+    if all("/" in path for path in paths):
+        return None
+    unknown = torch.full((len(paths),), -1)
+    about = f"{root.resolve().name}, {len(paths):,} pictures"
+    return FileSplit(FolderFiles(root, paths), unknown, (), about)
 
 
 def _same(source: str, other: str) -> bool:

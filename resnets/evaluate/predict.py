@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.errors import DataError
-from resnets.data.files import PICTURE_SUFFIXES
+from resnets.data.walk import LeftOut, walk_unlabelled
 from resnets.evaluate.ahead import compute_in_groups
 
 MOST = 256  # pictures computed at once; a terminal sees their rows together
@@ -47,45 +46,26 @@ class Prediction:
     error: str | None = None
 
 
-def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
-    """Files as named, and each folder's pictures below it in sorted order.
+def find_pictures(paths: Iterable[str | Path], left_out: LeftOut | None = None) -> list[Path]:
+    """Files as named, and each folder's images in the order of their paths.
 
-    Hidden entries, pipes, and files whose suffix is no picture's are passed over inside folders;
-    links to folders are not followed. A folder that may not be listed stands for itself, so that
-    reading it says why. Raises DataError for a folder without pictures.
+    See `data.walk` for which files of a folder are images; the others are counted in `left_out`. A
+    folder that may not be listed stands for itself, so that reading it says why. Raises DataError
+    for a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        pictures = sorted(_walk(path)) if path.is_dir() else [path]
-        if not pictures:
-            raise DataError(f"{path}: no pictures in this folder ({_suffixes()})")
-        found.extend(pictures)
+        if not path.is_dir():
+            found.append(path)
+            continue
+        passed_over = LeftOut()
+        images = [path / name for name in walk_unlabelled(path, passed_over)]
+        if not images:
+            raise DataError(f"{path}: no images in this folder{passed_over.said()}")
+        found.extend(images)
+        if left_out is not None:
+            left_out.add_all(passed_over)
     return found
-
-
-def _walk(root: Path) -> list[Path]:
-    found: list[Path] = []
-
-    def keep(error: OSError) -> None:
-        found.append(Path(error.filename))
-
-    for place, folders, names in os.walk(root, onerror=keep):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(place, name)
-            named = not name.startswith(".") and path.suffix.lower() in PICTURE_SUFFIXES
-            if named and not _is_endless(path):
-                found.append(path)
-    return found
-
-
-def _is_endless(path: Path) -> bool:
-    """Whether reading may never end: a pipe, socket or device."""
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def _suffixes() -> str:
-    return "looked for " + " ".join(sorted(PICTURE_SUFFIXES))
 
 
 def predict(
