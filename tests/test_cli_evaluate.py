@@ -438,7 +438,7 @@ def test_bad_words_to_predict(capsys, checkpoint, data, words, code, said):
 def test_predict_in_a_folder_without_pictures_or_with_a_missing_run(capsys, checkpoint, tmp_path):
     code, _, err = call(capsys, "predict", checkpoint, tmp_path)
     assert code == 1
-    assert "no pictures in this folder" in err
+    assert "no images in this folder" in err
     (tmp_path / "a.png").write_bytes(b"")
     code, _, err = call(capsys, "predict", tmp_path / "no-run", tmp_path / "a.png")
     assert code == 1

@@ -8,38 +8,49 @@ by their first bytes. What is left out is counted by reason and suffix in a `Lef
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from resnets.data.errors import DataError
+from resnets.data.open_image import HEIF_REMEDY, heif_available, is_heif
 
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
         *("jpg", "jpeg", "jpe", "jfif", "jfi", "jif", "pjpeg", "pjp", "mpo", "jp2", "j2k", "jpx"),
-        *("png", "apng", "bmp", "dib", "gif", "webp", "avif", "avifs", "tif", "tiff", "tga"),
+        *("png", "apng", "bmp", "dib", "gif", "webp", "avif", "avifs", "tif", "tiff"),
         *("ppm", "pgm", "pbm", "pnm"),
     )
 )
-# Formats that an installed plugin of Pillow reads: suffixes, module, what to install.
-PLUGINS = (
-    (frozenset({".heic", ".heif", ".heics", ".heifs", ".hif"}), "pillow_heif", "pillow-heif"),
-    (frozenset({".jxl"}), "pillow_jxl", "pillow-jxl-plugin"),
-)
+HEIC_SUFFIXES = frozenset({".heic", ".heif", ".heics", ".heifs", ".hif"})
 UNREAD_IMAGES = frozenset(
     f".{suffix}"
     for suffix in (
         *("dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "orf", "rw2", "raf"),
         *("pef", "raw", "svg", "svgz", "psd", "psb", "xcf", "exr", "hdr", "dds", "ico", "eps"),
-        *("dcm", "dicom", "nii", "mha", "mhd", "nrrd", "fits", "fit", "svs", "ndpi", "czi", "djvu"),
+        *(
+            "jxl",
+            "tga",
+            "dcm",
+            "dicom",
+            "nii",
+            "mha",
+            "mhd",
+            "nrrd",
+            "fits",
+            "fit",
+            "svs",
+            "ndpi",
+            "czi",
+            "djvu",
+        ),
     )
 )
 # Files that are known not to be images, so that they are not opened to see.
@@ -75,9 +86,8 @@ MAGIC = re.compile(
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",  # JPEG 2000, its bare stream
     re.DOTALL,
 )
-HEIF_MAGIC = re.compile(rb"....ftyp(?:hei[cxms]|hev[cmx]|mif1|msf1)", re.DOTALL)
 JXL_MAGIC = re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", re.DOTALL)
-HEAD_BYTES = 32  # enough for all of the above
+HEAD_BYTES = 64  # enough for all of the above
 SHOWN = 4  # suffixes named for one reason
 MOST_VISITS = 1000  # times that one folder may be reached: links to links multiply
 
@@ -142,20 +152,14 @@ class LeftOut:
         return f"{', '.join(texts)} ({reason})"
 
 
-@cache
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
 def suffix_of(path: str) -> str:
     """Lower-case suffix of a file name with its dot, "" where it has none."""
     return posixpath.splitext(path)[1].lower()
 
 
 def read_suffixes() -> frozenset[str]:
-    """Suffixes of images that can be read here: those of Pillow and its installed plugins."""
-    plugged = (suffixes for suffixes, module, _ in PLUGINS if _installed(module))
-    return IMAGE_SUFFIXES.union(*plugged)
+    """Suffixes of images that can be read here; HEIC's are among them where pillow-heif is."""
+    return IMAGE_SUFFIXES | HEIC_SUFFIXES if heif_available() else IMAGE_SUFFIXES
 
 
 def is_hidden(name: str) -> bool:
@@ -186,9 +190,8 @@ def why_not_image(path: str, head: Head) -> str | None:
     suffix = suffix_of(path)
     if suffix in IMAGE_SUFFIXES:
         return None
-    for number, (suffixes, _, _) in enumerate(PLUGINS):
-        if suffix in suffixes:
-            return _why_unplugged(number)
+    if suffix in HEIC_SUFFIXES:
+        return None if heif_available() else HEIF_REMEDY
     if suffix in UNREAD_IMAGES:
         return UNREAD
     if suffix in OTHER_SUFFIXES:
@@ -203,30 +206,9 @@ def why_not_image_bytes(head: bytes) -> str | None:
     """Why the first bytes are those of no image that can be read, None where they are."""
     if MAGIC.match(head):
         return None
-    for number, magic in enumerate((HEIF_MAGIC, JXL_MAGIC)):
-        if magic.match(head):
-            return _why_unplugged(number)
-    return NOT_IMAGE
-
-
-def _why_unplugged(number: int) -> str | None:
-    _, module, package = PLUGINS[number]
-    return None if _installed(module) else f"needs a reader: pip install {package}"
-
-
-def load_plugins() -> None:
-    """Register the installed plugins with Pillow, once; later calls do nothing."""
-    _load_plugins()
-
-
-@cache
-def _load_plugins() -> None:
-    if _installed("pillow_heif"):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    if _installed("pillow_jxl"):
-        importlib.import_module("pillow_jxl")  # registers itself
+    if is_heif(head):
+        return None if heif_available() else HEIF_REMEDY
+    return UNREAD if JXL_MAGIC.match(head) else NOT_IMAGE
 
 
 def walk_folder(
