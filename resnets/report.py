@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from resnets.config import Recipe, to_toml, whole_file
+from resnets.config.terminal import valid_text
 from resnets.train.clock import STAGES, TIME, stages_line, whole_run
 from resnets.train.log import read_rows
 
@@ -57,7 +58,7 @@ def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
         folder=out.name,
     )
     with whole_file(out / REPORT) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(valid_text(page), encoding="utf-8")
 
 
 def figures_of(result: dict[str, Any]) -> dict[str, str]:

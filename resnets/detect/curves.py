@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from resnets.config import whole_file
 from resnets.detect.coco_score import CocoFigures
 from resnets.detect.draw import class_colour
+from resnets.evaluate.figure_text import figure_fonts, label
 
 INK, SOFT, GREY = "#1f2933", "#616e7c", "#cbd2d9"
 RECALL = np.linspace(0, 1, 101)
@@ -30,36 +31,41 @@ def save_curves(
 
     Of more than ten classes the five best and five worst are named.
     """
+    with figure_fonts((*classes, protocol)), whole_file(path) as temporary:
+        figure = _figure(figures, classes, protocol, kind)
+        figure.savefig(temporary, format=path.suffix.lstrip("."), facecolor="white")
+
+
+def _figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: str) -> Figure:
     figure = Figure(figsize=(13, 5.4), dpi=130, layout="constrained")
-    lines = textwrap.wrap(protocol, int(11 * LETTERS))
+    lines = [label(line) for line in textwrap.wrap(protocol, int(11 * LETTERS))]
     ap, ap50 = figures.numbers["AP"], figures.numbers["AP50"]
     head = f"{kind}: mAP@[.5,.95] {_shown(ap)}, mAP@.5 {_shown(ap50)}"
     figure.suptitle("\n".join((head, *lines)), fontsize=10, color=INK, x=0.01, ha="left")
     left, right = figure.subplots(1, 2, sharey=True)
     for place, overlap, colour in OVERLAPS:
         curve = _mean(figures.precision[place])
-        label = f"overlap {overlap}: {_shown(float(np.nanmean(curve)))}"
-        left.plot(RECALL, curve, color=colour, linewidth=2, label=label)
+        said = f"overlap {overlap}: {_shown(float(np.nanmean(curve)))}"
+        left.plot(RECALL, curve, color=colour, linewidth=2, label=said)
     _frame(left, "Mean over classes", "precision")
     left.legend(edgecolor="white", framealpha=0.85, fontsize=9, loc="best")
     _classes(right, figures, classes)
     _frame(right, "Each class at overlap 0.50", None)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip("."), facecolor="white")
+    return figure
 
 
 def _classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
-    known = [(share, label) for label, share in enumerate(figures.class_ap50) if share is not None]
+    known = [(share, row) for row, share in enumerate(figures.class_ap50) if share is not None]
     known.sort(reverse=True)
     named = known if len(known) <= NAMED else [*known[: NAMED // 2], *known[-(NAMED // 2) :]]
-    shown = {label for _, label in named}
-    for _, label in known:
-        if label not in shown:
-            axes.plot(RECALL, figures.precision[0, :, label], color=GREY, linewidth=0.8)
-    for share, label in named:
-        colour = tuple(0.85 * value / 255 for value in class_colour(label))
-        name = f"{classes[label]}: {_shown(share)}"
-        curve = figures.precision[0, :, label]
+    shown = {row for _, row in named}
+    for _, row in known:
+        if row not in shown:
+            axes.plot(RECALL, figures.precision[0, :, row], color=GREY, linewidth=0.8)
+    for share, row in named:
+        colour = tuple(0.85 * value / 255 for value in class_colour(row))
+        name = label(f"{classes[row]}: {_shown(share)}")
+        curve = figures.precision[0, :, row]
         axes.plot(RECALL, curve, color=colour, linewidth=1.6, label=name)
     if named:
         axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))

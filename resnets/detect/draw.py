@@ -5,17 +5,17 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from resnets.config import whole_file
+from resnets.config.terminal import printable
 from resnets.detect.masks import decode_run
 from resnets.detect.types import IGNORE, Detections, Pixels
+from resnets.evaluate.figure_text import Letters
 
 Colour = tuple[int, int, int]
 TagBox = tuple[float, float, float, float]
@@ -103,12 +103,6 @@ def save_drawing(page: Image.Image, path: Path) -> None:
         page.save(temporary, format="JPEG" if jpeg else "PNG", **({"quality": 92} if jpeg else {}))
 
 
-@cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that matplotlib brings, which has the letters of any European script."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
-
-
 def _tinted(pixels: Pixels, chosen: Sequence[Mark]) -> Image.Image:
     """The picture with each mask as a tint inside a line of its colour."""
     mixed = pixels.astype(np.float32)
@@ -132,8 +126,8 @@ def _write_tag(
     page: Image.Image, pen: ImageDraw.ImageDraw, mark: Mark, box: TagBox, taken: Sequence[TagBox]
 ) -> TagBox:
     """Write the tag where it covers others least: above the box, below it, or inside it."""
-    letters = font(int(np.clip(min(page.size) / 34, 11, 30)))
-    wide, high = letters.getlength(mark.tag) + 6, letters.size + 5.0
+    letters, tag = Letters(int(np.clip(min(page.size) / 34, 11, 30))), printable(mark.tag)
+    wide, high = letters.width(tag) + 6, letters.size + 5.0
     left, top, right, bottom = _ordered(*box)
     places = ((left, top - high), (left, bottom), (left, top), (right - wide, bottom - high))
     spots = [_fitted(x, y, wide, high, page.size) for x, y in places]
@@ -141,7 +135,7 @@ def _write_tag(
     pen.rectangle(place, fill=mark.colour)
     bright = np.dot(mark.colour, (0.299, 0.587, 0.114)) > 140
     at = (place[0] + 3, place[1] + high / 2)
-    pen.text(at, mark.tag, fill="black" if bright else "white", font=letters, anchor="lm")
+    letters.draw(pen, at, tag, "black" if bright else "white", anchor="lm")
     return place
 
 
@@ -162,7 +156,7 @@ def _ordered(left: float, top: float, right: float, bottom: float) -> TagBox:
 
 
 def _with_legend(picture: Image.Image, rows: Sequence[tuple[str, float, Colour]]) -> Image.Image:
-    letters, high, wide = font(14), 22, 210
+    letters, high, wide = Letters(14), 22, 210
     columns = max(1, picture.width // wide)
     lines = -(-len(rows) // columns)
     page = Image.new("RGB", (picture.width, picture.height + lines * high + 10), "white")
@@ -172,6 +166,6 @@ def _with_legend(picture: Image.Image, rows: Sequence[tuple[str, float, Colour]]
         x = 8 + number % columns * wide
         y = picture.height + 6 + number // columns * high
         pen.rectangle((x, y + 3, x + 14, y + 17), fill=colour)
-        text = f"{name} {share:.0%}" if share >= 0.005 else f"{name} <1%"
-        pen.text((x + 20, y + 10), text, fill="#1f2933", font=letters, anchor="lm")
+        said = f"{share:.0%}" if share >= 0.005 else "<1%"
+        letters.draw(pen, (x + 20, y + 10), f"{printable(name)} {said}", "#1f2933", anchor="lm")
     return page

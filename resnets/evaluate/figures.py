@@ -11,6 +11,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure, SubFigure
 
 from resnets.config import whole_file
+from resnets.evaluate.figure_text import figure_fonts, label
 from resnets.evaluate.metrics import BINS
 from resnets.evaluate.run import Evaluation
 
@@ -26,9 +27,14 @@ def save_figure(evaluation: Evaluation, path: Path) -> None:
     Readable from 2 to about 1000 classes; above 30 the cells carry no numbers and only some
     classes are named.
     """
+    with figure_fonts((*evaluation.classes, evaluation.protocol)), whole_file(path) as temporary:
+        _figure(evaluation).savefig(temporary, format="png", facecolor="white")
+
+
+def _figure(evaluation: Evaluation) -> Figure:
     side = float(np.clip(0.42 * len(evaluation.classes), 5.2, 11.5))  # inches of the matrix
     width = side + 7.4
-    protocol = textwrap.wrap(evaluation.protocol, int(width * LETTERS))
+    protocol = [label(line) for line in textwrap.wrap(evaluation.protocol, int(width * LETTERS))]
     head = 0.52 + 0.18 * len(protocol)  # inches
     figure = Figure(figsize=(width, head + side + 1.4), dpi=130, layout="constrained")
     rows = figure.subfigures(2, 1, squeeze=False, height_ratios=(head, side + 1.4))
@@ -40,8 +46,7 @@ def save_figure(evaluation: Evaluation, path: Path) -> None:
     reliability, confidence = upper.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     _reliability(reliability, evaluation)
     _confidence(confidence, evaluation)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
+    return figure
 
 
 def _heading(panel: SubFigure, evaluation: Evaluation, protocol: list[str], height: float) -> None:
@@ -86,7 +91,7 @@ def _name_classes(axes: Axes, classes: tuple[str, ...]) -> None:
     step = 1 if len(classes) <= NUMBERED else -(-len(classes) // 20)
     ticks = range(0, len(classes), step)
     names = [
-        name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
+        label(name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…")
         for name in classes[::step]
     ]
     axes.set_xticks(
@@ -110,9 +115,9 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
         ("more accurate than confident", accuracy - low, "#bcd3ea", BLUE),
         ("more confident than accurate", confidence - low, "#f3d3cb", RED),
     )
-    for label, height, fill, edge in gaps:
+    for title, height, fill, edge in gaps:
         axes.bar(
-            centres, height, width, bottom=low, label=label,
+            centres, height, width, bottom=low, label=title,
             color=fill, hatch="////", edgecolor=edge, linewidth=0,
         )  # fmt: skip
     axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
 
+from resnets.evaluate.figure_text import label
 from resnets.study.figures import SERIES, house_style, series_colours
 from resnets.study.landscape import Landscape, Point
 from resnets.study.page import Figure, Finding, Numbers, Page, Section, Table
@@ -102,7 +103,7 @@ def _draw_lines(landscapes: Sequence[Landscape], *, narrow: bool) -> Plot:
         for each, colour in zip(landscapes, colours, strict=True):
             look: dict[str, Any] = {
                 "color": colour,
-                "label": each.label,
+                "label": label(each.label),
                 "linestyle": "-" if each.spec.residual else (0, (4, 2)),
                 "lw": 2.2 if each.spec.residual else 1.4,
             }
@@ -152,7 +153,7 @@ def _draw_plane(axes: Axes, landscape: Landscape) -> None:
         lines = axes.contour(places, places, losses, levels=crossed, colors=colours, linewidths=1.2)
         axes.clabel(lines, crossed[::2], fmt="%g", fontsize=7.5)
     axes.plot(0, 0, "+", color=SERIES[-1], ms=9, mew=1.6)
-    axes.set(title=landscape.label, xlabel="alpha", ylabel="beta", aspect="equal")
+    axes.set(title=label(landscape.label), xlabel="alpha", ylabel="beta", aspect="equal")
     axes.set(xticks=(-1, -0.5, 0, 0.5, 1), yticks=(-1, -0.5, 0, 0.5, 1))
     axes.tick_params(labelleft=True, labelbottom=True)
     axes.grid(visible=False)

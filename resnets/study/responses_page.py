@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from matplotlib.figure import Figure as Plot
 
+from resnets.evaluate.figure_text import label
 from resnets.study.figures import NARROW, WIDE, house_style, series_colours
 from resnets.study.page import Figure, Finding, Numbers, Page, Section, Table
 from resnets.study.responses import NetResponses
@@ -164,7 +165,8 @@ def _draw(nets: Sequence[NetResponses], *, narrow: bool) -> Plot:
             }
             places = range(1, len(net.layers) + 1)
             panels[0].plot(places, [layer.std for layer in net.layers], **look)
-            panels[1].plot(places, net.sorted, label=f"{net.label}, mean {net.mean:.2f}", **look)
+            name = label(f"{net.label}, mean {net.mean:.2f}")
+            panels[1].plot(places, net.sorted, label=name, **look)
         for axes, title, across in zip(
             panels,
             ("Original order", "Sorted"),
