@@ -150,8 +150,8 @@ def test_class_map_problems(tmp_path):
     (tmp_path / "classes.txt").write_text("sky\nsea\n")
     assert annotation_tasks(str(tmp_path)) == ("instances", "segment")
     report = check_annotations(str(tmp_path), "segment")
-    assert dict(report.by_kind) == {"category": 1, "picture size": 1}
-    assert any("pixels of value 9, which no class has" in str(each) for each in report.problems)
+    assert dict(report.by_kind) == {"category": 1, "mask size": 1}
+    assert any("of value 9, which no class has" in str(each) for each in report.problems)
     with pytest.raises(ConfigError, match="class maps are pictures"):
         repair_annotations(str(tmp_path), "segment", tmp_path / "out")
 

@@ -11,6 +11,7 @@ import tyro
 from rich.table import Table
 
 from resnets.config import ConfigError, DataSpec
+from resnets.config.detect import ClassMapScheme
 from resnets.config.terminal import console as terminal_console
 from resnets.config.terminal import escape, say
 
@@ -55,6 +56,8 @@ class Check:
         workers: Threads, 0 = one per core.
         repair: New folder for corrected annotations of a set with boxes, as COCO JSON; boxes that
             pass the edge are cut there, what cannot be mended is left out.
+        class_map: What the values of class maps mean, as `detect.class_map` says it: ids, binary,
+            voc, cityscapes, cityscapes-trainids.
     """
 
     source: tyro.conf.Positional[str]
@@ -65,6 +68,7 @@ class Check:
     truth: str | None = None
     workers: int = 0
     repair: Path | None = None
+    class_map: ClassMapScheme = ""
 
     def run(self) -> int:
         """Check and write the report; returns the exit code."""
@@ -89,7 +93,11 @@ class Check:
         recipe = RECIPES.get(tasks[0], "detect") if tasks else "pictures"
         written = write_check(report, out, spec, leave_out, recipe)
         _show(report, written)
-        bad = check_annotated(self.source, tasks, out, self.repair, self.workers) if tasks else 0
+        bad = 0
+        if tasks:
+            bad = check_annotated(
+                self.source, tasks, out, self.repair, self.workers, self.class_map
+            )
         code = exit_code(report) or (FAILED if bad else 0)
         _conclude(report, written, code)
         return code

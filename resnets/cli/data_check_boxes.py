@@ -16,19 +16,33 @@ MOST_LINES = 200  # problems printed; all of them are in annotations.csv
 
 
 def check_annotated(
-    source: str, tasks: Sequence[Task], out: Path, repair: Path | None, workers: int = 0
+    source: str,
+    tasks: Sequence[Task],
+    out: Path,
+    repair: Path | None,
+    workers: int = 0,
+    class_map: str = "",
 ) -> int:
     """Print a line for each bad annotation and a summary; returns how many there are.
 
     `tasks`: what the set has annotations for (`detect.check.annotation_tasks`). The same goes into
     annotations.csv in `out`. With `repair` corrected ones are written into that new folder.
     """
+    from resnets.data.errors import DataError
     from resnets.detect.check import check_annotations, write_problems
     from resnets.detect.repair import LIST, repair_annotations
 
     found: list[Problem] = []
     for task in tasks:
-        report = check_annotations(source, task, workers=workers, watch=_watch)
+        try:
+            report = check_annotations(
+                source, task, workers=workers, watch=_watch, class_map=class_map
+            )
+        except DataError as error:
+            if task != "segment" or len(tasks) == 1:
+                raise
+            say(f"note: class maps are not checked: {error}")
+            continue
         for problem in report.problems[:MOST_LINES]:
             say(problem)
         if len(report.problems) > MOST_LINES:

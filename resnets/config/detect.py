@@ -7,6 +7,7 @@ from typing import Literal
 
 from resnets.config.errors import ConfigError
 
+ClassMapScheme = Literal["", "ids", "binary", "voc", "cityscapes", "cityscapes-trainids"]
 Head = Literal["fpn", "c4", "fcn", "deeplabv3", "pcr", "rcnn"]
 
 
@@ -28,6 +29,10 @@ class DetectSpec:
     repeat_threshold: repeat pictures of classes that fewer than this share of pictures hold
     (repeat-factor sampling, Gupta et al. 2019; 0.001 for LVIS), 0 = off.
     skip_bad: leave out bad annotations instead of refusing to train.
+    class_map: what the pixels of class maps mean (task "segment"). "ids": the numbers of the file
+    that names the classes; "binary": 0, and 1 or 255; "voc": VOC's numbers or colors;
+    "cityscapes": its labelIds or colors, "cityscapes-trainids": its trainIds. 255 is ignored, but
+    for "binary". "" = "ids", refused for maps of 0 and 255 alone.
 
     Model:
     head: "fpn" reads a feature pyramid (Lin et al. 2017); "c4" runs the net's last stage on each
@@ -71,6 +76,7 @@ class DetectSpec:
     keep_difficult: bool = False
     repeat_threshold: float = 0.0
     skip_bad: bool = False
+    class_map: ClassMapScheme = ""
     head: Head = "fpn"
     pyramid_from: int | None = None
     pyramid_width: int = 256

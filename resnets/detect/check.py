@@ -12,20 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from resnets.config import whole_file
 from resnets.config.csv_files import CsvWriter
 from resnets.data.errors import DataError
 from resnets.data.split_names import role_within
+from resnets.detect.class_maps import MapScan
 from resnets.detect.coco import find_coco
 from resnets.detect.image_sizes import StoredSize, read_sizes
 from resnets.detect.problems import NO_OUTLINE, check_part, with_sizes
 from resnets.detect.records import Problem, RawPart, RawPicture, RawSource
-from resnets.detect.semantic import find_semantic
+from resnets.detect.semantic import find_semantic, scan_maps
 from resnets.detect.sources import Task, find_source
 from resnets.detect.store import open_store
-from resnets.detect.types import IGNORE, ClassMap
 from resnets.detect.voc import find_voc
 
 Watch = Callable[[Iterable[object], int], Iterable[object]]
@@ -72,13 +70,19 @@ def annotation_tasks(where: str) -> tuple[Task, ...]:
 
 
 def check_annotations(
-    where: str, task: Task, *, workers: int = 0, watch: Watch | None = None
+    where: str,
+    task: Task,
+    *,
+    workers: int = 0,
+    watch: Watch | None = None,
+    class_map: str = "",
 ) -> AnnotationReport:
     """Look at every annotation and at the header of every picture of the set at `where`.
 
+    Of class maps, coded as `class_map` says (`detect.class_map`), every pixel is looked at.
     `watch(findings, total)` may show progress over pictures. DataError where there is no such set.
     """
-    source = with_all(where, task)
+    source = with_all(where, task, class_map)
     parts = {title: source.load(title) for title in source.titles}
     sizes = _sizes(source, parts.values(), workers, watch)
     parts = {title: with_sizes(part, source.store, sizes) for title, part in parts.items()}
@@ -98,9 +102,10 @@ def check_annotations(
         }
     pictures = {picture.path: picture for part in parts.values() for picture in part.pictures}
     problems += _unreadable(pictures.values())
-    for picture in pictures.values():
-        if picture.class_map is not None:
-            problems += _map_problems(source, picture.class_map)
+    if source.coding is not None:
+        scan, found = _scan(source, pictures.values())
+        problems += found
+        notes += scan.lines(most=256)
     problems += _shared_pictures(source, parts)
     notes += _class_notes(source, parts.values())
     unique = list(dict.fromkeys(problems))  # trainval says again what train said
@@ -119,10 +124,11 @@ def write_problems(problems: Iterable[Problem], path: Path) -> None:
         writer.writerows([each.where, each.item, each.kind, each.said] for each in problems)
 
 
-def with_all(where: str, task: Task) -> RawSource:
+def with_all(where: str, task: Task, class_map: str = "") -> RawSource:
     """The set with all that it has: outlines where it is COCO's, boxes where it is VOC's."""
     has_outlines = bool(find_coco(open_store(where)))
-    return find_source(where, "detect" if task == "instances" and not has_outlines else task)
+    kind: Task = "detect" if task == "instances" and not has_outlines else task
+    return find_source(where, kind, class_map)
 
 
 def outlined(part: RawPart) -> bool:
@@ -144,19 +150,17 @@ def _unreadable(pictures: Iterable[RawPicture]) -> Iterator[Problem]:
             yield Problem(picture.file, "", "unreadable", picture.unreadable)
 
 
-def _map_problems(source: RawSource, path: str) -> Iterator[Problem]:
-    """Values of a class map that no class has; 255 and those called unlabelled or void may be."""
-    store, name = source.store, source.store.called(path)
-    plain = ClassMap(store.take([path]), 0, np.arange(256, dtype=np.uint8))
-    try:
-        values = np.unique(plain.read()).tolist()
-    except DataError as error:
-        yield Problem(name, "", "mask", str(error).removeprefix(f"{name}: "))
-        return
-    unknown = [value for value in values if value not in {*source.values, *source.void, IGNORE}]
-    if unknown:
-        listed = ", ".join(map(str, unknown[:5]))
-        yield Problem(name, "", "category", f"has pixels of value {listed}, which no class has")
+def _scan(source: RawSource, pictures: Iterable[RawPicture]) -> tuple[MapScan, list[Problem]]:
+    """What all class maps hold, and those with values that no class has."""
+    maps = [picture.class_map for picture in pictures if picture.class_map is not None]
+    scan = scan_maps(source, maps, limit=None)
+    found = [
+        Problem(name, "", "category", said.removeprefix(f"{name}: "))
+        for name, said in sorted(scan.unknown.items())
+    ]
+    if (wrong := scan.suspicious()) is not None:
+        found.append(Problem(source.store.where, "", "class maps", wrong))
+    return scan, found
 
 
 def _shared_pictures(source: RawSource, parts: dict[str, RawPart]) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from resnets.config import Recipe
 from resnets.data.errors import DataError
 from resnets.detect.localise_score import single_class
 from resnets.detect.sources import DetectionSplits, open_detection
-from resnets.detect.types import IGNORE, DetectionSplit, Target
+from resnets.detect.types import DetectionSplit, Target
 from resnets.evaluate.match import match_classes
 
 SplitName = Literal["test", "val", "train"]
@@ -54,13 +54,11 @@ def reorder(split: DetectionSplit, classes: Sequence[str]) -> DetectionSplit:
     place = {int(output): label for label, output in enumerate(outputs)}
     known = [number for number in range(len(classes)) if number in place]
     assert len(known) == len(classes)
-    lookup = np.full(256, IGNORE, np.uint8)
-    lookup[: len(outputs)] = outputs[:256]
 
     def moved(target: Target) -> Target:
         semantic = target.semantic
         if semantic is not None:
-            semantic = dataclasses.replace(semantic, classes_of=lookup[semantic.classes_of])
+            semantic = semantic.relabelled(outputs.tolist())
         labels = outputs[target.labels].astype(np.int64)
         return dataclasses.replace(target, labels=labels, semantic=semantic)
 

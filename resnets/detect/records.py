@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from resnets.detect.class_maps import Coding
 from resnets.detect.image_index import ImageIndex, Stated
 from resnets.detect.image_sizes import StoredSize
 from resnets.detect.store import Store, is_text_path
@@ -107,8 +108,7 @@ class RawSource:
     """A stored set: `load(title)` reads one of its image sets, and only that.
 
     category_ids: the source's own number of each class. has_masks: its objects have outlines.
-    values: (value of a class map's pixel -> class) where the set has class maps; void: the
-    values of pixels that count for nothing. notes: as a part has them.
+    coding: what the pixels of class maps mean, where the set has some. notes: as a part has them.
     """
 
     name: str
@@ -118,8 +118,7 @@ class RawSource:
     titles: tuple[str, ...]
     load: Callable[[str], RawPart]
     has_masks: bool = False
-    values: dict[int, int] = field(default_factory=dict)
-    void: frozenset[int] = frozenset()
+    coding: Coding | None = None
     notes: Sequence[str] = ()
 
 

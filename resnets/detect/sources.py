@@ -16,12 +16,13 @@ from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_voc
 from resnets.data.quarantine import Quarantine
 from resnets.data.split_names import Role, role_within, split_role
+from resnets.detect.class_maps import UnknownValueError
 from resnets.detect.coco import KEYS, find_coco, open_coco, why_no_coco
 from resnets.detect.problems import check_part, look_at_images, refuse
 from resnets.detect.records import RawPart, RawPicture, RawSource
-from resnets.detect.semantic import find_semantic, open_semantic
+from resnets.detect.semantic import find_semantic, open_semantic, scan_maps
 from resnets.detect.store import open_store
-from resnets.detect.types import IGNORE, ClassMap, DetectionSplit, Segmentation, Target
+from resnets.detect.types import ClassMap, DetectionSplit, Segmentation, Target
 from resnets.detect.voc import find_voc, open_voc
 
 log = logging.getLogger("resnets")
@@ -55,7 +56,7 @@ def open_detection(
     names bad annotations unless `detect.skip_bad`.
     """
     detect = detect or DetectSpec()
-    source = find_source(data.source, task)
+    source = find_source(data.source, task, detect.class_map)
     sets = choose_sets(source.titles, detect)
     _say_sets(source, sets)
     opener = _Opener(source, detect, task, Quarantine.of(data), data.workers)
@@ -105,8 +106,10 @@ def open_detection(
     return DetectionSplits(train, held, source.classes, source.name, test)
 
 
-def find_source(where: str, task: Task) -> RawSource:
+def find_source(where: str, task: Task, class_map: str = "") -> RawSource:
     """The set at `where`, for `task`; DataError when it has no annotations of that kind.
+
+    class_map: as `detect.class_map` codes class maps.
 
     VOC is known by name (`NAMES`) too, and downloaded where it is not in the cache.
     """
@@ -114,10 +117,10 @@ def find_source(where: str, task: Task) -> RawSource:
     name = store.name
     if task == "segment":
         if maps := find_semantic(store):
-            return open_semantic(store, maps, name)
+            return open_semantic(store, maps, name, class_map)
         raise DataError(
-            f"{where}: no class maps; expected SegmentationClass/ as VOC has it, or semantic_<set>/"
-            " with PNGs of one class a pixel"
+            f"{where}: no class maps; expected images/ beside masks/ (or labels/, annotations/),"
+            " SegmentationClass/ as VOC has it, or semantic_<set>/: PNGs of one class a pixel"
         )
     if files := find_coco(store):
         return open_coco(store, files, name, masks=task == "instances")
@@ -223,9 +226,6 @@ class _Opener:
         self.source, self.detect, self.quarantine = source, detect, quarantine
         self.workers = workers
         self.masks = task == "instances"
-        self.values = np.full(256, IGNORE, np.uint8)
-        for value, label in source.values.items():
-            self.values[value] = label
 
     def part(self, titles: str) -> RawPart:
         """The good pictures of the sets `titles`; DataError names a bad one unless told to skip."""
@@ -250,7 +250,28 @@ class _Opener:
             pictures += checked.pictures
         if not pictures:
             raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good pictures")
+        if self.source.coding is not None:
+            pictures = self._with_known_values(pictures, titles)
         return RawPart(pictures)
+
+    def _with_known_values(self, pictures: list[RawPicture], titles: str) -> list[RawPicture]:
+        """The images, after a look at their class maps; DataError where values are of no class."""
+        where = self.source.store.where
+        maps = [picture.class_map for picture in pictures if picture.class_map is not None]
+        scan = scan_maps(self.source, maps)
+        if scan.unknown and not self.detect.skip_bad:
+            first, *others = scan.unknown.values()
+            more = f" ({len(others):,} more maps likewise)" if others else ""
+            raise UnknownValueError(f"{first}{more}")
+        if (wrong := scan.suspicious()) is not None:
+            raise DataError(f"{where}: class maps: {wrong}")
+        for line in scan.lines():
+            log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
+        called = self.source.store.called
+        kept = [each for each in pictures if called(str(each.class_map)) not in scan.unknown]
+        if not kept:
+            raise DataError(f"{where}: no good class maps; {next(iter(scan.unknown.values()))}")
+        return kept
 
     def _unlisted(self, part: RawPart) -> RawPart:
         """The part without pictures that are in quarantine."""
@@ -267,11 +288,12 @@ class _Opener:
         paths = [picture.path for picture in pictures if picture.path is not None]
         maps = [picture.class_map for picture in pictures if picture.class_map is not None]
         map_files = self.source.store.take(maps) if maps else None
+        coding = self.source.coding
         targets = []
         for row, picture in enumerate(pictures):
             target = to_target(picture, masks=self.masks)
-            if map_files is not None:
-                target = replace(target, semantic=ClassMap(map_files, row, self.values))
+            if map_files is not None and coding is not None:
+                target = replace(target, semantic=ClassMap(map_files, row, coding))
             targets.append(target)
         return DetectionSplit(
             files=self.source.store.take(paths),

@@ -20,6 +20,7 @@ from resnets.data.memory import cores
 from resnets.data.preprocess import Preprocessor
 from resnets.data.timings import Timings
 from resnets.data.unreadable import Unreadable
+from resnets.detect.class_maps import UnknownValueError
 from resnets.detect.geometry import (
     Change,
     change_boxes,
@@ -144,6 +145,8 @@ class DetectStream:
                 with self.timings.decoding.working():
                     return self._read(row, epoch, row + COPIES * int(draws.copies[place]))
             except DataError as error:
+                if isinstance(error, UnknownValueError) and not self.detect.skip_bad:
+                    raise
                 self.ledger.add(row, error)
         raise self.ledger.exhausted()
 

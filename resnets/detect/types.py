@@ -9,10 +9,11 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.decode import decode_whole, naming
+from resnets.data.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.files import Files
-from resnets.data.open_image import open_image
+from resnets.detect.class_maps import ClassMap
+from resnets.detect.color_tables import IGNORE as IGNORE
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -22,7 +23,6 @@ Pixels = NDArray[np.uint8]
 # COCO's three ways to write a region: polygons [[x, y, x, y, ...], ...], run lengths {"size":
 # [H, W], "counts": [...]}, or the same with compressed counts.
 Segmentation = Sequence[Sequence[float]] | dict[str, Any]
-IGNORE = 255  # value of a class map's pixels that count for nothing
 
 
 class Detections(TypedDict):
@@ -37,23 +37,6 @@ class Detections(TypedDict):
     scores: Floats
     labels: Ints
     masks: NotRequired[Sequence[dict[str, Any]]]
-
-
-@dataclass(frozen=True, eq=False)
-class ClassMap:
-    """A PNG of one class a pixel; `classes_of` (256,) uint8 turns its values into classes."""
-
-    files: Files
-    index: int
-    classes_of: Pixels
-
-    def read(self) -> Pixels:
-        """(H, W) uint8 classes, 255 = counts for nothing; DataError names an unreadable file."""
-        name = self.files.name(self.index)
-        with naming(name), open_image(self.files.read(self.index)) as image:
-            if image.mode not in ("L", "P"):
-                raise ValueError(f"its pixels are {image.mode}; a class map has one byte a pixel")
-            return self.classes_of[np.asarray(image)]
 
 
 @dataclass(frozen=True, eq=False)

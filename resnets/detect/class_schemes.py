@@ -1,0 +1,196 @@
+"""Codings of class maps that data sets share, and the files that state a set's own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from resnets.data.errors import DataError
+from resnets.detect.class_maps import IGNORE, Coding
+from resnets.detect.color_tables import CITYSCAPES, CITYSCAPES_COLORS, VOC_VOID, voc_color
+from resnets.detect.store import Store
+from resnets.detect.voc import CLASSES as VOC_OBJECTS
+from resnets.detect.yaml_text import load_yaml
+
+VOC = ("background", *VOC_OBJECTS)
+CLASS_FILES = (
+    *("semantic_classes.yaml", "classes.yaml", "classes.yml", "classes.txt", "class_names.txt"),
+    *("labelmap.txt", "label_colors.txt", "class_dict.csv", "_classes.csv", "labels.txt"),
+    "codes.txt",
+)
+NO_CLASS = frozenset({"unlabeled", "unlabelled", "void", "ignore", "__ignore__", "unknown"})
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """What a file says of the classes: name by number, and number by color where it has them."""
+
+    names: Mapping[int, str]
+    colors: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Scheme:
+    """The classes of a set with class maps, their own numbers, and the coding of the maps."""
+
+    classes: tuple[str, ...]
+    numbers: tuple[int, ...]
+    coding: Coding
+
+
+def open_scheme(store: Store, named: str, is_voc: bool) -> Scheme | None:
+    """The scheme that `named` (`detect.class_map`) asks for, with the names of the set's own file.
+
+    None where there is neither a file with names nor a scheme that brings them.
+    """
+    table = read_class_table(store)
+    if named == "binary":
+        pair = list(table.names.values()) if table else []
+        pair = pair if len(pair) == 2 else ["background", "object"]
+        return _scheme(named, dict(enumerate(pair)), {0: 0, 1: 1, 255: 1}, {0: 0, 0xFFFFFF: 1})
+    trained = {label: name for label, (_, _, name) in enumerate(CITYSCAPES)}
+    if named == "cityscapes":
+        of = dict.fromkeys((*range(34), IGNORE), IGNORE)
+        of |= {number: label for label, (number, _, _) in enumerate(CITYSCAPES)}
+        return _scheme(named, trained, of, CITYSCAPES_COLORS)
+    if named == "cityscapes-trainids":
+        of = {label: label for label in range(19)} | {IGNORE: IGNORE}
+        return _scheme(named, trained, of, CITYSCAPES_COLORS)
+    if table is None and (named == "voc" or is_voc):
+        table = ClassTable(dict(enumerate(VOC)))
+    if table is None:
+        return None
+    counted = {v: n for v, n in table.names.items() if n.lower() not in NO_CLASS}
+    numbers = sorted(counted)
+    label_of = {number: label for label, number in enumerate(numbers)}
+    of = dict.fromkeys((*table.names, IGNORE), IGNORE) | label_of
+    colors = {color: label_of.get(number, IGNORE) for color, number in table.colors.items()}
+    if named == "voc":
+        colors = {voc_color(number): label for number, label in of.items() if number != IGNORE}
+        colors |= {VOC_VOID: IGNORE}
+    names = {label: counted[number] for number, label in label_of.items()}
+    return _scheme(named, names, of, colors, tuple(numbers))
+
+
+def _scheme(
+    named: str,
+    names: Mapping[int, str],
+    of: Mapping[int, int],
+    colors: Mapping[int, int],
+    numbers: tuple[int, ...] | None = None,
+) -> Scheme:
+    classes = tuple(names[label] for label in sorted(names))
+    return Scheme(classes, numbers or tuple(range(len(classes))), Coding(named, of, colors, names))
+
+
+def read_class_table(store: Store) -> ClassTable | None:
+    """The names, and colors, that a file of CLASS_FILES states; None where there is none.
+
+    The one nearest to the top counts; DataError where several of one name differ, or it is none.
+    """
+    for wanted in CLASS_FILES:
+        found = [p for p in store.rows if PurePosixPath(p).name.lower() == wanted]
+        if not found:
+            continue
+        depth = min(path.count("/") for path in found)
+        tables = {path: _parse(store, path) for path in found if path.count("/") == depth}
+        first, table = next(iter(tables.items()))
+        for path, other in tables.items():
+            if other != table:
+                raise DataError(f"{store.called(path)}: other classes than {first}; keep one")
+        if not table.names:
+            raise DataError(f"{store.called(first)}: names no class")
+        return table
+    return None
+
+
+def _parse(store: Store, path: str) -> ClassTable:
+    where = store.called(path)
+    if path.lower().endswith((".yaml", ".yml")):
+        return ClassTable(_yaml_names(store.read(path), where))
+    lines = [line.lstrip("\ufeff").strip() for line in store.lines(path)]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    for parse in (_labelmap, _table_csv, _color_lines, _number_lines):
+        if (table := parse(lines)) is not None:
+            return _checked(table, where)
+    if lines and lines[0] == "__ignore__":  # labelme counts classes from -1
+        lines = lines[1:]
+    return _checked(ClassTable(dict(enumerate(lines))), where)
+
+
+def _checked(table: ClassTable, where: str) -> ClassTable:
+    odd = [number for number in table.names if not 0 <= number < IGNORE]
+    if odd:
+        raise DataError(f"{where}: class number {odd[0]}; numbers are 0 to {IGNORE - 1}")
+    return table
+
+
+def _labelmap(lines: list[str]) -> ClassTable | None:
+    """CVAT's labelmap.txt: "name:r,g,b:parts:actions"."""
+    matches = [re.fullmatch(r"(.+?):(\d+),(\d+),(\d+):[^:]*:[^:]*", line) for line in lines]
+    if not lines or not all(matches):
+        return None
+    rows = [match for match in matches if match is not None]
+    names = {number: match[1] for number, match in enumerate(rows)}
+    return ClassTable(names, {_color(*row.groups()[1:]): n for n, row in enumerate(rows)})
+
+
+def _table_csv(lines: list[str]) -> ClassTable | None:
+    """class_dict.csv: "name,r,g,b"; Roboflow's _classes.csv: "Pixel Value, Class"."""
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO("\n".join(lines)))]
+    if not rows or len(rows[0]) < 2:
+        return None
+    head = [cell.lower() for cell in rows[0]]
+    name = next((head.index(each) for each in ("name", "class", "label") if each in head), None)
+    if name is None or any(len(row) != len(head) for row in rows):
+        return None
+    if {"r", "g", "b"} <= set(head):
+        at = [head.index(each) for each in "rgb"]
+        names = {number: row[name] for number, row in enumerate(rows[1:])}
+        whole = all(row[place].isdecimal() for row in rows[1:] for place in at)
+        if not whole:
+            return None
+        colors = {_color(*(row[i] for i in at)): n for n, row in enumerate(rows[1:])}
+        return ClassTable(names, colors)
+    value = next((head.index(e) for e in ("pixel value", "value", "id") if e in head), None)
+    if value is None or not all(row[value].isdecimal() for row in rows[1:]):
+        return None
+    return ClassTable({int(row[value]): row[name] for row in rows[1:]})
+
+
+def _color_lines(lines: list[str]) -> ClassTable | None:
+    """CamVid's label_colors.txt: "r g b name"."""
+    matches = [re.fullmatch(r"(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\s+(\S.*)", line) for line in lines]
+    if not lines or not all(matches):
+        return None
+    rows = [match for match in matches if match is not None]
+    names = {number: match[4] for number, match in enumerate(rows)}
+    return ClassTable(names, {_color(*row.groups()[:3]): n for n, row in enumerate(rows)})
+
+
+def _number_lines(lines: list[str]) -> ClassTable | None:
+    """ "0: background" or "0 background", where every line has a number of its own."""
+    matches = [re.fullmatch(r"(\d{1,3})\s*[:;,=\s]\s*(\S.*)", line) for line in lines]
+    if not lines or not all(matches):
+        return None
+    names = {int(match[1]): match[2] for match in matches if match is not None}
+    return ClassTable(names) if len(names) == len(lines) else None
+
+
+def _color(*planes: Any) -> int:
+    red, green, blue = (min(255, int(plane)) for plane in planes)
+    return red << 16 | green << 8 | blue
+
+
+def _yaml_names(data: bytes, where: str) -> dict[int, str]:
+    document = load_yaml(data, where)
+    named = document.get("classes", document.get("names")) if isinstance(document, dict) else None
+    named = dict(enumerate(named)) if isinstance(named, list) else named
+    if not isinstance(named, dict) or not all(value in range(255) for value in named):
+        raise DataError(f"{where}: needs `classes:` with a line `value: name` for each, 0 to 254")
+    return {value: str(each) for value, each in named.items()}
