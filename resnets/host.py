@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from resnets import processors
 from resnets.config import ConfigError
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -145,6 +146,8 @@ def describe(device: torch.device) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in names},
         "device": device_name(device),
         "cores": os.cpu_count(),
+        "affinity": processors.affinity(),
+        "cpu_quota": processors.quota(),
         "threads": torch.get_num_threads(),
     }
 

@@ -52,10 +52,10 @@ def command(
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     from resnets import host
-    from resnets.data.memory import cores
     from resnets.evaluate.features import Nearest, embed_picture, embeddings, write_parquet
     from resnets.evaluate.match import open_split, open_unlabelled
     from resnets.evaluate.prepare import place, with_progress
+    from resnets.processors import cores
     from resnets.weights.load import load
 
     net = load(weights)

@@ -40,7 +40,7 @@ def launch(recipe: Recipe | None, options: Sequence[str], devices: int, max_rest
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from resnets.data.memory import cores
+    from resnets.processors import cores
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it below
     # One thread too many costs more than one too few.

@@ -152,7 +152,7 @@ def _work(run: Run) -> int:
 
 
 def _introduce(run: Run) -> None:
-    from resnets.data.memory import cores
+    from resnets.processors import cores
 
     pictures, left = run.manifest.pictures, run.pictures_left
     _say(f"{pictures:,} pictures in {run.manifest.shards:,} shards, with {run.computing}")

@@ -33,8 +33,8 @@ from resnets.data.check_source import Contents, open_contents
 from resnets.data.check_twins import ALIKE, Pair, Seen, Shapes, compare, propose, same_bytes
 from resnets.data.decode import decode_whole
 from resnets.data.errors import DataError
-from resnets.data.memory import cores
 from resnets.data.quarantine import Quarantine
+from resnets.processors import cores
 
 CHUNK = 16  # pictures looked at by one task of the pool
 TINY = 16  # px

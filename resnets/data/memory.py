@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from resnets.data.errors import DataError
 from resnets.data.files import Files
 from resnets.data.split import FileSplit, Split, TensorSplit
 from resnets.data.unreadable import Unreadable
+from resnets.processors import cores
 
 MEMORY_LIMIT = 2 << 30  # bytes of pixels that "auto" keeps in memory
 PROBES = 32  # headers read to guess whether all pictures share one size
@@ -36,12 +36,6 @@ class _Probe:
 
 class _UnlikeError(Exception):
     """A picture of another size than the first."""
-
-
-def cores() -> int:
-    """CPU cores for this process: its share of the machine's, where torchrun started several."""
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (mine or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def random_scaling(spec: DataSpec) -> bool:

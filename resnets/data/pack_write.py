@@ -25,12 +25,12 @@ from resnets.data.decode import decode_whole, picture_header, scaled_size
 from resnets.data.errors import DataError
 from resnets.data.files import Files
 from resnets.data.in_order import in_order
-from resnets.data.memory import cores
 from resnets.data.netpbm import encode
 from resnets.data.pack import HEADER, MAGIC, ROLES, VERSION
 from resnets.data.parts import Part, Source
 from resnets.data.quarantine import Quarantine, path_within, prefixes
 from resnets.data.unreadable import Unreadable
+from resnets.processors import cores
 
 AHEAD = 8  # pictures a thread may be ahead of the file
 PROBES = 64  # pictures read beforehand to tell how large the file will be

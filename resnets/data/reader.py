@@ -15,10 +15,10 @@ from torch import Tensor
 from resnets.data import order
 from resnets.data.decode import View
 from resnets.data.errors import DataError
-from resnets.data.memory import cores
 from resnets.data.split import Split
 from resnets.data.timings import Decoding
 from resnets.host import threads_beside
+from resnets.processors import cores
 
 CHUNK = 8  # pictures decoded by one task of the pool
 

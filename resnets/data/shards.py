@@ -29,9 +29,9 @@ from resnets.data.files import (
     read_file,
 )
 from resnets.data.labels import NUMBER, ONE_LABEL, class_names, is_list, number_labels
-from resnets.data.memory import cores
 from resnets.data.parts import PART_NAMES, FilePart, Part, Rows, Source, by_role
 from resnets.data.stream import StreamPart
+from resnets.processors import cores
 
 LABELS = (".cls", ".json")
 CLASS_FILES = ("classes.txt", "classnames.txt")

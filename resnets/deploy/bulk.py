@@ -19,7 +19,6 @@ import torch
 
 from resnets.config import ConfigError, dump_json
 from resnets.data.errors import DataError
-from resnets.data.memory import cores
 from resnets.deploy import bulk_pool
 from resnets.deploy.backend import Backend, Runtime, described, open_backend
 from resnets.deploy.bulk_find import find
@@ -35,6 +34,7 @@ from resnets.deploy.bulk_pool import Event
 from resnets.deploy.bulk_work import Job, ShardWorker, device_type, model_digest
 from resnets.deploy.bulk_write import Format, Summary
 from resnets.evaluate.predict import MOST
+from resnets.processors import cores
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 from resnets.config import ConfigError
 from resnets.deploy.bulk_pool import Computed, Done, Event, GivenUp, WorkError
 from resnets.deploy.bulk_work import Job, ShardWorker
+from resnets.processors import cores
 
 WAITING = 2  # shards that an actor has been given, the one it is at among them
 
@@ -59,7 +60,9 @@ def share_out(job: Job, shards: Sequence[int], actors: int) -> Generator[Event, 
     gpus = 1 if job.device.startswith("cuda") else 0
     here = not ray.is_initialized()
     if here:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        # Ray counts the machine's cores; a cluster that is already there has its own count.
+        limit = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": cores()}
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **limit)
     try:
         for what, wanted in (("CPU", actors), ("GPU", gpus * actors)):
             held = int(ray.cluster_resources().get(what, 0))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from resnets.data import Split
-from resnets.data.memory import cores
 from resnets.deploy.backend import Backend
 from resnets.evaluate.ahead import compute_in_groups
 from resnets.evaluate.cuts import Pixels, cut
@@ -17,6 +16,7 @@ from resnets.evaluate.ensemble import FEWEST, MOST, Scored
 from resnets.evaluate.measure import Measurement, measure
 from resnets.evaluate.truth import Truth
 from resnets.evaluate.views import Views
+from resnets.processors import cores
 
 
 class Scorer:

@@ -15,7 +15,6 @@ from urllib.parse import quote
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from resnets.data.memory import cores
 from resnets.deploy.serve_body import DisconnectedError, Intake, check_picture, pictures_of
 from resnets.deploy.serve_docs import BODY, EXPLAINED, PREDICTED, documentation
 from resnets.deploy.serve_errors import answer_errors
@@ -24,6 +23,7 @@ from resnets.deploy.serve_metrics import Metrics
 from resnets.deploy.serve_models import Asked
 from resnets.deploy.serve_registry import Registry, Served
 from resnets.deploy.serve_watch import Watch
+from resnets.processors import cores
 
 T = TypeVar("T")
 AT_ONCE = 1 << 16  # bytes of a body that is taken apart sooner than another thread would begin

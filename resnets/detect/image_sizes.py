@@ -14,10 +14,10 @@ from typing import Literal
 
 from resnets.data.decode import naming
 from resnets.data.errors import DataError
-from resnets.data.memory import cores
 from resnets.data.open_image import open_image
 from resnets.data.upright import TURNS, Turn, turn_of
 from resnets.detect.store import Store
+from resnets.processors import cores
 
 HEAD_BYTES = 1 << 16  # headers end before, but for those that hold a preview or a profile
 Frame = Literal["upright", "stored"]

@@ -16,12 +16,12 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from resnets.data.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.files import Files
-from resnets.data.memory import cores
 from resnets.data.preprocess import Preprocessor
 from resnets.data.unreadable import Unreadable
 from resnets.detect.geometry import fitted_size, resized
 from resnets.detect.masks import encode_masks
 from resnets.detect.types import Detections, Pixels
+from resnets.processors import cores
 
 MASK_SHARE = 0.5  # of a mask's 0..1 from which on a pixel belongs to the object (He et al. 2017)
 

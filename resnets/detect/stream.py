@@ -16,7 +16,6 @@ from resnets.config import DataSpec, DetectSpec
 from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.data.errors import DataError
-from resnets.data.memory import cores
 from resnets.data.preprocess import Preprocessor
 from resnets.data.timings import Timings
 from resnets.data.unreadable import Unreadable
@@ -34,6 +33,7 @@ from resnets.detect.sampling import Draws, Sampler, repeat_factors
 from resnets.detect.sources import Task
 from resnets.detect.types import DetectionSplit, Floats, Ints, Pixels, Target
 from resnets.host import threads_beside
+from resnets.processors import cores
 
 AHEAD = 3  # batches read ahead of the one in use
 STREAM_SIZE, STREAM_SCALE, STREAM_FLIP_VERTICAL = 66, 67, 68

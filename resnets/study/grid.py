@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from resnets.config import ConfigError, from_toml, to_dict
-from resnets.data.memory import cores
 from resnets.host import pick_device
+from resnets.processors import cores
 from resnets.study.budget import settle
 from resnets.study.cells import (
     RECIPE,
