@@ -112,7 +112,7 @@ def resume(
     def read() -> tuple[Recipe, Checkpoint | None]:
         if not (out / RECIPE).is_file():
             raise ConfigError(f"{out}: no run to resume here (no {RECIPE})")
-        recipe = from_toml(out / RECIPE)
+        recipe = from_toml(out / RECIPE, stored=True)
         _check_fits(recipe, fit_memory)
         return recipe, Kept(out, recipe).newest()
 

@@ -1,6 +1,7 @@
 """Small annotated sets, written by tests: coloured rectangles on noise."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def write_coco(root: Path, title: str, sizes: list[tuple[int, int]], seed: int =
             entry = CATEGORIES[int(rng.integers(0, 3))]
             boxes.append((entry["name"], box))
             document["annotations"].append(annotation(document, number, entry["id"], box))
-        Image.fromarray(picture(width, height, boxes, number)).save(root / title / name)
+        noise = zlib.crc32(f"{title}/{number}".encode())  # no two images are byte-identical
+        Image.fromarray(picture(width, height, boxes, noise)).save(root / title / name)
         document["images"].append(
             {"id": number, "file_name": name, "width": width, "height": height}
         )
@@ -68,7 +70,8 @@ def write_voc(
     """One picture of VOC's form; boxes as VOC writes them, from 1 and inclusive."""
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(*size, [])).save(root / "JPEGImages" / f"{name}.jpg")
+    noise = zlib.crc32(f"{root.name}/{name}".encode())  # no two images are byte-identical
+    Image.fromarray(picture(*size, [], noise)).save(root / "JPEGImages" / f"{name}.jpg")
     rows = "".join(
         f"<object><name>{label}</name><difficult>{difficult}</difficult><part><name>x</name>"
         "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part><bndbox>"

@@ -53,7 +53,7 @@ def test_custom_json_beside_its_pictures(tmp_path):
     splits = open_detection(
         DataSpec(source=str(tmp_path), val_fraction=0.1, test_fraction=0.2, split_seed=3)
     )
-    assert (len(splits.train), len(splits.val), len(splits.test())) == (14, 2, 4)
+    assert (len(splits.train), len(splits.val), len(splits.test())) == (15, 1, 4)
     names = [
         {part.files.name(row) for row in range(len(part))}
         for part in (splits.train, splits.val, splits.test())
@@ -97,7 +97,9 @@ def test_two_years_of_voc_are_joined(tmp_path):
     (tmp_path / "VOC2012/ImageSets/Main/test.txt").write_text("no_such_annotations\n")
     splits = open_detection(DataSpec(source=str(tmp_path), val_fraction=0.25))
     assert (len(splits.train), len(splits.val), len(splits.test())) == (3, 1, 1)
-    only = opened(tmp_path, train_set="VOC2012:trainval")
+    only = open_detection(
+        DataSpec(source=str(tmp_path), val_fraction=0), DetectSpec(train_set="VOC2012:trainval")
+    )
     assert [each.image_id for each in only.train.targets] == ["d", "e"]
     with pytest.raises(ConfigError, match=r"detect\.train_set: no image set train; there are VOC"):
         opened(tmp_path, train_set="train")
@@ -112,7 +114,7 @@ def test_trainval_gives_up_a_share_and_never_trains_on_test(tmp_path):
     splits = open_detection(
         DataSpec(source=str(tmp_path), val_fraction=0.4), DetectSpec(train_set="trainval")
     )
-    assert (len(splits.train), len(splits.val)) == (2, 1)
+    assert (len(splits.train), len(splits.val)) == (1, 2)
     with pytest.raises(DataError, match="test shares images with trainval"):
         splits.test()
 

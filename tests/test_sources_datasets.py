@@ -77,8 +77,8 @@ def test_a_folder_of_parquet(parquet: Path, pictures: Pictures, streaming: bool)
 
 def test_it_fits_into_memory_as_folders_do(parquet: Path) -> None:
     memory = open_data(DataSpec(source=str(parquet)))
-    assert memory.train.images.shape == (28, 16, 16, 1)
-    assert len(memory.val) == 4
+    assert memory.train.images.shape == (26, 16, 16, 1)
+    assert len(memory.val) == 6
 
 
 def test_what_save_to_disk_wrote_and_its_files(

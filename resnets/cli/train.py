@@ -149,7 +149,7 @@ def _brought_back(where: Path) -> Path:
         if not bring_back(url, folder):
             raise ConfigError(f"--resume {url}: no run's checkpoints there")
         return folder
-    kept = from_toml(folder / RECIPE).checkpoint_url
+    kept = from_toml(folder / RECIPE, stored=True).checkpoint_url
     if kept is None or place_for(folder, kept) != url:
         raise ConfigError(
             f"--resume {url}: {folder} holds another run; move it away, or go on with that one by "

@@ -12,7 +12,15 @@ from resnets.config.files import whole_file
 from resnets.config.model import Block, ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.config.recipe import Recipe, parse_duration
-from resnets.config.text import dump_json, from_dict, from_toml, replace_fields, to_dict, to_toml
+from resnets.config.text import (
+    dump_json,
+    from_dict,
+    from_toml,
+    replace_fields,
+    stored_recipe,
+    to_dict,
+    to_toml,
+)
 
 __all__ = [
     "AugmentSpec",
@@ -33,6 +41,7 @@ __all__ = [
     "from_toml",
     "parse_duration",
     "replace_fields",
+    "stored_recipe",
     "terminal",
     "to_dict",
     "to_toml",

@@ -63,9 +63,13 @@ class DataSpec:
     test_size: the same at test time; None = `size`. Pictures cut at random scales look larger in
     training than at test, which a larger test size makes up for (Touvron et al. 2019, FixRes).
     resize: shorter side before the centre crop at test time; None = `test_size`.
-    val_fraction, test_fraction: shares kept for validation and test where the source brings none
-    (stratified by class, by `split_seed`). A source with train/ and val/ but no test/ (ImageNet's
-    layout) is tested on val/, and validated on a share of train/.
+    val_fraction, test_fraction: shares kept for validation and test where the source brings none.
+    A source with train/ and val/ but no test/ (ImageNet's layout) is tested on val/, and validated
+    on a share of train/.
+    split_rule: how those shares are drawn. "identity": each image by `split_seed` and its own path
+    below the class folders, so that images added or removed later move no others; at least one of
+    each class. "rank": by its place among the sorted files, as versions before did; files that
+    do not state a rule are of those.
     in_memory: whether the whole set lives as one uint8 tensor; "auto" = when all pictures share
     one size and fit 2 GiB, or when they are read at a fixed size without random scaling.
     grow_from: pixels that training starts with (progressive resizing), None = `size` throughout.
@@ -81,6 +85,7 @@ class DataSpec:
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 0
+    split_rule: Literal["identity", "rank"] = "identity"
     normalise: Literal["per-pixel-mean", "channel", "imagenet"] = "channel"
     in_memory: Literal["auto", "always", "never"] = "auto"
     grow_from: int | None = None

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,17 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         raise ConfigError(f"{where}: {path}: {message}{given}") from None
 
 
+def stored_recipe(data: dict[str, Any], where: str) -> Recipe:
+    """The recipe that a checkpoint or run of any age keeps.
+
+    What it does not state is as it was when such files were written, not today's default.
+    """
+    shares = data.get("data")
+    if isinstance(shares, dict):
+        data = {**data, "data": {"split_rule": "rank", **shares}}
+    return from_dict(Recipe, data, where)
+
+
 def _refuse_unknown(kind: Any, data: dict[str, Any], where: str, prefix: str) -> None:
     """Raise on keys that are no field, suggesting the nearest one."""
     fields = {entry.name: entry for entry in dataclasses.fields(kind)}
@@ -61,13 +73,16 @@ def to_toml(recipe: Recipe) -> str:
     return tomli_w.dumps(to_dict(recipe))
 
 
-def from_toml(path: str | Path) -> Recipe:
-    """Read a recipe file; ConfigError names the file and the field."""
+def from_toml(path: str | Path, *, stored: bool = False) -> Recipe:
+    """Read a recipe file; ConfigError names the file and the field.
+
+    stored: it is a run's own (`stored_recipe`), not one that a user wrote.
+    """
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from None
-    return from_dict(Recipe, data, where=str(path))
+    return (stored_recipe if stored else partial(from_dict, Recipe))(data, where=str(path))
 
 
 def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set") -> Recipe:

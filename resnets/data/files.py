@@ -17,7 +17,8 @@ import tarfile
 import tempfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -151,11 +152,18 @@ class Listing:
 
 def read_file(path: Path) -> bytes:
     """The bytes of a file; DataError when it cannot be read, or is a pipe, device or folder."""
+    with open_regular(path) as stream:
+        return stream.read()
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """A file to read from; DataError when it cannot be read, or is a pipe, device or folder."""
     try:
         with open(path, "rb", opener=without_waiting) as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
-            return stream.read()
+            yield stream
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error
 

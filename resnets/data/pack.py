@@ -14,12 +14,14 @@ The index: `name` (of the set it was made of), `size` (shorter side in px that l
 scaled to), `classes`, and `parts`: "train" and, where the set brings them, "val" and "test". A part
 has its `title`, the `start` of its first picture, and for each picture in order its name (`names`),
 class (`labels`), length (`bytes`) and CRC-32 (`crc32`). One of length 0 was in quarantine or could
-not be read when the set was packed; it keeps its place, so that the same pictures are held out of
-the packed set as of the raw one, and is left out when the set is opened.
+not be read when the set was packed; it keeps its place, and is left out when the set is opened.
+`ids` and `content` are the raw images' identities and content keys, each N uint64 in base64, so
+that the same images are held out of the packed set as of the raw one; packs of before have none.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import mmap
@@ -130,7 +132,23 @@ def _part(path: Path, memory: memoryview, part: dict[str, Any]) -> FilePart:
         part["title"],
         PackFiles(path, memory, names, np.stack([starts, sizes], 1), crc32),
         labels,
+        _unpacked(part.get("ids"), len(names)),
+        _unpacked(part.get("content"), len(names)),
     )
+
+
+def packed(numbers: NDArray[np.uint64]) -> str:
+    """Numbers (N,) as the index has them."""
+    return base64.b64encode(numbers.astype("<u8").tobytes()).decode("ascii")
+
+
+def _unpacked(text: str | None, count: int) -> NDArray[np.uint64] | None:
+    if text is None:
+        return None
+    numbers = np.frombuffer(base64.b64decode(text, validate=True), "<u8").astype(np.uint64)
+    if len(numbers) != count:
+        raise ValueError("columns of different length")
+    return numbers
 
 
 def _open(path: Path) -> tuple[dict[str, Any], memoryview]:

@@ -21,12 +21,14 @@ from rich.progress import track
 
 from resnets.config import ConfigError, whole_file
 from resnets.config.terminal import Console, escape
+from resnets.data.content import content_keys
 from resnets.data.decode import decode_whole, picture_header, scaled_size
 from resnets.data.errors import DataError
 from resnets.data.files import Files
+from resnets.data.identity import identify
 from resnets.data.in_order import in_order
 from resnets.data.netpbm import encode
-from resnets.data.pack import HEADER, MAGIC, ROLES, VERSION
+from resnets.data.pack import HEADER, MAGIC, ROLES, VERSION, packed
 from resnets.data.parts import Part, Source
 from resnets.data.quarantine import Quarantine, path_within, prefixes
 from resnets.data.unreadable import Unreadable
@@ -133,7 +135,11 @@ def _write_part(
                 file.write(data)
                 sizes[row], sums[row] = len(data), zlib.crc32(data)
     columns = {"names": names, "labels": part.labels.tolist(), "bytes": sizes, "crc32": sums}
-    return {"title": part.title, "start": start, **columns}
+    content = content_keys(part)
+    keys = {"ids": packed(identify(part, content).ids)}
+    if content is not None:
+        keys["content"] = packed(content)
+    return {"title": part.title, "start": start, **columns, **keys}
 
 
 def shrunk(files: Files, row: int, size: int) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ files there are and which part each is of.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.columns import Table, find_columns, from_tables
+from resnets.data.columns import Columns, Table, find_columns, from_tables
 from resnets.data.errors import DataError
 from resnets.data.parts import Rows, Source
 from resnets.data.stream import StreamPart
@@ -34,11 +34,12 @@ FOOTERS_AT_ONCE = 16  # requests to the Hub that wait beside each other
 
 @dataclass(frozen=True, eq=False)
 class _File:
-    """A Parquet file, here or "hf://...", its footer and the labels of its rows."""
+    """A Parquet file, here or "hf://...", its footer, and the labels and paths of its rows."""
 
     url: str
     footer: Any
     labels: Sequence[Any]
+    paths: Sequence[str | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,19 @@ class RowGroups:
         """Part and row, "pets/train:17", as where the set is not streamed."""
         return f"{self.title}:{int(self.firsts[block]) + place}"
 
+    def identities(self, where: Rows) -> tuple[Sequence[str], str]:
+        """The paths kept beside the images' bytes, else file and row: "train-0.parquet:17"."""
+        paths = [path for file in self.files for path in file.paths]
+        if all(paths) and len(set(paths)) == len(paths):
+            at = self.firsts[where[:, 0]] + where[:, 1]
+            return [str(paths[row]) for row in at.tolist()], "stored path"
+        file = self.groups[:, 0]
+        rows = self.firsts - self.firsts[np.searchsorted(file, file)]  # where each group begins
+        names = [each.url.rpartition("/")[2] for each in self.files]
+        return [
+            f"{names[file[block]]}:{rows[block] + place}" for block, place in where.tolist()
+        ], "file and row"
+
 
 def open_parquet(source: str) -> Source:
     """The set of a Parquet file, a folder of them or "hub:ORG/NAME[@REVISION][:CONFIG]", streamed.
@@ -93,9 +107,7 @@ def open_parquet(source: str) -> Source:
         features = builder.info.features or features_of(every[0])
         columns = find_columns(features, name)
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            read = dict(
-                zip(every, pool.map(lambda url: _read(url, columns.label), every), strict=True)
-            )
+            read = dict(zip(every, pool.map(lambda url: _read(url, columns), every), strict=True))
     files = {title: [read[url] for url in found] for title, found in urls.items()}
     tables = {
         title: Table(columns, [label for file in found for label in file.labels])
@@ -146,11 +158,23 @@ def features_of(url: str) -> Any:
     return Features.from_arrow_schema(_open(url).schema_arrow)
 
 
-def _read(url: str, label: str) -> _File:
+def _read(url: str, columns: Columns) -> _File:
     parquet = _open(url)
-    if label not in parquet.schema_arrow.names:  # a test part whose labels are secret
-        return _File(url, parquet.metadata, [None] * parquet.metadata.num_rows)
-    return _File(url, parquet.metadata, parquet.read(columns=[label]).column(0).to_pylist())
+    found: dict[str, Any] = {}
+    for column in (columns.label, f"{columns.picture}.path"):
+        # Labels are missing of a test part where they are secret; paths where none were kept.
+        known = column in parquet.schema_arrow.names or column in _leaves(parquet)
+        values = parquet.read(columns=[column]).column(0).to_pylist() if known else None
+        found[column] = values or [None] * parquet.metadata.num_rows
+    labels, cells = found.values()
+    paths = [cell.get("path") if isinstance(cell, Mapping) else None for cell in cells]
+    return _File(url, parquet.metadata, labels, paths)
+
+
+def _leaves(parquet: Any) -> set[str]:
+    """Names of the stored columns, nested ones with dots."""
+    schema = parquet.metadata.schema
+    return {schema.column(number).path for number in range(len(schema))}
 
 
 def _open(url: str, footer: Any = None) -> Any:

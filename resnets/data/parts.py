@@ -62,11 +62,18 @@ class ArrayPart:
 
 @dataclass(frozen=True, eq=False)
 class FilePart:
-    """Encoded pictures, one for each label."""
+    """Encoded images, one for each label.
+
+    ids: (N,) their identities, where those are not their paths below the class folders
+    (`data.identity`). content: (N,) their content keys (`data.content`), where the source states
+    them.
+    """
 
     title: str
     files: Files
     labels: Rows
+    ids: NDArray[np.uint64] | None = None
+    content: NDArray[np.uint64] | None = None
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool

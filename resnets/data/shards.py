@@ -60,6 +60,14 @@ class ShardFiles:
         shard, offset, size = self.spans[index].tolist()
         return read_span(self.shards[shard], offset, size)
 
+    def identities(self) -> tuple[Sequence[str], str]:
+        """The samples' keys, with the shards' names where several have the same."""
+        keys = [_key(name) for name in self.names]
+        if len(set(keys)) == len(keys):
+            return keys, "sample key"
+        shards = [self.shards[shard].name for shard in self.spans[:, 0].tolist()]
+        return [f"{shard}:{key}" for shard, key in zip(shards, keys, strict=True)], "shard and key"
+
     def take(self, rows: NDArray[np.int64]) -> ShardFiles:
         """The members of `rows`, renumbered from 0."""
         return ShardFiles(self.shards, [self.names[row] for row in rows], self.spans[rows])
@@ -82,6 +90,10 @@ class ShardBlocks:
     def name(self, block: int, place: int) -> str:
         """Shard and member."""
         return self.files.name(int(self.starts[block]) + place)
+
+    def identities(self, where: Rows) -> tuple[Sequence[str], str]:
+        """The samples' keys."""
+        return self.files.take(self.starts[where[:, 0]] + where[:, 1]).identities()
 
 
 def find_shards(folder: Path) -> list[Path]:

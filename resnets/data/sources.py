@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnets.config import ConfigError, DataSpec
-from resnets.data import order
 from resnets.data.arrays import (
     DEBIAN_FASHION_MNIST,
     FASHION_CLASSES,
@@ -20,10 +18,12 @@ from resnets.data.arrays import (
     open_idx,
 )
 from resnets.data.cifar import find_cifar, open_cifar
+from resnets.data.content import content_keys
 from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_cifar, fetch_fashion_mnist
 from resnets.data.files import list_folder
 from resnets.data.ground_truth import open_flat
+from resnets.data.identity import hold_out, hold_out_by_rank, identify
 from resnets.data.pack import is_pack, open_pack
 from resnets.data.parquet import open_parquet
 from resnets.data.parts import Part, Rows, Source
@@ -52,21 +52,15 @@ class Splits:
 def open_data(spec: DataSpec) -> Splits:
     """Open `spec.source` and hold out validation and test shares where it brings none.
 
-    Shares are of the source's training part, stratified by class; which pictures they are follows
-    from `spec.split_seed` and the sorted order of the files alone. Pictures in quarantine are left
-    out of the shares they would be in. DataError says what is missing, empty, damaged or of one
-    class only.
+    Shares are of the source's training part; which images they are follows from `spec.split_seed`
+    and each image's own identity (`data.identity`). Images in quarantine are left out of the shares
+    they would be in. DataError says what is missing, empty, damaged or of one class only.
     """
     left_out = Quarantine.of(spec)
     source = find_source(spec)
     classes, labels = source.classes, source.train.labels
     _check_classes(source, labels)
-    train_rows, val_rows, test_rows = hold_out(
-        labels,
-        val_fraction=0.0 if source.val else spec.val_fraction,
-        test_fraction=0.0 if source.test else spec.test_fraction,
-        seed=spec.split_seed,
-    )
+    train_rows, val_rows, test_rows = held_out_rows(source, spec)
 
     def share(part: Part, rows: Rows, role: str) -> Split | None:
         if len(rows) == 0:
@@ -105,28 +99,30 @@ def open_data(spec: DataSpec) -> Splits:
     return Splits(train, val, classes, source.name, test)
 
 
-def hold_out(
-    labels: NDArray[np.int64], *, val_fraction: float, test_fraction: float, seed: int
-) -> tuple[Rows, Rows, Rows]:
-    """Rows for training, validation and test, each sorted, drawn class by class.
-
-    Every class gives its share, at least one picture, but always keeps one for training.
-    """
-    part = np.zeros(len(labels), np.int64)
-    luck = order.random_bits(seed, 0, np.arange(len(labels)), order.STREAM_SPLIT)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        rows = rows[np.argsort(luck[rows], kind="stable")]
-        tests = _share(test_fraction, len(rows), len(rows))
-        vals = _share(val_fraction, len(rows), len(rows) - tests)
-        part[rows[:tests]] = 2
-        part[rows[tests : tests + vals]] = 1
-    train, val, test = (np.flatnonzero(part == each) for each in range(3))
-    return train, val, test
-
-
-def _share(fraction: float, count: int, left: int) -> int:
-    return min(left - 1, max(1, round(count * fraction))) if fraction else 0
+def held_out_rows(source: Source, spec: DataSpec) -> tuple[Rows, Rows, Rows]:
+    """Rows of the training part for training, validation and test, as `spec.split_rule` says."""
+    part = source.train
+    val_fraction = 0.0 if source.val else spec.val_fraction
+    test_fraction = 0.0 if source.test else spec.test_fraction
+    if spec.split_rule == "rank":
+        return hold_out_by_rank(
+            part.labels,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            seed=spec.split_seed,
+        )
+    if not val_fraction and not test_fraction:
+        none = np.empty(0, np.int64)
+        return np.arange(len(part.labels)), none, none
+    content = content_keys(part)
+    return hold_out(
+        part.labels,
+        identify(part, content).ids,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=spec.split_seed,
+        content=content,
+    )
 
 
 def find_source(spec: DataSpec) -> Source:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,6 +48,9 @@ class Blocks(Protocol):
     def name(self, block: int, place: int) -> str:
         """What messages call a picture."""
 
+    def identities(self, where: NDArray[np.int64]) -> tuple[Sequence[str], str]:
+        """What images (N, 2) of block and place are called for good, and what that is."""
+
 
 class BlockFiles:
     """`Files` that keep the blocks in use, up to `limit` pictures of them.
@@ -74,6 +78,10 @@ class BlockFiles:
         if not data:
             raise DataError(f"{self.name(index)}: has no picture in it")
         return data
+
+    def identities(self) -> tuple[Sequence[str], str]:
+        """What the images are called for good, and what that is ("sample key")."""
+        return self.blocks.identities(self.where)
 
     def take(self, rows: NDArray[np.int64]) -> BlockFiles:
         """The files of `rows`, renumbered from 0."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from resnets.data.errors import DataError
 from resnets.data.files import FolderFiles, read_file
+from resnets.data.identity import hash_names
 from resnets.data.labels import ONE_LABEL, class_names, is_list, number_labels
 from resnets.data.parts import PART_NAMES, FilePart, Source, by_role
 
@@ -65,7 +66,8 @@ def _part(file: Path, split: str, rows: Sequence[_Row], classes: Sequence[str]) 
     labels = number_labels(
         [row.label for row in rows], classes, lambda place: f"{file}: line {rows[place].line}"
     )
-    return FilePart(split, FolderFiles(file.parent, [row.path for row in rows]), labels)
+    paths = [row.path for row in rows]
+    return FilePart(split, FolderFiles(file.parent, paths), labels, ids=hash_names(paths))
 
 
 def _read(file: Path) -> list[_Row]:

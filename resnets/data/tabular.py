@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,19 @@ class ArrowFiles:
         if not data:
             raise DataError(f"{self.name(index)}: has no picture in it")
         return data
+
+    def identities(self) -> tuple[Sequence[str], str] | None:
+        """The paths that the table keeps beside the images' bytes; None where any is missing."""
+        import pyarrow as pa
+
+        column = self.table[:].column(0)
+        kind = column.type
+        if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+            return None
+        paths = [path for chunk in column.chunks for path in chunk.field("path").to_pylist()]
+        if not all(paths):
+            return None
+        return [paths[row] for row in self.rows.tolist()], "stored path"
 
     def take(self, rows: NDArray[np.int64]) -> ArrowFiles:
         """The pictures of `rows`, renumbered from 0."""

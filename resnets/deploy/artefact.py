@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 
-from resnets.config import ConfigError, Preprocess, Recipe, from_dict, to_dict
+from resnets.config import ConfigError, Preprocess, Recipe, from_dict, stored_recipe, to_dict
 from resnets.data.preprocess import Preprocessor
 from resnets.models import Net
 
@@ -89,7 +89,7 @@ class Facts:
             plain["classes"] = tuple(plain["classes"])
             plain["floats"] = tuple(plain.get("floats", ()))
             plain["preprocess"] = from_dict(Preprocess, plain["preprocess"], where)
-            return cls(**plain, recipe=None if recipe is None else from_dict(Recipe, recipe, where))
+            return cls(**plain, recipe=None if recipe is None else stored_recipe(recipe, where))
         except (ValueError, KeyError, TypeError) as error:
             raise ArtefactError(
                 f"{path}: carries no description that this version of resnets can read"

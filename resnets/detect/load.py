@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from resnets.config import ConfigError, Recipe, from_dict
+from resnets.config import ConfigError, stored_recipe
 from resnets.detect.models import Model, build_model
 from resnets.weights.checkpoint import find_checkpoint, read_checkpoint
 from resnets.weights.files import read_preprocess
@@ -21,7 +21,7 @@ def load(where: str | Path) -> Model:
     """
     path = find_checkpoint(where)
     checkpoint = read_checkpoint(path)
-    recipe = from_dict(Recipe, checkpoint.meta["recipe"], where=str(path))
+    recipe = stored_recipe(checkpoint.meta["recipe"], where=str(path))
     if recipe.task == "classify":
         raise ConfigError(f"{where}: is a classifier, which finds no objects")
     classes = tuple(checkpoint.meta["classes"])

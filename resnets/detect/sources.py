@@ -12,8 +12,11 @@ import numpy as np
 
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data import order
+from resnets.data.content import MOST, file_keys
 from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_voc
+from resnets.data.files import Files
+from resnets.data.identity import hold_out, identify_files
 from resnets.data.quarantine import Quarantine
 from resnets.data.split_names import Role, role_within, split_role
 from resnets.detect.class_maps import UnknownValueError
@@ -74,10 +77,10 @@ def open_detection(
             )
         val = None  # part of trainval: a share of it is held out instead
     rows_train, rows_val, rows_test = _hold_out(
-        len(train_part.pictures),
+        source.store.take([str(picture.path) for picture in train_part.pictures]),
         data.val_fraction if val is None else 0.0,
         0.0 if sets.test else data.test_fraction,
-        data.split_seed,
+        data,
     )
 
     def share(rows: Sequence[int], role: str) -> DetectionSplit | None:
@@ -332,15 +335,30 @@ def to_target(picture: RawPicture, *, masks: bool) -> Target:
 
 
 def _hold_out(
-    count: int, val_fraction: float, test_fraction: float, seed: int
+    files: Files, val_fraction: float, test_fraction: float, data: DataSpec
 ) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """Rows for training, validation and test, each sorted; one picture at least is trained on."""
-    luck = order.random_bits(seed, 0, np.arange(count), order.STREAM_SPLIT)
-    rows = np.argsort(luck, kind="stable")
-    tests = min(count - 1, round(count * test_fraction))
-    vals = min(count - 1 - tests, round(count * val_fraction))
-    test, val, train = np.split(rows, [tests, tests + vals])
-    return np.sort(train).tolist(), np.sort(val).tolist(), np.sort(test).tolist()
+    """Rows for training, validation and test, each sorted; at least one image is trained on."""
+    count, seed = len(files), data.split_seed
+    if data.split_rule == "rank":
+        rows = np.argsort(
+            order.random_bits(seed, 0, np.arange(count), order.STREAM_SPLIT), kind="stable"
+        )
+        tests = min(count - 1, round(count * test_fraction))
+        vals = min(count - 1 - tests, round(count * val_fraction))
+        test, val, train = np.split(rows, [tests, tests + vals])
+        return np.sort(train).tolist(), np.sort(val).tolist(), np.sort(test).tolist()
+    if not val_fraction and not test_fraction:
+        return range(count), (), ()
+    content = file_keys(files) if count <= MOST else None
+    train, val, test = hold_out(
+        np.zeros(count, np.int64),
+        identify_files(files, content).ids,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        content=content,
+    )
+    return train.tolist(), val.tolist(), test.tolist()
 
 
 def _overlap(one: RawPart, other: RawPart) -> bool:

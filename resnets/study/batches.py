@@ -30,7 +30,7 @@ T = TypeVar("T")
 BATCH_SIZE = 250
 PRECISION: Literal["float32"] = "float32"
 # Fields of `DataSpec` that say which pictures a split holds, of `Preprocess` how they are cut.
-SHARES = ("val_fraction", "test_fraction", "split_seed")
+SHARES = ("val_fraction", "test_fraction", "split_seed", "split_rule")
 CUTS = ("size", "resize", "channels", "interpolation")
 
 

@@ -114,7 +114,7 @@ class Cell:
     def spec(self) -> ModelSpec:
         """The net: what was trained, or what the catalog says where nothing was yet."""
         path = self.folder / RECIPE
-        return from_toml(path).model if path.is_file() else net_spec(self.net)
+        return from_toml(path, stored=True).model if path.is_file() else net_spec(self.net)
 
     @property
     def kind(self) -> Literal["plain", "residual"]:

@@ -69,7 +69,7 @@ def _recipes(nets: Sequence[NetSummary]) -> dict[str, Recipe]:
     found: dict[str, Recipe] = {}
     for net in nets:
         begun = {
-            cell.folder.name: from_toml(cell.folder / RECIPE)
+            cell.folder.name: from_toml(cell.folder / RECIPE, stored=True)
             for cell in net.cells
             if (cell.folder / RECIPE).is_file()
         }

@@ -129,7 +129,7 @@ def _refuse_mixed(grid: Grid, cells: Sequence[Cell]) -> None:
     for cell in cells:
         if cell.status != "done" and not (cell.folder / "checkpoints" / LAST).exists():
             continue
-        theirs = from_toml(cell.folder / RECIPE)
+        theirs = from_toml(cell.folder / RECIPE, stored=True)
         ours = cell_recipe(grid, cell.net, cell.seed)
         # A run fits these two to its data before it writes its recipe.
         fitted = dataclasses.replace(

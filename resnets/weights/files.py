@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict
+from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict, stored_recipe
 from resnets.data.preprocess import Preprocessor
 from resnets.weights import caffe, folder, keras
 from resnets.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
@@ -125,7 +125,7 @@ def _read_safetensors(path: Path, source: str) -> Weights:
     if not ours:
         return Weights(source, _state_dict(tensors, path))
     checkpoint = read_checkpoint(path)
-    recipe = from_dict(Recipe, checkpoint.meta["recipe"], where=str(path))
+    recipe = stored_recipe(checkpoint.meta["recipe"], where=str(path))
     return Weights(
         source,
         checkpoint.group("ema") or checkpoint.group("model"),

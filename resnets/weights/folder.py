@@ -23,6 +23,7 @@ from resnets.config import (
     Recipe,
     dump_json,
     from_dict,
+    stored_recipe,
     to_dict,
 )
 from resnets.models import Net, catalog
@@ -142,7 +143,7 @@ def _read_own(own: dict[str, Any], where: str) -> Described:
         from_dict(ModelSpec, own["model"], where),
         from_dict(Preprocess, own["preprocess"], where),
         tuple(own["classes"]),
-        from_dict(Recipe, own["recipe"], where) if "recipe" in own else None,
+        stored_recipe(own["recipe"], where) if "recipe" in own else None,
     )
 
 

@@ -49,7 +49,7 @@ def bring_back(url: str, out: Path) -> bool:
     try:
         if RECIPE not in store.names():
             return False
-        recipe = from_toml(store.fetch(RECIPE))
+        recipe = from_toml(store.fetch(RECIPE), stored=True)
     except StoreError as error:
         raise CheckpointError(f"{url}: {error}") from None
     recipe = dataclasses.replace(recipe, checkpoint_url=url.rstrip("/").rpartition("/")[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resnets.config import ConfigError, Recipe, from_dict
+from resnets.config import ConfigError, stored_recipe
 from resnets.models import Net, build
 from resnets.weights import folder, hub
 from resnets.weights.checkpoint import CheckpointError, find_checkpoint, read_checkpoint
@@ -33,7 +33,7 @@ def load(where: str | Path) -> Net:
         return _published(read_folder(Path(where), str(where)))
     path = find_checkpoint(where)
     checkpoint = read_checkpoint(path)
-    recipe = from_dict(Recipe, checkpoint.meta["recipe"], where=str(path))
+    recipe = stored_recipe(checkpoint.meta["recipe"], where=str(path))
     net = build(recipe.model)
     averaged = checkpoint.group("ema")
     load_weights(net, averaged or checkpoint.group("model"), path)
