@@ -11,7 +11,7 @@ from resnets.config import DataSpec
 from resnets.data.check_source import Contents, Section
 from resnets.data.errors import DataError
 from resnets.data.quarantine import path_within, prefixes
-from resnets.data.sources import find_source, hold_out
+from resnets.data.sources import find_source, held_out_rows
 
 SHARES = ("test share", "validation share", "training share")  # those kept apart come first
 
@@ -42,12 +42,7 @@ def _shares(spec: DataSpec) -> dict[str, int]:
     files = source.train.files
     if files is None or source.val or source.test:
         return {}
-    train, val, test = hold_out(
-        source.train.labels,
-        val_fraction=spec.val_fraction,
-        test_fraction=spec.test_fraction,
-        seed=spec.split_seed,
-    )
+    train, val, test = held_out_rows(source, spec)
     starts = prefixes(spec.source)
     numbered: Sequence[np.ndarray] = (test, val, train)
     return {
