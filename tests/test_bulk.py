@@ -162,6 +162,34 @@ def test_only_what_is_missing_or_damaged_is_done_again(digits_run, nested_digits
         shutil.rmtree(out)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_a_shard_with_the_right_number_of_wrong_rows_is_done_again(
+    digits_run, nested_digits, tmp_path, kind
+):
+    out = tmp_path / "out"
+    options = {"format": kind, "shard_size": 10}
+    predict_here(digits_run, nested_digits[0], out, **options)
+    before = contents(out)
+    parts = sorted(out.glob("part-*"))
+    shutil.copyfile(parts[0], parts[2])  # as many rows, of other images
+    damaged = bytearray(parts[1].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    parts[1].write_bytes(damaged)
+    said = []
+    with held(out):
+        run = begin(Wanted(str(digits_run), str(nested_digits[0]), out, **options), said.append)
+        assert run.missing == (1, 2)
+        assert any("2 of 5 shards" in each for each in said)
+    predict_here(digits_run, nested_digits[0], out, **options)
+    assert contents(out) == before
+    summary = json.loads((out / "summary.json").read_text())
+    assert sorted(summary["sha256"]) == [each.name for each in parts]
+    del summary["sha256"]  # as an earlier version left it: nothing proves what is in the shards
+    (out / "summary.json").write_text(json.dumps(summary))
+    assert len(predict_here(digits_run, nested_digits[0], out, **options).missing) == 5
+    assert contents(out) == before
+
+
 def test_another_set_net_or_option_is_refused(digits_run, nested_digits, tmp_path):
     out = tmp_path / "out"
     folder = shutil.copytree(nested_digits[0], tmp_path / "set")

@@ -9,7 +9,7 @@ summary                      counted from the shards               bulk_write
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from resnets.deploy.bulk_find import find
 from resnets.deploy.bulk_plan import (
     SUMMARY,
     WORK,
+    Checksums,
     Manifest,
     Options,
     Tries,
@@ -119,7 +120,8 @@ class Run:
                 f"{self.job.out}: {summary.rows:,} rows of {manifest.pictures:,} pictures; a shard"
                 " was changed meanwhile, start the same command again"
             )
-        dump_json(summary.as_json(), self.job.out / SUMMARY)
+        sums = {"sha256": dict(sorted(Checksums(self.job.out).known().items()))}
+        dump_json(summary.as_json() | sums, self.job.out / SUMMARY)
         return summary
 
 
@@ -146,16 +148,25 @@ def begin(wanted: Wanted, say: Callable[[str], None]) -> Run:
     else:
         begun.check_options(out, options)
     Tries(out).clear()
-    shards = range(manifest.shards)
-    missing = tuple(shard for shard in shards if not manifest.is_done(out, shard))
+    checksums = Checksums(out)
+    known = checksums.known()
+    missing = manifest.missing(out, known)
+    if begun is not None and (changed := _present(manifest, out, missing)):
+        without = "damaged or changed" if known else "without a checksum"
+        say(f"{out}: {changed:,} of {manifest.shards:,} shards are {without}; computing them again")
     if missing:
-        (out / SUMMARY).unlink(missing_ok=True)
+        checksums.reopen()
     processes = min(wanted.processes or cores(), max(1, len(missing)))
     # Ray shows each of its workers one GPU, whatever number that has here.
     any_of_them = wanted.device == "auto" or wanted.engine == "ray"
     device = options.device if any_of_them else wanted.device
     job = Job(out, model, device, wanted.calibrate, max(1, cores() // processes))
     return Run(manifest, described(backend), job, missing, processes, wanted.engine)
+
+
+def _present(manifest: Manifest, out: Path, missing: Sequence[int]) -> int:
+    """How many of the `missing` shards have a file all the same."""
+    return sum(manifest.path(out, shard).exists() for shard in missing)
 
 
 def _open(

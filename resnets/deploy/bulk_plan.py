@@ -2,24 +2,26 @@
 
 OUT/manifest.json  what decides every row; a run that is gone on with has to agree with it
 OUT/part-00000.parquet ...  the rows, `shard_size` pictures each, in the order of the set
-OUT/summary.json  counts, once all shards are there
-OUT/.work/  what the set was found to be, and tries at shards; removed at the end
+OUT/summary.json  counts and the shards' checksums, once all shards are there
+OUT/.work/  what the set was found to be, tries at shards, their checksums; removed at the end
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resnets.config import ConfigError, dump_json
-from resnets.deploy.bulk_write import Format, rows_in
+from resnets.config import ConfigError, dump_json, whole_file
+from resnets.deploy.bulk_write import Format
 
 MANIFEST, SUMMARY, WORK, LOCK = "manifest.json", "summary.json", ".work", ".lock"
 FORMAT = 1
@@ -91,11 +93,14 @@ class Manifest:
         """The file of a shard."""
         return out / f"part-{shard:05}.{self.options.format}"
 
-    def is_done(self, out: Path, shard: int) -> bool:
-        """Whether a shard is there, with all its rows."""
-        start, stop = self.span(shard)
-        path = self.path(out, shard)
-        return path.exists() and rows_in(path, self.options.format) == stop - start
+    def missing(self, out: Path, known: Mapping[str, str]) -> tuple[int, ...]:
+        """Shards that are not there, or whose bytes are not those of the `known` checksums."""
+        paths = ((shard, self.path(out, shard)) for shard in range(self.shards))
+        return tuple(
+            shard
+            for shard, path in paths
+            if not path.is_file() or known.get(path.name) != _sha256(path)
+        )
 
     def check_inputs(self, out: Path, now: Manifest) -> None:
         """ConfigError where `out`, which has this manifest, is asked for another set or net."""
@@ -121,6 +126,43 @@ class Manifest:
 def shard_size(pictures: int) -> int:
     """A 64th of the set, within bounds: small enough to share out, and cheap to do again."""
     return min(LARGEST, max(SMALLEST, -(-pictures // SHARDS)))
+
+
+class Checksums:
+    """SHA-256 of finished shards by file name: notes in OUT/.work, kept in summary.json at the end.
+
+    A shard that has none, such as one whose worker was killed before the note, counts as missing.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.summary, self.folder = out / SUMMARY, out / WORK / "sha256"
+
+    def note(self, path: Path, sha256: str) -> None:
+        """Write down that of a shard."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.folder / path.name) as temporary:
+            temporary.write_text(sha256, encoding="ascii")
+
+    def known(self) -> dict[str, str]:
+        """All that are written down."""
+        found: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            found |= json.loads(self.summary.read_text("utf-8")).get("sha256", {})
+        if self.folder.is_dir():
+            notes = [each for each in self.folder.iterdir() if not each.name.startswith(".")]
+            found |= {each.name: each.read_text("ascii", "replace") for each in notes}
+        return found
+
+    def reopen(self) -> None:
+        """Undo the summary of a run that lost shards; the checksums of the others stay."""
+        for name, sha256 in self.known().items():
+            self.note(Path(name), sha256)
+        self.summary.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Tries:

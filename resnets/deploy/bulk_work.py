@@ -19,7 +19,7 @@ from resnets.data.decode import decode
 from resnets.deploy.artefact import digest, digest_of_net, files_of, is_artefact
 from resnets.deploy.backend import Backend, Runtime, open_backend
 from resnets.deploy.bulk_pictures import Item, open_pictures
-from resnets.deploy.bulk_plan import WORK, Manifest, Tries
+from resnets.deploy.bulk_plan import WORK, Checksums, Manifest, Tries
 from resnets.deploy.bulk_pool import Done, GivenUp
 from resnets.deploy.bulk_write import Row, ShardWriter
 from resnets.evaluate.ahead import compute_in_groups
@@ -76,7 +76,8 @@ class ShardWorker:
         start, stop = self.manifest.span(shard)
         bad = 0
         path = self.manifest.path(self.job.out, shard)
-        with ShardWriter(path, options.format, options.top) as writer:
+        shard_file = ShardWriter(path, options.format, options.top)
+        with shard_file as writer:
             for group in compute_in_groups(
                 self._read,
                 self._best,
@@ -91,6 +92,7 @@ class ShardWorker:
                 report(len(rows))
             if bad:
                 self.pictures.check()
+        Checksums(self.job.out).note(path, shard_file.sha256)
         self.tries.end(shard)
         return Done(shard, stop - start, bad)
 

@@ -6,7 +6,7 @@ says of a picture that could not be read why; its other cells are empty.
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import os
 import uuid
 from collections import Counter
@@ -55,7 +55,12 @@ class _Writer(Protocol):
 
 
 class ShardWriter:
-    """Context that writes `path`, which appears, synced to the disk, when it is left well."""
+    """Context that writes `path`, which appears, synced to the disk, when it is left well.
+
+    `sha256` is then that of the file.
+    """
+
+    sha256: str
 
     def __init__(self, path: Path, kind: Format, top: int) -> None:
         self.path, self.kind, self.top = path, kind, top
@@ -78,6 +83,7 @@ class ShardWriter:
             self._writer.close()
             if error is None:
                 with open(self.temporary, "rb") as file:
+                    self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                     os.fsync(file.fileno())
                 os.replace(self.temporary, self.path)
         finally:
@@ -169,17 +175,6 @@ class Summary:
             "likeliest": dict(sorted(self.classes.items())),
             "first_errors": self.errors,
         }
-
-
-def rows_in(path: Path, kind: Format) -> int | None:
-    """How many rows a shard has; None where it is missing or damaged."""
-    try:
-        if kind == "parquet":
-            _, pq = _arrow()
-            return int(pq.read_metadata(path).num_rows)
-        return sum(1 for _ in _read(path, kind))
-    except (ValueError, OSError, csv.Error):  # pyarrow's errors are of the first two kinds
-        return None
 
 
 def _read(path: Path, kind: Format) -> Iterator[tuple[str, str, str]]:
