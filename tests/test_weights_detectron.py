@@ -18,7 +18,8 @@ from resnets.config import ModelSpec
 from resnets.models import build
 from resnets.weights.errors import WeightsError
 from resnets.weights.maps import name_map
-from resnets.weights.unpickle import read_pickle
+from resnets.data.unpickle import unpickle
+from resnets.data.unpickle_numpy import ARRAYS
 
 
 class Conv(nn.Conv2d):
@@ -253,7 +254,7 @@ def test_arrays_of_every_kind_come_back(tmp_path: Path) -> None:
     for protocol in range(6):
         path = tmp_path / "arrays.pkl"
         save(content, path, protocol)
-        found = read_pickle(path)
+        found = unpickle(path.read_bytes(), ARRAYS)
         for name in "abe":
             assert np.array_equal(found[name], content[name])
             assert found[name].shape == content[name].shape
@@ -270,7 +271,7 @@ def test_a_pickle_of_python_2(tmp_path: Path) -> None:
     )
     path = tmp_path / "two.pkl"
     path.write_bytes(data)
-    assert np.array_equal(read_pickle(path)["w"], np.array([1.5, -2.0], np.float32))
+    assert np.array_equal(unpickle(path.read_bytes(), ARRAYS)["w"], np.array([1.5, -2.0], np.float32))
 
 
 def test_damaged_pickles_are_one_clear_line(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """CIFAR-10 and CIFAR-100 as their authors store them: Python or binary batches.
 
-Python batches are pickles; they are read by an unpickler that can build arrays and nothing else.
+Python batches are pickles; they are read by `resnets.data.unpickle`, which runs nothing.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +14,11 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.files import read_file
 from resnets.data.parts import ArrayPart, Source
+from resnets.data.unpickle import PickleError, unpickle
+from resnets.data.unpickle_numpy import ARRAYS
 
 PIXELS = 3 * 32 * 32
-ARRAY_GLOBALS = frozenset(
-    (module, name)
-    for module, names in {
-        "numpy": ("ndarray", "dtype"),
-        "numpy.core.multiarray": ("_reconstruct",),
-        "numpy._core.multiarray": ("_reconstruct",),
-        "_codecs": ("encode",),
-    }.items()
-    for name in names
-)
+MOST_CLASSES = 100
 
 
 @dataclass(frozen=True)
@@ -69,6 +60,8 @@ def open_cifar(place: Path, layout: _Layout, name: str) -> Source:
     """The set in `place`; CIFAR-100's fine classes. DataError names a missing or damaged file."""
     classes = _class_names(place / layout.names, layout)
     train = _read_part("train", place, layout.train, layout)
+    if len(train.labels) and int(train.labels.max()) >= len(classes):
+        raise DataError(f"{place}: label {train.labels.max()}, and {len(classes)} names of classes")
     return Source(
         name, classes, train, test=lambda: _read_part("test", place, (layout.test,), layout)
     )
@@ -91,10 +84,13 @@ def _read_batch(path: Path, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
     batch = _unpickle(path)
     labels = batch.get("labels", batch.get("fine_labels"))
     pixels = batch.get("data")
+    labels = labels.tolist() if isinstance(labels, np.ndarray) else labels
     if (
         not isinstance(pixels, np.ndarray)
-        or labels is None
+        or pixels.dtype != np.uint8
+        or not isinstance(labels, list)
         or pixels.shape != (len(labels), PIXELS)
+        or not all(type(label) is int and 0 <= label < MOST_CLASSES for label in labels)
     ):
         raise DataError(f"{path}: not a CIFAR batch; fetch it again")
     return pixels, np.asarray(labels, np.int64)
@@ -102,29 +98,23 @@ def _read_batch(path: Path, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _class_names(path: Path, layout: _Layout) -> tuple[str, ...]:
     if layout.label_bytes:
-        return tuple(read_file(path).decode("utf-8").split())
-    names = _unpickle(path)
-    return tuple(names.get("label_names") or names.get("fine_label_names") or ())
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and plain containers; refuses every other global."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Look up one of the few globals an array needs."""
-        if (module, name) not in ARRAY_GLOBALS:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
-        return super().find_class(module, name)
+        try:
+            return tuple(read_file(path).decode("utf-8").split())
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: class names that are not UTF-8; fetch it again") from None
+    meta = _unpickle(path)
+    names = meta.get("label_names") or meta.get("fine_label_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: has no names of classes; fetch it again")
+    return tuple(names)
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
     try:
         # The original batches were written by Python 2, whose strings are bytes.
-        content = _ArrayUnpickler(io.BytesIO(read_file(path)), encoding="latin1").load()
-    except DataError:
-        raise
-    except Exception as error:  # damaged pickles raise anything
-        raise DataError(f"{path}: not a CIFAR batch ({error}); fetch it again") from error
+        content = unpickle(read_file(path), ARRAYS)
+    except PickleError as error:
+        raise DataError(f"{path}: not a CIFAR batch ({error}); fetch it again") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a CIFAR batch; fetch it again")
     return content

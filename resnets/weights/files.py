@@ -21,13 +21,14 @@ from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict, stored_recipe
 from resnets.data.preprocess import Preprocessor
+from resnets.data.unpickle import PickleError, unpickle
+from resnets.data.unpickle_numpy import ARRAYS
 from resnets.weights import caffe, folder, keras
 from resnets.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from resnets.weights.errors import WeightsError
 from resnets.weights.maps import shorten
 from resnets.weights.rules import Tensors
 from resnets.weights.store_url import url_of
-from resnets.weights.unpickle import read_pickle
 
 # Where training scripts put the state dict in what they save, and what wrappers put before names.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
@@ -159,7 +160,10 @@ def _read_detectron(path: Path, source: str) -> Weights:
 
     Those converted from torchvision say so, and keep its preprocessing and stride.
     """
-    found = read_pickle(path)
+    try:
+        found = unpickle(path.read_bytes(), ARRAYS)
+    except PickleError as error:
+        raise WeightsError(f"{path}: {error}") from None
     author = found.get("__author__") if isinstance(found, dict) else None
     if isinstance(found, dict):
         found = found.get("model", found.get("blobs", found))
