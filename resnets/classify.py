@@ -22,7 +22,7 @@ from resnets.ranks import Rank
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, classification
 from resnets.train.work import Means
-from resnets.weights.adapt import fit_known
+from resnets.weights.adapt import check_size, fit_known
 from resnets.weights.checkpoint import Checkpoint, CheckpointError
 from resnets.weights.initial import net_from, read_weights
 from resnets.weights.load import load, read_preprocess
@@ -76,7 +76,11 @@ class ClassificationWork:
             recipe.model, num_classes=len(splits.classes), input_size=preprocessor.spec.size
         )
         torch.manual_seed(recipe.seed)
-        net = build(spec) if weights is None else net_from(weights, spec)
+        if weights is None:
+            net = build(spec)
+        else:
+            check_size(weights, spec, recipe.weights_size)
+            net = net_from(weights, spec, classes=splits.classes, policy=recipe.weights_head)
         return cls(dataclasses.replace(recipe, model=net.spec), splits, net, preprocessor)
 
     @classmethod

@@ -15,11 +15,11 @@ from weights_state import SMALL, assert_same, logits, pictures, random_state
 
 import resnets
 from resnets.config import ModelSpec
+from resnets.data.unpickle import unpickle
+from resnets.data.unpickle_numpy import ARRAYS
 from resnets.models import build
 from resnets.weights.errors import WeightsError
 from resnets.weights.maps import name_map
-from resnets.data.unpickle import unpickle
-from resnets.data.unpickle_numpy import ARRAYS
 
 
 class Conv(nn.Conv2d):
@@ -271,7 +271,8 @@ def test_a_pickle_of_python_2(tmp_path: Path) -> None:
     )
     path = tmp_path / "two.pkl"
     path.write_bytes(data)
-    assert np.array_equal(unpickle(path.read_bytes(), ARRAYS)["w"], np.array([1.5, -2.0], np.float32))
+    found = unpickle(path.read_bytes(), ARRAYS)["w"]
+    assert np.array_equal(found, np.array([1.5, -2.0], np.float32))
 
 
 def test_damaged_pickles_are_one_clear_line(tmp_path: Path) -> None:

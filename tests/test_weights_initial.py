@@ -178,7 +178,7 @@ def broken(kind: str, path: Path) -> None:
     elif kind == "pickle":
         torch.save(Path("anything"), path)
     elif kind == "nested":
-        torch.save({"epoch": 3, "state": state}, path)
+        torch.save({"epoch": 3, "state": {"lr": 0.1}}, path)
     elif kind == "foreign":
         torch.save({"encoder.weight": torch.zeros(2)}, path)
     elif kind == "deeper":
@@ -196,7 +196,7 @@ def broken(kind: str, path: Path) -> None:
         ("cut", "cannot be read as weights"),
         ("empty", "cannot be read as weights"),
         ("text", "cannot be read as weights"),
-        ("pickle", "cannot be read as weights"),
+        ("pickle", "holds a pickled pathlib"),
         ("nested", "not a state dict .* but keys epoch, state"),
         ("foreign", r"none of its 1 tensors \(encoder.weight\) is known to tiny"),
         ("deeper", r"it has no place for \(stage1.1.conv1.weight"),

@@ -57,6 +57,10 @@ def theirs():
     return net
 
 
+def values(path: Path) -> dict[str, Tensor]:
+    return {name: stored.read() for name, stored in read_keras(path)[0].items()}
+
+
 def run(net, images: Tensor) -> Tensor:
     """Their logits; pictures are (B, H, W, C) there."""
     with torch.inference_mode():
@@ -128,7 +132,7 @@ def test_files_that_number_layers_are_read_by_their_config(tmp_path: Path, their
             group.attrs.pop("name", None)
     with zipfile.ZipFile(old, "a") as copy:
         copy.write(tmp_path / "model.weights.h5", "model.weights.h5")
-    expected, found = read_keras(new), read_keras(old)
+    expected, found = values(new), values(old)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     with pytest.raises(WeightsError, match="does not name its layers; save the whole net"):
@@ -141,7 +145,7 @@ def test_names_of_old_tensorflow_files(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["conv1_conv/conv1_conv/kernel:0"] = np.zeros((7, 7, 3, 64), np.float32)
         file["conv1_bn/conv1_bn/moving_variance:0"] = np.ones(64, np.float32)
-    assert sorted(read_keras(path)) == ["conv1_bn/moving_variance", "conv1_conv/kernel"]
+    assert sorted(read_keras(path)[0]) == ["conv1_bn/moving_variance", "conv1_conv/kernel"]
 
 
 def test_damaged_files_are_one_clear_line(tmp_path: Path) -> None:
@@ -156,7 +160,7 @@ def test_damaged_files_are_one_clear_line(tmp_path: Path) -> None:
         path = tmp_path / f"cut{suffix}"
         for content in contents:
             path.write_bytes(content)
-            with pytest.raises(WeightsError, match="damaged or no") as caught:
+            with pytest.raises(WeightsError, match="cannot be read as weights") as caught:
                 resnets.create_model("resnet50", weights=str(path))
             assert "\n" not in str(caught.value)
 

@@ -34,6 +34,11 @@ class Recipe:
     task: what is learnt. All but "classify" use `detect`.
     weights: initial weights; None = random. See `resnets.create_model`. Weights whose
     preprocessing is known bring their own normalisation, which then replaces data.normalise.
+    weights_head: "names" keeps their head where it is of the data's classes, by name (its rows are
+    brought into their order), and replaces it otherwise; "keep" keeps it by position, whatever its
+    classes are called; "new" always replaces it.
+    weights_size: "near" refuses weights that were made for images less than half as large as those
+    of this recipe; "any" does not.
     """
 
     name: str = "custom"
@@ -58,6 +63,8 @@ class Recipe:
     compile: Literal["auto", "on", "off"] = "off"
     recompute: bool = False
     weights: str | None = None
+    weights_head: Literal["names", "keep", "new"] = "names"
+    weights_size: Literal["near", "any"] = "near"
     checkpoint_every: str = "1ep"
     keep_checkpoints: int = 2
     checkpoint_url: str | None = None

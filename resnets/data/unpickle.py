@@ -170,7 +170,7 @@ class Unpickler:
         if type(target) is not dict:
             raise PickleError("puts items into what is no dict; not loaded")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            target[_key(key)] = value
+            target[hashable(key)] = value
 
     def _remember(self, index: int) -> None:
         value = self._stack[-1]
@@ -201,7 +201,7 @@ def shown(name: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in name[:120])
 
 
-def _key(key: Any) -> Any:
+def hashable(key: Any) -> Any:
     """`key`, if it is hashed in constant time: text, a number, None, or a short tuple of these."""
     kind = type(key)
     if kind in (str, bytes, int, float, bool, type(None)):
@@ -281,7 +281,7 @@ def _read_integer(text: str) -> int:
 def _read_string(text: str) -> str:
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "\"'":
         raise PickleError("damaged: a string without quotes")
-    return codecs.escape_decode(text[1:-1].encode("latin1"))[0].decode("latin1")  # type: ignore[attr-defined]
+    return codecs.escape_decode(text[1:-1].encode("latin1"))[0].decode("latin1")
 
 
 def _read_unicode(text: str) -> str:
@@ -357,7 +357,7 @@ def _extend(self: Unpickler, values: list[Any]) -> None:
     if type(target) is list:
         target.extend(values)
     elif type(target) is set:
-        target.update(map(_key, values))
+        target.update(map(hashable, values))
     else:
         raise PickleError("puts items into what is no list; not loaded")
 
@@ -379,7 +379,7 @@ def _dict(self: Unpickler) -> None:
 
 
 def _frozen(self: Unpickler) -> None:
-    self._push(frozenset(map(_key, self._items())))
+    self._push(frozenset(map(hashable, self._items())))
 
 
 def _reduce(self: Unpickler) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -16,10 +16,12 @@ from resnets.detect.localiser import Localiser, Refiner
 from resnets.detect.parts import pad
 from resnets.detect.segmenter import Segmenter
 from resnets.detect.stream import DetectStream
-from resnets.detect.weights import fit_whole, follow, is_whole, read_published
+from resnets.detect.weights import find_whole, fit_whole, follow, read_published
 from resnets.models import Net, build
-from resnets.weights.files import Weights, read_path
+from resnets.weights.files import Weights, read_path, split_part
+from resnets.weights.hub import is_library
 from resnets.weights.initial import net_from, read_weights, recognise
+from resnets.weights.store_url import url_of
 
 Model = Detector | Segmenter | Localiser | Refiner
 HEADS = {
@@ -30,8 +32,13 @@ HEADS = {
 }
 
 
-def build_model(recipe: Recipe, num_classes: int) -> tuple[Model, Preprocessor]:
+def build_model(
+    recipe: Recipe, num_classes: int, classes: Sequence[str] | None = None
+) -> tuple[Model, Preprocessor]:
     """The model of `recipe` for `num_classes`, in training mode, and its preprocessing.
+
+    classes: their names, by which the last layers of whole models' weights are kept; see
+    `fit_whole`.
 
     Random weights come from torch's global generator. `recipe.weights` are a net's, as
     `resnets.create_model` takes them, or those of a whole detector or segmenter: a file of
@@ -42,10 +49,10 @@ def build_model(recipe: Recipe, num_classes: int) -> tuple[Model, Preprocessor]:
     if recipe.weights is None:
         return assemble(build(recipe.model), recipe, num_classes), Preprocessor(Preprocess())
     weights = _read(recipe.weights, recipe)
-    if is_whole(weights.tensors):
+    if weights.format is None:
         recipe, preprocessor = follow(recipe, weights)
         model = assemble(build(recipe.model), recipe, num_classes)
-        fit_whole(model, weights)
+        fit_whole(model, weights, classes, recipe.weights_head)
         return model, preprocessor
     net = net_from(weights, recipe.model)
     return assemble(net, recipe, num_classes), net.preprocess or Preprocessor(Preprocess())
@@ -56,10 +63,12 @@ def _read(source: str, recipe: Recipe) -> Weights:
     published = read_published(source, recipe)
     if published is not None:
         return published
-    if not Path(source).expanduser().exists():
+    if is_library(source):
         return read_weights(source, recipe.model)
-    found = read_path(source)
-    return found if is_whole(found.tensors) else recognise(found, recipe.model)
+    if not Path(split_part(source)[0]).expanduser().exists() and url_of(source) is None:
+        return read_weights(source, recipe.model)  # says what is wrong
+    found = find_whole(read_path(source))
+    return found if found.tensors else recognise(found, recipe.model)
 
 
 def assemble(net: Net, recipe: Recipe, num_classes: int) -> Model:

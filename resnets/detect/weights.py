@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,14 +16,26 @@ from resnets.data.preprocess import Preprocessor
 from resnets.models import Net
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_path
+from resnets.weights.heads import HeadPolicy, head_rows
 from resnets.weights.hub import torchvision_file
 from resnets.weights.maps import name_map, shorten
 from resnets.weights.rules import Tensors
+from resnets.weights.select import one_of
+from resnets.weights.stored import naming
 
 log = logging.getLogger("resnets")
 
-# Names that only whole models have: torchvision's, detectron2's, and ours.
-WHOLE = re.compile(r"(rpn|roi_heads|proposal_generator|classifier\.\d|net\.|backbone\.fpn)")
+# The first convolution of a net in a whole model: torchvision's, detectron2's, and ours.
+BODY = re.compile(
+    r"(.*\.)?(backbone\.body\.conv1|backbone\.conv1|backbone\.(bottom_up\.)?stem\.conv1"
+    r"|net\.stem\.conv)\.weight"
+)
+# Layers that only whole models have, and all that belongs to one.
+WHOLE = re.compile(
+    r"(rpn|roi_heads|proposal_generator|(aux_)?classifier\.\d|backbone\.fpn|pyramid|predictor"
+    r"|proposer|objectness|offsets)\."
+)
+PARTS = re.compile(WHOLE.pattern + r"|(backbone|net|classifier)\.")
 # Layers as wide as there are classes; they are replaced where the number differs.
 OF_CLASSES = re.compile(
     r"roi_heads\.box_predictor\.(cls_score|bbox_pred)\.|roi_heads\.mask_predictor\.mask_fcn_logits\."
@@ -35,6 +47,7 @@ OLD_NAMES = (
     (re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), r"\1.0.\2"),
 )
 OLD_MASK = re.compile(r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)")
+UNUSED = "N/A"
 # torchvision's builders of published detectors and segmenters, for each task and head.
 PUBLISHED = {
     ("detect", "fpn"): "fasterrcnn_{}_fpn",
@@ -70,16 +83,41 @@ def read_published(source: str, recipe: Recipe) -> Weights | None:
         known = ", ".join(choices.__members__)
         raise ConfigError(f"weights: torchvision has no {tag!r} for {name}; known: {known}")
     entry = choices[tag]
-    found = read_path(str(torchvision_file(entry.url)))
+    found = find_whole(read_path(str(torchvision_file(entry.url))))
     # torchvision builds its published detectors with norms that add nothing to the variance.
     fields = {} if recipe.task == "segment" else {"norm_eps": 0.0}
     classes = tuple(entry.meta["categories"])
     return dataclasses.replace(found, source=source, fields=fields, classes=classes)
 
 
-def is_whole(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the tensors of a detector or segmenter, not of a classifier."""
-    return any(WHOLE.match(name) for name in tensors) and "features.0.weight" not in tensors
+def find_whole(weights: Weights) -> Weights:
+    """`weights` with the tensors of the detector or segmenter in them, if there is one.
+
+    Prefixes before its names are taken off; what is not the model's is left out, and logged.
+    WeightsError where several models would serve.
+    """
+    part = "" if weights.part is None else f"{weights.part}."
+    names = [name for name in weights.contents if name.startswith(part)]
+    prefixes = dict.fromkeys(found[1] or "" for name in names if (found := BODY.fullmatch(name)))
+    whole = [prefix for prefix in prefixes if any(map(WHOLE.match, _without(names, prefix)))]
+    if not whole:
+        return weights
+    prefix = one_of(whole, whole[0], weights.source, log.info)
+    kept = {
+        name.removeprefix(prefix): stored
+        for name, stored in weights.contents.items()
+        if name.startswith(prefix) and PARTS.match(name.removeprefix(prefix))
+    }
+    left = len(weights.contents) - len(kept)
+    if left and weights.recipe is None:
+        log.info("%s: left out %d tensors that are not the model's", weights.source, left)
+    with naming(weights.source):
+        tensors = {name: stored.read() for name, stored in kept.items()}
+    return dataclasses.replace(weights, tensors=tensors)
+
+
+def _without(names: list[str], prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
 def follow(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor]:
@@ -98,10 +136,18 @@ def follow(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor]:
     return dataclasses.replace(recipe, model=spec), Preprocessor(Preprocess())
 
 
-def fit_whole(model: nn.Module, weights: Weights) -> None:
-    """Copy `weights` into a detector or segmenter; layers of other classes stay as they are drawn.
+def fit_whole(
+    model: nn.Module,
+    weights: Weights,
+    classes: Sequence[str] | None = None,
+    policy: HeadPolicy = "names",
+) -> None:
+    """Copy `weights` (of `find_whole`) into a detector or segmenter.
 
-    WeightsError names tensors that have no place, are missing, or have another shape.
+    classes, policy: as of `heads.head_rows`: layers of classes are kept by the names of these, in
+    their order; where they are others, the layers stay as they are drawn. Without `classes`, they
+    are kept where there are as many. WeightsError names tensors that have no place, are missing, or
+    have another shape.
     """
     net, spec = model.net, model.spec
     assert isinstance(net, Net)
@@ -116,13 +162,13 @@ def fit_whole(model: nn.Module, weights: Weights) -> None:
     own = model.state_dict()
     counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
     found = counters | found
-    replaced = sorted(
-        name
-        for name in own
-        if OF_CLASSES.match(name) and name in found and found[name].shape != own[name].shape
-    )
+    of_classes = [name for name in own if OF_CLASSES.match(name) and name in found]
+    replaced: Sequence[str] = [name for name in of_classes if found[name].shape != own[name].shape]
+    if classes is not None and of_classes:
+        replaced = _fit_classes(found, of_classes, weights, classes, policy)
     if replaced:
-        log.info("%s: new layers for other classes: %s", weights.source, shorten(replaced))
+        said = shorten(sorted(replaced))
+        log.info("%s: new layers for other classes: %s", weights.source, said)
         found |= {name: own[name] for name in replaced}
     unknown, missing = sorted(found.keys() - own.keys()), sorted(own.keys() - found.keys())
     wrong = [name for name in own if name in found and found[name].shape != own[name].shape]
@@ -132,7 +178,55 @@ def fit_whole(model: nn.Module, weights: Weights) -> None:
                 f"{weights.source}: does not fit {net.spec.name}-{spec.head}: {len(names)} tensors "
                 f"{what} ({shorten(names)})"
             )
+    broken = [name for name, tensor in found.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{weights.source}: not finite in {len(broken)} tensors: {shorten(broken)}"
+        )
     model.load_state_dict(found)
+
+
+def _fit_classes(
+    found: Tensors,
+    of_classes: Sequence[str],
+    weights: Weights,
+    classes: Sequence[str],
+    policy: HeadPolicy,
+) -> Sequence[str]:
+    """Bring rows into the order of `classes`; the names of layers that are to be new instead."""
+    decides = min(of_classes, key=lambda name: found[name].shape[0])
+    first = 1 if _has_background(decides) else 0
+    count = found[decides].shape[0] - first
+    theirs = list(weights.classes)
+    if len(theirs) == count + first and first:  # torchvision names the background too
+        theirs = theirs[1:]
+    # Numbers that COCO left unused, in torchvision's lists.
+    places = [place for place, name in enumerate(theirs) if name != UNUSED]
+    named = [theirs[place] for place in places]
+    if places and len(named) < count and len(theirs) == count:
+        chosen = head_rows(weights.source, named, len(named), classes, policy)
+        rows = None if chosen is None else torch.tensor(places)[chosen]
+    else:
+        rows = head_rows(weights.source, theirs, count, classes, policy)
+    if rows is None:
+        return of_classes
+    for name in of_classes:
+        found[name] = _with_rows(name, found[name], rows, count)
+    return ()
+
+
+def _has_background(name: str) -> bool:
+    """Whether a layer's first row is the background's, beside those of the classes."""
+    return "cls_score" in name or "bbox_pred" in name or "mask_fcn_logits" in name
+
+
+def _with_rows(name: str, tensor: Tensor, rows: Tensor, count: int) -> Tensor:
+    """A layer of `count` classes, or of anchors times classes, with those of `rows` alone."""
+    if _has_background(name):
+        rows, count = torch.cat((torch.tensor([0]), rows + 1)), count + 1
+    values = 4 if "bbox_pred" in name or name.startswith("offsets") else 1
+    split = tensor.unflatten(0, (-1, count, values))
+    return split[:, rows].flatten(0, 2)
 
 
 def _from_detectron2(tensors: Mapping[str, Tensor]) -> bool:

@@ -61,7 +61,7 @@ class DetectionWork:
         """Data and a new model for `recipe`, with its initial weights."""
         splits = _open_splits(recipe)
         torch.manual_seed(recipe.seed)
-        model, preprocessor = build_model(recipe, len(splits.classes))
+        model, preprocessor = build_model(recipe, len(splits.classes), splits.classes)
         recipe = dataclasses.replace(recipe, model=model.net.spec)
         if isinstance(model, Refiner):
             preprocessor = _take_proposer(model, recipe, splits)

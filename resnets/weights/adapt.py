@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from resnets.config import DataSpec, ModelSpec, Preprocess
+from resnets.config import ConfigError, DataSpec, ModelSpec, Preprocess
 from resnets.data import Split, TensorSplit
 from resnets.data.preprocess import Preprocessor, fit_preprocess
+from resnets.weights.files import Weights
 
+log = logging.getLogger("resnets")
+
+CIFAR_SIZE = 32  # px that a 3x3 stem without pool is for
 STEM_STRIDE = 4  # of the ImageNet stem: 2 by its convolution, 2 by its pool
 
 
@@ -39,6 +44,36 @@ def adapt_stem(weight: Tensor) -> Tensor:
     pixels = torch.arange(-1, 2)
     share = (1 - (taps - pixels[:, None]).abs()).clamp(min=0).to(weight)  # (3, 7)
     return share @ weight @ share.T
+
+
+def check_size(weights: Weights, spec: ModelSpec, policy: Literal["near", "any"]) -> None:
+    """Hold the size of the images that weights were made for against `spec.input_size`, in px.
+
+    ConfigError where the recipe's are more than twice as large and `policy` is "near": a CIFAR
+    network, say, at ImageNet's size, whose last maps then are 56 px and not 8. Images less than
+    half as large are logged, unless the stem is adapted to them.
+    """
+    made = _made_for(weights, spec)
+    if made is None or policy == "any":
+        return
+    size, source = spec.input_size, weights.source
+    if size > 2 * made:
+        raise ConfigError(
+            f"weights: {source} were made for images of {made} px, and this recipe trains at {size}"
+            f" px; --set data.size={made} --set data.resize={made} trains at their size,"
+            " --set weights_size=any trains at this one"
+        )
+    if 2 * size < made and not (spec.stem == "cifar" and STEM_STRIDE * size >= made // 2):
+        log.info("%s: made for images of %d px, now trained at %d px", source, made, size)
+
+
+def _made_for(weights: Weights, spec: ModelSpec) -> int | None:
+    """Pixels of the images that `weights` were trained on; None where nothing tells."""
+    if weights.preprocess is not None:
+        return weights.preprocess.spec.size
+    if weights.spec is not None:
+        return weights.spec.input_size
+    return CIFAR_SIZE if weights.stem_kernel == 3 and spec.stem == "cifar" else None
 
 
 def adapt_preprocess(known: Preprocessor, spec: ModelSpec) -> Preprocessor | None:

@@ -1,48 +1,35 @@
 """Weights from a file or folder: tensors as their maker named them, and what he said of their use.
 
-Nothing in a file is executed: torch files are read with `weights_only`, pickles by a reader that
-knows arrays only.
+Nothing in a file is executed: see `resnets.data.unpickle`.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict, stored_recipe
 from resnets.data.preprocess import Preprocessor
-from resnets.data.unpickle import PickleError, unpickle
-from resnets.data.unpickle_numpy import ARRAYS
 from resnets.weights import caffe, folder, keras
 from resnets.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from resnets.weights.errors import WeightsError
 from resnets.weights.maps import shorten
 from resnets.weights.rules import Tensors
 from resnets.weights.store_url import url_of
+from resnets.weights.stored import Stored, flatten, naming, stored
+from resnets.weights.torch_file import read_pickled
 
-# Where training scripts put the state dict in what they save, and what wrappers put before names.
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
-# Harmless classes beside tensors in such files: options, and the best error as a numpy number.
-SCALAR = np.float64(0).__reduce__()[0]  # the function that makes numpy numbers
-HARMLESS: list[Any] = [
-    argparse.Namespace,
-    np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    (SCALAR, "numpy.core.multiarray.scalar"),
-    (SCALAR, "numpy._core.multiarray.scalar"),
-]
+log = logging.getLogger("resnets")
+
 # Fields of a net that the names and shapes of its tensors do not show.
 UNSEEN = ("stride_in", "stem_pool", "norm_eps", "blur_pool")
 
@@ -51,38 +38,71 @@ UNSEEN = ("stride_in", "stem_pool", "norm_eps", "blur_pool")
 class Weights:
     """Tensors as their maker named them, and what is known of the net they are of.
 
-    source: what the user asked for, for messages. fields: `ModelSpec` fields that names and shapes
-    do not show. spec, classes, recipe: of that net, where the source says. format: how the tensors
-    are named, once that is recognised.
+    source: what the user asked for, for messages. contents: every tensor of the file, not yet read.
+    part: the beginning of the names that are wanted, where the user says it (FILE#PART). fields:
+    `ModelSpec` fields that names and shapes do not show. spec, classes, recipe: of that net, where
+    the source says. format, tensors: how they are named and what they are, once that is recognised.
+    head_note: why they have no head that serves. stem_kernel: side of the first convolution.
     """
 
     source: str
-    tensors: Tensors
+    contents: Mapping[str, Stored]
     preprocess: Preprocessor | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     spec: ModelSpec | None = None
     recipe: Recipe | None = None
+    part: str | None = None
     format: str | None = None
+    tensors: Tensors = field(default_factory=dict)
+    head_note: str = ""
+    stem_kernel: int | None = None
+
+
+def split_part(source: str) -> tuple[str, str | None]:
+    """A path or URL, and the part of its tensors that is wanted: FILE#PART, as FILE#model_ema."""
+    place, hash, part = source.rpartition("#")
+    if not hash or not part or Path(source).expanduser().exists():
+        return source, None
+    return place, part
 
 
 def read_path(source: str) -> Weights:
     """Weights of a file, a run folder or a pushed folder; or of a file or run behind a URL.
 
     Files: our checkpoints, .safetensors, torch's (.pth and others), detectron2's .pkl, Caffe's
-    .caffemodel, Keras's .h5 and .keras. Raises ConfigError where there is no such path,
-    WeightsError or CheckpointError where it cannot be read.
+    .caffemodel, Keras's .h5 and .keras. FILE#PART takes the tensors whose names begin with PART.
+    Raises ConfigError where there is no such path, WeightsError or CheckpointError where it cannot
+    be read.
     """
+    whole, (source, part) = source, split_part(source)
     path = find_checkpoint(source) if url_of(source) else Path(source).expanduser()
     if not path.exists():
         near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"weights: {source}: no such file{hint}")
     if (path / folder.CONFIG).is_file():
-        return read_folder(path, source)
+        return dataclasses.replace(read_folder(path, whole), part=part)
     if path.is_dir():
         path = find_checkpoint(path)
-    return READERS.get(path.suffix.lower(), _read_torch)(path, source)
+    with naming(path):
+        return _reader(path)(path, whole, part)
+
+
+def _reader(path: Path) -> Callable[[Path, str, str | None], Weights]:
+    """By the file's first bytes, whatever its name; Caffe's have none that are theirs."""
+    if path.suffix.lower() == ".caffemodel":
+        return _read_caffe
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return _read_keras
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return _read_safetensors
+    if start[:2] == b"PK" and keras.is_keras(path):
+        return _read_keras
+    suffix = path.suffix.lower()
+    return READERS.get(suffix, _read_pickled)
 
 
 def _names_in(path: Path) -> list[str]:
@@ -90,20 +110,26 @@ def _names_in(path: Path) -> list[str]:
 
 
 def read_folder(path: Path, source: str) -> Weights:
-    """A folder as `resnets push` and timm write it: config.json beside model.safetensors."""
+    """A folder as `resnets push`, timm and transformers write it: config.json and tensors."""
     described = folder.read_config(path)
-    tensors = _state_dict(_load_safetensors(path / folder.MODEL), path / folder.MODEL)
+    model = next((path / name for name in folder.MODELS if (path / name).is_file()), None)
+    if model is None:
+        raise WeightsError(f"{path}: has no {folder.MODEL} beside its {folder.CONFIG}")
+    with naming(model):
+        read = _reader(model)(model, source, None)
     image = None
     if described.preprocess is not None and described.preprocess.mean_image:
-        image = _load_safetensors(path / folder.MEAN).get("mean_image")
-    return Weights(
-        source,
-        tensors,
-        None if described.preprocess is None else Preprocessor(described.preprocess, image),
-        {} if described.spec is None else unseen(described.spec),
-        described.classes,
-        described.spec,
-        described.recipe,
+        with naming(path / folder.MEAN):
+            image = safetensors.torch.load_file(path / folder.MEAN).get("mean_image")
+    return dataclasses.replace(
+        read,
+        preprocess=None
+        if described.preprocess is None
+        else Preprocessor(described.preprocess, image),
+        fields={} if described.spec is None else unseen(described.spec),
+        classes=described.classes,
+        spec=described.spec,
+        recipe=described.recipe,
     )
 
 
@@ -118,18 +144,17 @@ def unseen(spec: ModelSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in UNSEEN}
 
 
-def _read_safetensors(path: Path, source: str) -> Weights:
+def _read_safetensors(path: Path, source: str, part: str | None) -> Weights:
     """A checkpoint of ours (averaged weights where it has them), or a plain state dict."""
-    tensors = _load_safetensors(path)
     with safetensors.safe_open(path, framework="pt") as file:
         ours = "resnets" in (file.metadata() or {})
     if not ours:
-        return Weights(source, _state_dict(tensors, path))
+        return _bare(source, _in_memory(safetensors.torch.load_file(path)), part)
     checkpoint = read_checkpoint(path)
     recipe = stored_recipe(checkpoint.meta["recipe"], where=str(path))
     return Weights(
         source,
-        checkpoint.group("ema") or checkpoint.group("model"),
+        _in_memory(chosen_group(checkpoint, part, source)),
         read_preprocess(checkpoint),
         unseen(recipe.model),
         tuple(checkpoint.meta["classes"]),
@@ -138,86 +163,93 @@ def _read_safetensors(path: Path, source: str) -> Weights:
     )
 
 
-def _load_safetensors(path: Path) -> Tensors:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: cannot be read as weights: {_reason(error)}") from None
+def chosen_group(checkpoint: Checkpoint, part: str | None, source: str) -> Tensors:
+    """Averaged weights where the checkpoint has them, else the trained ones; or those named."""
+    groups = {name: tensors for name in ("ema", "model") if (tensors := checkpoint.group(name))}
+    if part is not None and part not in groups:
+        raise WeightsError(f"{source}: has no {part!r}; it has {' and '.join(groups) or 'nothing'}")
+    if not groups:
+        raise WeightsError(f"{source}: a checkpoint without weights")
+    return groups[part] if part is not None else next(iter(groups.values()))
 
 
-def _read_torch(path: Path, source: str) -> Weights:
-    """A torch file: a state dict, or one among what a training script saved."""
-    try:
-        with torch.serialization.safe_globals(HARMLESS):
-            found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # arbitrary bytes make the reader raise errors of any kind
-        raise WeightsError(f"{path}: cannot be read as weights: {_reason(error)}") from None
-    return Weights(source, _state_dict(found, path))
+def _in_memory(tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
+    return {name: stored(tensor) for name, tensor in tensors.items()}
 
 
-def _read_detectron(path: Path, source: str) -> Weights:
-    """A .pkl of detectron2's model zoo, or of Detectron before it (arrays by name, or "blobs").
+def _read_pickled(path: Path, source: str, part: str | None) -> Weights:
+    """A file of torch's, or of detectron2's model zoo or Detectron before it ("blobs").
 
-    Those converted from torchvision say so, and keep its preprocessing and stride.
+    The zoo's that were converted from torchvision say so, and keep its preprocessing and stride.
     """
-    try:
-        found = unpickle(path.read_bytes(), ARRAYS)
-    except PickleError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    author = found.get("__author__") if isinstance(found, dict) else None
-    if isinstance(found, dict):
-        found = found.get("model", found.get("blobs", found))
+    found = read_pickled(path)
     if not isinstance(found, dict):
-        raise WeightsError(f"{path}: not a dict of arrays but {type(found).__name__}")
-    tensors = {
-        str(name): torch.from_numpy(np.array(array, array.dtype.newbyteorder("=")))
-        for name, array in found.items()
-        if isinstance(array, np.ndarray)
-    }
-    tensors = _state_dict(tensors, path)
-    if author == "torchvision":
-        return Weights(source, tensors, Preprocessor(Preprocess()), {"stride_in": "3x3"})
-    return Weights(source, tensors)
+        raise WeightsError(f"{path}: not a state dict (names to tensors) but a {_kind(found)}")
+    contents = flatten(found)
+    if not contents:
+        keys = shorten(str(key)[:40] for key in found)
+        raise WeightsError(f"{path}: not a state dict (names to tensors) but keys {keys or 'none'}")
+    weights = _bare(source, contents, part, classes_of(found))
+    if found.get("__author__") == "torchvision":
+        fields = {"stride_in": "3x3"}
+        weights = dataclasses.replace(weights, preprocess=Preprocessor(Preprocess()), fields=fields)
+    return weights
 
 
-def _read_caffe(path: Path, source: str) -> Weights:
-    tensors = caffe.read_caffemodel(path)
-    return Weights(source, tensors, caffe.find_preprocess(path))
+def _kind(found: Any) -> str:
+    if isinstance(found, list | tuple) and found and all(isinstance(x, Stored) for x in found):
+        return f"{type(found).__name__} of {len(found)} tensors without names"
+    return "tensor without a name" if isinstance(found, Stored) else type(found).__name__
 
 
-def _read_keras(path: Path, source: str) -> Weights:
-    return Weights(source, keras.read_keras(path))
+def _bare(
+    source: str, contents: Mapping[str, Stored], part: str | None, classes: tuple[str, ...] = ()
+) -> Weights:
+    return Weights(source, contents, classes=classes, part=part)
 
 
-READERS: Mapping[str, Callable[[Path, str], Weights]] = {
+# Where training scripts put the names of classes, and what they call them.
+CLASS_PLACES = ("", "meta", "dataset_meta", "hyper_parameters", "args", "config")
+CLASS_KEYS = ("classes", "CLASSES", "class_names", "label_names", "class_to_idx", "idx_to_class")
+
+
+def classes_of(found: Mapping[Any, Any], depth: int = 0) -> tuple[str, ...]:
+    """Names of classes beside tensors, in the order of the outputs; () where there are none."""
+    for key in CLASS_KEYS:
+        names = _names_of(found.get(key))
+        if names:
+            return names
+    for place in CLASS_PLACES[1:]:
+        inner = found.get(place)
+        if isinstance(inner, dict) and depth < 3 and (names := classes_of(inner, depth + 1)):
+            return names
+    return ()
+
+
+def _names_of(said: Any) -> tuple[str, ...]:
+    if isinstance(said, list | tuple) and said and all(isinstance(name, str) for name in said):
+        return tuple(said)
+    if not isinstance(said, dict) or not said:
+        return ()
+    if all(type(place) is int for place in said.values()):  # name to place
+        said = {place: name for name, place in said.items()}
+    whole = set(said) == set(range(len(said))) and all(isinstance(n, str) for n in said.values())
+    return tuple(said[place] for place in range(len(said))) if whole else ()
+
+
+def _read_caffe(path: Path, source: str, part: str | None) -> Weights:
+    contents = _in_memory(caffe.read_caffemodel(path))
+    return Weights(source, contents, caffe.find_preprocess(path), part=part)
+
+
+def _read_keras(path: Path, source: str, part: str | None) -> Weights:
+    contents, fields = keras.read_keras(path)
+    return Weights(source, contents, fields=fields, part=part)
+
+
+READERS: Mapping[str, Callable[[Path, str, str | None], Weights]] = {
     ".safetensors": _read_safetensors,
-    ".pkl": _read_detectron,
-    ".caffemodel": _read_caffe,
     ".h5": _read_keras,
     ".hdf5": _read_keras,
     ".keras": _read_keras,
 }
-
-
-def _state_dict(found: Any, path: Path) -> Tensors:
-    """The names and tensors in what a file held, without wrappers and common prefixes."""
-    if isinstance(found, dict):
-        inner = (found[key] for key in WRAPPERS if isinstance(found.get(key), dict))
-        found = next(inner, found)
-    if (
-        not isinstance(found, dict)
-        or not found
-        or not all(isinstance(item, Tensor) for item in found.values())
-    ):
-        kind = f"keys {shorten(map(str, found))}" if isinstance(found, dict) else type(found)
-        raise WeightsError(f"{path}: not a state dict (names to tensors) but {kind}")
-    tensors = dict(found)
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _reason(error: Exception) -> str:
-    """First line of what a reader said."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

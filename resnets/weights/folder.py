@@ -32,6 +32,7 @@ from resnets.weights.maps import name_map
 
 FORMAT = 1
 CONFIG, MODEL, MEAN = "config.json", "model.safetensors", "mean_image.safetensors"
+MODELS = (MODEL, "pytorch_model.bin")  # where other libraries put the tensors
 # Fields that change nothing in what given tensors compute.
 FREE = (
     *("name", "init", "zero_init_residual", "dropout", "drop_path"),

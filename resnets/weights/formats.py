@@ -1,7 +1,8 @@
 """The formats that can be read and written: one rules function each.
 
 torchvision, timm (residual nets are named alike in both, VGG is not), the CIFAR-10 nets in
-circulation, detectron2; and those of `resnets.weights.formats_caffe`.
+circulation, detectron2, Hugging Face's transformers, MMPretrain, a torchvision net in an
+`nn.Sequential`; and those of `resnets.weights.formats_caffe`.
 """
 
 from __future__ import annotations
@@ -111,13 +112,65 @@ def _detectron2_decode(tensors: Tensors) -> Tensors:
     return {name.replace("stem.fc.", "linear."): tensor for name, tensor in tensors.items()}
 
 
+def _transformers(spec: ModelSpec, before: str) -> Rules | None:
+    """transformers' ResNetForImageClassification; `before` is empty in a ResNetModel."""
+    if not _is_resnet(spec):
+        return None
+    stem, block = f"{before}embedder.embedder", f"{before}encoder.stages.#-1.layers.#"
+    return (
+        ("stem.conv.*", f"{stem}.convolution.*"),
+        ("stem.norm.*", f"{stem}.normalization.*"),
+        ("stage#.#.conv#.*", f"{block}.layer.#-1.convolution.*"),
+        ("stage#.#.norm#.*", f"{block}.layer.#-1.normalization.*"),
+        ("stage#.#.shortcut.conv.*", f"{block}.shortcut.convolution.*"),
+        ("stage#.#.shortcut.norm.*", f"{block}.shortcut.normalization.*"),
+        ("head.*", "classifier.1.*"),
+    )
+
+
+def _mmpretrain(spec: ModelSpec) -> Rules | None:
+    """mmpretrain's ImageClassifier with a ResNet and a LinearClsHead."""
+    if not _is_resnet(spec):
+        return None
+    body = ((ours, f"backbone.{theirs}") for ours, theirs in TORCHVISION_RESNET[:-1])
+    return (*body, ("head.*", "head.fc.*"))
+
+
+def _sequential(spec: ModelSpec) -> Rules | None:
+    """torchvision's net as nn.Sequential(*net.children()): numbers for names, relu and pool too."""
+    if not _is_resnet(spec):
+        return None
+    numbers = {"conv1": 0, "bn1": 1, "fc": 5 + len(spec.depths)}
+    rules = []
+    for ours, theirs in TORCHVISION_RESNET:
+        assert theirs is not None
+        first, _, rest = theirs.partition(".")
+        if first in numbers:
+            rules.append((ours, f"{numbers[first]}.{rest}"))
+        else:
+            rules += [
+                (ours.replace("#", str(stage), 1), f"{stage + 3}.{rest}")
+                for stage in range(1, 1 + len(spec.depths))
+            ]
+    return rules
+
+
 FORMATS: Mapping[str, Format] = {
     format.name: format
     for format in (
         Format("torchvision", _torchvision),
         Format("timm", _timm, _timm_encode, _timm_decode),
         Format("cifar", _cifar, preprocess=_cifar_preprocess),
-        Format("detectron2", _detectron2, decode=_detectron2_decode),
+        Format(
+            "detectron2",
+            _detectron2,
+            decode=_detectron2_decode,
+            belongs=lambda name: name.startswith("stem.fc."),
+        ),
+        Format("transformers", lambda spec: _transformers(spec, "resnet.")),
+        Format("transformers-backbone", lambda spec: _transformers(spec, "")),
+        Format("mmpretrain", _mmpretrain),
+        Format("sequential", _sequential),
         DETECTRON,
         CAFFE,
         KERAS,

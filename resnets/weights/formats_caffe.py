@@ -197,6 +197,7 @@ DETECTRON = Format(
     decode=_detectron_decode,
     needs=V1,
     preprocess=lambda _spec: caffe_preprocess(DETECTRON_MEAN),
+    belongs=re.compile(r"(conv1|res_?conv1|res\d_\d+_branch\w+?|pred|fc1000)_\w+").fullmatch,
 )
 CAFFE = Format(
     "caffe",
@@ -205,6 +206,7 @@ CAFFE = Format(
     _caffe_decode,
     needs=V1 | {"stem_pool": "ceil"},
     preprocess=lambda _spec: caffe_preprocess(RESNET_MEAN),
+    belongs=re.compile(r"(conv1|(bn|scale)_conv1|(res|bn|scale)\d\w+|fc1000)/\d").fullmatch,
 )
 KERAS = Format(
     "keras",

@@ -26,6 +26,7 @@ from resnets.models import catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_folder, read_path
 from resnets.weights.folder import CONFIG, MEAN, MODEL, catalog_name, read_config, same_net
+from resnets.weights.heads import imagenet_classes
 
 IMAGENET = 1000  # classes
 # Tags of timm 1.0 for the nets that are ours too, so that a misspelt one is noticed offline. Newer
@@ -63,13 +64,6 @@ def read_library(source: str, spec: ModelSpec | None = None) -> Weights:
     """
     library, _, name = source.partition(":")
     return LIBRARIES[library](name, spec)
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """English names of ImageNet's 1000 classes, in the order in which all libraries have them."""
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def _torchvision(name: str, spec: ModelSpec | None) -> Weights:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.data.preprocess import Preprocessor
@@ -12,15 +17,21 @@ from resnets.models import Net, build, catalog
 from resnets.models.sketch import shapes_only
 from resnets.weights import hub
 from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem
+from resnets.weights.candidates import fitting_hint
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_path
-from resnets.weights.maps import OWN, detect, name_map, own_map, shorten
+from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
+from resnets.weights.maps import OWN, NameMap, maps_of, name_map, own_map, shorten
 from resnets.weights.rules import Tensors
+from resnets.weights.select import HEAD, Selection, select
+from resnets.weights.stored import Stored, naming
 
 log = logging.getLogger("resnets")
 
-HEAD = ("head.weight", "head.bias")
-SMALL = 64  # px; formats of larger pictures than this are ImageNet's
+SMALL = 64  # px; formats of larger images than this are ImageNet's
+# A tensor in a file may be so many times as large as the network's own before it is refused
+# unread: heads differ in their classes, first convolutions in their kernel and channels.
+LARGER, MARGIN = 64, 1 << 22
 
 
 def create_model(
@@ -28,12 +39,17 @@ def create_model(
     num_classes: int | None = None,
     in_channels: int | None = None,
     weights: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Net:
     """A net by catalog name or from a spec, in training mode, float32, on the CPU.
 
     weights: None draws them at random (torch's global generator). "torchvision:IMAGENET1K_V2",
     "timm:resnet50.a1_in1k" and "hub:ORG/NAME" are fetched once and kept. Else it is a path, of a
     file in any format of `resnets.weights.formats`, a checkpoint, a run or a pushed folder.
+    FILE#PART takes the tensors whose names begin with PART, such as model_ema.
+
+    classes: the names of the net's outputs, in their order. The weights' head is then kept only
+    where it is of the same classes, by name; without `classes`, where it is of as many.
 
     The net then carries `.preprocess` and `.classes` where they are known, and `.origin`. What is
     done to make weights fit is logged (logger "resnets", level INFO): the net follows them in
@@ -45,75 +61,144 @@ def create_model(
     that cannot be read, fetched or fitted.
     """
     spec = catalog.spec(spec) if isinstance(spec, str) else spec
+    if classes is not None:
+        num_classes = len(classes) if num_classes is None else num_classes
+        read_classes(classes, num_classes, "the net")
     if num_classes is not None:
         spec = dataclasses.replace(spec, num_classes=num_classes)
     if in_channels is not None:
         spec = dataclasses.replace(spec, in_channels=in_channels)
-    return build(spec) if weights is None else net_from(read_weights(weights, spec), spec)
+    if weights is None:
+        net = build(spec)
+        net.classes = tuple(classes or ())
+        return net
+    return net_from(read_weights(weights, spec), spec, classes=classes)
 
 
 def read_weights(source: str, spec: ModelSpec) -> Weights:
     """What `create_model` takes as `weights`, read and recognised for the net `spec`."""
     if hub.is_library(source):
         return recognise(hub.read_library(source, spec), spec)
+    if not isinstance(source, str | Path):
+        raise ConfigError(f"weights: {source!r}: is no text{_meant(str(source), spec)}")
     try:
-        return recognise(read_path(source), spec)
-    except ConfigError:
-        library, colon, name = source.partition(":")
-        near = difflib.get_close_matches(library, hub.LIBRARIES, 1)
-        if not colon or not near:
+        return recognise(read_path(str(source)), spec)
+    except ConfigError as error:
+        if Path(source).expanduser().exists() or not (hint := _meant(source, spec)):
             raise
-        raise ConfigError(
-            f"weights: {source}: neither a file nor a library; did you mean {near[0]}:{name}?"
-        ) from None
+        raise ConfigError(f"{error}{hint}") from None
+
+
+def _meant(source: str, spec: ModelSpec) -> str:
+    """A hint where `source` is no file but looks like the name of published weights."""
+    library, colon, name = source.partition(":")
+    near = difflib.get_close_matches(library.lower(), hub.LIBRARIES, 1)
+    if colon and near and not name.startswith("//"):
+        return f"; neither a file nor a library; did you mean {near[0]}:{name}?"
+    tag = source.rpartition("_Weights.")[2]  # torchvision's enumerations
+    if tag.upper() == "DEFAULT" or re.fullmatch(r"IMAGENET1K_\w+", tag.upper()):
+        return f"; did you mean torchvision:{tag.upper()}?"
+    if source.lower() in ("imagenet", "imagenet1k", "pretrained", "true"):
+        return "; did you mean torchvision:DEFAULT?"
+    net = spec.name.replace("-", "_")
+    for given in (source, f"{net}.{source}"):
+        if given.partition(".")[2] in hub.TIMM.get(given.partition(".")[0], ()):
+            return f"; did you mean timm:{given}?"
+    if re.fullmatch(r"[\w-]+/[\w.-]+", source):
+        return f"; did you mean hub:{source}?"
+    return ""
 
 
 def recognise(weights: Weights, spec: ModelSpec) -> Weights:
-    """`weights` with their format, and with what it tells of the net and its preprocessing.
+    """`weights` with their tensors, their format, and what it tells of net and preprocessing.
 
-    Raises WeightsError where no format has these names.
+    Raises WeightsError where no format has these names, or the file cannot be read.
     """
     with shapes_only():  # biases beside norms are known in every format
         sketch = build(dataclasses.replace(spec, conv_bias="all"))
-    names = detect(weights.tensors, sketch)
-    if names is None:
+    chosen = select(weights.contents, maps_of(sketch), weights.source, weights.part)
+    if chosen is None:
         raise WeightsError(
-            f"{weights.source}: none of its {len(weights.tensors)} tensors "
-            f"({shorten(weights.tensors)}) is known to {spec.name}; docs/weights.md has the formats"
+            f"{weights.source}: none of its {len(weights.contents)} tensors "
+            f"({shorten(weights.contents)}) is known to {spec.name}; docs/weights.md has the "
+            f"formats{fitting_hint(weights.contents, weights.part)}"
         )
+    names = chosen.map
+    tensors = _read(weights, chosen, sketch)
     format = names.format
-    present = names.own_names(weights.tensors)
+    present = names.own_names(tensors)
     fields = {**format.needs, **weights.fields}
     if spec.norm == "batch" and spec.block != "vgg":
         everywhere = "stage1.0.conv1.bias" in present
         stem = "stem" if "stem.conv.bias" in present else "none"
         fields["conv_bias"] = "all" if everywhere else stem
     known = format.preprocess(spec)
+    first = names.own(tensors, f"{sketch.input_layer}.weight")
     classes = weights.classes
     if known is not None and not classes and known.size > SMALL:
-        classes = hub.imagenet_classes()
+        classes = imagenet_classes()
     return dataclasses.replace(
         weights,
         format=format.name,
+        tensors=tensors,
         fields=fields,
         preprocess=weights.preprocess or (Preprocessor(known) if known is not None else None),
         classes=classes,
+        head_note=chosen.head_note,
+        stem_kernel=None if first is None or first.dim() != 4 else first.shape[-1],
     )
 
 
-def net_from(weights: Weights, spec: ModelSpec, *, whole: bool = False) -> Net:
+def _read(weights: Weights, chosen: Selection, sketch: Net) -> Tensors:
+    """The chosen tensors, once their sizes are known to be near those of the net."""
+    own = {name: tensor.numel() for name, tensor in sketch.state_dict().items()}
+    theirs = {their: own[name] for name, their in chosen.map.theirs.items() if their is not None}
+    largest, budget = max(own.values()), LARGER * sum(own.values()) + MARGIN
+    found: Tensors = {}
+    for name, full in chosen.names.items():
+        stored = weights.contents[full]
+        budget -= stored.size
+        if stored.size > LARGER * theirs.get(name, largest) + MARGIN or budget < 0:
+            raise WeightsError(
+                f"{weights.source}: {full} of shape {stored.shape} is far larger than anything in "
+                f"{sketch.spec.name}; not read"
+            )
+        found[name] = _loaded(stored, full, weights.source)
+    return found
+
+
+def _loaded(stored: Stored, name: str, source: str) -> Tensor:
+    with naming(source):
+        tensor = stored.read()
+    if tensor.is_complex() or tensor.is_quantized:
+        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, which is no real number")
+    return tensor
+
+
+def net_from(
+    weights: Weights,
+    spec: ModelSpec,
+    *,
+    classes: Sequence[str] | None = None,
+    policy: HeadPolicy = "names",
+    whole: bool = False,
+) -> Net:
     """The net `spec`, in training mode, with recognised `weights`; see `create_model`.
 
-    With `whole`, WeightsError where they lack a head for its number of classes.
+    classes, policy: the classes that the net is for, and what of the weights' head serves them
+    (`heads.head_rows`). With `whole`, WeightsError where they lack a head for as many classes.
     """
     spec = _follow(spec, weights)
     net = build(spec)
     found = _tensors_for(net, weights)
-    taken = _take_head(net, found, weights)
+    taken = _take_head(net, found, weights, classes, policy)
     if whole and not taken:
-        raise WeightsError(f"{weights.source}: has no head for {spec.num_classes} classes")
-    if taken and len(weights.classes) == spec.num_classes:
+        note = f" ({weights.head_note})" if weights.head_note else ""
+        raise WeightsError(f"{weights.source}: has no head for {spec.num_classes} classes{note}")
+    if taken and classes is None and len(weights.classes) == spec.num_classes:
         net.classes = weights.classes
+    elif classes is not None:
+        net.classes = tuple(classes)
     _adapt_first(net, found, weights.source)
     _check(net, found, weights.source)
     net.load_state_dict(found)
@@ -141,25 +226,37 @@ def _follow(spec: ModelSpec, weights: Weights) -> ModelSpec:
 def _tensors_for(net: Net, weights: Weights) -> Tensors:
     """The weights' tensors under our names, the head's only where they have one."""
     assert weights.format is not None
-    names = own_map(net) if weights.format == OWN.name else name_map(weights.format, net)
+    names: NameMap = own_map(net) if weights.format == OWN.name else name_map(weights.format, net)
     try:
         return names.to_own(weights.tensors, optional=HEAD)
     except WeightsError as error:
         raise WeightsError(f"{weights.source}: {error}") from None
 
 
-def _take_head(net: Net, found: Tensors, weights: Weights) -> bool:
+def _take_head(
+    net: Net,
+    found: Tensors,
+    weights: Weights,
+    classes: Sequence[str] | None,
+    policy: HeadPolicy,
+) -> bool:
     """Whether the weights' head serves; else the net's own, drawn at random, goes into `found`."""
     have = found["head.weight"].shape[0] if all(name in found for name in HEAD) else None
-    want = net.spec.num_classes
-    if have == want:
+    want, source = net.spec.num_classes, weights.source
+    if have is not None and classes is not None:
+        rows = head_rows(source, weights.classes, have, classes, policy)
+        if rows is not None:
+            found |= {name: found[name][rows] for name in HEAD}
+            return True
+    elif have == want:
         return True
     own = net.state_dict()
     found |= {name: own[name] for name in HEAD}
     if have is None:
-        log.info("%s: has no head; a new one for %d classes", weights.source, want)
-    else:
-        log.info("%s: head for %d classes replaced by a new one for %d", weights.source, have, want)
+        note = f" ({weights.head_note})" if weights.head_note else ""
+        log.info("%s: has no head%s; a new one for %d classes", source, note, want)
+    elif classes is None:
+        log.info("%s: head for %d classes replaced by a new one for %d", source, have, want)
     return False
 
 
@@ -189,6 +286,13 @@ def _check(net: Net, found: Tensors, source: str) -> None:
         raise WeightsError(
             f"{source}: {len(wrong)} tensors have another shape than in {net.spec.name}: "
             f"{shorten(wrong)}"
+        )
+    whole = [
+        name for name in own if own[name].is_floating_point() > found[name].is_floating_point()
+    ]
+    if whole:
+        raise WeightsError(
+            f"{source}: integers in {len(whole)} tensors, as of a quantized net: {shorten(whole)}"
         )
     broken = [name for name, tensor in found.items() if not tensor.isfinite().all()]
     if broken:

@@ -20,13 +20,14 @@ class Format:
     """One library's way to write nets of this family.
 
     rules: for a net, pairs (our pattern, their pattern) of whole tensor names; None where the
-    library has no such net. `#` stands for a number, `#+1` on their side for the number after it,
-    `*` for the last part of a name. The first rule whose left side matches counts. A right side
-    None says that their files have no such tensor (a counter of batches).
+    library has no such net. `#` stands for a number, `#+1` and `#-1` on their side for the numbers
+    after and before it, `*` for the last part of a name. The first rule whose left side matches
+    counts. A right side None says that their files have no such tensor (a counter of batches).
     encode, decode: between tensors laid out as ours and as theirs, both under their names, where
     renaming is not all (transposed kernels, one tensor that is two there); inverse to each other.
     needs: fields of `ModelSpec` that all its nets share and that names and shapes do not show.
     preprocess: what the nets published in this format want, where a file does not say.
+    belongs: whether a name that `decode` changes is one of this format's.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Format:
     decode: Callable[[Tensors], Tensors] = dict
     needs: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Callable[[ModelSpec], Preprocess | None] = lambda _spec: None
+    belongs: Callable[[str], object] = lambda _name: False
 
 
 def translate(names: Iterable[str], rules: Rules) -> dict[str, str | None]:
@@ -62,6 +64,6 @@ def _fill(template: str, match: re.Match[str]) -> str:
 
     def part(place: re.Match[str]) -> str:
         found = next(parts)
-        return str(int(found) + 1) if place[0] == "#+1" else found
+        return str(int(found) + int(place[0][1:])) if place[0][1:] else found
 
-    return re.sub(r"#\+1|#|\*", part, template)
+    return re.sub(r"#[+-]1|#|\*", part, template)
