@@ -67,15 +67,18 @@ def find_coco(store: Store) -> dict[str, str]:
 
 
 def why_no_coco(store: Store) -> str:
-    """What the first JSON lacks that has some of COCO's lists but not all; "" without any."""
+    """Why the first JSON that is damaged, or has some of COCO's lists, is none; "" without any."""
     for path in store.below("", ".json"):
         try:
             document = parse_json(store.read(path), store.called(path))
-        except DataError:
-            continue
+        except DataError as error:
+            return str(error)
         lacking = [key for key in KEYS if not isinstance(document, dict) or key not in document]
         if 0 < len(lacking) < len(KEYS):
-            return f"{store.called(path)} lacks COCO's {' and '.join(lacking)}"
+            return (
+                f"{store.called(path)}: lacks COCO's {' and '.join(lacking)}; it needs lists"
+                f" called {', '.join(KEYS)}"
+            )
     return ""
 
 
@@ -244,8 +247,8 @@ def _part(
     first_of: dict[int | str, int] = {}
     backward = 0
     for number, entry in enumerate(document["annotations"]):
-        found = _object(entry, number, label_of, names, masks)
-        backward += _is_backward(entry)
+        found, turned = _object(entry, number, label_of, names, masks)
+        backward += turned
         stated = entry.get("image_id")
         image = read_id(stated)
         if image is None or count[image] != 1:
@@ -317,46 +320,46 @@ def _called(entry: dict[str, Any]) -> str:
     return name if isinstance(name, str) else read_name(name)
 
 
-def _is_backward(entry: dict[str, Any]) -> bool:
-    return any(side < 0 for side in read_box(entry.get("bbox"))[2:])
-
-
 def _object(
     entry: dict[str, Any],
     number: int,
     label_of: dict[int, int],
     names: dict[int, str],
     masks: bool,
-) -> RawObject:
-    """Values that are missing or of a wrong type become NaN, -1 or flaws, which the check names."""
+) -> tuple[RawObject, bool]:
+    """An object, and whether its box has a negative side.
+
+    Values that are missing or of a wrong type become NaN, -1 or flaws, which the check names.
+    """
     stated = entry.get("category_id")
     category = read_id(stated)
-    label = label_of.get(category, -1) if isinstance(category, int) else -1
     left, top, width, height = read_box(entry.get("bbox"))
     right, bottom = left + width, top + height
+    turned = width < 0 or height < 0
+    if turned:
+        left, right = min(left, right), max(left, right)
+        top, bottom = min(top, bottom), max(top, bottom)
     area = read_number(entry.get("area"))
-    flags = {key: read_flag(entry.get(key)) for key in ("iscrowd", "difficult")}
-    flaws = [
-        Flaw("value", f"its {key} {entry[key]!r} is neither yes nor no")
-        for key, value in flags.items()
-        if value is None
-    ]
+    crowd, difficult = read_flag(entry.get("iscrowd")), read_flag(entry.get("difficult"))
+    flaws: tuple[Flaw, ...] = ()
+    if crowd is None or difficult is None:
+        key = "iscrowd" if crowd is None else "difficult"
+        flaws = (Flaw("value", f"its {key} {entry[key]!r} is neither yes nor no"),)
     outline = _outline(entry.get("segmentation")) if masks else None
-    return RawObject(
+    found = RawObject(
         item=f"annotation {entry.get('id', f'number {number}')}",
-        label=label,
+        label=label_of.get(category, -1) if isinstance(category, int) else -1,
         category=str(names.get(category, stated)) if isinstance(category, int) else repr(stated),
-        box=(min(left, right), min(top, bottom), max(left, right), max(top, bottom))
-        if width == width and height == height
-        else (left, top, right, bottom),
+        box=(left, top, right, bottom),
         area=area if area > 0 else None,
-        crowd=bool(flags["iscrowd"]),
-        difficult=bool(flags["difficult"]),  # as our repaired VOC sets have it
+        crowd=bool(crowd),
+        difficult=bool(difficult),  # as our repaired VOC sets have it
         segmentation=outline,
         number=number,
-        flaws=tuple(flaws),
+        flaws=flaws,
         bare=outline is None,
     )
+    return found, turned
 
 
 def _outline(value: Any) -> Any:

@@ -20,7 +20,7 @@ from resnets.data.identity import hold_out, identify_files
 from resnets.data.quarantine import Quarantine
 from resnets.data.split_names import Role, role_within, split_role
 from resnets.detect.class_maps import UnknownValueError
-from resnets.detect.coco import KEYS, find_coco, open_coco, why_no_coco
+from resnets.detect.coco import find_coco, open_coco, why_no_coco
 from resnets.detect.problems import check_part, look_at_images, refuse
 from resnets.detect.records import RawPart, RawPicture, RawSource
 from resnets.detect.semantic import find_semantic, open_semantic, scan_maps
@@ -104,7 +104,7 @@ def open_detection(
 
     train = share(rows_train, "training")
     if train is None:
-        raise DataError(f"{data.source}: {sets.train or 'it'} has no good pictures to train on")
+        raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
     held = opener.split(val.pictures, sets.val, "") if val else share(rows_val, "validation")
     return DetectionSplits(train, held, source.classes, source.name, test)
 
@@ -128,13 +128,15 @@ def find_source(where: str, task: Task, class_map: str = "") -> RawSource:
     if files := find_coco(store):
         return open_coco(store, files, name, masks=task == "instances")
     if task == "instances":
-        raise DataError(f"{where}: no COCO JSON found; outlines of objects need one")
+        raise DataError(
+            why_no_coco(store) or f"{where}: no COCO JSON found; outlines of objects need one"
+        )
     if lists := find_voc(store):
         return open_voc(store, lists, name, all_classes=where in NAMES)
     if store.below("", ".xml"):
         raise DataError(f"{where}: its image lists name none of its XML files; correct the lists")
-    if lacking := why_no_coco(store):
-        raise DataError(f"{lacking}; expected {', '.join(KEYS)}")
+    if why := why_no_coco(store):
+        raise DataError(why)
     raise DataError(
         f"{where}: no annotations; expected COCO JSON (annotations/instances_<set>.json) or VOC"
         " XML (Annotations/*.xml)"
@@ -252,7 +254,7 @@ class _Opener:
                 )
             pictures += checked.pictures
         if not pictures:
-            raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good pictures")
+            raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good images")
         if self.source.coding is not None:
             pictures = self._with_known_values(pictures, titles)
         return RawPart(pictures)

@@ -27,7 +27,7 @@ def read_flag(value: Any) -> bool | None:
     >>> [read_flag(value) for value in ("0", "1", True, 0.0, "yes", None, "", "maybe", 2)]
     [False, True, True, False, True, False, False, None, None]
     """
-    if value is None or isinstance(value, bool):
+    if value is None or value is True or value is False:
         return bool(value)
     if isinstance(value, str):
         word = value.strip().lower()
@@ -43,6 +43,8 @@ def read_number(value: Any) -> float:
     >>> [read_number(value) for value in (3, " 4.5 ", "1e2", True, "12 px", [1])]
     [3.0, 4.5, 100.0, nan, nan, nan]
     """
+    if type(value) is float:  # nearly all are
+        return value
     if isinstance(value, str):
         value = value.strip()
         if len(value) > _LONGEST or "_" in value:
@@ -73,12 +75,12 @@ def read_id(value: Any) -> int | str | None:
     >>> [read_id(value) for value in (7, "7", 7.0, "7.0", "007", "a 7", True, None, [7])]
     [7, 7, 7, 7, '007', 'a 7', None, None, None]
     """
+    if type(value) is int:  # nearly all are
+        return value
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
-    if isinstance(value, int):
-        return value
     if not isinstance(value, str):
         return None
     text = read_name(value)
