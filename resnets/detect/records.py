@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from resnets.detect.class_maps import Coding
-from resnets.detect.image_index import ImageIndex, Stated
 from resnets.detect.image_sizes import StoredSize
-from resnets.detect.store import Store, is_text_path
+from resnets.detect.store import Store
 from resnets.detect.types import Segmentation
 from resnets.detect.values import Box
-
-MAP_FOLDERS = frozenset({"SegmentationClass", "SegmentationObject", "masks", "stuffthingmaps"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,30 +116,3 @@ class RawSource:
     has_masks: bool = False
     coding: Coding | None = None
     notes: Sequence[str] = ()
-
-
-class PictureFinder:
-    """The images of a set by the name of an annotation: `image_index`, one entry at a time."""
-
-    def __init__(self, store: Store, paths: Sequence[str]) -> None:
-        self._index = ImageIndex(store, paths)
-
-    def find(self, name: str, hints: Sequence[str] = ()) -> str | None:
-        """The image called `name`; None where there is none, or more than one.
-
-        It lies in the folder called like the earliest of `hints` that is the name of one.
-        """
-        title = next(filter(self._index.has_folder, hints), "")
-        return self._index.match([Stated((name,), "", title)])[0].path
-
-
-def picture_paths(store: Store) -> list[str]:
-    """Paths of the set's pictures: all picture files but those in folders of class maps."""
-    return [path for path in store.rows if not is_text_path(path) and not _in_map_folder(path)]
-
-
-def _in_map_folder(path: str) -> bool:
-    folders = PurePosixPath(path).parts[:-1]
-    return any(
-        folder in MAP_FOLDERS or folder.startswith(("semantic_", "panoptic_")) for folder in folders
-    )

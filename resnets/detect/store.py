@@ -105,7 +105,7 @@ def open_named(source: str, names: Sequence[str]) -> Store:
         return open_store(source)
     inside = [name for name in names if _is_named_image(name)]
     folders = list(_nested(root))
-    found = (each for each in folders if any((each / name).is_file() for name in inside))
+    found = (each for each in folders if any(os.path.isfile(each / name) for name in inside))
     folder = next(found, root)
     return Store(source.rstrip("/"), root.resolve().name, FolderFiles(folder, []), {})
 
@@ -117,7 +117,7 @@ def add_named(store: Store, names: Sequence[str]) -> None:
         return
     assert isinstance(files.paths, list)
     for name in names:
-        if name not in store.rows and _is_named_image(name) and (files.root / name).is_file():
+        if name not in store.rows and _is_named_image(name) and os.path.isfile(files.root / name):
             store.rows[name] = len(files.paths)
             files.paths.append(name)
 
@@ -126,16 +126,19 @@ def _nested(root: Path) -> Iterator[Path]:
     """`root`, and what is in it as long as that is one folder alone."""
     for _ in range(10):
         yield root
-        entries = list(itertools.islice(root.iterdir(), 2))
+        try:
+            entries = list(itertools.islice(root.iterdir(), 2))
+        except OSError:  # the files named are looked for all the same
+            return
         if len(entries) != 1 or not entries[0].is_dir():
             return
         root = entries[0]
 
 
 def _is_named_image(name: str) -> bool:
-    """Whether a path is that of an image, and leads nowhere outside."""
+    """Whether a path may be that of an image, and leads nowhere outside."""
     inside = not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
-    return inside and has_image_suffix(name)
+    return inside and name != "" and not is_text_path(name)
 
 
 def _top_folder(paths: Sequence[str]) -> str:

@@ -1,0 +1,193 @@
+"""Which image file belongs to which annotation: the right one, or a problem that stops."""
+
+import shutil
+import unicodedata
+
+import pytest
+from colored_sets import HEIGHT, WIDTH, document, draw, opened, put, right, voc, xml
+
+from resnets.data.errors import DataError
+from resnets.detect.check import check_annotations
+
+JSON = "annotations/instances_train.json"
+
+
+def two_cameras(root, prefix=""):
+    """Eight images, of two folders with the same names."""
+    names = {}
+    for number in range(8):
+        below = f"cam{number // 4}/f{number % 4}.jpg"
+        draw(root / "images" / below, number)
+        names[number] = f"{prefix}{below}"
+    return names
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "./",
+        "images/",
+        "/home/me/set/images/",
+        "C:\\data\\images\\",
+        "..\\..\\media\\",
+        "file:///mnt/images/",
+        "/data/local-files/?d=images/",
+    ],
+)
+def test_the_longest_common_path_suffix_decides(tmp_path, prefix):
+    names = two_cameras(tmp_path, prefix)
+    if "\\" in prefix:
+        names = {number: name.replace("/", "\\") for number, name in names.items()}
+    put(tmp_path / JSON, document(names))
+    assert right(opened(tmp_path).train) == 8
+
+
+def test_a_stated_folder_that_lacks_the_file_means_missing(tmp_path):
+    put(tmp_path / JSON, document(two_cameras(tmp_path)))
+    (tmp_path / "images/cam1/f2.jpg").unlink()
+    with pytest.raises(DataError, match="cam1/f2.jpg: its image is missing"):
+        opened(tmp_path)
+    assert right(opened(tmp_path, skip_bad=True).train) == 7
+    report = check_annotations(str(tmp_path), "instances")
+    assert dict(report.by_kind) == {"no picture": 1}
+
+
+def test_no_image_of_a_folder_that_others_state_takes_the_place_of_a_missing_one(tmp_path):
+    put(tmp_path / JSON, document(two_cameras(tmp_path)))
+    shutil.rmtree(tmp_path / "images/cam1")
+    assert right(opened(tmp_path, skip_bad=True).train) == 4
+    report = check_annotations(str(tmp_path), "instances")
+    assert dict(report.by_kind) == {"no picture": 4}
+
+
+def test_one_file_for_two_entries_is_a_problem(tmp_path):
+    for number in range(4):
+        draw(tmp_path / "images" / f"f{number}.jpg", number)
+    names = {n: f"cam{n // 4}/f{n % 4}.jpg" for n in range(8)}
+    put(tmp_path / JSON, document(names))
+    report = check_annotations(str(tmp_path), "instances")
+    assert dict(report.by_kind) == {"one image for two": 8}
+    with pytest.raises(DataError, match="that of another entry too"):
+        opened(tmp_path)
+
+
+def test_more_than_one_candidate_is_a_problem_unless_they_are_copies(tmp_path):
+    put(tmp_path / JSON, document({n: f"f{n}.jpg" for n in range(4)}))
+    for number in range(4):
+        draw(tmp_path / "one" / f"f{number}.jpg", number)
+        draw(tmp_path / "other" / f"f{number}.jpg", number)
+    assert right(opened(tmp_path).train) == 4
+    draw(tmp_path / "other/f3.jpg", 5)
+    with pytest.raises(DataError, match=r"f3.jpg: its image may be one/f3.jpg or other/f3.jpg"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["masks", "annotated", "trimaps", "SegmentationClass", "depth"])
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_folders_of_masks_and_drawings_hold_no_images(tmp_path, folder, form):
+    for number in range(4):
+        draw(tmp_path / "images" / f"p{number}.jpg", number)
+        draw(tmp_path / folder / f"p{number}.jpg", number + 1)
+        draw(tmp_path / folder / f"p{number}.png", number + 1)
+        put(tmp_path / f"xml/p{number}.xml", xml(number, "other.jpg") if form == "voc" else "")
+    if form == "coco":
+        put(tmp_path / JSON, document({n: f"p{n}.jpg" for n in range(4)}))
+    assert right(opened(tmp_path).train) == 4
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(DataError, match="its image is missing"):
+        opened(tmp_path)
+
+
+def test_another_format_counts_only_where_it_is_stated(tmp_path):
+    for number in range(3):
+        draw(tmp_path / f"images/p{number}.jpg", number)
+        draw(tmp_path / f"images/p{number}.png", number + 1)
+    put(tmp_path / JSON, document({n: f"p{n}.jpg" for n in range(3)}))
+    assert right(opened(tmp_path).train) == 3
+    (tmp_path / "images/p1.jpg").unlink()
+    with pytest.raises(DataError, match=r"p1.jpg: its image is missing"):
+        opened(tmp_path)
+    put(tmp_path / JSON, document({n: f"p{n}" for n in range(3)}))
+    with pytest.raises(DataError, match=r"may be images/p0.jpg or images/p0.png"):
+        opened(tmp_path)
+
+
+def test_voc_takes_the_format_that_filename_states(tmp_path):
+    voc(tmp_path, range(3))
+    for number in range(3):
+        draw(tmp_path / f"JPEGImages/p{number}.png", number + 1)
+    assert right(opened(tmp_path).train) == 3
+    (tmp_path / "JPEGImages/p1.jpg").unlink()
+    with pytest.raises(DataError, match=r"p1.xml: p1.jpg: its image is missing"):
+        opened(tmp_path)
+
+
+def test_voc_folders_of_annotations_and_images_correspond(tmp_path):
+    for number in range(8):
+        below = f"cam{number // 4}/f{number % 4}"
+        draw(tmp_path / f"images/{below}.jpg", number)
+        put(tmp_path / f"annotations/{below}.xml", xml(number, "wrong.jpg"))
+    assert right(opened(tmp_path).train) == 8
+    (tmp_path / "images/cam1/f2.jpg").unlink()
+    assert right(opened(tmp_path, skip_bad=True).train) == 7
+
+
+@pytest.mark.parametrize(
+    ("title", "folders"),
+    [
+        (("train2017", "val2017"), ("images/train", "images/val")),
+        (("train", "val"), ("Train", "Valid")),
+        (("train", "val"), ("data/train/images", "data/val/images")),
+    ],
+)
+def test_sets_of_the_same_names_find_their_own_folders(tmp_path, title, folders):
+    for part, (name, folder) in enumerate(zip(title, folders, strict=True)):
+        numbers = range(4 * part, 4 * part + 4)
+        for number in numbers:
+            draw(tmp_path / folder / f"{number % 4}.jpg", number)
+        put(
+            tmp_path / f"annotations/instances_{name}.json",
+            document({n: f"{n % 4}.jpg" for n in numbers}),
+        )
+    splits = opened(tmp_path)
+    assert (right(splits.train), right(splits.test())) == (4, 4)
+    (tmp_path / folders[1] / "2.jpg").unlink()  # train's of that name does not take its place
+    with pytest.raises(DataError, match=r"2.jpg: its image is missing"):
+        opened(tmp_path).test()
+
+
+@pytest.mark.parametrize(
+    ("stated", "stored"),
+    [
+        ("café {}.jpg", unicodedata.normalize("NFD", "café {}.jpg")),
+        ("my%20photo%20{}.jpg", "my photo {}.jpg"),
+        ("100%25{}.jpg", "100%{}.jpg"),
+        ("P{}.JPG", "p{}.jpg"),
+        ("p{}.jpg", "p{}.jpeg"),
+    ],
+)
+def test_one_name_in_two_spellings(tmp_path, stated, stored):
+    for number in range(3):
+        draw(tmp_path / "images" / stored.format(number), number)
+    put(tmp_path / JSON, document({n: stated.format(n) for n in range(3)}))
+    assert right(opened(tmp_path).train) == 3
+
+
+def test_missing_images_are_counted_by_the_check(tmp_path, capsys):
+    from resnets.cli.main import main
+
+    put(tmp_path / "set" / JSON, document({n: f"f{n}.jpg" for n in range(9)}))
+    for number in range(4):
+        draw(tmp_path / f"set/images/f{number}.jpg", number)
+    assert main(["data", "check", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 1
+    assert "5 no picture" in capsys.readouterr().out
+
+
+def test_an_image_of_another_size_stops_training(tmp_path):
+    put(tmp_path / JSON, document({n: f"f{n}.jpg" for n in range(4)}))
+    for number in range(4):
+        draw(tmp_path / f"images/f{number}.jpg", number)
+    draw(tmp_path / "images/f2.jpg", 2, size=(2 * WIDTH, HEIGHT))
+    with pytest.raises(DataError, match=r"f2.jpg: is 192x64, its annotations are for 96x64"):
+        opened(tmp_path)
