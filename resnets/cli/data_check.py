@@ -72,11 +72,16 @@ class Check:
 
     def run(self) -> int:
         """Check and write the report; returns the exit code."""
-        from resnets.cli.data_check_boxes import check_annotated
+        from resnets.cli.data_check_boxes import (
+            check_annotated,
+            repair,
+            show_annotated,
+        )
         from resnets.data.check import check_data
         from resnets.data.check_report import write_check
-        from resnets.data.check_verdict import FAILED, exit_code
+        from resnets.data.check_verdict import exit_code
         from resnets.detect.check import annotation_tasks
+        from resnets.detect.check_images import annotated_contents
 
         listed, leave_out = self._options()
         out = self.out or Path(f"{Path(self.source).resolve().name.split('.')[0]}-check")
@@ -88,17 +93,19 @@ class Check:
         tasks = annotation_tasks(self.source)
         if self.repair is not None and not tasks:
             raise ConfigError(f"--repair: {self.source} has no annotations; expected COCO or VOC")
-        report = check_data(spec, tiny=self.tiny, watch=_watch)
-        report = report.without_layout() if tasks else report
+        contents = annotated_contents(spec, tasks[0], self.class_map) if tasks else None
+        annotated = check_annotated(self.source, tasks, self.workers, self.class_map)
+        report = check_data(spec, tiny=self.tiny, contents=contents, watch=_watch)
+        if tasks:
+            report = report.annotated(annotated.bad, annotated.refusals)
         recipe = RECIPES.get(tasks[0], "detect") if tasks else "pictures"
         written = write_check(report, out, spec, leave_out, recipe)
         _show(report, written)
-        bad = 0
         if tasks:
-            bad = check_annotated(
-                self.source, tasks, out, self.repair, self.workers, self.class_map
-            )
-        code = exit_code(report) or (FAILED if bad else 0)
+            show_annotated(annotated, out)
+        if self.repair is not None:
+            repair(self.source, tasks[0], self.repair)
+        code = exit_code(report)
         _conclude(report, written, code)
         return code
 

@@ -21,6 +21,7 @@ from resnets.data.check_findings import (
     LAYOUT,
     LEAKS,
     NO_PICTURE,
+    STRAY,
     UNMEASURED,
     UNREADABLE,
     Finding,
@@ -48,12 +49,16 @@ class CheckReport:
 
     left_out: paths of images that the set's quarantine lists already. crowded: images with more of
     like shape than each was compared with, so that near-copies among them may be missed.
+    annotations: how many of its annotations are bad, where it has boxes, outlines or class maps.
+    refusals: why training refuses the set, apart from its layout.
     """
 
     contents: Contents
     findings: Sequence[Finding]
     left_out: frozenset[str] = frozenset()
     crowded: int = 0
+    annotations: int = 0
+    refusals: Sequence[str] = ()
 
     @property
     def pictures(self) -> dict[str, int]:
@@ -83,15 +88,15 @@ class CheckReport:
         )
 
     @property
-    def refusal(self) -> str | None:
-        """Why training refuses the set, None where it does not."""
-        return next((each.detail for each in self.findings if each.kind == LAYOUT), None)
+    def refused(self) -> list[str]:
+        """Why training refuses the set, nothing where it does not."""
+        return [*self.refusals, *(each.detail for each in self.findings if each.kind == LAYOUT)]
 
-    def without_layout(self) -> CheckReport:
+    def annotated(self, bad: int, refusals: Sequence[str]) -> CheckReport:
         """The same of a set whose images are annotated, not sorted into class folders."""
-        of_folders = (LAYOUT, EMPTY_CLASS, NO_PICTURE, IMBALANCE, UNMEASURED)
+        of_folders = (LAYOUT, EMPTY_CLASS, NO_PICTURE, STRAY, IMBALANCE, UNMEASURED)
         kept = [finding for finding in self.findings if finding.kind not in of_folders]
-        return replace(self, findings=kept)
+        return replace(self, findings=kept, annotations=bad, refusals=refusals)
 
     def quarantine(self, kinds: frozenset[Kind] = frozenset()) -> list[Finding]:
         """One finding for each image that is broken or of `kinds`, ordered by path."""
@@ -104,15 +109,21 @@ class CheckReport:
 
 
 def check_data(
-    spec: DataSpec, *, tiny: int = TINY, watch: Watch = lambda counts, *_: counts
+    spec: DataSpec,
+    *,
+    tiny: int = TINY,
+    contents: Contents | None = None,
+    watch: Watch = lambda counts, *_: counts,
 ) -> CheckReport:
     """Read every picture of `spec.source` whole, by `spec.workers` threads, and report.
 
     Quarantined pictures are checked like all others. `tiny`: px below which a shorter side is too
     small. `watch(counts, total, doing)` hands on for how many pictures each step was. DataError
-    where the source cannot be opened or holds pixels, not files.
+    where the source cannot be opened or holds pixels, not files. `contents`: what there is, where
+    that is known.
     """
-    contents, workers = with_shares(open_contents(spec), spec), spec.workers or cores()
+    contents = with_shares(open_contents(spec), spec) if contents is None else contents
+    workers = spec.workers or cores()
     findings = list(contents.findings)
     content, shapes, tones = np.zeros((3, len(contents)), np.uint64)
     readable = np.zeros(len(contents), bool)

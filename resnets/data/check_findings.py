@@ -115,6 +115,11 @@ STRAY = Kind(
     "Pictures that lie in no class folder; training does not see them.",
     "note",
 )  # fmt: skip
+UNLISTED = Kind(
+    "unlisted", "In no image set",
+    "Images that the annotations do not mention. Training does not see them, nor were they read.",
+    "note",
+)  # fmt: skip
 ODD_FOLDER = Kind(
     "odd-folder", "Folders called like pictures",
     "Taken for folders.",
@@ -136,7 +141,7 @@ UNMEASURED = Kind(
 KINDS = (
     LEAK, NEAR_LEAK, LAYOUT, UNREADABLE, TRUNCATED, BOMB, EMPTY_CLASS, UNMEASURED, IMBALANCE,
     DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP, PALETTE, ANIMATED,
-    NO_PICTURE, STRAY, ODD_FOLDER,
+    NO_PICTURE, STRAY, UNLISTED, ODD_FOLDER,
 )  # fmt: skip
 LEAKS = frozenset({LEAK, NEAR_LEAK})
 

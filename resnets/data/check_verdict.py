@@ -42,11 +42,11 @@ class Point:
 
 
 def exit_code(report: CheckReport) -> int:
-    """3 where parts that are kept apart share images, 1 where images cannot be read or training
-    refuses the set, else 0. What is in quarantine does not count."""
+    """3 where parts that are kept apart share images, 1 where images cannot be read, annotations
+    are bad or training refuses the set, else 0. What is in quarantine does not count."""
     if report.leaks:
         return LEAKING
-    return FAILED if report.broken or report.refusal else DONE
+    return FAILED if report.broken or report.annotations or report.refused else DONE
 
 
 def verdict(report: CheckReport) -> list[Point]:
@@ -113,12 +113,16 @@ def _leak(report: CheckReport, part: str, kept: str, found: Sequence[Finding]) -
     what = (
         "copies or near-copies of" if same and near else "near-copies of" if near else "copies of"
     )
-    text = f"{len(found):,} of {report.pictures[part]:,} {role} images are {what} {other} images"
+    both = sum(each.path == each.twin for each in found)  # counted in the other part
+    total = report.pictures.get(part, 0) + both
+    text = f"{len(found):,} of {total:,} {role} images are {what} {other} images"
     if same and near:
         text += f" ({same:,} the same image, {near:,} near-copies)"
     elsewhere = sum("filed under" in each.detail for each in found)
     if elsewhere:
         text += f"; {elsewhere:,} of them are labelled as another class there"
+    if both:
+        text += f"; {both:,} of them are listed in both"
     advice = f"An error measured on the {other} images counts images that were seen in {role}."
     if other == VAL:
         advice = f"Validation errors, which choose the best checkpoint, count {role} images."
@@ -130,8 +134,8 @@ def _leak(report: CheckReport, part: str, kept: str, found: Sequence[Finding]) -
 
 
 def _refusal(report: CheckReport) -> Iterator[Point]:
-    if report.refusal:
-        yield Point("refused", f"Training refuses this set: {report.refusal}")
+    for reason in report.refused:
+        yield Point("refused", f"Training refuses this set: {reason}")
 
 
 def _broken(report: CheckReport) -> Iterator[Point]:
@@ -139,6 +143,13 @@ def _broken(report: CheckReport) -> Iterator[Point]:
         count = f"{report.broken:,} {_plural(report.broken, 'image')} cannot be read"
         advice = "Training takes other images in their place, evaluation leaves them out."
         yield Point("broken", count, advice)
+    if report.annotations:
+        bad = f"{report.annotations:,} bad {_plural(report.annotations, 'annotation')}"
+        advice = (
+            "Training refuses them. Correct them with --repair NEW_FOLDER, or leave them out with"
+            " --set detect.skip_bad=true."
+        )
+        yield Point("broken", bad, advice)
 
 
 def _classes(report: CheckReport) -> Iterator[Point]:
