@@ -15,6 +15,7 @@ from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data import FileSplit, Split, Splits, open_data, prepare
 from resnets.data.grow import at_size
 from resnets.data.loader import TrainStream, eval_batches
+from resnets.data.mirror import mirror_warning
 from resnets.data.preprocess import Preprocessor, fit_preprocess
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.models import Net, build
@@ -62,6 +63,8 @@ class ClassificationWork:
     def open(cls, recipe: Recipe) -> ClassificationWork:
         """Fit the recipe to the data's classes and picture size; build net and preprocessing."""
         splits, data = open_data(recipe.data), recipe.data
+        if data.augment.flip and (warning := mirror_warning(splits.classes)):
+            log.warning("%s", warning)
         weights = None if recipe.weights is None else read_weights(recipe.weights, recipe.model)
         if data.size is None and isinstance(splits.train, FileSplit):
             data = dataclasses.replace(data, size=recipe.model.input_size)

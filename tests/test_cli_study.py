@@ -102,5 +102,9 @@ def test_studies_of_trained_nets(study, tmp_path, monkeypatch, capsys, words):
     run = study / "cells" / "cifar-resnet8-seed0"
     words = words.format(run=run).split()
     assert main(["study", *words, "--device", "cpu"]) == 0
-    assert f"report: runs/study-{words[0]}-1/report.html" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"report: runs/study-{words[0]}-1/report.html" in out
+    # 20 steps: enough to describe, too few to conclude anything.
+    expected = "have not converged" if words[0] == "gradients" else "No conclusion. "
+    assert expected in out
     assert (tmp_path / "runs" / f"study-{words[0]}-1" / "report.html").is_file()

@@ -172,7 +172,7 @@ def page_of(*traces):
 def test_degradation_that_remains_is_said_and_that_does_not_is_not():
     shallow = trace_of("cifar-plain20", 10.0, "healthy", "healthy")
     deep = trace_of("cifar-plain56", 60.0, "healthy", "healthy")
-    residual = trace_of("cifar-resnet56", 20.0, "healthy", "healthy")
+    residual = trace_of("cifar-resnet56", 12.0, "healthy", "healthy")
     found = degradation_remains([shallow, deep, residual])
     assert [each.label.split(" against ")[1].split(",")[0] for each in found] == [
         "cifar-resnet56",
@@ -180,6 +180,17 @@ def test_degradation_that_remains_is_said_and_that_does_not_is_not():
     ]
     assert all(each.tone == "bad" and "no gradient of" in each.detail for each in found)
     assert "train worse in 2 of 2" in page_of(shallow, deep, residual).lead
+    short = [
+        trace_of(net, error, "healthy", "healthy")
+        for net, error in (
+            ("cifar-plain20", 70.0),
+            ("cifar-plain56", 88.0),
+            ("cifar-resnet56", 81.0),
+        )
+    ]
+    assert [each.tone for each in degradation_remains(short)] == ["open", "open"]
+    assert "train worse" not in page_of(*short).lead
+    assert "not converged (lowest training error 70.0%)" in page_of(*short).lead
     good = trace_of("cifar-plain56", 9.0, "healthy", "healthy")
     assert "No degradation is seen" in page_of(shallow, good, residual).lead
     assert degradation_remains([residual]) == ()
@@ -206,7 +217,7 @@ def test_study_writes_every_scheme(tmp_path):
     ]
     layers = list(csv.DictReader((tmp_path / "numbers" / "gradients-start.csv").open()))
     assert len(layers) == 8 * 8
-    text = report.read_text()
+    text = report.path.read_text()
     assert "digits" in text
     assert "resnets study gradients cifar-plain8,cifar-resnet8" in text
 

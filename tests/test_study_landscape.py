@@ -118,7 +118,7 @@ def test_study_compares_nets_on_the_same_pictures(runs, tmp_path):
     )
     rows = list(csv.DictReader((tmp_path / "numbers" / "plane.csv").open()))
     assert len(rows) == 2 * 9
-    text = report.read_text()
+    text = report.path.read_text()
     assert text.count("40 drawn (seed 0) from digits, training share") == 2
     assert "stored ones" in text
 

@@ -20,7 +20,16 @@ from resnets.study import paper
 from resnets.study.cells import Grid, read_cells, write_grid
 from resnets.study.depth_page import depth_page
 from resnets.study.figures import THEME, NetCurves, depth_errors, error_curves, net_labels
-from resnets.study.page import Figure, Numbers, Page, Section, Table, show, write_page
+from resnets.study.page import (
+    Figure,
+    Numbers,
+    Page,
+    Section,
+    Table,
+    minus_signs,
+    show,
+    write_page,
+)
 from resnets.study.presets import PRESETS
 from resnets.study.protocol import differences
 from resnets.study.verdict import degradation
@@ -205,7 +214,7 @@ def test_report_has_all_its_parts(study: Path) -> None:
     for link in page.of("a"):
         target = link["href"]
         assert target[1:] in sections if target.startswith("#") else (study / target).is_file()
-    assert degradation(read_cells(study)).statement.partition(". ")[2] in page.text
+    assert minus_signs(degradation(read_cells(study)).statement.partition(". ")[2]) in page.text
     for words in ("SGD", f"{ITERATIONS} iterations", "batch size 16", "padded by 1 px", "numpy"):
         assert words in page.text
     assert f"--nets {','.join(NETS)} --seeds 2 --budget {ITERATIONS}it" in page.text

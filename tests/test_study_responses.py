@@ -146,7 +146,7 @@ def test_study_writes_every_layer_of_every_net(runs, tmp_path):
     )
     rows = list(csv.DictReader((tmp_path / "numbers" / "responses.csv").open()))
     assert [row["net"] for row in rows] == ["cifar-resnet8"] * 7 + ["cifar-plain8"] * 7
-    text = report.read_text()
+    text = report.path.read_text()
     assert "60 drawn (seed 0) from digits, validation share" in text
     assert "resnets study responses" in text
 
@@ -156,7 +156,7 @@ def test_two_runs_of_one_net_are_told_apart(runs, tmp_path):
     report = responses_study(
         [runs["cifar-resnet8"], again], data=None, examples=20, device="cpu", out=tmp_path / "out"
     )
-    assert "cifar-resnet8 (again)" in report.read_text()
+    assert "cifar-resnet8 (again)" in report.path.read_text()
 
 
 def test_unlike_data_are_refused(runs, tmp_path):

@@ -31,7 +31,8 @@ class Depth:
         seeds: Runs of each net, from seeds 0, 1, ...; two or more give an uncertainty. Default 3.
         budget: Length of each run as 2000it or 30ep, or of the whole study as 5min.
         preset: quick (minutes, embedded digits), paper-cifar10, paper-imagenet.
-        recipe: Recipe of all runs (see `resnets train --list`); the paper's by default.
+        recipe: Recipe of all runs (see `resnets train --list`); the paper's by default, for digits
+            "digits".
         jobs: Runs trained at a time.
         out: Folder to write or go on with; default runs/study-depth-N.
         resume: Folder of a study to go on with as it is; a finished one gets a new report.
@@ -79,7 +80,8 @@ class Shortcuts:
         data: Data set: a name, a folder of class folders, a tar of one, IDX or CIFAR files.
         seeds: Runs of each net, from seeds 0, 1, ... Default 3.
         budget: Length of each run as 2000it or 30ep, or of the whole study as 5min.
-        recipe: Recipe of all runs (see `resnets train --list`); the paper's by default.
+        recipe: Recipe of all runs (see `resnets train --list`); the paper's by default, for digits
+            "digits".
         jobs: Runs trained at a time.
         out: Folder to write or go on with; default runs/study-shortcuts-N.
         resume: Folder of a study to go on with as it is; a finished one gets a new report.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from resnets.cli.runs import free_folder
 from resnets.config.terminal import say
+
+if TYPE_CHECKING:
+    from resnets.study.page import Report
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,10 @@ def split_names(nets: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (nets or "").split(",") if name.strip())
 
 
-def _show(report: Path) -> int:
-    say(f"report: {report}")
+def _show(report: Report) -> int:
+    """Print what the page says first, and where it is."""
+    if report.page.caution:
+        say(f"No conclusion. {report.page.caution}")
+    say(report.page.lead)
+    say(f"report: {report.path}")
     return 0

@@ -12,6 +12,7 @@ from resnets.config import Recipe, from_toml, to_toml
 from resnets.study import depth_text, paper
 from resnets.study.architectures import nets_section
 from resnets.study.cells import CELLS, RECIPE, Cell, Grid, folder_name, read_cells, read_grid
+from resnets.study.convergence import RULE
 from resnets.study.figures import KINDS, depth_errors, error_curves
 from resnets.study.page import Figure, Numbers, Page, Row, Section, Table
 from resnets.study.presets import PRESETS
@@ -182,7 +183,7 @@ def _verdict_table(verdict: Verdict) -> list[Table]:
     caption = (
         "What the verdict rests on: last training errors in percent, means over the finished runs, "
         "their difference in points, and the 90% interval that the spread between seeds leaves "
-        f"it (Welch). A rise of less than {MARGIN:g} point is not called degradation."
+        f"it (Welch). A rise of less than {MARGIN:g} point is not called degradation. {RULE}"
     )
     return [Table("verdict", columns, tuple(rows), caption)] if rows else []
 

@@ -9,10 +9,10 @@ from resnets.config import Recipe
 from resnets.study import paper
 from resnets.study.cells import Cell, Grid
 from resnets.study.figures import KINDS
-from resnets.study.page import MINUS, Finding, Tone
+from resnets.study.page import Finding, Tone, minus_signs
 from resnets.study.protocol import describe_training, duration
 from resnets.study.summary import WORD, NetSummary
-from resnets.study.verdict import MARGIN, Difference, Verdict
+from resnets.study.verdict import MARGIN, Difference, Verdict, reached_by
 
 QUESTION = """
 A deeper net should never train worse than a shallower one: it could copy the shallow net and let \
@@ -52,7 +52,7 @@ def title(grid: Grid, cells: Sequence[Cell]) -> str:
 def lead(verdict: Verdict) -> str:
     """The verdict: its first sentence, then the numbers it rests on."""
     answer, _, numbers = verdict.statement.partition(". ")
-    return f"{answer.rstrip('.')}.\n\n{numbers}"
+    return minus_signs(f"{answer.rstrip('.')}.\n\n{numbers}")
 
 
 def shortcuts_lead(nets: Sequence[NetSummary]) -> str:
@@ -67,9 +67,16 @@ def shortcuts_lead(nets: Sequence[NetSummary]) -> str:
         return "No run has finished yet."
     ranked = sorted(measured, key=lambda each: each[0] or 0.0)
     listed = ", ".join(f"{net.net} {text}%" for _, net, text in ranked)
+    reached = [found for _, net, _ in measured if (found := reached_by(net.cells)) is not None]
+    best = min(reached, key=lambda each: each.error, default=None)
+    answer = (
+        f"Not converged: {best.text}; no conclusion about shortcuts"
+        if best is not None and not best.converged
+        else f"Lowest {word} error: {ranked[0][1].net}"
+    )
     return (
-        f"Lowest {word} error: {ranked[0][1].net}.\n\nFinal {word} errors: {listed}. Differences "
-        "within the spread between seeds say nothing."
+        f"{answer}.\n\nFinal {word} errors: {listed}. Differences within the spread between seeds "
+        "say nothing."
     )
 
 
@@ -80,7 +87,9 @@ def findings(verdict: Verdict) -> tuple[Finding, ...]:
         if found is None:
             continue
         label = f"{kind} nets, {found.first.depth} → {found.second.depth} layers"
-        if found.rises is None:
+        if not found.better.converged:
+            tiles.append(_tile(label, found, "Not converged, so no conclusion", "open"))
+        elif found.rises is None:
             tiles.append(_tile(label, found, "Not certain", "open"))
         elif found.rises:
             tiles.append(_tile(label, found, "Deeper trains worse", "bad"))
@@ -90,7 +99,9 @@ def findings(verdict: Verdict) -> tuple[Finding, ...]:
     twins = verdict.twins
     if twins is not None:
         label = f"Plain → residual, both {twins.first.depth} layers"
-        if twins.falls:
+        if not twins.better.converged:
+            tiles.append(_tile(label, twins, "Not converged, so no conclusion", "open"))
+        elif twins.falls:
             tiles.append(_tile(label, twins, "The shortcuts help", "good"))
         elif twins.rises:
             tiles.append(_tile(label, twins, "The shortcuts hurt", "bad"))
@@ -101,11 +112,12 @@ def findings(verdict: Verdict) -> tuple[Finding, ...]:
 
 def _tile(label: str, found: Difference, claim: str, tone: Tone) -> Finding:
     first, second = map(statistics.fmean, (found.first_errors, found.second_errors))
-    points = f"{found.points:+.2f}".replace("-", MINUS)
     return Finding(
         label=label,
         value=f"{first:.2f}% → {second:.2f}%",
-        detail=f"{claim}: training error {points} points{_interval(found)}.",
+        detail=minus_signs(
+            f"{claim}: training error {found.points:+.2f} points{_interval(found)}."
+        ),
         tone=tone,
     )
 
@@ -114,7 +126,7 @@ def _interval(found: Difference) -> str:
     if found.interval is None:
         return "; one run of a net has no spread, so chance cannot be ruled out"
     low, high = found.interval
-    return f" (90% interval {low:+.2f} to {high:+.2f})".replace("-", MINUS)
+    return f" (90% interval {low:+.2f} to {high:+.2f})"
 
 
 def what_curves_show(nets: Sequence[NetSummary]) -> str:
@@ -134,8 +146,9 @@ def what_depth_shows(nets: Sequence[NetSummary]) -> str:
     """Caption of the final errors against depth."""
     return (
         "Final error against depth. Each dot is one seed, lines join the means. A line that rises "
-        "to the right in the left panel is degradation: more layers, and a worse fit to the very "
-        f"pictures the net was trained on. {_twins(nets)}"
+        "to the right in the left panel is degradation where the runs are long enough: more "
+        "layers, and a worse fit to the very images the network was trained on. "
+        f"{_twins(nets)}"
     ).strip()
 
 

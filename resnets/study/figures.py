@@ -102,6 +102,11 @@ def series_colours(count: int) -> list[str]:
     return [SERIES[round(place)] for place in np.linspace(0, len(SERIES) - 1, count)]
 
 
+def whole_numbers(axes: Axes) -> None:
+    """Ticks of the x axis at whole numbers only: layers, blocks, and steps have no halves."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+
+
 def net_labels(nets: Sequence[NetCurves]) -> dict[str, str]:
     """A short name for each net: its depth, with the shortcut option or the full name if needed.
 
@@ -150,7 +155,7 @@ def error_curves(nets: Sequence[NetCurves], held_out: str, *, narrow: bool = Fal
             axes.set(title=f"{kind.capitalize()} nets", xlim=(0, last), ylim=(0, top))
             _label_ends(axes, ends, top, gap)
             _label_axes(axes, "iteration", "error (%)")
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+            whole_numbers(axes)
             axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         _line_key(figure, held_out, any(net.unfinished for net in nets))
     return figure

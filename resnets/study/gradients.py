@@ -25,7 +25,7 @@ from resnets.evaluate.prepare import place
 from resnets.models import build, catalog
 from resnets.ranks import Rank
 from resnets.study.batches import PRECISION
-from resnets.study.page import write_page
+from resnets.study.page import Report, write_report
 from resnets.train.loss import LossFn, classification
 from resnets.train.parallel import Parallel
 from resnets.train.state import Meter, new_state
@@ -174,7 +174,7 @@ def trace_gradients(
 
 def gradients_study(
     nets: Sequence[str], *, data: str | None, iterations: int, seed: int, device: str, out: Path
-) -> Path:
+) -> Report:
     """Train each of `nets` by each of `SCHEMES` for `iterations` steps; returns `out`'s report.
 
     `data` is the embedded digits where None. Raises ConfigError (unknown or repeated nets, VGGs,
@@ -212,7 +212,7 @@ def gradients_study(
         commands=(shlex.join(words),),
         environment=host.describe(chosen),
     )
-    return write_page(page, out)
+    return write_report(page, out)
 
 
 def _specs(nets: Sequence[str]) -> list[ModelSpec]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
 from matplotlib.lines import Line2D
 
-from resnets.study.figures import LINE, house_style, series_colours
+from resnets.study.figures import LINE, house_style, series_colours, whole_numbers
 from resnets.study.gradients import EXPLODED, SCHEMES, VANISHED, Measurement, Trace
 
 FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis
@@ -43,6 +43,8 @@ def draw_training(traces: Sequence[Trace], iterations: int, *, narrow: bool) -> 
                     for now in trace.measurements
                     if now.state != "not a number"
                 ]
+                if not points:
+                    continue
                 look = looks[trace.spec.name]
                 axes.plot(*zip(*points, strict=True), **look)
                 if trace.training_error is None:
@@ -79,6 +81,7 @@ def _finish(axes: Axes, title: str, across: str, last: int) -> None:
     axes.set(title=title, xlabel=across, ylabel="gradient / weight", xlim=(0, last + 1))
     axes.set(yscale="log", ylim=(FLOOR / 3, CEILING))
     axes.minorticks_off()
+    whole_numbers(axes)
     axes.tick_params(labelleft=True, labelbottom=True)
     for low, high in ((FLOOR / 3, VANISHED), (EXPLODED, CEILING)):
         axes.axhspan(low, high, color=LINE, alpha=0.45, lw=0, zorder=0)

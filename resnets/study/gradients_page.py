@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from resnets.study.convergence import FITTED, guessing
 from resnets.study.gradients import EXPLODED, SCHEMES, VANISHED, Measurement, Scheme, Trace
 from resnets.study.gradients_figures import FLOOR, depth_of, draw_layers, draw_training
 from resnets.study.page import Figure, Finding, Numbers, Page, Section, Table
@@ -31,7 +32,7 @@ def gradients_page(
         findings=(*(_scheme_finding(scheme, traces) for scheme in SCHEMES), *remains),
         sections=(
             _section("at random initialisation", "start", traces, 0),
-            _section("at the end of the training", "end", traces, -1),
+            _section(f"after {iterations:,} steps", "end", traces, -1),
             _training_section(traces, iterations),
             _degradation_section(traces, remains),
         ),
@@ -73,6 +74,7 @@ def _against(trace: Trace, peer: Trace) -> Finding:
     assert trace.training_error is not None
     assert peer.training_error is not None
     worse = trace.training_error > peer.training_error
+    converged = _fitted(trace) or _fitted(peer)
     lost = sum(measured.state == "vanishes" for measured in trace.measurements)
     reached = (
         f"and no gradient of {trace.spec.name} vanishes"
@@ -83,12 +85,15 @@ def _against(trace: Trace, peer: Trace) -> Finding:
     return Finding(
         label=f"{trace.spec.name} against {peer.spec.name}, {trace.scheme}",
         value=f"{trace.training_error:.1f}% / {peer.training_error:.1f}%",
-        detail=f"training error: {'higher' if worse else 'not higher'}, {reached}",
-        tone="bad" if worse else "good",
+        detail=f"training error: {'higher' if worse else 'not higher'}, {reached}"
+        if converged
+        else f"training error: neither has converged, so no conclusion, {reached}",
+        tone="open" if not converged else "bad" if worse else "good",
     )
 
 
 def _lead(traces: Sequence[Trace], remains: Sequence[Finding]) -> str:
+    steps = max(trace.measurements[-1].step for trace in traces) + 1
     cured = not any(_loses(trace) for trace in traces if trace.scheme == SCHEMES[0])
     broken = [scheme for scheme in SCHEMES[1:] if any(map(_loses, _of(traces, scheme)))]
     first = (
@@ -96,16 +101,25 @@ def _lead(traces: Sequence[Trace], remains: Sequence[Finding]) -> str:
         if cured
         else "Even with batch norm and He initialisation a gradient vanishes"
     )
+    first += f" in {steps:,} step{'' if steps == 1 else 's'}"
     if broken:
         first += "; it does, or the training breaks off, with " + "; with ".join(map(str, broken))
-    worse = sum(finding.tone == "bad" for finding in remains)
     if not remains:
         return f"{first}."
+    judged = [finding for finding in remains if finding.tone != "open"]
+    if not judged:
+        lowest = min(t.training_error for t in traces if t.training_error is not None)
+        return (
+            f"{first}. The networks have not converged (lowest training error {lowest:.1f}%), so "
+            "how well they train is not compared."
+        )
+    worse = sum(finding.tone == "bad" for finding in judged)
     if not worse:
         return f"{first}. No degradation is seen in so short a training."
     return (
-        f"{first}. Yet deep plain nets train worse in {worse} of {len(remains)} comparisons: "
-        + ("something else than vanishing gradients is at work." if cured else "see below.")
+        f"{first}. Yet deep plain nets train worse in {worse} of {len(judged)} "
+        f"comparison{'' if len(judged) == 1 else 's'}: "
+        + ("something other than vanishing gradients is at work." if cured else "see below.")
     )
 
 
@@ -161,9 +175,7 @@ def _growth(measured: Sequence[tuple[Trace, Measurement]], when: str) -> str:
     if grows and when.endswith("initialisation"):
         text += (
             "\n\nSo the gradient does not vanish in the plain net: it grows on its way back, as "
-            "theory says of batch norm without shortcuts (Yang et al., ICLR 2019). The first "
-            "steps at a high rate then throw the early layers far. A net whose ratio is near 1 is "
-            "spared this."
+            "theory says of batch norm without shortcuts (Yang et al., ICLR 2019)."
         )
     return text
 
@@ -222,14 +234,21 @@ def _degradation_section(traces: Sequence[Trace], remains: Sequence[Finding]) ->
     text += "; ".join(f"{each.label}: {each.value}, {each.detail}" for each in remains)
     text += "." if remains else "Name plain nets of two depths, or a residual twin, to see it."
     text += (
-        "\n\nThis is a short training at one seed and one rate: it shows where gradients go. "
-        "Whether degradation is there, and stays, is what `resnets study depth` measures."
+        "\n\nTwo training errors are compared only where the lower one is at most a sixth of that "
+        "of guessing. This is a short training at one seed and one rate: it shows where gradients "
+        "go. Whether degradation is there, and stays, is what resnets study depth measures."
     )
     return Section("What this leaves unexplained", text, (), (table,))
 
 
 def _of(traces: Sequence[Trace], scheme: Scheme) -> list[Trace]:
     return [trace for trace in traces if trace.scheme == scheme]
+
+
+def _fitted(trace: Trace) -> bool:
+    """Whether the net has fitted its data; the rate is constant, so nothing levels off here."""
+    assert trace.training_error is not None
+    return trace.training_error <= FITTED * guessing(trace.spec.num_classes)
 
 
 def _loses(trace: Trace) -> bool:

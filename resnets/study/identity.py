@@ -30,9 +30,10 @@ from resnets.study.batches import (
     progress,
     show,
 )
+from resnets.study.convergence import caution
 from resnets.study.deepen import Proof, prove
 from resnets.study.lesion import Pair, dropped, identity_blocks, residual_blocks, swappable, swapped
-from resnets.study.page import write_page
+from resnets.study.page import Report, write_report
 
 DRAWS = 5  # random choices for each number of blocks
 COUNTS = 10  # numbers of blocks tried, at most
@@ -160,7 +161,7 @@ def measure_identity(net: Net, pictures: Pictures, seed: int, label: str) -> Ide
 
 def identity_study(
     checkpoint: Path, *, data: str | None, examples: int, seed: int, device: str, out: Path
-) -> Path:
+) -> Report:
     """Measure the residual net of `checkpoint` on `examples` held-out pictures; returns the report.
 
     `seed` draws the pictures and the random lesions. Raises ConfigError (a plain net among other
@@ -175,13 +176,15 @@ def identity_study(
     check_finite(pictures.evaluate(subject.net).loss, checkpoint)
     words = ["resnets", "study", "identity", str(checkpoint), "--examples", str(examples)]
     words += ["--seed", str(seed), *(["--data", data] if data is not None else [])]
+    figures = measure_identity(subject.net, pictures, seed, subject.label)
     page = identity_page(
-        measure_identity(subject.net, pictures, seed, subject.label),
+        figures,
         measured=pictures.protocol,
         commands=(shlex.join(words),),
         environment=host.describe(pictures.device),
+        caution=caution(checkpoint, figures.error, len(pictures.classes), errors_of="held-out"),
     )
-    return write_page(page, out)
+    return write_report(page, out)
 
 
 def _counts(most: int) -> list[int]:

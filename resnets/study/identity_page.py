@@ -10,10 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
 
 from resnets.study.deepen import Proof
-from resnets.study.figures import NARROW, SERIES, SOFT, WIDE, house_style
+from resnets.study.figures import NARROW, SERIES, SOFT, WIDE, house_style, whole_numbers
 from resnets.study.identity import DRAWS, BlockFigures, IdentityFigures, Lesion
-from resnets.study.page import Figure, Finding, Numbers, Page, Section, Table
+from resnets.study.page import Figure, Finding, Numbers, Page, Section, Table, show
 
+NOT_TRAINED = (
+    "These figures describe the network as it is; they say nothing about what training makes of it."
+)
 COLOURS = {"identity": SERIES[4], "zero-padded": SERIES[0], "projection": SERIES[0]}
 
 
@@ -23,11 +26,16 @@ def identity_page(
     measured: str,
     commands: tuple[str, ...],
     environment: Mapping[str, Any],
+    caution: str = "",
 ) -> Page:
-    """The report on `figures`; `measured` says on which pictures and with which weights."""
+    """The report on `figures`; `measured` says on which images and with which weights.
+
+    With a `caution` the page says first that it describes a network that has not been trained.
+    """
     return Page(
         title=f"Blocks near the identity: {figures.label}",
-        lead=_lead(figures),
+        lead=f"{_lead(figures)} {NOT_TRAINED}" if caution else _lead(figures),
+        caution=caution,
         findings=_findings(figures),
         sections=(
             _blocks_section(figures),
@@ -56,7 +64,7 @@ def _lead(figures: IdentityFigures) -> str:
     return (
         f"Half of the {len(whole)} blocks with an identity shortcut change their input by less "
         f"than {100 * ratio:.0f}% of its norm. Dropping one of them raises the error, "
-        f"{figures.error:.2f}%, by {rise:.2f} points in the median."
+        f"{figures.error:.2f}%, by {show(rise)} points in the median."
     )
 
 
@@ -208,6 +216,7 @@ def _draw_lesions(figures: IdentityFigures, *, narrow: bool) -> Plot:
         for axes in panels:
             axes.set(ylabel="error (%)", ylim=(0, 100))
             axes.tick_params(labelleft=True)
+            whole_numbers(axes)
     return figure
 
 

@@ -27,7 +27,8 @@ from resnets.study.batches import (
     progress,
     show,
 )
-from resnets.study.page import write_page
+from resnets.study.convergence import caution, cautions
+from resnets.study.page import Report, write_report
 
 Direction = Mapping[str, Tensor]
 REACH = 1.0  # how far to go, in norms of each filter
@@ -128,7 +129,7 @@ def landscape_study(
     seed: int,
     device: str,
     out: Path,
-) -> Path:
+) -> Report:
     """Measure the loss around each of `checkpoints` on `examples` training pictures.
 
     `steps` is the number of points on each side of the plane, odd; `seed` draws the pictures and
@@ -143,7 +144,7 @@ def landscape_study(
         )
     subjects = load_subjects(checkpoints, data)
     split = draw_split(subjects[0].net, data, "train", examples, seed)
-    landscapes, protocol = [], []
+    landscapes, protocol, doubts = [], [], {}
     for subject in subjects:
         pictures = show(split, subject.net, device)
         check_finite(pictures.evaluate(subject.net).loss, subject.where)
@@ -151,6 +152,12 @@ def landscape_study(
             measure_landscape(subject.net, pictures, points=steps, seed=seed, label=subject.label)
         )
         protocol.append(f"{subject.label}: {pictures.protocol}.")
+        doubts[subject.label] = caution(
+            subject.where,
+            landscapes[-1].centre.error,
+            len(pictures.classes),
+            errors_of="training",
+        )
     words = ["resnets", "study", "landscape", *map(str, checkpoints), "--examples", str(examples)]
     words += ["--steps", str(steps), "--seed", str(seed)]
     words += ["--data", data] if data is not None else []
@@ -159,5 +166,6 @@ def landscape_study(
         measured=" ".join(protocol),
         commands=(shlex.join(words),),
         environment=host.describe(pictures.device),
+        caution=cautions(doubts),
     )
-    return write_page(page, out)
+    return write_report(page, out)

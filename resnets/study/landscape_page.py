@@ -27,13 +27,21 @@ def landscape_page(
     measured: str,
     commands: tuple[str, ...],
     environment: Mapping[str, Any],
+    caution: str = "",
 ) -> Page:
-    """The report on `landscapes`; `measured` says on which pictures and with which weights."""
+    """The report on `landscapes`; `measured` says on which images and with which weights.
+
+    With a `caution` the page says first that a network in it has not been trained.
+    """
     widths = [low_loss_share(each) for each in landscapes]
     return Page(
         title="Loss landscapes",
-        lead="How the training loss rises around trained nets. A wide, round valley is easy to "
+        lead="How the training loss changes around these networks as they are. An untrained one "
+        "lies in no valley, so nothing here says how wide its valley would be."
+        if caution
+        else "How the training loss rises around trained networks. A wide, round valley is easy to "
         "find and to stay in; a narrow or ragged one is not.",
+        caution=caution,
         findings=tuple(
             Finding(
                 label=each.label,

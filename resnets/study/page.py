@@ -97,8 +97,9 @@ class Section:
 class Page:
     """A whole report. `lead` is the answer in plain words; `protocol` how the numbers were got.
 
-    `commands` repeat the study; `environment` may nest one level of mappings; `warning` stands
-    above all else and says what is missing; `recipe` is TOML, shown folded under the protocol.
+    `commands` repeat the study; `environment` may nest one level of mappings; `recipe` is TOML,
+    shown folded under the protocol. Two things stand above all else: `warning` says what is
+    missing, and `caution` why the page concludes nothing (see `resnets.study.convergence`).
     """
 
     title: str
@@ -109,7 +110,21 @@ class Page:
     environment: Mapping[str, Any]
     findings: tuple[Finding, ...] = ()
     warning: str = ""
+    caution: str = ""
     recipe: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page and the path of the report.html that holds it."""
+
+    path: Path
+    page: Page
+
+
+def write_report(page: Page, folder: Path) -> Report:
+    """`write_page`, with the page beside the path."""
+    return Report(write_page(page, folder), page)
 
 
 def write_page(page: Page, folder: Path) -> Path:
@@ -233,6 +248,11 @@ def show(value: Cell) -> str:
         return f"{value:,}"
     text = f"{value:,.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
     return text.replace("-", MINUS)
+
+
+def minus_signs(text: str) -> str:
+    """`text` with real minus signs before numbers, in place of hyphens."""
+    return re.sub(r"(?<![\w.])-(?=\d)", MINUS, text)
 
 
 def is_numeric(rows: Sequence[Row], column: int) -> bool:

@@ -14,6 +14,7 @@ from resnets.study.cells import Grid, net_spec
 
 PAPER_DEPTHS = (20, 32, 44, 56, 110)
 SEEDS = 3
+DIGITS = "digits"  # the embedded set, and its recipe
 
 
 def quick() -> Grid:
@@ -28,8 +29,8 @@ def quick() -> Grid:
     return Grid(
         nets=("cifar-plain20", "cifar-plain56", "cifar-resnet20", "cifar-resnet56"),
         seeds=(3, 3, 3, 3),
-        data="digits",
-        recipe="digits",
+        data=DIGITS,
+        recipe=DIGITS,
         budget="200it",
         settings=(
             "batch_size=128",
@@ -85,8 +86,8 @@ def depth_grid(
     """The grid of a depth study; whatever is given replaces that part of the preset.
 
     Without a preset `nets` must be given, the data are the embedded digits, the recipe is the
-    paper's for the family of nets, the budget the recipe's own, and there are three seeds. Raises
-    ConfigError.
+    paper's for the family of nets (for digits the recipe "digits", since the paper's mirrors
+    images), the budget the recipe's own, and there are three seeds. Raises ConfigError.
     """
     if preset is not None:
         grid = _preset(preset)
@@ -100,11 +101,11 @@ def depth_grid(
                 "name the nets (--nets cifar-plain20,cifar-resnet20,...) or a --preset"
             )
         counts = dict.fromkeys(nets, SEEDS)
-        recipe = recipe or _paper_recipe(nets[0])
+        recipe = recipe or _default_recipe(nets[0], data or DIGITS)
     return Grid(
         nets=tuple(nets),
         seeds=tuple(counts.get(net, 1) if seeds is None else seeds for net in nets),
-        data=_place(data or "digits"),
+        data=_place(data or DIGITS),
         recipe=recipe,
         budget=budget or recipes.recipe(recipe).duration,
         settings=tuple(settings),
@@ -147,7 +148,9 @@ def _preset(name: str) -> Grid:
     return PRESETS[name]()
 
 
-def _paper_recipe(net: str) -> str:
+def _default_recipe(net: str, data: str) -> str:
+    if data == DIGITS:
+        return DIGITS
     return "cifar10-paper" if net_spec(net).stem == "cifar" else "imagenet-paper"
 
 

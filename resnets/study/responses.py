@@ -17,7 +17,8 @@ from resnets.config import ModelSpec
 from resnets.data import Batch
 from resnets.models import Net
 from resnets.study.batches import check_finite, draw_split, images_of, load_subjects, show
-from resnets.study.page import write_page
+from resnets.study.convergence import caution, cautions
+from resnets.study.page import Report, write_report
 
 SEED = 0  # of the draw of pictures
 
@@ -116,7 +117,7 @@ def _moments(response: Tensor) -> Tensor:
 
 def responses_study(
     checkpoints: Sequence[Path], *, data: str | None, examples: int, device: str, out: Path
-) -> Path:
+) -> Report:
     """Measure `checkpoints` on `examples` held-out pictures; returns the report in `out`.
 
     `data` says where the set lies, where it is not what the recipes name. Raises ConfigError,
@@ -126,7 +127,7 @@ def responses_study(
 
     subjects = load_subjects(checkpoints, data)
     split = draw_split(subjects[0].net, data, "held-out", examples, SEED)
-    nets, protocol = [], []
+    nets, protocol, doubts = [], [], {}
     for subject in subjects:
         pictures = show(split, subject.net, device)
         measured = NetResponses(
@@ -134,6 +135,10 @@ def responses_study(
         )
         check_finite(measured.mean, subject.where)
         nets.append(measured)
+        error = pictures.evaluate(subject.net).top1_error
+        doubts[subject.label] = caution(
+            subject.where, error, len(pictures.classes), errors_of="held-out"
+        )
         protocol.append(f"{subject.label}: {pictures.protocol}.")
     words = ["resnets", "study", "responses", *map(str, checkpoints), "--examples", str(examples)]
     words += ["--data", data] if data is not None else []
@@ -142,5 +147,6 @@ def responses_study(
         measured=" ".join(protocol),
         commands=(shlex.join(words),),
         environment=host.describe(pictures.device),
+        caution=cautions(doubts),
     )
-    return write_page(page, out)
+    return write_report(page, out)

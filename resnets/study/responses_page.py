@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure as Plot
 
 from resnets.evaluate.figure_text import label
-from resnets.study.figures import NARROW, WIDE, house_style, series_colours
+from resnets.study.figures import NARROW, WIDE, house_style, series_colours, whole_numbers
 from resnets.study.page import Figure, Finding, Numbers, Page, Section, Table
 from resnets.study.responses import NetResponses
 
@@ -27,15 +28,19 @@ def responses_page(
     measured: str,
     commands: tuple[str, ...],
     environment: Mapping[str, Any],
+    caution: str = "",
 ) -> Page:
     """The report: Fig. 7 of these nets, their means, and whether the paper's two claims hold.
 
-    `measured` says on which pictures and with which weights.
+    `measured` says on which images and with which weights; a `caution` leaves the claims open.
     """
     findings = (*_twins(nets), *_depths(nets))
+    if caution:
+        findings = tuple(_without_claim(finding) for finding in findings)
     return Page(
         title="Layer responses",
-        lead=_lead(findings),
+        lead=_lead(findings, caution),
+        caution=caution,
         sections=(
             Section(
                 "Standard deviation of each 3x3 layer's response",
@@ -116,7 +121,18 @@ def _judge(ratio: float) -> tuple[Literal["good", "bad", "open"], str]:
     )
 
 
-def _lead(findings: Sequence[Finding]) -> str:
+def _without_claim(finding: Finding) -> Finding:
+    """The numbers of `finding` alone."""
+    numbers, _, _ = finding.detail.rpartition(": ")
+    return dataclasses.replace(finding, detail=numbers, tone="open")
+
+
+def _lead(findings: Sequence[Finding], caution: str) -> str:
+    if caution:
+        return (
+            "How strongly each 3x3 layer of these networks responds, as they are: what the paper "
+            "expects of trained ones is not judged here."
+        )
     if not findings:
         return (
             "How strongly each 3x3 layer of these nets responds. Add a plain twin or a residual "
@@ -125,7 +141,8 @@ def _lead(findings: Sequence[Finding]) -> str:
     agree = sum(finding.tone == "good" for finding in findings)
     return (
         "The paper expects residual nets to respond less than their plain twins, and deeper ones "
-        f"less still. Here {agree} of {len(findings)} comparisons agree."
+        f"less still. Here {agree} of {len(findings)} "
+        f"comparison{' agrees' if len(findings) == 1 else 's agree'}."
     )
 
 
@@ -175,6 +192,7 @@ def _draw(nets: Sequence[NetResponses], *, narrow: bool) -> Plot:
         ):
             axes.set(title=title, xlabel=across, ylabel="standard deviation", ylim=(0, None))
             axes.tick_params(labelleft=True)
+            whole_numbers(axes)
         panels[1].legend(fontsize=9)
     return figure
 

@@ -2,7 +2,8 @@
 
 The figure judged is the *training* error, since degradation is not overfitting (paper, section 1).
 A rise is claimed, or ruled out, only where chance between seeds explains it in less than one case
-of twenty; otherwise the verdict says that it cannot say.
+of twenty, and where the better of the two networks has converged (`resnets.study.convergence`);
+otherwise the verdict says that it cannot say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Literal
 from scipy.special import stdtrit
 
 from resnets.study.cells import Cell
+from resnets.study.convergence import Convergence, convergence
 
 Kind = Literal["plain", "residual"]
 # Chance of a wrong claim, for each of the two claims; the interval between them covers 90%.
@@ -29,13 +31,25 @@ class Difference:
     """Final training error of net `second` less that of `first`, in percentage points.
 
     errors: of each finished run. low, high: Welch's 90% interval over seeds; None with fewer than
-    two finished runs of either net, since one run has no spread.
+    two finished runs of either net, since one run has no spread. reached: how far the training of
+    each of the two came.
     """
 
     first: Cell
     second: Cell
     first_errors: tuple[float, ...]
     second_errors: tuple[float, ...]
+    reached: tuple[Convergence, Convergence]
+
+    @property
+    def better(self) -> Convergence:
+        """The net of the two that trains better: the comparison counts where it has converged."""
+        return min(self.reached, key=lambda each: each.error)
+
+    @property
+    def worse(self) -> Convergence:
+        """The other one."""
+        return max(self.reached, key=lambda each: each.error)
 
     @property
     def points(self) -> float:
@@ -51,10 +65,10 @@ class Difference:
     def rises(self) -> bool | None:
         """False: `second` trains worse by less than MARGIN, if at all. True: it trains worse.
 
-        None: the seeds cannot say. A rise below MARGIN is none, however sure: 0.1 points between
-        two nets that both fit their data is not what the paper means.
+        None: the seeds cannot say, or the runs were too short. A rise below MARGIN is none, however
+        sure: 0.1 points between two nets that both fit their data is not what the paper means.
         """
-        if self.interval is None:
+        if self.interval is None or not self.better.converged:
             return None
         low, high = self.interval
         return False if high < MARGIN else (True if low > 0 else None)
@@ -62,7 +76,9 @@ class Difference:
     @property
     def falls(self) -> bool | None:
         """True: `second` trains better; the mirror image of `rises`."""
-        mirrored = Difference(self.second, self.first, self.second_errors, self.first_errors)
+        mirrored = Difference(
+            self.second, self.first, self.second_errors, self.first_errors, self.reached[::-1]
+        )
         return mirrored.rises
 
     @property
@@ -77,7 +93,11 @@ class Difference:
     @property
     def _certainty(self) -> str:
         first, second = len(self.first_errors), len(self.second_errors)
-        runs = f"{first} and {second} runs" if first != second else f"runs of each: {first}"
+        runs = (
+            f"{first} and {second} runs"
+            if first != second
+            else f"{first} run{'' if first == 1 else 's'} of each"
+        )
         if self.interval is None:
             return f"{runs}; two or more of each are needed to tell it from chance"
         low, high = self.interval
@@ -111,6 +131,7 @@ def degradation(cells: Sequence[Cell]) -> Verdict:
     ]
     if twins is not None:
         sentences.append(f"At {twins.first.depth} layers, plain to residual: {twins.text}.")
+    sentences += [*_too_short(plain, residual, twins), *_open_ends(plain, residual, twins)]
     sentences.append(_left_out(cells))
     return Verdict(" ".join(filter(None, sentences)), plain, residual, twins)
 
@@ -143,7 +164,18 @@ def _twins(plain: Runs, residual: Runs) -> Difference | None:
 
 def _difference(first: list[tuple[Cell, float]], second: list[tuple[Cell, float]]) -> Difference:
     (cells, errors), (more_cells, more_errors) = zip(*first, strict=True), zip(*second, strict=True)
-    return Difference(cells[0], more_cells[0], errors, more_errors)
+    reached, more_reached = reached_by(cells), reached_by(more_cells)
+    assert reached is not None  # every cell here has a "train" row
+    assert more_reached is not None
+    return Difference(cells[0], more_cells[0], errors, more_errors, (reached, more_reached))
+
+
+def reached_by(cells: Sequence[Cell]) -> Convergence | None:
+    """How far the training of one net came, over its finished `cells`; None without any row."""
+    done = [cell for cell in cells if cell.status == "done"]
+    if not done:
+        return None
+    return convergence(done[0].net, [cell.rows for cell in done], done[0].spec.num_classes)
 
 
 def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
@@ -165,6 +197,8 @@ def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
 def _headline(plain: Difference | None, residual: Difference | None) -> str:
     if plain is None:
         return "Nothing to say of degradation: it takes finished plain nets of two depths."
+    if not plain.better.converged:
+        return f"Not converged: {plain.better.text}; no conclusion about degradation."
     if plain.rises is None:
         return (
             "Not enough seeds to say whether plain nets degrade here."
@@ -184,6 +218,31 @@ def _sentence(kind: Kind, found: Difference | None) -> str:
     return f"Training error of the {kind} nets: {found.text}." if found else ""
 
 
+def _too_short(plain: Difference | None, *others: Difference | None) -> list[str]:
+    """The comparisons that the headline does not name and that no conclusion may rest on."""
+    named = {plain.better.net} if plain is not None else set()
+    short = {each.better.net: each.better for each in others if each is not None}
+    return [
+        f"Not converged: {reached.text}; its comparisons conclude nothing."
+        for net, reached in short.items()
+        if not reached.converged and net not in named
+    ]
+
+
+def _open_ends(*found: Difference | None) -> list[str]:
+    """The nets that train worse and were still improving when their runs ended."""
+    falling = {
+        each.worse.net: each.worse
+        for each in found
+        if each is not None and each.better.converged and each.worse.still_falling
+    }
+    return [
+        f"The training error of {net} was still falling when its runs ended (by {reached.fell:.1f} "
+        "points over the last fifth), so how large the difference would become is open."
+        for net, reached in falling.items()
+    ]
+
+
 def _left_out(cells: Sequence[Cell]) -> str:
     nets = sorted({cell.net for cell in cells if cell.status != "done"})
-    return f"Runs without an end are left out ({', '.join(nets)})." if nets else ""
+    return f"Unfinished runs are left out ({', '.join(nets)})." if nets else ""

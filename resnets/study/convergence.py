@@ -1,0 +1,164 @@
+"""Whether a network trained long enough for a conclusion: one rule for all studies.
+
+Studies compare where networks *end*. A comparison of two networks that have both hardly started is
+a race over the first steps, which deeper networks lose whatever they would reach in the end. So a
+comparison counts only where the better of its two networks has converged:
+
+1. it has fitted its training data: its last training error is at most FITTED of the error of
+   guessing (15% with 10 classes); or
+2. it has levelled off: it trained for at least LEVEL_EPOCHS passes, its training error fell by
+   less than LEVEL points over the last fifth of the run, and it has learned at all (error at most
+   LEARNED of that of guessing). Without the passes a curve says little, since it flattens as soon
+   as the learning rate falls, however early that is.
+
+The worse network need not have converged, because fitting worse is what is claimed of it. Where
+its error was still falling (`still_falling`), how far it would have come stays open.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnets.train.log import read_rows
+
+# Shares of the error of guessing among equally frequent classes, 1 - 1/K.
+FITTED, LEARNED, UNTRAINED = 1 / 6, 0.5, 0.9
+LEVEL_EPOCHS = 30.0
+LEVEL = 1.0  # points
+TAIL = 0.2  # share of the run over which a curve must be level
+
+# The rule for readers of a page.
+RULE = (
+    "A comparison counts only where the better of its two networks has converged: its training "
+    "error is at most a sixth of that of guessing, or it has levelled off (less than "
+    f"{LEVEL:g} point in the last fifth of at least {LEVEL_EPOCHS:g} epochs, and an error of at "
+    "most half of that of guessing)."
+)
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def guessing(classes: int) -> float:
+    """Error in percent of guessing one of `classes` equally frequent classes."""
+    return 100 * (1 - 1 / classes)
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """How far the training of one network came; means over its runs.
+
+    error: last training error in percent. fell: points by which the training error fell over the
+    last fifth of the run; None where a run has too few rows to say. classes: of the data.
+    """
+
+    net: str
+    steps: int
+    epochs: float
+    error: float
+    fell: float | None
+    classes: int
+
+    @property
+    def converged(self) -> bool:
+        """Whether a comparison may rest on this network; see the module's rule."""
+        chance = guessing(self.classes)
+        if self.error <= FITTED * chance:
+            return True
+        return (
+            self.error <= LEARNED * chance
+            and self.epochs >= LEVEL_EPOCHS
+            and self.fell is not None
+            and self.fell < LEVEL
+        )
+
+    @property
+    def still_falling(self) -> bool:
+        """Whether the training error fell by LEVEL points or more over the last fifth."""
+        return self.fell is not None and self.fell >= LEVEL
+
+    @property
+    def text(self) -> str:
+        """Such as "80 iterations (4 epochs), training error 81.0% (cifar-plain20)"."""
+        return (
+            f"{self.steps:,} iteration{'' if self.steps == 1 else 's'} "
+            f"({count_epochs(self.epochs)}), training error {self.error:.1f}% ({self.net})"
+        )
+
+
+def convergence(net: str, runs: Sequence[Rows], classes: int) -> Convergence | None:
+    """Read the evidence from the rows of metrics.jsonl of one network's runs.
+
+    `runs` holds one sequence of rows for each run. None where a run has no "train" row.
+    """
+    training = [[row for row in rows if row["kind"] == "train"] for rows in runs]
+    if not training or not all(training):
+        return None
+    last = [rows[-1] for rows in training]
+    falls = [_fall(rows) for rows in training]
+    measured = [fall for fall in falls if fall is not None]
+    return Convergence(
+        net=net,
+        steps=max(row["step"] for row in last),
+        epochs=statistics.fmean(row.get("epoch", 0.0) for row in last),
+        error=statistics.fmean(row["top1_error"] for row in last),
+        fell=statistics.fmean(measured) if len(measured) == len(falls) else None,
+        classes=classes,
+    )
+
+
+def caution(where: Path, error: float, classes: int, *, errors_of: str) -> str:
+    """What a page about a trained network has to say first; empty where it has learned enough.
+
+    where: a run or a checkpoint in one, whose metrics.jsonl is read where there is one.
+    error: measured on the images of the study, in percent; `errors_of` names them ("held-out",
+    "training"). A page with a caution describes and concludes nothing.
+    """
+    chance = guessing(classes)
+    if error <= FITTED * chance:
+        return ""
+    measured = (
+        f"its error on the {errors_of} images is {error:.1f}%, that of guessing {chance:.1f}%"
+    )
+    if error >= UNTRAINED * chance:
+        return f"The network is untrained: {measured}."
+    rows = _run_rows(where)
+    found = convergence("the run", [rows], classes) if rows else None
+    # Where many passes leave a high training error, heavy augmentation can be why: not judged here.
+    if found is not None and not found.converged and found.epochs < LEVEL_EPOCHS:
+        trained = found.text.removesuffix(f" ({found.net})")
+        return f"The network has not converged: {trained}; {measured}."
+    if error > LEARNED * chance:
+        return f"The network is barely trained: {measured}."
+    return ""
+
+
+def cautions(found: Mapping[str, str]) -> str:
+    """The cautions of several networks, by label, as one text; empty where none has any."""
+    return " ".join(
+        f"{label}: {text[0].lower()}{text[1:]}" for label, text in found.items() if text
+    )
+
+
+def count_epochs(epochs: float) -> str:
+    """Such as "1 epoch", "2.6 epochs" or "164 epochs"."""
+    text = f"{epochs:.1f}".removesuffix(".0") if epochs < 10 else f"{epochs:,.0f}"
+    return f"{text} epoch{'' if text == '1' else 's'}"
+
+
+def _fall(rows: Rows) -> float | None:
+    """Points between the mean error over the fifth before the last one, and that over the last."""
+    end = rows[-1]["step"]
+    late = [row["top1_error"] for row in rows if row["step"] > (1 - TAIL) * end]
+    before = [
+        row["top1_error"] for row in rows if (1 - 2 * TAIL) * end < row["step"] <= (1 - TAIL) * end
+    ]
+    return statistics.fmean(before) - statistics.fmean(late) if before and late else None
+
+
+def _run_rows(where: Path) -> Rows:
+    """The rows of the run that `where` is, or is a checkpoint of; none where there are none."""
+    return read_rows(where.parent.parent if where.parent.name == "checkpoints" else where)
