@@ -2,16 +2,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: install setup demo test test-slow lint bench clean
+
+# What the command needs, and on top of it what the tests, the linters and the benchmarks need.
+install: .venv/installed-plain
 setup: .venv/installed
+
+.venv/installed-plain: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e .
+	@touch $@
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -e '.[dev]'
-	@touch $@
+	@touch .venv/installed-plain $@
 
-demo: setup
+demo: install
 	$(BIN)/resnets train digits
 
 # Two files of tests at a time, one thread each.

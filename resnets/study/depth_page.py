@@ -84,7 +84,7 @@ def _recipes(nets: Sequence[NetSummary]) -> dict[str, Recipe]:
 
 
 def _curves_section(nets: Sequence[NetSummary]) -> Section:
-    """Fig. 4 and 6: errors while training."""
+    """Errors while training (the paper's Fig. 4 and 6)."""
     title = "Errors while training"
     curves = [net.curves() for net in nets]
     if not any(net.train or net.unfinished for net in curves):

@@ -127,10 +127,10 @@ def net_labels(nets: Sequence[NetCurves]) -> dict[str, str]:
 
 
 def error_curves(nets: Sequence[NetCurves], held_out: str, *, narrow: bool = False) -> Figure:
-    """Error against iterations in the manner of Fig. 4 and 6: a panel each for plain and residual.
+    """Error against iterations, as in Fig. 6: a panel each for plain and residual.
 
-    Dashed: training; solid: `held_out` ("test" or "validation"); residual nets bold. Lines are
-    means over seeds, bands their extremes, a cross the end of a run that did not finish.
+    Dashed: training; solid: `held_out` ("test" or "validation"). Residual nets have thicker lines
+    (here only; Fig. 4 has thin lines for training and bold ones for validation). Lines are means over seeds, bands their extremes, a cross the end of a run that did not finish.
     """
     panels = [kind for kind in KINDS if any(net.kind == kind for net in nets)]
     ordered = sorted(nets, key=lambda net: (net.depth, net.shortcut))
