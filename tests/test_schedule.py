@@ -58,10 +58,10 @@ def test_warm_up_holds_until_the_error_falls_and_survives_a_restart():
 
 def test_plateau_waits_then_divides():
     plan = Schedule(ScheduleSpec(kind="plateau", patience=2, gamma=0.1), 0.1, 1000)
-    for error in (50.0, 40.0, 41.0, 40.0):
+    for error in (50.0, 40.0, 41.0):
         plan.observe_evaluation(error)
     assert plan.lr(10) == pytest.approx(0.1)
-    plan.observe_evaluation(42.0)
+    plan.observe_evaluation(40.0)  # the second in a row that is no lower
     assert plan.lr(11) == pytest.approx(0.01)
     plan.observe_evaluation(30.0)
     assert plan.best_error == 30.0

@@ -46,8 +46,9 @@ class DetectSpec:
     roi: regions are cut from the maps by bilinear samples ("align", He et al. 2017) or by maxima
     ("pool", Girshick 2015). roi_size: their side; None = 7 on a pyramid and for VGG, 14 for c4.
     context: append the vector of the whole picture to that of each region (appendix B).
-    recompute_norm: replace the statistics of batch norms by true averages over the training set
-    before training; with finetune.freeze_norm they then stay (appendix A).
+    recompute_norm: replace the statistics of batch norms by true averages over the detection
+    training set before training; with finetune.freeze_norm they then stay (the paper's appendix A
+    takes them on ImageNet's training set instead).
     anchors, regions: drawn from each picture for the two losses. proposals: boxes that the first
     half hands to the second, in training and at test.
     auxiliary: weight of a second FCN head, on the stage before the last ("segment").

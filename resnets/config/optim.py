@@ -38,7 +38,8 @@ class ScheduleSpec:
 
     steps: times `gamma` at each of `milestones`. cosine / linear: to `final` x lr.
     one-cycle: linear up over `warmup`, linear down to `final` x lr. plateau: times `gamma` when
-    the error has not improved for `patience` evaluations. warmup: linear from 0 for all kinds.
+    the error has not improved for `patience` evaluations in a row. warmup: linear from 0 for all
+    kinds.
     hold_until_error: train at lr x `hold_factor` until the running training error in percent
     falls below it (the paper's ResNet-110: lr 0.01 until 80%, section 4.2).
     """

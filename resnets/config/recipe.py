@@ -20,7 +20,8 @@ class Recipe:
     micro_batch: the most pictures in one forward pass on one device; the gradients of several add
     up to one step. 0 = no limit.
     norm_batch: pictures that batch norm takes its statistics over while training, on any number of
-    devices: 32 as on the paper's 8 GPUs ("ghost" batches, Hoffer et al. 2017). 0 = all that one
+    devices: 32 as on each of the paper's 8 GPUs for ImageNet, 64 as on each of its two for CIFAR-10
+    ("ghost" batches, Hoffer et al. 2017). 0 = all that one
     device has in one forward pass. sync_norm: the whole global batch, on all devices together.
     duration, eval.every, checkpoint_every and log_every are "<n>it" or "<n>ep".
     ema_decay: decay per step of the averaged weights, 0 = off.

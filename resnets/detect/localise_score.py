@@ -45,8 +45,8 @@ class LocalisationFigures:
 def localisation_figures(split: DetectionSplit, located: Sequence[Located]) -> LocalisationFigures:
     """Figures of `located`, one entry for each picture of `split` (see `single_class`).
 
-    A picture's class is that of its objects; a box may lie on any of them. Section 4.1 and
-    appendix C of the paper; with fewer than five classes top-5 looks at all of them.
+    An image's class is that of its objects; a box may lie on any of them (the paper's appendix
+    C). With fewer than five classes top-5 looks at all of them.
     """
     assert len(located) == len(split)
     wrong = np.zeros(5)

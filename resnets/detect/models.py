@@ -103,9 +103,11 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def recompute_norms(net: Net, stream: DetectStream, recipe: Recipe) -> None:
-    """Make the batch norms' statistics plain averages over one epoch of the training pictures.
+    """Make the batch norms' statistics plain averages over one epoch of the training images.
 
-    The paper's appendix A; averages over batches, in place of the moving averages of training.
+    Averages over batches, in place of the moving averages of training. After the paper's appendix
+    A, which takes them of the pretrained classifier on the ImageNet training set; these are of the
+    detection set, in batches padded to one size.
     """
     batches = -(-stream.examples // recipe.batch_size)
     pictures = _pictures(stream, batches)

@@ -90,7 +90,7 @@ class DetectionWork:
         return model_losses
 
     def begin(self, device: torch.device) -> None:
-        """Recompute the norms' statistics where the recipe says so (paper, appendix A)."""
+        """Recompute the norms' statistics where the recipe says so (`recompute_norms`)."""
         if self.recipe.detect.recompute_norm:
             recompute_norms(self.model.net, self.stream(device, Rank()), self.recipe)
 

@@ -38,9 +38,10 @@ def count(model: Net, size: int | None = None) -> Cost:
     """Run `model` on one picture of `size` px (default `spec.input_size`) and count.
 
     Multiply-adds are those of convolutions and linear layers, as in the paper (Table 1), whose
-    numbers are of "v1" nets with option A up to 34 layers; "v1.5" adds 0.2e9 to 0.3e9 because the
-    first 1x1 of stages 2 to 4 still works at the larger size. The run is on meta tensors:
-    shapes only, so it takes milliseconds; the model's weights and modes stay as they are.
+    numbers are of "v1" nets with option A up to 34 layers; "v1.5" adds 0.23e9 at 50, 101 and 152
+    layers, because the first 1x1 of stages 2 to 4 still works at the larger size. The run is on
+    meta tensors: shapes only, so it takes milliseconds; the model's weights and modes stay as they
+    are.
     """
     size = size or model.spec.input_size
     meta = {

@@ -17,7 +17,8 @@ class Published:
 
 
 # Multiply-adds: Table 1, which does not tell plain nets and shortcut options apart; section 3.3 for
-# VGG-19. Parameters: Table 6. The paper's bottlenecks have their stride in the first 1x1 ("-v1").
+# VGG-19, section 4.1 for VGG-16. Parameters: Table 6. The paper's bottlenecks have their stride in
+# the first 1x1 ("-v1").
 PUBLISHED = {
     "resnet18": Published(multiply_adds="1.8G"),
     "resnet18-a": Published(multiply_adds="1.8G"),
@@ -28,6 +29,7 @@ PUBLISHED = {
     "resnet50-v1": Published(multiply_adds="3.8G"),
     "resnet101-v1": Published(multiply_adds="7.6G"),
     "resnet152-v1": Published(multiply_adds="11.3G"),
+    "vgg16": Published(multiply_adds="15.3G"),
     "vgg19": Published(multiply_adds="19.6G"),
     "cifar-resnet20": Published(parameters="0.27M"),
     "cifar-resnet32": Published(parameters="0.46M"),

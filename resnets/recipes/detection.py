@@ -44,8 +44,8 @@ def detect(net: str = "resnet50-fpn") -> Recipe:
 
     Shorter side 800, longer at most 1333, lr 0.02 divided by 10 after 2/3 and 8/9, batch norms as
     the ImageNet weights have them (Lin et al. 2017; detectron2's R50-FPN 1x).
-    Command: resnets train detect --data COCO. Hardware and time: eight GPUs, half a day; on one,
-    set batch_size=2 and optim.lr=0.0025. Expected: mAP 37 on COCO val for resnet50-fpn. Not run
+    Command: resnets train detect --data COCO. Hardware and time: not measured; eight GPUs, or on
+    one batch_size=2 and optim.lr=0.0025. Expected: mAP 37 on COCO val for resnet50-fpn. Not run
     here at full length: no COCO.
     """
     spec, head = split_name(net, "fpn")
@@ -71,14 +71,20 @@ def detect_paper(net: str = "resnet101-c4") -> Recipe:
     """The paper's detector and its schedule for COCO (appendix A).
 
     conv1 to conv4 shared, RoI pooling to 14 px, conv5 on each region, batch norms with statistics
-    averaged over the training set and then frozen, shorter side 600, 300 proposals, lr 1e-3 for
-    240k iterations and 1e-4 for 80k. Two things differ: proposals and regions learn together
-    (approximate joint training) where the paper took four steps, so that both see 16 pictures a
-    step; and the statistics are those of the detection set, not ImageNet's.
+    averaged over a training set and then frozen, shorter side 600, 300 proposals, lr 1e-3 for
+    240k iterations and 1e-4 for 80k. Three things differ:
+
+    - proposals and regions learn together (approximate joint training) where the paper took four
+      steps with batches of 8 (RPN) and 16 (Fast R-CNN) images; both see 16 a step here;
+    - the paper's statistics are those of the pretrained classifier on the ImageNet training set;
+      these are taken on the detection set, over padded batches;
+    - resnet101 has its stride in the 3x3 ("v1.5"), as torchvision's weights have it; the paper's
+      has it in the first 1x1 (--model resnet101-v1-c4, with weights of such a network).
+
     Command: resnets train detect-paper --data COCO [--model resnet101-c4|vgg16]; the additions of
     appendix B with --set detect.context=true, and `resnets evaluate --refine --scales ...`.
-    Hardware and time: eight GPUs, days in 2015. Expected: mAP@.5 / mAP 48.4 / 27.2 on COCO val for
-    ResNet-101, 41.5 / 21.2 for VGG-16. Not run here at full length: no COCO.
+    Hardware and time: not measured. Expected (the paper's mAP@.5 / mAP on COCO val): 48.4 / 27.2
+    for ResNet-101, 41.5 / 21.2 for VGG-16. Not run here at full length: no COCO.
     """
     spec, head = split_name(net, "c4")
     return Recipe(
@@ -151,8 +157,8 @@ def detect_small(net: str = "resnet18-fpn") -> Recipe:
 def instances(net: str = "resnet50-fpn") -> Recipe:
     """Mask R-CNN (He et al. 2017): the recipe `detect` with a mask in each box.
 
-    Command: resnets train instances --data COCO. Hardware and time: eight GPUs, a day. Expected: 38
-    box mAP and 35 mask mAP on COCO val for resnet50-fpn. Not run here at full length: no COCO.
+    Command: resnets train instances --data COCO. Hardware and time: not measured. Expected: 38 box
+    mAP and 35 mask mAP on COCO val for resnet50-fpn. Not run here at full length: no COCO.
     """
     return dataclasses.replace(detect(net), name="instances", task="instances")
 
@@ -162,7 +168,7 @@ def segment(net: str = "resnet50-deeplabv3") -> Recipe:
 
     Random scales of 0.5 to 2, 480 px crops, an auxiliary head, batch norms trained (torchvision's
     reference recipe). Command: resnets train segment --data VOC2012 [--model resnet50-fcn].
-    Hardware and time: a GPU, hours. Expected: about 66% mean IoU on VOC 2012 val from ImageNet
+    Hardware and time: not measured. Expected: about 66% mean IoU on VOC 2012 val from ImageNet
     weights with COCO pictures, less on VOC alone. Not run here at full length.
     """
     spec, head = split_name(net, "deeplabv3")
@@ -190,14 +196,17 @@ def segment(net: str = "resnet50-deeplabv3") -> Recipe:
 
 
 def localise(net: str = "resnet50-pcr") -> Recipe:
-    """Class and one box, as ImageNet's localisation task asks (the paper's appendix C).
+    """Class and one box, as ImageNet's localisation task asks (after the paper's appendix C).
 
-    A per-class RPN ("PCR") on the net: 8 anchors a picture, half of them on the object; the class
+    A per-class RPN ("PCR") on the net: 8 anchors an image, half of them on the object; the class
     comes from a linear layer trained beside it. Then R-CNN on its proposals:
     resnets train localise --model resnet50-rcnn --set detect.proposals_from=runs/localise-1.
-    Command: resnets train localise --data DATA (VOC XML or COCO JSON; pictures with objects of one
-    class). Hardware and time: eight GPUs, days for ImageNet. Expected: 13.3% error with the class
-    given for ResNet-101, 10.6% top-5 with R-CNN. Not run here at full length: no ImageNet.
+    The paper's protocol is another one: batches of 256 crops of 224 px, classes from separately
+    trained classification networks, and for its best figures dense and multi-scale testing. So its
+    errors are not to be expected of this recipe.
+    Command: resnets train localise --data DATA (VOC XML or COCO JSON; images with objects of one
+    class). Hardware and time: not measured. Expected: not known. Not run here at full length: no
+    ImageNet.
     """
     spec, head = split_name(net, "pcr")
     return Recipe(

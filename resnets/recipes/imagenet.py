@@ -16,10 +16,12 @@ def imagenet_paper(net: str = "resnet50-v1") -> Recipe:
 
     Shorter side sampled in [256, 480], random 224 crop, flip, PCA colour, per-pixel mean, weight
     decay 1e-4, momentum 0.9, no dropout. The plateau is read on 2% of the training set, so that
-    the validation set (tested on) decides nothing.
+    the validation set (tested on) decides nothing. The paper's eight GPUs took 32 images each, over
+    which batch norm took its statistics: --set norm_batch=32.
     Command: resnets train imagenet-paper --data IMAGENET (train/ and val/ class folders).
-    Hardware and time: eight GPUs, days in 2015. Expected (Table 3, ten crops): 22.85% top-1 for
-    ResNet-50. Not run here at full length: no ImageNet; run on Imagenette for a few iterations.
+    Hardware and time: eight GPUs; the paper gives no time. Expected (Table 3, ten crops): 22.85%
+    top-1 for ResNet-50. Not run here at full length: no ImageNet; run on Imagenette for a few
+    iterations.
     """
     return Recipe(
         name="imagenet-paper",
@@ -47,7 +49,8 @@ def imagenet_90(net: str = "resnet50") -> Recipe:
     and flips, each block's last norm at zero. All training pictures are trained on and nothing is
     chosen; the test error is drawn into the curves and decides nothing.
     Command: resnets train imagenet-90 --data IMAGENET.
-    Hardware and time: one day on eight GPUs of 2017; on one GPU of today about as much.
+    Hardware and time: not measured; at the 3,000 images/s that docs/scale.md assumes of one GPU, 11
+    hours.
     Expected (their Table 1, one crop): 23.6% top-1 for ResNet-50. Not run here at full length: no
     ImageNet; run on Imagenette for a few iterations.
     """
@@ -79,7 +82,7 @@ def imagenet_tv2(net: str = "resnet50") -> Recipe:
     decay of 0.9989, are about these). Source: Vryniotis 2021, "How to Train State-Of-The-Art
     Models Using TorchVision's Latest Primitives", and torchvision's references.
     Command: resnets train imagenet-tv2 --data IMAGENET.
-    Hardware and time: eight GPUs for several days. Expected: 19.1% top-1 for ResNet-50. Not run
+    Hardware and time: not measured here. Expected: 19.1% top-1 for ResNet-50. Not run
     here at full length: no ImageNet; run on Imagenette for a few iterations.
     """
     return Recipe(

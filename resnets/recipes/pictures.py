@@ -50,8 +50,8 @@ def finetune(net: str = "resnet50") -> Recipe:
     --set finetune.freeze_norm=true keeps the pretrained statistics, for small batches and few
     pictures; --set finetune.head_first=1 trains a linear classifier on fixed features.
     Command: resnets train finetune --data FOLDER; with a file at hand --set weights=PATH.
-    Hardware and time: minutes on a GPU. Expected: a few percent error on everyday pictures.
-    Reached here: only from weights trained here, docs/results.md (no network to fetch others).
+    Hardware and time: not measured. Expected: a lower error than from random weights. Reached here:
+    from weights trained here only, docs/results.md (no network to fetch others).
     """
     return Recipe(
         name="finetune",

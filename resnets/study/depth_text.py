@@ -249,7 +249,7 @@ def protocol(recipe: Recipe | None, nets: Sequence[NetSummary], departures: Sequ
                 f"Seeds: {', '.join(map(str, seeds))}. A seed sets initial weights, the order of "
                 "the pictures and their augmentation.",
                 "The training error is a running mean over the batches since the row before, on "
-                "pictures as augmented and with weights as they move, as in the paper's figures. "
+                "images as augmented and with weights as they move. "
                 f"The {WORD[held_out]} error is measured every {_each(recipe.eval.every)} with "
                 "the weights of that moment, one view a picture, each picture counted once; it "
                 "decides nothing.",

@@ -130,7 +130,8 @@ def error_curves(nets: Sequence[NetCurves], held_out: str, *, narrow: bool = Fal
     """Error against iterations, as in Fig. 6: a panel each for plain and residual.
 
     Dashed: training; solid: `held_out` ("test" or "validation"). Residual nets have thicker lines
-    (here only; Fig. 4 has thin lines for training and bold ones for validation). Lines are means over seeds, bands their extremes, a cross the end of a run that did not finish.
+    (here only; Fig. 4 has thin lines for training and bold ones for validation). Lines are means
+    over seeds, bands their extremes, a cross the end of a run that did not finish.
     """
     panels = [kind for kind in KINDS if any(net.kind == kind for net in nets)]
     ordered = sorted(nets, key=lambda net: (net.depth, net.shortcut))

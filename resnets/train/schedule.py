@@ -52,12 +52,15 @@ class Schedule:
         self.holding = self.running_error >= self.spec.hold_until_error
 
     def observe_evaluation(self, error: float) -> None:
-        """Take an evaluation's error (percent); the plateau rule may lower the rate."""
+        """Take an evaluation's error (percent); the plateau rule may lower the rate.
+
+        It does at evaluation number `patience` in a row without a lower error.
+        """
         if error < self.best_error:
             self.best_error, self.waited = error, 0
             return
         self.waited += 1
-        if self.spec.kind == "plateau" and self.waited > self.spec.patience:
+        if self.spec.kind == "plateau" and self.waited >= self.spec.patience:
             self.plateau_factor *= self.spec.gamma
             self.waited = 0
 
