@@ -76,7 +76,7 @@ def test_the_third_column_is_the_split(tmp_path: Path, pictures: list[tuple[str,
     spec = replace(write(tmp_path, "".join(rows)), val_fraction=0.1)
     found = open_data(spec)
     assert [len(split) for split in (found.train, found.val, found.test())] == [12, 4, 4]
-    assert found.val.description == "set.csv valid, 4 pictures"
+    assert found.val.description == "set.csv val, 4 pictures"
     headed = "split,label,path\n" + "".join(
         ",".join(reversed(row.strip().split(","))) + "\n" for row in rows
     )
@@ -110,20 +110,22 @@ def test_bad_lines_are_named(tmp_path: Path, pictures: list[tuple[str, int]]) ->
             open_data(write(tmp_path, text, encoding))
         assert "\n" not in str(caught.value)
 
-    several = "one label here; multi-label is out of scope"
-    refused("", r"set\.csv: names no pictures")
-    refused("path,label\n", r"set\.csv: names no pictures")
+    several = "one label here; multi-label sets are not supported yet"
+    refused("", r"set\.csv: names no images")
+    refused("path,label\n", r"set\.csv: names no images")
     refused(good + "pictures/none.png,3\n", r"line 21: no file .*pictures/none\.png; paths are")
     refused(good.replace("pictures", "nowhere"), r"line 1: no file .*, and 19 more are missing")
     refused(good + f"{one},\n", "line 21: no label")
     refused(good + ",3\n", "line 21: no path")
     refused(good + f"{one},1,2\n", "line 21: 3 cells, but line 1 has 2")
-    refused(f"{one},0,1,1,0\n", f"line 1: 5 cells, expected .*{several}")
+    refused(f"{one},0,1,1,0\n", "line 1: 5 cells, expected path,label")
     for label in ("cat;dog", '"[1, 2]"', "cat|dog", "1 2", '"1,2"'):
         refused(good + f"{one},{label}\n", f"line 21: .* looks like several labels; .*{several}")
     refused(good + f"{one},3\n", f"line 21: {one} is in line 1 already; .*{several}")
-    refused("path,breed\n" + good, "line 1: a header without a label; its columns are path, breed")
-    refused(f"{one},1,dev\n{two},0,train\n", "line 1: split 'dev'; expected train, val or test")
+    refused(good + f"{one},0\n", f"line 21: {one} is in line 1 already; remove one")
+    header = "path,breed,age\n" + good.replace("\n", ",7\n")
+    refused(header, "line 1: a header without a label; its columns are path, breed, age")
+    refused(f"{one},1,mine\n{two},0,train\n", "line 1: split 'mine'; expected train, val or test")
     refused(f"{one},1,val\n{two},0,test\n", "has the parts test, val, but no train")
     refused(good + f"{one},caf\xe9\n", "line 21: not UTF-8; save the file as UTF-8")
     refused(good + f'{one},"3\n', r"line \d+: not CSV \(unexpected end of data\)")

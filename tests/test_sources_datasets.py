@@ -124,7 +124,7 @@ def test_columns_are_found(tmp_path: Path, pictures: Pictures, streaming: bool) 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_bad_tables_are_named(tmp_path: Path, pictures: Pictures, streaming: bool) -> None:
     data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
-    several = "one label here; multi-label is out of scope"
+    several = "one label here; multi-label sets are not supported yet"
     for number, (columns, words) in enumerate(
         (
             ({"scan": data, "label": digits}, r"no picture column among scan \(binary\), label"),
@@ -279,7 +279,10 @@ def test_bad_shards_are_named(tmp_path: Path, pictures: Pictures) -> None:
         (
             ({"b.json": b"{}"}, r"train\.tar:b\.json: holds no label"),
             ({"b.json": b"{"}, r"train\.tar:b\.json: not UTF-8 text, or not JSON"),
-            ({"b.json": b'{"label": [1, 2]}'}, "b.json: holds several labels; .*multi-label is"),
+            (
+                {"b.json": b'{"label": [1, 2]}'},
+                "b.json: holds several labels; .*multi-label",
+            ),
             ({"a.cls": b"1 2"}, "a.cls: holds several labels"),
             ({"a.cls": b""}, "a.cls: holds no label"),
             ({"a.jpg": one}, r"a\.(png|jpg): more than one picture of its name"),

@@ -12,11 +12,11 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.labels import ONE_LABEL, class_names, is_list, number_labels
 from resnets.data.parts import PART_NAMES, Part, Rows, Source, by_role
+from resnets.data.table_columns import LABELS, plain
 
 log = logging.getLogger("resnets")
 
-PICTURE_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
-LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class", "target", "category")
+IMAGES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "byte")
 SIMPLE = frozenset(
     {"string", "large_string"}
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
@@ -42,8 +42,8 @@ def find_columns(features: Mapping[str, Any], where: str) -> Columns:
     """
     picture = find_picture(features, where)
     labels = [name for name, feature in features.items() if _kind(feature) == "ClassLabel"]
-    labels = labels or [name for name in LABEL_NAMES if name in features]
-    label = _the_one("label", labels, LABEL_NAMES, features, where)
+    labels = labels or [name for name in features if plain(name) in LABELS]
+    label = _the_one("label", labels, LABELS, features, where)
     feature = features[label]
     if _kind(feature) in ("List", "Sequence", "LargeList", "list", "dict"):
         raise DataError(f"{where}: column {label} holds several labels a picture; {ONE_LABEL}")
@@ -58,9 +58,9 @@ def find_picture(features: Mapping[str, Any], where: str) -> str:
     """The column of pictures alone; see `find_columns`."""
     pictures = [name for name, feature in features.items() if _kind(feature) == "Image"]
     pictures = pictures or [
-        name for name in PICTURE_NAMES if name in features and _holds_bytes(features[name])
+        name for name in features if plain(name) in IMAGES and _holds_bytes(features[name])
     ]
-    return _the_one("picture", pictures, PICTURE_NAMES, features, where)
+    return _the_one("picture", pictures, IMAGES, features, where)
 
 
 def _kind(feature: Any) -> str:
@@ -84,8 +84,8 @@ def _the_one(
     if len(found) == 1:
         return found[0]
     for name in known:
-        if name in found:
-            return name
+        if same := [each for each in found if plain(each) == name]:
+            return same[0]
     columns = ", ".join(f"{name} ({_shown(feature)})" for name, feature in features.items())
     problem = f"several {what} columns" if found else f"no {what} column"
     raise DataError(

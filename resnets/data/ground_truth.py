@@ -8,7 +8,6 @@ path,label. Any of these by another name with `data.truth`.
 
 from __future__ import annotations
 
-import csv
 import io
 import posixpath
 import re
@@ -22,6 +21,7 @@ from resnets.data.errors import DataError
 from resnets.data.files import FolderFiles, Listing, is_picture, read_file
 from resnets.data.labels import NUMBER, class_names, number_labels
 from resnets.data.parts import FilePart, Source
+from resnets.data.table_files import TABLE_SUFFIXES, check_one_label, open_table_file
 from resnets.data.walk import IMAGE_SUFFIXES
 from resnets.data.wnids import WNIDS
 
@@ -106,12 +106,12 @@ def _read(file: Path, names: Sequence[str]) -> list[str]:
     if file.suffixes[-2:] == [".tar", ".gz"]:
         numbers, meta = _from_devkit_tar(file)
         return _in_order(file, _explained(file, numbers, meta), names)
+    if file.suffix.lower() in TABLE_SUFFIXES and file.suffix.lower() != ".txt":
+        return _by_name(file, _table_cells(file, names), names)
     try:
         text = read_file(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is not UTF-8 text (byte {error.start:,})") from None
-    if file.suffix.lower() == ".csv":
-        return _by_name(file, _csv_cells(file, text), names)
     lines = text.splitlines()
     cells = [line.rsplit(maxsplit=1) for line in lines if line.strip()]
     if cells and all(len(parts) == 2 for parts in cells):
@@ -128,18 +128,17 @@ def _read(file: Path, names: Sequence[str]) -> list[str]:
     return _in_order(file, values, names)
 
 
-def _csv_cells(file: Path, text: str) -> list[tuple[str, str]]:
+def _table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     """Path and label of each row. Of Kaggle's "n01 1 2 3 4 n01 ..." the first box is taken."""
+    known = set(map(_stem, names))
+    table = open_table_file(file, lambda cell: _stem(cell) in known)
     cells = []
-    for line, row in enumerate(csv.reader(io.StringIO(text)), start=1):
-        head = [cell.strip().lower() for cell in row]
-        if not row or (line == 1 and head[-1] in ("predictionstring", "label", "class")):
-            continue
-        if len(row) != 2 or not row[1].strip():
-            raise DataError(f"{file}: line {line}: {len(row)} cells, expected path,label")
-        parts = row[1].split()
+    for row in () if table is None else table.rows():
+        parts = row.label.split()
         boxes = len(parts) >= 5 and len(parts) % 5 == 0
-        cells.append((row[0].strip(), parts[0] if boxes else row[1].strip()))
+        if not boxes:
+            check_one_label(row, str(file))
+        cells.append((row.path, parts[0] if boxes else row.label))
     return cells
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.parts import Rows
 
-ONE_LABEL = "each picture has one label here; multi-label is out of scope"
+ONE_LABEL = "each image has one label here; multi-label sets are not supported yet"
 NUMBER = re.compile(r"\d+")
 LIST = re.compile(r"[\[{].*[\]}]|.*[;|].*|\d+(\s*[,\s]\s*\d+)+", re.DOTALL)
 

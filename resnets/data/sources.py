@@ -30,6 +30,7 @@ from resnets.data.parts import Part, Rows, Source
 from resnets.data.quarantine import Quarantine
 from resnets.data.shards import find_shards, open_shards
 from resnets.data.split import Split
+from resnets.data.table_files import TABLE_SUFFIXES
 from resnets.data.tables import open_table
 from resnets.data.tabular import HUB, is_tabular, open_tabular
 from resnets.data.tars import IMAGENET_TRAIN, open_imagenet, open_tar
@@ -138,7 +139,7 @@ def find_source(spec: DataSpec) -> Source:
     if path.is_dir() and (found := find_shards(path)):
         return open_shards(found, path.resolve().name, streaming=streaming)
     stored = None
-    if path.is_file() and not is_pack(path) and path.suffix.lower() != ".csv":
+    if path.is_file() and not is_pack(path) and path.suffix.lower() not in TABLE_SUFFIXES:
         stored = open_tar(path, source, streaming=streaming)
     if stored is None and streaming:
         raise ConfigError(

@@ -7,11 +7,11 @@ decoded, and what is found goes to the work folder as it comes.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,14 @@ from resnets.data.archives import is_zip, unzip_to_tar
 from resnets.data.errors import DataError
 from resnets.data.files import TarFiles, list_tar, unpack
 from resnets.data.pack import PackFiles, is_pack, open_pack
-from resnets.data.tables import PATH_NAMES
+from resnets.data.table_files import SAMPLE, TABLE_SUFFIXES, open_table_file
+from resnets.data.table_paths import TablePaths
 from resnets.data.tabular import HUB, is_tabular
 from resnets.data.tars import inside
 from resnets.data.walk import is_hidden, walk_unlabelled
 from resnets.deploy.bulk_names import NamesWriter
 from resnets.deploy.bulk_pictures import NAMES, SPANS, Found
 
-LISTS = (".csv", ".txt")
 Place = tuple[str, int, int, int]  # name, archive, offset, size
 
 
@@ -48,7 +48,7 @@ def find(source: str, work: Path) -> Found:
             found = _find_spans(tars, work)
     elif not path.is_file():
         raise DataError(f"{source}: no such folder or file (sets by name hold pixels, not files)")
-    elif path.suffix.lower() in LISTS:
+    elif path.suffix.lower() in TABLE_SUFFIXES:
         found = _find_files(path.parent, _listed(path), work)
     elif is_pack(path):
         found = _find_pack(path, work)
@@ -67,29 +67,24 @@ def _is_archive(path: Path) -> bool:
 
 
 def _listed(file: Path) -> Iterator[str]:
-    """The paths that a list names, in its order; a CSV may have a header and other columns."""
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            if file.suffix.lower() == ".txt":
+    """The paths that a list names, in its order; a table may have a header and other columns."""
+    if file.suffix.lower() == ".txt":
+        try:
+            with open(file, encoding="utf-8-sig", newline="") as stream:
                 yield from filter(None, map(str.strip, stream))
-                return
-            column: int | None = None
-            reader = csv.reader(stream, strict=True)
-            for cells in reader:
-                if column is None:
-                    names = [cell.strip().lower() for cell in cells]
-                    known = [name for name in PATH_NAMES if name in names]
-                    column = names.index(known[0]) if known else 0
-                    if known:
-                        continue
-                if any(cells):
-                    if len(cells) <= column or not cells[column].strip():
-                        raise DataError(f"{file}: line {reader.line_num}: no path")
-                    yield cells[column].strip()
-    except UnicodeDecodeError:
-        raise DataError(f"{file}: not UTF-8; save the file as UTF-8") from None
-    except csv.Error as error:
-        raise DataError(f"{file}: line {reader.line_num}: not CSV ({error})") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{file}: not UTF-8; save the file as UTF-8") from None
+        return
+    paths = TablePaths(file.parent)
+    table = open_table_file(file, paths.is_file, paths.is_known, labelled=False)
+    if table is None:
+        return
+    rows = table.rows()
+    first = list(islice(rows, SAMPLE))
+    as_written = any(paths.is_file(row.path) for row in first)
+    for row in chain(first, rows):
+        known = None if as_written else paths.find(row.path, f"{file}: line {row.line}")
+        yield known or row.path  # one that is missing becomes a row with an error
 
 
 def _find_files(root: Path, paths: Iterable[str], work: Path) -> Found:

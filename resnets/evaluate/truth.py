@@ -7,7 +7,6 @@ a line, in the order of the file names. Numbers count from 0 in the order of the
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from resnets.data import DataError
+from resnets.data.table_files import TABLE_SUFFIXES, open_table_file
 
 Labels = tuple[int, ...]
 
@@ -65,11 +65,6 @@ def read_truth(path: Path, names: Sequence[str], classes: Sequence[str]) -> Trut
 
     Raises DataError with the line or entry that is wrong.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise DataError(f"{path}: cannot be read as labels ({reason})") from None
     numbers = {name: number for number, name in enumerate(classes)}
 
     def number(value: Any, place: str) -> int:
@@ -83,9 +78,10 @@ def read_truth(path: Path, names: Sequence[str], classes: Sequence[str]) -> Trut
             )
         return known
 
-    if path.suffix.lower() == ".csv":
-        given = _from_csv(path, text, names)
+    if path.suffix.lower() in TABLE_SUFFIXES and path.suffix.lower() != ".txt":
+        given = _from_table(path, names)
     else:
+        text = _text(path)
         entries = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(text)
         given = _in_file_order(path, entries, names)
     labels = [
@@ -100,6 +96,14 @@ def read_truth(path: Path, names: Sequence[str], classes: Sequence[str]) -> Trut
     if with_label < len(labels):
         note += f", {len(labels) - with_label:,} pictures without a label left out"
     return Truth(labels, note)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(f"{path}: cannot be read as labels ({reason})") from None
 
 
 Given = Iterable[tuple[Any, str]]  # a label as written, and where it is written
@@ -140,25 +144,26 @@ def _in_file_order(path: Path, entries: list[Given], names: Sequence[str]) -> li
     return given
 
 
-def _from_csv(path: Path, text: str, names: Sequence[str]) -> list[Given]:
+def _from_table(path: Path, names: Sequence[str]) -> list[Given]:
     given: list[list[tuple[Any, str]]] = [[] for _ in names]
     found: dict[int, dict[tuple[str, ...], list[int]]] = {}  # by how many parts a path has
-    for line, cells in enumerate(csv.reader(text.splitlines()), start=1):
-        if not cells or (line == 1 and cells[0].strip().lower() in ("path", "file", "filename")):
-            continue
-        if len(cells) != 2:
-            raise DataError(f"{path}: line {line}: {len(cells)} cells, expected path,label")
-        parts = _parts(cells[0].strip())
+
+    def rows_of(cell: str) -> list[int]:
+        parts = _parts(cell)
         if len(parts) not in found:
             found[len(parts)] = _by_end(names, len(parts))
-        rows = found[len(parts)].get(parts, [])
+        return found[len(parts)].get(parts, [])
+
+    table = open_table_file(path, lambda cell: bool(rows_of(cell)))
+    for row in () if table is None else table.rows():
+        rows = rows_of(row.path)
         if len(rows) > 1:
             raise DataError(
-                f"{path}: line {line}: {cells[0]} may be {names[rows[0]]} or {names[rows[1]]};"
+                f"{path}: line {row.line}: {row.path} may be {names[rows[0]]} or {names[rows[1]]};"
                 " name its folder too"
             )
-        for row in rows:  # none where the file is of a larger set
-            given[row].append((cells[1].strip(), f"line {line}"))
+        for each in rows:  # none where the file is of a larger set
+            given[each].append((row.label, f"line {row.line}"))
     return list(given)
 
 

@@ -1,0 +1,193 @@
+"""Which column of a table holds the image, which its label, and which its split.
+
+By the header where it has a known name, whatever its case, spaces or underscores; else by what the
+cells hold. What stays open is refused with what was found and what is expected.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from resnets.data.errors import DataError
+from resnets.data.labels import ONE_LABEL
+from resnets.data.split_names import split_role
+
+# The first that a table has is taken; names are compared as `plain` writes them.
+PATH_NAMES = (
+    *("path", "filepath", "filename", "file", "imagepath", "imagefile", "imagename", "image"),
+    *("imgpath", "imgfile", "imgname", "img", "picture", "photo", "imageid", "imgid", "fileid"),
+    *("relpath", "relativepath", "fname", "src", "uri", "name", "id"),
+)
+LABEL_NAMES = (
+    *("label", "class", "classname", "labelname", "category", "categoryname", "target"),
+    *("finelabel", "cls", "groundtruth", "predictionstring", "y", "tag", "labelid", "classid"),
+    *("categoryid", "classlabel", "classidx", "classindex", "labelidx"),
+)
+SPLIT_NAMES = ("split", "subset", "dataset", "set", "part", "partition", "usage", "phase", "fold")
+SPLIT_FLAGS = {"isvalid": "val", "isval": "val", "isvalidation": "val", "istest": "test"}
+FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
+EXPECTED = "expected path,label or path,label,split, or a header with these names"
+
+Rows = Sequence[Sequence[str]]
+NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where in a row the cells are, of `count`.
+
+    label: None where only paths are wanted. split: with `flag`, a column of true and false, true
+    for that split. one_hot: columns of 0 and 1, one for each class, in place of a label.
+    """
+
+    path: int
+    label: int | None
+    split: int | None
+    count: int
+    header: tuple[str, ...] = ()
+    flag: str = ""
+    one_hot: tuple[int, ...] = ()
+
+    def said(self) -> str:
+        """What was taken for what, where the header has other names."""
+
+        def name(place: int) -> str:
+            return repr(self.header[place]) if self.header else f"column {place + 1}"
+
+        words = [f"path: {name(self.path)}"]
+        if self.one_hot:
+            words.append(f"label: {len(self.one_hot)} columns of 0 and 1")
+        elif self.label is not None:
+            words.append(f"label: {name(self.label)}")
+        if self.split is not None:
+            words.append(f"split: {name(self.split)}")
+        return ", ".join(words)
+
+
+def plain(name: str) -> str:
+    """A column's name without case, spaces, punctuation and the plural's s."""
+    letters = re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).lower())
+    return letters if letters in ("class", "cls") else letters.removesuffix("s")
+
+
+PATHS, LABELS = tuple(map(plain, PATH_NAMES)), tuple(map(plain, LABEL_NAMES))
+SPLITS = tuple(map(plain, SPLIT_NAMES))
+
+
+def find_columns(
+    sample: Rows, exists: Callable[[str], bool], where: str, *, labelled: bool = True
+) -> Columns:
+    """The columns of a table that begins with the rows `sample`, a header among them or not.
+
+    `exists` says whether a cell names an image; `labelled`: whether a label is needed. DataError
+    where a column cannot be told.
+    """
+    first, count = sample[0], len(sample[0])
+    names = [plain(cell) for cell in first]
+    known = {*PATHS, *LABELS, *SPLITS, *SPLIT_FLAGS, ""}
+    is_image = [_share(sample, place, exists) for place in range(count)]
+    headed = not any(map(exists, first)) and (
+        any(name in known for name in names if name) or max(is_image) > 0
+    )
+    header = tuple(cell.strip() for cell in first) if headed else ()
+    body = sample[1:] if headed else sample
+    path = _path(names if headed else [], is_image, where, header)
+    if not labelled:
+        return Columns(path, None, None, count, header)
+    split, flag = _split(names if headed else [], body, path, where)
+    rest = [place for place in range(count) if place not in (path, split)]
+    if headed:
+        for name in LABELS:
+            if found := [place for place in rest if names[place] == name]:
+                return Columns(path, found[0], split, count, header, flag)
+    rest = [place for place in rest if not _is_index(body, place, header)] or rest
+    if len(rest) > 1 and headed and _is_one_hot(body, rest):
+        return Columns(path, None, split, count, header, flag, tuple(rest))
+    if len(rest) == 1:
+        return Columns(path, rest[0], split, count, header, flag)
+    if headed:
+        others = ", ".join(header)
+        raise DataError(
+            f"{where}: line 1: a header without a label; its columns are {others}, and one has to"
+            " be called label"
+        )
+    raise DataError(f"{where}: line 1: {count} cells, {EXPECTED}")
+
+
+def _share(sample: Rows, place: int, exists: Callable[[str], bool]) -> float:
+    """The share of the rows whose cell at `place` names an image."""
+    cells = [row[place] for row in sample if len(row) > place]
+    return sum(map(exists, cells)) / max(1, len(cells))
+
+
+def _path(
+    names: Sequence[str], is_image: Sequence[float], where: str, header: Sequence[str]
+) -> int:
+    """Where the images are: the column whose cells name most, then the one with a known name."""
+    known = [names.index(name) for name in PATHS if name in names]
+    best = max(range(len(is_image)), key=lambda place: (is_image[place], -place))
+    if is_image[best] > 0:
+        # A label may be the name of an image too ("1" and 1.png), so half is enough for a name.
+        return next((place for place in known if is_image[place] > is_image[best] / 2), best)
+    if known:
+        return known[0]
+    if header:
+        raise DataError(
+            f"{where}: line 1: a header without a path; its columns are {', '.join(header)}, and"
+            " one has to be called path"
+        )
+    return 0  # no cell names an image: the rows will be named as missing
+
+
+def _split(names: Sequence[str], body: Rows, path: int, where: str) -> tuple[int | None, str]:
+    """The column of splits, and of which split where it is one of true and false."""
+    for name in SPLITS:
+        if name in names:
+            place = names.index(name)
+            cells = [row[place] for row in body if len(row) > place and row[place]]
+            if cells and not any(map(split_role, cells)) and name != plain("split"):
+                continue  # a set of another kind: numbered folds, cameras
+            return place, ""
+    for name, role in SPLIT_FLAGS.items():
+        if name in names:
+            place = names.index(name)
+            if all(row[place].lower() in FLAGS for row in body if len(row) > place):
+                return place, role
+    if not names and body:
+        count = len(body[0])
+        for place in range(count - 1, -1, -1):
+            if count < 3 or place == path:
+                continue
+            if all(split_role(row[place]) for row in body if len(row) == count):
+                return place, ""
+        if count == 3 and path == 0 and any(split_role(row[2]) for row in body if len(row) == 3):
+            return 2, ""
+    return None, ""
+
+
+def _is_index(body: Rows, place: int, header: Sequence[str]) -> bool:
+    """Whether a column numbers the rows, as pandas and MXNet write it."""
+    cells = [row[place] for row in body if len(row) > place]
+    unnamed = bool(header) and (not header[place] or header[place].lower().startswith("unnamed"))
+    numbers = all(NUMBER.fullmatch(cell) for cell in cells)
+    return unnamed or (len(cells) > 2 and numbers and len(set(cells)) == len(cells))
+
+
+def _is_one_hot(body: Rows, places: Sequence[int]) -> bool:
+    """Whether all of these columns hold 0 and 1 only."""
+    cells = (row[place] for row in body for place in places if len(row) > place)
+    return bool(body) and all(re.fullmatch(r"[01](\.0*)?", cell) for cell in cells)
+
+
+def one_hot_label(row: Sequence[str], columns: Columns, place: str) -> str:
+    """The class of a row of zeros and a one; DataError for several, or none."""
+    ones = [each for each in columns.one_hot if float(row[each] or 0)]
+    if len(ones) == 1:
+        return columns.header[ones[0]]
+    if ones:
+        several = ", ".join(columns.header[each] for each in ones)
+        raise DataError(f"{place}: the classes {several} at once; {ONE_LABEL}")
+    raise DataError(f"{place}: no class: all of its columns are 0")

@@ -1,0 +1,201 @@
+"""Tables of images and labels as people bring them: read, or refused saying what was found."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from digit_sets import digit_files
+
+from resnets.config import DataSpec
+from resnets.data import DataError, open_data
+from resnets.data.table_columns import plain
+from resnets.data.table_files import open_table_bytes, open_table_file
+
+WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")
+NAMES = ("cat", "dog", "eel", "fox")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> tuple[Path, list[tuple[str, str]]]:
+    """A folder with img/CLASS/NUMBER.png, and path and class of each."""
+    root = tmp_path_factory.mktemp("tables")
+    rows = []
+    for number, (data, digit) in enumerate(digit_files(5)):
+        path = f"img/{NAMES[digit]}/{number:03}.png"
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
+        rows.append((path, NAMES[digit]))
+    return root, rows
+
+
+def lines(head: str, *cells) -> str:
+    return "\n".join((head, *cells)) + "\n" if head else "\n".join(cells) + "\n"
+
+
+KINDS = {
+    "pandas's index": lambda rows: lines(
+        ",filepath,label", *(f"{i},{p},{c}" for i, (p, c) in enumerate(rows))
+    ),
+    "semicolons": lambda rows: lines("path;label", *(f"{p};{c}" for p, c in rows)),
+    "semicolons, no header": lambda rows: lines("", *(f"{p};{c}" for p, c in rows)),
+    "tabs": lambda rows: lines("Path\tLabel", *(f"{p}\t{c}" for p, c in rows)),
+    "bars, quoted": lambda rows: lines("file|class", *(f'"{p}"|"{c}"' for p, c in rows)),
+    "backslashes": lambda rows: lines(
+        "path,label", *(f"{p},{c}".replace("/", "\\") for p, c in rows)
+    ),
+    "ids without suffix": lambda rows: lines("id,breed", *(f"{p[:-4]},{c}" for p, c in rows)),
+    "names alone": lambda rows: lines("Image_ID,Species", *(f"{p[-7:]},{c}" for p, c in rows)),
+    "stems alone": lambda rows: lines("image_id,label", *(f"{p[-7:-4]},{c}" for p, c in rows)),
+    "other columns": lambda rows: lines(
+        "class id,filepaths,labels,scientific name",
+        *(f"{len(c)},{p},{c},{c} {c}" for p, c in rows),
+    ),
+    "an unknown header": lambda rows: lines("bild,tierart", *(f"{p},{c}" for p, c in rows)),
+    "a trailing comma": lambda rows: lines("path,label", *(f"{p},{c}," for p, c in rows)),
+    "spaces": lambda rows: lines("path , label", *(f"{p} , {c}" for p, c in rows)),
+    "one hot": lambda rows: lines(
+        "filename,cat,dog,eel,fox",
+        *(f"{p}," + ",".join(f"{c == n:d}" for n in NAMES) for p, c in rows),
+    ),
+    "one hot of floats": lambda rows: lines(
+        ",image," + ",".join(NAMES),
+        *(f"{i},{p}," + ",".join(f"{c == n:.1f}" for n in NAMES) for i, (p, c) in enumerate(rows)),
+    ),
+    "mxnet's list": lambda rows: lines("", *(f"{i}\t{c}\t{p}" for i, (p, c) in enumerate(rows))),
+    "a camera called set": lambda rows: lines(
+        "path,label,set", *(f"{p},{c},{i % 3}" for i, (p, c) in enumerate(rows))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_it_is_read(images, kind: str, encoding: str) -> None:
+    root, rows = images
+    if encoding != "utf-8" and kind not in ("tabs", "semicolons, no header"):
+        pytest.skip("one kind of each will do")
+    file = root / "set.csv"
+    file.write_bytes(KINDS[kind](rows).encode(encoding))
+    found = open_data(replace(WHOLE, source=str(file))).train
+    assert found.classes == NAMES
+    assert [NAMES[label] for label in found.labels] == [c for _, c in sorted(rows)]
+    for number, (path, _) in enumerate(sorted(rows)):
+        assert found.files.read(number) == (root / path).read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".tab", ".lst", ".TXT"])
+def test_suffixes_of_tables(images, suffix: str) -> None:
+    root, rows = images
+    file = root / f"set{suffix}"
+    file.write_text(KINDS["tabs"](rows))
+    assert open_data(replace(WHOLE, source=str(file))).classes == NAMES
+
+
+@pytest.mark.parametrize(
+    ("head", "values"),
+    [
+        ("filename,label,data set", ("train", "train", "train", "valid", "test")),
+        ("PATH,LABEL,SPLIT", ("TRAIN", "Train", "training", "Validation", "TEST")),
+        ("path,label,subset", ("train_set", "train", "train", "dev", "testing")),
+        ("path,label,Partition", ("train", "train", "train", "val", "test")),
+        ("", ("train", "train", "train", "val", "test")),
+    ],
+)
+def test_splits(images, head: str, values: tuple[str, ...]) -> None:
+    root, rows = images
+    file = root / "split.csv"
+    file.write_text(lines(head, *(f"{p},{c},{values[i % 5]}" for i, (p, c) in enumerate(rows))))
+    found = open_data(replace(WHOLE, source=str(file)))
+    assert (len(found.train), len(found.val), len(found.test())) == (12, 4, 4)
+
+
+def test_a_column_of_true_and_false_splits(images) -> None:
+    root, rows = images
+    file = root / "flags.csv"
+    file.write_text(
+        lines("name,label,is_valid", *(f"{p},{c},{i % 5 == 4}" for i, (p, c) in enumerate(rows)))
+    )
+    found = open_data(replace(WHOLE, source=str(file)))
+    assert (len(found.train), len(found.test())) == (16, 4)
+
+
+def test_what_was_taken_for_what_is_said(images, caplog) -> None:
+    root, rows = images
+    file = root / "said.csv"
+    file.write_text(KINDS["ids without suffix"](rows))
+    with caplog.at_level(logging.INFO, "resnets"):
+        open_data(replace(WHOLE, source=str(file)))
+    said = next(each for each in caplog.messages if "said.csv" in each)
+    assert "'breed'" in said
+    assert "20 images" in said
+
+
+def test_whole_numbers_as_pandas_writes_them(images) -> None:
+    root, rows = images
+    file = root / "floats.csv"
+    file.write_text(lines("path,label", *(f"{p},{len(c) % 2}.0" for p, c in rows)))
+    with pytest.raises(DataError, match=r"one class only \(1\)"):
+        open_data(replace(WHOLE, source=str(file)))
+    file.write_text(lines("path,label", *(f"{p},{NAMES.index(c)}.0" for p, c in rows)))
+    assert open_data(replace(WHOLE, source=str(file))).classes == tuple("0123")
+
+
+def test_it_is_refused(images) -> None:
+    root, rows = images
+    file = root / "bad.csv"
+
+    def refused(text: str, words: str) -> None:
+        file.write_text(text)
+        with pytest.raises(DataError, match=words) as caught:
+            open_data(replace(WHOLE, source=str(file)))
+        assert "\n" not in str(caught.value)
+
+    unknown = lines("path,kind,colour", *(f"{p},{c},{c[::-1]}" for p, c in rows))
+    refused(unknown, "line 1: .* columns are path, kind, colour, and one has to be called label")
+    with pytest.raises(DataError) as caught:
+        open_data(replace(WHOLE, source=str(file)))
+    assert "multi-label" not in str(caught.value)
+    both = lines("file,cat,dog", *(f"{p},1,1" for p, _ in rows))
+    refused(both, "line 2: the classes cat, dog at once; .*multi-label sets are not supported yet")
+    refused(lines("file,cat,dog", *(f"{p},0,0" for p, _ in rows)), "line 2: no class")
+    real = lines("path,age", *(f"{p},{i / 7}" for i, (p, _) in enumerate(rows * 2)))
+    refused(real, "label|real numbers|already")
+    gone = lines("id,label", *(f"{p[:-4]}x,{c}" for p, c in rows))
+    refused(gone, "line 2: no file .*19 more are missing")
+    elsewhere = lines("path,label", *(f"other/{p[-7:]},{c}" for p, c in rows))
+    refused(elsewhere, "line 2: no file")
+
+
+def test_an_id_that_several_images_have_is_refused(tmp_path: Path) -> None:
+    (data, _), *_ = digit_files(1)
+    for path in ("a/1.png", "b/1.png", "b/2.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    file = tmp_path / "set.csv"
+    file.write_text("id,label\n1,x\n2,y\n")
+    with pytest.raises(DataError, match=r"line 2: 1 may be a/1\.png or b/1\.png"):
+        open_data(replace(WHOLE, source=str(file)))
+    file.write_text("id,label\nb/1,x\n2,y\n")
+    assert len(open_data(replace(WHOLE, source=str(file))).train) == 2
+
+
+def test_a_table_inside_an_archive_is_the_same() -> None:
+    data = "filename,cat,dog\r\na.jpg,1,0\r\nb.jpg,0,1\r\n".encode("utf-16")
+    table = open_table_bytes(data, "set.zip:train/_classes.csv", {"a.jpg", "b.jpg"}.__contains__)
+    assert table is not None
+    assert [(row.path, row.label) for row in table.rows()] == [("a.jpg", "cat"), ("b.jpg", "dog")]
+    assert open_table_bytes(b"\n\n", "x", bool) is None
+
+
+def test_a_long_table_is_read_row_by_row(tmp_path: Path) -> None:
+    file = tmp_path / "long.csv"
+    file.write_text("id,path\n" + "".join(f"{i},{i}.jpg\n" for i in range(200_000)))
+    table = open_table_file(file, lambda cell: cell.endswith(".jpg"), labelled=False)
+    assert table is not None
+    assert sum(1 for _ in table.rows()) == 200_000
+
+
+def test_names_of_columns() -> None:
+    assert {plain(name) for name in ("File Names", "file_name", "FileName")} == {"filename"}
+    assert plain("class") == "class"
