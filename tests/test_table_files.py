@@ -180,6 +180,16 @@ def test_an_id_that_several_images_have_is_refused(tmp_path: Path) -> None:
     assert len(open_data(replace(WHOLE, source=str(file))).train) == 2
 
 
+def test_an_image_has_one_name_however_it_is_written(images) -> None:
+    root, rows = images
+    file = root / "spelled.csv"
+    (one, label), *_ = rows
+    for other in (f"./{one}", f"img//{one[4:]}", str(root / one)):
+        file.write_text(lines("path,label", f"{one},{label}", f"{other},{label}"))
+        with pytest.raises(DataError, match="line 3: .* is in line 2 already"):
+            open_data(replace(WHOLE, source=str(file)))
+
+
 def test_a_table_inside_an_archive_is_the_same() -> None:
     data = "filename,cat,dog\r\na.jpg,1,0\r\nb.jpg,0,1\r\n".encode("utf-16")
     table = open_table_bytes(data, "set.zip:train/_classes.csv", {"a.jpg", "b.jpg"}.__contains__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import unicodedata
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ class TablePaths:
         DataError, which begins with `place`, where several may be meant.
         """
         if self.is_file(path):
-            return path
+            return self._plain(path)
         found = sorted(self._candidates(path))
         if not found:
             return None
@@ -56,6 +57,12 @@ class TablePaths:
             )
         self.guessed += 1
         return found[0]
+
+    def _plain(self, path: str) -> str:
+        """`path` as all spellings of it are written, so that one image has one name."""
+        if os.path.isabs(path):
+            path = os.path.relpath(path, self.root) if self.root in Path(path).parents else path
+        return path if ".." in path.split("/") else posixpath.normpath(path)
 
     def _candidates(self, path: str) -> Iterator[str]:
         """Images that are called so, with or without suffix, in folders that end as these do."""
