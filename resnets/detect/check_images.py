@@ -17,7 +17,8 @@ from resnets.data.errors import DataError
 from resnets.data.quarantine import path_within, prefixes
 from resnets.data.split_names import role_within
 from resnets.detect.check import with_all
-from resnets.detect.records import RawSource, picture_paths
+from resnets.detect.image_index import ImageIndex
+from resnets.detect.records import RawSource
 from resnets.detect.sources import Task
 from resnets.detect.store import Store, open_store
 
@@ -33,7 +34,7 @@ def annotated_contents(spec: DataSpec, task: Task, class_map: str = "") -> Conte
         return _by_set(spec, with_all(spec.source, task, class_map))
     except DataError:
         store = open_store(spec.source)
-        return Contents(spec.source, [_section(store, "", picture_paths(store))], ())
+        return Contents(spec.source, [_section(store, "", ImageIndex.of(store).images)], ())
 
 
 def _by_set(spec: DataSpec, source: RawSource) -> Contents:
@@ -88,7 +89,7 @@ def _shared(
 
 def _unlisted(source: RawSource, spec: DataSpec, listed: dict[str, str]) -> Iterator[Finding]:
     """Images that no image set lists, all in one finding."""
-    others = [path for path in picture_paths(source.store) if path not in listed]
+    others = [path for path in ImageIndex.of(source.store).images if path not in listed]
     if others:
         more = f"and {len(others) - 1:,} more " if len(others) > 1 else ""
         name = _within(source, spec, others[0])

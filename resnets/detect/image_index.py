@@ -108,6 +108,11 @@ class ImageIndex:
     def _image_folders(self) -> list[str]:
         return [folder.path for folder in self._folders.values() if folder.is_image]
 
+    @property
+    def images(self) -> list[str]:
+        """All images but those in folders of masks, drawings and the like."""
+        return [path for path in self.paths if self._folders[posixpath.dirname(path)].is_image]
+
     def has_folder(self, title: str) -> bool:
         """Whether there is one folder of images called like the image set `title`."""
         return _titled(title, self._image_folders) is not None
