@@ -37,8 +37,8 @@ class Check:
 
     Leaks between parts (training images that are copies or near-copies of test images), unreadable
     images, uneven classes, duplicates, odd formats, files that training does not see. Where there
-    are boxes, outlines or class maps (COCO JSON, VOC XML), a line for each bad one. Writes
-    report.html, files.csv and quarantine.txt, a list that training leaves out.
+    are boxes, outlines or class maps (COCO, VOC, YOLO, labelme, CVAT), a line for each bad one.
+    Writes report.html, files.csv and quarantine.txt, a list that training leaves out.
 
     Exit code: 0 nothing that spoils a result, 3 leaks between parts, 1 images that cannot be read,
     bad annotations, or a set that training refuses; 2 bad usage. What the quarantine lists already

@@ -8,6 +8,7 @@ from typing import Literal
 from resnets.config.errors import ConfigError
 
 ClassMapScheme = Literal["", "ids", "binary", "voc", "cityscapes", "cityscapes-trainids"]
+AnnotationFormat = Literal["", "coco", "voc", "yolo", "labelme", "cvat"]
 Head = Literal["fpn", "c4", "fcn", "deeplabv3", "pcr", "rcnn"]
 
 
@@ -28,6 +29,8 @@ class DetectSpec:
     keep_difficult: learn objects that VOC marks as difficult too; no test counts them.
     repeat_threshold: repeat pictures of classes that fewer than this share of pictures hold
     (repeat-factor sampling, Gupta et al. 2019; 0.001 for LVIS), 0 = off.
+    format: form of the annotations, where a set has several: "coco", "voc", "yolo", "labelme" or
+    "cvat"; "" = the first of coco, cvat, voc, labelme and yolo that is there.
     skip_bad: leave out bad annotations instead of refusing to train.
     class_map: what the pixels of class maps mean (task "segment"). "ids": the numbers of the file
     that names the classes; "binary": 0, and 1 or 255; "voc": VOC's numbers or colors;
@@ -76,6 +79,7 @@ class DetectSpec:
     keep_empty: bool = False
     keep_difficult: bool = False
     repeat_threshold: float = 0.0
+    format: AnnotationFormat = ""
     skip_bad: bool = False
     class_map: ClassMapScheme = ""
     head: Head = "fpn"

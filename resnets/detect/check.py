@@ -14,17 +14,17 @@ from pathlib import Path
 
 from resnets.config import whole_file
 from resnets.config.csv_files import CsvWriter
+from resnets.data.archives import is_zip
 from resnets.data.errors import DataError
 from resnets.data.split_names import role_within
 from resnets.detect.class_maps import MapScan
-from resnets.detect.coco import find_coco
+from resnets.detect.formats import offers
 from resnets.detect.image_sizes import StoredSize, read_sizes
 from resnets.detect.problems import NO_OUTLINE, check_part, with_sizes
 from resnets.detect.records import Problem, RawPart, RawPicture, RawSource
 from resnets.detect.semantic import find_semantic, scan_maps
 from resnets.detect.sources import Task, find_source
 from resnets.detect.store import open_store
-from resnets.detect.voc import find_voc
 
 Watch = Callable[[Iterable[object], int], Iterable[object]]
 
@@ -59,13 +59,13 @@ def annotation_tasks(where: str) -> tuple[Task, ...]:
     """What the folder or tar at `where` has annotations for, of "instances" (boxes, with outlines
     or without) and "segment" (class maps); empty for a set of plain pictures, or no set at all."""
     path = Path(where).expanduser()
-    if not path.is_dir() and not tarfile.is_tarfile(path):
+    if not path.is_dir() and not is_zip(path) and not tarfile.is_tarfile(path):
         return ()
     try:
         store = open_store(where)
     except DataError:  # a set of pictures in a form of its own, such as CIFAR's
         return ()
-    objects: tuple[Task, ...] = ("instances",) if find_coco(store) or find_voc(store) else ()
+    objects: tuple[Task, ...] = ("instances",) if offers(store) else ()
     return (*objects, "segment") if find_semantic(store) else objects
 
 
@@ -125,10 +125,11 @@ def write_problems(problems: Iterable[Problem], path: Path) -> None:
 
 
 def with_all(where: str, task: Task, class_map: str = "") -> RawSource:
-    """The set with all that it has: outlines where it is COCO's, boxes where it is VOC's."""
-    has_outlines = bool(find_coco(open_store(where)))
-    kind: Task = "detect" if task == "instances" and not has_outlines else task
-    return find_source(where, kind, class_map)
+    """The set with all that it has: outlines where its form has them, else boxes."""
+    if task == "instances":
+        found = offers(open_store(where))
+        task = task if found and found[0].format.outlines else "detect"
+    return find_source(where, task, class_map)
 
 
 def outlined(part: RawPart) -> bool:

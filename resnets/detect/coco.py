@@ -141,6 +141,8 @@ def _is_official(path: str) -> bool:
 
 def _looks_like_coco(data: bytes, where: str) -> bool:
     """Whether it has COCO's lists; a damaged file that seems to is opened, and then named."""
+    if b"\0" not in data[:4] and not all(f'"{key}"'.encode() in data for key in KEYS[:2]):
+        return False  # at a glance: labelme's files hold whole images
     try:
         document = parse_json(data, where)
     except DataError:

@@ -20,7 +20,8 @@ from resnets.data.identity import hold_out, identify_files
 from resnets.data.quarantine import Quarantine
 from resnets.data.split_names import Role, role_within, split_role
 from resnets.detect.class_maps import UnknownValueError
-from resnets.detect.coco import find_coco, open_coco, why_no_coco
+from resnets.detect.coco import why_no_coco
+from resnets.detect.formats import offers, open_offer
 from resnets.detect.problems import check_part, look_at_images, refuse
 from resnets.detect.records import RawPart, RawPicture, RawSource
 from resnets.detect.semantic import find_semantic, open_semantic, scan_maps
@@ -59,7 +60,7 @@ def open_detection(
     names bad annotations unless `detect.skip_bad`.
     """
     detect = detect or DetectSpec()
-    source = find_source(data.source, task, detect.class_map)
+    source = find_source(data.source, task, detect.class_map, detect.format)
     sets = choose_sets(source.titles, detect)
     _say_sets(source, sets)
     opener = _Opener(source, detect, task, Quarantine.of(data), data.workers)
@@ -109,10 +110,10 @@ def open_detection(
     return DetectionSplits(train, held, source.classes, source.name, test)
 
 
-def find_source(where: str, task: Task, class_map: str = "") -> RawSource:
+def find_source(where: str, task: Task, class_map: str = "", annotations: str = "") -> RawSource:
     """The set at `where`, for `task`; DataError when it has no annotations of that kind.
 
-    class_map: as `detect.class_map` codes class maps.
+    class_map: as `detect.class_map` codes class maps. annotations: `detect.format`.
 
     VOC is known by name (`NAMES`) too, and downloaded where it is not in the cache.
     """
@@ -125,21 +126,25 @@ def find_source(where: str, task: Task, class_map: str = "") -> RawSource:
             f"{where}: no class maps; expected images/ beside masks/ (or labels/, annotations/),"
             " SegmentationClass/ as VOC has it, or semantic_<set>/: PNGs of one class a pixel"
         )
-    if files := find_coco(store):
-        return open_coco(store, files, name, masks=task == "instances")
-    if task == "instances":
-        raise DataError(
-            why_no_coco(store) or f"{where}: no COCO JSON found; outlines of objects need one"
-        )
-    if lists := find_voc(store):
-        return open_voc(store, lists, name, all_classes=where in NAMES)
+    if where in NAMES:
+        return open_voc(store, find_voc(store), name, all_classes=True)
+    if found := offers(store, annotations):
+        if task == "instances" and not found[0].format.outlines:
+            raise DataError(
+                why_no_coco(store)
+                or f"{where}: {found[0].format.name} has no outlines of objects; they come as COCO"
+                " or labelme JSON, CVAT XML or YOLO text"
+            )
+        return open_offer(store, found, name, task == "instances")
+    if annotations:
+        raise DataError(f"{where}: no annotations of the form detect.format={annotations}")
     if store.below("", ".xml"):
         raise DataError(f"{where}: its image lists name none of its XML files; correct the lists")
     if why := why_no_coco(store):
         raise DataError(why)
     raise DataError(
-        f"{where}: no annotations; expected COCO JSON (annotations/instances_<set>.json) or VOC"
-        " XML (Annotations/*.xml)"
+        f"{where}: no annotations; expected COCO JSON (annotations/instances_<set>.json), VOC XML"
+        " (Annotations/*.xml), YOLO text (data.yaml, labels/), labelme JSON or CVAT XML"
     )
 
 

@@ -18,7 +18,9 @@ from resnets.data.files import Files, FolderFiles, TarFiles, list_folder
 from resnets.data.walk import LeftOut, read_suffixes
 from resnets.detect.documents import decode_text
 
-TEXT_SUFFIXES = frozenset({".xml", ".json", ".txt", ".yaml", ".yml", ".csv"})
+TEXT_SUFFIXES = frozenset(
+    {".xml", ".json", ".txt", ".yaml", ".yml", ".csv", ".names", ".data", ".labels"}
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,79 @@
+"""Formats of annotated objects: how each is found in a store and opened.
+
+A new one is a module with `find` and `open` functions and a line in FORMATS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from resnets.detect.coco import find_coco, open_coco
+from resnets.detect.cvat import find_cvat, open_cvat
+from resnets.detect.labelme import find_labelme, open_labelme
+from resnets.detect.records import RawSource
+from resnets.detect.store import Store
+from resnets.detect.voc import find_voc, open_voc
+from resnets.detect.yolo import find_yolo, open_yolo
+
+
+@dataclass(frozen=True)
+class Format:
+    """One form of annotations.
+
+    key: what `detect.format` calls it. find: what of a store it would read, or something empty.
+    open: the set of what was found, by its name, with outlines or without. outlines: there may be.
+    """
+
+    key: str
+    name: str
+    find: Callable[[Store], Any]
+    open: Callable[[Store, Any, str, bool], RawSource]
+    outlines: bool = True
+
+
+def _coco(store: Store, found: Any, name: str, masks: bool) -> RawSource:
+    return open_coco(store, found, name, masks=masks)
+
+
+def _voc(store: Store, found: Any, name: str, _masks: bool) -> RawSource:
+    return open_voc(store, found, name)
+
+
+FORMATS = (
+    Format("coco", "COCO JSON", find_coco, _coco),
+    Format("cvat", "CVAT XML", find_cvat, open_cvat),
+    Format("voc", "VOC XML", find_voc, _voc, outlines=False),
+    Format("labelme", "labelme JSON", find_labelme, open_labelme),
+    Format("yolo", "YOLO text files", find_yolo, open_yolo),
+)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A format that a store has annotations in, and what its `find` said."""
+
+    format: Format
+    found: Any
+
+
+def offers(store: Store, wanted: str = "") -> list[Offer]:
+    """The formats that the store has annotations in, in the order of preference.
+
+    wanted: `detect.format`; "" = any.
+    """
+    chosen = [each for each in FORMATS if wanted in ("", each.key)]
+    found = [Offer(each, each.find(store)) for each in chosen]
+    return [offer for offer in found if offer.found]
+
+
+def open_offer(store: Store, found: list[Offer], name: str, masks: bool) -> RawSource:
+    """The set in the first of `found`; a note says which others are not read."""
+    first, *others = found
+    source = first.format.open(store, first.found, name, masks)
+    if not others:
+        return source
+    listed = ", ".join(f"{each.format.name} (detect.format={each.format.key})" for each in others)
+    note = f"{first.format.name} is read; there are annotations as {listed} too"
+    return replace(source, notes=(note, *source.notes))
