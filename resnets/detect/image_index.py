@@ -197,7 +197,7 @@ class ImageIndex:
         for folder in self._folders.values():
             if home is not None and folder.path != home and not folder.path.startswith(f"{home}/"):
                 continue
-            rank = _common(stated, folder.parts)
+            rank = common_end(stated, folder.parts)
             named = any(map(_is_no_image_folder, folder.parts[len(folder.parts) - rank :]))
             if not (folder.is_image or named or folder.path == home) or rank < best:
                 continue
@@ -346,7 +346,7 @@ def _plain(name: str) -> str:
 def _closest(paths: Sequence[str], hint: str) -> tuple[str, ...]:
     """Those of `paths` that share the longest end with `hint`, a path or a file name."""
     stated = _parts(_plain(hint))
-    ranks = [_common(stated, _parts(path)) for path in paths]
+    ranks = [common_end(stated, _parts(path)) for path in paths]
     return tuple(path for path, rank in zip(paths, ranks, strict=True) if rank == max(ranks))
 
 
@@ -362,8 +362,8 @@ def _same_spelling(paths: Sequence[str], name: str) -> Sequence[str]:
     return paths
 
 
-def _common(stated: Parts, parts: Parts) -> int:
-    """How many of their last parts are the same."""
+def common_end(stated: Parts, parts: Parts) -> int:
+    """How many of the last parts of two paths are the same."""
     count = 0
     for one, other in zip(reversed(stated), reversed(parts), strict=False):
         if one != other:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import posixpath
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from pathlib import PurePosixPath
 from resnets.data.errors import DataError
 from resnets.data.split_names import role_within, split_role
 from resnets.detect.documents import parse_xml
-from resnets.detect.image_index import ImageIndex, Stated
+from resnets.detect.image_index import ImageIndex, Stated, common_end
 from resnets.detect.records import Box, Flaw, Problem, RawObject, RawPart, RawPicture, RawSource
 from resnets.detect.store import Store, has_image_suffix
 from resnets.detect.values import read_flag, read_name, read_number, read_side
@@ -32,6 +33,7 @@ CLASSES = (
 SET_FOLDER = "ImageSets/Main"
 ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
 _Parse = Callable[[str], "ElementTree.Element | str"]
+_FLAG = re.compile(r"\s+-?\d+\Z")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -48,8 +50,9 @@ def find_voc(store: Store) -> dict[str, list[str]]:
     lists = lists or _loose_lists(store, files)
     if lists:
         by_stem = _by_stem(files)
+        folders = frozenset(part for path in files for part in path.casefold().split("/")[:-1])
         found = {
-            title: [_listed(stem, by_stem, store) for stem in dict.fromkeys(stems)]
+            title: [_listed(stem, by_stem, folders, store) for stem in dict.fromkeys(stems)]
             for title, stems in lists.items()
         }
         return {title: paths for title, paths in found.items() if any(p in store for p in paths)}
@@ -74,6 +77,7 @@ def find_lists(store: Store, folder: str, *, nested: bool = True) -> dict[str, l
     years = {year for year, _ in lists}
     names = {name for _, name in lists}
     found_lists = {}
+    stems = frozenset(map(_stem, store.rows)) if lists else frozenset()
     for (year, name), path in lists.items():
         if "_" in name and name.rsplit("_", 1)[1] in names:
             continue
@@ -82,7 +86,7 @@ def find_lists(store: Store, folder: str, *, nested: bool = True) -> dict[str, l
             title = f"{PurePosixPath(year).name}:{name}"
         root = f"{year}/" if year else ""
         title = title.replace("+", "_")  # it joins titles
-        found_lists[title] = [f"{root}Annotations/{stem}" for stem in _stems(store, path, root)]
+        found_lists[title] = [f"{root}Annotations/{stem}" for stem in _stems(store, path, stems)]
     return found_lists
 
 
@@ -122,14 +126,14 @@ def open_voc(
 
 def _loose_lists(store: Store, files: Sequence[str]) -> dict[str, list[str]]:
     """Lists elsewhere that are called like splits, and name XML files of the store."""
-    by_stem = _by_stem(files)
+    stems = frozenset(map(_stem, files))
     lists = {}
     for path in store.below("", ".txt"):
         title = PurePosixPath(path).stem
         if split_role(title):
-            stems = [PurePosixPath(stem).name for stem in _stems(store, path, "")]
-            if any(read_name(stem) in by_stem for stem in stems):
-                lists[title] = [f"Annotations/{stem}" for stem in stems]
+            names = _stems(store, path, stems)
+            if any(_stem(name) in stems for name in names):
+                lists[title] = [f"Annotations/{name}" for name in names]
     return lists
 
 
@@ -141,22 +145,27 @@ def _around(path: str, folder: str) -> tuple[str, bool, str]:
     return path[:place], True, path[place + len(folder) + 1 :]
 
 
-def _stems(store: Store, path: str, root: str) -> list[str]:
-    """The stems that a list names: whole lines, or what comes before VOC's "1" or "-1"."""
-    stems = []
+def _stems(store: Store, path: str, stems: frozenset[str]) -> list[str]:
+    """What the lines of a list name, without suffix and VOC's "1" or "-1" behind it.
+
+    `stems`: those of the store's files, which tell a name that ends in numbers.
+    """
+    names = []
     for line in store.lines(path):
-        words = line.split()
-        flags = words[1:] and all(word.lstrip("-").isdigit() for word in words[1:])
-        name = line.replace("\\", "/")
-        if flags and not _has_annotation(store, root, line):
-            name = words[0]
-        suffix = posixpath.splitext(name)[1].lower()
-        stems.append(name[: -len(suffix)] if has_image_suffix(name) or suffix == ".xml" else name)
-    return stems
+        name = line.replace("\\", "/").lstrip("/").removeprefix("./")
+        while _stem(name) not in stems and _FLAG.search(name):
+            name = _FLAG.sub("", name)
+        suffix = posixpath.splitext(name)[1]
+        is_file = has_image_suffix(name) or suffix.lower() == ".xml"
+        names.append(name[: -len(suffix)] if is_file else name)
+    return names
 
 
-def _has_annotation(store: Store, root: str, stem: str) -> bool:
-    return any(f"{root}{folder}/{stem}.xml" in store for folder in ("Annotations", "annotations"))
+def _stem(name: str) -> str:
+    """File name without the suffix of an image or XML, in Unicode's composed form."""
+    base = posixpath.basename(name)
+    stem, suffix = posixpath.splitext(base)
+    return read_name(stem if has_image_suffix(base) or suffix.lower() == ".xml" else base)
 
 
 def _by_stem(files: Iterable[str]) -> dict[str, list[str]]:
@@ -167,7 +176,7 @@ def _by_stem(files: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _listed(stem: str, by_stem: dict[str, list[str]], store: Store) -> str:
+def _listed(stem: str, by_stem: dict[str, list[str]], folders: frozenset[str], store: Store) -> str:
     """The XML file of a listed `stem` ("VOC2007/Annotations/1"): there, or the one in its year.
 
     In whatever folder of annotations; a path of no file where there is none, or several.
@@ -175,21 +184,15 @@ def _listed(stem: str, by_stem: dict[str, list[str]], store: Store) -> str:
     wanted = f"{stem}.xml"
     if wanted in store:
         return wanted
-    root = stem[: stem.index("Annotations/")]
-    name = PurePosixPath(stem).name
-    inside = [path for path in by_stem.get(read_name(name), ()) if path.startswith(root)]
-    below = read_name(stem[len(root) + len("Annotations/") :])
-    exact = [path for path in inside if _below_annotations(path, root) == below]
-    found = exact or (inside if "/" not in below else [])
-    return found[0] if len(found) == 1 else wanted
-
-
-def _below_annotations(path: str, root: str) -> str:
-    """Path without suffix below the folders of annotations."""
-    parts = PurePosixPath(path[len(root) :]).with_suffix("").parts
-    while len(parts) > 1 and parts[0].lower() in ANNOTATION_FOLDERS:
-        parts = parts[1:]
-    return read_name("/".join(parts))
+    root, _, below = stem.partition("Annotations/")
+    stated = tuple(read_name(below).casefold().split("/"))[:-1]
+    inside = [path for path in by_stem.get(_stem(below), ()) if path.startswith(root)]
+    ranks = {path: common_end(stated, tuple(path.casefold().split("/")[:-1])) for path in inside}
+    found = [path for path in inside if ranks[path] == max(ranks.values())]
+    if len(found) != 1:
+        return wanted
+    elsewhere = stated and not ranks[found[0]] and stated[-1] in folders
+    return wanted if elsewhere else found[0]
 
 
 def _is_training(title: str) -> bool:
