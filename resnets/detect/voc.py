@@ -31,7 +31,6 @@ CLASSES = (
     *("train", "tvmonitor"),
 )
 SET_FOLDER = "ImageSets/Main"
-ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
 _Parse = Callable[[str], "ElementTree.Element | str"]
 _FLAG = re.compile(r"\s+-?\d+\Z")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -50,9 +49,9 @@ def find_voc(store: Store) -> dict[str, list[str]]:
     lists = lists or _loose_lists(store, files)
     if lists:
         by_stem = _by_stem(files)
-        folders = frozenset(part for path in files for part in path.casefold().split("/")[:-1])
+        known = frozenset(part for path in files for part in path.casefold().split("/")[:-1])
         found = {
-            title: [_listed(stem, by_stem, folders, store) for stem in dict.fromkeys(stems)]
+            title: [_listed(stem, by_stem, known, store) for stem in dict.fromkeys(stems)]
             for title, stems in lists.items()
         }
         return {title: paths for title, paths in found.items() if any(p in store for p in paths)}
