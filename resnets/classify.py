@@ -106,6 +106,12 @@ class ClassificationWork:
         """The recipe's loss."""
         return classification(self.recipe.label_smoothing, self.recipe.loss)
 
+    def smallest_input(self) -> tuple[int, int, int]:
+        """(C, H, W) of the smallest training images."""
+        data, side = self.recipe.data, self.preprocessor.spec.size
+        sizes = (each for each in (data.size, data.grow_from, side) if each is not None)
+        return (self.recipe.model.in_channels, smallest := min(sizes), smallest)
+
     def begin(self, device: torch.device) -> None:
         """Nothing to do."""
 

@@ -20,6 +20,7 @@ from resnets.ranks import Rank
 from resnets.report import write_report
 from resnets.train.log import NoLog, RunLog
 from resnets.train.loop import fit
+from resnets.train.norm_values import check_norm_values
 from resnets.train.parallel import Parallel
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.work import Means, Work
@@ -88,6 +89,7 @@ def run(
     work = _one_after_another(rank, lambda: _kind(recipe).open(recipe))
     place = Place(device, rank, hang_after, fit_memory, quiet)
     means = choose_means(work.recipe, work.model, work.examples, device)
+    rank.from_first(lambda: _check_norms(work, rank))
     rank.from_first(begin)
     return _train(work, out, means, place, None)
 
@@ -125,12 +127,20 @@ def resume(
     )
     place = Place(device, rank, hang_after, fit_memory, quiet)
     means = choose_means(recipe, work.model, work.examples, device, saved)
+    rank.from_first(lambda: _check_norms(work, rank))
     return _train(work, out, means, place, saved)
 
 
 def _check_fits(recipe: Recipe, fit_memory: bool) -> None:
     if fit_memory and recipe.sync_norm:
         raise ConfigError("--fit-memory: excludes sync_norm, whose batch must be one pass")
+
+
+def _check_norms(work: Work, rank: Rank) -> None:
+    """ConfigError where a batch norm would see a single value of each channel."""
+    shape = work.smallest_input()
+    if shape is not None:
+        check_norm_values(work.model, work.recipe, shape, rank.count)
 
 
 def _one_after_another(rank: Rank, open_work: Callable[[], Work]) -> Work:

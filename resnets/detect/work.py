@@ -89,6 +89,12 @@ class DetectionWork:
         """The sum of what the model says its losses are."""
         return model_losses
 
+    def smallest_input(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of a segmenter's crops; None for detectors, whose images differ in size."""
+        if self.recipe.task != "segment":
+            return None
+        return self.recipe.model.in_channels, self.recipe.detect.crop, self.recipe.detect.crop
+
     def begin(self, device: torch.device) -> None:
         """Recompute the norms' statistics where the recipe says so (`recompute_norms`)."""
         if self.recipe.detect.recompute_norm:

@@ -51,6 +51,8 @@ def _run(norm: nn.Module, x: Tensor, shortcut: Tensor | None, floor: float) -> T
     """The kernel's `max(floor, norm(x) + shortcut)`."""
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.num_batches_tracked is not None
+    if x[: _ghost(norm, x)].numel() == x.shape[1]:  # as torch's own norm says it
+        raise ValueError(f"batch norm in training: one value of each channel, of {tuple(x.shape)}")
     if not isinstance(norm, GhostNorm):  # those count when they settle
         norm.num_batches_tracked.add_(1)
     out, second = _NormRelu.apply(x, shortcut, norm.weight, norm.bias, norm, floor)

@@ -30,6 +30,11 @@ class Tuning:
         self._frozen = {id(weight) for norm in self._norms for weight in norm.parameters()}
         self._body_learns: bool | None = None
 
+    @property
+    def frozen_norms(self) -> list[nn.Module]:
+        """The norms that keep their statistics and weights."""
+        return list(self._norms)
+
     def rates(self) -> dict[nn.Parameter, float]:
         """For each parameter of the model its share of the schedule's rate.
 

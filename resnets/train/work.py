@@ -78,6 +78,10 @@ class Work(Protocol):
         """The mean picture (C, H, W) that preprocessing subtracts, where it does."""
         ...
 
+    def smallest_input(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the smallest training images; None where they may be of any size."""
+        ...
+
     def begin(self, device: torch.device) -> None:
         """Done once, before the first step, with the model on `device`."""
         ...
