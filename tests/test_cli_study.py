@@ -108,3 +108,16 @@ def test_studies_of_trained_nets(study, tmp_path, monkeypatch, capsys, words):
     expected = "have not converged" if words[0] == "gradients" else "No conclusion. "
     assert expected in out
     assert (tmp_path / "runs" / f"study-{words[0]}-1" / "report.html").is_file()
+
+
+def test_nets_may_have_their_own_numbers_of_seeds():
+    from resnets.cli.study import _counts
+    from resnets.config import ConfigError
+    from resnets.study.presets import depth_grid
+
+    nets = ("cifar-plain20", "cifar-resnet20")
+    assert depth_grid(nets=nets, seeds=_counts("3,1")).seeds == (3, 1)
+    assert depth_grid(nets=nets, seeds=_counts("2")).seeds == (2, 2)
+    for wrong in ("3,1,1", "0", "three"):
+        with pytest.raises(ConfigError, match="seeds"):
+            depth_grid(nets=nets, seeds=_counts(wrong))

@@ -28,7 +28,8 @@ class Depth:
     Args:
         nets: Nets, separated by commas; NAME:OPTION for another shortcut option.
         data: Data set: a name, a folder of class folders, a tar of one, IDX or CIFAR files.
-        seeds: Runs of each net, from seeds 0, 1, ...; two or more give an uncertainty. Default 3.
+        seeds: Runs of each net (seeds 0, 1, ...), or one number per net as in 3,3,1; two or more
+            give an uncertainty. Default 3.
         budget: Length of each run as 2000it or 30ep, or of the whole study as 5min.
         preset: quick (minutes, embedded digits), paper-cifar10, paper-imagenet.
         recipe: Recipe of all runs (see `resnets train --list`); the paper's by default, for digits
@@ -42,7 +43,7 @@ class Depth:
 
     nets: str | None = None
     data: str | None = None
-    seeds: int | None = None
+    seeds: str | None = None
     budget: str | None = None
     preset: str | None = None
     recipe: str | None = None
@@ -63,7 +64,7 @@ class Depth:
             self.preset,
             nets=split_names(self.nets),
             data=self.data,
-            seeds=self.seeds,
+            seeds=_counts(self.seeds),
             budget=self.budget,
             recipe=self.recipe,
             settings=self.set,
@@ -78,7 +79,7 @@ class Shortcuts:
     Args:
         nets: Nets, separated by commas; NAME:OPTION for one option alone.
         data: Data set: a name, a folder of class folders, a tar of one, IDX or CIFAR files.
-        seeds: Runs of each net, from seeds 0, 1, ... Default 3.
+        seeds: Runs of each net (seeds 0, 1, ...), or one number per net as in 3,3,1. Default 3.
         budget: Length of each run as 2000it or 30ep, or of the whole study as 5min.
         recipe: Recipe of all runs (see `resnets train --list`); the paper's by default, for digits
             "digits".
@@ -91,7 +92,7 @@ class Shortcuts:
 
     nets: str = "cifar-resnet20"
     data: str | None = None
-    seeds: int | None = None
+    seeds: str | None = None
     budget: str | None = None
     recipe: str | None = None
     jobs: int | None = None
@@ -110,7 +111,7 @@ class Shortcuts:
         grid = shortcut_grid(
             nets=split_names(self.nets),
             data=self.data,
-            seeds=self.seeds,
+            seeds=_counts(self.seeds),
             budget=self.budget,
             recipe=self.recipe,
             settings=self.set,
@@ -132,6 +133,17 @@ def command(
 ) -> int:
     """Measure the paper's argument; each study writes a folder with its report.html."""
     return study.run()
+
+
+def _counts(text: str | None) -> int | list[int] | None:
+    """The number in "3", the numbers in "3,3,1"."""
+    if text is None:
+        return None
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text}: give a number, or one per net as in 3,3,1") from None
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _refuse_with_resume(study: Depth | Shortcuts, *flags: str) -> None:

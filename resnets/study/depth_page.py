@@ -260,21 +260,16 @@ def _gaps_section(gaps: Sequence[Cell]) -> Section:
 
 
 def _commands(folder: Path, grid: Grid) -> tuple[str, ...]:
-    """The whole study again, and one run by itself.
-
-    A grid that is no preset takes one command for each number of seeds in it.
-    """
+    """The whole study again, and one run by itself."""
     run = f"{folder.name}/{CELLS}/{folder_name(grid.nets[0], 0)}/{RECIPE}"
     one = shlex.join(["resnets", "train", run])
     preset = next((name for name, make in PRESETS.items() if make() == grid.asked), None)
     if preset is not None:
         return (f"resnets study {grid.study} --preset {preset}", one)
-    commands = []
     budget = f"{grid.iterations}it" if grid.iterations else grid.budget
-    for seeds in dict.fromkeys(grid.seeds):
-        nets = [net for net, count in zip(grid.nets, grid.seeds, strict=True) if count == seeds]
-        words = ["resnets", "study", grid.study, "--data", grid.data, "--nets", ",".join(nets)]
-        words += ["--seeds", str(seeds), "--budget", budget, "--recipe", grid.recipe]
-        words += [word for setting in grid.settings for word in ("--set", setting)]
-        commands.append(shlex.join(words))
-    return (*commands, one)
+    counts = [str(count) for count in grid.seeds]
+    seeds = counts[0] if len(set(counts)) == 1 else ",".join(counts)
+    words = ["resnets", "study", grid.study, "--data", grid.data, "--nets", ",".join(grid.nets)]
+    words += ["--seeds", seeds, "--budget", budget, "--recipe", grid.recipe]
+    words += [word for setting in grid.settings for word in ("--set", setting)]
+    return (shlex.join(words), one)

@@ -78,16 +78,17 @@ def depth_grid(
     *,
     nets: Sequence[str] = (),
     data: str | None = None,
-    seeds: int | None = None,
+    seeds: int | Sequence[int] | None = None,
     budget: str | None = None,
     recipe: str | None = None,
     settings: Sequence[str] = (),
 ) -> Grid:
     """The grid of a depth study; whatever is given replaces that part of the preset.
 
-    Without a preset `nets` must be given, the data are the embedded digits, the recipe is the
-    paper's for the family of nets (for digits the recipe "digits", since the paper's mirrors
-    images), the budget the recipe's own, and there are three seeds. Raises ConfigError.
+    seeds: runs of each net, or one number for each of them. Without a preset `nets` must be given,
+    the data are the embedded digits, the recipe is the paper's for the family of nets (for digits
+    the recipe "digits", since the paper's mirrors images), the budget the recipe's own, and there
+    are three seeds. Raises ConfigError.
     """
     if preset is not None:
         grid = _preset(preset)
@@ -102,9 +103,13 @@ def depth_grid(
             )
         counts = dict.fromkeys(nets, SEEDS)
         recipe = recipe or _default_recipe(nets[0], data or DIGITS)
+    if seeds is None:
+        seeds = [counts.get(net, 1) for net in nets]
+    elif isinstance(seeds, int):
+        seeds = [seeds] * len(nets)
     return Grid(
         nets=tuple(nets),
-        seeds=tuple(counts.get(net, 1) if seeds is None else seeds for net in nets),
+        seeds=tuple(seeds),
         data=_place(data or DIGITS),
         recipe=recipe,
         budget=budget or recipes.recipe(recipe).duration,
@@ -116,7 +121,7 @@ def shortcut_grid(
     *,
     nets: Sequence[str],
     data: str | None = None,
-    seeds: int | None = None,
+    seeds: int | Sequence[int] | None = None,
     budget: str | None = None,
     recipe: str | None = None,
     settings: Sequence[str] = (),
