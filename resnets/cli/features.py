@@ -27,7 +27,7 @@ def command(
     out: Path | None = None,
     nearest: Path | None = None,
     top_k: int = 5,
-    split: Literal["test", "val", "train"] = "test",
+    split: Literal["all", "test", "val", "train"] = "all",
     json: Flag = False,
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -36,11 +36,12 @@ def command(
 
     Args:
         weights: Run folder or checkpoint.
-        data: Data set (name, folder of class folders, tar, ...) or a folder of pictures.
+        data: Data set (name, folder of class folders, tar, ...) or any folder of images, with or
+            without folders in it.
         out: Parquet file to write, with columns path, label and embedding.
         nearest: A picture; print the pictures of the data that are most like it.
         top_k: How many of them.
-        split: Which part of the data; test is all of it where it has no parts.
+        split: Which part of the data. Shares are those of the run, where it was trained on it.
         json: Print the nearest as JSON and nothing else.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto is bfloat16 where the device computes it natively, else float32.
@@ -53,16 +54,20 @@ def command(
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     from resnets import host
     from resnets.evaluate.features import Nearest, embed_picture, embeddings, write_parquet
-    from resnets.evaluate.match import open_split, open_unlabelled
+    from resnets.evaluate.match import open_every, open_split
     from resnets.evaluate.prepare import place, with_progress
     from resnets.processors import cores
     from resnets.weights.load import load
 
     net = load(weights)
-    pictures = open_unlabelled(data) or open_split(net, data, split, stored=True)
+    if split == "all":
+        pictures = open_every(net, data)
+    else:
+        pictures = open_split(net, data, split, stored=True)
     chosen, precise = place(net, device, precision)
     if not json:
-        say(f"embedding in {precise} on {host.device_name(chosen)}", error=True)
+        where = f"{precise} on {host.device_name(chosen)}"
+        say(f"embedding {pictures.description}, in {where}", error=True)
     failures = _Failures()
     found = embeddings(net, pictures, device=chosen, precision=precise, workers=cores())
     found = failures.drop(with_progress(found, len(pictures)))

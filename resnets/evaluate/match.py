@@ -12,8 +12,8 @@ from torch import Tensor
 
 from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
-from resnets.data.files import FolderFiles
-from resnets.data.walk import walk_unlabelled
+from resnets.data.all_images import open_all, open_unlabelled
+from resnets.data.quarantine import path_within, prefixes
 from resnets.data.wnids import WNIDS
 from resnets.evaluate.cuts import picture_name
 from resnets.evaluate.truth import Truth, own_truth, read_truth
@@ -39,8 +39,10 @@ def open_pictures(
 
     Raises as `open_split`, `match_classes` and `read_truth` do.
     """
-    loose = open_unlabelled(source) if source is not None and labels is not None else None
-    pictures = loose or open_split(net, source, name, stored=True)
+    if labels is None or source is None:
+        pictures = open_split(net, source, name, stored=True)
+    else:
+        pictures = _open_for_labels(net, source, name)
     if labels is not None:
         names = [picture_name(pictures, row) for row in range(len(pictures))]
         return pictures, read_truth(labels, names, net.classes)
@@ -87,20 +89,33 @@ def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool 
     return split
 
 
-def open_unlabelled(source: str) -> FileSplit | None:
-    """Every image in or below a folder that has images of its own, not in class folders.
+def open_every(net: Known, source: str) -> Split:
+    """Every image of `source`, whole, whatever part or class it is in, or none.
 
-    Its labels are -1. None for any other source.
+    Where the net was trained on it, what its recipe says of reading it holds.
     """
-    root = Path(source).expanduser()
-    if not root.is_dir():
-        return None
-    paths = list(walk_unlabelled(root))
-    if all("/" in path for path in paths):
-        return None
-    unknown = torch.full((len(paths),), -1)
-    about = f"{root.resolve().name}, {len(paths):,} pictures"
-    return FileSplit(FolderFiles(root, paths), unknown, (), about)
+    spec = net.recipe.data if net.recipe is not None else DataSpec()
+    if net.recipe is None or not _same(source, spec.source):
+        spec = dataclasses.replace(spec, quarantine=None, truth=None)
+    return open_all(dataclasses.replace(spec, source=source, in_memory="never"))
+
+
+def _open_for_labels(net: Known, source: str, name: SplitName) -> Split:
+    """The images that a file labels: a split of `source`, or all of what has no classes."""
+    loose = open_unlabelled(source)
+    if loose is not None and any("/" not in path for path in _paths_within(loose, source)):
+        return loose
+    try:
+        return open_split(net, source, name, stored=True)
+    except DataError:
+        own = net.recipe is not None and _same(source, net.recipe.data.source)
+        if loose is None or own:  # all of its own set would be measured on what it was trained on
+            raise
+        return loose
+
+
+def _paths_within(split: FileSplit, source: str) -> Iterator[str]:
+    return (path_within(split.files.name(row), prefixes(source)) for row in range(len(split.files)))
 
 
 def _same(source: str, other: str) -> bool:
