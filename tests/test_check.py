@@ -125,7 +125,7 @@ def test_each_sort_of_odd_picture(tree: Path) -> None:
     assert details[f"{below}large.png"] == "12,000x9,000 px"
     assert details[f"{below}moving.webp"] == "3 frames"
     assert details[f"{below}more.txt"].startswith("and 1 more called .txt")
-    assert details[""] == "train/cow: a class without pictures; add some or remove the folder"
+    assert details[""].startswith("train/cow: a class without images; add some or remove the")
     assert report.broken == 7
     assert {each.kind.name for each in report.quarantine()} == UNDECODABLE
     assert {(each.part, each.label) for each in report.quarantine()} == {("train", "ant")}

@@ -52,6 +52,9 @@ class DataSpec:
     path,label, Parquet, Arrow or WebDataset files, or a folder with IDX or CIFAR files.
     truth: file with the labels of a flat validation folder (ImageNet's ground truth), where it is
     not found beside it.
+    labels_from: what says the class of an image of a folder or archive: "auto" = class folders, in
+    split folders or not, or a table beside flat ones; "folder" = every folder at the top is a
+    class, whatever it is called; "name" = what comes before the number in the file's name.
     streaming: read Parquet, WebDataset and Hub sets block by block, in an order that is random
     within `shuffle_buffer` pictures, without copying them first.
     quarantine: file that lists pictures to leave out, as `resnets data check` writes it; None =
@@ -93,6 +96,7 @@ class DataSpec:
     grow_step: int = 32
     workers: int = 0
     truth: str | None = None
+    labels_from: Literal["auto", "folder", "name"] = "auto"
     streaming: bool = False
     shuffle_buffer: int = 10_000
     quarantine: str | None = None

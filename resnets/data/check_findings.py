@@ -120,6 +120,16 @@ UNLISTED = Kind(
     "Images that the annotations do not mention. Training does not see them, nor were they read.",
     "note",
 )  # fmt: skip
+MASK = Kind(
+    "mask", "Masks beside images",
+    "Masks, maps or copies that lie beside the image they belong to; training does not see them.",
+    "note",
+)  # fmt: skip
+UNLABELLED = Kind(
+    "unlabelled", "Without a label",
+    "Images of a test folder without class folders or labels; training does not see them.",
+    "note",
+)  # fmt: skip
 ODD_FOLDER = Kind(
     "odd-folder", "Folders called like pictures",
     "Taken for folders.",
@@ -141,7 +151,7 @@ UNMEASURED = Kind(
 KINDS = (
     LEAK, NEAR_LEAK, LAYOUT, UNREADABLE, TRUNCATED, BOMB, EMPTY_CLASS, UNMEASURED, IMBALANCE,
     DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP, PALETTE, ANIMATED,
-    NO_PICTURE, STRAY, UNLISTED, ODD_FOLDER,
+    NO_PICTURE, STRAY, MASK, UNLABELLED, UNLISTED, ODD_FOLDER,
 )  # fmt: skip
 LEAKS = frozenset({LEAK, NEAR_LEAK})
 

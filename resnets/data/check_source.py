@@ -19,25 +19,24 @@ from resnets.data.archives import is_zip, list_archive
 from resnets.data.check_findings import (
     EMPTY_CLASS,
     LAYOUT,
+    MASK,
     NO_PICTURE,
     ODD_FOLDER,
     STRAY,
+    UNLABELLED,
     UNREADABLE,
     Finding,
 )
 from resnets.data.errors import DataError
-from resnets.data.files import (
-    Files,
-    Listing,
-    is_picture,
-    list_folder,
-)
+from resnets.data.files import Files, Listing, list_folder
+from resnets.data.flat_labels import is_table
+from resnets.data.layout import MASKS, NO_LABELS, Layout, SplitRows
 from resnets.data.pack import is_pack
-from resnets.data.parts import PART_NAMES, VAL_NAMES
+from resnets.data.parts import Source
 from resnets.data.quarantine import QUARANTINE, path_within, prefixes
 from resnets.data.shards import is_label, is_sharded
 from resnets.data.sources import find_source
-from resnets.data.tree import open_tree
+from resnets.data.tree import read_tree, tree_layout
 from resnets.data.walk import HIDDEN, IMAGE_SUFFIXES, LeftOut
 
 
@@ -108,7 +107,7 @@ class Contents:
 def open_contents(spec: DataSpec) -> Contents:
     """All pictures of `spec.source`, whatever it is. DataError where it holds pixels, not files."""
     closed: list[OSError] = []
-    listing = _pictures(Path(spec.source).expanduser(), closed)
+    listing = _images(Path(spec.source).expanduser(), closed)
     if listing is not None:
         return _tree(listing, spec, closed)
     source = find_source(spec)
@@ -127,64 +126,64 @@ def open_contents(spec: DataSpec) -> Contents:
     return Contents(spec.source, sections, ())
 
 
-def _pictures(path: Path, closed: list[OSError]) -> Listing | None:
-    """Everything in a folder or tar that has pictures in it; None for other sources."""
+def _images(path: Path, closed: list[OSError]) -> Listing | None:
+    """Everything in a folder or archive that has images in it; None for other sources."""
     if path.is_dir():
-        listing = list_folder(path, None, closed.append)
+        listing = list_folder(path, is_table, closed.append)
     elif path.is_file() and not is_pack(path) and (is_zip(path) or tarfile.is_tarfile(path)):
-        listing = list_archive(path, is_label)
+        listing = list_archive(path, lambda path: is_label(path) or is_table(path))
     else:
         return None
     if listing.others and not is_zip(path) and is_sharded(listing):
         return None
-    images = listing.images()
-    return images if images.paths else None
+    return listing if len(listing.paths) > len(listing.others) else None
 
 
-def _tree(listing: Listing, spec: DataSpec, closed: Sequence[OSError]) -> Contents:
-    paths, top = listing.paths, _top(listing.paths)
-    places = {row: _place(path, top) for row, path in enumerate(paths)}
-    in_classes = {part for part, label in places.values() if label}
-    homes = in_classes | ({""} if in_classes else set())
-    strays = {row for row, (part, label) in places.items() if not label and part in homes}
-    seen = [row for row in places if row not in strays]
-    classes = sorted({places[row][1] for row in seen})
-    number = {label: index for index, label in enumerate(classes)}
-    sections = []
-    for part in sorted({places[row][0] for row in seen}, key=_apart):
-        rows = np.array([row for row in seen if places[row][0] == part], np.int64)
-        labels = np.array([number[places[row][1]] for row in rows.tolist()], np.int64)
-        sections.append(Section(part, listing.files.take(rows), labels, classes))
+def _tree(everything: Listing, spec: DataSpec, closed: Sequence[OSError]) -> Contents:
+    """The images by split and class as training takes them, and what it leaves out."""
+    listing = everything.images()
+    try:
+        tree = read_tree(everything, "", spec.source, spec.truth, spec.labels_from)
+        refusal, layout = _too_few(tree.source), tree.layout
+        alone = len(tree.parts) == 1
+        sections = [
+            Section("" if alone else role, part.files, part.labels, tree.source.classes)
+            for role, part in tree.parts.items()
+        ]
+    except DataError as error:
+        refusal = str(error).removeprefix(spec.source).lstrip(":/ ")
+        layout = _by_parent(listing, spec)
+        sections = [_section(split, listing) for split in layout.splits if split.rows]
     findings = [
         *_closed(closed, spec.source),
-        *_layout(listing, [*places], spec),
-        *_folders(listing, {paths[row] for row in seen}, top),
-        *(Finding(STRAY, paths[row], "in no class folder", places[row][0]) for row in strays),
+        *([Finding(LAYOUT, "", refusal)] if refusal else []),
+        *_folders(listing, layout),
+        *_left_out(listing, layout),
         *_others(listing.left_out),
     ]
-    return Contents(spec.source, sections, findings)
+    return Contents(spec.source, sorted(sections, key=lambda each: _apart(each.part)), findings)
 
 
-def _top(paths: Sequence[str]) -> str:
-    """The folder that holds train/, or the class folders, as "top/" or ""."""
-    for path in paths:
-        parts = path.split("/")[:-1]
-        if "train" in parts[:4]:
-            return "".join(f"{part}/" for part in parts[: parts.index("train")])
-    folders = {path.split("/")[0] for path in paths if path.count("/") > 1}
-    shallow = any(path.count("/") < 2 and is_picture(path) for path in paths)
-    return f"{folders.pop()}/" if len(folders) == 1 and not shallow else ""
+def _by_parent(listing: Listing, spec: DataSpec) -> Layout:
+    """The layout where there is one, else all images by the folder they lie in."""
+    try:
+        return tree_layout(listing, spec.source, spec.labels_from)
+    except DataError:
+        names = [posixpath.basename(posixpath.dirname(path)) for path in listing.paths]
+        return Layout([SplitRows(None, "", "", range(len(names)), names)])
 
 
-def _place(path: str, top: str) -> tuple[str, str]:
-    """Part and class of a picture, each "" where it has none."""
-    folders = path.removeprefix(top).split("/")[:-1]
-    part = folders.pop(0) if folders and folders[0] in PART_NAMES else ""
-    return part, folders[0] if folders else ""
+def _section(split: SplitRows, listing: Listing) -> Section:
+    names = split.names or [""] * len(split.rows)
+    classes = sorted(set(names))
+    number = {name: place for place, name in enumerate(classes)}
+    labels = np.array([number[name] for name in names], np.int64)
+    files = listing.files.take(np.array(split.rows, np.int64))
+    return Section(split.role or "", files, labels, classes)
 
 
 def _apart(part: str) -> tuple[int, str]:
-    return (0 if part == "test" else 1 if part in VAL_NAMES else 2), part
+    return ({"test": 0, "val": 1}.get(part, 2)), part
 
 
 def _closed(errors: Sequence[OSError], source: str) -> Iterator[Finding]:
@@ -193,34 +192,29 @@ def _closed(errors: Sequence[OSError], source: str) -> Iterator[Finding]:
         yield Finding(UNREADABLE, path, f"a folder that cannot be listed ({error.strerror})")
 
 
-def _layout(listing: Listing, pictures: Sequence[int], spec: DataSpec) -> Iterator[Finding]:
-    """What training would say of the folders."""
-    paths = [listing.paths[row] for row in pictures]
-    files = listing.files.take(np.array(pictures, np.int64))
-    try:
-        source = open_tree(Listing(files, paths, listing.folders), "", spec.source, spec.truth)
-    except DataError as error:
-        said = str(error).removeprefix(spec.source).lstrip(":/ ")
-        yield Finding(LAYOUT, "", said)
-        return
-    if len(source.classes) < 2:
-        yield Finding(LAYOUT, "", f"one class only ({source.classes[0]}); a classifier needs two")
+def _too_few(source: Source) -> str:
+    """What training would say of the number of classes."""
+    if len(source.classes) > 1:
+        return ""
+    return f"one class only ({source.classes[0]}); a classifier needs two"
 
 
-def _folders(listing: Listing, pictures: set[str], top: str) -> Iterator[Finding]:
-    filled = {folder for path in pictures for folder in _above(path)}
+def _folders(listing: Listing, layout: Layout) -> Iterator[Finding]:
+    for split in layout.splits:
+        filled = set(split.names)
+        for name, path in split.class_folders:
+            if name not in filled:
+                yield Finding(EMPTY_CLASS, path, "no image in it", split.role or "", name)
     for folder in listing.folders:
-        part, label = _place(f"{folder}/x", top)
-        whole = f"{top}{part}/{label}" if part else f"{top}{label}"
-        if label and folder == whole and folder not in filled:
-            yield Finding(EMPTY_CLASS, folder, "no picture in it", part, label)
         if posixpath.splitext(folder)[1].lower() in IMAGE_SUFFIXES:
-            yield Finding(ODD_FOLDER, folder, "a folder", part, label)
+            yield Finding(ODD_FOLDER, folder, "a folder")
 
 
-def _above(path: str) -> Iterator[str]:
-    while path := posixpath.dirname(path):
-        yield path
+def _left_out(listing: Listing, layout: Layout) -> Iterator[Finding]:
+    """Images that training does not see."""
+    for row, reason in sorted(layout.left_out.items()):
+        kind = {MASKS: MASK, NO_LABELS: UNLABELLED}.get(reason, STRAY)
+        yield Finding(kind, listing.paths[row], reason)
 
 
 def _others(left_out: LeftOut) -> Iterator[Finding]:

@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from resnets.data.errors import DataError
-from resnets.data.files import FolderFiles, Listing, is_picture, read_file
-from resnets.data.labels import NUMBER, class_names, number_labels
-from resnets.data.parts import FilePart, Source
+from resnets.data.files import read_file
+from resnets.data.labels import NUMBER
 from resnets.data.table_files import TABLE_SUFFIXES, check_one_label, open_table_file
 from resnets.data.walk import IMAGE_SUFFIXES
 from resnets.data.wnids import WNIDS
@@ -34,59 +33,23 @@ LEVELS = 4  # folders upwards that are searched: Kaggle's CLS-LOC lies three bel
 IMAGENET_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
-def flat_part(
-    listing: Listing,
-    title: str,
-    prefix: str,
-    classes: Sequence[str],
-    where: str,
-    truth: str | None,
-) -> FilePart:
-    """The pictures right below `prefix`, labelled by the file `truth` or one that is found."""
-    rows = [row for row, path in enumerate(listing.paths) if path.startswith(prefix)]
-    files = listing.files.take(np.array(rows))
-    names = [posixpath.basename(listing.paths[row]) for row in rows]
-    file = _find(Path(where), prefix, truth)
-    given = _read(file, names)
-    labels = number_labels(
-        given, classes, lambda row: f"{file}: the label of {names[row]}", by_place=True
-    )
-    return FilePart(title, files, labels)
-
-
-def open_flat(folder: Path, name: str, truth: str | None) -> Source | None:
-    """A folder of pictures and nothing else whose labels are in a file; None where it is not one.
-
-    It has one part. Classes are those that the file names; numbers of pictures that are called
-    ILSVRC2012_val_* are places among ImageNet's.
-    """
-    paths = sorted(
-        entry.name for entry in folder.iterdir() if is_picture(entry.name) and entry.is_file()
-    )
-    if not paths or (truth is None and not _candidates(folder, "")):
-        return None
-    given = _read(_find(folder, "", truth), paths)
-    places = {str(number): wnid for number, wnid in enumerate(WNIDS)}
-    if IMAGENET_NAME.match(paths[0]) and places.keys() >= set(given):
-        given = [places[number] for number in given]
-    classes = class_names(given)
-    labels = number_labels(given, classes, lambda row: paths[row])
-    return Source(name, classes, FilePart("", FolderFiles(folder, paths), labels))
-
-
-def _find(where: Path, prefix: str, truth: str | None) -> Path:
+def find_labels(where: Path, prefix: str, truth: str | None) -> Path | None:
+    """The file `truth`, or a known one with labels for the images below `prefix` of `where`."""
     if truth is not None:
         file = Path(truth).expanduser()
         if not file.is_file():
             raise DataError(f"data.truth: {truth}: no such file")
         return file
-    found = _candidates(where, prefix)
-    if not found:
-        raise DataError(
-            f"{where}/{prefix}: no class folders, and no file with its labels; name one with --set"
-            f" data.truth=FILE, or put {KAGGLE_TRUTH}, a val.csv of path,label or {DEVKIT}/ there"
-        )
-    return found[0]
+    return next(iter(_candidates(where, prefix)), None)
+
+
+def imagenet_names(given: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Labels of images called ILSVRC2012_val_* that are numbers, as WordNet ids; others as is."""
+    places = {str(number): wnid for number, wnid in enumerate(WNIDS)}
+    called = bool(names) and IMAGENET_NAME.match(posixpath.basename(names[0])) is not None
+    if called and places.keys() >= set(given):
+        return [places[number] for number in given]
+    return list(given)
 
 
 def _candidates(where: Path, prefix: str) -> list[Path]:
@@ -101,8 +64,11 @@ def _candidates(where: Path, prefix: str) -> list[Path]:
     return [place for place in places if place.is_file()]
 
 
-def _read(file: Path, names: Sequence[str]) -> list[str]:
-    """One label, a class name or a place in the sorted classes, for each picture."""
+def read_labels(file: Path, names: Sequence[str]) -> list[str]:
+    """A class name or a place in the sorted classes for each of the images `names`.
+
+    DataError: damaged, or without a label for an image.
+    """
     if file.suffixes[-2:] == [".tar", ".gz"]:
         numbers, meta = _from_devkit_tar(file)
         return _in_order(file, _explained(file, numbers, meta), names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from resnets.data.errors import DataError
 from resnets.data.files import Files
 from resnets.data.memory import load_files
 from resnets.data.split import Split, TensorSplit
+from resnets.data.walk import LeftOut
 
 Rows = NDArray[np.int64]
 
@@ -85,13 +86,19 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Source:
-    """A stored set: `test` opens its test part, None where it brings none."""
+    """A stored set: `test` opens its test part, None where it brings none.
+
+    left_out: files of the set that are in no part, counted. notes: what else was understood of it,
+    a line each.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Part
     val: Part | None = None
     test: Callable[[], Part] | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)
+    notes: tuple[str, ...] = ()
 
 
 def by_role(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], where: str) -> Source:

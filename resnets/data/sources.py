@@ -22,7 +22,7 @@ from resnets.data.content import content_keys
 from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_cifar, fetch_fashion_mnist
 from resnets.data.files import list_folder
-from resnets.data.ground_truth import open_flat
+from resnets.data.flat_labels import is_table
 from resnets.data.identity import hold_out, hold_out_by_rank, identify
 from resnets.data.pack import is_pack, open_pack
 from resnets.data.parquet import open_parquet
@@ -140,16 +140,16 @@ def find_source(spec: DataSpec) -> Source:
         return open_shards(found, path.resolve().name, streaming=streaming)
     stored = None
     if path.is_file() and not is_pack(path) and path.suffix.lower() not in TABLE_SUFFIXES:
-        stored = open_tar(path, source, streaming=streaming)
+        stored = open_tar(path, source, streaming=streaming, labels_from=spec.labels_from)
     if stored is None and streaming:
         raise ConfigError(
             f"data.streaming: {source} is neither Parquet nor WebDataset nor on the Hub, and"
             " only those are streamed; set it to false"
         )
-    return stored or _whole(source, path, spec.truth)
+    return stored or _whole(source, path, spec.truth, spec.labels_from)
 
 
-def _whole(source: str, path: Path, truth: str | None) -> Source:
+def _whole(source: str, path: Path, truth: str | None, labels_from: str) -> Source:
     """A set that is not streamed: by name, or by the path of a file or folder."""
     if source == "digits":
         return open_digits()
@@ -172,10 +172,7 @@ def _whole(source: str, path: Path, truth: str | None) -> Source:
         return open_cifar(*found, name)
     if (path / IMAGENET_TRAIN).is_file():
         return open_imagenet(path, name, truth)
-    listing = list_folder(path)
-    nested = any("/" in each for each in listing.paths)
-    flat = None if nested else open_flat(path, name, truth)
-    return flat or open_tree(listing, name, source, truth)
+    return open_tree(list_folder(path, is_table), name, source, truth, labels_from)
 
 
 def _cifar(folder: Path, name: str) -> Source:

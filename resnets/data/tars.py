@@ -16,23 +16,27 @@ from resnets.data import shards
 from resnets.data.archives import is_zip, list_archive
 from resnets.data.errors import DataError
 from resnets.data.files import Listing, TarFiles, check_end, is_picture, list_tar
-from resnets.data.ground_truth import flat_part
+from resnets.data.flat_labels import is_table
 from resnets.data.parts import Source, by_role
-from resnets.data.tree import open_tree
+from resnets.data.tree import open_flat, open_tree
 
 IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
-def open_tar(archive: Path, source: str, *, streaming: bool) -> Source | None:
+def open_tar(
+    archive: Path, source: str, *, streaming: bool, labels_from: str = "auto"
+) -> Source | None:
     """The set in a tar, whichever of the three it is; None for one that cannot be streamed."""
-    listing = list_archive(archive, lambda path: _is_tar(path) or shards.is_label(path))
+    listing = list_archive(
+        archive, lambda path: _is_tar(path) or shards.is_label(path) or is_table(path)
+    )
     if not is_zip(archive) and shards.is_sharded(listing):
         return shards.open_shards([archive], archive.name, streaming=streaming)
     if streaming:
         return None
-    if listing.paths and all(map(_is_tar, listing.paths)):
+    if any(map(_is_tar, listing.paths)) and len(listing.paths) == len(listing.others):
         return open_tree(inside(listing), archive.name, source)
-    return open_tree(listing.images(), archive.name, source)
+    return open_tree(listing, archive.name, source, labels_from=labels_from)
 
 
 def open_imagenet(folder: Path, name: str, truth: str | None) -> Source:
@@ -41,7 +45,7 @@ def open_imagenet(folder: Path, name: str, truth: str | None) -> Source:
     train = open_tree(inside(list_tar(whole, _is_tar)), name, str(whole))
     if not flat.is_file():
         return train
-    val = flat_part(list_tar(flat), "val", "", train.classes, str(flat), truth)
+    val = open_flat(list_tar(flat), "val", train.classes, str(flat), truth)
     return by_role(name, train.classes, {"train": train.train, "val": val}, str(folder))
 
 

@@ -1,109 +1,274 @@
-"""Class-folder trees: which file belongs to which part and class.
+"""Class-folder trees: the images of a folder or archive as a set with splits and classes.
 
-Accepted: root/<class>/*, and root/train/<class>/* with root/val and root/test in the same form.
-With val/ but no test/ (ImageNet's layout) val/ is the test set. A val/ of pictures without class
-folders takes its labels from a file (`ground_truth`); a test/ beside it that has none either is
-ImageNet's own, whose labels are secret, and left alone. A single top folder is skipped, and so are
-Kaggle's ILSVRC/Data/CLS-LOC/.
+`layout` says which file belongs to which split and class. With a validation but no test split
+(ImageNet's layout) validation is the test set. A flat split takes its labels from a file
+(`ground_truth`); a flat test split without one has no labels, and is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from resnets.data.class_names import check_distinct, match_names
 from resnets.data.errors import DataError
 from resnets.data.files import Listing
-from resnets.data.ground_truth import DEVKIT, flat_part
-from resnets.data.parts import PART_NAMES, VAL_NAMES, FilePart, Source, by_role
+from resnets.data.flat_labels import FlatLabels, flat_labels
+from resnets.data.ground_truth import imagenet_names
+from resnets.data.image_pairs import masks_beside
+from resnets.data.labels import class_names, number_labels
+from resnets.data.layout import (
+    MASKS,
+    NO_LABELS,
+    Layout,
+    SplitRows,
+    label_in_name,
+    labels_in_names,
+    read_layout,
+)
+from resnets.data.parts import FilePart, Source, by_role
+from resnets.data.walk import LeftOut, suffix_of
 
-KAGGLE = "ILSVRC/Data/CLS-LOC/"
+
+@dataclass(frozen=True)
+class Tree:
+    """A set of a folder or archive: its parts by role, and the layout that they came from."""
+
+    source: Source
+    layout: Layout
+    parts: Mapping[str, FilePart]
 
 
-def open_tree(listing: Listing, name: str, where: str, truth: str | None = None) -> Source:
-    """Sort the pictures of a folder or tar `where` into parts and classes, sorted by name.
+def open_tree(
+    listing: Listing, name: str, where: str, truth: str | None = None, labels_from: str = "auto"
+) -> Source:
+    """The set of a folder or archive; see `read_tree`."""
+    return read_tree(listing, name, where, truth, labels_from).source
 
-    `truth`: file with the labels of a flat val/, where it is not found beside it. DataError: no
-    pictures, no class folders, a class without pictures, or a class in val/ or test/ that train/
-    lacks.
+
+def read_tree(
+    listing: Listing, name: str, where: str, truth: str | None = None, labels_from: str = "auto"
+) -> Tree:
+    """Sort the images of a folder or archive `where` into splits and classes, sorted by name.
+
+    `truth`: file with the labels of a flat split, where it is not found beside it. `labels_from`:
+    see `layout.read_layout`. DataError: no images, no class folders, a class without images, a
+    class in validation or test that training lacks, or a layout that may mean two things.
     """
-    if not listing.paths:
+    if len(listing.paths) == len(listing.others):
         said = listing.left_out.said()
         raise DataError(f"{where}: no images found; expected a folder of them for each class{said}")
-    if not any("/" in path for path in listing.paths):
+    everything, listing = listing, listing.images()
+    layout = tree_layout(listing, where, labels_from)
+    if labels_from == "name":
+        several = len(layout.splits) > 1
+        named = [_named(split, listing, where, several) for split in layout.splits]
+        layout = replace(layout, splits=named)
+    elif labels_from == "auto":
+        for split in layout.splits:
+            check_distinct(split.class_folders, where)
+
+    def flat(split: SplitRows) -> FlatLabels | None:
+        return _flat(split, layout, everything, where, truth)
+
+    training = _training(layout, where)
+    if training.flat:
+        return _all_flat(layout, training, listing, name, where, flat)
+    return _by_folders(layout, training, listing, name, where, flat)
+
+
+def open_flat(
+    listing: Listing, title: str, classes: Sequence[str], where: str, truth: str | None
+) -> FilePart:
+    """All images of a listing as one split, whose labels are in a file beside it."""
+    split = SplitRows("val", title, "", range(len(listing.paths)), flat=True)
+    found = _flat(split, Layout([split]), listing, where, truth)
+    assert found is not None
+    return _numbered(split, found, classes, listing)
+
+
+def tree_layout(listing: Listing, where: str, labels_from: str = "auto") -> Layout:
+    """The layout of a listing, without masks beside their images."""
+    layout = read_layout(listing.paths, listing.folders, where, labels_from)
+    splits, out = [], dict(layout.left_out)
+    for split in layout.splits:
+        masks = masks_beside(listing.paths, split.rows, listing.files)
+        out.update(dict.fromkeys(sorted(masks), MASKS))
+        splits.append(_without(split, masks))
+    return replace(layout, splits=splits, left_out=out)
+
+
+def left_out_of(layout: Layout, listing: Listing) -> LeftOut:
+    """All that a listing has and the layout's splits have not, counted."""
+    found = LeftOut()
+    found.add_all(listing.left_out)
+    for row, reason in sorted(layout.left_out.items()):
+        found.add(reason, listing.paths[row])
+    return found
+
+
+def _without(split: SplitRows, rows: set[int]) -> SplitRows:
+    if not rows:
+        return split
+    kept = [place for place, row in enumerate(split.rows) if row not in rows]
+    names = [split.names[place] for place in kept] if split.names else ()
+    return replace(split, rows=[split.rows[place] for place in kept], names=names)
+
+
+def _named(split: SplitRows, listing: Listing, where: str, several: bool) -> SplitRows:
+    """The split with labels from the names of its files; as it is where it is a test split among
+    `several` that has none."""
+    found = [label_in_name(listing.paths[row]) for row in split.rows]
+    if split.role == "test" and several and not any(found):
+        return replace(split, names=(), class_folders=(), flat=True)
+    if None in found:
         raise DataError(
-            f"{where}: its {len(listing.paths):,} images are in no class folders; sort them into"
-            " one for each class"
+            f"{where}: {listing.paths[split.rows[found.index(None)]]}: no label before the number"
+            " of its name, as data.labels_from=name needs it"
         )
-    top = _top_folder(listing)
-    titles = set(_first_parts(listing.folders, top))
-    if "train" not in titles or not any(_first_parts(listing.folders, f"{top}train/")):
-        classes = _classes(listing, top, where)
-        return Source(name, classes, _part(listing, "", top, classes, where))
-    titles.discard(DEVKIT)
-    if extra := sorted(titles - PART_NAMES):
-        raise DataError(
-            f"{where}: {extra[0]}/ beside train/; only val/ and test/ have a place there"
-        )
-    classes = _classes(listing, f"{top}train/", where)
-    flat = {title for title in VAL_NAMES if title in titles and _is_flat(listing, f"{top}{title}/")}
-    if flat and _is_flat(listing, f"{top}test/"):
-        titles.discard("test")
-    parts = {
-        title: flat_part(listing, title, f"{top}{title}/", classes, where, truth)
-        if title in flat
-        else _part(listing, title, f"{top}{title}/", classes, where)
-        for title in sorted(titles)
-    }
-    return by_role(name, classes, parts, where)
+    names = [name for name in found if name is not None]
+    folders = sorted({(name, f"{split.folder}{name}*") for name in names})
+    return replace(split, names=names, class_folders=folders, flat=False)
 
 
-def _is_flat(listing: Listing, prefix: str) -> bool:
-    """Whether there are pictures right below `prefix`, and no folders."""
-    inside = any(path.startswith(prefix) for path in listing.paths)
-    return inside and not any(_first_parts(listing.folders, prefix))
+def _training(layout: Layout, where: str) -> SplitRows:
+    """The split that classes come from: training, or the only one."""
+    found = next((split for split in layout.splits if split.role in ("train", None)), None)
+    if found is not None:
+        return found
+    if len(layout.splits) == 1:
+        return layout.splits[0]
+    titles = ", ".join(f"{split.title}/" for split in layout.splits)
+    raise DataError(f"{where}: has the splits {titles}, but none to train on")
 
 
-def _top_folder(listing: Listing) -> str:
-    """The one folder that holds everything and no picture of its own, as "top/", else ""."""
-    for top in (KAGGLE, KAGGLE.partition("/")[2], KAGGLE.partition("Data/")[2]):
-        if any(path.startswith(f"{top}train/") for path in listing.paths):
-            return top
-    tops = set(_first_parts(listing.folders, ""))
-    shallow = any(path.count("/") < 2 for path in listing.paths)
-    return f"{tops.pop()}/" if len(tops) == 1 and not shallow else ""
-
-
-def _classes(listing: Listing, prefix: str, where: str) -> tuple[str, ...]:
-    names = tuple(sorted(set(_first_parts(listing.folders, prefix))))
-    if not names:
-        raise DataError(f"{where}/{prefix}: no class folders; sort its pictures into one for each")
-    return names
+def _by_folders(
+    layout: Layout,
+    training: SplitRows,
+    listing: Listing,
+    name: str,
+    where: str,
+    flat: Callable[[SplitRows], FlatLabels | None],
+) -> Tree:
+    """The set whose training split has class folders."""
+    classes = tuple(sorted({label for label, _ in training.class_folders}))
+    if not classes:
+        raise DataError(f"{where}/{training.folder}: no class folders; sort its images into them")
+    parts: dict[str, FilePart] = {}
+    notes = list(layout.notes)
+    for split in layout.splits:
+        if not split.flat:
+            parts[split.role or "train"] = _part(split, classes, listing, where, notes)
+            continue
+        found = flat(split)
+        if found is not None:
+            parts[split.role or "train"] = _numbered(split, found, classes, listing)
+            notes.append(_said(split, found))
+    source = by_role(name, classes, parts, where)
+    source = replace(source, left_out=left_out_of(layout, listing), notes=tuple(notes))
+    return Tree(source, layout, parts)
 
 
 def _part(
-    listing: Listing, title: str, prefix: str, classes: tuple[str, ...], where: str
+    split: SplitRows, classes: tuple[str, ...], listing: Listing, where: str, notes: list[str]
 ) -> FilePart:
-    """The pictures below `prefix`, labelled by the folder they are in."""
+    """The images of a split with class folders, labelled by them."""
     number = {name: label for label, name in enumerate(classes)}
-    found = _classes(listing, prefix, where)
-    if unknown := [name for name in found if name not in number]:
-        raise DataError(f"{where}/{prefix}{unknown[0]}: a class that train/ does not have")
-    rows, labels = [], []
-    for row, path in enumerate(listing.paths):
-        name, below, _ = path[len(prefix) :].partition("/")
-        if below and path.startswith(prefix):
-            rows.append(row)
-            labels.append(number[name])
-    counts = np.bincount(labels, minlength=len(classes))
-    if empty := [name for name in found if counts[number[name]] == 0]:
-        raise DataError(
-            f"{where}/{prefix}{empty[0]}: a class without pictures; add some or remove the folder"
+    match = match_names([name for name, _ in split.class_folders], classes)
+    filled = set(split.names)
+    for folder, path in split.class_folders:
+        known = match[folder]
+        if folder not in filled:
+            raise DataError(
+                f"{where}/{path}: a class without images; add some or remove the folder"
+                f"{listing.left_out.said()}"
+            )
+        if known is None:
+            raise DataError(f"{where}/{path}: a class that the training split does not have")
+        if known != folder:
+            notes.append(f"{path}/ is taken for the class {known!r}")
+    labels = np.array([number[str(match[name])] for name in split.names], np.int64)
+    return FilePart(split.title, listing.files.take(np.array(split.rows, np.int64)), labels)
+
+
+def _all_flat(
+    layout: Layout,
+    training: SplitRows,
+    listing: Listing,
+    name: str,
+    where: str,
+    flat: Callable[[SplitRows], FlatLabels | None],
+) -> Tree:
+    """The set whose splits are images alone: labels and classes come from files beside them."""
+    own = flat(training)
+    assert own is not None
+    own = replace(own, labels=imagenet_names(own.labels, [listing.paths[r] for r in training.rows]))
+    classes = class_names(own.labels)
+    parts: dict[str, FilePart] = {
+        training.role or "train": _numbered(training, own, classes, listing)
+    }
+    notes = [_said(training, own)]
+    for split in layout.splits:
+        if split is training:
+            continue
+        if not split.flat:
+            raise DataError(
+                f"{where}: {split.title}/ has class folders, but {training.title}/ has none"
+            )
+        found = flat(split)
+        if found is not None:
+            parts[split.role or "train"] = _numbered(split, found, classes, listing)
+            notes.append(_said(split, found))
+    source = by_role(name, classes, parts, where)
+    left_out = left_out_of(layout, listing)
+    source = replace(source, left_out=left_out, notes=(*layout.notes, *notes))
+    return Tree(source, layout, parts)
+
+
+def _flat(
+    split: SplitRows, layout: Layout, listing: Listing, where: str, truth: str | None
+) -> FlatLabels | None:
+    """Labels of a split without class folders; None for test images, which may have none."""
+    paths = [path for path in listing.paths if path not in listing.others]
+    chosen = [paths[row] for row in split.rows]
+    beside_flat_val = any(each.flat and each.role == "val" for each in layout.splits)
+    test = split.role == "test" and len(layout.splits) > 1
+    # The file that labels ImageNet's validation images does not label its test images.
+    named = None if test and beside_flat_val else truth
+    found = flat_labels(split, chosen, listing, where, named)
+    if found is None and not test:
+        raise DataError(_no_labels(where, split.folder, chosen))
+    if found is None:
+        layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
+    return found
+
+
+def _said(split: SplitRows, found: FlatLabels) -> str:
+    return f"labels of {split.title or 'the images'} from {found.file}"
+
+
+def _numbered(
+    split: SplitRows, found: FlatLabels, classes: Sequence[str], listing: Listing
+) -> FilePart:
+    def place(row: int) -> str:
+        return f"{found.file}: the label of {listing.paths[split.rows[row]]}"
+
+    labels = number_labels(found.labels, classes, place, by_place=True)
+    return FilePart(split.title, listing.files.take(np.array(split.rows, np.int64)), labels)
+
+
+def _no_labels(where: str, folder: str, paths: Sequence[str]) -> str:
+    place = f"{where}/{folder}" if folder else where
+    found = labels_in_names(paths)
+    if found:
+        said = f"its file names look like labels ({', '.join(found[:4])}): take them by --set"
+        way = f"{said} data.labels_from=name, or sort the images into a folder for each class"
+    else:
+        way = (
+            "sort them into a folder for each class, put a labels.csv of path,label there, or name"
+            " one by --set data.truth=FILE"
         )
-    return FilePart(title, listing.files.take(np.array(rows)), np.array(labels, np.int64))
-
-
-def _first_parts(paths: Sequence[str], prefix: str) -> Iterator[str]:
-    """First part after `prefix` of each path below it."""
-    return (path[len(prefix) :].split("/")[0] for path in paths if path.startswith(prefix))
+    kinds = ", ".join(sorted({suffix_of(path) or "no suffix" for path in paths})[:4])
+    return f"{place}: its {len(paths):,} images ({kinds}) are in no class folders; {way}"

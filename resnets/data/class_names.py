@@ -1,0 +1,62 @@
+"""Names of classes as folders have them: one spelling for each, and what is too much alike."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+
+from resnets.data.errors import DataError
+
+BLANKS = re.compile(r"[\s_-]+")
+
+
+def clean_name(name: str) -> str:
+    """The name without blanks around it, its letters composed (NFC): macOS decomposes them."""
+    return unicodedata.normalize("NFC", name).strip() or name
+
+
+def class_key(name: str) -> str:
+    """What names of one class have in common, however people spell it.
+
+    >>> class_key("Hot_Dog ") == class_key("hot dog")
+    True
+    """
+    return BLANKS.sub(" ", clean_name(name).casefold()).strip()
+
+
+def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:
+    """DataError where two class folders (name, path) of one split differ by next to nothing.
+
+    Single letters may differ by case: a set of handwriting has "A" and "a".
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for name, path in folders:
+        key = name if len(name) == 1 else class_key(name)
+        if key not in known:
+            known[key] = name, path
+            continue
+        other, before = known[key]
+        why = "differ only in how letters are composed or in blanks at the ends"
+        if other != name:
+            why = f"({other!r}, {name!r}) differ only by case, blanks, _ or -"
+        raise DataError(
+            f"{where}: the class folders {before!r} and {path!r} {why}; rename one, put them"
+            " together, or keep them apart by --set data.labels_from=folder"
+        )
+
+
+def match_names(names: Iterable[str], classes: Sequence[str]) -> Mapping[str, str | None]:
+    """For each name the class of `classes` that is spelled so, or nearly so; None for none."""
+    exact = set(classes)
+    near: dict[str, list[str]] = {}
+    for known in classes:
+        near.setdefault(class_key(known), []).append(known)
+
+    def match(name: str) -> str | None:
+        if name in exact:
+            return name
+        found = near.get(class_key(name), [])
+        return found[0] if len(found) == 1 else None
+
+    return {name: match(name) for name in set(names)}
