@@ -163,7 +163,10 @@ def _by_folders(
             parts[split.role or "train"] = _part(split, classes, listing, where, notes)
             continue
         found = flat(split)
-        if found is not None:
+        if found is not None and not _fits(found, classes, split):
+            layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
+            notes.append(f"{found.file} names none of the classes: {split.title}/ has no labels")
+        elif found is not None:
             parts[split.role or "train"] = _numbered(split, found, classes, listing)
             notes.append(_said(split, found))
     source = by_role(name, classes, parts, where)
@@ -218,7 +221,10 @@ def _all_flat(
                 f"{where}: {split.title}/ has class folders, but {training.title}/ has none"
             )
         found = flat(split)
-        if found is not None:
+        if found is not None and not _fits(found, classes, split):
+            layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
+            notes.append(f"{found.file} names none of the classes: {split.title}/ has no labels")
+        elif found is not None:
             parts[split.role or "train"] = _numbered(split, found, classes, listing)
             notes.append(_said(split, found))
     source = by_role(name, classes, parts, where)
@@ -243,6 +249,12 @@ def _flat(
     if found is None:
         layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
     return found
+
+
+def _fits(found: FlatLabels, classes: Sequence[str], split: SplitRows) -> bool:
+    """Whether what a table says of a test split are labels: Kaggle's has other columns."""
+    known = {*classes, *map(str, range(len(classes)))}
+    return split.role != "test" or not known.isdisjoint(found.labels)
 
 
 def _said(split: SplitRows, found: FlatLabels) -> str:
