@@ -2,22 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install setup demo test test-slow lint bench clean
+.PHONY: install setup demo test test-slow lint lock audit bench clean
 
 # What the command needs, and on top of it what the tests, the linters and the benchmarks need.
 install: .venv/installed-plain
 setup: .venv/installed
 
-.venv/installed-plain: pyproject.toml
+.venv/installed-plain: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e .
+	$(BIN)/pip install --quiet -c requirements.lock -e .
 	@touch $@
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet -c requirements.lock -e '.[dev]'
 	@touch .venv/installed-plain $@
 
 demo: install
@@ -35,6 +35,19 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Both need a network. The lock holds for all Python versions and systems that pyproject.toml names.
+lock: setup
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--no-annotate --no-header --quiet --output-file requirements.lock
+	sed -i.bak '1i # The exact versions that development, tests and CI use: `make lock` writes this file, `make audit` checks it.' requirements.lock
+	rm requirements.lock.bak
+
+audit: setup
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip freeze --exclude-editable > .venv/frozen.txt
+	$(BIN)/pip-audit --requirement .venv/frozen.txt --no-deps --disable-pip
 
 # Comparisons that fit a laptop: about half an hour on two cores. The others say what they need.
 bench: setup
