@@ -191,3 +191,48 @@ def test_an_image_of_another_size_stops_training(tmp_path):
     draw(tmp_path / "images/f2.jpg", 2, size=(2 * WIDTH, HEIGHT))
     with pytest.raises(DataError, match=r"f2.jpg: is 192x64, its annotations are for 96x64"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_one_list_of_images_in_split_folders_is_split_by_them(tmp_path, form):
+    folders = {"Train": range(5), "Test": range(5, 8)}
+    for folder, numbers in folders.items():
+        for number in numbers:
+            draw(tmp_path / "images" / folder / f"p{number}.jpg", number)
+            if form == "voc":
+                put(tmp_path / f"annotations/p{number}.xml", xml(number, f"p{number}.jpg"))
+    if form == "coco":
+        put(tmp_path / "annotations.json", document({n: f"p{n}.jpg" for n in range(8)}))
+    splits = opened(tmp_path)
+    assert (right(splits.train), right(splits.test())) == (5, 3)
+    report = check_annotations(str(tmp_path), "instances")
+    assert {title: count["objects"] for title, count in report.counts.items()} == {
+        "Train": 5,
+        "Test": 3,
+    }
+    assert any("Test/, Train/" in note for note in report.notes)
+
+
+def test_a_folder_of_another_name_is_said(tmp_path):
+    for number in range(4):
+        draw(tmp_path / f"photos/p{number}.jpg", number)
+    put(tmp_path / JSON, document({n: f"original/p{n}.jpg" for n in range(4)}))
+    assert right(opened(tmp_path).train) == 4
+    report = check_annotations(str(tmp_path), "instances")
+    assert any("original/, which is not there" in note for note in report.notes)
+
+
+def test_the_folder_of_the_annotations_comes_before_copies_below_it(tmp_path):
+    voc(tmp_path, annotations=".", images=".")
+    for number in range(6):
+        draw(tmp_path / f"done/p{number}.jpg", number + 1)
+    assert right(opened(tmp_path).train) == 6
+
+
+def test_an_xml_that_names_the_image_of_another_does_not_take_it(tmp_path):
+    voc(tmp_path)
+    (tmp_path / "JPEGImages/p2.jpg").unlink()
+    put(tmp_path / "Annotations/p2.xml", xml(2, "p3.jpg"))
+    with pytest.raises(DataError, match=r"p2.xml: p3.jpg: its image is missing"):
+        opened(tmp_path)
+    assert right(opened(tmp_path, skip_bad=True).train) == 5

@@ -314,3 +314,36 @@ def test_a_tar_is_read_like_its_folder(tmp_path):
         tar.add(tmp_path / "set", "deep/set")
     splits = opened(tmp_path / "set.tar")
     assert (right(splits.train), right(splits.test())) == (6, 3)
+
+
+@pytest.mark.parametrize("stated", ["area", "segmentation", "neither"])
+def test_boxes_of_two_corners_are_not_taken_for_sides(tmp_path, stated):
+    made = coco(tmp_path, 6)
+    for entry in made["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x, y, x + width, y + height]
+        for key in {"area", "segmentation"} - {stated}:
+            del entry[key]
+    put(tmp_path / JSON, made)
+    with pytest.raises(DataError, match=r"annotation 1: its bbox is two corners|passes the edge"):
+        opened(tmp_path)
+    if stated != "neither":
+        kinds = check_annotations(str(tmp_path), "instances").by_kind
+        assert kinds["box form"] == 6
+
+
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_boxes_that_are_shares_are_not_taken_for_pixels(tmp_path, form):
+    made = coco(tmp_path)
+    for entry in made["annotations"]:
+        entry["bbox"] = [side / 100 for side in entry["bbox"]]
+    if form == "coco":
+        put(tmp_path / JSON, made)
+    for entry in made["annotations"] if form == "voc" else ():
+        x, y, width, height = entry["bbox"]
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), (x, y, x + width, y + height), strict=True)
+        box = "".join(f"<{key}>{value}</{key}>" for key, value in corners)
+        body = f"<object><name>cat</name><bndbox>{box}</bndbox></object>"
+        put(tmp_path / f"xml/p{entry['id'] - 1}.xml", f"<annotation>{body}</annotation>")
+    with pytest.raises(DataError, match="all boxes lie within one pixel"):
+        opened(tmp_path)

@@ -20,7 +20,7 @@ from resnets.data.split_names import role_within
 from resnets.detect.class_maps import MapScan
 from resnets.detect.formats import offers
 from resnets.detect.image_sizes import StoredSize, read_sizes
-from resnets.detect.problems import NO_OUTLINE, check_part, with_sizes
+from resnets.detect.problems import NO_OUTLINE, check_part, same_but_case, with_sizes
 from resnets.detect.records import Problem, RawPart, RawPicture, RawSource
 from resnets.detect.semantic import find_semantic, scan_maps
 from resnets.detect.sources import Task, find_source
@@ -184,9 +184,4 @@ def _class_notes(source: RawSource, parts: Iterable[RawPart]) -> Iterator[str]:
     if unused and used:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         yield f"{len(unused):,} classes without an object: {', '.join(unused[:5])}{more}"
-    by_case = defaultdict(list)
-    for name in source.classes:
-        by_case[name.casefold()].append(name)
-    for names in by_case.values():
-        if len(names) > 1:
-            yield f"classes whose names differ by case only: {', '.join(names)}"
+    yield from same_but_case(source.classes)

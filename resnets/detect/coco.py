@@ -18,7 +18,7 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.split_names import role_within
 from resnets.detect.documents import parse_json
-from resnets.detect.image_index import ImageIndex, Match, Stated
+from resnets.detect.image_index import ImageIndex, Match, Stated, renamed_folders
 from resnets.detect.records import (
     ID_TWICE,
     Flaw,
@@ -43,6 +43,7 @@ PLAIN_NAMES = ("_annotations.coco", "annotations", "instances", "coco", "labels"
 PLAIN_FOLDERS = ("annotations", "annotation", "labels", "json", "coco", "result")
 # Files beside instances_<set>.json that are about the same images.
 COMPANIONS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
+SAMPLE = 500  # boxes that are looked at to tell their form
 LARGEST_ID = 1 << 53  # beyond it JSON's numbers are not exact
 
 Finder = Callable[[Sequence[Stated]], list[Match]]
@@ -264,8 +265,14 @@ def _part(
             found = replace(found, flaws=(*found.flaws, _twice(entry, twin)))
         objects[image].append(found)
     entries = [Stated((_called(entry),), path, title) for entry in document["images"]]
+    if _are_corners(document):
+        flaw = Flaw("box form", "its bbox is two corners (x1, y1, x2, y2), not x, y, width, height")
+        for image, mine in objects.items():
+            objects[image] = [replace(each, flaws=(*each.flaws, flaw)) for each in mine]
+    matches = find(entries)
+    notes += [f"{where}: {note}" for note in renamed_folders(matches)]
     problems, pictures = [], []
-    for entry, image, match in zip(document["images"], ids, find(entries), strict=True):
+    for entry, image, match in zip(document["images"], ids, matches, strict=True):
         item = _called(entry) or f"image {entry.get('id')!r}"
         if image is None or count[image] > 1:
             said = "its id is neither a number nor text" if image is None else "id occurs twice"
@@ -307,6 +314,52 @@ def _names_for(
         named = ", ".join(stated[number] for number in sorted(unlike))
         notes.append(f"{where}: no object is of the categories that training lacks: {named}")
     return {**stated, **categories}, notes
+
+
+def _are_corners(document: dict[str, Any]) -> bool:
+    """Whether boxes are written as two corners, by a sample of them.
+
+    All are valid so, and the stated areas or outlines are those of such boxes; where neither is
+    stated, half of the boxes at least would pass the edge of their image otherwise.
+    """
+    annotations = document["annotations"]
+    sizes = {read_id(each.get("id")): each for each in document["images"]}
+    corners = sides = beyond = looked = 0
+    for entry in annotations[:: max(1, len(annotations) // SAMPLE)]:
+        x, y, z, w = read_box(entry.get("bbox"))
+        if not (z > x >= 0 and w > y >= 0):
+            return False
+        if x + y == 0:
+            continue
+        looked += 1
+        size = sizes.get(read_id(entry.get("image_id")), {})
+        beyond += (
+            x + z > read_side(size.get("width")) + 1 or y + w > read_side(size.get("height")) + 1
+        )
+        area, around = read_number(entry.get("area")), _bounds(entry.get("segmentation"))
+        if around is not None:
+            corners += _near(around, (x, y, z, w)) and not _near(around, (x, y, x + z, y + w))
+            sides += _near(around, (x, y, x + z, y + w))
+        elif area > 0:
+            corners += abs(area - (z - x) * (w - y)) < 0.02 * area
+            sides += abs(area - z * w) < 0.02 * area
+    return not sides and looked > 0 and (corners > 0 or 2 * beyond >= looked > 1)
+
+
+def _near(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= 2 for a, b in zip(one, other, strict=True))
+
+
+def _bounds(outline: Any) -> tuple[float, float, float, float] | None:
+    """The box around polygons; None for all else."""
+    if not isinstance(outline, list) or not outline or not all(map(_is_flat, outline)):
+        return None
+    values = [[read_number(each) for each in points] for points in outline]
+    across = [each for points in values for each in points[::2]]
+    down = [each for points in values for each in points[1::2]]
+    if not across or not down:
+        return None
+    return min(across), min(down), max(across), max(down)
 
 
 def _twice(entry: dict[str, Any], twin: dict[str, Any]) -> Flaw:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import posixpath
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from resnets.data.split_names import split_role
 from resnets.detect.store import Store, has_image_suffix, is_text_path
@@ -54,19 +54,32 @@ class Stated:
 
 @dataclass(frozen=True)
 class Match:
-    """The image of an entry, or why there is none: `kind` and `said` as a `Problem` has them."""
+    """The image of an entry, or why there is none: `kind` and `said` as a `Problem` has them.
+
+    renamed: the folder that the entry states, where the image lies in one of another name.
+    """
 
     path: str | None
     kind: str = ""
     said: str = ""
+    renamed: str = ""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Candidates of one entry: how many folder names they share with what it states."""
+    """Candidates of one entry: how many folder names they share with what it states.
+
+    later: the place of the name that they were found by among those stated.
+    """
 
     paths: tuple[str, ...] = ()
     rank: int = 0
+    later: int = 0
+
+    @property
+    def strength(self) -> tuple[int, int]:
+        """Of two entries with one image, the one with the greater strength has it."""
+        return -self.later, self.rank
 
 
 @dataclass(frozen=True)
@@ -129,12 +142,12 @@ class ImageIndex:
                 users[path].append(row)
         for path, rows in users.items():
             if len(rows) > 1:
-                best = max(found[row].rank for row in rows)
-                first = [row for row in rows if found[row].rank == best]
+                best = max(found[row].strength for row in rows)
+                first = [row for row in rows if found[row].strength == best]
                 for row in rows:
                     if len(first) > 1 or row != first[0]:
                         matches[row] = self._shared(entries, rows, row, path, len(first) > 1)
-        self._refuse_renamed(entries, found, matches)
+        self._judge_renamed(entries, found, matches)
         return matches
 
     def _homes(self, entries: Sequence[Stated]) -> dict[tuple[str, str], str | None]:
@@ -160,7 +173,7 @@ class ImageIndex:
 
     def _find(self, entry: Stated, home: str | None) -> _Found:
         """The candidates for an entry, by the first of its names that has any."""
-        for name in entry.names:
+        for later, name in enumerate(entry.names):
             for variant in _variants(name):
                 stated = _parts(posixpath.dirname(variant))
                 rank, folders = self._nearest(stated, home)
@@ -169,7 +182,7 @@ class ImageIndex:
                     [p for p in paths if posixpath.dirname(p) in folders], variant
                 )
                 if kept:
-                    return _Found(tuple(kept), rank)
+                    return _Found(tuple(kept), rank, later)
         return _Found()
 
     def _nearest(self, stated: Parts, home: str | None) -> tuple[int, frozenset[str]]:
@@ -225,6 +238,9 @@ class ImageIndex:
         if not paths:
             return Match(None, "no picture", f"its image is missing{self._elsewhere(entry)}")
         if len(paths) > 1:
+            folder, name = posixpath.dirname(entry.beside), _plain(entry.names[found.later])
+            for literal in (posixpath.join(folder, name), name):
+                paths = tuple(p for p in paths if literal in (p, posixpath.splitext(p)[0])) or paths
             for hint in (*entry.names[1:], *entry.hints):
                 paths = _closest(paths, hint)
         if len(paths) > 1 and not self._alike(paths):
@@ -253,22 +269,50 @@ class ImageIndex:
         said = f"its image {path} is that of another entry too ({called})"
         return Match(None, "one image for two", said)
 
-    def _refuse_renamed(
+    def _judge_renamed(
         self, entries: Sequence[Stated], found: Sequence[_Found], matches: list[Match]
     ) -> None:
-        """Entries of a folder that is not there do not get images of one that others state."""
-        taken = {
-            posixpath.dirname(match.path)
-            for each, match in zip(found, matches, strict=True)
-            if match.path is not None and each.rank
-        }
+        """Whether images of a stated folder that is not there may lie in one of another name.
+
+        Not in a folder that other entries state; nor at all where other entries state folders that
+        are there. The folder of an annotation file itself, as VOC's, is not stated like that.
+        """
+        kept = [
+            (entry, each, match)
+            for entry, each, match in zip(entries, found, matches, strict=True)
+            if match.path is not None
+        ]
+        taken = {posixpath.dirname(str(match.path)) for _, each, match in kept if each.rank}
+        explicit = any(each.rank and _states_folder(entry) for entry, each, _ in kept)
         for row, match in enumerate(matches):
             stated = posixpath.dirname(_plain(entries[row].names[0]))
             if match.path is None or found[row].rank or not stated:
                 continue
-            if posixpath.dirname(match.path) in taken:
+            own = not _states_folder(entries[row])
+            if posixpath.dirname(match.path) in taken or (explicit and not own):
                 said = f"its image is missing ({match.path} is of another folder than {stated}/)"
                 matches[row] = Match(None, "no picture", said)
+            elif not own:
+                matches[row] = replace(match, renamed=stated)
+
+
+def _states_folder(entry: Stated) -> bool:
+    """Whether an entry states a folder that is not merely that of its annotation file."""
+    folder = posixpath.dirname(entry.names[0])
+    return folder not in ("", posixpath.dirname(entry.beside))
+
+
+def renamed_folders(matches: Iterable[Match]) -> list[str]:
+    """What to note of folders that are stated by another name than they have."""
+    pairs = Counter(
+        (match.renamed, posixpath.dirname(match.path) or ".")
+        for match in matches
+        if match.path is not None and match.renamed
+    )
+    return [
+        f"{count:,} images stated in {stated}/, which is not there, are taken from {folder}/"
+        for (stated, folder), count in pairs.items()
+    ]
 
 
 def image_folder(path: str) -> bool:
@@ -324,8 +368,9 @@ def _variants(name: str) -> list[str]:
     """A stated name with forward slashes: as written, then with URL escapes resolved."""
     plain = [_plain(name)]
     if "%" in name or "?" in name:
-        query = parse_qs(urlsplit(name).query).get("d")  # Label Studio's local files
-        plain.append(_plain(query[0] if query else unquote(name)))
+        query = parse_qs(name.partition("?")[2]).get("d")  # Label Studio's local files
+        plain += [_plain(query[0] if query else unquote(name))]
+        plain += [_plain(unquote(name.partition("?")[0]))]
     return list(dict.fromkeys(filter(None, plain)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -75,6 +75,7 @@ def check_part(part: RawPart, classes: Sequence[str], *, masks: bool = False) ->
     """
     pictures, problems = [], [*part.problems, *part.orphans]
     frame = frame_of(part)
+    part = mark_shares(part)
     for picture in part.pictures:
         found = list(picture_problems(picture, frame))
         problems += found
@@ -88,6 +89,42 @@ def check_part(part: RawPart, classes: Sequence[str], *, masks: bool = False) ->
                 kept.append(clipped(each, picture))
         pictures.append(replace(picture, objects=tuple(kept)))
     return Checked(pictures, problems, part.notes)
+
+
+def mark_shares(part: RawPart) -> RawPart:
+    """The part, with a flaw for each object where all boxes lie within one pixel.
+
+    They are shares of the sides then, as YOLO writes them, or in other units than pixels.
+    """
+    found = False
+    for picture in part.pictures:
+        for each in picture.objects:
+            if max(each.box) > 1:
+                return part
+            found = found or all(map(math.isfinite, each.box))
+    if not found:
+        return part
+    flaw = Flaw("no pixels", "all boxes lie within one pixel; write them in pixels, not in shares")
+    pictures = [
+        replace(
+            picture,
+            objects=tuple(replace(o, flaws=(*o.flaws, flaw)) for o in picture.objects),
+        )
+        for picture in part.pictures
+    ]
+    return replace(part, pictures=pictures)
+
+
+def same_but_case(classes: Sequence[str]) -> list[str]:
+    """A note for each group of classes whose names differ by case only."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        groups[name.casefold()].append(name)
+    return [
+        f"classes whose names differ by case only: {', '.join(names)}"
+        for names in groups.values()
+        if len(names) > 1
+    ]
 
 
 def frame_of(part: RawPart) -> Frame | None:

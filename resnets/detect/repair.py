@@ -26,6 +26,7 @@ from resnets.detect.problems import (
     TOLERANCE,
     frame_of,
     look_at_images,
+    mark_shares,
     object_problems,
     picture_problems,
 )
@@ -97,7 +98,7 @@ def repair_annotations(where: str, task: Task, out: Path) -> RepairReport:
     report = RepairReport()
     documents = {}
     for title in source.titles:
-        part = look_at_images(source.load(title), source.store)
+        part = mark_shares(look_at_images(source.load(title), source.store))
         documents[title] = _document(source, _repaired(part, source.classes, report))
     for path, document in zip(_paths(out, source.titles), documents.values(), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)

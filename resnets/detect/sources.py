@@ -21,8 +21,9 @@ from resnets.data.quarantine import Quarantine
 from resnets.data.split_names import Role, role_within, split_role
 from resnets.detect.class_maps import UnknownValueError
 from resnets.detect.coco import why_no_coco
+from resnets.detect.folder_splits import split_by_folders
 from resnets.detect.formats import offers, open_offer
-from resnets.detect.problems import check_part, look_at_images, refuse
+from resnets.detect.problems import check_part, look_at_images, refuse, same_but_case
 from resnets.detect.records import RawPart, RawPicture, RawSource
 from resnets.detect.semantic import find_semantic, open_semantic, scan_maps
 from resnets.detect.store import open_store
@@ -135,7 +136,7 @@ def find_source(where: str, task: Task, class_map: str = "", annotations: str = 
                 or f"{where}: {found[0].format.name} has no outlines of objects; they come as COCO"
                 " or labelme JSON, CVAT XML or YOLO text"
             )
-        return open_offer(store, found, name, task == "instances")
+        return split_by_folders(open_offer(store, found, name, task == "instances"))
     if annotations:
         raise DataError(f"{where}: no annotations of the form detect.format={annotations}")
     if store.below("", ".xml"):
@@ -150,7 +151,7 @@ def find_source(where: str, task: Task, class_map: str = "", annotations: str = 
 
 def _say_sets(source: RawSource, sets: Sets) -> None:
     """Log what was understood: the image sets of each role, and those of none."""
-    for note in source.notes:
+    for note in (*source.notes, *same_but_case(source.classes)):
         log.warning("%s: %s", source.name, note)
     used = {title for each in (sets.train, sets.val, sets.test) for title in each.split("+")}
     trainval = any(_role(title) == "trainval" for title in source.titles)

@@ -45,9 +45,7 @@ def find_voc(store: Store) -> dict[str, list[str]]:
     files = store.below("", ".xml")
     if not files:
         return {}
-    lists = find_lists(store, SET_FOLDER) or find_lists(store, "ImageSets", nested=False)
-    lists = lists or _loose_lists(store, files)
-    if lists:
+    if lists := _lists(store, files):
         by_stem = _by_stem(files)
         known = frozenset(part for path in files for part in path.casefold().split("/")[:-1])
         found = {
@@ -60,6 +58,15 @@ def find_voc(store: Store) -> dict[str, list[str]]:
         folders = PurePosixPath(path).parts[:-1]
         parts[next((name for name in folders if split_role(name)), "")].append(path)
     return dict(parts)
+
+
+def _lists(store: Store, files: Sequence[str]) -> dict[str, list[str]]:
+    """Image set -> stems, from the lists where VOC has them, or from any called like splits."""
+    return (
+        find_lists(store, SET_FOLDER)
+        or find_lists(store, "ImageSets", nested=False)
+        or _loose_lists(store, files)
+    )
 
 
 def find_lists(store: Store, folder: str, *, nested: bool = True) -> dict[str, list[str]]:
@@ -117,6 +124,9 @@ def open_voc(
 
     listed = {path for paths in parts.values() for path in paths}
     notes = []
+    for title, stems in _lists(store, store.below("", ".xml")).items():
+        if title not in parts:
+            notes.append(f"{title}: none of the {len(stems):,} images it lists has an XML file")
     if unlisted := [path for path in store.below("", ".xml") if path not in listed]:
         notes.append(f"{len(unlisted):,} XML files are in no list of {SET_FOLDER}: {unlisted[0]}")
     numbers = tuple(range(1, len(classes) + 1))
