@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from resnets.data import Batch, DataError
-from resnets.evaluate.match import match_classes, read_classes, relabel
+from resnets.evaluate.match import match_classes, relabel
+from resnets.weights.heads import read_classes
 
 
 def test_classes_are_matched_by_name():
@@ -32,6 +33,6 @@ def test_many_missing_classes_are_cut_short():
 
 
 def test_class_names_from_a_list_and_from_a_file(tmp_path):
-    assert read_classes("ant, bee,cat") == ("ant", "bee", "cat")
+    assert read_classes("ant, bee,cat", 3, "net") == ("ant", "bee", "cat")
     (tmp_path / "names.txt").write_text("ant\n\nred bee\n", encoding="utf-8")
-    assert read_classes(str(tmp_path / "names.txt")) == ("ant", "red bee")
+    assert read_classes(str(tmp_path / "names.txt"), 2, "net") == ("ant", "red bee")

@@ -173,7 +173,7 @@ def test_a_changed_folder_is_named(run: Path, tmp_path: Path, change, words) -> 
 def test_a_folder_of_another_library(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     safetensors.torch.save_file(build(SHARED).state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match="does not say of which net it is; use resnets.create"):
+    with pytest.raises(WeightsError, match="model_type 'bert' is none of the networks"):
         resnets.load(tmp_path)
     (tmp_path / "config.json").write_text("not json")
     with pytest.raises(WeightsError, match=r"config.json: cannot be read"):

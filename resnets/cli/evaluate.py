@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.table import Table
 
+from resnets.cli.loading import load_options
 from resnets.config import ConfigError, dump_json
 from resnets.config.terminal import console as terminal_console
 from resnets.config.terminal import escape, say
@@ -35,6 +36,7 @@ def command(
     /,
     data: str | None = None,
     split: Literal["test", "val", "train"] = "test",
+    model: str | None = None,
     classes: str | None = None,
     labels: Path | None = None,
     views: Literal["centre", "ten-crop", "dense"] = "centre",
@@ -50,13 +52,15 @@ def command(
     """Measure a net, or several as an ensemble. Exits with 1 if any picture cannot be read.
 
     Args:
-        weights: Run folders or checkpoints; several vote together, matched by class names. Or one
-            artefact of `resnets export`.
+        weights: Run folders, checkpoints, files in a known format, published weights; several vote
+            together, matched by class names. Or one artefact of `resnets export`.
         data: Data set (name, hub:ORG/NAME, or a path, as train takes it); default: what the run
             trained on.
         split: Which part of it; val and train are split as the run split them.
-        classes: Names of the net's outputs in order, where the data has others than the checkpoint:
-            a file with one a line, or a,b,c.
+        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
+            names it.
+        classes: Names of the outputs in order, where the weights have none or the data has others:
+            a file with one a line, a,b,c, imagenet, or numbers for 0, 1, ...
         labels: What is right, in place of the data's folders: real.json, .csv of path,label, .txt.
         views: One crop; corners and centre and all flipped; the whole picture, convolutionally.
         scales: Shorter sides in px such as 224,256,384,480,640 (dense's default), or the net's own.
@@ -76,7 +80,12 @@ def command(
     from resnets.weights.checkpoint import task_of
 
     if any(task_of(each) != "classify" for each in weights):
-        own: dict[str, object] = {"classes": classes, "labels": labels, "flip": flip}
+        own: dict[str, object] = {
+            "model": model,
+            "classes": classes,
+            "labels": labels,
+            "flip": flip,
+        }
         own |= {"views": views != "centre", "average": average != "probabilities"}
         _only_for_classifiers(own)
         from resnets.cli.evaluate_detect import evaluate
@@ -99,7 +108,13 @@ def command(
     if any(map(is_artefact, weights)):
         from resnets.cli import evaluate_artefact
 
-        own = {"classes": classes, "views": views != "centre", "scales": scales, "flip": flip}
+        own = {
+            "model": model,
+            "classes": classes,
+            "views": views != "centre",
+            "scales": scales,
+            "flip": flip,
+        }
         found, pictures = evaluate_artefact.evaluate(
             weights,
             data=data,
@@ -115,10 +130,11 @@ def command(
     from resnets.evaluate.match import open_pictures
     from resnets.evaluate.views import Views
     from resnets.ranks import joined
-    from resnets.weights.load import load
+    from resnets.weights.load import load_model
 
+    options = load_options(model, classes)
     shown = Views(views, _numbers(scales), flip)
-    nets = [load(each) for each in weights]
+    nets = [load_model(each, options, rename=False) for each in weights]
     if classes is not None:
         _rename_outputs(nets, classes)
     pictures, truth = open_pictures(nets[0], data, split, labels)
@@ -144,18 +160,12 @@ def _numbers(scales: str | None) -> tuple[int, ...]:
 
 
 def _rename_outputs(nets: list[Net], text: str) -> None:
-    from resnets.evaluate.match import read_classes
+    from resnets.weights.heads import read_classes
 
-    names = read_classes(text)
     for net in nets:
-        if len(names) != net.spec.num_classes:
-            raise ConfigError(
-                f"--classes {text}: names {len(names)} classes, the net has {net.spec.num_classes}"
-            )
         if net.classes != nets[0].classes:
             raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
-    if len(set(names)) != len(names):
-        raise ConfigError(f"--classes {text}: names a class twice")
+    names = read_classes(text, nets[0].spec.num_classes, nets[0].origin)
     for net in nets:
         net.classes = names
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from resnets.cli.loading import load_options
 from resnets.config import ConfigError
 from resnets.config.terminal import say
 
@@ -21,6 +22,8 @@ SHORT = {"float32": "", "bfloat16": "-bf16", "int8": "-int8"}
 def command(
     weights: tyro.conf.Positional[str],
     /,
+    model: str | None = None,
+    classes: str | None = None,
     to: Literal["onnx", "openvino", "torch"] = "onnx",
     int8: Flag = False,
     bf16: Flag = False,
@@ -35,7 +38,11 @@ def command(
     it, ARTEFACT.json.
 
     Args:
-        weights: Run folder, checkpoint or published net.
+        weights: Run folder, checkpoint, file in a known format, or published weights.
+        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
+            names it.
+        classes: Names of the outputs in order, where the weights do not name them: a file with one
+            a line, a,b,c, imagenet, or numbers for 0, 1, ...
         to: onnx (.onnx, ONNX Runtime), openvino (.xml and .bin) or torch (.pt2, torch.export).
         int8: 8-bit weights and activations, of onnx and openvino; needs --calibrate.
         bf16: bfloat16, of openvino and torch.
@@ -56,12 +63,12 @@ def command(
     from resnets.deploy.artefact import is_artefact
     from resnets.deploy.export import export
     from resnets.deploy.prove import REFUSED, Refused
-    from resnets.weights.load import load
+    from resnets.weights.load import load_model
 
     if is_artefact(weights):
         raise ConfigError(f"{weights}: is an artefact already; name the run or checkpoint")
     precision: Precision = "int8" if int8 else "bfloat16" if bf16 else "float32"
-    net = load(weights)
+    net = load_model(weights, load_options(model, classes))
     source = Path(weights)
     if out is None:
         folder = source if source.is_dir() else source.parent if source.is_file() else Path()

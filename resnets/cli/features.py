@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.table import Table
 
+from resnets.cli.loading import load_options
 from resnets.config import ConfigError
 from resnets.config.terminal import console as terminal_console
 from resnets.config.terminal import escape, say
@@ -24,6 +25,7 @@ def command(
     weights: tyro.conf.Positional[str],
     data: tyro.conf.Positional[str],
     /,
+    model: str | None = None,
     out: Path | None = None,
     nearest: Path | None = None,
     top_k: int = 5,
@@ -35,9 +37,11 @@ def command(
     """Embed pictures: the last stage, averaged over positions. Exits with 1 if any is unreadable.
 
     Args:
-        weights: Run folder or checkpoint.
+        weights: Run folder, checkpoint, file in a known format, or published weights.
         data: Data set (name, folder of class folders, tar, ...) or any folder of images, with or
             without folders in it.
+        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
+            names it.
         out: Parquet file to write, with columns path, label and embedding.
         nearest: A picture; print the pictures of the data that are most like it.
         top_k: How many of them.
@@ -57,9 +61,9 @@ def command(
     from resnets.evaluate.match import open_every, open_split
     from resnets.evaluate.prepare import place, with_progress
     from resnets.processors import cores
-    from resnets.weights.load import load
+    from resnets.weights.load import load_model
 
-    net = load(weights)
+    net = load_model(weights, load_options(model, None), "body")
     if split == "all":
         pictures = open_every(net, data)
     else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.table import Table
 
+from resnets.cli.loading import load_options
 from resnets.cli.predict_bulk import Bulk
 from resnets.config import ConfigError
 from resnets.config.csv_files import CsvWriter
@@ -21,6 +22,7 @@ from resnets.config.terminal import escape, say
 if TYPE_CHECKING:
     from resnets.evaluate.predict import Prediction
     from resnets.models import Net
+    from resnets.weights.load import LoadOptions
 
 BULK = Bulk()
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -30,6 +32,8 @@ def command(
     weights: tyro.conf.Positional[str],
     pictures: tyro.conf.Positional[tuple[Path, ...]],
     /,
+    model: str | None = None,
+    classes: str | None = None,
     top_k: Annotated[int, tyro.conf.arg(aliases=["--top"])] = 5,
     json: Flag = False,
     csv: Flag = False,
@@ -47,8 +51,13 @@ def command(
     With --data and --out, a whole set: its rows go to shards, those of unreadable pictures too.
 
     Args:
-        weights: Run folder, checkpoint, or artefact of `resnets export`.
+        weights: Run folder, checkpoint, file in a known format, published weights, or artefact of
+            `resnets export`.
         pictures: Picture files, and folders whose pictures are taken in sorted order.
+        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
+            names it.
+        classes: Names of the outputs in order, where the weights do not name them: a file with one
+            a line, a,b,c, imagenet, or numbers for 0, 1, ...
         top_k: Classes to give for each picture, likeliest first.
         json: Print a JSON list and nothing else.
         csv: Print CSV: path,class1,probability1,...; an unreadable picture's cells stay empty.
@@ -64,6 +73,7 @@ def command(
         calibrate: Data set that --precision int8 takes its ranges from; it may lose half a point of
             top-1 error there.
     """
+    options = load_options(model, classes)
     if bulk != BULK:
         if pictures or json or csv or explain is not None or draw is not None:
             raise ConfigError("--data takes no PICTURES, --json, --csv, --explain or --draw")
@@ -71,12 +81,15 @@ def command(
         from resnets.cli.predict_bulk import predict as predict_set
 
         computing = Computing(device, precision, backend, calibrate)
-        return predict_set(weights, bulk, top_k=top_k, computing=computing)
+        return predict_set(weights, bulk, top_k=top_k, computing=computing, loading=options)
     if json and csv:
         raise ConfigError("--json and --csv exclude each other")
     from resnets.weights.checkpoint import task_of
+    from resnets.weights.load import NOTHING_SAID
 
     if pictures and task_of(weights) != "classify":
+        if options != NOTHING_SAID:
+            raise ConfigError("--model and --classes are for classifiers; a detector says its own")
         if explain is not None:
             raise ConfigError("--explain is for classifiers; --draw shows what a detector sees")
         if backend not in ("auto", "torch") or precision == "int8":
@@ -125,6 +138,7 @@ def command(
         precision=precision,
         pictures=len(paths),
         calibrate=calibrate,
+        loading=options,
         say=tell,
     )
     tell(f"predicting with {described(engine)}")
@@ -134,7 +148,7 @@ def command(
     streaming = csv and sys.stdout.isatty()
     predictions = failures.watch(with_progress(predictions, len(paths), hidden=streaming))
     if explain is not None:
-        predictions = _explained(_net(weights, device), predictions, explain)
+        predictions = _explained(_net(weights, device, options), predictions, explain)
     if json:
         _print_json(predictions)
     elif csv:
@@ -144,11 +158,11 @@ def command(
     return 1 if failures.count else 0
 
 
-def _net(weights: str, device: str) -> Net:
+def _net(weights: str, device: str, options: LoadOptions) -> Net:
     from resnets.evaluate.prepare import place
-    from resnets.weights.load import load
+    from resnets.weights.load import load_model
 
-    net = load(weights)
+    net = load_model(weights, options)
     place(net, device, "float32")
     return net
 

@@ -18,6 +18,7 @@ from resnets.config.terminal import say
 if TYPE_CHECKING:
     from resnets.deploy.bulk import Run
     from resnets.deploy.bulk_pool import Event
+    from resnets.weights.load import LoadOptions
 
 HEAVY = ("resnets.deploy.bulk_work", "resnets.deploy.choose")  # what workers import
 EVERY = 10.0  # seconds between lines of progress where no terminal shows a bar
@@ -61,7 +62,9 @@ class _Terminated(BaseException):
     """SIGTERM came."""
 
 
-def predict(model: str, options: Bulk, *, top_k: int, computing: Computing) -> int:
+def predict(
+    model: str, options: Bulk, *, top_k: int, computing: Computing, loading: LoadOptions
+) -> int:
     """Do all shards that are missing; 1 if any was given up, 130 or 143 when stopped."""
     from resnets.weights.checkpoint import task_of
 
@@ -93,6 +96,7 @@ def predict(model: str, options: Bulk, *, top_k: int, computing: Computing) -> i
                 device=computing.device,
                 precision=computing.precision,
                 calibrate=computing.calibrate,
+                loading=loading,
             )
             run = begin(wanted, _say)
             if run.finished:

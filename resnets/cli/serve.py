@@ -16,6 +16,8 @@ def command(
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]MODEL ...")
     ],
     /,
+    model: str | None = None,
+    classes: str | None = None,
     port: int = 8000,
     host: str = "127.0.0.1",
     allowed_host: tuple[str, ...] = (),
@@ -37,8 +39,13 @@ def command(
     then end.
 
     Args:
-        models: Artefacts, run folders or checkpoints, as PATH, NAME=PATH or NAME@VERSION=PATH. The
-            first is the default; of several versions of a name the last one answers for it.
+        models: Artefacts, run folders, checkpoints, files in a known format, published weights, as
+            PATH, NAME=PATH or NAME@VERSION=PATH. The first is the default; of several versions of
+            a name the last one answers for it.
+        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
+            names it.
+        classes: Names of the outputs in order, where the weights do not name them: a file with one
+            a line, a,b,c, imagenet, or numbers for 0, 1, ...
         port: 0 takes a free one; the line "serving" of the log says which.
         host: Address to listen on. Others than this machine reach it at 0.0.0.0 or ::.
         allowed_host: Names that requests may call the server by, beside localhost, this machine's
@@ -84,6 +91,9 @@ def command(
         raise ConfigError(
             f"the package {error.name} is missing; pip install 'resnets[serve]'"
         ) from None
+    from resnets.weights.load import LoadOptions
+
+    loading = LoadOptions(model, classes)  # what is decided about weights is in the log
     sources = [Source.parse(text) for text in models]
     sock = serve.bind(host, port)
     if token is None and not serve.is_loopback(host):
@@ -98,6 +108,7 @@ def command(
         device=device,
         precision=precision,
         calibrate=calibrate,
+        loading=loading,
     )
     serve.serve(sock, registry, limits, metrics, token, {host, *allowed_host})
     return 0

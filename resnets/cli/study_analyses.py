@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from resnets.cli.loading import load_options
 from resnets.cli.runs import free_folder
 from resnets.config.terminal import say
 
@@ -21,6 +22,8 @@ class Responses:
 
     Args:
         checkpoints: Runs or checkpoints of one data set.
+        model: Network of weights that do not say it themselves, as `resnets info` names it.
+        classes: Names of the outputs in order, where the weights do not name them: FILE or a,b,c.
         data: Where the data lie, if not where the runs had them.
         examples: Held-out pictures to measure on.
         out: Folder to write; default runs/study-responses-N.
@@ -28,6 +31,8 @@ class Responses:
     """
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    model: str | None = None
+    classes: str | None = None
     data: str | None = None
     examples: int = 2000
     out: Path | None = None
@@ -44,6 +49,7 @@ class Responses:
                 examples=self.examples,
                 device=self.device,
                 out=self.out or free_folder("study-responses"),
+                loading=load_options(self.model, self.classes),
             )
         )
 
@@ -90,6 +96,8 @@ class Identity:
 
     Args:
         checkpoint: Run or checkpoint of a residual net.
+        model: Network of weights that do not say it themselves, as `resnets info` names it.
+        classes: Names of the outputs in order, where the weights do not name them: FILE or a,b,c.
         data: Where the data lie, if not where the run had them.
         examples: Held-out pictures to measure on.
         seed: Seed of the pictures and of the random lesions.
@@ -98,6 +106,8 @@ class Identity:
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
+    model: str | None = None
+    classes: str | None = None
     data: str | None = None
     examples: int = 2000
     seed: int = 0
@@ -116,6 +126,7 @@ class Identity:
                 seed=self.seed,
                 device=self.device,
                 out=self.out or free_folder("study-identity"),
+                loading=load_options(self.model, self.classes),
             )
         )
 
@@ -126,6 +137,8 @@ class Landscape:
 
     Args:
         checkpoints: Runs or checkpoints of one data set.
+        model: Network of weights that do not say it themselves, as `resnets info` names it.
+        classes: Names of the outputs in order, where the weights do not name them: FILE or a,b,c.
         data: Where the data lie, if not where the runs had them.
         examples: Training pictures to measure on.
         steps: Points on each side of the plane, odd.
@@ -135,6 +148,8 @@ class Landscape:
     """
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    model: str | None = None
+    classes: str | None = None
     data: str | None = None
     examples: int = 500
     steps: int = 21
@@ -155,6 +170,7 @@ class Landscape:
                 seed=self.seed,
                 device=self.device,
                 out=self.out or free_folder("study-landscape"),
+                loading=load_options(self.model, self.classes),
             )
         )
 

@@ -13,6 +13,7 @@ from resnets import host
 from resnets.config import ConfigError
 from resnets.data.preprocess import Preprocessor
 from resnets.deploy.artefact import SUFFIXES
+from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 Pictures = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -58,6 +59,7 @@ def open_backend(
     pictures: int | None = 1,
     calibrate: str | None = None,
     max_drop: float = 0.5,
+    loading: LoadOptions = NOTHING_SAID,
     say: Callable[[str], None] = lambda _: None,
 ) -> Backend:
     """The backend of an artefact (.onnx, .xml, .pt2), or of a run, checkpoint or published net.
@@ -66,14 +68,14 @@ def open_backend(
     the CPU "auto" takes the fastest runtime that is installed, that has proved to compute the same,
     and whose preparation pays for so many `pictures` (None: no end of them); see
     `deploy/choose.py`. `precision` is "auto", "float32", "bfloat16", or "int8", which is calibrated
-    and measured on the set `calibrate` and may lose `max_drop` points of top-1 error there. `say`
-    hears of what takes seconds.
+    and measured on the set `calibrate` and may lose `max_drop` points of top-1 error there.
+    loading: what the user says of weights that do not say it. `say` hears of what takes seconds.
 
     Raises ConfigError where the options contradict each other or a package is missing,
     ArtefactError for a damaged file, `prove.Refused` for what was asked for by name and failed.
     """
     from resnets.deploy.engines import TorchEngine, open_artefact
-    from resnets.weights.load import load
+    from resnets.weights.load import load_model
 
     kind = SUFFIXES.get(Path(path).suffix.lower())
     if kind is not None:
@@ -81,6 +83,8 @@ def open_backend(
             raise ConfigError(f"{path}: is for {kind}, not {backend}")
         if calibrate is not None:
             raise ConfigError(f"--calibrate: {path} is exported already; name its checkpoint")
+        if loading != NOTHING_SAID:
+            raise ConfigError(f"--model, --classes: {path} is exported, and says them itself")
         return open_artefact(Path(path), device=device, precision=precision)
     chosen = host.pick_device(device)
     if calibrate is not None and precision != "int8":
@@ -88,10 +92,11 @@ def open_backend(
     if chosen.type != "cpu":
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError(f"--device {chosen}: torch computes there, in float32 or bfloat16")
-        return TorchEngine(load(path), device, precision)
+        return TorchEngine(load_model(path, loading), device, precision)
     from resnets.deploy.choose import Chooser
 
-    chooser = Chooser(load(path), str(path), precision, pictures, calibrate, max_drop, say)
+    net = load_model(path, loading)
+    chooser = Chooser(net, str(path), precision, pictures, calibrate, max_drop, say)
     return chooser.choose(backend)
 
 

@@ -36,6 +36,7 @@ from resnets.deploy.bulk_work import Job, ShardWorker, device_type, model_digest
 from resnets.deploy.bulk_write import Format, Summary
 from resnets.evaluate.predict import MOST
 from resnets.processors import cores
+from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Wanted:
     device: str = "auto"
     precision: str = "auto"
     calibrate: str | None = None
+    loading: LoadOptions = NOTHING_SAID
 
     def __post_init__(self) -> None:
         for name, least in (("top", 1), ("shard_size", 1), ("batch", 1), ("processes", 0)):
@@ -137,7 +139,13 @@ def begin(wanted: Wanted, say: Callable[[str], None]) -> Run:
     begun = Manifest.read(out)
     found = find(wanted.data, out / WORK)
     model = str(Path(wanted.model).absolute()) if Path(wanted.model).exists() else wanted.model
-    told = (wanted.data, found.count, found.sha256, wanted.model, model_digest(model))
+    told = (
+        wanted.data,
+        found.count,
+        found.sha256,
+        wanted.model,
+        model_digest(model, wanted.loading),
+    )
     if begun is not None:
         begun.check_inputs(out, Manifest(*told, begun.options))
     backend = _open(wanted, model, begun, found.count, say)
@@ -160,7 +168,7 @@ def begin(wanted: Wanted, say: Callable[[str], None]) -> Run:
     # Ray shows each of its workers one GPU, whatever number that has here.
     any_of_them = wanted.device == "auto" or wanted.engine == "ray"
     device = options.device if any_of_them else wanted.device
-    job = Job(out, model, device, wanted.calibrate, max(1, cores() // processes))
+    job = Job(out, model, device, wanted.calibrate, max(1, cores() // processes), wanted.loading)
     return Run(manifest, described(backend), job, missing, processes, wanted.engine)
 
 

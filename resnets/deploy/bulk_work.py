@@ -23,7 +23,7 @@ from resnets.deploy.bulk_plan import WORK, Checksums, Manifest, Tries
 from resnets.deploy.bulk_pool import Done, GivenUp
 from resnets.deploy.bulk_write import Row, ShardWriter
 from resnets.evaluate.ahead import compute_in_groups
-from resnets.weights.load import load
+from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Job:
 
     out: the folder of the manifest. model: artefact, checkpoint, run or published net. device: such
     as "cuda:1", never "auto": all workers compute on what the manifest says. calibrate: see
-    `open_backend`. decoders: threads that read and decode.
+    `open_backend`. decoders: threads that read and decode. loading: as of `load_model`.
     """
 
     out: Path
@@ -40,6 +40,7 @@ class Job:
     device: str
     calibrate: str | None
     decoders: int
+    loading: LoadOptions = NOTHING_SAID
 
 
 class ShardWorker:
@@ -57,10 +58,11 @@ class ShardWorker:
             device=job.device,
             precision=options.precision,
             calibrate=job.calibrate,
+            loading=job.loading,
         )
         if (device := device_type(self.backend)) != options.device:
             raise ConfigError(f"{job.out}: begun on {options.device}, and this worker has {device}")
-        if model_digest(job.model) != manifest.model_sha256:
+        if model_digest(job.model, job.loading) != manifest.model_sha256:
             raise ConfigError(f"{job.model}: its weights have changed since this run began")
         self.pictures = open_pictures(job.out / WORK)
         self.view = self.backend.preprocess.view
@@ -119,9 +121,9 @@ def device_type(backend: Backend) -> str:
     return str(getattr(backend, "device", torch.device("cpu")).type)
 
 
-def model_digest(model: str) -> str:
+def model_digest(model: str, loading: LoadOptions) -> str:
     """SHA-256 of an artefact's files, or of what the net of anything else computes."""
     if not is_artefact(model):
-        return digest_of_net(load(model))
+        return digest_of_net(load_model(model, loading))
     sums = [digest(file) for file in files_of(Path(model))]
     return hashlib.sha256("".join(sums).encode()).hexdigest()

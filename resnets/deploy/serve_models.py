@@ -30,7 +30,8 @@ from resnets.evaluate.explain import PANEL, grad_cam
 from resnets.evaluate.panels import heat
 from resnets.evaluate.prepare import place
 from resnets.weights.checkpoint import FOLDER, RECIPE, find_checkpoint, task_of
-from resnets.weights.load import load
+from resnets.weights.files import split_part
+from resnets.weights.load import NOTHING_SAID, LoadOptions, in_words, load_model, says_model
 from resnets.weights.store_url import path_of, url_of
 
 Json = dict[str, Any]
@@ -83,8 +84,10 @@ class Classifier:
 
     task = "classify"
 
-    def __init__(self, backend: Backend, where: str, digest: str) -> None:
-        self.backend, self.where, self.digest = backend, where, digest
+    def __init__(
+        self, backend: Backend, where: str, digest: str, loading: LoadOptions = NOTHING_SAID
+    ) -> None:
+        self.backend, self.where, self.digest, self.loading = backend, where, digest, loading
         self.classes, self.engine = backend.classes, backend.name
         self.explains = not is_artefact(where)
         self._net: Any = None
@@ -121,7 +124,7 @@ class Classifier:
         with self._lock:
             if self._net is not None:
                 return
-            net = load(self.where)
+            net = load_model(self.where, self.loading)
             if fingerprint(self.where) != self.digest:
                 raise RefusalError(
                     409, "explain: the model's file has changed since it was loaded; reload it"
@@ -228,16 +231,20 @@ def open_model(
     device: str,
     precision: str,
     calibrate: str | None = None,
+    loading: LoadOptions = NOTHING_SAID,
     say: Callable[[str], None] = lambda _: None,
 ) -> Model:
     """What serves the artefact, run or checkpoint `where`; errors as of its loader.
 
-    digest: the `fingerprint` that it had before this call.
+    digest: the `fingerprint` that it had before this call. loading: for weights that do not say
+    their network; others say their own.
     """
     if not is_artefact(where) and task_of(where) != "classify":
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError(f"{where}: finds places, which only torch computes, and not in int8")
         return Finder(where, device, precision)
+    if is_artefact(where) or says_model(where):
+        loading = NOTHING_SAID
     engine = open_backend(
         where,
         backend=backend,
@@ -245,10 +252,12 @@ def open_model(
         precision=precision,
         pictures=None,
         calibrate=calibrate,
+        loading=loading,
         say=say,
     )
     say(f"computing with {described(engine)}")
-    return Classifier(engine, where, digest)
+    say(f"preprocessing: {in_words(engine.preprocess.spec)}")
+    return Classifier(engine, where, digest, loading)
 
 
 def fingerprint(where: str) -> str:
@@ -256,6 +265,7 @@ def fingerprint(where: str) -> str:
 
     Of a run that is its checkpoint, wherever that lies. Errors as of `find_checkpoint`.
     """
+    where = split_part(where)[0]
     path = path_of(where)
     if url_of(where) or (path / FOLDER).is_dir() or (path / RECIPE).is_file():
         path = find_checkpoint(where)

@@ -19,6 +19,7 @@ from resnets.deploy.serve_lag import Lag
 from resnets.deploy.serve_limits import Limits, RefusalError
 from resnets.deploy.serve_metrics import Metrics
 from resnets.deploy.serve_models import Asked, Model, fingerprint, open_model
+from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 log = logging.getLogger("resnets.serve")
 
@@ -83,6 +84,7 @@ class Registry:
         device: str = "auto",
         precision: str = "auto",
         calibrate: str | None = None,
+        loading: LoadOptions = NOTHING_SAID,
     ) -> None:
         self.limits, self.metrics, self.lag = limits, metrics, Lag()
         self._options: dict[str, Any] = {
@@ -90,6 +92,7 @@ class Registry:
             "device": device,
             "precision": precision,
             "calibrate": calibrate,
+            "loading": loading,
         }
         self._lock = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()

@@ -122,14 +122,6 @@ def _same(source: str, other: str) -> bool:
     return source == other or Path(source).expanduser().resolve() == Path(other).resolve()
 
 
-def read_classes(text: str) -> tuple[str, ...]:
-    """Class names in the order of the net's outputs: a file with one a line, or "a,b,c"."""
-    path = Path(text)
-    if path.is_file():
-        return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-    return tuple(part.strip() for part in text.split(","))
-
-
 def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tensor:
     """(K,) int64: for each class of the data, the net's output of that name.
 

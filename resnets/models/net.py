@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -42,6 +44,19 @@ class Net(nn.Module, ABC):
     @abstractmethod
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, K) from the last stage's output (B, C, H, W)."""
+
+    def save(
+        self, folder: str | Path, *, classes: Sequence[str] | None = None, preprocess: Any = None
+    ) -> None:
+        """Write a new folder that `resnets.load` and every command read: weights, config.json.
+
+        classes, preprocess (a `Preprocess` or `Preprocessor`): where the net does not carry its own
+        (`.classes`, `.preprocess`), or in their place. Without either, a reader is told that none
+        were said. Raises ConfigError where the folder holds something.
+        """
+        # By name: weights know of nets, and nets not of weights.
+        saving = importlib.import_module("resnets.weights.save")
+        saving.save_net(self, Path(folder), classes=classes, preprocess=preprocess)
 
     def stages(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """Output of every stage, first to last, for pictures `x` (B, C, H, W); `last` ends it."""

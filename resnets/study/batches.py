@@ -23,7 +23,7 @@ from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.evaluate.match import SplitName, match_classes, open_split, relabel
 from resnets.evaluate.prepare import place
 from resnets.models import Net
-from resnets.weights.load import load
+from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
 T = TypeVar("T")
 
@@ -67,7 +67,11 @@ class Pictures:
         )
 
 
-def load_subjects(checkpoints: Sequence[Path], data: str | None) -> list[Subject]:
+def load_subjects(
+    checkpoints: Sequence[Path],
+    data: str | None,
+    loading: LoadOptions = NOTHING_SAID,
+) -> list[Subject]:
     """The nets of runs or checkpoints, once it is sure that one set of pictures suits them all.
 
     Raises ConfigError when there is none, or they were trained on unlike data (`data` replaces
@@ -75,7 +79,7 @@ def load_subjects(checkpoints: Sequence[Path], data: str | None) -> list[Subject
     """
     if not checkpoints:
         raise ConfigError("name at least one run or checkpoint")
-    nets = [load(path) for path in checkpoints]
+    nets = [load_model(str(path), loading) for path in checkpoints]
     for path, net in zip(checkpoints[1:], nets[1:], strict=True):
         difference = _unlike(nets[0], net, data)
         if difference is not None:

@@ -34,6 +34,7 @@ from resnets.study.convergence import caution
 from resnets.study.deepen import Proof, prove
 from resnets.study.lesion import Pair, dropped, identity_blocks, residual_blocks, swappable, swapped
 from resnets.study.page import Report, write_report
+from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 DRAWS = 5  # random choices for each number of blocks
 COUNTS = 10  # numbers of blocks tried, at most
@@ -160,7 +161,14 @@ def measure_identity(net: Net, pictures: Pictures, seed: int, label: str) -> Ide
 
 
 def identity_study(
-    checkpoint: Path, *, data: str | None, examples: int, seed: int, device: str, out: Path
+    checkpoint: Path,
+    *,
+    data: str | None,
+    examples: int,
+    seed: int,
+    device: str,
+    out: Path,
+    loading: LoadOptions = NOTHING_SAID,
 ) -> Report:
     """Measure the residual net of `checkpoint` on `examples` held-out pictures; returns the report.
 
@@ -169,7 +177,7 @@ def identity_study(
     """
     from resnets.study.identity_page import identity_page
 
-    (subject,) = load_subjects([checkpoint], data)
+    (subject,) = load_subjects([checkpoint], data, loading)
     residual_blocks(subject.net)
     split = draw_split(subject.net, data, "held-out", examples, seed)
     pictures = show(split, subject.net, device)

@@ -29,6 +29,7 @@ from resnets.study.batches import (
 )
 from resnets.study.convergence import caution, cautions
 from resnets.study.page import Report, write_report
+from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 Direction = Mapping[str, Tensor]
 REACH = 1.0  # how far to go, in norms of each filter
@@ -129,6 +130,7 @@ def landscape_study(
     seed: int,
     device: str,
     out: Path,
+    loading: LoadOptions = NOTHING_SAID,
 ) -> Report:
     """Measure the loss around each of `checkpoints` on `examples` training pictures.
 
@@ -142,7 +144,7 @@ def landscape_study(
         raise ConfigError(
             f"--steps {steps}: give an odd number of 3 or more; its middle is the net"
         )
-    subjects = load_subjects(checkpoints, data)
+    subjects = load_subjects(checkpoints, data, loading)
     split = draw_split(subjects[0].net, data, "train", examples, seed)
     landscapes, protocol, doubts = [], [], {}
     for subject in subjects:

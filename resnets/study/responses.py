@@ -19,6 +19,7 @@ from resnets.models import Net
 from resnets.study.batches import check_finite, draw_split, images_of, load_subjects, show
 from resnets.study.convergence import caution, cautions
 from resnets.study.page import Report, write_report
+from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 SEED = 0  # of the draw of pictures
 
@@ -116,7 +117,13 @@ def _moments(response: Tensor) -> Tensor:
 
 
 def responses_study(
-    checkpoints: Sequence[Path], *, data: str | None, examples: int, device: str, out: Path
+    checkpoints: Sequence[Path],
+    *,
+    data: str | None,
+    examples: int,
+    device: str,
+    out: Path,
+    loading: LoadOptions = NOTHING_SAID,
 ) -> Report:
     """Measure `checkpoints` on `examples` held-out pictures; returns the report in `out`.
 
@@ -125,7 +132,7 @@ def responses_study(
     """
     from resnets.study.responses_page import responses_page
 
-    subjects = load_subjects(checkpoints, data)
+    subjects = load_subjects(checkpoints, data, loading)
     split = draw_split(subjects[0].net, data, "held-out", examples, SEED)
     nets, protocol, doubts = [], [], {}
     for subject in subjects:

@@ -42,7 +42,8 @@ class Weights:
     part: the beginning of the names that are wanted, where the user says it (FILE#PART). fields:
     `ModelSpec` fields that names and shapes do not show. spec, classes, recipe: of that net, where
     the source says. format, tensors: how they are named and what they are, once that is recognised.
-    head_note: why they have no head that serves. stem_kernel: side of the first convolution.
+    head_note: why they have no head that serves. head_rows: classes that it is for. channels,
+    stem_kernel: input channels and side of the first convolution.
     """
 
     source: str
@@ -56,6 +57,8 @@ class Weights:
     format: str | None = None
     tensors: Tensors = field(default_factory=dict)
     head_note: str = ""
+    head_rows: int | None = None
+    channels: int | None = None
     stem_kernel: int | None = None
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 
@@ -20,15 +18,17 @@ from resnets.config import (
     ConfigError,
     ModelSpec,
     Preprocess,
-    Recipe,
     dump_json,
     from_dict,
     stored_recipe,
     to_dict,
 )
+from resnets.config.fields import take_fields
 from resnets.models import Net, catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.maps import name_map
+from resnets.weights.timm_config import Described, names_of, read_timm
+from resnets.weights.transformers_config import PROCESSOR, read_transformers, write_transformers
 
 FORMAT = 1
 CONFIG, MODEL, MEAN = "config.json", "model.safetensors", "mean_image.safetensors"
@@ -38,16 +38,6 @@ FREE = (
     *("name", "init", "zero_init_residual", "dropout", "drop_path"),
     *("num_classes", "in_channels", "input_size"),
 )
-
-
-@dataclass(frozen=True)
-class Described:
-    """What config.json says of the tensors beside it; None and () where it does not say."""
-
-    spec: ModelSpec | None = None
-    preprocess: Preprocess | None = None
-    classes: tuple[str, ...] = ()
-    recipe: Recipe | None = None
 
 
 def published_name(spec: ModelSpec) -> str | None:
@@ -67,26 +57,35 @@ def same_net(one: ModelSpec, other: ModelSpec) -> str | None:
     return next((name for name in fields if getattr(one, name) != getattr(other, name)), None)
 
 
-def catalog_name(theirs: str) -> str | None:
-    """Our name of the net that torchvision and timm call `theirs`."""
-    return next((name for name in catalog.names() if name.replace("-", "_") == theirs), None)
+def write_folder(
+    net: Net, out: Path, licence: str | None, format: Literal["timm", "transformers"] = "timm"
+) -> None:
+    """Write `net` into the existing folder `out`; preprocessing and classes where it has them.
 
-
-def write_folder(net: Net, out: Path, licence: str | None) -> None:
-    """Write `net` (as `resnets.load` gives it) into the existing folder `out`."""
+    "timm": config.json in timm's form; "transformers": in theirs, with their tensor names. Both
+    carry ours. ConfigError where transformers have no such network.
+    """
     theirs = published_name(net.spec)
-    state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    if theirs is not None:
-        state = name_map("torchvision", net).to_foreign(state)
+    state = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
+    if format == "transformers":
+        seen = None if net.preprocess is None else net.preprocess.spec
+        config, processor = write_transformers(net.spec, seen, net.classes)
+        state = name_map("transformers", net).to_foreign(state)
+        if processor is not None:
+            dump_json(processor, out / PROCESSOR)
+    else:
+        config = _config(net, theirs, licence)
+        if theirs is not None:
+            state = name_map("torchvision", net).to_foreign(state)
     safetensors.torch.save_file(state, out / MODEL, metadata={"format": "pt"})
-    if net.preprocess.mean_image is not None:
+    if net.preprocess is not None and net.preprocess.mean_image is not None:
         safetensors.torch.save_file({"mean_image": net.preprocess.mean_image}, out / MEAN)
-    dump_json(_config(net, theirs, licence), out / CONFIG)
+    dump_json({**config, "resnets": _own(net)}, out / CONFIG)
 
 
 def _config(net: Net, theirs: str | None, licence: str | None) -> dict[str, Any]:
-    """timm's config.json, and ours in it."""
-    spec, seen = net.spec, net.preprocess.spec
+    """timm's config.json."""
+    spec, seen = net.spec, None if net.preprocess is None else net.preprocess.spec
     layers = {"first_conv": "conv1", "classifier": "fc"}
     if spec.block == "vgg":
         layers = {"first_conv": "features.0", "classifier": "head.fc"}
@@ -96,13 +95,7 @@ def _config(net: Net, theirs: str | None, licence: str | None) -> dict[str, Any]
         "num_features": net.head.in_features,
         "label_names": list(net.classes),
         "pretrained_cfg": {
-            "input_size": [spec.in_channels, seen.size, seen.size],
-            "fixed_input_size": False,
-            "interpolation": seen.interpolation,
-            "crop_pct": seen.size / seen.resize,
-            "crop_mode": "center",
-            "mean": list(seen.mean),
-            "std": list(seen.std),
+            **({} if seen is None else _seen(spec, seen)),
             "num_classes": spec.num_classes,
             **layers,
             **({} if licence is None else {"license": licence}),
@@ -110,65 +103,85 @@ def _config(net: Net, theirs: str | None, licence: str | None) -> dict[str, Any]
     }
     if spec.in_channels != 3:
         config["model_args"] = {"in_chans": spec.in_channels}
-    config["resnets"] = {
-        "format": FORMAT,
-        "model": to_dict(spec),
-        "preprocess": to_dict(seen),
-        "classes": list(net.classes),
-        **({} if net.recipe is None else {"recipe": to_dict(net.recipe)}),
-    }
     return config
 
 
-def read_config(path: Path) -> Described:
-    """What config.json in the folder `path` says, written by us or by timm; WeightsError if broken.
+def _own(net: Net) -> dict[str, Any]:
+    """What theirs have no word for."""
+    return {
+        "format": FORMAT,
+        "model": to_dict(net.spec),
+        "preprocess": None if net.preprocess is None else to_dict(net.preprocess.spec),
+        "classes": list(net.classes),
+        **({} if net.recipe is None else {"recipe": to_dict(net.recipe)}),
+    }
 
-    A config.json of another library says nothing that is read here.
+
+def _seen(spec: ModelSpec, seen: Preprocess) -> dict[str, Any]:
+    return {
+        "input_size": [spec.in_channels, seen.size, seen.size],
+        "fixed_input_size": False,
+        "interpolation": seen.interpolation,
+        "crop_pct": seen.size / seen.resize,
+        "crop_mode": "center",
+        "mean": list(seen.mean),
+        "std": list(seen.std),
+    }
+
+
+def read_config(path: Path) -> Described:
+    """What config.json in the folder `path` says, written by us, timm or transformers.
+
+    WeightsError where it is broken, is of a network that is none of ours, or has a field that is
+    neither honoured here nor without effect.
     """
     file = path / CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = _json(file)
         if "resnets" in config:
             return _read_own(config["resnets"], str(file))
-        return _read_timm(config)
+        if not _of_transformers(config):
+            return read_timm(config, str(file))
+        processor = path / PROCESSOR
+        said = _json(processor) if processor.is_file() else None
+        return read_transformers(config, said, str(file))
     except ConfigError as error:
         raise WeightsError(str(error)) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+
+
+def is_transformers(file: Path) -> bool:
+    """Whether a config.json is of transformers, which keeps the preprocessing beside it."""
+    try:
+        return _of_transformers(_json(file))
+    except (ConfigError, ValueError, RecursionError):
+        return False  # whoever reads it says what is wrong
+
+
+def _of_transformers(config: dict[str, Any]) -> bool:
+    return config.get("model_type") not in (None, "timm_wrapper")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ConfigError(f"{file}: is no table of fields")
+    return found
 
 
 def _read_own(own: dict[str, Any], where: str) -> Described:
     if own["format"] != FORMAT:
         raise WeightsError(f"{where}: format {own['format']}, this version reads {FORMAT}")
-    return Described(
-        from_dict(ModelSpec, own["model"], where),
-        from_dict(Preprocess, own["preprocess"], where),
-        tuple(own["classes"]),
-        stored_recipe(own["recipe"], where) if "recipe" in own else None,
+    said = take_fields(
+        own,
+        f"{where}: resnets",
+        {
+            "model": lambda value: from_dict(ModelSpec, value, where),
+            "preprocess": lambda value: value and from_dict(Preprocess, value, where),
+            "classes": names_of,
+            "recipe": lambda value: stored_recipe(value, where),
+        },
+        frozenset({"format"}),
     )
-
-
-def _read_timm(config: dict[str, Any]) -> Described:
-    """timm's: names of classes may be a list or a dict from index to name."""
-    known = config.get("pretrained_cfg", config)
-    if "input_size" not in known or "mean" not in known:
-        return Described()
-    channels, size, _ = known["input_size"]
-    preprocess = Preprocess(
-        size=size,
-        resize=math.floor(size / known.get("crop_pct", 0.875)),
-        channels=channels,
-        mean=tuple(known["mean"]),
-        std=tuple(known["std"]),
-        interpolation="bicubic" if known.get("interpolation") == "bicubic" else "bilinear",
-    )
-    name = catalog_name(config.get("architecture", ""))
-    labels = config.get("label_names", known.get("label_names", ()))
-    labels = (
-        [labels[key] for key in sorted(labels, key=int)] if isinstance(labels, dict) else labels
-    )
-    if name is None:
-        return Described(None, preprocess, tuple(labels))
-    classes = config.get("num_classes", known.get("num_classes", 1000))
-    spec = catalog.spec(name, num_classes=classes, in_channels=channels)
-    return Described(spec, preprocess, tuple(labels))
+    return Described(said["model"], said["preprocess"], said["classes"], said.get("recipe"))

@@ -25,8 +25,17 @@ from resnets.data.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_folder, read_path
-from resnets.weights.folder import CONFIG, MEAN, MODEL, catalog_name, read_config, same_net
+from resnets.weights.folder import (
+    CONFIG,
+    MEAN,
+    MODEL,
+    PROCESSOR,
+    is_transformers,
+    read_config,
+    same_net,
+)
 from resnets.weights.heads import imagenet_classes
+from resnets.weights.timm_config import catalog_name
 
 IMAGENET = 1000  # classes
 # Tags of timm 1.0 for the nets that are ours too, so that a misspelt one is noticed offline. Newer
@@ -58,7 +67,8 @@ def is_library(source: str) -> bool:
 def read_library(source: str, spec: ModelSpec | None = None) -> Weights:
     """Published weights `LIBRARY:NAME`, for the net `spec` where one is given.
 
-    "torchvision:TAG" or "torchvision:NET.TAG", "timm:NET.TAG", "hub:ORG/NAME[@REVISION]". Raises
+    "torchvision:TAG" or "torchvision:NET.TAG", "timm:NET.TAG", "hub:ORG/NAME[@REVISION]" (or
+    "hf:"). Raises
     ConfigError for an unknown name, with the nearest one, or one of another net; WeightsError
     where they cannot be fetched or are damaged.
     """
@@ -156,9 +166,10 @@ def _timm(name: str, spec: ModelSpec | None) -> Weights:
         )
     published = _matching(source, net, spec)
     found = replace(_hub(f"timm/{name}", None), source=source)
-    count = found.spec.num_classes if found.spec is not None else IMAGENET
-    classes = found.classes or (imagenet_classes() if count == IMAGENET else ())
-    return replace(found, classes=classes, spec=replace(published, num_classes=count))
+    said = found.spec or replace(published, num_classes=IMAGENET)
+    thousand = said.num_classes == IMAGENET
+    classes = found.classes or (imagenet_classes() if thousand else ())
+    return replace(found, classes=classes, spec=said)
 
 
 def _matching(source: str, net: str, spec: ModelSpec | None) -> ModelSpec:
@@ -215,7 +226,11 @@ def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
     try:
         model = get(MODEL)
         with contextlib.suppress(utils.EntryNotFoundError):
-            described = read_config(get(CONFIG).parent)
+            config = get(CONFIG)
+            if is_transformers(config):
+                with contextlib.suppress(utils.EntryNotFoundError):
+                    get(PROCESSOR)
+            described = read_config(config.parent)
             if described.preprocess is not None and described.preprocess.mean_image:
                 get(MEAN)
     except utils.LocalEntryNotFoundError as error:
@@ -256,4 +271,5 @@ LIBRARIES: Mapping[str, Callable[[str, ModelSpec | None], Weights]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "hub": _hub,
+    "hf": _hub,
 }

@@ -28,6 +28,7 @@ from resnets.weights.stored import Stored, naming
 
 log = logging.getLogger("resnets")
 
+IMAGENET = 1000  # classes
 SMALL = 64  # px; formats of larger images than this are ImageNet's
 # A tensor in a file may be so many times as large as the network's own before it is refused
 # unread: heads differ in their classes, first convolutions in their kernel and channels.
@@ -134,8 +135,10 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
         fields["conv_bias"] = "all" if everywhere else stem
     known = format.preprocess(spec)
     first = names.own(tensors, f"{sketch.input_layer}.weight")
+    head = names.own(tensors, HEAD[0])
     classes = weights.classes
-    if known is not None and not classes and known.size > SMALL:
+    thousand = head is not None and head.shape[0] == IMAGENET
+    if known is not None and not classes and known.size > SMALL and thousand:
         classes = imagenet_classes()
     return dataclasses.replace(
         weights,
@@ -145,6 +148,8 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
         preprocess=weights.preprocess or (Preprocessor(known) if known is not None else None),
         classes=classes,
         head_note=chosen.head_note,
+        head_rows=None if head is None or head.dim() != 2 else head.shape[0],
+        channels=None if first is None or first.dim() != 4 else first.shape[1],
         stem_kernel=None if first is None or first.dim() != 4 else first.shape[-1],
     )
 

@@ -2,61 +2,277 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import safetensors
 import torch
 from torch import nn
 
-from resnets.config import ConfigError, stored_recipe
-from resnets.models import Net, build
+from resnets.config import ConfigError, ModelSpec, Preprocess, stored_recipe
+from resnets.data.preprocess import (
+    IMAGENET_GREY_MEAN,
+    IMAGENET_GREY_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessor,
+)
+from resnets.models import Net, build, catalog
 from resnets.weights import folder, hub
-from resnets.weights.checkpoint import CheckpointError, find_checkpoint, read_checkpoint
-from resnets.weights.files import Weights, read_folder, read_preprocess
+from resnets.weights.candidates import fitting, listed
+from resnets.weights.checkpoint import FOLDER, CheckpointError, find_checkpoint, read_checkpoint
+from resnets.weights.errors import WeightsError
+from resnets.weights.files import (
+    Weights,
+    chosen_group,
+    read_folder,
+    read_path,
+    read_preprocess,
+    split_part,
+)
+from resnets.weights.heads import no_names, read_classes
 from resnets.weights.initial import net_from, recognise
 from resnets.weights.store_url import named
 
+log = logging.getLogger("resnets")
 
-def load(where: str | Path) -> Net:
-    """The net of a run, checkpoint or pushed folder, in eval mode, float32, on the CPU.
+CIFAR_SIZE = 32  # px
+SHARE = 256 / 224  # of the shorter side over the crop, as ImageNet's nets are measured
+SHOWN = 3  # names of classes in a message
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a user says of weights that do not say it themselves, the same for every command.
+
+    model: catalog name of their network. classes: names of its outputs, as `heads.read_classes`
+    takes them.
+    """
+
+    model: str | None = None
+    classes: str | None = None
+
+
+NOTHING_SAID = LoadOptions()
+
+
+def load(
+    where: str | Path, model: str | None = None, classes: str | Sequence[str] | None = None
+) -> Net:
+    """The net of a run, checkpoint, pushed folder or file, in eval mode, float32, on the CPU.
 
     Runs and checkpoints may lie behind a URL that fsspec opens.
     A run gives its best checkpoint on validation, or its last where it had no validation split;
     averaged (EMA) weights are taken where the run kept them. The net carries `.preprocess`
     (a `Preprocessor`), `.classes`, `.recipe` and `.origin` (file, step and kind of weights).
     Published nets are loaded by name: "hub:ORG/NAME", "timm:resnet50.a1_in1k",
-    "torchvision:resnet50.IMAGENET1K_V2"; classes without names are called "0", "1", ...
-    Raises CheckpointError, WeightsError, and ConfigError for an unknown name.
+    "torchvision:resnet50.IMAGENET1K_V2".
+
+    model: the network of a file that does not say it, such as a state dict; anything that
+    `create_model` takes as `weights` is taken here then. classes: names of the outputs, in their
+    order: a sequence, or text as `--classes` takes it. Outputs that nobody names are called "0",
+    "1", .... Preprocessing that a file does not say is assumed, and logged.
+
+    Raises CheckpointError, WeightsError, and ConfigError for an unknown name or another network.
     """
-    if hub.is_library(str(where)):
-        return _published(hub.read_library(str(where)))
-    if (Path(where) / folder.CONFIG).is_file():
-        return _published(read_folder(Path(where), str(where)))
-    path = find_checkpoint(where)
+    return _load(where, model, classes, "head")
+
+
+def load_model(
+    where: str | Path,
+    options: LoadOptions = LoadOptions(),
+    need: Literal["names", "head", "body"] = "names",
+    *,
+    rename: bool = True,
+) -> Net:
+    """What every command loads its network with: `load` with the user's options.
+
+    need: "names" refuses outputs that nobody names; "body" takes weights without a head, for
+    features. Without `rename`, `options.classes` are for outputs without names alone.
+    """
+    return _load(where, options.model, options.classes, need, rename=rename)
+
+
+Need = Literal["names", "head", "body"]
+
+
+def _load(
+    where: str | Path,
+    model: str | None,
+    classes: str | Sequence[str] | None,
+    need: Need,
+    rename: bool = True,
+) -> Net:
+    source = str(where)
+    if hub.is_library(source):
+        spec = None if model is None else catalog.spec(model)
+        return _published(hub.read_library(source, spec), model, classes, need, rename)
+    place, part = split_part(source)
+    if (Path(place).expanduser() / folder.CONFIG).is_file():
+        found = dataclasses.replace(read_folder(Path(place).expanduser(), source), part=part)
+        return _published(found, model, classes, need, rename)
+    path = find_checkpoint(place)
+    if not _is_ours(path):
+        found = dataclasses.replace(read_path(str(path)), source=source, part=part)
+        return _published(found, model, classes, need, rename)
     checkpoint = read_checkpoint(path)
     recipe = stored_recipe(checkpoint.meta["recipe"], where=str(path))
+    if model is not None:
+        _check_model(source, recipe.model, catalog.spec(model))
     net = build(recipe.model)
-    averaged = checkpoint.group("ema")
-    load_weights(net, averaged or checkpoint.group("model"), path)
+    averaged = checkpoint.group("ema") if part in (None, "ema") else {}
+    load_weights(net, chosen_group(checkpoint, part, source), path)
     net.preprocess = read_preprocess(checkpoint)
     net.classes = tuple(checkpoint.meta["classes"])
+    if rename and classes is not None:
+        net.classes = read_classes(classes, recipe.model.num_classes, source)
     net.recipe = recipe
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
     net.origin = f"{path.name} (step {checkpoint.meta['step']:,}{kind})"
     return net.eval()
 
 
-def _published(weights: Weights) -> Net:
-    """The net that the source of `weights` says they are of, with its own head."""
-    spec = weights.spec
-    if spec is None or weights.preprocess is None:
-        raise ConfigError(
-            f"{weights.source}: does not say of which net it is; "
-            f"use resnets.create_model(NET, weights={weights.source!r})"
-        )
-    net = net_from(recognise(weights, spec), spec, whole=True)
-    net.classes = net.classes or tuple(map(str, range(spec.num_classes)))
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a checkpoint, or is to be one and is damaged."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return "resnets" in (file.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return path.parent.name == FOLDER
+
+
+def says_model(where: str | Path) -> bool:
+    """Whether weights say themselves of which network they are."""
+    place, _ = split_part(str(where))
+    if hub.is_library(place):
+        return True
+    try:
+        path = find_checkpoint(place)
+    except (CheckpointError, ConfigError):
+        return True  # whoever loads them says what is wrong
+    return _is_ours(path)
+
+
+def _published(
+    weights: Weights,
+    model: str | None,
+    classes: str | Sequence[str] | None,
+    need: Need,
+    rename: bool,
+) -> Net:
+    """The net that the source of `weights` or the user says they are of, with its own head."""
+    source, spec = weights.source, weights.spec
+    if spec is None:
+        spec = _said(weights, model)
+        weights = recognise(weights, spec)
+        spec = _sized(weights, spec, need)
+    elif model is not None:
+        _check_model(source, spec, catalog.spec(model))
+        weights = recognise(weights, spec)
+    else:
+        weights = recognise(weights, spec)
+    net = net_from(weights, spec, whole=need != "body")
+    count = spec.num_classes
+    if classes is not None and (rename or not net.classes):
+        net.classes = read_classes(classes, count, source)
+    if not net.classes:
+        if need == "names":
+            raise no_names(source, count)
+        net.classes = tuple(map(str, range(count)))
+    assumed = net.preprocess is None
+    if assumed:
+        net.preprocess = Preprocessor(_assumed(source, net.spec))
+    if assumed or need != "head":  # commands say what they understood, calls what they assumed
+        _state(net, assumed, weights)
     net.recipe = weights.recipe
     return net.eval()
+
+
+def _said(weights: Weights, model: str | None) -> ModelSpec:
+    if model is not None:
+        return catalog.spec(model)
+    fits = fitting(weights.contents, weights.part)
+    hint = f": the tensors fit {listed(fits)}" if fits else "; `resnets info` lists them"
+    raise ConfigError(
+        f"{weights.source}: does not say of which network it is; say it with --model NET"
+        f" (in Python model=NET){hint}"
+    )
+
+
+def _sized(weights: Weights, spec: ModelSpec, need: Need) -> ModelSpec:
+    """`spec` with as many classes and input channels as the tensors have."""
+    count = weights.head_rows
+    if count is None:
+        if need == "body":
+            return spec
+        note = f" ({weights.head_note})" if weights.head_note else ""
+        raise WeightsError(
+            f"{weights.source}: has no head{note}, so it cannot name classes; train one with"
+            f" `resnets train finetune --set weights={weights.source}`"
+        )
+    channels = weights.channels or spec.in_channels
+    return dataclasses.replace(spec, num_classes=count, in_channels=channels)
+
+
+def _check_model(source: str, theirs: ModelSpec, asked: ModelSpec) -> None:
+    """ConfigError where the user names another network than the weights do."""
+    field = folder.same_net(theirs, asked)
+    if field is not None:
+        raise ConfigError(
+            f"--model {asked.name}: {source} is of {theirs.name}, whose {field} is"
+            f" {getattr(theirs, field)!r}, not {getattr(asked, field)!r}; leave --model out"
+        )
+
+
+def _assumed(source: str, spec: ModelSpec) -> Preprocess:
+    """What most networks of its kind see: ImageNet's constants, at the size of its stem."""
+    channels = spec.in_channels
+    if channels not in (1, 3):
+        raise ConfigError(f"{source}: takes {channels} channels; images have 1 (grey) or 3 (RGB)")
+    small = spec.stem == "cifar"
+    size = CIFAR_SIZE if small else spec.input_size
+    return Preprocess(
+        size=size,
+        resize=size if small else round(SHARE * size),
+        channels=channels,
+        mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GREY_MEAN,
+        std=IMAGENET_STD if channels == 3 else IMAGENET_GREY_STD,
+    )
+
+
+def _state(net: Net, assumed: bool, weights: Weights) -> None:
+    """Log in one line what is taken for what."""
+    classes = ", ".join(net.classes[:SHOWN]) + (", ..." if len(net.classes) > SHOWN else "")
+    whence = "preprocessing assumed, the file says none" if assumed else "preprocessing"
+    say = log.warning if assumed else log.info
+    say(
+        "%s: %s in the names of %s, %d classes (%s); %s: %s",
+        weights.source,
+        net.spec.name,
+        weights.format,
+        len(net.classes),
+        classes,
+        whence,
+        in_words(net.preprocess.spec),
+    )
+
+
+def in_words(seen: Preprocess) -> str:
+    """Preprocessing in one line."""
+    planes = seen.channel_order.upper() if seen.channels == 3 else "grey"
+    mean = "a mean image" if seen.mean_image else f"mean {_numbers(seen.mean)}"
+    return (
+        f"shorter side {seen.resize} px ({seen.interpolation}), center {seen.size} px, {planes}, "
+        f"{mean}, std {_numbers(seen.std)}"
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "/".join(f"{value:.4g}" for value in values)
 
 
 def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import torch
@@ -15,21 +15,32 @@ from resnets.config import ConfigError, to_toml
 from resnets.models import Net
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import published_name, write_folder
-from resnets.weights.load import load
+from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
+from resnets.weights.maps import name_map
 
 CARD, RESULT = "README.md", "result.json"
 SPLITS = ("test", "val")
 HUB = "hub:"
 
 
-def push(where: str, to: str, *, licence: str | None = None, private: bool = False) -> str:
+def push(
+    where: str,
+    to: str,
+    *,
+    licence: str | None = None,
+    private: bool = False,
+    options: LoadOptions = NOTHING_SAID,
+    format: Literal["timm", "transformers", "mmpretrain"] = "timm",
+) -> str:
     """Put the net of a run or checkpoint into the folder `to` or the repository "hub:ORG/NAME".
 
     config.json, model.safetensors and README.md (the card) are written, read back and compared
-    before anything leaves or takes its place. Returns where they are. Raises ConfigError for a
-    folder with something in it or a name that is none, WeightsError where the Hub refuses.
+    before anything leaves or takes its place. Returns where they are. format: whose config and
+    tensor names; with "mmpretrain", model.pth is written beside them, for that library's
+    `load_checkpoint`. Raises ConfigError for a folder with something in it or a name that is none,
+    WeightsError where the Hub refuses.
     """
-    net = load(where)
+    net = load_model(where, options)
     remote = to.startswith(HUB)
     if remote and not re.fullmatch(r"[\w.-]+/[\w.-]+", to.removeprefix(HUB)):
         raise ConfigError(f"--to {to}: write it as hub:ORG/NAME")
@@ -42,7 +53,9 @@ def push(where: str, to: str, *, licence: str | None = None, private: bool = Fal
     with tempfile.TemporaryDirectory(prefix=".push-", dir=place) as temporary:
         made = Path(temporary) / "net"
         made.mkdir()
-        write_folder(net, made, licence)
+        write_folder(net, made, licence, "transformers" if format == "transformers" else "timm")
+        if format == "mmpretrain":
+            _write_mmpretrain(net, made / "model.pth")
         (made / CARD).write_text(card(net, result, to, licence), encoding="utf-8")
         _compare(net, made)
         if remote:
@@ -51,6 +64,13 @@ def push(where: str, to: str, *, licence: str | None = None, private: bool = Fal
             out.rmdir()
         made.rename(out)
     return str(out)
+
+
+def _write_mmpretrain(net: Net, path: Path) -> None:
+    """A checkpoint as mmengine has it, with the names of the classes."""
+    meta = {"dataset_meta": {"classes": list(net.classes)}}
+    state = name_map("mmpretrain", net).to_foreign(net.state_dict())
+    torch.save({"meta": meta, "state_dict": state}, path)
 
 
 def find_result(where: Path) -> dict[str, Any]:

@@ -1,0 +1,211 @@
+"""config.json as timm writes it, read whole: what the network and its images are."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe
+from resnets.config.fields import only, take_fields, whole_number
+from resnets.models import catalog
+
+
+@dataclass(frozen=True)
+class Described:
+    """What config.json says of the tensors beside it; None and () where it does not say."""
+
+    spec: ModelSpec | None = None
+    preprocess: Preprocess | None = None
+    classes: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+
+
+def catalog_name(theirs: str) -> str | None:
+    """Our name of the net that torchvision and timm call `theirs`."""
+    return next((name for name in catalog.names() if name.replace("-", "_") == theirs), None)
+
+
+# What changes nothing in what the network computes: where it comes from, how it is trained, and
+# what another call of timm's would take instead.
+ABOUT = frozenset(
+    {
+        *("tag", "url", "file", "hf_hub_id", "hf_hub_filename", "source", "license", "licence"),
+        *("paper_ids", "paper_name", "origin_url", "description", "notes", "architecture"),
+        *("test_input_size", "test_crop_pct", "min_input_size", "fixed_input_size", "pool_size"),
+        *("first_conv", "classifier", "num_features", "label_descriptions", "zero_init_last"),
+        *("drop_block_rate", "tags", "library_name", "model_type", "architectures", "dtype"),
+        *("torch_dtype", "transformers_version", "initializer_range", "do_pooling", "state_dict"),
+    }
+)
+RELU = only("relu", "ReLU", "torch.nn.ReLU", why="is no activation of the networks here")
+POOL = only("avg", "fastavg", why="is no pool of the networks here")
+STRIDES = {32: 0, 16: 1, 8: 2}
+
+
+def read_timm(config: Mapping[str, Any], where: str) -> Described:
+    """ConfigError names a field that is not known here or that the networks cannot express."""
+    inner = "pretrained_cfg" in config
+    top = take_fields(
+        {name: value for name, value in config.items() if inner or name in _TOP},
+        where,
+        _TOP | {"pretrained_cfg": dict, "model_args": dict},
+        ABOUT,
+    )
+    said = config["pretrained_cfg"] if inner else config
+    place = f"{where}: pretrained_cfg" if inner else where
+    rest = {name: value for name, value in said.items() if inner or name not in _TOP}
+    seen = take_fields(rest, place, _SEEN | (_TOP if inner else {}), ABOUT)
+    args = take_fields(top.get("model_args", {}), f"{where}: model_args", _ARGS, ABOUT)
+    count = top.get("num_classes", args.get("num_classes", seen.get("num_classes")))
+    names = top.get("label_names") or seen.get("label_names") or ()
+    spec = _spec(config, said, args, where)
+    channels = args.get("in_chans", seen["input_size"][0] if "input_size" in seen else 3)
+    if spec is not None:
+        count = spec.num_classes if count is None else count
+        spec = dataclasses.replace(spec, num_classes=count, in_channels=channels)
+        if "input_size" in seen:
+            spec = dataclasses.replace(spec, input_size=seen["input_size"][1])
+    return Described(spec, _preprocess(seen, channels, place), names)
+
+
+def _spec(
+    config: Mapping[str, Any], said: Mapping[str, Any], args: Mapping[str, Any], where: str
+) -> ModelSpec | None:
+    architecture = config.get("architecture", said.get("architecture"))
+    if architecture is None:
+        return None
+    name = catalog_name(str(architecture).partition(".")[0])
+    if name is None:
+        raise ConfigError(
+            f"{where}: architecture {str(architecture)[:60]!r} is none of the networks here; "
+            "if one computes the same, name it and the file of the tensors alone"
+        )
+    spec = catalog.spec(name)
+    changes = {field: value for field, value in args.items() if field in _SPEC_FIELDS}
+    fields = {_SPEC_FIELDS[field]: value for field, value in changes.items()}
+    return dataclasses.replace(spec, **fields)
+
+
+def _preprocess(seen: Mapping[str, Any], channels: int, where: str) -> Preprocess | None:
+    if "input_size" not in seen or "mean" not in seen:
+        return None
+    size = seen["input_size"][1]
+    resize = math.floor(size / seen.get("crop_pct", 0.875))
+    if resize < size:
+        raise ConfigError(f"{where}: crop_pct = {seen['crop_pct']}: would crop more than there is")
+    for name in ("mean", "std"):
+        if len(seen.get(name, seen["mean"])) != channels:
+            raise ConfigError(f"{where}: {name}: is not of {channels} channels")
+    return Preprocess(
+        size=size,
+        resize=resize,
+        channels=channels,
+        mean=seen["mean"],
+        std=seen.get("std", (1.0,) * channels),
+        interpolation=seen.get("interpolation", "bilinear"),
+    )
+
+
+def _square(value: Any) -> tuple[int, int, int]:
+    channels, height, width = map(whole_number, value)
+    if height != width:
+        raise ValueError("is not square, and the networks here see squares")
+    return channels, height, width
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """A handler of means and deviations."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("is no list of numbers")
+    found = tuple(float(each) for each in value)
+    if not all(map(math.isfinite, found)):
+        raise ValueError("has a value that is no number")
+    return found
+
+
+def _share(value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 < value < 10:
+        raise ValueError("is no share")
+    return float(value)
+
+
+def names_of(value: Any) -> tuple[str, ...]:
+    """A handler of class names: a list, or a table from number to name."""
+    if isinstance(value, Mapping):
+        numbered = {int(key): name for key, name in value.items()}
+        if sorted(numbered) != list(range(len(numbered))):
+            raise ValueError("does not number its classes 0, 1, ...")
+        value = [numbered[place] for place in range(len(numbered))]
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError("is no list of names")
+    return tuple(value)
+
+
+def _dilated(value: Any) -> int:
+    if value not in STRIDES:
+        raise ValueError("is none of 8, 16, 32")
+    return STRIDES[value]
+
+
+def _widths(value: Any) -> tuple[int, ...]:
+    return tuple(map(whole_number, value))
+
+
+def _nothing(value: Any) -> None:
+    if value:
+        raise ValueError("is something that the networks here do not have")
+
+
+_TOP = {
+    "num_classes": whole_number,
+    "global_pool": POOL,
+    "label_names": names_of,
+    "act_layer": RELU,
+}
+_SEEN = {
+    "num_classes": whole_number,
+    "input_size": _square,
+    "interpolation": only("bilinear", "bicubic", why="is not how images are resized here"),
+    "crop_pct": _share,
+    "crop_mode": only("center", why="is not how images are cropped here"),
+    "mean": numbers,
+    "std": numbers,
+    "label_offset": only(0, False, why="shifts the classes"),
+    "custom_load": only(False, why="asks for a loader of its own"),
+    "global_pool": POOL,
+    "act_layer": RELU,
+}
+_ARGS = {
+    "in_chans": whole_number,
+    "num_classes": whole_number,
+    "global_pool": POOL,
+    "act_layer": RELU,
+    "norm_layer": only("batchnorm2d", "BatchNorm2d", "batchnorm", "torch.nn.BatchNorm2d"),
+    "output_stride": _dilated,
+    "layers": _widths,
+    "channels": _widths,
+    "cardinality": whole_number,
+    "base_width": whole_number,
+    "drop_rate": float,
+    "drop_path_rate": float,
+    "stem_type": only(""),
+    "stem_width": whole_number,  # decides in deep stems alone
+    "replace_stem_pool": only(False),
+    "block_reduce_first": only(1),
+    "down_kernel_size": only(1),
+    "avg_down": only(False),
+    "aa_layer": _nothing,
+    "block_args": _nothing,
+}
+_SPEC_FIELDS = {
+    "output_stride": "dilate",
+    "layers": "depths",
+    "channels": "widths",
+    "cardinality": "groups",
+    "base_width": "width_per_group",
+    "drop_rate": "dropout",
+    "drop_path_rate": "drop_path",
+}
