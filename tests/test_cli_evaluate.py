@@ -147,7 +147,7 @@ def test_classes_in_another_order_are_mapped_by_name(capsys, checkpoint, data, t
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--classes", "blue,green"), 2, "names 2 classes, the net has 3"),
+        (("--classes", "blue,green"), 2, "names 2 classes, last.safetensors"),
         (("--classes", "blue,green,green"), 2, "twice"),
         (("--classes", "blue,green,yellow"), 1, "does not know: red"),
         (("--data", "no-such-folder"), 1, "no-such-folder"),
