@@ -199,6 +199,7 @@ def list_tar(archive: Path, also: Callable[[str], bool] | None = None) -> Listin
     spans: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     folders: set[str] = set()
+    sparse: set[str] = set()
     stream = _uncompressed(archive)
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -209,6 +210,8 @@ def list_tar(archive: Path, also: Callable[[str], bool] | None = None) -> Listin
                     folders.add(path)
                 elif member.isreg():
                     spans[path] = (member.offset_data, member.size)
+                    if is_sparse(member):
+                        sparse.add(path)
                 elif member.islnk() or member.issym():
                     start = posixpath.dirname(path) if member.issym() else ""
                     links[path] = posixpath.normpath(posixpath.join(start, member.linkname))
@@ -223,6 +226,7 @@ def list_tar(archive: Path, also: Callable[[str], bool] | None = None) -> Listin
         return os.pread(stream.fileno(), min(HEAD_BYTES, size), offset)
 
     paths, below, others = sort_members(spans, folders, head, also, left_out)
+    refuse_sparse([path for path in paths if path in sparse], str(archive))
     where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
     return Listing(TarFiles(archive, stream, paths, where), paths, below, others, left_out)
 
@@ -293,6 +297,29 @@ def follow_links(
             break
     for path in sorted(waiting):
         left_out.add(LOOP, path, suffix="")
+
+
+def is_sparse(member: tarfile.TarInfo) -> bool:
+    """Whether a member is stored without its zeros, so that its bytes are not where it says.
+
+    GNU's own form and the three in PAX headers; star's, which `tarfile` does not know, too.
+    """
+    headers = member.pax_headers
+    return (
+        member.issparse()
+        or any(key.startswith("GNU.sparse.") for key in headers)
+        or "SCHILY.realsize" in headers
+    )
+
+
+def refuse_sparse(paths: Sequence[str], archive: str) -> None:
+    """DataError where `paths`, the sparse members among those that are wanted, are any."""
+    if paths:
+        more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+        raise DataError(
+            f"{archive}:{paths[0]}{more}: stored as sparse files, whose bytes cannot be read in"
+            " place; make the tar again without --sparse (-S)"
+        )
 
 
 def check_end(tar: tarfile.TarFile, stream: IO[bytes]) -> None:

@@ -15,7 +15,15 @@ import numpy as np
 from resnets.data import shards
 from resnets.data.archives import is_zip, list_archive
 from resnets.data.errors import DataError
-from resnets.data.files import Listing, TarFiles, check_end, is_picture, list_tar
+from resnets.data.files import (
+    Listing,
+    TarFiles,
+    check_end,
+    is_picture,
+    is_sparse,
+    list_tar,
+    refuse_sparse,
+)
 from resnets.data.flat_labels import is_table
 from resnets.data.parts import Source, by_role
 from resnets.data.tree import open_flat, open_tree
@@ -67,6 +75,7 @@ def inside(outer: Listing) -> Listing:
                 for member in inner:
                     name = posixpath.normpath(member.name)
                     if member.isreg() and is_picture(name):
+                        refuse_sparse([name] if is_sparse(member) else [], files.name(row))
                         spans[f"{path.removesuffix('.tar')}/{name}"] = (
                             member.offset_data,
                             member.size,
