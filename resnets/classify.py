@@ -62,7 +62,9 @@ class ClassificationWork:
     @classmethod
     def open(cls, recipe: Recipe) -> ClassificationWork:
         """Fit the recipe to the data's classes and picture size; build net and preprocessing."""
-        splits, data = open_data(recipe.data), recipe.data
+        splits = open_data(recipe.data)
+        data = dataclasses.replace(recipe.data, value_range=splits.value_range)
+        recipe = dataclasses.replace(recipe, data=data)
         if data.augment.flip and (warning := mirror_warning(splits.classes)):
             log.warning("%s", warning)
         weights = None if recipe.weights is None else read_weights(recipe.weights, recipe.model)

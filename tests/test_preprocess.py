@@ -171,7 +171,7 @@ def test_missing_files_and_odd_arrays_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no\.png: cannot be read"):
         preprocessor.picture(tmp_path / "no.png")
     for odd in (np.zeros((5, 5)), np.zeros((5, 5, 2), np.uint8), np.zeros(5, np.uint8)):
-        with pytest.raises(DataError, match="a picture is uint8"):
+        with pytest.raises(DataError, match="an image is uint8"):
             preprocessor.picture(odd)
     Image.fromarray(np.zeros((9, 9), np.float32)).save(path := tmp_path / "f.tif")
     with pytest.raises(DataError, match="floating-point"):

@@ -78,6 +78,8 @@ class DataSpec:
     grow_from: pixels that training starts with (progressive resizing), None = `size` throughout.
     The size grows linearly to `size` between the two shares `grow_between` of the run, in steps
     of `grow_step` pixels.
+    value_range: values of images with more than 8 bits that become 0 and 255; None = measured on
+    the training images, where those fill less than half of 16 bits. It travels with the weights.
     workers: decode threads, 0 = one per core. Never changes a result.
     """
 
@@ -101,12 +103,17 @@ class DataSpec:
     shuffle_buffer: int = 10_000
     quarantine: str | None = None
     max_bad: float = 0.01
+    value_range: tuple[float, float] | None = None
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
     def __post_init__(self) -> None:
         for name in ("val_fraction", "test_fraction", "max_bad"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is not in [0, 1)")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ConfigError(
+                f"data.value_range: {self.value_range}: the first must be below the second"
+            )
         if self.test_size in (None, self.size):
             return
         if self.size is None or self.augment.crop not in ("scale-jitter", "random-resized"):
@@ -128,6 +135,8 @@ class Preprocess:
     A picture becomes `channels` planes (1 grey, 3 RGB), its shorter side `resize` px (antialiased
     `interpolation`), its centre crop `size` px, its values (x / 255 - mean) / std. With
     `mean_image` the checkpoint carries a mean picture (C, size, size) in 0..1 in place of `mean`.
+    value_range: values of images with more than 8 bits that become x = 0 and 255; None = 0 and
+    65,535.
     """
 
     size: int = 224
@@ -138,3 +147,4 @@ class Preprocess:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     channel_order: Literal["rgb", "bgr"] = "rgb"
     mean_image: bool = False
+    value_range: tuple[float, float] | None = None

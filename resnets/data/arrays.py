@@ -30,6 +30,13 @@ FASHION_CLASSES = (
     "Ankle boot",
 )
 IDX_UBYTE = 0x08  # IDX type code of unsigned bytes
+IDX_KINDS = {
+    0x09: "signed bytes",
+    0x0B: "16-bit integers",
+    0x0C: "32-bit integers",
+    0x0D: "32-bit floats",
+    0x0E: "64-bit floats",
+}
 
 
 def open_digits() -> Source:
@@ -72,8 +79,13 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); fetch it again") from error
-    if len(data) < 4 or data[:3] != bytes((0, 0, IDX_UBYTE)) or len(data) < 4 + 4 * data[3]:
+    if len(data) < 4 or data[:2] != bytes(2) or len(data) < 4 + 4 * data[3]:
         raise DataError(f"{path}: not an IDX file of unsigned bytes")
+    if data[2] != IDX_UBYTE:
+        kind = IDX_KINDS.get(data[2], f"type {data[2]:#04x}")
+        raise DataError(
+            f"{path}: an IDX file of {kind}, not of unsigned bytes; scale its values to 0 to 255"
+        )
     shape = np.frombuffer(data, ">u4", data[3], 4).astype(int).tolist()
     start = 4 + 4 * data[3]
     if len(data) - start != math.prod(shape):

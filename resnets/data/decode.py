@@ -2,7 +2,7 @@
 
 A `View` names the part of a picture that is wanted and its size in pixels; the decoder may use
 that to read a JPEG at reduced resolution. Pictures are turned upright by their EXIF orientation;
-transparency is laid over white; 16-bit values are scaled to 8 bits; CMYK and palettes become RGB.
+`pixel_values` makes 8-bit grey or RGB of whatever they hold.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from resnets.data import jpeg
 from resnets.data.errors import DataError
 from resnets.data.netpbm import pixels_of
 from resnets.data.open_image import MAX_PIXELS, max_scans, open_image
+from resnets.data.pixel_values import Levels, as_bytes
 from resnets.data.resize import kernel, resize_part
 from resnets.data.upright import Box, turn_of
 
-GREY_MODES = frozenset({"1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N"})
+GREY_MODES = frozenset({"1", "L", "F", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 TRANSPOSE = {  # what Pillow calls the turns that undo EXIF orientations 2..8
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,12 +43,16 @@ REDUCED_MARGIN = 3.0
 
 @dataclass(frozen=True)
 class View:
-    """What to see of a picture: the part `box(width, height)`, as `size` x `size` x `channels`."""
+    """What to see of a picture: the part `box(width, height)`, as `size` x `size` x `channels`.
+
+    levels: values of images with more than 8 bits that become 0 and 255; None = those of 16 bits.
+    """
 
     size: int
     channels: int
     box: Callable[[int, int], Box]
     interpolation: str = "bilinear"
+    levels: Levels | None = None
 
     @property
     def scaling(self) -> tuple[int, str]:
@@ -74,10 +79,15 @@ def decode(data: bytes | memoryview, view: View, name: str) -> NDArray[np.uint8]
             return render(image, view)
 
 
-def decode_whole(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
-    """The whole upright picture (H, W, 3) at its stored size, by Pillow; DataError as `decode`."""
+def decode_whole(
+    data: bytes | memoryview, name: str, levels: Levels | None = None
+) -> NDArray[np.uint8]:
+    """The whole upright picture (H, W, 3) at its stored size, by Pillow; DataError as `decode`.
+
+    levels: see `View`.
+    """
     with naming(name), open_image(data) as image:
-        return np.array(_upright(image).convert("RGB"))
+        return np.array(_upright(image, levels).convert("RGB"))
 
 
 def picture_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]:
@@ -92,7 +102,7 @@ def render(image: Image.Image, view: View) -> NDArray[np.uint8]:
     box = _inside(view.box(width, height), width, height)
     denominator = _denominator(box, view.size)
     image.draft(None, (image.width // denominator, image.height // denominator))
-    image = _upright(image)
+    image = _upright(image, view.levels)
     if image.size != (width, height):
         across, down = image.width / width, image.height / height
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
@@ -202,21 +212,9 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return turn_of(image.info.get("exif")).size(*image.size)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, levels: Levels | None) -> Image.Image:
     """The decoded picture, turned by its EXIF orientation, as 8-bit L or RGB."""
     turn = TRANSPOSE.get(turn_of(image.info.get("exif")).orientation)
     image.load()
-    if turn is not None:
-        image = image.transpose(turn)
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return image.convert("L" if image.mode == "1" else "RGB")
+    image = as_bytes(image, levels)
+    return image if turn is None else image.transpose(turn)

@@ -78,7 +78,8 @@ def load_files(
         )
     channels = 1 if _probe(files).grey else 3
     given = torch.from_numpy(labels)
-    return FileSplit(files, given, classes, description, channels, unreadable)
+    levels = spec.value_range
+    return FileSplit(files, given, classes, description, channels, unreadable, levels)
 
 
 def _read_at_size(
@@ -88,7 +89,7 @@ def _read_at_size(
     size, resize, interpolation = prepared
     if not _fits(spec, len(files), size, size):
         return None
-    view = View(size, 3, centre_box(size, resize), interpolation)
+    view = View(size, 3, centre_box(size, resize), interpolation, spec.value_range)
 
     def read(index: int) -> NDArray[np.uint8]:
         return decode(files.read(index), view, files.name(index))
@@ -105,7 +106,7 @@ def _read_as_stored(
         return None
 
     def read(index: int) -> NDArray[np.uint8]:
-        pixels = decode_whole(files.read(index), files.name(index))
+        pixels = decode_whole(files.read(index), files.name(index), spec.value_range)
         if pixels.shape[:2] != size:
             raise _UnlikeError
         return pixels

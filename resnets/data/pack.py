@@ -98,11 +98,14 @@ def open_pack(path: Path) -> Source:
         parts = {role: _part(path, memory, part) for role, part in index["parts"].items()}
         name, classes = f"{index['name']} packed at {index['size']} px", tuple(index["classes"])
         train, val, test = (parts.get(role) for role in ROLES)
+        given = index.get("value_range")
+        levels = None if given is None else (float(given[0]), float(given[1]))
     except (KeyError, TypeError, ValueError) as error:  # a whole index, but of another writer
         raise DataError(f"{path}: its index is not as version {VERSION} says ({error!r})") from None
     if train is None:
         raise DataError(f"{path}: its index has no training part; pack the set again")
-    return Source(name, classes, train, val, None if test is None else lambda: test)
+    opened = None if test is None else lambda: test
+    return Source(name, classes, train, val, opened, value_range=levels)
 
 
 def verify(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:

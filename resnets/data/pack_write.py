@@ -8,9 +8,10 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -30,6 +31,7 @@ from resnets.data.in_order import in_order
 from resnets.data.netpbm import encode
 from resnets.data.pack import HEADER, MAGIC, ROLES, VERSION, packed
 from resnets.data.parts import Part, Source
+from resnets.data.pixel_values import Levels, measure_levels
 from resnets.data.quarantine import Quarantine, path_within, prefixes
 from resnets.data.unreadable import Unreadable
 from resnets.processors import cores
@@ -70,6 +72,8 @@ def pack(
     if size < 1:
         raise ConfigError(f"--size {size}: the shorter side in pixels must be 1 or more")
     parts = _parts(source)
+    assert source.train.files is not None
+    levels = measure_levels(source.train.files, np.arange(len(source.train.labels)))
     _check_room(parts, size, out)
     packed, entries, workers = Packed(), {}, workers or cores()
     with whole_file(out) as temporary:
@@ -77,12 +81,15 @@ def pack(
             file.write(bytes(HEADER.size))
             for role, part in parts.items():
                 unreadable = Unreadable(part_name(source, part), len(part.labels), max_bad)
-                entries[role] = _write_part(file, workers, part, size, quarantine, unreadable)
+                cut = partial(shrunk, size=size, levels=levels)
+                entries[role] = _write_part(file, workers, part, cut, quarantine, unreadable)
                 written = np.flatnonzero(entries[role]["bytes"])
                 _check_classes(source, part, written)
                 packed.pictures[role] = len(written)
                 packed.unreadable += unreadable.messages
             index = {"name": source.name, "size": size, "classes": source.classes, "parts": entries}
+            if levels is not None:
+                index["value_range"] = levels
             _finish(file, index)
         packed.size = temporary.stat().st_size
     return packed
@@ -109,7 +116,7 @@ def _write_part(
     file: IO[bytes],
     workers: int,
     part: Part,
-    size: int,
+    cut: Callable[[Files, int], NDArray[np.uint8]],
     quarantine: Quarantine,
     unreadable: Unreadable,
 ) -> dict[str, Any]:
@@ -122,7 +129,7 @@ def _write_part(
 
     def work(row: int) -> bytes | DataError:
         try:
-            return encode(shrunk(files, row, size))
+            return encode(cut(files, row))
         except DataError as error:
             return error
 
@@ -142,11 +149,11 @@ def _write_part(
     return {"title": part.title, "start": start, **columns, **keys}
 
 
-def shrunk(files: Files, row: int, size: int) -> NDArray[np.uint8]:
-    """The picture (H, W, 1 or 3), upright, its shorter side `size` px or less."""
+def shrunk(files: Files, row: int, size: int, levels: Levels | None = None) -> NDArray[np.uint8]:
+    """The picture (H, W, 1 or 3), upright, its shorter side `size` px or less; levels: `View`."""
     data, name = files.read(row), files.name(row)
     width, height, grey = picture_header(data, name)
-    pixels = decode_whole(data, name)
+    pixels = decode_whole(data, name, levels)
     if min(width, height) > size:
         scaled = scaled_size(width, height, size)
         pixels = np.array(Image.fromarray(pixels).resize(scaled, Image.Resampling.BILINEAR))

@@ -90,6 +90,7 @@ class Source:
 
     left_out: files of the set that are in no part, counted. notes: what else was understood of it,
     a line each.
+    value_range: what values of more than 8 bits were scaled by already (`DataSpec`).
     """
 
     name: str
@@ -99,6 +100,7 @@ class Source:
     test: Callable[[], Part] | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: tuple[str, ...] = ()
+    value_range: tuple[float, float] | None = None
 
 
 def by_role(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], where: str) -> Source:

@@ -59,7 +59,7 @@ class Preprocessor:
         """The centre view that evaluation and prediction see."""
         spec = self.spec
         box = centre_box(spec.size, spec.resize)
-        return View(spec.size, spec.channels, box, spec.interpolation)
+        return View(spec.size, spec.channels, box, spec.interpolation, spec.value_range)
 
     def picture(self, picture: Picture) -> Tensor:
         """One picture, a path, PIL image or uint8 array (H, W[, C]), as uint8 (C, size, size)."""
@@ -107,6 +107,7 @@ def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
         channels=channels,
         mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GREY_MEAN,
         std=IMAGENET_STD if channels == 3 else IMAGENET_GREY_STD,
+        value_range=spec.value_range,
     )
     if spec.normalise == "imagenet":
         return Preprocessor(known)
@@ -193,9 +194,10 @@ def _common_size(split: Split) -> int:
 
 def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
     planes = pixels.shape[2] if pixels.ndim == 3 else 1
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or planes not in (1, 3):
+    deep = pixels.dtype == np.uint16 and planes == 1  # scaled by `Preprocess.value_range`
+    if not (pixels.dtype == np.uint8 or deep) or pixels.ndim not in (2, 3) or planes not in (1, 3):
         raise DataError(
-            f"array {pixels.dtype} {pixels.shape}: a picture is uint8 of (H, W), (H, W, 1) or"
-            " (H, W, 3)"
+            f"array {pixels.dtype} {pixels.shape}: an image is uint8 of (H, W), (H, W, 1) or"
+            " (H, W, 3), or uint16 of (H, W) or (H, W, 1)"
         )
     return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and planes == 1 else pixels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from resnets.data.identity import hold_out, hold_out_by_rank, identify
 from resnets.data.pack import is_pack, open_pack
 from resnets.data.parquet import open_parquet
 from resnets.data.parts import Part, Rows, Source
+from resnets.data.pixel_values import Levels, measure_levels
 from resnets.data.quarantine import Quarantine
 from resnets.data.shards import find_shards, open_shards
 from resnets.data.split import Split
@@ -41,13 +42,17 @@ NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 @dataclass(frozen=True)
 class Splits:
-    """A set, split. `test()` opens the test pictures, and nothing else does; None without any."""
+    """A set, split. `test()` opens the test pictures, and nothing else does; None without any.
+
+    value_range: as `DataSpec` has it, or as it was measured on the training images.
+    """
 
     train: Split
     val: Split | None
     classes: tuple[str, ...]
     name: str
     test: Callable[[], Split | None]
+    value_range: Levels | None = None
 
 
 def open_data(spec: DataSpec) -> Splits:
@@ -62,6 +67,11 @@ def open_data(spec: DataSpec) -> Splits:
     classes, labels = source.classes, source.train.labels
     _check_classes(source, labels)
     train_rows, val_rows, test_rows = held_out_rows(source, spec)
+
+    levels = spec.value_range or source.value_range
+    if levels is None and source.train.files is not None:
+        levels = measure_levels(source.train.files, train_rows)
+    spec = replace(spec, value_range=levels)
 
     def share(part: Part, rows: Rows, role: str) -> Split | None:
         if len(rows) == 0:
@@ -97,7 +107,7 @@ def open_data(spec: DataSpec) -> Splits:
         if source.val
         else share(source.train, val_rows, "validation")
     )
-    return Splits(train, val, classes, source.name, test)
+    return Splits(train, val, classes, source.name, test, levels)
 
 
 def held_out_rows(source: Source, spec: DataSpec) -> tuple[Rows, Rows, Rows]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from resnets.data.decode import View, decode, render_pixels
 from resnets.data.files import Files
+from resnets.data.pixel_values import Levels
 from resnets.data.unreadable import Unreadable
 
 
@@ -82,7 +83,10 @@ class TensorSplit:
 
 @dataclass(frozen=True, eq=False)
 class FileSplit:
-    """A set that is decoded when needed; `files` has one entry for each of `labels` (N,)."""
+    """A set that is decoded when needed; `files` has one entry for each of `labels` (N,).
+
+    value_range: see `DataSpec`.
+    """
 
     files: Files
     labels: Tensor
@@ -90,6 +94,7 @@ class FileSplit:
     description: str
     channels: int = 3
     unreadable: Unreadable = field(default_factory=Unreadable)
+    value_range: Levels | None = None
 
     def __post_init__(self) -> None:
         assert len(self.files) == len(self.labels)
@@ -100,4 +105,6 @@ class FileSplit:
 
     def read(self, index: int, view: View) -> NDArray[np.uint8]:
         """One view of one picture, decoded now; DataError names a file that cannot be."""
+        if self.value_range is not None:
+            view = replace(view, levels=self.value_range)
         return decode(self.files.read(index), view, self.files.name(index))

@@ -53,7 +53,8 @@ def stored(split: Split, index: int) -> Image.Image:
         pixels = split.images[index].numpy()
         return Image.fromarray(pixels[:, :, 0] if split.channels == 1 else pixels)
     if isinstance(split, FileSplit):
-        return Image.fromarray(decode_whole(split.files.read(index), split.files.name(index)))
+        data, name = split.files.read(index), split.files.name(index)
+        return Image.fromarray(decode_whole(data, name, split.value_range))
     raise DataError(
         f"{split.description}: its whole pictures are not stored; evaluate the set it was made of"
     )

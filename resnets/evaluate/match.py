@@ -14,6 +14,7 @@ from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.all_images import open_all, open_unlabelled
 from resnets.data.quarantine import path_within, prefixes
+from resnets.data.pixel_values import FULL
 from resnets.data.wnids import WNIDS
 from resnets.evaluate.cuts import picture_name
 from resnets.evaluate.truth import Truth, own_truth, read_truth
@@ -75,6 +76,7 @@ def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool 
             streaming=False if foreign else spec.streaming,
             size=seen.size,
             resize=seen.resize,
+            value_range=seen.value_range or FULL,  # never measured on what is evaluated
             # Sets are read into memory with bilinear interpolation only.
             in_memory="never" if stored or seen.interpolation != "bilinear" else spec.in_memory,
             val_fraction=0.0 if whole else spec.val_fraction,

@@ -136,6 +136,8 @@ def survey(grid: Grid, device: str, *, timed: bool) -> Survey:
     """Open the grid's data and count it; with `timed`, train each net for a few steps."""
     recipe, target = cell_recipe(grid, grid.nets[0], 0), host.pick_device(device)
     splits = open_data(recipe.data)
+    data = dataclasses.replace(recipe.data, value_range=splits.value_range)
+    recipe = dataclasses.replace(recipe, data=data)
     if not timed:
         return Survey(len(splits.train), {})
     preprocessor = fit_preprocess(splits.train, recipe.data, recipe.model.in_channels)

@@ -188,6 +188,8 @@ def gradients_study(
     specs = _specs(nets)
     recipe = _recipe(specs[0], source, iterations, seed)
     splits = open_data(recipe.data)
+    measured = replace(recipe.data, value_range=splits.value_range)
+    recipe = replace(recipe, data=measured)
     preprocessor = fit_preprocess(splits.train, recipe.data, splits.train.channels)
     fitted: dict[str, Any] = {
         "num_classes": len(splits.classes),

@@ -102,6 +102,7 @@ def fit_known(known: Preprocessor, split: Split, data: DataSpec, channels: int) 
     if channels != known.spec.channels:
         known = _other_planes(known, channels)
     read = isinstance(split, TensorSplit) and split.prepared is not None
+    known = replace(known, spec=replace(known.spec, value_range=data.value_range))
     return resize(known, sizes.size, sizes.resize, sizes.interpolation if read else None)
 
 
