@@ -13,8 +13,8 @@ from torch import Tensor
 from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.all_images import open_all, open_unlabelled
-from resnets.data.quarantine import path_within, prefixes
 from resnets.data.pixel_values import FULL
+from resnets.data.quarantine import path_within, prefixes
 from resnets.data.wnids import WNIDS
 from resnets.evaluate.cuts import picture_name
 from resnets.evaluate.truth import Truth, own_truth, read_truth
