@@ -100,6 +100,7 @@ class Check:
             report = report.annotated(annotated.bad, annotated.refusals)
         recipe = RECIPES.get(tasks[0], "detect") if tasks else "pictures"
         written = write_check(report, out, spec, leave_out, recipe)
+        _remember(report, spec, written, annotated=bool(tasks))
         _show(report, written)
         if tasks:
             show_annotated(annotated, out)
@@ -124,6 +125,24 @@ class Check:
             )
             return None, kinds_called(sorted(kinds | names))
         return self.quarantine, kinds_called(sorted(kinds))
+
+
+def _remember(report: CheckReport, spec: DataSpec, written: Written, *, annotated: bool) -> None:
+    """Keep what was found where training of the same set finds it."""
+    from resnets.data.check_record import save_record, source_listing
+    from resnets.data.errors import DataError
+    from resnets.data.sources import find_source
+    from resnets.detect.check_images import annotated_listing
+
+    try:
+        if annotated:
+            listing = annotated_listing(spec.source)
+        else:
+            listing = source_listing(find_source(spec), spec.source)
+    except DataError:  # nothing trains on it
+        return
+    if save_record(spec.source, report.findings, listing, written.quarantine) is None:
+        say("note: the cache cannot be written; training will not repeat what was found here")
 
 
 def _watch(counts: Iterable[int], total: int, doing: str) -> Iterable[int]:

@@ -20,6 +20,8 @@ from resnets import host
 from resnets.config import dump_json
 from resnets.data.check_findings import LEAKS, Finding
 from resnets.data.files import Files, FolderFiles
+from resnets.data.parts import Source
+from resnets.data.quarantine import path_within, prefixes
 
 VERSION = 1
 FOLDER = "checks"
@@ -38,25 +40,33 @@ class AlikePair:
 class CheckRecord:
     """What a check of a set found.
 
-    checked: day. listing: fingerprint of its images. unreadable: how many. pairs: those alike.
-    quarantine: the list that the check wrote.
+    checked: day. listing: fingerprint of its images. pairs: those alike. quarantine: the list that
+    the check wrote.
     """
 
     checked: str
     listing: str
-    unreadable: int
     pairs: Sequence[AlikePair]
     quarantine: str
 
 
-def listing_fingerprint(parts: Iterable[tuple[Files, Sequence[str]]]) -> str:
-    """Of the images of a set, each part's files with their paths within it: paths and sizes."""
+def source_listing(source: Source, where: str) -> str:
+    """Fingerprint of all images of a stored set."""
+    parts = (source.train, source.val, source.test() if source.test else None)
+    return listing_fingerprint((part.files for part in parts if part is not None), where)
+
+
+def listing_fingerprint(parts: Iterable[Files | None], where: str) -> str:
+    """Of the images of the set `where`, part by part: of their paths within it and their sizes."""
+    starts = prefixes(where)
     lines: list[bytes] = []
-    for files, paths in parts:
+    for files in parts:
+        if files is None:
+            continue
         sizes = _sizes(files)
-        for row, path in enumerate(paths):
-            size = sizes[row] if sizes is not None else -1
-            lines.append(os.fsencode(path) + b"\0%d\n" % size)
+        for row in range(len(files)):
+            path = path_within(files.name(row), starts).encode("utf-8", "surrogatepass")
+            lines.append(path + b"\0%d\n" % (-1 if sizes is None else sizes[row]))
     digest = hashlib.blake2b(digest_size=16)
     for line in sorted(set(lines)):
         digest.update(line)
@@ -79,25 +89,15 @@ def _size(path: Path) -> int:
 
 
 def save_record(
-    source: str, findings: Iterable[Finding], listing: str, quarantine: Path, unreadable: int
+    source: str, findings: Iterable[Finding], listing: str, quarantine: Path
 ) -> Path | None:
     """Keep what a check of `source` found; None where the cache cannot be written."""
-    pairs = [
-        [
-            each.path,
-            each.twin,
-            "same" if "near" not in each.kind.name else "near",
-            each.kind in LEAKS,
-        ]
-        for each in findings
-        if each.twin
-    ]
+    pairs = [[each.path, each.twin, each.kind in LEAKS] for each in findings if each.twin]
     record = {
         "version": VERSION,
         "source": _key(source),
         "checked": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "listing": listing,
-        "unreadable": unreadable,
         "quarantine": str(quarantine.resolve()),
         "pairs": pairs,
     }
@@ -118,7 +118,6 @@ def read_record(source: str) -> CheckRecord | None:
         return CheckRecord(
             checked=str(record["checked"]),
             listing=str(record["listing"]),
-            unreadable=int(record["unreadable"]),
             pairs=[AlikePair(str(a), str(b), bool(leak)) for a, b, leak in record["pairs"]],
             quarantine=str(record["quarantine"]),
         )
@@ -206,5 +205,7 @@ def _key(source: str) -> str:
 
 
 def _place(source: str) -> Path:
-    name = hashlib.blake2b(os.fsencode(_key(source)), digest_size=16).hexdigest()
+    name = hashlib.blake2b(
+        _key(source).encode("utf-8", "surrogatepass"), digest_size=16
+    ).hexdigest()
     return host.cache() / FOLDER / f"{name}.json"

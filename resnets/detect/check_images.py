@@ -12,6 +12,7 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.check_findings import LEAK, UNLISTED, Finding
+from resnets.data.check_record import listing_fingerprint
 from resnets.data.check_source import Contents, Section
 from resnets.data.errors import DataError
 from resnets.data.quarantine import path_within, prefixes
@@ -35,6 +36,16 @@ def annotated_contents(spec: DataSpec, task: Task, class_map: str = "") -> Conte
     except DataError:
         store = open_store(spec.source)
         return Contents(spec.source, [_section(store, "", ImageIndex.of(store).images)], ())
+
+
+def annotated_listing(where: str) -> str:
+    """Fingerprint of all images of an annotated set, in whatever image set."""
+    return store_listing(open_store(where))
+
+
+def store_listing(store: Store) -> str:
+    """The same of one that is open."""
+    return listing_fingerprint([store.take(ImageIndex.of(store).images)], store.where)
 
 
 def _by_set(spec: DataSpec, source: RawSource) -> Contents:

@@ -1,0 +1,80 @@
+"""What a check found is known to later runs on the same set, and told from a set that changed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnets.config import DataSpec
+from resnets.data.check import check_data
+from resnets.data.check_record import known_leaks, read_record, save_record, source_listing
+from resnets.data.sources import find_source
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """train/ with a copy of a test image."""
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for number in range(4):
+                pixels = random.integers(0, 256, (6, 8, 3), np.uint8)
+                image = Image.fromarray(pixels).resize((64, 48), Image.Resampling.BICUBIC)
+                image.save(tmp_path / part / label / f"{number}.png")
+    copied = Image.open(tmp_path / "test/a/0.png")
+    copied.save(tmp_path / "train/a/caf\udce9\n.png", compress_level=1)
+    return tmp_path
+
+
+def listing(root: Path) -> str:
+    return source_listing(find_source(DataSpec(source=str(root))), str(root))
+
+
+def shares(root: Path) -> dict[str, list[str]]:
+    paths = {"training": root / "train", "test": root / "test"}
+    return {
+        role: [path.relative_to(root).as_posix() for path in folder.rglob("*.png")]
+        for role, folder in paths.items()
+    }
+
+
+def test_a_record_is_found_again(root: Path) -> None:
+    report = check_data(DataSpec(source=str(root), workers=1))
+    assert read_record(str(root)) is None
+    place = save_record(str(root), report.findings, listing(root), root / "q.txt")
+    assert place is not None
+    record = read_record(f"{root}/train/..")
+    assert record is not None
+    known = known_leaks(record, listing(root), shares(root))
+    assert known.counts == {("training", "test"): 1}
+    assert not known.changed
+    assert "1 training images are" in known.describe()
+    assert known.quarantine in known.describe()
+    json.dumps(known.to_json())
+
+    without = {
+        role: [path for path in paths if "\udce9" not in path]
+        for role, paths in shares(root).items()
+    }
+    known = known_leaks(record, listing(root), without)
+    assert (known.total, known.left_out) == (0, 1)
+
+    (root / "train/a/0.png").write_bytes(b"other bytes")
+    assert known_leaks(record, listing(root), shares(root)).changed
+
+    place.write_text("{")
+    assert read_record(str(root)) is None
+
+
+def test_which_pairs_leak_depends_on_the_shares(root: Path) -> None:
+    report = check_data(DataSpec(source=str(root), workers=1))
+    save_record(str(root), report.findings, "", root / "q.txt")
+    record = read_record(str(root))
+    assert record is not None
+    together = {"training": [path for paths in shares(root).values() for path in paths]}
+    assert known_leaks(record, "", together).total == 0
+    turned = {"training": shares(root)["test"], "test": shares(root)["training"]}
+    assert known_leaks(record, "", turned).counts == {("training", "test"): 1}
