@@ -113,6 +113,33 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert verdict(report)[0].weight == "refused"
 
 
+def test_faint_images_are_no_copies(tmp_path: Path) -> None:
+    """Of 16 bits within 100 levels, which 8 bits do not tell apart, and of 8 bits with little."""
+    random = np.random.default_rng(0)
+    for number in range(16):
+        label = tmp_path / ("train", "test")[number % 2] / ("a", "b")[number // 2 % 2]
+        label.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 100, (6, 8)).astype(np.uint8)
+        faint = np.asarray(Image.fromarray(coarse).resize((64, 48), Image.Resampling.BICUBIC))
+        Image.fromarray(faint.astype(np.uint16) + 2000).save(label / f"{number}.png")
+        Image.fromarray(faint // 20 + 120).save(label / f"{number} faint.png")
+    report = check(tmp_path)
+    assert not {each.path for each in report.findings if each.twin}
+
+
+def test_images_that_training_leaves_out_are_said(tmp_path: Path) -> None:
+    for place, label in enumerate(("ant", "bee")):
+        fill(tmp_path / "set" / label, range(100 * place, 100 * place + 6))
+        for path in sorted((tmp_path / "set" / label).glob("*.png"))[:3]:
+            Image.new("L", (64, 48)).save(path.with_name(f"{path.stem}_mask.png"))
+    (tmp_path / "set" / "ant" / "photo.cr2").write_bytes(b"raw")
+    report = check(tmp_path / "set")
+    assert sum(report.pictures.values()) == 12  # masks are no images
+    said = " ".join(point.text for point in verdict(report))
+    assert "6 images lie beside the image they are a mask" in said
+    assert "1 .cr2 file is not read" in said
+
+
 def test_a_set_without_parts_is_divided_as_training_divides_it(tmp_path: Path) -> None:
     root = tmp_path / "set"
     for place, label in enumerate(("ant", "bee")):

@@ -207,8 +207,7 @@ def _tables(report: CheckReport) -> Iterator[Table]:
         yield table
     classes = class_table(report.contents)
     if classes is not None:
-        title = f"{len(classes.rows):,} classes, fewest images first"
-        table = Table("class", title=title, title_justify="left")
+        table = Table("class, fewest images first")
         table.columns[0].overflow = "fold"
         for part in classes.parts:
             table.add_column(part or "images", justify="right")

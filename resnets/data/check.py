@@ -28,11 +28,10 @@ from resnets.data.check_findings import (
     Kind,
 )
 from resnets.data.check_leaks import copies_found
-from resnets.data.check_picture import Look, look, reason, thumbnail
+from resnets.data.check_picture import Look, comparable, look, reason, thumbnail
 from resnets.data.check_shares import with_shares
 from resnets.data.check_source import Contents, open_contents
 from resnets.data.check_twins import ALIKE, Pair, Seen, Shapes, compare, propose, same_bytes
-from resnets.data.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.quarantine import Quarantine
 from resnets.processors import cores
@@ -67,8 +66,11 @@ class CheckReport:
 
     @property
     def counts(self) -> dict[Kind, int]:
-        """How many findings there are of each kind that was found."""
-        return dict(Counter(finding.kind for finding in self.findings))
+        """How many files there are of each kind of finding."""
+        counts: Counter[Kind] = Counter()
+        for finding in self.findings:
+            counts[finding.kind] += finding.count
+        return dict(counts)
 
     @cached_property
     def leaks(self) -> list[Finding]:
@@ -194,7 +196,7 @@ def _alike(
     """Of the pairs of like shape those that look alike, with their mean difference."""
 
     def see(number: int) -> Seen:
-        pixels = decode_whole(contents.read(number), contents.name(number))
+        pixels = comparable(contents.read(number), contents.name(number))
         digest = hashlib.blake2b(pixels.data, digest_size=16)
         return f"{pixels.shape} {digest.hexdigest()}", thumbnail(pixels)
 

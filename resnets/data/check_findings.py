@@ -27,7 +27,8 @@ class Kind:
 class Finding:
     """One thing found: `path` within the source, its part and class where it has them.
 
-    twin: path of the image that a duplicate is one of, in part `twin_part`.
+    twin: path of the image that a duplicate is one of, in part `twin_part`. count: files that it
+    stands for, `path` the first of them.
     """
 
     kind: Kind
@@ -37,6 +38,7 @@ class Finding:
     label: str = ""
     twin: str = ""
     twin_part: str = ""
+    count: int = 1
 
 
 UNREADABLE = Kind(
@@ -62,7 +64,7 @@ LAYOUT = Kind(
 )  # fmt: skip
 EMPTY_CLASS = Kind(
     "empty-class", "Empty classes",
-    "Class folders without a picture. Add some, or remove the folder.",
+    "Class folders without an image. Add some, or remove the folder.",
     "suspect",
 )  # fmt: skip
 LEAK = Kind(
@@ -110,6 +112,11 @@ NO_PICTURE = Kind(
     "Files that are not called like pictures; training does not see them.",
     "note",
 )  # fmt: skip
+UNREAD = Kind(
+    "unread-format", "Image formats that are not read",
+    "Images in formats that cannot be read here; training does not see them.",
+    "suspect",
+)  # fmt: skip
 STRAY = Kind(
     "stray", "Outside of the classes",
     "Pictures that lie in no class folder; training does not see them.",
@@ -150,7 +157,7 @@ UNMEASURED = Kind(
 
 KINDS = (
     LEAK, NEAR_LEAK, LAYOUT, UNREADABLE, TRUNCATED, BOMB, EMPTY_CLASS, UNMEASURED, IMBALANCE,
-    DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP, PALETTE, ANIMATED,
+    UNREAD, DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP, PALETTE, ANIMATED,
     NO_PICTURE, STRAY, MASK, UNLABELLED, UNLISTED, ODD_FOLDER,
 )  # fmt: skip
 LEAKS = frozenset({LEAK, NEAR_LEAK})

@@ -64,13 +64,29 @@ def look(data: bytes | memoryview, name: str, tiny: int) -> Look:
             if image.width * image.height > MAX_PIXELS:
                 return Look(((BOMB, f"{image.width:,}x{image.height:,} px"),), content)
             problems = tuple(_oddities(image, name, tiny))
-        pixels = decode_whole(data, name)
+        pixels = comparable(data, name)
     except DataError as error:
         return Look((_reason(error, name, known),), content)
     with open_image(data) as image:
         problems += tuple(_frames(image))
     thumb = thumbnail(pixels)
     return Look(problems, content, shape_of(thumb), tone_of(thumb))
+
+
+def comparable(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) that an image is compared by: as they are decoded for training.
+
+    Those of more than 8 bits are stretched to the range of the image, so that images that differ
+    within a few of 256 levels are not taken for copies.
+    """
+    pixels = decode_whole(data, name)
+    with naming(name), open_image(data) as image:
+        if not image.mode.startswith(("I", "F")):
+            return pixels
+        deep = np.asarray(image, np.float32)
+    least, most = float(deep.min()), float(deep.max())
+    stretched = ((deep - least) * (255 / max(most - least, 1))).round().astype(np.uint8)
+    return np.repeat(stretched[:, :, None], 3, axis=2)
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -24,6 +24,7 @@ from resnets.data.check_findings import (
     ODD_FOLDER,
     STRAY,
     UNLABELLED,
+    UNREAD,
     UNREADABLE,
     Finding,
 )
@@ -37,7 +38,15 @@ from resnets.data.quarantine import QUARANTINE, path_within, prefixes
 from resnets.data.shards import is_label, is_sharded
 from resnets.data.sources import find_source
 from resnets.data.tree import read_tree, tree_layout
-from resnets.data.walk import HIDDEN, IMAGE_SUFFIXES, LeftOut
+from resnets.data.walk import (
+    BROKEN_LINK,
+    HIDDEN,
+    IMAGE_SUFFIXES,
+    LOOP,
+    NOT_IMAGE,
+    SPECIAL,
+    LeftOut,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,4 +234,5 @@ def _others(left_out: LeftOut) -> Iterator[Finding]:
             continue
         more = f"and {count - 1:,} more " if count > 1 else ""
         called = f"called {suffix}" if suffix else "no suffix"
-        yield Finding(NO_PICTURE, path, f"{more}{called}, {reason}")
+        kind = NO_PICTURE if reason in (NOT_IMAGE, BROKEN_LINK, SPECIAL, LOOP) else UNREAD
+        yield Finding(kind, path, f"{more}{called}, {reason}", count=count)

@@ -10,6 +10,7 @@ by its pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -213,12 +214,19 @@ def _rank(keys: Rows) -> Rows:
     return np.arange(len(keys)) - np.searchsorted(keys, keys, "left")
 
 
+def _limit(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    """Mean difference up to which two thumbnails look alike: less where there is little to see."""
+    contrast = min(float(np.abs(each - each.mean()).mean()) for each in (first, second))
+    return min(ALIKE, max(1.0, contrast / 4))
+
+
 def compare(
     pairs: Iterable[Pair], see: Callable[[int], Seen], workers: int
 ) -> Iterator[tuple[Pair, float]]:
     """Each pair with the mean difference of its thumbnails, 0..255; -1 where all pixels agree.
 
-    `see` reads an image again. A pair of which one has gone since is left out.
+    Infinite where images of little contrast differ by much of it. `see` reads an image again. A
+    pair of which one has gone since is left out.
     """
     remembered = lru_cache(REMEMBERED)(see)
 
@@ -229,7 +237,8 @@ def compare(
             return None
         if one == other:
             return -1.0
-        return float(np.abs(first.astype(np.int16) - second).mean())
+        difference = float(np.abs(first.astype(np.int16) - second).mean())
+        return difference if difference <= _limit(first, second) else math.inf
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="compare")
     try:

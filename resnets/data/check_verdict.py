@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from resnets.config import DataSpec
@@ -19,12 +19,23 @@ from resnets.data.check_findings import (
     IMBALANCE,
     LEAK,
     LEAKS,
+    MASK,
     NEAR_DUPLICATE,
+    STRAY,
+    UNLABELLED,
+    UNLISTED,
     UNMEASURED,
+    UNREAD,
     Finding,
     Kind,
 )
 
+UNSEEN = {
+    MASK: "lie beside the image they are a mask, map or copy of",
+    UNLABELLED: "without a label",
+    STRAY: "in no class folder",
+    UNLISTED: "in no image set",
+}
 DONE, FAILED, LEAKING = 0, 1, 3  # exit codes
 SHOWN = 3  # classes named in a sentence
 
@@ -51,8 +62,8 @@ def exit_code(report: CheckReport) -> int:
 
 def verdict(report: CheckReport) -> list[Point]:
     """All there is to know of a set, worst first; at least one point."""
-    points = [*_leaks(report), *_refusal(report), *_broken(report), *_classes(report)]
-    points += [*_duplicates(report), *_crowded(report)]
+    points = [*_leaks(report), *_refusal(report), *_broken(report), *_unread(report)]
+    points += [*_classes(report), *_unseen(report), *_duplicates(report), *_crowded(report)]
     if not any(point.weight in ("leak", "broken", "refused") for point in points):
         points.insert(0, _good(report))
     return [*points, *_left_out(report)]
@@ -166,6 +177,28 @@ def _classes(report: CheckReport) -> Iterator[Point]:
         yield Point("suspect", f"Uneven classes: {detail}", IMBALANCE.meaning)
 
 
+def _unread(report: CheckReport) -> Iterator[Point]:
+    """Images in formats that are not read, by suffix and remedy."""
+    for each in _of(report, UNREAD):
+        suffix = PurePosixPath(each.path).suffix.lower() or "images without suffix"
+        remedy = each.detail.partition(", ")[2]
+        text = f"{each.count:,} {suffix} {_plural(each.count, 'file is', 'files are')} not read"
+        yield Point("suspect", f"{text}: {remedy}", f"Such as {each.path}.")
+
+
+def _unseen(report: CheckReport) -> Iterator[Point]:
+    """Images that training leaves out."""
+    counts = report.counts
+    for kind, said in UNSEEN.items():
+        if counts.get(kind):
+            first = next(_of(report, kind)).path
+            text = (
+                f"{counts[kind]:,} {_plural(counts[kind], 'image')} {said}; training does not see"
+            )
+            text += f" {_plural(counts[kind], 'it', 'them')}"
+            yield Point("suspect", text, f"Such as {first}.")
+
+
 def _unmeasured(report: CheckReport) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in _of(report, UNMEASURED):
@@ -184,9 +217,8 @@ def _duplicates(report: CheckReport) -> Iterator[Point]:
             if each.kind in (DUPLICATE, NEAR_DUPLICATE)
         )
         text += f", {elsewhere:,} of them labelled as another class" if elsewhere else ""
-        yield Point(
-            "suspect", text, "They count twice. Nothing leaves them out unless you list them."
-        )
+        advice = "They count twice; --leave-out duplicate,near-duplicate lists them too."
+        yield Point("suspect", text, advice)
 
 
 def _crowded(report: CheckReport) -> Iterator[Point]:

@@ -104,7 +104,7 @@ def _unlisted(source: RawSource, spec: DataSpec, listed: dict[str, str]) -> Iter
     if others:
         more = f"and {len(others) - 1:,} more " if len(others) > 1 else ""
         name = _within(source, spec, others[0])
-        yield Finding(UNLISTED, name, f"{more}in no image set")
+        yield Finding(UNLISTED, name, f"{more}in no image set", count=len(others))
 
 
 def _within(source: RawSource, spec: DataSpec, path: str) -> str:
