@@ -193,7 +193,7 @@ def test_evaluate_writes_figures_curves_misses_and_results(masks_run, tmp_path, 
     assert {entry["category_id"] for entry in results} <= {3, 7, 9}
     assert {entry["image_id"] for entry in results} <= {1, 2, 3}
     assert main([*words[:2], "--device", "cpu", "--json", "--split", "val"]) == 0
-    assert "set train, validation share (seed 0), 2 pictures" in capsys.readouterr().out
+    assert "set train, validation share (seed 0), " in capsys.readouterr().out
 
 
 def test_evaluate_on_other_data_matches_classes_by_name(masks_run, place, tmp_path, capsys):
@@ -216,10 +216,11 @@ def test_evaluate_on_other_data_matches_classes_by_name(masks_run, place, tmp_pa
         named = [split.classes[label] for label in one.labels]
         assert named == [plain.classes[label] for label in other.labels]
     assert main(["evaluate", str(masks_run), "--device", "cpu", "--data", str(tmp_path)]) == 0
-    document["categories"][0]["name"] = "violet"
+    used = document["annotations"][0]["category_id"]
+    next(each for each in document["categories"] if each["id"] == used)["name"] = "violet"
     path.write_text(json.dumps(document))
     assert main(["evaluate", str(masks_run), "--data", str(tmp_path)]) == 1
-    assert "classes are not the net's 3; the data lacks: " in capsys.readouterr().err
+    assert "the net does not know violet" in capsys.readouterr().err
 
 
 def test_an_unreadable_picture_is_left_out_and_named(masks_run, place, tmp_path, capsys):

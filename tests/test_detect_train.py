@@ -258,6 +258,6 @@ def test_recipes_describe_models_that_can_be_built(name):
 
 
 def test_data_that_is_missing_is_one_line(tmp_path):
-    with pytest.raises(DataError, match="no such folder or tar"):
+    with pytest.raises(DataError, match="no such folder, tar or zip"):
         job.run(plan(tmp_path / "nowhere"), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()

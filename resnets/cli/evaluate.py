@@ -36,6 +36,7 @@ def command(
     /,
     data: str | None = None,
     split: Literal["test", "val", "train"] = "test",
+    image_set: str = "",
     model: str | None = None,
     classes: str | None = None,
     labels: Path | None = None,
@@ -57,6 +58,8 @@ def command(
         data: Data set (name, hub:ORG/NAME, or a path, as train takes it); default: what the run
             trained on.
         split: Which part of it; val and train are split as the run split them.
+        image_set: Detectors only: the images of one set of the data, such as test-dev2017. Where
+            there is no ground truth, --out gets results in the form that test servers take.
         model: Network of weights that do not say it themselves (a state dict), as `resnets info`
             names it.
         classes: Names of the outputs in order, where the weights have none or the data has others:
@@ -94,6 +97,7 @@ def command(
             weights,
             data=data,
             split=split,
+            image_set=image_set,
             scales=_numbers(scales) or None,
             refine=refine,
             as_json=json,
@@ -103,6 +107,8 @@ def command(
         )
     if refine:
         raise ConfigError("--refine is for detectors; a classifier has no boxes")
+    if image_set:
+        raise ConfigError("--image-set is for detectors; name a part with --split")
     from resnets.deploy.artefact import is_artefact
 
     if any(map(is_artefact, weights)):

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
+from resnets.config import ConfigError
 from resnets.config.terminal import console as terminal_console
 from resnets.config.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.detect.judge import Judgement
-    from resnets.detect.measure import Measured
+    from resnets.detect.measure import Measured, Test, Watch
     from resnets.detect.shown import Shown
+    from resnets.detect.types import DetectionSplit
+    from resnets.detect.unlabelled import Unlabelled
 
 ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
 
@@ -25,6 +28,7 @@ def evaluate(
     *,
     data: str | None,
     split: Literal["test", "val", "train"],
+    image_set: str,
     scales: tuple[int, ...] | None,
     refine: bool,
     as_json: bool,
@@ -34,16 +38,21 @@ def evaluate(
 ) -> int:
     """Measure one net, or several as an ensemble; 1 if any picture could not be read."""
     from resnets import host
-    from resnets.detect.choose import choose_split
+    from resnets.detect.choose import choose_set, choose_split
     from resnets.detect.load import load
     from resnets.detect.measure import make_test, measure
     from resnets.detect.outputs import save_evaluation
+    from resnets.detect.unlabelled import Unlabelled
     from resnets.evaluate.prepare import place, with_progress
 
     models = tuple(load(each) for each in weights)
     first = models[0]
     assert first.recipe is not None
-    pictures = choose_split(first.recipe, first.classes, data, split)
+    pictures: DetectionSplit | Unlabelled
+    if image_set:
+        pictures = choose_set(first.recipe, first.classes, data, image_set)
+    else:
+        pictures = choose_split(first.recipe, first.classes, data, split)
     for model in models:
         chosen, precise = place(model, device, precision)
     test = make_test(models, first.preprocess, chosen, precise, refine or None, scales)
@@ -53,6 +62,8 @@ def evaluate(
     def watch(shown: Iterator[Shown], total: int) -> Iterator[Shown]:
         return with_progress(shown, total)
 
+    if isinstance(pictures, Unlabelled):
+        return _submit(test, pictures, out, watch)
     named = ", ".join(model.origin for model in models)
     measured = measure(test, pictures, named, watch)
     if out is not None:
@@ -60,6 +71,23 @@ def evaluate(
         say(f"wrote {', '.join(map(str, written))}", error=True)
     _report(measured, as_json=as_json)
     return 1 if measured.errors else 0
+
+
+def _submit(test: Test, pictures: Unlabelled, out: Path | None, watch: Watch) -> int:
+    """Write what is found in images without ground truth; 1 if any cannot be read."""
+    from resnets.detect.measure import find_all
+    from resnets.detect.unlabelled import save_results
+
+    if out is None:
+        raise ConfigError("--out: name a folder for the results; there is nothing to measure by")
+    found, errors = find_all(test, pictures.split, watch)
+    written = save_results(pictures, found, out)
+    count = sum(len(each["scores"]) for each in found)
+    say(f"{pictures.split.description}: {count:,} objects found; nothing is measured")
+    say(f"wrote {', '.join(map(str, written[:3]))}{' ...' if written[3:] else ''}", error=True)
+    for error in errors:
+        say(f"resnets evaluate: {error}", error=True)
+    return 1 if errors else 0
 
 
 def _report(measured: Measured, *, as_json: bool) -> None:

@@ -57,21 +57,11 @@ def predict(
     names = model.classes
     if draw is not None:
         seen = _drawn(seen, names, draw)
-    kept = [_light(each) for each in seen]
+    kept = [each.without_pixels() for each in seen]
     _write(kept, names, draw, as_json=as_json, as_csv=as_csv)
     for error in unreadable.messages:
         say(f"resnets predict: {error}", error=True)
     return 1 if len(unreadable) else 0
-
-
-def _light(sight: Sight) -> Sight:
-    """Without its pixels, of which thousands of pictures would fill the memory."""
-    import dataclasses
-
-    import numpy as np
-
-    empty = np.zeros((), np.uint8)
-    return dataclasses.replace(sight, pixels=np.broadcast_to(empty, (*sight.size, 3)))
 
 
 def _write(

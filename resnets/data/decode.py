@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.data import jpeg
+from resnets.data.budget import BUDGET
 from resnets.data.errors import DataError
 from resnets.data.netpbm import pixels_of
 from resnets.data.open_image import MAX_PIXELS, max_scans, open_image
@@ -39,6 +40,8 @@ TRANSPOSE = {  # what Pillow calls the turns that undo EXIF orientations 2..8
 # asked for: the antialiased resize that follows then hides the cruder DCT scaling (measured on
 # COCO: 0.6 of 255 on average).
 REDUCED_MARGIN = 3.0
+# Whole images of more pixels than this are read at fewer: memory counts more than the last level.
+LARGE, LARGE_MARGIN = 1 << 24, 1.5
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,32 @@ def decode_whole(
     """
     with naming(name), open_image(data) as image:
         return np.array(_upright(image, levels).convert("RGB"))
+
+
+def decode_fitted(
+    data: bytes | memoryview, name: str, size_of: Callable[[int, int], tuple[int, int]]
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """The whole upright image at the size (H, W) that `size_of(width, height)` wants: (H, W, 3).
+
+    Bilinear and antialiased. Also its stored (H, W). A JPEG that is much larger is read at 1/2, 1/4
+    or 1/8 of it, and large images are decoded few at a time (`BUDGET`). DataError as `decode`.
+    """
+    with naming(name), open_image(data) as image:
+        width, height = _upright_size(image)
+        size = size_of(width, height)
+        pixels = width * height
+        denominator = _denominator_whole((height, width), size)
+        image.draft(None, (image.width // denominator, image.height // denominator))
+        if not image.info.get("progressive"):  # whose coefficients are all held
+            pixels = image.width * image.height
+        with BUDGET.room(pixels):
+            if pixels > LARGE and image.mode in ("L", "RGB"):  # turning needs a copy: of the small
+                turn = turn_of(image.info.get("exif"))
+                image = image.resize(turn.size(*size[::-1]), RESAMPLE["bilinear"])
+            image = _upright(image).convert("RGB")
+            if image.size != size[::-1]:
+                image = image.resize(size[::-1], RESAMPLE["bilinear"])
+            return np.array(image), (height, width)
 
 
 def picture_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]:
@@ -205,6 +234,13 @@ def _inside(box: Box, width: int, height: int) -> Box:
 def _denominator(box: Box, size: int) -> int:
     """1, 2, 4 or 8: by how much a JPEG may be scaled down in the DCT domain."""
     shrink = min(box[2] - box[0], box[3] - box[1]) / (size * REDUCED_MARGIN)
+    return 8 if shrink >= 8 else 4 if shrink >= 4 else 2 if shrink >= 2 else 1
+
+
+def _denominator_whole(stored: tuple[int, int], size: tuple[int, int]) -> int:
+    """1, 2, 4 or 8, as `_denominator`, of a whole image; more for large ones."""
+    margin = REDUCED_MARGIN if stored[0] * stored[1] <= LARGE else LARGE_MARGIN
+    shrink = min(have / (want * margin) for have, want in zip(stored, size, strict=True))
     return 8 if shrink >= 8 else 4 if shrink >= 4 else 2 if shrink >= 2 else 1
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.config import ConfigError
-from resnets.data.decode import decode, decode_whole
+from resnets.data.decode import decode, decode_fitted
 from resnets.deploy.artefact import is_artefact
 from resnets.deploy.backend import Backend, Runtime, described, open_backend
 from resnets.deploy.serve_limits import RefusalError
-from resnets.detect.geometry import fitted_size, resized
+from resnets.detect.geometry import fitted_size
 from resnets.detect.load import load as load_finder
 from resnets.detect.localiser import Localiser, Refiner
 from resnets.detect.measure import Test, make_test
@@ -170,10 +170,11 @@ class Finder:
 
     def prepare(self, data: bytes, name: str) -> Shown:
         """The whole picture at the size the net sees; its own pixels are not kept."""
-        pixels = decode_whole(data, name)
-        height, width = pixels.shape[:2]
-        small = resized(pixels, fitted_size(width, height, self.test.shorter, self.test.longer))
-        stored = np.broadcast_to(np.zeros((), np.uint8), pixels.shape)
+
+        def size_of(width: int, height: int) -> tuple[int, int]:
+            return fitted_size(width, height, self.test.shorter, self.test.longer)
+
+        small, stored = decode_fitted(data, name, size_of)
         return Shown(0, stored, torch.from_numpy(small).permute(2, 0, 1))
 
     def compute(self, prepared: Sequence[Shown]) -> Sequence[Seen]:

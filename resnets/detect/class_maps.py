@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,14 @@ from resnets.data.files import Files
 from resnets.data.open_image import open_image
 from resnets.detect.color_tables import CITYSCAPES_COLORS, IGNORE, VOC_COLORS
 
-UNKNOWN = -1
 SHOWN = 5  # values, files or classes in a message
 COLORS = 1 << 24
 GREYS = np.arange(256) * 0x010101  # the color that each grey is
 
-Values = NDArray[np.int64]
+BLOCK = 1 << 20  # pixels that are counted at a time
+
 Pixels = NDArray[np.uint8]
+_Table = tuple[Pixels, NDArray[np.bool_]]  # class of each value, and whether no class has it
 
 
 class UnknownValueError(DataError):
@@ -42,10 +44,25 @@ class MapPixels:
     palette: the color of each number, of a palette or of greys.
     """
 
-    values: NDArray[np.int64]
+    values: NDArray[Any]
     in_color: bool
     kind: str
-    palette: Values | None = None
+    palette: NDArray[np.int64] | None = None
+
+    def counts(self, where: NDArray[np.bool_] | None = None) -> dict[int, int]:
+        """Pixels of each value, of all or of those `where` is set."""
+        total: Counter[int] = Counter()
+        rows = max(1, BLOCK // max(1, self.values.shape[1]))
+        for start in range(0, len(self.values), rows):  # counting copies to 64 bits
+            block = self.values[start : start + rows]
+            block = block.ravel() if where is None else block[where[start : start + rows]]
+            if block.dtype == np.uint8:
+                found = np.bincount(block)
+                total.update({v: int(found[v]) for v in np.flatnonzero(found).tolist()})
+            else:
+                values, counts = np.unique(block, return_counts=True)
+                total.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return dict(total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,25 +78,29 @@ class Coding:
     names: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
-    def _number_table(self) -> NDArray[np.int16]:
+    def _number_table(self) -> _Table:
         return _table(self.numbers, 256)
 
     @cached_property
-    def _color_table(self) -> NDArray[np.int16]:
+    def _color_table(self) -> _Table:
         return _table(self.colors, COLORS)
 
-    def classes(self, pixels: MapPixels) -> NDArray[np.int16]:
-        """The class of each pixel (H, W), `UNKNOWN` where its value is that of none."""
+    def classes(self, pixels: MapPixels) -> tuple[Pixels, NDArray[np.bool_]]:
+        """The class of each pixel (H, W), and whether its value is that of none."""
+        values = pixels.values
         if pixels.in_color:
             if not self.colors:
-                return np.full(pixels.values.shape, UNKNOWN, np.int16)
-            return self._color_table[pixels.values]
-        small = np.clip(pixels.values, 0, 255)
+                return np.full(values.shape, IGNORE, np.uint8), np.ones(values.shape, np.bool_)
+            labels, unknown = self._color_table
+            return labels[values], unknown[values]
         table = self._by_palette(pixels) if pixels.palette is not None else None
-        found = (self._number_table if table is None else table)[small]
-        return np.where(small == pixels.values, found, np.int16(UNKNOWN))
+        labels, unknown = table or self._number_table
+        if values.dtype == np.uint8:
+            return labels[values], unknown[values]
+        small = np.clip(values, 0, 255)
+        return labels[small], unknown[small] | (small != values)
 
-    def _by_palette(self, pixels: MapPixels) -> NDArray[np.int16] | None:
+    def _by_palette(self, pixels: MapPixels) -> _Table | None:
         """Classes by the palette's colors, where all that are used are known ones.
 
         Programs sort palettes anew when they save: the colors stay, the numbers do not.
@@ -87,12 +108,11 @@ class Coding:
         assert pixels.palette is not None
         if not self.colors:
             return None
-        used = np.flatnonzero(np.bincount(pixels.values.ravel(), minlength=256))
-        if not all(int(pixels.palette[number]) in self.colors for number in used):
+        used = pixels.counts()
+        colors = {number: int(pixels.palette[number]) for number in used}
+        if not all(color in self.colors for color in colors.values()):
             return None
-        table = np.full(256, UNKNOWN, np.int16)
-        table[used] = [self.colors[int(pixels.palette[number])] for number in used]
-        return table
+        return _table({number: self.colors[color] for number, color in colors.items()}, 256)
 
     def relabelled(self, labels: Sequence[int]) -> Coding:
         """The coding with class `labels[k]` in the place of class k; IGNORE for those without."""
@@ -112,11 +132,11 @@ class Coding:
         return f"{shown} {name}".strip()
 
 
-def _table(given: Mapping[int, int], count: int) -> NDArray[np.int16]:
-    table = np.full(count, UNKNOWN, np.int16)
+def _table(given: Mapping[int, int], count: int) -> _Table:
+    labels, unknown = np.full(count, IGNORE, np.uint8), np.ones(count, np.bool_)
     inside = {value: label for value, label in given.items() if 0 <= value < count}
-    table[list(inside)] = list(inside.values())
-    return table
+    labels[list(inside)], unknown[list(inside)] = list(inside.values()), False
+    return labels, unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +154,10 @@ class ClassMap:
         """
         name = self.files.name(self.index)
         pixels = read_pixels(self.files.read(self.index), name)
-        classes = self.coding.classes(pixels)
-        unknown = classes == UNKNOWN
+        classes, unknown = self.coding.classes(pixels)
         if unknown.any():
             raise UnknownValueError(_said(name, pixels, unknown, self.coding))
-        return classes.astype(np.uint8)
+        return classes
 
     def relabelled(self, labels: Sequence[int]) -> ClassMap:
         """The same map with class `labels[k]` in the place of class k."""
@@ -154,32 +173,31 @@ def read_pixels(data: bytes | memoryview, name: str) -> MapPixels:
 def _pixels(image: Image.Image) -> MapPixels:
     mode = image.mode
     if mode == "1":
-        return MapPixels(np.asarray(image).astype(np.int64), False, "1-bit")
+        return MapPixels(np.asarray(image).astype(np.uint8), False, "1-bit")
     if mode == "P":
-        return MapPixels(np.asarray(image).astype(np.int64), False, "palette", _palette(image))
+        return MapPixels(np.asarray(image), False, "palette", _palette(image))
     if mode == "L":
-        return MapPixels(np.asarray(image).astype(np.int64), False, "8-bit", GREYS)
+        return MapPixels(np.asarray(image), False, "8-bit", GREYS)
     if mode == "I" or mode.startswith("I;"):
-        return MapPixels(np.asarray(image).astype(np.int64), False, "16-bit")
+        return MapPixels(np.asarray(image).astype(np.int32), False, "16-bit")
     if mode in ("LA", "PA", "La"):
         image = image.convert("RGBA")
     if image.mode not in ("RGB", "RGBA"):
         raise ValueError(f"its pixels are {mode}; a class map has numbers or RGB colors")
-    planes = np.asarray(image).astype(np.int64)
-    kind = mode
-    if planes.shape[2] == 4:
-        if (planes[..., 3] != planes[0, 0, 3]).any():
-            raise ValueError(
-                "parts of it are transparent; a class map has one opaque value a pixel"
-            )
-        planes = planes[..., :3]
-    red, green, blue = np.moveaxis(planes, -1, 0)
+    planes = np.asarray(image)
+    if planes.shape[2] == 4 and (planes[..., 3] != planes[0, 0, 3]).any():
+        raise ValueError("parts of it are transparent; a class map has one opaque value a pixel")
+    red, green, blue = planes[..., 0], planes[..., 1], planes[..., 2]
     if np.array_equal(red, green) and np.array_equal(red, blue):
-        return MapPixels(red, False, f"grey {kind}", GREYS)
-    return MapPixels((red << 16) | (green << 8) | blue, True, kind)
+        return MapPixels(red.copy(), False, f"grey {mode}", GREYS)
+    codes = red.astype(np.int32)
+    for plane in (green, blue):
+        codes <<= 8
+        codes |= plane
+    return MapPixels(codes, True, mode)
 
 
-def _palette(image: Image.Image) -> Values:
+def _palette(image: Image.Image) -> NDArray[np.int64]:
     flat = image.getpalette("RGB") or []
     colors = np.zeros((256, 3), np.int64)
     given = np.array(flat, np.int64)[:768].reshape(-1, 3)
@@ -188,8 +206,7 @@ def _palette(image: Image.Image) -> Values:
 
 
 def _said(name: str, pixels: MapPixels, unknown: NDArray[np.bool_], coding: Coding) -> str:
-    values, counts = np.unique(pixels.values[unknown], return_counts=True)
-    found = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    found = Counter(pixels.counts(unknown))
     value, count = found.most_common(1)[0]
     others = f" and {len(found) - 1:,} other values" if len(found) > 1 else ""
     shown = f"#{value:06x}" if pixels.in_color else f"{value}"
@@ -238,14 +255,10 @@ class MapScan:
         """Count the pixels of one map."""
         self.maps += 1
         self.kinds[pixels.kind] += 1
-        values, counts = np.unique(pixels.values, return_counts=True)
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        for value, count in pixels.counts().items():
             self.pixels[pixels.in_color, value] += count
-        classes = self.coding.classes(pixels)
-        unknown = classes == UNKNOWN
-        for label, count in enumerate(np.bincount(classes[~unknown], minlength=256).tolist()):
-            if count:
-                self.by_class[label] += count
+        classes, unknown = self.coding.classes(pixels)
+        self.by_class.update(MapPixels(classes, False, "").counts(~unknown))
         if unknown.any():
             self.unknown[name] = _said(name, pixels, unknown, self.coding)
 

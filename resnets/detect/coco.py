@@ -110,7 +110,13 @@ def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) ->
     numbers = tuple(sorted(categories))
     classes = tuple(categories[number] for number in numbers)
     titles = tuple(files)
-    return RawSource(name, images, classes, numbers, titles, load, has_masks=True, notes=notes)
+    spelled = {read_id(each.get("id")): each.get("id") for each in whole["categories"]}
+    return RawSource(
+        *(name, images, classes, numbers, titles, load),
+        has_masks=True,
+        notes=notes,
+        stated_ids=tuple(stated_id(spelled[number]) for number in numbers),
+    )
 
 
 def _images_of(document: dict[str, Any], store: Store, path: str) -> tuple[Store, Finder]:
@@ -291,11 +297,17 @@ def _part(
                 height,
                 tuple(objects[image]),
                 lacking=lacking,
+                stated_id=stated_id(entry.get("id")),
             )
         )
     if backward:
         notes.append(f"{where}: {backward:,} boxes of negative width or height were turned round")
     return RawPart(pictures, problems, orphans, len(document["annotations"]), notes)
+
+
+def stated_id(value: Any) -> int | str:
+    """An id as results are to spell it: text stays text, whole numbers are numbers."""
+    return int(value) if isinstance(value, float) else value
 
 
 def _names_for(

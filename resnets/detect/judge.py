@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from resnets.detect.coco_score import CocoFigures, coco_figures
 from resnets.detect.localise_score import LocalisationFigures, Located, localisation_figures
@@ -92,12 +89,6 @@ def judge_located(split: DetectionSplit, located: Sequence[Located], protocol: s
     return Judgement(split.classes, len(split), protocol, located=figures)
 
 
-def judge_maps(
-    split: DetectionSplit, maps: Iterable[NDArray[np.uint8]], protocol: str
-) -> Judgement:
-    """Class maps (H, W) of the stored size, one a picture in order, against the split's."""
-    meter = PixelMeter(len(split.classes))
-    for target, predicted in zip(split.targets, maps, strict=True):
-        assert target.semantic is not None
-        meter.add(predicted, target.semantic.read())
+def judge_maps(split: DetectionSplit, meter: PixelMeter, protocol: str) -> Judgement:
+    """The pixels of all images of the split, as `meter` has counted them."""
     return Judgement(split.classes, len(split), protocol, semantic=meter.figures())

@@ -21,6 +21,7 @@ from resnets.detect.judge import Judgement, judge_located, judge_maps, judge_obj
 from resnets.detect.localise_score import Located
 from resnets.detect.localiser import Localiser, Refiner
 from resnets.detect.segmenter import Segmenter
+from resnets.detect.semantic_score import PixelMeter
 from resnets.detect.shown import Shown, class_map, in_stored, show
 from resnets.detect.types import Detections, DetectionSplit, Pixels
 from resnets.ranks import Rank
@@ -126,6 +127,31 @@ class Measured:
     errors: list[str]
 
 
+def find_all(
+    test: Test, split: DetectionSplit, watch: Watch = lambda shown, _: shown
+) -> tuple[list[Detections], list[str]]:
+    """What is found in every image of `split`, and what is wrong with those that cannot be read.
+
+    Nothing is found in those.
+    """
+    for model in test.models:
+        model.eval()
+    unreadable = Unreadable(split.description, len(split))
+    rows: list[int] = []
+
+    def noted() -> Iterator[Shown]:
+        for each in watch(test.pictures(split, unreadable), len(split)):
+            rows.append(each.row)
+            yield each
+
+    none = np.zeros(0, np.float32)
+    nothing = Detections(boxes=none.reshape(0, 4), scores=none, labels=np.zeros(0, np.int64))
+    found = [nothing] * len(split)
+    for each in test.objects(noted()):
+        found[rows[-1]] = each
+    return found, unreadable.messages
+
+
 def measure(
     test: Test,
     split: DetectionSplit,
@@ -161,10 +187,16 @@ def _measure(test: Test, split: DetectionSplit, weights: str, watch: Watch, rank
 
     first = test.models[0]
     found = list(test.objects(noted())) if isinstance(first, Detector) else []
-    maps = list(test.maps(noted())) if isinstance(first, Segmenter) else []
+    meter = PixelMeter(len(split.classes), split.present)
+    if isinstance(first, Segmenter):
+        for classes in test.maps(noted()):  # a map is as large as its image: none is kept
+            semantic = split.targets[seen[-1]].semantic
+            assert semantic is not None
+            meter.add(classes, semantic.read())
     localises = isinstance(first, Localiser | Refiner)
     located = list(test.located(noted())) if localises else []
-    found, maps, located = (_joined(rank, seen, each) for each in (found, maps, located))
+    found, located = (_joined(rank, seen, each) for each in (found, located))
+    meter.confusion = np.sum(rank.gather([meter.confusion]), axis=0)
     seen, errors = sorted(rank.gather(seen)), rank.gather(unreadable.messages)
     if not seen:
         raise DataError(f"{split.description}: no picture that can be read")
@@ -174,8 +206,8 @@ def _measure(test: Test, split: DetectionSplit, weights: str, watch: Watch, rank
     if isinstance(first, Detector):
         masks = any(isinstance(model, Detector) and model.masks for model in test.models)
         judged = judge_objects(split, found, protocol, masks=masks)
-    elif maps:
-        judged = judge_maps(split, maps, protocol)
+    elif isinstance(first, Segmenter):
+        judged = judge_maps(split, meter, protocol)
     else:
         judged = judge_located(split, located, protocol)
     return Measured(judged, split, found, errors)

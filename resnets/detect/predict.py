@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.data.files import FolderFiles
+from resnets.data.decode import decode_whole
+from resnets.data.files import FolderFiles, read_file
 from resnets.data.unreadable import Unreadable
+from resnets.detect.class_maps import MapPixels
 from resnets.detect.draw import draw, draw_classes, marks
 from resnets.detect.localise_score import Located
 from resnets.detect.localiser import Localiser, Refiner
@@ -22,32 +25,37 @@ from resnets.detect.types import Detections, Pixels
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """One picture (H, W, 3) and what was seen in it: objects, or the class of each pixel (H, W)."""
+    """What was seen in an image of `size` (H, W): objects, or the class of each pixel (H, W).
+
+    areas: pixels of each class, where classes of pixels were seen.
+    """
 
     path: Path
-    pixels: Pixels
+    size: tuple[int, int]
     found: Detections | None
     classes: Pixels | None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.pixels.shape[0], self.pixels.shape[1]
+    areas: NDArray[np.int64] | None = None
 
     def drawn(self, names: Sequence[str]) -> Image.Image:
-        """The picture with its objects, or under its class map."""
+        """The image, read again, with its objects or under its class map."""
+        pixels = decode_whole(read_file(self.path), str(self.path))
         if self.classes is not None:
-            return draw_classes(self.pixels, self.classes, names)
+            return draw_classes(pixels, self.classes, names)
         assert self.found is not None
-        return draw(self.pixels, marks(self.found, names, 0.0))
+        return draw(pixels, marks(self.found, names, 0.0))
+
+    def without_pixels(self) -> Sight:
+        """Without the class of each pixel: those of thousands of images would fill the memory."""
+        return replace(self, classes=None)
 
     def counts(self, names: Sequence[str]) -> dict[str, int]:
         """Objects, or pixels, of each class that is there, most first."""
-        labels = self.classes if self.found is None else self.found["labels"]
-        assert labels is not None
-        present, counts = np.unique(labels, return_counts=True)
+        counts = self.areas
+        if counts is None:
+            assert self.found is not None
+            counts = np.bincount(self.found["labels"], minlength=1)
         order = np.argsort(-counts, kind="stable")
-        return {names[int(present[place])]: int(counts[place]) for place in order}
+        return {names[int(label)]: int(counts[label]) for label in order if counts[label]}
 
 
 def look(
@@ -70,16 +78,19 @@ def look(
     if isinstance(test.models[0], Localiser | Refiner):
         for located in test.located(noted()):
             shown = latest[0]
-            yield Sight(paths[shown.row], shown.pixels, likeliest(located), None)
+            yield Sight(paths[shown.row], shown.stored, likeliest(located), None)
         return
     if isinstance(test.models[0], Segmenter):
         for classes in test.maps(noted()):
             shown = latest[0]
-            yield Sight(paths[shown.row], shown.pixels, None, classes)
+            areas = np.zeros(256, np.int64)
+            for label, count in MapPixels(classes, False, "").counts().items():
+                areas[label] = count
+            yield Sight(paths[shown.row], shown.stored, None, classes, areas)
         return
     for found in test.objects(noted()):
         shown = latest[0]
-        yield Sight(paths[shown.row], shown.pixels, at_least(found, threshold), None)
+        yield Sight(paths[shown.row], shown.stored, at_least(found, threshold), None)
 
 
 def likeliest(located: Located) -> Detections:

@@ -66,6 +66,7 @@ class RawPicture:
     number. lacking: why there is no path. class_map: path of its map of classes, or None.
     stored: what the header of its file says (`image_sizes`), None = not looked at; unreadable:
     why it says nothing. sized: the annotations state a size. file: what messages call its file.
+    stated_id: its id as the file spells it, for results; None = image_id.
     """
 
     image_id: int | str
@@ -81,6 +82,7 @@ class RawPicture:
     unreadable: str = ""
     sized: bool = True
     file: str = ""
+    stated_id: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class RawSource:
 
     category_ids: the source's own number of each class. has_masks: its objects have outlines.
     coding: what the pixels of class maps mean, where the set has some. notes: as a part has them.
+    stated_ids: category_ids as the file spells them, for results; () = as they are.
     """
 
     name: str
@@ -116,3 +119,4 @@ class RawSource:
     has_masks: bool = False
     coding: Coding | None = None
     notes: Sequence[str] = ()
+    stated_ids: tuple[int | str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.detect.types import IGNORE
+
+BLOCK = 1 << 20  # pixels that are counted at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,24 +30,32 @@ class SemanticFigures:
 
 
 class PixelMeter:
-    """Adds up (K, K) pixels of true class by predicted class."""
+    """Adds up (K, K) pixels of true class by predicted class.
 
-    def __init__(self, classes: int) -> None:
+    present: the classes that the data can have, over which figures are averaged; None = all.
+    """
+
+    def __init__(self, classes: int, present: Collection[int] | None = None) -> None:
         self.confusion = np.zeros((classes, classes), np.int64)
+        self.present = range(classes) if present is None else present
 
     def add(self, predicted: NDArray[Any], truth: NDArray[Any]) -> None:
         """Count one picture: classes (H, W) as predicted and as true; 255 in truth is left out."""
         count = len(self.confusion)
-        counted = truth != IGNORE
-        pairs = truth[counted].astype(np.int64) * count + predicted[counted].astype(np.int64)
-        self.confusion += np.bincount(pairs, minlength=count**2).reshape(count, count)
+        rows = max(1, BLOCK // max(1, truth.shape[1]))
+        for start in range(0, len(truth), rows):  # counting copies to 64 bits
+            true, seen = truth[start : start + rows], predicted[start : start + rows]
+            counted = true != IGNORE
+            pairs = true[counted].astype(np.int64) * count + seen[counted].astype(np.int64)
+            self.confusion += np.bincount(pairs, minlength=count**2).reshape(count, count)
 
     def figures(self) -> SemanticFigures:
         """The figures of all pictures so far."""
         right = np.diag(self.confusion)
         union = self.confusion.sum(0) + self.confusion.sum(1) - right
         shares: Sequence[float | None] = [
-            float(hit / whole) if whole else None for hit, whole in zip(right, union, strict=True)
+            float(hit / whole) if whole and label in self.present else None
+            for label, (hit, whole) in enumerate(zip(right, union, strict=True))
         ]
         known = [share for share in shares if share is not None]
         pixels = self.confusion.sum()

@@ -13,31 +13,27 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from resnets.data.decode import decode_whole
+from resnets.data.decode import decode_fitted
 from resnets.data.errors import DataError
 from resnets.data.files import Files
 from resnets.data.preprocess import Preprocessor
 from resnets.data.unreadable import Unreadable
-from resnets.detect.geometry import fitted_size, resized
+from resnets.detect.geometry import fitted_size
 from resnets.detect.masks import encode_masks
 from resnets.detect.types import Detections, Pixels
 from resnets.processors import cores
 
+WHOLE = 1 << 27  # values of all classes that are held at once to find the likeliest
 MASK_SHARE = 0.5  # of a mask's 0..1 from which on a pixel belongs to the object (He et al. 2017)
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Picture `row`: `pixels` (H, W, 3) uint8 as stored, `image` (3, h, w) as the net sees it."""
+    """Image `row` of `stored` (H, W) px, upright: `image` (3, h, w) as the net sees it."""
 
     row: int
-    pixels: Pixels
+    stored: tuple[int, int]
     image: Tensor
-
-    @property
-    def stored(self) -> tuple[int, int]:
-        """(H, W) of the stored picture."""
-        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 def show(
@@ -56,13 +52,15 @@ def show(
     """
     workers = workers or cores()
 
-    def read(row: int) -> tuple[Pixels, Pixels]:
-        pixels = decode_whole(files.read(row), files.name(row))
-        height, width = pixels.shape[:2]
-        return pixels, resized(pixels, fitted_size(width, height, shorter, longer))
+    def read(row: int) -> tuple[Pixels, tuple[int, int]]:
+        return decode_fitted(
+            files.read(row),
+            files.name(row),
+            lambda width, height: fitted_size(width, height, shorter, longer),
+        )
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="show")
-    waiting: deque[tuple[int, Future[tuple[Pixels, Pixels]]]] = deque()
+    waiting: deque[tuple[int, Future[tuple[Pixels, tuple[int, int]]]]] = deque()
     try:
         for row in range(len(files) + 2 * workers):
             if row < len(files):
@@ -71,12 +69,12 @@ def show(
                 continue
             place, task = waiting.popleft()
             try:
-                pixels, small = task.result()
+                small, stored = task.result()
             except DataError as error:
                 unreadable.add(place, error)
                 continue
             image = torch.from_numpy(small).to(device).permute(2, 0, 1)[None]
-            yield Shown(place, pixels, preprocessor.normalise(image)[0])
+            yield Shown(place, stored, preprocessor.normalise(image)[0])
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -111,5 +109,26 @@ def _runs(masks: Tensor, boxes: Tensor, stored: tuple[int, int]) -> Sequence[dic
 
 def class_map(logits: Tensor, stored: tuple[int, int]) -> Pixels:
     """The likeliest class (H, W) uint8 of each stored pixel, from logits (K, h, w)."""
-    large = F.interpolate(logits[None].float(), stored, mode="bilinear", align_corners=False)
-    return large[0].argmax(0).to(torch.uint8).cpu().numpy()
+    if logits.shape[0] * stored[0] * stored[1] <= WHOLE:
+        large = F.interpolate(logits[None].float(), stored, mode="bilinear", align_corners=False)
+        return large[0].argmax(0).to(torch.uint8).cpu().numpy()
+    height, width = stored
+    shape = (logits.shape[1], width)
+    wide = F.interpolate(logits[None].float(), shape, mode="bilinear", align_corners=False)[0]
+    found = np.empty(stored, np.uint8)
+    rows = max(1, WHOLE // (logits.shape[0] * width))
+    for start in range(0, height, rows):
+        band = _stretched(wide, start, min(start + rows, height), height)
+        found[start : start + rows] = band.argmax(0).to(torch.uint8).cpu().numpy()
+    return found
+
+
+def _stretched(planes: Tensor, start: int, stop: int, height: int) -> Tensor:
+    """Rows start..stop of planes (K, h, W) at `height` rows, bilinear: (K, stop - start, W)."""
+    have = planes.shape[1]
+    rows = torch.arange(start, stop, device=planes.device, dtype=torch.float32)
+    at = ((rows + 0.5) * (have / height) - 0.5).clamp(min=0)
+    above = at.floor().long().clamp(max=have - 1)
+    below = (above + 1).clamp(max=have - 1)
+    share = (at - above)[None, :, None]
+    return torch.lerp(planes[:, above], planes[:, below], share)

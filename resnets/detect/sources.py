@@ -111,6 +111,21 @@ def open_detection(
     return DetectionSplits(train, held, source.classes, source.name, test)
 
 
+def open_set(data: DataSpec, detect: DetectSpec, task: Task, title: str) -> DetectionSplit | None:
+    """The image set `title` of `data.source` alone; None where it has no annotations of that name.
+
+    DataError as `open_detection`, where there is a set of that name.
+    """
+    try:
+        source = find_source(data.source, task, detect.class_map, detect.format)
+    except DataError:
+        return None
+    if title not in source.titles:
+        return None
+    opener = _Opener(source, detect, task, Quarantine.of(data), data.workers)
+    return opener.split(opener.part(title).pictures, title, "")
+
+
 def find_source(where: str, task: Task, class_map: str = "", annotations: str = "") -> RawSource:
     """The set at `where`, for `task`; DataError when it has no annotations of that kind.
 
@@ -311,7 +326,7 @@ class _Opener:
             targets=targets,
             classes=self.source.classes,
             description=f"{title}{note}, {len(pictures):,} pictures",
-            category_ids=self.source.category_ids,
+            category_ids=self.source.stated_ids or self.source.category_ids,
         )
 
 
@@ -336,7 +351,7 @@ def to_target(picture: RawPicture, *, masks: bool) -> Target:
         ),
         masks=tuple(outlines) if masks else None,
         semantic=None,
-        image_id=picture.image_id,
+        image_id=picture.image_id if picture.stated_id is None else picture.stated_id,
         width=picture.width,
         height=picture.height,
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from resnets.config import DataSpec, DetectSpec
 from resnets.data import order
 from resnets.data.batch import Batch
+from resnets.data.budget import BUDGET
 from resnets.data.errors import DataError
 from resnets.data.preprocess import Preprocessor
 from resnets.data.timings import Timings
@@ -156,7 +157,7 @@ class DetectStream:
         def luck(stream: int) -> float:
             return float(order.uniform(self.seed, epoch, key, stream))
 
-        pixels, target = self.split.read(row)[0], self.targets[row]
+        target = self.targets[row]
         sizes, (least, most) = self.detect.train_sizes, self.detect.scale
         factor = least + (most - least) * luck(STREAM_SCALE)
         shorter = sizes[int(luck(STREAM_SIZE) * len(sizes))] * factor
@@ -165,13 +166,14 @@ class DetectStream:
             flip=self.detect.flip and luck(order.STREAM_FLIP) < 0.5,
             flip_vertical=self.detect.flip_vertical and luck(STREAM_FLIP_VERTICAL) < 0.5,
         )
-        changed = change_picture(pixels, change)
+        changed = change_picture(self.split.read_at(row, change.size), change)
         boxes = change_boxes(target.boxes, (target.height, target.width), change)
         if self.task != "segment":
             masks = change_masks(target, change) if self.task == "instances" else None
             return Sample(row, changed, boxes, target.labels, masks, None)
         assert target.semantic is not None
-        classes = change_classes(target.semantic.read(), change)
+        with BUDGET.room(target.height * target.width):
+            classes = change_classes(target.semantic.read(), change)
         fill = [round(255 * mean) for mean in self.preprocessor.spec.mean]
         fill = fill[::-1] if self.preprocessor.spec.channel_order == "bgr" else fill
         where = luck(STREAM_CUT), luck(STREAM_CUT + 1)

@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.decode import decode_whole
+from resnets.data.decode import decode_fitted
 from resnets.data.errors import DataError
 from resnets.data.files import Files
 from resnets.detect.class_maps import ClassMap
@@ -22,6 +22,7 @@ Pixels = NDArray[np.uint8]
 
 # COCO's three ways to write a region: polygons [[x, y, x, y, ...], ...], run lengths {"size":
 # [H, W], "counts": [...]}, or the same with compressed counts.
+CategoryId = int | str
 Segmentation = Sequence[Sequence[float]] | dict[str, Any]
 
 
@@ -83,14 +84,15 @@ class Target:
 class DetectionSplit:
     """A training, validation or test set; `targets` has one entry for each of `files`.
 
-    category_ids: the id in the source (COCO's are 1..90 with gaps) of each of `classes`.
+    category_ids: the id in the source (COCO's are 1..90 with gaps) of each of `classes`, None for
+    those that the source does not have.
     """
 
     files: Files
     targets: Sequence[Target]
     classes: tuple[str, ...]
     description: str
-    category_ids: tuple[int, ...]
+    category_ids: tuple[CategoryId | None, ...]
 
     def __post_init__(self) -> None:
         assert len(self.files) == len(self.targets)
@@ -100,21 +102,31 @@ class DetectionSplit:
         """Number of pictures."""
         return len(self.files)
 
-    def read(self, index: int) -> tuple[Pixels, Target]:
-        """The upright picture (H, W, 3) uint8 and what is known of it.
+    @property
+    def present(self) -> tuple[int, ...]:
+        """The classes, by number, that the source has."""
+        return tuple(n for n, number in enumerate(self.category_ids) if number is not None)
 
-        DataError names a picture that cannot be read, or whose size is not the one its annotations
+    def read(self, index: int) -> tuple[Pixels, Target]:
+        """The upright picture (H, W, 3) uint8 and what is known of it; DataError as `read_at`."""
+        target = self.targets[index]
+        return self.read_at(index, (target.height, target.width)), target
+
+    def read_at(self, index: int, size: tuple[int, int]) -> Pixels:
+        """The upright image at `size` (H, W): (H, W, 3) uint8, bilinear and antialiased.
+
+        DataError names an image that cannot be read, or whose size is not the one its annotations
         were made for.
         """
         name, target = self.files.name(index), self.targets[index]
-        pixels = decode_whole(self.files.read(index), name)
-        height, width = pixels.shape[:2]
+        data = self.files.read(index)
+        pixels, (height, width) = decode_fitted(data, name, lambda *_: size)
         if (height, width) != (target.height, target.width):
             raise DataError(
                 f"{name}: is {width}x{height}, but its annotations are for"
                 f" {target.width}x{target.height}; restore the picture they were made on"
             )
-        return pixels, target
+        return pixels
 
     def take(self, rows: Ints) -> DetectionSplit:
         """The pictures of `rows`, renumbered from 0."""
