@@ -113,7 +113,7 @@ def decode_fitted(
             if pixels > LARGE and image.mode in ("L", "RGB"):  # turning needs a copy: of the small
                 turn = turn_of(image.info.get("exif"))
                 image = image.resize(turn.size(*size[::-1]), RESAMPLE["bilinear"])
-            image = _upright(image).convert("RGB")
+            image = _upright(image, None).convert("RGB")
             if image.size != size[::-1]:
                 image = image.resize(size[::-1], RESAMPLE["bilinear"])
             return np.array(image), (height, width)
