@@ -9,6 +9,7 @@ from digit_sets import digit_files
 
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
+from resnets.data.sources import find_source
 from resnets.data.table_columns import plain
 from resnets.data.table_files import open_table_bytes, open_table_file
 
@@ -209,3 +210,80 @@ def test_a_long_table_is_read_row_by_row(tmp_path: Path) -> None:
 def test_names_of_columns() -> None:
     assert {plain(name) for name in ("File Names", "file_name", "FileName")} == {"filename"}
     assert plain("class") == "class"
+
+
+def flat(root: Path, rows: list[tuple[str, str]], folder: str) -> list[tuple[str, str]]:
+    """The images of `rows` in one folder below a new `root`; their names and classes."""
+    (root / folder).mkdir(parents=True)
+    named = []
+    for number, (path, label) in enumerate(rows):
+        data = Path(path).read_bytes()
+        (root / folder / f"{number:03}.png").write_bytes(data)
+        named.append((f"{number:03}", label))
+    return named
+
+
+@pytest.mark.parametrize(
+    ("folder", "table", "source"),
+    [
+        ("images", "labels.csv", "."),
+        ("images", "metadata.csv", "."),
+        ("pics", "labels.csv", "pics"),
+        ("pics", "pics.tsv", "pics"),
+        ("", "labels.csv", "."),
+    ],
+)
+@pytest.mark.parametrize("splits", [False, True])
+def test_a_folder_with_a_table(images, tmp_path, folder, table, source, splits) -> None:
+    base, rows = images
+    named = flat(tmp_path, [(str(base / path), label) for path, label in rows], folder)
+    mark = "\t" if table.endswith("tsv") else ","
+    text = mark.join(("image_id", "label", *["split"] * splits)) + "\n"
+    for number, (stem, label) in enumerate(named):
+        role = "test" if number % 5 == 4 else "train"
+        text += mark.join((stem, label, *[role] * splits)) + "\n"
+    (tmp_path / table).write_text(text)
+    spec = replace(WHOLE, source=str(tmp_path / source))
+    found = open_data(spec)
+    assert found.classes == NAMES
+    assert len(found.train) == (16 if splits else 20)
+    assert (len(found.test()) if splits else found.test()) == (4 if splits else None)
+
+
+def test_images_that_the_table_does_not_name_are_counted(images, tmp_path) -> None:
+    base, rows = images
+    named = flat(tmp_path, [(str(base / path), label) for path, label in rows], "images")
+    text = "id,label\n" + "".join(f"{stem},{label}\n" for stem, label in named[:17])
+    (tmp_path / "labels.csv").write_text(text)
+    source = find_source(replace(WHOLE, source=str(tmp_path)))
+    assert len(source.train.labels) == 17
+    assert [count for (why, _), count in source.left_out.counts.items() if "name" in why] == [3]
+
+
+def test_class_folders_are_not_overruled_by_a_table(images, tmp_path) -> None:
+    base, rows = images
+    for path, label in rows:
+        target = tmp_path / label / Path(path).name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((base / path).read_bytes())
+    (tmp_path / "labels.csv").write_text("file,label\nx.png,zebra\ny.png,yak\n")
+    assert open_data(replace(WHOLE, source=str(tmp_path))).classes == NAMES
+
+
+def test_a_label_made_of_others_is_several(images) -> None:
+    root, rows = images
+    file = root / "joined.csv"
+    several = [(path, "cat,dog" if path == rows[7][0] else label) for path, label in rows]
+    file.write_text(lines("path,label", *(f'{p},"{c}"' for p, c in several)))
+    with pytest.raises(DataError, match="'cat,dog' are several labels"):
+        open_data(replace(WHOLE, source=str(file)))
+    small = [(path, f"{label}, small") for path, label in rows]
+    file.write_text(lines("path,label", *(f'{p},"{c}"' for p, c in small)))
+    assert open_data(replace(WHOLE, source=str(file))).classes[0] == "cat, small"
+
+
+def test_lists_separated_by_spaces(images) -> None:
+    root, rows = images
+    file = root / "list.txt"
+    file.write_text(lines("", *(f"{p}  {c}" for p, c in rows)))
+    assert open_data(replace(WHOLE, source=str(file))).classes == NAMES

@@ -15,7 +15,7 @@ from pathlib import Path
 from resnets.data.errors import DataError
 from resnets.data.files import Listing
 from resnets.data.ground_truth import find_labels, read_labels
-from resnets.data.labels import ONE_LABEL
+from resnets.data.labels import ONE_LABEL, check_lists
 from resnets.data.layout import SplitRows
 from resnets.data.table_files import check_one_label, open_table_bytes
 from resnets.data.walk import suffix_of
@@ -100,6 +100,8 @@ def _read(data: bytes, place: str, paths: Sequence[str]) -> dict[str, str]:
         check_one_label(row, place)
         if found.setdefault(_plain(row.path), row.label) != row.label:
             raise DataError(f"{place}: line {row.line}: {row.path} has two labels; {ONE_LABEL}")
+    rows = list(found)
+    check_lists([found[path] for path in rows], lambda row: f"{place}: {rows[row]}")
     return found
 
 

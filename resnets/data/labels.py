@@ -20,6 +20,18 @@ def is_list(label: str) -> bool:
     return LIST.fullmatch(label) is not None
 
 
+def check_lists(labels: Sequence[str], place: Callable[[int], str]) -> None:
+    """DataError where a label is made of other labels, "cat,dog" beside "cat" and "dog".
+
+    `place(row)` says where it is. One that is called so, "cat, small", is a class.
+    """
+    known = set(labels)
+    for row, label in enumerate(labels):
+        parts = {part.strip() for part in re.split(r"[,;|/+&]", label)}
+        if len(parts) > 1 and parts <= known:
+            raise DataError(f"{place(row)}: {label!r} are several labels; {ONE_LABEL}")
+
+
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     """The distinct labels, in numerical order where all are numbers, else in that of the text."""
     names = set(labels)

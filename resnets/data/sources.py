@@ -23,6 +23,7 @@ from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_cifar, fetch_fashion_mnist
 from resnets.data.files import list_folder
 from resnets.data.flat_labels import is_table
+from resnets.data.folder_tables import open_folder_table
 from resnets.data.identity import hold_out, hold_out_by_rank, identify
 from resnets.data.pack import is_pack, open_pack
 from resnets.data.parquet import open_parquet
@@ -182,7 +183,9 @@ def _whole(source: str, path: Path, truth: str | None, labels_from: str) -> Sour
         return open_cifar(*found, name)
     if (path / IMAGENET_TRAIN).is_file():
         return open_imagenet(path, name, truth)
-    return open_tree(list_folder(path, is_table), name, source, truth, labels_from)
+    listing = list_folder(path, is_table)
+    described = None if truth is not None else open_folder_table(path, listing, name)
+    return described or open_tree(listing, name, source, truth, labels_from)
 
 
 def _cifar(folder: Path, name: str) -> Source:

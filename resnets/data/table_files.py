@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from resnets.data.errors import DataError
 from resnets.data.labels import ONE_LABEL, is_list
@@ -21,6 +21,8 @@ from resnets.data.table_columns import FLAGS, Columns, find_columns, one_hot_lab
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".lst")
 TAB = "\t"
+SPACE = " "  # the last run of spaces in a line, as in Caffe's lists
+NAMES = {TAB: "tabs", SPACE: "spaces"}
 DELIMITERS = (",", TAB, ";", "|")
 SAMPLE = 200  # rows that are looked at before the first is handed on
 HEAD = 1 << 16  # bytes of them
@@ -71,7 +73,7 @@ class Table:
         """What was understood, for the log."""
         parts = [self.columns.said()]
         if self.delimiter != ",":
-            parts.append(f"separated by {'tabs' if self.delimiter == TAB else self.delimiter}")
+            parts.append(f"separated by {NAMES.get(self.delimiter, self.delimiter)}")
         if self.encoding.startswith(("utf-16", "utf-32")):
             parts.append(self.encoding.upper())
         return "; ".join(parts)
@@ -185,12 +187,35 @@ def _delimiter(text: str, exists: Callable[[str], bool]) -> tuple[str, list[Sequ
         score = (len(rows[0]) > 1, len(widths) == 1, found, named)
         if best is None or score > best[0]:
             best = score, delimiter, rows
+    if best is None or len(best[2][0]) == 1:
+        words = _cells(text, SPACE)
+        if words and len(words[0]) == 2:
+            return SPACE, words
     return (",", []) if best is None else best[1:]
+
+
+class _Words:
+    """Lines in two cells, the last word apart; counts lines as csv.reader does."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream, self.line_num = stream, 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for line in self.stream:
+            self.line_num += 1
+            yield line.rsplit(maxsplit=1)
+
+
+def _reader(stream: IO[str], delimiter: str, *, strict: bool) -> Any:
+    """The rows of a table, with `line_num`."""
+    if delimiter == SPACE:
+        return _Words(stream)
+    return csv.reader(stream, delimiter=delimiter, strict=strict)
 
 
 def _cells(text: str, delimiter: str) -> list[Sequence[str]]:
     """The first rows that are not empty; those before what is not CSV, where something is not."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = _reader(io.StringIO(text, newline=""), delimiter, strict=False)
     rows: list[Sequence[str]] = []
     try:
         for written in reader:
@@ -206,7 +231,7 @@ def _cells(text: str, delimiter: str) -> list[Sequence[str]]:
 
 def _records(stream: IO[str], table: Table) -> Iterator[tuple[int, Sequence[str]]]:
     """Line and cells of each row that is not empty; the first has the number 1 wherever it is."""
-    reader = csv.reader(stream, delimiter=table.delimiter, strict=True)
+    reader = _reader(stream, table.delimiter, strict=True)
     first, count = True, table.columns.count
     try:
         for written in reader:

@@ -12,7 +12,7 @@ from pathlib import Path
 from resnets.data.errors import DataError
 from resnets.data.files import FolderFiles
 from resnets.data.identity import hash_names
-from resnets.data.labels import ONE_LABEL, class_names, number_labels
+from resnets.data.labels import ONE_LABEL, check_lists, class_names, number_labels
 from resnets.data.parts import FilePart, Source, by_role
 from resnets.data.table_files import TableRow, check_one_label, open_table_file
 from resnets.data.table_paths import TablePaths
@@ -24,13 +24,14 @@ REAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 MANY = 20  # different real numbers that are no classes
 
 
-def open_table(file: Path, name: str | None = None) -> Source:
+def open_table(file: Path, name: str | None = None, root: Path | None = None) -> Source:
     """The images that a table names, in one part or in those of its split column.
 
-    Paths are found from the table's folder (`table_paths`). DataError says in which line what is
-    wrong: no such image, several labels, an unknown split.
+    Paths are found from `root`, the table's folder unless it is given (`table_paths`). DataError
+    says in which line what is wrong: no such image, several labels, an unknown split.
     """
-    paths = TablePaths(file.parent)
+    root = file.parent if root is None else root
+    paths = TablePaths(root)
     table = open_table_file(file, paths.is_file, paths.is_known)
     written = [] if table is None else list(table.rows())
     if not written:
@@ -39,24 +40,29 @@ def open_table(file: Path, name: str | None = None) -> Source:
     for row in written:
         check_one_label(row, str(file))
     # Sorted by path, so that the order of the lines never changes a result.
+    check_lists([row.label for row in written], lambda row: f"{file}: line {written[row].line}")
     rows = sorted(_located(file, _as_classes(file, written), paths), key=lambda row: row.path)
     _check_once(file, rows)
     found = f"; {paths.guessed:,} images found by their names" if paths.guessed else ""
-    log.info("%s: %s%s", file, table.said(), found)
+    said = f"{file.name}: {table.said()}{found}"
+    log.info("%s", said)
     splits = sorted({row.split for row in rows})
     by_split = {split: [row for row in rows if row.split == split] for split in splits}
     training = by_split["train"] if len(by_split) > 1 and "train" in by_split else rows
     classes = class_names(row.label for row in training)
-    parts = {split: _part(file, split, chosen, classes) for split, chosen in by_split.items()}
-    return by_role(name or file.name, classes, parts, str(file))
+    parts = {split: _part(file, root, split, chosen, classes) for split, chosen in by_split.items()}
+    source = by_role(name or file.name, classes, parts, str(file))
+    return replace(source, notes=(*source.notes, said))
 
 
-def _part(file: Path, split: str, rows: Sequence[TableRow], classes: Sequence[str]) -> FilePart:
+def _part(
+    file: Path, root: Path, split: str, rows: Sequence[TableRow], classes: Sequence[str]
+) -> FilePart:
     labels = number_labels(
         [row.label for row in rows], classes, lambda place: f"{file}: line {rows[place].line}"
     )
     paths = [row.path for row in rows]
-    return FilePart(split, FolderFiles(file.parent, paths), labels, ids=hash_names(paths))
+    return FilePart(split, FolderFiles(root, paths), labels, ids=hash_names(paths))
 
 
 def _as_classes(file: Path, rows: Sequence[TableRow]) -> Sequence[TableRow]:
@@ -85,7 +91,7 @@ def _located(file: Path, rows: Sequence[TableRow], paths: TablePaths) -> list[Ta
     if missing:
         first = missing[0]
         raise DataError(
-            f"{file}: line {first.line}: no file {file.parent / first.path}"
+            f"{file}: line {first.line}: no file {paths.root / first.path}"
             + (f", and {len(missing) - 1:,} more are missing" if len(missing) > 1 else "")
             + "; paths are relative to the table's folder, and a header has path,label"
         )
