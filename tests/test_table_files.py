@@ -214,7 +214,7 @@ def test_names_of_columns() -> None:
 
 def flat(root: Path, rows: list[tuple[str, str]], folder: str) -> list[tuple[str, str]]:
     """The images of `rows` in one folder below a new `root`; their names and classes."""
-    (root / folder).mkdir(parents=True)
+    (root / folder).mkdir(parents=True, exist_ok=True)
     named = []
     for number, (path, label) in enumerate(rows):
         data = Path(path).read_bytes()
