@@ -96,6 +96,7 @@ def test_deep_net_that_is_still_falling_is_said():
     ]
     verdict = degradation(grid)
     assert verdict.plain.rises is True
+    assert verdict.statement.startswith("Degradation within 64,000 iterations: ")
     assert "of cifar-plain56 was still falling when its runs ended (by 12.5 points" in (
         verdict.statement
     )

@@ -41,7 +41,7 @@ def gradients_page(
             "the paper's at its first rate, held constant. A gradient is that of the mean "
             "cross-entropy of a training batch by the weight of one convolution, or of the head, "
             "in training mode; projections on shortcuts are left out. Norms are L2. "
-            f"A gradient is said to vanish where some layer's is below {VANISHED:g} of its "
+            f"A gradient is said to vanish where some layer's is below {_power(VANISHED)} of its "
             "weight's norm (100,000 equal steps at rate 0.1 would change that layer by 1%), and "
             f"to explode where one is above {EXPLODED:g} times it (one step overwrites the layer)."
             " A training whose loss is no number, or whose layers have no gradient at all, ends "
@@ -147,8 +147,8 @@ def _section(when: str, name: str, traces: Sequence[Trace], index: int) -> Secti
         figure=draw_layers(measured, narrow=False),
         narrow=draw_layers(measured, narrow=True),
         caption=f"Norm of the gradient over the norm of the weight, by layer, {when}. Plain nets "
-        f"dashed, residual nets solid. Shaded: vanishing (below {VANISHED:g}) and exploding "
-        f"(above {EXPLODED:g}). What is below {FLOOR:g} is drawn there.",
+        f"dashed, residual nets solid. Shaded: vanishing (below {_power(VANISHED)}) and exploding "
+        f"(above {EXPLODED:g}). What is below {_power(FLOOR)} is drawn there.",
         alt=f"Gradient norms by layer {when} in four panels, one for each scheme",
         numbers=Numbers(
             ("net", "norm", "init", "step", "layer_index", "layer", "gradient_norm", "weight_norm"),
@@ -258,6 +258,12 @@ def _loses(trace: Trace) -> bool:
 
 def _smallest(now: Measurement) -> float | None:
     return _number(min(each.relative for each in now.layers))
+
+
+def _power(value: float) -> str:
+    """A power of ten as people write it, such as 10⁻⁶."""
+    exponent = f"{round(math.log10(value))}"
+    return "10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _number(value: float) -> float | None:

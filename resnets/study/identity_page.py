@@ -59,11 +59,17 @@ def _lead(figures: IdentityFigures) -> str:
     whole = [block for block in figures.blocks if block.shortcut == "identity"]
     if not whole:
         return "Every shortcut of this net is a projection: none of its blocks can be an identity."
-    ratio = median(block.ratio for block in whole)
+    ratio = 100 * median(block.ratio for block in whole)
     rise = median(block.error_without for block in whole) - figures.error
+    change = f"{ratio:.0f}%" if ratio >= 1 else "less than 1%"
+    if len(whole) == 1:
+        return (
+            f"The one block with an identity shortcut changes its input by {change} of its norm. "
+            f"Dropping it raises the error, {figures.error:.2f}%, by {show(rise)} points."
+        )
     return (
         f"Half of the {len(whole)} blocks with an identity shortcut change their input by less "
-        f"than {100 * ratio:.0f}% of its norm. Dropping one of them raises the error, "
+        f"than {max(1.0, ratio):.0f}% of its norm. Dropping one of them raises the error, "
         f"{figures.error:.2f}%, by {show(rise)} points in the median."
     )
 
@@ -77,8 +83,8 @@ def _findings(figures: IdentityFigures) -> tuple[Finding, ...]:
             Finding(
                 label="‖F(x)‖ / ‖x‖, median block",
                 value=f"{median(ratios):.2f}",
-                detail=f"from {min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} blocks "
-                "with an identity shortcut",
+                detail=f"from {min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} "
+                f"block{'' if len(ratios) == 1 else 's'} with an identity shortcut",
             )
         )
     worst = max(figures.blocks, key=lambda block: block.error_without)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
+from matplotlib.ticker import FuncFormatter
 
 from resnets.evaluate.figure_text import label
 from resnets.study.figures import SERIES, house_style, series_colours
@@ -97,7 +98,7 @@ def _line_figure(landscapes: Sequence[Landscape]) -> Figure:
         figure=_draw_lines(landscapes, narrow=False),
         narrow=_draw_lines(landscapes, narrow=True),
         caption="Training loss (logarithmic) and error along the first direction. Plain nets "
-        "dashed, residual nets solid. 0 is the trained net.",
+        "dashed, residual nets solid. 0 is the network itself.",
         alt="Loss and error against distance from the trained net",
         numbers=_numbers([(each, each.line) for each in landscapes]),
     )
@@ -118,8 +119,15 @@ def _draw_lines(landscapes: Sequence[Landscape], *, narrow: bool) -> Plot:
             alphas = [point.alpha for point in each.line]
             losses.plot(alphas, [_drawn(point) for point in each.line], **look)
             errors.plot(alphas, [point.error for point in each.line], **look)
+        for axes in (losses, errors):
+            axes.set_xticks((-1, -0.5, 0, 0.5, 1))
         losses.set(title="Loss", yscale="log", ylabel="cross-entropy (nats)", xlabel="alpha")
         errors.set(title="Error", ylim=(0, 100), ylabel="top-1 error (%)", xlabel="alpha")
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        losses.yaxis.set_major_formatter(plain)
+        low, high = losses.get_ylim()
+        if high / low < 10:  # less than a decade: what it has between the powers of ten
+            losses.yaxis.set_minor_formatter(plain)
         losses.legend(fontsize=9)
     return figure
 
@@ -129,8 +137,9 @@ def _plane_figure(landscapes: Sequence[Landscape]) -> Figure:
         name="plane",
         figure=_draw_planes(landscapes, narrow=False),
         narrow=_draw_planes(landscapes, narrow=True),
-        caption=f"Contours of equal training loss, at the same values (up to {LEVELS[-1]:g}) for "
-        "all nets and numbered with them; the cross is the trained net.",
+        caption=f"Contours of equal training loss, numbered with their values: the same ones (up "
+        f"to {LEVELS[-1]:g}) for all networks, others only where the loss crosses none of them. "
+        "The cross is the network itself.",
         alt="Contour plots of the loss, one for each net",
         numbers=_numbers([(each, each.plane) for each in landscapes]),
     )
@@ -156,10 +165,13 @@ def _draw_plane(axes: Axes, landscape: Landscape) -> None:
     losses = np.array([_drawn(point) for point in landscape.plane]).reshape(side, side)
     low, high = np.nanmin(losses), np.nanmax(losses)
     crossed = [level for level in LEVELS if low < level < high]
+    if not crossed and low < high:  # it varies too little to cross any
+        crossed = [float(level) for level in np.geomspace(low, high, 5)[1:-1]]
     if crossed:
-        colours = [SERIES[LEVELS.index(each) * len(SERIES) // len(LEVELS)] for each in crossed]
+        places_of = np.searchsorted(LEVELS, crossed) * len(SERIES) // len(LEVELS)
+        colours = [SERIES[min(place, len(SERIES) - 1)] for place in places_of]
         lines = axes.contour(places, places, losses, levels=crossed, colors=colours, linewidths=1.2)
-        axes.clabel(lines, crossed[::2], fmt="%g", fontsize=7.5)
+        axes.clabel(lines, crossed[::2], fmt="%.3g", fontsize=7.5)
     axes.plot(0, 0, "+", color=SERIES[-1], ms=9, mew=1.6)
     axes.set(title=label(landscape.label), xlabel="alpha", ylabel="beta", aspect="equal")
     axes.set(xticks=(-1, -0.5, 0, 0.5, 1), yticks=(-1, -0.5, 0, 0.5, 1))

@@ -207,11 +207,14 @@ def _headline(plain: Difference | None, residual: Difference | None) -> str:
         )
     if not plain.rises:
         return "No degradation seen here: deeper plain nets train no worse than shallow ones."
+    found = "Degradation"
+    if plain.worse.still_falling:  # where they would end is not known
+        found += f" within {plain.worse.steps:,} iterations"
     if residual is None or residual.rises is None:
-        return "Degradation: deeper plain nets train worse."
+        return f"{found}: deeper plain nets train worse."
     if residual.rises:
-        return "Degradation: deeper nets train worse, plain and residual alike."
-    return "Degradation: deeper plain nets train worse, deeper residual nets do not."
+        return f"{found}: deeper nets train worse, plain and residual alike."
+    return f"{found}: deeper plain nets train worse, deeper residual nets do not."
 
 
 def _sentence(kind: Kind, found: Difference | None) -> str:
