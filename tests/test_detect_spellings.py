@@ -4,13 +4,16 @@ import tarfile
 import time
 
 import pytest
+import torch
 from colored_sets import CATEGORIES, document, draw, opened, put, right, voc, xml
 
-from resnets.config import DataSpec, DetectSpec
+from resnets.config import DataSpec, DetectSpec, Preprocess
 from resnets.data.errors import DataError
+from resnets.data.preprocess import Preprocessor
 from resnets.data.split_names import role_within, split_role
 from resnets.detect.check import check_annotations
 from resnets.detect.sources import open_detection
+from resnets.detect.stream import DetectStream
 
 JSON = "annotations/instances_train.json"
 
@@ -347,3 +350,27 @@ def test_boxes_that_are_shares_are_not_taken_for_pixels(tmp_path, form):
         put(tmp_path / f"xml/p{entry['id'] - 1}.xml", f"<annotation>{body}</annotation>")
     with pytest.raises(DataError, match="all boxes lie within one pixel"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("keep_empty", [False, True])
+def test_localisation_leaves_images_without_objects_out_of_every_share(tmp_path, keep_empty):
+    voc(tmp_path, range(6))
+    empty = "<annotation><size><width>96</width><height>64</height></size></annotation>"
+    for number in range(6, 14):
+        draw(tmp_path / f"JPEGImages/p{number}.jpg", number)
+        difficult = xml(number, "").replace("<difficult>0", "<difficult>1")
+        put(tmp_path / f"Annotations/p{number}.xml", empty if number < 12 else difficult)
+    detect = DetectSpec(keep_empty=keep_empty)
+    data = DataSpec(source=str(tmp_path), val_fraction=0.2, test_fraction=0.2)
+    splits = open_detection(data, detect, "localise")
+    shares = (splits.train, splits.val, splits.test())
+    assert sum(map(len, shares)) == 8
+    for share in shares:
+        assert all(len(set(target.labels.tolist())) == 1 for target in share.targets)
+    preprocessor = Preprocessor(Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
+    stream = DetectStream(
+        splits.train, data, detect, preprocessor, 2, 0, torch.device("cpu"), "localise"
+    )
+    batches = stream.batches()
+    for _ in range(6):  # a net for one class an image cannot learn from none
+        assert all(len(target["labels"]) for target in next(batches).targets)

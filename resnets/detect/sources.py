@@ -251,7 +251,7 @@ class _Opener:
     ) -> None:
         self.source, self.detect, self.quarantine = source, detect, quarantine
         self.workers = workers
-        self.masks = task == "instances"
+        self.task, self.masks = task, task == "instances"
 
     def part(self, titles: str) -> RawPart:
         """The good pictures of the sets `titles`; DataError names a bad one unless told to skip."""
@@ -276,9 +276,22 @@ class _Opener:
             pictures += checked.pictures
         if not pictures:
             raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good images")
+        if self.task == "localise":
+            pictures = self._of_one_class(pictures, titles)
         if self.source.coding is not None:
             pictures = self._with_known_values(pictures, titles)
         return RawPart(pictures)
+
+    def _of_one_class(self, pictures: list[RawPicture], titles: str) -> list[RawPicture]:
+        """The images whose objects are all of one class: before shares are drawn, so that each has
+        some."""
+        kept = [each for each in pictures if len({one.label for one in each.objects}) == 1]
+        title = " ".join(filter(None, (self.source.name, titles)))
+        if not kept:
+            raise DataError(f"{title}: no image with objects of one class only")
+        if left_out := len(pictures) - len(kept):
+            log.warning("%s: left out %d images without objects of one class", title, left_out)
+        return kept
 
     def _with_known_values(self, pictures: list[RawPicture], titles: str) -> list[RawPicture]:
         """The images, after a look at their class maps; DataError where values are of no class."""

@@ -90,7 +90,7 @@ class DetectStream:
         self.timings.decoding.threads = self.workers
         self.ledger = Unreadable(split.description, len(split), data.max_bad)
         learnt = [learnable(target, detect) for target in split.targets]
-        keep = task == "segment" or detect.keep_empty
+        keep = task == "segment" or (detect.keep_empty and task != "localise")
         self.rows = np.array([row for row, each in enumerate(learnt) if keep or len(each)])
         if not len(self.rows):
             raise DataError(f"{split.description}: no picture with an object to learn from")
