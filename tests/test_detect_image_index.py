@@ -236,3 +236,21 @@ def test_an_xml_that_names_the_image_of_another_does_not_take_it(tmp_path):
     with pytest.raises(DataError, match=r"p2.xml: p3.jpg: its image is missing"):
         opened(tmp_path)
     assert right(opened(tmp_path, skip_bad=True).train) == 5
+
+
+@pytest.mark.parametrize("wrong", ["shared", "damaged", "missing"])
+def test_what_is_wrong_with_a_test_set_stops_a_run_before_its_first_step(tmp_path, wrong, capsys):
+    from resnets.cli.main import main
+
+    for number in range(6):
+        draw(tmp_path / f"set/images/f{number}.jpg", number)
+    names = {n: f"f{n}.jpg" for n in range(4)}
+    put(tmp_path / "set" / JSON, document(names))
+    tests = {"shared": {3: "f3.jpg", 4: "f4.jpg"}, "missing": {5: "f5.jpg", 9: "f9.jpg"}}
+    made = document(tests[wrong]) if wrong in tests else '{"images": ['
+    put(tmp_path / "set/annotations/instances_test.json", made)
+    arguments = ["detect-small", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "run")]
+    assert main(["train", *arguments, "--set", "data.val_fraction=0"]) == 1
+    says = {"shared": "shares images", "damaged": "no JSON", "missing": "image is missing"}
+    assert says[wrong] in capsys.readouterr().err
+    assert not (tmp_path / "run/metrics.jsonl").exists()

@@ -15,14 +15,12 @@ from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data.preprocess import Preprocessor
 from resnets.detect.judge import Judgement
 from resnets.detect.load import load
-from resnets.detect.localise_score import single_class
 from resnets.detect.localiser import Localiser, Refiner
 from resnets.detect.losses import model_losses
 from resnets.detect.measure import Test, make_test, measure
 from resnets.detect.models import Model, build_model, recompute_norms
 from resnets.detect.sources import DetectionSplits, open_detection
 from resnets.detect.stream import DetectStream
-from resnets.detect.types import DetectionSplit
 from resnets.ranks import Rank
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn
@@ -151,18 +149,14 @@ class DetectionWork:
 
 
 def _open_splits(recipe: Recipe) -> DetectionSplits:
-    """The recipe's set; for localisation the pictures whose objects are of one class."""
+    """The recipe's set.
+
+    What is wrong with its test set, such as images that training sees, is said before step 1.
+    """
     assert recipe.task != "classify"
     splits = open_detection(recipe.data, recipe.detect, recipe.task)
-    if recipe.task != "localise":
-        return splits
-
-    def test() -> DetectionSplit | None:
-        split = splits.test()
-        return None if split is None else single_class(split)
-
-    val = None if splits.val is None else single_class(splits.val)
-    return DetectionSplits(single_class(splits.train), val, splits.classes, splits.name, test)
+    splits.test()
+    return splits
 
 
 def _take_proposer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
