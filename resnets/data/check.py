@@ -172,7 +172,7 @@ def _looks(contents: Contents, tiny: int, workers: int) -> Iterator[Look]:
 
     def one(number: int) -> Look:
         try:
-            return look(contents.read(number), contents.name(number), tiny)
+            return look(contents.read(number), contents.name(number), tiny, contents.levels)
         except DataError as error:
             return Look(((UNREADABLE, reason(error, contents.name(number))),), 0)
 
@@ -196,7 +196,7 @@ def _alike(
     """Of the pairs of like shape those that look alike, with their mean difference."""
 
     def see(number: int) -> Seen:
-        pixels = comparable(contents.read(number), contents.name(number))
+        pixels = comparable(contents.read(number), contents.name(number), contents.levels)
         digest = hashlib.blake2b(pixels.data, digest_size=16)
         return f"{pixels.shape} {digest.hexdigest()}", thumbnail(pixels)
 

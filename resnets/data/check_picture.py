@@ -30,6 +30,7 @@ from resnets.data.decode import decode_whole, naming
 from resnets.data.errors import DataError
 from resnets.data.open_image import MAX_PIXELS, open_image
 from resnets.data.pack import SUFFIX
+from resnets.data.pixel_values import Levels
 from resnets.data.upright import turn_of
 
 THUMB = 32  # px, what pictures are compared at
@@ -52,8 +53,11 @@ class Look:
     tone: int = 0
 
 
-def look(data: bytes | memoryview, name: str, tiny: int) -> Look:
-    """Decode a file as training does, whole. `tiny`: px below which a shorter side is too small."""
+def look(data: bytes | memoryview, name: str, tiny: int, levels: Levels | None = None) -> Look:
+    """Decode a file as training does, whole. `tiny`: px below which a shorter side is too small.
+
+    levels: see `decode.View`.
+    """
     content = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
     if len(data) == 0:
         return Look(((UNREADABLE, "an empty file"),), content)
@@ -64,7 +68,7 @@ def look(data: bytes | memoryview, name: str, tiny: int) -> Look:
             if image.width * image.height > MAX_PIXELS:
                 return Look(((BOMB, f"{image.width:,}x{image.height:,} px"),), content)
             problems = tuple(_oddities(image, name, tiny))
-        pixels = comparable(data, name)
+        pixels = comparable(data, name, levels)
     except DataError as error:
         return Look((_reason(error, name, known),), content)
     with open_image(data) as image:
@@ -73,13 +77,15 @@ def look(data: bytes | memoryview, name: str, tiny: int) -> Look:
     return Look(problems, content, shape_of(thumb), tone_of(thumb))
 
 
-def comparable(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
+def comparable(
+    data: bytes | memoryview, name: str, levels: Levels | None = None
+) -> NDArray[np.uint8]:
     """The pixels (H, W, 3) that an image is compared by: as they are decoded for training.
 
     Those of more than 8 bits are stretched to the range of the image, so that images that differ
     within a few of 256 levels are not taken for copies.
     """
-    pixels = decode_whole(data, name)
+    pixels = decode_whole(data, name, levels)
     with naming(name), open_image(data) as image:
         if not image.mode.startswith(("I", "F")):
             return pixels

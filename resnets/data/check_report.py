@@ -152,7 +152,7 @@ def _thumbnails(contents: Contents, paths: set[str]) -> Callable[[str], Picture]
 
 def _thumbnail(contents: Contents, number: int) -> Picture:
     try:
-        pixels = decode_whole(contents.read(number), contents.name(number))
+        pixels = decode_whole(contents.read(number), contents.name(number), contents.levels)
     except DataError:
         return Picture()
     image = Image.fromarray(pixels)

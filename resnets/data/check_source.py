@@ -34,6 +34,7 @@ from resnets.data.flat_labels import is_table
 from resnets.data.layout import MASKS, NO_LABELS, Layout, SplitRows
 from resnets.data.pack import is_pack
 from resnets.data.parts import Source
+from resnets.data.pixel_values import Levels, measure_levels
 from resnets.data.quarantine import QUARANTINE, path_within, prefixes
 from resnets.data.shards import is_label, is_sharded
 from resnets.data.sources import find_source
@@ -87,6 +88,11 @@ class Contents:
 
     def __len__(self) -> int:
         return self.starts[-1]
+
+    @cached_property
+    def levels(self) -> Levels | None:
+        """Values of images with more than 8 bits that become 0 and 255, as training scales them."""
+        return measure_levels(self, np.arange(len(self)))
 
     def where(self, number: int) -> tuple[int, int]:
         """Which section a picture is in, and its row there."""

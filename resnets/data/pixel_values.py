@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.data.files import Files
 from resnets.data.open_image import open_image
 
 log = logging.getLogger("resnets")
@@ -60,7 +60,14 @@ def as_bytes(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def measure_levels(files: Files, rows: NDArray[np.int64]) -> Levels | None:
+class Readable(Protocol):
+    """Encoded images by number."""
+
+    def read(self, index: int, /) -> bytes | memoryview:
+        """The bytes of one."""
+
+
+def measure_levels(files: Readable, rows: NDArray[np.int64]) -> Levels | None:
     """The range of the values of the images `rows`, by a sample that follows from them alone.
 
     None where they have 8 bits, or fill so much of 16 that 128 levels or more are kept. Logs what
