@@ -43,13 +43,13 @@ class Finding:
 
 UNREADABLE = Kind(
     "unreadable", "Unreadable",
-    "Cannot be read or decoded. Training takes other pictures in their place, evaluation leaves"
+    "Cannot be read or decoded. Training takes other images in their place, evaluation leaves"
     " them out.",
     "broken",
 )  # fmt: skip
 TRUNCATED = Kind(
     "truncated", "Cut short",
-    "The file ends before the picture does, as after a broken download. Treated as unreadable.",
+    "The file ends before the image does, as after a broken download. Treated as unreadable.",
     "broken",
 )  # fmt: skip
 BOMB = Kind(
@@ -80,12 +80,12 @@ NEAR_LEAK = Kind(
 )  # fmt: skip
 DUPLICATE = Kind(
     "duplicate", "Duplicates",
-    "Same bytes or pixels as another picture of the same part.",
+    "Same bytes or pixels as another image of the same part.",
     "suspect",
 )  # fmt: skip
 NEAR_DUPLICATE = Kind(
-    "near-duplicate", "Alike",
-    "Looks like another picture of the same part: perhaps the same, saved again.",
+    "near-duplicate", "Near-copies",
+    "Looks like another image of the same part: the same photograph saved or scaled again.",
     "suspect",
 )  # fmt: skip
 TINY = Kind(
@@ -108,8 +108,8 @@ DEEP = Kind("16-bit", "16 bits", "Scaled to 8 bits when read.", "note")
 PALETTE = Kind("palette", "Palette", "Read as RGB.", "note")
 ANIMATED = Kind("animated", "Several frames", "The first frame is read.", "note")
 NO_PICTURE = Kind(
-    "no-picture", "Not pictures",
-    "Files that are not called like pictures; training does not see them.",
+    "no-picture", "Not images",
+    "Files that are no images; training does not see them.",
     "note",
 )  # fmt: skip
 UNREAD = Kind(
@@ -119,7 +119,7 @@ UNREAD = Kind(
 )  # fmt: skip
 STRAY = Kind(
     "stray", "Outside of the classes",
-    "Pictures that lie in no class folder; training does not see them.",
+    "Images that lie in no class folder; training does not see them.",
     "note",
 )  # fmt: skip
 UNLISTED = Kind(
@@ -138,7 +138,7 @@ UNLABELLED = Kind(
     "note",
 )  # fmt: skip
 ODD_FOLDER = Kind(
-    "odd-folder", "Folders called like pictures",
+    "odd-folder", "Folders called like images",
     "Taken for folders.",
     "note",
 )  # fmt: skip

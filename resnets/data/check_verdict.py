@@ -36,6 +36,7 @@ UNSEEN = {
     STRAY: "in no class folder",
     UNLISTED: "in no image set",
 }
+ELSEWHERE = "filed under"  # in the detail of copies with another label
 DONE, FAILED, LEAKING = 0, 1, 3  # exit codes
 SHOWN = 3  # classes named in a sentence
 
@@ -129,8 +130,7 @@ def _leak(report: CheckReport, part: str, kept: str, found: Sequence[Finding]) -
     text = f"{len(found):,} of {total:,} {role} images are {what} {other} images"
     if same and near:
         text += f" ({same:,} the same image, {near:,} near-copies)"
-    elsewhere = sum("filed under" in each.detail for each in found)
-    if elsewhere:
+    if elsewhere := sum(ELSEWHERE in each.detail for each in found):
         text += f"; {elsewhere:,} of them are labelled as another class there"
     if both:
         text += f"; {both:,} of them are listed in both"
@@ -207,18 +207,19 @@ def _unmeasured(report: CheckReport) -> dict[str, list[str]]:
 
 
 def _duplicates(report: CheckReport) -> Iterator[Point]:
-    copies = sum(report.counts.get(kind, 0) for kind in (DUPLICATE, NEAR_DUPLICATE))
-    if copies:
-        text = f"{copies:,} {_plural(copies, 'image')} within one part are copies of another there"
-        split = "filed under"
-        elsewhere = sum(
-            split in each.detail
-            for each in report.findings
-            if each.kind in (DUPLICATE, NEAR_DUPLICATE)
-        )
-        text += f", {elsewhere:,} of them labelled as another class" if elsewhere else ""
-        advice = "They count twice; --leave-out duplicate,near-duplicate lists them too."
+    found = [each for each in report.findings if each.kind in (DUPLICATE, NEAR_DUPLICATE)]
+    found = [each for each in found if not {each.path, each.twin} & report.left_out]
+    elsewhere = [each for each in found if ELSEWHERE in each.detail]
+    if elsewhere:
+        count, first = len(elsewhere), elsewhere[0]
+        copies = _plural(count, "image is a copy", "images are copies")
+        text = f"{count:,} {copies} of an image with another label in the same part"
+        advice = f"One label of each pair is wrong. Such as {first.path} ({first.detail})."
         yield Point("suspect", text, advice)
+    if alike := len(found) - len(elsewhere):
+        text = f"{alike:,} {_plural(alike, 'image is a copy', 'images are copies')} of another in"
+        advice = "They count twice; --leave-out duplicate,near-duplicate lists them too."
+        yield Point("suspect", f"{text} the same part", advice)
 
 
 def _crowded(report: CheckReport) -> Iterator[Point]:
