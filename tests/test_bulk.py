@@ -225,7 +225,7 @@ def test_folders_that_cannot_be_written_to_are_refused(digits_run, nested_digits
     (full / "thesis.doc").touch()
     file.touch()
     for out, message in (
-        (full, "has other things in it"),
+        (full, "is not empty"),
         (file, "is a file"),
         (nested_digits[0] / "out", "lies in --data"),
     ):
@@ -233,7 +233,7 @@ def test_folders_that_cannot_be_written_to_are_refused(digits_run, nested_digits
             predict_here(digits_run, nested_digits[0], out)
     assert not (nested_digits[0] / "out").exists()
     out = tmp_path / "out"
-    with held(out), pytest.raises(ConfigError, match="another process is predicting into it"):
+    with held(out), pytest.raises(ConfigError, match="is writing into it"):
         predict_here(digits_run, nested_digits[0], out)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no pictures in it"):

@@ -1,24 +1,156 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process at a time writes into."""
 
 from __future__ import annotations
 
+import datetime
+import errno
+import fcntl
+import json
 import os
+import shlex
+import socket
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from resnets.config.errors import ConfigError
+
+LOCK = ".lock"
+PATIENCE = 10.0  # seconds that `whole_file` waits for another process at the same file
+# What file systems without locks answer; there two processes are not kept apart.
+NO_LOCKS = {errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields where to write: a file beside `path`, which takes its place when the block ends well.
 
-    After an error nothing is left of it, and what was at `path` stays as it was.
+    It is on the disk, name included, before the block is left. After an error nothing is left of
+    it, and what was at `path` stays as it was. Raises BlockingIOError where another process is
+    writing the same file.
     """
     temporary = path.with_name(f".{path.name}.tmp")
+    with hold_file(temporary, PATIENCE):
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk too, so that a power cut does not undo a rename."""
+    with suppress(OSError):  # not every file system lets folders be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep other processes from writing into it; a killed holder lets go.
+
+    Left again, a folder in which nothing was written is removed. Raises ConfigError that says who
+    holds it, or that `folder` is a file.
+    """
+    with ExitStack() as held:
+        lock = _lock_of(folder, held)
+        lock.write_text(json.dumps(_holder()), encoding="utf-8")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink()
+            with suppress(OSError):
+                folder.rmdir()  # only where it is empty
+
+
+def _lock_of(folder: Path, held: ExitStack) -> Path:
+    """Make the folder and enter its lock into `held`."""
+    lock = folder / LOCK
+    while True:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder}: is a file; give a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # its last holder has just removed the empty folder
+            try:
+                return held.enter_context(hold_file(lock))
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{folder}: {_describe(lock)} is writing into it; wait for it to end, or give"
+                    " another --out"
+                ) from None
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make and return the first of parent/NAME-1, -2, ... that does not exist.
+
+    Of several processes that ask at once each gets a folder of its own.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        with suppress(FileExistsError):
+            (folder := parent / f"{name}-{number}").mkdir()
+            return folder
+        number += 1
+
+
+@contextmanager
+def hold_file(path: Path, seconds: float | None = 0.0) -> Iterator[Path]:
+    """Make `path` and hold a lock on it; the system frees it when its holder dies.
+
+    seconds: how long to wait for another holder, None as long as it takes. Raises BlockingIOError.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if _locked(descriptor, path):
+                yield path
+                return
+        finally:
+            os.close(descriptor)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise BlockingIOError(errno.EAGAIN, "another process is writing it", str(path))
+        time.sleep(0.05)
+
+
+def _locked(descriptor: int, path: Path) -> bool:
+    """Whether the file is locked now, and still the one that has the name `path`."""
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in NO_LOCKS
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:  # its holder has renamed or removed it meanwhile
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
+def _holder() -> dict[str, str | int]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": shlex.join(sys.argv)[:200],
+        "since": datetime.datetime.now().isoformat(" ", "seconds"),
+    }
+
+
+def _describe(lock: Path) -> str:
+    """Who holds a lock, as far as its file says."""
+    try:
+        held = json.loads(lock.read_text(encoding="utf-8"))
+        return f"process {held['pid']} on {held['host']} ({held['command']}, since {held['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -9,7 +9,6 @@ OUT/.work/  what the set was found to be, tries at shards, their checksums; remo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -20,10 +19,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from resnets.config import ConfigError, dump_json, whole_file
+from resnets.config import ConfigError, dump_json, hold_folder, whole_file
+from resnets.config.files import LOCK
 from resnets.deploy.bulk_write import Format
 
-MANIFEST, SUMMARY, WORK, LOCK = "manifest.json", "summary.json", ".work", ".lock"
+MANIFEST, SUMMARY, WORK = "manifest.json", "summary.json", ".work"
 FORMAT = 1
 REMEDY = "go on with that, or name another --out"
 TRIES = 3  # workers that a shard may cost
@@ -198,17 +198,11 @@ def held(out: Path) -> Iterator[None]:
     ConfigError too where the folder has other things in it. Files that a killed worker left half
     written are removed; and so is, at the end, what only unfinished work needs.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file; name a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    ours = (MANIFEST, WORK, LOCK)
-    if any(out.iterdir()) and not any((out / name).exists() for name in ours):
-        raise ConfigError(f"--out {out}: has other things in it; name a new folder")
-    with open(out / LOCK, "w", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{out}: another process is predicting into it") from None
+    with hold_folder(out):
+        ours = {MANIFEST, WORK}
+        found = {each.name for each in out.iterdir()} - {LOCK}
+        if found and not found & ours:
+            raise ConfigError(f"--out {out}: is not empty; name a new folder")
         _sweep(out)
         (out / WORK).mkdir(exist_ok=True)
         try:
@@ -230,6 +224,3 @@ def _tidy(out: Path) -> None:
     if begun and not (out / SUMMARY).exists():
         return
     shutil.rmtree(out / WORK, ignore_errors=True)
-    (out / LOCK).unlink(missing_ok=True)
-    if not begun:
-        out.rmdir()

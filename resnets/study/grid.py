@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -15,7 +14,8 @@ from typing import Any
 
 import torch
 
-from resnets.config import ConfigError, from_toml, to_dict
+from resnets.config import ConfigError, from_toml, hold_folder, to_dict
+from resnets.config.files import LOCK
 from resnets.host import pick_device
 from resnets.processors import cores
 from resnets.study.budget import settle
@@ -32,11 +32,10 @@ from resnets.study.cells import (
     write_grid,
 )
 from resnets.study.progress import StudyProgress
-from resnets.study.worker import locked, work
+from resnets.study.worker import work
 from resnets.train.stop import Stopped, StopSignals
 from resnets.weights.checkpoint import LAST
 
-LOCK = ".study.lock"
 POLL_SECONDS = 1.0
 # On a CPU, processes with one thread each beat one process with several. cifar-resnet20, batch 128,
 # 32 px, bfloat16, two cores shared with other work, runs interleaved: 2 x 1 thread gave 160 to 730
@@ -64,11 +63,11 @@ def run_grid(
     Raises ConfigError where `folder` holds something else, a study of another grid, or is being
     worked on, and Stopped when a signal asked for it and every cell at work has saved.
     """
-    if not (folder / STUDY).is_file():
-        _begin(grid, folder, slots(jobs, device, sum(grid.seeds)))
-    kept = read_grid(folder)
-    _refuse_other(kept, grid, folder)
-    with _alone(folder):
+    with hold_folder(folder):
+        if not (folder / STUDY).is_file():
+            _begin(grid, folder, slots(jobs, device, sum(grid.seeds)))
+        kept = read_grid(folder)
+        _refuse_other(kept, grid, folder)
         cells = read_cells(folder)
         _refuse_mixed(kept, cells)
         left = sum(cell.status not in OVER for cell in cells)
@@ -98,20 +97,11 @@ def slots(jobs: int | None, device: str, cells: int) -> list[Slot]:
 
 def _begin(grid: Grid, folder: Path, places: Sequence[Slot]) -> None:
     """Check the grid against recipe and data, settle its budget, then write study.toml."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if any(each.name != LOCK for each in folder.iterdir()):
         raise ConfigError(f"{folder}: exists and holds no study; give another --out")
     for net in grid.nets:
         cell_recipe(grid, net, seed=0)  # raises where a setting does not fit
     write_grid(settle(grid, len(places), places[0].device, places[0].threads), folder)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    try:
-        with locked(folder / LOCK, wait=False):
-            yield
-    except BlockingIOError:
-        raise ConfigError(f"{folder}: another process is training this study") from None
 
 
 def _refuse_other(kept: Grid, asked: Grid, folder: Path) -> None:

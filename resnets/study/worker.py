@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from resnets import job
-from resnets.config import ConfigError, Recipe, dump_json
+from resnets.config import ConfigError, Recipe, dump_json, hold_file
 from resnets.study.cells import FAILED, RESULT
 from resnets.train.diverged import Diverged
 from resnets.train.fit_memory import TooBig
@@ -52,7 +49,8 @@ def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
     which goes on when the study does.
     """
     become_worker(threads)
-    with locked(folder.with_name(f".{folder.name}.lock"), wait=True):
+    # A worker of a killed study may still be saving this cell.
+    with hold_file(folder.with_name(f".{folder.name}.lock"), None):
         try:
             train_cell(recipe, folder, device)
         except Stopped:
@@ -77,15 +75,3 @@ def become_worker(threads: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock file `path`, which the system frees when its holder dies.
-
-    A worker of a killed study may still be saving when the next one starts on its cell, so workers
-    wait. Raises BlockingIOError where another process holds it and `wait` is off.
-    """
-    with open(path, "a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol
@@ -75,14 +74,11 @@ class Folder:
             raise StoreError(_reason(error), f"make {self.path} readable") from None
 
     def put(self, name: str, payload: Payload) -> None:
-        """Write a temporary file, flush it to the disk, then rename it over `name`."""
+        """Write `name` whole, on the disk when this returns, or not at all."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with whole_file(self.path / name) as temporary, open(temporary, "wb") as file:
                 payload.write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            self._flush()
         except OSError as error:
             space = f"free {-(-payload.size >> 20)} MiB or " if error.errno in FULL else ""
             raise StoreError(_reason(error), f"{space}choose another --out") from None
@@ -111,15 +107,6 @@ class Folder:
     def fetch(self, name: str) -> Path:
         """The file itself."""
         return self.path / name
-
-    def _flush(self) -> None:
-        """Let the disk know the names too, so that a power cut does not undo the rename."""
-        with suppress(OSError):  # not every file system lets folders be opened
-            folder = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
 
 def _reason(error: OSError) -> str:
