@@ -201,3 +201,18 @@ def test_class_maps_of_large_images_are_made_in_bands(monkeypatch):
     plane = torch.arange(4.0).reshape(1, 4, 1)
     expected = torch.nn.functional.interpolate(plane[None], (9, 1), mode="bilinear")[0]
     assert torch.allclose(_stretched(plane, 0, 9, 9), expected)
+
+
+def test_batches_of_many_masks_are_not_read_ahead(tmp_path, monkeypatch):
+    """Whatever is read ahead, the batches are the same."""
+    from itertools import islice
+
+    from test_detect_stream import same, stream
+
+    from resnets.detect import stream as module
+
+    write_coco(tmp_path, "train", [(80, 60)] * 6)
+    plain = list(islice(stream(tmp_path).batches(), 4))
+    monkeypatch.setattr(module, "AHEAD_BYTES", 1)
+    for one, other in zip(plain, stream(tmp_path).batches(), strict=False):
+        same(one, other)

@@ -36,7 +36,8 @@ from resnets.detect.types import DetectionSplit, Floats, Ints, Pixels, Target
 from resnets.host import threads_beside
 from resnets.processors import cores
 
-AHEAD = 3  # batches read ahead of the one in use
+AHEAD = 3  # batches read ahead of the one in use, fewer where they take more than AHEAD_BYTES
+AHEAD_BYTES = 1 << 30
 STREAM_SIZE, STREAM_SCALE, STREAM_FLIP_VERTICAL = 66, 67, 68
 STREAM_CUT = 69  # and 70
 COPIES = 1 << 32  # keeps the draws of an epoch's repeats of one picture apart
@@ -118,23 +119,37 @@ class DetectStream:
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
         """Batches start_step, start_step + 1, ... without end, whatever the `total` of the run."""
         pool = threads_beside(self.workers, "detect")
-        waiting: deque[list[Future[Sample]]] = deque()
+        waiting: deque[tuple[list[Future[Sample]], int]] = deque()
         step = start_step
         try:
             while True:
                 while len(waiting) < AHEAD:
                     draws = self.sampler.draw(step)
                     places = self.places.tolist()
+                    size = sum(self._bytes(int(draws.rows[place])) for place in places)
+                    if waiting and size + sum(held for _, held in waiting) > AHEAD_BYTES:
+                        break
                     tasks = [pool.submit(self._sample, draws, place) for place in places]
-                    waiting.append(tasks)
+                    waiting.append((tasks, size))
                     step += 1
-                tasks = waiting.popleft()
+                tasks, _ = waiting.popleft()
                 samples = [each.result() for each in tasks]
                 with self.timings.to_device:
                     batch = self._batch(samples)
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _bytes(self, drawn: int) -> int:
+        """About how much a sample of the image `drawn` takes at most: its pixels and masks."""
+        target = self.targets[int(self.rows[drawn])]
+        most = self.detect.scale[1]
+        shorter = max(self.detect.train_sizes) * most
+        longer = self.detect.max_size * most
+        height, width = fitted_size(target.width, target.height, shorter, longer)
+        if self.task == "segment":
+            return 4 * self.detect.crop**2
+        return height * width * (3 + (len(target) if self.task == "instances" else 0))
 
     def _sample(self, draws: Draws, place: int) -> Sample:
         first, epoch = int(draws.rows[place]), int(draws.epochs[place])
