@@ -10,11 +10,13 @@ import pytest
 from annotation_forms import records, same_records, write_cvat, write_labelme, write_yolo
 from detect_sets import write_coco, write_voc
 from PIL import Image
+from test_detect_stream import stream
 
 from resnets.cli.main import main
 from resnets.config import DataSpec, DetectSpec
 from resnets.data.errors import DataError
 from resnets.detect.check import annotation_tasks, check_annotations
+from resnets.detect.choose import reorder
 from resnets.detect.sources import find_source, open_detection
 
 WIDTH, HEIGHT = 80, 60
@@ -405,3 +407,23 @@ def test_random_bytes_and_values_never_raise_anything_but_data_errors(coco, tmp_
             with contextlib.suppress(DataError):
                 check_annotations(str(root), "instances")
         path.write_bytes(whole)
+
+
+def test_class_maps_are_drawn_from_outlines(tmp_path):
+    shapes = [
+        shape("rectangle", [[10, 10], [40, 30]], "dog"),
+        shape("polygon", [[20, 20], [60, 20], [60, 50], [20, 50]], "cat"),
+    ]
+    for name in ("p0", "p1"):
+        labelme(tmp_path, shapes, name, imageHeight=HEIGHT, imageWidth=WIDTH)
+    split = train_split(tmp_path, "segment")
+    assert split.classes == ("background", "cat", "dog")
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[10:30, 10:40], expected[20:50, 20:60] = 2, 1
+    assert (split.targets[0].semantic.read() != expected).mean() < 0.01
+    turned = reorder(split, ("dog", "background", "sky", "cat"))
+    assert set(np.unique(turned.targets[0].semantic.read())) == {0, 1, 3}
+    batch = next(stream(tmp_path, task="segment", train_sizes=(60,), crop=64).batches())
+    assert set(batch.targets.unique().tolist()) == {0, 1, 2, 255}
+    with pytest.raises(DataError, match="no class maps"):
+        train_split(tmp_path, "segment", class_map="binary")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,6 +137,16 @@ def _table(given: Mapping[int, int], count: int) -> _Table:
     inside = {value: label for value, label in given.items() if 0 <= value < count}
     labels[list(inside)], unknown[list(inside)] = list(inside.values()), False
     return labels, unknown
+
+
+class SemanticMap(Protocol):
+    """The class of each pixel of an image."""
+
+    def read(self) -> Pixels:
+        """(H, W) uint8 classes, 255 = counts for nothing; DataError names an unreadable file."""
+
+    def relabelled(self, labels: Sequence[int]) -> SemanticMap:
+        """The same map with class `labels[k]` in the place of class k."""
 
 
 @dataclass(frozen=True, eq=False)

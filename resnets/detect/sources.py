@@ -21,6 +21,7 @@ from resnets.data.quarantine import Quarantine
 from resnets.data.split_names import Role, role_within, split_role
 from resnets.detect.class_maps import UnknownValueError
 from resnets.detect.coco import why_no_coco
+from resnets.detect.drawn_maps import drawn, with_background
 from resnets.detect.folder_splits import split_by_folders
 from resnets.detect.formats import offers, open_offer
 from resnets.detect.problems import check_part, look_at_images, refuse, same_but_case
@@ -108,7 +109,7 @@ def open_detection(
     if train is None:
         raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
     held = opener.split(val.pictures, sets.val, "") if val else share(rows_val, "validation")
-    return DetectionSplits(train, held, source.classes, source.name, test)
+    return DetectionSplits(train, held, train.classes, source.name, test)
 
 
 def open_set(data: DataSpec, detect: DetectSpec, task: Task, title: str) -> DetectionSplit | None:
@@ -138,6 +139,11 @@ def find_source(where: str, task: Task, class_map: str = "", annotations: str = 
     if task == "segment":
         if maps := find_semantic(store):
             return open_semantic(store, maps, name, class_map)
+        found = [each for each in offers(store, annotations) if each.format.outlines]
+        if found and not class_map:
+            note = f"class maps are drawn from the outlines of {found[0].format.name}"
+            source = open_offer(store, found, name, True)
+            return replace(source, notes=(note, *source.notes))
         raise DataError(
             f"{where}: no class maps; expected images/ beside masks/ (or labels/, annotations/),"
             " SegmentationClass/ as VOC has it, or semantic_<set>/: PNGs of one class a pixel"
@@ -251,7 +257,9 @@ class _Opener:
     ) -> None:
         self.source, self.detect, self.quarantine = source, detect, quarantine
         self.workers = workers
-        self.task, self.masks = task, task == "instances"
+        self.task = task
+        self.drawn = task == "segment" and source.coding is None
+        self.masks = task == "instances" or self.drawn
 
     def part(self, titles: str) -> RawPart:
         """The good pictures of the sets `titles`; DataError names a bad one unless told to skip."""
@@ -328,18 +336,25 @@ class _Opener:
         maps = [picture.class_map for picture in pictures if picture.class_map is not None]
         map_files = self.source.store.take(maps) if maps else None
         coding = self.source.coding
+        classes, ids = self.source.classes, self.source.stated_ids or self.source.category_ids
+        background = 0
+        if self.drawn:
+            classes, background = with_background(classes)
+            ids = (*range(len(classes)),) if len(classes) > len(ids) else ids
         targets = []
         for row, picture in enumerate(pictures):
             target = to_target(picture, masks=self.masks)
             if map_files is not None and coding is not None:
                 target = replace(target, semantic=ClassMap(map_files, row, coding))
+            if self.drawn:
+                target = drawn(target, background, len(classes) - len(self.source.classes))
             targets.append(target)
         return DetectionSplit(
             files=self.source.store.take(paths),
             targets=targets,
-            classes=self.source.classes,
+            classes=classes,
             description=f"{title}{note}, {len(pictures):,} pictures",
-            category_ids=self.source.stated_ids or self.source.category_ids,
+            category_ids=ids,
         )
 
 

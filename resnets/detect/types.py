@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from resnets.data.decode import decode_fitted
 from resnets.data.errors import DataError
 from resnets.data.files import Files
-from resnets.detect.class_maps import ClassMap
+from resnets.detect.class_maps import ClassMap as ClassMap
+from resnets.detect.class_maps import SemanticMap
 from resnets.detect.color_tables import IGNORE as IGNORE
 
 Floats = NDArray[np.float32]
@@ -57,7 +58,7 @@ class Target:
     difficult: Flags
     areas: Floats
     masks: tuple[Segmentation, ...] | None
-    semantic: ClassMap | None
+    semantic: SemanticMap | None
     image_id: int | str
     width: int
     height: int
