@@ -44,12 +44,15 @@ class Known:
 
 
 class Unbuilt:
-    """What a call made and the pickle then gives its state; `build` turns that into the value."""
+    """What a call made and the pickle then gives its state; `build` turns that into the value.
 
-    __slots__ = ("build", "keys")
+    empty: the value where the pickle gives none, as of an object without attributes.
+    """
 
-    def __init__(self, build: Callable[[Any], Any]) -> None:
-        self.build = build
+    __slots__ = ("build", "empty", "keys")
+
+    def __init__(self, build: Callable[[Any], Any], empty: Any = None) -> None:
+        self.build, self.empty = build, empty
         self.keys: list[int] = []  # of the memo, to put the value there
 
 
@@ -142,6 +145,8 @@ class Unpickler:
 
     def _whole(self, value: Any) -> Any:
         if type(value) is Unbuilt:
+            if value.empty is not None:
+                return value.empty
             raise PickleError("makes something and does not fill it; not loaded")
         return value
 

@@ -192,6 +192,7 @@ def _open(
         precision=precision,
         pictures=count,
         calibrate=wanted.calibrate,
+        loading=wanted.loading,
         say=say,
     )
 

@@ -76,17 +76,19 @@ def _made_for(weights: Weights, spec: ModelSpec) -> int | None:
     return CIFAR_SIZE if weights.stem_kernel == 3 and spec.stem == "cifar" else None
 
 
-def adapt_preprocess(known: Preprocessor, spec: ModelSpec) -> Preprocessor | None:
+def adapt_preprocess(
+    known: Preprocessor, spec: ModelSpec, stem_adapted: bool = False
+) -> Preprocessor | None:
     """What came with weights, for the net that `spec` makes of them.
 
-    None where the net takes other planes than a picture has. One plane takes the mean of three.
-    A CIFAR stem sees pictures of `spec.input_size` px.
+    None where the net takes other planes than an image has. One plane takes the mean of three.
+    A CIFAR stem that was adapted from ImageNet's sees images of `spec.input_size` px.
     """
     if spec.in_channels not in (1, 3):
         return None
     if spec.in_channels != known.spec.channels:
         known = _other_planes(known, spec.in_channels)
-    if spec.stem == "cifar":
+    if stem_adapted:
         return resize(known, spec.input_size, spec.input_size)
     return known
 

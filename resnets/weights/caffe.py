@@ -23,6 +23,7 @@ from resnets.weights.formats_caffe import BYTE, RESNET_MEAN, caffe_preprocess
 
 log = logging.getLogger("resnets")
 
+MOST_LAYERS, MOST_DIMENSIONS = 20_000, 8  # ResNet-152 has some 500 layers
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 NET_LAYERS = {100: (1, 7), 2: (4, 6)}  # NetParameter.layer, .layers (V1): fields of name and blobs
 BLOB_DIMS, BLOB_SHAPE, SHAPE_DIM = (1, 2, 3, 4), 7, 1  # num, channels, height, width; shape.dim
@@ -32,10 +33,14 @@ BLOB_VALUES = {5: "<f4", 8: "<f8"}  # data, double_data
 def read_caffemodel(path: Path) -> dict[str, Tensor]:
     """Blobs of every layer that has some, as "layer/number"; WeightsError for a damaged file."""
     found: dict[str, Tensor] = {}
+    layers = 0
     with _opened(path) as data:
         for number, layer in _fields(data):
             if number in NET_LAYERS and isinstance(layer, memoryview):
                 name, blobs = _layer(layer, *NET_LAYERS[number])
+                layers += 1
+                if layers > MOST_LAYERS:
+                    raise ValueError(f"more than {MOST_LAYERS:,} layers")
                 found |= {f"{name}/{index}": blob for index, blob in enumerate(blobs)}
     if not found:
         raise WeightsError(f"{path}: no layer with weights in it; not a .caffemodel")
@@ -145,7 +150,7 @@ def _blob(data: memoryview) -> Tensor:
         while len(shape) > 1 and shape[0] == 1:
             shape.pop(0)
     array = np.concatenate(values) if values else np.empty(0, np.float32)
-    if array.size != math.prod(shape):
+    if len(shape) > MOST_DIMENSIONS or array.size != math.prod(shape):
         raise ValueError(f"{array.size} values for a blob of {tuple(shape)}")
     return torch.from_numpy(array).view(shape)
 

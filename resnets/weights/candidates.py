@@ -13,10 +13,15 @@ from resnets.weights.maps import maps_of
 from resnets.weights.select import select
 from resnets.weights.stored import Stored
 
+DEEPEST = 10_000  # layers
+COPIES = 6  # averages, and an optimizer's moments
+
 
 def fitting(contents: Mapping[str, Stored], part: str | None = None) -> list[str]:
     """Catalog names of the networks whose every tensor but the head's is there, in its shape."""
-    return [name for name in catalog.names() if _fits(catalog.spec(name), contents, part)]
+    kernels = sum(len(stored.shape) == 4 for stored in contents.values())
+    names = dict.fromkeys([*catalog.names(), *_of_any_depth(kernels)])
+    return [name for name in names if _fits(catalog.spec(name), contents, part, kernels)]
 
 
 def fitting_hint(contents: Mapping[str, Stored], part: str | None = None) -> str:
@@ -30,8 +35,8 @@ def listed(names: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _fits(spec: ModelSpec, contents: Mapping[str, Stored], part: str | None) -> bool:
-    if sum(spec.depths) * 2 > len(contents):  # a block has two tensors at least
+def _fits(spec: ModelSpec, contents: Mapping[str, Stored], part: str | None, kernels: int) -> bool:
+    if not _as_many(spec, kernels):
         return False
     with shapes_only():
         sketch = build(dataclasses.replace(spec, conv_bias="none"))
@@ -51,6 +56,24 @@ def _fits(spec: ModelSpec, contents: Mapping[str, Stored], part: str | None) -> 
         name in found and _like(name, found[name], tuple(tensor.shape), sketch)
         for name, tensor in own.items()
     )
+
+
+def _of_any_depth(kernels: int) -> list[str]:
+    """CIFAR's networks of so many 3x3 layers, which the catalog does not list: one layer more."""
+    depths = {kernels // copies + 1 for copies in range(1, COPIES) if kernels % copies == 0}
+    families = ("cifar-resnet", "cifar-plain", "cifar-preact-resnet")
+    fits = [depth for depth in depths if depth >= 8 and depth % 6 == 2 and depth < DEEPEST]
+    return [f"{family}{depth}" for depth in fits for family in families]
+
+
+def _as_many(spec: ModelSpec, found: int) -> bool:
+    """Whether so many kernels may be those of the network, or of copies of it beside each other.
+
+    Spares building all of the catalog for a file that is one of it.
+    """
+    each = 1 if spec.block == "vgg" else 3 if spec.expansion > 1 else 2
+    least = each * sum(spec.depths) + (spec.block != "vgg")
+    return any(least <= found / copies <= least + len(spec.depths) for copies in range(1, COPIES))
 
 
 def _counts(name: str, sketch: Net) -> bool:

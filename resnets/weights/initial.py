@@ -28,6 +28,7 @@ from resnets.weights.stored import Stored, naming
 
 log = logging.getLogger("resnets")
 
+STEM_KERNEL = 7  # side of the ImageNet stem's
 IMAGENET = 1000  # classes
 SMALL = 64  # px; formats of larger images than this are ImageNet's
 # A tensor in a file may be so many times as large as the network's own before it is refused
@@ -208,7 +209,8 @@ def net_from(
     _check(net, found, weights.source)
     net.load_state_dict(found)
     if weights.preprocess is not None:
-        net.preprocess = adapt_preprocess(weights.preprocess, spec)
+        small = spec.stem == "cifar" and weights.stem_kernel == STEM_KERNEL
+        net.preprocess = adapt_preprocess(weights.preprocess, spec, small)
     net.origin = weights.source
     return net
 
@@ -274,7 +276,7 @@ def _adapt_first(net: Net, found: Tensors, source: str) -> None:
         log.info(
             "%s: first convolution adapted from %d to %d input channels", source, have[1], want[1]
         )
-    if net.spec.stem == "cifar" and have[2:] == (7, 7):
+    if net.spec.stem == "cifar" and have[2:] == (STEM_KERNEL, STEM_KERNEL):
         found[name] = adapt_stem(found[name])
         log.info("%s: 7x7 kernel of the stem adapted to 3x3, for small pictures", source)
 

@@ -37,6 +37,7 @@ from resnets.weights.files import (
 from resnets.weights.heads import no_names, read_classes
 from resnets.weights.initial import net_from, recognise
 from resnets.weights.store_url import named
+from resnets.weights.stored import naming
 
 log = logging.getLogger("resnets")
 
@@ -119,6 +120,18 @@ def _load(
     if not _is_ours(path):
         found = dataclasses.replace(read_path(str(path)), source=source, part=part)
         return _published(found, model, classes, need, rename)
+    with naming(named(path)):
+        return _checkpoint(path, source, part, model, classes if rename else None)
+
+
+def _checkpoint(
+    path: Path,
+    source: str,
+    part: str | None,
+    model: str | None,
+    classes: str | Sequence[str] | None,
+) -> Net:
+    """The net of one of our own checkpoints; `classes` are other names for its outputs."""
     checkpoint = read_checkpoint(path)
     recipe = stored_recipe(checkpoint.meta["recipe"], where=str(path))
     if model is not None:
@@ -128,7 +141,7 @@ def _load(
     load_weights(net, chosen_group(checkpoint, part, source), path)
     net.preprocess = read_preprocess(checkpoint)
     net.classes = tuple(checkpoint.meta["classes"])
-    if rename and classes is not None:
+    if classes is not None:
         net.classes = read_classes(classes, recipe.model.num_classes, source)
     net.recipe = recipe
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""

@@ -85,4 +85,6 @@ def naming(path: Path | str) -> Iterator[None]:
 def reason(error: BaseException) -> str:
     """The first line of what a library said, printable."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if isinstance(error, TypeError | AttributeError | LookupError | RecursionError):
+        line = f"damaged ({type(error).__name__}: {line})"  # says nothing by itself
     return "".join(char if char.isprintable() else "?" for char in line[:300])

@@ -266,7 +266,7 @@ def _record(*_arguments: Any) -> Unbuilt:
             raise PickleError("damaged: attributes that are no dict")
         return dict(state)
 
-    return Unbuilt(build)
+    return Unbuilt(build, {})
 
 
 def _tuple(*arguments: Any) -> tuple[int, ...]:
