@@ -222,7 +222,8 @@ def warning(cells: Sequence[Cell]) -> str:
     parts = [f"{count} {words[status]}" for status, count in counts.items() if count]
     short = sum(counts.values())
     return (
-        f"{short} of {len(cells)} runs did not reach their end ({', '.join(parts)}). "
+        f"{short} of {len(cells)} {'run' if len(cells) == 1 else 'runs'} did not reach "
+        f"{'its' if short == 1 else 'their'} end ({', '.join(parts)}). "
         "All means are over the finished ones; the section Gaps lists the others with the reason."
     )
 
