@@ -50,8 +50,8 @@ KINDS = {
     "no image": 1,
     "mask": 2,
     "id twice": 1,
-    "no picture": 1,
-    "picture size": 1,
+    "missing image": 1,
+    "image size": 1,
 }
 
 
@@ -111,7 +111,7 @@ def test_pictures_are_held_against_their_annotations(tmp_path):
     Image.new("RGB", (60, 80)).save(tmp_path / "train/train0001.png")
     (tmp_path / "train/train0002.png").write_bytes(b"no picture")
     report = check_annotations(str(tmp_path), "instances")
-    assert dict(report.by_kind) == {"picture size": 1, "unreadable": 1}
+    assert dict(report.by_kind) == {"image size": 1, "unreadable": 1}
     assert "train0001.png: is 60x80, its annotations are for 80x60" in str(report.problems[0])
 
 
@@ -124,7 +124,7 @@ def test_voc_problems(tmp_path):
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\nc\nd\ne\n")
     (tmp_path / "ImageSets/Main/test.txt").write_text("a\n")
     report = check_annotations(str(tmp_path), "instances")
-    kinds = {"no area": 1, "outside": 1, "no picture": 1, "annotations": 2, "in two sets": 1}
+    kinds = {"no area": 1, "outside": 1, "missing image": 1, "annotations": 2, "in two sets": 1}
     assert dict(report.by_kind) == kinds
     assert any("Annotations/e.xml: no such file" in str(each) for each in report.problems)
     out = tmp_path / "out"
@@ -223,7 +223,7 @@ def test_command_prints_lines_and_repairs(broken, tmp_path, capsys, monkeypatch)
     assert f"train on it with --data {out}" in printed
     assert "empty-class" not in printed
     capsys.readouterr()
-    assert check_annotations(str(out), "instances").counts["train"]["pictures"] == 7
+    assert check_annotations(str(out), "instances").counts["train"]["images"] == 7
 
 
 def test_bccd_has_its_two_known_bad_boxes(shared_data):

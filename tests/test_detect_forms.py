@@ -300,8 +300,8 @@ def test_labelme_files_that_are_wrong(tmp_path):
     report = check_annotations(str(tmp_path), "instances")
     assert dict(report.by_kind) == {
         "no number": 3,
-        "picture size": 1,
-        "no picture": 1,
+        "image size": 1,
+        "missing image": 1,
         "annotations": 1,
     }
     split = train_split(tmp_path, skip_bad=True)

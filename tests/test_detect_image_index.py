@@ -50,7 +50,7 @@ def test_a_stated_folder_that_lacks_the_file_means_missing(tmp_path):
         opened(tmp_path)
     assert right(opened(tmp_path, skip_bad=True).train) == 7
     report = check_annotations(str(tmp_path), "instances")
-    assert dict(report.by_kind) == {"no picture": 1}
+    assert dict(report.by_kind) == {"missing image": 1}
 
 
 def test_no_image_of_a_folder_that_others_state_takes_the_place_of_a_missing_one(tmp_path):
@@ -58,7 +58,7 @@ def test_no_image_of_a_folder_that_others_state_takes_the_place_of_a_missing_one
     shutil.rmtree(tmp_path / "images/cam1")
     assert right(opened(tmp_path, skip_bad=True).train) == 4
     report = check_annotations(str(tmp_path), "instances")
-    assert dict(report.by_kind) == {"no picture": 4}
+    assert dict(report.by_kind) == {"missing image": 4}
 
 
 def test_one_file_for_two_entries_is_a_problem(tmp_path):
@@ -181,7 +181,7 @@ def test_missing_images_are_counted_by_the_check(tmp_path, capsys):
     for number in range(4):
         draw(tmp_path / f"set/images/f{number}.jpg", number)
     assert main(["data", "check", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 1
-    assert "5 no picture" in capsys.readouterr().out
+    assert "5 missing image" in capsys.readouterr().out
 
 
 def test_an_image_of_another_size_stops_training(tmp_path):
@@ -254,3 +254,34 @@ def test_what_is_wrong_with_a_test_set_stops_a_run_before_its_first_step(tmp_pat
     says = {"shared": "shares images", "damaged": "no JSON", "missing": "image is missing"}
     assert says[wrong] in capsys.readouterr().err
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_folder_in_filename_tells_images_of_one_name_apart(tmp_path):
+    for number in range(8):
+        camera, name = f"cam{number // 4}", f"f{number % 4}.jpg"
+        draw(tmp_path / f"images/{camera}/{name}", number)
+        stated = f"D:\\data\\{camera}\\{name}" if number % 2 else f"{camera}/{name}"
+        put(tmp_path / f"xml/{camera}_f{number % 4}.xml", xml(number, stated))
+    assert right(opened(tmp_path).train) == 8
+
+
+def test_an_entry_that_is_listed_twice_alike_is_one(tmp_path):
+    made = document({n: f"f{n}.jpg" for n in range(4)})
+    for number in range(4):
+        draw(tmp_path / f"images/f{number}.jpg", number)
+    made["images"].append(dict(made["images"][1]))
+    put(tmp_path / JSON, made)
+    assert right(opened(tmp_path).train) == 4
+    made["images"][4]["file_name"] = "f3.jpg"
+    put(tmp_path / JSON, made)
+    with pytest.raises(DataError, match="image 2: id occurs twice"):
+        opened(tmp_path)
+
+
+def test_images_of_the_only_list_are_not_trained_on_where_it_is_for_test(tmp_path):
+    voc(tmp_path)
+    put(tmp_path / "ImageSets/Main/test.txt", "p4\np5\n")
+    with pytest.raises(DataError, match="none of the image sets test, unlisted is for training"):
+        opened(tmp_path)
+    splits = opened(tmp_path, train_set="unlisted")
+    assert (right(splits.train), right(splits.test())) == (4, 2)

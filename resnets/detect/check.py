@@ -33,7 +33,7 @@ Watch = Callable[[Iterable[object], int], Iterable[object]]
 class AnnotationReport:
     """What a set holds and what is wrong with it, a line each.
 
-    counts: for each image set its pictures, objects and pictures without objects, good ones only.
+    counts: for each image set its images, objects and images without objects, good ones only.
     by_kind: how many problems there are of each kind. notes: what was understood, a line each.
     """
 
@@ -46,7 +46,7 @@ class AnnotationReport:
     def summary(self) -> str:
         """One line: what was looked at and how much of it is bad."""
         sets = ", ".join(
-            f"{title or 'all'} {count['pictures']:,} pictures with {count['objects']:,} objects"
+            f"{title or 'all'} {count['images']:,} images with {count['objects']:,} objects"
             for title, count in self.counts.items()
         )
         if not self.problems:
@@ -96,7 +96,7 @@ def check_annotations(
         if bare := sum(each.kind == NO_OUTLINE for each in checked.problems):
             notes.append(f"{title or 'all'}: {bare:,} objects without outline, for boxes only")
         counts[title] = {
-            "pictures": len(checked.pictures),
+            "images": len(checked.pictures),
             "objects": sum(len(picture.objects) for picture in checked.pictures),
             "empty": sum(not picture.objects for picture in checked.pictures),
         }

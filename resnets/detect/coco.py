@@ -134,7 +134,7 @@ def _images_of(document: dict[str, Any], store: Store, path: str) -> tuple[Store
         raise DataError(f"{store.called(path)}: info.pictures: {error}") from error
 
     def find(entries: Sequence[Stated]) -> list[Match]:
-        missing = Match(None, "no picture", f"its image is missing from {elsewhere}")
+        missing = Match(None, "missing image", f"its image is missing from {elsewhere}")
         names = [entry.names[0] for entry in entries]
         add_named(images, names)
         return [Match(name) if name in images else missing for name in names]
@@ -247,7 +247,11 @@ def _part(
     masks: bool,
 ) -> RawPart:
     where = store.called(path)
+    stated_images = len(document["images"])
     names, notes = _names_for(document, categories, where)
+    images = document["images"] = _without_copies(document["images"])
+    if copies := stated_images - len(images):
+        notes.append(f"{where}: {copies:,} images are listed twice, alike; read once")
     label_of = {number: label for label, number in enumerate(sorted(categories))}
     ids = [read_id(entry.get("id")) for entry in document["images"]]
     count = Counter(ids)
@@ -308,6 +312,17 @@ def _part(
 def stated_id(value: Any) -> int | str:
     """An id as results are to spell it: text stays text, whole numbers are numbers."""
     return int(value) if isinstance(value, float) else value
+
+
+def _without_copies(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries, those of one id that are alike once."""
+    first: dict[Any, dict[str, Any]] = {}
+    kept = []
+    for entry in images:
+        key = read_id(entry.get("id"))
+        if key is None or first.setdefault(key, entry) is entry or first[key] != entry:
+            kept.append(entry)
+    return kept
 
 
 def _names_for(

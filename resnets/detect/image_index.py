@@ -236,7 +236,7 @@ class ImageIndex:
     def _decide(self, entry: Stated, found: _Found) -> Match:
         paths = found.paths
         if not paths:
-            return Match(None, "no picture", f"its image is missing{self._elsewhere(entry)}")
+            return Match(None, "missing image", f"its image is missing{self._elsewhere(entry)}")
         if len(paths) > 1:
             folder, name = posixpath.dirname(entry.beside), _plain(entry.names[found.later])
             for literal in (posixpath.join(folder, name), name):
@@ -263,7 +263,7 @@ class ImageIndex:
         self, entries: Sequence[Stated], rows: Sequence[int], row: int, path: str, tied: bool
     ) -> Match:
         if not tied:
-            return Match(None, "no picture", f"its image is missing ({path} is another entry's)")
+            return Match(None, "missing image", f"its image is missing ({path} is another entry's)")
         other = entries[next(each for each in rows if each != row)]
         called = other.names[0] if other.beside == entries[row].beside else other.beside
         said = f"its image {path} is that of another entry too ({called})"
@@ -291,7 +291,7 @@ class ImageIndex:
             own = not _states_folder(entries[row])
             if posixpath.dirname(match.path) in taken or (explicit and not own):
                 said = f"its image is missing ({match.path} is of another folder than {stated}/)"
-                matches[row] = Match(None, "no picture", said)
+                matches[row] = Match(None, "missing image", said)
             elif not own:
                 matches[row] = replace(match, renamed=stated)
 

@@ -164,7 +164,7 @@ def picture_problems(picture: RawPicture, frame: Frame | None = None) -> Iterato
     """What is wrong with an image as a whole; `frame`: which pixels boxes of its set are for."""
     item = "" if picture.called in picture.where else picture.called
     if picture.path is None:
-        lacking = picture.lacking or Flaw("no picture", "its image is missing")
+        lacking = picture.lacking or Flaw("missing image", "its image is missing")
         yield Problem(picture.where, item, lacking.kind, lacking.said)
         return
     width, height = picture.width, picture.height
@@ -173,7 +173,7 @@ def picture_problems(picture: RawPicture, frame: Frame | None = None) -> Iterato
         return
     if not (0 < width <= LARGEST and 0 < height <= LARGEST):
         said = f"gives its image as {width}x{height}, a size that none has"
-        yield Problem(picture.where, item, "picture size", said)
+        yield Problem(picture.where, item, "image size", said)
         return
     if picture.stored is not None:
         yield from _size_problems(picture, picture.stored, frame)
@@ -189,7 +189,7 @@ def _size_problems(
         said = f"is {upright[0]}x{upright[1]}, its annotations are for {stated[0]}x{stated[1]}" + (
             turned if stated == plain else ""
         )
-        yield Problem(picture.file, "", "picture size", said)
+        yield Problem(picture.file, "", "image size", said)
         return
     open_frame = upright == plain or not picture.sized
     annotated = picture.objects or picture.class_map

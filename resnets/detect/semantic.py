@@ -149,7 +149,7 @@ def _part(store: Store, paths: Sequence[str], images: _Images, title: str) -> Ra
             continue
         found = matched[path]
         if len(found) != 1:
-            kind = "several images" if found else "no picture"
+            kind = "several images" if found else "missing image"
             said = f"its image may be {' or '.join(found[:3])}" if found else "its image is missing"
             problems.append(Problem(where, "", kind, said))
             continue

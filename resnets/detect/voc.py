@@ -31,6 +31,7 @@ CLASSES = (
     *("train", "tvmonitor"),
 )
 SET_FOLDER = "ImageSets/Main"
+UNLISTED = "unlisted"  # title of XML files in no list, where no list is for training
 _Parse = Callable[[str], "ElementTree.Element | str"]
 _FLAG = re.compile(r"\s+-?\d+\Z")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -40,7 +41,8 @@ def find_voc(store: Store) -> dict[str, list[str]]:
     """Image set -> its XML files; empty where the store has no XML.
 
     A listed image without XML keeps its place, so that the check can name it; a list none of
-    whose images has one (VOC 2012's test set) is left out.
+    whose images has one (VOC 2012's test set) is left out. Where lists are for validation and test
+    only, the other XML files are a set of their own.
     """
     files = store.below("", ".xml")
     if not files:
@@ -52,7 +54,12 @@ def find_voc(store: Store) -> dict[str, list[str]]:
             title: [_listed(stem, by_stem, known, store) for stem in dict.fromkeys(stems)]
             for title, stems in lists.items()
         }
-        return {title: paths for title, paths in found.items() if any(p in store for p in paths)}
+        found = {title: paths for title, paths in found.items() if any(p in store for p in paths)}
+        listed = {path for paths in found.values() for path in paths}
+        others = [path for path in files if path not in listed]
+        if found and others and not any(map(_is_training, found)):
+            found[UNLISTED] = others  # not to be trained on unless it is named
+        return found
     parts = defaultdict(list)
     for path in files:
         folders = PurePosixPath(path).parts[:-1]
@@ -127,6 +134,8 @@ def open_voc(
     for title, stems in _lists(store, store.below("", ".xml")).items():
         if title not in parts:
             notes.append(f"{title}: none of the {len(stems):,} images it lists has an XML file")
+    if UNLISTED in parts:
+        notes.append(f"{len(parts[UNLISTED]):,} XML files in no list are the image set {UNLISTED}")
     if unlisted := [path for path in store.below("", ".xml") if path not in listed]:
         notes.append(f"{len(unlisted):,} XML files are in no list of {SET_FOLDER}: {unlisted[0]}")
     numbers = tuple(range(1, len(classes) + 1))
@@ -285,11 +294,12 @@ def _stated(root: ElementTree.Element, path: str, title: str) -> Stated:
     and `filename` adds the suffix where the names agree.
     """
     folder, stem = posixpath.dirname(path), PurePosixPath(path).stem
-    filename = _filename(root)
-    own = PurePosixPath(filename).stem if has_image_suffix(filename) else filename
-    hints = tuple(filter(None, ((root.findtext("path") or "").strip(),)))
-    if read_name(own).casefold() == read_name(stem).casefold() and has_image_suffix(filename):
-        return Stated((posixpath.join(folder, filename),), path, title, hints)
+    filename = (root.findtext("filename") or "").strip()
+    base = _filename(root)
+    own = PurePosixPath(base).stem if has_image_suffix(base) else base
+    hints = tuple(filter(None, (filename, (root.findtext("path") or "").strip())))
+    if read_name(own).casefold() == read_name(stem).casefold() and has_image_suffix(base):
+        return Stated((posixpath.join(folder, base),), path, title, hints)
     names = (posixpath.join(folder, stem), *filter(None, (filename,)))
     return Stated(names, path, title, hints)
 
