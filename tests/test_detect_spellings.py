@@ -125,7 +125,7 @@ def test_scalars_in_any_spelling(tmp_path):
     split = opened(tmp_path).train
     assert right(split) == len(spelled)
     assert [bool(target.crowd[0]) for target in split.targets] == [crowd for _, crowd in spelled]
-    assert [target.image_id for target in split.targets] == list(range(1, len(spelled) + 1))
+    assert [int(target.image_id) for target in split.targets] == list(range(1, len(spelled) + 1))
 
 
 def test_a_flag_that_is_neither_yes_nor_no_stops(tmp_path):
