@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from resnets.config.terminal import Console
 from resnets.train.clock import TIME, stages_line
 
 METRICS = "metrics.jsonl"
+DAMAGED = "metrics-damaged.txt"
+_log = logging.getLogger(__name__)
 # Figures in percent that are said as well as written, and what they are called.
 SHOWN = {
     "top1_error": "error",
@@ -36,7 +39,11 @@ class RunLog:
 
     def __init__(self, folder: Path, total: int, step: int = 0, quiet: bool = False) -> None:
         self.path, self.total, self.quiet = folder / METRICS, total, quiet
-        rows = [row for row in read_rows(folder) if row["step"] <= step]
+        rows, damaged = _parse(self.path)
+        rows = [row for row in rows if row["step"] <= step]
+        if damaged:  # for whoever wants to look; the file itself is written anew
+            with open(folder / DAMAGED, "ab") as file:
+                file.writelines(line + b"\n" for _, line in damaged)
         with whole_file(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
@@ -117,17 +124,41 @@ def _said(row: Mapping[str, Any], digits: int) -> str:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a run's metrics.jsonl; a last line cut short by a kill is left out."""
-    path = folder / METRICS
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """Intact rows of a run's metrics.jsonl; a warning counts the damaged ones.
+
+    A last line cut short by a kill is no damage.
+    """
+    rows, damaged = _parse(folder / METRICS)
+    if damaged:
+        _log.warning(
+            "%s: %d of %d lines damaged, the first is line %d; left out",
+            folder / METRICS,
+            len(damaged),
+            len(damaged) + len(rows),
+            damaged[0][0],
+        )
     return rows
+
+
+def _parse(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
+    """Rows of a file, and the damaged lines with their numbers; none of both where it is missing.
+
+    A row is an object with a number as its `step` and a text as its `kind`.
+    """
+    if not path.is_file():
+        return [], []
+    rows, damaged = [], []
+    *lines, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate([*lines, last], start=1):
+        try:
+            row = json.loads(line)  # UnicodeDecodeError is a ValueError, too
+            if not (type(row["step"]) is int and isinstance(row["kind"], str)):
+                raise ValueError
+            rows.append(row)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            if line.strip() and number <= len(lines):  # the last one was not finished
+                damaged.append((number, line))
+    return rows, damaged
 
 
 def clock(seconds: float) -> str:

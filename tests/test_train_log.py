@@ -1,0 +1,55 @@
+"""What is read of a metrics.jsonl that a crash, a disk or a person has damaged."""
+
+import json
+import logging
+
+import pytest
+
+from resnets.train.log import DAMAGED, METRICS, RunLog, read_rows
+
+ROWS = [{"kind": "train", "step": step, "epoch": step / 4, "loss": 1.0} for step in (1, 2, 3, 4)]
+BAD = [
+    b'{"kind": "train", "ste',
+    b"17",
+    b"null",
+    b"[]",
+    b'{"kind": "train"}',
+    b'{"kind": "train", "step": "4"}',
+    b'{"kind": "train", "step": true}',
+    b'{"kind": 3, "step": 4}',
+    b'{"kind": "tr\xff", "step": 4}',
+    b"\x00\x00\x00",
+    b"[" * 100_000,
+]
+
+
+def write(folder, lines, end=b"\n"):
+    (folder / METRICS).write_bytes(b"\n".join(lines) + end)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_damaged_line_costs_no_other(tmp_path, caplog, bad):
+    first, second, *rest = (json.dumps(row).encode() for row in ROWS)
+    write(tmp_path, [first, bad, second, *rest])
+    with caplog.at_level(logging.WARNING, "resnets"):
+        assert read_rows(tmp_path) == ROWS
+    (record,) = caplog.records
+    assert "1 of 5 lines" in record.getMessage()
+    assert "line 2" in record.getMessage()
+
+
+def test_a_line_that_a_kill_cut_short_is_no_damage(tmp_path, caplog):
+    lines = [json.dumps(row).encode() for row in ROWS]
+    write(tmp_path, [*lines[:3], lines[3][:9]], end=b"")
+    assert read_rows(tmp_path) == ROWS[:3]
+    write(tmp_path, lines, end=b"")
+    assert read_rows(tmp_path) == ROWS
+    assert not caplog.records
+
+
+def test_resuming_keeps_what_is_damaged_apart(tmp_path):
+    first, *rest = (json.dumps(row).encode() for row in ROWS)
+    write(tmp_path, [first, BAD[0], *rest])
+    RunLog(tmp_path, total=10, step=3, quiet=True).close()
+    assert read_rows(tmp_path) == ROWS[:3]
+    assert (tmp_path / DAMAGED).read_bytes() == BAD[0] + b"\n"
