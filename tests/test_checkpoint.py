@@ -76,4 +76,19 @@ def test_missing_and_foreign_files(tmp_path):
     safetensors.torch.save_file({"x": torch.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         read_checkpoint(tmp_path / "foreign.safetensors")
-    assert ckpt.FORMAT == 1
+    assert ckpt.FORMAT == 2
+
+
+def test_files_whose_checksum_is_of_the_tensors_alone_are_read(tmp_path):
+    import json
+
+    import safetensors.torch
+
+    meta = {"format": 1, "step": 3, "sha256": ckpt._digest(TENSORS, None)}
+    path = tmp_path / "old.safetensors"
+    safetensors.torch.save_file(TENSORS, path, {"resnets": json.dumps(meta)})
+    assert read_checkpoint(path).meta["step"] == 3
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)

@@ -2,7 +2,8 @@
 
 Tensors are named `model/<parameter>`, `ema/<parameter>`, `optim/<parameter>/<state>` and
 `preprocess/mean_image`. The header holds `resnets`: JSON with `format`, `step`, `recipe`,
-`classes`, `preprocess`, `state` (what the loop needs to go on) and `sha256` of the tensor bytes.
+`classes`, `preprocess`, `state` (what the loop needs to resume) and `sha256` of all of that and of
+the tensors. Files of format 1, whose checksum is of the tensors alone, are still read.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from resnets.weights.errors import CheckpointError, StoreError
 from resnets.weights.store import Folder, Store
 from resnets.weights.store_url import named, open_store, path_of, url_of
 
-FORMAT = 1
+FORMAT = 2
 FOLDER, LAST, BEST = "checkpoints", "last.safetensors", "best.safetensors"
 RECIPE = "recipe.toml"
 # How files of weights end (see `files.READERS`; the rest are torch's). All else behind a URL is a
@@ -75,7 +76,8 @@ class Encoded:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
         flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        described = json.dumps({"format": FORMAT, **meta, "sha256": _digest(flat)})
+        whole = json.loads(json.dumps({"format": FORMAT, **meta}))
+        described = json.dumps({**whole, "sha256": _digest(flat, whole)})
         order = list(DTYPES)
         self._tensors = sorted(flat.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
         entries: dict[str, Any] = {"__metadata__": {"resnets": described}}
@@ -132,11 +134,15 @@ def read_checkpoint(where: str | Path) -> Checkpoint:
     try:
         meta = json.loads(header)
         version, digest = meta["format"], meta["sha256"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{named(path)}: its header is damaged") from None
-    if version != FORMAT:
-        raise CheckpointError(f"{named(path)}: format {version}, this version reads {FORMAT}")
-    if digest != _digest(tensors):
+    if version not in (1, FORMAT):
+        raise CheckpointError(
+            f"{named(path)}: format {version!r}, this version reads 1 and {FORMAT}; the file is"
+            " damaged, or of a newer version"
+        )
+    described = {key: value for key, value in meta.items() if key != "sha256"}
+    if digest != _digest(tensors, described if version > 1 else None):
         raise CheckpointError(f"{named(path)}: checksum differs, the file is damaged")
     return Checkpoint(path, tensors, meta)
 
@@ -240,8 +246,11 @@ def task_of(where: str | Path) -> str:
     return str(header.get("recipe", {}).get("task", "classify"))
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+def _digest(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any] | None) -> str:
+    """SHA-256 of the tensors and, but in files of format 1, of the JSON beside them."""
     digest = hashlib.sha256()
+    if meta is not None:
+        digest.update(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
