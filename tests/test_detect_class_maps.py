@@ -73,7 +73,9 @@ def test_numbers_are_read_however_they_are_stored(tmp_path, form):
     assert all(np.array_equal(target.semantic.read(), TRUTH) for target in split.targets)
 
 
-@pytest.mark.parametrize("folder", ["labels", "annotations", "mask", "SegmentationClassPNG", "gt"])
+@pytest.mark.parametrize(
+    "folder", ["labels", "annotations", "mask", "SegmentationClassPNG", "Part1_GroundTruth"]
+)
 def test_folders_of_other_names_and_suffixes_in_capitals(tmp_path, folder):
     write_set(tmp_path, palette, folder=folder, suffix=".PNG")
     assert len(opened(tmp_path)) == 4

@@ -148,6 +148,7 @@ YAMLS = {
     "backslashes": "train: 'C:\\me\\mine\\images\\train'\nnames: [cat, dog]\n",
     "dot": "path: .\ntrain: ./images/train/\nnames: [cat, dog]\nroboflow: {url: x}\n",
     "list file": "train: train.txt\nnames: [cat, dog]\n",
+    "nested": "path: /data/set\ntrain: images/train\nnames:\n  0: cat\n  1: dog\n",
     "everything": "path: .\ntrain: .\nnames: [cat, dog]\n",
 }
 

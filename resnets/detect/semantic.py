@@ -20,6 +20,7 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.in_order import in_order
 from resnets.data.memory import cores
+from resnets.data.split_names import role_within
 from resnets.detect.class_maps import Coding, MapPixels, MapScan, read_pixels
 from resnets.detect.class_schemes import CLASS_FILES, open_scheme
 from resnets.detect.image_sizes import read_sizes
@@ -33,15 +34,11 @@ SURE_FOLDERS = frozenset(
     {"masks", "segmentationclass", "segmentationclasspng", "segmentationclassraw", "gtfine"}
     | {"stuffthingmaps", "gtcoarse"}
 )
-LIKELY_FOLDERS = frozenset(
-    {"mask", "labels", "label", "annotations", "annotation", "gt", "gts", "ground_truth"}
-    | {"groundtruth", "segmentation", "segmentations", "seg", "labelids", "annot", "semantic"}
-    | {"segmentation_masks", "label_images", "labels_png", "png_masks", "masks_png"}
-)
 OTHER_FOLDERS = frozenset({"segmentationobject", "masks_instances"})
 SET_NAMES = "train|training|val|valid|validation|test|testing|trainval"
 BESIDE_SET = re.compile(rf"({SET_NAMES})_?(?:annot|labels?|masks?|annotations?|gt)", re.IGNORECASE)
-IS_SET = re.compile(rf"(?:{SET_NAMES})(?:\d{{4}})?", re.IGNORECASE)
+_KINDS = "masks?|labels?|labelids|gts?|ground_?truths?|annot|annotations?|seg|segmentations?"
+LIKELY = re.compile(rf"(?:.*[_\- ])?(?:{_KINDS})(?:[_\- ].*)?|semantic", re.IGNORECASE)
 CITYSCAPES_KINDS = ("_labelids", "_labeltrainids", "_color", "_instanceids")
 # What tools append to the name of an image for that of its map, and Cityscapes to both.
 ENDING = re.compile(
@@ -219,12 +216,14 @@ def _map_paths(store: Store) -> dict[str, str]:
 def _title(folders: Sequence[str], place: int) -> str | None:
     """The image set of maps below `folders[place]`; None where that is no folder of maps."""
     name = folders[place].lower()
-    if name.startswith("semantic_") and name not in LIKELY_FOLDERS:
+    if name.startswith("semantic_"):
         return folders[place][len("semantic_") :]
     if beside := BESIDE_SET.fullmatch(name):
         return beside[1].lower()
-    if name not in SURE_FOLDERS and name not in LIKELY_FOLDERS:
+    if name not in SURE_FOLDERS and not LIKELY.fullmatch(name):
         return None
+    if (own := role_within(name)) is not None:
+        return own
     below, above = folders[place + 1 :], folders[:place]
     return next(filter(_set_of, (*below, *reversed(above))), "")
 
@@ -337,11 +336,8 @@ def _sets(path: str) -> tuple[str, ...]:
 
 
 def _set_of(folder: str) -> str | None:
-    """The role of an image set that a folder is called like: "train", "val", "test"."""
-    name = PurePosixPath(folder).name.lower()
-    if not IS_SET.fullmatch(name):
-        return None
-    return next(role for role in ("trainval", "train", "val", "test") if name.startswith(role))
+    """The role of an image set that the last folder of a path is called like."""
+    return role_within(PurePosixPath(folder).name)
 
 
 def _key(path: str) -> str:

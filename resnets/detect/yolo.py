@@ -232,14 +232,16 @@ class _Reader:
         """
         here = posixpath.dirname(path)
         plain = stated.strip().replace("\\", "/")
-        bases = [posixpath.join(here, root.replace("\\", "/"))] if root else []
+        root = (root or "").replace("\\", "/")
+        bases = [posixpath.join(here, root)] if root else []
         if not plain.startswith("/"):
             for base in (*bases, here):
                 whole = posixpath.normpath(posixpath.join(base, plain))
                 whole = "" if whole == "." else whole
                 if whole in known:
                     return whole
-        parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
+        full = plain if plain.startswith("/") else f"{root}/{plain}"
+        parts = [part for part in full.split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):
             for base in (here, ""):
                 whole = posixpath.join(base, *parts[start:])
