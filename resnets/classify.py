@@ -46,7 +46,7 @@ class ClassificationWork:
         net.recompute = recipe.recompute
         self.recipe, self.splits, self.model = recipe, splits, net
         self.preprocessor, self.mean_image = preprocessor, preprocessor.mean_image
-        self.data = splits.name
+        self.data, self.summary = splits.name, splits.summary
         self.minimise = "top1_error"
         self.fixed: Mapping[str, Any] = {
             "classes": list(splits.classes),

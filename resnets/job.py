@@ -205,6 +205,7 @@ def _train(
         state.interval, state.epoch = state.interval.emptied(), state.epoch.emptied()
     run_log = _open_log(out, means, place, total, state.step)
     try:
+        run_log.say("\n".join(work.summary.lines()))
         run_log.say(_headline(work, means, rank, saved, out))
         fit(
             state,
@@ -281,6 +282,7 @@ def _conclude(work: Work, out: Path, state: TrainState, means: Means, rank: Rank
     images = state.step * recipe.batch_size
     result["images_per_second"] = images / max(1e-9, state.seconds)
     result["net"], result["data"], result["checkpoint"] = recipe.net_name, work.data, path.name
+    result["data_summary"] = work.summary.to_json()
     dump_json(result, out / RESULT)
     write_report(out, recipe, result)
     return result

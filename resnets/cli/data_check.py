@@ -79,7 +79,10 @@ class Check:
         )
         from resnets.data.check import check_data
         from resnets.data.check_report import write_check
+        from resnets.data.check_shares import with_shares
+        from resnets.data.check_source import open_contents
         from resnets.data.check_verdict import exit_code
+        from resnets.data.summary import announce
         from resnets.detect.check import annotation_tasks
         from resnets.detect.check_images import annotated_contents
 
@@ -93,7 +96,12 @@ class Check:
         tasks = annotation_tasks(self.source)
         if self.repair is not None and not tasks:
             raise ConfigError(f"--repair: {self.source} has no annotations; expected COCO or VOC")
-        contents = annotated_contents(spec, tasks[0], self.class_map) if tasks else None
+        contents = (
+            annotated_contents(spec, tasks[0], self.class_map)
+            if tasks
+            else with_shares(open_contents(spec), spec)
+        )
+        announce(contents)
         annotated = check_annotated(self.source, tasks, self.workers, self.class_map)
         report = check_data(spec, tiny=self.tiny, contents=contents, watch=_watch)
         if tasks:

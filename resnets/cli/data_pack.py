@@ -60,6 +60,7 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
     from resnets.data.pack_write import pack
     from resnets.data.quarantine import Quarantine
     from resnets.data.sources import find_source
+    from resnets.data.summary import announce, summarize_source
 
     if out is None:
         out = Path(f"{_stem(Path(spec.source).resolve().name)}-{size}{SUFFIX}")
@@ -69,8 +70,10 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
         raise ConfigError(f"--out {out}: exists already; remove it or name another file")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+    source = find_source(spec)
+    announce(summarize_source(source))
     packed = pack(
-        find_source(spec),
+        source,
         out,
         size,
         quarantine=Quarantine.of(spec),

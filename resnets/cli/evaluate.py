@@ -133,6 +133,7 @@ def command(
         )
         _report(found, pictures, out, as_json=json)
         return 1 if found.errors else 0
+    from resnets.data.summary import announce
     from resnets.evaluate.match import open_pictures
     from resnets.evaluate.views import Views
     from resnets.ranks import joined
@@ -145,6 +146,8 @@ def command(
         _rename_outputs(nets, classes)
     pictures, truth = open_pictures(nets[0], data, split, labels)
     with joined(device) as rank:
+        if rank.index == 0:
+            announce(pictures)
         means = device, precision, average
         found = _measure(nets, weights, pictures, truth, shown, means, rank, quiet=json)
         if rank.index == 0:

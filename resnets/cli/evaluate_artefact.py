@@ -31,6 +31,7 @@ def evaluate(
 
     `views` are options that only a checkpoint takes. Raises ConfigError, DataError, ArtefactError.
     """
+    from resnets.data.summary import announce
     from resnets.deploy.engines import open_artefact
     from resnets.deploy.score import evaluate_backend
     from resnets.evaluate.match import open_pictures
@@ -43,6 +44,7 @@ def evaluate(
             raise ConfigError(f"--{name}: an artefact sees the centre view; use its checkpoint")
     engine = open_artefact(Path(weights[0]), device=device, precision=precision)
     pictures, truth = open_pictures(engine, data, split, labels)
+    announce(pictures)
     if not quiet:
         say(f"evaluating with {engine.name}", error=True)
 

@@ -38,6 +38,7 @@ def evaluate(
 ) -> int:
     """Measure one net, or several as an ensemble; 1 if any picture could not be read."""
     from resnets import host
+    from resnets.data.summary import announce
     from resnets.detect.choose import choose_set, choose_split
     from resnets.detect.load import load
     from resnets.detect.measure import make_test, measure
@@ -53,6 +54,7 @@ def evaluate(
         pictures = choose_set(first.recipe, first.classes, data, image_set)
     else:
         pictures = choose_split(first.recipe, first.classes, data, split)
+    announce(pictures)
     for model in models:
         chosen, precise = place(model, device, precision)
     test = make_test(models, first.preprocess, chosen, precise, refine or None, scales)

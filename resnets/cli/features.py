@@ -57,6 +57,7 @@ def command(
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     from resnets import host
+    from resnets.data.summary import announce
     from resnets.evaluate.features import Nearest, embed_picture, embeddings, write_parquet
     from resnets.evaluate.match import open_every, open_split
     from resnets.evaluate.prepare import place, with_progress
@@ -68,6 +69,7 @@ def command(
         pictures = open_every(net, data)
     else:
         pictures = open_split(net, data, split, stored=True)
+    announce(pictures)
     chosen, precise = place(net, device, precision)
     if not json:
         where = f"{precise} on {host.device_name(chosen)}"

@@ -120,12 +120,15 @@ def command(
         if explain.exists() and not explain.is_dir():
             raise ConfigError(f"--explain {explain}: is a file; name a folder")
         explain.mkdir(parents=True, exist_ok=True)
+    from resnets.data.summary import announce_folders
+    from resnets.data.walk import LeftOut
     from resnets.deploy.backend import described, open_backend
     from resnets.evaluate.predict import find_pictures, predict
     from resnets.evaluate.prepare import with_progress
     from resnets.processors import cores
 
-    paths = find_pictures(pictures)
+    paths = find_pictures(pictures, left_out := LeftOut())
+    announce_folders(pictures, len(paths), left_out)
 
     def tell(text: str) -> None:
         if not json:

@@ -33,7 +33,9 @@ def predict(
 ) -> int:
     """Find objects, or label pixels; 1 if any picture could not be read."""
     from resnets import host
+    from resnets.data.summary import announce_folders
     from resnets.data.unreadable import Unreadable
+    from resnets.data.walk import LeftOut
     from resnets.detect.load import load
     from resnets.detect.measure import make_test
     from resnets.detect.predict import look
@@ -46,7 +48,8 @@ def predict(
         if draw.exists() and not draw.is_dir():
             raise ConfigError(f"--draw {draw}: is a file; name a folder")
         draw.mkdir(parents=True, exist_ok=True)
-    paths = find_pictures(pictures)
+    paths = find_pictures(pictures, left_out := LeftOut())
+    announce_folders(pictures, len(paths), left_out)
     model = load(weights)
     chosen, precise = place(model, device, precision)
     test = make_test((model,), model.preprocess, chosen, precise)

@@ -19,11 +19,13 @@ from resnets.config import DataSpec
 from resnets.data.archives import list_archive
 from resnets.data.errors import DataError
 from resnets.data.files import Files, FolderFiles, Listing
+from resnets.data.layout import MASKS, NO_LABELS, STRAY
 from resnets.data.parts import ArrayPart, Part, Source
 from resnets.data.quarantine import Quarantine
 from resnets.data.sources import find_source
 from resnets.data.split import FileSplit, Split, TensorSplit
-from resnets.data.walk import walk_unlabelled
+from resnets.data.summary import DataSummary, SplitSummary, summarize_images
+from resnets.data.walk import LeftOut, walk_unlabelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +95,11 @@ def open_unlabelled(source: str) -> FileSplit | None:
 def _unlabelled(spec: DataSpec) -> FileSplit | None:
     path = Path(spec.source).expanduser()
     files: Files
+    left_out = LeftOut()
     if path.is_dir():
-        files = FolderFiles(path, list(walk_unlabelled(path)))
+        files = FolderFiles(path, list(walk_unlabelled(path, left_out)))
     elif path.is_file() and (listing := _listing(path)) is not None:
-        files = listing.files
+        files, left_out = listing.files, listing.left_out
     else:
         return None
     if not len(files):
@@ -107,6 +110,7 @@ def _unlabelled(spec: DataSpec) -> FileSplit | None:
         torch.full((len(kept),), -1),
         (),
         _described(path.resolve().name, len(kept), len(files)),
+        summary=summarize_images(path.resolve().name, len(kept), left_out),
     )
 
 
@@ -137,7 +141,13 @@ def _joined(source: Source, parts: Sequence[Part], spec: DataSpec) -> Split:
     about = _described(source.name, len(joined), total)
     if beside is not None:
         about += f", {len(beside):,} of them in no class"
-    return FileSplit(joined, torch.from_numpy(np.concatenate(labels)), source.classes, about)
+    every = SplitSummary("images", len(joined), "all splits, with a class or without")
+    left_out = source.left_out.without((STRAY, MASKS, NO_LABELS) if beside is not None else ())
+    summary = DataSummary(
+        source.name, source.classes, [every], None, left_out.parts(), left_out.links, source.notes
+    )
+    given = torch.from_numpy(np.concatenate(labels))
+    return FileSplit(joined, given, source.classes, about, summary=summary)
 
 
 def _pixels(source: Source, parts: Sequence[Part]) -> TensorSplit:

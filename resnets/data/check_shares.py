@@ -12,6 +12,7 @@ from resnets.data.check_source import Contents, Section
 from resnets.data.errors import DataError
 from resnets.data.quarantine import path_within, prefixes
 from resnets.data.sources import find_source, held_out_rows
+from resnets.data.summary import SplitSummary, rarest_class
 
 SHARES = ("test share", "validation share", "training share")  # those kept apart come first
 
@@ -33,7 +34,19 @@ def with_shares(contents: Contents, spec: DataSpec) -> Contents:
     of = np.array([shares.get(contents.path(row), 2) for row in range(len(section.files))])
     rows = [np.flatnonzero(of == number) for number in range(len(SHARES))]
     parts = [_part(section, title, row) for title, row in zip(SHARES, rows, strict=True)]
-    return replace(contents, sections=[part for part in parts if len(part.labels)])
+    understood = contents.understood
+    if understood is not None:
+        held = f"held out by image identity, seed {spec.split_seed}"
+        origins = (f"{spec.test_fraction:.0%} {held}", f"{spec.val_fraction:.0%} {held}", "")
+        splits = [
+            SplitSummary(title.partition(" ")[0], len(part.labels), origin)
+            for title, part, origin in zip(SHARES, parts, origins, strict=True)
+            if len(part.labels)
+        ]
+        rarest = rarest_class(section.classes, parts[-1].labels)
+        understood = replace(understood, splits=splits[::-1], rarest=rarest)
+    kept = [part for part in parts if len(part.labels)]
+    return replace(contents, sections=kept, understood=understood)
 
 
 def _shares(spec: DataSpec) -> dict[str, int]:

@@ -38,6 +38,7 @@ from resnets.data.pixel_values import Levels, measure_levels
 from resnets.data.quarantine import QUARANTINE, path_within, prefixes
 from resnets.data.shards import is_label, is_sharded
 from resnets.data.sources import find_source
+from resnets.data.summary import DataSummary, SplitSummary, summarize_source
 from resnets.data.tree import read_tree, tree_layout
 from resnets.data.walk import (
     BROKEN_LINK,
@@ -69,12 +70,26 @@ class Section:
 class Contents:
     """All pictures of `source`, numbered section by section, and what needed no look at them.
 
-    Sections that are kept apart come first: test, val, then the rest.
+    Sections that are kept apart come first: test, val, then the rest. understood: what was
+    understood of the set, where training would take it.
     """
 
     source: str
     sections: Sequence[Section]
     findings: Sequence[Finding]
+    understood: DataSummary | None = None
+
+    @property
+    def summary(self) -> DataSummary:
+        """What was understood, or what there is where that is not clear."""
+        if self.understood is not None:
+            return self.understood
+        splits = [
+            SplitSummary(each.part or "images", len(each.files), "") for each in self.sections
+        ]
+        classes = {name for each in self.sections for name in each.classes if name}
+        name = Path(self.source).expanduser().resolve().name
+        return DataSummary(name, sorted(classes), splits)
 
     @cached_property
     def starts(self) -> list[int]:
@@ -138,7 +153,7 @@ def open_contents(spec: DataSpec) -> Contents:
         alone = source.val is None and source.test is None
         title = "" if alone else role
         sections.append(Section(title, part.files, part.labels, source.classes))
-    return Contents(spec.source, sections, ())
+    return Contents(spec.source, sections, (), summarize_source(source))
 
 
 def _images(path: Path, closed: list[OSError]) -> Listing | None:
@@ -157,9 +172,12 @@ def _images(path: Path, closed: list[OSError]) -> Listing | None:
 def _tree(everything: Listing, spec: DataSpec, closed: Sequence[OSError]) -> Contents:
     """The images by split and class as training takes them, and what it leaves out."""
     listing = everything.images()
+    understood = None
     try:
-        tree = read_tree(everything, "", spec.source, spec.truth, spec.labels_from)
+        name = Path(spec.source).expanduser().resolve().name
+        tree = read_tree(everything, name, spec.source, spec.truth, spec.labels_from)
         refusal, layout = _too_few(tree.source), tree.layout
+        understood = summarize_source(tree.source)
         alone = len(tree.parts) == 1
         sections = [
             Section("" if alone else role, part.files, part.labels, tree.source.classes)
@@ -176,7 +194,8 @@ def _tree(everything: Listing, spec: DataSpec, closed: Sequence[OSError]) -> Con
         *_left_out(listing, layout),
         *_others(listing.left_out),
     ]
-    return Contents(spec.source, sorted(sections, key=lambda each: _apart(each.part)), findings)
+    sections.sort(key=lambda each: _apart(each.part))
+    return Contents(spec.source, sections, findings, understood)
 
 
 def _by_parent(listing: Listing, spec: DataSpec) -> Layout:

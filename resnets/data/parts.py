@@ -88,8 +88,9 @@ class FilePart:
 class Source:
     """A stored set: `test` opens its test part, None where it brings none.
 
-    left_out: files of the set that are in no part, counted. notes: what else was understood of it,
-    a line each.
+    test_title, test_images: what the test part is called and how many images it has, where that is
+    known without opening it. left_out: files of the set that are in no part, counted. notes: what
+    else was understood of it, a line each.
     value_range: what values of more than 8 bits were scaled by already (`DataSpec`).
     """
 
@@ -98,6 +99,8 @@ class Source:
     train: Part
     val: Part | None = None
     test: Callable[[], Part] | None = None
+    test_title: str = "its own"
+    test_images: int | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
@@ -116,4 +119,12 @@ def by_role(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], wher
     val = next((parts[title] for title in VAL_NAMES if title in parts), None)
     test = parts.get("test", val)
     assert test is not None
-    return Source(name, classes, parts["train"], None if test is val else val, lambda: test)
+    return Source(
+        name,
+        classes,
+        parts["train"],
+        None if test is val else val,
+        lambda: test,
+        test.title,
+        len(test.labels),
+    )

@@ -31,12 +31,14 @@ from resnets.data.parts import Part, Rows, Source
 from resnets.data.pixel_values import Levels, measure_levels
 from resnets.data.quarantine import Quarantine
 from resnets.data.shards import find_shards, open_shards
-from resnets.data.split import Split
+from resnets.data.split import Split, with_summary
+from resnets.data.summary import DataSummary, origin_of, summarize
 from resnets.data.table_files import TABLE_SUFFIXES
 from resnets.data.tables import open_table
 from resnets.data.tabular import HUB, is_tabular, open_tabular
 from resnets.data.tars import IMAGENET_TRAIN, open_imagenet, open_tar
 from resnets.data.tree import open_tree
+from resnets.data.walk import LeftOut
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
@@ -46,6 +48,7 @@ class Splits:
     """A set, split. `test()` opens the test pictures, and nothing else does; None without any.
 
     value_range: as `DataSpec` has it, or as it was measured on the training images.
+    summary: what was understood of the set; each split has it too.
     """
 
     train: Split
@@ -53,6 +56,7 @@ class Splits:
     classes: tuple[str, ...]
     name: str
     test: Callable[[], Split | None]
+    summary: DataSummary
     value_range: Levels | None = None
 
 
@@ -68,6 +72,7 @@ def open_data(spec: DataSpec) -> Splits:
     classes, labels = source.classes, source.train.labels
     _check_classes(source, labels)
     train_rows, val_rows, test_rows = held_out_rows(source, spec)
+    summary = _summary(source, spec, left_out, (train_rows, val_rows, test_rows))
 
     levels = spec.value_range or source.value_range
     if levels is None and source.train.files is not None:
@@ -86,7 +91,8 @@ def open_data(spec: DataSpec) -> Splits:
             description += f" ({len(rows) - len(kept):,} in quarantine)"
         if len(kept) == 0:
             raise DataError(f"{description}: all are in quarantine; see data.quarantine")
-        return part.open(kept, classes, description, spec, training=role == "training")
+        split = part.open(kept, classes, description, spec, training=role == "training")
+        return with_summary(split, summary)
 
     def whole(part: Part, role: str) -> Split | None:
         if part.labels.max(initial=0) >= len(classes):
@@ -108,7 +114,33 @@ def open_data(spec: DataSpec) -> Splits:
         if source.val
         else share(source.train, val_rows, "validation")
     )
-    return Splits(train, val, classes, source.name, test, levels)
+    return Splits(train, val, classes, source.name, test, summary, levels)
+
+
+def _summary(
+    source: Source, spec: DataSpec, quarantine: Quarantine, rows: tuple[Rows, Rows, Rows]
+) -> DataSummary:
+    """What was understood, with the shares `rows` of the training part, without those in
+    quarantine."""
+    out, part = LeftOut(), source.train
+    title = origin_of(part)
+    kept = [quarantine.keep(part.files, each) for each in rows]
+    shares: dict[str, tuple[Rows | None, str]] = {"train": (kept[0], title)}
+    means = "rank" if spec.split_rule == "rank" else "pixels" if part.files is None else "identity"
+    for role, own, chosen, fraction in (
+        ("val", source.val is not None, kept[1], spec.val_fraction),
+        ("test", source.test is not None, kept[2], spec.test_fraction),
+    ):
+        held = f"{fraction:.0%} held out by image {means}, seed {spec.split_seed}"
+        if own:
+            val = origin_of(source.val) if source.val is not None else ""
+            shares[role] = None, val if role == "val" else source.test_title
+        elif len(chosen):
+            shares[role] = chosen, held
+    for all_rows, kept_rows in zip(rows, kept, strict=True):
+        if len(kept_rows) < len(all_rows):
+            out.add("in quarantine", "", suffix="", count=len(all_rows) - len(kept_rows))
+    return summarize(source, shares, out)
 
 
 def held_out_rows(source: Source, spec: DataSpec) -> tuple[Rows, Rows, Rows]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from resnets.data.decode import View, decode, render_pixels
 from resnets.data.files import Files
 from resnets.data.pixel_values import Levels
 from resnets.data.unreadable import Unreadable
+
+if TYPE_CHECKING:
+    from resnets.data.summary import DataSummary
 
 
 class Split(Protocol):
@@ -52,7 +55,8 @@ class TensorSplit:
 
     images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) when the pictures were read
     as the centre `size` x `size` at shorter side `resize`, None when they are as stored.
-    unreadable: files that are not among these, because they could not be read.
+    unreadable: files that are not among these, because they could not be read. summary: what was
+    understood of the set that it is a split of.
     """
 
     images: Tensor
@@ -61,6 +65,7 @@ class TensorSplit:
     description: str
     prepared: tuple[int, int, str] | None = None
     unreadable: Unreadable = field(default_factory=Unreadable)
+    summary: DataSummary | None = None
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8
@@ -95,6 +100,7 @@ class FileSplit:
     channels: int = 3
     unreadable: Unreadable = field(default_factory=Unreadable)
     value_range: Levels | None = None
+    summary: DataSummary | None = None
 
     def __post_init__(self) -> None:
         assert len(self.files) == len(self.labels)
@@ -108,3 +114,10 @@ class FileSplit:
         if self.value_range is not None:
             view = replace(view, levels=self.value_range)
         return decode(self.files.read(index), view, self.files.name(index))
+
+
+def with_summary(split: Split, summary: DataSummary) -> Split:
+    """The split with what was understood of its set."""
+    if isinstance(split, TensorSplit | FileSplit):
+        return replace(split, summary=summary)
+    return split

@@ -92,7 +92,7 @@ SHOWN = 4  # suffixes named for one reason
 MOST_VISITS = 1000  # times that one folder may be reached: links to links multiply
 
 NOT_IMAGE = "not an image"
-HIDDEN = "hidden or system entry"
+HIDDEN = "hidden or of a system"
 LOOP = "link to a folder above itself"
 BROKEN_LINK = "link to nothing"
 SPECIAL = "pipe or device"
@@ -125,6 +125,12 @@ class LeftOut:
         for key, path in other.examples.items():
             self.examples.setdefault(key, path)
 
+    def without(self, reasons: Iterable[str]) -> LeftOut:
+        """The same but for some reasons."""
+        out = set(reasons)
+        counts = {key: count for key, count in self.counts.items() if key[0] not in out}
+        return LeftOut(Counter(counts), self.examples, self.links)
+
     @property
     def total(self) -> int:
         """Files and folders left out."""
@@ -144,7 +150,10 @@ class LeftOut:
 
     def _part(self, reason: str, suffixes: Counter[str]) -> str:
         if set(suffixes) == {""}:
-            return f"{suffixes.total():,} ({reason}, such as {self.examples[reason, '']})"
+            such = self.examples[reason, ""]
+            entries = "entry" if suffixes.total() == 1 else "entries"
+            named = f"{reason}, such as {such}" if such else reason
+            return f"{suffixes.total():,} {entries} ({named})"
         most = suffixes.most_common(SHOWN)
         texts = [f"{count:,} {suffix or 'without suffix'}" for suffix, count in most]
         if len(suffixes) > SHOWN:

@@ -19,6 +19,7 @@ import torch
 
 from resnets.config import ConfigError, dump_json
 from resnets.data.errors import DataError
+from resnets.data.summary import DataSummary, SplitSummary, announce
 from resnets.deploy import bulk_pool
 from resnets.deploy.backend import Backend, Runtime, described, open_backend
 from resnets.deploy.bulk_find import find
@@ -138,6 +139,8 @@ def begin(wanted: Wanted, say: Callable[[str], None]) -> Run:
     _apart(wanted.data, out)
     begun = Manifest.read(out)
     found = find(wanted.data, out / WORK)
+    images = (SplitSummary("images", found.count, ""),)
+    announce(DataSummary(wanted.data, (), images, None, found.left_out, found.links))
     model = str(Path(wanted.model).absolute()) if Path(wanted.model).exists() else wanted.model
     told = (
         wanted.data,

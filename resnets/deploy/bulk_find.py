@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from resnets.data.table_files import SAMPLE, TABLE_SUFFIXES, open_table_file
 from resnets.data.table_paths import TablePaths
 from resnets.data.tabular import HUB, is_tabular
 from resnets.data.tars import inside
-from resnets.data.walk import is_hidden, walk_unlabelled
+from resnets.data.walk import LeftOut, is_hidden, walk_unlabelled
 from resnets.deploy.bulk_names import NamesWriter
 from resnets.deploy.bulk_pictures import NAMES, SPANS, Found
 
@@ -34,7 +35,7 @@ Place = tuple[str, int, int, int]  # name, archive, offset, size
 
 def find(source: str, work: Path) -> Found:
     """List the set `source` means into `work`; DataError where there is none, or no pictures."""
-    path = Path(source).expanduser().absolute()
+    path, left_out = Path(source).expanduser().absolute(), LeftOut()
     if source.startswith(HUB) or (path.exists() and is_tabular(path)):
         from resnets.deploy.bulk_parquet import find_parquet
         from resnets.deploy.bulk_tables import find_tables
@@ -42,10 +43,11 @@ def find(source: str, work: Path) -> Found:
         where = source if source.startswith(HUB) else str(path)
         found = find_parquet(where) or find_tables(path)
     elif path.is_dir():
-        found = _find_files(path, walk_unlabelled(path), work)
+        found = _find_files(path, walk_unlabelled(path, left_out), work)
         tars = sorted(file for file in path.iterdir() if _is_archive(file))
         if not found.count and tars:
-            found = _find_spans(tars, work)
+            left_out = LeftOut()
+            found = _find_spans(tars, work, left_out)
     elif not path.is_file():
         raise DataError(f"{source}: no such folder or file (sets by name hold pixels, not files)")
     elif path.suffix.lower() in TABLE_SUFFIXES:
@@ -53,9 +55,10 @@ def find(source: str, work: Path) -> Found:
     elif is_pack(path):
         found = _find_pack(path, work)
     else:
-        found = _find_spans([path], work)
+        found = _find_spans([path], work, left_out)
     if not found.count:
-        raise DataError(f"{source}: no pictures in it")
+        raise DataError(f"{source}: no images in it{left_out.said()}")
+    found = replace(found, left_out=tuple(left_out.parts()), links=left_out.links)
     found.save(work)
     return found
 
@@ -109,7 +112,7 @@ def _size(path: Path) -> int | None:
     return found.st_size if wanted else None
 
 
-def _find_spans(archives: Sequence[Path], work: Path) -> Found:
+def _find_spans(archives: Sequence[Path], work: Path, left_out: LeftOut) -> Found:
     """The pictures of tars, by offset; sorted within each."""
     plain = [_plain(archive, number, work) for number, archive in enumerate(archives)]
 
@@ -119,6 +122,7 @@ def _find_spans(archives: Sequence[Path], work: Path) -> Found:
             if listing.paths and all(path.endswith(".tar") for path in listing.paths):
                 listing = inside(listing)
             listing = listing.images()
+            left_out.add_all(listing.left_out)
             files, several = listing.files, len(archives) > 1
             assert isinstance(files, TarFiles)
             for name, (offset, size) in zip(files.paths, files.spans.tolist(), strict=True):

@@ -30,6 +30,7 @@ class Found:
     kind: "files" (named ones below `root`), "spans" (of the files `archives`), "parquet" (see
     `bulk_parquet`), "arrow" (read by `datasets`). count: pictures. sha256: of their names, places
     and sizes, in order. column: of the pictures. parts: of a Parquet set, see `bulk_parquet.Part`.
+    left_out, links: what is not among them, and links to folders followed (`data.walk`).
     """
 
     kind: Kind
@@ -39,6 +40,8 @@ class Found:
     archives: tuple[str, ...] = ()
     column: str = ""
     parts: tuple[dict[str, Any], ...] = ()
+    left_out: tuple[str, ...] = ()
+    links: int = 0
 
     def save(self, work: Path) -> None:
         """Leave it in the work folder."""

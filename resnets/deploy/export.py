@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from resnets.config import ConfigError, dump_json, to_dict
 from resnets.data import DataError, Split
+from resnets.data.summary import announce
 from resnets.deploy.artefact import (
     SUFFIXES,
     Facts,
@@ -173,6 +174,7 @@ def gather(net: Net, data: str | None, precision: Precision) -> Evidence:
         pictures, source = embedded_pictures(net.preprocess)
         return Evidence(pictures, source)
     training = open_split(net, data, "train", stored=True)
+    announce(training)
     try:
         split, truth = open_pictures(net, data, "val")
     except DataError:  # it has no validation part

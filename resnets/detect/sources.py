@@ -19,6 +19,7 @@ from resnets.data.files import Files
 from resnets.data.identity import hold_out, identify_files
 from resnets.data.quarantine import Quarantine
 from resnets.data.split_names import Role, role_within, split_role
+from resnets.data.summary import DataSummary, SplitSummary
 from resnets.detect.class_maps import UnknownValueError
 from resnets.detect.coco import why_no_coco
 from resnets.detect.drawn_maps import drawn, with_background
@@ -42,13 +43,17 @@ BAD = (
 
 @dataclass(frozen=True)
 class DetectionSplits:
-    """A set, split. `test()` opens the test pictures, and nothing else does; None without any."""
+    """A set, split. `test()` opens the test pictures, and nothing else does; None without any.
+
+    summary: what was understood of the set; each split has it too.
+    """
 
     train: DetectionSplit
     val: DetectionSplit | None
     classes: tuple[str, ...]
     name: str
     test: Callable[[], DetectionSplit | None]
+    summary: DataSummary
 
 
 def open_detection(
@@ -92,7 +97,7 @@ def open_detection(
         pictures = [train_part.pictures[row] for row in rows]
         whole = len(rows) == len(train_part.pictures)
         note = "" if whole else f", {role} share (seed {data.split_seed})"
-        return opener.split(pictures, sets.train, note)
+        return replace(opener.split(pictures, sets.train, note), summary=summary)
 
     def test() -> DetectionSplit | None:
         if not sets.test:
@@ -103,13 +108,51 @@ def open_detection(
                 f"{data.source}: {sets.test} shares images with {sets.train}; a test set must"
                 " be of images that training never sees"
             )
-        return opener.split(part.pictures, sets.test, "")
+        return replace(opener.split(part.pictures, sets.test, ""), summary=summary)
 
+    summary = _summary(source, sets, train_part, val, (rows_train, rows_val, rows_test), data)
     train = share(rows_train, "training")
     if train is None:
         raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
-    held = opener.split(val.pictures, sets.val, "") if val else share(rows_val, "validation")
-    return DetectionSplits(train, held, train.classes, source.name, test)
+    held = share(rows_val, "validation")
+    if val is not None:
+        held = replace(opener.split(val.pictures, sets.val, ""), summary=summary)
+    return DetectionSplits(train, held, train.classes, source.name, test, summary)
+
+
+def _summary(
+    source: RawSource,
+    sets: Sets,
+    train: RawPart,
+    val: RawPart | None,
+    rows: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    data: DataSpec,
+) -> DataSummary:
+    """What was understood, from the annotations alone."""
+    held = f"held out by image identity, seed {data.split_seed}"
+    splits = [SplitSummary("train", len(rows[0]), sets.train)]
+    if val is not None:
+        splits.append(SplitSummary("val", len(val.pictures), sets.val))
+    elif len(rows[1]):
+        splits.append(SplitSummary("val", len(rows[1]), f"{data.val_fraction:.0%} {held}"))
+    if sets.test:
+        splits.append(SplitSummary("test", None, sets.test))
+    elif len(rows[2]):
+        splits.append(SplitSummary("test", len(rows[2]), f"{data.test_fraction:.0%} {held}"))
+    counts = Counter(
+        each.label for row in rows[0] for each in train.pictures[row].objects if each.label >= 0
+    )
+    rarest = min(range(len(source.classes)), key=lambda label: counts[label], default=None)
+    return DataSummary(
+        source.name,
+        source.classes,
+        splits,
+        None if rarest is None or not counts else (source.classes[rarest], counts[rarest]),
+        source.store.left_out.parts(),
+        source.store.left_out.links,
+        source.notes,
+        "object",
+    )
 
 
 def open_set(data: DataSpec, detect: DetectSpec, task: Task, title: str) -> DetectionSplit | None:
@@ -124,7 +167,18 @@ def open_set(data: DataSpec, detect: DetectSpec, task: Task, title: str) -> Dete
     if title not in source.titles:
         return None
     opener = _Opener(source, detect, task, Quarantine.of(data), data.workers)
-    return opener.split(opener.part(title).pictures, title, "")
+    split = opener.split(opener.part(title).pictures, title, "")
+    left_out = source.store.left_out
+    summary = DataSummary(
+        source.name,
+        source.classes,
+        [SplitSummary("images", len(split), title)],
+        None,
+        left_out.parts(),
+        left_out.links,
+        source.notes,
+    )
+    return replace(split, summary=summary)
 
 
 def find_source(where: str, task: Task, class_map: str = "", annotations: str = "") -> RawSource:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from resnets.data.decode import decode_fitted
 from resnets.data.errors import DataError
 from resnets.data.files import Files
+from resnets.data.summary import DataSummary
 from resnets.detect.class_maps import ClassMap as ClassMap
 from resnets.detect.class_maps import SemanticMap
 from resnets.detect.color_tables import IGNORE as IGNORE
@@ -86,7 +87,8 @@ class DetectionSplit:
     """A training, validation or test set; `targets` has one entry for each of `files`.
 
     category_ids: the id in the source (COCO's are 1..90 with gaps) of each of `classes`, None for
-    those that the source does not have.
+    those that the source does not have. summary: what was
+    understood of the set that it is a split of.
     """
 
     files: Files
@@ -94,6 +96,7 @@ class DetectionSplit:
     classes: tuple[str, ...]
     description: str
     category_ids: tuple[CategoryId | None, ...]
+    summary: DataSummary | None = None
 
     def __post_init__(self) -> None:
         assert len(self.files) == len(self.targets)

@@ -17,6 +17,8 @@ import numpy as np
 
 from resnets.config import ConfigError, dump_json, whole_file
 from resnets.data.errors import DataError
+from resnets.data.summary import DataSummary, summarize_images
+from resnets.data.walk import LeftOut
 from resnets.detect.coco import stated_id
 from resnets.detect.documents import parse_json
 from resnets.detect.image_index import ImageIndex, Stated, image_folder
@@ -36,6 +38,11 @@ class Unlabelled:
     split: DetectionSplit
     title: str
     voc: bool
+
+    @property
+    def summary(self) -> DataSummary:
+        """What was understood of it."""
+        return summarize_images(self.title, len(self.split), LeftOut())
 
 
 def open_unlabelled(where: str, title: str, classes: Sequence[str]) -> Unlabelled:

@@ -41,7 +41,7 @@ class DetectionWork:
         self.recipe, self.splits, self.model = recipe, splits, model
         self.preprocessor = preprocessor
         self.mean_image: torch.Tensor | None = None
-        self.data = splits.name
+        self.data, self.summary = splits.name, splits.summary
         self.minimise = "error"
         self.fixed: Mapping[str, Any] = {
             "classes": list(splits.classes),

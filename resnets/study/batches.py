@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from resnets.config import ConfigError
 from resnets.config.terminal import Console, escape
 from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, order
+from resnets.data.summary import announce
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.evaluate.match import SplitName, match_classes, open_split, relabel
 from resnets.evaluate.prepare import place
@@ -107,6 +108,7 @@ def draw_split(
     kept = net.recipe is not None and net.recipe.data.val_fraction > 0
     name: SplitName = "train" if part == "train" else "val" if kept else "test"
     split = open_split(net, data, name)
+    announce(split)
     return _draw(split, count, seed)
 
 

@@ -17,6 +17,7 @@ from resnets.config import ConfigError, Recipe
 from resnets.data import open_data
 from resnets.data.loader import TrainStream
 from resnets.data.preprocess import fit_preprocess
+from resnets.data.summary import announce
 from resnets.models import build
 from resnets.ranks import Rank
 from resnets.study.cells import Grid, cell_recipe
@@ -138,6 +139,7 @@ def survey(grid: Grid, device: str, *, timed: bool) -> Survey:
     splits = open_data(recipe.data)
     data = dataclasses.replace(recipe.data, value_range=splits.value_range)
     recipe = dataclasses.replace(recipe, data=data)
+    announce(splits)
     if not timed:
         return Survey(len(splits.train), {})
     preprocessor = fit_preprocess(splits.train, recipe.data, recipe.model.in_channels)

@@ -21,6 +21,7 @@ from torch import nn
 from resnets import host
 from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe, ScheduleSpec, to_toml
 from resnets.data import Batch, Preprocessor, Splits, TrainStream, fit_preprocess, open_data
+from resnets.data.summary import announce
 from resnets.evaluate.prepare import place
 from resnets.models import build, catalog
 from resnets.ranks import Rank
@@ -190,6 +191,7 @@ def gradients_study(
     splits = open_data(recipe.data)
     measured = replace(recipe.data, value_range=splits.value_range)
     recipe = replace(recipe, data=measured)
+    announce(splits)
     preprocessor = fit_preprocess(splits.train, recipe.data, splits.train.channels)
     fitted: dict[str, Any] = {
         "num_classes": len(splits.classes),

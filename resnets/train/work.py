@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from resnets.config import Recipe
+from resnets.data.summary import DataSummary
 from resnets.ranks import Rank
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn
@@ -47,7 +48,7 @@ class Work(Protocol):
     """Data, model, loss and measures of one run.
 
     recipe: fitted to the data. data: the set's name. title: what is trained on what, for the person
-    at the terminal.
+    at the terminal. summary: what was understood of the data.
     fixed: what each checkpoint says besides, `classes` and `preprocess` among it. minimise: the
     validation figure that chooses the best checkpoint.
     """
@@ -55,6 +56,7 @@ class Work(Protocol):
     recipe: Recipe
     data: str
     title: str
+    summary: DataSummary
     fixed: Mapping[str, Any]
     minimise: str
 
