@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from resnets.cli.main import main
-from resnets.config import DataSpec
+from resnets.config import DataSpec, DetectSpec
 from resnets.data import open_data, summary
 from resnets.data.summary import MOST_LINES, WIDTH, DataSummary, SplitSummary
 from resnets.detect.sources import open_detection
@@ -71,7 +71,9 @@ def test_quarantined_images_are_counted(folder: Path, tmp_path: Path) -> None:
 def test_the_block_is_short_whatever_the_names(tmp_path: Path) -> None:
     names = tuple(f"class {number} {'of a long name ' * 30}" for number in range(2000))
     splits = [SplitSummary(role, 10**7, "x" * 300) for role in ("train", "val", "test")]
-    found = DataSummary("s" * 300, names, splits, (names[0], 1), ["y" * 200] * 9, 3, ["z\x1b[2J"] * 9)
+    found = DataSummary(
+        "s" * 300, names, splits, (names[0], 1), ["y" * 200] * 9, 3, ["z\x1b[2J"] * 9
+    )
     lines = found.lines()
     assert len(lines) <= 4 * MOST_LINES
     assert all(len(line) <= WIDTH and line.isprintable() for line in lines)
@@ -116,7 +118,8 @@ def test_commands_print_the_block_on_stderr_and_keep_it(
 
 
 def test_annotated_sets_have_one(shared_data: Path) -> None:
-    found = open_detection(DataSpec(source=str(shared_data / "bccd.tar")))
+    data = DataSpec(source=str(shared_data / "bccd.tar"))
+    found = open_detection(data, DetectSpec(skip_bad=True))
     assert found.summary.classes == found.classes
     counts = {each.role: each.images for each in found.summary.splits}
     assert counts["train"] == len(found.train)
