@@ -14,6 +14,7 @@ import torch
 from resnets import host, native
 from resnets.classify import ClassificationWork
 from resnets.config import ConfigError, Recipe, dump_json, from_toml, to_toml, whole_file
+from resnets.config.terminal import valid_text
 from resnets.models import convolution, cost, fused
 from resnets.models.norm_batch import use_norm_batch
 from resnets.ranks import Rank
@@ -78,6 +79,9 @@ def run(
             )
         Kept(out, recipe).check_free()
         _check_fits(recipe, fit_memory)
+        to_toml(recipe)  # refuses what cannot be written, before anything is read
+        if valid_text(str(out)) != str(out):  # safetensors opens no such files
+            raise ConfigError(f"--out {out}: not UTF-8; name the run's folder otherwise")
 
     def begin() -> None:
         Kept(out, work.recipe).begin(work.recipe)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,31 @@ def test_a_set_of_odd_names_is_trained_resumed_and_evaluated(tmp_path, capfd) ->
     assert Path(out, "evaluation.json").read_text(encoding="utf-8")
     said = capfd.readouterr()
     assert "\x1b" not in said.out + said.err
+
+
+def test_paths_that_are_not_utf8(tmp_path, capfd) -> None:
+    """A recipe cannot name such a set, nor be a run's folder one; all else may be called so."""
+    for name in ("a", "b"):
+        folder = os.fsencode(tmp_path) + b"/s\xe9t/" + name.encode()
+        os.makedirs(folder)
+        for number in range(3):
+            pixels = np.full((16, 16, 3), 40 * number, np.uint8)
+            with open(folder + b"/%d.png" % number, "wb") as stream:
+                Image.fromarray(pixels).save(stream, "PNG")
+    odd, plain = os.fsdecode(os.fsencode(tmp_path) + b"/s\xe9t"), str(tmp_path / "plain")
+    shutil.copytree(odd, plain)
+    begin = ["train", "digits", "--model", "cifar-resnet8", "--iterations", "2", "--device", "cpu"]
+    assert main([*begin, "--data", odd, "--out", str(tmp_path / "no")]) == 2
+    assert not (tmp_path / "no").exists()
+    assert "not UTF-8" in capfd.readouterr().err
+    elsewhere = os.fsdecode(os.fsencode(tmp_path) + b"/r\xfen")
+    assert main([*begin, "--data", plain, "--out", elsewhere]) == 2
+    assert not os.path.exists(elsewhere)
+    run = str(tmp_path / "run")
+    assert main([*begin, "--data", plain, "--out", run]) == 0
+    assert main(["evaluate", run, "--data", odd, "--out", elsewhere, "--device", "cpu"]) == 0
+    table = str(tmp_path / "f.parquet")
+    assert main(["features", run, odd, "--out", table, "--device", "cpu"]) == 0
+    paths = pytest.importorskip("pyarrow.parquet").read_table(table)["path"].to_pylist()
+    assert len(paths) == 6
+    assert all("s\\udce9t" in path for path in paths)

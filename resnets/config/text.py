@@ -69,8 +69,20 @@ def _refuse_unknown(kind: Any, data: dict[str, Any], where: str, prefix: str) ->
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML; `from_toml` reads it back to an equal value."""
-    return tomli_w.dumps(to_dict(recipe))
+    """The recipe as TOML; `from_toml` reads it back to an equal value.
+
+    ConfigError where a path in it is not UTF-8, as TOML has to be.
+    """
+    text = tomli_w.dumps(to_dict(recipe))
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        line = text[: error.start].count("\n")
+        raise ConfigError(
+            f"recipe: {text.splitlines()[line]}: not UTF-8, which a recipe file must be; rename"
+            " what it names"
+        ) from None
+    return text
 
 
 def from_toml(path: str | Path, *, stored: bool = False) -> Recipe:

@@ -218,5 +218,7 @@ def _what_it_is(start: bytes) -> str:
     for known, said in NOT_OPENED:
         if text.startswith(known.lower()):
             return said
-    starts = (JPEG_START, PNG_START, *TIFF_STARTS, b"GIF8", b"BM", b"RIFF")
+    if start.startswith(TIFF_STARTS):
+        return "a TIFF that is damaged, or not of 1, 3 or 4 bands of 1, 8 or 16 bits"
+    starts = (JPEG_START, PNG_START, b"GIF8", b"BM", b"RIFF")
     return "its header is damaged" if start.startswith(starts) else "no image format known here"

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.config import ConfigError, whole_file
+from resnets.config.terminal import valid_text
 from resnets.data import Split
 from resnets.evaluate.ahead import compute_in_groups
 from resnets.evaluate.budget import Budget
@@ -96,6 +97,10 @@ def embeddings(
                 yield Embedding(name, label, found.numpy())
 
 
+def _valid(label: str | None) -> str | None:
+    return None if label is None else valid_text(label)
+
+
 def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str]) -> int:
     """Write columns path, label and embedding (a list of D floats); returns the number of rows.
 
@@ -116,8 +121,8 @@ def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str])
                     writer = pq.ParquetWriter(temporary, _schema(len(chunk[0].vector), about))
                 values = pa.array(np.concatenate([each.vector for each in chunk]))
                 columns = [
-                    pa.array([each.path for each in chunk], pa.string()),
-                    pa.array([each.label for each in chunk], pa.string()),
+                    pa.array([valid_text(each.path) for each in chunk], pa.string()),
+                    pa.array([_valid(each.label) for each in chunk], pa.string()),
                     pa.FixedSizeListArray.from_arrays(values, len(chunk[0].vector)),
                 ]
                 writer.write_batch(pa.record_batch(columns, schema=writer.schema))
