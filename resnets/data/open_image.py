@@ -29,6 +29,7 @@ MAX_PIXEL_SCANS = 2_000_000_000
 
 # Pillow reads segments, fill bytes and chunks in a loop of Python, before it is known how many.
 MAX_SEGMENTS = 10_000
+MAX_EXIF_SEGMENTS = 16  # Pillow joins them one by one
 MAX_FILL = 1 << 20
 MAX_CHUNKS = 100_000
 MAX_PNM_HEADER = 1 << 16
@@ -188,13 +189,14 @@ def _check_work(image: Image.Image, data: bytes | memoryview, max_pixels: int | 
 
 def _check_segments(data: bytes | memoryview) -> None:
     """ValueError where a JPEG has too much before its frame for a loop of Python."""
-    at, fill = 2, 0
+    at, fill, exif = 2, 0, 0
     for _ in range(MAX_SEGMENTS):
         found = MARKER.search(data, at)
         if found is None or data[found.end() - 1] in FRAMES or data[found.end() - 1] == SOS:
             return
         fill += found.end() - at - 2
-        if fill > MAX_FILL:
+        exif += bytes(data[found.end() + 2 : found.end() + 6]) == b"Exif"
+        if fill > MAX_FILL or exif > MAX_EXIF_SEGMENTS:
             break
         at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
     raise ValueError("a JPEG with too many segments before its frame; save it again")
