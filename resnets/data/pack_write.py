@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -31,10 +32,12 @@ from resnets.data.in_order import in_order
 from resnets.data.netpbm import encode
 from resnets.data.pack import HEADER, MAGIC, ROLES, VERSION, packed
 from resnets.data.parts import Part, Source
-from resnets.data.pixel_values import Levels, measure_levels
+from resnets.data.pixel_values import Levels, measure_levels, said_of
 from resnets.data.quarantine import Quarantine, path_within, prefixes
 from resnets.data.unreadable import Unreadable
 from resnets.processors import cores
+
+log = logging.getLogger("resnets")
 
 AHEAD = 8  # pictures a thread may be ahead of the file
 PROBES = 64  # pictures read beforehand to tell how large the file will be
@@ -74,6 +77,8 @@ def pack(
     parts = _parts(source)
     assert source.train.files is not None
     levels = measure_levels(source.train.files, np.arange(len(source.train.labels)))
+    for said in said_of(levels):
+        log.info("%s", said)
     _check_room(parts, size, out)
     packed, entries, workers = Packed(), {}, workers or cores()
     with whole_file(out) as temporary:

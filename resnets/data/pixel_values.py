@@ -70,9 +70,9 @@ class Readable(Protocol):
 def measure_levels(files: Readable, rows: NDArray[np.int64]) -> Levels | None:
     """The range of the values of the images `rows`, by a sample that follows from them alone.
 
-    None where they have 8 bits, or fill so much of 16 that 128 levels or more are kept. Logs what
-    was found, and a warning where images of 16-bit color keep few levels, which cannot be mended
-    here, or where deep and 8-bit images are mixed.
+    None where they have 8 bits, or fill so much of 16 that 128 levels or more are kept. Logs a
+    warning where images of 16-bit color keep few levels, which cannot be mended here, or where deep
+    and 8-bit images are mixed.
     """
     places = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64))
     values: list[NDArray[np.float64]] = []
@@ -107,11 +107,15 @@ def measure_levels(files: Readable, rows: NDArray[np.int64]) -> Levels | None:
     low, high = (float(each) for each in np.percentile(np.concatenate(values), TAILS))
     if low >= 0 and high <= FULL[1] and (high - low) / 257 >= ENOUGH:
         return None
-    high = max(high, low + 1e-6)
-    log.info(
-        "images of more than 8 bits: values %g to %g become 0 to 255 (data.value_range)", low, high
-    )
-    return low, high
+    return low, max(high, low + 1e-6)
+
+
+def said_of(levels: Levels | None) -> tuple[str, ...]:
+    """What a summary says of a range; nothing where it is that of 16 bits."""
+    if levels is None or tuple(levels) == FULL:
+        return ()
+    low, high = levels
+    return (f"more than 8 bits: {low:g} to {high:g} become 0 to 255 (data.value_range)",)
 
 
 def _scaled(image: Image.Image, levels: Levels | None) -> Image.Image:

@@ -28,7 +28,7 @@ from resnets.data.identity import hold_out, hold_out_by_rank, identify
 from resnets.data.pack import is_pack, open_pack
 from resnets.data.parquet import open_parquet
 from resnets.data.parts import Part, Rows, Source
-from resnets.data.pixel_values import Levels, measure_levels
+from resnets.data.pixel_values import Levels, measure_levels, said_of
 from resnets.data.quarantine import Quarantine
 from resnets.data.shards import find_shards, open_shards
 from resnets.data.split import Split, with_summary
@@ -72,12 +72,12 @@ def open_data(spec: DataSpec) -> Splits:
     classes, labels = source.classes, source.train.labels
     _check_classes(source, labels)
     train_rows, val_rows, test_rows = held_out_rows(source, spec)
-    summary = _summary(source, spec, left_out, (train_rows, val_rows, test_rows))
-
     levels = spec.value_range or source.value_range
     if levels is None and source.train.files is not None:
         levels = measure_levels(source.train.files, train_rows)
     spec = replace(spec, value_range=levels)
+    source = replace(source, notes=(*source.notes, *said_of(levels)))
+    summary = _summary(source, spec, left_out, (train_rows, val_rows, test_rows))
 
     def share(part: Part, rows: Rows, role: str) -> Split | None:
         if len(rows) == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +15,6 @@ from resnets.data.labels import ONE_LABEL, check_lists, class_names, number_labe
 from resnets.data.parts import FilePart, Source, by_role
 from resnets.data.table_files import TableRow, check_one_label, open_table_file
 from resnets.data.table_paths import TablePaths
-
-log = logging.getLogger("resnets")
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")  # whole numbers as pandas writes them beside a missing one
 REAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
@@ -45,7 +42,6 @@ def open_table(file: Path, name: str | None = None, root: Path | None = None) ->
     _check_once(file, rows)
     found = f"; {paths.guessed:,} images found by their names" if paths.guessed else ""
     said = f"{file.name}: {table.said()}{found}"
-    log.info("%s", said)
     splits = sorted({row.split for row in rows})
     by_split = {split: [row for row in rows if row.split == split] for split in splits}
     training = by_split["train"] if len(by_split) > 1 and "train" in by_split else rows
