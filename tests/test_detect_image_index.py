@@ -1,6 +1,7 @@
 """Which image file belongs to which annotation: the right one, or a problem that stops."""
 
 import shutil
+import time
 import unicodedata
 
 import pytest
@@ -8,6 +9,8 @@ from colored_sets import HEIGHT, WIDTH, document, draw, opened, put, right, voc,
 
 from resnets.data.errors import DataError
 from resnets.detect.check import check_annotations
+from resnets.detect.image_index import ImageIndex, Stated
+from resnets.detect.store import Store
 
 JSON = "annotations/instances_train.json"
 
@@ -285,3 +288,23 @@ def test_images_of_the_only_list_are_not_trained_on_where_it_is_for_test(tmp_pat
         opened(tmp_path)
     splits = opened(tmp_path, train_set="unlisted")
     assert (right(splits.train), right(splits.test())) == (4, 2)
+
+
+class NoFiles:
+    """Files that nothing reads."""
+
+    def name(self, row):
+        return str(row)
+
+
+@pytest.mark.parametrize("form", ["images/{}/color.jpg", "{}/color.jpg", "images/{}/color"])
+def test_one_name_in_thousands_of_folders(form):
+    count = 5000
+    paths = [f"images/{number:05d}/color.jpg" for number in range(count)]
+    index = ImageIndex.of(Store("x", "x", NoFiles(), {p: row for row, p in enumerate(paths)}))
+    numbers = [f"{number:05d}" for number in range(count)]
+    beside = "" if form.endswith("g") else "images/{}/color.xml"
+    entries = [Stated((form.format(each),), beside.format(each)) for each in numbers]
+    start = time.process_time()
+    assert [match.path for match in index.match(entries)] == paths
+    assert time.process_time() - start < 5  # grows with the number of folders, not its square

@@ -374,3 +374,26 @@ def test_localisation_leaves_images_without_objects_out_of_every_share(tmp_path,
     batches = stream.batches()
     for _ in range(6):  # a net for one class an image cannot learn from none
         assert all(len(target["labels"]) for target in next(batches).targets)
+
+
+@pytest.mark.parametrize("key", ["filename", "path", "coco_url"])
+def test_the_file_of_an_image_under_another_key(tmp_path, key):
+    made = coco(tmp_path)
+    for entry in made["images"]:
+        entry[key] = f"http://host/images/{entry.pop('file_name')}"
+    put(tmp_path / JSON, made)
+    assert right(opened(tmp_path).train) == 4
+
+
+def test_polygons_in_other_brackets(tmp_path):
+    made = coco(tmp_path)
+    for place, entry in enumerate(made["annotations"]):
+        (flat,) = entry["segmentation"]
+        pairs = [list(pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
+        entry["segmentation"] = ([flat], flat, pairs, [pairs])[place]
+    put(tmp_path / JSON, made)
+    assert check_annotations(str(tmp_path), "instances").problems == []
+    data = DataSpec(source=str(tmp_path), val_fraction=0, test_fraction=0)
+    split = open_detection(data, DetectSpec(), "instances").train
+    for target, entry in zip(split.targets, coco(tmp_path)["annotations"], strict=True):
+        assert target.masks[0][0].tolist() == entry["segmentation"][0]

@@ -44,6 +44,7 @@ PLAIN_FOLDERS = ("annotations", "annotation", "labels", "json", "coco", "result"
 # Files beside instances_<set>.json that are about the same images.
 COMPANIONS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
 SAMPLE = 500  # boxes that are looked at to tell their form
+NAME_KEYS = ("file_name", "filename", "path", "coco_url")
 LARGEST_ID = 1 << 53  # beyond it JSON's numbers are not exact
 
 Finder = Callable[[Sequence[Stated]], list[Match]]
@@ -398,8 +399,12 @@ def _twice(entry: dict[str, Any], twin: dict[str, Any]) -> Flaw:
 
 
 def _called(entry: dict[str, Any]) -> str:
-    name = entry.get("file_name")
-    return name if isinstance(name, str) else read_name(name)
+    """The name of an image's file: `file_name`, or what tools write that leave it out."""
+    for key in NAME_KEYS:
+        name = entry.get(key)
+        if name := name if isinstance(name, str) else read_name(name):
+            return name
+    return ""
 
 
 def _object(
@@ -449,8 +454,24 @@ def _outline(value: Any) -> Any:
     if not isinstance(value, list):
         return value or None
     value = [points for points in value if points != []]
+    if (value and _is_flat(value)) or all(
+        map(_is_pair, value)
+    ):  # one polygon that is not in a list of its own
+        value = [value]
+    value = [_flattened(points) for points in value]
     arrays = [np.asarray(p) if _is_flat(p) else p for p in value]
     return [p.astype(np.float64) if _is_numeric(p) else p for p in arrays] or None
+
+
+def _is_pair(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == 2 and _is_flat(point)
+
+
+def _flattened(points: Any) -> Any:
+    """Corners [[x, y], [x, y], ...] as x, y, x, y, ...; all else as it is."""
+    if isinstance(points, list) and points and all(map(_is_pair, points)):
+        return [each for pair in points for each in pair]
+    return points
 
 
 def _is_flat(points: Any) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import posixpath
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,6 +99,8 @@ class ImageIndex:
     store: Store
     paths: Sequence[str]
     _ranks: dict[tuple[Parts, str, bool], tuple[int, frozenset[str]]] = field(default_factory=dict)
+    _holders: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
+    _everywhere: dict[str | None, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store) -> ImageIndex:
@@ -126,10 +129,6 @@ class ImageIndex:
         """All images but those in folders of masks, drawings and the like."""
         return [path for path in self.paths if self._folders[posixpath.dirname(path)].is_image]
 
-    def has_folder(self, title: str) -> bool:
-        """Whether there is one folder of images called like the image set `title`."""
-        return _titled(title, self._image_folders) is not None
-
     def match(self, entries: Sequence[Stated]) -> list[Match]:
         """The image of each entry, all of one image set; an image is given to one entry only."""
         homes = self._homes(entries)
@@ -156,20 +155,27 @@ class ImageIndex:
         The nearest folder around the annotations that holds an image of one of them, or the one
         folder of images that is called like the image set; None = anywhere.
         """
-        groups: dict[tuple[str, str], list[Stated]] = defaultdict(list)
+        groups: dict[tuple[str, str], set[str]] = defaultdict(set)
         for entry in entries:
-            groups[_group(entry)].append(entry)
+            stated = (variant for name in entry.names for variant in _variants(name))
+            groups[_group(entry)].update(_folded(posixpath.basename(name)) for name in stated)
         homes: dict[tuple[str, str], str | None] = {}
-        for (folder, title), members in groups.items():
-            holding = {
-                posixpath.dirname(path)
-                for entry in members
-                for name in entry.names
-                for path in self._named(name)
-            }
-            usable = {each for each in holding if self._folders[each].is_image} or holding
-            homes[folder, title] = _around(folder, usable) or _titled(title, self._image_folders)
+        titles = {title for _, title in groups}
+        titled = {title: _titled(title, self._image_folders) for title in titles}
+        for (folder, title), names in groups.items():
+            found = [self._holding(name) for name in names]
+            usable = [images for images, _ in found if images] or [others for _, others in found]
+            homes[folder, title] = _around(folder, usable) or titled[title]
         return homes
+
+    def _holding(self, name: str) -> tuple[list[str], list[str]]:
+        """Sorted folders of images, and of masks and the like, that hold a file of this name."""
+        if name not in self._holders:
+            folders = sorted({posixpath.dirname(path) for path in self._named(name)})
+            images = [each for each in folders if self._folders[each].is_image]
+            others = [each for each in folders if not self._folders[each].is_image]
+            self._holders[name] = images, others
+        return self._holders[name]
 
     def _find(self, entry: Stated, home: str | None) -> _Found:
         """The candidates for an entry, by the first of its names that has any."""
@@ -177,11 +183,7 @@ class ImageIndex:
             for variant in _variants(name):
                 stated = _parts(posixpath.dirname(variant))
                 rank, folders = self._nearest(stated, home)
-                paths = self._named(variant)
-                kept = _same_spelling(
-                    [p for p in paths if posixpath.dirname(p) in folders], variant
-                )
-                if kept:
+                if kept := _same_spelling(self._named(variant, folders), variant):
                     return _Found(tuple(kept), rank, later)
         return _Found()
 
@@ -207,31 +209,64 @@ class ImageIndex:
     def _best(self, stated: Parts, home: str | None) -> tuple[int, frozenset[str]]:
         best = 0
         folders: set[str] = set()
-        for folder in self._folders.values():
-            if home is not None and folder.path != home and not folder.path.startswith(f"{home}/"):
-                continue
+        for folder in self._by_last.get(stated[-1], ()) if stated else ():
             rank = common_end(stated, folder.parts)
             named = any(map(_is_no_image_folder, folder.parts[len(folder.parts) - rank :]))
-            if not (folder.is_image or named or folder.path == home) or rank < best:
+            if not _is_in(folder.path, home) or not (folder.is_image or named) or rank < best:
                 continue
             if rank > best:
                 best, folders = rank, set()
             folders.add(folder.path)
-        return best, frozenset(folders)
+        if folders:
+            return best, frozenset(folders)
+        if home not in self._everywhere:
+            self._everywhere[home] = frozenset(
+                folder.path
+                for folder in self._folders.values()
+                if _is_in(folder.path, home) and (folder.is_image or folder.path == home)
+            )
+        return 0, self._everywhere[home]
 
-    def _named(self, name: str) -> list[str]:
-        """Images called `name`, whatever their folder; of any format where it has no suffix."""
+    @cached_property
+    def _by_last(self) -> dict[str, list[_Folder]]:
+        """Folders by the last part of their paths."""
+        found: dict[str, list[_Folder]] = defaultdict(list)
+        for folder in self._folders.values():
+            if folder.parts:
+                found[folder.parts[-1]].append(folder)
+        return found
+
+    def _named(self, name: str, folders: frozenset[str] | None = None) -> list[str]:
+        """Images called `name`, in whatever folder or in one of `folders`; of any format where it
+        has no suffix."""
         found: list[str] = []
         for variant in _variants(name):
             base = _folded(posixpath.basename(variant))
             stem, suffix = posixpath.splitext(base)
             if has_image_suffix(base):
-                found += [p for p in self._by_stem.get(stem, ()) if _format(p) == _format(base)]
+                found += [p for p in self._of_stem(stem, folders) if _format(p) == _format(base)]
             else:
-                found += self._by_stem.get(base, ())
-                whole = self._by_stem.get(stem, ()) if suffix else ()
+                found += self._of_stem(base, folders)
+                whole = self._of_stem(stem, folders) if suffix else ()
                 found += [p for p in whole if _folded(posixpath.basename(p)) == base]
         return list(dict.fromkeys(found))
+
+    def _of_stem(self, stem: str, folders: frozenset[str] | None) -> Sequence[str]:
+        found = self._by_stem.get(stem, ())
+        if folders is None:
+            return found
+        if len(found) <= len(folders):
+            return [path for path in found if posixpath.dirname(path) in folders]
+        return sorted(path for each in folders for path in self._by_place.get((each, stem), ()))
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str], list[str]]:
+        """The images of a folder by stem."""
+        found: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for stem, paths in self._by_stem.items():
+            for path in paths:
+                found[posixpath.dirname(path), stem].append(path)
+        return found
 
     def _decide(self, entry: Stated, found: _Found) -> Match:
         paths = found.paths
@@ -324,13 +359,23 @@ def _group(entry: Stated) -> tuple[str, str]:
     return posixpath.dirname(entry.beside), entry.title
 
 
-def _around(folder: str, holding: Iterable[str]) -> str | None:
-    """The nearest folder that `folder` is in, itself included, with one of `holding` in it."""
+def _around(folder: str, holding: Sequence[Sequence[str]]) -> str | None:
+    """The nearest folder that `folder` is in, itself included, with one of `holding` in it.
+
+    `holding`: sorted folders.
+    """
     while folder:
-        if any(each == folder or each.startswith(f"{folder}/") for each in holding):
-            return folder
+        for folders in holding:
+            nearest = (bisect_left(folders, start) for start in (folder, f"{folder}/"))
+            if any(at < len(folders) and _is_in(folders[at], folder) for at in nearest):
+                return folder
         folder = posixpath.dirname(folder)
     return None
+
+
+def _is_in(path: str, folder: str | None) -> bool:
+    """Whether a folder is `folder` or in it; None = anywhere."""
+    return folder is None or path == folder or path.startswith(f"{folder}/")
 
 
 def _titled(title: str, images: Iterable[str]) -> str | None:
