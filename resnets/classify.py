@@ -17,6 +17,7 @@ from resnets.data.grow import at_size
 from resnets.data.loader import TrainStream, eval_batches
 from resnets.data.mirror import mirror_warning
 from resnets.data.preprocess import Preprocessor, fit_preprocess
+from resnets.data.set_report import SetReport
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.models import Net, build
 from resnets.ranks import Rank
@@ -27,6 +28,7 @@ from resnets.weights.adapt import check_size, fit_known
 from resnets.weights.checkpoint import Checkpoint, CheckpointError
 from resnets.weights.initial import net_from, read_weights
 from resnets.weights.load import load, read_preprocess
+from resnets.weights.record import read_fingerprint
 
 log = logging.getLogger("resnets")
 
@@ -37,7 +39,13 @@ class ClassificationWork:
     """A classifier and its pictures."""
 
     def __init__(
-        self, recipe: Recipe, splits: Splits, net: Net, preprocessor: Preprocessor
+        self,
+        recipe: Recipe,
+        splits: Splits,
+        net: Net,
+        preprocessor: Preprocessor,
+        *,
+        resumed: bool = False,
     ) -> None:
         if recipe.eval.patience is not None and splits.val is None:
             raise ConfigError(
@@ -47,6 +55,8 @@ class ClassificationWork:
         self.recipe, self.splits, self.model = recipe, splits, net
         self.preprocessor, self.mean_image = preprocessor, preprocessor.mean_image
         self.data, self.summary = splits.name, splits.summary
+        assert splits.fingerprint is not None
+        self.images = SetReport(splits.fingerprint, splits.changes, splits.overlap, resumed)
         self.minimise = "top1_error"
         self.fixed: Mapping[str, Any] = {
             "classes": list(splits.classes),
@@ -62,7 +72,7 @@ class ClassificationWork:
     @classmethod
     def open(cls, recipe: Recipe) -> ClassificationWork:
         """Fit the recipe to the data's classes and picture size; build net and preprocessing."""
-        splits = open_data(recipe.data)
+        splits = open_data(recipe.data, training=True)
         data = dataclasses.replace(recipe.data, value_range=splits.value_range)
         recipe = dataclasses.replace(recipe, data=data)
         if data.augment.flip and (warning := mirror_warning(splits.classes)):
@@ -91,12 +101,14 @@ class ClassificationWork:
     @classmethod
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> ClassificationWork:
         """The same for a run to go on with: its weights need not be at hand again."""
-        splits = open_data(recipe.data)
+        known = read_fingerprint(checkpoint)
+        splits = open_data(recipe.data, known, training=True)
         if tuple(checkpoint.meta["classes"]) != splits.classes:
             raise CheckpointError(
                 f"{checkpoint.path}: was trained on other classes than {splits.name} has"
             )
-        return cls(recipe, splits, build(recipe.model), read_preprocess(checkpoint))
+        net, preprocessor = build(recipe.model), read_preprocess(checkpoint)
+        return cls(recipe, splits, net, preprocessor, resumed=True)
 
     @property
     def examples(self) -> int:
@@ -152,7 +164,7 @@ class ClassificationWork:
                 measured, missed = self._measure(
                     model, split, self.preprocessor, means, "training", rank
                 )
-                figures[name] = {key: getattr(measured, key) for key in FIGURES}
+                figures[name] = _figures(measured)
                 figures[name]["unreadable"] = len(missed)
             return figures
 
@@ -167,7 +179,8 @@ class ClassificationWork:
                 continue
             found, missed = self._measure(net, split, net.preprocess, means, net.origin, rank)
             measured = found.to_json()
-            result[name] = {key: measured[key] for key in (*FIGURES, "examples", "protocol")}
+            kept = (*FIGURES, "examples", "protocol")
+            result[name] = {key: measured[key] for key in kept if key in measured}
             result[name]["unreadable"] = missed
         result["train"] = {"unreadable": _unreadable(self.splits.train, rank)}
         return result
@@ -199,6 +212,11 @@ class ClassificationWork:
         )
         missed = _unreadable(split, rank)
         return measured.leaving_out(len(missed)), missed
+
+
+def _figures(measured: Evaluation) -> dict[str, float]:
+    """What a log has of a measurement."""
+    return {key: value for key, value in measured.figures.items() if key in FIGURES}
 
 
 def _unreadable(split: Split, rank: Rank) -> list[str]:

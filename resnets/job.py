@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,15 @@ import torch
 
 from resnets import host, native
 from resnets.classify import ClassificationWork
-from resnets.config import ConfigError, Recipe, dump_json, from_toml, to_toml, whole_file
+from resnets.config import (
+    ConfigError,
+    Recipe,
+    dump_json,
+    from_toml,
+    stored_recipe,
+    to_toml,
+    whole_file,
+)
 from resnets.config.terminal import valid_text
 from resnets.models import convolution, cost, fused
 from resnets.models.norm_batch import use_norm_batch
@@ -23,6 +31,7 @@ from resnets.train.log import NoLog, RunLog
 from resnets.train.loop import fit
 from resnets.train.norm_values import check_norm_values
 from resnets.train.parallel import Parallel
+from resnets.train.resume import extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.work import Means, Work
 from resnets.weights.checkpoint import RECIPE, Checkpoint, find_checkpoint
@@ -86,8 +95,7 @@ def run(
     def begin() -> None:
         Kept(out, work.recipe).begin(work.recipe)
         out.mkdir(parents=True, exist_ok=True)
-        with whole_file(out / RECIPE) as path:
-            path.write_text(to_toml(work.recipe), encoding="utf-8")
+        _write_recipe(out, work.recipe)
 
     rank.from_first(refuse)
     work = _one_after_another(rank, lambda: _kind(recipe).open(recipe))
@@ -102,37 +110,72 @@ def resume(
     out: Path,
     *,
     data: str | None = None,
+    duration: str | None = None,
     device: str = "auto",
     rank: Rank = Rank(),  # noqa: B008 (frozen)
     hang_after: float = 0.0,
     fit_memory: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Go on with the run in `out` at its last checkpoint; on one CPU bitwise as if never stopped.
+    """Resume the run in `out` at its last checkpoint; on one CPU bitwise as if never stopped.
 
-    `data` says where the set lies now, if it moved. A run stopped before its first checkpoint
-    starts again. `out` need be seen by the first process alone, and there may be more processes or
-    fewer than before. Raises ConfigError and CheckpointError.
+    `data` says where the set lies now, if it moved. `duration` ("80ep", "6400it") is a new length
+    of the whole run. The checkpoint's recipe decides what changes the training; where recipe.toml
+    was edited, each difference is logged with what is used. What differs from an uninterrupted run
+    is kept in the checkpoint, result.json and the report.
+    A run stopped before its first checkpoint starts again. `out` need be seen by the first process
+    alone, and there may be more processes or fewer than before. Raises ConfigError,
+    CheckpointError, and DataError.
     """
 
-    def read() -> tuple[Recipe, Checkpoint | None]:
+    def read() -> tuple[Recipe, Checkpoint | None, list[str]]:
         if not (out / RECIPE).is_file():
             raise ConfigError(f"{out}: no run to resume here (no {RECIPE})")
-        recipe = from_toml(out / RECIPE, stored=True)
+        recipe, saved, notes = _read_run(out)
         _check_fits(recipe, fit_memory)
-        return recipe, Kept(out, recipe).newest()
+        return recipe, saved, notes
 
-    recipe, saved = rank.from_first(read)
+    recipe, saved, notes = rank.from_first(read)
     if data is not None:
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=data))
     kind = _kind(recipe)
     work = _one_after_another(
         rank, lambda: kind.open(recipe) if saved is None else kind.reopen(recipe, saved)
     )
+    if duration is not None and duration != recipe.duration:
+        step = 0 if saved is None else saved.meta["step"]
+        schedule = None if saved is None else saved.meta["state"]["schedule"]
+        notes.append(extend(work.recipe, duration, work.examples, step, schedule))
+        work.recipe = dataclasses.replace(work.recipe, duration=duration)
     place = Place(device, rank, hang_after, fit_memory, quiet)
-    means = choose_means(recipe, work.model, work.examples, device, saved)
+    means = choose_means(work.recipe, work.model, work.examples, device, saved)
     rank.from_first(lambda: _check_norms(work, rank))
-    return _train(work, out, means, place, saved)
+    if notes or data is not None:
+        rank.from_first(lambda: _write_recipe(out, work.recipe))
+    return _train(work, out, means, place, saved, notes)
+
+
+def _read_run(out: Path) -> tuple[Recipe, Checkpoint | None, list[str]]:
+    """The recipe to resume the run in `out` with, its newest checkpoint, and what differs."""
+    try:
+        edited = from_toml(out / RECIPE, stored=True)
+    except ConfigError as error:
+        saved = Kept(out, Recipe()).newest()
+        if saved is None:
+            raise
+        recipe = stored_recipe(saved.meta["recipe"], where=str(saved.path))
+        return recipe, saved, [f"{error}; the checkpoint's own recipe is used"]
+    saved = Kept(out, edited).newest()
+    if saved is None:
+        return edited, None, []
+    kept = stored_recipe(saved.meta["recipe"], where=str(saved.path))
+    recipe, notes = reconcile(edited, kept)
+    return recipe, saved, notes
+
+
+def _write_recipe(out: Path, recipe: Recipe) -> None:
+    with whole_file(out / RECIPE) as path:
+        path.write_text(to_toml(recipe), encoding="utf-8")
 
 
 def _check_fits(recipe: Recipe, fit_memory: bool) -> None:
@@ -187,7 +230,12 @@ def choose_means(
 
 
 def _train(
-    work: Work, out: Path, means: Means, place: Place, saved: Checkpoint | None
+    work: Work,
+    out: Path,
+    means: Means,
+    place: Place,
+    saved: Checkpoint | None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     recipe, device, rank = work.recipe, torch.device(means.device), place.rank
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -201,8 +249,9 @@ def _train(
     stream = work.stream(device, rank)
     total = recipe.steps(recipe.duration, stream.examples)
     state = new_state(work.model, recipe, total, rank)
-    fixed = {**work.fixed, "means": dataclasses.asdict(means)}
-    saver = Saver(out, recipe, fixed, work.mean_image)
+    history = _history(saved, [*notes, *work.images.notes])
+    fixed = {**work.fixed, "means": dataclasses.asdict(means), "history": history}
+    saver = Saver(out, recipe, fixed, work.mean_image, work.images.fingerprint)
     if saved is not None:
         saver.restore(state, saved)
     if not rank.leads:  # the sums of all were saved by the first
@@ -211,6 +260,8 @@ def _train(
     try:
         run_log.say("\n".join(work.summary.lines()))
         run_log.say(_headline(work, means, rank, saved, out))
+        for note in (*notes, *work.images.notes):
+            run_log.say(f"note: {note}")
         fit(
             state,
             recipe,
@@ -229,7 +280,15 @@ def _train(
     finally:
         run_log.close()
         saver.close()
-    return _conclude(work, out, state, means, rank)
+    return _conclude(work, out, state, means, rank, history)
+
+
+def _history(saved: Checkpoint | None, notes: Sequence[str]) -> list[dict[str, Any]]:
+    """What a run's figures should be read with: the step at which it became so, and a line."""
+    before = [] if saved is None else list(saved.meta.get("history", []))
+    step = 0 if saved is None else saved.meta["step"]
+    said = {each["note"] for each in before}
+    return before + [{"step": step, "note": note} for note in notes if note not in said]
 
 
 def _open_log(out: Path, means: Means, place: Place, total: int, step: int) -> RunLog | NoLog:
@@ -270,7 +329,14 @@ def _unlike(saved: Checkpoint, means: Means) -> str:
     return f" (before: {', '.join(found)})" if found else ""
 
 
-def _conclude(work: Work, out: Path, state: TrainState, means: Means, rank: Rank) -> dict[str, Any]:
+def _conclude(
+    work: Work,
+    out: Path,
+    state: TrainState,
+    means: Means,
+    rank: Rank,
+    history: list[dict[str, Any]],
+) -> dict[str, Any]:
     """Measure the run's weights on validation and, this once, on test; write result and report."""
     recipe, path = work.recipe, rank.from_first(lambda: find_checkpoint(out))
     result = work.conclude(path, means, rank)
@@ -285,6 +351,7 @@ def _conclude(work: Work, out: Path, state: TrainState, means: Means, rank: Rank
     result["seconds"] = state.seconds
     images = state.step * recipe.batch_size
     result["images_per_second"] = images / max(1e-9, state.seconds)
+    result["set"], result["history"] = work.images.to_json(), history
     result["net"], result["data"], result["checkpoint"] = recipe.net_name, work.data, path.name
     result["data_summary"] = work.summary.to_json()
     dump_json(result, out / RESULT)

@@ -169,7 +169,7 @@ def test_imagenette_tar_streams_photographs(shared_data: Path) -> None:
         in_memory="never",
     )
     splits = open_data(spec)
-    assert (len(splits.train), len(splits.val)) == (2880, 320)
+    assert (len(splits.train), len(splits.val)) == (2885, 315)
     assert splits.classes[0] == "n01440764"
     train = TrainStream(splits.train, spec, fit_preprocess(splits.train, spec, 3), 32, 0, CPU)
     batch = next(train.batches(7))

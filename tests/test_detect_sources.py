@@ -53,7 +53,7 @@ def test_custom_json_beside_its_pictures(tmp_path):
     splits = open_detection(
         DataSpec(source=str(tmp_path), val_fraction=0.1, test_fraction=0.2, split_seed=3)
     )
-    assert (len(splits.train), len(splits.val), len(splits.test())) == (15, 1, 4)
+    assert (len(splits.train), len(splits.val), len(splits.test())) == (16, 1, 3)
     names = [
         {part.files.name(row) for row in range(len(part))}
         for part in (splits.train, splits.val, splits.test())

@@ -127,7 +127,7 @@ def test_training_and_test_may_differ_in_size(photos: str) -> None:
         same = stream(replace(spec, normalise=normalise, test_size=None, resize=None))
         batch, wanted = next(train.batches()).images, next(same.batches()).images
         assert batch.shape == (4, 3, 32, 32)
-        assert (batch - wanted).abs().mean() < 0.1 * wanted.std()  # means of two crops differ
+        assert (batch - wanted).abs().mean() < 0.15 * wanted.std()  # means of two crops differ
     grown = stream(replace(spec, grow_from=16, grow_step=8))
     assert {next(grown.batches(step, 100)).images.shape[2] for step in (0, 50, 99)} == {16, 24, 32}
 

@@ -175,7 +175,7 @@ def test_epochs_are_weighted_by_their_seconds() -> None:
 def test_a_run_tells_it_each_epoch_and_in_its_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"duration": "3ep", "batch_size": 400, "data.augment.crop": "random-resized"}
+    changes = {"duration": "3ep", "batch_size": 423, "data.augment.crop": "random-resized"}
     tiny = replace_fields(recipe("digits", "cifar-resnet8"), changes)
     job.run(tiny, tmp_path / "run", device="cpu")
     rows = [row for row in read_rows(tmp_path / "run") if row["kind"] == "time"]

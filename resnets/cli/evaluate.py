@@ -253,7 +253,7 @@ def show(evaluation: Evaluation) -> None:
     console = terminal_console()  # piped lines do not fold
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     overall.add_row("top-1 error", f"{evaluation.top1_error:.2f}%")
-    if len(evaluation.classes) > 5:
+    if evaluation.top5_error is not None:
         overall.add_row("top-5 error", f"{evaluation.top5_error:.2f}%")
     overall.add_row("loss", f"{evaluation.loss:.4f} nats")
     overall.add_row("calibration error", f"{evaluation.calibration_error:.4f} (L1, 15 bins)")

@@ -51,9 +51,9 @@ def evaluate(
     assert first.recipe is not None
     pictures: DetectionSplit | Unlabelled
     if image_set:
-        pictures = choose_set(first.recipe, first.classes, data, image_set)
+        pictures = choose_set(first.recipe, first.classes, data, image_set, first.fingerprint)
     else:
-        pictures = choose_split(first.recipe, first.classes, data, split)
+        pictures = choose_split(first.recipe, first.classes, data, split, first.fingerprint)
     announce(pictures)
     for model in models:
         chosen, precise = place(model, device, precision)
@@ -146,10 +146,16 @@ def _overall(judged: Judgement) -> Iterator[tuple[str, str]]:
         yield "pixel accuracy", _shown(judged.semantic.pixel_accuracy)
     if judged.located is not None:
         found = judged.located
-        yield "localisation error top-1, top-5", f"{found.top1_error:.2f}%, {found.top5_error:.2f}%"
+        yield _tops("localisation error", found.top1_error, found.top5_error)
         yield "localisation error, class given", f"{found.given_error:.2f}%"
-        classes = f"{found.class_top1_error:.2f}%, {found.class_top5_error:.2f}%"
-        yield "class error top-1, top-5", classes
+        yield _tops("class error", found.class_top1_error, found.class_top5_error)
+
+
+def _tops(title: str, top1: float, top5: float | None) -> tuple[str, str]:
+    """A row of one or two errors; of few classes there is no top-5."""
+    if top5 is None:
+        return f"{title} top-1", f"{top1:.2f}%"
+    return f"{title} top-1, top-5", f"{top1:.2f}%, {top5:.2f}%"
 
 
 def _columns(judged: Judgement) -> dict[str, Sequence[Any]]:

@@ -49,8 +49,9 @@ def command(
         data: Data set: a name, hub:ORG/NAME, or a path: class folders, a tar, a CSV, Parquet ...
             (docs/data.md has all).
         model: Net from the catalog (see `resnets info`); a detector's as resnet50-fpn, resnet50-c4.
-        epochs: Length of the run in epochs; schedules scale with it.
-        iterations: Length of the run in optimizer steps; schedules scale with it.
+        epochs: Length of the run in epochs; schedules scale with it. With --resume the new length
+            of the whole run.
+        iterations: Length of the run in optimizer steps, likewise.
         seed: Seed of initialisation, order and augmentation.
         out: Run folder to write; default runs/RECIPE-N.
         set: Any other recipe field, as path=value; may be given again.
@@ -74,8 +75,11 @@ def command(
     if (recipe is None) == (resume is None):
         raise ConfigError("name one recipe (see --list) or one run with --resume")
     if resume is not None:
-        if any(value is not None for value in (model, epochs, iterations, seed, out)) or set:
-            raise ConfigError("--resume goes on with the run's own recipe: no other changes")
+        if any(value is not None for value in (model, seed, out)) or set:
+            raise ConfigError(
+                "--resume uses the run's own recipe; only --data, --epochs and --iterations go with"
+                " it"
+            )
         chosen, folder = None, _brought_back(resume)
     else:
         assert recipe is not None
@@ -88,10 +92,14 @@ def command(
         options = ["--resume" if chosen is None else "--out", str(folder)]
         options += ["--go-on"] if go_on else []
         options += ["--data", data] if chosen is None and data is not None else []
+        options += ["--epochs", f"{epochs:g}"] if chosen is None and epochs is not None else []
+        options += ["--iterations", f"{iterations}"] if chosen is None and iterations else []
         options += ["--fit-memory"] if fit_memory else []
         options += ["--device", device, "--hang-after", f"{hang_after:g}"]
         return launch(chosen, options, devices, max_restarts)
     means = {"device": device, "hang_after": hang_after, "fit_memory": fit_memory}
+    if chosen is None:
+        means["duration"] = _duration(epochs, iterations)
     return _train(chosen, folder, go_on or RESTARTED, data, means)
 
 
@@ -189,8 +197,6 @@ def _choose(
 ) -> Recipe:
     from resnets import recipes
 
-    if epochs is not None and iterations is not None:
-        raise ConfigError("--epochs and --iterations exclude each other")
     if name.endswith(".toml"):
         chosen = from_toml(name)
         if model is not None:
@@ -200,16 +206,23 @@ def _choose(
     changes: dict[str, Any] = {}
     if data is not None:
         changes["data.source"] = data if not Path(data).exists() else str(Path(data).resolve())
-    if epochs is not None:
-        changes["duration"] = f"{epochs:g}ep"
-    if iterations is not None:
-        changes["duration"] = f"{iterations}it"
+    if (duration := _duration(epochs, iterations)) is not None:
+        changes["duration"] = duration
     if seed is not None:
         changes["seed"] = seed
-    if "duration" in changes:
-        parse_duration(changes["duration"], "--epochs/--iterations")
     chosen = replace_fields(chosen, changes)
     return replace_fields(chosen, dict(_split(text) for text in settings))
+
+
+def _duration(epochs: float | None, iterations: int | None) -> str | None:
+    """The length of a run that the flags give, None where they give none."""
+    if epochs is not None and iterations is not None:
+        raise ConfigError("--epochs and --iterations exclude each other")
+    if epochs is None and iterations is None:
+        return None
+    duration = f"{iterations}it" if epochs is None else f"{epochs:g}ep"
+    parse_duration(duration, "--epochs/--iterations")
+    return duration
 
 
 def _with_net(recipe: Recipe, name: str) -> Recipe:

@@ -73,6 +73,8 @@ class DataSpec:
     below the class folders, so that images added or removed later move no others; at least one of
     each class. "rank": by its place among the sorted files, as versions before did; files that
     do not state a rule are of those.
+    overlap: what to do where byte-identical images are both trained on and held out. "refuse" to
+    start; "leave-out" of training; "allow", which log, protocols and report then say.
     in_memory: whether the whole set lives as one uint8 tensor; "auto" = when all pictures share
     one size and fit 2 GiB, or when they are read at a fixed size without random scaling.
     grow_from: pixels that training starts with (progressive resizing), None = `size` throughout.
@@ -91,6 +93,7 @@ class DataSpec:
     test_fraction: float = 0.2
     split_seed: int = 0
     split_rule: Literal["identity", "rank"] = "identity"
+    overlap: Literal["refuse", "leave-out", "allow"] = "refuse"
     normalise: Literal["per-pixel-mean", "channel", "imagenet"] = "channel"
     in_memory: Literal["auto", "always", "never"] = "auto"
     grow_from: int | None = None

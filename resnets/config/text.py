@@ -51,7 +51,7 @@ def stored_recipe(data: dict[str, Any], where: str) -> Recipe:
     """
     shares = data.get("data")
     if isinstance(shares, dict):
-        data = {**data, "data": {"split_rule": "rank", **shares}}
+        data = {**data, "data": {"split_rule": "rank", "overlap": "allow", **shares}}
     return from_dict(Recipe, data, where)
 
 

@@ -4,8 +4,8 @@ from resnets.data.batch import Batch
 from resnets.data.errors import DataError
 from resnets.data.loader import TrainStream, eval_batches
 from resnets.data.preprocess import Preprocessor, fit_preprocess, prepare
-from resnets.data.sources import Splits, open_data
 from resnets.data.split import FileSplit, Split, TensorSplit
+from resnets.data.splits import Splits, open_data
 
 __all__ = [
     "Batch",

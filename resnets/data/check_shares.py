@@ -11,7 +11,8 @@ from resnets.config import DataSpec
 from resnets.data.check_source import Contents, Section
 from resnets.data.errors import DataError
 from resnets.data.quarantine import path_within, prefixes
-from resnets.data.sources import find_source, held_out_rows
+from resnets.data.roles import held_out_rows
+from resnets.data.sources import find_source
 from resnets.data.summary import SplitSummary, rarest_class
 
 SHARES = ("test share", "validation share", "training share")  # those kept apart come first

@@ -154,8 +154,14 @@ def compare_errors(
     return {
         "top1_error_before": before.top1_error,
         "top1_error_after": after.top1_error,
-        "top5_error_before": before.top5_error,
-        "top5_error_after": after.top5_error,
+        **(
+            {}
+            if after.top5_error is None
+            else {
+                "top5_error_before": before.top5_error,
+                "top5_error_after": after.top5_error,
+            }
+        ),
         "rise": rise,
         "max_drop": max_drop,
         "pictures": after.examples,

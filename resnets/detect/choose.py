@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,28 +12,39 @@ import numpy as np
 
 from resnets.config import DataSpec, DetectSpec, Recipe
 from resnets.data.errors import DataError
+from resnets.data.fingerprint import Fingerprint
 from resnets.detect.localise_score import single_class
 from resnets.detect.sources import DetectionSplits, open_detection, open_set
 from resnets.detect.types import IGNORE, DetectionSplit, Target
 from resnets.detect.unlabelled import Unlabelled, open_unlabelled
 
 SHOWN = 5  # class names in a message
+log = logging.getLogger("resnets")
 SplitName = Literal["test", "val", "train"]
 
 
 def choose_split(
-    recipe: Recipe, classes: Sequence[str], source: str | None, name: SplitName
+    recipe: Recipe,
+    classes: Sequence[str],
+    source: str | None,
+    name: SplitName,
+    known: Fingerprint | None = None,
 ) -> DetectionSplit:
     """The split called `name` of `source`, or of the data that a net of `recipe` was trained on.
 
     Image sets, shares and seeds are the recipe's for its own data; "test" of another source is its
     test set, or all of it where it has no sets. Bad annotations are left out only where the recipe
-    says so. DataError where there is no such split, or where it has classes that are not `classes`.
+    says so. known: what the run remembers of its images; none that it trained on is in a held-out
+    split. DataError where there is no such split, or where it has classes that are not `classes`.
     """
     assert recipe.task != "classify"
     data, detect, foreign = _specs(recipe, source, name)
-    splits = open_detection(data, detect, recipe.task)
-    split = _named(splits, name) or (splits.train if foreign and name == "test" else None)
+    whole = foreign and name == "test"
+    splits = open_detection(data, detect, recipe.task, known, other=foreign, whole=whole)
+    if splits.changes:
+        log.warning("%s: changed since the run was trained: %s", splits.name, splits.changes)
+    other = whole and not splits.recognized
+    split = _named(splits, name) or (splits.train if other else None)
     if split is None:
         raise DataError(f"{splits.name}: has no {name} split; choose another --split")
     if recipe.task == "localise":
@@ -41,7 +53,11 @@ def choose_split(
 
 
 def choose_set(
-    recipe: Recipe, classes: Sequence[str], source: str | None, title: str
+    recipe: Recipe,
+    classes: Sequence[str],
+    source: str | None,
+    title: str,
+    known: Fingerprint | None = None,
 ) -> DetectionSplit | Unlabelled:
     """The image set `title` of `source`, or of a net's own data, with ground truth or without.
 
@@ -49,7 +65,7 @@ def choose_set(
     """
     assert recipe.task != "classify"
     data, detect, _ = _specs(recipe, source, "test")
-    split = open_set(data, detect, recipe.task, title)
+    split = open_set(data, detect, recipe.task, title, known)
     if split is not None:
         return reorder(single_class(split) if recipe.task == "localise" else split, classes)
     if recipe.task not in ("detect", "instances"):
@@ -64,9 +80,9 @@ def _specs(
     data, detect = recipe.data, recipe.detect
     if source is None or _resolved(source) == _resolved(data.source):
         return data, detect, False
-    whole = 0.0 if name == "test" else data.val_fraction
-    data = dataclasses.replace(data, source=source, val_fraction=whole, test_fraction=0.0)
-    data = dataclasses.replace(data, quarantine=None)
+    data = dataclasses.replace(data, source=source, quarantine=None)
+    if name != "test":  # else all of it is, unless it is the run's own set
+        data = dataclasses.replace(data, test_fraction=0.0)
     return data, dataclasses.replace(detect, train_set="", val_set="", test_set=""), True
 
 

@@ -57,6 +57,7 @@ class Detector(nn.Module):
         self.preprocess: Any = None
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.fingerprint.Fingerprint` of the run's images
         self.origin = "random initialisation"
 
     @property

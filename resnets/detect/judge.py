@@ -39,7 +39,7 @@ class Judgement:
             return {
                 name: value
                 for name, value in asdict(self.located).items()
-                if name.endswith("_error")
+                if name.endswith("_error") and value is not None
             }
         assert self.boxes is not None
         numbers = {name: self.boxes.numbers[name] for name in ("AP", "AP50", "AP75")}
@@ -61,7 +61,8 @@ class Judgement:
             for row, area, ap11 in zip(per_class, self.voc.area, self.voc.ap11, strict=True):
                 row["voc"] = {"ap": area, "ap11": ap11}
         if self.located is not None:
-            return found | {"localisation": asdict(self.located)}
+            figures = {k: v for k, v in asdict(self.located).items() if v is not None}
+            return found | {"localisation": figures}
         if self.semantic is not None:
             found["semantic"] = self.headline
             for row, iou in zip(per_class, self.semantic.class_iou, strict=True):

@@ -10,6 +10,7 @@ from resnets.detect.models import Model, build_model
 from resnets.weights.checkpoint import find_checkpoint, read_checkpoint
 from resnets.weights.files import read_preprocess
 from resnets.weights.load import load_weights
+from resnets.weights.record import read_fingerprint
 
 
 def load(where: str | Path) -> Model:
@@ -30,6 +31,7 @@ def load(where: str | Path) -> Model:
     load_weights(model, averaged or checkpoint.group("model"), path)
     model.preprocess, model.classes = read_preprocess(checkpoint), classes
     model.recipe = recipe
+    model.fingerprint = read_fingerprint(checkpoint)
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
     model.origin = f"{path.name} (step {checkpoint.meta['step']:,}{kind})"
     return model.eval()

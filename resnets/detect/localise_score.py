@@ -12,6 +12,7 @@ from resnets.data.errors import DataError
 from resnets.detect.overlap import box_iou
 from resnets.detect.types import DetectionSplit, Flags, Floats
 
+TOP = 5  # of so few classes a top-5 error says nothing
 OVERLAP = 0.5  # ILSVRC's (Russakovsky et al. 2015, section 4.2): a box is right from here on
 
 
@@ -29,16 +30,17 @@ class Located(TypedDict):
 class LocalisationFigures:
     """Errors in percent of `pictures`.
 
-    top1_error, top5_error: no hit among the one or five likeliest classes with their boxes.
+    top1_error, top5_error: no hit among the one or five likeliest classes with their boxes. Of five
+    classes or fewer there is no top-5, which is then None.
     given_error: the true class is given and its box fails. class_top1_error, class_top5_error:
     the class alone fails, whatever its box.
     """
 
     top1_error: float
-    top5_error: float
+    top5_error: float | None
     given_error: float
     class_top1_error: float
-    class_top5_error: float
+    class_top5_error: float | None
     pictures: int
 
 
@@ -46,7 +48,7 @@ def localisation_figures(split: DetectionSplit, located: Sequence[Located]) -> L
     """Figures of `located`, one entry for each picture of `split` (see `single_class`).
 
     An image's class is that of its objects; a box may lie on any of them (the paper's appendix
-    C). With fewer than five classes top-5 looks at all of them.
+    C).
     """
     assert len(located) == len(split)
     wrong = np.zeros(5)
@@ -60,6 +62,8 @@ def localisation_figures(split: DetectionSplit, located: Sequence[Located]) -> L
         wrong += np.array([*fails, not named[0], not named.any()])
     errors = 100 * wrong / max(1, len(split))
     top1, top5, given, class_top1, class_top5 = errors.tolist()
+    if len(split.classes) <= TOP:
+        top5 = class_top5 = None
     return LocalisationFigures(top1, top5, given, class_top1, class_top5, len(split))
 
 

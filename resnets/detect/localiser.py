@@ -51,6 +51,7 @@ class Localiser(nn.Module):
         self.preprocess: Any = None
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.fingerprint.Fingerprint` of the run's images
         self.origin = "random initialisation"
 
     def read(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Sizes]:
@@ -159,6 +160,7 @@ class Refiner(nn.Module):
         self.preprocess: Any = None
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.fingerprint.Fingerprint` of the run's images
         self.origin = "random initialisation"
 
     def train(self, mode: bool = True) -> Refiner:

@@ -37,6 +37,7 @@ class Segmenter(nn.Module):
         self.preprocess: Any = None
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.fingerprint.Fingerprint` of the run's images
         self.origin = "random initialisation"
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:

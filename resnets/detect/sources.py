@@ -15,9 +15,12 @@ from resnets.data import order
 from resnets.data.content import MOST, file_keys
 from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_voc
-from resnets.data.files import Files
-from resnets.data.identity import hold_out, identify_files
+from resnets.data.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.identity import hash_names
+from resnets.data.overlap import Overlap
+from resnets.data.parts import FilePart, Rows, Source
 from resnets.data.quarantine import Quarantine
+from resnets.data.roles import choose_roles
 from resnets.data.split_names import Role, role_within, split_role
 from resnets.data.summary import DataSummary, SplitSummary
 from resnets.detect.class_maps import UnknownValueError
@@ -43,9 +46,10 @@ BAD = (
 
 @dataclass(frozen=True)
 class DetectionSplits:
-    """A set, split. `test()` opens the test pictures, and nothing else does; None without any.
+    """A set, split. `test()` opens the test images, and nothing else does; None without any.
 
     summary: what was understood of the set; each split has it too.
+    fingerprint, changes, overlap, recognized: as `data.Splits` has them.
     """
 
     train: DetectionSplit
@@ -54,17 +58,29 @@ class DetectionSplits:
     name: str
     test: Callable[[], DetectionSplit | None]
     summary: DataSummary
+    fingerprint: Fingerprint | None = None
+    changes: Changes | None = None
+    overlap: Overlap | None = None
+    recognized: bool = True
 
 
 def open_detection(
-    data: DataSpec, detect: DetectSpec | None = None, task: Task = "detect"
+    data: DataSpec,
+    detect: DetectSpec | None = None,
+    task: Task = "detect",
+    known: Fingerprint | None = None,
+    *,
+    training: bool = False,
+    other: bool = False,
+    whole: bool = False,
 ) -> DetectionSplits:
-    """Open the annotated pictures of `data.source`, by its own image sets where it has them.
+    """Open the annotated images of `data.source`, by its own image sets where it has them.
 
     With a validation but no test set, validation is the test set. What is missing is held out of
-    the training set: `data.val_fraction` and `data.test_fraction` of its pictures; those in
-    quarantine are left out everywhere. DataError says what is missing, damaged or overlaps, and
-    names bad annotations unless `detect.skip_bad`.
+    the training set: `data.val_fraction` and `data.test_fraction` of its images; those in
+    quarantine are left out everywhere. `known`, `training`, `other` and `whole`: as of `open_data`.
+    DataError says what is missing, damaged or overlaps, and names bad annotations unless
+    `detect.skip_bad`.
     """
     detect = detect or DetectSpec()
     source = find_source(data.source, task, detect.class_map, detect.format)
@@ -84,40 +100,66 @@ def open_detection(
                 " be of images that training never sees"
             )
         val = None  # part of trainval: a share of it is held out instead
-    rows_train, rows_val, rows_test = _hold_out(
-        source.store.take([str(picture.path) for picture in train_part.pictures]),
-        data.val_fraction if val is None else 0.0,
-        0.0 if sets.test else data.test_fraction,
-        data,
-    )
+    records: dict[str, RawPart] = {}
 
-    def share(rows: Sequence[int], role: str) -> DetectionSplit | None:
-        if len(rows) == 0:
-            return None
-        pictures = [train_part.pictures[row] for row in rows]
-        whole = len(rows) == len(train_part.pictures)
-        note = "" if whole else f", {role} share (seed {data.split_seed})"
-        return replace(opener.split(pictures, sets.train, note), summary=summary)
+    def part(titles: str, found: RawPart) -> FilePart:
+        """The images as parts of any set are known: by their paths in the store, and contents."""
+        records[titles] = found
+        paths = [str(picture.path) for picture in found.pictures]
+        files, ids = source.store.take(paths), hash_names(paths)
+        # A path is in the store once: where contents are not compared, paths tell equal images.
+        content = file_keys(files) if needs_keys and len(paths) <= MOST else ids
+        return FilePart(titles, files, np.zeros(len(paths), np.int64), ids, content)
 
-    def test() -> DetectionSplit | None:
-        if not sets.test:
-            return share(rows_test, "test")
-        part = opener.part(sets.test)
-        if _overlap(train_part, part):
+    def test_part() -> FilePart:
+        found = opener.part(sets.test)
+        if data.overlap == "refuse" and _overlap(train_part, found):
             raise DataError(
                 f"{data.source}: {sets.test} shares images with {sets.train}; a test set must"
                 " be of images that training never sees"
             )
-        return replace(opener.split(part.pictures, sets.test, ""), summary=summary)
+        return part(sets.test, found)
 
-    summary = _summary(source, sets, train_part, val, (rows_train, rows_val, rows_test), data)
-    train = share(rows_train, "training")
+    held = (data.val_fraction and not val) or (data.test_fraction and not sets.test)
+    needs_keys = bool(held) or training or known is not None
+    stored = Source(
+        source.name,
+        source.classes,
+        part(sets.train, train_part),
+        part(sets.val, val) if val is not None else None,
+        test_part if sets.test else None,
+    )
+    roles = choose_roles(stored, data, known, other=other, whole=whole, by_rank=_hold_out_by_rank)
+
+    def opened(role: int) -> DetectionSplit | None:
+        share = roles.share(role)
+        if share is None:
+            return None
+        pictures = records[share.part.title].pictures
+        split = opener.split([pictures[row] for row in share.rows], roles.description(role))
+        return replace(split, summary=summary)
+
+    overlap = roles.settle_overlap() if training else None
+    rows = [
+        [] if (share := roles.share(role)) is None else share.rows.tolist()
+        for role in ((TRAIN, VAL) if sets.test else (TRAIN, VAL, TEST))
+    ]
+    summary = _summary(source, sets, train_part, val, rows, data)
+    train = opened(TRAIN)
     if train is None:
         raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
-    held = share(rows_val, "validation")
-    if val is not None:
-        held = replace(opener.split(val.pictures, sets.val, ""), summary=summary)
-    return DetectionSplits(train, held, train.classes, source.name, test, summary)
+    return DetectionSplits(
+        train,
+        opened(VAL),
+        train.classes,
+        source.name,
+        lambda: opened(TEST),
+        summary,
+        roles.fingerprint() if training else None,
+        roles.changes() if known is not None and not roles.other else None,
+        overlap,
+        recognized=not roles.other,
+    )
 
 
 def _summary(
@@ -125,11 +167,12 @@ def _summary(
     sets: Sets,
     train: RawPart,
     val: RawPart | None,
-    rows: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    rows: Sequence[Sequence[int]],
     data: DataSpec,
 ) -> DataSummary:
     """What was understood, from the annotations alone."""
-    held = f"held out by image identity, seed {data.split_seed}"
+    means = "rank" if data.split_rule == "rank" else "identity"
+    held = f"held out by image {means}, seed {data.split_seed}"
     splits = [SplitSummary("train", len(rows[0]), sets.train)]
     if val is not None:
         splits.append(SplitSummary("val", len(val.pictures), sets.val))
@@ -155,9 +198,17 @@ def _summary(
     )
 
 
-def open_set(data: DataSpec, detect: DetectSpec, task: Task, title: str) -> DetectionSplit | None:
+def open_set(
+    data: DataSpec,
+    detect: DetectSpec,
+    task: Task,
+    title: str,
+    known: Fingerprint | None = None,
+) -> DetectionSplit | None:
     """The image set `title` of `data.source` alone; None where it has no annotations of that name.
 
+    Images that a run trained on (`known`) are left out, unless all of the set are: the description
+    says either.
     DataError as `open_detection`, where there is a set of that name.
     """
     try:
@@ -167,7 +218,17 @@ def open_set(data: DataSpec, detect: DetectSpec, task: Task, title: str) -> Dete
     if title not in source.titles:
         return None
     opener = _Opener(source, detect, task, Quarantine.of(data), data.workers)
-    split = opener.split(opener.part(title).pictures, title, "")
+    pictures = list(opener.part(title).pictures)
+    kept, note = pictures, ""
+    if known is not None:
+        trained = known.trained(file_keys(source.store.take([str(each.path) for each in pictures])))
+        kept = [each for each, seen in zip(pictures, trained, strict=True) if not seen]
+        if len(kept) < len(pictures):
+            note = f" ({len(pictures) - len(kept):,} left out that were trained on)"
+        if not kept:
+            kept, note = pictures, " (all of which were trained on)"
+    text = " ".join(filter(None, (source.name, title)))
+    split = opener.split(kept, f"{text}, {len(kept):,} pictures{note}")
     left_out = source.store.left_out
     summary = DataSummary(
         source.name,
@@ -383,9 +444,8 @@ class _Opener:
         pictures = [picture for picture in part.pictures if id(picture) not in out]
         return replace(part, pictures=pictures)
 
-    def split(self, pictures: Sequence[RawPicture], titles: str, note: str) -> DetectionSplit:
+    def split(self, pictures: Sequence[RawPicture], description: str) -> DetectionSplit:
         """The pictures as a split."""
-        title = " ".join(filter(None, (self.source.name, titles)))
         paths = [picture.path for picture in pictures if picture.path is not None]
         maps = [picture.class_map for picture in pictures if picture.class_map is not None]
         map_files = self.source.store.take(maps) if maps else None
@@ -407,7 +467,7 @@ class _Opener:
             files=self.source.store.take(paths),
             targets=targets,
             classes=classes,
-            description=f"{title}{note}, {len(pictures):,} pictures",
+            description=description,
             category_ids=ids,
         )
 
@@ -439,31 +499,17 @@ def to_target(picture: RawPicture, *, masks: bool) -> Target:
     )
 
 
-def _hold_out(
-    files: Files, val_fraction: float, test_fraction: float, data: DataSpec
-) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """Rows for training, validation and test, each sorted; at least one image is trained on."""
-    count, seed = len(files), data.split_seed
-    if data.split_rule == "rank":
-        rows = np.argsort(
-            order.random_bits(seed, 0, np.arange(count), order.STREAM_SPLIT), kind="stable"
-        )
-        tests = min(count - 1, round(count * test_fraction))
-        vals = min(count - 1 - tests, round(count * val_fraction))
-        test, val, train = np.split(rows, [tests, tests + vals])
-        return np.sort(train).tolist(), np.sort(val).tolist(), np.sort(test).tolist()
-    if not val_fraction and not test_fraction:
-        return range(count), (), ()
-    content = file_keys(files) if count <= MOST else None
-    train, val, test = hold_out(
-        np.zeros(count, np.int64),
-        identify_files(files, content).ids,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-        content=content,
-    )
-    return train.tolist(), val.tolist(), test.tolist()
+def _hold_out_by_rank(
+    labels: Rows, *, val_fraction: float, test_fraction: float, seed: int
+) -> tuple[Rows, Rows, Rows]:
+    """The rule of earlier versions; see `identity.hold_out_by_rank`."""
+    count = len(labels)
+    luck = order.random_bits(seed, 0, np.arange(count), order.STREAM_SPLIT)
+    rows = np.argsort(luck, kind="stable")
+    tests = min(count - 1, round(count * test_fraction))
+    vals = min(count - 1 - tests, round(count * val_fraction))
+    test, val, train = np.split(rows, [tests, tests + vals])
+    return np.sort(train), np.sort(val), np.sort(test)
 
 
 def _overlap(one: RawPart, other: RawPart) -> bool:

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from resnets.config import ConfigError, Recipe, to_dict
+from resnets.data.fingerprint import Fingerprint
 from resnets.data.preprocess import Preprocessor
+from resnets.data.set_report import SetReport
 from resnets.detect.judge import Judgement
 from resnets.detect.load import load
 from resnets.detect.localiser import Localiser, Refiner
@@ -27,6 +29,7 @@ from resnets.train.loss import LossFn
 from resnets.train.work import Means
 from resnets.weights.checkpoint import Checkpoint, CheckpointError
 from resnets.weights.files import read_preprocess
+from resnets.weights.record import read_fingerprint
 
 # The figure that chooses the best checkpoint: the first of these that a task has.
 DECIDES = ("mask_AP", "AP", "mean_iou")
@@ -36,12 +39,20 @@ class DetectionWork:
     """A detector, localiser or segmenter and its pictures."""
 
     def __init__(
-        self, recipe: Recipe, splits: DetectionSplits, model: Model, preprocessor: Preprocessor
+        self,
+        recipe: Recipe,
+        splits: DetectionSplits,
+        model: Model,
+        preprocessor: Preprocessor,
+        *,
+        resumed: bool = False,
     ) -> None:
         self.recipe, self.splits, self.model = recipe, splits, model
         self.preprocessor = preprocessor
         self.mean_image: torch.Tensor | None = None
         self.data, self.summary = splits.name, splits.summary
+        assert splits.fingerprint is not None
+        self.images = SetReport(splits.fingerprint, splits.changes, splits.overlap, resumed)
         self.minimise = "error"
         self.fixed: Mapping[str, Any] = {
             "classes": list(splits.classes),
@@ -68,14 +79,14 @@ class DetectionWork:
     @classmethod
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> DetectionWork:
         """The same for a run to go on with, whose weights are in its checkpoint."""
-        splits = _open_splits(recipe)
+        splits = _open_splits(recipe, read_fingerprint(checkpoint))
         if tuple(checkpoint.meta["classes"]) != splits.classes:
             raise CheckpointError(
                 f"{checkpoint.path}: was trained on other classes than {splits.name} has"
             )
         bare = dataclasses.replace(recipe, weights=None)
         model, _ = build_model(bare, len(splits.classes))
-        return cls(recipe, splits, model, read_preprocess(checkpoint))
+        return cls(recipe, splits, model, read_preprocess(checkpoint), resumed=True)
 
     @cached_property
     def examples(self) -> int:
@@ -148,13 +159,13 @@ class DetectionWork:
         return make_test((model,), self.preprocessor, torch.device(means.device), means.precision)
 
 
-def _open_splits(recipe: Recipe) -> DetectionSplits:
+def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionSplits:
     """The recipe's set.
 
     What is wrong with its test set, such as images that training sees, is said before step 1.
     """
     assert recipe.task != "classify"
-    splits = open_detection(recipe.data, recipe.detect, recipe.task)
+    splits = open_detection(recipe.data, recipe.detect, recipe.task, known, training=True)
     splits.test()
     return splits
 

@@ -51,7 +51,7 @@ def _figure(evaluation: Evaluation) -> Figure:
 
 def _heading(panel: SubFigure, evaluation: Evaluation, protocol: list[str], height: float) -> None:
     title = f"{evaluation.top1_error:.2f}% top-1 error"
-    if len(evaluation.classes) > 5:
+    if evaluation.top5_error is not None:
         title += f", {evaluation.top5_error:.2f}% top-5"
     panel.text(0.02, 1 - 0.14 / height, title, fontsize=15, weight="bold", color=INK, va="top")
     below = 1 - 0.46 / height

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import logging
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.all_images import open_all, open_unlabelled
+from resnets.data.content import file_keys
+from resnets.data.fingerprint import Fingerprint
 from resnets.data.pixel_values import FULL
 from resnets.data.quarantine import path_within, prefixes
 from resnets.data.wnids import WNIDS
 from resnets.evaluate.cuts import picture_name
 from resnets.evaluate.truth import Truth, own_truth, read_truth
 from resnets.weights.hub import imagenet_classes
+
+log = logging.getLogger("resnets")
 
 SplitName = Literal["test", "val", "train"]
 SHOWN = 5  # class names in a message
@@ -67,6 +75,7 @@ def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool 
     seen: Preprocess = net.preprocess.spec
     foreign = net.recipe is None or (source is not None and not _same(source, spec.source))
     whole = foreign and name == "test"
+    known: Fingerprint | None = getattr(net, "fingerprint", None)
     splits = open_data(
         dataclasses.replace(
             spec,
@@ -79,16 +88,51 @@ def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool 
             value_range=seen.value_range or FULL,  # never measured on what is evaluated
             # Sets are read into memory with bilinear interpolation only.
             in_memory="never" if stored or seen.interpolation != "bilinear" else spec.in_memory,
-            val_fraction=0.0 if whole else spec.val_fraction,
-            test_fraction=0.0 if whole else spec.test_fraction,
-        )
+        ),
+        known,
+        other=foreign,
+        whole=whole,
     )
+    if splits.changes:
+        log.warning("%s: changed since the run was trained: %s", splits.name, splits.changes)
     split = splits.test() if name == "test" else splits.val if name == "val" else splits.train
-    if split is None and whole:
+    if split is None and whole and not splits.recognized:
         split = splits.train
     if split is None:
-        raise DataError(f"{splits.name}: has no {name} split; choose another --split")
+        raise DataError(f"{splits.name}: has no {name} split{_why(known, foreign)}")
+    if splits.changes:
+        changed = f"{split.description}, set changed since training ({splits.changes})"
+        split = dataclasses.replace(split, description=changed)  # type: ignore[type-var]
     return split
+
+
+def _why(known: Fingerprint | None, foreign: bool) -> str:
+    """What may be behind a missing split, and the way out."""
+    if foreign and known is not None:
+        return " (its images are those that the run trained on); choose another --split"
+    return "; choose another --split"
+
+
+def _without_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
+    """The images of loose files that the run did not train on; DataError where none is left."""
+    if known is None:
+        return split
+    trained = known.trained(file_keys(split.files))
+    if not trained.any():
+        return split
+    if trained.all():
+        raise DataError(
+            f"{split.description}: all were trained on; measure them as such with --split train, or"
+            " give images that were not"
+        )
+    rows = np.flatnonzero(~trained)
+    note = f"{int(trained.sum()):,} left out that were trained on"
+    return dataclasses.replace(
+        split,
+        files=split.files.take(rows),
+        labels=split.labels[torch.from_numpy(rows)],
+        description=f"{split.description} ({note})",
+    )
 
 
 def open_every(net: Known, source: str) -> Split:
@@ -104,16 +148,16 @@ def open_every(net: Known, source: str) -> Split:
 
 def _open_for_labels(net: Known, source: str, name: SplitName) -> Split:
     """The images that a file labels: a split of `source`, or all of what has no classes."""
-    loose = open_unlabelled(source)
+    loose, known = open_unlabelled(source), getattr(net, "fingerprint", None)
     if loose is not None and any("/" not in path for path in _paths_within(loose, source)):
-        return loose
+        return loose if name == "train" else _without_trained(loose, known)
     try:
         return open_split(net, source, name, stored=True)
     except DataError:
         own = net.recipe is not None and _same(source, net.recipe.data.source)
         if loose is None or own:  # all of its own set would be measured on what it was trained on
             raise
-        return loose
+        return loose if name == "train" else _without_trained(loose, known)
 
 
 def _paths_within(split: FileSplit, source: str) -> Iterator[str]:
@@ -125,30 +169,32 @@ def _same(source: str, other: str) -> bool:
 
 
 def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tensor:
-    """(K,) int64: for each class of the data, the net's output of that name.
+    """(K,) int64: for each class of the data, the network's output of that name.
 
-    Data whose K classes are called 0, 1, ..., K - 1 names the outputs by number (ImageNet-V2).
-    Classes that are WordNet ids of ImageNet's 1,000 need not be all of them (Imagenette has ten),
-    and a net of ImageNet knows them by its libraries' English names too. Otherwise raises DataError
-    naming what is missing and what is too many unless both hold the same names.
+    The data may have some of the network's classes only. Data whose K classes are called 0, 1, ...,
+    K - 1 names the outputs by number (ImageNet-V2). A network of ImageNet knows WordNet ids by its
+    libraries' English names too. Names that differ in how Unicode composes them (NFC, NFD) are the
+    same. DataError counts and names classes that the network does not know.
     """
     if (known := _imagenet_outputs(data, net)) is not None:
         return known
-    if set(data) != set(net) and set(data) == set(map(str, range(len(net)))):
-        return torch.tensor([int(name) for name in data])
-    missing = [name for name in net if name not in set(data)]
-    extra = [name for name in data if name not in set(net)]
-    if missing or extra:
-        parts = [
-            f"{what}: {_shown(names)}"
-            for what, names in (("the data lacks", missing), ("the net does not know", extra))
-            if names
-        ]
-        raise DataError(
-            f"{source}: its {len(data)} classes are not the net's {len(net)}; {'; '.join(parts)}"
-        )
-    where = {name: index for index, name in enumerate(net)}
-    return torch.tensor([where[name] for name in data])
+    ours, theirs = ([unicodedata.normalize("NFC", name) for name in each] for each in (data, net))
+    if set(ours) != set(theirs) and set(ours) == set(map(str, range(len(theirs)))):
+        return torch.tensor([int(name) for name in ours])
+    extra = [name for name in ours if name not in set(theirs)]
+    if extra:
+        parts = [f"{len(extra):,} of its {len(ours):,} classes are unknown to the network"]
+        if len(extra) == len(ours):
+            parts = [f"the network knows none of its classes ({len(ours):,})"]
+        parts.append(_shown(extra))
+        near = difflib.get_close_matches(extra[0], theirs, 1)
+        cased = [name for name in theirs if name.casefold() == extra[0].casefold()]
+        if guess := (cased or near):
+            parts.append(f"did you mean {guess[0]}?")
+        parts.append(f"the network's {len(theirs):,} are {_shown(theirs)}")
+        raise DataError(f"{source}: {'; '.join(parts)}; leave them out or rename them")
+    where = {name: index for index, name in enumerate(theirs)}
+    return torch.tensor([where[name] for name in ours])
 
 
 def _imagenet_outputs(data: Sequence[str], net: Sequence[str]) -> Tensor | None:

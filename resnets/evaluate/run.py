@@ -16,12 +16,14 @@ from resnets.data.batch import Batch
 from resnets.evaluate.metrics import ClassFigures, ClassificationMeter, Sums, class_figures
 from resnets.evaluate.views import logits_of
 
+TOP = 5  # of so few classes a top-5 error says nothing
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Figures of one net on one split.
 
-    top1_error, top5_error: percent (top-5 of fewer than five classes looks at all of them).
+    top1_error, top5_error: percent; of five classes or fewer there is no top-5, which is then None.
     loss: mean cross-entropy in nats. calibration_error: expected calibration error in 0..1.
     protocol: views, resolution, precision, weights and data the figures came from.
     sums: what the figures were made of, among it the confusion matrix.
@@ -29,7 +31,7 @@ class Evaluation:
 
     classes: tuple[str, ...]
     top1_error: float
-    top5_error: float
+    top5_error: float | None
     loss: float
     calibration_error: float
     examples: int
@@ -42,6 +44,13 @@ class Evaluation:
         """(K, K) examples; rows the true class, columns the predicted one."""
         return self.sums.confusion
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """The errors and the loss by name; without a top-5 error where there is none."""
+        names = ("top1_error", "top5_error", "loss", "calibration_error")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
     def leaving_out(self, count: int) -> Evaluation:
         """The same, with the protocol naming how many unreadable pictures it did not count."""
         if not count:
@@ -50,9 +59,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; figures that are no number (NaN, infinite) become None."""
-        figures = ("top1_error", "top5_error", "loss", "calibration_error")
         return {
-            **{name: _finite(getattr(self, name)) for name in figures},
+            **{name: _finite(value) for name, value in self.figures.items()},
             "examples": self.examples,
             "protocol": self.protocol,
             "per_class": [
@@ -109,7 +117,7 @@ def evaluate_scores(
     return Evaluation(
         classes=classes,
         top1_error=sums.top1_error,
-        top5_error=sums.top5_error,
+        top5_error=sums.top5_error if len(classes) > TOP else None,
         loss=sums.loss / sums.examples,
         calibration_error=sums.calibration_error,
         examples=sums.examples,

@@ -56,7 +56,7 @@ def own_truth(labels: Tensor, outputs: Tensor, known: int = 0) -> Truth:
     The protocol says so where the net has `known` outputs and the data fewer classes.
     """
     few = len(outputs) < known
-    note = f"classes {len(outputs):,} of the net's {known:,}, all of which compete" if few else ""
+    note = f"{len(outputs):,} of {known:,} classes, all of which compete" if few else ""
     return Truth([(target,) for target in outputs[labels].tolist()], note)
 
 

@@ -39,6 +39,7 @@ class Net(nn.Module, ABC):
         self.preprocess: Any = None
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.fingerprint.Fingerprint` of the run's images
         self.origin = "random initialisation"
 
     @abstractmethod

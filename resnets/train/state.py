@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from resnets.config import FinetuneSpec, Recipe, to_dict
+from resnets.data.fingerprint import Fingerprint
 from resnets.ranks import Rank
 from resnets.train.diverged import CURES, Diverged, not_finite
 from resnets.train.ema import make_ema
@@ -23,6 +24,7 @@ from resnets.train.writer import Snapshot, Writer
 from resnets.weights.checkpoint import BEST, LAST, Checkpoint, Encoded
 from resnets.weights.kept import Kept
 from resnets.weights.load import load_weights
+from resnets.weights.record import Record
 
 
 @dataclass
@@ -129,11 +131,14 @@ class Saver:
         recipe: Recipe,
         fixed: Mapping[str, Any],
         mean_image: torch.Tensor | None,
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         self._kept, self._writer = Kept(folder, recipe), Writer()
         self._snapshots = {LAST: Snapshot(), BEST: Snapshot()}
-        self._meta = {"recipe": to_dict(recipe), **fixed}
+        self._record = Record(fingerprint)
+        self._meta = {"recipe": to_dict(recipe), **fixed, **self._record.meta}
         self._fixed = {} if mean_image is None else {"preprocess/mean_image": mean_image}
+        self._fixed |= self._record.tensors
 
     @property
     def path(self) -> str:
@@ -180,6 +185,9 @@ class Saver:
                     f"{bad} is no longer finite at step {meta['step']:,}, which is not saved; "
                     f"{self._kept.last_good()}; {CURES}"
                 )
+            if self._record.file is not None:  # before a checkpoint names it
+                self._kept.put_beside(*self._record.file)
+                self._record.file = None
             payload = Encoded({**self._fixed, **copies}, self._meta | meta)
             self._kept.save(name, payload, meta["step"], final=final)
 

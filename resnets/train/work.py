@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from resnets.config import Recipe
+from resnets.data.set_report import SetReport
 from resnets.data.summary import DataSummary
 from resnets.ranks import Rank
 from resnets.train.loop import Evaluate, Stream
@@ -50,7 +51,7 @@ class Work(Protocol):
     recipe: fitted to the data. data: the set's name. title: what is trained on what, for the person
     at the terminal. summary: what was understood of the data.
     fixed: what each checkpoint says besides, `classes` and `preprocess` among it. minimise: the
-    validation figure that chooses the best checkpoint.
+    validation figure that chooses the best checkpoint. images: what is trained on and held out.
     """
 
     recipe: Recipe
@@ -59,6 +60,7 @@ class Work(Protocol):
     summary: DataSummary
     fixed: Mapping[str, Any]
     minimise: str
+    images: SetReport
 
     @property
     def model(self) -> nn.Module:

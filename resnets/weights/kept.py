@@ -14,7 +14,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -130,11 +132,19 @@ class Kept:
                 continue
             if bad:
                 _log.warning("%s; going on from %s instead", "; ".join(bad), store.at(name))
+            self._fetch_beside(store, checkpoint)
             return checkpoint
         if bad:
             raise CheckpointError(f"{'; '.join(bad)}; no older checkpoint is intact")
         _log.warning("%s: no such checkpoint; starting again from the first step", self.path)
         return None
+
+    def _fetch_beside(self, store: Store, checkpoint: Checkpoint) -> None:
+        """Bring the file that a checkpoint behind a URL refers to, to where its copy is."""
+        beside = checkpoint.meta.get("images", {}).get("file")
+        if beside and not (checkpoint.path.parent / beside).exists():
+            with suppress(StoreError):  # who reads it says what is missing
+                shutil.copyfile(store.fetch(beside), checkpoint.path.parent / beside)
 
     def _said(self, store: Store, name: str) -> float:
         """Step that a file claims to be of, by its name or header; infinite where it has none."""
@@ -164,6 +174,13 @@ class Kept:
         if name == LAST:
             self._good = (self._near.at(LAST), step)
         self.send(final=final)
+
+    def put_beside(self, name: str, payload: Encoded) -> None:
+        """Write a file that checkpoints refer to where they lie; raises CheckpointError."""
+        self._tried(lambda: self._near.put(name, payload))
+        far = self._far
+        if far is not None:
+            self._tried(lambda: far.upload(self._near.fetch(name), name))
 
     def send(self, *, final: bool) -> None:
         """Put behind the URL what waits in the run's folder; raises CheckpointError if `final`."""

@@ -36,6 +36,7 @@ from resnets.weights.files import (
 )
 from resnets.weights.heads import no_names, read_classes
 from resnets.weights.initial import net_from, recognise
+from resnets.weights.record import read_fingerprint
 from resnets.weights.store_url import named
 from resnets.weights.stored import naming
 
@@ -144,6 +145,7 @@ def _checkpoint(
     if classes is not None:
         net.classes = read_classes(classes, recipe.model.num_classes, source)
     net.recipe = recipe
+    net.fingerprint = read_fingerprint(checkpoint)
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
     net.origin = f"{path.name} (step {checkpoint.meta['step']:,}{kind})"
     return net.eval()

@@ -1,0 +1,223 @@
+"""The record that a run keeps of its images: which it trains on, and which it holds out.
+
+It holds two 64-bit numbers for each image, the hash of its identity (`data.identity`) and its
+content key (`data.content`), with its role. A set that is opened again is compared with it, so that
+an image keeps its role whatever else was added, removed or renamed, and none that was trained on is
+ever measured as held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnets.data.content import Keys
+from resnets.data.order import random_bits
+from resnets.data.parts import Rows
+
+ROLES = ("train", "val", "test")
+TRAIN, VAL, TEST = range(3)
+NEW = -1
+SAME_SET = 0.5  # share of the training images that another place has, where it is the same set
+PREFIX = "set"
+
+
+@dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """ids, content: (N,) uint64, content 0 = not known. roles: (N,) places in `ROLES`."""
+
+    ids: Keys
+    content: Keys
+    roles: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, parts: Mapping[int, tuple[Keys, Keys]]) -> Fingerprint:
+        """The record of ids and content keys by role."""
+        ids = [ids for ids, _ in parts.values()]
+        content = [content for _, content in parts.values()]
+        roles = [np.full(len(ids), role, np.int8) for role, (ids, _) in parts.items()]
+        return cls(np.concatenate(ids), np.concatenate(content), np.concatenate(roles))
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    def counts(self) -> dict[str, int]:
+        """Images by role."""
+        return {role: int((self.roles == place).sum()) for place, role in enumerate(ROLES)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a checkpoint keeps it; 17 bytes an image."""
+        return {
+            f"{PREFIX}/ids": torch.from_numpy(self.ids.view(np.int64)),
+            f"{PREFIX}/content": torch.from_numpy(self.content.view(np.int64)),
+            f"{PREFIX}/roles": torch.from_numpy(self.roles),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Fingerprint | None:
+        """The record among a checkpoint's tensors, None where it has none."""
+        names = [f"{PREFIX}/{name}" for name in ("ids", "content", "roles")]
+        if not tensors.keys() >= set(names):
+            return None
+        ids, content, roles = (tensors[name].numpy() for name in names)
+        return cls(ids.view(np.uint64), content.view(np.uint64), roles)
+
+    def merged(self, current: Fingerprint) -> Fingerprint:
+        """This record with what is new in `current`; nothing that was ever seen is forgotten."""
+        new = ~_isin(_pairs(current.ids, current.content), self._pairs)
+        return Fingerprint(
+            np.concatenate([self.ids, current.ids[new]]),
+            np.concatenate([self.content, current.content[new]]),
+            np.concatenate([self.roles, current.roles[new]]),
+        )
+
+    def roles_of(self, ids: Keys, content: Keys) -> NDArray[np.int8]:
+        """(N,) the role each image had, `NEW` for one that is not known.
+
+        An image at its own path with its own content keeps its role; one with known content at
+        another path has the role of that content (training first); a known path with new content
+        has the path's role.
+        """
+        by_id = self._by_id.find(ids)
+        by_content = np.where(content == 0, NEW, self._by_content.find(content)).astype(np.int8)
+        same = _isin(_pairs(ids, content), self._pairs) | (content == 0)
+        same |= np.where(by_id == NEW, False, self._unread.find(ids) != NEW)
+        moved = np.where(by_content != NEW, by_content, by_id)
+        return np.where(same & (by_id != NEW), by_id, moved).astype(np.int8)
+
+    def trained(self, content: Keys) -> NDArray[np.bool_]:
+        """(N,) whether an image has the content of one that was trained on."""
+        return (content != 0) & (self._by_content.find(content) == TRAIN)
+
+    def among(self, content: Keys, roles: Sequence[int]) -> NDArray[np.bool_]:
+        """(N,) whether an image has the content of one that had any of the `roles`."""
+        keys = np.sort(self.content[np.isin(self.roles, roles) & (self.content != 0)])
+        return _isin(content, keys) & (content != 0)
+
+    def is_of(self, ids: Keys, content: Keys) -> bool:
+        """Whether images are those of this record's set: at least half its training images.
+
+        They are told by content, by path alone where contents are not known.
+        """
+        ours = self.roles == TRAIN
+        if not content.any() or not self.content[ours].any():
+            known = _isin(self.ids[ours], np.sort(ids))
+        else:
+            known = _isin(self.content[ours], np.sort(content[content != 0]))
+        return len(known) > 0 and float(known.mean()) >= SAME_SET
+
+    def changes(self, current: Fingerprint) -> Changes:
+        """What became of the recorded images, and which are new."""
+        ids = _isin(self.ids, np.sort(current.ids))
+        content = (self.content != 0) & _isin(self.content, np.sort(current.content))
+        replaced = self._replaced(current)
+        gone = ~(ids | content)
+        new = self.roles_of(current.ids, current.content) == NEW
+        count = {
+            name: {
+                "added": int((new & (current.roles == role)).sum()),
+                "removed": int((gone & (self.roles == role)).sum()),
+                "changed": int((replaced & (current.roles == role)).sum()),
+            }
+            for role, name in enumerate(ROLES)
+        }
+        unread = int(((current.content == 0) | ~self.content.any()).sum())
+        return Changes(count, unread)
+
+    def _replaced(self, current: Fingerprint) -> NDArray[np.bool_]:
+        """(N of `current`,) whether an image is at a known path, with content that is not known."""
+        known = (self._by_id.find(current.ids) != NEW) & (self._unread.find(current.ids) == NEW)
+        other = self._by_content.find(current.content) == NEW
+        return known & other & (current.content != 0)
+
+    @cached_property
+    def _pairs(self) -> Keys:
+        return np.sort(_pairs(self.ids, self.content))
+
+    @cached_property
+    def _by_id(self) -> _Index:
+        return _Index.of(self.ids, self.roles)
+
+    @cached_property
+    def _unread(self) -> _Index:
+        """Those whose content is not known."""
+        return _Index.of(self.ids[self.content == 0], self.roles[self.content == 0])
+
+    @cached_property
+    def _by_content(self) -> _Index:
+        return _Index.of(self.content[self.content != 0], self.roles[self.content != 0])
+
+
+@dataclass(frozen=True)
+class Changes:
+    """counts: by role how many images were added, removed and changed. unread: how many images
+    could only be compared by path, since contents are not known."""
+
+    counts: Mapping[str, Mapping[str, int]]
+    unread: int
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return any(count for each in self.counts.values() for count in each.values())
+
+    def __str__(self) -> str:
+        """Such as "training 3 added, 1 removed; test 2 changed"."""
+        names = dict(zip(ROLES, ("training", "validation", "test"), strict=True))
+        parts = [
+            f"{names[role]} " + ", ".join(f"{n:,} {what}" for what, n in each.items() if n)
+            for role, each in self.counts.items()
+            if any(each.values())
+        ]
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """keys: sorted, distinct. roles: the least role of each."""
+
+    keys: Keys
+    roles: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, keys: Keys, roles: NDArray[np.int8]) -> _Index:
+        order = np.lexsort((roles, keys))
+        found, first = np.unique(keys[order], return_index=True)
+        return cls(found, roles[order][first])
+
+    def find(self, wanted: Keys) -> NDArray[np.int8]:
+        """The role of each of `wanted`, `NEW` where it is not among the keys."""
+        if not len(self.keys):
+            return np.full(len(wanted), NEW, np.int8)
+        place = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[place] == wanted, self.roles[place], NEW).astype(np.int8)
+
+
+def salted(ids: Keys, role: int) -> Keys:
+    """The ids of a part of its own: its "cat/1.jpg" is not the training part's."""
+    return ids if role == TRAIN else random_bits(role, 0, ids, 0)
+
+
+def _pairs(ids: Keys, content: Keys) -> Keys:
+    """One number for each image at its path with its content."""
+    return random_bits(0, ids, content, 0)
+
+
+def _isin(wanted: Keys, ordered: Keys) -> NDArray[np.bool_]:
+    """(N,) whether each of `wanted` is in the sorted `ordered`."""
+    if not len(ordered):
+        return np.zeros(len(wanted), np.bool_)
+    place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+    return ordered[place] == wanted
+
+
+def rows_by_role(roles: NDArray[np.int64]) -> tuple[Rows, Rows, Rows]:
+    """Rows of each role, sorted."""
+    train, val, test = (np.flatnonzero(roles == role) for role in range(len(ROLES)))
+    return train, val, test

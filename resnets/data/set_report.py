@@ -1,0 +1,57 @@
+"""What a run says of its images: who is trained on, who is held out, and what changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from resnets.data.fingerprint import ROLES, Changes, Fingerprint
+from resnets.data.overlap import Overlap
+
+
+@dataclass(frozen=True, eq=False)
+class SetReport:
+    """fingerprint: the record that checkpoints keep. changes: how the set differs from the one
+    that the resumed run knew; None for a new run, and where there was no record.
+    overlap: byte-identical images in two splits. resumed: whether a run is resumed.
+    """
+
+    fingerprint: Fingerprint
+    changes: Changes | None
+    overlap: Overlap | None
+    resumed: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know, a line each."""
+        notes = []
+        if self.resumed and self.changes is None:
+            notes.append(
+                "the checkpoint keeps no record of its images (of an earlier version); whether"
+                " the set changed since is not known"
+            )
+        if self.changes:
+            notes.append(
+                f"the set changed since the run was stopped: {self.changes}; images keep the split"
+                " they were in, and new ones are placed by the split rule"
+            )
+        if self.overlap is not None:
+            how = "left out of training" if self.overlap.left_out else "data.overlap=allow"
+            notes.append(f"{self.overlap} ({how})")
+        unread = int((self.fingerprint.content == 0).sum())
+        if unread:
+            notes.append(
+                f"the contents of {unread:,} images are not compared (streamed, unreadable, or more"
+                " than 200,000): copies among them are not found"
+            )
+        return notes
+
+    def to_json(self) -> dict[str, Any]:
+        """For result.json: images by split, what changed, and byte-identical ones."""
+        found: dict[str, Any] = {"images": self.fingerprint.counts()}
+        if self.resumed:
+            found["changes"] = None if self.changes is None else dict(self.changes.counts)
+        if self.overlap is not None:
+            found["overlap"] = {ROLES[role]: n for role, n in self.overlap.counts.items()}
+            found["overlap_left_out"] = self.overlap.left_out
+        return found
