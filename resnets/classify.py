@@ -81,6 +81,8 @@ class ClassificationWork:
         if data.size is None and isinstance(splits.train, FileSplit):
             data = dataclasses.replace(data, size=recipe.model.input_size)
             recipe = dataclasses.replace(recipe, data=data)
+        if weights is not None and data.tested_at is not None:
+            check_size(weights, recipe.model, data.tested_at, recipe.weights_size)
         if weights is None or weights.preprocess is None:
             preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
         else:
@@ -94,7 +96,7 @@ class ClassificationWork:
         if weights is None:
             net = build(spec)
         else:
-            check_size(weights, spec, recipe.weights_size)
+            check_size(weights, spec, spec.input_size, recipe.weights_size)
             net = net_from(weights, spec, classes=splits.classes, policy=recipe.weights_head)
         return cls(dataclasses.replace(recipe, model=net.spec), splits, net, preprocessor)
 

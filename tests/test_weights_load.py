@@ -20,6 +20,7 @@ from resnets.config import ConfigError, Preprocess
 from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.load import LoadOptions, load_model
+from resnets.weights.maps import name_map
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -221,3 +222,17 @@ def test_a_network_saved_from_python(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="names 3 classes"):
         net.save(tmp_path / "other", classes=("a", "b", "c"))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bare", "mine"]
+
+
+def test_a_cifar_stem_shows_in_its_kernel(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """ResNet-18 for CIFAR as most repositories have it: 3x3, stride 1, no pool, head `linear`."""
+    spec = catalog.spec("resnet18", stem="cifar", num_classes=4, input_size=32)
+    net = build(spec)
+    net.load_state_dict(random_state(net, seed=1))
+    torch.save({"net": name_map("cifar", net).to_foreign(net.state_dict())}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match="the tensors fit resnet18$"):
+        resnets.load(tmp_path / "w.pth")
+    found = resnets.load(tmp_path / "w.pth", model="resnet18")
+    assert "taken for resnet18 with a CIFAR stem" in caplog.text
+    assert found.preprocess.spec.size == 32
+    assert_same(logits(found, pictures(32)), logits(net, pictures(32)))

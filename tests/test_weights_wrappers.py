@@ -253,3 +253,42 @@ def test_a_head_of_several_layers_is_new_or_refused(tmp_path: Path, state: State
 def test_names_of_published_weights_are_hinted_at(said: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean {meant}"):
         resnets.create_model("resnet18", weights=said)
+
+
+def test_copies_that_only_their_names_tell_apart(
+    tmp_path: Path, net, state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    """BYOL, momentum encoders: the trained one is taken."""
+    path = tmp_path / "weights.pth"
+    for trained, target in (("online_encoder", "target_encoder"), ("base", "momentum_base")):
+        content = under(f"{trained}.net.", state) | under(f"{target}.net.", moved(state))
+        torch.save(content, path)
+        found = resnets.create_model(TINY, weights=str(path))
+        assert torch.equal(found.head.bias, net.head.bias)
+
+
+def test_a_head_without_a_bias_has_a_bias_of_zero(
+    tmp_path: Path, state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "resnets")
+    path = tmp_path / "weights.pth"
+    torch.save({name: tensor for name, tensor in state.items() if name != "fc.bias"}, path)
+    found = resnets.create_model(TINY, weights=str(path))
+    assert torch.equal(found.head.weight, state["fc.weight"])
+    assert not found.head.bias.any()
+    assert "no bias" in caplog.text
+
+
+def test_eight_bit_floats_are_refused(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({**state, "fc.weight": state["fc.weight"].to(torch.float8_e4m3fn)}, path)
+    with pytest.raises(WeightsError, match="fc.weight is of torch.float8"):
+        resnets.create_model(TINY, weights=str(path))
+
+
+def test_names_in_messages_are_printable(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({**state, "layer1.\x1b[31m\n": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError) as caught:
+        resnets.create_model(TINY, weights=str(path))
+    assert str(caught.value).isprintable()

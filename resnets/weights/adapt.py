@@ -46,8 +46,10 @@ def adapt_stem(weight: Tensor) -> Tensor:
     return share @ weight @ share.T
 
 
-def check_size(weights: Weights, spec: ModelSpec, policy: Literal["near", "any"]) -> None:
-    """Hold the size of the images that weights were made for against `spec.input_size`, in px.
+def check_size(
+    weights: Weights, spec: ModelSpec, size: int, policy: Literal["near", "any"]
+) -> None:
+    """Hold the size of the images that weights were made for against `size`, in px.
 
     ConfigError where the recipe's are more than twice as large and `policy` is "near": a CIFAR
     network, say, at ImageNet's size, whose last maps then are 56 px and not 8. Images less than
@@ -56,7 +58,7 @@ def check_size(weights: Weights, spec: ModelSpec, policy: Literal["near", "any"]
     made = _made_for(weights, spec)
     if made is None or policy == "any":
         return
-    size, source = spec.input_size, weights.source
+    source = weights.source
     if size > 2 * made:
         raise ConfigError(
             f"weights: {source} were made for images of {made} px, and this recipe trains at {size}"

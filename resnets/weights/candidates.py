@@ -81,9 +81,9 @@ def _counts(name: str, sketch: Net) -> bool:
 
 
 def _like(name: str, found: tuple[int, ...], own: tuple[int, ...], sketch: Net) -> bool:
-    """Equal shapes; the first convolution may take other channels."""
+    """Equal shapes; the first convolution may take other channels, or be a CIFAR stem's."""
     if name == f"{sketch.input_layer}.weight" and len(found) == 4:
-        return found[:1] + found[2:] == own[:1] + own[2:]
+        return found[0] == own[0] and found[2:] in (own[2:], (3, 3))
     return found == own
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec
@@ -28,6 +29,7 @@ from resnets.weights.stored import Stored, naming
 
 log = logging.getLogger("resnets")
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 STEM_KERNEL = 7  # side of the ImageNet stem's
 IMAGENET = 1000  # classes
 SMALL = 64  # px; formats of larger images than this are ImageNet's
@@ -166,8 +168,8 @@ def _read(weights: Weights, chosen: Selection, sketch: Net) -> Tensors:
         budget -= stored.size
         if stored.size > LARGER * theirs.get(name, largest) + MARGIN or budget < 0:
             raise WeightsError(
-                f"{weights.source}: {full} of shape {stored.shape} is far larger than anything in "
-                f"{sketch.spec.name}; not read"
+                f"{weights.source}: {shorten([full])} of shape {stored.shape} is far larger than "
+                f"anything in {sketch.spec.name}; not read"
             )
         found[name] = _loaded(stored, full, weights.source)
     return found
@@ -176,6 +178,9 @@ def _read(weights: Weights, chosen: Selection, sketch: Net) -> Tensors:
 def _loaded(stored: Stored, name: str, source: str) -> Tensor:
     with naming(source):
         tensor = stored.read()
+    name = shorten([name])
+    if tensor.is_floating_point() and tensor.dtype not in FLOATS:
+        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, as of a quantized network")
     if tensor.is_complex() or tensor.is_quantized:
         raise WeightsError(f"{source}: {name} is of {tensor.dtype}, which is no real number")
     return tensor
@@ -248,8 +253,13 @@ def _take_head(
     policy: HeadPolicy,
 ) -> bool:
     """Whether the weights' head serves; else the net's own, drawn at random, goes into `found`."""
-    have = found["head.weight"].shape[0] if all(name in found for name in HEAD) else None
     want, source = net.spec.num_classes, weights.source
+    have = None
+    if HEAD[0] in found:
+        have = found[HEAD[0]].shape[0]
+        if HEAD[1] not in found:
+            log.info("%s: its head has no bias; 0 in its place", source)
+            found[HEAD[1]] = torch.zeros(have)
     if have is not None and classes is not None:
         rows = head_rows(source, weights.classes, have, classes, policy)
         if rows is not None:

@@ -42,7 +42,7 @@ from resnets.weights.stored import naming
 
 log = logging.getLogger("resnets")
 
-CIFAR_SIZE = 32  # px
+CIFAR_SIZE, CIFAR_KERNEL = 32, 3  # px
 SHARE = 256 / 224  # of the shorter side over the crop, as ImageNet's nets are measured
 SHOWN = 3  # names of classes in a message
 
@@ -219,17 +219,24 @@ def _said(weights: Weights, model: str | None) -> ModelSpec:
 
 
 def _sized(weights: Weights, spec: ModelSpec, need: Need) -> ModelSpec:
-    """`spec` with as many classes and input channels as the tensors have."""
+    """`spec` with as many classes and input channels as the tensors have, and their stem."""
     count = weights.head_rows
     if count is None:
         if need == "body":
-            return spec
+            return _sized(dataclasses.replace(weights, head_rows=spec.num_classes), spec, need)
         note = f" ({weights.head_note})" if weights.head_note else ""
         raise WeightsError(
             f"{weights.source}: has no head{note}, so it cannot name classes; train one with"
             f" `resnets train finetune --set weights={weights.source}`"
         )
     channels = weights.channels or spec.in_channels
+    if weights.stem_kernel == CIFAR_KERNEL and spec.stem == "imagenet":
+        log.warning(
+            "%s: its first kernel is 3x3: taken for %s with a CIFAR stem (stride 1, no pool)",
+            weights.source,
+            spec.name,
+        )
+        spec = dataclasses.replace(spec, stem="cifar", input_size=CIFAR_SIZE)
     return dataclasses.replace(spec, num_classes=count, in_channels=channels)
 
 

@@ -15,11 +15,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from resnets.config.terminal import printable
 from resnets.models import Net
 from resnets.weights.errors import WeightsError
 from resnets.weights.formats import FORMATS
 from resnets.weights.rules import Format, Tensors, translate
 
+LONGEST = 120  # characters of a name in a message
 BATCH_COUNT = "num_batches_tracked"
 OWN = Format("resnets", rules=lambda _spec: None)
 
@@ -125,8 +127,8 @@ class NameMap:
 
 
 def shorten(names: Iterable[str]) -> str:
-    """The first three of `names`, for a message of one line."""
-    names = list(names)
+    """The first three of `names`, for a message of one line; files may hold any characters."""
+    names = [printable(name[:LONGEST]) for name in names]
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from resnets.config.terminal import printable
 from resnets.weights.errors import WeightsError
 from resnets.weights.maps import NameMap, shorten
 from resnets.weights.stored import Stored
@@ -25,7 +26,7 @@ ANCHORS = 8  # names of a network that are looked for behind a prefix
 NEARLY = 0.9  # share of the names found of the best copy that makes another one a copy
 # Copies that are made of another one: averages over steps, and the targets of self-supervision.
 AVERAGED = re.compile(
-    r"(^|[._])(\w*ema\w*|averaged?\w*|swa\w*|teacher|target|momentum|\w+_k)(?=\.)"
+    r"(^|[._])(\w*ema\w*|averaged?\w*|swa\w*|(teacher|target|momentum)\w*|\w+_k)(?=\.)"
 )
 # What a last linear layer is called where the format has another name for it.
 HEADS = re.compile(
@@ -82,7 +83,7 @@ def select(
 def _within(tensors: Iterable[str], part: str, source: str) -> list[str]:
     found = [name for name in tensors if name.startswith(f"{part}.")]
     if not found:
-        known = sorted({name.partition(".")[0] for name in tensors if "." in name})
+        known = sorted({printable(name.partition(".")[0]) for name in tensors if "." in name})
         near = difflib.get_close_matches(part, known, 1)
         hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known[:8])}"
         raise WeightsError(f"{source}: no tensors under {part!r}{hint}")
@@ -112,7 +113,7 @@ def one_of(copies: Sequence[str], best: str, source: str, say: Say) -> str:
     if len(copies) < 2:
         return best
     plain = [prefix for prefix in copies if not AVERAGED.search(prefix)]
-    called = [prefix.removesuffix(".") or "(no prefix)" for prefix in copies]
+    called = [printable(prefix.removesuffix(".")) or "(no prefix)" for prefix in copies]
     if len(plain) != 1:
         raise WeightsError(
             f"{source}: holds {len(copies)} sets of weights, {', '.join(called)}; say which, as "

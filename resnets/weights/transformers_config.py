@@ -159,6 +159,8 @@ FREE = frozenset(
 def _processor(seen: Preprocess) -> dict[str, Any]:
     if seen.mean_image or seen.channel_order != "rgb" or seen.channels != 3:
         raise ConfigError("transformers has no processor of mean images, BGR or grey planes")
+    if seen.value_range is not None:
+        raise ConfigError("transformers has no processor of images with more than 8 bits")
     order = {name: number for number, name in RESAMPLE.items()}
     return {
         "image_processor_type": "BitImageProcessor",
