@@ -89,7 +89,7 @@ def decode_whole(
 
     levels: see `View`.
     """
-    with naming(name), open_image(data) as image:
+    with naming(name), open_image(data) as image, BUDGET.room(image.width * image.height):
         return np.array(_upright(image, levels).convert("RGB"))
 
 
