@@ -1,5 +1,7 @@
 """Class maps in the forms that people have them: read right, or refused by name before training."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -145,9 +147,9 @@ def test_maps_of_another_size_are_refused(tmp_path):
 
 def test_shares_by_value_and_classes_in_no_map_are_said(tmp_path, caplog):
     write_set(tmp_path, Image.fromarray, classes="background\nobject\nsky\n")
-    opened(tmp_path)
+    summary = opened(tmp_path).summary
     report = check_annotations(str(tmp_path), "segment")
-    for text in (caplog.text, "\n".join(report.notes)):
+    for text in (caplog.text, "\n".join(report.notes), json.dumps(summary.to_json())):
         assert "0 background 72.5%, 1 object 27.5%" in text
         assert "sky" in text
 

@@ -144,7 +144,7 @@ def open_detection(
         [] if (share := roles.share(role)) is None else share.rows.tolist()
         for role in ((TRAIN, VAL) if sets.test else (TRAIN, VAL, TEST))
     ]
-    summary = _summary(source, sets, train_part, val, rows, data)
+    summary = _summary(source, sets, train_part, val, rows, data, opener.notes)
     train = opened(TRAIN)
     if train is None:
         raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
@@ -169,6 +169,7 @@ def _summary(
     val: RawPart | None,
     rows: Sequence[Sequence[int]],
     data: DataSpec,
+    notes: Sequence[str],
 ) -> DataSummary:
     """What was understood, from the annotations alone."""
     means = "rank" if data.split_rule == "rank" else "identity"
@@ -193,7 +194,7 @@ def _summary(
         None if rarest is None or not counts else (source.classes[rarest], counts[rarest]),
         source.store.left_out.parts(),
         source.store.left_out.links,
-        source.notes,
+        [*source.notes, *notes],
         "object",
     )
 
@@ -237,7 +238,7 @@ def open_set(
         None,
         left_out.parts(),
         left_out.links,
-        source.notes,
+        [*source.notes, *opener.notes],
     )
     return replace(split, summary=summary)
 
@@ -373,6 +374,7 @@ class _Opener:
         self.source, self.detect, self.quarantine = source, detect, quarantine
         self.workers = workers
         self.task = task
+        self.notes: list[str] = []  # what was understood of the parts opened so far
         self.drawn = task == "segment" and source.coding is None
         self.masks = task == "instances" or self.drawn
 
@@ -383,6 +385,7 @@ class _Opener:
             loaded = self._unlisted(self.source.load(title))
             loaded = look_at_images(loaded, self.source.store, self.workers)
             checked = check_part(loaded, self.source.classes, masks=self.masks)
+            self.notes += checked.notes
             for note in checked.notes:
                 log.warning("%s: %s", self.source.name, note)
             if not self.detect.skip_bad:
@@ -427,6 +430,7 @@ class _Opener:
             raise UnknownValueError(f"{first}{more}")
         if (wrong := scan.suspicious()) is not None:
             raise DataError(f"{where}: class maps: {wrong}")
+        self.notes += scan.lines()
         for line in scan.lines():
             log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
         called = self.source.store.called
