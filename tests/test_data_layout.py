@@ -171,6 +171,20 @@ def test_masks_beside_images_are_not_trained_on(tmp_path: Path, mask: str, mode:
     assert len(found) == 6
 
 
+def test_masks_beside_the_splits_of_a_class(tmp_path: Path) -> None:
+    put(tmp_path, "bottle/train/good", "cable/train/good", count=3)
+    put(tmp_path, "bottle/test/broken", "cable/test/broken", "bottle/ground_truth/broken")
+    assert read(tmp_path) == (("bottle", "cable"), {"train": 6, "test": 4})
+    assert find_source(DataSpec(source=str(tmp_path))).left_out.counts == {(MASKS, ".jpg"): 2}
+    put(tmp_path, "bottle/more")
+    refused(tmp_path, "more/")
+
+
+def test_a_suffix_that_says_nothing_belongs_to_the_name(tmp_path: Path) -> None:
+    put(tmp_path, "cat", "dog", count=6, name="2024.01.0{}", data=encoded(1))
+    assert read(tmp_path) == (("cat", "dog"), {"train": 12})
+
+
 def test_different_images_of_one_name_stay(tmp_path: Path) -> None:
     put(tmp_path, "cat", "dog", count=8)
     put(tmp_path, "cat", count=2, name="{}.png", data=encoded(9, size=9))

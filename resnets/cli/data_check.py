@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.table import Table
@@ -53,6 +53,8 @@ class Check:
             default quarantine.txt in the set's folder, where there is one.
         tiny: Shorter side in px below which an image is called tiny.
         truth: Labels of a flat validation folder (ImageNet's ground truth).
+        labels_from: What says an image's class (data.labels_from): auto, folder (each top folder is
+            a class) or name (cat of cat.0.jpg).
         workers: Threads, 0 = one per core.
         repair: New folder for corrected annotations of a set with boxes, as COCO JSON; boxes that
             pass the edge are cut there, what cannot be mended is left out.
@@ -66,6 +68,7 @@ class Check:
     quarantine: str | None = None
     tiny: int = 16
     truth: str | None = None
+    labels_from: Literal["auto", "folder", "name"] = "auto"
     workers: int = 0
     repair: Path | None = None
     class_map: ClassMapScheme = ""
@@ -91,7 +94,11 @@ class Check:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"--out {out}: is a file; name a folder")
         spec = DataSpec(
-            source=self.source, truth=self.truth, workers=self.workers, quarantine=listed
+            source=self.source,
+            truth=self.truth,
+            labels_from=self.labels_from,
+            workers=self.workers,
+            quarantine=listed,
         )
         tasks = annotation_tasks(self.source)
         if self.repair is not None and not tasks:

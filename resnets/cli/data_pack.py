@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,6 +27,8 @@ class Pack:
         out: File to write; default NAME-SIZE.pack in this folder.
         quarantine: List of pictures to leave out, as `resnets data check` writes it.
         truth: Labels of a flat validation folder (ImageNet's ground truth).
+        labels_from: What says an image's class (data.labels_from): auto, folder (each top folder is
+            a class) or name (cat of cat.0.jpg).
         max_bad: Share of unreadable pictures above which nothing is written.
         workers: Threads, 0 = one per core.
         verify: Compare each picture of a packed file with its checksum; writes nothing.
@@ -37,6 +39,7 @@ class Pack:
     out: Path | None = None
     quarantine: str | None = None
     truth: str | None = None
+    labels_from: Literal["auto", "folder", "name"] = "auto"
     max_bad: float = 0.01
     workers: int = 0
     verify: Flag = False
@@ -49,6 +52,7 @@ class Pack:
             source=self.source,
             quarantine=self.quarantine,
             truth=self.truth,
+            labels_from=self.labels_from,
             max_bad=self.max_bad,
             workers=self.workers,
         )

@@ -86,6 +86,8 @@ def train_command(spec: DataSpec, quarantine: Path, recipe: str = "pictures") ->
     path = Path(spec.source).expanduser()
     source = str(path.resolve()) if path.exists() else spec.source
     settings = [f"data.quarantine={quarantine.resolve()}"]
+    if spec.labels_from != "auto":
+        settings.append(f"data.labels_from={spec.labels_from}")
     if spec.truth is not None:
         settings.append(f"data.truth={Path(spec.truth).expanduser().resolve()}")
     words = ["resnets", "train", recipe, "--data", source]

@@ -16,6 +16,7 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.files import Files
 from resnets.data.open_image import open_image
+from resnets.data.walk import HEIC_SUFFIXES, IMAGE_SUFFIXES, suffix_of
 
 MASK_NAME = re.compile(
     r"(.+?)[\s._-]+(?:mask|masks|depth|disp|disparity|seg|segm|segmentation|label|labels|labelids"
@@ -50,7 +51,10 @@ def masks_beside(paths: Sequence[str], rows: Sequence[int], files: Files) -> set
 
 
 def _stem(path: str) -> str:
-    return posixpath.splitext(posixpath.basename(path))[0].casefold()
+    """The name without the suffix of an image; one that says nothing (2024.01.07) belongs to it."""
+    name = posixpath.basename(path)
+    suffix = suffix_of(name)
+    return (name[: -len(suffix)] if suffix in IMAGE_SUFFIXES | HEIC_SUFFIXES else name).casefold()
 
 
 def _pairs(paths: Sequence[str], same: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -66,7 +66,7 @@ NUMBERED = re.compile(r"(.*?[^\W\d_].*?)[\s._-]*[(\[]?\d+[)\]]?")
 AS_CLASSES = "take every folder as a class by --set data.labels_from=folder"
 
 STRAY = "image in no class folder"
-MASKS = "mask or map of an image"
+MASKS = "mask, map or copy of an image"
 NO_LABELS = "unlabelled image"
 
 
@@ -141,7 +141,7 @@ def read_layout(
     if not roles:
         _refuse_odd(top, where)
         if (by_class := _splits_in_classes(top, where)) is not None:
-            return _finish(by_class, top, paths)
+            return _finish(by_class[0], top, paths, by_class[1])
         return _finish([_classes_in(top, None, "")], top, paths)
     others = [each.name for each in top.filled if each.name not in roles]
     labelled = [name for name, folder in inner.items() if folder.filled]
@@ -243,6 +243,10 @@ def _without_role(name: str) -> str:
     return " ".join(word for word in _words(name) if split_role(word) is None)
 
 
+def _is_masks(name: str) -> bool:
+    return "".join(_words(name)) in MASK_FOLDERS
+
+
 def _words(name: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", name.lower())
 
@@ -317,29 +321,39 @@ def _classes_in(
     )
 
 
-def _splits_in_classes(top: _Folder, where: str) -> list[SplitRows] | None:
-    """cat/train/..., cat/test/..., the same for all classes; None for another layout."""
+def _splits_in_classes(top: _Folder, where: str) -> tuple[list[SplitRows], dict[int, str]] | None:
+    """cat/train/..., cat/test/..., the same for all classes, and rows of masks beside them; None
+    for another layout."""
     inside = {each.name: _roles([below.name for below in each.filled]) for each in top.filled}
-    with_splits = [
-        name
-        for name, roles in inside.items()
-        if roles and len(roles) == len(top.folders[name].filled)
-    ]
-    if not with_splits or not any(len(set(inside[name].values())) > 1 for name in with_splits):
+    with_splits = [name for name, roles in inside.items() if len(set(roles.values())) > 1]
+    if not with_splits:
         return None
-    odd = [each.name for each in top.filled if each.name not in with_splits or each.rows]
-    if odd:
-        raise DataError(
-            f"{where}: {top.prefix}{with_splits[0]}/ holds split folders, {odd[0]}/ does not; give"
-            f" every class the same ones, or {AS_CLASSES}"
-        )
+    for each in top.filled:
+        others = [
+            below.name
+            for below in each.filled
+            if below.name not in inside[each.name] and not _is_masks(below.name)
+        ]
+        if others or each.rows or not inside[each.name]:
+            said = f"holds {others[0]}/ too" if others else "does not, or other images too"
+            raise DataError(
+                f"{where}: {top.prefix}{with_splits[0]}/ holds split folders, {each.name}/ {said};"
+                f" give every class split folders and nothing else, or {AS_CLASSES}"
+            )
+    masks = [
+        row
+        for each in top.filled
+        for below in each.filled
+        if below.name not in inside[each.name]
+        for row in below.below()
+    ]
     found: dict[Role, list[tuple[int, str]]] = {}
     for name, roles in inside.items():
         for below, role in roles.items():
             rows = top.folders[name].folders[below].below()
             found.setdefault(role, []).extend((row, clean_name(name)) for row in rows)
     classes = sorted((clean_name(each.name), each.path) for each in top.filled)
-    return [
+    splits = [
         SplitRows(
             role,
             f"*/{role}",
@@ -350,6 +364,7 @@ def _splits_in_classes(top: _Folder, where: str) -> list[SplitRows] | None:
         )
         for role, pairs in sorted(found.items())
     ]
+    return splits, dict.fromkeys(masks, MASKS)
 
 
 def _refuse_odd(top: _Folder, where: str) -> None:
@@ -362,7 +377,7 @@ def _refuse_odd(top: _Folder, where: str) -> None:
             f" train on into train/ and the others into test/, or {AS_CLASSES}"
         )
     images = [name for name in names if "".join(_words(name)) in IMAGE_FOLDERS]
-    masks = [name for name in names if "".join(_words(name)) in MASK_FOLDERS]
+    masks = [name for name in names if _is_masks(name)]
     if images and masks:
         raise DataError(
             f"{where}: {top.prefix}{masks[0]}/ beside {images[0]}/ looks like masks or maps of"
@@ -426,7 +441,7 @@ def _masks_below(split: SplitRows, paths: Sequence[str]) -> Iterator[int]:
     other: set[str] = set()
     for row, name in zip(split.rows, split.names, strict=False):
         folders = paths[row][start:].split("/")[1:-1]
-        if any("".join(_words(each)) in MASK_FOLDERS for each in folders):
+        if any(map(_is_masks, folders)):
             found.setdefault(name, []).append(row)
         else:
             other.add(name)

@@ -245,7 +245,7 @@ def _flat(
     named = None if test and beside_flat_val else truth
     found = flat_labels(split, chosen, listing, where, named)
     if found is None and not test:
-        raise DataError(_no_labels(where, split.folder, chosen))
+        raise DataError(_no_labels(where, split.folder, chosen, listing.folders))
     if found is None:
         layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
     return found
@@ -271,7 +271,7 @@ def _numbered(
     return FilePart(split.title, listing.files.take(np.array(split.rows, np.int64)), labels)
 
 
-def _no_labels(where: str, folder: str, paths: Sequence[str]) -> str:
+def _no_labels(where: str, folder: str, paths: Sequence[str], folders: Sequence[str]) -> str:
     place = f"{where}/{folder}" if folder else where
     found = labels_in_names(paths)
     if found:
@@ -282,5 +282,9 @@ def _no_labels(where: str, folder: str, paths: Sequence[str]) -> str:
             "sort them into a folder for each class, put a labels.csv of path,label there, or name"
             " one by --set data.truth=FILE"
         )
+    annotated = {"labels", "annotations", "labelme", "bboxes"}
+    beside = next((each for each in folders if each.lower().split("/")[-1] in annotated), None)
+    if beside is not None:
+        way += f"; if {beside}/ holds annotations of objects, train a detection recipe"
     kinds = ", ".join(sorted({suffix_of(path) or "no suffix" for path in paths})[:4])
     return f"{place}: its {len(paths):,} images ({kinds}) are in no class folders; {way}"

@@ -82,6 +82,7 @@ def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool 
             source=source or spec.source,
             quarantine=None if foreign else spec.quarantine,
             truth=None if foreign else spec.truth,
+            labels_from="auto" if foreign else spec.labels_from,
             streaming=False if foreign else spec.streaming,
             size=seen.size,
             resize=seen.resize,
@@ -142,7 +143,7 @@ def open_every(net: Known, source: str) -> Split:
     """
     spec = net.recipe.data if net.recipe is not None else DataSpec()
     if net.recipe is None or not _same(source, spec.source):
-        spec = dataclasses.replace(spec, quarantine=None, truth=None)
+        spec = dataclasses.replace(spec, quarantine=None, truth=None, labels_from="auto")
     return open_all(dataclasses.replace(spec, source=source, in_memory="never"))
 
 
