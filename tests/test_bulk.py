@@ -236,7 +236,7 @@ def test_folders_that_cannot_be_written_to_are_refused(digits_run, nested_digits
     with held(out), pytest.raises(ConfigError, match="is writing into it"):
         predict_here(digits_run, nested_digits[0], out)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: no pictures in it"):
+    with pytest.raises(DataError, match="empty: no images in it"):
         predict_here(digits_run, tmp_path / "empty", out)
     assert not out.exists()
 

@@ -73,10 +73,15 @@ def call(capsys, *words) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
+def complaints(err: str) -> list[str]:
+    """What a command says of single files, without the block of what was understood."""
+    return [line for line in err.splitlines() if line.startswith("resnets ")]
+
+
 def test_json_gives_the_figures_of_the_runs_own_test_split(capsys, checkpoint, data):
     code, out, err = call(capsys, "evaluate", checkpoint, "--json")
     result = json.loads(out)
-    assert (code, err) == (0, "")
+    assert (code, complaints(err)) == (0, [])
     assert result["examples"] == 24
     assert result["top1_error"] == pytest.approx(100 / 24)
     assert result["top5_error"] == 0.0
@@ -287,7 +292,7 @@ def test_unreadable_pictures_are_named_and_left_out(capsys, checkpoint, data, tm
     assert code == 1
     assert (result["examples"], result["top1_error"]) == (22, 0.0)
     assert len(result["unreadable"]) == 2
-    lines = err.splitlines()
+    lines = complaints(err)
     assert "blue-24.png" in lines[0]
     assert "red-20.png" in lines[1]
     assert "2 unreadable left out" in result["protocol"]
@@ -386,7 +391,7 @@ def test_predict_goes_on_past_unreadable_pictures_and_exits_1(capsys, checkpoint
         "cut.png", "whole.png", "notes.txt", "missing.png",
     ]  # fmt: skip
     assert [len(entry["predictions"]) for entry in result] == [0, 3, 0, 0]
-    lines = err.splitlines()
+    lines = complaints(err)
     assert len(lines) == 3
     for line, name in zip(lines, ("cut.png", "notes.txt", "missing.png"), strict=True):
         assert name in line
