@@ -151,7 +151,7 @@ def resume(
     means = choose_means(work.recipe, work.model, work.examples, device, saved)
     rank.from_first(lambda: _check_norms(work, rank))
     if notes or data is not None:
-        rank.from_first(lambda: _write_recipe(out, work.recipe))
+        rank.from_first(lambda: _rewrite_recipe(out, work.recipe))
     return _train(work, out, means, place, saved, notes)
 
 
@@ -171,6 +171,12 @@ def _read_run(out: Path) -> tuple[Recipe, Checkpoint | None, list[str]]:
     kept = stored_recipe(saved.meta["recipe"], where=str(saved.path))
     recipe, notes = reconcile(edited, kept)
     return recipe, saved, notes
+
+
+def _rewrite_recipe(out: Path, recipe: Recipe) -> None:
+    """Let recipe.toml, here and behind a URL, say how the run goes on."""
+    Kept(out, recipe).begin(recipe)
+    _write_recipe(out, recipe)
 
 
 def _write_recipe(out: Path, recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ from test_data_fingerprint import recipe, write_tree
 from resnets import job
 from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, ScheduleSpec, from_toml
-from resnets.train.resume import differences, extend, reconcile
+from resnets.train.resume import asked_otherwise, differences, extend, reconcile
 from resnets.weights.checkpoint import read_checkpoint
 
 
@@ -46,6 +46,13 @@ def test_the_checkpoint_decides_and_each_difference_is_said() -> None:
     ]  # fmt: skip
     assert "--epochs or --iterations" in lines[1]
     assert reconcile(kept, kept) == (kept, [])
+
+
+def test_a_recipe_that_is_not_the_runs_is_said_with_go_on() -> None:
+    kept = replace(recipe(Path("set")), duration="8it")
+    (line,) = asked_otherwise(replace(kept, duration="12it"), kept)
+    assert line.startswith("duration is '12it', but the run there has '8it'")
+    assert asked_otherwise(replace(kept, data=replace(kept.data, size=None)), kept) == []
 
 
 def test_an_edited_recipe_is_reported_and_kept_out_of_training(run: Path) -> None:

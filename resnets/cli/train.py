@@ -118,6 +118,8 @@ def _train(
     with joined(means["device"]) as rank:
         begun = rank.from_first(lambda: _begun(recipe, folder, go_on))
         try:
+            if recipe is not None and begun and rank.leads:
+                _say_ignored(recipe, folder)
             if recipe is None or (go_on and begun):
                 result = job.resume(folder, data=data, rank=rank, **means)
             else:
@@ -129,6 +131,15 @@ def _train(
     if rank.leads:
         _show_result(result, folder)
     return 0
+
+
+def _say_ignored(recipe: Recipe, folder: Path) -> None:
+    """With --go-on the run's own recipe holds; name the fields that were asked for otherwise."""
+    from resnets.train.resume import asked_otherwise
+    from resnets.weights.checkpoint import RECIPE
+
+    for line in asked_otherwise(recipe, from_toml(folder / RECIPE, stored=True)):
+        logging.getLogger("resnets").warning("--go-on: %s", line)
 
 
 def _begun(recipe: Recipe | None, folder: Path, go_on: bool) -> bool:

@@ -57,6 +57,23 @@ def reconcile(edited: Recipe, kept: Recipe) -> tuple[Recipe, list[str]]:
     return used, notes
 
 
+def asked_otherwise(asked: Recipe, kept: Recipe) -> list[str]:
+    """A line for each field in which a run to be continued differs from what is asked for now.
+
+    Fields that a run fits to its data and weights are not compared.
+    """
+    fitted = {"data.size", "data.value_range", "data.source", "detect"}
+    lines = []
+    for name, (new, old) in differences(asked, kept).items():
+        if name in fitted or name.startswith(("model.", "detect.")):
+            continue
+        lines.append(
+            f"{name} is {_shown(new)}, but the run there has {_shown(old)}, which is used; change a"
+            " run's length with --resume RUN --epochs N, and other fields in a new run"
+        )
+    return lines
+
+
 def extend(
     recipe: Recipe, duration: str, examples: int, step: int, schedule: dict[str, Any] | None
 ) -> str:
