@@ -144,3 +144,22 @@ def test_what_keeps_a_kernel_away_is_said(cache, tmp_path):
     assert set(rows) == {"norm", "conv_weights", "flip", "resize", "jpeg"}
     assert not any(row["used"] for row in rows.values())
     assert "no space" in rows["norm"]["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("kernel", "calls"),
+    [("norm", 400), ("flip", 1500), ("resize", 1500), ("jpeg", 1500), ("conv_weights", 400)],
+)
+def test_sanitizers_find_nothing_in_random_calls(kernel, calls):
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc")
+    script = Path(__file__).with_name("fuzz_native.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--calls", str(calls), "--kernel", kernel],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]

@@ -253,6 +253,10 @@ int jpeg_view(const uint8_t *data, int64_t size, int width, int height, const do
   Guard guard;
   uint8_t *pixels = NULL;
   double part[4];
+  /* Written so that a box with a number that is none is refused, too. */
+  if (!(box[0] >= 0 && box[1] >= 0 && box[2] > box[0] && box[3] > box[1] && box[2] <= width &&
+        box[3] <= height))
+    return 0;
   for (int i = 0; i < 4; i++) part[i] = box[i] / denominator;
   const unsigned wide = (width + denominator - 1) / denominator,
                  high = (height + denominator - 1) / denominator;
