@@ -105,7 +105,7 @@ class ClassificationWork:
         """The same for a run to go on with: its weights need not be at hand again."""
         known = read_fingerprint(checkpoint)
         splits = open_data(recipe.data, known, training=True)
-        if tuple(checkpoint.meta["classes"]) != splits.classes:
+        if checkpoint.classes != splits.classes:
             raise CheckpointError(
                 f"{checkpoint.path}: was trained on other classes than {splits.name} has"
             )

@@ -18,7 +18,8 @@ FORKS.set_forkserver_preload(["resnets.weights.kept"])
 
 def payload(step, size=1000):
     """A checkpoint whose contents follow from its step."""
-    return Encoded({"model/a": torch.full((size,), float(step))}, {"step": step})
+    meta = {"step": step, "recipe": {}, "classes": ["a"], "state": {}}
+    return Encoded({"model/a": torch.full((size,), float(step))}, meta)
 
 
 def assert_is(checkpoint, step):

@@ -22,7 +22,7 @@ TENSORS = {
 
 def test_round_trip_is_exact(tmp_path):
     path = tmp_path / "checkpoints" / "last.safetensors"
-    save_checkpoint(path, TENSORS, {"step": 3, "classes": ["ä", "b"]})
+    save_checkpoint(path, TENSORS, {"step": 3, "classes": ["ä", "b"], "recipe": {}})
     read = read_checkpoint(path)
     assert read.meta["step"] == 3
     assert read.meta["classes"] == ["ä", "b"]

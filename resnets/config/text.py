@@ -33,6 +33,8 @@ def to_dict(value: Any) -> dict[str, Any]:
 
 def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
     """Build a spec from plain data, or raise one ConfigError line that names the field."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: must have fields, got {data!r:.40}")
     _refuse_unknown(kind, data, where, "")
     try:
         return pydantic.TypeAdapter(kind).validate_python(data)

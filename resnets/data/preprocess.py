@@ -47,6 +47,13 @@ class Preprocessor:
             raise ConfigError(
                 f"preprocess.channels: {spec.channels} planes; pictures have 1 (grey) or 3 (RGB)"
             )
+        if spec.size < 1:
+            raise ConfigError(f"preprocess.size: {spec.size} px; the net sees at least 1")
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            if len(values) not in (1, spec.channels):
+                raise ConfigError(
+                    f"preprocess.{name}: {len(values)} values for {spec.channels} channels"
+                )
         if spec.resize < spec.size:
             raise ConfigError(
                 f"data.resize: {spec.resize} px is less than the {spec.size} px the net sees"

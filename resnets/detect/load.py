@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from resnets.config import ConfigError, stored_recipe
+from resnets.config import ConfigError
 from resnets.detect.models import Model, build_model
-from resnets.weights.checkpoint import find_checkpoint, read_checkpoint
+from resnets.weights.checkpoint import open_checkpoint
 from resnets.weights.files import read_preprocess
 from resnets.weights.load import load_weights
 from resnets.weights.record import read_fingerprint
@@ -20,12 +20,11 @@ def load(where: str | Path) -> Model:
     run kept them. It carries `.preprocess`, `.classes`, `.recipe` and `.origin`. Raises
     CheckpointError, and ConfigError for a classifier.
     """
-    path = find_checkpoint(where)
-    checkpoint = read_checkpoint(path)
-    recipe = stored_recipe(checkpoint.meta["recipe"], where=str(path))
+    checkpoint = open_checkpoint(where)
+    recipe, path = checkpoint.recipe, checkpoint.path
     if recipe.task == "classify":
         raise ConfigError(f"{where}: is a classifier, which finds no objects")
-    classes = tuple(checkpoint.meta["classes"])
+    classes = checkpoint.classes
     model, _ = build_model(dataclasses.replace(recipe, weights=None), len(classes))
     averaged = checkpoint.group("ema")
     load_weights(model, averaged or checkpoint.group("model"), path)
@@ -33,5 +32,5 @@ def load(where: str | Path) -> Model:
     model.recipe = recipe
     model.fingerprint = read_fingerprint(checkpoint)
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
-    model.origin = f"{path.name} (step {checkpoint.meta['step']:,}{kind})"
+    model.origin = f"{path.name} (step {checkpoint.step:,}{kind})"
     return model.eval()

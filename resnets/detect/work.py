@@ -80,7 +80,7 @@ class DetectionWork:
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> DetectionWork:
         """The same for a run to go on with, whose weights are in its checkpoint."""
         splits = _open_splits(recipe, read_fingerprint(checkpoint))
-        if tuple(checkpoint.meta["classes"]) != splits.classes:
+        if checkpoint.classes != splits.classes:
             raise CheckpointError(
                 f"{checkpoint.path}: was trained on other classes than {splits.name} has"
             )

@@ -25,6 +25,8 @@ from resnets.weights.checkpoint import BEST, LAST, Checkpoint, Encoded
 from resnets.weights.kept import Kept
 from resnets.weights.load import load_weights
 from resnets.weights.record import Record
+from resnets.weights.store_url import named
+from resnets.weights.stored import naming
 
 
 @dataclass
@@ -210,13 +212,17 @@ class Saver:
     def restore(self, state: TrainState, checkpoint: Checkpoint) -> None:
         """Fill `state` from a checkpoint of `save_last`; CheckpointError where it does not fit."""
         self._kept.going_on(checkpoint)
+        with naming(named(checkpoint.path)):
+            self._restore(state, checkpoint)
+
+    def _restore(self, state: TrainState, checkpoint: Checkpoint) -> None:
         load_weights(state.model, checkpoint.group("model"), checkpoint.path)
         load_state_tensors(state.model, state.optimizer, checkpoint.group("optim"))
         if state.ema is not None:
             load_weights(state.ema.module, checkpoint.group("ema"), checkpoint.path)
             state.ema.n_averaged.copy_(checkpoint.tensors["n_averaged"])
         loop = checkpoint.meta["state"]
-        state.step, state.seconds = checkpoint.meta["step"], loop["seconds"]
+        state.step, state.seconds = checkpoint.step, loop["seconds"]
         state.stale = loop.get("stale", 0)  # checkpoints of before do not count it
         state.micro_batch = loop.get("micro_batch", state.micro_batch)
         state.schedule.load_state_dict(loop["schedule"])

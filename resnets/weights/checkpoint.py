@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args, get_type_hints
 
 import safetensors
 import torch
 
+from resnets.config import ConfigError, Recipe, stored_recipe
 from resnets.weights.errors import CheckpointError, StoreError
 from resnets.weights.store import Folder, Store
 from resnets.weights.store_url import named, open_store, path_of, url_of
+
+_log = logging.getLogger(__name__)
 
 FORMAT = 2
 FOLDER, LAST, BEST = "checkpoints", "last.safetensors", "best.safetensors"
@@ -51,7 +55,10 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Contents of one file: `tensors` by name (see module docstring) and the JSON `meta`."""
+    """Contents of one file: `tensors` by name (see module docstring) and the JSON `meta`.
+
+    The properties raise CheckpointError where the JSON lacks or misstates what they give.
+    """
 
     path: Path
     tensors: dict[str, torch.Tensor]
@@ -65,6 +72,41 @@ class Checkpoint:
             for name, tensor in self.tensors.items()
             if name.startswith(start)
         }
+
+    @property
+    def step(self) -> int:
+        """Updates of the weights so far."""
+        step = self.meta.get("step")
+        if type(step) is not int or step < 0:
+            raise self.wrong("step", "a number", step)
+        return step
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the outputs, in their order."""
+        names = self.meta.get("classes")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise self.wrong("classes", "a list of names", names)
+        return tuple(names)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the weights were trained by."""
+        said = self.meta.get("recipe")
+        if not isinstance(said, dict):
+            raise self.wrong("recipe", "an object", said)
+        try:
+            return stored_recipe(said, where="recipe")
+        except ConfigError as error:
+            raise CheckpointError(f"{named(self.path)}: {error}") from None
+
+    def wrong(self, name: str, kind: str, found: object) -> CheckpointError:
+        """The error of a JSON entry that is missing or of another kind."""
+        given = "is missing" if found is None else f"is {shown(found)}"
+        return CheckpointError(
+            f"{named(self.path)}: {name} {given}, not {kind}; the file was not written by a run, or"
+            " was changed since"
+        )
 
 
 class Encoded:
@@ -123,7 +165,7 @@ def read_checkpoint(where: str | Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"{named(path)}: no such checkpoint") from None
-    except (safetensors.SafetensorError, OSError) as error:
+    except Exception as error:  # of what damaged bytes can cause there is no complete list
         raise CheckpointError(
             f"{named(path)}: cut short or not a safetensors file ({error}); use an older checkpoint"
         ) from None
@@ -136,15 +178,56 @@ def read_checkpoint(where: str | Path) -> Checkpoint:
         version, digest = meta["format"], meta["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{named(path)}: its header is damaged") from None
-    if version not in (1, FORMAT):
+    if type(version) is not int or version not in (1, FORMAT):
         raise CheckpointError(
-            f"{named(path)}: format {version!r}, this version reads 1 and {FORMAT}; the file is"
-            " damaged, or of a newer version"
+            f"{named(path)}: format {shown(version)}, this version reads 1 and {FORMAT}; the file"
+            " is damaged, or of a newer version"
         )
     described = {key: value for key, value in meta.items() if key != "sha256"}
     if digest != _digest(tensors, described if version > 1 else None):
         raise CheckpointError(f"{named(path)}: checksum differs, the file is damaged")
     return Checkpoint(path, tensors, meta)
+
+
+def read_whole(path: Path) -> Checkpoint:
+    """`read_checkpoint` of a file that must say its step, recipe and classes."""
+    checkpoint = read_checkpoint(path)
+    _ = checkpoint.step, checkpoint.recipe, checkpoint.classes
+    return checkpoint
+
+
+def open_checkpoint(where: str | Path) -> Checkpoint:
+    """The best intact checkpoint of a run, or the file that `where` names, read and verified.
+
+    Of a run: the best on validation, else the last, else the newest older one. What is damaged is
+    passed over, and a warning names it. Raises CheckpointError where none is intact, and as
+    `find_checkpoint`.
+    """
+    path = file_of(where)
+    if path is not None:
+        return read_whole(path)
+    bad: list[str] = []
+    for path in _candidates(where):
+        try:
+            checkpoint = read_whole(path)
+        except CheckpointError as error:
+            bad.append(str(error))
+            continue
+        _say_passed_over(bad, checkpoint)
+        return checkpoint
+    raise CheckpointError(f"{'; '.join(bad)}; no other checkpoint of the run is intact")
+
+
+_passed_over: set[tuple[str, int]] = set()
+
+
+def _say_passed_over(bad: Sequence[str], taken: Checkpoint) -> None:
+    """Warn of damaged checkpoints, once for each file that takes their place."""
+    said = "; ".join(bad)
+    key = said, taken.path.stat().st_mtime_ns
+    if bad and key not in _passed_over:
+        _passed_over.add(key)
+        _log.warning("%s; using %s (step %s) instead", said, named(taken.path), f"{taken.step:,}")
 
 
 def step_name(step: int) -> str:
@@ -162,24 +245,26 @@ def find_checkpoint(where: str | Path) -> Path:
     """The file meant by a run (best on validation, else last) or a checkpoint's path or URL.
 
     What lies behind a URL is fetched; the path is then that of the copy. A run may be the folder
-    of one, or the URL of its checkpoints. Raises CheckpointError, and ConfigError for a URL that
-    nothing here can open.
+    of one, or the URL of its checkpoints; of its files the one that `open_checkpoint` takes, so it
+    is intact. Raises CheckpointError, and ConfigError for a URL that nothing here can open.
     """
+    path = file_of(where)
+    return open_checkpoint(where).path if path is None else path
+
+
+def file_of(where: str | Path) -> Path | None:
+    """The one file that a path or URL names, fetched where it must be; None of a run's."""
     url = url_of(where)
-    if url is not None:
-        return _find_there(url)
-    path = path_of(where)
-    if path.is_file():
-        return path
-    stores: list[Store] = [Folder(path / FOLDER)]
-    if (place := _place_of(path)) is not None:
-        stores.append(open_store(place))
-    found = _choose(stores)
-    if found is not None:
-        return found
-    if path.is_dir():
-        raise CheckpointError(f"{path}: no checkpoint in this folder; name a run or a .safetensors")
-    raise CheckpointError(f"{path}: no such run or checkpoint")
+    if url is None:
+        path = path_of(where)
+        return path if path.is_file() else None
+    parent, _, name = url.rpartition("/")
+    if Path(name).suffix.lower() not in SUFFIXES:
+        return None
+    try:
+        return open_store(parent).fetch(name)
+    except StoreError as error:
+        raise CheckpointError(f"{url}: cannot be read ({error.reason}); {error.cure}") from None
 
 
 def place_for(out: Path, url: str) -> str:
@@ -196,32 +281,39 @@ def _place_of(out: Path) -> str | None:
     return None if url is None else place_for(out, url)
 
 
-def _find_there(url: str) -> Path:
-    parent, _, name = url.rpartition("/")
-    try:
-        if Path(name).suffix.lower() in SUFFIXES:
-            return open_store(parent).fetch(name)
-        found = _choose([open_store(url), open_store(f"{url.rstrip('/')}/{FOLDER}")])
-    except StoreError as error:
-        raise CheckpointError(f"{url}: cannot be read ({error.reason}); {error.cure}") from None
-    if found is None:
-        raise CheckpointError(f"{url}: no checkpoint there; name a run's place or a .safetensors")
-    return found
+def _candidates(where: str | Path) -> Iterator[Path]:
+    """The best checkpoint of a run, the last, the newest older ones; of each in the first store.
 
-
-def _choose(stores: Sequence[Store]) -> Path | None:
-    """The best checkpoint, else the last, else the newest older one; of each in the first store."""
+    A file is fetched when it is asked for. There is at least one.
+    """
+    url, path = url_of(where), path_of(where)
+    if url is not None:
+        stores: list[Store] = [open_store(url), open_store(f"{url.rstrip('/')}/{FOLDER}")]
+    else:
+        stores = [Folder(path / FOLDER)]
+        if (place := _place_of(path)) is not None:
+            stores.append(open_store(place))
     try:
         names = [store.names() for store in stores]
-        older = [step_name(step) for each in names for step in older_steps(each)[::-1]]
-        for name in (BEST, LAST, *older):
+        steps = {step for each in names for step in older_steps(each)}
+        found = False
+        for name in (BEST, LAST, *map(step_name, sorted(steps, reverse=True))):
             for store, each in zip(stores, names, strict=True):
                 if name in each:
-                    return store.fetch(name)
+                    yield store.fetch(name)
+                    found = True
     except StoreError as error:
+        if url is not None:
+            raise CheckpointError(f"{url}: cannot be read ({error.reason}); {error.cure}") from None
         places = " or ".join(store.at("") for store in stores)
         raise CheckpointError(f"{places}: cannot be read ({error})") from None
-    return None
+    if found:
+        return
+    if url is not None:
+        raise CheckpointError(f"{url}: no checkpoint there; name a run's place or a .safetensors")
+    if path.is_dir():
+        raise CheckpointError(f"{path}: no checkpoint in this folder; name a run or a .safetensors")
+    raise CheckpointError(f"{path}: no such run or checkpoint")
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -229,21 +321,39 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("resnets", "{}"))
-    except (safetensors.SafetensorError, OSError, ValueError):
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}
 
 
+def step_of(path: Path) -> int | None:
+    """The step that a file claims to be of, not verified; None where it says none."""
+    step = read_header(path).get("step")
+    return step if type(step) is int else None
+
+
 def task_of(where: str | Path) -> str:
-    """The task of a run or checkpoint, from the file's header alone.
+    """The task of a run or checkpoint, from the first file's header that says one.
 
     "classify" for all else, such as published nets; whoever loads them says what is wrong.
     """
+    tasks = get_args(get_type_hints(Recipe)["task"])
     try:
-        header = read_header(find_checkpoint(where))
+        path = file_of(where)
+        for each in _candidates(where) if path is None else (path,):
+            recipe = read_header(each).get("recipe")
+            task = recipe.get("task", "classify") if isinstance(recipe, dict) else None
+            if task in tasks:
+                return str(task)
     except CheckpointError:
-        return "classify"
-    return str(header.get("recipe", {}).get("task", "classify"))
+        pass
+    return "classify"
+
+
+def shown(found: object) -> str:
+    """A value of a damaged or foreign file, short enough for one line."""
+    text = repr(found)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any] | None) -> str:

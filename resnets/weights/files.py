@@ -17,14 +17,14 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict, stored_recipe
+from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict
 from resnets.data.preprocess import Preprocessor
 from resnets.weights import caffe, folder, keras
-from resnets.weights.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from resnets.weights.checkpoint import Checkpoint, CheckpointError, find_checkpoint, read_whole
 from resnets.weights.errors import WeightsError
 from resnets.weights.maps import shorten
 from resnets.weights.rules import Tensors
-from resnets.weights.store_url import url_of
+from resnets.weights.store_url import named, url_of
 from resnets.weights.stored import Stored, flatten, naming, stored
 from resnets.weights.torch_file import read_pickled
 
@@ -137,9 +137,19 @@ def read_folder(path: Path, source: str) -> Weights:
 
 
 def read_preprocess(checkpoint: Checkpoint) -> Preprocessor:
-    """The preprocessing stored with the weights."""
-    spec = from_dict(Preprocess, checkpoint.meta["preprocess"], where=str(checkpoint.path))
-    return Preprocessor(spec, checkpoint.tensors.get("preprocess/mean_image"))
+    """The preprocessing stored with the weights; CheckpointError where there is none, or half."""
+    said = checkpoint.meta.get("preprocess")
+    if not isinstance(said, dict):
+        raise checkpoint.wrong("preprocess", "an object", said)
+    try:
+        spec = from_dict(Preprocess, said, where="preprocess")
+        image = checkpoint.tensors.get("preprocess/mean_image")
+        wanted = (spec.channels, spec.size, spec.size)
+        if image is not None and tuple(image.shape) != wanted:
+            raise ValueError(f"preprocess: its mean image is of {tuple(image.shape)}, not {wanted}")
+        return Preprocessor(spec, image)
+    except ValueError as error:
+        raise CheckpointError(f"{named(checkpoint.path)}: {error}") from None
 
 
 def unseen(spec: ModelSpec) -> dict[str, Any]:
@@ -153,14 +163,14 @@ def _read_safetensors(path: Path, source: str, part: str | None) -> Weights:
         ours = "resnets" in (file.metadata() or {})
     if not ours:
         return _bare(source, _in_memory(safetensors.torch.load_file(path)), part)
-    checkpoint = read_checkpoint(path)
-    recipe = stored_recipe(checkpoint.meta["recipe"], where=str(path))
+    checkpoint = read_whole(path)
+    recipe = checkpoint.recipe
     return Weights(
         source,
         _in_memory(chosen_group(checkpoint, part, source)),
         read_preprocess(checkpoint),
         unseen(recipe.model),
-        tuple(checkpoint.meta["classes"]),
+        checkpoint.classes,
         recipe.model,
         recipe,
     )

@@ -30,9 +30,9 @@ from resnets.weights.checkpoint import (
     Encoded,
     older_steps,
     place_for,
-    read_checkpoint,
-    read_header,
+    read_whole,
     step_name,
+    step_of,
 )
 from resnets.weights.errors import CheckpointError, StoreError
 from resnets.weights.store import Folder, Store
@@ -59,6 +59,20 @@ def bring_back(url: str, out: Path) -> bool:
     with whole_file(out / RECIPE) as temporary:
         temporary.write_text(to_toml(recipe), encoding="utf-8")
     return True
+
+
+def read_resumable(path: Path) -> Checkpoint:
+    """A checkpoint to resume from; CheckpointError for one that only has weights to use."""
+    checkpoint = read_whole(path)
+    state = checkpoint.meta.get("state")
+    if state is None:
+        raise CheckpointError(
+            f"{named(path)}: has weights but no training state to resume from; it may be a copy of"
+            f" {BEST}"
+        )
+    if not isinstance(state, dict):
+        raise checkpoint.wrong("state", "an object", state)
+    return checkpoint
 
 
 class Kept:
@@ -126,7 +140,7 @@ class Kept:
         for store, name in found:
             path = self._fetch(store, name)
             try:
-                checkpoint = read_checkpoint(path)
+                checkpoint = read_resumable(path)
             except CheckpointError as error:
                 bad.append(str(error))
                 continue
@@ -148,8 +162,9 @@ class Kept:
 
     def _said(self, store: Store, name: str) -> float:
         """Step that a file claims to be of, by its name or header; infinite where it has none."""
-        steps = older_steps([name]) or [read_header(self._fetch(store, name)).get("step", math.inf)]
-        return float(steps[0])
+        steps = older_steps([name])
+        step = steps[0] if steps else step_of(self._fetch(store, name))
+        return math.inf if step is None else float(step)
 
     def going_on(self, restored: Checkpoint) -> None:
         """What `newest` gave is what the run goes on from: all that is newer is worth nothing."""
@@ -210,8 +225,8 @@ class Kept:
         """Which checkpoint a failure would leave, in a few words."""
         good = self._good
         if good is None:  # another process writes, or nobody did yet
-            step = read_header(self._near.fetch(LAST)).get("step")
-            good = None if step is None else (self._near.at(LAST), int(step))
+            step = step_of(self._near.fetch(LAST))
+            good = None if step is None else (self._near.at(LAST), step)
             restored = self._restored
             if restored is not None and (good is None or good[1] < restored.meta["step"]):
                 good = (named(restored.path), restored.meta["step"])
@@ -247,7 +262,7 @@ class Kept:
         self._older = {each for each in older_steps(names) if each <= step}
         if self._waits(restored) and LAST in names:
             try:
-                self._last = read_checkpoint(self._store.fetch(LAST)).meta["step"]
+                self._last = read_whole(self._store.fetch(LAST)).step
             except CheckpointError:
                 self._last = None
 
@@ -267,7 +282,7 @@ class Kept:
         """Step of a file that waits; one that another process left is verified first."""
         if name in self._written:
             return self._written[name]
-        return int(read_checkpoint(self._near.fetch(name)).meta["step"])
+        return read_whole(self._near.fetch(name)).step
 
     def _overtaken(self, name: str) -> bool:
         """Whether the run went on from the URL, past what an earlier process left in its folder."""

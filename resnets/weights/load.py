@@ -13,7 +13,7 @@ import safetensors
 import torch
 from torch import nn
 
-from resnets.config import ConfigError, ModelSpec, Preprocess, stored_recipe
+from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.preprocess import (
     IMAGENET_GREY_MEAN,
     IMAGENET_GREY_STD,
@@ -24,7 +24,14 @@ from resnets.data.preprocess import (
 from resnets.models import Net, build, catalog
 from resnets.weights import folder, hub
 from resnets.weights.candidates import fitting, listed
-from resnets.weights.checkpoint import FOLDER, CheckpointError, find_checkpoint, read_checkpoint
+from resnets.weights.checkpoint import (
+    FOLDER,
+    Checkpoint,
+    CheckpointError,
+    file_of,
+    open_checkpoint,
+    read_whole,
+)
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import (
     Weights,
@@ -117,37 +124,42 @@ def _load(
     if (Path(place).expanduser() / folder.CONFIG).is_file():
         found = dataclasses.replace(read_folder(Path(place).expanduser(), source), part=part)
         return _published(found, model, classes, need, rename)
-    path = find_checkpoint(place)
-    if not _is_ours(path):
+    path = file_of(place)
+    if path is not None and not _is_ours(path):
         found = dataclasses.replace(read_path(str(path)), source=source, part=part)
         return _published(found, model, classes, need, rename)
-    with naming(named(path)):
-        return _checkpoint(path, source, part, model, classes if rename else None)
+    checkpoint = open_checkpoint(place) if path is None else read_whole(path)
+    with naming(named(checkpoint.path)):
+        return _net_of(checkpoint, source, part, model, classes if rename else None)
 
 
-def _checkpoint(
-    path: Path,
+def _net_of(
+    checkpoint: Checkpoint,
     source: str,
     part: str | None,
     model: str | None,
     classes: str | Sequence[str] | None,
 ) -> Net:
     """The net of one of our own checkpoints; `classes` are other names for its outputs."""
-    checkpoint = read_checkpoint(path)
-    recipe = stored_recipe(checkpoint.meta["recipe"], where=str(path))
+    recipe, path = checkpoint.recipe, checkpoint.path
     if model is not None:
         _check_model(source, recipe.model, catalog.spec(model))
     net = build(recipe.model)
     averaged = checkpoint.group("ema") if part in (None, "ema") else {}
     load_weights(net, chosen_group(checkpoint, part, source), path)
     net.preprocess = read_preprocess(checkpoint)
-    net.classes = tuple(checkpoint.meta["classes"])
+    net.classes = checkpoint.classes
+    if len(net.classes) != recipe.model.num_classes:
+        raise CheckpointError(
+            f"{named(path)}: names {len(net.classes)} classes, but its network has"
+            f" {recipe.model.num_classes} outputs"
+        )
     if classes is not None:
         net.classes = read_classes(classes, recipe.model.num_classes, source)
     net.recipe = recipe
     net.fingerprint = read_fingerprint(checkpoint)
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
-    net.origin = f"{path.name} (step {checkpoint.meta['step']:,}{kind})"
+    net.origin = f"{path.name} (step {checkpoint.step:,}{kind})"
     return net.eval()
 
 
@@ -166,10 +178,10 @@ def says_model(where: str | Path) -> bool:
     if hub.is_library(place):
         return True
     try:
-        path = find_checkpoint(place)
+        path = file_of(place)
     except (CheckpointError, ConfigError):
         return True  # whoever loads them says what is wrong
-    return _is_ours(path)
+    return path is None or _is_ours(path)
 
 
 def _published(
