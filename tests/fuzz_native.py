@@ -2,7 +2,7 @@
 
     python tests/fuzz_native.py --calls 10000 [--kernel norm] [--seed 0]
 
-starts itself again with the sanitizers' runtime preloaded and with a compiler command that has their
+starts itself again with the sanitizers' runtime preloaded and a compiler command that has their
 flags, so that the product's own code builds, loads and calls the kernels. Whatever the sanitizers
 find ends the process with their report and exit code 1. Arrays come from malloc, which the
 address sanitizer surrounds with red zones.
@@ -18,7 +18,10 @@ import subprocess
 import sys
 import tempfile
 
-FLAGS = "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+FLAGS = (
+    "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
+    " -fno-omit-frame-pointer -g"
+)
 KERNELS = ("norm", "flip", "resize", "jpeg", "conv_weights")
 
 
