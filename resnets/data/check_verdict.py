@@ -159,8 +159,8 @@ def _broken(report: CheckReport) -> Iterator[Point]:
     if report.annotations:
         bad = f"{report.annotations:,} bad {_plural(report.annotations, 'annotation')}"
         advice = (
-            "Training refuses them. Correct them with --repair NEW_FOLDER, or leave them out with"
-            " --set detect.skip_bad=true."
+            "Training refuses them; each has a line below and in annotations.csv. --repair NEW_FOLDER"
+            " corrects boxes and outlines, --set detect.skip_bad=true trains without bad ones."
         )
         yield Point("broken", bad, advice)
 
