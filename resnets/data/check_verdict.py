@@ -159,7 +159,7 @@ def _broken(report: CheckReport) -> Iterator[Point]:
     if report.annotations:
         bad = f"{report.annotations:,} bad {_plural(report.annotations, 'annotation')}"
         advice = (
-            "Training refuses them; each has a line below and in annotations.csv. --repair NEW_FOLDER"
+            "Training refuses them; each has a line in annotations.csv. --repair NEW_FOLDER"
             " corrects boxes and outlines, --set detect.skip_bad=true trains without bad ones."
         )
         yield Point("broken", bad, advice)
