@@ -56,7 +56,9 @@ class ClassificationWork:
         self.preprocessor, self.mean_image = preprocessor, preprocessor.mean_image
         self.data, self.summary = splits.name, splits.summary
         assert splits.fingerprint is not None
-        self.images = SetReport(splits.fingerprint, splits.changes, splits.overlap, resumed)
+        self.images = SetReport(
+            splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
+        )
         self.minimise = "top1_error"
         self.fixed: Mapping[str, Any] = {
             "classes": list(splits.classes),

@@ -11,7 +11,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ from resnets import host
 from resnets.config import dump_json
 from resnets.data.check_findings import LEAKS, Finding
 from resnets.data.files import Files, FolderFiles
+from resnets.data.fingerprint import TEST, TRAIN, VAL
 from resnets.data.parts import Source
 from resnets.data.quarantine import path_within, prefixes
+from resnets.data.roles import Roles
 
 VERSION = 1
 FOLDER = "checks"
@@ -170,6 +172,26 @@ class KnownLeaks:
             "leaks": {f"{role} in {other}": count for (role, other), count in self.counts.items()},
             "leaks_left_out": self.left_out,
         }
+
+
+def known_to(roles: Roles, listing: Callable[[], str]) -> KnownLeaks | None:
+    """What a check of the set says of the images of `roles`; None where it was never checked.
+
+    `listing` gives the fingerprint of the set as it is now; it is asked where there is a record.
+    """
+    where = roles.spec.source
+    record = read_record(where)
+    if record is None:
+        return None
+    starts = prefixes(where)
+    shares: dict[str, list[str]] = {}
+    for role, title in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
+        share = roles.share(role)
+        if share is not None and share.part.files is not None:
+            files = share.part.files
+            rows = share.rows.tolist()
+            shares[title] = [path_within(files.name(row), starts) for row in rows]
+    return known_leaks(record, listing(), shares)
 
 
 ORDER = {"test": 0, "validation": 1, "training": 2}  # those kept apart come first

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from resnets.data.check_record import KnownLeaks
 from resnets.data.fingerprint import ROLES, Changes, Fingerprint
 from resnets.data.overlap import Overlap
 
@@ -13,13 +14,15 @@ from resnets.data.overlap import Overlap
 class SetReport:
     """fingerprint: the record that checkpoints keep. changes: how the set differs from the one
     that the resumed run knew; None for a new run, and where there was no record.
-    overlap: byte-identical images in two splits. resumed: whether a run is resumed.
+    overlap: byte-identical images in two splits. resumed: whether a run is resumed. checked: what
+    `resnets data check` found in the set before; None where it was not checked.
     """
 
     fingerprint: Fingerprint
     changes: Changes | None
     overlap: Overlap | None
     resumed: bool = False
+    checked: KnownLeaks | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -38,6 +41,8 @@ class SetReport:
         if self.overlap is not None:
             how = "left out of training" if self.overlap.left_out else "data.overlap=allow"
             notes.append(f"{self.overlap} ({how})")
+        if self.checked is not None:
+            notes.append(self.checked.describe())
         unread = int((self.fingerprint.content == 0).sum())
         if unread:
             notes.append(
@@ -54,4 +59,6 @@ class SetReport:
         if self.overlap is not None:
             found["overlap"] = {ROLES[role]: n for role, n in self.overlap.counts.items()}
             found["overlap_left_out"] = self.overlap.left_out
+        if self.checked is not None:
+            found["data_check"] = self.checked.to_json()
         return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from resnets.config import DataSpec
+from resnets.data.check_record import KnownLeaks, known_to, source_listing
 from resnets.data.errors import DataError
 from resnets.data.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.overlap import Overlap
@@ -30,6 +31,7 @@ class Splits:
     overlap: byte-identical images that are trained on and held out; None where there are none.
     recognized: whether it is the set that the run names, or was told by its images.
     value_range: as `DataSpec` has it, or as it was measured on the training images.
+    checked: what `resnets data check` found before, where the set was opened for training.
     """
 
     train: Split
@@ -43,6 +45,7 @@ class Splits:
     overlap: Overlap | None = None
     recognized: bool = True
     value_range: Levels | None = None
+    checked: KnownLeaks | None = None
 
 
 def open_data(
@@ -101,6 +104,7 @@ def open_data(
         overlap,
         recognized=not roles.other,
         value_range=levels,
+        checked=known_to(roles, lambda: source_listing(source, spec.source)) if training else None,
     )
 
 

@@ -12,13 +12,12 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.check_findings import LEAK, UNLISTED, Finding
-from resnets.data.check_record import listing_fingerprint
 from resnets.data.check_source import Contents, Section
 from resnets.data.errors import DataError
 from resnets.data.quarantine import path_within, prefixes
 from resnets.data.split_names import role_within
 from resnets.detect.check import with_all
-from resnets.detect.image_index import ImageIndex
+from resnets.detect.image_index import ImageIndex, store_listing
 from resnets.detect.records import RawSource
 from resnets.detect.sources import Task
 from resnets.detect.store import Store, open_store
@@ -41,11 +40,6 @@ def annotated_contents(spec: DataSpec, task: Task, class_map: str = "") -> Conte
 def annotated_listing(where: str) -> str:
     """Fingerprint of all images of an annotated set, in whatever image set."""
     return store_listing(open_store(where))
-
-
-def store_listing(store: Store) -> str:
-    """The same of one that is open."""
-    return listing_fingerprint([store.take(ImageIndex.of(store).images)], store.where)
 
 
 def _by_set(spec: DataSpec, source: RawSource) -> Contents:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from urllib.parse import parse_qs, unquote
 
+from resnets.data.check_record import listing_fingerprint
 from resnets.data.split_names import split_role
 from resnets.detect.store import Store, has_image_suffix, is_text_path
 
@@ -477,3 +478,8 @@ def _composed(text: str) -> str:
 
 def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
+
+
+def store_listing(store: Store) -> str:
+    """Fingerprint of all images of a store, whatever annotations name (`data.check_record`)."""
+    return listing_fingerprint([store.take(ImageIndex.of(store).images)], store.where)

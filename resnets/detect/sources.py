@@ -12,6 +12,7 @@ import numpy as np
 
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data import order
+from resnets.data.check_record import KnownLeaks, known_to
 from resnets.data.content import MOST, file_keys
 from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_voc
@@ -28,6 +29,7 @@ from resnets.detect.coco import why_no_coco
 from resnets.detect.drawn_maps import drawn, with_background
 from resnets.detect.folder_splits import split_by_folders
 from resnets.detect.formats import offers, open_offer
+from resnets.detect.image_index import store_listing
 from resnets.detect.problems import check_part, look_at_images, refuse, same_but_case
 from resnets.detect.records import RawPart, RawPicture, RawSource
 from resnets.detect.semantic import find_semantic, open_semantic, scan_maps
@@ -49,7 +51,7 @@ class DetectionSplits:
     """A set, split. `test()` opens the test images, and nothing else does; None without any.
 
     summary: what was understood of the set; each split has it too.
-    fingerprint, changes, overlap, recognized: as `data.Splits` has them.
+    fingerprint, changes, overlap, recognized, checked: as `data.Splits` has them.
     """
 
     train: DetectionSplit
@@ -62,6 +64,7 @@ class DetectionSplits:
     changes: Changes | None = None
     overlap: Overlap | None = None
     recognized: bool = True
+    checked: KnownLeaks | None = None
 
 
 def open_detection(
@@ -159,6 +162,7 @@ def open_detection(
         roles.changes() if known is not None and not roles.other else None,
         overlap,
         recognized=not roles.other,
+        checked=known_to(roles, lambda: store_listing(source.store)) if training else None,
     )
 
 

@@ -52,7 +52,9 @@ class DetectionWork:
         self.mean_image: torch.Tensor | None = None
         self.data, self.summary = splits.name, splits.summary
         assert splits.fingerprint is not None
-        self.images = SetReport(splits.fingerprint, splits.changes, splits.overlap, resumed)
+        self.images = SetReport(
+            splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
+        )
         self.minimise = "error"
         self.fixed: Mapping[str, Any] = {
             "classes": list(splits.classes),
