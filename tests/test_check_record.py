@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data.check import check_data
 from resnets.data.check_record import known_leaks, read_record, save_record, source_listing
@@ -78,3 +79,32 @@ def test_which_pairs_leak_depends_on_the_shares(root: Path) -> None:
     assert known_leaks(record, "", together).total == 0
     turned = {"training": shares(root)["test"], "test": shares(root)["training"]}
     assert known_leaks(record, "", turned).counts == {("training", "test"): 1}
+
+
+def test_training_repeats_a_known_leak(
+    root: Path, tmp_path_factory, capsys, caplog, monkeypatch
+) -> None:
+    """In log, result and report; and it says when the set changed, or the list names others."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("runs"))
+    (root / "train/a/caf\udce9\n.png").rename(root / "train/a/again.png")
+    assert main(["data", "check", str(root), "--out", "checked"]) == 3
+    small = ["--set", "data.size=16", "--set", "data.resize=16", "--set", "batch_size=4"]
+    words = ["train", "pictures", "--data", str(root), "--model", "cifar-resnet8", *small]
+    words += ["--iterations", "1", "--set", "data.val_fraction=0"]
+    assert main([*words, "--out", "one"]) == 0
+    said = "1 training images are copies or near-copies of test images"
+    assert said in capsys.readouterr().err
+    result = json.loads(Path("one/result.json").read_text("utf-8"))
+    assert said in json.dumps(result["history"])
+    assert said in Path("one/report.html").read_text("utf-8")
+
+    list_of = Path("checked/quarantine.txt")
+    list_of.write_text(list_of.read_text("utf-8") + "train/a/gone.png\n", "utf-8")
+    scene = np.random.default_rng(5).integers(0, 256, (48, 64, 3), np.uint8)
+    Image.fromarray(scene).save(root / "train/b/new.png")
+    quarantine = ["--set", f"data.quarantine={list_of.resolve()}"]
+    assert main([*words, *quarantine, "--out", "two"]) == 0
+    printed = capsys.readouterr().err
+    assert said not in printed
+    assert "before the data set changed" in printed
+    assert "1 of the 2 images it lists are not in the data set" in caplog.text

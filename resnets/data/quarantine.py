@@ -10,6 +10,7 @@ line is read as plain paths throughout, as lists were written before.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from resnets.config import ConfigError, DataSpec, whole_file
 from resnets.data.files import Files
 from resnets.data.pack import PackFiles
+
+log = logging.getLogger("resnets")
 
 QUARANTINE = "quarantine.txt"
 HEAD = (
@@ -80,6 +83,25 @@ class Quarantine:
                 for path, hit in zip(paths, exact, strict=True)
             ]
         return np.array(exact, np.bool_)
+
+    def warn_of_absent(self, names: Iterable[str]) -> None:
+        """Log entries of the list that are none of the images called `names` in messages."""
+        if not self.paths:
+            return
+        starts = prefixes(self.source)
+        known = {path_within(name, starts) for name in names}
+        loose = {_composed(path) for path in known if not path.isascii()}
+        absent = sorted(
+            path for path in self.paths if path not in known and _composed(path) not in loose
+        )
+        if absent:
+            log.warning(
+                "%s: %d of the %d images it lists are not in the data set, such as %s",
+                self.file,
+                len(absent),
+                len(self.paths),
+                absent[0],
+            )
 
 
 def prefixes(source: str) -> tuple[str, str]:

@@ -238,6 +238,14 @@ class Roles:
                 self._shares[role] = _noted(shares[role], copied(role, count))
         return found
 
+    def warn_of_absent(self) -> None:
+        """Log what the quarantine lists and none of the parts has."""
+        parts = (self.source.train, *(self._own_part(role) for role in (VAL, TEST)))
+        stored = [part.files for part in parts if part is not None and part.files is not None]
+        self._quarantine.warn_of_absent(
+            files.name(row) for files in stored for row in range(len(files))
+        )
+
     def fingerprint(self) -> Fingerprint:
         """The record of what is trained on and what is held out, with all that was known before."""
         current = self._record()

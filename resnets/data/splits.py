@@ -76,6 +76,8 @@ def open_data(
     _check_classes(source, 1 if other else 2)
     roles = choose_roles(source, spec, known, other=other, whole=whole)
     overlap = roles.settle_overlap() if training else None
+    if training:
+        roles.warn_of_absent()
     share = roles.share(TRAIN)
     if share is None:
         raise DataError(f"{spec.source}: no training images are left")
