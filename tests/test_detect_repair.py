@@ -8,6 +8,7 @@ import pytest
 from colored_sets import HEIGHT, WIDTH, document, draw, opened, put, right, voc, xml
 from PIL import Image
 
+from resnets.data.errors import DataError
 from resnets.detect.check import check_annotations
 from resnets.detect.masks import decode_run, encode_masks, to_run
 from resnets.detect.repair import LIST, repair_annotations
@@ -87,8 +88,19 @@ def test_a_turn_that_keeps_the_size_is_told_by_the_other_images(tmp_path, orient
     report = repaired(tmp_path / "set", tmp_path / "again")
     assert (report.kept, report.left_out) == (6, 0)
     assert right(opened(tmp_path / "again").train) == 6
-    with pytest.raises(ValueError, match="EXIF orientation"):
+    with pytest.raises(DataError, match="EXIF orientation"):
         opened(tmp_path / "set")
+
+
+def test_a_user_can_say_that_boxes_are_for_upright_images(tmp_path):
+    made = coco(tmp_path, orientation=3)
+    for entry in made["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [WIDTH - x - width, HEIGHT - y - height, width, height]
+    put(tmp_path / JSON, made)
+    with pytest.raises(DataError, match=r"p0.jpg: is turned by EXIF orientation 3"):
+        opened(tmp_path)
+    assert right(opened(tmp_path, upright=True).train) == 6
 
 
 def test_outlines_move_with_their_boxes(tmp_path):

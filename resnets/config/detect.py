@@ -32,6 +32,8 @@ class DetectSpec:
     format: form of the annotations, where a set has several: "coco", "voc", "yolo", "labelme" or
     "cvat"; "" = the first of coco, cvat, voc, labelme and yolo that is there.
     skip_bad: leave out bad annotations instead of refusing to train.
+    upright: boxes are for images as EXIF turns them, where their size does not tell; else those
+    images are refused.
     class_map: what the pixels of class maps mean (task "segment"). "ids": the numbers of the file
     that names the classes; "binary": 0, and 1 or 255; "voc": VOC's numbers or colors;
     "cityscapes": its labelIds or colors, "cityscapes-trainids": its trainIds. 255 is ignored, but
@@ -81,6 +83,7 @@ class DetectSpec:
     repeat_threshold: float = 0.0
     format: AnnotationFormat = ""
     skip_bad: bool = False
+    upright: bool = False
     class_map: ClassMapScheme = ""
     head: Head = "fpn"
     pyramid_from: int | None = None

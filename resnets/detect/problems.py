@@ -67,14 +67,16 @@ def with_sizes(part: RawPart, store: Store, sizes: Mapping[str, StoredSize | str
     return replace(part, pictures=pictures, notes=(*part.notes, *([said] if unstated else ())))
 
 
-def check_part(part: RawPart, classes: Sequence[str], *, masks: bool = False) -> Checked:
+def check_part(
+    part: RawPart, classes: Sequence[str], *, masks: bool = False, upright: bool = False
+) -> Checked:
     """Leave out bad images and objects and say what is wrong with each.
 
-    `masks`: every object needs an outline. Sizes are held against those of the image files where
+    `masks`: every object needs an outline. `upright`: as `DetectSpec` has it. Sizes are held against those of the image files where
     `look_at_images` has read them.
     """
     pictures, problems = [], [*part.problems, *part.orphans]
-    frame = frame_of(part)
+    frame = frame_of(part) or ("upright" if upright else None)
     part = mark_shares(part)
     for picture in part.pictures:
         found = list(picture_problems(picture, frame))
@@ -198,7 +200,7 @@ def _size_problems(
             "its set's boxes are for images as stored"
             if frame
             else "its size does not tell whether its boxes are for the image as stored or upright;"
-            " save it upright, without that tag"
+            " detect.upright=true says upright; for boxes on the stored pixels remove the tag"
         )
         said = f"is turned by EXIF orientation {stored.orientation}; {which}"
         yield Problem(picture.file, "", "orientation", said)

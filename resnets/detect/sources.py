@@ -388,7 +388,9 @@ class _Opener:
         for title in titles.split("+"):
             loaded = self._unlisted(self.source.load(title))
             loaded = look_at_images(loaded, self.source.store, self.workers)
-            checked = check_part(loaded, self.source.classes, masks=self.masks)
+            checked = check_part(
+                loaded, self.source.classes, masks=self.masks, upright=self.detect.upright
+            )
             self.notes += checked.notes
             for note in checked.notes:
                 log.warning("%s: %s", self.source.name, note)
