@@ -72,8 +72,8 @@ def check_part(
 ) -> Checked:
     """Leave out bad images and objects and say what is wrong with each.
 
-    `masks`: every object needs an outline. `upright`: as `DetectSpec` has it. Sizes are held against those of the image files where
-    `look_at_images` has read them.
+    `masks`: every object needs an outline. `upright`: as `DetectSpec` has it. Sizes are held
+    against those of the image files where `look_at_images` has read them.
     """
     pictures, problems = [], [*part.problems, *part.orphans]
     frame = frame_of(part) or ("upright" if upright else None)
