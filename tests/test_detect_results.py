@@ -75,6 +75,12 @@ def test_a_set_without_ground_truth_gets_the_server_form(tmp_path):
         {"image_id": 901, "category_id": document["categories"][2]["id"], **expected},
         {"image_id": 902, "category_id": document["categories"][0]["id"], **expected},
     ]
+    broken = tmp_path / "annotations/instances_train.json"
+    whole = broken.read_text()
+    broken.write_text(whole.replace('"name": "green"', '"name": "red"'))
+    with pytest.raises(DataError, match="red"):  # broken ground truth is not taken for none
+        choose_set(recipe_of("elsewhere"), CLASSES, str(tmp_path), "train")
+    broken.write_text(whole)
     (tmp_path / "test-dev2017/test-dev20170002.png").unlink()
     with pytest.raises(DataError, match="1 images"):
         open_unlabelled(str(tmp_path), "test-dev2017", CLASSES)

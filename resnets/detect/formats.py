@@ -37,6 +37,11 @@ def _coco(store: Store, found: Any, name: str, masks: bool) -> RawSource:
     return open_coco(store, found, name, masks=masks)
 
 
+def _find_voc(store: Store) -> dict[str, list[str]]:
+    """VOC's files; CVAT's are XML too."""
+    return {} if set(store.below("", ".xml")) <= set(find_cvat(store)) else find_voc(store)
+
+
 def _voc(store: Store, found: Any, name: str, _masks: bool) -> RawSource:
     return open_voc(store, found, name)
 
@@ -44,7 +49,7 @@ def _voc(store: Store, found: Any, name: str, _masks: bool) -> RawSource:
 FORMATS = (
     Format("coco", "COCO JSON", find_coco, _coco),
     Format("cvat", "CVAT XML", find_cvat, open_cvat),
-    Format("voc", "VOC XML", find_voc, _voc, outlines=False),
+    Format("voc", "VOC XML", _find_voc, _voc, outlines=False),
     Format("labelme", "labelme JSON", find_labelme, open_labelme),
     Format("yolo", "YOLO text files", find_yolo, open_yolo),
 )

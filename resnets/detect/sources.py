@@ -219,6 +219,8 @@ def open_set(
     try:
         source = find_source(data.source, task, detect.class_map, detect.format)
     except DataError:
+        if offers(open_store(data.source)):
+            raise
         return None
     if title not in source.titles:
         return None

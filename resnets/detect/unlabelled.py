@@ -117,6 +117,8 @@ def _of_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unl
     lists = [each for each in parts if isinstance(each, list)]
     if len(lists) < 2 or not all(isinstance(each, dict) for part in lists for each in part):
         raise DataError(f"{where}: needs lists called images and categories")
+    if document.get("annotations"):
+        raise DataError(f"{where}: has annotations, but they are not read as those of {title}")
     images, categories = lists
     entries = [Stated((read_name(each.get("file_name")) or "?",), path, title) for each in images]
     ids = [each.get("id") for each in images]
