@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -141,7 +142,7 @@ def command(
 
     options = load_options(model, classes)
     shown = Views(views, _numbers(scales), flip)
-    nets = [load_model(each, options, rename=False) for each in weights]
+    nets = [load_model(each, replace(options, rename=False)) for each in weights]
     if classes is not None:
         _rename_outputs(nets, classes)
     pictures, truth = open_pictures(nets[0], data, split, labels)

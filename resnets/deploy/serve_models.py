@@ -244,8 +244,10 @@ def open_model(
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError(f"{where}: finds places, which only torch computes, and not in int8")
         return Finder(where, device, precision)
-    if is_artefact(where) or says_model(where):
+    if is_artefact(where):
         loading = NOTHING_SAID
+    elif says_model(where):  # --model and --classes are for those of several that do not
+        loading = dataclasses.replace(loading, model=None, rename=False)
     engine = open_backend(
         where,
         backend=backend,

@@ -59,11 +59,12 @@ class LoadOptions:
     """What a user says of weights that do not say it themselves, the same for every command.
 
     model: catalog name of their network. classes: names of its outputs, as `heads.read_classes`
-    takes them.
+    takes them; without `rename`, for outputs that have no names alone.
     """
 
     model: str | None = None
     classes: str | None = None
+    rename: bool = True
 
 
 NOTHING_SAID = LoadOptions()
@@ -95,15 +96,13 @@ def load_model(
     where: str | Path,
     options: LoadOptions = LoadOptions(),
     need: Literal["names", "head", "body"] = "names",
-    *,
-    rename: bool = True,
 ) -> Net:
     """What every command loads its network with: `load` with the user's options.
 
     need: "names" refuses outputs that nobody names; "body" takes weights without a head, for
-    features. Without `rename`, `options.classes` are for outputs without names alone.
+    features.
     """
-    return _load(where, options.model, options.classes, need, rename=rename)
+    return _load(where, options.model, options.classes, need, options.rename)
 
 
 Need = Literal["names", "head", "body"]
