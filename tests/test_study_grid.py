@@ -257,6 +257,18 @@ def test_another_grid_or_a_mixed_one_is_refused(tmp_path):
         run_grid(TINY, tmp_path / "other")
 
 
+def test_a_study_begun_before_shares_followed_identity_keeps_its_rule(tmp_path):
+    write_grid(TINY, tmp_path)
+    lines = (tmp_path / "study.toml").read_text().splitlines()
+    old = [line for line in lines if not line.startswith("version")]
+    assert len(old) == len(lines) - 1
+    (tmp_path / "study.toml").write_text("\n".join(old))
+    recipe = cell_recipe(read_grid(tmp_path), "cifar-plain8", 0)
+    assert (recipe.data.split_rule, recipe.data.overlap) == ("rank", "allow")
+    assert cell_recipe(TINY, "cifar-plain8", 0).data.split_rule == "identity"
+    assert read_grid(tmp_path).asked == TINY.asked
+
+
 def test_one_study_is_trained_by_one_process(tmp_path):
     write_grid(TINY, tmp_path)
     with hold_folder(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()} on"):

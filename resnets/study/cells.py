@@ -43,6 +43,8 @@ TAKEN = {
 # Rows of training error come once an epoch, but at least every so many steps.
 ROW_EVERY = 100
 
+VERSION = 2  # of study.toml
+
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
@@ -52,6 +54,8 @@ class Grid:
     "resnet50:none"). seeds: how many seeds (0, 1, ...) each net gets. settings: further recipe
     fields as path=value. budget: as it was asked for; `iterations` is what it came to, and
     `epoch` the steps of one pass over the training set, both fixed when the study starts.
+    version: 1 for studies begun before held-out shares followed each image's identity; their cells
+    keep the rules of that time.
     """
 
     study: Literal["depth", "shortcuts"] = "depth"
@@ -63,6 +67,7 @@ class Grid:
     settings: tuple[str, ...] = ()
     iterations: int = 0
     epoch: int = 0
+    version: int = VERSION
 
     def __post_init__(self) -> None:
         if not self.nets:
@@ -85,7 +90,7 @@ class Grid:
     @property
     def asked(self) -> Grid:
         """The grid as asked for, without what was found when it started."""
-        return dataclasses.replace(self, iterations=0, epoch=0)
+        return dataclasses.replace(self, iterations=0, epoch=0, version=VERSION)
 
     @property
     def names(self) -> list[tuple[str, int]]:
@@ -184,6 +189,8 @@ def cell_recipe(grid: Grid, net: str, seed: int) -> Recipe:
         "data.source": grid.data,
         "eval.watch_test": True,
     }
+    if grid.version == 1:
+        changes |= {"data.split_rule": "rank", "data.overlap": "allow"}
     if grid.iterations:
         spacing = min(ROW_EVERY, grid.epoch)
         rows = max(1, round(grid.iterations / spacing))
@@ -219,7 +226,7 @@ def read_grid(folder: Path) -> Grid:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a study: {error}") from None
-    return from_dict(Grid, data, where=str(path))
+    return from_dict(Grid, {"version": 1, **data}, where=str(path))
 
 
 def read_cells(folder: Path) -> list[Cell]:

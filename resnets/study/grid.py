@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from resnets.study.progress import StudyProgress
 from resnets.study.worker import work
 from resnets.train.stop import Stopped, StopSignals
 from resnets.weights.checkpoint import LAST
+
+log = logging.getLogger("resnets")
 
 POLL_SECONDS = 1.0
 # On a CPU, processes with one thread each beat one process with several. cifar-resnet20, batch 128,
@@ -69,8 +72,11 @@ def run_grid(
         kept = read_grid(folder)
         _refuse_other(kept, grid, folder)
         cells = read_cells(folder)
-        _refuse_mixed(kept, cells)
         left = sum(cell.status not in OVER for cell in cells)
+        if mixed := _mixed(kept, cells):
+            if left:
+                raise ConfigError(f"{mixed}; move the folder away to train it anew")
+            log.warning("%s", mixed)
         if left:
             _Crew(kept, cells, slots(jobs, device, left)).train()
     return read_cells(folder)
@@ -114,8 +120,8 @@ def _refuse_other(kept: Grid, asked: Grid, folder: Path) -> None:
         )
 
 
-def _refuse_mixed(grid: Grid, cells: Sequence[Cell]) -> None:
-    """Raise where a cell was trained by another recipe than the grid gives it."""
+def _mixed(grid: Grid, cells: Sequence[Cell]) -> str | None:
+    """Which cell was trained by another recipe than the grid gives it; None where none was."""
     for cell in cells:
         if cell.status != "done" and not (cell.folder / "checkpoints" / LAST).exists():
             continue
@@ -130,10 +136,11 @@ def _refuse_mixed(grid: Grid, cells: Sequence[Cell]) -> None:
         ours = dataclasses.replace(ours, model=fitted)
         if found := _difference(to_dict(theirs), to_dict(ours)):
             path, there, here = found
-            raise ConfigError(
+            return (
                 f"{cell.folder}: mixed grid: it was trained with {path} = {there!r}, the study has "
-                f"{here!r}; move the folder away to train it anew"
+                f"{here!r}"
             )
+    return None
 
 
 def _difference(
