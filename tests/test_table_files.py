@@ -1,5 +1,6 @@
 """Tables of images and labels as people bring them: read, or refused saying what was found."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from resnets.data import DataError, open_data
 from resnets.data.sources import find_source
 from resnets.data.table_columns import plain
 from resnets.data.table_files import open_table_bytes, open_table_file
+from resnets.data.tables import open_table
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")
 NAMES = ("cat", "dog", "eel", "fox")
@@ -284,3 +286,33 @@ def test_lists_separated_by_spaces(images) -> None:
     file = root / "list.txt"
     file.write_text(lines("", *(f"{p}  {c}" for p, c in rows)))
     assert open_data(replace(WHOLE, source=str(file))).classes == NAMES
+
+
+def test_damaged_tables_are_read_or_named(images) -> None:
+    root, rows = images
+    luck, file = random.Random(0), root / "damaged.csv"
+    pieces = (b'"', b"\r", b"\n", b",", b";", b"\0", b"\xff\xfe", b"a" * 200_000, b"../", b"\t\t")
+    kinds, said = [make(rows).encode() for make in KINDS.values()], []
+    for _ in range(300):
+        data = bytearray(luck.choice(kinds))
+        for _ in range(luck.randint(1, 6)):
+            place = luck.randrange(len(data) + 1)
+            if luck.random() < 0.3:
+                data[place:place] = luck.choice(pieces)
+            elif luck.random() < 0.5:
+                data[place : place + 1] = bytes([luck.randrange(256)])
+            else:
+                del data[place : place + luck.randrange(30)]
+        file.write_bytes(data)
+        try:
+            open_table(file)
+        except DataError as error:
+            said.append(str(error))
+    assert len(said) > 100
+    assert all("damaged.csv" in each and "\n" not in each for each in said)
+
+
+def test_a_spreadsheet_is_refused_with_the_way_out(tmp_path) -> None:
+    (tmp_path / "set.xlsx").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(DataError, match="CSV"):
+        open_data(replace(WHOLE, source=str(tmp_path / "set.xlsx")))

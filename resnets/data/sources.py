@@ -29,6 +29,7 @@ from resnets.data.tabular import HUB, is_tabular, open_tabular
 from resnets.data.tars import IMAGENET_TRAIN, open_imagenet, open_tar
 from resnets.data.tree import open_tree
 
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
@@ -44,6 +45,8 @@ def find_source(spec: DataSpec) -> Source:
         return open_parquet(where) if streaming else open_tabular(where)
     if path.is_dir() and (found := find_shards(path)):
         return open_shards(found, path.resolve().name, streaming=streaming)
+    if path.suffix.lower() in SPREADSHEETS and path.is_file():
+        raise DataError(f"{source}: a spreadsheet; save its sheet as CSV (path,label)")
     stored = None
     if path.is_file() and not is_pack(path) and path.suffix.lower() not in TABLE_SUFFIXES:
         stored = open_tar(path, source, streaming=streaming, labels_from=spec.labels_from)

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from resnets.config.terminal import printable
 from resnets.data.errors import DataError
 from resnets.data.labels import ONE_LABEL
 from resnets.data.split_names import split_role
@@ -109,7 +110,7 @@ def find_columns(
     if len(rest) == 1:
         return Columns(path, rest[0], split, count, header, flag)
     if headed:
-        others = ", ".join(header)
+        others = ", ".join(map(printable, header))
         raise DataError(
             f"{where}: line 1: a header without a label; its columns are {others}, and one has to"
             " be called label"
@@ -135,9 +136,10 @@ def _path(
     if known:
         return known[0]
     if header:
+        others = ", ".join(map(printable, header))
         raise DataError(
-            f"{where}: line 1: a header without a path; its columns are {', '.join(header)}, and"
-            " one has to be called path"
+            f"{where}: line 1: a header without a path; its columns are {others}, and one has to be"
+            " called path"
         )
     return 0  # no cell names an image: the rows will be named as missing
 
@@ -188,6 +190,6 @@ def one_hot_label(row: Sequence[str], columns: Columns, place: str) -> str:
     if len(ones) == 1:
         return columns.header[ones[0]]
     if ones:
-        several = ", ".join(columns.header[each] for each in ones)
+        several = ", ".join(printable(columns.header[each]) for each in ones)
         raise DataError(f"{place}: the classes {several} at once; {ONE_LABEL}")
     raise DataError(f"{place}: no class: all of its columns are 0")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from resnets.config.terminal import printable
 from resnets.data.errors import DataError
 from resnets.data.walk import walk_images
 
@@ -50,10 +51,10 @@ class TablePaths:
         if not found:
             return None
         if len(found) > 1:
+            said = " or ".join(map(printable, found[:SHOWN]))
             more = f" or {len(found) - SHOWN} others" if len(found) > SHOWN else ""
             raise DataError(
-                f"{place}: {path} may be {' or '.join(found[:SHOWN])}{more}; write the path with"
-                " its folders"
+                f"{place}: {printable(path)} may be {said}{more}; write the path with its folders"
             )
         self.guessed += 1
         return found[0]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from resnets.config.terminal import printable
 from resnets.data.errors import DataError
 from resnets.data.files import FolderFiles
 from resnets.data.identity import hash_names
@@ -87,7 +88,7 @@ def _located(file: Path, rows: Sequence[TableRow], paths: TablePaths) -> list[Ta
     if missing:
         first = missing[0]
         raise DataError(
-            f"{file}: line {first.line}: no file {paths.root / first.path}"
+            f"{file}: line {first.line}: no file {paths.root / printable(first.path)}"
             + (f", and {len(missing) - 1:,} more are missing" if len(missing) > 1 else "")
             + "; paths are relative to the table's folder, and a header has path,label"
         )
@@ -100,6 +101,6 @@ def _check_once(file: Path, rows: Sequence[TableRow]) -> None:
         if one.path == two.path:
             more = f"; {ONE_LABEL}" if one.label != two.label else "; remove one of them"
             raise DataError(
-                f"{file}: line {max(one.line, two.line)}: {one.path} is in line"
+                f"{file}: line {max(one.line, two.line)}: {printable(one.path)} is in line"
                 f" {min(one.line, two.line)} already{more}"
             )
