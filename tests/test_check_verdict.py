@@ -15,6 +15,8 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data.check import CheckReport, check_data
 from resnets.data.check_verdict import exit_code, train_command, verdict
+from resnets.detect.check_images import annotated_contents
+from resnets.detect.sources import open_detection
 
 
 def scene(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
@@ -193,3 +195,18 @@ def test_annotated_sets_lead_with_leaks_too(tmp_path: Path, capsys, monkeypatch)
     assert lines[0] == "8 images: 4 test, 4 train"
     assert re.match(r"LEAK +1 of 4 training images are copies of test images", lines[1])
     assert words_of(lines[-2].strip())[:3] == ["train", "detect", "--data"]
+
+
+def test_one_image_set_is_divided_as_training_divides_it(tmp_path: Path) -> None:
+    write_coco(tmp_path, "train", [(40, 30)] * 20)
+    for place, path in enumerate(sorted((tmp_path / "train").glob("*.png"))):
+        scene(place, (40, 30)).save(path)
+    spec = DataSpec(source=str(tmp_path))
+    contents = annotated_contents(spec, "instances")
+    splits = open_detection(spec)
+    found = {section.part: section.files.paths for section in contents.sections}
+    assert found == {
+        "test share": splits.test().files.paths,
+        "validation share": splits.val.files.paths,
+        "training share": splits.train.files.paths,
+    }

@@ -12,9 +12,14 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.check_findings import LEAK, UNLISTED, Finding
+from resnets.data.check_shares import SHARES
 from resnets.data.check_source import Contents, Section
+from resnets.data.content import MOST, file_keys
 from resnets.data.errors import DataError
+from resnets.data.identity import hash_names
+from resnets.data.parts import FilePart, Source
 from resnets.data.quarantine import path_within, prefixes
+from resnets.data.roles import held_out_rows
 from resnets.data.split_names import role_within
 from resnets.detect.check import with_all
 from resnets.detect.image_index import ImageIndex, store_listing
@@ -57,6 +62,8 @@ def _by_set(spec: DataSpec, source: RawSource) -> Contents:
         _section(source.store, title, [path for path, part in place.items() if part == title])
         for title in titles
     ]
+    if len(sections) == 1 and titles[0] not in ("test", "val"):
+        sections = _shares(source, spec, list(place))
     findings = [*_shared(source, spec, shared), *_unlisted(source, spec, place)]
     return Contents(spec.source, [each for each in sections if len(each.files)], findings)
 
@@ -82,6 +89,19 @@ def _rank(part: str) -> tuple[int, str]:
 
 def _section(store: Store, title: str, paths: Sequence[str]) -> Section:
     return Section(title, store.take(paths), np.full(len(paths), -1, np.int64), ())
+
+
+def _shares(source: RawSource, spec: DataSpec, paths: Sequence[str]) -> list[Section]:
+    """The one image set of a source, divided as training divides it where no annotation is bad."""
+    files, ids = source.store.take(paths), hash_names(paths)
+    content = file_keys(files) if len(paths) <= MOST else ids
+    part = FilePart("", files, np.zeros(len(paths), np.int64), ids, content)
+    train, val, test = held_out_rows(Source(source.name, source.classes, part), spec)
+    shares = zip(SHARES, (test, val, train), strict=True)
+    return [
+        _section(source.store, title, [paths[row] for row in rows.tolist()])
+        for title, rows in shares
+    ]
 
 
 def _shared(
