@@ -84,8 +84,12 @@ class Contents:
         """What was understood, or what there is where that is not clear."""
         if self.understood is not None:
             return self.understood
+        parts = {each.part for each in self.sections}
         splits = [
-            SplitSummary(each.part or "images", len(each.files), "") for each in self.sections
+            SplitSummary("test", len(each.files), "val")  # as training takes it
+            if each.part == "val" and "test" not in parts
+            else SplitSummary(each.part or "images", len(each.files), "")
+            for each in self.sections
         ]
         classes = {name for each in self.sections for name in each.classes if name}
         name = Path(self.source).expanduser().resolve().name
