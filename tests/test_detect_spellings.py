@@ -397,3 +397,17 @@ def test_polygons_in_other_brackets(tmp_path):
     split = open_detection(data, DetectSpec(), "instances").train
     for target, entry in zip(split.targets, coco(tmp_path)["annotations"], strict=True):
         assert target.masks[0][0].tolist() == entry["segmentation"][0]
+
+
+def test_objects_without_an_outline_are_noted_and_serve_for_boxes(tmp_path):
+    made = coco(tmp_path, 6)
+    for entry, outline in zip(made["annotations"], ([], None, [[]]), strict=False):
+        entry["segmentation"] = outline
+    del made["annotations"][3]["segmentation"]
+    put(tmp_path / JSON, made)
+    report = check_annotations(str(tmp_path), "instances")
+    assert report.problems == []
+    assert any("4 objects without outline" in note for note in report.notes)
+    assert right(opened(tmp_path).train) == 6
+    with pytest.raises(DataError, match="it has no outline"):
+        open_detection(DataSpec(source=str(tmp_path)), DetectSpec(), "instances")

@@ -454,10 +454,8 @@ def _outline(value: Any) -> Any:
     if not isinstance(value, list):
         return value or None
     value = [points for points in value if points != []]
-    if (value and _is_flat(value)) or all(
-        map(_is_pair, value)
-    ):  # one polygon that is not in a list of its own
-        value = [value]
+    if value and (_is_flat(value) or all(map(_is_pair, value))):
+        value = [value]  # one polygon that is not in a list of its own
     value = [_flattened(points) for points in value]
     arrays = [np.asarray(p) if _is_flat(p) else p for p in value]
     return [p.astype(np.float64) if _is_numeric(p) else p for p in arrays] or None
