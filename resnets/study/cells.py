@@ -253,6 +253,10 @@ def reread(cell: Cell) -> Cell:
     return read_cell(cell.folder.parents[1], cell.net, cell.seed)
 
 
-def training_order(cells: Sequence[Cell]) -> list[Cell]:
-    """All nets of seed 0 first; in a seed the deepest first, so that workers end together."""
-    return sorted(cells, key=lambda cell: (cell.seed, -cell.depth))
+def training_order(cells: Sequence[Cell], jobs: int) -> list[Cell]:
+    """All nets of seed 0 first, then those of seed 1, ...
+
+    In a seed the deepest come first, so that several workers end together; one worker alone begins
+    with the shallowest, so that there is something to see early.
+    """
+    return sorted(cells, key=lambda cell: (cell.seed, cell.depth if jobs == 1 else -cell.depth))

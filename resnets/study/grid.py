@@ -164,7 +164,7 @@ class _Crew:
         self.grid, self.free = grid, deque(places)
         self.cells = {cell.folder: cell for cell in cells}
         self.waiting = deque(
-            cell.folder for cell in training_order(cells) if cell.status not in OVER
+            cell.folder for cell in training_order(cells, len(places)) if cell.status not in OVER
         )
         self.workers: dict[Path, tuple[BaseProcess, Slot]] = {}
         self.stopping = False
