@@ -129,7 +129,7 @@ class Fingerprint:
             for role, name in enumerate(ROLES)
         }
         unread = int(((current.content == 0) | ~self.content.any()).sum())
-        return Changes(count, unread)
+        return Changes(count, unread, current.counts())
 
     def _replaced(self, current: Fingerprint) -> NDArray[np.bool_]:
         """(N of `current`,) whether an image is at a known path, with content that is not known."""
@@ -158,10 +158,12 @@ class Fingerprint:
 @dataclass(frozen=True)
 class Changes:
     """counts: by role how many images were added, removed and changed. unread: how many images
-    could only be compared by path, since contents are not known."""
+    could only be compared by path, since contents are not known. images: by role, as they are now.
+    """
 
     counts: Mapping[str, Mapping[str, int]]
     unread: int
+    images: Mapping[str, int]
 
     def __bool__(self) -> bool:
         """Whether there is any."""

@@ -53,9 +53,11 @@ class SetReport:
 
     def to_json(self) -> dict[str, Any]:
         """For result.json: images by split, what changed, and byte-identical ones."""
-        found: dict[str, Any] = {"images": self.fingerprint.counts()}
+        changes = self.changes
+        now = self.fingerprint.counts() if changes is None else dict(changes.images)
+        found: dict[str, Any] = {"images": now}
         if self.resumed:
-            found["changes"] = None if self.changes is None else dict(self.changes.counts)
+            found["changes"] = None if changes is None else dict(changes.counts)
         if self.overlap is not None:
             found["overlap"] = {ROLES[role]: n for role, n in self.overlap.counts.items()}
             found["overlap_left_out"] = self.overlap.left_out
