@@ -79,6 +79,14 @@ def test_missing_and_foreign_files(tmp_path):
     assert ckpt.FORMAT == 2
 
 
+def test_a_checkpoint_made_from_another_ones_meta_is_whole(tmp_path):
+    save_checkpoint(tmp_path / "a.safetensors", TENSORS, {"step": 1})
+    save_checkpoint(
+        tmp_path / "b.safetensors", TENSORS, read_checkpoint(tmp_path / "a.safetensors").meta
+    )
+    assert read_checkpoint(tmp_path / "b.safetensors").meta["step"] == 1
+
+
 def test_files_whose_checksum_is_of_the_tensors_alone_are_read(tmp_path):
     import json
 

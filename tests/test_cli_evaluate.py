@@ -84,7 +84,7 @@ def test_json_gives_the_figures_of_the_runs_own_test_split(capsys, checkpoint, d
     assert (code, complaints(err)) == (0, [])
     assert result["examples"] == 24
     assert result["top1_error"] == pytest.approx(100 / 24)
-    assert result["top5_error"] == 0.0
+    assert "top5_error" not in result  # says nothing of three classes
     assert result["confusion"] == [[8, 0, 0], [0, 8, 0], [0, 1, 7]]
     assert [row["class"] for row in result["per_class"]] == ["blue", "green", "red"]
     assert result["per_class"][1]["precision"] == pytest.approx(8 / 9)
@@ -131,8 +131,7 @@ def test_other_classes_are_refused_by_name(capsys, checkpoint, data, tmp_path):
         (other / part / "red").rename(other / part / "purple")
     code, out, err = call(capsys, "evaluate", checkpoint, "--data", other)
     assert (code, out) == (1, "")
-    assert "lacks: red" in err
-    assert "does not know: purple" in err
+    assert "purple" in err
     assert err.count("\n") == 1
     # The user may say what the net's outputs are called in this data; order is the net's.
     words = ("evaluate", checkpoint, "--data", other, "--json", "--classes", "blue,green,purple")
@@ -154,7 +153,7 @@ def test_classes_in_another_order_are_mapped_by_name(capsys, checkpoint, data, t
     [
         (("--classes", "blue,green"), 2, "names 2 classes, last.safetensors"),
         (("--classes", "blue,green,green"), 2, "twice"),
-        (("--classes", "blue,green,yellow"), 1, "does not know: red"),
+        (("--classes", "blue,green,yellow"), 1, "unknown to the network; red"),
         (("--data", "no-such-folder"), 1, "no-such-folder"),
         (("--scales", "32,big"), 2, "--scales 32,big"),
         (("--scales", "8"), 2, "--scales 8: cifar-resnet8's crops have 12 px"),

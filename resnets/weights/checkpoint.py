@@ -118,7 +118,8 @@ class Encoded:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
         flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        whole = json.loads(json.dumps({"format": FORMAT, **meta}))
+        whole = json.loads(json.dumps({**meta, "format": FORMAT}))
+        whole.pop("sha256", None)  # of the checkpoint that this one was made from
         described = json.dumps({**whole, "sha256": _digest(flat, whole)})
         order = list(DTYPES)
         self._tensors = sorted(flat.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
