@@ -119,7 +119,7 @@ def flat(width: int, height: int) -> bytes:
 BOMB = flat(4000, 1000)  # 12 kB that become 12 MB
 REFUSED = [
     (400, "not JSON", "/predict", b"{", "application/json"),
-    (400, "not JSON", "/predict", b"[" * 100_000, "application/json"),
+    (400, "must be", "/predict", b"[" * 100_000, "application/json"),
     (400, "must be", "/predict", b'{"a": 1}', "application/json"),
     (400, "list", "/predict", b'{"pictures": "x"}', "application/json"),
     (400, "picture 1 is not base64", "/predict", b'{"pictures": ["*"]}', "application/json"),

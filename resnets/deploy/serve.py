@@ -65,7 +65,11 @@ def serve(
 
     hosts: names, beside localhost and this machine's own, that requests may call the server by.
     """
-    bounds = {"most": limits.connections, "lag": registry.lag}
+    bounds = {
+        "most": limits.connections,
+        "lag": registry.lag,
+        "allowance": limits.upload + (1 << 20),
+    }
     config = uvicorn.Config(
         make_app(registry, limits, metrics, token, {socket.gethostname(), *hosts}),
         backlog=BACKLOG,

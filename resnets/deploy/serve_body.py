@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Request
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
 
 from resnets.data.decode import naming
 from resnets.data.open_image import CLIENT_FORMATS, open_image
 from resnets.deploy.serve_limits import Limits, RefusalError
+from resnets.deploy.serve_parse import images_of_json, parts_of
 
-OVERHEAD = 2048  # bytes of headers allowed to each part of a multipart body
 RAW = ("application/octet-stream", "image/", "")
 
 
@@ -50,7 +46,12 @@ class Intake:
             deadline = time.monotonic() + self.limits.body
             while await self._more(request, body, deadline):
                 pass
-            yield bytes(body)
+            whole, size = bytes(body), len(body)
+            body.clear()  # one copy, while it is taken apart
+            try:
+                yield whole
+            finally:
+                self.held -= size
         finally:
             self.readers -= 1
             self.held -= len(body)
@@ -89,9 +90,9 @@ def pictures_of(body: bytes, content_type: str, limits: Limits) -> list[bytes]:
     kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
     name = kind.decode("latin-1").strip().lower()
     if name == "multipart/form-data":
-        pictures = _parts(body, options.get(b"boundary", b""), limits)
+        pictures = parts_of(body, options.get(b"boundary", b""), limits.pictures)
     elif name == "application/json":
-        pictures = _from_json(body, limits)
+        pictures = images_of_json(body, limits.pictures)
     elif any(name == raw or (raw.endswith("/") and name.startswith(raw)) for raw in RAW):
         pictures = [body]
     else:
@@ -117,73 +118,3 @@ def check_picture(data: bytes, name: str, limits: Limits) -> None:
             413,
             f"{name}: {width} x {height} px is more than {limits.pixels / 1e6:.3g} megapixels",
         )
-
-
-def _parts(body: bytes, boundary: bytes, limits: Limits) -> list[bytes]:
-    found: list[bytearray] = []
-    headers = 0
-
-    def begin() -> None:
-        if len(found) == limits.pictures:
-            raise _too_many(limits)
-        found.append(bytearray())
-
-    def data(piece: bytes, start: int, end: int) -> None:
-        found[-1].extend(piece[start:end])
-
-    def header(piece: bytes, start: int, end: int) -> None:
-        nonlocal headers
-        headers += end - start
-        if headers > OVERHEAD * (len(found) + 1):
-            raise RefusalError(400, "multipart/form-data: its headers are too long")
-
-    ended = []
-    try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": begin,
-                "on_part_data": data,
-                "on_header_field": header,
-                "on_header_value": header,
-                "on_end": lambda: ended.append(True),
-            },
-        )
-        parser.write(body)
-        parser.finalize()
-    except (FormParserError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise RefusalError(400, f"multipart/form-data: {said}") from None
-    if not ended:
-        raise RefusalError(400, "multipart/form-data: the closing boundary is missing")
-    return [bytes(part) for part in found]
-
-
-def _from_json(body: bytes, limits: Limits) -> list[bytes]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        raise RefusalError(400, "the body is not JSON") from None
-    if not isinstance(value, dict) or set(value) not in ({"pictures"}, {"picture"}):
-        raise RefusalError(400, 'the JSON must be {"pictures": ["<base64>", ...]}')
-    texts = value["pictures"] if "pictures" in value else [value["picture"]]
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise RefusalError(400, '"pictures" must be a list of base64 texts')
-    if len(texts) > limits.pictures:
-        raise _too_many(limits)
-    return [_from_base64(text, number) for number, text in enumerate(texts, 1)]
-
-
-def _from_base64(text: str, number: int) -> bytes:
-    if text.startswith("data:"):
-        head, _, text = text.partition(",")
-        if not head.endswith(";base64"):
-            raise RefusalError(400, f"picture {number}: its data: URL is not base64")
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise RefusalError(400, f"picture {number} is not base64") from None
-
-
-def _too_many(limits: Limits) -> RefusalError:
-    return RefusalError(413, f"more than {limits.pictures} pictures in one request")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resnets.deploy.serve_lag import Lag
+from resnets.deploy.serve_linger import LingeringTransport
 
 LATE = 0.05  # seconds that the event loop may lag before only FEW connections are held
 FEW = 64
 PATIENCE = 15.0  # seconds: a connection without a request in progress is closed within twice this
+LINGERING = 256  # connections over the limit that are told so in order; any more are reset
+PIECE = 1 << 14  # bytes given to h11 at a time: it bounds headers only between two of them
+# Chunks of a body are handled one by one in Python: so many are allowed, and one more for each
+# CHUNK bytes.
+CHUNKS, CHUNK = 1000, 512
 
 
 def error_body(status: int, reason: str, request: str | None = None) -> bytes:
@@ -22,26 +28,69 @@ def error_body(status: int, reason: str, request: str | None = None) -> bytes:
     return json.dumps(said if request is None else {**said, "request": request}).encode()
 
 
+class BoundedH11(h11.Connection):
+    """Refuses bodies of very many, very small chunks."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER)
+        self._chunks = self._bytes = 0
+        self._refused = False
+
+    def next_event(self) -> Any:
+        """The next event; RemoteProtocolError as h11's, and for too many chunks."""
+        event = None if self._refused else super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            self._refused = self._chunks > CHUNKS + self._bytes // CHUNK
+        if self._refused:
+            raise h11.RemoteProtocolError("too many small chunks")
+        return event
+
+
 class Connection(H11Protocol):
     """h11 bounds headers (16 KiB) and frames bodies strictly; this adds the rest."""
 
     most = 512
     patience = PATIENCE
+    allowance = 32 << 20  # bytes that are read and dropped behind a refusal
     lag = Lag()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one too many; watch the others."""
-        super().connection_made(transport)
+        self.conn = BoundedH11()
+        self._refused = False
+        self._lingering = LingeringTransport(transport, self._is_unread, self.allowance)
+        super().connection_made(cast(asyncio.Transport, self._lingering))
         self._idle_since: int | None = None
         self._requests = 0
         most = self.most if self.lag.seconds < LATE else min(self.most, FEW)
-        if len(self.connections) > most:
+        if len(self.connections) > self.most + LINGERING:
+            transport.abort()
+        elif len(self.connections) > most:
+            self._refused = True
             self._say(503, "too many connections; try again later", ((b"retry-after", b"1"),))
-            return
-        self._timer = self.loop.call_later(self.patience, self._look)
+        else:
+            self._timer = self.loop.call_later(self.patience, self._look)
+
+    def data_received(self, data: bytes) -> None:
+        """In pieces, so that h11's bound of headers holds."""
+        for start in range(0, len(data), PIECE):
+            if self.transport.is_closing():
+                self._lingering.drop(data[start:])
+                return
+            super().data_received(data[start : start + PIECE])
+
+    def eof_received(self) -> None:
+        """A client that sends no more counts as gone."""
+        if self.transport.is_closing():
+            self._lingering.finish()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Cancel its timers."""
+        self._lingering.finish()
         if hasattr(self, "_timer"):
             self._timer.cancel()
         super().connection_lost(exc)
@@ -57,6 +106,10 @@ class Connection(H11Protocol):
         if self.cycle is not None:  # whoever is at work on the request has nobody to answer
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+    def _is_unread(self) -> bool:
+        """Whether the client may still send what nobody will read."""
+        return self._refused or self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
     def _say(self, status: int, reason: str, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         body = error_body(status, reason)
