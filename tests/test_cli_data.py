@@ -29,7 +29,8 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
 
 def test_pack_and_verify(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capsys, "pack", "shapes", "--size", "32")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith("data:     shapes: 2 classes")
     assert out.splitlines() == [
         "wrote shapes-32.pack: 24 train, 0.1 MB",
         "use it: resnets train RECIPE --data shapes-32.pack",
@@ -60,7 +61,7 @@ def test_unreadable_pictures_are_named_and_left_out(
     code, out, err = said(capsys, "pack", "shapes", "--max-bad", "0.1")
     assert code == 1
     assert "wrote shapes-400.pack: 22 train, 0.1 MB" in out
-    assert err == "resnets data pack: 2 unreadable pictures left out\n"
+    assert err.splitlines()[-1].startswith("resnets data pack: 2 ")
     named = [message.split(": ")[0] for message in caplog.messages]
     assert named == ["shapes/round/00.png", "shapes/square/01.png"]
     Path("shapes-400.pack").unlink()
@@ -70,7 +71,8 @@ def test_unreadable_pictures_are_named_and_left_out(
     assert not list(Path().glob("*.pack*"))
     Path("list.txt").write_text("round/00.png\tempty\nsquare/01.png\n")
     code, out, err = said(capsys, "pack", "shapes", "--quarantine", "list.txt")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert "cannot be read" not in err
     assert "22 train" in out
 
 

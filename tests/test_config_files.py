@@ -77,7 +77,7 @@ def test_a_busy_file_inside_is_not_taken_for_a_busy_folder(tmp_path):
 
 
 def test_an_empty_folder_is_removed_again(tmp_path):
-    with pytest.raises(RuntimeError), hold_folder(tmp_path / "run"):
+    with pytest.raises(RuntimeError), hold_folder(tmp_path / "runs" / "run"):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 

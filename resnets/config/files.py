@@ -59,9 +59,10 @@ def sync_folder(folder: Path) -> None:
 def hold_folder(folder: Path) -> Iterator[None]:
     """Make `folder` and keep other processes from writing into it; a killed holder lets go.
 
-    Left again, a folder in which nothing was written is removed. Raises ConfigError that says who
-    holds it, or that `folder` is a file.
+    Folders that this made, and that are empty in the end, are removed. Raises ConfigError that says
+    who holds it, or that `folder` is a file.
     """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     with ExitStack() as held:
         lock = _lock_of(folder, held)
         lock.write_text(json.dumps(_holder()), encoding="utf-8")
@@ -71,7 +72,8 @@ def hold_folder(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 lock.unlink()
             with suppress(OSError):
-                folder.rmdir()  # only where it is empty
+                for each in made or [folder]:
+                    each.rmdir()  # only where it is empty
 
 
 def _lock_of(folder: Path, held: ExitStack) -> Path:
@@ -96,9 +98,9 @@ def new_folder(parent: Path, name: str) -> Path:
 
     Of several processes that ask at once each gets a folder of its own.
     """
-    parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
+        parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             (folder := parent / f"{name}-{number}").mkdir()
             return folder
