@@ -6,7 +6,6 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from typing import Annotated, Any, TypeVar
@@ -23,9 +22,11 @@ from resnets.deploy.serve_metrics import Metrics
 from resnets.deploy.serve_models import Asked
 from resnets.deploy.serve_registry import Registry, Served
 from resnets.deploy.serve_watch import Watch
+from resnets.deploy.serve_workers import Workers
 from resnets.processors import cores
 
 T = TypeVar("T")
+SPARE = 4  # threads that may replace stuck ones, of each kind
 AT_ONCE = 1 << 16  # bytes of a body that is taken apart sooner than another thread would begin
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -49,9 +50,21 @@ class Work:
     def __init__(self, registry: Registry, limits: Limits, metrics: Metrics) -> None:
         self.registry, self.limits, self.metrics = registry, limits, metrics
         self.intake = Intake(limits)
-        self.decoders = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
-        self.parsers = ThreadPoolExecutor(cores(), thread_name_prefix="parse")
+        self.decoders = Workers("decode", cores(), limits.answer, SPARE)
+        self.parsers = Workers("parse", cores(), limits.answer, SPARE)
         self.stopping = False
+        metrics.watch_workers(lambda: sum(pool.stuck for pool, _ in self._pools()))
+
+    def check_workers(self) -> None:
+        """RefusalError (503) where stuck threads could not all be replaced."""
+        for pool, what in self._pools():
+            if not pool.is_complete:
+                raise RefusalError(
+                    503,
+                    f"{pool.stuck} threads that {what} have been at one job for over"
+                    f" {pool.patience:.3g} s; restart the server if that lasts",
+                    5,
+                )
 
     async def predict(self, request: Request, model: str | None, asked: Asked) -> dict[str, Any]:
         """Read the body, let its pictures in, answer them."""
@@ -118,8 +131,22 @@ class Work:
             self.metrics.pictures.labels(served.source.name).inc(len(pictures))
             return served, answer, time.monotonic() - accepted
 
+    def _pools(self) -> list[tuple[Workers, str]]:
+        """All threads, and what they do."""
+        return [
+            (self.decoders, "decode images"),
+            (self.parsers, "parse bodies"),
+            *(
+                (each.batcher.thread, f"compute {each.source.name}")
+                for each in self.registry.models
+            ),
+        ]
+
     def _check(self, served: Served, pictures: int = 1) -> None:
         try:
+            for pool in (self.decoders, self.parsers, served.batcher.thread):
+                if pool.is_blocked:
+                    raise RefusalError(503, "all threads are stuck; try again later", 5)
             served.admission.check(pictures)
         except RefusalError:
             self.metrics.shed.labels(served.source.name).inc()
@@ -151,9 +178,7 @@ class Work:
             left.cancel()
             await asyncio.gather(task, left, return_exceptions=True)
 
-    async def _run(
-        self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any
-    ) -> T:
+    async def _run(self, pool: Workers, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
@@ -239,9 +264,10 @@ def _health(app: FastAPI, work: Work, token: str | None) -> None:
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        """200 while requests are taken, 503 once the server stops."""
+        """200 while requests are taken; 503 once the server stops, or threads are stuck."""
         if work.stopping:
             raise RefusalError(503, "the server is stopping", 5)
+        work.check_workers()
         return JSONResponse({"status": "ready", "models": len(work.registry.models)})
 
     @app.get("/metrics", response_class=Response)

@@ -7,11 +7,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from resnets.deploy.serve_lag import Lag
 from resnets.deploy.serve_limits import Limits, RefusalError
+from resnets.deploy.serve_workers import Workers
 
 log = logging.getLogger("resnets.serve")
 
@@ -98,7 +98,7 @@ class Batcher:
         noted: Callable[[int, float], None] = lambda pictures, seconds: None,
     ) -> None:
         self.compute, self.admission, self.limits, self.noted = compute, admission, limits, noted
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self.thread = Workers("compute", 1, limits.answer, spare=0)
         self._waiting: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 

@@ -25,6 +25,9 @@ class Metrics:
         self._compute = self._histogram("batch_seconds", "Computing a batch", SECONDS, "model")
         self._count = self._gauge("waiting_pictures", "Accepted, not answered", ("model",))
         self._room = self._gauge("room_pictures", "Accepted at a time at most", ("model",))
+        self._stuck = Gauge(
+            "resnets_stuck_workers", "Threads at one job for too long", registry=self.registry
+        )
         self._info = self._gauge("model", "1 for each model", ("model", "version", "engine"))
 
     def batches(self, model: str) -> Callable[[int, float], None]:
@@ -42,6 +45,10 @@ class Metrics:
         self._count.labels(model).set_function(lambda: admission.count)
         self._room.labels(model).set_function(lambda: admission.room)
         self._info.labels(model, version, engine).set(1)
+
+    def watch_workers(self, stuck: Callable[[], int]) -> None:
+        """Show how many threads are stuck."""
+        self._stuck.set_function(stuck)
 
     def forget(self, model: str, version: str, engine: str) -> None:
         """This version serves no more."""
