@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from resnets.config import (
     Recipe,
     dump_json,
     from_toml,
-    stored_recipe,
+    hold_folder,
     to_toml,
     whole_file,
 )
@@ -34,7 +35,7 @@ from resnets.train.parallel import Parallel
 from resnets.train.resume import extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.work import Means, Work
-from resnets.weights.checkpoint import RECIPE, Checkpoint, find_checkpoint
+from resnets.weights.checkpoint import FOLDER, RECIPE, Checkpoint, find_checkpoint
 from resnets.weights.kept import Kept
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def run(
     seconds after which a step that has not ended ends the process; 0 = never. `fit_memory`: see
     `train.fit_memory`.
     Data and model are opened before anything is written. Raises ConfigError where `out` holds a
-    run already, DataError, Diverged, and Stopped when a signal asked the run to stop.
+    run already or another process writes into it, DataError, Diverged, and Stopped when a signal
+    asked the run to stop.
     """
 
     def refuse() -> None:
@@ -94,16 +96,16 @@ def run(
 
     def begin() -> None:
         Kept(out, work.recipe).begin(work.recipe)
-        out.mkdir(parents=True, exist_ok=True)
         _write_recipe(out, work.recipe)
 
-    rank.from_first(refuse)
-    work = _one_after_another(rank, lambda: _kind(recipe).open(recipe))
-    place = Place(device, rank, hang_after, fit_memory, quiet)
-    means = choose_means(work.recipe, work.model, work.examples, device)
-    rank.from_first(lambda: _check_norms(work, rank))
-    rank.from_first(begin)
-    return _train(work, out, means, place, None)
+    with _held(out, rank):
+        rank.from_first(refuse)
+        work = _one_after_another(rank, lambda: _kind(recipe).open(recipe))
+        place = Place(device, rank, hang_after, fit_memory, quiet)
+        means = choose_means(work.recipe, work.model, work.examples, device)
+        rank.from_first(lambda: _check_norms(work, rank))
+        rank.from_first(begin)
+        return _train(work, out, means, place, None)
 
 
 def resume(
@@ -124,35 +126,51 @@ def resume(
     was edited, each difference is logged with what is used. What differs from an uninterrupted run
     is kept in the checkpoint, result.json and the report.
     A run stopped before its first checkpoint starts again. `out` need be seen by the first process
-    alone, and there may be more processes or fewer than before. Raises ConfigError,
-    CheckpointError, and DataError.
+    alone, and there may be more processes or fewer than before. Raises ConfigError, also where
+    another process writes into `out`, CheckpointError, and DataError.
     """
 
     def read() -> tuple[Recipe, Checkpoint | None, list[str]]:
-        if not (out / RECIPE).is_file():
-            raise ConfigError(f"{out}: no run to resume here (no {RECIPE})")
         recipe, saved, notes = _read_run(out)
         _check_fits(recipe, fit_memory)
         return recipe, saved, notes
 
-    recipe, saved, notes = rank.from_first(read)
-    if data is not None:
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=data))
-    kind = _kind(recipe)
-    work = _one_after_another(
-        rank, lambda: kind.open(recipe) if saved is None else kind.reopen(recipe, saved)
-    )
-    if duration is not None and duration != recipe.duration:
-        step = 0 if saved is None else saved.meta["step"]
-        schedule = None if saved is None else saved.meta["state"]["schedule"]
-        notes.append(extend(work.recipe, duration, work.examples, step, schedule))
-        work.recipe = dataclasses.replace(work.recipe, duration=duration)
-    place = Place(device, rank, hang_after, fit_memory, quiet)
-    means = choose_means(work.recipe, work.model, work.examples, device, saved)
-    rank.from_first(lambda: _check_norms(work, rank))
-    if notes or data is not None:
-        rank.from_first(lambda: _rewrite_recipe(out, work.recipe))
-    return _train(work, out, means, place, saved, notes)
+    with _held(out, rank, begun=True):
+        recipe, saved, notes = rank.from_first(read)
+        if data is not None:
+            recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=data))
+        kind = _kind(recipe)
+        work = _one_after_another(
+            rank, lambda: kind.open(recipe) if saved is None else kind.reopen(recipe, saved)
+        )
+        if duration is not None and duration != recipe.duration:
+            step = 0 if saved is None else saved.meta["step"]
+            schedule = None if saved is None else saved.meta["state"]["schedule"]
+            notes.append(extend(work.recipe, duration, work.examples, step, schedule))
+            work.recipe = dataclasses.replace(work.recipe, duration=duration)
+        place = Place(device, rank, hang_after, fit_memory, quiet)
+        means = choose_means(work.recipe, work.model, work.examples, device, saved)
+        rank.from_first(lambda: _check_norms(work, rank))
+        if notes or data is not None:
+            rank.from_first(lambda: _rewrite_recipe(out, work.recipe))
+        return _train(work, out, means, place, saved, notes)
+
+
+@contextmanager
+def _held(out: Path, rank: Rank, *, begun: bool = False) -> Iterator[None]:
+    """Let no other process write into the run's folder, until all of this run is written.
+
+    With `begun` there must be a run in it.
+    """
+
+    def hold() -> None:
+        if begun and not (out / RECIPE).is_file() and not (out / FOLDER).is_dir():
+            raise ConfigError(f"{out}: no run to resume here (no {RECIPE})")
+        held.enter_context(hold_folder(out))
+
+    with ExitStack() as held:
+        rank.from_first(hold)
+        yield
 
 
 def _read_run(out: Path) -> tuple[Recipe, Checkpoint | None, list[str]]:
@@ -163,13 +181,11 @@ def _read_run(out: Path) -> tuple[Recipe, Checkpoint | None, list[str]]:
         saved = Kept(out, Recipe()).newest()
         if saved is None:
             raise
-        recipe = stored_recipe(saved.meta["recipe"], where=str(saved.path))
-        return recipe, saved, [f"{error}; the checkpoint's own recipe is used"]
+        return saved.recipe, saved, [f"{error}; the checkpoint's own recipe is used"]
     saved = Kept(out, edited).newest()
     if saved is None:
         return edited, None, []
-    kept = stored_recipe(saved.meta["recipe"], where=str(saved.path))
-    recipe, notes = reconcile(edited, kept)
+    recipe, notes = reconcile(edited, saved.recipe)
     return recipe, saved, notes
 
 

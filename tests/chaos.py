@@ -1,8 +1,12 @@
-"""A run that is killed at random times, again and again, until it is done.
+"""A run that is killed at random times, again and again, until it is done; and runs that race.
 
     python tests/chaos.py [--processes 2] [--kills 100] [--seed 1]
 
 compares its weights and rows with those of a run that nothing befell, and prints what it did.
+
+    python tests/chaos.py --race 50 [--seed 1]
+
+lets two processes race for one folder so often (see race.py) and prints how many were mixed.
 """
 
 from __future__ import annotations
@@ -87,6 +91,22 @@ def chaos(folder: Path, processes: int, wanted: int, seed: int) -> tuple[int, Pa
         assert "Traceback" not in error, error
 
 
+def races(folder: Path, wanted: int, seed: int) -> list[str]:
+    """Two processes race `wanted` times, with another delay each time; what was wrong."""
+    from race import MODES, race, references
+
+    luck, wrong, what = random.Random(seed), list[str](), Counter[str]()
+    whole = references(folder)
+    for number in range(wanted):
+        mode = MODES[number % len(MODES)]
+        found = race(folder / str(number), whole, mode, (0.0, luck.choice((0.0, 0.01, 0.1, 0.5))))
+        what[mode] += 1
+        wrong += found
+        print(f"{number + 1} races ({mode}): {found or 'not mixed'}", flush=True)
+    print(f"{wanted} races ({dict(what)}), {len(wrong)} of them wrong or mixed", flush=True)
+    return wrong
+
+
 def main() -> None:
     from same import difference
 
@@ -94,8 +114,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--race", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        if given.race:
+            sys.exit(bool(races(Path(folder), given.race, given.seed)))
         whole = Path(folder) / "whole"
         first = start([*train(given.kills, given.processes), "--out", str(whole)])
         first.communicate()  # a pipe that nobody reads would stop it

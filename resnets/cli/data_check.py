@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.table import Table
 
+from resnets.cli.runs import results_folder
 from resnets.config import ConfigError, DataSpec
 from resnets.config.detect import ClassMapScheme
 from resnets.config.terminal import console as terminal_console
@@ -109,21 +110,23 @@ class Check:
             else with_shares(open_contents(spec), spec)
         )
         announce(contents)
-        annotated = check_annotated(self.source, tasks, self.workers, self.class_map)
-        report = check_data(spec, tiny=self.tiny, contents=contents, watch=_watch)
-        if tasks:
-            report = report.annotated(annotated.bad, annotated.refusals)
-        recipe = RECIPES.get(tasks[0], "detect") if tasks else "pictures"
-        written = write_check(report, out, spec, leave_out, recipe)
-        _remember(report, spec, written, annotated=bool(tasks))
-        _show(report, written)
-        if tasks:
-            show_annotated(annotated, out)
-        if self.repair is not None:
-            repair(self.source, tasks[0], self.repair)
-        code = exit_code(report)
-        _conclude(report, written, code)
-        return code
+        # Held from here on: a new folder inside the set must not be taken for one of its own.
+        with results_folder(out), results_folder(self.repair):
+            annotated = check_annotated(self.source, tasks, self.workers, self.class_map)
+            report = check_data(spec, tiny=self.tiny, contents=contents, watch=_watch)
+            if tasks:
+                report = report.annotated(annotated.bad, annotated.refusals)
+            recipe = RECIPES.get(tasks[0], "detect") if tasks else "pictures"
+            written = write_check(report, out, spec, leave_out, recipe)
+            _remember(report, spec, written, annotated=bool(tasks))
+            _show(report, written)
+            if tasks:
+                show_annotated(annotated, out)
+            if self.repair is not None:
+                repair(self.source, tasks[0], self.repair)
+            code = exit_code(report)
+            _conclude(report, written, code)
+            return code
 
     def _options(self) -> tuple[str | None, frozenset[Kind]]:
         """The quarantine list and the kinds to put into a new one."""

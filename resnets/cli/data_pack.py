@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from resnets.config import ConfigError, DataSpec
+from resnets.config import ConfigError, DataSpec, hold_name
 from resnets.config.terminal import say
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -70,20 +70,21 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
         out = Path(f"{_stem(Path(spec.source).resolve().name)}-{size}{SUFFIX}")
     if out.suffix != SUFFIX:
         raise ConfigError(f"--out {out}: packed sets end in {SUFFIX}; name it {out.name}{SUFFIX}")
-    if out.exists():
-        raise ConfigError(f"--out {out}: exists already; remove it or name another file")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
-    source = find_source(spec)
-    announce(summarize_source(source))
-    packed = pack(
-        source,
-        out,
-        size,
-        quarantine=Quarantine.of(spec),
-        workers=spec.workers,
-        max_bad=spec.max_bad,
-    )
+    with hold_name(out):
+        if out.exists():
+            raise ConfigError(f"--out {out}: exists already; remove it or name another file")
+        source = find_source(spec)
+        announce(summarize_source(source))
+        packed = pack(
+            source,
+            out,
+            size,
+            quarantine=Quarantine.of(spec),
+            workers=spec.workers,
+            max_bad=spec.max_bad,
+        )
     parts = ", ".join(f"{count:,} {role}" for role, count in packed.pictures.items())
     say(f"wrote {out}: {parts}, {_bytes(packed.size)}")
     say(f"use it: resnets train RECIPE --data {out}")

@@ -13,6 +13,7 @@ import tyro
 from rich.table import Table
 
 from resnets.cli.loading import load_options
+from resnets.cli.runs import results_folder
 from resnets.config import ConfigError, dump_json
 from resnets.config.terminal import console as terminal_console
 from resnets.config.terminal import escape, say
@@ -81,79 +82,80 @@ def command(
         raise ConfigError("name at least one run or checkpoint")
     if out is not None and out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
-    from resnets.weights.checkpoint import task_of
+    with results_folder(out):
+        from resnets.weights.checkpoint import task_of
 
-    if any(task_of(each) != "classify" for each in weights):
-        own: dict[str, object] = {
-            "model": model,
-            "classes": classes,
-            "labels": labels,
-            "flip": flip,
-        }
-        own |= {"views": views != "centre", "average": average != "probabilities"}
-        _only_for_classifiers(own)
-        from resnets.cli.evaluate_detect import evaluate
+        if any(task_of(each) != "classify" for each in weights):
+            own: dict[str, object] = {
+                "model": model,
+                "classes": classes,
+                "labels": labels,
+                "flip": flip,
+            }
+            own |= {"views": views != "centre", "average": average != "probabilities"}
+            _only_for_classifiers(own)
+            from resnets.cli.evaluate_detect import evaluate
 
-        return evaluate(
-            weights,
-            data=data,
-            split=split,
-            image_set=image_set,
-            scales=_numbers(scales) or None,
-            refine=refine,
-            as_json=json,
-            out=out,
-            device=device,
-            precision=precision,
-        )
-    if refine:
-        raise ConfigError("--refine is for detectors; a classifier has no boxes")
-    if image_set:
-        raise ConfigError("--image-set is for detectors; name a part with --split")
-    from resnets.deploy.artefact import is_artefact
+            return evaluate(
+                weights,
+                data=data,
+                split=split,
+                image_set=image_set,
+                scales=_numbers(scales) or None,
+                refine=refine,
+                as_json=json,
+                out=out,
+                device=device,
+                precision=precision,
+            )
+        if refine:
+            raise ConfigError("--refine is for detectors; a classifier has no boxes")
+        if image_set:
+            raise ConfigError("--image-set is for detectors; name a part with --split")
+        from resnets.deploy.artefact import is_artefact
 
-    if any(map(is_artefact, weights)):
-        from resnets.cli import evaluate_artefact
+        if any(map(is_artefact, weights)):
+            from resnets.cli import evaluate_artefact
 
-        own = {
-            "model": model,
-            "classes": classes,
-            "views": views != "centre",
-            "scales": scales,
-            "flip": flip,
-        }
-        found, pictures = evaluate_artefact.evaluate(
-            weights,
-            data=data,
-            split=split,
-            labels=labels,
-            views=own,
-            device=device,
-            precision=precision,
-            quiet=json,
-        )
-        _report(found, pictures, out, as_json=json)
-        return 1 if found.errors else 0
-    from resnets.data.summary import announce
-    from resnets.evaluate.match import open_pictures
-    from resnets.evaluate.views import Views
-    from resnets.ranks import joined
-    from resnets.weights.load import load_model
-
-    options = load_options(model, classes)
-    shown = Views(views, _numbers(scales), flip)
-    nets = [load_model(each, replace(options, rename=False)) for each in weights]
-    if classes is not None:
-        _rename_outputs(nets, classes)
-    pictures, truth = open_pictures(nets[0], data, split, labels)
-    with joined(device) as rank:
-        if rank.index == 0:
-            announce(pictures)
-        means = device, precision, average
-        found = _measure(nets, weights, pictures, truth, shown, means, rank, quiet=json)
-        if rank.index == 0:
+            own = {
+                "model": model,
+                "classes": classes,
+                "views": views != "centre",
+                "scales": scales,
+                "flip": flip,
+            }
+            found, pictures = evaluate_artefact.evaluate(
+                weights,
+                data=data,
+                split=split,
+                labels=labels,
+                views=own,
+                device=device,
+                precision=precision,
+                quiet=json,
+            )
             _report(found, pictures, out, as_json=json)
-    return 1 if found.errors else 0
+            return 1 if found.errors else 0
+        from resnets.data.summary import announce
+        from resnets.evaluate.match import open_pictures
+        from resnets.evaluate.views import Views
+        from resnets.ranks import joined
+        from resnets.weights.load import load_model
+
+        options = load_options(model, classes)
+        shown = Views(views, _numbers(scales), flip)
+        nets = [load_model(each, replace(options, rename=False)) for each in weights]
+        if classes is not None:
+            _rename_outputs(nets, classes)
+        pictures, truth = open_pictures(nets[0], data, split, labels)
+        with joined(device) as rank:
+            if rank.index == 0:
+                announce(pictures)
+            means = device, precision, average
+            found = _measure(nets, weights, pictures, truth, shown, means, rank, quiet=json)
+            if rank.index == 0:
+                _report(found, pictures, out, as_json=json)
+        return 1 if found.errors else 0
 
 
 def _only_for_classifiers(given: Mapping[str, object]) -> None:

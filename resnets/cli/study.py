@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from resnets.cli.runs import free_folder
+from resnets.cli.runs import page_folder
 from resnets.cli.study_analyses import Gradients, Identity, Landscape, Responses, split_names
-from resnets.config import ConfigError
+from resnets.config import ConfigError, is_held
 from resnets.config.terminal import say
 
 if TYPE_CHECKING:
@@ -160,18 +160,18 @@ def _resume(folder: Path, jobs: int | None, device: str) -> int:
 def _train(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
     """Train what is left of the grid, and write its report whatever came of it."""
     from resnets.study.depth_page import depth_page
-    from resnets.study.grid import run_grid
+    from resnets.study.grid import train_grid
     from resnets.study.page import write_page
     from resnets.train.stop import Stopped
 
-    folder = out or _unfinished(grid) or free_folder(f"study-{grid.study}")
-    try:
-        cells = run_grid(grid, folder, jobs=jobs, device=device)
-    except Stopped as stop:
-        say(f"{stop}; go on with: resnets study {grid.study} --resume {folder}")
-        return stop.code
-    page = depth_page(folder)
-    path = write_page(page, folder)
+    with page_folder(out or _unfinished(grid), f"study-{grid.study}") as folder:
+        try:
+            cells = train_grid(grid, folder, jobs=jobs, device=device)
+        except Stopped as stop:
+            say(f"{stop}; go on with: resnets study {grid.study} --resume {folder}")
+            return stop.code
+        page = depth_page(folder)
+        path = write_page(page, folder)
     say(page.lead.replace("\n\n", "\n"))
     unfinished = [cell.folder.name for cell in cells if cell.status not in ("done", "failed")]
     failed = [cell.folder.name for cell in cells if cell.status == "failed"]
@@ -184,11 +184,16 @@ def _train(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
 
 
 def _unfinished(grid: Grid) -> Path | None:
-    """The latest study of this very grid under runs/ that was stopped or killed on its way."""
+    """The latest study of this very grid under runs/ that was stopped or killed on its way.
+
+    One that another process trains now is none of them.
+    """
     from resnets.study.cells import STUDY, read_cells, read_grid
 
     plans = Path("runs").glob(f"study-{grid.study}-*/{STUDY}")
     for plan in sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True):
+        if is_held(plan.parent):
+            continue
         if read_grid(plan.parent).asked == grid and any(
             cell.status in ("running", "missing") for cell in read_cells(plan.parent)
         ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from resnets.cli.loading import load_options
-from resnets.cli.runs import free_folder
+from resnets.cli.runs import page_folder
 from resnets.config.terminal import say
 
 if TYPE_CHECKING:
@@ -42,16 +42,17 @@ class Responses:
         """Do the study; returns the exit code."""
         from resnets.study.responses import responses_study
 
-        return _show(
-            responses_study(
-                self.checkpoints,
-                data=self.data,
-                examples=self.examples,
-                device=self.device,
-                out=self.out or free_folder("study-responses"),
-                loading=load_options(self.model, self.classes),
+        with page_folder(self.out, "study-responses") as out:
+            return _show(
+                responses_study(
+                    self.checkpoints,
+                    data=self.data,
+                    examples=self.examples,
+                    device=self.device,
+                    out=out,
+                    loading=load_options(self.model, self.classes),
+                )
             )
-        )
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,17 @@ class Gradients:
         """Do the study; returns the exit code."""
         from resnets.study.gradients import gradients_study
 
-        return _show(
-            gradients_study(
-                split_names(self.nets),
-                data=self.data,
-                iterations=self.iterations,
-                seed=self.seed,
-                device=self.device,
-                out=self.out or free_folder("study-gradients"),
+        with page_folder(self.out, "study-gradients") as out:
+            return _show(
+                gradients_study(
+                    split_names(self.nets),
+                    data=self.data,
+                    iterations=self.iterations,
+                    seed=self.seed,
+                    device=self.device,
+                    out=out,
+                )
             )
-        )
 
 
 @dataclass(frozen=True)
@@ -118,17 +120,18 @@ class Identity:
         """Do the study; returns the exit code."""
         from resnets.study.identity import identity_study
 
-        return _show(
-            identity_study(
-                self.checkpoint,
-                data=self.data,
-                examples=self.examples,
-                seed=self.seed,
-                device=self.device,
-                out=self.out or free_folder("study-identity"),
-                loading=load_options(self.model, self.classes),
+        with page_folder(self.out, "study-identity") as out:
+            return _show(
+                identity_study(
+                    self.checkpoint,
+                    data=self.data,
+                    examples=self.examples,
+                    seed=self.seed,
+                    device=self.device,
+                    out=out,
+                    loading=load_options(self.model, self.classes),
+                )
             )
-        )
 
 
 @dataclass(frozen=True)
@@ -161,18 +164,19 @@ class Landscape:
         """Do the study; returns the exit code."""
         from resnets.study.landscape import landscape_study
 
-        return _show(
-            landscape_study(
-                self.checkpoints,
-                data=self.data,
-                examples=self.examples,
-                steps=self.steps,
-                seed=self.seed,
-                device=self.device,
-                out=self.out or free_folder("study-landscape"),
-                loading=load_options(self.model, self.classes),
+        with page_folder(self.out, "study-landscape") as out:
+            return _show(
+                landscape_study(
+                    self.checkpoints,
+                    data=self.data,
+                    examples=self.examples,
+                    steps=self.steps,
+                    seed=self.seed,
+                    device=self.device,
+                    out=out,
+                    loading=load_options(self.model, self.classes),
+                )
             )
-        )
 
 
 def split_names(nets: str | None) -> tuple[str, ...]:

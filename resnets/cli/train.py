@@ -7,13 +7,14 @@ import inspect
 import logging
 import os
 import sys
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
 
-from resnets.cli.runs import free_folder
+from resnets.cli.runs import run_folder
 from resnets.config import ConfigError, Recipe, from_toml, parse_duration, replace_fields
 from resnets.config.terminal import Console, say
 
@@ -74,33 +75,34 @@ def command(
         return 0
     if (recipe is None) == (resume is None):
         raise ConfigError("name one recipe (see --list) or one run with --resume")
-    if resume is not None:
-        if any(value is not None for value in (model, seed, out)) or set:
-            raise ConfigError(
-                "--resume uses the run's own recipe; only --data, --epochs and --iterations go with"
-                " it"
-            )
-        chosen, folder = None, _brought_back(resume)
-    else:
-        assert recipe is not None
-        chosen = _choose(recipe, data, model, epochs, iterations, seed, set)
-        folder = _folder(out, chosen.name, go_on)
-    if devices != 1 or max_restarts:
-        from resnets.cli.launch import check_devices, launch
+    with ExitStack() as held:
+        if resume is not None:
+            if any(value is not None for value in (model, seed, out)) or set:
+                raise ConfigError(
+                    "--resume uses the run's own recipe; only --data, --epochs and --iterations go"
+                    " with it"
+                )
+            chosen, folder = None, _brought_back(resume)
+        else:
+            assert recipe is not None
+            chosen = _choose(recipe, data, model, epochs, iterations, seed, set)
+            folder = held.enter_context(_folder(out, chosen.name, go_on))
+        if devices != 1 or max_restarts:
+            from resnets.cli.launch import check_devices, launch
 
-        check_devices(devices, max_restarts, device)
-        options = ["--resume" if chosen is None else "--out", str(folder)]
-        options += ["--go-on"] if go_on else []
-        options += ["--data", data] if chosen is None and data is not None else []
-        options += ["--epochs", f"{epochs:g}"] if chosen is None and epochs is not None else []
-        options += ["--iterations", f"{iterations}"] if chosen is None and iterations else []
-        options += ["--fit-memory"] if fit_memory else []
-        options += ["--device", device, "--hang-after", f"{hang_after:g}"]
-        return launch(chosen, options, devices, max_restarts)
-    means = {"device": device, "hang_after": hang_after, "fit_memory": fit_memory}
-    if chosen is None:
-        means["duration"] = _duration(epochs, iterations)
-    return _train(chosen, folder, go_on or RESTARTED, data, means)
+            check_devices(devices, max_restarts, device)
+            options = ["--resume" if chosen is None else "--out", str(folder)]
+            options += ["--go-on"] if go_on else []
+            options += ["--data", data] if chosen is None and data is not None else []
+            options += ["--epochs", f"{epochs:g}"] if chosen is None and epochs is not None else []
+            options += ["--iterations", f"{iterations}"] if chosen is None and iterations else []
+            options += ["--fit-memory"] if fit_memory else []
+            options += ["--device", device, "--hang-after", f"{hang_after:g}"]
+            return launch(chosen, options, devices, max_restarts)
+        means = {"device": device, "hang_after": hang_after, "fit_memory": fit_memory}
+        if chosen is None:
+            means["duration"] = _duration(epochs, iterations)
+        return _train(chosen, folder, go_on or RESTARTED, data, means)
 
 
 def _train(
@@ -177,12 +179,12 @@ def _brought_back(where: Path) -> Path:
     return folder
 
 
-def _folder(out: Path | None, name: str, go_on: bool) -> Path:
+def _folder(out: Path | None, name: str, go_on: bool) -> AbstractContextManager[Path]:
     """The run folder; several processes must be told one, since each would choose its own."""
     if out is None and (go_on or "WORLD_SIZE" in os.environ):
         why = "--go-on" if go_on else "torchrun"
         raise ConfigError(f"{why} needs --out: the folder of the run")
-    return out or free_folder(name)
+    return run_folder(out, name)
 
 
 class _Stderr:

@@ -8,7 +8,7 @@ from resnets.config import terminal  # makes what our loggers say printable
 from resnets.config.data import AugmentSpec, DataSpec, Preprocess
 from resnets.config.detect import DetectSpec
 from resnets.config.errors import ConfigError, ToldError
-from resnets.config.files import hold_file, hold_folder, new_folder, whole_file
+from resnets.config.files import hold_file, hold_folder, hold_name, is_held, new_folder, whole_file
 from resnets.config.model import Block, ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.config.recipe import Recipe, parse_duration
@@ -41,6 +41,8 @@ __all__ = [
     "from_toml",
     "hold_file",
     "hold_folder",
+    "hold_name",
+    "is_held",
     "new_folder",
     "parse_duration",
     "replace_fields",

@@ -18,6 +18,7 @@ from pathlib import Path
 from resnets.config.errors import ConfigError
 
 LOCK = ".lock"
+BRIEFLY = 0.2  # seconds that a folder may be held by a process that only looks whether it is free
 PATIENCE = 10.0  # seconds that `whole_file` waits for another process at the same file
 # What file systems without locks answer; there two processes are not kept apart.
 NO_LOCKS = {errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
@@ -59,38 +60,73 @@ def sync_folder(folder: Path) -> None:
 def hold_folder(folder: Path) -> Iterator[None]:
     """Make `folder` and keep other processes from writing into it; a killed holder lets go.
 
-    Folders that this made, and that are empty in the end, are removed. Raises ConfigError that says
-    who holds it, or that `folder` is a file.
+    Left again, a folder in which nothing was written is removed, and so are the folders around it
+    that were made for it. Raises ConfigError that says who holds it, or that `folder` is a file.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    with ExitStack() as held:
-        lock = _lock_of(folder, held)
-        lock.write_text(json.dumps(_holder()), encoding="utf-8")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; give a folder")
+    made = [folder, *(each for each in folder.parents if not each.exists())]
+    with _held(folder / LOCK, folder):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+            with suppress(OSError):
+                for each in made:
+                    each.rmdir()  # only where it is empty
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process, or another part of this one, holds the folder now."""
+    lock = folder / LOCK
+    try:
+        descriptor = os.open(lock, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _locked(descriptor, lock)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def hold_name(path: Path) -> Iterator[None]:
+    """Keep other processes from writing the file or new folder `path`; a killed holder lets go.
+
+    For what is made beside `path` and then renamed. Raises ConfigError that says who holds it.
+    """
+    place = path.absolute()
+    lock = place.parent.resolve() / f".{place.name}.lock"
+    made = [each for each in place.parents if not each.exists()]
+    with _held(lock, path):
         try:
             yield
         finally:
             with suppress(OSError):
                 lock.unlink()
             with suppress(OSError):
-                for each in made or [folder]:
-                    each.rmdir()  # only where it is empty
+                for each in made:
+                    each.rmdir()
 
 
-def _lock_of(folder: Path, held: ExitStack) -> Path:
-    """Make the folder and enter its lock into `held`."""
-    lock = folder / LOCK
-    while True:
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"{folder}: is a file; give a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # its last holder has just removed the empty folder
-            try:
-                return held.enter_context(hold_file(lock))
-            except BlockingIOError:
-                raise ConfigError(
-                    f"{folder}: {_describe(lock)} is writing into it; wait for it to end, or give"
-                    " another --out"
-                ) from None
+@contextmanager
+def _held(lock: Path, what: Path) -> Iterator[None]:
+    """Make the folder of `lock` and hold it; ConfigError that `what` is being written."""
+    with ExitStack() as held:
+        while True:
+            _make(lock.parent)
+            with suppress(FileNotFoundError):  # its last holder has just removed the empty folder
+                try:
+                    held.enter_context(hold_file(lock, BRIEFLY))
+                    break
+                except BlockingIOError:
+                    raise ConfigError(
+                        f"{what}: {_describe(lock)} is writing {'into ' * what.is_dir()}it; wait"
+                        " for it to end, or choose another place"
+                    ) from None
+        lock.write_text(json.dumps(_holder()), encoding="utf-8")
+        yield
 
 
 def new_folder(parent: Path, name: str) -> Path:
@@ -100,11 +136,22 @@ def new_folder(parent: Path, name: str) -> Path:
     """
     number = 1
     while True:
-        parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            (folder := parent / f"{name}-{number}").mkdir()
-            return folder
-        number += 1
+        _make(parent)
+        with suppress(FileNotFoundError):  # another process has just removed the empty parent
+            try:
+                (folder := parent / f"{name}-{number}").mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those around it, also while others remove empty ones."""
+    for _ in range(3):
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

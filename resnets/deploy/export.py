@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.config import ConfigError, dump_json, to_dict
+from resnets.config import ConfigError, dump_json, hold_name, to_dict
 from resnets.data import DataError, Split
 from resnets.data.summary import announce
 from resnets.deploy.artefact import (
@@ -98,28 +98,28 @@ def export(
         raise ConfigError("--int8: name pictures to take its ranges from, with --calibrate DATA")
     if not max_drop >= 0:
         raise ConfigError(f"--max-drop {max_drop}: points of error, 0 or more")
-    evidence = gather(net, data, precision)
-    facts = Facts.of(net, kind, precision)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as aside:
-        made = Path(aside, out.name)
-        say(f"writing {out.name}")
-        write(net, facts, made, evidence.calibration)
-        say("proving it")
-        proved = functools.partial(prove, net, evidence=evidence, max_drop=max_drop)
-        try:
-            card = proved(made)
-        except Refused as verdict:
-            if (kind, precision) != ("openvino", "int8"):
-                raise
-            assert evidence.calibration is not None
-            card = keep_float(net, facts, made, evidence.calibration, verdict, proved, say)
-        card |= _origin(net, source)
-        sums = {file.name: digest(file) for file in files_of(made)}
-        dump_json({**card, "sha256": sums}, card_of(made))
-        for file in (*files_of(made)[1:], card_of(made), made):
-            os.replace(file, out.with_name(file.name))
-    return {**card, "sha256": sums}
+    with hold_name(out):
+        evidence = gather(net, data, precision)
+        facts = Facts.of(net, kind, precision)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as aside:
+            made = Path(aside, out.name)
+            say(f"writing {out.name}")
+            write(net, facts, made, evidence.calibration)
+            say("proving it")
+            proved = functools.partial(prove, net, evidence=evidence, max_drop=max_drop)
+            try:
+                card = proved(made)
+            except Refused as verdict:
+                if (kind, precision) != ("openvino", "int8"):
+                    raise
+                assert evidence.calibration is not None
+                card = keep_float(net, facts, made, evidence.calibration, verdict, proved, say)
+            card |= _origin(net, source)
+            sums = {file.name: digest(file) for file in files_of(made)}
+            dump_json({**card, "sha256": sums}, card_of(made))
+            for file in (*files_of(made)[1:], card_of(made), made):
+                os.replace(file, out.with_name(file.name))
+        return {**card, "sha256": sums}
 
 
 def prove(net: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str, Any]:

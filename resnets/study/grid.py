@@ -67,18 +67,25 @@ def run_grid(
     worked on, and Stopped when a signal asked for it and every cell at work has saved.
     """
     with hold_folder(folder):
-        if not (folder / STUDY).is_file():
-            _begin(grid, folder, slots(jobs, device, sum(grid.seeds)))
-        kept = read_grid(folder)
-        _refuse_other(kept, grid, folder)
-        cells = read_cells(folder)
-        left = sum(cell.status not in OVER for cell in cells)
-        if mixed := _mixed(kept, cells):
-            if left:
-                raise ConfigError(f"{mixed}; move the folder away to train it anew")
-            log.warning("%s", mixed)
+        return train_grid(grid, folder, jobs=jobs, device=device)
+
+
+def train_grid(
+    grid: Grid, folder: Path, *, jobs: int | None = None, device: str = "auto"
+) -> list[Cell]:
+    """`run_grid` in a folder that the caller holds."""
+    if not (folder / STUDY).is_file():
+        _begin(grid, folder, slots(jobs, device, sum(grid.seeds)))
+    kept = read_grid(folder)
+    _refuse_other(kept, grid, folder)
+    cells = read_cells(folder)
+    left = sum(cell.status not in OVER for cell in cells)
+    if mixed := _mixed(kept, cells):
         if left:
-            _Crew(kept, cells, slots(jobs, device, left)).train()
+            raise ConfigError(f"{mixed}; move the folder away to train it anew")
+        log.warning("%s", mixed)
+    if left:
+        _Crew(kept, cells, slots(jobs, device, left)).train()
     return read_cells(folder)
 
 

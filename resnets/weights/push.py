@@ -17,6 +17,7 @@ from resnets.weights.errors import WeightsError
 from resnets.weights.folder import published_name, write_folder
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
 from resnets.weights.maps import name_map
+from resnets.weights.save import into_new_folder
 
 CARD, RESULT = "README.md", "result.json"
 SPLITS = ("test", "val")
@@ -44,25 +45,21 @@ def push(
     remote = to.startswith(HUB)
     if remote and not re.fullmatch(r"[\w.-]+/[\w.-]+", to.removeprefix(HUB)):
         raise ConfigError(f"--to {to}: write it as hub:ORG/NAME")
-    out = Path(to).expanduser()
-    if not remote and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--to {to}: holds something already; name a new folder")
     result = find_result(Path(where))
-    place = Path(tempfile.gettempdir()) if remote else out.resolve().parent
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".push-", dir=place) as temporary:
-        made = Path(temporary) / "net"
-        made.mkdir()
+
+    def write(made: Path) -> None:
         write_folder(net, made, licence, "transformers" if format == "transformers" else "timm")
         if format == "mmpretrain":
             _write_mmpretrain(net, made / "model.pth")
         (made / CARD).write_text(card(net, result, to, licence), encoding="utf-8")
         _compare(net, made)
-        if remote:
-            return _upload(made, to.removeprefix(HUB), private)
-        if out.exists():
-            out.rmdir()
-        made.rename(out)
+
+    if remote:
+        with tempfile.TemporaryDirectory(prefix="push-") as temporary:
+            write(Path(temporary))
+            return _upload(Path(temporary), to.removeprefix(HUB), private)
+    out = Path(to).expanduser()
+    into_new_folder(out, write, f"--to {to}")
     return str(out)
 
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from resnets.config import ConfigError, Preprocess
+from resnets.config import ConfigError, Preprocess, hold_name
 from resnets.data.preprocess import Preprocessor
 from resnets.models import Net
 from resnets.weights.folder import write_folder
@@ -38,16 +38,16 @@ def save_net(
 def into_new_folder(out: Path, write: Callable[[Path], None], said: str) -> None:
     """Let `write` fill a folder beside `out`, and rename it once that is done.
 
-    ConfigError where `out` holds something; `said` is what the user calls it.
+    ConfigError where `out` holds something or another process writes it; `said` is what the user
+    calls it.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{said}: holds something already; name a new folder")
-    place = out.resolve().parent
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".save-", dir=place) as temporary:
-        made = Path(temporary) / "net"
-        made.mkdir()
-        write(made)
-        if out.exists():
-            out.rmdir()
-        made.rename(out)
+    with hold_name(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{said}: holds something already; name a new folder")
+        with tempfile.TemporaryDirectory(prefix=".save-", dir=out.resolve().parent) as temporary:
+            made = Path(temporary) / "net"
+            made.mkdir()
+            write(made)
+            if out.exists():
+                out.rmdir()
+            made.rename(out)
