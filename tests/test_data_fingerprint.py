@@ -167,6 +167,24 @@ def test_another_set_is_measured_without_what_was_trained_on(tmp_path: Path) -> 
         open_split(net, str(only), "test", stored=True)
 
 
+def test_an_ensemble_is_measured_on_what_none_of_it_was_trained_on(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "set", count=40)
+    shares_of = {"test_fraction": 0.4}
+    first, second = opened(tree, **shares_of), opened(tree, split_seed=5, **shares_of)
+    nets = [net_of(each.fingerprint, tree) for each in (first, second)]
+    trained = [paths(each.train) for each in (first, second)]
+    assert paths(open_split(nets[0], None, "test")) & trained[1]  # or this test shows nothing
+    together = paths(open_split(nets[0], None, "test", others=nets[1:]))
+    assert together
+    assert together.isdisjoint(trained[0] | trained[1])
+
+
+def test_what_is_not_compared_is_said(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "set")
+    split = open_split(net_of(None, tree), None, "test")
+    assert "not compared with training images" in split.description
+
+
 def test_loose_files_with_labels(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "set")
     first = opened(tree)

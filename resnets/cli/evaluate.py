@@ -147,7 +147,7 @@ def command(
         nets = [load_model(each, replace(options, rename=False)) for each in weights]
         if classes is not None:
             _rename_outputs(nets, classes)
-        pictures, truth = open_pictures(nets[0], data, split, labels)
+        pictures, truth = open_pictures(nets[0], data, split, labels, nets[1:])
         with joined(device) as rank:
             if rank.index == 0:
                 announce(pictures)

@@ -69,6 +69,18 @@ class Fingerprint:
         ids, content, roles = (tensors[name].numpy() for name in names)
         return cls(ids.view(np.uint64), content.view(np.uint64), roles)
 
+    @classmethod
+    def union(cls, records: Sequence[Fingerprint]) -> Fingerprint:
+        """One record of several runs: what any of them trained on counts as trained on."""
+        ids = np.concatenate([each.ids for each in records])
+        content = np.concatenate([each.content for each in records])
+        roles = np.concatenate([each.roles for each in records])
+        order = np.lexsort((roles, content, ids))
+        ids, content, roles = ids[order], content[order], roles[order]
+        first = np.ones(len(ids), bool)  # of equal images the one with the least role, training
+        first[1:] = (ids[1:] != ids[:-1]) | (content[1:] != content[:-1])
+        return cls(ids[first], content[first], roles[first])
+
     def merged(self, current: Fingerprint) -> Fingerprint:
         """This record with what is new in `current`; nothing that was ever seen is forgotten."""
         new = ~_isin(_pairs(current.ids, current.content), self._pairs)

@@ -42,16 +42,21 @@ class Known(Protocol):
 
 
 def open_pictures(
-    net: Known, source: str | None, name: SplitName, labels: Path | None = None
+    net: Known,
+    source: str | None,
+    name: SplitName,
+    labels: Path | None = None,
+    others: Sequence[Known] = (),
 ) -> tuple[Split, Truth]:
     """The pictures to measure `net` on, and what is right: their own classes or those of `labels`.
 
+    others: the further members of an ensemble; no image that any of them trained on is held out.
     Raises as `open_split`, `match_classes` and `read_truth` do.
     """
     if labels is None or source is None:
-        pictures = open_split(net, source, name, stored=True)
+        pictures = open_split(net, source, name, stored=True, others=others)
     else:
-        pictures = _open_for_labels(net, source, name)
+        pictures = _open_for_labels(net, source, name, others)
     if labels is not None:
         names = [picture_name(pictures, row) for row in range(len(pictures))]
         return pictures, read_truth(labels, names, net.classes)
@@ -59,14 +64,32 @@ def open_pictures(
     return pictures, own_truth(pictures.labels, outputs, len(net.classes))
 
 
-def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool = False) -> Split:
+def _record(nets: Sequence[Known]) -> tuple[Fingerprint | None, str]:
+    """What the networks' runs remember of their images, together; and which remember nothing."""
+    records: list[Fingerprint | None] = [getattr(net, "fingerprint", None) for net in nets]
+    known = [record for record in records if record is not None]
+    without = [net.origin for net, record in zip(nets, records, strict=True) if record is None]
+    note = ", not compared with training images" if without else ""
+    if note and len(nets) > 1:
+        note += f" of {', '.join(without)}"
+    return Fingerprint.union(known) if len(known) > 1 else next(iter(known), None), note
+
+
+def open_split(
+    net: Known,
+    source: str | None,
+    name: SplitName,
+    *,
+    stored: bool = False,
+    others: Sequence[Known] = (),
+) -> Split:
     """The split called `name` of `source`, or of the data `net` was trained on.
 
     Shares and seeds of splits are the recipe's, so a validation split is the one the run had; the
     size the pictures are read at is the one that travels with the weights. "test" of another source
     than the net was trained on is its test part, or all of it where it has no parts: none of its
-    pictures were trained on. `stored` leaves pictures in their files, whole, for views at any
-    scale. Raises ConfigError when there is neither a source nor a recipe,
+    images were trained on. `stored` leaves images in their files, whole, for views at any scale.
+    others: see `open_pictures`. Raises ConfigError when there is neither a source nor a recipe,
     DataError when there is no such split.
     """
     if net.recipe is None and source is None:
@@ -75,7 +98,7 @@ def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool 
     seen: Preprocess = net.preprocess.spec
     foreign = net.recipe is None or (source is not None and not _same(source, spec.source))
     whole = foreign and name == "test"
-    known: Fingerprint | None = getattr(net, "fingerprint", None)
+    known, unknown = _record((net, *others))
     splits = open_data(
         dataclasses.replace(
             spec,
@@ -103,8 +126,12 @@ def open_split(net: Known, source: str | None, name: SplitName, *, stored: bool 
         raise DataError(f"{splits.name}: has no {name} split{_why(known, foreign)}")
     if splits.changes:
         changed = f"{split.description}, set changed since training ({splits.changes})"
-        split = dataclasses.replace(split, description=changed)  # type: ignore[type-var]
-    return split
+        split = _described(split, changed)
+    return _described(split, split.description + unknown) if name != "train" else split
+
+
+def _described(split: Split, description: str) -> Split:
+    return dataclasses.replace(split, description=description)  # type: ignore[type-var]
 
 
 def _why(known: Fingerprint | None, foreign: bool) -> str:
@@ -147,13 +174,13 @@ def open_every(net: Known, source: str) -> Split:
     return open_all(dataclasses.replace(spec, source=source, in_memory="never"))
 
 
-def _open_for_labels(net: Known, source: str, name: SplitName) -> Split:
+def _open_for_labels(net: Known, source: str, name: SplitName, others: Sequence[Known]) -> Split:
     """The images that a file labels: a split of `source`, or all of what has no classes."""
-    loose, known = open_unlabelled(source), getattr(net, "fingerprint", None)
+    loose, (known, _) = open_unlabelled(source), _record((net, *others))
     if loose is not None and any("/" not in path for path in _paths_within(loose, source)):
         return loose if name == "train" else _without_trained(loose, known)
     try:
-        return open_split(net, source, name, stored=True)
+        return open_split(net, source, name, stored=True, others=others)
     except DataError:
         own = net.recipe is not None and _same(source, net.recipe.data.source)
         if loose is None or own:  # all of its own set would be measured on what it was trained on
