@@ -5,6 +5,7 @@ python tests/serve_pressure.py [NAME ...]: one line of JSON for each body. Every
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -71,6 +72,16 @@ def messages() -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "headers", lambda: head("image/png", "content-length: 0", "a: b\r\n" * 10_000)
 
 
+def _drain(process: subprocess.Popen[str]) -> None:
+    """Read its log; what is no line of it is shown, and an end that nobody asked for."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if not line.startswith("{") or '"level": "error"' in line:
+            sys.stderr.write(line)
+    if (code := process.wait()) != -signal.SIGKILL:
+        sys.stderr.write(f"the server ended with {code}\n")
+
+
 @contextmanager
 def server(folder: Path, *options: str) -> Iterator[tuple[str, int, int]]:
     """Host, port and process id of `resnets serve` with a small net."""
@@ -86,7 +97,7 @@ def server(folder: Path, *options: str) -> Iterator[tuple[str, int, int]]:
     assert process.stderr is not None
     try:
         line = next(line for line in process.stderr if '"event": "serving"' in line)
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+        threading.Thread(target=_drain, args=(process,), daemon=True).start()
         host, port = json.loads(line)["url"].removeprefix("http://").rstrip("/").split(":")
         yield host, int(port), process.pid
     finally:

@@ -1,18 +1,25 @@
 """Bodies that ask for endless work, and refusals that must arrive."""
 
 import base64
+import gzip
+import hmac
+import io
 import json
+import lzma
 import random
 import socket
 import threading
 import time
+import zlib
 from contextlib import suppress
 
 import pytest
+from PIL import Image
 from python_multipart.multipart import MultipartParser
 from serve_pressure import BODIES, head
 from serving import Running, picture, running, save_classifier
 
+from resnets.data.open_image import CLIENT_FORMATS
 from resnets.deploy.serve_body import pictures_of
 from resnets.deploy.serve_limits import Limits, RefusalError
 from resnets.deploy.serve_parse import PIECE, parts_of
@@ -206,6 +213,63 @@ def test_one_that_does_not_close_is_closed(net: str, monkeypatch):
         connection.sendall(head("image/png", "content-length: 99", "connection: close\r\n"))
         assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
         served.until(lambda: not served.server.server_state.connections)
+
+
+COMPRESSED = {"gzip": gzip.compress, "xz": lzma.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("coding", [*COMPRESSED, "br", "gzip, gzip", "IDENTITY"])
+def test_a_compressed_body_is_refused_unread(served: Running, coding: str):
+    """A thousandth of its size on the way: nothing is ever inflated."""
+    body = COMPRESSED.get(coding, bytes)(bytes(50 << 20) if coding in COMPRESSED else picture())
+    headers = {"content-encoding": coding, "content-type": "image/png"}
+    answer = served.client.post("/predict", content=body, headers=headers)
+    if coding == "IDENTITY":
+        assert answer.status_code == 200
+    else:
+        assert answer.status_code == 415
+        assert "content-encoding" in answer.json()["error"]
+    if coding in COMPRESSED:  # as an image it is none
+        answer = served.client.post("/predict", content=body)
+        assert answer.status_code == 422
+
+
+def avif(width: int, height: int, frames: int = 1) -> bytes:
+    """One colour: a few kB for any size."""
+    out = io.BytesIO()
+    image = Image.new("RGB", (width, height), (90, 120, 30))
+    more = {"save_all": True, "append_images": [image] * (frames - 1)} if frames > 1 else {}
+    image.save(out, "AVIF", speed=10, **more)
+    return out.getvalue()
+
+
+@pytest.mark.skipif("AVIF" not in CLIENT_FORMATS, reason="this Pillow has no AVIF")
+def test_avif_bombs(net: str):
+    with running(f"net={net}", pixels=1_000_000) as served:
+        headers = {"content-type": "image/avif"}
+        large, moving = avif(4000, 1000), avif(640, 480, frames=40)
+        assert len(large) < 100_000
+        for data, status in (
+            (large, 413),
+            (moving, 200),  # its first frame
+            (avif(64, 64), 200),
+            (large[: len(large) // 2], 422),
+            (large[:40] + bytes(100_000), 422),
+        ):
+            answer = served.client.post("/predict", content=data, headers=headers)
+            assert answer.status_code in (status, 413 if status == 422 else status), answer.text
+
+
+def test_the_token_is_compared_in_constant_time(net: str, monkeypatch):
+    calls: list[tuple[bytes, bytes]] = []
+    real = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: calls.append((a, b)) or real(a, b))
+    with running(f"net={net}", token="s3cret") as served:
+        for said in ("x", "s", "s3cre", "s3cret2", "x" * 5000, "\xff\xfe", "s3cret"):
+            headers = {"authorization": f"Bearer {said}".encode("latin-1")}
+            status = served.client.get("/models", headers=headers).status_code
+            assert status == (200 if said == "s3cret" else 401), said
+    assert len(calls) == 7
 
 
 def test_a_client_that_closes_its_sending_side_counts_as_gone(served: Running):

@@ -113,6 +113,9 @@ class Work:
         """`ask` of the pictures once they are accepted, and seconds from then to the answer."""
         seen = request.scope["state"]["seen"]
         self._check(self.registry.find(model))  # before the body is read: shedding has to be cheap
+        coding = request.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("identity", ""):
+            raise RefusalError(415, f"content-encoding {coding[:30]!r}: send the body without one")
         async with self.intake.body(request) as body:
             kind = request.headers.get("content-type", "")
             if len(body) > AT_ONCE:

@@ -69,7 +69,7 @@ class Connection(H11Protocol):
         most = self.most if self.lag.seconds < LATE else min(self.most, FEW)
         if len(self.connections) > self.most + LINGERING:
             transport.abort()
-        elif len(self.connections) > most:
+        elif len(self.connections) > most and self._open() > most:
             self._refused = True
             self._say(503, "too many connections; try again later", ((b"retry-after", b"1"),))
         else:
@@ -106,6 +106,10 @@ class Connection(H11Protocol):
         if self.cycle is not None:  # whoever is at work on the request has nobody to answer
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+    def _open(self) -> int:
+        """Connections that are not answered yet; those that only linger take no place."""
+        return sum(not each.transport.is_closing() for each in self.connections)
 
     def _is_unread(self) -> bool:
         """Whether the client may still send what nobody will read."""
