@@ -23,6 +23,7 @@ import torch
 
 from resnets.config import ConfigError, Recipe, stored_recipe
 from resnets.weights.errors import CheckpointError, StoreError
+from resnets.weights.safetensors_file import read_metadata, read_safetensors
 from resnets.weights.store import Folder, Store
 from resnets.weights.store_url import named, open_store, path_of, url_of
 
@@ -161,9 +162,8 @@ def read_checkpoint(where: str | Path) -> Checkpoint:
     """Read and verify a file of `save_checkpoint`; CheckpointError names what is wrong with it."""
     path = find_checkpoint(where) if url_of(where) else Path(where)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("resnets")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = read_safetensors(path)
+        header = metadata.get("resnets")
     except FileNotFoundError:
         raise CheckpointError(f"{named(path)}: no such checkpoint") from None
     except Exception as error:  # of what damaged bytes can cause there is no complete list
@@ -320,8 +320,7 @@ def _candidates(where: str | Path) -> Iterator[Path]:
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON of a file alone, not verified; empty where it has none or cannot be read."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("resnets", "{}"))
+        header = json.loads(read_metadata(path).get("resnets", "{}"))
     except (safetensors.SafetensorError, OSError, ValueError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict
@@ -24,6 +22,7 @@ from resnets.weights.checkpoint import Checkpoint, CheckpointError, find_checkpo
 from resnets.weights.errors import WeightsError
 from resnets.weights.maps import shorten
 from resnets.weights.rules import Tensors
+from resnets.weights.safetensors_file import read_metadata, read_safetensors
 from resnets.weights.store_url import named, url_of
 from resnets.weights.stored import Stored, flatten, naming, stored
 from resnets.weights.torch_file import read_pickled
@@ -123,7 +122,7 @@ def read_folder(path: Path, source: str) -> Weights:
     image = None
     if described.preprocess is not None and described.preprocess.mean_image:
         with naming(path / folder.MEAN):
-            image = safetensors.torch.load_file(path / folder.MEAN).get("mean_image")
+            image = read_safetensors(path / folder.MEAN)[1].get("mean_image")
     return dataclasses.replace(
         read,
         preprocess=None
@@ -159,10 +158,8 @@ def unseen(spec: ModelSpec) -> dict[str, Any]:
 
 def _read_safetensors(path: Path, source: str, part: str | None) -> Weights:
     """A checkpoint of ours (averaged weights where it has them), or a plain state dict."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        ours = "resnets" in (file.metadata() or {})
-    if not ours:
-        return _bare(source, _in_memory(safetensors.torch.load_file(path)), part)
+    if "resnets" not in read_metadata(path):
+        return _bare(source, _in_memory(read_safetensors(path)[1]), part)
     checkpoint = read_whole(path)
     recipe = checkpoint.recipe
     return Weights(

@@ -44,6 +44,7 @@ from resnets.weights.files import (
 from resnets.weights.heads import no_names, read_classes
 from resnets.weights.initial import net_from, recognise
 from resnets.weights.record import read_fingerprint
+from resnets.weights.safetensors_file import read_metadata
 from resnets.weights.store_url import named
 from resnets.weights.stored import naming
 
@@ -165,8 +166,7 @@ def _net_of(
 def _is_ours(path: Path) -> bool:
     """Whether a file is a checkpoint, or is to be one and is damaged."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return "resnets" in (file.metadata() or {})
+        return "resnets" in read_metadata(path)
     except (safetensors.SafetensorError, OSError):
         return path.parent.name == FOLDER
 
