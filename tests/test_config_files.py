@@ -13,6 +13,11 @@ from resnets.config import ConfigError, hold_folder, new_folder, whole_file
 from resnets.config.files import LOCK, hold_file
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("resnets.config.files.BRIEFLY", 0.1)
+
+
 def test_a_file_is_whole_or_as_it_was(tmp_path):
     path = tmp_path / "file"
     with whole_file(path) as temporary:

@@ -7,11 +7,17 @@ from race import MODES, race, references
 
 from resnets import job
 from resnets.cli.main import main
-from resnets.config import ConfigError, hold_folder, hold_name
+from resnets.config import BusyError, ConfigError, hold_folder, hold_name
 from resnets.config.files import LOCK, is_held
 from resnets.recipes import recipe
+from resnets.study.worker import train_cell
 
 SMALL = ("--model", "cifar-resnet8", "--iterations", "2", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("resnets.config.files.BRIEFLY", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +102,14 @@ def test_every_command_that_writes_a_file_anew_refuses_a_held_one(
             assert main([*words, str(path)]) == 2, words
             assert str(path) in line(capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_busy_cell_of_a_study_is_not_called_failed(whole, tmp_path):
+    cell = shutil.copytree(whole[0], tmp_path / "cell")
+    (cell / "result.json").unlink()
+    with hold_folder(cell), pytest.raises(BusyError):
+        train_cell(recipe("digits", "cifar-resnet8"), cell, "cpu")
+    assert not (cell / "failed.json").exists()
 
 
 def test_looking_whether_a_folder_is_held_leaves_nothing(tmp_path):

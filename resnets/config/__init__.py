@@ -7,7 +7,7 @@ are data, not subclasses: a plain net differs from its residual twin in one fiel
 from resnets.config import terminal  # makes what our loggers say printable
 from resnets.config.data import AugmentSpec, DataSpec, Preprocess
 from resnets.config.detect import DetectSpec
-from resnets.config.errors import ConfigError, ToldError
+from resnets.config.errors import BusyError, ConfigError, ToldError
 from resnets.config.files import hold_file, hold_folder, hold_name, is_held, new_folder, whole_file
 from resnets.config.model import Block, ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
@@ -25,6 +25,7 @@ from resnets.config.text import (
 __all__ = [
     "AugmentSpec",
     "Block",
+    "BusyError",
     "ConfigError",
     "DataSpec",
     "DetectSpec",

@@ -9,3 +9,7 @@ class ConfigError(ValueError):
 
 class ToldError(ValueError):
     """What failed in another process of the run, which says so itself."""
+
+
+class BusyError(ConfigError):
+    """A folder or file that another process is writing; the message says which process."""

@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from resnets.config.errors import ConfigError
+from resnets.config.errors import BusyError, ConfigError
 
 LOCK = ".lock"
-BRIEFLY = 0.2  # seconds that a folder may be held by a process that only looks whether it is free
+# Seconds to wait for a folder: a killed process lets go of its locks one by one while it ends,
+# which takes a while on a busy machine.
+BRIEFLY = 2.0
 PATIENCE = 10.0  # seconds that `whole_file` waits for another process at the same file
 # What file systems without locks answer; there two processes are not kept apart.
 NO_LOCKS = {errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
@@ -121,7 +123,7 @@ def _held(lock: Path, what: Path) -> Iterator[None]:
                     held.enter_context(hold_file(lock, BRIEFLY))
                     break
                 except BlockingIOError:
-                    raise ConfigError(
+                    raise BusyError(
                         f"{what}: {_describe(lock)} is writing {'into ' * what.is_dir()}it; wait"
                         " for it to end, or choose another place"
                     ) from None

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from resnets import job
-from resnets.config import ConfigError, Recipe, dump_json, hold_file
+from resnets.config import BusyError, ConfigError, Recipe, dump_json, hold_file
 from resnets.study.cells import FAILED, RESULT
 from resnets.train.diverged import Diverged
 from resnets.train.fit_memory import TooBig
@@ -25,8 +25,9 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
     """Train the cell in `folder` to its end, from where it stands; a finished one is left alone.
 
     A run that cannot be trained (it diverged, its memory does not fit) leaves failed.json with the
-    reason in one line. Raises Stopped, and what is not the cell's fault: OSError, CheckpointError
-    (a full disk, a URL that does not answer), DataError (a disk that is not mounted).
+    reason in one line. Raises Stopped, and what is not its fault: BusyError (a process that is
+    being ended still holds the folder), OSError, CheckpointError (a full disk, a URL that does not
+    answer), DataError (a disk that is not mounted).
     """
     if (folder / RESULT).exists() or (folder / FAILED).exists():
         return
@@ -36,6 +37,8 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
         else:
             shutil.rmtree(folder, ignore_errors=True)  # begun, but nothing worth keeping yet
             job.run(recipe, folder, device=device, quiet=True)
+    except BusyError:  # a process that is being ended: no property of the cell
+        raise
     except (Diverged, TooBig, ConfigError) as error:
         folder.mkdir(parents=True, exist_ok=True)
         reason = " ".join(str(error).split())
