@@ -17,7 +17,7 @@ from resnets import job
 from resnets.cli.main import main
 from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe
-from resnets.train.log import read_rows
+from resnets.train.log import RunLog, read_rows
 from resnets.weights.checkpoint import LAST, CheckpointError, read_checkpoint, step_name
 from resnets.weights.kept import Kept
 
@@ -141,3 +141,18 @@ def test_a_run_without_any_checkpoint_starts_again_and_says_so(whole, tmp_path, 
     ours = read_checkpoint(tmp_path / "checkpoints" / LAST)
     theirs = read_checkpoint(whole / "checkpoints" / LAST)
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in theirs.tensors)
+
+
+def test_disk_full_while_only_rows_are_written_saves_and_names_the_file(tmp_path, monkeypatch):
+    out, begin = tmp_path / "run", RunLog.__init__
+
+    def full(log, *words, **more):
+        begin(log, *words, **more)
+        log._file = open("/dev/full", "a", buffering=1)  # noqa: SIM115
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "__init__", full)
+        with pytest.raises(ValueError, match="metrics.jsonl: .*No space left on device.*step 2"):
+            job.run(short(), out, device="cpu", quiet=True)
+    assert read_checkpoint(out / "checkpoints" / LAST).meta["step"] == 2
+    assert job.resume(out, device="cpu", quiet=True)["test"]["examples"] == 359

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,13 @@ SHOWN = {
 class RunLog:
     """One run's log in `folder`; `quiet` says nothing to the terminal.
 
+    failed: why rows cannot be written (a full disk), once one could not; the loop then stops.
+
     A row is one JSON object a line: `kind` ("train", "val", "time"), `step`, `epoch` and figures.
     Going on from `step` drops the rows after it, so that a resumed run repeats none.
     """
+
+    failed: str | None = None
 
     def __init__(self, folder: Path, total: int, step: int = 0, quiet: bool = False) -> None:
         self.path, self.total, self.quiet = folder / METRICS, total, quiet
@@ -56,7 +61,11 @@ class RunLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row everywhere."""
-        self._file.write(json.dumps(row) + "\n")
+        try:
+            self._file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            self.failed = f"{self.path}: rows cannot be written ({error.strerror})"
+            return
         if self._board is not None:
             for name, value in row.items():
                 if isinstance(value, int | float) and name not in ("step", "epoch"):
@@ -97,11 +106,14 @@ class RunLog:
             self._bar.stop()
         if self._board is not None:
             self._board.close()
-        self._file.close()
+        with suppress(OSError):  # said by `failed`
+            self._file.close()
 
 
 class NoLog:
     """The log of all processes but the first: says and writes nothing."""
+
+    failed: str | None = None
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Nothing."""

@@ -99,7 +99,7 @@ def fit(
             with clock.computing:
                 train_step(state, forward, loss_fn, batch, autocast, recipe)
             watchdog.beat()
-            stopping = rank.any(signals.received is not None)
+            stopping = rank.any(signals.received is not None or log.failed is not None)
             done = state.step == total
             row_due = done or state.step % every["log"] == 0
             epoch_over = done or state.step % every["epoch"] == 0
@@ -122,8 +122,13 @@ def fit(
                 state.meet(rank)
                 if rank.leads:
                     saver.save_last(state, final=done or stopping)
-            if done:
+            if done and log.failed is None:
                 return
+            if log.failed is not None and (done or stopping):
+                raise ValueError(
+                    f"{log.failed}; stopped at step {state.step:,}, {saver.last_good()}; free"
+                    " space and go on with --resume"
+                )
             if stopping:
                 break
             clock.next()
