@@ -15,6 +15,7 @@ from resnets.data.check_findings import LAYOUT
 from resnets.data.check_source import open_contents
 from resnets.data.layout import MASKS, NO_LABELS, STRAY
 from resnets.data.sources import find_source
+from resnets.data.summary import summarize_source
 
 
 def encoded(seed: int = 0, form: str = "PNG", mode: str = "RGB", size: int = 8) -> bytes:
@@ -109,6 +110,9 @@ def test_unlabelled_test_images_are_left_out_with_a_count(tmp_path: Path, test: 
         ("train2014/cat", "train2014/dog", "train2017/cat"),
         ("Test/cat", "Test/dog", "val/cat"),
         ("train/cat", "train/dog", "test/fox"),
+        ("P0/benign", "P0/malign", "P1/benign", "P2/malign", "P3/benign", "P3/malign"),  # patients
+        ("P0/benign", "P1/malign", "P2/benign", "P3/malign"),  # each with one finding
+        ("10253/0", "10253/1", "10254/0", "10254/1", "10255/0"),
     ],
 )  # fmt: skip
 def test_what_may_mean_two_things_is_refused_by_name(tmp_path: Path, folders) -> None:
@@ -132,6 +136,32 @@ def test_a_train_may_be_a_vehicle(tmp_path: Path) -> None:
 def test_class_folders_may_be_nested_by_year(tmp_path: Path) -> None:
     put(tmp_path, "cat/2019", "cat/2020", "dog/2019", "dog/2020", "dog/images")
     assert read(tmp_path) == (("cat", "dog"), {"train": 10})
+
+
+def test_folders_below_classes_that_recur_a_little_belong_to_the_classes(tmp_path: Path) -> None:
+    put(tmp_path, "cat/kaggle", "cat/own", "dog/web", "dog/own", "cow/farm", "cow/web2")
+    put(tmp_path, "7/1999", "7/2001", "9/1999", "9/2001")
+    assert read(tmp_path)[0] == ("7", "9", "cat", "cow", "dog")
+
+
+@pytest.mark.parametrize(
+    ("folders", "odd"),
+    [
+        (("DCIM/100APPLE", "DCIM/101APPLE"), "100APPLE"),
+        (("tench", "springer", "Photos from 2019"), "Photos from 2019"),
+        (("tench", "springer", "tench - Copy"), "tench - Copy"),
+        (("2019-05-01", "2019-05-02"), "2019-05-01"),
+        (("cat", "dog", "camera", "12345678", "bin", "2019"), None),
+    ],
+)
+def test_class_folders_called_by_a_program_are_warned_of(tmp_path: Path, folders, odd) -> None:
+    put(tmp_path, *folders)
+    source = find_source(DataSpec(source=str(tmp_path)))
+    assert [odd in each for each in source.warnings] == ([] if odd is None else [True])
+    summary = summarize_source(source)
+    assert summary.to_json()["warnings"] == list(source.warnings)
+    assert (odd is None) != any(line.startswith("warning:") for line in summary.lines())
+    assert not find_source(DataSpec(source=str(tmp_path), labels_from="folder")).warnings
 
 
 def test_labels_in_file_names_are_named_with_the_way_out(tmp_path: Path) -> None:

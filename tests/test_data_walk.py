@@ -77,6 +77,18 @@ def test_what_is_left_out_is_counted_by_reason_and_suffix(tmp_path: Path) -> Non
     assert left_out.total == 10
 
 
+def test_bins_and_snapshots_of_network_storage_are_no_classes(tmp_path: Path) -> None:
+    system = (
+        *("#snapshot", "@Recycle", "@Recently-Snapshot", "~snapshot", "$RECYCLE.BIN", "#recycle"),
+        *("System Volume Information", "lost+found", "@GMT-2026.10.01-00.00.01", ".@__thumb"),
+    )
+    write(tmp_path, "cat/1.jpg", "#cats/1.jpg", "@ann/1.jpg")
+    write(tmp_path, *(f"{name}/cat/1.jpg" for name in system))
+    found, left_out = walked(tmp_path)
+    assert found == ["#cats/1.jpg", "@ann/1.jpg", "cat/1.jpg"]
+    assert left_out.counts == {(HIDDEN, ""): len(system)}
+
+
 def test_heic_without_its_reader_is_left_out_with_the_remedy(tmp_path, monkeypatch) -> None:
     head = b"\0\0\0\x18ftypheic" + bytes(40)
     write(tmp_path, "a/1.HEIC", "a/2", data=head)

@@ -21,6 +21,7 @@ from itertools import chain
 
 from resnets.data.class_names import class_key, clean_name
 from resnets.data.errors import DataError
+from resnets.data.layout_doubts import name_words, odd_classes, repeated_folders
 from resnets.data.split_names import Role, role_within, split_role
 
 MORE_ROLES: dict[str, Role] = {  # as folders alone are called
@@ -61,7 +62,7 @@ MASK_FOLDERS = frozenset(
     )
 )
 FOLD = re.compile(r"(?:k?[-_ ]?folds?|cv|partition)[-_ ]*\d+", re.IGNORECASE)
-DATE = re.compile(r"[\d\W_]*")
+NO_CLASSES = IMAGE_FOLDERS | MASK_FOLDERS | GENERIC  # what folders below a class may be called
 NUMBERED = re.compile(r"(.*?[^\W\d_].*?)[\s._-]*[(\[]?\d+[)\]]?")
 AS_CLASSES = "take every folder as a class by --set data.labels_from=folder"
 
@@ -91,11 +92,15 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Layout:
-    """The splits of a set, and rows that are in none of them, each with the reason."""
+    """The splits of a set, and rows that are in none of them, each with the reason.
+
+    warnings: where what was understood may be wrong, a line each.
+    """
 
     splits: Sequence[SplitRows]
     left_out: dict[int, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 @dataclass(eq=False)
@@ -213,7 +218,7 @@ def _inside(split: _Folder) -> _Folder:
     while len(split.filled) == 1 and not split.rows:
         (only,) = split.filled
         alike = class_key(only.name) == class_key(split.name) or _role(only.name) is not None
-        if not alike and not set(_words(only.name)) <= GENERIC:
+        if not alike and not set(name_words(only.name)) <= GENERIC:
             break
         split = only
     return split
@@ -221,7 +226,7 @@ def _inside(split: _Folder) -> _Folder:
 
 def _role(name: str) -> Role | None:
     """The split that a folder's name says."""
-    words = [word for word in _words(name) if word not in NOISE]
+    words = [word for word in name_words(name) if word not in NOISE]
     if any(word in UNLABELLED for word in words):
         return "test" if len(words) == 1 else None
     return split_role("".join(words)) or split_role(name) or MORE_ROLES.get("".join(words))
@@ -240,15 +245,11 @@ def _roles(names: Sequence[str]) -> dict[str, Role]:
 
 
 def _without_role(name: str) -> str:
-    return " ".join(word for word in _words(name) if split_role(word) is None)
+    return " ".join(word for word in name_words(name) if split_role(word) is None)
 
 
 def _is_masks(name: str) -> bool:
-    return "".join(_words(name)) in MASK_FOLDERS
-
-
-def _words(name: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+", name.lower())
+    return "".join(name_words(name)) in MASK_FOLDERS
 
 
 def _splits(
@@ -376,7 +377,7 @@ def _refuse_odd(top: _Folder, where: str) -> None:
             f"{where}: {_shown(folds)} are called like folds of a cross-validation; put those to"
             f" train on into train/ and the others into test/, or {AS_CLASSES}"
         )
-    images = [name for name in names if "".join(_words(name)) in IMAGE_FOLDERS]
+    images = [name for name in names if "".join(name_words(name)) in IMAGE_FOLDERS]
     masks = [name for name in names if _is_masks(name)]
     if images and masks:
         raise DataError(
@@ -384,28 +385,19 @@ def _refuse_odd(top: _Folder, where: str) -> None:
             f" images, not like a class; give the folder {images[0]} with class folders in it or a"
             f" file of labels, train a segmenter, or {AS_CLASSES}"
         )
-    shared = _same_folders(top)
-    if len(shared) > 1:
+    below = {each.name: {sub.name: sub.count for sub in each.filled} for each in top.filled}
+    own = {each.name: len(each.rows) for each in top.filled}
+    shared = repeated_folders(own, below, _may_be_class)
+    if shared:
         raise DataError(
-            f"{where}: {_shown(names)} each hold the folders {_shown(shared)}, which look like the"
-            " classes; call the folders above them train, val and test, or put the images of each"
-            f" class together, or {AS_CLASSES}"
+            f"{where}: {_shown(names)} hold folders of the same names, {_shown(shared)}, which look"
+            " like the classes; call the folders above them train, val and test, or put the images"
+            f" of each class together, or {AS_CLASSES}"
         )
 
 
-def _same_folders(top: _Folder) -> list[str]:
-    """Names of folders with images that all class folders hold alike, and hold nothing else."""
-    if len(top.filled) < 2 or any(len(each.rows) * 2 > each.count for each in top.filled):
-        return []
-    held = [{class_key(below.name) for below in each.filled} for each in top.filled]
-    shared = set.intersection(*held)
-    return sorted(
-        name
-        for name in shared
-        if not DATE.fullmatch(name)
-        and "".join(_words(name)) not in IMAGE_FOLDERS | MASK_FOLDERS | GENERIC
-        and _role(name) is None
-    )
+def _may_be_class(name: str) -> bool:
+    return "".join(name_words(name)) not in NO_CLASSES and _role(name) is None
 
 
 def _finish(
@@ -431,7 +423,8 @@ def _finish(
     out.update(dict.fromkeys(masks, MASKS))
     used = set(chain.from_iterable(split.rows for split in kept)) | out.keys()
     out.update({row: STRAY for row in range(len(paths)) if row not in used})
-    return Layout(kept, out, tuple(notes))
+    classes = {name for split in kept for name, _ in split.class_folders}
+    return Layout(kept, out, tuple(notes), odd_classes(sorted(classes)))
 
 
 def _masks_below(split: SplitRows, paths: Sequence[str]) -> Iterator[int]:

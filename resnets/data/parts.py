@@ -90,7 +90,7 @@ class Source:
 
     test_title, test_images: what the test part is called and how many images it has, where that is
     known without opening it. left_out: files of the set that are in no part, counted. notes: what
-    else was understood of it, a line each.
+    else was understood of it, a line each. warnings: where that may be wrong.
     value_range: what values of more than 8 bits were scaled by already (`DataSpec`).
     """
 
@@ -103,6 +103,7 @@ class Source:
     test_images: int | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
 
 

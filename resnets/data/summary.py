@@ -47,7 +47,8 @@ class DataSummary:
 
     rarest: the class with the fewest training images, and how many; of what is `counted` where that
     is something else. left_out: texts with counts,
-    by reason and suffix. links: links to folders that were followed.
+    by reason and suffix. links: links to folders that were followed. warnings: where what was
+    understood may be wrong; they are printed whole.
     """
 
     name: str
@@ -58,9 +59,10 @@ class DataSummary:
     links: int = 0
     notes: Sequence[str] = ()
     counted: str = "image"
+    warnings: Sequence[str] = ()
 
     def lines(self, width: int = WIDTH) -> list[str]:
-        """The block as plain lines: classes, images, what was left out, links, notes."""
+        """The block as plain lines: classes, images, what was left out, links, notes, warnings."""
         entries = [("data", self._classes()), ("images", self._images())]
         left_out = _some(self.left_out, SHOWN_REASONS, "reasons")
         entries += [("left out", left_out)] if left_out else []
@@ -69,7 +71,8 @@ class DataSummary:
             links = f"{self.links:,} link{'s' * (self.links > 1)} to folders followed"
             notes = f"{links}; {notes}" if notes else links
         entries += [("note", notes)] if notes else []
-        return [line for name, text in entries for line in _entry(name, text, width)]
+        lines = [line for name, text in entries for line in _entry(name, text, width)]
+        return lines + [line for text in self.warnings for line in _wrapped("warning", text, width)]
 
     def to_json(self) -> dict[str, Any]:
         """For result.json: the fields, and `text`, the block as lines."""
@@ -87,6 +90,7 @@ class DataSummary:
             "left_out": list(self.left_out),
             "links_followed": self.links,
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
             "text": self.lines(),
         }
 
@@ -136,6 +140,7 @@ def summarize(
         counted.parts(),
         counted.links,
         source.notes,
+        warnings=source.warnings,
     )
 
 
@@ -190,13 +195,17 @@ def announce_folders(paths: Sequence[str | Path], images: int, left_out: LeftOut
 
 
 def _entry(name: str, text: str, width: int) -> list[str]:
-    indent = f"{name + ':':10}"
-    lines = textwrap.wrap(
-        printable(text), width, initial_indent=indent, subsequent_indent=" " * len(indent)
-    )
+    lines = _wrapped(name, text, width)
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1][: width - 4].rstrip()} ..."]
     return lines
+
+
+def _wrapped(name: str, text: str, width: int) -> list[str]:
+    indent = f"{name + ':':10}"
+    return textwrap.wrap(
+        printable(text), width, initial_indent=indent, subsequent_indent=" " * len(indent)
+    )
 
 
 def _some(texts: Sequence[str], most: int, what: str, between: str = ", ") -> str:

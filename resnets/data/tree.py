@@ -97,7 +97,8 @@ def tree_layout(listing: Listing, where: str, labels_from: str = "auto") -> Layo
         masks = masks_beside(listing.paths, split.rows, listing.files)
         out.update(dict.fromkeys(sorted(masks), MASKS))
         splits.append(_without(split, masks))
-    return replace(layout, splits=splits, left_out=out)
+    warnings = layout.warnings if labels_from == "auto" else ()  # else the user said what they are
+    return replace(layout, splits=splits, left_out=out, warnings=warnings)
 
 
 def left_out_of(layout: Layout, listing: Listing) -> LeftOut:
@@ -170,7 +171,12 @@ def _by_folders(
             parts[split.role or "train"] = _numbered(split, found, classes, listing)
             notes.append(_said(split, found))
     source = by_role(name, classes, parts, where)
-    source = replace(source, left_out=left_out_of(layout, listing), notes=tuple(notes))
+    source = replace(
+        source,
+        left_out=left_out_of(layout, listing),
+        notes=tuple(notes),
+        warnings=tuple(layout.warnings),
+    )
     return Tree(source, layout, parts)
 
 
@@ -229,7 +235,8 @@ def _all_flat(
             notes.append(_said(split, found))
     source = by_role(name, classes, parts, where)
     left_out = left_out_of(layout, listing)
-    source = replace(source, left_out=left_out, notes=(*layout.notes, *notes))
+    notes = [*layout.notes, *notes]
+    source = replace(source, left_out=left_out, notes=tuple(notes), warnings=tuple(layout.warnings))
     return Tree(source, layout, parts)
 
 

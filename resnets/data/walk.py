@@ -69,11 +69,19 @@ OTHER_SUFFIXES = frozenset(
 )
 SYSTEM = frozenset(
     {
-        "@eadir", "#recycle", "$recycle.bin", "__macosx", "lost+found", "__pycache__",
-        "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini",
-        "icon\r", "thumbnails",
+        "__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini",
+        "icon\r", "thumbnails", "lost+found", "lost.dir", "found.000",
+        # Recycle bins and snapshots: what was deleted or relabelled would come back.
+        "#recycle", "@recycle", "$recycle.bin", "recycler", "network trash folder",
+        "temporary items", "system volume information",
+        "#snapshot", "@snapshot", "@snapshots", "~snapshot", "@recently-snapshot", "@gmt-snapshots",
+        # Of network storage: thumbnails, indexes, shares that are kept in sync.
+        "@eadir", "@__thumb", "@tmp", "@sharebin", "@sharesnap", "@synologydrive",
+        "#workinghistory", "@database", "@appdata", "@cloudsync", "@docker",
     }
 )  # fmt: skip
+# Snapshots under the name of their time, as Windows and Samba show them.
+SNAPSHOT = re.compile(r"@gmt-\d{4}\.\d\d\.\d\d-\d\d\.\d\d\.\d\d")
 MAGIC = re.compile(
     rb"\xff\xd8\xff"  # JPEG
     rb"|\x89PNG\r\n\x1a\n"
@@ -173,7 +181,8 @@ def read_suffixes() -> frozenset[str]:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name belongs to a system or program, not to a data set."""
-    return name.startswith(".") or name.lower() in SYSTEM
+    lower = name.lower()
+    return name.startswith(".") or lower in SYSTEM or SNAPSHOT.fullmatch(lower) is not None
 
 
 def is_visible(path: str) -> bool:
