@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from resnets.data.errors import DataError
 
@@ -44,6 +44,26 @@ def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:
             f"{where}: the class folders {before!r} and {path!r} {why}; rename one, put them"
             " together, or keep them apart by --set data.labels_from=folder"
         )
+
+
+def check_spellings(labels: Sequence[str], place: Callable[[int], str]) -> None:
+    """DataError where two labels of a table differ by next to nothing, as class folders may not.
+
+    `place(row)` says where a label is.
+    """
+    known: dict[str, tuple[str, int]] = {}
+    seen: set[str] = set()
+    for row, name in enumerate(labels):
+        if name in seen:
+            continue
+        seen.add(name)
+        key = name if len(name) == 1 else class_key(name)
+        other, before = known.setdefault(key, (name, row))
+        if other != name:
+            raise DataError(
+                f"{place(row)}: the label {name!r} and {other!r} of {place(before)} differ only by"
+                " case, blanks, _, - or in how letters are composed; write them alike"
+            )
 
 
 def match_names(names: Iterable[str], classes: Sequence[str]) -> Mapping[str, str | None]:

@@ -2,22 +2,25 @@
 
 Tables are read by `table_files`: path and label, or one column of 0 and 1 for each class
 (Roboflow's _classes.csv). They are found by what they are called (labels.csv, _classes.csv,
-metadata.csv, train.csv for train/), inside an archive too.
+metadata.csv, train.csv for train/), inside an archive too. A row that may mean images of two
+splits labels neither, unless the table has one row for each image of one of them and no other.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from resnets.data.class_names import check_spellings
 from resnets.data.errors import DataError
 from resnets.data.files import Listing
 from resnets.data.ground_truth import find_labels, read_labels
 from resnets.data.labels import ONE_LABEL, check_lists
 from resnets.data.layout import SplitRows
-from resnets.data.table_files import check_one_label, open_table_bytes
+from resnets.data.table_files import Table, TableRow, check_one_label, open_table_bytes
 from resnets.data.walk import suffix_of
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
@@ -26,10 +29,15 @@ TABLE_NAMES = ("_classes", "classes", "labels", "label", "metadata", "annotation
 
 @dataclass(frozen=True)
 class FlatLabels:
-    """The label of each image, and the file that says so."""
+    """The label of each image, and the file that says so; the split of each, where it says that."""
 
     file: str
     labels: Sequence[str]
+    splits: Sequence[str] = ()
+
+
+class UnlabelledError(DataError):
+    """A table does not say the labels of a split, which may do without if it is the test split."""
 
 
 def is_table(path: str) -> bool:
@@ -38,31 +46,45 @@ def is_table(path: str) -> bool:
 
 
 def flat_labels(
-    split: SplitRows, paths: Sequence[str], listing: Listing, where: str, truth: str | None
+    split: SplitRows,
+    paths: Sequence[str],
+    listing: Listing,
+    where: str,
+    truth: str | None,
+    others: Sequence[Sequence[str]] = (),
 ) -> FlatLabels | None:
     """The labels of the images `paths` of a split without class folders; None where no file has
     them, as of a test split that a table of training images lies beside.
 
-    DataError: a table that cannot be read, that lacks an image, or that gives one several labels.
+    others: the images of each other split of the set.
+    DataError: a table that cannot be read, that lacks an image, that gives one several labels or
+    another split than its folder does. UnlabelledError: one that need not be of these images: its
+    rows may mean those of another split, or it has no labels and they are test images.
     """
     names = [posixpath.basename(path) for path in paths]
-    known_files = truth is not None or split.role != "test"
+    # Files that are known by their names label validation images, or a set without splits.
+    known_files = truth is not None or split.role not in ("train", "test")
     file = find_labels(Path(where), split.folder, truth) if known_files else None
     if file is not None:
+        if truth is not None and split.role != "train":
+            _check_truth(str(file), names, others)
         return FlatLabels(str(file), read_labels(file, names))
-    table = _find(split, listing)
-    if table is None:
+    row = _find(split, listing)
+    if row is None:
         return None
-    place = listing.files.name(table)
+    place = listing.files.name(row)
+    every = [*paths, *chain.from_iterable(others)]
     try:
-        known = _read(bytes(listing.files.read(table)), place, paths)
-    except DataError:
+        table, known = _read(bytes(listing.files.read(row)), place, every)
+    except DataError as error:
         if split.role == "test":  # a table of test images need not have labels
-            return None
+            raise UnlabelledError(str(error)) from error
         raise
-    keys = [next((key for key in _keys(path) if key in known), None) for path in paths]
-    labels = [None if key is None else known[key] for key in keys]
-    missing = [path for path, label in zip(paths, labels, strict=True) if label is None]
+    keys = [_key(path, known) for path in paths]
+    if not _is_own(split, listing.paths[row], others):
+        _check_owner(place, known, paths, keys, others)
+    _check_row_each(place, known, paths, keys)
+    missing = [path for path, key in zip(paths, keys, strict=True) if key is None]
     if len(missing) == len(paths) and split.role == "test":
         return None
     if missing:
@@ -70,14 +92,97 @@ def flat_labels(
             f"{place}: has no label for {len(missing):,} of {len(paths):,} images, among them"
             f" {missing[0]}"
         )
-    return FlatLabels(place, [label for label in labels if label is not None])
+    if table is not None:
+        table.warn_of_unused()
+    found = [known[key] for key in keys if key is not None]
+    has_splits = table is not None and table.columns.splits
+    if has_splits and split.role is not None:
+        _check_role(place, split, found)
+    return FlatLabels(
+        place,
+        [each.label for each in found],
+        [each.split for each in found] if has_splits and split.role is None else (),
+    )
+
+
+def _check_truth(file: str, names: Sequence[str], others: Sequence[Sequence[str]]) -> None:
+    """UnlabelledError where `file`, which labels by name, may mean images of another split."""
+    stems = {posixpath.splitext(name)[0]: name for name in names}
+    for path in chain.from_iterable(others):
+        if (name := stems.get(posixpath.splitext(posixpath.basename(path))[0])) is not None:
+            raise UnlabelledError(
+                f"{file}: {name} may mean {path} of another split; give each split a table of its"
+                " own, in its folder"
+            )
+
+
+def _check_owner(
+    place: str,
+    known: Mapping[str, TableRow],
+    paths: Sequence[str],
+    keys: Sequence[str | None],
+    others: Sequence[Sequence[str]],
+) -> None:
+    """UnlabelledError where rows mean images of another split too, and are not these for sure."""
+
+    def is_whole(found: Sequence[str | None]) -> bool:
+        return len(found) == len(known) and set(found) == set(known)
+
+    here = {key: path for path, key in zip(paths, keys, strict=True) if key is not None}
+    found = [[_key(path, known) for path in other] for other in others]
+    if is_whole(keys) and not any(map(is_whole, found)):
+        return
+    for other, theirs in zip(others, found, strict=True):
+        for path, key in zip(other, theirs, strict=True):
+            if key is not None and key in here:
+                raise UnlabelledError(
+                    f"{place}: line {known[key].line}: {key!r} may mean {here[key]} and {path}, of"
+                    " two splits; write paths with their folders, or put a table into the folder"
+                    " of each split"
+                )
+
+
+def _check_row_each(
+    place: str, known: Mapping[str, TableRow], paths: Sequence[str], keys: Sequence[str | None]
+) -> None:
+    """DataError where one row means two images of a split."""
+    seen: dict[str, str] = {}
+    for path, key in zip(paths, keys, strict=True):
+        if key is not None and seen.setdefault(key, path) != path:
+            raise DataError(
+                f"{place}: line {known[key].line}: {key!r} may mean {seen[key]} and {path}; write"
+                " paths with their folders and suffixes"
+            )
+
+
+def _check_role(place: str, split: SplitRows, rows: Sequence[TableRow]) -> None:
+    """DataError where a table puts an image into another split than its folder does."""
+    role = "train" if split.role == "trainval" else split.role
+    for row in rows:
+        if row.split != role:
+            raise DataError(
+                f"{place}: line {row.line}: {row.path} is of the split {row.split}, but it lies in"
+                f" {split.title}/; correct one of them"
+            )
+
+
+def _is_own(split: SplitRows, table: str, others: Sequence[Sequence[str]]) -> bool:
+    """Whether a table is of this split alone, by its name or by the folder that it lies in."""
+    if posixpath.splitext(posixpath.basename(table))[0].lower() in _own_names(split):
+        return True
+    folder = posixpath.dirname(table)
+    above = f"{folder}/" if folder else ""
+    return not any(path.startswith(above) for path in chain.from_iterable(others))
+
+
+def _own_names(split: SplitRows) -> set[str]:
+    title = split.title.lower()
+    return {title, f"{title}_labels", f"labels_{title}", f"{title}labels", f"{title}_set"} - {""}
 
 
 def _find(split: SplitRows, listing: Listing) -> int | None:
     """Row of the table that labels a split: by its name, in its folder or one of those above."""
-    title = split.title.lower()
-    own = {title, f"{title}_labels", f"labels_{title}", f"{title}labels", f"{title}_set"} - {""}
-    others = listing.others
+    own, others = _own_names(split), listing.others
     tables = [row for row, path in enumerate(listing.paths) if path in others and is_table(path)]
     folder = split.folder.rstrip("/")
     while True:
@@ -91,18 +196,29 @@ def _find(split: SplitRows, listing: Listing) -> int | None:
         folder = posixpath.dirname(folder)
 
 
-def _read(data: bytes, place: str, paths: Sequence[str]) -> dict[str, str]:
-    """Path and label of each row of a table that labels some of `paths`."""
+def _read(
+    data: bytes, place: str, paths: Sequence[str]
+) -> tuple[Table | None, dict[str, TableRow]]:
+    """A table that labels some of `paths`, and its rows by their paths."""
     tails = {key for path in paths for key in _keys(path)}
     table = open_table_bytes(data, place, lambda cell: _plain(cell) in tails)
-    found: dict[str, str] = {}
+    found: dict[str, TableRow] = {}
     for row in () if table is None else table.rows():
         check_one_label(row, place)
-        if found.setdefault(_plain(row.path), row.label) != row.label:
+        before = found.setdefault(_plain(row.path), row)
+        if before.label != row.label:
             raise DataError(f"{place}: line {row.line}: {row.path} has two labels; {ONE_LABEL}")
-    rows = list(found)
-    check_lists([found[path] for path in rows], lambda row: f"{place}: {rows[row]}")
-    return found
+        if before.split != row.split:
+            raise DataError(f"{place}: line {row.line}: {row.path} is in two splits; keep one")
+    rows = list(found.values())
+    labels = [row.label for row in rows]
+    check_lists(labels, lambda row: f"{place}: line {rows[row].line}")
+    check_spellings(labels, lambda row: f"{place}: line {rows[row].line}")
+    return table, found
+
+
+def _key(path: str, known: Mapping[str, TableRow]) -> str | None:
+    return next((key for key in _keys(path) if key in known), None)
 
 
 def _plain(path: str) -> str:

@@ -39,7 +39,7 @@ def open_folder_table(folder: Path, listing: Listing, name: str) -> Source | Non
         table = open_table_file(file, paths.is_file, paths.is_known)
         if table is None:
             continue
-        if inside and not tops and table.columns.split is None:
+        if inside and not tops and not table.columns.splits:
             return None  # labels alone
         found = open_table(file, name, root=folder)
         return replace(found, left_out=_left_out(found, listing, images))

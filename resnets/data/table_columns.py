@@ -28,8 +28,14 @@ LABEL_NAMES = (
     *("categoryid", "classlabel", "classidx", "classindex", "labelidx"),
 )
 SPLIT_NAMES = ("split", "subset", "dataset", "set", "part", "partition", "usage", "phase", "fold")
-SPLIT_FLAGS = {"isvalid": "val", "isval": "val", "isvalidation": "val", "istest": "test"}
-FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
+FLAGS = {
+    **dict.fromkeys(("true", "1", "1.0", "yes", "t", "y"), True),
+    **dict.fromkeys(("false", "0", "0.0", "no", "f", "n", ""), False),
+}
+GROUPS = re.compile(
+    r"fold|cv|group|cluster|patient|subject|person|participant|individual|animal|donor|user|site"
+    r"|hospital|camera|scene|video|sequence|session|clip|train|valid|test|split|subset|partition"
+)
 EXPECTED = "expected path,label or path,label,split, or a header with these names"
 
 Rows = Sequence[Sequence[str]]
@@ -40,8 +46,9 @@ NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 class Columns:
     """Where in a row the cells are, of `count`.
 
-    label: None where only paths are wanted. split: with `flag`, a column of true and false, true
-    for that split. one_hot: columns of 0 and 1, one for each class, in place of a label.
+    label: None where only paths are wanted. flags: columns of true and false with the split that
+    true stands for. one_hot: columns of 0 and 1, one for each class, in place of a label. unused:
+    the names of the others.
     """
 
     path: int
@@ -49,8 +56,20 @@ class Columns:
     split: int | None
     count: int
     header: tuple[str, ...] = ()
-    flag: str = ""
+    flags: tuple[tuple[int, str], ...] = ()
     one_hot: tuple[int, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> bool:
+        """Whether the table says which image is in which split."""
+        return self.split is not None or bool(self.flags)
+
+    @property
+    def suspicious(self) -> tuple[str, ...]:
+        """Those of the unused that are called like splits, or like groups of images that belong
+        together."""
+        return tuple(name for name in self.unused if _is_suspicious(name))
 
     def said(self) -> str:
         """What was taken for what, where the header has other names."""
@@ -63,9 +82,36 @@ class Columns:
             words.append(f"label: {len(self.one_hot)} columns of 0 and 1")
         elif self.label is not None:
             words.append(f"label: {name(self.label)}")
-        if self.split is not None:
-            words.append(f"split: {name(self.split)}")
+        places = [] if self.split is None else [self.split]
+        if places := [*places, *(place for place, _ in self.flags)]:
+            words.append(f"split: {' and '.join(map(name, places))}")
+        if self.unused:
+            words.append(f"not used: {_shown(self.unused)}")
         return ", ".join(words)
+
+
+def _shown(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(printable(name)) for name in names[:most]) + more
+
+
+def _is_suspicious(name: str) -> bool:
+    letters = re.sub(r"[\W_]+", "", name.lower())
+    return plain(name) in SPLITS or GROUPS.search(letters) is not None
+
+
+def flag_role(name: str) -> str | None:
+    """The split that a column of true and false stands for: is_valid, is_training_image, isTest.
+
+    >>> [flag_role(name) for name in ("is_training_image", "IsVal", "in test set", "issue")]
+    ['train', 'val', 'test', None]
+    """
+    letters = re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).lower())
+    found = re.fullmatch(
+        r"(?:is|in)(?:the)?(.+?)(?:set|image|img|split|data|sample|row)*s?", letters
+    )
+    role = split_role(found[1]) if found else None
+    return None if role == "trainval" else role
 
 
 def plain(name: str) -> str:
@@ -88,27 +134,45 @@ def find_columns(
     """
     first, count = sample[0], len(sample[0])
     names = [plain(cell) for cell in first]
-    known = {*PATHS, *LABELS, *SPLITS, *SPLIT_FLAGS, ""}
+    known = {*PATHS, *LABELS, *SPLITS, ""}
     is_image = [_share(sample, place, exists) for place in range(count)]
     headed = not any(map(exists, first)) and (
-        any(name in known for name in names if name) or max(is_image) > 0
+        any(name in known for name in names if name)
+        or any(map(flag_role, first))
+        or max(is_image) > 0
     )
     header = tuple(cell.strip() for cell in first) if headed else ()
     body = sample[1:] if headed else sample
     path = _path(names if headed else [], is_image, where, header)
     if not labelled:
         return Columns(path, None, None, count, header)
-    split, flag = _split(names if headed else [], body, path, where)
-    rest = [place for place in range(count) if place not in (path, split)]
+    split = _split(names if headed else [], body, path, where)
+    flags = tuple(
+        (place, role)
+        for place, name in enumerate(header)
+        if place not in (path, split) and (role := flag_role(name)) is not None
+    )
+    taken = {path, split, *(place for place, _ in flags)}
+    rest = [place for place in range(count) if place not in taken]
+
+    def columns(label: int | None, one_hot: Sequence[int] = ()) -> Columns:
+        free = [place for place in rest if place != label and place not in one_hot]
+        unused = tuple(
+            header[place] or f"column {place + 1}"
+            for place in (free if headed else ())
+            if not _is_index(body, place, header) or _is_suspicious(header[place])
+        )
+        return Columns(path, label, split, count, header, flags, tuple(one_hot), unused)
+
     if headed:
         for name in LABELS:
             if found := [place for place in rest if names[place] == name]:
-                return Columns(path, found[0], split, count, header, flag)
-    rest = [place for place in rest if not _is_index(body, place, header)] or rest
-    if len(rest) > 1 and headed and _is_one_hot(body, rest):
-        return Columns(path, None, split, count, header, flag, tuple(rest))
-    if len(rest) == 1:
-        return Columns(path, rest[0], split, count, header, flag)
+                return columns(found[0])
+    kept = [place for place in rest if not _is_index(body, place, header)] or rest
+    if len(kept) > 1 and headed and _is_one_hot(body, kept):
+        return columns(None, kept)
+    if len(kept) == 1:
+        return columns(kept[0])
     if headed:
         others = ", ".join(map(printable, header))
         raise DataError(
@@ -144,30 +208,25 @@ def _path(
     return 0  # no cell names an image: the rows will be named as missing
 
 
-def _split(names: Sequence[str], body: Rows, path: int, where: str) -> tuple[int | None, str]:
-    """The column of splits, and of which split where it is one of true and false."""
+def _split(names: Sequence[str], body: Rows, path: int, where: str) -> int | None:
+    """The column of splits."""
     for name in SPLITS:
         if name in names:
             place = names.index(name)
             cells = [row[place] for row in body if len(row) > place and row[place]]
             if cells and not any(map(split_role, cells)) and name != plain("split"):
-                continue  # a set of another kind: numbered folds, cameras
-            return place, ""
-    for name, role in SPLIT_FLAGS.items():
-        if name in names:
-            place = names.index(name)
-            if all(row[place].lower() in FLAGS for row in body if len(row) > place):
-                return place, role
+                continue  # numbers of folds, or names of sources
+            return place
     if not names and body:
         count = len(body[0])
         for place in range(count - 1, -1, -1):
             if count < 3 or place == path:
                 continue
             if all(split_role(row[place]) for row in body if len(row) == count):
-                return place, ""
+                return place
         if count == 3 and path == 0 and any(split_role(row[2]) for row in body if len(row) == 3):
-            return 2, ""
-    return None, ""
+            return 2
+    return None
 
 
 def _is_index(body: Rows, place: int, header: Sequence[str]) -> bool:
@@ -182,6 +241,34 @@ def _is_one_hot(body: Rows, places: Sequence[int]) -> bool:
     """Whether all of these columns hold 0 and 1 only."""
     cells = (row[place] for row in body for place in places if len(row) > place)
     return bool(body) and all(re.fullmatch(r"[01](\.0*)?", cell) for cell in cells)
+
+
+def split_of(row: Sequence[str], columns: Columns, place: str) -> str:
+    """The split that a row is in, "train", "val" or "test"; DataError where its cells say none, or
+    two."""
+
+    def name(column: int) -> str:
+        return repr(printable(columns.header[column])) if columns.header else "the split"
+
+    said: str | None = None
+    if columns.split is not None:
+        said = split_role(row[columns.split])
+        if said is None:
+            raise DataError(f"{place}: split {row[columns.split]!r}; expected train, val or test")
+        said = "train" if said == "trainval" else said
+    possible = {"train", "val", "test"} if said is None else {said}
+    for column, role in columns.flags:
+        flag = FLAGS.get(row[column].lower())
+        if flag is None:
+            raise DataError(f"{place}: {name(column)} is {row[column]!r}; expected true or false")
+        possible &= {role} if flag else {"train", "val", "test"} - {role}
+    roles = {role for _, role in columns.flags}
+    if len(possible) > 1:  # no flag is true: the split that no column stands for
+        possible -= {"val"} if roles == {"train"} else possible - {"train"}
+    if len(possible) != 1:
+        cells = ", ".join(f"{name(column)} is {row[column]!r}" for column, _ in columns.flags)
+        raise DataError(f"{place}: {cells}, which contradict each other on its split; correct them")
+    return possible.pop()
 
 
 def one_hot_label(row: Sequence[str], columns: Columns, place: str) -> str:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from resnets.config.terminal import printable
 from resnets.data.errors import DataError
-from resnets.data.labels import ONE_LABEL, is_list
-from resnets.data.split_names import split_role
-from resnets.data.table_columns import FLAGS, Columns, find_columns, one_hot_label, plain
+from resnets.data.labels import ONE_LABEL, is_list, is_missing
+from resnets.data.table_columns import Columns, find_columns, one_hot_label, plain, split_of
+
+log = logging.getLogger("resnets")
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".lst")
 TAB = "\t"
@@ -89,20 +92,22 @@ class Table:
             label = one_hot_label(cells, columns, place)
         elif columns.label is None:
             return TableRow(line, path)
-        elif not (label := cells[columns.label]):
-            raise DataError(f"{place}: no label")
-        return TableRow(line, path, label, self._split(cells, place))
+        elif is_missing(label := cells[columns.label]):
+            said = f" ({label!r})" if label else ""
+            raise DataError(f"{place}: no label{said}; remove the row, or name its class")
+        split = split_of(cells, columns, place) if columns.splits else ""
+        return TableRow(line, path, label, split)
 
-    def _split(self, cells: Sequence[str], place: str) -> str:
-        if self.columns.split is None:
-            return ""
-        cell = cells[self.columns.split]
-        if self.columns.flag:
-            return self.columns.flag if FLAGS.get(cell.lower()) else "train"
-        role = split_role(cell)
-        if role is None:
-            raise DataError(f"{place}: split {cell!r}; expected train, val or test")
-        return "train" if role == "trainval" else role
+    def warn_of_unused(self) -> None:
+        """Warn of columns that look like splits or groups of images and were not used."""
+        if names := self.columns.suspicious:
+            log.warning(
+                "%s: %s %s not used, and may say which images belong together; images are held out"
+                " one by one unless a column called split, of train, val and test, says otherwise",
+                self.place,
+                ", ".join(repr(printable(name)) for name in names),
+                "is" if len(names) == 1 else "are",
+            )
 
     def _not_text(self) -> str:
         with self.open() as stream:

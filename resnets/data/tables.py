@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from resnets.config.terminal import printable
+from resnets.data.class_names import check_spellings
 from resnets.data.errors import DataError
 from resnets.data.files import FolderFiles
 from resnets.data.identity import hash_names
@@ -37,8 +38,10 @@ def open_table(file: Path, name: str | None = None, root: Path | None = None) ->
     assert table is not None
     for row in written:
         check_one_label(row, str(file))
+    check_spellings([row.label for row in written], lambda row: f"{file}: line {written[row].line}")
     # Sorted by path, so that the order of the lines never changes a result.
     check_lists([row.label for row in written], lambda row: f"{file}: line {written[row].line}")
+    table.warn_of_unused()
     rows = sorted(_located(file, _as_classes(file, written), paths), key=lambda row: row.path)
     _check_once(file, rows)
     found = f"; {paths.guessed:,} images found by their names" if paths.guessed else ""

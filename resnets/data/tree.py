@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ import numpy as np
 from resnets.data.class_names import check_distinct, match_names
 from resnets.data.errors import DataError
 from resnets.data.files import Listing
-from resnets.data.flat_labels import FlatLabels, flat_labels
+from resnets.data.flat_labels import FlatLabels, UnlabelledError, flat_labels
 from resnets.data.ground_truth import imagenet_names
 from resnets.data.image_pairs import masks_beside
 from resnets.data.labels import class_names, number_labels
@@ -30,6 +31,8 @@ from resnets.data.layout import (
 )
 from resnets.data.parts import FilePart, Source, by_role
 from resnets.data.walk import LeftOut, suffix_of
+
+log = logging.getLogger("resnets")
 
 
 @dataclass(frozen=True)
@@ -250,7 +253,14 @@ def _flat(
     test = split.role == "test" and len(layout.splits) > 1
     # The file that labels ImageNet's validation images does not label its test images.
     named = None if test and beside_flat_val else truth
-    found = flat_labels(split, chosen, listing, where, named)
+    others = [[paths[row] for row in each.rows] for each in layout.splits if each is not split]
+    try:
+        found = flat_labels(split, chosen, listing, where, named, others)
+    except UnlabelledError as error:
+        if not test:
+            raise
+        log.warning("%s: %s/ is left out as unlabelled: %s", where, split.title, error)
+        found = None
     if found is None and not test:
         raise DataError(_no_labels(where, split.folder, chosen, listing.folders))
     if found is None:
