@@ -268,3 +268,24 @@ def test_voc_colors_are_those_of_its_palette():
     known = {0: 0, 1: 0x800000, 15: 0xC08080, 20: 0x004080}
     assert {number: voc_color(number) for number in known} == known
     assert read_pixels is not None
+
+
+def test_a_map_does_not_get_the_image_of_another_folder(tmp_path):
+    # siteB's 001 is missing; siteA's has no map.
+    image(tmp_path / "images/siteA/001.png")
+    image(tmp_path / "images/siteB/002.png")
+    for name in ("001", "002"):
+        save_map(tmp_path / f"masks/siteB/{name}.png", Image.fromarray(TRUTH))
+    (tmp_path / "classes.txt").write_text("background\nobject\n")
+    with pytest.raises(DataError, match=r"001\.png"):
+        opened(tmp_path)
+
+
+def test_a_map_does_not_get_the_image_of_a_shorter_name(tmp_path):
+    for name in ("7", "8", "9"):
+        image(tmp_path / f"images/{name}.png")
+    for name in ("7_l", "8", "9"):
+        save_map(tmp_path / f"masks/{name}.png", Image.fromarray(TRUTH))
+    (tmp_path / "classes.txt").write_text("background\nobject\n")
+    with pytest.raises(DataError, match=r"7_l\.png"):
+        opened(tmp_path)

@@ -59,8 +59,11 @@ class _Images:
 
     def partners(self, path: str) -> list[str]:
         """Images of the map at `path`: of its own name, else of the name less an ending."""
-        stem = _folded(PurePosixPath(path).stem)
-        return self.by_key.get(stem) or self.by_key.get(_key(path), [])
+        return self.namesakes(path) or self.by_key.get(_key(path), [])
+
+    def namesakes(self, path: str) -> list[str]:
+        """Images of the very name of the map at `path`."""
+        return self.by_key.get(_folded(PurePosixPath(path).stem), [])
 
 
 def find_semantic(store: Store) -> dict[str, list[str]]:
@@ -136,7 +139,7 @@ def _scan(store: Store, paths: Sequence[str], coding: Coding) -> MapScan:
 def _part(store: Store, paths: Sequence[str], images: _Images, title: str) -> RawPart:
     pictures, problems = [], []
     users: dict[str, str] = {}
-    matched = {path: _closest(images.partners(path), path) for path in paths if path in store}
+    matched = _matches(images, [path for path in paths if path in store])
     both = [each for path, found in matched.items() for each in (path, *found)]
     sizes = read_sizes(store, both)
     for path in paths:
@@ -303,6 +306,23 @@ def _images(store: Store, maps: set[str]) -> _Images:
     return images
 
 
+def _matches(images: _Images, paths: Sequence[str]) -> dict[str, list[str]]:
+    """The images that each map may belong to; none where the one it belongs to is missing.
+
+    Where most maps have the very name of an image, the others do not get one of a shorter name.
+    Where folders of maps and images mirror each other ("masks/a" and "images/a"), no map gets an
+    image of another folder.
+    """
+    named = sum(bool(images.namesakes(path)) for path in paths)
+    partners = images.namesakes if named > 0.5 * len(paths) else images.partners
+    found = {path: _closest(partners(path), path) for path in paths}
+    if any(_alike(image, path) for path, best in found.items() for image in best):
+        found = {
+            path: [image for image in best if _alike(image, path)] for path, best in found.items()
+        }
+    return found
+
+
 def _closest(paths: Sequence[str], of: str) -> list[str]:
     """Those of `paths` of the same image set, and of these the ones that share most folders."""
     wanted = PurePosixPath(of).parts[:-1]
@@ -311,11 +331,16 @@ def _closest(paths: Sequence[str], of: str) -> list[str]:
 
     def rank(path: str) -> tuple[bool, int]:
         folders = PurePosixPath(path).parts[:-1]
-        alike = bool(_less_one(folders) & _less_one(wanted)) or folders == wanted
-        return alike, (Counter(folders) & Counter(wanted)).total()
+        return _alike(path, of), (Counter(folders) & Counter(wanted)).total()
 
     best = max(map(rank, paths), default=None)
     return [path for path in paths if rank(path) == best]
+
+
+def _alike(path: str, other: str) -> bool:
+    """Whether the folders of two files differ in one of them at most."""
+    one, two = PurePosixPath(path).parts[:-1], PurePosixPath(other).parts[:-1]
+    return one == two or bool(_less_one(one) & _less_one(two))
 
 
 def _less_one(folders: Sequence[str]) -> set[tuple[str, ...]]:
