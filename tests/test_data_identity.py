@@ -4,18 +4,21 @@ import json
 import shutil
 import tarfile
 import unicodedata
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from digit_sets import digit_files
+from PIL import Image
 
 import resnets
 from resnets.config import DataSpec, from_toml
 from resnets.data import Split, open_data
-from resnets.data.content import file_keys, key_of
-from resnets.data.files import FolderFiles
+from resnets.data.archives import list_zip
+from resnets.data.content import affordable, file_keys, key_of
+from resnets.data.files import FolderFiles, list_tar
 from resnets.data.identity import below_classes, hash_names, hold_out
 from resnets.data.pack_write import pack
 from resnets.data.quarantine import Quarantine
@@ -133,17 +136,76 @@ def test_each_class_holds_out_at_least_one() -> None:
         assert np.bincount(labels[test], minlength=4).tolist() == [0, 1, 1, 1]
 
 
-def test_keys_see_size_start_and_end(tmp_path: Path) -> None:
-    data = bytes(range(256)) * 1000
+def test_keys_see_every_byte_whatever_holds_the_files(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10_000  # of more than one block
+    middle = len(data) // 2
     texts = {"a": data, "copy": data, "head": b"x" + data[1:], "tail": data[:-1] + b"x"}
+    texts["middle"] = data[:middle] + b"x" + data[middle + 1 :]
     texts |= {"longer": data + data[:256], "small": b"abc", "small copy": b"abc", "empty": b""}
     for name, text in texts.items():
-        (tmp_path / name).write_bytes(text)
-    keys = dict(zip(texts, file_keys(FolderFiles(tmp_path, list(texts))), strict=True))
+        (tmp_path / f"{name}.png").write_bytes(text)
+    paths = [f"{name}.png" for name in texts]
+    found = file_keys(FolderFiles(tmp_path, paths))
+    keys = dict(zip(texts, found, strict=True))
     assert keys["a"] == keys["copy"]
-    assert keys["small"] == keys["small copy"] == key_of(3, b"abc", b"")
-    assert len(set(keys.values())) == 6
+    assert keys["small"] == keys["small copy"] == key_of([b"a", b"bc"])
+    assert len(set(keys.values())) == 7
     assert file_keys(FolderFiles(tmp_path, ["missing"])).tolist() == [0]
+    with (
+        tarfile.open(tmp_path / "set.tar", "w") as tar,
+        zipfile.ZipFile(tmp_path / "set.zip", "w") as archive,
+    ):
+        for path in paths:
+            tar.add(tmp_path / path, path)
+            archive.write(tmp_path / path, path)
+    for listing in (list_tar(tmp_path / "set.tar"), list_zip(tmp_path / "set.zip")):
+        rows = [listing.paths.index(path) for path in paths]
+        assert (file_keys(listing.files)[rows] == found).all()
+
+
+def test_keys_of_too_many_bytes_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = FolderFiles(tmp_path, ["a", "b", "missing"])
+    for name in "ab":
+        (tmp_path / name).write_bytes(bytes(1000))
+    assert affordable(files)
+    monkeypatch.setattr("resnets.data.content.MOST_BYTES", 1999)
+    assert not affordable(files)
+
+
+def write_scans(root: Path, first: int, count: int, **grey: int) -> None:
+    """Scans without compression in wide black margins: one size, and the same ends."""
+    for name, value in grey.items():
+        (root / name).mkdir(parents=True)
+        for number in range(first, first + count):
+            pixels = np.zeros((320, 320), np.uint8)
+            pixels[150:170, 150:170] = value + number
+            Image.fromarray(pixels).save(root / name / f"{number:03d}.bmp")
+
+
+def test_scans_with_equal_margins_are_no_copies(tmp_path: Path) -> None:
+    write_scans(tmp_path / "flat", 0, 12, benign=50, malignant=150)
+    held = shares(tmp_path / "flat", val_fraction=0.2, test_fraction=0.2)
+    assert all(len({path.split("/")[0] for path in share}) == 2 for share in held)
+    write_scans(tmp_path / "parts" / "train", 0, 6, benign=50, malignant=150)
+    write_scans(tmp_path / "parts" / "test", 6, 3, benign=50, malignant=150)
+    splits = open_data(replace(FILES, source=str(tmp_path / "parts")), training=True)
+    assert splits.overlap is None
+
+
+def test_classes_of_which_nothing_is_held_out_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = write_tree(tmp_path / "set", 24, 2)
+    (tree / "alike").mkdir()
+    for number in range(5):
+        shutil.copy(tree / "digit1" / "001.png", tree / "alike" / f"{number}.png")
+    splits = open_data(replace(FILES, source=str(tree)), training=True)
+    said = [note for note in splits.summary.notes if "alike" in note]
+    assert len(said) == 2
+    assert all("digit0" not in note for note in said)
+    assert all(note in caplog.text for note in said)
 
 
 def test_a_run_of_the_old_rule_keeps_its_shares(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -27,6 +27,7 @@ from resnets.data.parts import Part, Rows, Source
 from resnets.data.quarantine import Quarantine
 
 TITLES = ("training", "validation", "test")
+SHOWN = 3  # class names in a message
 RankRule = Callable[..., tuple[Rows, Rows, Rows]]
 
 
@@ -238,6 +239,29 @@ class Roles:
                 self._shares[role] = _noted(shares[role], copied(role, count))
         return found
 
+    def shortfalls(self) -> list[str]:
+        """Of which classes no image is held out though a share of them was asked for, a line each.
+
+        They have too few images, or too few that are no copies of each other.
+        """
+        if self.whole:
+            return []
+        lines = []
+        for role, fraction in ((VAL, self.spec.val_fraction), (TEST, self.spec.test_fraction)):
+            own = self.source.val if role == VAL else self.source.test
+            if not fraction or own is not None:
+                continue
+            held = self.source.train.labels[self._training_rows[role]]
+            counts = np.bincount(held, minlength=len(self.source.classes))
+            names = [self.source.classes[label] for label in np.flatnonzero(counts == 0)]
+            if names:
+                what = "no image is" if len(names) == len(counts) else f"of {_some(names)} none is"
+                lines.append(
+                    f"{what} held out as {TITLES[role]} images: too few of a class, or copies of"
+                    " one another"
+                )
+        return lines
+
     def warn_of_absent(self) -> None:
         """Log what the quarantine lists and none of the parts has."""
         parts = (self.source.train, *(self._own_part(role) for role in (VAL, TEST)))
@@ -302,6 +326,11 @@ def _keyed(part: Part, role: int) -> Keyed:
     content = content_keys(part)
     ids = salted(identify(part, content).ids, role)
     return Keyed(ids, np.zeros(len(ids), np.uint64) if content is None else content)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _none() -> Rows:

@@ -47,7 +47,7 @@ class SetReport:
         if unread:
             notes.append(
                 f"the contents of {unread:,} images are not compared (streamed, unreadable, or more"
-                " than 200,000): copies among them are not found"
+                " than 200,000 or 128 GiB): copies among them are not found"
             )
         return notes
 

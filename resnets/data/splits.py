@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ from resnets.data.sources import find_source
 from resnets.data.split import Split, with_summary
 from resnets.data.summary import DataSummary, origin_of, summarize
 from resnets.data.walk import LeftOut
+
+log = logging.getLogger("resnets")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def open_data(
     overlap = roles.settle_overlap() if training else None
     if training:
         roles.warn_of_absent()
+        for line in roles.shortfalls():
+            log.warning("%s: %s", spec.source, line)
     share = roles.share(TRAIN)
     if share is None:
         raise DataError(f"{spec.source}: no training images are left")
@@ -135,7 +140,7 @@ def _summary(roles: Roles, changes: Changes | None, notes: Sequence[str]) -> Dat
     if quarantined:
         out.add("in quarantine", "", suffix="", count=quarantined)
     changed = [f"set changed since training: {changes}"] if changes else []
-    source = replace(source, notes=(*changed, *source.notes, *notes))
+    source = replace(source, notes=(*changed, *roles.shortfalls(), *source.notes, *notes))
     return summarize(source, shares, out)
 
 

@@ -14,7 +14,7 @@ from resnets.config import DataSpec
 from resnets.data.check_findings import LEAK, UNLISTED, Finding
 from resnets.data.check_shares import SHARES
 from resnets.data.check_source import Contents, Section
-from resnets.data.content import MOST, file_keys
+from resnets.data.content import affordable, file_keys
 from resnets.data.errors import DataError
 from resnets.data.identity import hash_names
 from resnets.data.parts import FilePart, Source
@@ -94,7 +94,7 @@ def _section(store: Store, title: str, paths: Sequence[str]) -> Section:
 def _shares(source: RawSource, spec: DataSpec, paths: Sequence[str]) -> list[Section]:
     """The one image set of a source, divided as training divides it where no annotation is bad."""
     files, ids = source.store.take(paths), hash_names(paths)
-    content = file_keys(files) if len(paths) <= MOST else ids
+    content = file_keys(files) if affordable(files) else ids
     part = FilePart("", files, np.zeros(len(paths), np.int64), ids, content)
     train, val, test = held_out_rows(Source(source.name, source.classes, part), spec)
     shares = zip(SHARES, (test, val, train), strict=True)

@@ -13,7 +13,7 @@ import numpy as np
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data import order
 from resnets.data.check_record import KnownLeaks, known_to
-from resnets.data.content import MOST, file_keys
+from resnets.data.content import affordable, file_keys
 from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_voc
 from resnets.data.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
@@ -111,7 +111,7 @@ def open_detection(
         paths = [str(picture.path) for picture in found.pictures]
         files, ids = source.store.take(paths), hash_names(paths)
         # A path is in the store once: where contents are not compared, paths tell equal images.
-        content = file_keys(files) if needs_keys and len(paths) <= MOST else ids
+        content = file_keys(files) if needs_keys and affordable(files) else ids
         return FilePart(titles, files, np.zeros(len(paths), np.int64), ids, content)
 
     def test_part() -> FilePart:
