@@ -3,6 +3,7 @@
 import io
 import unicodedata
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from resnets.data.check_findings import LAYOUT
 from resnets.data.check_source import open_contents
 from resnets.data.layout import MASKS, NO_LABELS, STRAY
 from resnets.data.sources import find_source
+from resnets.data.splits import open_data
 from resnets.data.summary import summarize_source
 
 
@@ -162,6 +164,34 @@ def test_class_folders_called_by_a_program_are_warned_of(tmp_path: Path, folders
     assert summary.to_json()["warnings"] == list(source.warnings)
     assert (odd is None) != any(line.startswith("warning:") for line in summary.lines())
     assert not find_source(DataSpec(source=str(tmp_path), labels_from="folder")).warnings
+
+
+def test_identical_images_in_two_classes_are_warned_of(tmp_path: Path) -> None:
+    put(tmp_path, "train/cat", "train/dog", count=5, data=b"")
+    for number in range(5):
+        (tmp_path / f"train/dog/{number}.jpg").write_bytes(encoded(50 + number, "JPEG"))
+    spec = DataSpec(source=str(tmp_path), overlap="allow")
+    assert not open_data(spec, training=True).summary.warnings
+    put(tmp_path, "train/cat", count=1, name="also{}.jpg", data=encoded(53, "JPEG"))
+    (warning,) = open_data(spec, training=True).summary.warnings
+    assert warning.startswith("2 images")
+    assert "cat/also0.jpg" in warning
+    assert "dog/3.jpg" in warning
+    put(tmp_path, "test/cat", "test/dog", count=1, name="t{}.jpg", data=encoded(54, "JPEG"))
+    (warning,) = open_data(spec, training=True).summary.warnings
+    assert warning.startswith("5 images")  # in two splits, too
+
+
+def test_pages_that_are_not_read_are_warned_of(tmp_path: Path) -> None:
+    put(tmp_path, "cat", "dog", count=5)
+    spec = DataSpec(source=str(tmp_path))
+    assert not open_data(spec).summary.warnings
+    pages = [Image.new("L", (8, 8), value) for value in (3, 5, 7)]
+    for name in ("cat/scan.tif", "dog/film.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    (warning,) = open_data(replace(spec, val_fraction=0.0, test_fraction=0.0)).summary.warnings
+    assert "2 of 2" in warning
+    assert "cat/scan.tif" in warning
 
 
 def test_labels_in_file_names_are_named_with_the_way_out(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from resnets.data.fingerprint import (
     salted,
 )
 from resnets.data.identity import hold_out, hold_out_by_rank, identify
+from resnets.data.label_conflicts import Labelled, label_conflicts
 from resnets.data.overlap import Overlap, copied, earlier, find_overlap
 from resnets.data.parts import Part, Rows, Source
 from resnets.data.quarantine import Quarantine
@@ -210,6 +211,18 @@ class Roles:
         if part is self.source.train and len(self._training_rows[role]) < len(part.labels):
             title += f", {TITLES[role]} share (seed {self.spec.split_seed})"
         return title
+
+    def label_conflicts(self) -> tuple[str, ...]:
+        """A warning where byte-identical images have different labels."""
+        shares = [(role, self.share(role)) for role in (TRAIN, VAL, TEST)]
+        return label_conflicts(
+            [
+                Labelled(share.part, share.rows, self._keys_of(role).content[share.rows])
+                for role, share in shares
+                if share is not None
+            ],
+            self.source.classes,
+        )
 
     def settle_overlap(self) -> Overlap | None:
         """Treat byte-identical images of two splits as the recipe says; None where there are none.

@@ -12,6 +12,7 @@ from resnets.config import DataSpec
 from resnets.data.check_record import KnownLeaks, known_to, source_listing
 from resnets.data.errors import DataError
 from resnets.data.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.frames import frames_left_out
 from resnets.data.overlap import Overlap
 from resnets.data.parts import Rows, Source
 from resnets.data.pixel_values import Levels, measure_levels, said_of
@@ -78,6 +79,7 @@ def open_data(
     source = find_source(spec)
     _check_classes(source, 1 if other else 2)
     roles = choose_roles(source, spec, known, other=other, whole=whole)
+    warnings = roles.label_conflicts() if training else ()
     overlap = roles.settle_overlap() if training else None
     if training:
         roles.warn_of_absent()
@@ -89,9 +91,11 @@ def open_data(
     levels = spec.value_range or source.value_range
     if levels is None and share.part.files is not None:
         levels = measure_levels(share.part.files, share.rows)
+    if share.part.files is not None:
+        warnings = (*warnings, *frames_left_out(share.part.files, share.rows))
 
     changes = roles.changes() if known is not None and not roles.other else None
-    summary = _summary(roles, changes, said_of(levels))
+    summary = _summary(roles, changes, said_of(levels), warnings)
 
     def opened(role: int) -> Split | None:
         split = _open(roles, role, replace(spec, value_range=levels))
@@ -115,7 +119,9 @@ def open_data(
     )
 
 
-def _summary(roles: Roles, changes: Changes | None, notes: Sequence[str]) -> DataSummary:
+def _summary(
+    roles: Roles, changes: Changes | None, notes: Sequence[str], warnings: Sequence[str]
+) -> DataSummary:
     """What was understood: which images have which role, and how they came to it."""
     source, spec, out = roles.source, roles.spec, LeftOut()
     train = roles.share(TRAIN)
@@ -140,7 +146,11 @@ def _summary(roles: Roles, changes: Changes | None, notes: Sequence[str]) -> Dat
     if quarantined:
         out.add("in quarantine", "", suffix="", count=quarantined)
     changed = [f"set changed since training: {changes}"] if changes else []
-    source = replace(source, notes=(*changed, *roles.shortfalls(), *source.notes, *notes))
+    source = replace(
+        source,
+        notes=(*changed, *roles.shortfalls(), *source.notes, *notes),
+        warnings=(*source.warnings, *warnings),
+    )
     return summarize(source, shares, out)
 
 
