@@ -13,6 +13,8 @@ from digit_sets import digit_files
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
+from resnets.data.parts import Source
+from resnets.data.sources import find_source
 from resnets.data.tabular import ArrowFiles
 
 datasets = pytest.importorskip("datasets")
@@ -41,6 +43,16 @@ def typed(pictures: Pictures, names: tuple[str, ...] = NAMES) -> "datasets.Datas
     }
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
     return datasets.Dataset.from_dict(columns, datasets.Features(features))
+
+
+def stored(root: Path, *, streaming: bool = False) -> Source:
+    return find_source(DataSpec(source=str(root), streaming=streaming))
+
+
+def labels_of(source: Source) -> list[list[str]]:
+    """The names of the labels of training, validation and test, for those that there are."""
+    parts = [source.train, source.val, source.test() if source.test else None]
+    return [[source.classes[label] for label in part.labels] for part in parts if part is not None]
 
 
 def plain(path: Path, columns: dict[str, list], group: int = 1000) -> Path:
@@ -175,7 +187,131 @@ def test_other_parts_and_secret_labels_are_left_alone(
         labels = [-1 if hidden else digit for _, digit in pictures]
         plain(root / f"{name}-0.parquet", {"image": data, "label": labels})
     splits = open_data(replace(WHOLE, source=str(root), streaming=streaming))
-    assert splits.test().description == "parts validation, 48 pictures"
+    assert splits.test().description == "parts val, 48 pictures"
+    assert stored(root, streaming=streaming).left_out.total == 48
+
+
+@pytest.mark.parametrize("images_in", [False, True])
+def test_tables_beside_class_folders_are_left_out(
+    tmp_path: Path, pictures: Pictures, images_in: bool
+) -> None:
+    for number, (data, digit) in enumerate(pictures):
+        file = tmp_path / "set" / NAMES[digit] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    columns = {"label": [0, 1], "width": [3, 3]}
+    if images_in:
+        columns["image"] = [data for data, _ in pictures[:2]]
+    plain(tmp_path / "set" / "metadata.parquet", columns)
+    plain(tmp_path / "set" / "one" / "more.parquet", columns)
+    found = stored(tmp_path / "set")
+    assert len(found.train.labels) == 48
+    assert found.left_out.counts == {("not an image", ".parquet"): 2}
+    with pytest.raises(ConfigError, match="streaming"):
+        stored(tmp_path / "set", streaming=True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_every_table_is_used_or_refused(
+    tmp_path: Path, pictures: Pictures, streaming: bool
+) -> None:
+    def write(root: Path, name: str, rows: slice) -> None:
+        data, digits = zip(*pictures[rows], strict=True)
+        plain(root / name, {"image": list(data), "label": list(digits)})
+
+    root = tmp_path / "lake"
+    names = ("pets-train-2025.parquet", "pets-2026-06.parquet", "more/pets-test.parquet")
+    for number, name in enumerate(names):
+        write(root, name, slice(number * 16, number * 16 + 16))
+    with pytest.raises(DataError, match=r"pets-2026-06\.parquet"):
+        stored(root, streaming=streaming)
+    card = (
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: pets*\n"
+    )
+    (root / "README.md").write_text(card + "---\n# Pets\n")
+    with pytest.raises(DataError, match=r"pets-test\.parquet"):  # not listed
+        stored(root, streaming=streaming)
+    (root / "README.md").write_text(card + "  - {split: test, path: 'more/*'}\n---\n# Pets\n")
+    assert [len(part) for part in labels_of(stored(root, streaming=streaming))] == [32, 16]
+    (root / "README.md").unlink()
+    for folder in ("train", "test"):  # a folder says it too, and their files have the same name
+        write(tmp_path / "by", f"{folder}/0.parquet", slice(0, 24))
+    found = stored(tmp_path / "by", streaming=streaming)
+    assert [len(part) for part in labels_of(found)] == [24, 24]
+    write(tmp_path / "by", "test/train-1.parquet", slice(0, 24))
+    with pytest.raises(DataError, match=r"test/train-1\.parquet"):
+        stored(tmp_path / "by", streaming=streaming)
+    unnamed = tmp_path / "unnamed"
+    for number in range(3):
+        write(unnamed, f"part[{number}].parquet", slice(number * 16, number * 16 + 16))
+    (unnamed / "banner.png").write_bytes(pictures[0][0])
+    found = stored(unnamed, streaming=streaming)
+    assert len(found.train.labels) == 48
+    assert found.left_out.total == 1
+    write(tmp_path / "hive", "label=cat/0.parquet", slice(0, 24))
+    with pytest.raises(DataError, match="label=cat"):
+        stored(tmp_path / "hive", streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_of_splits_is_used(tmp_path: Path, pictures: Pictures, streaming: bool) -> None:
+    data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
+    split = [
+        "Validation" if row % 6 == 1 else "test" if row % 3 == 0 else "train" for row in range(48)
+    ]
+    columns = {"image": data, "label": digits, "split": split}
+    file = plain(tmp_path / "lake" / "part-0.parquet", columns, group=10)
+    for source in (file, file.parent):
+        found = stored(source, streaming=streaming)
+        assert found.val is not None
+        for part, rows in (
+            (found.train, [row for row in range(48) if split[row] == "train"]),
+            (found.val, [row for row in range(48) if split[row] == "Validation"]),
+            (found.test(), [row for row in range(48) if split[row] == "test"]),
+        ):
+            assert part.labels.tolist() == [digits[row] for row in rows]
+            assert [part.files.read(at) for at in range(len(rows))] == [data[row] for row in rows]
+            assert part.files.name(1).endswith(f":{rows[1]}")
+    flags = {"image": data, "label": digits, "is_valid": [row % 4 == 0 for row in range(48)]}
+    plain(tmp_path / "flags.parquet", flags)
+    found = stored(tmp_path / "flags.parquet", streaming=streaming)
+    assert [len(part) for part in labels_of(found)] == [36, 12]
+    plain(tmp_path / "bad.parquet", {**columns, "split": ["train"] * 47 + ["other"]})
+    with pytest.raises(DataError, match="'other'"):
+        stored(tmp_path / "bad.parquet", streaming=streaming)
+    both = tmp_path / "both"
+    plain(both / "train.parquet", columns)
+    plain(both / "test.parquet", {**columns, "split": ["test"] * 48})
+    with pytest.raises(DataError, match="both/train: its column split"):
+        stored(both, streaming=streaming)
+    plain(both / "train.parquet", {**columns, "split": ["train"] * 48})
+    assert [len(part) for part in labels_of(stored(both, streaming=streaming))] == [48, 48]
+
+
+def test_classes_of_parts_are_matched_by_name(tmp_path: Path, pictures: Pictures) -> None:
+    """Written with another order of the same names in each part."""
+    names = [NAMES[digit] for _, digit in pictures]
+    turned = [(data, 3 - digit) for data, digit in pictures]
+    train, test = typed(pictures), typed(turned, NAMES[::-1])
+    parts = {"train": train, "dev": test, "unsupervised": test.select(range(3))}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    found = stored(tmp_path / "saved")
+    assert found.classes == NAMES
+    assert labels_of(found) == [names, names]
+    assert found.left_out.total == 3
+    (tmp_path / "lake").mkdir()
+    train.to_parquet(str(tmp_path / "lake" / "train-0.parquet"))
+    test.to_parquet(str(tmp_path / "lake" / "test-0.parquet"))
+    for streaming in (False, True):
+        assert labels_of(stored(tmp_path / "lake", streaming=streaming)) == [names, names]
+    typed(pictures, (*NAMES[:3], "five")).to_parquet(str(tmp_path / "lake" / "test-0.parquet"))
+    for streaming in (False, True):
+        with pytest.raises(DataError, match="lake/test: row .*'five'"):
+            stored(tmp_path / "lake", streaming=streaming)
+    test.to_parquet(str(tmp_path / "lake" / "train-1.parquet"))  # one split, two orders
+    for streaming in (False, True):
+        with pytest.raises(DataError, match=r"train-1\.parquet"):
+            stored(tmp_path / "lake", streaming=streaming)
 
 
 def test_the_hub_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +331,7 @@ def test_the_hub_from_its_cache(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As left by an earlier load with a network: the same files under the repository's name."""
-    open_data(replace(WHOLE, source=str(parquet)))
+    datasets.load_dataset(str(parquet))
     (info,) = (tmp_path / "cache").rglob("dataset_info.json")
     cached = tmp_path / "cache" / "pets___cats" / "default" / "0.0.0" / "0123abcd"
     cached.mkdir(parents=True)
@@ -203,13 +339,13 @@ def test_the_hub_from_its_cache(
         text = file.read_bytes().replace(b'"dataset_name": "digits"', b'"dataset_name": "cats"')
         (cached / file.name.replace("digits-", "cats-")).write_bytes(text)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
-    stored = open_data(replace(WHOLE, source=str(parquet)))
+    here = open_data(replace(WHOLE, source=str(parquet)))
     for source in ("hub:pets/cats", "hub:pets/cats:default"):
         found = open_data(replace(WHOLE, source=source))
         assert found.name == source.removeprefix("hub:")
         assert found.classes == NAMES
-        assert torch.equal(found.test().labels, stored.test().labels)
-        assert found.train.files.read(7) == stored.train.files.read(7)
+        assert torch.equal(found.test().labels, here.test().labels)
+        assert found.train.files.read(7) == here.train.files.read(7)
     with pytest.raises(DataError, match="which revision is in the cache is not known"):
         open_data(replace(WHOLE, source="hub:pets/cats@v1"))
 

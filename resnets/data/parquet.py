@@ -1,20 +1,22 @@
 """Parquet for streaming: read in place, a row group at a time, here or on the Hub.
 
-Opening reads each file's footer and its column of labels, and no pictures; `datasets` says which
-files there are and which part each is of.
+Opening reads each file's footer and its columns of labels and splits, and no images. Which files
+there are and which split each is of says `tabular_files`, and on the Hub `datasets`.
 """
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnets.data.columns import Columns, Table, find_columns, from_tables
+from resnets.data.columns import Columns, Piece, Table, find_columns, from_tables
 from resnets.data.errors import DataError
 from resnets.data.parts import Rows, Source
 from resnets.data.stream import StreamPart
@@ -28,17 +30,24 @@ from resnets.data.tabular import (
     reason,
     split_name,
 )
+from resnets.data.tabular_files import check_same_classes, find_tabular
+from resnets.data.walk import LeftOut
 
 FOOTERS_AT_ONCE = 16  # requests to the Hub that wait beside each other
 
 
 @dataclass(frozen=True, eq=False)
 class _File:
-    """A Parquet file, here or "hf://...", its footer, and the labels and paths of its rows."""
+    """A Parquet file, here or "hf://...", its footer, and labels, marks and paths of its rows.
+
+    name: what the identities of its images begin with; no other file has it.
+    """
 
     url: str
+    name: str
     footer: Any
     labels: Sequence[Any]
+    marks: Mapping[str, Sequence[Any]]
     paths: Sequence[str | None]
 
 
@@ -79,9 +88,9 @@ class RowGroups:
             return [str(paths[row]) for row in at.tolist()], "stored path"
         file = self.groups[:, 0]
         rows = self.firsts - self.firsts[np.searchsorted(file, file)]  # where each group begins
-        names = [each.url.rpartition("/")[2] for each in self.files]
         return [
-            f"{names[file[block]]}:{rows[block] + place}" for block, place in where.tolist()
+            f"{self.files[file[block]].name}:{rows[block] + place}"
+            for block, place in where.tolist()
         ], "file and row"
 
 
@@ -91,40 +100,69 @@ def open_parquet(source: str) -> Source:
     DataError where it is not of Parquet, or cannot be read or fetched.
     """
     library(source)
-    with reading(source):
-        builder = builder_of(source)
-        urls = {str(title): list(files) for title, files in builder.config.data_files.items()}
+    urls, left_out = _urls(source)
     every = [url for files in urls.values() for url in files]
-    if other := next((url for url in every if not url.endswith(".parquet")), None):
+    if other := next((url for url in every if not url.lower().endswith(".parquet")), None):
         raise DataError(
             f"{source}: holds {other.rpartition('/')[2]}; only Parquet and WebDataset files are"
             " streamed, others are read with data.streaming=false"
         )
-    if Path(source).is_file():
-        urls = {"": every}
-    name = called(source)
+    name, names = called(source), _names(every)
+    read: dict[str, _File] = {}
+    columns: dict[str, Columns] = {}
     with reading(source):
-        features = builder.info.features or features_of(every[0])
-        columns = find_columns(features, name)
-        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            read = dict(zip(every, pool.map(lambda url: _read(url, columns), every), strict=True))
+        known = builder_of(source).info.features if source.startswith(HUB) else None
+        for title, found in urls.items():
+            with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+                features = list(pool.map(features_of, found))
+                columns[title] = find_columns(known or features[0], name)
+                check_same_classes(list(zip(found, features, strict=True)), columns[title].label)
+                read |= zip(
+                    found,
+                    pool.map(partial(_read, names=names, columns=columns[title]), found),
+                    strict=True,
+                )
     files = {title: [read[url] for url in found] for title, found in urls.items()}
     tables = {
-        title: Table(columns, [label for file in found for label in file.labels])
+        title: _table(columns[title], found)
         for title, found in files.items()
         if any(len(file.labels) for file in found)
     }
     if not tables:
         raise DataError(f"{source}: no pictures in it")
-    return from_tables(
-        name,
-        source,
-        tables,
-        lambda title, labels: _part(name, title, files[title], columns.picture, labels),
-    )
+
+    def part_of(piece: Piece) -> StreamPart:
+        return _part(name, files[piece.table], columns[piece.table].picture, piece)
+
+    return from_tables(name, source, tables, part_of, left_out)
 
 
-def _part(name: str, title: str, files: Sequence[_File], picture: str, labels: Rows) -> StreamPart:
+def _urls(source: str) -> tuple[dict[str, list[str]], LeftOut]:
+    """The files by split, and what else there is."""
+    if source.startswith(HUB):
+        with reading(source):
+            found = builder_of(source).config.data_files
+        return {str(title): list(files) for title, files in found.items()}, LeftOut()
+    home = find_tabular(Path(source))
+    assert home is not None
+    return {title: home.absolute(paths) for title, paths in home.splits().items()}, home.left_out
+
+
+def _names(urls: Sequence[str]) -> dict[str, str]:
+    """The files' own names, with their folders where two have the same."""
+    short = {url: url.rpartition("/")[2] for url in urls}
+    if len(set(short.values())) == len(short):
+        return short
+    start = len(posixpath.commonpath(urls)) + 1
+    return {url: url[start:] for url in urls}
+
+
+def _table(columns: Columns, files: Sequence[_File]) -> Table:
+    marks = {name: [cell for file in files for cell in file.marks[name]] for name in columns.marks}
+    return Table(columns, [label for file in files for label in file.labels], marks)
+
+
+def _part(name: str, files: Sequence[_File], picture: str, piece: Piece) -> StreamPart:
     groups = [
         (number, group)
         for number, file in enumerate(files)
@@ -134,21 +172,18 @@ def _part(name: str, title: str, files: Sequence[_File], picture: str, labels: R
     firsts = np.cumsum([0, *sizes])[:-1]
     block = np.repeat(np.arange(len(groups)), sizes)
     place = np.arange(len(block)) - firsts[block]
-    blocks = RowGroups(part_name(name, title), files, np.array(groups), firsts, picture)
-    return StreamPart(title, blocks, np.stack([block, place], 1), labels)
+    title = part_name(name, piece.table)
+    blocks = RowGroups(title, files, np.array(groups), firsts, picture)
+    where = np.stack([block, place], 1)[piece.rows]
+    return StreamPart(piece.title, blocks, where, piece.labels, max(sizes, default=0))
 
 
 def builder_of(source: str) -> Any:
-    """The builder of `datasets` that knows which files a set has, and which part each is of."""
+    """The builder of `datasets` that knows which files a set of the Hub has, and of which part."""
     import datasets
 
-    if source.startswith(HUB):
-        repository, revision, config = split_name(source)
-        return datasets.load_dataset_builder(repository, config, revision=revision)
-    path = Path(source).resolve()
-    if path.is_file():
-        return datasets.load_dataset_builder("parquet", data_files=str(path))
-    return datasets.load_dataset_builder(str(path))
+    repository, revision, config = split_name(source)
+    return datasets.load_dataset_builder(repository, config, revision=revision)
 
 
 def features_of(url: str) -> Any:
@@ -158,17 +193,18 @@ def features_of(url: str) -> Any:
     return Features.from_arrow_schema(_open(url).schema_arrow)
 
 
-def _read(url: str, columns: Columns) -> _File:
+def _read(url: str, names: Mapping[str, str], columns: Columns) -> _File:
     parquet = _open(url)
     found: dict[str, Any] = {}
-    for column in (columns.label, f"{columns.picture}.path"):
+    for column in (columns.label, f"{columns.picture}.path", *columns.marks):
         # Labels are missing of a test part where they are secret; paths where none were kept.
         known = column in parquet.schema_arrow.names or column in _leaves(parquet)
         values = parquet.read(columns=[column]).column(0).to_pylist() if known else None
         found[column] = values or [None] * parquet.metadata.num_rows
-    labels, cells = found.values()
+    labels, cells = found[columns.label], found[f"{columns.picture}.path"]
     paths = [cell.get("path") if isinstance(cell, Mapping) else None for cell in cells]
-    return _File(url, parquet.metadata, labels, paths)
+    marks = {column: found[column] for column in columns.marks}
+    return _File(url, names[url], parquet.metadata, labels, marks, paths)
 
 
 def _leaves(parquet: Any) -> set[str]:

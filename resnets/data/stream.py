@@ -168,12 +168,16 @@ def _places(lane: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class StreamPart:
-    """A part of a stored set that is read in blocks; `where` as in `BlockFiles`, sorted."""
+    """A part of a stored set that is read in blocks; `where` as in `BlockFiles`, sorted.
+
+    block_size: images of the largest block, where the part has only some images of each.
+    """
 
     title: str
     blocks: Blocks
     where: NDArray[np.int64]
     labels: Rows
+    block_size: int = 0
 
     @property
     def files(self) -> BlockFiles:
@@ -183,7 +187,7 @@ class StreamPart:
     @property
     def _largest(self) -> int:
         """Pictures of the largest block."""
-        return int(np.bincount(self.where[:, 0]).max(initial=0))
+        return max(self.block_size, int(np.bincount(self.where[:, 0]).max(initial=0)))
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool

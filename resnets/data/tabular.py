@@ -1,9 +1,9 @@
 """Parquet, Arrow and the Hugging Face Hub, through the library `datasets` (extra `hub`).
 
-`datasets` finds the files, their parts and columns, and keeps Arrow tables on the disk that are
-read by memory map; it never decodes, so pictures are read as all others are. Parquet is copied into
-its cache once (HF_HOME says where), which `data.streaming` avoids; what `save_to_disk` wrote, and
-.arrow files, are read where they are.
+`datasets` finds columns, and on the Hub the files and their parts (`tabular_files` does so here);
+it keeps Arrow tables on the disk that are read by memory map. It never decodes, so images are read
+as all others are. Parquet is copied into its cache once (HF_HOME says where), which
+`data.streaming` avoids; what `save_to_disk` wrote, and .arrow files, are read where they are.
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.config import ConfigError
-from resnets.data.columns import Table, find_columns, from_tables
+from resnets.data.columns import Columns, Piece, Table, find_columns, from_tables
 from resnets.data.errors import DataError
 from resnets.data.fetch import why_away
 from resnets.data.files import read_file
-from resnets.data.parts import FilePart, Rows, Source
+from resnets.data.parts import FilePart, Source
+from resnets.data.tabular_files import (
+    TabularFiles,
+    check_same_classes,
+    escaped,
+    file_features,
+    find_tabular,
+)
+from resnets.data.walk import NOT_IMAGE, LeftOut
 
 HUB = "hub:"
-SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk leaves
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
 
 REASON = 300  # characters of another library's message that are shown
@@ -90,13 +97,7 @@ def picture_bytes(cell: Any) -> tuple[bytes | None, str | None]:
 
 def is_tabular(path: Path) -> bool:
     """Whether a file or folder is a data set that `datasets` reads."""
-    if path.is_file():
-        return path.suffix.lower() in (".parquet", ".arrow")
-    return (
-        any((path / name).is_file() for name in SAVED)
-        or any(found for kind in ("parquet", "arrow") for found in path.glob(f"*.{kind}"))
-        or any(path.glob("data/*.parquet"))
-    )
+    return find_tabular(path) is not None
 
 
 def open_tabular(source: str) -> Source:
@@ -105,22 +106,15 @@ def open_tabular(source: str) -> Source:
     Raises ConfigError for a malformed name, DataError for what cannot be fetched or read.
     """
     datasets = library(source)
-    name, root = called(source), Path(source)
+    name, root, left_out = called(source), Path(source), LeftOut()
+    home = None if source.startswith(HUB) else find_tabular(root)
     with reading(source):
-        if source.startswith(HUB):
+        if home is None:
             repository, revision, config = split_name(source)
-            found = datasets.load_dataset(repository, config, revision=revision)
-        elif root.is_dir() and any((root / saved).is_file() for saved in SAVED):
-            found = datasets.load_from_disk(str(root))
-        elif root.suffix.lower() == ".arrow":
-            found = datasets.Dataset.from_file(str(root))
-        elif root.is_file():
-            found = datasets.load_dataset("parquet", data_files=str(root.resolve()))
+            parts = dict(datasets.load_dataset(repository, config, revision=revision))
         else:
-            found = datasets.load_dataset(str(root.resolve()))
-    if root.is_file() and not isinstance(found, datasets.Dataset):
-        (found,) = found.values()  # a file has one part, whatever it is called
-    parts = {"": found} if isinstance(found, datasets.Dataset) else dict(found)
+            left_out.add_all(home.left_out)
+            parts = _saved(home, left_out) if home.kind == "saved" else _load(home)
     parts = {str(title): part for title, part in parts.items() if len(part)}
     if not parts:
         raise DataError(f"{source}: no pictures in it")
@@ -128,18 +122,63 @@ def open_tabular(source: str) -> Source:
     with reading(source):
         for title, part in parts.items():
             columns = find_columns(part.features, name)
-            labels = part.select_columns([columns.label]).with_format("arrow")[:].column(0)
-            tables[title] = Table(columns, labels.to_pylist())
+            tables[title] = _table(part, columns)
 
-    def files_of(title: str, labels: Rows) -> FilePart:
-        pictures = parts[title].select_columns([tables[title].columns.picture])
+    def part_of(piece: Piece) -> FilePart:
+        pictures = parts[piece.table].select_columns([tables[piece.table].columns.picture])
         folder = root if root.is_dir() else root.parent
-        files = ArrowFiles(
-            pictures.with_format("arrow"), part_name(name, title), np.arange(len(labels)), folder
-        )
-        return FilePart(title, files, labels)
+        title = part_name(name, piece.table)
+        files = ArrowFiles(pictures.with_format("arrow"), title, piece.rows, folder)
+        return FilePart(piece.title, files, piece.labels)
 
-    return from_tables(name, source, tables, files_of)
+    return from_tables(name, source, tables, part_of, left_out)
+
+
+def _table(part: Any, columns: Columns) -> Table:
+    """Labels and marks of a part; the images are not read."""
+    names = [columns.label, *columns.marks]
+    stored = part.select_columns(names).with_format("arrow")[:]
+    found = {name: stored.column(name).to_pylist() for name in names}
+    return Table(columns, found[columns.label], {name: found[name] for name in columns.marks})
+
+
+def _load(home: TabularFiles) -> dict[str, Any]:
+    """The tables of a file or folder by split, each file used.
+
+    Split by split: `datasets` takes the columns, and so the numbers of the classes, of the first
+    file of all that it is given.
+    """
+    import datasets
+
+    parts = {}
+    for title, paths in home.splits().items():
+        files = home.absolute(paths)
+        every = [(file, file_features(file)) for file in files]
+        check_same_classes(every, find_columns(every[0][1], files[0]).label)
+        if home.kind == "arrow":
+            parts[title] = datasets.concatenate_datasets(
+                list(map(datasets.Dataset.from_file, files))
+            )
+        else:
+            parts[title] = datasets.load_dataset(
+                "parquet", data_files=list(map(escaped, files)), split="train"
+            )
+    return parts
+
+
+def _saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:
+    """What `save_to_disk` wrote, by part; tables beside it are counted as left out."""
+    import datasets
+
+    found = datasets.load_from_disk(str(home.root))
+    parts = {"": found} if isinstance(found, datasets.Dataset) else dict(found)
+    used = {
+        Path(file["filename"]).resolve() for part in parts.values() for file in part.cache_files
+    }
+    for path in home.paths:
+        if (home.root / path).resolve() not in used:
+            left_out.add(NOT_IMAGE, path)
+    return parts
 
 
 def split_name(source: str) -> tuple[str, str | None, str | None]:

@@ -24,7 +24,8 @@ from resnets.data.files import TarFiles, list_tar, unpack
 from resnets.data.pack import PackFiles, is_pack, open_pack
 from resnets.data.table_files import SAMPLE, TABLE_SUFFIXES, open_table_file
 from resnets.data.table_paths import TablePaths
-from resnets.data.tabular import HUB, is_tabular
+from resnets.data.tabular import HUB
+from resnets.data.tabular_files import find_tabular
 from resnets.data.tars import inside
 from resnets.data.walk import LeftOut, is_hidden, walk_unlabelled
 from resnets.deploy.bulk_names import NamesWriter
@@ -36,12 +37,15 @@ Place = tuple[str, int, int, int]  # name, archive, offset, size
 def find(source: str, work: Path) -> Found:
     """List the set `source` means into `work`; DataError where there is none, or no pictures."""
     path, left_out = Path(source).expanduser().absolute(), LeftOut()
-    if source.startswith(HUB) or (path.exists() and is_tabular(path)):
+    home = None if source.startswith(HUB) or not path.exists() else find_tabular(path)
+    if source.startswith(HUB) or home is not None:
         from resnets.deploy.bulk_parquet import find_parquet
         from resnets.deploy.bulk_tables import find_tables
 
         where = source if source.startswith(HUB) else str(path)
         found = find_parquet(where) or find_tables(path)
+        if home is not None:
+            left_out.add_all(home.left_out)
     elif path.is_dir():
         found = _find_files(path, walk_unlabelled(path, left_out), work)
         tars = sorted(file for file in path.iterdir() if _is_archive(file))

@@ -19,7 +19,7 @@ from typing import Any
 
 from resnets.data.columns import find_picture
 from resnets.data.errors import DataError
-from resnets.data.files import is_visible, read_file
+from resnets.data.files import read_file
 from resnets.data.parquet import FOOTERS_AT_ONCE, builder_of, features_of
 from resnets.data.tabular import (
     HUB,
@@ -30,6 +30,7 @@ from resnets.data.tabular import (
     reading,
     reason,
 )
+from resnets.data.tabular_files import find_tabular
 from resnets.deploy.bulk_pictures import Found, Item, require
 
 ROWS = 32  # rows that are taken from a file at once
@@ -49,15 +50,10 @@ def find_parquet(source: str) -> Found | None:
     if source.startswith(HUB):
         named = _on_the_hub(source)
     else:
-        path = Path(source)
-        files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-        root = path.parent if path.is_file() else path
-        names = [file.relative_to(root).as_posix() for file in files]
-        named = [
-            (name, str(root / name))
-            for name in names
-            if is_visible(name) and name.endswith(".parquet")
-        ]
+        home = find_tabular(Path(source))
+        if home is None or home.kind != "parquet":
+            return None
+        named = [(name, str(home.root / name)) for name in home.paths]
     if not named:
         return None
     digest = hashlib.sha256()

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from resnets.data.columns import find_picture
-from resnets.data.tabular import SAVED, ArrowFiles, called, library, part_name, reading
+from resnets.data.tabular import ArrowFiles, called, library, part_name, reading
+from resnets.data.tabular_files import find_tabular, is_saved
 from resnets.deploy.bulk_pictures import Found, Item, require
 
 
@@ -49,12 +50,13 @@ def _parts(path: Path) -> list[ArrowFiles]:
     with reading(where):
         if path.is_file():
             found = {"": datasets.Dataset.from_file(where)}
-        elif any((path / saved).is_file() for saved in SAVED):
+        elif is_saved(path):
             loaded = datasets.load_from_disk(where)
             found = {"": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
         else:
-            files = sorted(path.glob("*.arrow"))
-            found = {file.name: datasets.Dataset.from_file(str(file)) for file in files}
+            home = find_tabular(path)
+            names = () if home is None else home.paths
+            found = {name: datasets.Dataset.from_file(str(path / name)) for name in names}
     root = path if path.is_dir() else path.parent
     parts = []
     for title, table in sorted(found.items()):
