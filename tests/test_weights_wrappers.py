@@ -150,7 +150,7 @@ def test_another_copy_is_reported_and_can_be_chosen(
 
 def test_two_equal_copies_are_not_chosen_from(tmp_path: Path, state: State) -> None:
     path = tmp_path / "weights.pth"
-    torch.save({**under("left.", state), **under("right.", state)}, path)
+    torch.save({**under("left.", state), **under("right.", moved(state))}, path)
     with pytest.raises(WeightsError, match="2 sets of weights, left, right"):
         resnets.create_model(TINY, weights=str(path))
     resnets.create_model(TINY, weights=f"{path}#right")

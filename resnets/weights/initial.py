@@ -22,6 +22,7 @@ from resnets.weights.candidates import fitting_hint
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_path
 from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
+from resnets.weights.leftovers import report
 from resnets.weights.maps import OWN, NameMap, maps_of, name_map, own_map, shorten
 from resnets.weights.rules import Tensors
 from resnets.weights.select import HEAD, Selection, select
@@ -127,6 +128,9 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
             f"({shorten(weights.contents)}) is known to {spec.name}; docs/weights.md has the "
             f"formats{fitting_hint(weights.contents, weights.part)}"
         )
+    if chosen.refused:
+        raise WeightsError(chosen.refused)
+    report(chosen.left, weights.source)
     names = chosen.map
     tensors = _read(weights, chosen, sketch)
     format = names.format

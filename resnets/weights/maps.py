@@ -80,8 +80,8 @@ class NameMap:
         return self.format.decode({name: torch.zeros(1) for name in names})
 
     def count(self, names: Iterable[str]) -> int:
-        """How many tensors of this net a file with such names has."""
-        return sum(name in self._ours for name in self._decoded(names))
+        """How many tensors of this net a file with such names has, but for batch counters."""
+        return sum(name in self._ours and not _counts(name) for name in self._decoded(names))
 
     def known(self, names: Iterable[str]) -> set[str]:
         """Those of `names` that `to_own` has a use for: of the net, or of how the format writes it.

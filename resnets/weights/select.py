@@ -8,26 +8,32 @@ network is where its own names are found, whatever stands before them.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from resnets.config.terminal import printable
 from resnets.weights.errors import WeightsError
+from resnets.weights.leftovers import Leftovers, Network, sort_leftovers, why_refused
 from resnets.weights.maps import NameMap, shorten
-from resnets.weights.stored import Stored
+from resnets.weights.stored import Stored, naming
 
 log = logging.getLogger("resnets")
 Say = Callable[..., None]
 
 ANCHORS = 8  # names of a network that are looked for behind a prefix
 NEARLY = 0.9  # share of the names found of the best copy that makes another one a copy
-# Copies that are made of another one: averages over steps, and the targets of self-supervision.
-AVERAGED = re.compile(
-    r"(^|[._])(\w*ema\w*|averaged?\w*|swa\w*|(teacher|target|momentum)\w*|\w+_k)(?=\.)"
-)
+PARTLY = 0.5  # the same of a copy in which some are missing, as averages of parameters alone
+MOST = 1 << 26  # elements of a tensor that is compared with another one
+# Words in names of copies that are made of another one: averages over steps, and targets of
+# self-supervision. A target is one only beside an online network: domain adaptation trains two.
+AVERAGED = frozenset({"ema", "averaged", "average", "avg", "swa", "teacher", "momentum", "shadow"})
+TARGET, ONLINE = "target", frozenset({"online", "student", "query"})
 # What a last linear layer is called where the format has another name for it.
 HEADS = re.compile(
     r"(fc|classifier|head|cls|cls_head|linear|last_linear|output|logits|9|10|11)"
@@ -41,12 +47,16 @@ class Selection:
     """The network's tensors in a file: their names in the format's terms, and where they lie.
 
     names: a name of the format -> the name in the file. head_note: why the file has no head that
-    this network can use, "" where nothing was found that looks like one.
+    this network can use, "" where nothing was found that looks like one. left: what else is there.
+    refused: why the network
+    cannot be had of this file, "" where it can.
     """
 
     map: NameMap
     names: Mapping[str, str]
     head_note: str
+    left: Leftovers
+    refused: str
 
 
 def select(
@@ -58,8 +68,8 @@ def select(
 ) -> Selection | None:
     """The tensors of the network that `maps` are of; None where no map knows a single one.
 
-    part: the beginning of the names to take, where a file has several copies. What is left out is
-    logged. Raises WeightsError for an unknown part, and where several copies would serve.
+    part: the beginning of the names to take, where a file has several copies. Raises
+    WeightsError for an unknown part, and where several copies would serve.
     """
     within = list(tensors) if part is None else _within(tensors, part, source)
     best: tuple[int, NameMap, str] | None = None
@@ -71,13 +81,11 @@ def select(
     if best is None:
         return None
     score, names, prefix = best
-    copies = [
-        each
-        for each in _prefixes(names, within)
-        if names.count(_without(within, each)) >= NEARLY * score
-    ]
-    prefix = one_of(copies, prefix, source, say)
-    return _selected(tensors, within, names, prefix, source, say)
+    scores = {each: names.count(_without(within, each)) for each in _prefixes(names, within)}
+    copies = [each for each, count in scores.items() if count >= NEARLY * score]
+    prefix = one_of(_distinct(copies, tensors, names, source), prefix, source, say)
+    others = [each for each, count in scores.items() if count >= PARTLY * score and each != prefix]
+    return _selected(tensors, within, names, prefix, others, source, say)
 
 
 def _within(tensors: Iterable[str], part: str, source: str) -> list[str]:
@@ -108,11 +116,45 @@ def _without(within: Iterable[str], prefix: str) -> list[str]:
     return [name.removeprefix(prefix) for name in within if name.startswith(prefix)]
 
 
+def _distinct(
+    copies: Sequence[str], tensors: Mapping[str, Stored], names: NameMap, source: str
+) -> list[str]:
+    """`copies` without those that are another name of one before them, equal in every tensor."""
+    kept: list[str] = []
+    for copy in copies:
+        if not any(_equal(one, copy, tensors, names, source) for one in kept):
+            kept.append(copy)
+    return kept
+
+
+def _equal(
+    one: str, other: str, tensors: Mapping[str, Stored], names: NameMap, source: str
+) -> bool:
+    known = [
+        names.known(full.removeprefix(prefix) for full in tensors if full.startswith(prefix))
+        for prefix in (one, other)
+    ]
+    if known[0] != known[1]:
+        return False
+    pairs = [(tensors[one + name], tensors[other + name]) for name in sorted(known[0])]
+    if any(left.shape != right.shape or left.size > MOST for left, right in pairs):
+        return False
+    with naming(source):
+        return all(torch.equal(left.read(), right.read()) for left, right in pairs)
+
+
 def one_of(copies: Sequence[str], best: str, source: str, say: Say) -> str:
     """The copy to take: the only one that is not made of another."""
     if len(copies) < 2:
         return best
-    plain = [prefix for prefix in copies if not AVERAGED.search(prefix)]
+    words = {prefix: _words(prefix) for prefix in copies}
+    online = any(ONLINE & found for found in words.values())
+    plain = [
+        prefix
+        for prefix, found in words.items()
+        if not (AVERAGED & found or (TARGET in found and online))
+        and not re.search(r"_k(\.|$)", prefix)
+    ]
     called = [printable(prefix.removesuffix(".")) or "(no prefix)" for prefix in copies]
     if len(plain) != 1:
         raise WeightsError(
@@ -128,11 +170,16 @@ def one_of(copies: Sequence[str], best: str, source: str, say: Say) -> str:
     return plain[0]
 
 
+def _words(prefix: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", prefix)}
+
+
 def _selected(
     tensors: Mapping[str, Stored],
     within: Sequence[str],
     names: NameMap,
     prefix: str,
+    copies: Sequence[str],
     source: str,
     say: Say,
 ) -> Selection:
@@ -147,15 +194,46 @@ def _selected(
     head = names.theirs.get(HEAD[0])
     if head is not None and head not in taken:
         note = _other_head(tensors, within, taken, names, prefix, source, say)
+    net = _network(tensors, taken, names, prefix, copies)
+    left = _left(within, taken)
+    found = sort_leftovers(tensors, left, net)
+    if found.head:
+        note = f"its head is not the only layer after the features: {shorten(found.head)}"
+        for ours in HEAD:
+            taken.pop(names.theirs[ours] or "", None)
+    found = dataclasses.replace(
+        found, training=(*found.training, *sorted(set(tensors) - set(within)))
+    )
+    refused = why_refused(found.own, net, source) if found.own else ""
+    return Selection(names, taken, note, found, refused)
+
+
+def _left(within: Sequence[str], taken: Mapping[str, str]) -> list[str]:
     used = set(taken.values())
-    left = [name for name in tensors if name not in used]
-    if left:
-        left.sort(key=lambda name: name.startswith("optim"))  # the rest is rarer, and says more
-        say(
-            "%s: left out %d tensors that are not the network's (%s)",
-            source, len(left), shorten(left),
-        )  # fmt: skip
-    return Selection(names, taken, note)
+    return [name for name in within if name not in used]
+
+
+def _network(
+    tensors: Mapping[str, Stored],
+    taken: Mapping[str, str],
+    names: NameMap,
+    prefix: str,
+    copies: Sequence[str],
+) -> Network:
+    """What the chosen tensors connect to."""
+    head = taken.get(names.theirs.get(HEAD[0]) or "")
+    rows = None if head is None else _inputs_and_outputs(head, tensors)[1]
+    first = taken.get(next(iter(names.anchors(1)), ""))
+    channels = None if first is None else _inputs_and_outputs(first, tensors)[0]
+    return Network(prefix, copies, head, names.head_width, rows, channels)
+
+
+def _inputs_and_outputs(name: str, tensors: Mapping[str, Stored]) -> tuple[int | None, int | None]:
+    """Channels that a matrix or kernel takes and makes; Keras has them last."""
+    shape = tensors[name].shape
+    if len(shape) < 2:
+        return None, None
+    return (shape[-2], shape[-1]) if name.endswith("kernel") else (shape[1], shape[0])
 
 
 def _root(name: str) -> str:

@@ -64,7 +64,9 @@ def read_pickled(path: Path) -> Any:
     WeightsError where the file holds more than containers, numbers, text, tensors and arrays.
     """
     try:
-        if zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if start == b"PK\x03\x04" and zipfile.is_zipfile(path):
             return _read_archive(path)
         return _read_old(path)
     except PickleError as error:
@@ -83,6 +85,8 @@ def _refuse(path: Path, unknown: str) -> NoReturn:
 def _read_archive(path: Path) -> Any:
     archive = zipfile.ZipFile(path)  # open as long as a tensor may be read from it
     names = {info.filename: info for info in archive.infolist()}
+    if min((info.header_offset for info in names.values()), default=0):
+        raise WeightsError(f"{path}: another file stands before an archive of torch's; not read")
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise WeightsError(f"{path}: an archive with {len(pickles)} data.pkl; not torch's")
