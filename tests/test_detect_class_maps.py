@@ -289,3 +289,27 @@ def test_a_map_does_not_get_the_image_of_a_shorter_name(tmp_path):
     (tmp_path / "classes.txt").write_text("background\nobject\n")
     with pytest.raises(DataError, match=r"7_l\.png"):
         opened(tmp_path)
+
+
+TABLE = "name,r,g,b\nroad,128,64,128\ndog,0,200,0\nborder,0,0,0\n"
+
+
+def test_an_index_map_of_zeros_is_of_class_0_whatever_class_is_black(tmp_path):
+    write_set(tmp_path, Image.fromarray, classes="")
+    (tmp_path / "class_dict.csv").write_text(TABLE)
+    save_map(tmp_path / "masks/p3.png", Image.fromarray(np.zeros_like(TRUTH)))
+    labels = [target.semantic.read() for target in opened(tmp_path).targets]
+    assert sorted(np.unique(labels[3]).tolist()) == [0]
+    assert sorted(np.unique(labels[0]).tolist()) == [0, 1]
+
+
+def test_the_numbers_of_a_table_count(tmp_path):
+    path = tmp_path / "class_dict.csv"
+    path.write_text("id,name,r,g,b\n2,bird,0,0,220\n0,background,0,0,0\n1,dog,0,200,0\n")
+    table = read_class_table(open_store(str(tmp_path)))
+    assert table.names == {0: "background", 1: "dog", 2: "bird"}
+    assert table.colors[0x00C800] == 1
+    for twice in ("id,name\n1,a\n1,b\n", "name,r,g,b\na,1,2,3\nb,1,2,3\n"):
+        path.write_text(twice)
+        with pytest.raises(DataError, match="class_dict.csv: two classes"):
+            read_class_table(open_store(str(tmp_path)))

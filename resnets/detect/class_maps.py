@@ -103,12 +103,15 @@ class Coding:
     def _by_palette(self, pixels: MapPixels) -> _Table | None:
         """Classes by the palette's colors, where all that are used are known ones.
 
-        Programs sort palettes anew when they save: the colors stay, the numbers do not.
+        Programs sort palettes anew when they save: the colors stay, the numbers do not. A grey map
+        has no palette of its own: its values are numbers, where all of them are known as such.
         """
         assert pixels.palette is not None
         if not self.colors:
             return None
         used = pixels.counts()
+        if pixels.palette is GREYS and all(number in self.numbers for number in used):
+            return None
         colors = {number: int(pixels.palette[number]) for number in used}
         if not all(color in self.colors for color in colors.values()):
             return None

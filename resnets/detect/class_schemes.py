@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -116,7 +116,11 @@ def _parse(store: Store, path: str) -> ClassTable:
     lines = [line.lstrip("\ufeff").strip() for line in store.lines(path)]
     lines = [line for line in lines if line and not line.startswith("#")]
     for parse in (_labelmap, _table_csv, _color_lines, _number_lines):
-        if (table := parse(lines)) is not None:
+        try:
+            table = parse(lines)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        if table is not None:
             return _checked(table, where)
     if lines and lines[0] == "__ignore__":  # labelme counts classes from -1
         lines = lines[1:]
@@ -137,7 +141,9 @@ def _labelmap(lines: list[str]) -> ClassTable | None:
         return None
     rows = [match for match in matches if match is not None]
     names = {number: match[1] for number, match in enumerate(rows)}
-    return ClassTable(names, {_color(*row.groups()[1:]): n for n, row in enumerate(rows)})
+    colors = [_color(*row.groups()[1:]) for row in rows]
+    _refuse_twice("color", [f"#{color:06x}" for color in colors])
+    return ClassTable(names, {color: number for number, color in enumerate(colors)})
 
 
 def _table_csv(lines: list[str]) -> ClassTable | None:
@@ -149,18 +155,30 @@ def _table_csv(lines: list[str]) -> ClassTable | None:
     name = next((head.index(each) for each in ("name", "class", "label") if each in head), None)
     if name is None or any(len(row) != len(head) for row in rows):
         return None
-    if {"r", "g", "b"} <= set(head):
-        at = [head.index(each) for each in "rgb"]
-        names = {number: row[name] for number, row in enumerate(rows[1:])}
-        whole = all(row[place].isdecimal() for row in rows[1:] for place in at)
-        if not whole:
-            return None
-        colors = {_color(*(row[i] for i in at)): n for n, row in enumerate(rows[1:])}
-        return ClassTable(names, colors)
     value = next((head.index(e) for e in ("pixel value", "value", "id") if e in head), None)
-    if value is None or not all(row[value].isdecimal() for row in rows[1:]):
+    if value is not None and not all(row[value].isdecimal() for row in rows[1:]):
         return None
-    return ClassTable({int(row[value]): row[name] for row in rows[1:]})
+    in_color = {"r", "g", "b"} <= set(head)
+    if value is None and not in_color:
+        return None
+    numbers = [n if value is None else int(row[value]) for n, row in enumerate(rows[1:])]
+    names = {number: row[name] for number, row in zip(numbers, rows[1:], strict=True)}
+    _refuse_twice("number", numbers)
+    if not in_color:
+        return ClassTable(names)
+    at = [head.index(each) for each in "rgb"]
+    if not all(row[place].isdecimal() for row in rows[1:] for place in at):
+        return None
+    colors = [_color(*(row[i] for i in at)) for row in rows[1:]]
+    _refuse_twice("color", [f"#{color:06x}" for color in colors])
+    return ClassTable(names, dict(zip(colors, numbers, strict=True)))
+
+
+def _refuse_twice(what: str, given: Sequence[object]) -> None:
+    """DataError where two classes have one number or color."""
+    twice = [each for each in given if list(given).count(each) > 1]
+    if twice:
+        raise DataError(f"two classes have the {what} {twice[0]}; give each class one of its own")
 
 
 def _color_lines(lines: list[str]) -> ClassTable | None:
@@ -170,7 +188,9 @@ def _color_lines(lines: list[str]) -> ClassTable | None:
         return None
     rows = [match for match in matches if match is not None]
     names = {number: match[4] for number, match in enumerate(rows)}
-    return ClassTable(names, {_color(*row.groups()[:3]): n for n, row in enumerate(rows)})
+    colors = [_color(*row.groups()[:3]) for row in rows]
+    _refuse_twice("color", [f"#{color:06x}" for color in colors])
+    return ClassTable(names, {color: number for number, color in enumerate(colors)})
 
 
 def _number_lines(lines: list[str]) -> ClassTable | None:
