@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from resnets.data import Batch, DataError
-from resnets.evaluate.match import match_classes, relabel
+from resnets.evaluate.match import match_classes, number_note, relabel
 from resnets.evaluate.truth import own_truth
 from resnets.weights.heads import read_classes
 
@@ -37,6 +37,15 @@ def test_names_match_however_they_are_composed_and_case_is_hinted_at():
     assert match_classes(("cafe\u0301",), ("tea", "caf\u00e9"), "bar").tolist() == [1]
     with pytest.raises(DataError, match="did you mean ant"):
         match_classes(("Ant",), ("ant", "bee"), "zoo")
+
+
+def test_numbers_are_places_only_where_they_cannot_be_names():
+    assert match_classes(("0", "1", "2"), ("ant", "bee", "cat"), "zoo").tolist() == [0, 1, 2]
+    assert "1 is bee" in number_note(("0", "1", "2"), ("ant", "bee", "cat"))
+    assert number_note(("ant", "bee"), ("ant", "bee", "cat")) == ""
+    assert number_note(("0", "1"), ("1", "0")) == ""
+    with pytest.raises(DataError, match="0 to 2"):
+        match_classes(("0", "1", "2"), ("1", "2", "3"), "zoo")
 
 
 def test_many_unknown_classes_are_cut_short():

@@ -2,13 +2,14 @@
 
 import logging
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pytest
 from digit_sets import digit_files
 
 from resnets.config import DataSpec
-from resnets.data import DataError
+from resnets.data import DataError, open_data
 from resnets.data.labels import number_labels
 from resnets.data.parts import Source
 from resnets.data.sources import find_source
@@ -159,6 +160,54 @@ def test_other_columns_are_named_without_a_warning(flat, caplog) -> None:
         source = opened(described(flat, "width,height", *("8,8" for _ in range(8))))
     assert "'width', 'height'" in source.notes[0]
     assert not caplog.records
+
+
+def zipped(root: Path, top: str = "") -> Path:
+    file = root.parent / f"{root.name}.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(root.rglob("*.*")):
+            archive.write(path, Path(top) / path.relative_to(root))
+    return file
+
+
+@pytest.mark.parametrize("top", ["", "set", "a/images"])
+def test_a_split_column_in_an_archive_is_that_of_a_folder(flat, top) -> None:
+    file = flat / "labels.csv"
+    rows = [f"{n}.png,{LABELS[n]},{'train' if n < 4 else 'test'}" for n in range(7)]
+    table(file, "filename,label,split", *rows)
+    for source in (opened(zipped(flat, top)), opened(flat)):
+        assert source.classes == ("cat", "dog")
+        assert sizes(source) == (4, 0, 3)
+        assert source.left_out.said().count("1 .png (image that the table does not name)") == 1
+        assert source.test is not None
+        assert source.test().labels.tolist() == [0, 1, 0]
+    table(file, "filename,label,split", *rows, "99.png,cat,test")
+    with pytest.raises(DataError, match=r"line 9.*99\.png"):
+        open_data(DataSpec(source=str(zipped(flat, top))))
+    table(file, "filename,label,split", *rows[:6], "6.png,eel,test")
+    with pytest.raises(DataError, match="eel"):
+        open_data(DataSpec(source=str(zipped(flat, top))))
+
+
+def test_a_table_that_contradicts_the_folders_of_splits_is_refused(tmp_path) -> None:
+    put(tmp_path, *(f"train/{n}.png" for n in range(4)), *(f"test/{n}.png" for n in range(4, 8)))
+    rows = [f"{n}.png,{LABELS[n]},{'train' if n < 4 else 'test'}" for n in range(8)]
+    file = tmp_path / "labels.csv"
+    table(file, "filename,label,split", *rows)
+    assert sizes(opened(tmp_path)) == (4, 0, 4)
+    table(file, "filename,label,split", *rows[:7], "7.png,dog,train")
+    with pytest.raises(DataError, match="line 9"):
+        opened(tmp_path)
+
+
+def test_images_in_one_folder_point_at_the_tables_beside_it(tmp_path) -> None:
+    root = tmp_path / "set"
+    put(root, *(f"images/{n}.png" for n in range(6)))
+    table(root / "train.csv", "id,label", *(f"{n},{LABELS[n]}" for n in range(4)))
+    table(root / "test.csv", "id", "4", "5")
+    for source in (root, zipped(root)):
+        with pytest.raises(DataError, match=r"test\.csv, train\.csv"):
+            open_data(DataSpec(source=str(source)))
 
 
 # Labels ----------------------------------------------------------------------------------------

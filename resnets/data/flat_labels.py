@@ -24,16 +24,24 @@ from resnets.data.table_files import Table, TableRow, check_one_label, open_tabl
 from resnets.data.walk import suffix_of
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+UNNAMED = "image that the table does not name"
+UNREAD_TABLES = "tables that were not read"  # how a note begins
+NO_ROW = TableRow(0, "")
 TABLE_NAMES = ("_classes", "classes", "labels", "label", "metadata", "annotations", "truth")
 
 
 @dataclass(frozen=True)
 class FlatLabels:
-    """The label of each image, and the file that says so; the split of each, where it says that."""
+    """The label of each image, and the file that says so.
+
+    splits: that of each image, where the file says so and no folder does; an image that it does
+    not name has neither label nor split then. said: which columns were taken for what.
+    """
 
     file: str
     labels: Sequence[str]
     splits: Sequence[str] = ()
+    said: str = ""
 
 
 class UnlabelledError(DataError):
@@ -85,24 +93,25 @@ def flat_labels(
         _check_owner(place, known, paths, keys, others)
     _check_row_each(place, known, paths, keys)
     missing = [path for path, key in zip(paths, keys, strict=True) if key is None]
-    if len(missing) == len(paths) and split.role == "test":
+    if table is None or (len(missing) == len(paths) and split.role == "test"):
         return None
-    if missing:
+    by_column = table.columns.splits and split.role is None
+    if by_column and (lost := sorted(known.keys() - set(keys))):
+        raise DataError(
+            f"{place}: line {known[lost[0]].line}: there is no image {known[lost[0]].path}"
+            + (f", and {len(lost) - 1:,} more are missing" if len(lost) > 1 else "")
+        )
+    if missing and not by_column:
         raise DataError(
             f"{place}: has no label for {len(missing):,} of {len(paths):,} images, among them"
             f" {missing[0]}"
         )
-    if table is not None:
-        table.warn_of_unused()
-    found = [known[key] for key in keys if key is not None]
-    has_splits = table is not None and table.columns.splits
-    if has_splits and split.role is not None:
+    table.warn_of_unused()
+    found = [NO_ROW if key is None else known[key] for key in keys]
+    if table.columns.splits and split.role is not None:
         _check_role(place, split, found)
-    return FlatLabels(
-        place,
-        [each.label for each in found],
-        [each.split for each in found] if has_splits and split.role is None else (),
-    )
+    splits = [row.split for row in found] if by_column else ()
+    return FlatLabels(place, [row.label for row in found], splits, table.said())
 
 
 def _check_truth(file: str, names: Sequence[str], others: Sequence[Sequence[str]]) -> None:

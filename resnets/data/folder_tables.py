@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resnets.data.files import FolderFiles, Listing
-from resnets.data.flat_labels import TABLE_NAMES
+from resnets.data.flat_labels import TABLE_NAMES, UNNAMED
 from resnets.data.parts import Part, Source
 from resnets.data.table_files import open_table_file
 from resnets.data.table_paths import TablePaths
@@ -22,7 +22,6 @@ SUFFIXES = (".csv", ".tsv")
 IMAGE_FOLDERS = frozenset(
     {"images", "image", "imgs", "img", "pictures", "photos", "jpg", "jpeg", "jpegs", "png", "all"}
 )
-UNNAMED = "image that the table does not name"
 
 
 def open_folder_table(folder: Path, listing: Listing, name: str) -> Source | None:

@@ -9,6 +9,7 @@ path,label. Any of these by another name with `data.truth`.
 from __future__ import annotations
 
 import io
+import logging
 import posixpath
 import re
 import tarfile
@@ -23,6 +24,8 @@ from resnets.data.labels import NUMBER
 from resnets.data.table_files import TABLE_SUFFIXES, check_one_label, open_table_file
 from resnets.data.walk import IMAGE_SUFFIXES
 from resnets.data.wnids import WNIDS
+
+log = logging.getLogger("resnets")
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -98,6 +101,15 @@ def _table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     """Path and label of each row. Of Kaggle's "n01 1 2 3 4 n01 ..." the first box is taken."""
     known = set(map(_stem, names))
     table = open_table_file(file, lambda cell: _stem(cell) in known)
+    if table is not None:
+        table.warn_of_unused()
+        if table.columns.splits:
+            log.warning(
+                "%s: its splits are not used, only its labels (%s); to use both, give the table by"
+                " --data",
+                file,
+                table.said(),
+            )
     cells = []
     for row in () if table is None else table.rows():
         parts = row.label.split()

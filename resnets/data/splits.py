@@ -12,6 +12,7 @@ from resnets.config import DataSpec
 from resnets.data.check_record import KnownLeaks, known_to, source_listing
 from resnets.data.errors import DataError
 from resnets.data.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.flat_labels import UNREAD_TABLES
 from resnets.data.frames import frames_left_out
 from resnets.data.overlap import Overlap
 from resnets.data.parts import Rows, Source
@@ -171,9 +172,10 @@ def _open(roles: Roles, role: int, spec: DataSpec) -> Split | None:
 def _check_classes(source: Source, least: int) -> None:
     labels = source.train.labels
     if len(source.classes) < least:
+        unread = [f"; {note}" for note in source.notes if note.startswith(UNREAD_TABLES)]
         raise DataError(
             f"{source.name}: one class only ({', '.join(source.classes)});"
-            " a classifier needs two or more, each in a folder of its own"
+            f" a classifier needs two or more, each in a folder of its own{''.join(unread)}"
         )
     counts = np.bincount(labels, minlength=len(source.classes))
     if len(counts) > len(source.classes):

@@ -16,7 +16,14 @@ import numpy as np
 from resnets.data.class_names import check_distinct, match_names
 from resnets.data.errors import DataError
 from resnets.data.files import Listing
-from resnets.data.flat_labels import FlatLabels, UnlabelledError, flat_labels
+from resnets.data.flat_labels import (
+    UNNAMED,
+    UNREAD_TABLES,
+    FlatLabels,
+    UnlabelledError,
+    flat_labels,
+    is_table,
+)
 from resnets.data.ground_truth import imagenet_names
 from resnets.data.image_pairs import masks_beside
 from resnets.data.labels import class_names, number_labels
@@ -30,9 +37,12 @@ from resnets.data.layout import (
     read_layout,
 )
 from resnets.data.parts import FilePart, Source, by_role
+from resnets.data.split_names import Role
 from resnets.data.walk import LeftOut, suffix_of
 
 log = logging.getLogger("resnets")
+
+ROLES: tuple[Role, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -77,9 +87,40 @@ def read_tree(
         return _flat(split, layout, everything, where, truth)
 
     training = _training(layout, where)
+    if labels_from == "auto" and (alone := _in_one_folder(layout, everything, where)) is not None:
+        layout, training = alone
     if training.flat:
         return _all_flat(layout, training, listing, name, where, flat)
     return _by_folders(layout, training, listing, name, where, flat)
+
+
+def _in_one_folder(
+    layout: Layout, everything: Listing, where: str
+) -> tuple[Layout, SplitRows] | None:
+    """The layout of images that lie all in one folder, which is no class where a table labels them;
+    with a note where there are tables but none does."""
+    tables = sorted(path for path in everything.others if is_table(path))
+    if len(layout.splits) != 1 or layout.splits[0].flat or not tables:
+        return None
+    (split,) = layout.splits
+    if len(split.class_folders) != 1:
+        return None
+    folder = f"{split.class_folders[0][1]}/"
+    flat = replace(split, folder=folder, names=(), class_folders=(), flat=True)
+    paths = everything.images().paths
+    why = ""
+    try:
+        found = flat_labels(flat, [paths[row] for row in flat.rows], everything, where, None)
+    except DataError as error:
+        found, why = None, f" ({error})"
+    if found is not None:
+        return replace(layout, splits=[flat]), flat
+    more = f" and {len(tables) - 3} more" if len(tables) > 3 else ""
+    note = (
+        f"{UNREAD_TABLES}: {', '.join(tables[:3])}{more}{why}; to take labels from one, give it by"
+        " --data, or call it labels.csv"
+    )
+    return replace(layout, notes=(*layout.notes, note)), split
 
 
 def open_flat(
@@ -217,6 +258,8 @@ def _all_flat(
     own = flat(training)
     assert own is not None
     own = replace(own, labels=imagenet_names(own.labels, [listing.paths[r] for r in training.rows]))
+    if own.splits:
+        return _by_column(layout, training, own, listing, name, where)
     classes = class_names(own.labels)
     parts: dict[str, FilePart] = {
         training.role or "train": _numbered(training, own, classes, listing)
@@ -241,6 +284,35 @@ def _all_flat(
     notes = [*layout.notes, *notes]
     source = replace(source, left_out=left_out, notes=tuple(notes), warnings=tuple(layout.warnings))
     return Tree(source, layout, parts)
+
+
+def _by_column(
+    layout: Layout, every: SplitRows, own: FlatLabels, listing: Listing, name: str, where: str
+) -> Tree:
+    """The set of images alone whose table says which split each is in."""
+    split_of = dict(zip(every.rows, own.splits, strict=True))
+    label_of = dict(zip(every.rows, own.labels, strict=True))
+    layout.left_out.update({row: UNNAMED for row, split in split_of.items() if not split})
+    splits = [
+        replace(every, role=role, title=role, rows=rows)
+        for role in ROLES
+        if (rows := [row for row in every.rows if split_of[row] == role])
+    ]
+    layout = replace(layout, splits=splits)
+    classes = class_names(label_of[row] for row in _training(layout, where).rows)
+    parts = {
+        str(split.role): _numbered(
+            split,
+            replace(own, labels=[label_of[row] for row in split.rows]),
+            classes,
+            listing,
+            by_place=False,
+        )
+        for split in splits
+    }
+    source = by_role(name, classes, parts, where)
+    left_out, notes = left_out_of(layout, listing), (*layout.notes, _said(every, own))
+    return Tree(replace(source, left_out=left_out, notes=notes), layout, parts)
 
 
 def _flat(
@@ -275,16 +347,22 @@ def _fits(found: FlatLabels, classes: Sequence[str], split: SplitRows) -> bool:
 
 
 def _said(split: SplitRows, found: FlatLabels) -> str:
-    return f"labels of {split.title or 'the images'} from {found.file}"
+    columns = f" ({found.said})" if found.said else ""
+    return f"labels of {split.title or 'the images'} from {found.file}{columns}"
 
 
 def _numbered(
-    split: SplitRows, found: FlatLabels, classes: Sequence[str], listing: Listing
+    split: SplitRows,
+    found: FlatLabels,
+    classes: Sequence[str],
+    listing: Listing,
+    *,
+    by_place: bool = True,
 ) -> FilePart:
     def place(row: int) -> str:
         return f"{found.file}: the label of {listing.paths[split.rows[row]]}"
 
-    labels = number_labels(found.labels, classes, place, by_place=True)
+    labels = number_labels(found.labels, classes, place, by_place=by_place)
     return FilePart(split.title, listing.files.take(np.array(split.rows, np.int64)), labels)
 
 

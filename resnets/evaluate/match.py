@@ -61,6 +61,8 @@ def open_pictures(
         names = [picture_name(pictures, row) for row in range(len(pictures))]
         return pictures, read_truth(labels, names, net.classes)
     outputs = match_classes(pictures.classes, net.classes, pictures.description)
+    if note := number_note(pictures.classes, net.classes):
+        pictures = _described(pictures, f"{pictures.description}, {note}")
     return pictures, own_truth(pictures.labels, outputs, len(net.classes))
 
 
@@ -202,12 +204,19 @@ def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tenso
     The data may have some of the network's classes only. Data whose K classes are called 0, 1, ...,
     K - 1 names the outputs by number (ImageNet-V2). A network of ImageNet knows WordNet ids by its
     libraries' English names too. Names that differ in how Unicode composes them (NFC, NFD) are the
-    same. DataError counts and names classes that the network does not know.
+    same. DataError counts and names classes that the network does not know, and refuses numbers
+    that may be names or places.
     """
     if (known := _imagenet_outputs(data, net)) is not None:
         return known
-    ours, theirs = ([unicodedata.normalize("NFC", name) for name in each] for each in (data, net))
-    if set(ours) != set(theirs) and set(ours) == set(map(str, range(len(theirs)))):
+    ours, theirs = _composed(data), _composed(net)
+    if _are_numbers(ours, theirs):
+        if both := sorted(set(ours) & set(theirs), key=int):
+            raise DataError(
+                f"{source}: its classes 0 to {len(ours) - 1} may be names of the network's classes"
+                f" ({_shown(both)}) or places among them; call them as the network does:"
+                f" {_shown(theirs)}"
+            )
         return torch.tensor([int(name) for name in ours])
     extra = [name for name in ours if name not in set(theirs)]
     if extra:
@@ -223,6 +232,24 @@ def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tenso
         raise DataError(f"{source}: {'; '.join(parts)}; leave them out or rename them")
     where = {name: index for index, name in enumerate(theirs)}
     return torch.tensor([where[name] for name in ours])
+
+
+def number_note(data: Sequence[str], net: Sequence[str]) -> str:
+    """What a protocol says where `match_classes` takes the data's classes as places; else empty."""
+    ours, theirs = _composed(data), _composed(net)
+    if not _are_numbers(ours, theirs):
+        return ""
+    pairs = [f"{number} is {name}" for number, name in enumerate(theirs)]
+    return f"its labels are numbers, taken as places of the network's classes ({_shown(pairs)})"
+
+
+def _are_numbers(data: Sequence[str], net: Sequence[str]) -> bool:
+    """Whether the data's classes are 0 to K - 1 and the network's K are called otherwise."""
+    return set(data) != set(net) and set(data) == set(map(str, range(len(net))))
+
+
+def _composed(names: Sequence[str]) -> list[str]:
+    return [unicodedata.normalize("NFC", name) for name in names]
 
 
 def _imagenet_outputs(data: Sequence[str], net: Sequence[str]) -> Tensor | None:

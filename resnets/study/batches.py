@@ -21,7 +21,7 @@ from resnets.config.terminal import Console, escape
 from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, order
 from resnets.data.summary import announce
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
-from resnets.evaluate.match import SplitName, match_classes, open_split, relabel
+from resnets.evaluate.match import SplitName, match_classes, number_note, open_split, relabel
 from resnets.evaluate.prepare import place
 from resnets.models import Net
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
@@ -121,7 +121,7 @@ def show(split: Split, net: Net, device: str) -> Pictures:
         size=net.preprocess.spec.size,
         precision=precision,
         weights=net.origin,
-        data=split.description,
+        data=", ".join(filter(None, (split.description, number_note(split.classes, net.classes)))),
     )
     return Pictures(tuple(relabel(batches, outputs)), net.classes, protocol, chosen)
 
