@@ -27,6 +27,14 @@ def encoded(seed: int = 0, form: str = "PNG", mode: str = "RGB", size: int = 8) 
     return out.getvalue()
 
 
+def mask_bytes(mode: str = "L", size: int = 8) -> bytes:
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[2:5, 3:7] = 255, 128, 0
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, "PNG")
+    return out.getvalue()
+
+
 def put(root: Path, *folders: str, count: int = 2, name: str = "{}.jpg", data: bytes = b"") -> Path:
     for folder in folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -220,7 +228,7 @@ def test_images_beside_class_folders_are_counted(tmp_path: Path) -> None:
 def test_masks_beside_images_are_not_trained_on(tmp_path: Path, mask: str, mode: str) -> None:
     put(tmp_path, "cat", "dog", "cat/masks", "dog/masks", "cat/Masks", "dog/Masks", count=0)
     put(tmp_path, "cat", "dog", count=3)
-    put(tmp_path, "cat", "dog", count=3, name=mask, data=encoded(9, mode=mode))
+    put(tmp_path, "cat", "dog", count=3, name=mask, data=mask_bytes(mode))
     assert read(tmp_path) == (("cat", "dog"), {"train": 6})
     assert find_source(DataSpec(source=str(tmp_path))).left_out.counts == {(MASKS, ".png"): 6}
     found = [
@@ -251,6 +259,38 @@ def test_different_images_of_one_name_stay(tmp_path: Path) -> None:
     put(tmp_path, "dog", count=6, name="new{}.png", data=encoded(9))
     put(tmp_path, "dog", count=1, name="{}.png", data=encoded(9))  # of the same size, in colour
     assert read(tmp_path) == (("cat", "dog"), {"train": 25})
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_different_images_of_one_name_and_size_stay_and_are_warned_of(tmp_path, mode) -> None:
+    for number in range(4):  # 0.jpg and 0.png, all of one size
+        put(tmp_path, "cat", "dog", count=0)
+        for seed, name in enumerate(("cat", "dog")):
+            first = encoded(10 * number + seed, "PNG", "L" if mode == "L" else "RGB", 64)
+            out = io.BytesIO()
+            Image.open(io.BytesIO(first)).save(out, "JPEG")
+            (tmp_path / name / f"{number}.jpg").write_bytes(out.getvalue())
+            second = encoded(10 * number + seed + 2, "PNG", mode, 64)
+            (tmp_path / name / f"{number}.png").write_bytes(second)
+    assert read(tmp_path) == (("cat", "dog"), {"train": 16})
+    (warning,) = find_source(DataSpec(source=str(tmp_path))).warnings
+    assert warning.startswith("8 pairs")
+    assert "cat/0.jpg" in warning
+
+
+def test_a_copy_and_a_mask_that_comes_first_are_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "cat", "dog", count=0)
+    for number in range(3):
+        image = Image.open(io.BytesIO(encoded(number, size=64))).resize((96, 96))
+        image.save(tmp_path / f"cat/{number}.jpg", quality=90)
+        image.save(tmp_path / f"cat/{number}.png")
+        image.save(tmp_path / f"dog/{number}.png")
+        mask = Image.open(io.BytesIO(mask_bytes(size=64))).resize((96, 96))
+        mask.save(tmp_path / f"dog/{number}.jpg")
+    source = find_source(DataSpec(source=str(tmp_path)))
+    kept = [source.train.files.name(row)[-9:] for row in range(len(source.train.labels))]
+    assert kept == [*(f"cat/{n}.jpg" for n in range(3)), *(f"dog/{n}.png" for n in range(3))]
+    assert not source.warnings
 
 
 def test_one_class_in_two_spellings_across_splits_is_one(tmp_path: Path) -> None:

@@ -137,11 +137,12 @@ def tree_layout(listing: Listing, where: str, labels_from: str = "auto") -> Layo
     """The layout of a listing, without masks beside their images."""
     layout = read_layout(listing.paths, listing.folders, where, labels_from)
     splits, out = [], dict(layout.left_out)
-    for split in layout.splits:
-        masks = masks_beside(listing.paths, split.rows, listing.files)
-        out.update(dict.fromkeys(sorted(masks), MASKS))
-        splits.append(_without(split, masks))
     warnings = layout.warnings if labels_from == "auto" else ()  # else the user said what they are
+    for split in layout.splits:
+        beside = masks_beside(listing.paths, split.rows, listing.files)
+        out.update(dict.fromkeys(sorted(beside.masks), MASKS))
+        splits.append(_without(split, beside.masks))
+        warnings = (*warnings, *beside.warnings(listing.paths))
     return replace(layout, splits=splits, left_out=out, warnings=warnings)
 
 
