@@ -313,3 +313,23 @@ def test_the_numbers_of_a_table_count(tmp_path):
         path.write_text(twice)
         with pytest.raises(DataError, match="class_dict.csv: two classes"):
             read_class_table(open_store(str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["_classes.csv", "class_dict.csv", "sub/classes.txt"])
+def test_class_files_that_disagree_are_refused(tmp_path, name):
+    write_set(tmp_path, Image.fromarray)
+    (tmp_path / "classes.txt").write_text("background\nobject\n\n")
+    other = CLASS_FILES[name.rpartition("/")[2]]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(other)
+    assert len(opened(tmp_path)) > 0
+    (tmp_path / name).write_text(other.replace("object", "car"))
+    with pytest.raises(DataError, match="class 1 is car, but object"):
+        opened(tmp_path)
+
+
+def test_a_blank_line_between_class_names_is_refused(tmp_path):
+    write_set(tmp_path, Image.fromarray)
+    (tmp_path / "classes.txt").write_text("background\n\nobject\n")
+    with pytest.raises(DataError, match=r"classes\.txt: line 2 is blank"):
+        opened(tmp_path)

@@ -256,6 +256,109 @@ def test_key_points_are_said_not_read(tmp_path):
     assert any("key points" in note for note in source.notes)
 
 
+def test_a_label_file_for_two_images_belongs_to_neither(tmp_path):
+    yolo(tmp_path)
+    Image.new("RGB", (WIDTH, HEIGHT), (9, 9, 9)).save(tmp_path / "images/train/p0.png")
+    report = check_annotations(str(tmp_path), "detect")
+    assert dict(report.by_kind) == {"several images": 1}
+    with pytest.raises(DataError, match=r"p0\.txt"):
+        train_split(tmp_path)
+    assert len(train_split(tmp_path, skip_bad=True)) == 2
+    (tmp_path / "images/train/p0.png").write_bytes((tmp_path / "images/train/p0.jpg").read_bytes())
+    assert len(train_split(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("name", ["data (1).yaml", "sub/data.yaml", "obj.data"])
+def test_files_that_state_different_sets_are_refused(tmp_path, name):
+    yolo(tmp_path)
+    same = "train: images/train\nnames: {0: cat, 1: dog}\n"
+    if name.endswith(".data"):
+        same = "train = train.txt\nnames = names.list.txt\n"
+        write(tmp_path / "names.list.txt", "cat\ndog\n")
+        lines = [f"images/train/p{number}.jpg" for number in range(3)]
+        write(tmp_path / "train.txt", "\n".join(lines))
+    write(tmp_path / name, same)
+    assert train_split(tmp_path).classes == ("cat", "dog")
+    write(tmp_path / "names.list.txt", "dog\ncat\n")
+    write(tmp_path / name, same.replace("0: cat, 1: dog", "0: dog, 1: cat"))
+    with pytest.raises(DataError, match="keep one"):
+        train_split(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "labels/train/classes.txt", "obj.names"])
+def test_names_that_disagree_with_a_file_of_names_are_refused(tmp_path, place):
+    yolo(tmp_path)
+    write(tmp_path / place, "cat\ndog\nbird\n\n")  # of more classes, but none is another
+    assert train_split(tmp_path).classes == ("cat", "dog")
+    write(tmp_path / place, "dog\ncat\n")
+    with pytest.raises(DataError, match="class 0 is cat"):
+        train_split(tmp_path)
+
+
+def test_files_of_names_that_disagree_are_refused(tmp_path):
+    yolo(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    write(tmp_path / "classes.txt", "cat\n")
+    write(tmp_path / "labels/classes.txt", "cat\ndog\n")
+    assert train_split(tmp_path).classes == ("cat", "dog")
+    write(tmp_path / "labels/classes.txt", "dog\ncat\n")
+    with pytest.raises(DataError, match=r"labels/classes\.txt"):
+        train_split(tmp_path)
+
+
+def test_a_blank_line_between_names_is_refused(tmp_path):
+    yolo(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    write(tmp_path / "classes.txt", "cat\n\ndog\n")
+    with pytest.raises(DataError, match=r"classes\.txt: line 2 is blank"):
+        train_split(tmp_path)
+
+
+def test_two_label_files_of_one_image_have_to_agree(tmp_path):
+    yolo(tmp_path)
+    write(tmp_path / "images/train/p0.txt", "0  0.5 0.5 0.25 0.5\n")
+    write(tmp_path / "images/train/p1.txt", "a caption\n")
+    assert len(train_split(tmp_path)) == 3
+    write(tmp_path / "images/train/p0.txt", "1 0.5 0.5 0.25 0.5\n")
+    report = check_annotations(str(tmp_path), "detect")
+    assert dict(report.by_kind) == {"annotations": 1}
+    write(tmp_path / "labels/train/p0.txt", "")
+    assert dict(check_annotations(str(tmp_path), "detect").by_kind) == {"annotations": 1}
+
+
+def test_label_files_in_upper_case_are_read(tmp_path):
+    yolo(tmp_path)
+    labels = tmp_path / "labels/train"
+    (labels / "p0.txt").rename(labels / "p0.TXT")
+    (labels / "p1.txt").rename(labels / "P1.Txt")
+    split = train_split(tmp_path)
+    assert [len(target) for target in split.targets] == [1] * 3
+
+
+def test_label_files_in_another_folder_than_their_image_are_problems(tmp_path):
+    yolo(tmp_path)
+    write(tmp_path / "labels/q0.txt", "0 0.5 0.5 0.25 0.5\n")
+    write(tmp_path / "labels/train/deeper/q1.txt", "0 0.5 0.5 0.25 0.5\n")
+    assert check_annotations(str(tmp_path), "detect").by_kind["no image"] == 2
+    write(tmp_path / "labels/val/q2.txt", "0 0.5 0.5 0.25 0.5\n")
+    assert any("labels/val/" in note for note in part_of(tmp_path)[1].notes)
+
+
+@pytest.mark.parametrize(
+    "row", ["0.5 0.5 0.25 0.5 -0.78", "0.5 0.5 0.25 0.5 45", "0.5 0.5 0.25 0.5 0.9 1"]
+)
+def test_boxes_with_an_angle_or_a_track_are_problems(tmp_path, row):
+    yolo(tmp_path, label=f"0 {row}\n1 {row}\n")
+    write(tmp_path / "labels/train/p1.txt", "0 0.5 0.5 0.25 0.5 0.7\n")
+    in_doubt = {5: 5, 6: 4}[len(row.split())]  # all boxes with a sixth value, or with two more
+    assert check_annotations(str(tmp_path), "detect").by_kind["box form"] == in_doubt
+
+
+def test_triangles_are_outlines(tmp_path):
+    yolo(tmp_path, label="0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    assert train_split(tmp_path, "instances").targets[0].boxes[0].tolist() == [8, 6, 40, 30]
+
+
 def labelme(root, shapes, name="p0", **fields):
     image(root / f"{name}.jpg")
     document = {"shapes": shapes, "imagePath": f"{name}.jpg"} | fields

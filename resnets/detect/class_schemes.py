@@ -13,6 +13,8 @@ from typing import Any
 from resnets.data.errors import DataError
 from resnets.detect.class_maps import IGNORE, Coding
 from resnets.detect.color_tables import CITYSCAPES, CITYSCAPES_COLORS, VOC_VOID, voc_color
+from resnets.detect.documents import decode_text
+from resnets.detect.name_files import without_gaps
 from resnets.detect.store import Store
 from resnets.detect.voc import CLASSES as VOC_OBJECTS
 from resnets.detect.yaml_text import load_yaml
@@ -91,29 +93,40 @@ def _scheme(
 def read_class_table(store: Store) -> ClassTable | None:
     """The names, and colors, that a file of CLASS_FILES states; None where there is none.
 
-    The one nearest to the top counts; DataError where several of one name differ, or it is none.
+    The first of CLASS_FILES counts, of several the one nearest to the top. DataError where another
+    gives a number to another class, or it names none.
     """
-    for wanted in CLASS_FILES:
-        found = [p for p in store.rows if PurePosixPath(p).name.lower() == wanted]
-        if not found:
-            continue
-        depth = min(path.count("/") for path in found)
-        tables = {path: _parse(store, path) for path in found if path.count("/") == depth}
-        first, table = next(iter(tables.items()))
-        for path, other in tables.items():
-            if other != table:
-                raise DataError(f"{store.called(path)}: other classes than {first}; keep one")
-        if not table.names:
-            raise DataError(f"{store.called(first)}: names no class")
-        return table
-    return None
+    order = {name: place for place, name in enumerate(CLASS_FILES)}
+    found = sorted(
+        (p for p in store.rows if PurePosixPath(p).name.lower() in order),
+        key=lambda p: (order[PurePosixPath(p).name.lower()], p.count("/")),
+    )
+    if not found:
+        return None
+    tables = {path: _parse(store, path) for path in found}
+    first, table = next(iter(tables.items()))
+    if not table.names:
+        raise DataError(f"{store.called(first)}: names no class")
+    for path, other in tables.items():
+        for number in sorted(table.names.keys() & other.names.keys()):
+            name, named = table.names[number], other.names[number]
+            if name.casefold() != named.casefold():
+                raise DataError(
+                    f"{store.called(path)}: class {number} is {named}, but {name} in"
+                    f" {store.called(first)}; keep one of the files"
+                )
+        alike = PurePosixPath(path).name.lower() == PurePosixPath(first).name.lower()
+        if alike and path.count("/") == first.count("/") and other != table:
+            raise DataError(f"{store.called(path)}: other classes than {first}; keep one")
+    return table
 
 
 def _parse(store: Store, path: str) -> ClassTable:
     where = store.called(path)
     if path.lower().endswith((".yaml", ".yml")):
         return ClassTable(_yaml_names(store.read(path), where))
-    lines = [line.lstrip("\ufeff").strip() for line in store.lines(path)]
+    whole = decode_text(store.read(path), where).splitlines()
+    lines = [line.lstrip("\ufeff").strip() for line in whole]
     lines = [line for line in lines if line and not line.startswith("#")]
     for parse in (_labelmap, _table_csv, _color_lines, _number_lines):
         try:
@@ -122,6 +135,7 @@ def _parse(store: Store, path: str) -> ClassTable:
             raise DataError(f"{where}: {error}") from None
         if table is not None:
             return _checked(table, where)
+    lines = [line for line in without_gaps(whole, where) if not line.startswith("#")]
     if lines and lines[0] == "__ignore__":  # labelme counts classes from -1
         lines = lines[1:]
     return _checked(ClassTable(dict(enumerate(lines))), where)

@@ -12,25 +12,27 @@ import posixpath
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
 from resnets.data.errors import DataError
 from resnets.data.split_names import Role, split_role
 from resnets.detect.image_index import ImageIndex, Stated, image_folder
+from resnets.detect.name_files import numbered_names
 from resnets.detect.records import RawPart, RawSource
 from resnets.detect.store import Store, has_image_suffix, is_text_path
 from resnets.detect.values import read_name, read_number
 from resnets.detect.yaml_text import load_yaml
-from resnets.detect.yolo_labels import (
+from resnets.detect.yolo_files import (
     NAME_FILES,
     NOT_LABELS,
-    Layout,
+    LabelFiles,
+    TextFiles,
     is_label_file,
-    label_paths,
-    read_part,
+    match_labels,
 )
+from resnets.detect.yolo_labels import Layout, read_part
 
 ROLES: Mapping[str, Role] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 KNOWN = frozenset({*ROLES, "path", "names", "nc", "kpt_shape", "flip_idx"})
@@ -41,36 +43,56 @@ MAX_CLASS = 100_000
 
 @dataclass(frozen=True, eq=False)
 class Stating:
-    """The file that states a set, "" where there is none."""
+    """The file that states a set, "" where there is none; and others that state one."""
 
     path: str
+    others: tuple[str, ...] = ()
 
 
 def find_yolo(store: Store) -> Stating | None:
     """The YAML or obj.data file of a YOLO set, or that there are label files; None for neither."""
-    for path in sorted(store.rows, key=lambda each: (each.count("/"), each)):
-        suffix = posixpath.splitext(path)[1].lower()
-        if suffix in (".yaml", ".yml") and _states_yolo(store, path):
-            return Stating(path)
-        if suffix == ".data" and b"names" in store.read(path):
-            return Stating(path)
+    stating = [
+        path
+        for path in sorted(store.rows, key=lambda each: (each.count("/"), each))
+        if _states_yolo(store, path)
+    ]
+    if stating:
+        return Stating(stating[0], tuple(stating[1:]))
     return Stating("") if _has_labels(store) else None
 
 
 def open_yolo(store: Store, found: Stating, name: str, masks: bool) -> RawSource:
     """The set that `found` states. DataError: names or folders that are wrong or missing."""
     layout = _Reader(store).layout(found.path)
+    for other in found.others:
+        if not _same(layout, _Reader(store).layout(other)):
+            raise DataError(
+                f"{store.called(other)}: states other images or classes than"
+                f" {store.called(found.path)}; keep one, or give the folder of one set"
+            )
     numbers = tuple(sorted(layout.names))
     classes = tuple(layout.names[number] for number in numbers)
     label_of = {number: label for label, number in enumerate(numbers)}
 
+    @cache
+    def files() -> LabelFiles:
+        return match_labels(store, layout.images)
+
     def load(title: str) -> RawPart:
-        return read_part(store, title, layout, label_of, masks)
+        return read_part(store, title, layout, files(), label_of, masks)
 
     titles = tuple(layout.images)
     return RawSource(
         name, store, classes, numbers, titles, load, has_masks=True, notes=layout.notes
     )
+
+
+def _same(one: Layout, other: Layout) -> bool:
+    """Whether two files state the same classes, and the same images in each image set."""
+    images, others = (
+        {title: set(paths) for title, paths in each.images.items()} for each in (one, other)
+    )
+    return one.names == other.names and images == others and one.points == other.points
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +168,7 @@ class _Reader:
             listed = self._resolved(stated, None, path, set(self.store.rows))
             if listed is None:
                 raise DataError(f"{where}: names: {stated}: no such file in the set")
-            stated = self.store.lines(listed)
+            stated = numbered_names(self.store, listed)
         if stated is None:
             return self._names_beside(posixpath.dirname(path), document.get("nc"))
         if not isinstance(stated, dict | list):
@@ -158,24 +180,35 @@ class _Reader:
             if not (number.is_integer() and 0 <= number < MAX_CLASS) or not read_name(value):
                 raise DataError(f"{where}: names: {key}: {value!r} is no number with a name")
             names[int(number)] = read_name(value)
+        for other in self._name_files():
+            for number, name in enumerate(numbered_names(self.store, other)):
+                if not _agree(names, {number: name}):
+                    raise DataError(
+                        f"{where}: class {number} is {names[number]}, but {name} in"
+                        f" {self.store.called(other)}; correct one, or remove it"
+                    )
         return self._checked(names, document.get("nc"), where)
 
+    def _name_files(self) -> list[str]:
+        return [p for p in self.store.rows if posixpath.basename(p).lower() in NAME_FILES]
+
     def _names_beside(self, folder: str, count: Any = None) -> dict[int, str]:
-        """Names by line of a file beside the set's own."""
-        found = [p for p in self.store.rows if posixpath.basename(p).lower() in NAME_FILES]
-        near = [path for path in found if posixpath.dirname(path) == folder]
-        listed = {tuple(self.store.lines(path)) for path in near or found}
-        if len(listed) > 1:
-            files = ", ".join(sorted(near or found)[:3])
-            raise DataError(f"{self.store.where}: {files} name different classes; keep one")
-        if not listed:
+        """Names by line of a file, the one in `folder` where there is one; all have to agree."""
+        found = sorted(self._name_files(), key=lambda path: posixpath.dirname(path) != folder)
+        if not found:
             raise DataError(
                 f"{self.store.where}: YOLO labels without names of their classes; add classes.txt,"
                 " one name a line from class 0 on, or data.yaml with names:"
             )
-        path = (near or found)[0]
-        names = dict(enumerate(map(read_name, listed.pop())))
-        return self._checked(names, count, self.store.called(path))
+        listed = {path: dict(enumerate(numbered_names(self.store, path))) for path in found}
+        longest = max(found, key=lambda path: len(listed[path]))
+        for path in found:
+            if not _agree(listed[longest], listed[path]):
+                files = ", ".join(found[:3])
+                raise DataError(f"{self.store.where}: {files} name different classes; keep one")
+        if len({len(names) for names in listed.values()}) > 1:
+            self.notes.append(f"{longest} names the most classes of {len(found)} files; it is read")
+        return self._checked(listed[longest], count, self.store.called(longest))
 
     def _checked(self, names: dict[int, str], count: Any, where: str) -> dict[int, str]:
         if not names:
@@ -248,6 +281,11 @@ class _Reader:
         return [match.path for match in matches if match.path is not None]
 
 
+def _agree(names: Mapping[int, str], others: Mapping[int, str]) -> bool:
+    """Whether no number that both have is another class in one than in the other."""
+    return all(names.get(n, name).casefold() == name.casefold() for n, name in others.items())
+
+
 def _key_points(stated: Any, where: str) -> int:
     if stated is None:
         return 0
@@ -258,8 +296,13 @@ def _key_points(stated: Any, where: str) -> int:
 
 
 def _states_yolo(store: Store, path: str) -> bool:
-    """Whether a YAML file has the keys of a YOLO set."""
+    """Whether a YAML file, or darknet's .data, has the keys of a YOLO set."""
+    suffix = posixpath.splitext(path)[1].lower()
+    if suffix not in (".yaml", ".yml", ".data"):
+        return False
     data = store.read(path)
+    if suffix == ".data":
+        return b"names" in data
     if b"train" not in data:
         return False
     try:
@@ -277,8 +320,9 @@ def _has_labels(store: Store) -> bool:
         return False
     images = [path for path in store.rows if has_image_suffix(path) and image_folder(path)]
     looked = 0
+    files = TextFiles.of(store)
     for image in images:
-        label = next(filter(store.__contains__, label_paths(image)), None)
+        label = next(iter(files.of_image(image)), None)
         if label is None or posixpath.basename(label).lower() in NOT_LABELS:
             continue
         looked += 1

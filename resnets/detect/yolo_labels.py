@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import posixpath
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,13 +15,11 @@ from resnets.detect.documents import decode_text
 from resnets.detect.image_sizes import StoredSize, read_sizes
 from resnets.detect.records import Flaw, Problem, RawObject, RawPart, RawPicture
 from resnets.detect.shapes import area_of, box_around, flat
-from resnets.detect.store import Store, is_text_path
+from resnets.detect.store import Store
 from resnets.detect.values import NAN, Box, read_number
+from resnets.detect.yolo_files import LabelFiles, label_paths
 
-NAME_FILES = ("classes.txt", "obj.names", "class.names", "classes.names", "_darknet.labels")
-NOT_LABELS = frozenset({*NAME_FILES, "readme.txt", "train.txt", "val.txt", "valid.txt", "test.txt"})
 FAR_OUTSIDE = 2.0  # a number from which on shares cannot be meant
-_ROW = re.compile(r"\d+(?:\.0*)?(?:[ \t,]+-?[\d.]+(?:e-?\d+)?){4,}\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,33 +35,24 @@ class Layout:
     points: int = 0
 
 
-def label_paths(image: str) -> Iterator[str]:
-    """Where the label file of an image may lie, the likeliest first."""
-    stem = posixpath.splitext(image)[0]
-    parts = stem.split("/")
-    for place in range(len(parts) - 2, -1, -1):
-        name = parts[place].lower()
-        if name in ("images", "image", "imgs", "img", "jpegimages"):
-            for folder in ("labels", "label", "Labels"):
-                yield "/".join([*parts[:place], folder, *parts[place + 1 :]]) + ".txt"
-    yield f"{stem}.txt"
-    folder, name = posixpath.split(stem)
-    yield (
-        posixpath.join(posixpath.dirname(folder), "labels", posixpath.basename(folder), name)
-        + ".txt"
-    )
-    yield posixpath.join(folder, "labels", f"{name}.txt")
-
-
 def read_part(
-    store: Store, title: str, layout: Layout, label_of: dict[int, int], masks: bool
+    store: Store,
+    title: str,
+    layout: Layout,
+    files: LabelFiles,
+    label_of: dict[int, int],
+    masks: bool,
 ) -> RawPart:
     """The images of a part and what their label files say; DataError where all lack theirs."""
     images = layout.images[title]
-    labels = {image: next(filter(store.__contains__, label_paths(image)), None) for image in images}
-    bare = [image for image, label in labels.items() if label is None]
     notes, problems = [], []
     called = title or "all"
+    labels = {image: files.of[image] for image in images if image not in files.copies}
+    if copies := len(images) - len(labels):
+        notes.append(f"{called}: {copies:,} images are copies of another with the same label file")
+    owners = {image: label for label, mine in files.shared.items() for image in mine}
+    labels = {image: owners.get(image, label) for image, label in labels.items()}
+    bare = [image for image, label in labels.items() if label is None]
     if images and len(bare) == len(images):
         raise DataError(
             f"{store.where}: {called}: none of its {len(images):,} images has a label file, such as"
@@ -76,19 +63,36 @@ def read_part(
             f"{called}: {len(bare):,} images without a label file, such as {bare[0]}; taken as"
             " images without objects"
         )
-    for path in _unused(store, labels):
+    for path in files.orphans.get(title, ()):
         said = "its image is not in the set"
         problems.append(Problem(store.called(path), "", "no image", said))
+    if title == next(iter(layout.images)):
+        notes += [
+            f"{count:,} label files of {folder}/, where no image belongs to one, are not read"
+            for folder, count in files.beside.items()
+        ]
     sizes = read_sizes(store, images)
     stems = Counter(PurePosixPath(image).stem for image in images)
     counts: Counter[str] = Counter()
+    forms = _Forms()
     pictures = []
+    seen: set[str] = set()
     for image, label in labels.items():
         stem = PurePosixPath(image).stem
         size = sizes[image]
         width, height = size.upright if isinstance(size, StoredSize) else (0, 0)
         where = store.called(label) if label is not None else store.called(image)
         objects: tuple[RawObject, ...] = ()
+        if image in files.several:
+            said = (
+                f"{' and '.join(files.several[image][:3])} have other objects for {image}; keep one"
+            )
+            problems.append(Problem(where, "", "annotations", said))
+            continue
+        if label is not None and label in files.shared:
+            if label in seen:
+                continue
+            seen.add(label)
         if label is not None:
             try:
                 text = decode_text(store.read(label), where)
@@ -96,59 +100,78 @@ def read_part(
                 said = str(error).removeprefix(f"{where}: ")
                 problems.append(Problem(where, "", "annotations", said))
                 continue
-            rows = _Rows(label_of, width, height, layout.points, masks, counts)
+            rows = _Rows(label_of, width, height, layout.points, masks, counts, where, forms)
             objects = tuple(rows.read(text))
         counts["empty"] += label is not None and not objects
         whole = str(PurePosixPath(image).with_suffix(""))
+        lacking = None
+        if label is not None and label in files.shared:
+            said = f"its image may be {' or '.join(files.shared[label][:3])}; remove the others"
+            lacking = Flaw("several images", said)
         pictures.append(
             RawPicture(
                 stem if stems[stem] == 1 else whole,
-                image,
+                None if lacking else image,
                 image,
                 where,
                 width,
                 height,
                 objects,
+                lacking=lacking,
                 sized=False,
             )
         )
     texts = {
         "empty": "empty label files: images without objects",
         "repeated": "lines that occur twice in their file, read once",
-        "confidence": "lines with a sixth value (a confidence or track), which is not read",
+        "confidence": "lines with a sixth value (a confidence), which is not read",
     }
     notes += [f"{called}: {counts[kind]:,} {text}" for kind, text in texts.items() if counts[kind]]
+    pictures = _doubtful(pictures, forms)
     return RawPart(pictures, problems, (), sum(len(each.objects) for each in pictures), notes)
 
 
-def _unused(store: Store, labels: Mapping[str, str | None]) -> list[str]:
-    """Label files in the folders of those that are read whose image is missing."""
-    used = {path for path in labels.values() if path is not None}
-    folders = {posixpath.dirname(path) for path in used}
-    images = {posixpath.splitext(path)[0] for path in store.rows if not is_text_path(path)}
+def _doubtful(pictures: Sequence[RawPicture], forms: _Forms) -> list[RawPicture]:
+    """The images, with a flaw for each object whose form the other lines put in doubt."""
+    flaws: dict[tuple[str, int], Flaw] = {}
+    if any(not 0 <= value <= 1 for value in forms.sixth.values()):
+        said = (
+            "has 6 values, and in some such lines the sixth is no confidence (0..1); boxes that are"
+            " turned or have a track are not read"
+        )
+        flaws |= dict.fromkeys(forms.sixth, Flaw("box form", said))
+    pairs = list(forms.seven.values())
+    if any(all(pair[place].is_integer() for pair in pairs) for place in (0, 1)):
+        said = (
+            "has 7 values, a whole number in all such lines: a triangle, or a box with a confidence"
+            " and a track"
+        )
+        flaws |= dict.fromkeys(forms.seven, Flaw("box form", said))
+    if not flaws:
+        return list(pictures)
     return [
-        path
-        for path in sorted(store.rows)
-        if posixpath.dirname(path) in folders
-        and path not in used
-        and path.lower().endswith(".txt")
-        and posixpath.basename(path).lower() not in NOT_LABELS
-        and posixpath.splitext(path)[0] not in images
-        and is_label_file(store, path)
-        and not _has_image(path, images)
+        replace(
+            picture,
+            objects=tuple(
+                replace(each, flaws=(*each.flaws, flaws[key]))
+                if (key := (picture.where, each.number)) in flaws
+                else each
+                for each in picture.objects
+            ),
+        )
+        for picture in pictures
     ]
 
 
-def _has_image(label: str, images: set[str]) -> bool:
-    """Whether an image elsewhere in the set, of another part, has this label file."""
-    parts = label.split("/")
-    for place, part in enumerate(parts[:-1]):
-        if part.lower() in ("labels", "label"):
-            for folder in ("images", "image", "imgs"):
-                moved = "/".join([*parts[:place], folder, *parts[place + 1 :]])
-                if posixpath.splitext(moved)[0] in images:
-                    return True
-    return False
+@dataclass(frozen=True)
+class _Forms:
+    """Lines of forms that may mean several things, by label file and number.
+
+    sixth: the value after a box. seven: the last two of seven values.
+    """
+
+    sixth: dict[tuple[str, int], float] = field(default_factory=dict)
+    seven: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +184,8 @@ class _Rows:
     points: int
     masks: bool
     counts: Counter[str]
+    where: str
+    forms: _Forms
 
     def read(self, text: str) -> Iterator[RawObject]:
         """An object for each line; what is wrong with one is a flaw of it."""
@@ -184,7 +209,10 @@ class _Rows:
         box: Box = (NAN, NAN, NAN, NAN)
         if self.points and len(values) == 4 + self.points:
             values = values[:4]
+        if len(values) == 6:
+            self.forms.seven[self.where, number - 1] = float(values[4]), float(values[5])
         if len(values) == 5:
+            self.forms.sixth[self.where, number - 1] = float(values[4])
             self.counts["confidence"] += 1
             values = values[:4]
         if len(values) == 4:
@@ -217,12 +245,3 @@ class _Rows:
             flaws=tuple(flaws),
             bare=not parts,
         )
-
-
-def is_label_file(store: Store, path: str) -> bool:
-    """Whether the first line of a text file is that of an object."""
-    try:
-        lines: Iterable[str] = store.lines(path)
-    except DataError:
-        return False
-    return any(_ROW.fullmatch(line) for line in list(lines)[:1])
