@@ -24,11 +24,9 @@ def take_fields(
         raise ConfigError(f"{where}: is no table of fields but {_shown(said)}")
     found = {}
     for name, value in said.items():
-        if name in no_effect:
+        if name in no_effect or value is None:  # null says nothing
             continue
         if name not in handlers:
-            if value is None:  # says nothing
-                continue
             near = difflib.get_close_matches(str(name), [*handlers, *no_effect], 1)
             hint = f" (known: {near[0]})" if near else ""
             raise ConfigError(

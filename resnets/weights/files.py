@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from resnets.data.preprocess import Preprocessor
 from resnets.weights import caffe, folder, keras
 from resnets.weights.checkpoint import Checkpoint, CheckpointError, find_checkpoint, read_whole
 from resnets.weights.errors import WeightsError
+from resnets.weights.kinds import refuse_other_kinds
 from resnets.weights.maps import shorten
 from resnets.weights.rules import Tensors
 from resnets.weights.safetensors_file import read_metadata, read_safetensors
@@ -41,7 +42,8 @@ class Weights:
     part: the beginning of the names that are wanted, where the user says it (FILE#PART). fields:
     `ModelSpec` fields that names and shapes do not show. spec, classes, recipe: of that net, where
     the source says. format, tensors: how they are named and what they are, once that is recognised.
-    head_note: why they have no head that serves. head_rows: classes that it is for. channels,
+    head_note: why they have no head that serves. head_rows: classes that it is for. assumed: the
+    preprocessing is that of most networks in this format, the file says none. channels,
     stem_kernel: input channels and side of the first convolution.
     """
 
@@ -57,6 +59,7 @@ class Weights:
     tensors: Tensors = field(default_factory=dict)
     head_note: str = ""
     head_rows: int | None = None
+    assumed: bool = False
     channels: int | None = None
     stem_kernel: int | None = None
 
@@ -95,6 +98,7 @@ def _reader(path: Path) -> Callable[[Path, str, str | None], Weights]:
     """By the file's first bytes, whatever its name; Caffe's have none that are theirs."""
     if path.suffix.lower() == ".caffemodel":
         return _read_caffe
+    refuse_other_kinds(path)
     with open(path, "rb") as file:
         start = file.read(16)
     if start[:8] == b"\x89HDF\r\n\x1a\n":
@@ -103,6 +107,8 @@ def _reader(path: Path) -> Callable[[Path, str, str | None], Weights]:
         return _read_safetensors
     if start[:2] == b"PK" and keras.is_keras(path):
         return _read_keras
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":  # torch's archives, and pickles
+        return _read_pickled
     suffix = path.suffix.lower()
     return READERS.get(suffix, _read_pickled)
 
@@ -199,7 +205,11 @@ def _read_pickled(path: Path, source: str, part: str | None) -> Weights:
     if not contents:
         keys = shorten(str(key)[:40] for key in found)
         raise WeightsError(f"{path}: not a state dict (names to tensors) but keys {keys or 'none'}")
-    weights = _bare(source, contents, part, classes_of(found))
+    try:
+        classes = classes_of(found)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    weights = _bare(source, contents, part, classes)
     if found.get("__author__") == "torchvision":
         fields = {"stride_in": "3x3"}
         weights = dataclasses.replace(weights, preprocess=Preprocessor(Preprocess()), fields=fields)
@@ -220,20 +230,44 @@ def _bare(
 
 # Where training scripts put the names of classes, and what they call them.
 CLASS_PLACES = ("", "meta", "dataset_meta", "hyper_parameters", "args", "config")
-CLASS_KEYS = ("classes", "CLASSES", "class_names", "label_names", "class_to_idx", "idx_to_class")
+CLASS_KEYS = (
+    "classes",
+    "CLASSES",
+    "class_names",
+    "label_names",
+    "class_to_idx",
+    "idx_to_class",
+    "id2label",
+    "label2id",
+)
 
 
-def classes_of(found: Mapping[Any, Any], depth: int = 0) -> tuple[str, ...]:
-    """Names of classes beside tensors, in the order of the outputs; () where there are none."""
+def classes_of(found: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Names of classes beside tensors, in the order of the outputs; () where there are none.
+
+    WeightsError where two places in the file say different names.
+    """
+    said = list(_named(found, "", 0))
+    for place, names in said:
+        if names != said[0][1]:
+            raise WeightsError(
+                f"its {said[0][0]} ({shorten(said[0][1])}) and {place} ({shorten(names)}) name"
+                " different classes; save it with one of them"
+            )
+    return said[0][1] if said else ()
+
+
+def _named(
+    found: Mapping[Any, Any], before: str, depth: int
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each place in a file that names classes, and what it says."""
     for key in CLASS_KEYS:
-        names = _names_of(found.get(key))
-        if names:
-            return names
+        if names := _names_of(found.get(key)):
+            yield f"{before}{key}", names
     for place in CLASS_PLACES[1:]:
         inner = found.get(place)
-        if isinstance(inner, dict) and depth < 3 and (names := classes_of(inner, depth + 1)):
-            return names
-    return ()
+        if isinstance(inner, dict) and depth < 3:
+            yield from _named(inner, f"{before}{place}.", depth + 1)
 
 
 def _names_of(said: Any) -> tuple[str, ...]:

@@ -184,4 +184,4 @@ def _read_own(own: dict[str, Any], where: str) -> Described:
         },
         frozenset({"format"}),
     )
-    return Described(said["model"], said["preprocess"], said["classes"], said.get("recipe"))
+    return Described(said["model"], said.get("preprocess"), said["classes"], said.get("recipe"))

@@ -143,7 +143,14 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
     known = format.preprocess(spec)
     first = names.own(tensors, f"{sketch.input_layer}.weight")
     head = names.own(tensors, HEAD[0])
-    classes = weights.classes
+    channels = None if first is None or first.dim() != 4 else first.shape[1]
+    rows = None if head is None or head.dim() != 2 else head.shape[0]
+    if weights.spec is not None and channels not in (None, weights.spec.in_channels):
+        raise WeightsError(
+            f"{weights.source}: its config is of {weights.spec.in_channels} input channels, its"
+            f" tensors of {channels}"
+        )
+    classes = _named_once(weights, rows)
     thousand = head is not None and head.shape[0] == IMAGENET
     if known is not None and not classes and known.size > SMALL and thousand:
         classes = imagenet_classes()
@@ -155,10 +162,26 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
         preprocess=weights.preprocess or (Preprocessor(known) if known is not None else None),
         classes=classes,
         head_note=chosen.head_note,
-        head_rows=None if head is None or head.dim() != 2 else head.shape[0],
-        channels=None if first is None or first.dim() != 4 else first.shape[1],
+        head_rows=rows,
+        assumed=weights.preprocess is None and known is not None,
+        channels=channels,
         stem_kernel=None if first is None or first.dim() != 4 else first.shape[-1],
     )
+
+
+def _named_once(weights: Weights, rows: int | None) -> tuple[str, ...]:
+    """The names of classes in a file, where they may be those of its head."""
+    names = weights.classes
+    if rows is not None and names and len(names) != rows:
+        log.warning(
+            "%s: names %d classes (%s), but its head has %d outputs; the names are not used",
+            weights.source, len(names), shorten(names), rows,
+        )  # fmt: skip
+        return ()
+    if len(set(names)) != len(names) and len(names) != IMAGENET:  # it has two cranes
+        twice = next(name for name in names if names.count(name) > 1)
+        raise WeightsError(f"{weights.source}: names a class twice ({shorten([twice])})")
+    return names
 
 
 def _read(weights: Weights, chosen: Selection, sketch: Net) -> Tensors:

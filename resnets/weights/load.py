@@ -204,13 +204,20 @@ def _published(
     net = net_from(weights, spec, whole=need != "body")
     count = spec.num_classes
     if classes is not None and (rename or not net.classes):
+        named_there = net.classes
         net.classes = read_classes(classes, count, source)
+        if set(named_there) == set(net.classes) and named_there != net.classes:
+            log.warning(
+                "%s: the given classes are those of the file in another order (there: %s); the"
+                " outputs are named as given",
+                source, ", ".join(named_there[:SHOWN]) + (", ..." if count > SHOWN else ""),
+            )  # fmt: skip
     if not net.classes:
         if need == "names":
             raise no_names(source, count)
         net.classes = tuple(map(str, range(count)))
-    assumed = net.preprocess is None
-    if assumed:
+    assumed = net.preprocess is None or weights.assumed
+    if net.preprocess is None:
         net.preprocess = Preprocessor(_assumed(source, net.spec))
     if assumed or need != "head":  # commands say what they understood, calls what they assumed
         _state(net, assumed, weights)

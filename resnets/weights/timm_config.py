@@ -60,7 +60,10 @@ def read_timm(config: Mapping[str, Any], where: str) -> Described:
     seen = take_fields(rest, place, _SEEN | (_TOP if inner else {}), ABOUT)
     args = take_fields(top.get("model_args", {}), f"{where}: model_args", _ARGS, ABOUT)
     count = top.get("num_classes", args.get("num_classes", seen.get("num_classes")))
-    names = top.get("label_names") or seen.get("label_names") or ()
+    named = {each for each in (top.get("label_names"), seen.get("label_names")) if each}
+    if len(named) > 1:
+        raise ConfigError(f"{where}: label_names at its top and in pretrained_cfg are different")
+    names = named.pop() if named else ()
     spec = _spec(config, said, args, where)
     channels = args.get("in_chans", seen["input_size"][0] if "input_size" in seen else 3)
     if spec is not None:
@@ -126,6 +129,14 @@ def numbers(value: Any) -> tuple[float, ...]:
     return found
 
 
+def deviations(value: Any) -> tuple[float, ...]:
+    """A handler of what images are divided by."""
+    found = numbers(value)
+    if min(found) <= 0:
+        raise ValueError("has a value that is not above 0")
+    return found
+
+
 def _share(value: Any) -> float:
     if not isinstance(value, int | float) or not 0 < value < 10:
         raise ValueError("is no share")
@@ -172,7 +183,7 @@ _SEEN = {
     "crop_pct": _share,
     "crop_mode": only("center", why="is not how images are cropped here"),
     "mean": numbers,
-    "std": numbers,
+    "std": deviations,
     "label_offset": only(0, False, why="shifts the classes"),
     "custom_load": only(False, why="asks for a loader of its own"),
     "global_pool": POOL,

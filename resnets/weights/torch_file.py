@@ -22,6 +22,7 @@ from torch import Tensor
 from resnets.data.unpickle import Known, PickleError, Unbuilt, Unpickler, hashable
 from resnets.data.unpickle_numpy import ARRAYS
 from resnets.weights.errors import WeightsError
+from resnets.weights.kinds import kind_of_archive
 from resnets.weights.stored import Stored
 
 MAGIC = 0x1950A86A20F9469CFC6C  # starts files from before torch 1.6
@@ -66,7 +67,9 @@ def read_pickled(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             start = file.read(4)
-        if start == b"PK\x03\x04" and zipfile.is_zipfile(path):
+        if start == b"PK\x03\x04":
+            if not zipfile.is_zipfile(path):
+                raise PickleError("cut short: an archive without its end; fetch or copy it again")
             return _read_archive(path)
         return _read_old(path)
     except PickleError as error:
@@ -89,7 +92,7 @@ def _read_archive(path: Path) -> Any:
         raise WeightsError(f"{path}: another file stands before an archive of torch's; not read")
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise WeightsError(f"{path}: an archive with {len(pickles)} data.pkl; not torch's")
+        raise WeightsError(f"{path}: is {kind_of_archive(archive)}")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in names or any(name.startswith(f"{root}code/") for name in names):
         raise WeightsError(

@@ -10,7 +10,7 @@ from typing import Any
 from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.config.fields import only, take_fields, whole_number
 from resnets.models import catalog
-from resnets.weights.timm_config import Described, names_of, numbers
+from resnets.weights.timm_config import Described, deviations, names_of, numbers
 
 PROCESSOR = "preprocessor_config.json"
 SHARE = 224 / 256  # crop_pct where ConvNext's processor is not told one
@@ -20,7 +20,7 @@ RESAMPLE = {2: "bilinear", 3: "bicubic"}
 ABOUT = frozenset(
     {
         *("architectures", "model_type", "torch_dtype", "dtype", "transformers_version"),
-        *("_name_or_path", "_commit_hash", "label2id", "out_features", "out_indices"),
+        *("_name_or_path", "_commit_hash", "out_features", "out_indices"),
         *("stage_names", "finetuning_task", "return_dict", "output_hidden_states", "use_cache"),
         *("output_attentions", "is_encoder_decoder", "initializer_range", "torchscript"),
         *("resnets", "chunk_size_feed_forward"),
@@ -30,7 +30,7 @@ SEEN_ABOUT = frozenset(
     {
         *("feature_extractor_type", "image_processor_type", "processor_class", "do_convert_rgb"),
         *("_valid_processor_keys", "return_tensors", "disable_grouping", "device", "data_format"),
-        *("input_data_format", "default_to_square", "image_seq_length"),
+        *("input_data_format", "image_seq_length"),
     }
 )
 
@@ -49,6 +49,10 @@ def read_transformers(
     if any(size % expansion for size in sizes):
         raise ConfigError(f"{where}: hidden_sizes = {sizes}: not four times a width")
     classes = said.get("id2label", ())
+    if "label2id" in said:
+        if classes and said["label2id"] != classes:
+            raise ConfigError(f"{where}: label2id is not the inverse of id2label")
+        classes = said["label2id"]
     spec = ModelSpec(
         block=block,
         depths=said.get("depths", (3, 4, 6, 3)),
@@ -92,13 +96,20 @@ def read_processor(said: Mapping[str, Any], where: str) -> Preprocess:
     for name in ("size", "image_mean", "image_std", "resample"):  # defaults differ by version
         if name not in found:
             raise ConfigError(f"{where}: does not say {name}")
+    if found.get("default_to_square") and not isinstance(said["size"], Mapping):
+        raise ConfigError(f"{where}: default_to_square = True: images are squashed to a square")
+    for name in ("image_mean", "image_std"):
+        if len(found[name]) != 3:
+            raise ConfigError(f"{where}: {name}: is of {len(found[name])} channels, images have 3")
     edge = found["size"]
     if kind == "ConvNext":
         if edge >= LARGE:
             raise ConfigError(f"{where}: size = {edge}: images of {LARGE} px and more are squashed")
         size, resize = edge, int(edge / found.get("crop_pct", SHARE))
     else:
-        size, resize = found.get("crop_size", edge), edge
+        if "crop_size" not in found:  # theirs is 224 then, whatever the size
+            raise ConfigError(f"{where}: does not say crop_size")
+        size, resize = found["crop_size"], edge
     if resize < size:
         raise ConfigError(f"{where}: crop of {size} px of a shorter side of {resize} px")
     return Preprocess(
@@ -196,6 +207,13 @@ def _edge(value: Any) -> int:
     return _side(value)
 
 
+def _by_number(value: Any) -> tuple[str, ...]:
+    """Names in the order of their numbers, of a table from name to number."""
+    if not isinstance(value, Mapping) or len(set(value.values())) != len(value):
+        raise ValueError("is no table from names to numbers, each of them once")
+    return names_of({number: name for name, number in value.items()})
+
+
 def _resample(value: Any) -> str:
     if value not in RESAMPLE:
         raise ValueError("is not how images are resized here; only 2 (bilinear) and 3 (bicubic)")
@@ -223,6 +241,7 @@ _NET = {
     "num_channels": whole_number,
     "num_labels": whole_number,
     "id2label": names_of,
+    "label2id": _by_number,
     "problem_type": only("single_label_classification", why="is another question"),
 }
 _SEEN = {
@@ -236,6 +255,7 @@ _SEEN = {
     "rescale_factor": _factor,
     "do_normalize": only(True),
     "image_mean": numbers,
-    "image_std": numbers,
+    "image_std": deviations,
     "do_pad": only(False),
+    "default_to_square": only(True, False),
 }
