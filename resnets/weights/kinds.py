@@ -27,7 +27,7 @@ def refuse_other_kinds(path: Path) -> None:
     with open(path, "rb") as file:
         start = file.read(START)
     if kind := _kind(start, path):
-        raise WeightsError(f"{path}: is {kind}")
+        raise WeightsError(f"{path}: cannot be read as weights: it is {kind}")
 
 
 def _kind(start: bytes, path: Path) -> str | None:

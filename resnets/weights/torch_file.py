@@ -92,7 +92,7 @@ def _read_archive(path: Path) -> Any:
         raise WeightsError(f"{path}: another file stands before an archive of torch's; not read")
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise WeightsError(f"{path}: is {kind_of_archive(archive)}")
+        raise WeightsError(f"{path}: cannot be read as weights: it is {kind_of_archive(archive)}")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in names or any(name.startswith(f"{root}code/") for name in names):
         raise WeightsError(
