@@ -220,6 +220,32 @@ def test_zip_names_are_read_as_they_were_meant(tmp_path: Path, monkeypatch) -> N
     assert list(list_zip(archive).paths) == ["caf\u00e9/1.jpg", "猫/1.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"7z\xbc\xaf\x27\x1c\0\4", "7-Zip"), (b"Rar!\x1a\x07\x01\0", "RAR"),
+        (b"\x28\xb5\x2f\xfd", "Zstandard"), (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x89PNG\r\n\x1a\n", "one image"), (b"<!DOCTYPE html>", "HTML"), (b"", "empty"),
+    ],
+)  # fmt: skip
+def test_what_is_no_archive_is_named_by_its_bytes(tmp_path: Path, head, kind) -> None:
+    path = tmp_path / "set.bin"
+    path.write_bytes(head + bytes(200) * bool(head))
+    with pytest.raises(DataError, match=kind):
+        list_archive(path)
+    with pytest.raises(DataError, match=kind):
+        open_data(DataSpec(source=str(path)))
+
+
+def test_archives_in_a_folder_or_zip_are_named(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    zipped(tmp_path / "set" / "train.zip", fill_classes)
+    both = zipped(tmp_path / "both.zip", lambda z: z.write(tmp_path / "set/train.zip", "a.zip"))
+    for source in (tmp_path / "set", both):
+        with pytest.raises(DataError, match="archives within it"):
+            open_data(DataSpec(source=str(source)))
+
+
 def test_links_in_a_tar_bring_the_folders_they_lead_to(tmp_path: Path) -> None:
     import tarfile
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
+from resnets.data.file_kinds import other_kind
 from resnets.data.walk import (
     BROKEN_LINK,
     HEAD_BYTES,
@@ -217,6 +218,8 @@ def list_tar(archive: Path, also: Callable[[str], bool] | None = None) -> Listin
                     links[path] = posixpath.normpath(posixpath.join(start, member.linkname))
             check_end(tar, stream)
     except (tarfile.TarError, OSError) as error:
+        if (kind := other_kind(archive)) is not None:
+            raise DataError(f"{archive}: {kind}") from error
         raise DataError(f"{archive}: cannot be read as a tar ({error}); is it whole?") from error
     left_out = LeftOut()
     follow_links(spans, links, left_out, str(archive))

@@ -15,6 +15,7 @@ import numpy as np
 
 from resnets.data.class_names import check_distinct, match_names
 from resnets.data.errors import DataError
+from resnets.data.file_kinds import archives_within
 from resnets.data.files import Listing
 from resnets.data.flat_labels import (
     UNNAMED,
@@ -71,7 +72,7 @@ def read_tree(
     class in validation or test that training lacks, or a layout that may mean two things.
     """
     if len(listing.paths) == len(listing.others):
-        said = listing.left_out.said()
+        said = listing.left_out.said() + archives_within(listing.left_out)
         raise DataError(f"{where}: no images found; expected a folder of them for each class{said}")
     everything, listing = listing, listing.images()
     layout = tree_layout(listing, where, labels_from)
