@@ -16,6 +16,7 @@ from resnets.data import DataError, open_data
 from resnets.data.parts import Source
 from resnets.data.sources import find_source
 from resnets.data.tabular import ArrowFiles
+from resnets.deploy.bulk_find import find
 
 datasets = pytest.importorskip("datasets")
 pa = pytest.importorskip("pyarrow")
@@ -89,8 +90,8 @@ def test_a_folder_of_parquet(parquet: Path, pictures: Pictures, streaming: bool)
 
 def test_it_fits_into_memory_as_folders_do(parquet: Path) -> None:
     memory = open_data(DataSpec(source=str(parquet)))
-    assert memory.train.images.shape == (26, 16, 16, 1)
-    assert len(memory.val) == 6
+    assert memory.train.images.shape == (32 - len(memory.val), 16, 16, 1)
+    assert len(memory.val) >= 4  # by content: one of each class at least
 
 
 def test_what_save_to_disk_wrote_and_its_files(
@@ -207,8 +208,37 @@ def test_tables_beside_class_folders_are_left_out(
     found = stored(tmp_path / "set")
     assert len(found.train.labels) == 48
     assert found.left_out.counts == {("not an image", ".parquet"): 2}
+    (tmp_path / "work").mkdir()
+    bulk = find(str(tmp_path / "set"), tmp_path / "work")
+    assert (bulk.kind, bulk.count, bulk.left_out) == ("files", 48, ("2 .parquet (not an image)",))
     with pytest.raises(ConfigError, match="streaming"):
         stored(tmp_path / "set", streaming=True)
+
+
+def test_a_flat_folder_with_its_labels_and_features(tmp_path: Path, pictures: Pictures) -> None:
+    """What `features --out` writes into it holds no images."""
+    rows = ["path,label"]
+    for number, (data, digit) in enumerate(pictures):
+        (tmp_path / f"{number}.png").write_bytes(data)
+        rows.append(f"{number}.png,{NAMES[digit]}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    plain(tmp_path / "rows.parquet", {"path": ["0.png"], "label": [0], "embedding": [[0.5]]})
+    found = stored(tmp_path)
+    assert len(found.train.labels) == 48
+    assert found.left_out.total >= 1
+
+
+def test_saved_sets_and_class_folders_in_one_folder_are_refused(
+    tmp_path: Path, pictures: Pictures
+) -> None:
+    typed(pictures).save_to_disk(str(tmp_path / "set"))
+    plain(tmp_path / "set" / "more.parquet", {"label": [0]})
+    assert stored(tmp_path / "set").left_out.total == 1
+    for digit in (0, 1):
+        (tmp_path / "set" / NAMES[digit]).mkdir()
+        (tmp_path / "set" / NAMES[digit] / "0.png").write_bytes(pictures[digit][0])
+    with pytest.raises(DataError, match="set: holds folders of images and"):
+        stored(tmp_path / "set")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -276,6 +306,11 @@ def test_a_column_of_splits_is_used(tmp_path: Path, pictures: Pictures, streamin
     plain(tmp_path / "flags.parquet", flags)
     found = stored(tmp_path / "flags.parquet", streaming=streaming)
     assert [len(part) for part in labels_of(found)] == [36, 12]
+    three = {**flags, "is_test": [row % 4 == 1 for row in range(48)], "fold": [1, 2] * 24}
+    plain(tmp_path / "three.parquet", three)
+    found = stored(tmp_path / "three.parquet", streaming=streaming)
+    assert [len(part) for part in labels_of(found)] == [24, 12, 12]
+    assert any("fold" in note for note in found.notes)
     plain(tmp_path / "bad.parquet", {**columns, "split": ["train"] * 47 + ["other"]})
     with pytest.raises(DataError, match="'other'"):
         stored(tmp_path / "bad.parquet", streaming=streaming)

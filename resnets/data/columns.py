@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from resnets.data.errors import DataError
 from resnets.data.labels import ONE_LABEL, class_names, is_list, number_labels
 from resnets.data.parts import Part, Rows, Source, by_role
 from resnets.data.split_names import split_role
-from resnets.data.table_columns import LABELS, plain
+from resnets.data.table_columns import GROUPS, LABELS, SPLITS, flag_role, plain
 from resnets.data.table_files import open_table_bytes
 from resnets.data.walk import LeftOut
 
@@ -31,8 +30,6 @@ SIMPLE = frozenset(
     | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
 BYTES = frozenset({"binary", "large_binary"})
-# What a column of splits may be called, and more: the rule for text tables has the last word.
-MARKS = re.compile(r"is.*|.*(split|set|part|partition|usage|phase|fold)")
 NO_SPLIT = "rows of a part that is called otherwise than train, val or test"
 SECRET = "rows of a part whose labels are secret"
 
@@ -72,7 +69,7 @@ def find_columns(features: Mapping[str, Any], where: str) -> Columns:
     marks = {
         name: tuple(getattr(feature, "names", None) or ())
         for name, feature in features.items()
-        if name not in (picture, label) and MARKS.fullmatch(plain(name)) and _is_mark(feature)
+        if name not in (picture, label) and _is_mark(name, feature)
     }
     return Columns(picture, label, tuple(getattr(feature, "names", None) or ()), marks)
 
@@ -86,8 +83,11 @@ def find_picture(features: Mapping[str, Any], where: str) -> str:
     return _the_one("picture", pictures, IMAGES, features, where)
 
 
-def _is_mark(feature: Any) -> bool:
-    return _kind(feature) in ("ClassLabel", "Value") and feature.dtype in (*SIMPLE, "bool")
+def _is_mark(name: str, feature: Any) -> bool:
+    """Whether a column may say the split of each row, or which rows belong together."""
+    called = plain(name) in SPLITS or flag_role(name) is not None or GROUPS.search(plain(name))
+    simple = _kind(feature) in ("ClassLabel", "Value") and feature.dtype in (*SIMPLE, "bool")
+    return bool(called) and simple
 
 
 def _kind(feature: Any) -> str:
@@ -239,17 +239,17 @@ def _said_splits(table: Table, where: str) -> _Splits:
     cells = [_texts(table.marks[column], names) for column, names in marks.items()]
     for row, values in enumerate(zip(*cells, strict=True)):
         writer.writerow([row, "x", *values])
-    shown = ", ".join(marks)
-    place = f"{where}: {shown} (line 2 is row 0)"
+    place = f"{where}: {', '.join(marks)} (line 2 is row 0)"
     found = open_table_bytes(text.getvalue().encode(), place, lambda _: False)
     assert found is not None
-    unused = [column for column in marks if plain(column) not in ("set", "part")]
-    if found.columns.split is None:
-        return _Splits(
-            "", None, [f"columns that say no split: {', '.join(unused)}"] if unused else []
-        )
+    found.warn_of_unused()
+    unused = found.columns.suspicious
+    notes = [f"columns not used: {', '.join(unused)}"] if unused else []
+    if not found.columns.splits:
+        return _Splits("", None, notes)
+    used = ", ".join(column for column in marks if column not in found.columns.unused)
     splits = np.array([row.split for row in found.rows()])
-    return _Splits(shown, splits, [f"split: column {shown}"])
+    return _Splits(used, splits, [f"split: column {used}", *notes])
 
 
 def _texts(values: Sequence[Any], names: Sequence[str]) -> list[str]:
