@@ -155,6 +155,13 @@ def test_columns_that_look_like_folds_or_groups_are_warned_of(flat, caplog, name
     assert "colour" not in caplog.text
 
 
+@pytest.mark.parametrize("name", ["fold", "Patient ID", "cv"])
+def test_a_fold_or_group_is_no_label(flat, name) -> None:
+    rows = (f"{n}.png,{n % 2}" for n in range(8))
+    with pytest.raises(DataError, match="label"):
+        opened(table(flat / "set.csv", f"path,{name}", *rows))
+
+
 def test_other_columns_are_named_without_a_warning(flat, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         source = opened(described(flat, "width,height", *("8,8" for _ in range(8))))

@@ -36,6 +36,9 @@ GROUPS = re.compile(
     r"fold|cv|group|cluster|patient|subject|person|participant|individual|animal|donor|user|site"
     r"|hospital|camera|scene|video|sequence|session|clip|train|valid|test|split|subset|partition"
 )
+NO_LABEL = re.compile(
+    r"(k|cv)?fold(id|no|number)?|cv|split|group(id)?|(patient|subject|video)(id)?"
+)
 EXPECTED = "expected path,label or path,label,split, or a header with these names"
 
 Rows = Sequence[Sequence[str]]
@@ -171,7 +174,7 @@ def find_columns(
     kept = [place for place in rest if not _is_index(body, place, header)] or rest
     if len(kept) > 1 and headed and _is_one_hot(body, kept):
         return columns(None, kept)
-    if len(kept) == 1:
+    if len(kept) == 1 and not (headed and NO_LABEL.fullmatch(names[kept[0]])):
         return columns(kept[0])
     if headed:
         others = ", ".join(map(printable, header))

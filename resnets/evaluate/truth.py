@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,30 +63,17 @@ def own_truth(labels: Tensor, outputs: Tensor, known: int = 0) -> Truth:
 def read_truth(path: Path, names: Sequence[str], classes: Sequence[str]) -> Truth:
     """The file's labels for pictures called `names` (paths), as numbers of `classes`.
 
+    Labels are all names of classes or all their places from 0, and the note says so of places.
     Raises DataError with the line or entry that is wrong.
     """
-    numbers = {name: number for number, name in enumerate(classes)}
-
-    def number(value: Any, place: str) -> int:
-        known = numbers.get(str(value))
-        if known is None and re.fullmatch(r"\d+", str(value)) and int(value) < len(classes):
-            known = int(value)
-        if known is None:
-            raise DataError(
-                f"{path}: {place}: {value!r} is no class of the net, by name or as a number in"
-                f" 0..{len(classes) - 1}"
-            )
-        return known
-
     if path.suffix.lower() in TABLE_SUFFIXES and path.suffix.lower() != ".txt":
         given = _from_table(path, names)
     else:
         text = _text(path)
         entries = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(text)
         given = _in_file_order(path, entries, names)
-    labels = [
-        tuple(dict.fromkeys(number(value, place) for value, place in values)) for values in given
-    ]
+    number, by_place = _numbering(path, given, classes)
+    labels = [tuple(dict.fromkeys(number[str(value)] for value, _ in values)) for values in given]
     with_label = sum(map(bool, labels))
     if not with_label:
         raise DataError(f"{path}: names none of the {len(names):,} pictures, such as {names[0]}")
@@ -95,7 +82,40 @@ def read_truth(path: Path, names: Sequence[str], classes: Sequence[str]) -> Trut
         note += f" ({total:,} for {with_label:,} pictures, any of them counts as right)"
     if with_label < len(labels):
         note += f", {len(labels) - with_label:,} pictures without a label left out"
+    if by_place:
+        first = next(value for values in given for value, _ in values)
+        note += f", numbers taken as places ({first} is {classes[int(first)]})"
     return Truth(labels, note)
+
+
+def _numbering(
+    path: Path, given: Sequence[Given], classes: Sequence[str]
+) -> tuple[dict[str, int], bool]:
+    """The output that each label means, and whether labels are places rather than names.
+
+    DataError for one that is no class, and where numbers may be either.
+    """
+    places = {str(value): place for values in given for value, place in values}
+    numbers = {name: number for number, name in enumerate(classes)}
+    other = next((label for label in places if label not in numbers), None)
+    if other is None:
+        return numbers, False
+    by_place = {
+        label: int(label)
+        for label in places
+        if re.fullmatch(r"\d+", label) and int(label) < len(classes)
+    }
+    if wrong := next((label for label in places if label not in by_place | numbers), None):
+        raise DataError(
+            f"{path}: {places[wrong]}: {wrong!r} is no class of the net, by name or as a number in"
+            f" 0..{len(classes) - 1}"
+        )
+    if named := next((label for label in places if label in numbers), None):
+        raise DataError(
+            f"{path}: {places[named]}: {named!r} is the name of a class, but {other!r}"
+            f" ({places[other]}) is none; write all labels by name, or all as numbers"
+        )
+    return by_place, True
 
 
 def _text(path: Path) -> str:
@@ -106,7 +126,7 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read as labels ({reason})") from None
 
 
-Given = Iterable[tuple[Any, str]]  # a label as written, and where it is written
+Given = Sequence[tuple[Any, str]]  # a label as written, and where it is written
 
 
 def _from_json(path: Path, text: str) -> list[Given]:
