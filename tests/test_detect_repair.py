@@ -5,7 +5,18 @@ import json
 
 import numpy as np
 import pytest
-from colored_sets import HEIGHT, WIDTH, document, draw, opened, put, right, voc, xml
+from colored_sets import (
+    HEIGHT,
+    WIDTH,
+    document,
+    draw,
+    object_of,
+    opened,
+    put,
+    right,
+    voc,
+    xml,
+)
 from PIL import Image
 
 from resnets.data.errors import DataError
@@ -227,3 +238,117 @@ def test_the_command_says_where_the_list_is(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "6 objects: 5 kept (0 of them corrected), 1 left out" in said
     assert str(tmp_path / "out" / LIST) in said
+
+
+def corners_for_sides(entry):
+    x, y, width, height = entry["bbox"]
+    entry["bbox"] = [x, y, x + width, y + height]
+    entry.pop("area", None)
+    entry.pop("segmentation", None)
+
+
+@pytest.mark.parametrize("odd", [[10, 10, 10, 30], [30, 30, 20, 40], None])
+def test_corners_for_sides_are_left_out_though_one_box_is_odd(tmp_path, odd):
+    made = coco(tmp_path / "set", 12)
+    for entry in made["annotations"]:
+        corners_for_sides(entry)
+    made["annotations"][3]["bbox"] = odd
+    put(tmp_path / "set" / JSON, made)
+    with pytest.raises(DataError, match=r"set.*no good images"):
+        opened(tmp_path / "set", skip_bad=True)
+    assert check_annotations(str(tmp_path / "set"), "instances").by_kind["box form"] == 1
+    report = repaired(tmp_path / "set", tmp_path / "out")
+    assert (report.kept, report.left_out) == (0, 12)
+
+
+def test_voc_boxes_of_x_y_width_height_are_left_out(tmp_path):
+    voc(tmp_path / "set")
+    for number in range(6):
+        left, top, wide, high = 40 + number, 8 + number, 20, 18 + number
+        made = xml(number, f"p{number}.jpg").partition("<bndbox>")[0]
+        keys = zip(("xmin", "ymin", "xmax", "ymax"), (left, top, wide, high), strict=True)
+        box = "".join(f"<{key}>{value}</{key}>" for key, value in keys)
+        put(
+            tmp_path / f"set/Annotations/p{number}.xml",
+            f"{made}<bndbox>{box}</bndbox></object></annotation>",
+        )
+    with pytest.raises(DataError, match="corners swapped"):
+        opened(tmp_path / "set")
+    report = repaired(tmp_path / "set", tmp_path / "out")
+    assert (report.kept, report.left_out) == (0, 6)
+
+
+def test_yolo_boxes_of_two_corners_are_left_out(tmp_path):
+    for number in range(6):
+        draw(tmp_path / f"set/images/p{number}.png", number)
+        _, (left, top, right_, bottom) = object_of(number)
+        shares = (left / WIDTH, top / HEIGHT, right_ / WIDTH, bottom / HEIGHT)
+        line = " ".join(["0", *(f"{share:.6f}" for share in shares)])
+        put(tmp_path / f"set/labels/p{number}.txt", line)
+    put(tmp_path / "set/data.yaml", "train: images\nnames: [cat]\n")
+    with pytest.raises(DataError, match="fit as two corners"):
+        opened(tmp_path / "set")
+    report = repair_annotations(str(tmp_path / "set"), "instances", tmp_path / "out")
+    assert (report.kept, report.left_out) == (0, 6)
+
+
+@pytest.mark.parametrize("beyond", [1, 2])
+def test_boxes_beyond_the_edge_are_cut_only_where_they_are_few(tmp_path, beyond):
+    made = coco(tmp_path / "set")
+    for entry in made["annotations"][:beyond]:
+        entry["bbox"][0] = -9
+        del entry["segmentation"], entry["area"]
+    put(tmp_path / "set" / JSON, made)
+    report = repair_annotations(str(tmp_path / "set"), "instances", tmp_path / "out")
+    assert (report.kept, report.left_out) == ((6, 0) if beyond == 1 else (0, 6))
+
+
+def rescaled(root, sizes):
+    """A set whose images are annotated at the first and stored at the second of two sizes."""
+    made = document({number: f"p{number}.jpg" for number in range(len(sizes))})
+    for number, (stated, stored) in enumerate(sizes):
+        draw(root / f"images/p{number}.jpg", number, size=stored)
+        made["images"][number] |= {"width": stated[0], "height": stated[1]}
+        entry = made["annotations"][number]
+        factors = (stated[0] / WIDTH, stated[1] / HEIGHT) * 2
+        entry["bbox"] = [v * factor for v, factor in zip(entry["bbox"], factors, strict=True)]
+        del entry["segmentation"], entry["area"]
+    put(root / JSON, made)
+
+
+def rows_of(out):
+    with (out / LIST).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_resize_is_proved_by_sides_in_common(tmp_path):
+    sizes = [((200, 100), (100, 50)), ((300, 200), (100, 67)), ((160, 160), (100, 100))]
+    rescaled(tmp_path / "set", [*sizes, *sizes, *sizes])
+    report = repaired(tmp_path / "set", tmp_path / "out")
+    assert (report.kept, report.unproved) == (9, 0)
+    assert not any("not proved" in row["reason"] for row in rows_of(tmp_path / "out"))
+
+
+def test_a_cut_of_the_same_shape_is_not_told_from_a_resize(tmp_path):
+    rescaled(tmp_path / "set", [((192, 128), (96, 64))] * 4)
+    report = repaired(tmp_path / "set", tmp_path / "out")
+    assert (report.kept, report.unproved) == (4, 4)
+    assert "4 kept objects were scaled, not proved" in report.summary()
+    assert all("scaled, not proved" in row["reason"] for row in rows_of(tmp_path / "out"))
+
+
+def test_nothing_is_scaled_in_a_set_that_was_cut(tmp_path):
+    rescaled(tmp_path / "set", [((192, 128), (96, 64))] * 4)
+    for number in (0, 1):
+        draw(tmp_path / f"set/images/p{number}.jpg", number, size=(96, 80))
+    report = repaired(tmp_path / "set", tmp_path / "out")
+    assert (report.kept, report.left_out) == (0, 4)
+
+
+def test_boxes_that_all_lie_within_the_smaller_size_are_not_scaled(tmp_path):
+    made = coco(tmp_path / "set")
+    for image in made["images"]:
+        image.update(width=2 * WIDTH, height=2 * HEIGHT)  # stale: the boxes are for the files
+    put(tmp_path / "set" / JSON, made)
+    report = repaired(tmp_path / "set", tmp_path / "out")
+    assert (report.kept, report.left_out) == (0, 6)

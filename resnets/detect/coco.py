@@ -17,6 +17,7 @@ import numpy as np
 
 from resnets.data.errors import DataError
 from resnets.data.split_names import role_within
+from resnets.detect.box_form import swapped, with_form
 from resnets.detect.documents import parse_json
 from resnets.detect.image_index import ImageIndex, Match, Stated, renamed_folders
 from resnets.detect.records import (
@@ -277,9 +278,13 @@ def _part(
         objects[image].append(found)
     entries = [Stated((_called(entry),), path, title) for entry in document["images"]]
     if _are_corners(document):
-        flaw = Flaw("box form", "its bbox is two corners (x1, y1, x2, y2), not x, y, width, height")
-        for image, mine in objects.items():
-            objects[image] = [replace(each, flaws=(*each.flaws, flaw)) for each in mine]
+        form = "bbox is two corners (x1, y1, x2, y2), not x, y, width, height"
+    else:
+        stated_boxes = [read_box(entry.get("bbox")) for entry in document["annotations"]]
+        corners = [(x, y, x + wide, y + high) for x, y, wide, high in stated_boxes]
+        form = swapped(corners, [(0, 0)] * len(corners))
+    for image, mine in objects.items():
+        objects[image] = list(with_form(mine, form))
     matches = find(entries)
     notes += [f"{where}: {note}" for note in renamed_folders(matches)]
     problems, pictures = [], []
@@ -305,7 +310,7 @@ def _part(
                 stated_id=stated_id(entry.get("id")),
             )
         )
-    if backward:
+    if backward and not form:
         notes.append(f"{where}: {backward:,} boxes of negative width or height were turned round")
     return RawPart(pictures, problems, orphans, len(document["annotations"]), notes)
 
@@ -347,16 +352,17 @@ def _names_for(
 def _are_corners(document: dict[str, Any]) -> bool:
     """Whether boxes are written as two corners, by a sample of them.
 
-    All are valid so, and the stated areas or outlines are those of such boxes; where neither is
-    stated, half of the boxes at least would pass the edge of their image otherwise.
+    Nearly all are valid so, and the stated areas or outlines are those of such boxes; where neither
+    is stated, half of the boxes at least would pass the edge of their image otherwise.
     """
     annotations = document["annotations"]
     sizes = {read_id(each.get("id")): each for each in document["images"]}
-    corners = sides = beyond = looked = 0
+    corners = sides = beyond = looked = invalid = 0
     for entry in annotations[:: max(1, len(annotations) // SAMPLE)]:
         x, y, z, w = read_box(entry.get("bbox"))
         if not (z > x >= 0 and w > y >= 0):
-            return False
+            invalid += 1
+            continue
         if x + y == 0:
             continue
         looked += 1
@@ -371,7 +377,9 @@ def _are_corners(document: dict[str, Any]) -> bool:
         elif area > 0:
             corners += abs(area - (z - x) * (w - y)) < 0.02 * area
             sides += abs(area - z * w) < 0.02 * area
-    return not sides and looked > 0 and (corners > 0 or 2 * beyond >= looked > 1)
+    if 10 * invalid > looked + invalid or 10 * sides > corners:
+        return False
+    return looked > 0 and (corners > 0 or 2 * beyond >= looked > 1)
 
 
 def _near(one: Sequence[float], other: Sequence[float]) -> bool:

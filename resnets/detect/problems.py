@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from resnets.data.errors import DataError
+from resnets.detect.box_form import FORM, form_problems, mark_form
 from resnets.detect.image_sizes import Frame, StoredSize, read_sizes, stated_frame
 from resnets.detect.masks import MaskError, check_segmentation
 from resnets.detect.records import (
@@ -77,7 +78,8 @@ def check_part(
     """
     pictures, problems = [], [*part.problems, *part.orphans]
     frame = frame_of(part) or ("upright" if upright else None)
-    part = mark_shares(part)
+    part = mark_form(mark_shares(part))
+    problems += form_problems(part.pictures)
     for picture in part.pictures:
         found = list(picture_problems(picture, frame))
         problems += found
@@ -86,10 +88,11 @@ def check_part(
         kept = []
         for each in picture.objects:
             wrong = list(object_problems(each, picture, classes, masks))
-            problems += wrong
+            problems += [problem for problem in wrong if problem.kind != FORM]  # said once above
             if all(problem.kind == ID_TWICE for problem in wrong):
                 kept.append(clipped(each, picture))
-        pictures.append(replace(picture, objects=tuple(kept)))
+        if kept or not any(flaw.kind == FORM for each in picture.objects for flaw in each.flaws):
+            pictures.append(replace(picture, objects=tuple(kept)))  # else not without objects
     return Checked(pictures, problems, part.notes)
 
 
@@ -217,6 +220,8 @@ def object_problems(
 
     for flaw in each.flaws:
         yield problem(flaw.kind, flaw.said)
+        if flaw.kind == FORM:
+            return
     if each.label < 0:
         yield problem("category", f"category {each.category} is none of the {len(classes)} known")
     if any(flaw.kind == "no number" for flaw in each.flaws):

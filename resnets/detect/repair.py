@@ -19,6 +19,7 @@ from typing import Any
 from resnets.config import ConfigError, dump_json, whole_file
 from resnets.config.csv_files import CsvWriter
 from resnets.data.files import FolderFiles
+from resnets.detect.box_form import mark_form
 from resnets.detect.check import with_all
 from resnets.detect.image_sizes import Frame, scale_between
 from resnets.detect.masks import to_run
@@ -39,6 +40,7 @@ from resnets.detect.records import (
     RawSource,
 )
 from resnets.detect.repair_moves import IDENTITY, Move, box_around, inside, kept_outline
+from resnets.detect.rescaled import NOT_PROVED, Rescaled, are_proved_scaled, why_not_scaled
 from resnets.detect.sources import Task, to_target
 
 LIST = "repair.csv"
@@ -51,7 +53,8 @@ class RepairReport:
 
     objects, images: how many the files state. kept: of them, with those `changed`. rows: what was
     changed or left out: file, item, outcome, reason. partly: kept images that lost an object.
-    unread: annotation files that cannot be read.
+    unread: annotation files that cannot be read. unproved: kept objects that were scaled although
+    their image may have been cut.
     """
 
     objects: int = 0
@@ -61,6 +64,7 @@ class RepairReport:
     kept_images: int = 0
     partly: int = 0
     unread: int = 0
+    unproved: int = 0
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     @property
@@ -77,10 +81,16 @@ class RepairReport:
         """One line of all counts."""
         partly = f" ({self.partly:,} of them without an object left out)" if self.partly else ""
         unread = f"; {self.unread:,} annotation files cannot be read" if self.unread else ""
+        unproved = (
+            f"; {self.unproved:,} kept objects were scaled, not proved (their images may have been"
+            " cut to the same shape)"
+            if self.unproved
+            else ""
+        )
         return (
             f"{self.objects:,} objects: {self.kept:,} kept ({self.changed:,} of them corrected),"
             f" {self.left_out:,} left out; {self.images:,} images: {self.kept_images:,} kept"
-            f"{partly}, {self.images_left_out:,} left out{unread}"
+            f"{partly}, {self.images_left_out:,} left out{unread}{unproved}"
         )
 
 
@@ -98,7 +108,7 @@ def repair_annotations(where: str, task: Task, out: Path) -> RepairReport:
     report = RepairReport()
     documents = {}
     for title in source.titles:
-        part = mark_shares(look_at_images(source.load(title), source.store))
+        part = mark_form(mark_shares(look_at_images(source.load(title), source.store)))
         documents[title] = _document(source, _repaired(part, source.classes, report))
     for path, document in zip(_paths(out, source.titles), documents.values(), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +131,11 @@ def _repaired(part: RawPart, classes: Sequence[str], report: RepairReport) -> li
     for problem in part.problems:
         report.rows.append((problem.where, problem.item, LEFT_OUT, problem.said))
         report.unread += problem.kind == "annotations"
-    for picture in part.pictures:
-        move = _move_of(picture, frame)
+    moves = [_move_of(picture, frame) for picture in part.pictures]
+    scales = _Scales.of(part.pictures, moves)
+    for picture, move in zip(part.pictures, moves, strict=True):
+        if not isinstance(move, str) and move.is_scaled and scales.refused:
+            move = scales.refused
         if isinstance(move, str):
             report.rows.append((picture.where, picture.called, LEFT_OUT, move))
             for each in picture.objects:
@@ -135,6 +148,9 @@ def _repaired(part: RawPart, classes: Sequence[str], report: RepairReport) -> li
         kept = []
         for each in picture.objects:
             found = _corrected(each, picture, upright, move, classes)
+            if found.kept is not None and move.is_scaled and not scales.proved:
+                found = replace(found, said=f"{found.said}; {NOT_PROVED}")
+                report.unproved += 1
             outcomes[LEFT_OUT if found.kept is None else "kept"] += 1
             if found.said:
                 outcome = LEFT_OUT if found.kept is None else CHANGED
@@ -154,6 +170,31 @@ def _repaired(part: RawPart, classes: Sequence[str], report: RepairReport) -> li
     report.images += len(part.pictures) + sum(p.kind != "annotations" for p in part.problems)
     report.kept_images += len(pictures)
     return pictures
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """Why no image of a set may be scaled, "" where they may be, and whether its sizes prove it."""
+
+    refused: str
+    proved: bool
+
+    @classmethod
+    def of(cls, pictures: Sequence[RawPicture], moves: Sequence[Move | str]) -> _Scales:
+        scaled, other_shapes = [], 0
+        for picture, move in zip(pictures, moves, strict=True):
+            if picture.stored is None or not picture.sized:
+                continue
+            stated, stored = (picture.width, picture.height), picture.stored
+            if isinstance(move, str):
+                known = min(stated) > 0
+                sizes = (stored.upright, (stored.width, stored.height))
+                other_shapes += known and all(scale_between(stated, each) is None for each in sizes)
+            elif move.is_scaled:
+                actual = (round(stated[0] * move.scale[0]), round(stated[1] * move.scale[1]))
+                boxes = [each.box for each in picture.objects if _is_box(each.box)]
+                scaled.append(Rescaled(stated, actual, boxes))
+        return cls(why_not_scaled(scaled, other_shapes), are_proved_scaled(scaled))
 
 
 def _move_of(picture: RawPicture, frame: Frame | None) -> Move | str:

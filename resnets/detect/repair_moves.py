@@ -30,6 +30,11 @@ class Move:
         return self.scale == (1.0, 1.0) and self.turned is None
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether sizes change."""
+        return self.scale != (1.0, 1.0)
+
+    @property
     def factor(self) -> float:
         """By how much areas grow."""
         return self.scale[0] * self.scale[1]
@@ -37,7 +42,7 @@ class Move:
     @property
     def said(self) -> str:
         """What was done, for the list of changes."""
-        scaled = f"scaled by {self.scale[0]:.4g}" if self.scale != (1.0, 1.0) else ""
+        scaled = f"scaled by {self.scale[0]:.4g}" if self.is_scaled else ""
         turned = f"turned by EXIF orientation {self.turned.orientation}" if self.turned else ""
         return " and ".join(filter(None, (scaled, turned)))
 

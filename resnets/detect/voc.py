@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 
 from resnets.data.errors import DataError
 from resnets.data.split_names import role_within, split_role
+from resnets.detect.box_form import swapped, with_form
 from resnets.detect.documents import parse_xml
 from resnets.detect.image_index import ImageIndex, Stated, common_end
 from resnets.detect.records import Box, Flaw, Problem, RawObject, RawPart, RawPicture, RawSource
@@ -248,6 +249,8 @@ def _part(
     label_of: dict[str, int],
 ) -> RawPart:
     problems, entries, pictures = [], [], []
+    corners: list[Box] = []  # as stated
+    sizes: list[tuple[int, int]] = []
     stems = Counter(PurePosixPath(path).stem for path in paths)
     backward = 0
     for path in paths:
@@ -263,14 +266,17 @@ def _part(
             _object(each, number, label_of) for number, each in enumerate(root.iter("object"), 1)
         ]
         backward += sum(turned for _, turned in objects)
+        size = read_side(root.findtext("size/width")), read_side(root.findtext("size/height"))
+        corners += [_corners(each) for each in root.iter("object")]
+        sizes += [size] * len(objects)
         pictures.append(
             RawPicture(
                 image_id=stem if unique else str(PurePosixPath(path).with_suffix("")),
                 path=None,
                 called=_filename(root) or stem,
                 where=where,
-                width=read_side(root.findtext("size/width")),
-                height=read_side(root.findtext("size/height")),
+                width=size[0],
+                height=size[1],
                 objects=tuple(each for each, _ in objects),
             )
         )
@@ -282,9 +288,11 @@ def _part(
         )
         for picture, match in zip(pictures, index.match(entries), strict=True)
     ]
+    form = swapped(corners, sizes)
+    found = [replace(each, objects=tuple(with_form(each.objects, form))) for each in found]
     notes = [f"{title}: {backward:,} boxes had their corners swapped; turned round"]
     count = sum(len(picture.objects) for picture in found)
-    return RawPart(found, problems, (), count, notes if backward else ())
+    return RawPart(found, problems, (), count, notes if backward and not form else ())
 
 
 def _stated(root: ElementTree.Element, path: str, title: str) -> Stated:
@@ -318,7 +326,7 @@ def _object(
     VOC counts pixels from 1 and includes the last: x in xmin..xmax covers xmin - 1 to xmax.
     """
     name = read_name(each.findtext("name"))
-    box, turned = _box([read_number(each.findtext(f"bndbox/{key}") or "") for key in CORNERS])
+    box, turned = _box(_corners(each))
     difficult = read_flag(each.findtext("difficult"))
     flaws = []
     if difficult is None:
@@ -337,6 +345,12 @@ def _object(
         flaws=tuple(flaws),
     )
     return found, turned
+
+
+def _corners(each: ElementTree.Element) -> Box:
+    """xmin, ymin, xmax, ymax as stated; NaN where they are no numbers."""
+    x1, y1, x2, y2 = (read_number(each.findtext(f"bndbox/{key}") or "") for key in CORNERS)
+    return x1, y1, x2, y2
 
 
 def _box(corners: Sequence[float]) -> tuple[Box, bool]:
