@@ -430,6 +430,13 @@ def test_webdataset_shards(tmp_path: Path, pictures: Pictures, streaming: bool) 
     assert [each["png"] for each in theirs] == [data for data, _ in pictures[:10]]
 
 
+def test_two_validation_parts_of_shards_are_refused(tmp_path: Path, pictures: Pictures) -> None:
+    for name in ("train", "val", "validation"):
+        write_shards(tmp_path / "shards", pictures[:8], 10, name)
+    with pytest.raises(DataError, match="val and validation"):
+        stored(tmp_path / "shards")
+
+
 def tar_of(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:

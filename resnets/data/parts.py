@@ -117,7 +117,11 @@ def by_role(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], wher
         return Source(name, classes, next(iter(parts.values())))
     if "train" not in parts:
         raise DataError(f"{where}: has the parts {', '.join(sorted(parts))}, but no train")
-    val = next((parts[title] for title in VAL_NAMES if title in parts), None)
+    several = [title for title in VAL_NAMES if title in parts]
+    if len(several) > 1:
+        names = " and ".join(several)
+        raise DataError(f"{where}: its parts {names} are both validation; rename or join them")
+    val = parts[several[0]] if several else None
     test = parts.get("test", val)
     assert test is not None
     return Source(
