@@ -359,6 +359,19 @@ def test_triangles_are_outlines(tmp_path):
     assert train_split(tmp_path, "instances").targets[0].boxes[0].tolist() == [8, 6, 40, 30]
 
 
+def test_only_polygons_of_one_group_are_one_object(tmp_path):
+    boxes = [[[1, 1], [9, 9]], [[20, 20], [30, 30]], [[40, 10], [50, 30]]]
+    shapes = [shape("rectangle", box, group_id=1) for box in boxes]
+    shapes += [shape("polygon", [[x, 40], [x + 9, 40], [x, 50]], group_id=1) for x in (1, 30)]
+    labelme(tmp_path, shapes)
+    _, part = part_of(tmp_path, "instances")
+    assert [each.box for each in part.pictures[0].objects] == [
+        *((1, 1, 9, 9), (20, 20, 30, 30), (40, 10, 50, 30), (1, 40, 39, 50)),
+    ]
+    assert any("3 shapes" in note for note in part.notes)
+    assert any("2 shapes" in note for note in part.notes)
+
+
 def labelme(root, shapes, name="p0", **fields):
     image(root / f"{name}.jpg")
     document = {"shapes": shapes, "imagePath": f"{name}.jpg"} | fields

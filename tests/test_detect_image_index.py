@@ -1,11 +1,23 @@
 """Which image file belongs to which annotation: the right one, or a problem that stops."""
 
+import contextlib
 import shutil
 import time
 import unicodedata
 
 import pytest
-from colored_sets import HEIGHT, WIDTH, document, draw, opened, put, right, voc, xml
+from colored_sets import (
+    HEIGHT,
+    WIDTH,
+    document,
+    draw,
+    object_of,
+    opened,
+    put,
+    right,
+    voc,
+    xml,
+)
 
 from resnets.data.errors import DataError
 from resnets.detect.check import check_annotations
@@ -308,3 +320,55 @@ def test_one_name_in_thousands_of_folders(form):
     start = time.process_time()
     assert [match.path for match in index.match(entries)] == paths
     assert time.process_time() - start < 5  # grows with the number of folders, not its square
+
+
+def labelme(number, stated):
+    label, (left, top, right, bottom) = object_of(number)
+    points = [[left, top], [right, bottom]]
+    shape = {"label": label, "points": points, "shape_type": "rectangle"}
+    size = {"imageWidth": WIDTH, "imageHeight": HEIGHT}
+    return {"imagePath": stated, "shapes": [shape], **size}
+
+
+def stating(root, form, name, number, stated):
+    """A file called `name` of image `number` that states the file name `stated`."""
+    if form == "voc":
+        put(root / f"{name}.xml", xml(number, stated))
+    else:
+        put(root / f"{name}.json", labelme(number, stated))
+
+
+@pytest.mark.parametrize("form", ["voc", "labelme"])
+@pytest.mark.parametrize("folder", ["", "images/"])
+def test_names_that_mean_two_images_are_problems(tmp_path, form, folder):
+    for number, name in enumerate("abcd"):  # a and b were swapped after they were annotated
+        draw(tmp_path / f"{folder}{name}.png", number)
+        stating(tmp_path, form, name, number, {"a": "b", "b": "a"}.get(name, name) + ".png")
+    report = check_annotations(str(tmp_path), "detect")
+    assert dict(report.by_kind) == {"several images": 2}
+    assert right(opened(tmp_path, skip_bad=True).train) == 2
+
+
+@pytest.mark.parametrize("form", ["voc", "labelme"])
+@pytest.mark.parametrize("lost", [None, 0, 1, 3])
+def test_files_that_were_renumbered_never_get_the_image_of_another(tmp_path, form, lost):
+    for number in range(4):  # image n was called n + 1
+        if number != lost:
+            draw(tmp_path / f"{number}.png", number)
+        stating(tmp_path, form, str(number), number, f"{number + 1}.png")
+    with pytest.raises(DataError, match="its image"):
+        opened(tmp_path)
+    report = check_annotations(str(tmp_path), "detect")
+    assert set(report.by_kind) <= {"several images", "one image for two", "missing image"}
+    with contextlib.suppress(DataError):  # where none is left
+        right(opened(tmp_path, skip_bad=True).train)
+
+
+@pytest.mark.parametrize("stale", ["0.png", "template.png"])
+def test_voc_copies_with_the_filename_of_their_original_are_of_their_own_image(tmp_path, stale):
+    draw(tmp_path / "0.png", 0)
+    put(tmp_path / "0.xml", xml(0, "0.png"))
+    for number in (1, 2):
+        draw(tmp_path / f"flip_{number}.png", number)
+        put(tmp_path / f"flip_{number}.xml", xml(number, stale))
+    assert right(opened(tmp_path).train) == 3

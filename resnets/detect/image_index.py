@@ -46,12 +46,22 @@ class Stated:
 
     names: paths or file names in order of preference, as written. beside: path of the annotation
     file in the store. title: its image set. hints: further paths, that only choose among several.
+    own: the one of `names` that follows from the annotation file's name, "" where none does; the
+    others have to mean the same image. own_first: of names that do not, `own` is believed where
+    the image that the others mean has an entry of its own.
     """
 
     names: tuple[str, ...]
     beside: str
     title: str = ""
     hints: tuple[str, ...] = ()
+    own: str = ""
+    own_first: bool = False
+
+    @property
+    def agrees(self) -> bool:
+        """Whether its names differ by folder and format at most."""
+        return not self.own or len({_stem(name) for name in self.names}) == 1
 
 
 @dataclass(frozen=True)
@@ -78,10 +88,11 @@ class _Found:
     rank: int = 0
     later: int = 0
 
-    @property
-    def strength(self) -> tuple[int, int]:
+    def strength(self, entry: Stated) -> tuple[bool, int, int]:
         """Of two entries with one image, the one with the greater strength has it."""
-        return -self.later, self.rank
+        if not entry.agrees and not entry.own_first:
+            return False, 0, 0  # either of its names may be out of date
+        return entry.agrees, -self.later, self.rank
 
 
 @dataclass(frozen=True)
@@ -134,21 +145,53 @@ class ImageIndex:
         """The image of each entry, all of one image set; an image is given to one entry only."""
         homes = self._homes(entries)
         found = [self._find(entry, homes[_group(entry)]) for entry in entries]
+        matches = [self._decide(*pair) for pair in zip(entries, found, strict=True)]
+        self._judge_names(entries, homes, found, matches)
         users: dict[str, list[int]] = defaultdict(list)
-        matches: list[Match] = []
-        for row, (entry, each) in enumerate(zip(entries, found, strict=True)):
-            matches.append(self._decide(entry, each))
-            if (path := matches[row].path) is not None:
-                users[path].append(row)
+        for row, match in enumerate(matches):
+            if match.path is not None:
+                users[match.path].append(row)
         for path, rows in users.items():
             if len(rows) > 1:
-                best = max(found[row].strength for row in rows)
-                first = [row for row in rows if found[row].strength == best]
+                strength = {row: found[row].strength(entries[row]) for row in rows}
+                first = [row for row in rows if strength[row] == max(strength.values())]
                 for row in rows:
                     if len(first) > 1 or row != first[0]:
                         matches[row] = self._shared(entries, rows, row, path, len(first) > 1)
         self._judge_renamed(entries, found, matches)
         return matches
+
+    def _judge_names(
+        self,
+        entries: Sequence[Stated],
+        homes: dict[tuple[str, str], str | None],
+        found: Sequence[_Found],
+        matches: list[Match],
+    ) -> None:
+        """Entries whose names mean different images that are there, and others with those."""
+        sure = {
+            match.path
+            for entry, match in zip(entries, matches, strict=True)
+            if entry.own and entry.agrees
+        }
+        disputed: dict[str, int] = {}
+        for row, (entry, match) in enumerate(zip(entries, matches, strict=True)):
+            if entry.agrees or match.path is None:
+                continue
+            others = self._find(entry, homes[_group(entry)], found[row].later + 1).paths
+            open_ones = [p for p in others if not (entry.own_first and p in sure)]
+            if open_ones and not self._alike((match.path, *open_ones)):
+                disputed |= dict.fromkeys((match.path, *open_ones), row)
+                said = (
+                    f"its image may be {match.path} or {open_ones[0]}: the name of the file and"
+                    f" what it states ({', '.join(map(_shown, entry.names))}) differ; correct one"
+                )
+                matches[row] = Match(None, "several images", said)
+        for row, (entry, match) in enumerate(zip(entries, matches, strict=True)):
+            by_own = entry.own_first and found[row].later == 0
+            if match.path in disputed and not entry.agrees and not by_own:
+                rows = disputed[match.path], row
+                matches[row] = self._shared(entries, rows, row, match.path, True)
 
     def _homes(self, entries: Sequence[Stated]) -> dict[tuple[str, str], str | None]:
         """For each (folder of the annotations, title) the folder their images lie in, if any.
@@ -178,9 +221,9 @@ class ImageIndex:
             self._holders[name] = images, others
         return self._holders[name]
 
-    def _find(self, entry: Stated, home: str | None) -> _Found:
-        """The candidates for an entry, by the first of its names that has any."""
-        for later, name in enumerate(entry.names):
+    def _find(self, entry: Stated, home: str | None, start: int = 0) -> _Found:
+        """The candidates for an entry, by the first of its names from `start` on that has any."""
+        for later, name in enumerate(entry.names[start:], start):
             for variant in _variants(name):
                 stated = _parts(posixpath.dirname(variant))
                 rank, folders = self._nearest(stated, home)
@@ -461,6 +504,16 @@ def common_end(stated: Parts, parts: Parts) -> int:
             break
         count += 1
     return count
+
+
+def _stem(name: str) -> str:
+    """A stated name without folders and the suffix of an image, folded."""
+    base = _shown(name)
+    return _folded(posixpath.splitext(base)[0] if has_image_suffix(base) else base)
+
+
+def _shown(name: str) -> str:
+    return posixpath.basename(_plain(name))
 
 
 def _parts(folder: str) -> Parts:

@@ -38,6 +38,10 @@ from resnets.detect.values import NAN, Box, read_flag, read_name, read_number, r
 HEAD = 1 << 14
 NO_CLASS = frozenset({"__ignore__", "_background_"})
 CLASS_FILES = ("labels.txt", "classes.txt", "class_names.txt")
+GROUPED = {
+    "polygon": "polygons, taken as parts of one object",
+    "other": "no polygons, each an object of its own",
+}
 Shape = dict[str, Any]
 
 
@@ -103,6 +107,7 @@ def _part(
 ) -> RawPart:
     problems, pictures, entries = [], [], []
     unread: Counter[str] = Counter()
+    grouped: Counter[str] = Counter()
     stems = Counter(PurePosixPath(path).stem for path in paths)
     for path in paths:
         document, where = parse(path), store.called(path)
@@ -112,12 +117,13 @@ def _part(
             continue
         stem, stated = PurePosixPath(path).stem, read_name(document.get("imagePath"))
         beside = posixpath.join(posixpath.dirname(path), stem)
-        entries.append(Stated(tuple(filter(None, (stated, beside))), path, title))
+        entries.append(Stated(tuple(filter(None, (stated, beside))), path, title, own=beside))
         height, width = (read_side(document.get(f"image{side}")) for side in ("Height", "Width"))
         size = height, width
         objects = _merged(
             [_object(each, number, label_of, size) for number, each in _read(document, unread)],
             document["shapes"],
+            grouped,
         )
         kept = objects if masks else [replace(each, segmentation=None) for each in objects]
         unread["marks of the whole image (flags)"] += _marked(document.get("flags"))
@@ -141,6 +147,11 @@ def _part(
     if unread.total():
         listed = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
         notes.append(f"{title or 'all'}: shapes that are not read: {listed}")
+    notes += [
+        f"{title or 'all'}: {count:,} shapes with a group_id that others of their label have too:"
+        f" {GROUPED[kind]}"
+        for kind, count in grouped.items()
+    ]
     return RawPart(found, problems, (), sum(len(each.objects) for each in found), notes)
 
 
@@ -186,14 +197,24 @@ def _object(
     )
 
 
-def _merged(objects: list[RawObject], shapes: Sequence[Shape]) -> list[RawObject]:
-    """Objects of one label and group_id, drawn in several polygons, as one."""
+def _merged(
+    objects: list[RawObject], shapes: Sequence[Shape], grouped: Counter[str]
+) -> list[RawObject]:
+    """Polygons of one label and group_id as one object; other shapes stay objects of their own.
+
+    `grouped` counts both.
+    """
     found: list[RawObject] = []
     first: dict[tuple[str, Any], int] = {}
+    groups = {each.number: read_number(shapes[each.number].get("group_id")) for each in objects}
+    sizes = Counter((each.category, groups[each.number]) for each in objects)
     for each in objects:
-        group = read_number(shapes[each.number].get("group_id"))
+        group = groups[each.number]
         parts = each.segmentation
-        if group != group or not isinstance(parts, list) or each.flaws:
+        polygon = _kind(shapes[each.number]) == "polygon" and isinstance(parts, list)
+        if group == group and sizes[each.category, group] > 1:
+            grouped["polygon" if polygon else "other"] += 1
+        if group != group or not polygon or each.flaws:
             found.append(each)
             continue
         key = each.category, group
@@ -203,6 +224,7 @@ def _merged(objects: list[RawObject], shapes: Sequence[Shape]) -> list[RawObject
             continue
         other = found[first[key]]
         assert isinstance(other.segmentation, list)
+        assert isinstance(parts, list)
         left, top, right, bottom = zip(each.box, other.box, strict=True)
         found[first[key]] = replace(
             other,

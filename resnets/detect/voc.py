@@ -299,7 +299,8 @@ def _stated(root: ElementTree.Element, path: str, title: str) -> Stated:
     """What an XML file says of its image.
 
     `filename` is often wrong in files that were copied: the XML's own name and folder count first,
-    and `filename` adds the suffix where the names agree.
+    and `filename` adds the suffix where the names agree. Where it names another image that no other
+    XML file is called like, either may be meant.
     """
     folder, stem = posixpath.dirname(path), PurePosixPath(path).stem
     filename = (root.findtext("filename") or "").strip()
@@ -307,9 +308,10 @@ def _stated(root: ElementTree.Element, path: str, title: str) -> Stated:
     own = PurePosixPath(base).stem if has_image_suffix(base) else base
     hints = tuple(filter(None, (filename, (root.findtext("path") or "").strip())))
     if read_name(own).casefold() == read_name(stem).casefold() and has_image_suffix(base):
-        return Stated((posixpath.join(folder, base),), path, title, hints)
+        own = posixpath.join(folder, base)
+        return Stated((own,), path, title, hints, own=own)
     names = (posixpath.join(folder, stem), *filter(None, (filename,)))
-    return Stated(names, path, title, hints)
+    return Stated(names, path, title, hints, own=names[0], own_first=True)
 
 
 def _filename(root: ElementTree.Element) -> str:
