@@ -3,15 +3,17 @@
 import tarfile
 import time
 
+import numpy as np
 import pytest
 import torch
-from colored_sets import CATEGORIES, document, draw, opened, put, right, voc, xml
+from colored_sets import CATEGORIES, HEIGHT, WIDTH, document, draw, opened, put, right, voc, xml
 
 from resnets.config import DataSpec, DetectSpec, Preprocess
 from resnets.data.errors import DataError
 from resnets.data.preprocess import Preprocessor
 from resnets.data.split_names import role_within, split_role
 from resnets.detect.check import check_annotations
+from resnets.detect.masks import bounds_of, encode_masks
 from resnets.detect.sources import open_detection
 from resnets.detect.stream import DetectStream
 
@@ -411,3 +413,36 @@ def test_objects_without_an_outline_are_noted_and_serve_for_boxes(tmp_path):
     assert right(opened(tmp_path).train) == 6
     with pytest.raises(DataError, match="it has no outline"):
         open_detection(DataSpec(source=str(tmp_path)), DetectSpec(), "instances")
+
+
+@pytest.mark.parametrize("wrong", ["half", "exchanged", "none"])
+def test_outlines_that_do_not_agree_with_their_boxes_are_noted(tmp_path, wrong):
+    made = coco(tmp_path)
+    for entry in made["annotations"]:
+        if wrong == "half":
+            entry["segmentation"] = [[v / 2 for v in entry["segmentation"][0]]]
+        else:  # run lengths, of columns or, wrongly, of rows
+            left, top, width, height = entry["bbox"]
+            mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+            mask[top : top + height, left : left + width] = 1
+            runs = mask.reshape(-1) if wrong == "exchanged" else mask.T.reshape(-1)
+            edges = np.flatnonzero(np.diff(runs)) + 1
+            counts = np.diff([0, *edges, runs.size]).tolist()
+            entry["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
+    put(tmp_path / JSON, made)
+    report = check_annotations(str(tmp_path), "instances")
+    notes = [note for note in report.notes if "do not agree" in note]
+    assert len(notes) == (wrong != "none")
+    assert not notes or "4 of 4 outlines" in notes[0]
+    assert report.problems == []
+
+
+def test_the_box_around_run_lengths_is_that_of_their_pixels():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        mask = (rng.random((1, *rng.integers(1, 9, 2))) < rng.random() ** 2).astype(np.uint8)
+        rows, columns = np.nonzero(mask[0])
+        right_box = (0, 0, 0, 0)
+        if len(rows):
+            right_box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert bounds_of(encode_masks(mask)[0], mask.shape[1:]) == right_box

@@ -54,6 +54,29 @@ def to_run(outline: Segmentation, stored: tuple[int, int]) -> Run:
     return {**outline, "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
+def bounds_of(outline: Segmentation, stored: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The box (left, top, right, bottom) in px around a segmentation; zeros around an empty one."""
+    if isinstance(outline, dict):
+        return _run_bounds(outline["counts"], stored[0])
+    corners = np.concatenate([np.asarray(points, np.float64) for points in outline]).reshape(-1, 2)
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    return left, top, right, bottom
+
+
+def _run_bounds(counts: Any, height: int) -> tuple[float, float, float, float]:
+    """The box around checked run lengths of columns of `height` pixels; needs no pycocotools."""
+    ends = np.cumsum(counts if isinstance(counts, list) else _runs(counts))
+    stops = ends[1::2]
+    starts = ends[::2][: len(stops)]
+    starts, stops = starts[stops > starts], stops[stops > starts]
+    if not len(starts):
+        return 0.0, 0.0, 0.0, 0.0
+    first, last = starts // height, (stops - 1) // height
+    top = np.where(first == last, starts % height, 0).min()
+    bottom = np.where(first == last, (stops - 1) % height + 1, height).max()
+    return float(first.min()), float(top), float(last.max() + 1), float(bottom)
+
+
 def encode_masks(masks: NDArray[Any]) -> list[Run]:
     """Compressed run lengths of masks (N, H, W) of 0 and 1."""
     return [_api().encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]

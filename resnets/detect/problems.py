@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from resnets.data.errors import DataError
+from resnets.detect.agreement import outline_notes
 from resnets.detect.box_form import FORM, form_problems, mark_form
 from resnets.detect.image_sizes import Frame, StoredSize, read_sizes, stated_frame
 from resnets.detect.masks import MaskError, check_segmentation
@@ -93,7 +94,7 @@ def check_part(
                 kept.append(clipped(each, picture))
         if kept or not any(flaw.kind == FORM for each in picture.objects for flaw in each.flaws):
             pictures.append(replace(picture, objects=tuple(kept)))  # else not without objects
-    return Checked(pictures, problems, part.notes)
+    return Checked(pictures, problems, (*part.notes, *outline_notes(pictures)))
 
 
 def mark_shares(part: RawPart) -> RawPart:
