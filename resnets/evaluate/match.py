@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import logging
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -230,6 +231,13 @@ def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tenso
             parts.append(f"did you mean {guess[0]}?")
         parts.append(f"the network's {len(theirs):,} are {_shown(theirs)}")
         raise DataError(f"{source}: {'; '.join(parts)}; leave them out or rename them")
+    if ours == theirs:
+        return torch.arange(len(ours))
+    if twice := sorted(set(ours) & {name for name, count in Counter(theirs).items() if count > 1}):
+        raise DataError(
+            f"{source}: the network has several classes called {_shown(twice)}, so the data's may"
+            " be either; call them by their WordNet ids or numbers, or leave them out"
+        )
     where = {name: index for index, name in enumerate(theirs)}
     return torch.tensor([where[name] for name in ours])
 
