@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from digit_sets import digit_files
+from PIL import Image
 
 import resnets
 from resnets import job
@@ -106,6 +107,87 @@ def test_changed_contents_are_counted_by_split(tmp_path: Path) -> None:
         "val": 1,
         "test": 1,
     }
+
+
+def reencode(tree: Path, suffix: str) -> None:
+    """The images under the same names with another suffix, and so with other bytes."""
+    for path in sorted(tree.rglob("*.png")):
+        Image.open(path).save(path.with_suffix(suffix), lossless=True)
+        path.unlink()
+
+
+def test_images_that_were_encoded_anew_keep_their_split(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "set")
+    first = opened(tree)
+    reencode(tree, ".webp")
+    (tree / "digit0" / "new.png").write_bytes(digit_files(40, 3)[-3][0])
+    second = opened(tree, first.fingerprint)
+    for before, after in zip(shares(first), shares(second), strict=True):
+        assert {path.removesuffix(".png") for path in before} <= {
+            path.rpartition(".")[0] for path in after
+        }
+    count = second.changes.counts
+    assert sum(each["changed"] for each in count.values()) == 36
+    assert sum(each["added"] for each in count.values()) == 1
+    assert sum(each["removed"] for each in count.values()) == 0
+
+
+def test_a_name_beside_one_that_is_left_is_a_new_image(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "set")
+    first = opened(tree)
+    path = min(tree.rglob("*.png"))
+    Image.open(path).rotate(90).save(path.with_suffix(".bmp"))
+    second = opened(tree, first.fingerprint)
+    count = second.changes.counts
+    assert sum(each["added"] for each in count.values()) == 1
+    assert sum(each["changed"] for each in count.values()) == 0
+
+
+def test_a_set_of_which_nothing_is_recognized_is_refused(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "set")
+    first = opened(tree)
+    shutil.rmtree(tree)
+    for number, path in enumerate(sorted(write_tree(tree, 20, 12).rglob("*.png"))):
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
+        path.rename(path.with_name(f"other-{number}.png"))
+    with pytest.raises(DataError, match="recognized"):
+        opened(tree, first.fingerprint)
+    with pytest.raises(DataError, match="recognized"):
+        open_split(net_of(first.fingerprint, tree), None, "test")
+
+
+def test_images_that_moved_to_another_class_are_counted(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "set")
+    first = opened(tree)
+    (tree / "digit0").rename(tree / "swap")
+    (tree / "digit1").rename(tree / "digit0")
+    (tree / "swap").rename(tree / "digit1")
+    second = opened(tree, first.fingerprint)
+    images = sum(len(list((tree / f"digit{label}").iterdir())) for label in (0, 1))
+    assert sum(each["relabelled"] for each in second.changes.counts.values()) == images
+    split = open_split(net_of(first.fingerprint, tree), None, "test")
+    assert "relabelled" in split.description
+    assert not opened(tree, first.fingerprint.merged(second.fingerprint)).changes  # seen since
+
+
+def test_parts_that_exchanged_their_names(tmp_path: Path) -> None:
+    tree = tmp_path / "set"
+    for name, start in (("train", 0), ("test", 12)):
+        write_tree(tree / name, start)
+    first = opened(tree, val_fraction=0.0)
+    (tree / "train").rename(tree / "swap")
+    (tree / "test").rename(tree / "train")
+    (tree / "swap").rename(tree / "test")
+    known, spec = first.fingerprint, replace(FILES, source=str(tree), val_fraction=0.0)
+    with pytest.raises(DataError, match="all of its 36 images were trained on"):
+        open_data(spec, known)
+    (tree / "test" / "digit0" / "new.png").write_bytes(digit_files(80, 3)[-3][0])
+    with pytest.raises(DataError, match="no training images are left"):
+        open_data(spec, known, training=True)
+    splits = open_data(spec, known)
+    assert paths(splits.test()) == {"digit0/new.png"}
+    with pytest.raises(DataError, match="no training images are left"):
+        _ = splits.train
 
 
 def test_images_between_parts_of_their_own(tmp_path: Path) -> None:

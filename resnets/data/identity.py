@@ -30,10 +30,20 @@ FULL = 2.0**64
 
 @dataclass(frozen=True, eq=False)
 class Identity:
-    """ids: (N,) uint64, a hash of each image's identity. kind: what it was taken from."""
+    """ids: (N,) uint64, a hash of each image's identity. kind: what it was taken from.
+
+    stems: the same without the suffix, by which images are known that were encoded anew and named
+    after it; 0 where the identity is no path.
+    """
 
     ids: Keys
     kind: str
+    stems: Keys
+
+    @classmethod
+    def without_stems(cls, ids: Keys, kind: str) -> Identity:
+        """Of images whose identity is no path."""
+        return cls(ids, kind, np.zeros(len(ids), np.uint64))
 
 
 @runtime_checkable
@@ -52,6 +62,11 @@ def hash_names(names: Sequence[str]) -> Keys:
         return hashlib.blake2b(data, digest_size=8).digest()
 
     return np.frombuffer(b"".join(map(digest, names)), "<u8").astype(np.uint64)
+
+
+def hash_stems(names: Sequence[str]) -> Keys:
+    """The same of the names without their suffixes, "cat/1.jpg" as "cat/1"; never 0."""
+    return np.maximum(hash_names([posixpath.splitext(name)[0] for name in names]), np.uint64(1))
 
 
 def below_classes(paths: Sequence[str]) -> list[str]:
@@ -73,9 +88,11 @@ def below_classes(paths: Sequence[str]) -> list[str]:
 def identify(part: Part, content: Keys | None) -> Identity:
     """The identities of a part's images. `content`: their keys, where they are known."""
     if isinstance(part, FilePart) and part.ids is not None:
-        return Identity(part.ids, "path")
+        if part.stems is None:
+            return Identity.without_stems(part.ids, "path")
+        return Identity(part.ids, "path", part.stems)
     if part.files is None:
-        return Identity(pixel_keys(part), "pixels")
+        return Identity.without_stems(pixel_keys(part), "pixels")
     return identify_files(part.files, content)
 
 
@@ -83,10 +100,13 @@ def identify_files(files: Files, content: Keys | None) -> Identity:
     """The identities of files by their stored names, else by content, else by row."""
     named = _stored_names(files)
     if named is not None and len(set(named[0])) == len(named[0]):
-        return Identity(hash_names(named[0]), named[1])
+        names, kind = named
+        if kind == "path":
+            return Identity(hash_names(names), kind, hash_stems(names))
+        return Identity.without_stems(hash_names(names), kind)
     if content is not None and content.all():
-        return Identity(content, "content")
-    return Identity(hash_names([str(row) for row in range(len(files))]), "row")
+        return Identity.without_stems(content, "content")
+    return Identity.without_stems(hash_names([str(row) for row in range(len(files))]), "row")
 
 
 def _stored_names(files: Files) -> tuple[Sequence[str], str] | None:

@@ -67,7 +67,7 @@ class FilePart:
 
     ids: (N,) their identities, where those are not their paths below the class folders
     (`data.identity`). content: (N,) their content keys (`data.content`), where the source states
-    them.
+    them. stems: (N,) as ids, of the paths without suffix.
     """
 
     title: str
@@ -75,6 +75,7 @@ class FilePart:
     labels: Rows
     ids: NDArray[np.uint64] | None = None
     content: NDArray[np.uint64] | None = None
+    stems: NDArray[np.uint64] | None = None
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool

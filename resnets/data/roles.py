@@ -9,15 +9,18 @@ from functools import cached_property
 import numpy as np
 
 from resnets.config import DataSpec
-from resnets.data.content import Keys, content_keys
+from resnets.data.content import content_keys
 from resnets.data.errors import DataError
 from resnets.data.fingerprint import (
+    FEW,
     NEW,
     TEST,
     TRAIN,
     VAL,
     Changes,
     Fingerprint,
+    Keyed,
+    label_keys,
     rows_by_role,
     salted,
 )
@@ -50,7 +53,7 @@ def held_out_rows(
         return by_rank(part.labels, val_fraction=val, test_fraction=test, seed=spec.split_seed)
     if not val and not test:
         return np.arange(len(part.labels)), _none(), _none()
-    keyed = keys() if keys else _keyed(part, TRAIN)
+    keyed = keys() if keys else _keyed(part, TRAIN, source.classes)
     return hold_out(
         part.labels,
         keyed.ids,
@@ -59,14 +62,6 @@ def held_out_rows(
         seed=spec.split_seed,
         content=keyed.content,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Keyed:
-    """Ids and content keys of all images of a part; content 0 = not known."""
-
-    ids: Keys
-    content: Keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +108,20 @@ class Roles:
         keys = self._keys_of(TRAIN)
         return self.known.is_of(keys.ids, keys.content)
 
+    def check_recognized(self) -> None:
+        """DataError where nearly nothing of the set is what the run knows under this name."""
+        if self.known is None or not len(self.known):
+            return
+        share, found = self.known.recognized(self._keys_of(TRAIN))
+        if share < FEW:
+            raise DataError(
+                f"{self.spec.source}: of {len(self.known):,} images that the run knows {found:,}"
+                " are recognized in it, so what was trained on cannot be told from what was held"
+                " out; restore the set that the run was trained on, begin a run for this one, or,"
+                " to measure on it as on another set, move it to another path and name that with"
+                " --data"
+            )
+
     def _own_part(self, role: int) -> Part | None:
         """The part that the source has for a held-out role."""
         if role not in self._own:
@@ -124,7 +133,7 @@ class Roles:
         part = self._own_part(role)
         place = TRAIN if part is None else role
         if place not in self._keys:
-            self._keys[place] = _keyed(part or self.source.train, place)
+            self._keys[place] = _keyed(part or self.source.train, place, self.source.classes)
         return self._keys[place]
 
     @cached_property
@@ -136,7 +145,7 @@ class Roles:
         keys = self._keys_of(TRAIN)
         side = np.zeros(len(keys.ids), np.int64)
         side[rows[VAL]], side[rows[TEST]] = VAL, TEST
-        before = self.known.roles_of(keys.ids, keys.content)
+        before = self.known.roles_of(keys)
         return rows_by_role(np.where(before == NEW, side, before))
 
     def share(self, role: int) -> Share | None:
@@ -170,6 +179,8 @@ class Roles:
             rows = self._without_trained(self.known, part, kept, role)
             if len(rows) < len(kept):
                 notes.append(f"{len(kept) - len(rows):,} left out that were trained on")
+            if self.other and (role != TRAIN or self.whole):
+                notes.append(self._compared(role, rows))
             notes += self._copies(self.known, rows, role)
         if len(rows) == 0:
             raise DataError(
@@ -185,7 +196,20 @@ class Roles:
             return rows[~known.trained(keys.content[rows])]
         if self.other or part is self.source.train:  # placed by what is known already
             return rows
-        return rows[known.roles_of(keys.ids[rows], keys.content[rows]) != TRAIN]
+        return rows[known.roles_of(keys)[rows] != TRAIN]
+
+    def _compared(self, role: int, rows: Rows) -> str:
+        """How the images of another set were compared with those that were trained on."""
+        assert self.known is not None
+        keys = self._keys_of(role).take(rows)
+        if not keys.content.any() or not self.known.content.any():
+            return "not compared with training images, since contents were not read"
+        stems = np.sort(self.known.stems[(self.known.roles == TRAIN) & (self.known.stems != 0)])
+        alike = int(np.isin(keys.stems, stems).sum())
+        text = "only byte-identical copies of training images are recognized"
+        if alike:
+            text += f"; {alike:,} have the path of a training image, with other bytes"
+        return text
 
     def _copies(self, known: Fingerprint, rows: Rows, role: int) -> list[str]:
         """Notes on images that are in two splits, or were."""
@@ -299,7 +323,7 @@ class Roles:
             share = self.share(role)
             if share is not None:
                 keys = self._keys_of(role)
-                parts[role] = keys.ids[share.rows], keys.content[share.rows]
+                parts[role] = keys.take(share.rows)
         return Fingerprint.of(parts)
 
 
@@ -314,7 +338,10 @@ def choose_roles(
 ) -> Roles:
     """The roles of a source's images. `other`, `whole`: see `splits.open_data`."""
     roles = Roles(source, spec, known, by_rank=by_rank)
-    if not other or roles.is_known_set():
+    if not other:
+        roles.check_recognized()
+        return roles
+    if roles.is_known_set():
         return roles
     if whole:
         spec = replace(spec, val_fraction=0.0, test_fraction=0.0)
@@ -335,10 +362,13 @@ def _named(share: Share | None, place: int) -> str:
     return f"{share.part.title} image {row}".strip() if files is None else files.name(row)
 
 
-def _keyed(part: Part, role: int) -> Keyed:
+def _keyed(part: Part, role: int, classes: Sequence[str]) -> Keyed:
     content = content_keys(part)
-    ids = salted(identify(part, content).ids, role)
-    return Keyed(ids, np.zeros(len(ids), np.uint64) if content is None else content)
+    identity = identify(part, content)
+    stems = np.where(identity.stems == 0, 0, salted(identity.stems, role)).astype(np.uint64)
+    if content is None:
+        content = np.zeros(len(identity.ids), np.uint64)
+    return Keyed(salted(identity.ids, role), content, stems, label_keys(part.labels, classes))
 
 
 def _some(names: Sequence[str]) -> str:

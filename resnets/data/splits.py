@@ -17,7 +17,7 @@ from resnets.data.frames import frames_left_out
 from resnets.data.overlap import Overlap
 from resnets.data.parts import Rows, Source
 from resnets.data.pixel_values import Levels, measure_levels, said_of
-from resnets.data.roles import Roles, choose_roles
+from resnets.data.roles import Roles, Share, choose_roles
 from resnets.data.sources import find_source
 from resnets.data.split import Split, with_summary
 from resnets.data.summary import DataSummary, origin_of, summarize
@@ -30,6 +30,8 @@ log = logging.getLogger("resnets")
 class Splits:
     """A set, split. `test()` opens the test images, and nothing else does; None without any.
 
+    for_training: the training images; None where all of them were held out before, which only a
+    set that was opened to be measured on may have.
     summary: what was understood of the set; each split has it too.
     fingerprint: what a run remembers of them; None where the set was not opened for training.
     changes: how the set differs from the one that the run knew; None where it was not compared.
@@ -39,7 +41,7 @@ class Splits:
     checked: what `resnets data check` found before, where the set was opened for training.
     """
 
-    train: Split
+    for_training: Split | None
     val: Split | None
     classes: tuple[str, ...]
     name: str
@@ -51,6 +53,20 @@ class Splits:
     recognized: bool = True
     value_range: Levels | None = None
     checked: KnownLeaks | None = None
+
+    @property
+    def train(self) -> Split:
+        """The training images; DataError where there are none."""
+        if self.for_training is None:
+            raise _none_left(self.name)
+        return self.for_training
+
+
+def _none_left(name: str) -> DataError:
+    return DataError(
+        f"{name}: no training images are left; those in its training part were all held out before"
+        " (parts that exchanged their names?) or are in quarantine"
+    )
 
 
 def open_data(
@@ -87,12 +103,12 @@ def open_data(
         for line in roles.shortfalls():
             log.warning("%s: %s", spec.source, line)
     share = roles.share(TRAIN)
-    if share is None:
-        raise DataError(f"{spec.source}: no training images are left")
+    if share is None and training:
+        raise _none_left(spec.source)
     levels = spec.value_range or source.value_range
-    if levels is None and share.part.files is not None:
+    if levels is None and share is not None and share.part.files is not None:
         levels = measure_levels(share.part.files, share.rows)
-    if share.part.files is not None:
+    if share is not None and share.part.files is not None:
         warnings = (*warnings, *frames_left_out(share.part.files, share.rows))
 
     changes = roles.changes() if known is not None and not roles.other else None
@@ -102,10 +118,8 @@ def open_data(
         split = _open(roles, role, replace(spec, value_range=levels))
         return None if split is None else with_summary(split, summary)
 
-    train = opened(TRAIN)
-    assert train is not None
     return Splits(
-        train,
+        opened(TRAIN),
         opened(VAL),
         source.classes,
         source.name,
@@ -125,8 +139,7 @@ def _summary(
 ) -> DataSummary:
     """What was understood: which images have which role, and how they came to it."""
     source, spec, out = roles.source, roles.spec, LeftOut()
-    train = roles.share(TRAIN)
-    assert train is not None
+    train = roles.share(TRAIN) or Share(source.train, np.empty(0, np.int64))
     shares: dict[str, tuple[Rows | None, str]] = {"train": (train.rows, origin_of(train.part))}
     quarantined = train.quarantined
     means = "rank" if spec.split_rule == "rank" else "identity"

@@ -17,7 +17,7 @@ from resnets.data.content import affordable, file_keys
 from resnets.data.errors import DataError
 from resnets.data.fetch import fetch_voc
 from resnets.data.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
-from resnets.data.identity import hash_names
+from resnets.data.identity import hash_names, hash_stems
 from resnets.data.overlap import Overlap
 from resnets.data.parts import FilePart, Rows, Source
 from resnets.data.quarantine import Quarantine
@@ -112,7 +112,8 @@ def open_detection(
         files, ids = source.store.take(paths), hash_names(paths)
         # A path is in the store once: where contents are not compared, paths tell equal images.
         content = file_keys(files) if needs_keys and affordable(files) else ids
-        return FilePart(titles, files, np.zeros(len(paths), np.int64), ids, content)
+        labels = np.zeros(len(paths), np.int64)
+        return FilePart(titles, files, labels, ids, content, hash_stems(paths))
 
     def test_part() -> FilePart:
         found = opener.part(sets.test)

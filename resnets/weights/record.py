@@ -1,6 +1,6 @@
 """Where a run keeps its record of images (`data.fingerprint`): in its checkpoints, or beside them.
 
-Small records are in each checkpoint. Those of large sets, 17 bytes an image, are one file beside
+Small records are in each checkpoint. Those of large sets, 29 bytes an image, are one file beside
 the checkpoints, which name it and its hash.
 """
 
