@@ -372,3 +372,42 @@ def test_voc_copies_with_the_filename_of_their_original_are_of_their_own_image(t
         draw(tmp_path / f"flip_{number}.png", number)
         put(tmp_path / f"flip_{number}.xml", xml(number, stale))
     assert right(opened(tmp_path).train) == 3
+
+
+@pytest.mark.parametrize("deep", ["", "/batch1"])
+def test_annotations_of_a_folder_are_of_the_images_in_the_folder_called_like_it(tmp_path, deep):
+    for site in ("siteA", "siteB"):
+        for number in range(3):
+            draw(tmp_path / f"images/{site}{deep}/{number}.png", number + 3 * (site == "siteB"))
+    for number in range(3):
+        put(tmp_path / f"json/siteB{deep}/{number}.json", labelme(number + 3, f"{number}.png"))
+    (tmp_path / f"images/siteB{deep}/0.png").unlink()
+    if not deep:
+        with pytest.raises(DataError, match=r"0\.png: its image is missing"):
+            opened(tmp_path)
+        assert right(opened(tmp_path, skip_bad=True).train) == 2
+    (tmp_path / f"images/siteA{deep}/0.png").unlink()
+    assert check_annotations(str(tmp_path), "detect").by_kind["missing image"] == 1
+
+
+def test_bare_names_from_several_folders_are_noted(tmp_path):
+    for number in range(4):
+        draw(tmp_path / f"images/cam{number % 2}/{number}.png", number)
+    put(tmp_path / "annotations/export.json", document({n: f"{n}.png" for n in range(4)}))
+    notes = check_annotations(str(tmp_path), "detect").notes
+    assert any("2 from images/cam0/" in note for note in notes)
+
+
+@pytest.mark.parametrize("folder", ["drawn", "predictions_1", "visualized/old"])
+def test_json_in_a_folder_of_drawings_is_no_annotation(tmp_path, folder):
+    voc(tmp_path)
+    made = document({n: f"p{n}.jpg" for n in range(6)})
+    for entry in made["annotations"]:
+        entry["bbox"] = [1, 1, 5, 5]
+    put(tmp_path / folder / "detections.json", made)
+    assert right(opened(tmp_path).train) == 6
+    assert any("drawings" in note for note in check_annotations(str(tmp_path), "detect").notes)
+    for path in (tmp_path / "Annotations").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="drawings"):
+        opened(tmp_path)

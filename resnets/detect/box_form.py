@@ -74,7 +74,7 @@ def form_problems(pictures: Iterable[RawPicture]) -> list[Problem]:
                     first.setdefault(flaw.said, picture.where)
                     count[flaw.said] = count.get(flaw.said, 0) + 1
     return [
-        Problem(where, "", FORM, f"{said}; all {count[said]:,} objects of the set are left out")
+        Problem(where, "", FORM, f"{said}; {count[said]:,} objects are left out")
         for said, where in first.items()
     ]
 

@@ -19,7 +19,14 @@ from resnets.data.errors import DataError
 from resnets.data.split_names import role_within
 from resnets.detect.box_form import swapped, with_form
 from resnets.detect.documents import parse_json
-from resnets.detect.image_index import ImageIndex, Match, Stated, renamed_folders
+from resnets.detect.image_index import (
+    ImageIndex,
+    Match,
+    Stated,
+    bare_folders,
+    is_drawn,
+    renamed_folders,
+)
 from resnets.detect.records import (
     ID_TWICE,
     Flaw,
@@ -55,9 +62,10 @@ def find_coco(store: Store) -> dict[str, str]:
     """Image set -> JSON file that describes it; empty where the store has no COCO JSON.
 
     Sets of one name in several folders are told apart by them ("cam1:train"). Captions, key points
-    and panoptic maps beside instances_*.json are of the same images, and not looked at.
+    and panoptic maps beside instances_*.json are of the same images, and not looked at; nor are
+    files in folders of drawings (`drawn_coco`).
     """
-    files = store.below("", ".json")
+    files = [path for path in store.below("", ".json") if not is_drawn(path)]
     official = {_folder(path) for path in files if _is_official(path)}
     found = []
     for path in files:
@@ -69,8 +77,19 @@ def find_coco(store: Store) -> dict[str, str]:
     return _titled(found)
 
 
+def drawn_coco(store: Store) -> list[str]:
+    """COCO JSON in folders of drawings and predictions, which is no annotation."""
+    return [
+        path
+        for path in store.below("", ".json")
+        if is_drawn(path) and _looks_like_coco(store.read(path), store.called(path))
+    ]
+
+
 def why_no_coco(store: Store) -> str:
     """Why the first JSON that is damaged, or has some of COCO's lists, is none; "" without any."""
+    if drawn := drawn_coco(store):
+        return f"{store.called(drawn[0])}: lies in a folder of drawings or predictions; move it"
     for path in store.below("", ".json"):
         try:
             document = parse_json(store.read(path), store.called(path))
@@ -286,7 +305,8 @@ def _part(
     for image, mine in objects.items():
         objects[image] = list(with_form(mine, form))
     matches = find(entries)
-    notes += [f"{where}: {note}" for note in renamed_folders(matches)]
+    understood = (*renamed_folders(matches), *bare_folders(entries, matches))
+    notes += [f"{where}: {note}" for note in understood]
     problems, pictures = [], []
     for entry, image, match in zip(document["images"], ids, matches, strict=True):
         item = _called(entry) or f"image {entry.get('id')!r}"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from resnets.detect.coco import find_coco, open_coco
+from resnets.detect.coco import drawn_coco, find_coco, open_coco
 from resnets.detect.cvat import find_cvat, open_cvat
 from resnets.detect.labelme import find_labelme, open_labelme
 from resnets.detect.records import RawSource
@@ -77,6 +77,9 @@ def open_offer(store: Store, found: list[Offer], name: str, masks: bool) -> RawS
     """The set in the first of `found`; a note says which others are not read."""
     first, *others = found
     source = first.format.open(store, first.found, name, masks)
+    if drawn := drawn_coco(store):
+        note = f"{drawn[0]} lies in a folder of drawings or predictions; it is not read"
+        source = replace(source, notes=(note, *source.notes))
     if not others:
         return source
     listed = ", ".join(f"{each.format.name} (detect.format={each.format.key})" for each in others)

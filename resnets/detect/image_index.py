@@ -37,6 +37,12 @@ _NOT_IMAGES = re.compile(
     rf"(?:{_KINDS})(?:[_\- ].*)?|.*[_\- ](?:{_KINDS})|segmentation(?:class|object).*", re.IGNORECASE
 )
 
+_DRAWN = re.compile(
+    r"(?:drawn|drawings?|overlays?|vis|viz|visuali[sz]ations?|visuali[sz]ed|previews?"
+    r"|predict(?:ed|ions?)?\d*|preds?)(?:[_\- ].*)?",
+    re.IGNORECASE,
+)
+
 Parts = tuple[str, ...]
 
 
@@ -209,8 +215,23 @@ class ImageIndex:
         for (folder, title), names in groups.items():
             found = [self._holding(name) for name in names]
             usable = [images for images, _ in found if images] or [others for _, others in found]
-            homes[folder, title] = _around(folder, usable) or titled[title]
+            homes[folder, title] = (
+                _around(folder, usable) or titled[title] or self._mirrored(folder, usable)
+            )
         return homes
+
+    def _mirrored(self, folder: str, holding: Sequence[Sequence[str]]) -> str | None:
+        """The one folder of images that shares the longest end with that of the annotations.
+
+        "images/siteB" of "json/siteB". Among those that hold an image of the annotations; where
+        none of these shares anything, nothing is known.
+        """
+        own = _parts(folder)
+        candidates = {each for folders in holding for each in folders}
+        ranks = {each: common_end(own, self._folders[each].parts) for each in candidates}
+        best = max(ranks.values(), default=0)
+        nearest = [each for each, rank in ranks.items() if rank == best]
+        return nearest[0] if best and len(nearest) == 1 else None
 
     def _holding(self, name: str) -> tuple[list[str], list[str]]:
         """Sorted folders of images, and of masks and the like, that hold a file of this name."""
@@ -394,9 +415,30 @@ def renamed_folders(matches: Iterable[Match]) -> list[str]:
     ]
 
 
+def bare_folders(entries: Sequence[Stated], matches: Sequence[Match]) -> list[str]:
+    """What to note where bare file names are found in several folders, or far from their file.
+
+    An image of that name may be lost in one folder, and another of the same name lie elsewhere.
+    """
+    folders = Counter(
+        posixpath.dirname(match.path) or "."
+        for entry, match in zip(entries, matches, strict=True)
+        if match.path is not None and "/" not in _plain(entry.names[0])
+    )
+    if len(folders) < 2:
+        return []
+    listed = ", ".join(f"{count:,} from {folder}/" for folder, count in folders.most_common(5))
+    return [f"images stated without a folder are taken from {len(folders)} folders: {listed}"]
+
+
 def image_folder(path: str) -> bool:
     """Whether the folder of `path` is one of images, not of masks, drawings or thumbnails."""
     return not _holds_no_images(posixpath.dirname(path))
+
+
+def is_drawn(path: str) -> bool:
+    """Whether a file lies in a folder of drawings or predictions, not of annotations."""
+    return any(_DRAWN.fullmatch(part) for part in _parts(posixpath.dirname(path)))
 
 
 def _group(entry: Stated) -> tuple[str, str]:

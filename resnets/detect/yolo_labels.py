@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnets.data.errors import DataError
+from resnets.detect.box_form import FORM
 from resnets.detect.documents import decode_text
 from resnets.detect.image_sizes import StoredSize, read_sizes
 from resnets.detect.records import Flaw, Problem, RawObject, RawPart, RawPicture
@@ -139,14 +140,14 @@ def _doubtful(pictures: Sequence[RawPicture], forms: _Forms) -> list[RawPicture]
             "has 6 values, and in some such lines the sixth is no confidence (0..1); boxes that are"
             " turned or have a track are not read"
         )
-        flaws |= dict.fromkeys(forms.sixth, Flaw("box form", said))
+        flaws |= dict.fromkeys(forms.sixth, Flaw(FORM, said))
     pairs = list(forms.seven.values())
     if any(all(pair[place].is_integer() for pair in pairs) for place in (0, 1)):
         said = (
             "has 7 values, a whole number in all such lines: a triangle, or a box with a confidence"
             " and a track"
         )
-        flaws |= dict.fromkeys(forms.seven, Flaw("box form", said))
+        flaws |= dict.fromkeys(forms.seven, Flaw(FORM, said))
     if not flaws:
         return list(pictures)
     return [
