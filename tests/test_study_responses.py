@@ -172,7 +172,7 @@ def test_other_classes_are_refused(runs, tmp_path):
         folder = tmp_path / "data" / ("cat", "dog")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("L", (16, 16), index).save(folder / f"{index}.png")
-    with pytest.raises(DataError, match="classes are not the net's"):
+    with pytest.raises(DataError, match="knows none of its classes"):
         responses_study(
             [runs["cifar-resnet8"]],
             data=str(tmp_path / "data"),
