@@ -137,8 +137,9 @@ def go_through(capfd, caplog, place: Path, count: int) -> None:
     code, out, err = call(capfd, "evaluate", run, "--data", tree.again, "--json", *DEVICE)
     result = json.loads(out)
     assert code == 1
-    assert result["examples"] + len(result["unreadable"]) == len(tree.files)
-    are_named(named(result["unreadable"], tree.again), tree)
+    # The same set at another place: the share that the run held out is measured, and no more.
+    assert 0 < result["examples"] + len(result["unreadable"]) < 0.3 * len(tree.files)
+    assert named(result["unreadable"], tree.again) <= tree.broken
 
     code, out, err = call(capfd, "predict", run, tree.root, "--json", *DEVICE)
     entries = json.loads(out)
