@@ -209,13 +209,8 @@ def _by_folders(
         if not split.flat:
             parts[split.role or "train"] = _part(split, classes, listing, where, notes)
             continue
-        found = flat(split)
-        if found is not None and not _fits(found, classes, split):
-            layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
-            notes.append(f"{found.file} names none of the classes: {split.title}/ has no labels")
-        elif found is not None:
-            parts[split.role or "train"] = _numbered(split, found, classes, listing)
-            notes.append(_said(split, found))
+        if (part := _labelled(split, flat(split), classes, listing, layout, notes)) is not None:
+            parts[split.role or "train"] = part
     source = by_role(name, classes, parts, where)
     source = replace(
         source,
@@ -274,13 +269,8 @@ def _all_flat(
             raise DataError(
                 f"{where}: {split.title}/ has class folders, but {training.title}/ has none"
             )
-        found = flat(split)
-        if found is not None and not _fits(found, classes, split):
-            layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
-            notes.append(f"{found.file} names none of the classes: {split.title}/ has no labels")
-        elif found is not None:
-            parts[split.role or "train"] = _numbered(split, found, classes, listing)
-            notes.append(_said(split, found))
+        if (part := _labelled(split, flat(split), classes, listing, layout, notes)) is not None:
+            parts[split.role or "train"] = part
     source = by_role(name, classes, parts, where)
     left_out = left_out_of(layout, listing)
     notes = [*layout.notes, *notes]
@@ -351,6 +341,25 @@ def _fits(found: FlatLabels, classes: Sequence[str], split: SplitRows) -> bool:
 def _said(split: SplitRows, found: FlatLabels) -> str:
     columns = f" ({found.said})" if found.said else ""
     return f"labels of {split.title or 'the images'} from {found.file}{columns}"
+
+
+def _labelled(
+    split: SplitRows,
+    found: FlatLabels | None,
+    classes: tuple[str, ...],
+    listing: Listing,
+    layout: Layout,
+    notes: list[str],
+) -> FilePart | None:
+    """A flat split with the labels `found` for it; None where there are none, which is noted."""
+    if found is None:
+        return None
+    if not _fits(found, classes, split):
+        layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
+        notes.append(f"{found.file} names none of the classes: {split.title}/ has no labels")
+        return None
+    notes.append(_said(split, found))
+    return _numbered(split, found, classes, listing)
 
 
 def _numbered(
