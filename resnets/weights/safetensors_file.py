@@ -18,10 +18,14 @@ LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a file; SafetensorError and OSError as of the library."""
+    """The metadata and the tensors of a file, by name; SafetensorError and OSError as the library.
+
+    The library returns tensors in the order of a hash map, another one in every call.
+    """
     data = path.read_bytes()
     tensors = safetensors.torch.load(data)  # checks the header, and copies
-    return _metadata(data[8 : 8 + int.from_bytes(data[:8], "little")]), tensors
+    metadata = _metadata(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return metadata, dict(sorted(tensors.items()))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
