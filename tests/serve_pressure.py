@@ -83,14 +83,17 @@ def _drain(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def server(folder: Path, *options: str) -> Iterator[tuple[str, int, int]]:
-    """Host, port and process id of `resnets serve` with a small net."""
+def server(
+    folder: Path, *options: str, models: tuple[str, ...] = ()
+) -> Iterator[tuple[str, int, int]]:
+    """Host, port and process id of `resnets serve` with a small net, and `models` beside it."""
     command = [
         sys.executable,
         "-m",
         "resnets",
         "serve",
         save_classifier(folder / "net.safetensors"),
+        *models,
     ]
     command += ["--port", "0", "--backend", "torch", "--device", "cpu", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -9,6 +9,7 @@ from serving import Running, picture, running, save_classifier
 
 from resnets.cli.main import main
 from resnets.deploy.serve_models import fingerprint
+from resnets.deploy.serve_registry import Registry
 from resnets.weights import store_url
 
 
@@ -30,6 +31,35 @@ def test_an_explanation_is_never_that_of_another_net(tmp_path: Path):
         served.client.post("/admin/reload")
         assert ask(served).json()["predictions"] != first
         assert ask(served, "/explain").status_code == 200
+
+
+def test_no_explanation_while_the_file_cannot_be_read(tmp_path: Path):
+    path = Path(save_classifier(tmp_path / "net.safetensors"))
+    with running(f"net={path}") as served:
+        content = path.read_bytes()
+        for spoil in (lambda: path.write_bytes(content[:-9]), path.unlink, path.mkdir):
+            spoil()
+            assert ask(served, "/explain").status_code == 409
+        path.rmdir()
+        path.write_bytes(content)
+        assert ask(served, "/explain").status_code == 200
+
+
+def test_a_model_that_cannot_be_reloaded_does_not_keep_the_others(tmp_path: Path, monkeypatch):
+    first, second = (Path(save_classifier(tmp_path / f"{name}.safetensors")) for name in "ab")
+    renewed = Registry._renewed
+
+    def out_of_memory(self, source, old):
+        if source.name == "a":
+            raise MemoryError("while a model is read")
+        return renewed(self, source, old)
+
+    with running(f"a={first}", f"b={second}", token="t") as served:
+        monkeypatch.setattr(Registry, "_renewed", out_of_memory)
+        save_classifier(second, seed=7)
+        kept, now = served.client.post("/admin/reload").json()["models"].values()
+        assert kept.startswith("kept")
+        assert now.startswith("now b@")
 
 
 def test_a_run_whose_weights_lie_elsewhere_is_known_by_them(tmp_path: Path):

@@ -113,7 +113,7 @@ class Classifier:
 
     def explainable(self, wanted: str | None) -> None:
         """Load the net in torch when it is first asked for. RefusalError for artefacts, which have
-        no gradients, for unknown classes, and where the file is no longer the one that is served.
+        no gradients, for unknown classes, and where the file is no longer what is served.
         """
         if wanted is not None and wanted not in self.classes:
             raise RefusalError(422, f"class {wanted!r}: this model does not know it")
@@ -124,10 +124,14 @@ class Classifier:
         with self._lock:
             if self._net is not None:
                 return
-            net = load_model(self.where, self.loading)
-            if fingerprint(self.where) != self.digest:
+            try:
+                net, digest = load_model(self.where, self.loading), fingerprint(self.where)
+            except (ValueError, OSError):  # the log of a reload says what is wrong with it
+                net, digest = None, ""
+            if digest != self.digest:
                 raise RefusalError(
-                    409, "explain: the model's file has changed since it was loaded; reload it"
+                    409, "explain: the model's file has changed since it was loaded, or cannot be read;"
+                    " reload it"
                 )
             self._net = net
 

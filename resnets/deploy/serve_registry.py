@@ -125,7 +125,7 @@ class Registry:
                 key = f"{source.name}@{old.version}"
                 try:
                     new = await asyncio.to_thread(self._renewed, source, old)
-                except (ValueError, OSError) as error:
+                except Exception as error:  # whatever it is, the others are reloaded
                     said[key] = f"kept: {' '.join(str(error).split())}"
                     log.error("reload", extra={"fields": {"model": key, "error": said[key]}})
                     continue
