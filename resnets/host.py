@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import functools
 import os
 import platform
+import shutil
+import stat
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -76,11 +81,32 @@ def processor_flags() -> str:
 def cache() -> Path:
     """The folder of what is made or fetched once for this user and machine.
 
-    $RESNETS_CACHE, else `resnets` in the user's cache: $XDG_CACHE_HOME, else ~/.cache.
+    $RESNETS_CACHE, else `resnets` in the user's cache: $XDG_CACHE_HOME, else ~/.cache. A user
+    without a home, as in containers, has one among the temporary files.
     """
-    if own := os.environ.get("RESNETS_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resnets"
+    try:
+        if own := os.environ.get("RESNETS_CACHE"):
+            return Path(own).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resnets"
+    except RuntimeError:  # pathlib's, where no home folder is known
+        return _temporary_cache()
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    """A folder that nobody else can write to: the same for all processes of this user, else one
+    that ends with this process."""
+    shared = Path(tempfile.gettempdir()) / f"resnets-{os.geteuid()}"
+    with contextlib.suppress(OSError):
+        with contextlib.suppress(FileExistsError):
+            shared.mkdir(mode=0o700)
+        found = shared.lstat()  # anybody may have made it, or a link
+        ours = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        if stat.S_ISDIR(found.st_mode) and ours:
+            return shared
+    private = tempfile.mkdtemp(prefix="resnets-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return Path(private)
 
 
 def keep_pages() -> bool:

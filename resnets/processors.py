@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from resnets.config.environment import environment_int
+
 ROOT = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self/cgroup")
 
@@ -21,7 +23,7 @@ def cores() -> int:
     found = affinity()
     if (limit := quota()) is not None:
         found = min(found, max(1, int(limit)))
-    return max(1, found // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, found // environment_int("LOCAL_WORLD_SIZE", 1))
 
 
 def affinity() -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from resnets.config import ConfigError, ToldError
+from resnets.config.environment import environment_int
 
 T = TypeVar("T")
 
@@ -146,18 +147,18 @@ def joined(device: str) -> Iterator[Rank]:
 
     The default group carries CPU tensors over gloo and, with GPUs, CUDA tensors over nccl.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = environment_int("WORLD_SIZE", 1)
     if count == 1:
         yield Rank()
         return
     cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(environment_int("LOCAL_RANK"))
     elif device not in ("auto", "cpu"):
         raise ConfigError(
             f"--device {device}: each of {count} processes takes its own; say auto, cpu or cuda"
         )
-    rank = Rank(int(os.environ["RANK"]), count)
+    rank = Rank(environment_int("RANK"), count)
     # torchrun keeps its store when it starts processes again, with the addresses of those that
     # died; without a prefix of their own the new ones may try to reach them.
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {count}"

@@ -1,5 +1,6 @@
 """Files that appear whole, and folders that one process at a time writes into."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resnets.config import ConfigError, hold_folder, new_folder, whole_file
+from resnets.config import ConfigError, hold_folder, hold_name, new_folder, whole_file
 from resnets.config.files import LOCK, hold_file
 
 
@@ -120,3 +121,59 @@ def test_waiting_for_a_lock(tmp_path):
     first, second = (hold_file(tmp_path / "lock", 0.1) for _ in range(2))
     with first, pytest.raises(BlockingIOError), second:
         pass
+
+
+def plant(place: Path, kind: str, victim: Path) -> None:
+    """Put at `place` what leads writers to the file `victim`, or what they would wait for."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    make = {"link": os.symlink, "hard link": os.link}.get(kind)
+    os.mkfifo(place) if make is None else make(victim, place)
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
+def test_nothing_is_written_through_what_lies_in_the_place_of_a_lock(tmp_path, kind):
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("mine")
+    plant(folder / LOCK, kind, victim)
+    plant(folder / ".file.tmp", kind, victim)
+    plant(folder / ".new.lock", kind, victim)
+    with hold_folder(folder), hold_name(folder / "new"), whole_file(folder / "file") as temporary:
+        temporary.write_text("ours")
+        assert str(os.getpid()) in (folder / LOCK).read_text()
+    assert victim.read_text() == "mine"
+    assert (folder / "file").read_text() == "ours"
+    assert os.listdir(folder) == ["file"]
+
+
+def test_a_link_at_the_place_of_a_file_is_replaced(tmp_path):
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("mine")
+    link.symlink_to(victim)
+    with whole_file(link) as temporary:
+        temporary.write_text("ours")
+    assert (victim.read_text(), link.read_text(), link.is_symlink()) == ("mine", "ours", False)
+
+
+def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path, kind in (
+        (tmp_path / "folder", IsADirectoryError),
+        (tmp_path / "none" / "file", FileNotFoundError),
+        (tmp_path / ("x" * 255), OSError),
+    ):
+        with pytest.raises(kind) as caught, whole_file(path):
+            raise AssertionError("nothing is computed for it")
+        assert caught.value.filename == str(path)
+    with pytest.raises(OSError, match="No space") as caught, whole_file(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "file")
+    with pytest.raises(OSError, match="y" * 255) as caught, hold_folder(tmp_path / ("y" * 256)):
+        pass
+    assert LOCK not in str(caught.value)
+
+
+def test_a_link_to_nothing_is_no_folder(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "none")
+    with pytest.raises(ConfigError), hold_folder(tmp_path / "link"):
+        pass
+    assert not (tmp_path / "none").exists()

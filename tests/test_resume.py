@@ -98,7 +98,9 @@ def test_sigkill_then_resume_is_bitwise_equal(uninterrupted, tmp_path, step):
     assert_same_end(uninterrupted, folder)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_asked_to_stop_saves_and_resumes(uninterrupted, tmp_path, number, code):
     folder = tmp_path / "run"
     process = start(*TRAIN, "--out", str(folder), program=HELD)

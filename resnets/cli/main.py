@@ -1,7 +1,7 @@
 """The `resnets` command: picks the subcommand, prints errors as one line, returns the exit code.
 
 0 done, 1 failed, 2 bad usage, 3 an artefact that did not prove itself (export), 130 stopped with
-Ctrl-C (and saved, where there was work to save).
+Ctrl-C (and saved, where there was work to save), 129 and 143 ended by SIGHUP or SIGTERM.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from resnets.cli.process import Ended, check_words, ended_by_signals, open_standard_streams
+
+NO_HOME = "Could not determine home directory."  # how pathlib says it
 COMMANDS = {
     "train": "train a net from a recipe, or go on with a stopped run",
     "evaluate": "measure a run or checkpoint on a data set",
@@ -29,6 +32,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):  # a terminal without our letters is no reason to fail
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -46,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
         return _fail(f"resnets: unknown command {name!r}; {hint}", 2)
-    return _run(name, words[1:])
+    with ended_by_signals():
+        return _run(name, words[1:])
 
 
 def _run(name: str, words: list[str]) -> int:
@@ -55,9 +60,10 @@ def _run(name: str, words: list[str]) -> int:
     from resnets.config import ConfigError, ToldError
 
     module = importlib.import_module(f"resnets.cli.{name}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the line says which of them speaks
-        name = f"{name}: rank {os.environ['RANK']}"
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # the line says which of them speaks
+        name = f"{name}: rank {os.environ.get('RANK', '?')}"
     try:
+        check_words(words)
         code = tyro.cli(module.command, prog=f"resnets {name}", args=words)
         return int(code or 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
@@ -71,6 +77,12 @@ def _run(name: str, words: list[str]) -> int:
         return _fail(f"resnets {name}: {_one_line(error)}", 1)
     except KeyboardInterrupt:
         return _fail(f"resnets {name}: stopped", 130)
+    except Ended as ended:
+        return _fail(f"resnets {name}: {ended}", ended.code)
+    except RuntimeError as error:
+        if str(error) != NO_HOME:
+            raise
+        return _fail(f"resnets {name}: a path begins with ~, but that user has no home folder", 2)
 
 
 def _one_line(error: Exception) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
+from resnets.cli.process import Ended
 from resnets.config import ConfigError
 from resnets.config.terminal import say
 
@@ -58,14 +57,10 @@ class Computing:
     calibrate: str | None
 
 
-class _Terminated(BaseException):
-    """SIGTERM came."""
-
-
 def predict(
     model: str, options: Bulk, *, top_k: int, computing: Computing, loading: LoadOptions
 ) -> int:
-    """Do all shards that are missing; 1 if any was given up, 130 or 143 when stopped."""
+    """Do all shards that are missing; 1 if any was given up, 130, 143 or 129 when stopped."""
     from resnets.weights.checkpoint import task_of
 
     if options.data is None or options.out is None:
@@ -79,7 +74,7 @@ def predict(
     from resnets.deploy.bulk_plan import held
 
     try:
-        with _sigterm(), held(options.out.absolute()):
+        with held(options.out.absolute()):
             from resnets.deploy.bulk import Wanted, begin
 
             wanted = Wanted(
@@ -103,27 +98,13 @@ def predict(
                 _say(f"finished before: {_whole(run)}")
                 return 0
             return _work(run)
-    except (KeyboardInterrupt, _Terminated) as stop:
+    except (KeyboardInterrupt, Ended) as stop:
         _say("stopped before any picture was computed")
         return _code(stop)
 
 
-@contextmanager
-def _sigterm() -> Iterator[None]:
-    """Have SIGTERM end the work as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _code(stop: BaseException) -> int:
-    return 130 if isinstance(stop, KeyboardInterrupt) else 143
+    return stop.code if isinstance(stop, Ended) else 130
 
 
 def _work(run: Run) -> int:
@@ -135,7 +116,7 @@ def _work(run: Run) -> int:
     stopped: BaseException | None = None
     try:
         _follow(run, given_up)
-    except (KeyboardInterrupt, _Terminated, WorkError) as stop:
+    except (KeyboardInterrupt, Ended, WorkError) as stop:
         stopped = stop
     if stopped is not None:
         why = stopped if isinstance(stopped, WorkError) else "stopped"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resnets.config import hold_folder, new_folder
+from resnets.config.environment import environment_int
 
 RUNS = Path("runs")
 
@@ -41,7 +41,7 @@ def results_folder(out: Path | None) -> Iterator[None]:
 
     Of several processes that torchrun started, the first one does.
     """
-    if out is None or int(os.environ.get("RANK", "0")) > 0:
+    if out is None or environment_int("RANK", 0) > 0:
         yield
         return
     with hold_folder(out):

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ LOCK = ".lock"
 # which takes a while on a busy machine.
 BRIEFLY = 2.0
 PATIENCE = 10.0  # seconds that `whole_file` waits for another process at the same file
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # What file systems without locks answer; there two processes are not kept apart.
 NO_LOCKS = {errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
@@ -35,17 +37,34 @@ def whole_file(path: Path) -> Iterator[Path]:
     writing the same file.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with hold_file(temporary, PATIENCE):
-        try:
-            yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+    with _naming(path, temporary):
+        if path.is_dir():  # said before anything is computed
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        with hold_file(temporary, PATIENCE):
+            try:
+                yield temporary
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+                sync_folder(path.parent)
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
+
+
+@contextmanager
+def _naming(path: Path, *hidden: Path) -> Iterator[None]:
+    """Have errors about the `hidden` files name `path`, and those of a full or read-only disk,
+    which come without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in {str(each) for each in hidden} or (
+            error.filename is None and error.errno in DISK
+        ):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -65,8 +84,9 @@ def hold_folder(folder: Path) -> Iterator[None]:
     Left again, a folder in which nothing was written is removed, and so are the folders around it
     that were made for it. Raises ConfigError that says who holds it, or that `folder` is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: is a file; give a folder")
+    if not folder.is_dir() and os.path.lexists(folder):
+        kind = "link to nothing" if not folder.exists() else "file"
+        raise ConfigError(f"{folder}: is a {kind}; give a folder")
     made = [folder, *(each for each in folder.parents if not each.exists())]
     with _held(folder / LOCK, folder):
         try:
@@ -120,14 +140,14 @@ def _held(lock: Path, what: Path) -> Iterator[None]:
             _make(lock.parent)
             with suppress(FileNotFoundError):  # its last holder has just removed the empty folder
                 try:
-                    held.enter_context(hold_file(lock, BRIEFLY))
+                    with _naming(what, lock):
+                        held.enter_context(hold_file(lock, BRIEFLY, note=json.dumps(_holder())))
                     break
                 except BlockingIOError:
                     raise BusyError(
                         f"{what}: {_describe(lock)} is writing {'into ' * what.is_dir()}it; wait"
                         " for it to end, or choose another place"
                     ) from None
-        lock.write_text(json.dumps(_holder()), encoding="utf-8")
         yield
 
 
@@ -157,16 +177,21 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def hold_file(path: Path, seconds: float | None = 0.0) -> Iterator[Path]:
+def hold_file(path: Path, seconds: float | None = 0.0, note: str = "") -> Iterator[Path]:
     """Make `path` and hold a lock on it; the system frees it when its holder dies.
 
-    seconds: how long to wait for another holder, None as long as it takes. Raises BlockingIOError.
+    A link or anything else than a file of this one name is removed first: written through it, a
+    lock or temporary file could overwrite any other file of the user. seconds: how long to wait for
+    another holder, None as long as it takes. note: what the file says then. Raises BlockingIOError.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _opened(path)
         try:
             if _locked(descriptor, path):
+                if note:
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, note.encode(), 0)
                 yield path
                 return
         finally:
@@ -174,6 +199,29 @@ def hold_file(path: Path, seconds: float | None = 0.0) -> Iterator[Path]:
         if deadline is not None and time.monotonic() >= deadline:
             raise BlockingIOError(errno.EAGAIN, "another process is writing it", str(path))
         time.sleep(0.05)
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of `path`, which is a file that no other name leads to."""
+    while True:
+        with suppress(FileNotFoundError):
+            found = os.lstat(path)
+            if not stat.S_ISDIR(found.st_mode) and not _is_plain(found):
+                os.unlink(path)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link again, made meanwhile
+                continue
+            raise
+        if _is_plain(os.fstat(descriptor)):
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_plain(found: os.stat_result) -> bool:
+    """Whether it is a file of at most one name (none: its holder has just removed it)."""
+    return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
 
 
 def _locked(descriptor: int, path: Path) -> bool:

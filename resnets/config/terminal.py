@@ -8,6 +8,7 @@ rich's, and importing this module makes the records of our own loggers printable
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from functools import cache
@@ -50,8 +51,15 @@ def escape(text: object) -> str:
 
 
 def say(text: object = "", *, error: bool = False) -> None:
-    """Print a line, or several, to stdout, or with `error` to stderr; flushed where it is."""
-    print(printable(text, keep="\n\t"), file=sys.stderr if error else sys.stdout, flush=error)
+    """Print a line, or several, to stdout; or with `error` one line to stderr, and flush it.
+
+    A line break in an error is part of a name: written as it is, what follows would look like a
+    line of ours.
+    """
+    if error:
+        print(printable(text, keep="\t"), file=sys.stderr, flush=True)  # noqa: T201
+    else:
+        print(printable(text, keep="\n\t"))  # noqa: T201
 
 
 class Console(rich.console.Console):
@@ -65,6 +73,18 @@ class Console(rich.console.Console):
 def console(file: IO[str] | None = None) -> Console:
     """A console for tables on stdout (or `file`); lines that are piped do not fold."""
     return Console(file=file, width=None if (file or sys.stdout).isatty() else 1000)
+
+
+def leave_terminal() -> None:
+    """Send what is printed from now on nowhere where its terminal was closed: printing would fail
+    while the work is being saved."""
+    for number in (1, 2):
+        try:
+            os.write(number, b"")
+        except OSError:
+            opened = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(opened, number)
+            os.close(opened)
 
 
 @cache

@@ -183,7 +183,8 @@ def announce(found: object) -> None:
     lines = summary.lines()
     if tuple(lines) not in _said:
         _said.add(tuple(lines))
-        say("\n".join(lines), error=True)
+        for line in lines:
+            say(line, error=True)
 
 
 def announce_folders(paths: Sequence[str | Path], images: int, left_out: LeftOut) -> None:

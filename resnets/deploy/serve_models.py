@@ -130,8 +130,9 @@ class Classifier:
                 net, digest = None, ""
             if digest != self.digest:
                 raise RefusalError(
-                    409, "explain: the model's file has changed since it was loaded, or cannot be read;"
-                    " reload it"
+                    409,
+                    "explain: the model's file has changed since it was loaded, or cannot be read;"
+                    " reload it",
                 )
             self._net = net
 

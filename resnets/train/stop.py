@@ -1,7 +1,8 @@
-"""Asking a run to stop: SIGTERM and Ctrl-C are noticed between two steps.
+"""Asking a run to stop: SIGTERM, SIGHUP (a closed terminal) and Ctrl-C are noticed between two
+steps.
 
-Waiting for a batch is between two steps too: there, a signal ends the wait at once. A second signal
-of the same kind ends the process wherever it is.
+Waiting for a batch is between two steps too: there, a signal ends the wait at once. A second
+SIGTERM or Ctrl-C ends the process wherever it is; SIGHUP often comes twice, from shell and system.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import signal
 from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import TypeVar
+
+from resnets.config.terminal import leave_terminal
 
 T = TypeVar("T")
 
@@ -28,18 +31,21 @@ class Stopped(Exception):  # noqa: N818  (a request, not an error)
 
 
 class StopSignals:
-    """Context in which SIGTERM and SIGINT set `received`; the second of a kind stops at once."""
+    """Context in which SIGTERM, SIGHUP and SIGINT set `received`.
+
+    A SIGHUP that is ignored, as under nohup, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._waiting = False
 
     def __enter__(self) -> StopSignals:
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         try:
-            self._before = {
-                number: signal.signal(number, self._note)
-                for number in (signal.SIGTERM, signal.SIGINT)
-            }
+            self._before = {number: signal.signal(number, self._note) for number in numbers}
         except ValueError:  # not the main thread: nobody sends us signals
             self._before = {}
         return self
@@ -54,7 +60,9 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received == number:
+        if number == signal.SIGHUP:
+            leave_terminal()
+        elif self.received == number:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             signal.signal(number, signal.SIG_DFL)
@@ -82,5 +90,5 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """0 for SIGTERM (a machine going down is no failure), 130 for Ctrl-C."""
-        return 130 if self.received == signal.SIGINT else 0
+        """0 for SIGTERM (a machine going down is no failure), 130 for Ctrl-C, 129 for SIGHUP."""
+        return {signal.SIGINT: 130, signal.SIGHUP: 129}.get(signal.Signals(self.received or 15), 0)
