@@ -12,8 +12,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from resnets.config.environment import environment_int
-
 ROOT = Path("/sys/fs/cgroup")
 PROCESS = Path("/proc/self/cgroup")
 
@@ -23,7 +21,11 @@ def cores() -> int:
     found = affinity()
     if (limit := quota()) is not None:
         found = min(found, max(1, int(limit)))
-    return max(1, found // environment_int("LOCAL_WORLD_SIZE", 1))
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        from resnets.config.environment import environment_int  # not for each `resnets --help`
+
+        found //= environment_int("LOCAL_WORLD_SIZE", least=1)
+    return max(1, found)
 
 
 def affinity() -> int:

@@ -147,7 +147,7 @@ def joined(device: str) -> Iterator[Rank]:
 
     The default group carries CPU tensors over gloo and, with GPUs, CUDA tensors over nccl.
     """
-    count = environment_int("WORLD_SIZE", 1)
+    count = environment_int("WORLD_SIZE", 1, least=1)
     if count == 1:
         yield Rank()
         return

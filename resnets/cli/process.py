@@ -1,4 +1,7 @@
-"""What a command's process is handed by whatever started it: streams, signals, words."""
+"""What a command's process is handed by whatever started it: streams, signals, words.
+
+Nothing of ours is imported until it is needed: `resnets --help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-
-from resnets.config.errors import ConfigError
-from resnets.config.terminal import leave_terminal
 
 EMPTY = "is empty; is a variable of the shell not set?"
 ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -55,6 +55,8 @@ def ended_by_signals() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
+        from resnets.config.terminal import leave_terminal
+
         if number == signal.SIGHUP:  # a shell and the system may both send one
             leave_terminal()
             signal.signal(number, signal.SIG_IGN)
@@ -76,6 +78,8 @@ def ended_by_signals() -> Iterator[None]:
 
 def check_words(words: Sequence[str]) -> None:
     """ConfigError for an empty word, which as a path would mean the current folder."""
+    from resnets.config.errors import ConfigError
+
     for place, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name.startswith("--") and equals and not value.strip():

@@ -7,15 +7,14 @@ import os
 from resnets.config.errors import ConfigError
 
 
-def environment_int(name: str, default: int | None = None) -> int:
-    """The whole number in variable `name`; ConfigError where it is another text, or missing."""
+def environment_int(name: str, default: int | None = None, least: int = 0) -> int:
+    """The whole number in variable `name`; ConfigError where it is another text, less, or missing."""
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
-    try:
-        return int(text or "")
-    except ValueError:
-        said = "is not set" if text is None else f"is {text!r}, which is no whole number"
-        raise ConfigError(
-            f"the variable {name} {said}; torchrun sets it. For a single process unset WORLD_SIZE"
-        ) from None
+    if text is not None and text.isdecimal() and int(text) >= least:
+        return int(text)
+    said = "is not set" if text is None else f"is {text!r}, not a whole number from {least} on"
+    raise ConfigError(
+        f"the variable {name} {said}; torchrun sets it. For a single process unset WORLD_SIZE"
+    )
