@@ -8,7 +8,7 @@ from resnets.config.errors import ConfigError
 
 
 def environment_int(name: str, default: int | None = None, least: int = 0) -> int:
-    """The whole number in variable `name`; ConfigError where it is another text, less, or missing."""
+    """The whole number in variable `name`; ConfigError where it is another text, less, or none."""
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
