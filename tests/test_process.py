@@ -9,12 +9,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from small_nets import RESIDUAL, small_net
 
 from resnets import host
 from resnets.cli import info
 from resnets.cli.main import main
 from resnets.config import ConfigError, whole_file
 from resnets.config.environment import environment_int
+from resnets.config.signals import signals_later
+from resnets.deploy.artefact import Facts
+from resnets.deploy.graph import Deployed
+from resnets.deploy.write import _program
 
 SHOW_NUMBER = """
 import os, sys
@@ -62,6 +68,42 @@ def test_what_is_ignored_stays_ignored(monkeypatch):
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_wait_while_native_code_calls_python(number: int):
+    done = []
+
+    def end(*_: object) -> None:
+        raise InterruptedError
+
+    def trace() -> None:
+        with signals_later():
+            signal.raise_signal(number)
+            done.append("the block")
+
+    before = signal.signal(number, end)
+    try:
+        with pytest.raises(InterruptedError):
+            trace()
+        assert done == ["the block"]
+        assert signal.getsignal(number) is end
+    finally:
+        signal.signal(number, before)
+
+
+def test_exporting_is_not_interrupted_within_torch(monkeypatch):
+    inside: list[object] = []
+    export = torch.export.export
+
+    def watched(*words: object, **options: object) -> object:
+        inside.append(signal.getsignal(signal.SIGINT))
+        return export(*words, **options)
+
+    monkeypatch.setattr(torch.export, "export", watched)
+    net = small_net(RESIDUAL)
+    _program(Deployed(net), Facts.of(net, "torch", "float32"))
+    assert inside != [signal.getsignal(signal.SIGINT)]
 
 
 @pytest.mark.parametrize(

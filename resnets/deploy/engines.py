@@ -15,6 +15,7 @@ from torch import nn
 
 from resnets import host
 from resnets.config import ConfigError, Recipe
+from resnets.config.signals import signals_later
 from resnets.data.preprocess import Preprocessor
 from resnets.deploy.artefact import KEY, ArtefactError, Facts, check_files, need
 from resnets.deploy.graph import INPUT, OUTPUT, Deployed
@@ -156,7 +157,8 @@ class ProgramEngine(Stored):
         extra = {f"{KEY}.json": ""}
         try:
             check_archive(path)
-            program = torch.export.load(path, extra_files=extra)
+            with signals_later():
+                program = torch.export.load(path, extra_files=extra)
             # Guards are source of the file that would be compiled; `logits` looks at shapes itself.
             self.graph = program.module(check_guards=False)
         except ArtefactError:

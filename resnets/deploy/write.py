@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from resnets.config import ConfigError
+from resnets.config.signals import signals_later
 from resnets.deploy.artefact import KEY, Facts, need
 from resnets.deploy.graph import INPUT, OUTPUT, Deployed
 from resnets.deploy.openvino_core import apart
@@ -64,7 +65,8 @@ def _program(graph: Deployed, facts: Facts) -> torch.export.ExportedProgram:
     size, channels = facts.preprocess.size, facts.preprocess.channels
     example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
-    return torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}})
+    with signals_later():
+        return torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}})
 
 
 def _write_torch(net: Net, facts: Facts, path: Path) -> None:
@@ -75,14 +77,16 @@ def _write_torch(net: Net, facts: Facts, path: Path) -> None:
 def _write_onnx(net: Net, facts: Facts, path: Path, calibration: np.ndarray | None) -> None:
     import onnx
 
-    exported = torch.onnx.export(
-        _program(Deployed(net, plain=True), facts),
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    program = _program(Deployed(net, plain=True), facts)
+    with signals_later():
+        exported = torch.onnx.export(
+            program,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert exported is not None
     model = exported.model_proto
     if facts.precision == "int8":
@@ -146,7 +150,8 @@ def openvino_model(net: Net, facts: Facts, *, named: bool = False) -> Any:
     import openvino as ov
 
     program = _program(Deployed(net, plain=True), facts)
-    model = ov.convert_model(program)
+    with signals_later():
+        model = ov.convert_model(program)
     model.output(0).set_names({OUTPUT})
     if named:
         _name_layers(model, program)
@@ -155,7 +160,8 @@ def openvino_model(net: Net, facts: Facts, *, named: bool = False) -> Any:
 
 def _name_layers(model: Any, program: torch.export.ExportedProgram) -> None:
     """Call `convolution_2/aten...` by its module: "stage1.0.conv2"; other kinds "stage1.0.add"."""
-    nodes = program.run_decompositions().graph.nodes  # as OpenVINO reads them
+    with signals_later():
+        nodes = program.run_decompositions().graph.nodes  # as OpenVINO reads them
     stacks = {node.name: node.meta.get("nn_module_stack") for node in nodes}
     taken = set()
     for op in model.get_ordered_ops():
