@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from resnets.config import (
 from resnets.config.terminal import valid_text
 from resnets.models import convolution, cost, fused
 from resnets.models.norm_batch import use_norm_batch
+from resnets.openmp import LoadFollower, follow_load
 from resnets.ranks import Rank
 from resnets.report import write_report
 from resnets.train.log import NoLog, RunLog
@@ -278,31 +279,35 @@ def _train(
         saver.restore(state, saved)
     if not rank.leads:  # the sums of all were saved by the first
         state.interval, state.epoch = state.interval.emptied(), state.epoch.emptied()
-    run_log = _open_log(out, means, place, total, state.step)
-    try:
-        run_log.say("\n".join(work.summary.lines()))
-        run_log.say(_headline(work, means, rank, saved, out))
-        for note in (*notes, *work.images.notes):
-            run_log.say(f"note: {note}")
-        fit(
-            state,
-            recipe,
-            stream,
-            work.loss_fn,
-            evaluate=work.evaluator(means, rank),
-            minimise=work.minimise,
-            forward=forward,
-            autocast=means.autocast(),
-            log=run_log,
-            saver=saver,
-            hang_after=place.hang_after,
-        )
-        if rank.leads:
-            saver.wait()
-    finally:
-        run_log.close()
-        saver.close()
-    return _conclude(work, out, state, means, rank, history)
+    run_log = RunLog(out, total, state.step, place.quiet) if rank.leads else NoLog()
+    with follow_load(run_log.say, means.device) as waits:
+        try:
+            _write_environment(out, means, rank, waits)
+            run_log.say("\n".join(work.summary.lines()))
+            run_log.say(_headline(work, means, rank, saved, out))
+            for note in (*notes, *work.images.notes):
+                run_log.say(f"note: {note}")
+            fit(
+                state,
+                recipe,
+                stream,
+                work.loss_fn,
+                evaluate=work.evaluator(means, rank),
+                minimise=work.minimise,
+                forward=forward,
+                autocast=means.autocast(),
+                log=run_log,
+                saver=saver,
+                hang_after=place.hang_after,
+            )
+            if rank.leads:
+                saver.wait()
+        finally:
+            run_log.close()
+            saver.close()
+            with suppress(OSError):  # the error that ended the run is the one to be told
+                _write_environment(out, means, rank, waits)
+        return _conclude(work, out, state, means, rank, history)
 
 
 def _history(saved: Checkpoint | None, notes: Sequence[str]) -> list[dict[str, Any]]:
@@ -313,12 +318,11 @@ def _history(saved: Checkpoint | None, notes: Sequence[str]) -> list[dict[str, A
     return before + [{"step": step, "note": note} for note in notes if note not in said]
 
 
-def _open_log(out: Path, means: Means, place: Place, total: int, step: int) -> RunLog | NoLog:
-    if not place.rank.leads:
-        return NoLog()
-    found = host.describe(torch.device(means.device)) | dataclasses.asdict(means)
-    dump_json(found | {"processes": place.rank.count}, out / "environment.json")
-    return RunLog(out, total, step, place.quiet)
+def _write_environment(out: Path, means: Means, rank: Rank, waits: LoadFollower) -> None:
+    if rank.leads:
+        found = host.describe(torch.device(means.device)) | dataclasses.asdict(means)
+        found |= {"processes": rank.count, **waits.to_json()}
+        dump_json(found, out / "environment.json")
 
 
 def _headline(work: Work, means: Means, rank: Rank, saved: Checkpoint | None, out: Path) -> str:

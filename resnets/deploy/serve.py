@@ -15,6 +15,7 @@ from resnets.deploy.serve_http import Connection
 from resnets.deploy.serve_limits import Limits
 from resnets.deploy.serve_metrics import Metrics
 from resnets.deploy.serve_registry import Registry
+from resnets.openmp import follow_load
 
 log = logging.getLogger("resnets.serve")
 
@@ -86,7 +87,9 @@ def serve(
     fields = {"url": f"http://{shown}:{port}/", "models": names(registry)}
     sock.listen(BACKLOG)  # from here on clients that have read the line get an answer
     log.info("serving", extra={"fields": fields})
-    asyncio.run(Server(config).serve([sock]))
+    with follow_load(lambda line: log.info("openmp", extra={"fields": {"note": line}})) as waits:
+        log.info("openmp", extra={"fields": waits.to_json()})
+        asyncio.run(Server(config).serve([sock]))
 
 
 def names(registry: Registry) -> Sequence[str]:
