@@ -9,7 +9,8 @@ counted. Others are endless loops in Python, one thread each. The fair share of 
 beside K others on N cores is T / (T + K) of these cores where T + K > N; it is taken of the rate of
 the default arm beside none. Programs that the machine runs besides are counted as "elsewhere", in
 cores. Where they are not few, nothing was measured on a quiet machine and no fair share is printed;
-one thread, which waits for no other, then shows what the scheduler leaves to a run.
+one thread, which waits for no other, then shows what the scheduler leaves to a run. "no step": the
+other arm finished none in one of the rounds.
 """
 
 from __future__ import annotations
@@ -145,8 +146,9 @@ def report(found: dict[tuple[int, str], list[float]], counts: list[int], load: l
     for count in counts:
         cells = [spread(found[count, name], "{:,.0f}") for name in ARMS]
         for name in list(ARMS)[1:]:
-            pairs = zip(found[count, ours], found[count, name], strict=True)
-            cells.append(spread([one / max(other, 1.0) for one, other in pairs], "{:.2f}"))
+            pairs = list(zip(found[count, ours], found[count, name], strict=True))
+            ratios = [one / other for one, other in pairs if other]
+            cells.append(spread(ratios, "{:.2f}") if len(ratios) == len(pairs) else "no step")
         share = quiet * min(1.0, cores / (cores + count))
         fair = [rate / max(share, 1.0) for rate in found[count, ours]]
         cells.append(spread(fair, "{:.2f}") if max(load) <= QUIET else "not measured")

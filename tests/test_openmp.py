@@ -18,14 +18,16 @@ TWO = pytest.mark.skipif(
 )
 
 # Seconds that threads ran and were ready but waited, and their turns on a core, in each second of
-# training cifar-resnet20 with two threads on two cores, measured by benchmarks/busy.py's arms.
-SPINNING_QUIET = Demand(1.98, 0.004, 60)
+# training cifar-resnet20 with two threads on two cores, beside some 8 to 16 other programs.
 SPINNING_BUSY = [Demand(0.28, 1.68, 87), Demand(0.18, 1.76, 75), Demand(0.41, 1.56, 133)]
 SLEEPING_BUSY = [Demand(0.37, 1.25, 3520), Demand(0.87, 0.74, 10000), Demand(0.12, 1.09, 780)]
-SLEEPING_QUIET = Demand(1.2, 0.09, 9000)  # each thread that wakes takes microseconds
+# On a quiet machine, not measured but reckoned: other programs take two cores 1% of the time, and
+# each thread that wakes waits for 10 microseconds.
+SPINNING_QUIET = Demand(1.96, 0.02, 60)
+SLEEPING_QUIET = Demand(1.2, 0.1, 10000)
 
 
-def test_what_was_measured_on_busy_and_quiet_machines_is_told_apart():
+def test_busy_and_quiet_machines_are_told_apart():
     assert all(each.short_of_cores > openmp.BUSY for each in SPINNING_BUSY)
     assert all(each.short_of_cores > openmp.QUIET for each in SLEEPING_BUSY)
     assert SPINNING_QUIET.short_of_cores < openmp.QUIET
@@ -104,10 +106,9 @@ SLEEPS = (
     + """
 def slept():
     found = 0
-    for task in Path("/proc/self/task").iterdir():
-        if int(task.name) != os.getpid():
-            lines = (task / "status").read_text().splitlines()
-            found += next(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
+    for task in team:
+        lines = (task / "status").read_text().splitlines()
+        found += next(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
     return found
 
 def while_waiting():
@@ -117,6 +118,7 @@ def while_waiting():
         big.aminmax()
     return slept() - before
 
+team = [task for task in Path("/proc/self/task").iterdir() if int(task.name) != os.getpid()]
 sleeping, found = openmp.SleepingThreads(openmp.libgomp()), [while_waiting()]
 for _ in range(2):
     sleeping.on()
