@@ -12,6 +12,7 @@ import pytest
 
 from resnets.config import ConfigError, hold_folder, hold_name, new_folder, whole_file
 from resnets.config.files import LOCK, hold_file
+from resnets.weights.save import into_new_folder
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +174,9 @@ def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
 
 
 def test_a_link_to_nothing_is_no_folder(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "none")
+    (tmp_path / "link").symlink_to(tmp_path / "none" / "deeper")
     with pytest.raises(ConfigError), hold_folder(tmp_path / "link"):
         pass
+    with pytest.raises(ConfigError):
+        into_new_folder(tmp_path / "link", lambda _: None, "link")
     assert not (tmp_path / "none").exists()

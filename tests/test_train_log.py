@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import threading
 
 import pytest
 
@@ -53,3 +55,19 @@ def test_resuming_keeps_what_is_damaged_apart(tmp_path):
     RunLog(tmp_path, total=10, step=3, quiet=True).close()
     assert read_rows(tmp_path) == ROWS[:3]
     assert (tmp_path / DAMAGED).read_bytes() == BAD[0] + b"\n"
+
+
+def test_a_run_goes_on_without_tensorboard(tmp_path, caplog, capfd):
+    pytest.importorskip("tensorboard")
+    hook = threading.excepthook
+    log = RunLog(tmp_path, total=1000, quiet=True)
+    shutil.rmtree(tmp_path / "tensorboard")
+    step = 0
+    while "no more events" not in caplog.text:  # its thread writes when it has the time
+        step += 1
+        assert step < 100_000
+        log.write({"kind": "note", "step": step, "epoch": 0.0, "loss": 1.0})
+    log.close()
+    assert len(read_rows(tmp_path)) == step
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is hook

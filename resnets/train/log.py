@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import whole_file
 from resnets.config.terminal import Console
+from resnets.train.board import Board
 from resnets.train.clock import TIME, stages_line
 
 METRICS = "metrics.jsonl"
@@ -52,7 +53,7 @@ class RunLog:
         with whole_file(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self._board = _tensorboard(folder, step)
+        self._board = Board(folder, step)
         self._console = Console(stderr=True)
         self._bar = None if quiet or not sys.stderr.isatty() else _progress_bar(self._console)
         if self._bar is not None:
@@ -66,10 +67,7 @@ class RunLog:
         except OSError as error:
             self.failed = f"{self.path}: rows cannot be written ({error.strerror})"
             return
-        if self._board is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name not in ("step", "epoch"):
-                    self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        self._board.write(row)
         if row["kind"] == "train":
             self._show_train(row)
         elif row["kind"] == TIME:
@@ -104,8 +102,7 @@ class RunLog:
         """Flush and release files and the progress bar."""
         if self._bar is not None:
             self._bar.stop()
-        if self._board is not None:
-            self._board.close()
+        self._board.close()
         with suppress(OSError):  # said by `failed`
             self._file.close()
 
@@ -188,12 +185,3 @@ def _progress_bar(console: Console) -> Progress:
         TextColumn("{task.fields[said]}"),
         console=console,
     )
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    """A writer of TensorBoard events where the extra `tensorboard` is installed, else None."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)

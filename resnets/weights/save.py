@@ -42,6 +42,8 @@ def into_new_folder(out: Path, write: Callable[[Path], None], said: str) -> None
     calls it.
     """
     with hold_name(out):
+        if out.is_symlink() and not out.exists():
+            raise ConfigError(f"{said}: is a link to nothing; name a new folder")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"{said}: holds something already; name a new folder")
         with tempfile.TemporaryDirectory(prefix=".save-", dir=out.resolve().parent) as temporary:
