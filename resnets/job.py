@@ -233,22 +233,29 @@ def choose_means(
 ) -> Means:
     """Resolve what the recipe leaves to the machine: device, precision, compilation, allocator.
 
-    A run that goes on from `saved` keeps its precision, where the device computes in it.
+    A run that goes on from `saved` keeps its precision, where the device computes in it, and on a
+    device of the same kind computes as before, where it can: another choice would change numbers.
     """
     chosen = host.pick_device(device)
     keeps = chosen.type == "cpu" and host.keep_pages()
+    before = {} if saved is None else saved.meta.get("means", {})
     precision = host.pick_precision(recipe.precision, chosen)
-    if saved is not None and recipe.precision == "auto":
-        before = saved.meta.get("means", {}).get("precision", precision)
-        precision = before if host.computes(before, chosen) else precision
+    if recipe.precision == "auto":
+        kept = before.get("precision", precision)
+        precision = kept if host.computes(kept, chosen) else precision
+    if torch.device(before.get("device", "cpu")).type != chosen.type:
+        before = {}
     compiled = recipe.compile == "on"
     fuses = chosen.type == "cpu" and not compiled and native.load("norm") is not None
+    fuses = fuses and before.get("fused", True)
     can = not fuses and recipe.task == "classify" and (chosen.type == "cuda" or shutil.which("c++"))
     if recipe.compile == "auto" and can:
         images = recipe.steps(recipe.duration, examples) * recipe.batch_size
         work = 3 * images * cost.count(net, recipe.model.input_size).multiply_adds
         compiled = work / RATE.get(chosen.type, RATE["cpu"]) > PAYS_AFTER_SECONDS
+        compiled = before["compiled"] if before.get("fused") is fuses else compiled
     tiles = fuses and precision == "bfloat16" and convolution.has_kernel()
+    tiles = tiles and before.get("tiles", True)
     return Means(str(chosen), precision, compiled, fuses, tiles, keeps)
 
 

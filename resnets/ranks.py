@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -25,6 +25,7 @@ from resnets.config.environment import environment_int
 T = TypeVar("T")
 
 WAIT = timedelta(minutes=30)  # for the others, before an exchange fails
+FIRST_ENDED = "rank 0 ended with an error"  # key in the store of all processes
 
 
 class RankLost(ValueError):  # noqa: N818  (the field's word)
@@ -163,16 +164,43 @@ def joined(device: str) -> Iterator[Rank]:
     # died; without a prefix of their own the new ones may try to reach them.
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {count}"
     with rank.lost(lambda: "while they met"):
-        store, *_ = next(distributed.rendezvous("env://", timeout=WAIT))
+        shared, *_ = next(distributed.rendezvous("env://", timeout=WAIT))
+        store = distributed.PrefixStore(attempt, shared)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
-            store=distributed.PrefixStore(attempt, store),
+            store=store,
             rank=rank.index,
             world_size=count,
             timeout=WAIT,
         )
     try:
-        with rank.lost(lambda: "outside training"):
+        with _first_says_why(rank, store), rank.lost(lambda: "outside training"):
             yield rank
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def _first_says_why(rank: Rank, store: distributed.Store) -> Iterator[None]:
+    """Let the others end by ToldError, in silence, where the first ends with an error of its own.
+
+    All they would have to say is that they lost it.
+    """
+    try:
+        yield
+    except RankLost:
+        if rank.leads or not _is_set(store, FIRST_ENDED):
+            raise
+        raise ToldError("rank 0 says why the run ends") from None
+    except (ValueError, OSError):
+        if rank.leads:  # before its connections are closed, which is what the others notice
+            with suppress(RuntimeError):
+                store.set(FIRST_ENDED, "1")
+        raise
+
+
+def _is_set(store: distributed.Store, key: str) -> bool:
+    try:
+        return store.check([key])
+    except RuntimeError:  # the store itself is gone
+        return False

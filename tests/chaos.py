@@ -1,8 +1,9 @@
 """A run that is killed at random times, again and again, until it is done; and runs that race.
 
-    python tests/chaos.py [--processes 2] [--kills 100] [--seed 1]
+    python tests/chaos.py [--processes 2] [--kills 100] [--steps 40] [--seed 1] [--forked]
 
 compares its weights and rows with those of a run that nothing befell, and prints what it did.
+With --forked each attempt is forked from a process that has imported everything (see forked.py).
 
     python tests/chaos.py --race 50 [--seed 1]
 
@@ -26,18 +27,22 @@ from pathlib import Path
 TRAIN = [
     *("train", "digits", "--model", "cifar-resnet8", "--device", "cpu"),
     *("--set", "checkpoint_every=5it", "--set", "eval.every=200it", "--set", "log_every=5it"),
-    *("--set", "ema_decay=0.9", "--set", "norm_batch=16", "--set", "batch_size=64"),
+    *("--set", "ema_decay=0.9", "--set", "norm_batch=16", "--set", "batch_size=32"),
     *("--set", "data.augment.mixup=0.2", "--set", "keep_checkpoints=3"),
 ]
 
 
-def train(kills: int, processes: int) -> list[str]:
+def train(kills: int, processes: int, steps: int = 40) -> list[str]:
     """Words of a run that is long enough for so many kills: each leaves it a dozen steps on."""
-    return [*TRAIN, "--iterations", str(40 * kills), "--devices", str(processes)]
+    return [*TRAIN, "--iterations", str(steps * kills), "--devices", str(processes)]
 
 
-def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+def start(words: Sequence[str], forked: bool = False) -> subprocess.Popen[bytes]:
+    if forked:
+        from forked import Fork, prepare
+
+        prepare()
+    return (Fork if forked else subprocess.Popen)(
         [sys.executable, "-m", "resnets", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -58,8 +63,10 @@ def last_written(folder: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
-def chaos(folder: Path, processes: int, wanted: int, seed: int) -> tuple[int, Path]:
-    """Kill the run of `train` `wanted` times, then let it end; the count and its run folder.
+def chaos(
+    folder: Path, train: Sequence[str], processes: int, wanted: int, seed: int, forked: bool = False
+) -> tuple[int, Path]:
+    """Kill the run of `train` up to `wanted` times, then let it end; the count and its folder.
 
     What is killed is any of the processes (the others follow), or all with their launcher. A kill
     comes up to two seconds after the first checkpoint of an attempt, so every attempt gets further;
@@ -67,14 +74,15 @@ def chaos(folder: Path, processes: int, wanted: int, seed: int) -> tuple[int, Pa
     """
     luck, kills, what = random.Random(seed), 0, Counter[str]()
     out = folder / "chaos"
-    words = [*train(wanted, processes), "--out", str(out), "--go-on"]
+    words = [*train, "--out", str(out), "--go-on"]
+    latest = 2 if forked else 6  # seconds after the start
     while True:
-        before, process = last_written(out), start(words)
+        before, process = last_written(out), start(words, forked)
         if kills < wanted:
             early = luck.random() < 0.15
             while not early and process.poll() is None and last_written(out) <= before:
                 time.sleep(0.01)
-            time.sleep(luck.uniform(0, 6 if early else 0.5))
+            time.sleep(luck.uniform(0, latest if early else 0.5))
         if kills < wanted and process.poll() is None:
             whom, mine = luck.choice(("one", "all")), workers(process, processes)
             if whom == "one" and mine:
@@ -108,22 +116,28 @@ def races(folder: Path, wanted: int, seed: int) -> list[str]:
 
 
 def main() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     from same import difference
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40, help="of training for each kill")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--forked", action="store_true")
     parser.add_argument("--race", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.race:
             sys.exit(bool(races(Path(folder), given.race, given.seed)))
         whole = Path(folder) / "whole"
-        first = start([*train(given.kills, given.processes), "--out", str(whole)])
-        first.communicate()  # a pipe that nobody reads would stop it
-        assert first.returncode == 0
-        kills, out = chaos(Path(folder), given.processes, given.kills, given.seed)
+        words = train(given.kills, given.processes, given.steps)
+        first = start([*words, "--out", str(whole)], given.forked)
+        error = first.communicate()[1].decode()  # a pipe that nobody reads would stop it
+        assert first.returncode == 0, error
+        kills, out = chaos(
+            Path(folder), words, given.processes, given.kills, given.seed, given.forked
+        )
         found = difference(whole, out)
         print(found or f"weights and rows bitwise equal after {kills} kills")
         sys.exit(bool(found) or kills < given.kills)

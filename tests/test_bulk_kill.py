@@ -12,12 +12,12 @@ import pytest
 from bulk_runs import children, contents, kill, predict_here, save_list, start, wait_for_shards
 
 SHARDS = ("--shard-size", "100")
-KILLS = 24
+KILLS = 30
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_two_dozen_kills_at_any_moment_change_nothing(digits_run, tmp_path):
+def test_thirty_kills_at_any_moment_change_nothing(digits_run, tmp_path):
     """Of the first process, of all, or of a worker, from the first import to the last shard."""
     data, out = save_list(tmp_path, 60_000), tmp_path / "out"
     predict_here(digits_run, data, tmp_path / "whole", shard_size=100)

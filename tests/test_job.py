@@ -176,6 +176,21 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monke
     assert ("going on at step 2 (before: CPU kernels)" in said) == kernel
 
 
+@pytest.mark.skipif(native.load("norm") is None, reason="no compiler, so no kernels")
+def test_a_run_begun_without_kernels_goes_on_without_them(tmp_path, monkeypatch):
+    """Begun where the compiler failed: kernels that are there now would change its numbers."""
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "load", lambda name: None)
+        job.run(short(12, checkpoint_every="6it"), whole, device="cpu", quiet=True)
+    shutil.copytree(whole, out)
+    (out / "checkpoints" / LAST).unlink()  # it goes on from step 6
+    job.resume(out, device="cpu", quiet=True)
+    assert not json.loads((out / "environment.json").read_text())["fused"]
+    first, second = (read_checkpoint(run / "checkpoints" / LAST).tensors for run in (whole, out))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
 def test_fit_memory_and_sync_norm_exclude_each_other_on_resume_too(tmp_path):
     (tmp_path / "recipe.toml").write_text(to_toml(short(2, sync_norm=True)))
     for go in (

@@ -1,7 +1,6 @@
 """Processes that die, hang or are asked to stop: a clear line, and nothing lost (real torchrun)."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,38 +12,11 @@ import chaos
 import pytest
 import torch
 from same import difference
+from scale_runs import ENVIRONMENT, TRAIN, finish, start
 
 from resnets.weights.checkpoint import LAST, read_checkpoint
 
-HERE = Path(__file__).parent
-STEPS = 16
-TRAIN = [
-    *("train", "digits", "--model", "cifar-resnet8", "--iterations", str(STEPS)),
-    *("--set", "checkpoint_every=3it", "--set", "eval.every=12it", "--set", "log_every=2it"),
-    *("--set", "ema_decay=0.9", "--set", "norm_batch=16", "--set", "batch_size=64"),
-    *("--device", "cpu", "--set", "precision=float32", "--set", "optim.lr=0.01"),
-]
 SLOW = pytest.mark.slow
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def start(*words: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
-    """`resnets words ...`, whose workers meet `fault` (see tests/sitecustomize)."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "resnets", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT
-        | environment
-        | {"FAULT": fault, "PYTHONPATH": str(HERE / "faults"), "PYTHONUNBUFFERED": "1"},
-    )
-
-
-def finish(*words: str, fault: str = "", **environment: str) -> tuple[int, str, str]:
-    process = start(*words, fault=fault, **environment)
-    out, err = process.communicate(timeout=400)
-    return process.returncode, out, err
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -164,8 +136,9 @@ def test_what_torchrun_starts_needs_a_folder_and_errors_are_said_once(tmp_path):
 def test_chaos(tmp_path, processes, kills):
     """Killed at random times until it is done; `python tests/chaos.py` does it 100 times."""
     whole = tmp_path / "whole"
-    code, _, err = finish(*chaos.train(kills, processes), "--out", str(whole))
+    words = chaos.train(kills, processes)
+    code, _, err = finish(*words, "--out", str(whole))
     assert code == 0, err
-    done, out = chaos.chaos(tmp_path, processes, kills, seed=5)
+    done, out = chaos.chaos(tmp_path, words, processes, kills, seed=5)
     assert done == kills
     assert_same(whole, out)

@@ -129,17 +129,18 @@ def fit(
                     f"{log.failed}; stopped at step {state.step:,}, {saver.last_good()}; free"
                     " space and go on with --resume"
                 )
-            if stopping:
-                break
+            if stopping:  # perhaps another process was asked, or cannot write its rows
+                raise _stopped(state, saver, signals)
             clock.next()
-        else:
-            if signals.received is not None and not finished:  # while waiting for a batch
-                guard.check(state)
-                state.seconds = clock.total()
-                saver.save_last(state, final=True)
-        if signals.received is not None and not finished:
-            where = f"stopped at step {state.step:,}; saved {saver.path}"
-            raise Stopped(where, signals.exit_code)
+        if signals.received is not None and not finished:  # while waiting for a batch
+            guard.check(state)
+            state.seconds = clock.total()
+            saver.save_last(state, final=True)
+            raise _stopped(state, saver, signals)
+
+
+def _stopped(state: TrainState, saver: Saver, signals: StopSignals) -> Stopped:
+    return Stopped(f"stopped at step {state.step:,}; saved {saver.path}", signals.exit_code)
 
 
 def _log_interval(
