@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from same import difference
 from scale_runs import TRAIN, finish
 
@@ -82,3 +83,21 @@ def test_a_limit_on_files_ends_all_with_one_line_and_the_run_resumes(whole, tmp_
     code, _, err = finish("train", "--resume", str(out), "--devices", "2", "--device", "cpu")
     assert code == 0, err
     assert difference(whole, out) == ""
+
+
+def test_rows_that_cannot_be_written_end_all_with_one_line(whole, tmp_path):
+    out = tmp_path / "run"
+    words = ("--devices", "2", "--out", str(out))
+    code, _, err = finish(*TRAIN, *words, fault="rows rank 0 at step 8")
+    assert code == 1
+    lines = [line for line in err.splitlines() if line.startswith("resnets train")]
+    assert len(lines) == 2, err
+    assert lines[0].startswith(f"resnets train: rank 0: {out / 'metrics.jsonl'}: rows cannot")
+    assert "Traceback" not in err
+    step = read_checkpoint(out / "checkpoints" / LAST).step
+    assert 8 <= step < 12
+    code, _, err = finish("train", "--resume", str(out), "--devices", "2", "--device", "cpu")
+    assert code == 0, err
+    ends = [read_checkpoint(run / "checkpoints" / LAST).tensors for run in (whole, out)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())

@@ -79,6 +79,19 @@ def test_sigterm_saves_and_fewer_processes_go_on(whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_all_stop_where_one_alone_is_asked_to(whole, tmp_path):
+    out = tmp_path / "run"
+    words = ("--devices", "2", "--out", str(out))
+    code, said, err = finish(*TRAIN, *words, fault="term rank 1 at step 8")
+    assert code == 0, err
+    assert f"stopped at step 8; saved {out / 'checkpoints' / LAST}" in said
+    assert read_checkpoint(out / "checkpoints" / LAST).step == 8
+    code, _, err = finish("train", "--resume", str(out), "--devices", "2", "--device", "cpu")
+    assert code == 0, err
+    assert_same(whole, out)
+
+
+@pytest.mark.slow
 def test_a_process_that_hangs_is_ended_and_says_where(tmp_path):
     out = tmp_path / "run"
     words = ("--devices", "2", "--hang-after", "8", "--out", str(out))

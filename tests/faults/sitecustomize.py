@@ -1,7 +1,8 @@
 """Lets a worker of a test's run meet the fault that FAULT names, in the real program.
 
-"kill|hang|nan|read rank R at step N [once]", or "wait at step N" (until asked to stop). "read" is a
-disk that fails under a thread that reads pictures ahead, those of about step N.
+"kill|hang|nan|read|term|rows rank R at step N [once]", or "wait at step N" (until asked to stop).
+"read" is a disk that fails under a thread that reads pictures ahead, those of about step N. "term"
+is SIGTERM to that process alone, "rows" a full disk under metrics.jsonl.
 """
 
 import errno
@@ -14,7 +15,8 @@ import time
 from pathlib import Path
 
 FAULT = re.fullmatch(
-    r"(kill|hang|nan|read|wait)(?: rank (\d+))? at step (\d+)( once)?", os.environ.get("FAULT", "")
+    r"(kill|hang|nan|read|term|rows|wait)(?: rank (\d+))? at step (\d+)( once)?",
+    os.environ.get("FAULT", ""),
 )
 
 PICTURES = 32  # of a step, in each of two processes
@@ -29,10 +31,24 @@ def meet(kind: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "hang":
         hang()
+    elif kind == "term":
+        signal.raise_signal(signal.SIGTERM)
+    elif kind == "rows":
+        fill_disk_of_rows()
     elif kind == "wait":
         asked = signal.getsignal(signal.SIGTERM).__self__
         while asked.received is None:
             time.sleep(0.02)
+
+
+def fill_disk_of_rows() -> None:
+    """Put the device that is always full behind the log that is open."""
+    import gc
+
+    from resnets.train.log import RunLog
+
+    (log,) = (each for each in gc.get_objects() if isinstance(each, RunLog))
+    log._file = open("/dev/full", "a", buffering=1)  # noqa: SIM115
 
 
 def break_disk(step: int) -> None:
