@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from resnets import host
 from resnets.config import AugmentSpec, DataSpec, Preprocess
 from resnets.data import TensorSplit, TrainStream
-from resnets.data.preprocess import Preprocessor
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.utils import environment
 
 BASE = AugmentSpec(flip=True)
 CHANGES = {
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    host.keep_pages()
+    environment.keep_pages()
     side, count, rounds = given.size, given.batch, given.rounds
     noise = np.random.default_rng(0).integers(0, 256, (count, side // 16, side // 16, 3), np.uint8)
     pictures = [Image.fromarray(each).resize((side, side)) for each in noise]

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from resnets import host
-from resnets.data.decode import View, decode
+from resnets.data.decode.decode import View, decode
 from resnets.models import build, catalog, cost
+from resnets.utils import environment
 
 NETS = ("cifar-resnet20", "cifar-resnet56", "cifar-resnet110", "resnet50")
 SIDE = 2048
@@ -69,8 +69,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    host.keep_pages()
-    print(f"{host.device_name(torch.device('cpu'))}, torch {torch.__version__}")
+    environment.keep_pages()
+    print(f"{environment.device_name(torch.device('cpu'))}, torch {torch.__version__}")
     peaks = {
         name: product(dtype, rounds)
         for name, dtype in (

@@ -26,25 +26,25 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
     """One depth: prints milliseconds a step and mebibytes."""
     import torch
 
-    from resnets import host
     from resnets.config import Recipe
     from resnets.data.batch import Batch
-    from resnets.models import build, catalog, fused
+    from resnets.models import build, catalog, norm_act
+    from resnets.train.data_parallel import Parallel
     from resnets.train.loss import classification
-    from resnets.train.parallel import Parallel
     from resnets.train.state import new_state
     from resnets.train.step import train_step
+    from resnets.utils import environment
 
-    host.keep_pages()
+    environment.keep_pages()
     spec = catalog.spec(f"cifar-resnet{depth}")
     net = build(spec).to(memory_format=torch.channels_last)
     net.recompute = recompute
-    fused.use_kernels(net)
+    norm_act.use_kernels(net)
     recipe = Recipe(model=spec, batch_size=batch)
     state, forward = new_state(net, recipe, 1000), Parallel(net)
     images = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
     given = Batch(images, torch.arange(batch) % 10, torch.arange(batch))
-    bf16 = host.pick_precision("auto", torch.device("cpu")) == "bfloat16"
+    bf16 = environment.pick_precision("auto", torch.device("cpu")) == "bfloat16"
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
     before, seconds = _peak(), []
     for _ in range(steps + 1):

@@ -77,20 +77,20 @@ def peer(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
 
 
 def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], Any]]:
-    from resnets import host
     from resnets.config import DetectSpec, OptimSpec, Recipe
     from resnets.data.batch import Batch
-    from resnets.detect.finder import Finder
-    from resnets.detect.losses import model_losses
-    from resnets.detect.models import assemble
+    from resnets.detect.models.build import assemble
+    from resnets.detect.models.inference import Finder
+    from resnets.detect.models.losses import model_losses
     from resnets.models import build, catalog
-    from resnets.ranks import Rank
-    from resnets.train.parallel import Parallel
+    from resnets.train.data_parallel import Parallel
     from resnets.train.state import new_state
     from resnets.train.step import train_step
+    from resnets.utils import environment
+    from resnets.utils.distributed import Rank
 
-    host.keep_pages()
-    bf16 = bf16 and host.pick_precision("auto", torch.device("cpu")) == "bfloat16"
+    environment.keep_pages()
+    bf16 = bf16 and environment.pick_precision("auto", torch.device("cpu")) == "bfloat16"
     recipe = Recipe(
         task="detect",
         model=catalog.spec(net),

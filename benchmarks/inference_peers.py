@@ -151,7 +151,7 @@ def openvino_peer(precision: str, net: str, size: int, batch: int, folder: Path)
 
 
 def ours(name: str, net: str, size: int, batch: int, folder: Path) -> Step:
-    from resnets.deploy.engines import TorchEngine
+    from resnets.runtime.torch import TorchEngine
 
     what = name.removeprefix("ours: ")
     if what == "torch":
@@ -179,9 +179,9 @@ def our_net(net: str, size: int) -> Any:
 
 def our_artefact(kind: Any, precision: Any, net: str, size: int, folder: Path) -> Any:
     """The engine of an artefact, written when it is first asked for."""
-    from resnets.deploy.artefact import Facts
-    from resnets.deploy.engines import open_artefact
-    from resnets.deploy.write import write
+    from resnets.export.write import write
+    from resnets.runtime.artifact import Facts
+    from resnets.runtime.open import open_artefact
 
     path = folder / f"ours-{precision}{SUFFIXES[kind]}"
     if not path.exists():

@@ -47,14 +47,15 @@ from input_peers import (
 )
 from PIL import Image
 
-from resnets import host
 from resnets.config import AugmentSpec, DataSpec, Preprocess
-from resnets.data import Preprocessor, TrainStream, jpeg, open_data, order
-from resnets.data.augment import train_views
-from resnets.data.pack_write import pack as write_pack
-from resnets.data.quarantine import Quarantine
-from resnets.data.reader import Plan, read_ahead
-from resnets.data.sources import find_source
+from resnets.data import Preprocessor, TrainStream, open_data, order
+from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.reader import Plan, read_ahead
+from resnets.data.decode import jpeg
+from resnets.data.loading.pack_write import pack as write_pack
+from resnets.data.sources.open import find_source
+from resnets.data.transforms.augment import train_views
+from resnets.utils import environment
 
 STORED = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenette160.tar"
 REFERENCE = "torchvision v1"
@@ -82,7 +83,7 @@ def write_pictures(folder: Path, count: int, enlarge: bool) -> None:
 
 def ours(source: Path, uint8: bool = False) -> Batches:
     """The product's own stream with one decode thread."""
-    host.keep_pages()
+    environment.keep_pages()
     spec = DataSpec(
         source=str(source),
         size=SIZE,

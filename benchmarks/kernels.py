@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets import create_model, host
-from resnets.models import convolution, fused
+from resnets import create_model
+from resnets.models import convolution, norm_act
 from resnets.models.blocks import PostActBlock
+from resnets.utils import environment
 
 
 def layers(name: str, batch: int, size: int) -> Counter[tuple[object, ...]]:
@@ -67,7 +68,7 @@ def weights(
 
 def norm(shape: tuple[int, ...], adds: bool) -> tuple[Callable[[], object], ...]:
     ours = nn.BatchNorm2d(shape[1]).train()
-    fused.use_kernels(ours)
+    norm_act.use_kernels(ours)
     x, shortcut, pull = (maps(*shape).requires_grad_() for _ in range(3))
     given = [x, shortcut, ours.weight, ours.bias] if adds else [x, ours.weight, ours.bias]
 
@@ -78,7 +79,7 @@ def norm(shape: tuple[int, ...], adds: bool) -> tuple[Callable[[], object], ...]
         return torch.autograd.grad(y, given, pull)
 
     def kernel() -> object:
-        y = fused.norm_relu(ours, x, shortcut if adds else None)
+        y = norm_act.norm_relu(ours, x, shortcut if adds else None)
         return torch.autograd.grad(y, given, pull)
 
     return by_hand, kernel
@@ -91,8 +92,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    host.keep_pages()
-    if not convolution.has_kernel() or not fused.use_kernels(nn.Identity()):
+    environment.keep_pages()
+    if not convolution.has_kernel() or not norm_act.use_kernels(nn.Identity()):
         raise SystemExit("no kernels here: they take a C compiler and a processor with AMX")
     batch, size = (128, 32) if args.net.startswith("cifar-") else (16, 224)
     totals: dict[str, list[list[float]]] = {}

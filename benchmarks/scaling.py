@@ -41,17 +41,17 @@ def work(net_name: str, steps: int, compress: bool) -> None:
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
     from torch.nn.parallel import DistributedDataParallel
 
-    from resnets import host
     from resnets.config import AugmentSpec, DataSpec, Recipe
     from resnets.data import TensorSplit, TrainStream, fit_preprocess
-    from resnets.models import build, catalog, fused
-    from resnets.ranks import joined
+    from resnets.models import build, catalog, norm_act
+    from resnets.train.data_parallel import Parallel
     from resnets.train.loss import classification
-    from resnets.train.parallel import Parallel
     from resnets.train.state import new_state
     from resnets.train.step import train_step
+    from resnets.utils import environment
+    from resnets.utils.distributed import joined
 
-    host.keep_pages()
+    environment.keep_pages()
     spec = catalog.spec(net_name, num_classes=10)
     images = torch.randint(0, 256, (1024, spec.input_size, spec.input_size, 3), dtype=torch.uint8)
     labels, classes = torch.arange(1024) % 10, tuple("abcdefghij")
@@ -61,12 +61,12 @@ def work(net_name: str, steps: int, compress: bool) -> None:
     )
     with joined("cpu") as rank:
         net = build(spec).to(memory_format=torch.channels_last)
-        fused.use_kernels(net)
+        norm_act.use_kernels(net)
         preprocessor = fit_preprocess(split, recipe.data, 3)
         cpu = torch.device("cpu")
         batches = TrainStream(split, recipe.data, preprocessor, BATCH, 0, cpu, rank=rank).batches()
         state, forward = new_state(net, recipe, 1000), Parallel(net, rank)
-        bf16 = host.pick_precision("auto", cpu) == "bfloat16"
+        bf16 = environment.pick_precision("auto", cpu) == "bfloat16"
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
         forward.begin()
         if compress:

@@ -83,7 +83,7 @@ def checkpoint(name: str, folder: Path) -> Path:
     """A pushed-like checkpoint of a net with random weights."""
     from resnets import create_model
     from resnets.config import Preprocess, Recipe, to_dict
-    from resnets.weights.checkpoint import save_checkpoint
+    from resnets.weights.checkpoint.format import save_checkpoint
 
     net = create_model(name)
     preprocess = Preprocess(size=224, resize=256, channels=3, mean=(0.485, 0.456, 0.406),

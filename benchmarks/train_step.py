@@ -128,19 +128,19 @@ def peer_step(net_name: str, size: int, batch: int, tuned: bool) -> Callable[[],
 
 
 def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
-    from resnets import host
     from resnets.config import AugmentSpec, DataSpec, OptimSpec, Recipe
-    from resnets.data.loader import TrainStream
-    from resnets.data.preprocess import fit_preprocess
-    from resnets.data.split import TensorSplit
-    from resnets.models import build, catalog, fused
-    from resnets.ranks import Rank
+    from resnets.data.dataset.split import TensorSplit
+    from resnets.data.loading.loader import TrainStream
+    from resnets.data.transforms.preprocess import fit_preprocess
+    from resnets.models import build, catalog, norm_act
+    from resnets.train.data_parallel import Parallel
     from resnets.train.loss import classification
-    from resnets.train.parallel import Parallel
     from resnets.train.state import new_state
     from resnets.train.step import train_step
+    from resnets.utils import environment
+    from resnets.utils.distributed import Rank
 
-    host.keep_pages()
+    environment.keep_pages()
     images, labels = pictures(size)
     split = TensorSplit(
         torch.from_numpy(images),
@@ -155,12 +155,12 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
         batch_size=batch,
     )
     net = build(recipe.model).to(memory_format=torch.channels_last)
-    fused.use_kernels(net)
+    norm_act.use_kernels(net)
     preprocessor = fit_preprocess(split, recipe.data, 3)
     cpu = torch.device("cpu")
     stream = TrainStream(split, recipe.data, preprocessor, batch, 0, cpu).batches()
     state = new_state(net, recipe, 1000)
-    precision = host.pick_precision("auto", cpu)
+    precision = environment.pick_precision("auto", cpu)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
     loss_fn, forward = classification(), Parallel(net, Rank())
 

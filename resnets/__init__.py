@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from resnets import processors, telemetry
+from resnets.utils import cpu_count, telemetry
 
 if TYPE_CHECKING:
     from resnets.weights.initial import create_model
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "create_model", "load"]
 
 telemetry.disable()
-processors.limit_threads()
+cpu_count.limit_threads()
 
 _HOMES = {"create_model": "resnets.weights.initial", "load": "resnets.weights.load"}
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+from paths import SHARED
 
 
 @pytest.fixture(scope="session", autouse=True)

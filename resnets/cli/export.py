@@ -9,10 +9,10 @@ import tyro
 
 from resnets.cli.loading import load_options
 from resnets.config import ConfigError
-from resnets.config.terminal import say
+from resnets.utils.terminal import say
 
 if TYPE_CHECKING:
-    from resnets.deploy.artefact import Precision
+    from resnets.runtime.artifact import Precision
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -53,16 +53,16 @@ def command(
     """
     if int8 and bf16:
         raise ConfigError("--int8 and --bf16 exclude each other")
-    from resnets.weights.checkpoint import task_of
+    from resnets.weights.checkpoint.format import task_of
 
     if task_of(weights) != "classify":
         raise ConfigError(
             f"{weights}: detectors and segmenters cannot be exported yet; `resnets serve` and"
             " `resnets predict` take the checkpoint"
         )
-    from resnets.deploy.artefact import is_artefact
-    from resnets.deploy.export import export
-    from resnets.deploy.prove import REFUSED, Refused
+    from resnets.export.export import export
+    from resnets.export.verify import REFUSED, Refused
+    from resnets.runtime.artifact import is_artefact
     from resnets.weights.load import load_model
 
     if is_artefact(weights):
@@ -92,7 +92,7 @@ def command(
 
 
 def _print(card: dict[str, Any], out: Path) -> None:
-    from resnets.deploy.artefact import files_of
+    from resnets.runtime.artifact import files_of
 
     parity = card["parity"]
     worst = max(each["relative"] for each in parity["batches"])

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from resnets.cli.loading import load_options
 from resnets.config import ConfigError
-from resnets.config.terminal import console as terminal_console
-from resnets.config.terminal import escape, say
+from resnets.utils.terminal import console as terminal_console
+from resnets.utils.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.evaluate.features import Embedding
@@ -56,12 +56,12 @@ def command(
         raise ConfigError(f"--out {out}: embeddings are written as .parquet; name such a file")
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
-    from resnets import host
-    from resnets.data.summary import announce
+    from resnets.data.dataset.summary import announce
     from resnets.evaluate.features import Nearest, embed_picture, embeddings, write_parquet
     from resnets.evaluate.match import open_every, open_split
     from resnets.evaluate.prepare import place, with_progress
-    from resnets.processors import cores
+    from resnets.utils import environment
+    from resnets.utils.cpu_count import cores
     from resnets.weights.load import load_model
 
     net = load_model(weights, load_options(model, None), "body")
@@ -72,7 +72,7 @@ def command(
     announce(pictures)
     chosen, precise = place(net, device, precision)
     if not json:
-        where = f"{precise} on {host.device_name(chosen)}"
+        where = f"{precise} on {environment.device_name(chosen)}"
         say(f"embedding {pictures.description}, in {where}", error=True)
     failures = _Failures()
     found = embeddings(net, pictures, device=chosen, precision=precise, workers=cores())

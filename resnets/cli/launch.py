@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnets.config import ConfigError, Recipe, to_toml
-from resnets.config.terminal import say
+from resnets.utils.terminal import say
 
 LOCAL = "localhost:0"  # the processes meet at a free port
 
@@ -40,7 +40,7 @@ def launch(recipe: Recipe | None, options: Sequence[str], devices: int, max_rest
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from resnets.processors import cores
+    from resnets.utils.cpu_count import cores
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it below
     # One thread too many costs more than one too few.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from resnets.config.terminal import say
+from resnets.utils.terminal import say
 
 if TYPE_CHECKING:
     from resnets.weights.load import LoadOptions

@@ -93,7 +93,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    from resnets.config.terminal import say
+    from resnets.utils.terminal import say
 
     say(message, error=True)
     return code

@@ -55,7 +55,7 @@ def ended_by_signals() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        from resnets.config.terminal import leave_terminal
+        from resnets.utils.terminal import leave_terminal
 
         if number == signal.SIGHUP:  # a shell and the system may both send one
             leave_terminal()
@@ -78,7 +78,7 @@ def ended_by_signals() -> Iterator[None]:
 
 def check_words(words: Sequence[str]) -> None:
     """ConfigError for an empty word, which as a path would mean the current folder."""
-    from resnets.config.errors import ConfigError
+    from resnets.utils.errors import ConfigError
 
     for place, word in enumerate(words):
         name, equals, value = word.partition("=")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from resnets.cli.loading import load_options
-from resnets.config.terminal import say
+from resnets.utils.terminal import say
 
 
 def command(

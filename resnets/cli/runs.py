@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resnets.config import hold_folder, new_folder
-from resnets.config.environment import environment_int
+from resnets.utils.environment_variables import environment_int
 
 RUNS = Path("runs")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from resnets.config import ConfigError
-from resnets.config.terminal import say
+from resnets.utils.terminal import say
 
 
 def command(
@@ -69,7 +69,7 @@ def command(
         raise ConfigError("name at least one artefact, run or checkpoint")
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port {port}: is 0..65535")
-    from resnets.deploy.serve_limits import Limits
+    from resnets.serve.http.limits import Limits
 
     limits = Limits(
         max_batch=max_batch,
@@ -81,10 +81,10 @@ def command(
     )
     token = _token(token_env)
     try:
-        from resnets.deploy import serve
-        from resnets.deploy.serve_metrics import Metrics
-        from resnets.deploy.serve_registry import Registry, Source
-        from resnets.deploy.serve_watch import log_to_stderr
+        from resnets.serve import server
+        from resnets.serve.metrics import Metrics
+        from resnets.serve.middleware import log_to_stderr
+        from resnets.serve.registry import Registry, Source
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("resnets"):
             raise
@@ -95,8 +95,8 @@ def command(
 
     loading = LoadOptions(model, classes)  # what is decided about weights is in the log
     sources = [Source.parse(text) for text in models]
-    sock = serve.bind(host, port)
-    if token is None and not serve.is_loopback(host):
+    sock = server.bind(host, port)
+    if token is None and not server.is_loopback(host):
         say(f"resnets serve: {host}: anybody there may ask; see --token-env", error=True)
     metrics = Metrics()
     log_to_stderr()
@@ -110,7 +110,7 @@ def command(
         calibrate=calibrate,
         loading=loading,
     )
-    serve.serve(sock, registry, limits, metrics, token, {host, *allowed_host})
+    server.serve(sock, registry, limits, metrics, token, {host, *allowed_host})
     return 0
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from resnets.cli.runs import run_folder
 from resnets.config import ConfigError, Recipe, from_toml, parse_duration, replace_fields
-from resnets.config.terminal import Console, say
+from resnets.utils.terminal import Console, say
 
 # Whether torchrun starts us again, after a process died.
 RESTARTED = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -113,9 +113,9 @@ def _train(
     means: dict[str, Any],
 ) -> int:
     """Train in this process; without a `recipe` go on with the run in `folder`."""
-    from resnets import job
-    from resnets.ranks import joined
-    from resnets.train.stop import Stopped
+    from resnets import training
+    from resnets.train.guards.interrupt import Stopped
+    from resnets.utils.distributed import joined
 
     with joined(means["device"]) as rank:
         begun = rank.from_first(lambda: _begun(recipe, folder, go_on))
@@ -123,9 +123,9 @@ def _train(
             if recipe is not None and begun and rank.leads:
                 _say_ignored(recipe, folder)
             if recipe is None or (go_on and begun):
-                result = job.resume(folder, data=data, rank=rank, **means)
+                result = training.resume(folder, data=data, rank=rank, **means)
             else:
-                result = job.run(recipe, folder, rank=rank, **means)
+                result = training.run(recipe, folder, rank=rank, **means)
         except Stopped as stop:
             if rank.leads:
                 say(f"{stop}; go on with: resnets train --resume {folder}")
@@ -138,7 +138,7 @@ def _train(
 def _say_ignored(recipe: Recipe, folder: Path) -> None:
     """With --go-on the run's own recipe holds; name the fields that were asked for otherwise."""
     from resnets.train.resume import asked_otherwise
-    from resnets.weights.checkpoint import RECIPE
+    from resnets.weights.checkpoint.format import RECIPE
 
     for line in asked_otherwise(recipe, from_toml(folder / RECIPE, stored=True)):
         logging.getLogger("resnets").warning("--go-on: %s", line)
@@ -146,8 +146,8 @@ def _say_ignored(recipe: Recipe, folder: Path) -> None:
 
 def _begun(recipe: Recipe | None, folder: Path, go_on: bool) -> bool:
     """Whether there is a run in `folder`; one on another machine may have left it behind a URL."""
-    from resnets.weights.checkpoint import RECIPE, place_for
-    from resnets.weights.kept import bring_back
+    from resnets.weights.checkpoint.format import RECIPE, place_for
+    from resnets.weights.checkpoint.manager import bring_back
 
     if (folder / RECIPE).is_file():
         return True
@@ -158,9 +158,9 @@ def _begun(recipe: Recipe | None, folder: Path, go_on: bool) -> bool:
 
 def _brought_back(where: Path) -> Path:
     """The run folder to go on with; that of a URL is made where it is missing."""
-    from resnets.weights.checkpoint import RECIPE, place_for
-    from resnets.weights.kept import bring_back
-    from resnets.weights.store_url import url_of
+    from resnets.weights.checkpoint.format import RECIPE, place_for
+    from resnets.weights.checkpoint.manager import bring_back
+    from resnets.weights.checkpoint.store_url import url_of
 
     url = url_of(where)
     if url is None:
@@ -268,7 +268,7 @@ def _show_recipes() -> None:
 
 
 def _show_result(result: dict[str, Any], folder: Path) -> None:
-    from resnets.report import figures_of
+    from resnets.report.run_report import figures_of
 
     figures = figures_of(result)
     table = Table("split", *figures.values(), "pictures", "protocol")

@@ -4,11 +4,8 @@ A `Recipe` is written into each run and each checkpoint and is enough to repeat 
 are data, not subclasses: a plain net differs from its residual twin in one field of `ModelSpec`.
 """
 
-from resnets.config import terminal  # makes what our loggers say printable
 from resnets.config.data import AugmentSpec, DataSpec, Preprocess
 from resnets.config.detect import DetectSpec
-from resnets.config.errors import BusyError, ConfigError, ToldError
-from resnets.config.files import hold_file, hold_folder, hold_name, is_held, new_folder, whole_file
 from resnets.config.model import Block, ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.config.recipe import Recipe, parse_duration
@@ -21,6 +18,9 @@ from resnets.config.text import (
     to_dict,
     to_toml,
 )
+from resnets.utils import terminal  # makes what our loggers say printable
+from resnets.utils.errors import BusyError, ConfigError, ToldError
+from resnets.utils.files import hold_file, hold_folder, hold_name, is_held, new_folder, whole_file
 
 __all__ = [
     "AugmentSpec",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from resnets.config.errors import ConfigError
+from resnets.utils.errors import ConfigError
 
 ClassMapScheme = Literal["", "ids", "binary", "voc", "cityscapes", "cityscapes-trainids"]
 AnnotationFormat = Literal["", "coco", "voc", "yolo", "labelme", "cvat"]

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnets.config.errors import ConfigError
+from resnets.utils.errors import ConfigError
 
 Handler = Callable[[Any], Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from resnets.config.errors import ConfigError
+from resnets.utils.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

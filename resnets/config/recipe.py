@@ -8,9 +8,9 @@ from typing import Literal
 
 from resnets.config.data import DataSpec
 from resnets.config.detect import DetectSpec
-from resnets.config.errors import ConfigError
 from resnets.config.model import ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
+from resnets.utils.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

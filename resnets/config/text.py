@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import pydantic
 import tomli_w
 
-from resnets.config.errors import ConfigError
-from resnets.config.files import whole_file
 from resnets.config.recipe import Recipe
+from resnets.utils.errors import ConfigError
+from resnets.utils.files import whole_file
 
 T = TypeVar("T")
 

@@ -1,11 +1,11 @@
 """Stored bytes -> source -> split -> order -> decode -> augment -> batch."""
 
 from resnets.data.batch import Batch
+from resnets.data.dataset.split import FileSplit, Split, TensorSplit
 from resnets.data.errors import DataError
-from resnets.data.loader import TrainStream, eval_batches
-from resnets.data.preprocess import Preprocessor, fit_preprocess, prepare
-from resnets.data.split import FileSplit, Split, TensorSplit
-from resnets.data.splits import Splits, open_data
+from resnets.data.loading.loader import TrainStream, eval_batches
+from resnets.data.splits.open import Splits, open_data
+from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess, prepare
 
 __all__ = [
     "Batch",

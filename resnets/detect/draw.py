@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from resnets.config import whole_file
-from resnets.config.terminal import printable
-from resnets.detect.masks import decode_run
-from resnets.detect.types import IGNORE, Detections, Pixels
-from resnets.evaluate.figure_text import Letters
+from resnets.detect.data.masks import decode_run
+from resnets.detect.data.types import IGNORE, Detections, Pixels
+from resnets.evaluate.figures.fonts import Letters
+from resnets.utils.terminal import printable
 
 Colour = tuple[int, int, int]
 TagBox = tuple[float, float, float, float]

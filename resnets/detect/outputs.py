@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from resnets.config import dump_json
-from resnets.detect.curves import save_curves
-from resnets.detect.judge import Judgement
-from resnets.detect.misses import save_misses, worst_misses
-from resnets.detect.results import coco_results
-from resnets.detect.types import Detections, DetectionSplit
+from resnets.detect.data.types import Detections, DetectionSplit
+from resnets.detect.metrics.curves import save_curves
+from resnets.detect.metrics.error_page import save_misses, worst_misses
+from resnets.detect.metrics.evaluator import Judgement
+from resnets.detect.metrics.results import coco_results
 
 
 def save_evaluation(

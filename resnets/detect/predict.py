@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.data.decode import decode_whole
-from resnets.data.files import FolderFiles, read_file
-from resnets.data.unreadable import Unreadable
-from resnets.detect.class_maps import MapPixels
+from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.decode import decode_whole
+from resnets.data.files.open import FolderFiles, read_file
+from resnets.detect.data.class_maps import MapPixels
+from resnets.detect.data.types import Detections, Pixels
 from resnets.detect.draw import draw, draw_classes, marks
-from resnets.detect.localise_score import Located
-from resnets.detect.localiser import Localiser, Refiner
-from resnets.detect.measure import Test
-from resnets.detect.segmenter import Segmenter
-from resnets.detect.shown import Shown, show
-from resnets.detect.types import Detections, Pixels
+from resnets.detect.metrics.localization import Located
+from resnets.detect.metrics.measure import Test
+from resnets.detect.models.inference_input import Shown, show
+from resnets.detect.models.localizer import Localiser, Refiner
+from resnets.detect.models.segmenter import Segmenter
 
 
 @dataclass(frozen=True, eq=False)

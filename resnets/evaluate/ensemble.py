@@ -12,13 +12,13 @@ from torch import Tensor
 
 from resnets.config import Preprocess
 from resnets.data import DataError, Split
-from resnets.evaluate.ahead import compute_in_groups
-from resnets.evaluate.budget import Budget
-from resnets.evaluate.cuts import Pixels, cut
-from resnets.evaluate.dense import fully_convolutional, normalise
-from resnets.evaluate.views import Average, Views, average_scores, logits_of
+from resnets.evaluate.batch_size import Budget
+from resnets.evaluate.batched_inference import compute_in_groups
+from resnets.evaluate.views.crops import Pixels, cut
+from resnets.evaluate.views.dense import fully_convolutional, normalise
+from resnets.evaluate.views.views import Average, Views, average_scores, logits_of
 from resnets.models import Net
-from resnets.processors import cores
+from resnets.utils.cpu_count import cores
 
 FEWEST, MOST = 32, 1024  # pictures read and scored together
 

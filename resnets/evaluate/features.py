@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.config import ConfigError, hold_name, whole_file
-from resnets.config.terminal import valid_text
 from resnets.data import Split
-from resnets.evaluate.ahead import compute_in_groups
-from resnets.evaluate.budget import Budget
-from resnets.evaluate.cuts import cut, picture_name
-from resnets.evaluate.views import Views, logits_of
+from resnets.evaluate.batch_size import Budget
+from resnets.evaluate.batched_inference import compute_in_groups
+from resnets.evaluate.views.crops import cut, picture_name
+from resnets.evaluate.views.views import Views, logits_of
 from resnets.models import Net
 from resnets.models.resnet import ResNet
+from resnets.utils.terminal import valid_text
 
 MOST = 256  # pictures computed at once, and rows written at once
 

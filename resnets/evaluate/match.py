@@ -17,14 +17,14 @@ from torch import Tensor
 
 from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
-from resnets.data.all_images import open_all, open_unlabelled
-from resnets.data.content import file_keys
-from resnets.data.fingerprint import Fingerprint
-from resnets.data.pixel_values import FULL
-from resnets.data.quarantine import path_within, prefixes
-from resnets.data.wnids import WNIDS
-from resnets.evaluate.cuts import picture_name
+from resnets.data.dataset.content_hash import file_keys
+from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.decode.pixel_values import FULL
+from resnets.data.sources.all_images import open_all, open_unlabelled
+from resnets.data.splits.fingerprint import Fingerprint
+from resnets.data.tables.synsets import WNIDS
 from resnets.evaluate.truth import Truth, own_truth, read_truth
+from resnets.evaluate.views.crops import picture_name
 from resnets.weights.hub import imagenet_classes
 
 log = logging.getLogger("resnets")

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from resnets.data import Split
-from resnets.evaluate.cuts import picture_name
 from resnets.evaluate.ensemble import Scored
 from resnets.evaluate.run import Evaluation, evaluate_scores
 from resnets.evaluate.truth import Truth
-from resnets.ranks import Rank
+from resnets.evaluate.views.crops import picture_name
+from resnets.utils.distributed import Rank
 
 KEPT = 24  # most confident errors
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.errors import DataError
-from resnets.data.walk import LeftOut, walk_unlabelled
-from resnets.evaluate.ahead import compute_in_groups
+from resnets.data.files.walk import LeftOut, walk_unlabelled
+from resnets.evaluate.batched_inference import compute_in_groups
 
 MOST = 256  # pictures computed at once; a terminal sees their rows together
 
 
 class Classifier(Protocol):
-    """What predicts: see `deploy.backend.Backend`.
+    """What predicts: see `runtime.base.Backend`.
 
     preprocess: a `Preprocessor`. batch: how many pictures are worth computing at once. at_once:
     how many such batches.
@@ -49,9 +49,9 @@ class Prediction:
 def find_pictures(paths: Iterable[str | Path], left_out: LeftOut | None = None) -> list[Path]:
     """Files as named, and each folder's images in the order of their paths.
 
-    See `data.walk` for which files of a folder are images; the others are counted in `left_out`. A
-    folder that may not be listed stands for itself, so that reading it says why. Raises DataError
-    for a folder without images.
+    See `data.files.walk` for which files of a folder are images; the others are counted in
+    `left_out`. A folder that may not be listed stands for itself, so that reading it says why.
+    Raises DataError for a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):

@@ -18,8 +18,8 @@ from rich.progress import (
 from rich.text import Text
 from torch import nn
 
-from resnets import host
-from resnets.config.terminal import Console
+from resnets.utils import environment
+from resnets.utils.terminal import Console
 
 T = TypeVar("T")
 
@@ -29,11 +29,11 @@ def place(net: nn.Module, device: str, precision: str) -> tuple[torch.device, st
 
     Returns it with the precision that "auto" becomes there.
     """
-    chosen = host.pick_device(device)
+    chosen = environment.pick_device(device)
     if chosen.type == "cpu":
-        host.keep_pages()
+        environment.keep_pages()
     net.to(chosen).to(memory_format=torch.channels_last)
-    return chosen, host.pick_precision(precision, chosen)
+    return chosen, environment.pick_precision(precision, chosen)
 
 
 def with_progress(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnets.data.batch import Batch
 from resnets.evaluate.metrics import ClassFigures, ClassificationMeter, Sums, class_figures
-from resnets.evaluate.views import logits_of
+from resnets.evaluate.views.views import logits_of
 
 TOP = 5  # of so few classes a top-5 error says nothing
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from resnets.data import DataError
-from resnets.data.table_files import TABLE_SUFFIXES, open_table_file
+from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 
 Labels = tuple[int, ...]
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.config import ModelSpec
-from resnets.models.fused import norm_alone, norm_relu, second_use
 from resnets.models.layers import conv, low_pass, norm
+from resnets.models.norm_act import norm_alone, norm_relu, second_use
 
 
 @dataclass(frozen=True, kw_only=True)

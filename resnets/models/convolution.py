@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from resnets import host, native
+from resnets.ops import compiler
+from resnets.utils import environment
 
 VECTOR = 16  # channels of a tile (conv_weights.c)
 WIDEST = 1 << 14  # channels at most (`zeros` there)
@@ -132,14 +133,14 @@ def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding:
 
 def processor_has_amx() -> bool:
     """Whether this processor multiplies tiles of bfloat16."""
-    return "amx_bf16" in host.processor_flags().split()
+    return "amx_bf16" in environment.processor_flags().split()
 
 
 @lru_cache
 def _kernel() -> ctypes.CDLL | None:
     if not processor_has_amx():
         return None
-    library = native.load("conv_weights")
+    library = compiler.load("conv_weights")
     if library is None or not library.conv_weights_allowed():
         return None
     pointer, sizes, small = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64), ctypes.c_int

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resnets.config import ModelSpec, Recipe
-from resnets.models.norm_batch import BATCH_NORMS
+from resnets.models.norm import BATCH_NORMS
 
 
 class Net(nn.Module, ABC):
@@ -39,7 +39,7 @@ class Net(nn.Module, ABC):
         self.preprocess: Any = None
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
-        self.fingerprint: Any = None  # `data.fingerprint.Fingerprint` of the run's images
+        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
         self.origin = "random initialisation"
 
     @abstractmethod

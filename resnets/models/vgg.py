@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import layers
-from resnets.models.fused import norm_relu
-from resnets.models.initialise import initialise
+from resnets.models.init import initialise
 from resnets.models.net import Net
+from resnets.models.norm_act import norm_relu
 
 CLASSIFIER_WIDTH = 4096
 POOLED = 7

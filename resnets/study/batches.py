@@ -17,13 +17,13 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from resnets.config import ConfigError
-from resnets.config.terminal import Console, escape
 from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, order
-from resnets.data.summary import announce
+from resnets.data.dataset.summary import announce
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.evaluate.match import SplitName, match_classes, number_note, open_split, relabel
 from resnets.evaluate.prepare import place
 from resnets.models import Net
+from resnets.utils.terminal import Console, escape
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
 T = TypeVar("T")

@@ -20,8 +20,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure as Plot
 
 from resnets.config import whole_file
-from resnets.config.csv_files import CsvWriter
 from resnets.study.figures import THEME
+from resnets.utils.csv_files import CsvWriter
 
 REPORT = "report.html"
 PNG_DPI = 200

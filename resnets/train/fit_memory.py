@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from resnets import host
 from resnets.config import Recipe
-from resnets.train.parallel import Parallel
+from resnets.train.data_parallel import Parallel
 from resnets.train.state import TrainState
+from resnets.utils import environment
 
 T = TypeVar("T")
 log = logging.getLogger("resnets")
@@ -140,7 +140,7 @@ def _let_go(net: nn.Module, kept: list[tuple[Tensor, Tensor]]) -> None:
         for buffer, before in kept:
             buffer.copy_(before)
     gc.collect()
-    host.give_back_pages()
+    environment.give_back_pages()
 
 
 def _statistics(net: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -13,9 +13,9 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import whole_file
-from resnets.config.terminal import Console
-from resnets.train.board import Board
-from resnets.train.clock import TIME, stages_line
+from resnets.train.tensorboard import Board
+from resnets.train.timing import TIME, stages_line
+from resnets.utils.terminal import Console
 
 METRICS = "metrics.jsonl"
 DAMAGED = "metrics-damaged.txt"

@@ -12,16 +12,16 @@ from torch import nn
 from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.data.timings import Timings
-from resnets.ranks import Rank
-from resnets.train.clock import TIME, Clock
-from resnets.train.diverged import CURES, Diverged
+from resnets.train.data_parallel import Parallel
+from resnets.train.guards.divergence import CURES, Diverged
+from resnets.train.guards.interrupt import Stopped, StopSignals
+from resnets.train.guards.watchdog import Watchdog
 from resnets.train.log import NoLog, RunLog
 from resnets.train.loss import LossFn
-from resnets.train.parallel import Parallel
 from resnets.train.state import Meter, Saver, TrainState
 from resnets.train.step import train_step
-from resnets.train.stop import Stopped, StopSignals
-from resnets.train.watchdog import Watchdog
+from resnets.train.timing import TIME, Clock
+from resnets.utils.distributed import Rank
 
 # A mean loss this many times the first one is called divergence even while it is still finite.
 DIVERGED = 20.0

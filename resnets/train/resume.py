@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from resnets.config import ConfigError, Recipe, to_dict
-from resnets.train.schedule import Schedule
+from resnets.train.optim.schedule import Schedule
 
 # Fields that do not change what is learnt: an edited recipe.toml decides them.
 FREE = frozenset(

@@ -12,21 +12,26 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from resnets.config import FinetuneSpec, Recipe, to_dict
-from resnets.data.fingerprint import Fingerprint
-from resnets.ranks import Rank
-from resnets.train.diverged import CURES, Diverged, not_finite
-from resnets.train.ema import make_ema
-from resnets.train.finetune import Tuning
-from resnets.train.optim import Optimizer, load_state_tensors, make_optimizer, state_tensors
-from resnets.train.schedule import Schedule
-from resnets.train.shard import Sharded
-from resnets.train.writer import Snapshot, Writer
-from resnets.weights.checkpoint import BEST, LAST, Checkpoint, Encoded
-from resnets.weights.kept import Kept
+from resnets.data.splits.fingerprint import Fingerprint
+from resnets.train.async_writer import Snapshot, Writer
+from resnets.train.guards.divergence import CURES, Diverged, not_finite
+from resnets.train.optim.ema import make_ema
+from resnets.train.optim.freeze import Tuning
+from resnets.train.optim.optimizers import (
+    Optimizer,
+    load_state_tensors,
+    make_optimizer,
+    state_tensors,
+)
+from resnets.train.optim.schedule import Schedule
+from resnets.train.optim.zero import Sharded
+from resnets.utils.distributed import Rank
+from resnets.weights.checkpoint.fingerprint import Record
+from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, Encoded
+from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.store_url import named
+from resnets.weights.lazy_tensors import naming
 from resnets.weights.load import load_weights
-from resnets.weights.record import Record
-from resnets.weights.store_url import named
-from resnets.weights.stored import naming
 
 
 @dataclass

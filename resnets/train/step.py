@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from resnets.config import Recipe
 from resnets.data import order
 from resnets.data.batch import Batch
-from resnets.ranks import Rank
+from resnets.train.data_parallel import Parallel
 from resnets.train.fit_memory import fitted, outside_passes, parts
 from resnets.train.loss import Losses, LossFn
-from resnets.train.optim import set_rate
-from resnets.train.parallel import Parallel
+from resnets.train.optim.optimizers import set_rate
 from resnets.train.state import TrainState
+from resnets.utils.distributed import Rank
 
 
 def seed_step(seed: int, step: int, rank: Rank) -> None:

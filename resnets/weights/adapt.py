@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resnets.config import ConfigError, DataSpec, ModelSpec, Preprocess
 from resnets.data import Split, TensorSplit
-from resnets.data.preprocess import Preprocessor, fit_preprocess
+from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess
 from resnets.weights.files import Weights
 
 log = logging.getLogger("resnets")

@@ -1,6 +1,6 @@
 """Weights from a file or folder: tensors as their maker named them, and what he said of their use.
 
-Nothing in a file is executed: see `resnets.data.unpickle`.
+Nothing in a file is executed: see `resnets.data.files.unpickle`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,23 @@ from typing import Any
 from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict
-from resnets.data.preprocess import Preprocessor
-from resnets.weights import caffe, folder, keras
-from resnets.weights.checkpoint import Checkpoint, CheckpointError, find_checkpoint, read_whole
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.weights import folder
+from resnets.weights.checkpoint.format import (
+    Checkpoint,
+    CheckpointError,
+    find_checkpoint,
+    read_whole,
+)
+from resnets.weights.checkpoint.store_url import named, url_of
 from resnets.weights.errors import WeightsError
-from resnets.weights.kinds import refuse_other_kinds
-from resnets.weights.maps import shorten
-from resnets.weights.rules import Tensors
-from resnets.weights.safetensors_file import read_metadata, read_safetensors
-from resnets.weights.store_url import named, url_of
-from resnets.weights.stored import Stored, flatten, naming, stored
-from resnets.weights.torch_file import read_pickled
+from resnets.weights.lazy_tensors import Stored, flatten, naming, stored
+from resnets.weights.name_maps.maps import shorten
+from resnets.weights.name_maps.rules import Tensors
+from resnets.weights.readers import caffe, keras
+from resnets.weights.readers.file_type import refuse_other_kinds
+from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors
+from resnets.weights.readers.torch_file import read_pickled
 
 log = logging.getLogger("resnets")
 

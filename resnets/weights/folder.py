@@ -26,9 +26,13 @@ from resnets.config import (
 from resnets.config.fields import take_fields
 from resnets.models import Net, catalog
 from resnets.weights.errors import WeightsError
-from resnets.weights.maps import name_map
-from resnets.weights.timm_config import Described, names_of, read_timm
-from resnets.weights.transformers_config import PROCESSOR, read_transformers, write_transformers
+from resnets.weights.name_maps.maps import name_map
+from resnets.weights.readers.timm_config import Described, names_of, read_timm
+from resnets.weights.readers.transformers_config import (
+    PROCESSOR,
+    read_transformers,
+    write_transformers,
+)
 
 FORMAT = 1
 CONFIG, MODEL, MEAN = "config.json", "model.safetensors", "mean_image.safetensors"

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from resnets import host
 from resnets.config import ConfigError, ModelSpec, Preprocess
-from resnets.data.fetch import why_away
-from resnets.data.preprocess import Preprocessor
+from resnets.data.sources.download import why_away
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
+from resnets.utils import environment
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_folder, read_path
 from resnets.weights.folder import (
@@ -35,7 +35,7 @@ from resnets.weights.folder import (
     same_net,
 )
 from resnets.weights.heads import imagenet_classes
-from resnets.weights.timm_config import catalog_name
+from resnets.weights.readers.timm_config import catalog_name
 
 IMAGENET = 1000  # classes
 # Tags of timm 1.0 for the nets that are ours too, so that a misspelt one is noticed offline. Newer
@@ -201,7 +201,7 @@ def _hub(name: str, spec: ModelSpec | None) -> Weights:
     repository, _, revision = name.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ConfigError(f"weights: {source}: write it as hub:ORG/NAME or hub:ORG/NAME@REVISION")
-    folder = host.cache() / "hub" / repository
+    folder = environment.cache() / "hub" / repository
     if not (folder / MODEL).is_file():
         folder = _fetch(source, repository, revision or "main", folder)
     if (folder / CONFIG).is_file():

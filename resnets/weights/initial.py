@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec
-from resnets.data.preprocess import Preprocessor
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import Net, build, catalog
-from resnets.models.sketch import shapes_only
+from resnets.models.meta_build import shapes_only
 from resnets.weights import hub
 from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem
-from resnets.weights.candidates import fitting_hint
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_path
 from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
-from resnets.weights.leftovers import report
-from resnets.weights.maps import OWN, NameMap, maps_of, name_map, own_map, shorten
-from resnets.weights.rules import Tensors
-from resnets.weights.select import HEAD, Selection, select
-from resnets.weights.stored import Stored, naming
+from resnets.weights.lazy_tensors import Stored, naming
+from resnets.weights.name_maps.candidates import fitting_hint
+from resnets.weights.name_maps.leftovers import report
+from resnets.weights.name_maps.maps import OWN, NameMap, maps_of, name_map, own_map, shorten
+from resnets.weights.name_maps.rules import Tensors
+from resnets.weights.name_maps.select import HEAD, Selection, select
 
 log = logging.getLogger("resnets")
 
@@ -50,8 +50,8 @@ def create_model(
 
     weights: None draws them at random (torch's global generator). "torchvision:IMAGENET1K_V2",
     "timm:resnet50.a1_in1k" and "hub:ORG/NAME" are fetched once and kept. Else it is a path, of a
-    file in any format of `resnets.weights.formats`, a checkpoint, a run or a pushed folder.
-    FILE#PART takes the tensors whose names begin with PART, such as model_ema.
+    file in any format of `resnets.weights.name_maps.formats`, a checkpoint, a run or a pushed
+    folder. FILE#PART takes the tensors whose names begin with PART, such as model_ema.
 
     classes: the names of the net's outputs, in their order. The weights' head is then kept only
     where it is of the same classes, by name; without `classes`, where it is of as many.

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
-from resnets.data.preprocess import (
+from resnets.data.transforms.preprocess import (
     IMAGENET_GREY_MEAN,
     IMAGENET_GREY_STD,
     IMAGENET_MEAN,
@@ -23,8 +23,8 @@ from resnets.data.preprocess import (
 )
 from resnets.models import Net, build, catalog
 from resnets.weights import folder, hub
-from resnets.weights.candidates import fitting, listed
-from resnets.weights.checkpoint import (
+from resnets.weights.checkpoint.fingerprint import read_fingerprint
+from resnets.weights.checkpoint.format import (
     FOLDER,
     Checkpoint,
     CheckpointError,
@@ -32,6 +32,7 @@ from resnets.weights.checkpoint import (
     open_checkpoint,
     read_whole,
 )
+from resnets.weights.checkpoint.store_url import named
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import (
     Weights,
@@ -43,10 +44,9 @@ from resnets.weights.files import (
 )
 from resnets.weights.heads import no_names, read_classes
 from resnets.weights.initial import net_from, recognise
-from resnets.weights.record import read_fingerprint
-from resnets.weights.safetensors_file import read_metadata
-from resnets.weights.store_url import named
-from resnets.weights.stored import naming
+from resnets.weights.lazy_tensors import naming
+from resnets.weights.name_maps.candidates import fitting, listed
+from resnets.weights.readers.safetensors_file import read_metadata
 
 log = logging.getLogger("resnets")
 

@@ -16,7 +16,7 @@ from resnets.models import Net
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import published_name, write_folder
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
-from resnets.weights.maps import name_map
+from resnets.weights.name_maps.maps import name_map
 from resnets.weights.save import into_new_folder
 
 CARD, RESULT = "README.md", "result.json"

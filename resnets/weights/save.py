@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from resnets.config import ConfigError, Preprocess, hold_name
-from resnets.data.preprocess import Preprocessor
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import Net
 from resnets.weights.folder import write_folder
 from resnets.weights.heads import read_classes

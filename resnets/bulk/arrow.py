@@ -1,0 +1,66 @@
+"""Arrow tables on the disk, through `datasets`, for bulk prediction: labels or not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from resnets.bulk.data_set import Found, Item, require
+from resnets.data.sources.arrow_files import find_tabular, is_saved
+from resnets.data.sources.huggingface import ArrowFiles, called, library, part_name, reading
+from resnets.data.tables.label_columns import find_picture
+
+
+class TablePictures:
+    """The pictures of what `save_to_disk` wrote, or of .arrow files, by memory map."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.parts = path, _parts(path)
+        self.ends = list(accumulate(map(len, self.parts)))
+
+    def items(self, start: int, stop: int) -> Iterator[Item]:
+        """Rows `start` up to `stop`."""
+        for part, end in zip(self.parts, self.ends, strict=True):
+            first = end - len(part)
+            for row in range(max(start, first) - first, min(stop, end) - first):
+                yield Item(part.name(row), partial(part.read, row))
+
+    def check(self) -> None:
+        """DataError where the set has gone."""
+        require(self.path)
+
+
+def find_tables(path: Path) -> Found:
+    """The set, known by the names and sizes of its files."""
+    pictures = TablePictures(path)
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*.arrow")):
+        digest.update(f"{file.name}\0{file.stat().st_size}\n".encode())
+    return Found("arrow", str(path), pictures.ends[-1], digest.hexdigest())
+
+
+def _parts(path: Path) -> list[ArrowFiles]:
+    where, name = str(path), called(str(path))
+    datasets = library(where)
+    with reading(where):
+        if path.is_file():
+            found = {"": datasets.Dataset.from_file(where)}
+        elif is_saved(path):
+            loaded = datasets.load_from_disk(where)
+            found = {"": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+        else:
+            home = find_tabular(path)
+            names = () if home is None else home.paths
+            found = {name: datasets.Dataset.from_file(str(path / name)) for name in names}
+    root = path if path.is_dir() else path.parent
+    parts = []
+    for title, table in sorted(found.items()):
+        column = find_picture(table.features, name)
+        pictures = table.select_columns([column]).with_format("arrow")
+        parts.append(ArrowFiles(pictures, part_name(name, title), np.arange(len(table)), root))
+    return parts

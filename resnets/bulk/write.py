@@ -1,0 +1,196 @@
+"""Shards of predictions on the disk: Parquet or CSV, written whole or not at all.
+
+Columns: path, then class1, id1, probability1, class2, ... from the likeliest on, then error, which
+says of a picture that could not be read why; its other cells are empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+from resnets.config import ConfigError
+from resnets.utils.csv_files import CsvWriter, read_rows
+
+Format = Literal["parquet", "csv"]
+GROUP = 8192  # rows of a row group, and rows held at a time
+SHOWN = 20  # errors that the summary quotes
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture's name and its likeliest classes, their numbers and probabilities; or an error."""
+
+    path: str
+    classes: Sequence[str] = ()
+    ids: Sequence[int] = ()
+    probabilities: Sequence[float] = ()
+    error: str | None = None
+
+    def cells(self, top: int) -> list[Any]:
+        """One for each column; None where there is nothing to say."""
+        if self.error is not None:
+            return [self.path, *[None] * (3 * top), self.error]
+        best = zip(self.classes, self.ids, self.probabilities, strict=True)
+        return [self.path, *(cell for three in best for cell in three), None]
+
+
+def columns(top: int) -> list[str]:
+    """The names of the columns with `top` classes a picture."""
+    ranks = range(1, top + 1)
+    return ["path", *(f"{w}{k}" for k in ranks for w in ("class", "id", "probability")), "error"]
+
+
+class _Writer(Protocol):
+    def add(self, rows: Sequence[Row]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ShardWriter:
+    """Context that writes `path`, which appears, synced to the disk, when it is left well.
+
+    `sha256` is then that of the file.
+    """
+
+    sha256: str
+
+    def __init__(self, path: Path, kind: Format, top: int) -> None:
+        self.path, self.kind, self.top = path, kind, top
+        # Not `whole_file`: another process may be at the same shard, of a cluster that took it for
+        # dead, or for the moment it takes one to notice that its parent has gone.
+        self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+    def __enter__(self) -> _Writer:
+        make = _ParquetWriter if self.kind == "parquet" else _CsvWriter
+        self._writer: _Writer = make(self.temporary, self.top)
+        return self._writer
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        try:
+            self._writer.close()
+            if error is None:
+                with open(self.temporary, "rb") as file:
+                    self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                    os.fsync(file.fileno())
+                os.replace(self.temporary, self.path)
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+
+class _ParquetWriter:
+    def __init__(self, path: Path, top: int) -> None:
+        pa, pq = _arrow()
+        kinds = {"class": pa.string(), "id": pa.int32(), "probability": pa.float32()}
+        self.schema = pa.schema(
+            [(name, kinds.get(name.rstrip("0123456789"), pa.string())) for name in columns(top)]
+        )
+        self.top, self.held = top, list[list[Any]]()
+        self.writer = pq.ParquetWriter(path, self.schema)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        self.held += [row.cells(self.top) for row in rows]
+        while len(self.held) >= GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        pa, _ = _arrow()
+        cells, self.held = self.held[:GROUP], self.held[GROUP:]
+        arrays = [
+            pa.array(column, entry.type)
+            for column, entry in zip(zip(*cells, strict=True), self.schema, strict=True)
+        ]
+        self.writer.write_batch(pa.record_batch(arrays, schema=self.schema))
+
+    def close(self) -> None:
+        if self.held:
+            self._flush()
+        self.writer.close()
+
+
+class _CsvWriter:
+    def __init__(self, path: Path, top: int) -> None:
+        self.top = top
+        self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115
+        self.writer = CsvWriter(self.file)
+        self.writer.writerow(columns(top))
+
+    def add(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            cells = row.cells(self.top)
+            self.writer.writerow(f"{c:.6g}" if isinstance(c, float) else c for c in cells)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise ConfigError(
+            "--format parquet: needs pyarrow; pip install 'resnets[hub]', or --format csv"
+        ) from None
+    return pa, pq
+
+
+@dataclass
+class Summary:
+    """What shards hold: pictures by likeliest class, and those that could not be read."""
+
+    rows: int = 0
+    unreadable: int = 0
+    classes: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, kind: Format) -> None:
+        """Count a shard; ValueError or OSError where it is damaged."""
+        for name, best, error in _read(path, kind):
+            self.rows += 1
+            if not error:
+                self.classes[best] += 1
+                continue
+            self.unreadable += 1
+            if len(self.errors) < SHOWN:
+                self.errors.append(f"{name}: {error}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, classes in the order of their names."""
+        return {
+            "pictures": self.rows,
+            "unreadable": self.unreadable,
+            "likeliest": dict(sorted(self.classes.items())),
+            "first_errors": self.errors,
+        }
+
+
+def _read(path: Path, kind: Format) -> Iterator[tuple[str, str, str]]:
+    """Path, likeliest class and error of each row; "" for an empty cell."""
+    if kind == "parquet":
+        _, pq = _arrow()
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(GROUP, columns=["path", "class1", "error"]):
+                found = (column.to_pylist() for column in batch.columns)
+                for name, best, error in zip(*found, strict=True):
+                    yield name, best or "", error or ""
+        return
+    with open(path, encoding="utf-8", newline="") as stream:
+        rows = read_rows(stream)
+        heads = next(rows, [])
+        for cells in rows:
+            if len(cells) != len(heads):
+                raise ValueError(f"{path}: cut short")
+            yield cells[0], cells[1], cells[-1]

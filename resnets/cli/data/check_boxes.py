@@ -1,0 +1,89 @@
+"""`resnets data check` for sets with boxes, outlines or class maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnets.utils.terminal import say
+
+if TYPE_CHECKING:
+    from resnets.detect.check.run import AnnotationReport
+    from resnets.detect.loading.sources import Task
+
+ANNOTATIONS = "annotations.csv"
+MOST_LINES = 200  # problems printed; all of them are in annotations.csv
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What is wrong with the annotations of a set: a report for each task it has some for.
+
+    refusals: why training refuses them. notes: what was not checked.
+    """
+
+    reports: Sequence[AnnotationReport]
+    refusals: Sequence[str]
+    notes: Sequence[str]
+
+    @property
+    def bad(self) -> int:
+        """How many annotations or images are bad; trainval says again what train said."""
+        return len({problem for each in self.reports for problem in each.problems})
+
+
+def check_annotated(
+    source: str, tasks: Sequence[Task], workers: int = 0, class_map: str = ""
+) -> Annotated:
+    """Check the annotations of a set for each of `tasks`."""
+    from resnets.data.errors import DataError
+    from resnets.detect.check.run import check_annotations
+
+    reports, refusals, notes = [], [], []
+    for task in tasks:
+        try:
+            reports.append(
+                check_annotations(source, task, workers=workers, watch=_watch, class_map=class_map)
+            )
+        except DataError as error:
+            if task == "segment" and len(tasks) > 1:
+                notes.append(f"class maps are not checked: {error}")
+            else:
+                refusals.append(str(error))
+    return Annotated(reports, refusals, notes)
+
+
+def show_annotated(annotated: Annotated, out: Path) -> None:
+    """Print a line for each bad annotation and a summary; write annotations.csv into `out`."""
+    from resnets.detect.check.run import write_problems
+
+    reports = annotated.reports
+    for note in annotated.notes:
+        say(f"note: {note}")
+    for report in reports:
+        for problem in report.problems[:MOST_LINES]:
+            say(problem)
+        if len(report.problems) > MOST_LINES:
+            say(f"... and {len(report.problems) - MOST_LINES:,} more, in annotations.csv")
+        for note in report.notes:
+            say(f"note: {note}")
+        say(f"annotations of {report.summary()}")
+    write_problems((each for report in reports for each in report.problems), out / ANNOTATIONS)
+    say(f"bad annotations: {out / ANNOTATIONS}")
+
+
+def repair(source: str, task: Task, out: Path) -> None:
+    """Write corrected annotations into the new folder `out` and say what was done."""
+    from resnets.detect.check.repair import LIST, repair_annotations
+
+    done = repair_annotations(source, task, out)
+    say(f"wrote {out}: {done.summary()}")
+    say(f"what was changed or left out: {out / LIST}; train on it with --data {out}")
+
+
+def _watch(sizes: Iterable[object], total: int) -> Iterable[object]:
+    from resnets.evaluate.prepare import with_progress
+
+    return with_progress(sizes, total)

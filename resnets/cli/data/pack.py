@@ -1,0 +1,124 @@
+"""`resnets data pack`: a set of pictures into one file that needs no decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from resnets.config import ConfigError, DataSpec, hold_name
+from resnets.utils.terminal import say
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Decode all pictures once, into one file that trains several times faster than the set.
+
+    Use it as any other set: `resnets train RECIPE --data NAME.pack`. Unreadable pictures are named
+    and left out; the exit code is then 1.
+
+    Args:
+        source: Data set: a folder of class folders, a tar of one, ...; with --verify a packed file.
+        size: Shorter side in px that larger pictures are scaled to; 256 to 500 suit nets of 224 px.
+        out: File to write; default NAME-SIZE.pack in this folder.
+        quarantine: List of pictures to leave out, as `resnets data check` writes it.
+        truth: Labels of a flat validation folder (ImageNet's ground truth).
+        labels_from: What says an image's class (data.labels_from): auto, folder (each top folder is
+            a class) or name (cat of cat.0.jpg).
+        max_bad: Share of unreadable pictures above which nothing is written.
+        workers: Threads, 0 = one per core.
+        verify: Compare each picture of a packed file with its checksum; writes nothing.
+    """
+
+    source: tyro.conf.Positional[str]
+    size: int = 400
+    out: Path | None = None
+    quarantine: str | None = None
+    truth: str | None = None
+    labels_from: Literal["auto", "folder", "name"] = "auto"
+    max_bad: float = 0.01
+    workers: int = 0
+    verify: Flag = False
+
+    def run(self) -> int:
+        """Pack, or verify; returns the exit code."""
+        if self.verify:
+            return _verify(Path(self.source))
+        spec = DataSpec(
+            source=self.source,
+            quarantine=self.quarantine,
+            truth=self.truth,
+            labels_from=self.labels_from,
+            max_bad=self.max_bad,
+            workers=self.workers,
+        )
+        return _pack(spec, self.size, self.out)
+
+
+def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
+    from resnets.data.dataset.pack import SUFFIX
+    from resnets.data.dataset.quarantine import Quarantine
+    from resnets.data.dataset.summary import announce, summarize_source
+    from resnets.data.loading.pack_write import pack
+    from resnets.data.sources.open import find_source
+
+    if out is None:
+        out = Path(f"{_stem(Path(spec.source).resolve().name)}-{size}{SUFFIX}")
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"--out {out}: packed sets end in {SUFFIX}; name it {out.name}{SUFFIX}")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+    with hold_name(out):
+        if out.exists():
+            raise ConfigError(f"--out {out}: exists already; remove it or name another file")
+        source = find_source(spec)
+        announce(summarize_source(source))
+        packed = pack(
+            source,
+            out,
+            size,
+            quarantine=Quarantine.of(spec),
+            workers=spec.workers,
+            max_bad=spec.max_bad,
+        )
+    parts = ", ".join(f"{count:,} {role}" for role, count in packed.pictures.items())
+    say(f"wrote {out}: {parts}, {_bytes(packed.size)}")
+    say(f"use it: resnets train RECIPE --data {out}")
+    if packed.unreadable:
+        _complain(f"{len(packed.unreadable):,} unreadable pictures left out")
+    return 1 if packed.unreadable else 0
+
+
+def _verify(path: Path) -> int:
+    from resnets.data.dataset.pack import verify
+    from resnets.evaluate.prepare import with_progress
+
+    bad, (pictures, found) = 0, verify(path)
+    for name, whole in with_progress(found, pictures):
+        if not whole:
+            bad += 1
+            _complain(f"{name}: differs from what was packed")
+    if bad:
+        _complain(f"{path}: {bad:,} of {pictures:,} pictures are damaged; pack the set again")
+        return 1
+    say(f"{path}: {pictures:,} pictures, all as they were packed")
+    return 0
+
+
+def _complain(text: str) -> None:
+    say(f"resnets data pack: {text}", error=True)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _stem(name: str) -> str:
+    """The name without the endings of archives."""
+    for ending in (".gz", ".xz", ".bz2", ".tar", ".tgz"):
+        name = name.removesuffix(ending)
+    return name

@@ -1,0 +1,176 @@
+"""`resnets evaluate` for nets that find objects or label pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.table import Table
+
+from resnets.config import ConfigError
+from resnets.utils.terminal import console as terminal_console
+from resnets.utils.terminal import escape, say
+
+if TYPE_CHECKING:
+    from resnets.detect.data.types import DetectionSplit
+    from resnets.detect.metrics.evaluator import Judgement
+    from resnets.detect.metrics.measure import Measured, Test, Watch
+    from resnets.detect.metrics.unlabelled import Unlabelled
+    from resnets.detect.models.inference_input import Shown
+
+ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
+
+
+def evaluate(
+    weights: Sequence[str],
+    *,
+    data: str | None,
+    split: Literal["test", "val", "train"],
+    image_set: str,
+    scales: tuple[int, ...] | None,
+    refine: bool,
+    as_json: bool,
+    out: Path | None,
+    device: str,
+    precision: str,
+) -> int:
+    """Measure one net, or several as an ensemble; 1 if any picture could not be read."""
+    from resnets.data.dataset.summary import announce
+    from resnets.detect.metrics.eval_split import choose_set, choose_split
+    from resnets.detect.metrics.measure import make_test, measure
+    from resnets.detect.metrics.unlabelled import Unlabelled
+    from resnets.detect.models.load import load
+    from resnets.detect.outputs import save_evaluation
+    from resnets.evaluate.prepare import place, with_progress
+    from resnets.utils import environment
+
+    models = tuple(load(each) for each in weights)
+    first = models[0]
+    assert first.recipe is not None
+    pictures: DetectionSplit | Unlabelled
+    if image_set:
+        pictures = choose_set(first.recipe, first.classes, data, image_set, first.fingerprint)
+    else:
+        pictures = choose_split(first.recipe, first.classes, data, split, first.fingerprint)
+    announce(pictures)
+    for model in models:
+        chosen, precise = place(model, device, precision)
+    test = make_test(models, first.preprocess, chosen, precise, refine or None, scales)
+    if not as_json:
+        say(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
+
+    def watch(shown: Iterator[Shown], total: int) -> Iterator[Shown]:
+        return with_progress(shown, total)
+
+    if isinstance(pictures, Unlabelled):
+        return _submit(test, pictures, out, watch)
+    named = ", ".join(model.origin for model in models)
+    measured = measure(test, pictures, named, watch)
+    if out is not None:
+        written = save_evaluation(measured.judgement, measured.split, measured.found, out)
+        say(f"wrote {', '.join(map(str, written))}", error=True)
+    _report(measured, as_json=as_json)
+    return 1 if measured.errors else 0
+
+
+def _submit(test: Test, pictures: Unlabelled, out: Path | None, watch: Watch) -> int:
+    """Write what is found in images without ground truth; 1 if any cannot be read."""
+    from resnets.detect.metrics.measure import find_all
+    from resnets.detect.metrics.unlabelled import save_results
+
+    if out is None:
+        raise ConfigError("--out: name a folder for the results; there is nothing to measure by")
+    found, errors = find_all(test, pictures.split, watch)
+    written = save_results(pictures, found, out)
+    count = sum(len(each["scores"]) for each in found)
+    say(f"{pictures.split.description}: {count:,} objects found; nothing is measured")
+    say(f"wrote {', '.join(map(str, written[:3]))}{' ...' if written[3:] else ''}", error=True)
+    for error in errors:
+        say(f"resnets evaluate: {error}", error=True)
+    return 1 if errors else 0
+
+
+def _report(measured: Measured, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(measured.judgement.to_json()))  # noqa: T201
+    else:
+        show(measured.judgement)
+    for error in measured.errors:
+        say(f"resnets evaluate: {error}", error=True)
+
+
+def show(judged: Judgement) -> None:
+    """Print overall figures and the table of classes (the worst ten of many)."""
+    console = terminal_console()  # piped lines do not fold
+    overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in _overall(judged):
+        overall.add_row(name, value)
+    overall.add_row("pictures", f"{judged.examples:,}")
+    overall.add_row("protocol", escape(judged.protocol))
+    console.print(overall)
+    columns = _columns(judged)
+    if not columns:
+        return
+    rows = list(zip(judged.classes, *columns.values(), strict=True))
+    title = None
+    if len(rows) > ALL_CLASSES:
+        known = [row for row in rows if row[1] is not None]
+        rows = sorted(known, key=lambda row: row[1])[:WORST]
+        lowest = next(iter(columns))
+        title = f"The {len(rows)} of {len(judged.classes)} classes with the lowest {lowest}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("class", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, *values in rows:
+        table.add_row(escape(str(name)), *map(_shown, values))
+    console.print(table)
+
+
+def _overall(judged: Judgement) -> Iterator[tuple[str, str]]:
+    for title, coco in (("box", judged.boxes), ("mask", judged.masks)):
+        if coco is not None:
+            numbers = {name: _shown(value) for name, value in coco.numbers.items()}
+            names = list(numbers)
+            yield f"{title} mAP@[.5,.95]", numbers["AP"]
+            yield f"{title} mAP@.5, @.75", f"{numbers['AP50']}, {numbers['AP75']}"
+            yield f"{title} mAP small, medium, large", ", ".join(numbers[k] for k in names[3:6])
+            yield f"{title} recall of 1, 10, 100", ", ".join(numbers[k] for k in names[6:9])
+            yield f"{title} recall small, medium, large", ", ".join(numbers[k] for k in names[9:])
+    if judged.voc is not None:
+        yield "VOC mAP (area, 11-point)", f"{_shown(judged.voc.map)}, {_shown(judged.voc.map11)}"
+    if judged.semantic is not None:
+        yield "mean IoU", _shown(judged.semantic.mean_iou)
+        yield "pixel accuracy", _shown(judged.semantic.pixel_accuracy)
+    if judged.located is not None:
+        found = judged.located
+        yield _tops("localisation error", found.top1_error, found.top5_error)
+        yield "localisation error, class given", f"{found.given_error:.2f}%"
+        yield _tops("class error", found.class_top1_error, found.class_top5_error)
+
+
+def _tops(title: str, top1: float, top5: float | None) -> tuple[str, str]:
+    """A row of one or two errors; of few classes there is no top-5."""
+    if top5 is None:
+        return f"{title} top-1", f"{top1:.2f}%"
+    return f"{title} top-1, top-5", f"{top1:.2f}%, {top5:.2f}%"
+
+
+def _columns(judged: Judgement) -> dict[str, Sequence[Any]]:
+    """Figures of each class, by title."""
+    columns: dict[str, Sequence[Any]] = {}
+    if judged.boxes is not None:
+        columns |= {"AP": judged.boxes.class_ap, "AP@.5": judged.boxes.class_ap50}
+    if judged.masks is not None:
+        columns |= {"mask AP": judged.masks.class_ap, "mask AP@.5": judged.masks.class_ap50}
+    if judged.voc is not None:
+        columns |= {"VOC AP": judged.voc.area, "11-point": judged.voc.ap11}
+    if judged.semantic is not None:
+        columns |= {"IoU": judged.semantic.class_iou}
+    return columns
+
+
+def _shown(share: float | None) -> str:
+    return "-" if share is None else f"{share:.3f}"

@@ -1,0 +1,147 @@
+"""`resnets info`: layers, parameters, multiply-adds and drawings of nets."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from resnets.config import ConfigError
+from resnets.utils.terminal import say
+
+if TYPE_CHECKING:
+    from resnets.models import Net
+
+Flag = tyro.conf.FlagCreatePairsOff
+BLOCK = "block:"  # prefix of a building block's name, for --diagram
+
+
+def command(
+    nets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NET ...]")] = (),
+    /,
+    json: Annotated[bool, Flag] = False,
+    diagram: Path | None = None,
+    size: int | None = None,
+    classes: int | None = None,
+    all: Annotated[bool, Flag] = False,
+    kernels: Annotated[bool, Flag] = False,
+) -> int:
+    """Show the layers of nets with output shapes, parameters and multiply-adds, or draw them.
+
+    Args:
+        nets: Names of nets; none lists the catalog. For --diagram also block:basic,
+            block:bottleneck, block:preact-basic and block:preact-bottleneck (Fig. 2 and 5).
+        json: Print a list with one object per net instead of tables.
+        diagram: Draw the nets side by side (Fig. 3), or the blocks, into this .svg file.
+        size: Pixels of the input's side; default: what the net was published for.
+        classes: Number of classes; default: what the net was published for.
+        all: List every block instead of equal ones once.
+        kernels: Show which compiled CPU kernels are in use here, and why others are not.
+    """
+    if kernels:
+        _show_kernels(json)
+        return 0
+    if size is not None and size < 1:
+        raise ConfigError(f"--size {size}: a picture has at least 1 pixel")
+    if diagram is not None and not nets:
+        raise ConfigError("--diagram: name the nets or blocks to draw")
+    if any(name.startswith(BLOCK) for name in nets):
+        _draw_blocks(nets, diagram, json)
+        return 0
+    from resnets.models import build, catalog
+    from resnets.models.meta_build import shapes_only
+
+    changes = {"input_size": size, "num_classes": classes}
+    changes = {field: value for field, value in changes.items() if value is not None}
+    specs = [catalog.spec(name, **changes) for name in nets or catalog.names()]
+    with shapes_only():
+        built = [build(spec) for spec in specs]
+        if diagram is not None:
+            _draw_nets(built, diagram)
+        if json:
+            print(jsonlib.dumps([_entry(net) for net in built], indent=2))  # noqa: T201
+        elif diagram is None:
+            _show(built, catalogue=not nets, folded=not all, published=not changes)
+    return 0
+
+
+def _show_kernels(json: bool) -> None:
+    from resnets.data.decode import jpeg
+    from resnets.models import convolution
+    from resnets.ops import compiler
+
+    rows = []
+    for name in compiler.NAMES:
+        if name == "conv_weights" and not convolution.processor_has_amx():
+            found = compiler.Kernel(name, None, "needs a processor with AMX bfloat16")
+        else:
+            found = compiler.kernel(name)
+        if name == "jpeg" and found.library is not None and not jpeg.available():
+            found = compiler.Kernel(name, None, "needs a libjpeg-turbo of a known layout")
+        used = found.library is not None
+        rows.append({"kernel": name, "used": used, "reason": found.reason, "note": found.note})
+    if json:
+        print(jsonlib.dumps(rows, indent=2))  # noqa: T201
+        return
+    for row in rows:
+        note = f" (compiled anew by each process: {row['note']})" if row["note"] else ""
+        say(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
+
+
+def _show(nets: Sequence[Net], *, catalogue: bool, folded: bool, published: bool) -> None:
+    from resnets.cli.info import tables
+
+    if catalogue:
+        tables.show_catalog(nets)
+    else:
+        tables.show_nets(nets, folded=folded, published=published)
+
+
+def _entry(net: Net) -> dict[str, Any]:
+    """One net for --json; `output_shape` is without the batch: (C, H, W) or (K,)."""
+    from resnets.models import cost
+
+    counted = cost.count(net)
+    return {
+        "name": net.spec.name,
+        "parameters": counted.parameters,
+        "multiply_adds": counted.multiply_adds,
+        "input_size": counted.input_size,
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "output_shape": list(layer.output),
+                "parameters": layer.parameters,
+                "multiply_adds": layer.multiply_adds,
+            }
+            for layer in counted.layers
+        ],
+    }
+
+
+def _draw_nets(nets: Sequence[Net], path: Path) -> None:
+    from resnets.diagrams.draw import net_diagram, save_diagram
+
+    save_diagram(net_diagram(nets), path)
+    _say_drawn([net.spec.name for net in nets], path)
+
+
+def _draw_blocks(names: Sequence[str], path: Path | None, json: bool) -> None:
+    from resnets.diagrams.draw import block_diagram, save_diagram
+
+    nets = [name for name in names if not name.startswith(BLOCK)]
+    if nets:
+        raise ConfigError(f"{nets[0]}: nets and blocks are drawn into separate files")
+    if path is None or json:
+        raise ConfigError(f"{names[0]}: a block can only be drawn; use --diagram FILE.svg alone")
+    save_diagram(block_diagram([name.removeprefix(BLOCK) for name in names]), path)
+    _say_drawn(names, path)
+
+
+def _say_drawn(names: Sequence[str], path: Path) -> None:
+    # On stderr: with --json, stdout is for the list alone.
+    say(f"drew {', '.join(names)}: {path}", error=True)

@@ -1,0 +1,184 @@
+"""Tables of `resnets info`: the layers of a net, and the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from resnets.diagrams.trace import short
+from resnets.models import Net, cost
+from resnets.models.blocks import Block
+from resnets.models.paper_sizes import PUBLISHED, Published
+from resnets.study.paper import CIFAR10, IMAGENET, PaperError
+from resnets.utils.terminal import Console
+
+# Tables keep to 80 columns, the width of a narrow terminal and of output that is piped.
+STYLE: dict[str, Any] = {
+    "box": box.SIMPLE_HEAD,
+    "pad_edge": False,
+    "show_edge": False,
+    "padding": (0, 1, 0, 0),
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that belong together: one block, or one layer outside of blocks."""
+
+    name: str
+    layers: tuple[cost.LayerCost, ...]
+
+    @property
+    def looks(self) -> tuple[object, ...]:
+        """Everything but the group's own name: groups of equal looks can share their rows."""
+        start = len(self.name)
+        return tuple(
+            (layer.name[start:], layer.kind, layer.output, layer.parameters, layer.multiply_adds)
+            for layer in self.layers
+        )
+
+
+def show_nets(nets: Sequence[Net], *, folded: bool, published: bool) -> None:
+    """Print a table of layers and the totals of each net.
+
+    With `folded`, equal blocks in a row are listed once. `published`: show the paper's figures.
+    """
+    console = Console(highlight=False)
+    for position, net in enumerate(nets):
+        counted = cost.count(net)
+        size, channels = counted.input_size, net.spec.in_channels
+        gap = "\n\n" if position else ""
+        console.print(f"{gap}[bold]{net.spec.name}[/bold], input {channels}×{size}×{size}\n")
+        console.print(_layer_table(net, counted, folded))
+        if folded:
+            console.print("\n× n: the sum of n equal blocks; below it, the layers of one of them.")
+        console.print()
+        console.print(_totals(counted, net.spec.name, published))
+
+
+def show_catalog(nets: Sequence[Net]) -> None:
+    """Print one line per net."""
+    console = Console(highlight=False)
+    table = Table("net", "block, shortcut", **STYLE)
+    for heading in ("input", "parameters", "mult-adds"):
+        table.add_column(heading, justify="right")
+    for net in nets:
+        counted = cost.count(net)
+        spec = net.spec
+        table.add_row(
+            spec.name,
+            spec.block if spec.block == "vgg" else f"{spec.block}, {spec.shortcut}",
+            str(counted.input_size),
+            f"{counted.parameters:,}",
+            short(counted.multiply_adds),
+        )
+    console.print(table)
+    console.print("\nAlso: cifar-resnetN, cifar-plainN and cifar-preact-resnetN for any N = 6n+2.")
+
+
+def _layer_table(net: Net, counted: cost.Cost, folded: bool) -> Table:
+    """Layers in the order in which they run, one section per stage."""
+    table = Table("layer", "kind", **STYLE)
+    for heading in ("output", "parameters", "mult-adds"):
+        table.add_column(heading, justify="right")
+    for _, section in groupby(_groups(net, counted), key=lambda group: _section(net, group.name)):
+        for run in _runs(section, folded):
+            _add_run(table, net, run)
+        table.add_section()
+    return table
+
+
+def _groups(net: Net, counted: cost.Cost) -> Iterator[Group]:
+    """The layers of each block, or of each unit of a VGG stage; other layers one by one."""
+
+    def name_of(layer: cost.LayerCost) -> str:
+        parts = layer.name.split(".")
+        return ".".join(parts[:2]) if parts[0].startswith("stage") else layer.name
+
+    for name, layers in groupby(counted.layers, key=name_of):
+        yield Group(name, tuple(layers))
+
+
+def _section(net: Net, name: str) -> str:
+    """The stage that `name` is in, or "head"."""
+    first = name.partition(".")[0]
+    return first if first in net.stage_names else "head"
+
+
+def _runs(groups: Iterator[Group], folded: bool) -> Iterator[list[Group]]:
+    """Equal groups in a row, together; each alone unless `folded`."""
+    if folded:
+        return (list(run) for _, run in groupby(groups, key=lambda group: group.looks))
+    return ([group] for group in groups)
+
+
+def _add_run(table: Table, net: Net, run: Sequence[Group]) -> None:
+    """Rows of equal groups: a line with the sum of all, then the layers of one of them."""
+    first, layers = run[0], run[0].layers
+    parameters = len(run) * sum(layer.parameters for layer in layers)
+    multiply_adds = len(run) * sum(layer.multiply_adds for layer in layers)
+    several = len(layers) > 1
+    name = first.name if several else layers[0].name
+    if len(run) > 1:
+        name = f"{first.name}-{run[-1].name.rpartition('.')[2]}  × {len(run)}"
+    kind = " + ".join(layer.kind for layer in layers)
+    if isinstance(net.get_submodule(first.name), Block):
+        kind = f"{net.spec.block} block"
+    style = "bold" if several else None
+    _add_row(table, name, kind, layers[-1].output, parameters, multiply_adds, style)
+    if several:
+        for layer in layers:
+            label = "  " + layer.name.removeprefix(f"{first.name}.")
+            _add_row(table, label, layer.kind, layer.output, layer.parameters, layer.multiply_adds)
+
+
+def _add_row(
+    table: Table,
+    name: str,
+    kind: str,
+    output: tuple[int, ...],
+    parameters: int,
+    multiply_adds: int,
+    style: str | None = None,
+) -> None:
+    table.add_row(
+        name,
+        kind,
+        "×".join(map(str, output)),
+        f"{parameters:,}" if parameters else "",
+        short(multiply_adds) if multiply_adds else "",
+        style=style,
+    )
+
+
+def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
+    """Parameters and multiply-adds of the whole net, beside the paper's figures if it has any."""
+    multiply_adds = f"{counted.multiply_adds:,} ({short(counted.multiply_adds)})"
+    # A v1.5 bottleneck net is shown beside its v1 twin, which is the one that the paper has.
+    source = f"{name}-v1" if f"{name}-v1" in PUBLISHED else name
+    paper, error = PUBLISHED.get(source, Published()), (CIFAR10 | IMAGENET).get(source)
+    if not published or (paper == Published() and error is None):
+        table = Table("total", "", **STYLE)
+        table.add_row("parameters", f"{counted.parameters:,}")
+        table.add_row("multiply-adds", multiply_adds)
+        return table
+    table = Table("total", "here", "paper" if source == name else f"paper, {source}", **STYLE)
+    table.add_row("parameters", f"{counted.parameters:,}", paper.parameters)
+    table.add_row("multiply-adds", multiply_adds, paper.multiply_adds)
+    if error is not None:
+        table.add_row(*_error_row(error, source in CIFAR10))
+    return table
+
+
+def _error_row(error: PaperError, cifar: bool) -> tuple[str, str, str]:
+    """Which error the paper gives, nothing for here, and the error."""
+    if cifar:
+        return "CIFAR-10 test error, %", "", error.text
+    if error.top5 is None:
+        return "10-crop top-1 error, %", "", error.text
+    return "10-crop top-1 / top-5 error, %", "", f"{error.text} / {error.top5:.2f}"

@@ -1,0 +1,245 @@
+"""`resnets predict`: what a net sees in pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.table import Table
+
+from resnets.cli.loading import load_options
+from resnets.cli.predict.bulk import Bulk
+from resnets.config import ConfigError
+from resnets.utils.csv_files import CsvWriter
+from resnets.utils.terminal import console as terminal_console
+from resnets.utils.terminal import escape, say
+
+if TYPE_CHECKING:
+    from resnets.evaluate.predict import Prediction
+    from resnets.models import Net
+    from resnets.weights.load import LoadOptions
+
+BULK = Bulk()
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+def command(
+    weights: tyro.conf.Positional[str],
+    pictures: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    model: str | None = None,
+    classes: str | None = None,
+    top_k: Annotated[int, tyro.conf.arg(aliases=["--top"])] = 5,
+    json: Flag = False,
+    csv: Flag = False,
+    explain: Path | None = None,
+    draw: Path | None = None,
+    threshold: float = 0.5,
+    device: str = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
+    calibrate: str | None = None,
+    bulk: Annotated[Bulk, tyro.conf.OmitArgPrefixes] = BULK,
+) -> int:
+    """Name or find what is in pictures. Exits with 1 if any picture cannot be read.
+
+    With --data and --out, a whole set: its rows go to shards, those of unreadable pictures too.
+
+    Args:
+        weights: Run folder, checkpoint, file in a known format, published weights, or artefact of
+            `resnets export`.
+        pictures: Picture files, and folders whose pictures are taken in sorted order.
+        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
+            names it.
+        classes: Names of the outputs in order, where the weights do not name them: a file with one
+            a line, a,b,c, imagenet, or numbers for 0, 1, ...
+        top_k: Classes to give for each picture, likeliest first.
+        json: Print a JSON list and nothing else.
+        csv: Print CSV: path,class1,probability1,...; an unreadable picture's cells stay empty.
+        explain: Folder for a PNG of each picture with what spoke for its class (Grad-CAM).
+        draw: Detectors and segmenters only: folder for a PNG of each picture with what was seen in
+            it, and for detections.json (COCO's form, as --json prints it).
+        threshold: Detectors only: least score of an object.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: auto is bfloat16 where the device computes it natively, else float32; and int8
+            where an artefact in the run's folder has measured that it loses little.
+        backend: What computes a checkpoint on the CPU. auto is the fastest that is installed and
+            proved equal, where there are pictures enough to prepare it for.
+        calibrate: Data set that --precision int8 takes its ranges from; it may lose half a point of
+            top-1 error there.
+    """
+    options = load_options(model, classes)
+    if bulk != BULK:
+        if pictures or json or csv or explain is not None or draw is not None:
+            raise ConfigError("--data takes no PICTURES, --json, --csv, --explain or --draw")
+        from resnets.cli.predict.bulk import Computing
+        from resnets.cli.predict.bulk import predict as predict_set
+
+        computing = Computing(device, precision, backend, calibrate)
+        return predict_set(weights, bulk, top_k=top_k, computing=computing, loading=options)
+    if json and csv:
+        raise ConfigError("--json and --csv exclude each other")
+    from resnets.weights.checkpoint.format import task_of
+    from resnets.weights.load import NOTHING_SAID
+
+    if pictures and task_of(weights) != "classify":
+        if options != NOTHING_SAID:
+            raise ConfigError("--model and --classes are for classifiers; a detector says its own")
+        if explain is not None:
+            raise ConfigError("--explain is for classifiers; --draw shows what a detector sees")
+        if backend not in ("auto", "torch") or precision == "int8":
+            raise ConfigError("detectors and segmenters are computed by torch, and not in int8")
+        from resnets.cli.predict.detect import predict as predict_objects
+
+        return predict_objects(
+            weights,
+            pictures,
+            threshold=threshold,
+            as_json=json,
+            as_csv=csv,
+            draw=draw,
+            device=device,
+            precision=precision,
+        )
+    from resnets.runtime.artifact import is_artefact
+
+    if draw is not None:
+        raise ConfigError("--draw is for detectors; --explain shows what speaks for a class")
+    if top_k < 1:
+        raise ConfigError(f"--top-k {top_k}: must be at least 1")
+    if not pictures:
+        raise ConfigError("name at least one picture or folder")
+    if explain is not None:
+        if is_artefact(weights):
+            raise ConfigError("--explain: an artefact has no gradients; use its checkpoint")
+        if explain.exists() and not explain.is_dir():
+            raise ConfigError(f"--explain {explain}: is a file; name a folder")
+        explain.mkdir(parents=True, exist_ok=True)
+    from resnets.data.dataset.summary import announce_folders
+    from resnets.data.files.walk import LeftOut
+    from resnets.evaluate.predict import find_pictures, predict
+    from resnets.evaluate.prepare import with_progress
+    from resnets.export.select import open_backend
+    from resnets.runtime.base import described
+    from resnets.utils.cpu_count import cores
+
+    paths = find_pictures(pictures, left_out := LeftOut())
+    announce_folders(pictures, len(paths), left_out)
+
+    def tell(text: str) -> None:
+        if not json:
+            say(text, error=True)
+
+    engine = open_backend(
+        weights,
+        backend=backend,
+        device=device,
+        precision=precision,
+        pictures=len(paths),
+        calibrate=calibrate,
+        loading=options,
+        say=tell,
+    )
+    tell(f"predicting with {described(engine)}")
+    failures = _Failures()
+    predictions = predict(engine, paths, top_k=top_k, workers=cores())
+    # Rows that run over a terminal show progress enough, and a bar would cut into them.
+    streaming = csv and sys.stdout.isatty()
+    predictions = failures.watch(with_progress(predictions, len(paths), hidden=streaming))
+    if explain is not None:
+        predictions = _explained(_net(weights, device, options), predictions, explain)
+    if json:
+        _print_json(predictions)
+    elif csv:
+        _print_csv(predictions, min(top_k, len(engine.classes)))
+    else:
+        _print_table(predictions)
+    return 1 if failures.count else 0
+
+
+def _net(weights: str, device: str, options: LoadOptions) -> Net:
+    from resnets.evaluate.prepare import place
+    from resnets.weights.load import load_model
+
+    net = load_model(weights, options)
+    place(net, device, "float32")
+    return net
+
+
+class _Failures:
+    """Names unreadable pictures on stderr as they come by, and counts them."""
+
+    count = 0
+
+    def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Hand on `predictions`."""
+        for prediction in predictions:
+            if prediction.error is not None:
+                self.count += 1
+                say(f"resnets predict: {prediction.error}", error=True)
+            yield prediction
+
+
+def _explained(net: Net, predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
+    """Hand on `predictions`, once the PNG of each is in `folder`: <name of the picture>.cam.png."""
+    from resnets.evaluate.figures.grad_cam import explain
+
+    written: Counter[str] = Counter()
+    for prediction in predictions:
+        if prediction.error is None:
+            stem = prediction.path.name
+            written[stem] += 1
+            again = f".{written[stem]}" if written[stem] > 1 else ""
+            out = folder / f"{stem}{again}.cam.png"
+            explain(net, prediction.path, prediction.classes[0], prediction.probabilities[0], out)
+        yield prediction
+    say(f"wrote {written.total():,} maps to {folder}", error=True)
+
+
+def _print_json(predictions: Iterable[Prediction]) -> None:
+    print(json.dumps([_entry(prediction) for prediction in predictions], indent=1))  # noqa: T201
+
+
+def _entry(prediction: Prediction) -> dict[str, Any]:
+    named = [
+        {"class": name, "probability": probability} for name, probability in _named(prediction)
+    ]
+    entry: dict[str, Any] = {"path": str(prediction.path), "predictions": named}
+    return entry if prediction.error is None else {**entry, "error": prediction.error}
+
+
+def _print_csv(predictions: Iterable[Prediction], columns: int) -> None:
+    writer = CsvWriter(sys.stdout)
+    heads = [f"{what}{k}" for k in range(1, columns + 1) for what in ("class", "probability")]
+    writer.writerow(["path", *heads])
+    for prediction in predictions:
+        cells = [cell for name, share in _named(prediction) for cell in (name, f"{share:.6g}")]
+        writer.writerow([prediction.path, *(cells or [""] * len(heads))])
+
+
+def _print_table(predictions: Iterable[Prediction]) -> None:
+    table = Table()
+    table.add_column("picture", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    table.add_column("then", overflow="fold")
+    for prediction in predictions:
+        if prediction.error is not None:
+            continue
+        (best, probability), *others = _named(prediction)
+        then = ", ".join(f"{name} {share:.1%}" for name, share in others)
+        table.add_row(
+            escape(str(prediction.path)), escape(best), f"{probability:.1%}", escape(then)
+        )
+    if table.row_count:
+        # Lines that are piped do not fold.
+        terminal_console().print(table)
+
+
+def _named(prediction: Prediction) -> Iterator[tuple[str, float]]:
+    return zip(prediction.classes, prediction.probabilities, strict=True)

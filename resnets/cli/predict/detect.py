@@ -1,0 +1,134 @@
+"""`resnets predict` for nets that find objects or label pixels."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from resnets.config import ConfigError
+from resnets.utils.csv_files import CsvWriter
+from resnets.utils.terminal import console as terminal_console
+from resnets.utils.terminal import escape, say
+
+if TYPE_CHECKING:
+    from resnets.detect.predict import Sight
+
+
+def predict(
+    weights: str,
+    pictures: Sequence[Path],
+    *,
+    threshold: float,
+    as_json: bool,
+    as_csv: bool,
+    draw: Path | None,
+    device: str,
+    precision: str,
+) -> int:
+    """Find objects, or label pixels; 1 if any picture could not be read."""
+    from resnets.data.dataset.summary import announce_folders
+    from resnets.data.decode.bad_samples import Unreadable
+    from resnets.data.files.walk import LeftOut
+    from resnets.detect.metrics.measure import make_test
+    from resnets.detect.models.load import load
+    from resnets.detect.predict import look
+    from resnets.evaluate.predict import find_pictures
+    from resnets.evaluate.prepare import place, with_progress
+    from resnets.utils import environment
+
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"--threshold {threshold}: a score is in 0..1")
+    if draw is not None:
+        if draw.exists() and not draw.is_dir():
+            raise ConfigError(f"--draw {draw}: is a file; name a folder")
+        draw.mkdir(parents=True, exist_ok=True)
+    paths = find_pictures(pictures, left_out := LeftOut())
+    announce_folders(pictures, len(paths), left_out)
+    model = load(weights)
+    chosen, precise = place(model, device, precision)
+    test = make_test((model,), model.preprocess, chosen, precise)
+    if not as_json:
+        say(f"predicting in {precise} on {environment.device_name(chosen)}", error=True)
+    unreadable = Unreadable()
+    seen = with_progress(look(test, paths, threshold, unreadable), len(paths))
+    names = model.classes
+    if draw is not None:
+        seen = _drawn(seen, names, draw)
+    kept = [each.without_pixels() for each in seen]
+    _write(kept, names, draw, as_json=as_json, as_csv=as_csv)
+    for error in unreadable.messages:
+        say(f"resnets predict: {error}", error=True)
+    return 1 if len(unreadable) else 0
+
+
+def _write(
+    seen: Sequence[Sight], names: Sequence[str], draw: Path | None, *, as_json: bool, as_csv: bool
+) -> None:
+    from resnets.config import dump_json
+    from resnets.detect.outputs import coco_document
+
+    found = [each.found for each in seen if each.found is not None]
+    document = None
+    if len(found) == len(seen) and (draw is not None or as_json):
+        paths, sizes = [each.path for each in seen], [each.size for each in seen]
+        document = coco_document(paths, sizes, found, names)
+    if draw is not None and document is not None:
+        dump_json(document, draw / "detections.json", indent=None)
+    if as_json:
+        shares = [{"path": str(each.path), "pixels": each.counts(names)} for each in seen]
+        print(json.dumps(shares if document is None else document))  # noqa: T201
+    elif as_csv:
+        _print_csv(seen, names)
+    else:
+        _print_table(seen, names)
+
+
+def _drawn(seen: Iterable[Sight], names: Sequence[str], folder: Path) -> Iterator[Sight]:
+    """Hand on `seen`, once the drawing of each is in `folder`: <name of the picture>.seen.png."""
+    from resnets.detect.draw import save_drawing
+
+    written: Counter[str] = Counter()
+    for sight in seen:
+        stem = sight.path.name
+        written[stem] += 1
+        again = f".{written[stem]}" if written[stem] > 1 else ""
+        save_drawing(sight.drawn(names), folder / f"{stem}{again}.seen.png")
+        yield sight
+    say(f"wrote {written.total():,} drawings to {folder}", error=True)
+
+
+def _print_csv(seen: Sequence[Sight], names: Sequence[str]) -> None:
+    writer = CsvWriter(sys.stdout)
+    if any(each.found is None for each in seen):
+        writer.writerow(["path", "class", "pixels"])
+        for each in seen:
+            writer.writerows([each.path, *entry] for entry in each.counts(names).items())
+        return
+    writer.writerow(["path", "class", "score", "left", "top", "right", "bottom"])
+    for each in seen:
+        assert each.found is not None
+        for place, box in enumerate(each.found["boxes"].tolist()):
+            label, score = int(each.found["labels"][place]), each.found["scores"][place]
+            writer.writerow([each.path, names[label], f"{score:.4f}", *(f"{v:.1f}" for v in box)])
+
+
+def _print_table(seen: Sequence[Sight], names: Sequence[str]) -> None:
+    table = Table()
+    table.add_column("picture", overflow="fold")
+    table.add_column("seen", overflow="fold")
+    for each in seen:
+        counts = each.counts(names)
+        if each.found is None:
+            total = each.size[0] * each.size[1]
+            text = ", ".join(f"{name} {count / total:.0%}" for name, count in counts.items())
+        else:
+            text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+        table.add_row(escape(str(each.path)), escape(text))
+    if table.row_count:
+        terminal_console().print(table)  # piped lines do not fold

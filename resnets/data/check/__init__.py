@@ -1,0 +1,1 @@
+"""`resnets data check` for classification data sets."""

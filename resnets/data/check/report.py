@@ -1,0 +1,163 @@
+"""What a check found, as files: a page with thumbnails, tables, and a quarantine list."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from PIL import Image
+
+from resnets.config import DataSpec, whole_file
+from resnets.data.check.classes import class_table, role_of, shown_classes, suffix_counts
+from resnets.data.check.run import CheckReport
+from resnets.data.check.source import Contents
+from resnets.data.check.verdict import exit_code, train_command, usable, verdict
+from resnets.data.dataset.quarantine import QUARANTINE, Quarantine, write_quarantine
+from resnets.data.decode.decode import decode_whole
+from resnets.data.errors import DataError
+from resnets.data.splits.check_findings import KINDS, LEAKS, Finding, Kind
+from resnets.utils.csv_files import CsvWriter
+
+TABLE, PAGE = "files.csv", "report.html"
+SHOWN = 24  # findings of a kind on the page
+SIDE = 160  # px of a thumbnail's longer side
+COLUMNS = (
+    *("path", "finding", "weight", "detail", "part", "class", "twin", "twin_part", "quarantined"),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail as a data URI, empty where there is none, and its width and height."""
+
+    source: str = ""
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A finding on the page, with the picture it is about and that one's twin."""
+
+    finding: Finding
+    picture: Picture
+    twin: Picture
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a check wrote what it found, and the shell command to train on what is left.
+
+    recipe: that of the command. listed: images in the list. without_leaks: whether all that leak
+    are among them.
+    """
+
+    table: Path
+    page: Path
+    quarantine: Path
+    command: str
+    recipe: str
+    listed: int
+    without_leaks: bool
+
+
+def write_check(
+    report: CheckReport,
+    out: Path,
+    spec: DataSpec,
+    kinds: frozenset[Kind] = LEAKS,
+    recipe: str = "pictures",
+) -> Written:
+    """Write files.csv, report.html and quarantine.txt into folder `out`.
+
+    Broken images are put in quarantine, and those of `kinds`, and what the quarantine of `spec`
+    lists already. Each file appears whole or not at all. `recipe`: that of the command.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    listed = report.quarantine(kinds)
+    entries = {each.path: f"{each.kind.name}: {each.detail}" for each in listed}
+    before = Quarantine.of(spec)
+    for path in before.paths:
+        entries.setdefault(path, f"listed before, in {before.file}")
+    command = train_command(spec, out / QUARANTINE, recipe)
+    without = all(each.path in entries for each in report.leaks)
+    table, page, quarantine = (out / name for name in (TABLE, PAGE, QUARANTINE))
+    written = Written(table, page, quarantine, command, recipe, len(entries), without)
+    for file, text in ((table, _table(report)), (page, _page(report, written, kinds))):
+        with whole_file(file) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+    write_quarantine(quarantine, sorted(entries.items()))
+    return written
+
+
+def _table(report: CheckReport) -> str:
+    text = io.StringIO()
+    writer = CsvWriter(text)
+    writer.writerow(COLUMNS)
+    for each in report.findings:
+        kind, out = each.kind, "yes" if each.path in report.left_out else ""
+        about = each.detail, each.part, each.label, each.twin, each.twin_part
+        writer.writerow((each.path, kind.name, kind.weight, *about, out))
+    return text.getvalue()
+
+
+def _page(report: CheckReport, written: Written, kinds: frozenset[Kind]) -> str:
+    chosen = {
+        kind: [each for each in report.findings if each.kind == kind][:SHOWN]
+        for kind in (*KINDS, *report.counts)  # others may have kinds of their own
+        if kind in report.counts
+    }
+    paths = {path for some in chosen.values() for each in some for path in (each.path, each.twin)}
+    thumbnail = _thumbnails(report.contents, paths)
+    sections = [
+        (kind, [Shown(each, thumbnail(each.path), thumbnail(each.twin)) for each in some])
+        for kind, some in chosen.items()
+    ]
+    loader = jinja2.PackageLoader("resnets", "templates")
+    template = jinja2.Environment(loader=loader, autoescape=True).get_template("check.html.j2")
+    table = class_table(report.contents)
+    page = template.render(
+        report=report,
+        source=Path(report.contents.source).name or report.contents.source,
+        points=verdict(report),
+        code=exit_code(report),
+        sections=sections,
+        classes=table,
+        rows=[] if table is None else shown_classes(table),
+        suffixes=suffix_counts(report.contents),
+        roles=[(part, role_of(part, [*report.pictures])) for part in report.pictures],
+        usable=usable(report),
+        written=written,
+        kinds=sorted(kind.name for kind in kinds),
+        table=TABLE,
+        quarantine=QUARANTINE,
+    )
+    return page.encode("utf-8", "replace").decode()  # names that are not UTF-8
+
+
+def _thumbnails(contents: Contents, paths: set[str]) -> Callable[[str], Picture]:
+    """What gives the thumbnail of each of `paths` that can be decoded."""
+    numbers = {
+        path: number
+        for number in range(len(contents) if paths else 0)
+        if (path := contents.path(number)) in paths
+    }
+    made = {path: _thumbnail(contents, number) for path, number in numbers.items()}
+    return lambda path: made.get(path, Picture())
+
+
+def _thumbnail(contents: Contents, number: int) -> Picture:
+    try:
+        pixels = decode_whole(contents.read(number), contents.name(number), contents.levels)
+    except DataError:
+        return Picture()
+    image = Image.fromarray(pixels)
+    image.thumbnail((SIDE, SIDE))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=80)
+    text = base64.b64encode(data.getvalue()).decode()
+    return Picture(f"data:image/jpeg;base64,{text}", *image.size)

@@ -1,0 +1,1 @@
+"""Images with labels, in memory or as files, and their identity."""

@@ -1,0 +1,186 @@
+"""Packed sets: all pictures of a set, decoded and scaled down, in one memory-mapped file.
+
+Version 1. Numbers are little-endian.
+
+    bytes 0..7      magic, "RESNPACK"
+    8..11           version, uint32
+    12..15          zero
+    16..23, 24..31  offset and length of the index in bytes, uint64; it ends the file
+    32..63          SHA-256 of the index
+    64..            the pictures, back to back, each a binary PGM (grey) or PPM (RGB) file
+    at its offset   the index, JSON in UTF-8
+
+The index: `name` (of the set it was made of), `size` (shorter side in px that larger pictures were
+scaled to), `classes`, and `parts`: "train" and, where the set brings them, "val" and "test". A part
+has its `title`, the `start` of its first picture, and for each picture in order its name (`names`),
+class (`labels`), length (`bytes`) and CRC-32 (`crc32`). One of length 0 was in quarantine or could
+not be read when the set was packed; it keeps its place, and is left out when the set is opened.
+`ids` and `content` are the raw images' identities and content keys, each N uint64 in base64, so
+that the same images are held out of the packed set as of the raw one; packs of before have none.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import mmap
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.data.dataset.parts import FilePart, Source
+from resnets.data.errors import DataError
+
+MAGIC, VERSION = b"RESNPACK", 1
+HEADER = struct.Struct("<8sIIQQ32s")
+SUFFIX = ".pack"
+ROLES = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class PackFiles:
+    """Pictures of a packed set; `spans` (N, 2) holds each one's offset and size in bytes."""
+
+    path: Path
+    memory: memoryview
+    names: Sequence[str]
+    spans: NDArray[np.int64]
+    crc32: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        """Pack and picture, "set.pack:train/cat/1.jpg"."""
+        return f"{self.path}:{self.names[index]}"
+
+    def read(self, index: int) -> memoryview:
+        """The picture as a PGM or PPM file, uncopied."""
+        offset, size = self.spans[index].tolist()
+        return self.memory[offset : offset + size]
+
+    def holds(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of `rows` is here; False for one that was left out of the pack."""
+        return self.spans[rows, 1] > 0
+
+    def take(self, rows: NDArray[np.int64]) -> PackFiles:
+        """The pictures of `rows`, renumbered from 0."""
+        names = [self.names[row] for row in rows]
+        return PackFiles(self.path, self.memory, names, self.spans[rows], self.crc32[rows])
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a file is, or is called, a packed set."""
+    if path.suffix == SUFFIX:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def open_pack(path: Path) -> Source:
+    """The set of a packed file. DataError when it is none, is cut short, or its index is damaged.
+
+    Pictures are not read: `verify` checks them.
+    """
+    index, memory = _open(path)
+    try:
+        parts = {role: _part(path, memory, part) for role, part in index["parts"].items()}
+        name, classes = f"{index['name']} packed at {index['size']} px", tuple(index["classes"])
+        train, val, test = (parts.get(role) for role in ROLES)
+        given = index.get("value_range")
+        levels = None if given is None else (float(given[0]), float(given[1]))
+    except (KeyError, TypeError, ValueError) as error:  # a whole index, but of another writer
+        raise DataError(f"{path}: its index is not as version {VERSION} says ({error!r})") from None
+    if train is None:
+        raise DataError(f"{path}: its index has no training part; pack the set again")
+    opened = None if test is None else lambda: test
+    return Source(name, classes, train, val, opened, value_range=levels)
+
+
+def verify(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:
+    """How many pictures there are, and of each its name and whether it is as it was packed.
+
+    DataError as `open_pack`.
+    """
+    index, memory = _open(path)
+    parts = [_part(path, memory, part).files for part in index["parts"].values()]
+
+    def check() -> Iterator[tuple[str, bool]]:
+        for files in parts:
+            assert isinstance(files, PackFiles)
+            for row, known in enumerate(files.crc32.tolist()):
+                yield files.name(row), zlib.crc32(files.read(row)) == known
+
+    return sum(map(len, parts)), check()
+
+
+def _part(path: Path, memory: memoryview, part: dict[str, Any]) -> FilePart:
+    names, sizes = part["names"], np.array(part["bytes"], np.int64)
+    labels, crc32 = np.array(part["labels"], np.int64), np.array(part["crc32"], np.uint32)
+    if not len(names) == len(sizes) == len(labels) == len(crc32):
+        raise ValueError("columns of different length")
+    starts = part["start"] + np.cumsum(sizes) - sizes
+    return FilePart(
+        part["title"],
+        PackFiles(path, memory, names, np.stack([starts, sizes], 1), crc32),
+        labels,
+        _unpacked(part.get("ids"), len(names)),
+        _unpacked(part.get("content"), len(names)),
+    )
+
+
+def packed(numbers: NDArray[np.uint64]) -> str:
+    """Numbers (N,) as the index has them."""
+    return base64.b64encode(numbers.astype("<u8").tobytes()).decode("ascii")
+
+
+def _unpacked(text: str | None, count: int) -> NDArray[np.uint64] | None:
+    if text is None:
+        return None
+    numbers = np.frombuffer(base64.b64decode(text, validate=True), "<u8").astype(np.uint64)
+    if len(numbers) != count:
+        raise ValueError("columns of different length")
+    return numbers
+
+
+def _open(path: Path) -> tuple[dict[str, Any], memoryview]:
+    """The checked index, and the whole file as memory."""
+    again = "copy it again, or pack the set again"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; make it with `resnets data pack`")
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER.size)
+            if not head.startswith(MAGIC):
+                raise DataError(f"{path}: not a packed set; make one with `resnets data pack`")
+            memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error
+    if len(head) < HEADER.size:
+        raise DataError(f"{path}: cut short after {len(head)} bytes; {again}")
+    _, version, _, offset, length, checksum = HEADER.unpack(head)
+    if version != VERSION:
+        raise DataError(
+            f"{path}: packed in version {version} of the format, but this resnets reads"
+            f" {VERSION}; pack the set again"
+        )
+    if len(memory) != offset + length:
+        raise DataError(
+            f"{path}: {len(memory):,} bytes long where its header promises {offset + length:,};"
+            f" {again}"
+        )
+    text = memory[offset:]
+    if hashlib.sha256(text).digest() != checksum:
+        raise DataError(f"{path}: its index is damaged (SHA-256 differs); {again}")
+    return json.loads(bytes(text)), memory

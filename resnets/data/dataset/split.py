@@ -1,0 +1,123 @@
+"""Pictures with labels: in memory as one tensor, or as files read when needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.decode import View, decode, render_pixels
+from resnets.data.decode.pixel_values import Levels
+from resnets.data.files.open import Files
+
+if TYPE_CHECKING:
+    from resnets.data.dataset.summary import DataSummary
+
+
+class Split(Protocol):
+    """A training, validation or test set of N pictures."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64 class of each picture."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+
+    @property
+    def description(self) -> str:
+        """For protocols: "cifar10.tar.xz test, 10,000 pictures"."""
+
+    @property
+    def channels(self) -> int:
+        """Planes stored: 1 when all pictures are grey, else 3."""
+
+    @property
+    def unreadable(self) -> Unreadable:
+        """What is known so far of its pictures that cannot be read."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def read(self, index: int, view: View) -> NDArray[np.uint8]:
+        """One view of one picture, (size, size, channels) of the view; DataError names the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSplit:
+    """A set that lives in memory.
+
+    images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) when the pictures were read
+    as the centre `size` x `size` at shorter side `resize`, None when they are as stored.
+    unreadable: files that are not among these, because they could not be read. summary: what was
+    understood of the set that it is a split of.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    description: str
+    prepared: tuple[int, int, str] | None = None
+    unreadable: Unreadable = field(default_factory=Unreadable)
+    summary: DataSummary | None = None
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8
+        assert self.images.ndim == 4
+        assert len(self.images) == len(self.labels)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        """Planes stored."""
+        return self.images.shape[3]
+
+    def read(self, index: int, view: View) -> NDArray[np.uint8]:
+        """One view of one picture, (size, size, channels) of the view."""
+        return render_pixels(self.images[index].numpy(), view)
+
+
+@dataclass(frozen=True, eq=False)
+class FileSplit:
+    """A set that is decoded when needed; `files` has one entry for each of `labels` (N,).
+
+    value_range: see `DataSpec`.
+    """
+
+    files: Files
+    labels: Tensor
+    classes: tuple[str, ...]
+    description: str
+    channels: int = 3
+    unreadable: Unreadable = field(default_factory=Unreadable)
+    value_range: Levels | None = None
+    summary: DataSummary | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.files) == len(self.labels)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.labels)
+
+    def read(self, index: int, view: View) -> NDArray[np.uint8]:
+        """One view of one picture, decoded now; DataError names a file that cannot be."""
+        if self.value_range is not None:
+            view = replace(view, levels=self.value_range)
+        return decode(self.files.read(index), view, self.files.name(index))
+
+
+def with_summary(split: Split, summary: DataSummary) -> Split:
+    """The split with what was understood of its set."""
+    if isinstance(split, TensorSplit | FileSplit):
+        return replace(split, summary=summary)
+    return split

@@ -1,0 +1,1 @@
+"""Files of a data set: folder walking, archives and safe unpickling."""

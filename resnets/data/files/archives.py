@@ -1,0 +1,174 @@
+"""Archives of images, tar or zip alike; a zip's members are read where they are, never unpacked."""
+
+from __future__ import annotations
+
+import posixpath
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.data.errors import DataError
+from resnets.data.files.open import Files, Listing, follow_links, list_tar, sort_members
+from resnets.data.files.walk import HEAD_BYTES, LeftOut
+
+ENCRYPTED, UTF8 = 0x1, 0x800  # bits of a member's flags
+READ_METHODS = frozenset(
+    {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+)
+MOST_BYTES = 1 << 30  # of one member; what says it is larger is no image
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True, eq=False)
+class ZipFiles:
+    """Members of a zip, stored or compressed; safe to read from several threads."""
+
+    archive: Path
+    zip: zipfile.ZipFile
+    paths: Sequence[str]
+    members: Sequence[zipfile.ZipInfo]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Archive and member, "set.zip:cat/1.jpg"."""
+        return f"{self.archive}:{self.paths[index]}"
+
+    def read(self, index: int) -> bytes:
+        """The member's bytes; DataError when they cannot be read, or are more than it says."""
+        member = self.members[index]
+        if member.file_size > MOST_BYTES:
+            raise DataError(f"{self.name(index)}: {member.file_size:,} bytes, too large to read")
+        try:
+            with self.zip.open(member) as stream:
+                # One more than there should be, so that the checksum is compared at the end.
+                data = stream.read(member.file_size + 1)
+        except (*BAD_ZIP, OSError) as error:
+            raise DataError(f"{self.name(index)}: cannot be read ({error}); restore it") from error
+        if len(data) != member.file_size:
+            raise DataError(f"{self.name(index)}: cut short or damaged; restore it")
+        return data
+
+    def take(self, rows: NDArray[np.int64]) -> ZipFiles:
+        """The members of `rows`, renumbered from 0."""
+        paths, members = [self.paths[row] for row in rows], [self.members[row] for row in rows]
+        return ZipFiles(self.archive, self.zip, paths, members)
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file begins like a zip; self-extracting ones and other prefixes are not taken."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+    except OSError:
+        return False
+
+
+def list_archive(archive: Path, also: Callable[[str], bool] | None = None) -> Listing:
+    """Images in a tar or zip, and files for which `also(path)`. DataError: damaged, encrypted."""
+    return list_zip(archive, also) if is_zip(archive) else list_tar(archive, also)
+
+
+def list_zip(archive: Path, also: Callable[[str], bool] | None = None) -> Listing:
+    """The same of a zip."""
+    opened = open_zip(archive)
+    members, links, folders = read_members(opened, archive)
+    left_out = LeftOut()
+    follow_links(members, links, left_out, str(archive))
+
+    def head(path: str) -> bytes:
+        try:
+            with opened.open(members[path]) as stream:
+                return stream.read(HEAD_BYTES)
+        except BAD_ZIP as error:
+            raise DataError(f"{archive}:{path}: cannot be read ({error})") from error
+
+    paths, below, others = sort_members(members, folders, head, also, left_out)
+    _check_readable(archive, [(path, members[path]) for path in paths])
+    files: Files = ZipFiles(archive, opened, paths, [members[path] for path in paths])
+    return Listing(files, paths, below, others, left_out)
+
+
+def open_zip(archive: Path) -> zipfile.ZipFile:
+    """A zip that stays open while its members are read; DataError when it is damaged."""
+    try:
+        return zipfile.ZipFile(archive)
+    except (*BAD_ZIP, OSError) as error:
+        raise DataError(f"{archive}: cannot be read as a zip ({error}); is it whole?") from error
+
+
+def read_members(
+    opened: zipfile.ZipFile, archive: Path
+) -> tuple[dict[str, zipfile.ZipInfo], dict[str, str], set[str]]:
+    """A zip's files by path, its links (path -> target), and its folders."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    links: dict[str, str] = {}
+    folders: set[str] = set()
+    for member, name in zip(opened.infolist(), _names(opened.infolist()), strict=True):
+        path = posixpath.normpath(name).lstrip("/")
+        if name.endswith("/"):
+            folders.add(path)
+        elif stat.S_ISLNK(member.external_attr >> 16) and not member.flag_bits & ENCRYPTED:
+            try:
+                with opened.open(member) as stream:
+                    target = stream.read(4096).decode("utf-8", "surrogateescape")
+            except (*BAD_ZIP, OSError) as error:
+                raise DataError(f"{archive}:{path}: cannot be read ({error})") from error
+            links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+        else:
+            members[path] = member
+    return members, links, folders
+
+
+def unzip_to_tar(archive: Path, out: IO[bytes]) -> None:
+    """Write a zip's files as a plain tar; DataError when one cannot be read, or is encrypted."""
+    opened = open_zip(archive)
+    members, links, _ = read_members(opened, archive)
+    follow_links(members, links, LeftOut(), str(archive))
+    _check_readable(archive, list(members.items()))
+    with opened, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path, member in members.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = member.file_size
+            try:
+                with opened.open(member) as stream:
+                    tar.addfile(entry, stream)
+            except BAD_ZIP as error:
+                raise DataError(f"{archive}:{path}: cannot be read ({error})") from error
+
+
+def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Names as they were meant: UTF-8 without the flag that says so, and backslashes."""
+    names = [member.filename for member in members]
+    unflagged = [row for row, member in enumerate(members) if not member.flag_bits & UTF8]
+    try:
+        meant = [names[row].encode("cp437").decode("utf-8") for row in unflagged]
+        for row, name in zip(unflagged, meant, strict=True):
+            names[row] = name
+    except UnicodeError:
+        pass  # cp437, as the standard has it
+    if not any("/" in name for name in names):
+        names = [name.replace("\\", "/") for name in names]
+    return names
+
+
+def _check_readable(archive: Path, members: Sequence[tuple[str, zipfile.ZipInfo]]) -> None:
+    """DataError where a member is encrypted or compressed in a way that is not read here."""
+    for path, member in members:
+        if member.flag_bits & ENCRYPTED:
+            raise DataError(f"{archive}:{path}: encrypted; unpack the zip with its password")
+        if member.compress_type not in READ_METHODS:
+            raise DataError(
+                f"{archive}:{path}: compressed by method {member.compress_type}, which is not"
+                " read here; unpack the zip"
+            )

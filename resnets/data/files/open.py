@@ -1,0 +1,378 @@
+"""Encoded pictures by number, whatever holds them: a folder or a tar (zips: `archives`).
+
+A tar is read by offset. A compressed one is decompressed once into an unnamed temporary file
+(TMPDIR says where), so that any picture can be read at any time without holding the set in memory.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import posixpath
+import shutil
+import stat
+import tarfile
+import tempfile
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.data.errors import DataError
+from resnets.data.files.file_type import other_kind
+from resnets.data.files.walk import (
+    BROKEN_LINK,
+    HEAD_BYTES,
+    LOOP,
+    NOT_IMAGE,
+    LeftOut,
+    file_head,
+    is_visible,
+    read_suffixes,
+    suffix_of,
+    visible_of,
+    walk_folder,
+    why_not_image,
+    without_waiting,
+)
+
+Member = TypeVar("Member")
+
+MOST_LINKED = 5_000_000  # members that links of an archive may add
+LONGEST_CHAIN = 40  # links to links that are followed
+COMPRESSED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
+
+
+class Files(Protocol):
+    """A numbered set of encoded pictures; safe to read from several threads."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def name(self, index: int) -> str:
+        """What messages call the picture: a path, or "tar:member"."""
+
+    def read(self, index: int) -> bytes | memoryview:
+        """The encoded bytes; DataError when they cannot be had."""
+
+    def take(self, rows: NDArray[np.int64]) -> Files:
+        """The files of `rows`, renumbered from 0."""
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """Files below `root`; `paths` are relative to it, with forward slashes."""
+
+    root: Path
+    paths: Sequence[str]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Path of the file."""
+        return str(self.root / self.paths[index])
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes; DataError when it cannot be read."""
+        return read_file(self.root / self.paths[index])
+
+    def take(self, rows: NDArray[np.int64]) -> FolderFiles:
+        """The files of `rows`, renumbered from 0."""
+        return FolderFiles(self.root, [self.paths[row] for row in rows])
+
+
+@dataclass(frozen=True)
+class TarFiles:
+    """Members of a tar; `spans` (N, 2) holds each one's offset and size in bytes in `stream`."""
+
+    archive: Path
+    stream: IO[bytes]
+    paths: Sequence[str]
+    spans: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Archive and member, "set.tar:cat/1.jpg"."""
+        return f"{self.archive}:{self.paths[index]}"
+
+    def read(self, index: int) -> bytes:
+        """The member's bytes; DataError when they cannot be read."""
+        offset, size = self.spans[index].tolist()
+        try:
+            return os.pread(self.stream.fileno(), size, offset)
+        except OSError as error:
+            raise DataError(f"{self.name(index)}: cannot be read ({error.strerror})") from error
+
+    def take(self, rows: NDArray[np.int64]) -> TarFiles:
+        """The members of `rows`, renumbered from 0."""
+        paths = [self.paths[row] for row in rows]
+        return TarFiles(self.archive, self.stream, paths, self.spans[rows])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder or archive holds: its images in sorted path order, and its folders.
+
+    `paths` (one for each of `files`) and `folders` are relative, with forward slashes. `others`
+    are the paths that were asked for and are no images. `left_out` counts what is not in `paths`.
+    """
+
+    files: Files
+    paths: Sequence[str]
+    folders: Sequence[str]
+    others: frozenset[str] = frozenset()
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def images(self) -> Listing:
+        """The same without `others`, which are counted as left out."""
+        if not self.others:
+            return self
+        left_out = LeftOut()
+        left_out.add_all(self.left_out)
+        for path in sorted(self.others):
+            left_out.add(NOT_IMAGE, path)
+        rows = [row for row, path in enumerate(self.paths) if path not in self.others]
+        paths = [self.paths[row] for row in rows]
+        files = self.files.take(np.array(rows, np.int64))
+        return Listing(files, paths, self.folders, left_out=left_out)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file; DataError when it cannot be read, or is a pipe, device or folder."""
+    with open_regular(path) as stream:
+        return stream.read()
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """A file to read from; DataError when it cannot be read, or is a pipe, device or folder."""
+    try:
+        with open(path, "rb", opener=without_waiting) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
+            yield stream
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error
+
+
+def list_folder(
+    root: Path,
+    also: Callable[[str], bool] | None = None,
+    onerror: Callable[[OSError], None] | None = None,
+) -> Listing:
+    """Images below `root`, and files for which `also(path)`; see `walk_folder` for the rules.
+
+    A folder that may not be listed raises DataError, unless `onerror` takes it.
+    """
+    left_out = LeftOut()
+    paths, folders, others = [], [], []
+    for path in walk_folder(root, left_out, onerror):
+        if path.endswith("/"):
+            folders.append(path[:-1])
+            continue
+        reason = why_not_image(path, partial(file_head, root / path))
+        if reason is None:
+            paths.append(path)
+        elif also is not None and also(path):
+            paths.append(path)
+            others.append(path)
+        else:
+            left_out.add(reason, path)
+    return Listing(FolderFiles(root, paths), paths, sorted(folders), frozenset(others), left_out)
+
+
+def list_tar(archive: Path, also: Callable[[str], bool] | None = None) -> Listing:
+    """Images in a tar, plain or compressed with gzip, bzip2 or xz; and files `also` asks for."""
+    spans: dict[str, tuple[int, int]] = {}
+    links: dict[str, str] = {}
+    folders: set[str] = set()
+    sparse: set[str] = set()
+    stream = _uncompressed(archive)
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # a kilobyte each
+                path = posixpath.normpath(member.name).lstrip("/")
+                if member.isdir():
+                    folders.add(path)
+                elif member.isreg():
+                    spans[path] = (member.offset_data, member.size)
+                    if is_sparse(member):
+                        sparse.add(path)
+                elif member.islnk() or member.issym():
+                    start = posixpath.dirname(path) if member.issym() else ""
+                    links[path] = posixpath.normpath(posixpath.join(start, member.linkname))
+            check_end(tar, stream)
+    except (tarfile.TarError, OSError) as error:
+        if (kind := other_kind(archive)) is not None:
+            raise DataError(f"{archive}: {kind}") from error
+        raise DataError(f"{archive}: cannot be read as a tar ({error}); is it whole?") from error
+    left_out = LeftOut()
+    follow_links(spans, links, left_out, str(archive))
+
+    def head(path: str) -> bytes:
+        offset, size = spans[path]
+        return os.pread(stream.fileno(), min(HEAD_BYTES, size), offset)
+
+    paths, below, others = sort_members(spans, folders, head, also, left_out)
+    refuse_sparse([path for path in paths if path in sparse], str(archive))
+    where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
+    return Listing(TarFiles(archive, stream, paths, where), paths, below, others, left_out)
+
+
+def sort_members(
+    members: Iterable[str],
+    folders: Iterable[str],
+    head: Callable[[str], bytes],
+    also: Callable[[str], bool] | None,
+    left_out: LeftOut,
+) -> tuple[list[str], list[str], frozenset[str]]:
+    """Of an archive's members: images and what is `also` asked for; folders; which are no images.
+
+    `head(path)`: the first bytes of a member. What is neither is counted in `left_out`.
+    """
+    paths, others = [], []
+    for path in visible_of(sorted(members), left_out):
+        reason = why_not_image(path, partial(head, path))
+        if reason is None:
+            paths.append(path)
+        elif also is not None and also(path):
+            paths.append(path)
+            others.append(path)
+        else:
+            left_out.add(reason, path)
+    found = set(folders)
+    for path in paths:
+        found.update(_parents(path))
+    return paths, sorted(filter(is_visible, found - {".", ""})), frozenset(others)
+
+
+def follow_links(
+    members: dict[str, Member], links: Mapping[str, str], left_out: LeftOut, archive: str
+) -> None:
+    """Add to an archive's `members` what its `links` (path -> target) stand for.
+
+    A link to a folder brings all that is in it. DataError for one that is called like an image and
+    leads to nothing, and where links to links bring too many; others are counted in `left_out`.
+    """
+    waiting = dict(links)
+    limit = len(members) + MOST_LINKED
+    for _ in range(LONGEST_CHAIN):
+        order = sorted(members)
+        done = [
+            path
+            for path, target in sorted(waiting.items())
+            if not any(part in waiting for part in (*_parents(target), target))  # by way of a link
+        ]
+        for path in done:
+            target = waiting[path]
+            below = order[bisect_left(order, f"{target}/") : bisect_left(order, f"{target}0")]
+            if target in members:
+                members[path] = members[target]
+            elif f"{path}/".startswith(f"{target}/") or target == ".":
+                left_out.add(LOOP, path, suffix="")
+            elif below:  # "0" follows "/", so these are what is in the folder
+                members.update({path + name[len(target) :]: members[name] for name in below})
+                left_out.links += 1
+            elif is_picture(path):
+                raise DataError(f"{archive}:{path}: a link to {target}, which is no file in it")
+            else:
+                left_out.add(BROKEN_LINK, path)
+            if len(members) > limit:
+                raise DataError(f"{archive}: its links to folders bring over {MOST_LINKED:,} files")
+        for path in done:
+            del waiting[path]
+        if not done:
+            break
+    for path in sorted(waiting):
+        left_out.add(LOOP, path, suffix="")
+
+
+def is_sparse(member: tarfile.TarInfo) -> bool:
+    """Whether a member is stored without its zeros, so that its bytes are not where it says.
+
+    GNU's own form and the three in PAX headers; star's, which `tarfile` does not know, too.
+    """
+    headers = member.pax_headers
+    return (
+        member.issparse()
+        or any(key.startswith("GNU.sparse.") for key in headers)
+        or "SCHILY.realsize" in headers
+    )
+
+
+def refuse_sparse(paths: Sequence[str], archive: str) -> None:
+    """DataError where `paths`, the sparse members among those that are wanted, are any."""
+    if paths:
+        more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+        raise DataError(
+            f"{archive}:{paths[0]}{more}: stored as sparse files, whose bytes cannot be read in"
+            " place; make the tar again without --sparse (-S)"
+        )
+
+
+def check_end(tar: tarfile.TarFile, stream: IO[bytes]) -> None:
+    """ReadError unless a tar that was gone through ends where it says so.
+
+    `tarfile` takes a damaged header anywhere but at the start for the end.
+    """
+    stream.seek(tar.offset)
+    if any(stream.read(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
+
+
+def _uncompressed(archive: Path) -> IO[bytes]:
+    """The plain tar: the archive itself, or a temporary file that vanishes when closed."""
+    plain = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the pictures are read)
+    if not unpack(archive, plain, tempfile.gettempdir(), "set TMPDIR to a folder with"):
+        plain.close()
+        return archive.open("rb")
+    plain.seek(0)
+    return plain
+
+
+def unpack(archive: Path, plain: IO[bytes], where: str, remedy: str) -> bool:
+    """Decompress gzip, bzip2 or xz into `plain`; False, and nothing done, for another file.
+
+    DataError: damaged, or no room `where` that is (`remedy` more room).
+    """
+    with archive.open("rb") as stream:
+        head = stream.read(6)
+    opener = next((opener for magic, opener in COMPRESSED if head.startswith(magic)), None)
+    if opener is None:
+        return False
+    try:
+        with opener(archive, "rb") as packed:
+            shutil.copyfileobj(packed, plain, 1 << 20)
+        plain.flush()
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno:  # a damaged gzip or bzip2 has none
+            raise DataError(
+                f"{archive}: cannot be unpacked into {where} ({error.strerror}); {remedy} more room"
+            ) from error
+        raise DataError(f"{archive}: damaged or cut short ({error}); fetch it again") from error
+    return True
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file is called like an image that can be read, and is not hidden."""
+    return suffix_of(path) in read_suffixes() and is_visible(path)
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]

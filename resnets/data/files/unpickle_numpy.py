@@ -1,0 +1,126 @@
+"""What pickles of numpy arrays and plain containers may name, for `resnets.data.files.unpickle`.
+
+Arrays are made here from bytes, shape and a dtype of plain numbers; numpy's own functions and
+its `__setstate__` are never called.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.data.files.unpickle import Known, PickleError, Unbuilt
+
+NUMBERS = re.compile(r"[<>=|]?[biuf][1248]")  # dtypes of plain numbers
+ORDERS = ("<", ">", "=", "|")
+MOST_DIMENSIONS = 8
+NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy")
+NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+
+
+def _dtype(code: Any, *_flags: Any) -> Unbuilt:
+    """A dtype of numbers, whose byte order comes afterwards."""
+    if type(code) is not str or not NUMBERS.fullmatch(code):
+        raise PickleError(f"holds an array of {str(code)[:40]!r}, which are no numbers")
+    dtype = np.dtype(code)
+
+    def build(state: Any) -> np.dtype[Any]:
+        plain = type(state) is tuple and len(state) in (8, 9) and state[2:5] == (None,) * 3
+        if not plain or state[1] not in ORDERS or (len(state) == 9 and state[8]):
+            raise PickleError("holds an array of a dtype that is no plain number; not loaded")
+        return dtype if dtype.itemsize == 1 else dtype.newbyteorder(state[1])
+
+    return Unbuilt(build)
+
+
+def _reconstruct(*_arguments: Any) -> Unbuilt:
+    """An array, whose contents come afterwards."""
+
+    def build(state: Any) -> NDArray[Any]:
+        if type(state) is not tuple or len(state) != 5:
+            raise PickleError("damaged: an array without contents")
+        _, shape, dtype, fortran, data = state
+        return _array(data, dtype, shape, "F" if fortran else "C")
+
+    return Unbuilt(build)
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
+    if order not in ("C", "F"):
+        raise PickleError("damaged: an array in no order")
+    return _array(data, dtype, shape, order)
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
+    """A read-only view of `data`, which must be as long as shape and dtype say."""
+    if not isinstance(dtype, np.dtype) or type(shape) is not tuple:
+        raise PickleError("damaged: an array without dtype or shape")
+    if len(shape) > MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in shape):
+        raise PickleError("damaged: an array of an impossible shape")
+    data = _raw(data)
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise PickleError(f"damaged: {len(data):,} bytes for an array of {shape} {dtype}")
+    flat = np.frombuffer(data, dtype)
+    return flat.reshape(shape, order="F" if order == "F" else "C")
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    """A numpy number as Python's own."""
+    if not isinstance(dtype, np.dtype):
+        raise PickleError("damaged: a number without dtype")
+    data = _raw(data)
+    if len(data) != dtype.itemsize:
+        raise PickleError("damaged: a number of another length than its dtype's")
+    return np.frombuffer(data, dtype)[0].item()
+
+
+def _raw(data: Any) -> bytes:
+    if type(data) is bytes:
+        return data
+    if type(data) is str:  # Python 2
+        return data.encode("latin1")
+    raise PickleError("damaged: an array without bytes")
+
+
+def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
+    """Bytes as Python 3 writes them in the protocol of Python 2."""
+    if encoding != "latin1" or type(text) is not str:
+        raise PickleError(f"asks for the codec {str(encoding)[:40]!r}; not loaded")
+    return text.encode("latin1")
+
+
+def _ordered(pairs: Any = ()) -> dict[Any, Any]:
+    """An OrderedDict; all dicts are in order."""
+    if type(pairs) is not list and pairs != ():
+        raise PickleError("damaged: an OrderedDict of what are no pairs")
+    made: dict[Any, Any] = {}
+    for pair in pairs:
+        if type(pair) not in (list, tuple) or len(pair) != 2 or type(pair[0]) not in (str, int):
+            raise PickleError("damaged: an OrderedDict of what are no pairs")
+        made[pair[0]] = pair[1]
+    return made
+
+
+def _no_bytes() -> bytes:
+    """How Python 3 writes b"" in the protocol of Python 2."""
+    return b""
+
+
+CONTAINERS: Mapping[str, Known] = {
+    "collections.OrderedDict": Known("OrderedDict", _ordered),
+    "_codecs.encode": Known("_codecs.encode", _encode),
+    "__builtin__.bytes": Known("bytes", _no_bytes),
+}
+ARRAYS: Mapping[str, Known] = {
+    **CONTAINERS,
+    "numpy.ndarray": Known("numpy.ndarray"),
+    "numpy.dtype": Known("numpy.dtype", _dtype),
+    **{f"{home}._reconstruct": Known("numpy array", _reconstruct) for home in NUMPY},
+    **{f"{home}.scalar": Known("numpy number", _scalar) for home in NUMPY},
+    **{f"{home}._frombuffer": Known("numpy array", _frombuffer) for home in NUMERIC},
+}

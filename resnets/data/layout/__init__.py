@@ -1,0 +1,1 @@
+"""Where a folder keeps its splits and classes."""

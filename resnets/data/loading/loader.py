@@ -1,0 +1,189 @@
+"""Batches for training and evaluation, on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnets.config import DataSpec
+from resnets.data import order
+from resnets.data.batch import Batch
+from resnets.data.dataset.in_memory import random_scaling
+from resnets.data.dataset.pack import PackFiles
+from resnets.data.dataset.reader import Plan, read_ahead
+from resnets.data.dataset.split import FileSplit, Split, TensorSplit
+from resnets.data.dataset.stream import StreamSplit
+from resnets.data.timings import Timings
+from resnets.data.transforms.augment import BatchAugment, Ints, train_views
+from resnets.data.transforms.mix import mix, mix_unit
+from resnets.data.transforms.preprocess import Preprocessor, prepare
+from resnets.data.transforms.progressive_resize import at_size, check_growth, size_at
+from resnets.utils.distributed import Rank
+
+
+class TrainStream:
+    """An endless stream of full training batches; batch k is the same whenever asked for.
+
+    A set in memory is padded once, on the device, and batches are gathered from it without
+    threads. Files, and pictures cropped at random scales, are read ahead by `data_spec.workers`
+    threads, which never change a result. `batch_size` is the global one; `rank` gets its part of
+    each, in units of pictures that need one another: `norm_batch` of them, and partners of mixup.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        data_spec: DataSpec,
+        preprocessor: Preprocessor,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        channels_last: bool = True,
+        rank: Rank = Rank(),  # noqa: B008 (frozen)
+        norm_batch: int = 0,
+    ) -> None:
+        # What `preprocessor` says is for testing, at `test_size`.
+        self.size = data_spec.size or preprocessor.spec.size
+        self.spec, self.preprocessor = data_spec, at_size(preprocessor, self.size)
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        unit = mix_unit(data_spec.augment, batch_size, rank.count)
+        self.places = rank.places(batch_size, math.lcm(unit, norm_batch or 1))
+        self.channels_last = channels_last
+        check_growth(data_spec, self.size)
+        self.augment = BatchAugment(data_spec.augment, self.preprocessor, seed, device)
+        self.labels = split.labels.to(device)
+        self.split = split if random_scaling(data_spec) else prepare(split, preprocessor)
+        packed = isinstance(split, FileSplit) and isinstance(split.files, PackFiles)
+        self.timings = Timings(device, packed=packed)
+        self._padded: Tensor | None = None
+        if isinstance(self.split, TensorSplit) and not random_scaling(data_spec):
+            self._padded = self.augment.pad(self.split.images)
+
+    @property
+    def examples(self) -> int:
+        """Pictures in one epoch."""
+        return len(self.split)
+
+    @property
+    def unreadable(self) -> Collection[int]:
+        """Rows of pictures found unreadable so far; others take their place."""
+        return self.split.unreadable.found
+
+    def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
+        """Batches start_step, start_step + 1, ... without end, of a run of `total` steps.
+
+        Progressive resizing goes by the share of `total` that is done; None = all at full size.
+        Another picture takes the place of one that cannot be read (`read_ahead`); DataError, when
+        its batch is due, where too many cannot.
+        """
+        pictures = self._read if self._padded is None else self._gather
+        for step, (images, ids) in enumerate(pictures(start_step, total), start_step):
+            images = images if self.channels_last else images.contiguous()
+            rows = torch.from_numpy(ids)
+            batch = Batch(images, self.labels[rows.to(self.device)], rows)
+            with self.timings.augmenting:
+                batch = mix(self.spec.augment, self.seed, step, batch)
+            yield batch
+
+    def _gather(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
+        """Pictures and rows of each batch of a set in memory."""
+        assert self._padded is not None
+        for size, epochs, rows in self._draws(start_step, total):
+            places = torch.from_numpy(rows)
+            with self.timings.augmenting:
+                images = self.augment(self._padded, places, epochs, rows, size)
+            yield images, rows
+
+    def _read(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
+        """The same of pictures that are read, and cut, when needed."""
+        draws = self._draws(start_step, total)
+        plans = (self._plan(size, epochs, rows) for size, epochs, rows in draws)
+        pin = self.device.type == "cuda"
+        places = torch.arange(len(self.places))
+        workers, seed = self.spec.workers, self.seed
+        decoding = self.timings.decoding
+        read = read_ahead(self.split, plans, workers, pin=pin, seed=seed, decoding=decoding)
+        for step, (plan, pixels) in enumerate(read, start_step):
+            augment, size = self._augment_at(pixels.shape[1]), self._size(step, total)
+            with self.timings.to_device:
+                padded = augment.pad(pixels)
+            with self.timings.augmenting:
+                images = augment(padded, places, plan.epochs, plan.rows, size)
+            yield images, plan.rows
+
+    def _draws(self, step: int, total: int | None) -> Iterator[tuple[int, Ints, Ints]]:
+        """Pixels, and this rank's epochs and rows, each (B,), of batch `step` and all after it."""
+        count, repeats = self.batch_size, self.spec.augment.repeats
+        permute = self.split.permutation if isinstance(self.split, StreamSplit) else None
+        while True:
+            start, many = step * count, len(self.split)
+            epochs, rows = order.positions(many, self.seed, start, count, repeats, permute)
+            yield self._size(step, total), epochs[self.places], rows[self.places]
+            step += 1
+
+    def _size(self, step: int, total: int | None) -> int:
+        return size_at(self.spec, self.size, step, total)
+
+    def _plan(self, size: int, epochs: Ints, rows: Ints) -> Plan:
+        """Random parts are cut at `size` px; all else as in memory, at full size."""
+        augment, seed = self.spec.augment, self.seed
+        views = train_views(
+            augment,
+            self.preprocessor,
+            seed,
+            epochs,
+            rows,
+            size=size if random_scaling(self.spec) else None,
+        )
+        return Plan(rows, epochs, views)
+
+    def _augment_at(self, size: int) -> BatchAugment:
+        """The augmentation of pictures that the decoder cut at `size` px already."""
+        if size != self.augment.size:
+            preprocessor = at_size(self.preprocessor, size)
+            self.augment = BatchAugment(self.spec.augment, preprocessor, self.seed, self.device)
+        return self.augment
+
+
+def eval_batches(
+    split: Split,
+    preprocessor: Preprocessor,
+    batch_size: int,
+    device: torch.device,
+    workers: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Iterator[Batch]:
+    """Each picture once, in order, as prediction sees it; the last batch is short, none padded.
+
+    `rows` are those of the split that are asked for; None = all.
+    Images are float32 in channels_last memory. Pictures that cannot be read are left out and noted
+    in `split.unreadable`; DataError when none can.
+    """
+    split = prepare(split, preprocessor)
+    wanted = torch.arange(len(split)) if rows is None else torch.tensor(rows, dtype=torch.int64)
+    parts = wanted.split(batch_size) if len(wanted) else ()
+    for ids, pixels in _eval_pixels(split, preprocessor, parts, device, workers):
+        images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        yield Batch(preprocessor.normalise(images), split.labels[ids].to(device), ids)
+
+
+def _eval_pixels(
+    split: Split,
+    preprocessor: Preprocessor,
+    parts: Sequence[Tensor],
+    device: torch.device,
+    workers: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids (B,), of each of `parts`, and pixels (B, size, size, C) uint8."""
+    if isinstance(split, TensorSplit):
+        yield from ((ids, split.images[ids]) for ids in parts)
+        return
+    view = preprocessor.view
+    plans = (Plan(ids.numpy(), np.zeros(len(ids), np.int64), [view] * len(ids)) for ids in parts)
+    pin = device.type == "cuda"
+    for plan, pixels in read_ahead(split, plans, workers, pin=pin):
+        yield torch.from_numpy(plan.rows), pixels

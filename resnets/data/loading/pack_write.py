@@ -1,0 +1,218 @@
+"""Writing a packed set: each picture is decoded and scaled down once, by a pool of threads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+from resnets.config import ConfigError, whole_file
+from resnets.data.dataset.content_hash import content_keys
+from resnets.data.dataset.identity import identify
+from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, packed
+from resnets.data.dataset.parts import Part, Source
+from resnets.data.dataset.quarantine import Quarantine, path_within, prefixes
+from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.decode import decode_whole, picture_header, scaled_size
+from resnets.data.decode.netpbm import encode
+from resnets.data.decode.pixel_values import Levels, measure_levels, said_of
+from resnets.data.errors import DataError
+from resnets.data.files.open import Files
+from resnets.data.prefetch import in_order
+from resnets.utils.cpu_count import cores
+from resnets.utils.terminal import Console, escape
+
+log = logging.getLogger("resnets")
+
+AHEAD = 8  # pictures a thread may be ahead of the file
+PROBES = 64  # pictures read beforehand to tell how large the file will be
+
+T = TypeVar("T")
+
+
+@dataclass
+class Packed:
+    """What was packed: pictures of each part, bytes of the file, and the unreadable ones."""
+
+    pictures: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+def pack(
+    source: Source,
+    out: Path,
+    size: int,
+    *,
+    quarantine: Quarantine,
+    workers: int = 0,
+    max_bad: float = 0.01,
+) -> Packed:
+    """Write all parts of `source` to the new file `out`, whole or not at all.
+
+    Pictures are turned upright and stored as 8-bit grey or RGB; those whose shorter side is longer
+    than `size` px are scaled down to it (antialiased, bilinear), none is scaled up. What is in
+    `quarantine` is left out, and so is an unreadable picture, which is logged; both keep their
+    places in the index, so that the same pictures are held out of a packed set as of the raw one.
+    DataError when more than the share `max_bad` of a part is unreadable, a class of a part is left
+    without pictures, or the disk has too little room. ConfigError when the source cannot be packed.
+    """
+    if size < 1:
+        raise ConfigError(f"--size {size}: the shorter side in pixels must be 1 or more")
+    parts = _parts(source)
+    assert source.train.files is not None
+    levels = measure_levels(source.train.files, np.arange(len(source.train.labels)))
+    for said in said_of(levels):
+        log.info("%s", said)
+    _check_room(parts, size, out)
+    packed, entries, workers = Packed(), {}, workers or cores()
+    with whole_file(out) as temporary:
+        with temporary.open("wb") as file:
+            file.write(bytes(HEADER.size))
+            for role, part in parts.items():
+                unreadable = Unreadable(part_name(source, part), len(part.labels), max_bad)
+                cut = partial(shrunk, size=size, levels=levels)
+                entries[role] = _write_part(file, workers, part, cut, quarantine, unreadable)
+                written = np.flatnonzero(entries[role]["bytes"])
+                _check_classes(source, part, written)
+                packed.pictures[role] = len(written)
+                packed.unreadable += unreadable.messages
+            index = {"name": source.name, "size": size, "classes": source.classes, "parts": entries}
+            if levels is not None:
+                index["value_range"] = levels
+            _finish(file, index)
+        packed.size = temporary.stat().st_size
+    return packed
+
+
+def part_name(source: Source, part: Part) -> str:
+    """What messages call a part: "imagenette160.tar train"."""
+    return f"{source.name} {part.title}".strip()
+
+
+def _parts(source: Source) -> dict[str, Part]:
+    """The parts by role."""
+    test = None if source.test is None else source.test()
+    given = zip(ROLES, (source.train, source.val, test), strict=True)
+    parts = {role: part for role, part in given if part is not None}
+    if any(part.files is None for part in parts.values()):
+        raise ConfigError(
+            f"{source.name}: is read without decoding already; packing would gain nothing"
+        )
+    return parts
+
+
+def _write_part(
+    file: IO[bytes],
+    workers: int,
+    part: Part,
+    cut: Callable[[Files, int], NDArray[np.uint8]],
+    quarantine: Quarantine,
+    unreadable: Unreadable,
+) -> dict[str, Any]:
+    """Write the pictures of a part; its entry in the index."""
+    files, start, count = part.files, file.tell(), len(part.labels)
+    assert files is not None
+    starts = prefixes(quarantine.source)
+    names = [path_within(files.name(row), starts) for row in range(count)]
+    sizes, sums = [0] * count, [0] * count
+
+    def work(row: int) -> bytes | DataError:
+        try:
+            return encode(cut(files, row))
+        except DataError as error:
+            return error
+
+    kept = quarantine.keep(files, np.arange(count)).tolist()
+    with closing(in_order(work, kept, workers=workers, ahead=AHEAD * workers)) as done:
+        for row, data in _progress(done, len(kept), f"packing {unreadable.of}"):
+            if isinstance(data, DataError):
+                unreadable.add(row, data)
+            else:
+                file.write(data)
+                sizes[row], sums[row] = len(data), zlib.crc32(data)
+    columns = {"names": names, "labels": part.labels.tolist(), "bytes": sizes, "crc32": sums}
+    content = content_keys(part)
+    keys = {"ids": packed(identify(part, content).ids)}
+    if content is not None:
+        keys["content"] = packed(content)
+    return {"title": part.title, "start": start, **columns, **keys}
+
+
+def shrunk(files: Files, row: int, size: int, levels: Levels | None = None) -> NDArray[np.uint8]:
+    """The picture (H, W, 1 or 3), upright, its shorter side `size` px or less; levels: `View`."""
+    data, name = files.read(row), files.name(row)
+    width, height, grey = picture_header(data, name)
+    pixels = decode_whole(data, name, levels)
+    if min(width, height) > size:
+        scaled = scaled_size(width, height, size)
+        pixels = np.array(Image.fromarray(pixels).resize(scaled, Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(pixels[:, :, :1]) if grey else pixels
+
+
+def _finish(file: IO[bytes], index: dict[str, Any]) -> None:
+    """Write the index and the header, and have the disk keep them."""
+    text = json.dumps(index, separators=(",", ":")).encode()
+    offset = file.tell()
+    file.write(text)
+    file.seek(0)
+    checksum = hashlib.sha256(text).digest()
+    file.write(HEADER.pack(MAGIC, VERSION, 0, offset, len(text), checksum))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _check_room(parts: dict[str, Part], size: int, out: Path) -> None:
+    """DataError when the disk has less room than a sample of the pictures says is needed."""
+    needed = 0.0
+    for part in parts.values():
+        assert part.files is not None
+        rows = np.unique(np.linspace(0, len(part.labels) - 1, PROBES).astype(int)).tolist()
+        found = [_stored_bytes(part.files, row, size) for row in rows]
+        needed += sum(found) / len(found) * len(part.labels)
+    free = shutil.disk_usage(out.parent).free
+    if needed > free:
+        raise DataError(
+            f"{out}: about {needed / 1e9:,.1f} GB are needed at --size {size}, but"
+            f" {out.parent.resolve()} has {free / 1e9:,.1f} GB left; name another --out or a"
+            " smaller --size"
+        )
+
+
+def _stored_bytes(files: Files, row: int, size: int) -> int:
+    """Bytes of a packed picture; 0 for an unreadable one."""
+    try:
+        width, height, grey = picture_header(files.read(row), files.name(row))
+    except DataError:
+        return 0
+    wide, high = scaled_size(width, height, min(size, width, height))
+    return wide * high * (1 if grey else 3)
+
+
+def _check_classes(source: Source, part: Part, written: NDArray[np.int64]) -> None:
+    if lost := np.setdiff1d(part.labels, part.labels[written]).tolist():
+        raise DataError(
+            f"{part_name(source, part)}: no picture of class {source.classes[lost[0]]} is left"
+        )
+
+
+def _progress(done: Iterator[T], total: int, title: str) -> Iterator[T]:
+    """Show progress on the terminal; nothing where stderr is piped."""
+    console = Console(stderr=True)
+    hidden = not sys.stderr.isatty()
+    return iter(track(done, escape(title), total, console=console, transient=True, disable=hidden))

@@ -1,0 +1,1 @@
+"""Data set formats: class folders, archives, CSV, Parquet, WebDataset, IDX, CIFAR, the Hub."""

@@ -1,0 +1,89 @@
+"""Tars and zips: of class folders, of WebDataset samples, ImageNet's as they are downloaded.
+
+ILSVRC2012_img_train.tar is a tar of a tar for each class, ILSVRC2012_img_val.tar of flat pictures;
+both are read by offset, never unpacked.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from resnets.data.dataset.parts import Source, by_role
+from resnets.data.errors import DataError
+from resnets.data.files.archives import is_zip, list_archive
+from resnets.data.files.open import (
+    Listing,
+    TarFiles,
+    check_end,
+    is_picture,
+    is_sparse,
+    list_tar,
+    refuse_sparse,
+)
+from resnets.data.sources import webdataset
+from resnets.data.sources.class_folders import open_flat, open_tree
+from resnets.data.tables.flat_labels import is_table
+
+IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+
+
+def open_tar(
+    archive: Path, source: str, *, streaming: bool, labels_from: str = "auto"
+) -> Source | None:
+    """The set in a tar, whichever of the three it is; None for one that cannot be streamed."""
+    listing = list_archive(
+        archive, lambda path: _is_tar(path) or webdataset.is_label(path) or is_table(path)
+    )
+    if not is_zip(archive) and webdataset.is_sharded(listing):
+        return webdataset.open_shards([archive], archive.name, streaming=streaming)
+    if streaming:
+        return None
+    if any(map(_is_tar, listing.paths)) and len(listing.paths) == len(listing.others):
+        return open_tree(inside(listing), archive.name, source)
+    return open_tree(listing, archive.name, source, labels_from=labels_from)
+
+
+def open_imagenet(folder: Path, name: str, truth: str | None) -> Source:
+    """ImageNet in the tars it comes in: training, and validation with its ground truth beside."""
+    whole, flat = folder / IMAGENET_TRAIN, folder / IMAGENET_VAL
+    train = open_tree(inside(list_tar(whole, _is_tar)), name, str(whole))
+    if not flat.is_file():
+        return train
+    val = open_flat(list_tar(flat), "val", train.classes, str(flat), truth)
+    return by_role(name, train.classes, {"train": train.train, "val": val}, str(folder))
+
+
+def _is_tar(path: str) -> bool:
+    return path.endswith(".tar")
+
+
+def inside(outer: Listing) -> Listing:
+    """The pictures of the tars in a tar, each below the name of its own: "n01440764/1.JPEG"."""
+    files = outer.files
+    if not isinstance(files, TarFiles):
+        raise DataError(f"{files.name(0)}: a tar in a zip is not read; unpack the zip")
+    spans: dict[str, tuple[int, int]] = {}
+    tars = [(row, path) for row, path in enumerate(outer.paths) if _is_tar(path)]
+    for row, path in tars:
+        files.stream.seek(int(files.spans[row, 0]))
+        try:
+            with tarfile.open(fileobj=files.stream, mode="r:") as inner:
+                for member in inner:
+                    name = posixpath.normpath(member.name)
+                    if member.isreg() and is_picture(name):
+                        refuse_sparse([name] if is_sparse(member) else [], files.name(row))
+                        spans[f"{path.removesuffix('.tar')}/{name}"] = (
+                            member.offset_data,
+                            member.size,
+                        )
+                check_end(inner, files.stream)
+        except (tarfile.TarError, OSError) as error:
+            raise DataError(f"{files.name(row)}: cannot be read as a tar ({error})") from error
+    paths = sorted(spans)
+    where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
+    pictures = TarFiles(files.archive, files.stream, paths, where)
+    return Listing(pictures, paths, [path.removesuffix(".tar") for _, path in tars])

@@ -1,0 +1,396 @@
+"""Class-folder trees: the images of a folder or archive as a set with splits and classes.
+
+`layout` says which file belongs to which split and class. With a validation but no test split
+(ImageNet's layout) validation is the test set. A flat split takes its labels from a file
+(`ground_truth`); a flat test split without one has no labels, and is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from resnets.data.dataset.parts import FilePart, Source, by_role
+from resnets.data.errors import DataError
+from resnets.data.files.file_type import archives_within
+from resnets.data.files.open import Listing
+from resnets.data.files.walk import LeftOut, suffix_of
+from resnets.data.layout.class_names import check_distinct, match_names
+from resnets.data.layout.folder_layout import (
+    MASKS,
+    NO_LABELS,
+    Layout,
+    SplitRows,
+    label_in_name,
+    labels_in_names,
+    read_layout,
+)
+from resnets.data.layout.image_pairs import masks_beside
+from resnets.data.layout.split_names import Role
+from resnets.data.tables.flat_labels import (
+    UNNAMED,
+    UNREAD_TABLES,
+    FlatLabels,
+    UnlabelledError,
+    flat_labels,
+    is_table,
+)
+from resnets.data.tables.ground_truth import imagenet_names
+from resnets.data.tables.labels import class_names, number_labels
+
+log = logging.getLogger("resnets")
+
+ROLES: tuple[Role, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A set of a folder or archive: its parts by role, and the layout that they came from."""
+
+    source: Source
+    layout: Layout
+    parts: Mapping[str, FilePart]
+
+
+def open_tree(
+    listing: Listing, name: str, where: str, truth: str | None = None, labels_from: str = "auto"
+) -> Source:
+    """The set of a folder or archive; see `read_tree`."""
+    return read_tree(listing, name, where, truth, labels_from).source
+
+
+def read_tree(
+    listing: Listing, name: str, where: str, truth: str | None = None, labels_from: str = "auto"
+) -> Tree:
+    """Sort the images of a folder or archive `where` into splits and classes, sorted by name.
+
+    `truth`: file with the labels of a flat split, where it is not found beside it. `labels_from`:
+    see `layout.read_layout`. DataError: no images, no class folders, a class without images, a
+    class in validation or test that training lacks, or a layout that may mean two things.
+    """
+    if len(listing.paths) == len(listing.others):
+        said = listing.left_out.said() + archives_within(listing.left_out)
+        raise DataError(f"{where}: no images found; expected a folder of them for each class{said}")
+    everything, listing = listing, listing.images()
+    layout = tree_layout(listing, where, labels_from)
+    if labels_from == "name":
+        several = len(layout.splits) > 1
+        named = [_named(split, listing, where, several) for split in layout.splits]
+        layout = replace(layout, splits=named)
+    elif labels_from == "auto":
+        for split in layout.splits:
+            check_distinct(split.class_folders, where)
+
+    def flat(split: SplitRows) -> FlatLabels | None:
+        return _flat(split, layout, everything, where, truth)
+
+    training = _training(layout, where)
+    if labels_from == "auto" and (alone := _in_one_folder(layout, everything, where)) is not None:
+        layout, training = alone
+    if training.flat:
+        return _all_flat(layout, training, listing, name, where, flat)
+    return _by_folders(layout, training, listing, name, where, flat)
+
+
+def _in_one_folder(
+    layout: Layout, everything: Listing, where: str
+) -> tuple[Layout, SplitRows] | None:
+    """The layout of images that lie all in one folder, which is no class where a table labels them;
+    with a note where there are tables but none does."""
+    tables = sorted(path for path in everything.others if is_table(path))
+    if len(layout.splits) != 1 or layout.splits[0].flat or not tables:
+        return None
+    (split,) = layout.splits
+    if len(split.class_folders) != 1:
+        return None
+    folder = f"{split.class_folders[0][1]}/"
+    flat = replace(split, folder=folder, names=(), class_folders=(), flat=True)
+    paths = everything.images().paths
+    why = ""
+    try:
+        found = flat_labels(flat, [paths[row] for row in flat.rows], everything, where, None)
+    except DataError as error:
+        found, why = None, f" ({error})"
+    if found is not None:
+        return replace(layout, splits=[flat]), flat
+    more = f" and {len(tables) - 3} more" if len(tables) > 3 else ""
+    note = (
+        f"{UNREAD_TABLES}: {', '.join(tables[:3])}{more}{why}; to take labels from one, give it by"
+        " --data, or call it labels.csv"
+    )
+    return replace(layout, notes=(*layout.notes, note)), split
+
+
+def open_flat(
+    listing: Listing, title: str, classes: Sequence[str], where: str, truth: str | None
+) -> FilePart:
+    """All images of a listing as one split, whose labels are in a file beside it."""
+    split = SplitRows("val", title, "", range(len(listing.paths)), flat=True)
+    found = _flat(split, Layout([split]), listing, where, truth)
+    assert found is not None
+    return _numbered(split, found, classes, listing)
+
+
+def tree_layout(listing: Listing, where: str, labels_from: str = "auto") -> Layout:
+    """The layout of a listing, without masks beside their images."""
+    layout = read_layout(listing.paths, listing.folders, where, labels_from)
+    splits, out = [], dict(layout.left_out)
+    warnings = layout.warnings if labels_from == "auto" else ()  # else the user said what they are
+    for split in layout.splits:
+        beside = masks_beside(listing.paths, split.rows, listing.files)
+        out.update(dict.fromkeys(sorted(beside.masks), MASKS))
+        splits.append(_without(split, beside.masks))
+        warnings = (*warnings, *beside.warnings(listing.paths))
+    return replace(layout, splits=splits, left_out=out, warnings=warnings)
+
+
+def left_out_of(layout: Layout, listing: Listing) -> LeftOut:
+    """All that a listing has and the layout's splits have not, counted."""
+    found = LeftOut()
+    found.add_all(listing.left_out)
+    for row, reason in sorted(layout.left_out.items()):
+        found.add(reason, listing.paths[row])
+    return found
+
+
+def _without(split: SplitRows, rows: set[int]) -> SplitRows:
+    if not rows:
+        return split
+    kept = [place for place, row in enumerate(split.rows) if row not in rows]
+    names = [split.names[place] for place in kept] if split.names else ()
+    return replace(split, rows=[split.rows[place] for place in kept], names=names)
+
+
+def _named(split: SplitRows, listing: Listing, where: str, several: bool) -> SplitRows:
+    """The split with labels from the names of its files; as it is where it is a test split among
+    `several` that has none."""
+    found = [label_in_name(listing.paths[row]) for row in split.rows]
+    if split.role == "test" and several and not any(found):
+        return replace(split, names=(), class_folders=(), flat=True)
+    if None in found:
+        raise DataError(
+            f"{where}: {listing.paths[split.rows[found.index(None)]]}: no label before the number"
+            " of its name, as data.labels_from=name needs it"
+        )
+    names = [name for name in found if name is not None]
+    folders = sorted({(name, f"{split.folder}{name}*") for name in names})
+    return replace(split, names=names, class_folders=folders, flat=False)
+
+
+def _training(layout: Layout, where: str) -> SplitRows:
+    """The split that classes come from: training, or the only one."""
+    found = next((split for split in layout.splits if split.role in ("train", None)), None)
+    if found is not None:
+        return found
+    if len(layout.splits) == 1:
+        return layout.splits[0]
+    titles = ", ".join(f"{split.title}/" for split in layout.splits)
+    raise DataError(f"{where}: has the splits {titles}, but none to train on")
+
+
+def _by_folders(
+    layout: Layout,
+    training: SplitRows,
+    listing: Listing,
+    name: str,
+    where: str,
+    flat: Callable[[SplitRows], FlatLabels | None],
+) -> Tree:
+    """The set whose training split has class folders."""
+    classes = tuple(sorted({label for label, _ in training.class_folders}))
+    if not classes:
+        raise DataError(f"{where}/{training.folder}: no class folders; sort its images into them")
+    parts: dict[str, FilePart] = {}
+    notes = list(layout.notes)
+    for split in layout.splits:
+        if not split.flat:
+            parts[split.role or "train"] = _part(split, classes, listing, where, notes)
+            continue
+        if (part := _labelled(split, flat(split), classes, listing, layout, notes)) is not None:
+            parts[split.role or "train"] = part
+    source = by_role(name, classes, parts, where)
+    source = replace(
+        source,
+        left_out=left_out_of(layout, listing),
+        notes=tuple(notes),
+        warnings=tuple(layout.warnings),
+    )
+    return Tree(source, layout, parts)
+
+
+def _part(
+    split: SplitRows, classes: tuple[str, ...], listing: Listing, where: str, notes: list[str]
+) -> FilePart:
+    """The images of a split with class folders, labelled by them."""
+    number = {name: label for label, name in enumerate(classes)}
+    match = match_names([name for name, _ in split.class_folders], classes)
+    filled = set(split.names)
+    for folder, path in split.class_folders:
+        known = match[folder]
+        if folder not in filled:
+            raise DataError(
+                f"{where}/{path}: a class without images; add some or remove the folder"
+                f"{listing.left_out.said()}"
+            )
+        if known is None:
+            raise DataError(f"{where}/{path}: a class that the training split does not have")
+        if known != folder:
+            notes.append(f"{path}/ is taken for the class {known!r}")
+    labels = np.array([number[str(match[name])] for name in split.names], np.int64)
+    return FilePart(split.title, listing.files.take(np.array(split.rows, np.int64)), labels)
+
+
+def _all_flat(
+    layout: Layout,
+    training: SplitRows,
+    listing: Listing,
+    name: str,
+    where: str,
+    flat: Callable[[SplitRows], FlatLabels | None],
+) -> Tree:
+    """The set whose splits are images alone: labels and classes come from files beside them."""
+    own = flat(training)
+    assert own is not None
+    own = replace(own, labels=imagenet_names(own.labels, [listing.paths[r] for r in training.rows]))
+    if own.splits:
+        return _by_column(layout, training, own, listing, name, where)
+    classes = class_names(own.labels)
+    parts: dict[str, FilePart] = {
+        training.role or "train": _numbered(training, own, classes, listing)
+    }
+    notes = [_said(training, own)]
+    for split in layout.splits:
+        if split is training:
+            continue
+        if not split.flat:
+            raise DataError(
+                f"{where}: {split.title}/ has class folders, but {training.title}/ has none"
+            )
+        if (part := _labelled(split, flat(split), classes, listing, layout, notes)) is not None:
+            parts[split.role or "train"] = part
+    source = by_role(name, classes, parts, where)
+    left_out = left_out_of(layout, listing)
+    notes = [*layout.notes, *notes]
+    source = replace(source, left_out=left_out, notes=tuple(notes), warnings=tuple(layout.warnings))
+    return Tree(source, layout, parts)
+
+
+def _by_column(
+    layout: Layout, every: SplitRows, own: FlatLabels, listing: Listing, name: str, where: str
+) -> Tree:
+    """The set of images alone whose table says which split each is in."""
+    split_of = dict(zip(every.rows, own.splits, strict=True))
+    label_of = dict(zip(every.rows, own.labels, strict=True))
+    layout.left_out.update({row: UNNAMED for row, split in split_of.items() if not split})
+    splits = [
+        replace(every, role=role, title=role, rows=rows)
+        for role in ROLES
+        if (rows := [row for row in every.rows if split_of[row] == role])
+    ]
+    layout = replace(layout, splits=splits)
+    classes = class_names(label_of[row] for row in _training(layout, where).rows)
+    parts = {
+        str(split.role): _numbered(
+            split,
+            replace(own, labels=[label_of[row] for row in split.rows]),
+            classes,
+            listing,
+            by_place=False,
+        )
+        for split in splits
+    }
+    source = by_role(name, classes, parts, where)
+    left_out, notes = left_out_of(layout, listing), (*layout.notes, _said(every, own))
+    return Tree(replace(source, left_out=left_out, notes=notes), layout, parts)
+
+
+def _flat(
+    split: SplitRows, layout: Layout, listing: Listing, where: str, truth: str | None
+) -> FlatLabels | None:
+    """Labels of a split without class folders; None for test images, which may have none."""
+    paths = [path for path in listing.paths if path not in listing.others]
+    chosen = [paths[row] for row in split.rows]
+    beside_flat_val = any(each.flat and each.role == "val" for each in layout.splits)
+    test = split.role == "test" and len(layout.splits) > 1
+    # The file that labels ImageNet's validation images does not label its test images.
+    named = None if test and beside_flat_val else truth
+    others = [[paths[row] for row in each.rows] for each in layout.splits if each is not split]
+    try:
+        found = flat_labels(split, chosen, listing, where, named, others)
+    except UnlabelledError as error:
+        if not test:
+            raise
+        log.warning("%s: %s/ is left out as unlabelled: %s", where, split.title, error)
+        found = None
+    if found is None and not test:
+        raise DataError(_no_labels(where, split.folder, chosen, listing.folders))
+    if found is None:
+        layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
+    return found
+
+
+def _fits(found: FlatLabels, classes: Sequence[str], split: SplitRows) -> bool:
+    """Whether what a table says of a test split are labels: Kaggle's has other columns."""
+    known = {*classes, *map(str, range(len(classes)))}
+    return split.role != "test" or not known.isdisjoint(found.labels)
+
+
+def _said(split: SplitRows, found: FlatLabels) -> str:
+    columns = f" ({found.said})" if found.said else ""
+    return f"labels of {split.title or 'the images'} from {found.file}{columns}"
+
+
+def _labelled(
+    split: SplitRows,
+    found: FlatLabels | None,
+    classes: tuple[str, ...],
+    listing: Listing,
+    layout: Layout,
+    notes: list[str],
+) -> FilePart | None:
+    """A flat split with the labels `found` for it; None where there are none, which is noted."""
+    if found is None:
+        return None
+    if not _fits(found, classes, split):
+        layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
+        notes.append(f"{found.file} names none of the classes: {split.title}/ has no labels")
+        return None
+    notes.append(_said(split, found))
+    return _numbered(split, found, classes, listing)
+
+
+def _numbered(
+    split: SplitRows,
+    found: FlatLabels,
+    classes: Sequence[str],
+    listing: Listing,
+    *,
+    by_place: bool = True,
+) -> FilePart:
+    def place(row: int) -> str:
+        return f"{found.file}: the label of {listing.paths[split.rows[row]]}"
+
+    labels = number_labels(found.labels, classes, place, by_place=by_place)
+    return FilePart(split.title, listing.files.take(np.array(split.rows, np.int64)), labels)
+
+
+def _no_labels(where: str, folder: str, paths: Sequence[str], folders: Sequence[str]) -> str:
+    place = f"{where}/{folder}" if folder else where
+    found = labels_in_names(paths)
+    if found:
+        said = f"its file names look like labels ({', '.join(found[:4])}): take them by --set"
+        way = f"{said} data.labels_from=name, or sort the images into a folder for each class"
+    else:
+        way = (
+            "sort them into a folder for each class, put a labels.csv of path,label there, or name"
+            " one by --set data.truth=FILE"
+        )
+    annotated = {"labels", "annotations", "labelme", "bboxes"}
+    beside = next((each for each in folders if each.lower().split("/")[-1] in annotated), None)
+    if beside is not None:
+        way += f"; if {beside}/ holds annotations of objects, train a detection recipe"
+    kinds = ", ".join(sorted({suffix_of(path) or "no suffix" for path in paths})[:4])
+    return f"{place}: its {len(paths):,} images ({kinds}) are in no class folders; {way}"

@@ -1,0 +1,109 @@
+"""A table of images and labels as a data set: CSV, TSV and what else `table_files` reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from resnets.data.dataset.identity import hash_names
+from resnets.data.dataset.parts import FilePart, Source, by_role
+from resnets.data.errors import DataError
+from resnets.data.files.open import FolderFiles
+from resnets.data.layout.class_names import check_spellings
+from resnets.data.tables.labels import ONE_LABEL, check_lists, class_names, number_labels
+from resnets.data.tables.paths import TablePaths
+from resnets.data.tables.reader import TableRow, check_one_label, open_table_file
+from resnets.utils.terminal import printable
+
+WHOLE = re.compile(r"([+-]?\d+)\.0+")  # whole numbers as pandas writes them beside a missing one
+REAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
+MANY = 20  # different real numbers that are no classes
+
+
+def open_table(file: Path, name: str | None = None, root: Path | None = None) -> Source:
+    """The images that a table names, in one part or in those of its split column.
+
+    Paths are found from `root`, the table's folder unless it is given (`table_paths`). DataError
+    says in which line what is wrong: no such image, several labels, an unknown split.
+    """
+    root = file.parent if root is None else root
+    paths = TablePaths(root)
+    table = open_table_file(file, paths.is_file, paths.is_known)
+    written = [] if table is None else list(table.rows())
+    if not written:
+        raise DataError(f"{file}: names no images; expected lines of path,label")
+    assert table is not None
+    for row in written:
+        check_one_label(row, str(file))
+    check_spellings([row.label for row in written], lambda row: f"{file}: line {written[row].line}")
+    # Sorted by path, so that the order of the lines never changes a result.
+    check_lists([row.label for row in written], lambda row: f"{file}: line {written[row].line}")
+    table.warn_of_unused()
+    rows = sorted(_located(file, _as_classes(file, written), paths), key=lambda row: row.path)
+    _check_once(file, rows)
+    found = f"; {paths.guessed:,} images found by their names" if paths.guessed else ""
+    said = f"{file.name}: {table.said()}{found}"
+    splits = sorted({row.split for row in rows})
+    by_split = {split: [row for row in rows if row.split == split] for split in splits}
+    training = by_split["train"] if len(by_split) > 1 and "train" in by_split else rows
+    classes = class_names(row.label for row in training)
+    parts = {split: _part(file, root, split, chosen, classes) for split, chosen in by_split.items()}
+    source = by_role(name or file.name, classes, parts, str(file))
+    return replace(source, notes=(*source.notes, said))
+
+
+def _part(
+    file: Path, root: Path, split: str, rows: Sequence[TableRow], classes: Sequence[str]
+) -> FilePart:
+    labels = number_labels(
+        [row.label for row in rows], classes, lambda place: f"{file}: line {rows[place].line}"
+    )
+    paths = [row.path for row in rows]
+    return FilePart(split, FolderFiles(root, paths), labels, ids=hash_names(paths))
+
+
+def _as_classes(file: Path, rows: Sequence[TableRow]) -> Sequence[TableRow]:
+    """Labels 0.0, 1.0, ... as 0, 1; DataError for real numbers, which are no classes."""
+    labels = {row.label for row in rows}
+    if all(map(WHOLE.fullmatch, labels)):
+        return [replace(row, label=row.label.partition(".")[0]) for row in rows]
+    real = sum(REAL.fullmatch(label) is not None for label in labels)
+    if real == len(labels) > MANY:
+        raise DataError(
+            f"{file}: its labels are {real:,} different real numbers, such as {rows[0].label};"
+            " expected classes, by name or whole number"
+        )
+    return rows
+
+
+def _located(file: Path, rows: Sequence[TableRow], paths: TablePaths) -> list[TableRow]:
+    """The rows with the paths of their images; DataError where some are missing."""
+    located, missing = [], []
+    for row in rows:
+        path = paths.find(row.path, f"{file}: line {row.line}")
+        if path is None:
+            missing.append(row)
+        else:
+            located.append(replace(row, path=path))
+    if missing:
+        first = missing[0]
+        raise DataError(
+            f"{file}: line {first.line}: no file {paths.root / printable(first.path)}"
+            + (f", and {len(missing) - 1:,} more are missing" if len(missing) > 1 else "")
+            + "; paths are relative to the table's folder, and a header has path,label"
+        )
+    return located
+
+
+def _check_once(file: Path, rows: Sequence[TableRow]) -> None:
+    """DataError where an image comes twice; `rows` are sorted by path."""
+    for one, two in pairwise(rows):
+        if one.path == two.path:
+            more = f"; {ONE_LABEL}" if one.label != two.label else "; remove one of them"
+            raise DataError(
+                f"{file}: line {max(one.line, two.line)}: {printable(one.path)} is in line"
+                f" {min(one.line, two.line)} already{more}"
+            )

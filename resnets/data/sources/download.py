@@ -1,0 +1,96 @@
+"""Known sets by name: found on this machine, or downloaded and checked by torchvision."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from resnets.data.errors import DataError
+from resnets.utils import environment
+
+PATIENCE = 5.0  # seconds for a server to answer at all
+
+
+def fetch_fashion_mnist() -> Path:
+    """Folder of Fashion-MNIST's IDX files in the cache, downloaded if need be."""
+    from torchvision.datasets import FashionMNIST
+
+    folder = environment.cache() / "FashionMNIST" / "raw"
+    if not all((folder / name).is_file() for name, _ in FashionMNIST.resources):
+        mirror = FashionMNIST.mirrors[0]
+        _download(
+            lambda: FashionMNIST(environment.cache(), download=True),
+            "Fashion-MNIST",
+            mirror,
+            folder,
+        )
+    return folder
+
+
+def fetch_cifar(name: str) -> Path:
+    """Folder of CIFAR's Python batches ("cifar10" or "cifar100"), downloaded if need be."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    kind = CIFAR10 if name == "cifar10" else CIFAR100
+    folder = environment.cache() / kind.base_folder
+
+    def download() -> None:
+        download_and_extract_archive(
+            kind.url, str(environment.cache()), filename=kind.filename, md5=kind.tgz_md5
+        )
+
+    if not folder.is_dir():
+        _download(download, kind.__name__, kind.url, folder)
+    return folder
+
+
+def fetch_voc(name: str) -> Path:
+    """VOC 2007 ("voc2007", with its test set), 2012 ("voc2012") or both ("voc0712").
+
+    A folder in the cache, downloaded if need be; where there are both, each year's is below it.
+    """
+    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+    folder = environment.cache() / "VOCdevkit"
+    parts = {"2007": "trainval", "2007-test": "test", "2012": "trainval"}
+    years = {"voc2007": ("2007", "2007-test"), "voc2012": ("2012",), "voc0712": tuple(parts)}[name]
+    for year in years:
+        entry = DATASET_YEAR_DICT[year]
+        place = folder / f"VOC{year[:4]}"
+        if (place / "ImageSets" / "Main" / f"{parts[year]}.txt").is_file():
+            continue
+
+        def download(entry: dict[str, str] = entry) -> None:
+            download_and_extract_archive(
+                entry["url"], str(environment.cache()), filename=entry["filename"], md5=entry["md5"]
+            )
+
+        _download(download, f"VOC {year}", entry["url"], place)
+    return folder if name == "voc0712" else folder / f"VOC{years[0]}"
+
+
+def why_away(url: str) -> str | None:
+    """None where a server answers at `url`, through proxies too; else what went wrong."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE):
+            return None
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error))
+
+
+def _download(work: Callable[[], object], title: str, url: str, folder: Path) -> None:
+    try:
+        work()
+    except (OSError, RuntimeError) as error:  # no network, no disk, wrong checksum
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{title}: cannot be downloaded from {url} ({reason});"
+            f" fetch it elsewhere and put its files into {folder}"
+        ) from error

@@ -1,0 +1,70 @@
+"""A folder whose images are described by one table in it or beside it.
+
+`images/` with labels.csv beside it, a flat folder whose labels.csv has a column of splits or lies
+in the folder above: what has no class folders. A flat folder with labels alone is `flat_labels`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from resnets.data.dataset.parts import Part, Source
+from resnets.data.files.open import FolderFiles, Listing
+from resnets.data.files.walk import LeftOut
+from resnets.data.sources.csv_table import open_table
+from resnets.data.tables.flat_labels import TABLE_NAMES, UNNAMED
+from resnets.data.tables.paths import TablePaths
+from resnets.data.tables.reader import open_table_file
+
+SUFFIXES = (".csv", ".tsv")
+IMAGE_FOLDERS = frozenset(
+    {"images", "image", "imgs", "img", "pictures", "photos", "jpg", "jpeg", "jpegs", "png", "all"}
+)
+
+
+def open_folder_table(folder: Path, listing: Listing, name: str) -> Source | None:
+    """The set that a table of the images of `folder` makes; None where there is no such table.
+
+    Images that it does not name are counted as left out. Raises as `open_table`.
+    """
+    images = [path for path in listing.paths if path not in listing.others]
+    tops = {path.partition("/")[0] for path in images if "/" in path}
+    if not images or any(top.lower() not in IMAGE_FOLDERS for top in tops):
+        return None
+    for file, inside in _candidates(folder.resolve()):
+        paths = TablePaths(folder)
+        table = open_table_file(file, paths.is_file, paths.is_known)
+        if table is None:
+            continue
+        if inside and not tops and not table.columns.splits:
+            return None  # labels alone
+        found = open_table(file, name, root=folder)
+        return replace(found, left_out=_left_out(found, listing, images))
+    return None
+
+
+def _candidates(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Tables by their names, and whether they are in the folder or beside it."""
+    own = (folder.name, f"{folder.name}_labels", f"{folder.name}labels")
+    for place, names in ((folder, (*TABLE_NAMES, *own)), (folder.parent, ("labels", *own))):
+        for stem in names:
+            for suffix in SUFFIXES:
+                file = place / f"{stem}{suffix}"
+                if file.is_file():
+                    yield file, place == folder
+
+
+def _left_out(source: Source, listing: Listing, images: list[str]) -> LeftOut:
+    parts: list[Part | None] = [source.train, source.val, source.test() if source.test else None]
+    named: set[str] = set()
+    for part in parts:
+        if part is not None and isinstance(part.files, FolderFiles):
+            named.update(part.files.paths)
+    left_out = LeftOut()
+    left_out.add_all(listing.left_out)
+    for path in images:
+        if path not in named:
+            left_out.add(UNNAMED, path)
+    return left_out

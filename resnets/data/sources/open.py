@@ -1,0 +1,93 @@
+"""Opening a stored set: by name, or by the path of a folder or file."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from resnets.config import ConfigError, DataSpec
+from resnets.data.dataset.pack import is_pack, open_pack
+from resnets.data.dataset.parts import Source
+from resnets.data.errors import DataError
+from resnets.data.files.open import list_folder
+from resnets.data.sources.archive import IMAGENET_TRAIN, open_imagenet, open_tar
+from resnets.data.sources.arrays import (
+    DEBIAN_FASHION_MNIST,
+    FASHION_CLASSES,
+    has_idx,
+    open_digits,
+    open_idx,
+)
+from resnets.data.sources.cifar import find_cifar, open_cifar
+from resnets.data.sources.class_folders import open_tree
+from resnets.data.sources.csv_table import open_table
+from resnets.data.sources.download import fetch_cifar, fetch_fashion_mnist
+from resnets.data.sources.folder_tables import open_folder_table
+from resnets.data.sources.huggingface import HUB, is_tabular, open_tabular
+from resnets.data.sources.parquet import open_parquet
+from resnets.data.sources.webdataset import find_shards, open_shards
+from resnets.data.tables.flat_labels import is_table
+from resnets.data.tables.reader import TABLE_SUFFIXES
+
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
+
+
+def find_source(spec: DataSpec) -> Source:
+    """The stored set that `spec.source`, a name or path, means, as its parts.
+
+    ConfigError where `spec.streaming` asks for what only Parquet and WebDataset can do.
+    """
+    source, streaming = spec.source, spec.streaming
+    path = Path(source).expanduser()
+    if source.startswith(HUB) or (path.exists() and is_tabular(path)):
+        where = source if source.startswith(HUB) else str(path)
+        return open_parquet(where) if streaming else open_tabular(where)
+    if path.is_dir() and (found := find_shards(path)):
+        return open_shards(found, path.resolve().name, streaming=streaming)
+    if path.suffix.lower() in SPREADSHEETS and path.is_file():
+        raise DataError(f"{source}: a spreadsheet; save its sheet as CSV (path,label)")
+    stored = None
+    if path.is_file() and not is_pack(path) and path.suffix.lower() not in TABLE_SUFFIXES:
+        stored = open_tar(path, source, streaming=streaming, labels_from=spec.labels_from)
+    if stored is None and streaming:
+        raise ConfigError(
+            f"data.streaming: {source} is neither Parquet nor WebDataset nor on the Hub, and"
+            " only those are streamed; set it to false"
+        )
+    return stored or _whole(source, path, spec.truth, spec.labels_from)
+
+
+def _whole(source: str, path: Path, truth: str | None, labels_from: str) -> Source:
+    """A set that is not streamed: by name, or by the path of a file or folder."""
+    if source == "digits":
+        return open_digits()
+    if source == "fashion-mnist":
+        local = has_idx(DEBIAN_FASHION_MNIST)
+        folder = DEBIAN_FASHION_MNIST if local else fetch_fashion_mnist()
+        return open_idx(folder, source, FASHION_CLASSES)
+    if source in ("cifar10", "cifar100"):
+        return _cifar(fetch_cifar(source), source)
+    if path.is_file():
+        return open_pack(path) if is_pack(path) else open_table(path)
+    if not path.is_dir():
+        near = difflib.get_close_matches(source, NAMES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known sets: {', '.join(NAMES)}"
+        raise DataError(f"{source}: no such folder or file; {hint}")
+    name = path.resolve().name
+    if has_idx(path):
+        return open_idx(path, name)
+    if found := find_cifar(path):
+        return open_cifar(*found, name)
+    if (path / IMAGENET_TRAIN).is_file():
+        return open_imagenet(path, name, truth)
+    listing = list_folder(path, is_table)
+    described = None if truth is not None else open_folder_table(path, listing, name)
+    return described or open_tree(listing, name, source, truth, labels_from)
+
+
+def _cifar(folder: Path, name: str) -> Source:
+    found = find_cifar(folder)
+    if found is None:
+        raise DataError(f"{folder}: holds no CIFAR batches; remove it, so that it is fetched again")
+    return open_cifar(*found, name)

@@ -1,0 +1,199 @@
+"""A stored set as training, validation and test images, and what a run remembers of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from resnets.config import DataSpec
+from resnets.data.dataset.frames import frames_left_out
+from resnets.data.dataset.parts import Rows, Source
+from resnets.data.dataset.split import Split, with_summary
+from resnets.data.dataset.summary import DataSummary, origin_of, summarize
+from resnets.data.decode.pixel_values import Levels, measure_levels, said_of
+from resnets.data.errors import DataError
+from resnets.data.files.walk import LeftOut
+from resnets.data.sources.open import find_source
+from resnets.data.splits.check_record import KnownLeaks, known_to, source_listing
+from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.splits.overlap import Overlap
+from resnets.data.splits.roles import Roles, Share, choose_roles
+from resnets.data.tables.flat_labels import UNREAD_TABLES
+
+log = logging.getLogger("resnets")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A set, split. `test()` opens the test images, and nothing else does; None without any.
+
+    for_training: the training images; None where all of them were held out before, which only a
+    set that was opened to be measured on may have.
+    summary: what was understood of the set; each split has it too.
+    fingerprint: what a run remembers of them; None where the set was not opened for training.
+    changes: how the set differs from the one that the run knew; None where it was not compared.
+    overlap: byte-identical images that are trained on and held out; None where there are none.
+    recognized: whether it is the set that the run names, or was told by its images.
+    value_range: as `DataSpec` has it, or as it was measured on the training images.
+    checked: what `resnets data check` found before, where the set was opened for training.
+    """
+
+    for_training: Split | None
+    val: Split | None
+    classes: tuple[str, ...]
+    name: str
+    test: Callable[[], Split | None]
+    summary: DataSummary
+    fingerprint: Fingerprint | None = None
+    changes: Changes | None = None
+    overlap: Overlap | None = None
+    recognized: bool = True
+    value_range: Levels | None = None
+    checked: KnownLeaks | None = None
+
+    @property
+    def train(self) -> Split:
+        """The training images; DataError where there are none."""
+        if self.for_training is None:
+            raise _none_left(self.name)
+        return self.for_training
+
+
+def _none_left(name: str) -> DataError:
+    return DataError(
+        f"{name}: no training images are left; those in its training part were all held out before"
+        " (parts that exchanged their names?) or are in quarantine"
+    )
+
+
+def open_data(
+    spec: DataSpec,
+    known: Fingerprint | None = None,
+    *,
+    training: bool = False,
+    other: bool = False,
+    whole: bool = False,
+) -> Splits:
+    """Open `spec.source` and hold out validation and test shares where it brings none.
+
+    Shares are of the source's training part; which images they are follows from `spec.split_seed`
+    and each image's own identity (`data.dataset.identity`). Images in quarantine are left out of
+    the shares they would be in.
+
+    known: what the run remembers of its set. Images keep the role they had there, and none that
+    was trained on is held out. other: the source is not the one that the run names; unless `known`
+    tells that it is the same set at another place, only images that were trained on are taken out
+    of its held-out splits, and with `whole` nothing of it is held out.
+    training: a run trains on it. Byte-identical images of the training and a held-out split are
+    then treated as `spec.overlap` says.
+
+    DataError says what is missing, empty, damaged or of one class only, or which images are both
+    trained on and held out.
+    """
+    source = find_source(spec)
+    _check_classes(source, 1 if other else 2)
+    roles = choose_roles(source, spec, known, other=other, whole=whole)
+    warnings = roles.label_conflicts() if training else ()
+    overlap = roles.settle_overlap() if training else None
+    if training:
+        roles.warn_of_absent()
+        for line in roles.shortfalls():
+            log.warning("%s: %s", spec.source, line)
+    share = roles.share(TRAIN)
+    if share is None and training:
+        raise _none_left(spec.source)
+    levels = spec.value_range or source.value_range
+    if levels is None and share is not None and share.part.files is not None:
+        levels = measure_levels(share.part.files, share.rows)
+    if share is not None and share.part.files is not None:
+        warnings = (*warnings, *frames_left_out(share.part.files, share.rows))
+
+    changes = roles.changes() if known is not None and not roles.other else None
+    summary = _summary(roles, changes, said_of(levels), warnings)
+
+    def opened(role: int) -> Split | None:
+        split = _open(roles, role, replace(spec, value_range=levels))
+        return None if split is None else with_summary(split, summary)
+
+    return Splits(
+        opened(TRAIN),
+        opened(VAL),
+        source.classes,
+        source.name,
+        lambda: opened(TEST),
+        summary,
+        roles.fingerprint() if training else None,
+        changes,
+        overlap,
+        recognized=not roles.other,
+        value_range=levels,
+        checked=known_to(roles, lambda: source_listing(source, spec.source)) if training else None,
+    )
+
+
+def _summary(
+    roles: Roles, changes: Changes | None, notes: Sequence[str], warnings: Sequence[str]
+) -> DataSummary:
+    """What was understood: which images have which role, and how they came to it."""
+    source, spec, out = roles.source, roles.spec, LeftOut()
+    train = roles.share(TRAIN) or Share(source.train, np.empty(0, np.int64))
+    shares: dict[str, tuple[Rows | None, str]] = {"train": (train.rows, origin_of(train.part))}
+    quarantined = train.quarantined
+    means = "rank" if spec.split_rule == "rank" else "identity"
+    if means == "identity" and source.train.files is None:
+        means = "pixels"
+    if source.val is not None:
+        shares["val"] = None, origin_of(source.val)
+    if source.test is not None:
+        shares["test"] = None, source.test_title
+    for name, role, fraction in (
+        ("val", VAL, spec.val_fraction),
+        ("test", TEST, spec.test_fraction),
+    ):
+        if name not in shares and (share := roles.share(role)) is not None:
+            held = f"{fraction:.0%} held out by image {means}, seed {spec.split_seed}"
+            shares[name] = share.rows, held
+            quarantined += share.quarantined
+    if quarantined:
+        out.add("in quarantine", "", suffix="", count=quarantined)
+    changed = [f"set changed since training: {changes}"] if changes else []
+    source = replace(
+        source,
+        notes=(*changed, *roles.shortfalls(), *source.notes, *notes),
+        warnings=(*source.warnings, *warnings),
+    )
+    return summarize(source, shares, out)
+
+
+def _open(roles: Roles, role: int, spec: DataSpec) -> Split | None:
+    """The images of a role, opened."""
+    share = roles.share(role)
+    if share is None:
+        return None
+    return share.part.open(
+        share.rows,
+        roles.source.classes,
+        roles.description(role),
+        spec,
+        training=role == TRAIN,
+    )
+
+
+def _check_classes(source: Source, least: int) -> None:
+    labels = source.train.labels
+    if len(source.classes) < least:
+        unread = [f"; {note}" for note in source.notes if note.startswith(UNREAD_TABLES)]
+        raise DataError(
+            f"{source.name}: one class only ({', '.join(source.classes)});"
+            f" a classifier needs two or more, each in a folder of its own{''.join(unread)}"
+        )
+    counts = np.bincount(labels, minlength=len(source.classes))
+    if len(counts) > len(source.classes):
+        raise DataError(
+            f"{source.name}: label {len(counts) - 1}, but {len(source.classes)} classes"
+        )
+    if not counts.all():
+        raise DataError(f"{source.name}: class {source.classes[counts.argmin()]} has no pictures")

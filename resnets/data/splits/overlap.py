@@ -1,0 +1,89 @@
+"""Byte-identical images in two splits: found before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from resnets.data.dataset.content_hash import Keys
+from resnets.data.dataset.parts import Rows
+from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
+
+NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
+Place = tuple[int, int]  # a role, and a place among its images
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """counts: by held-out role how many of its images are in an earlier one too: test images among
+    those trained or validated on, validation images among those trained on.
+
+    copies: by earlier role the places of such images. first: a pair, the held-out image first.
+    left_out: the copies are neither trained nor validated on.
+    """
+
+    counts: Mapping[int, int]
+    copies: Mapping[int, Rows]
+    first: tuple[Place, Place]
+    left_out: bool = field(default=False)
+
+    def refusal(self, source: str, held: str, seen: str) -> str:
+        """The line for a run that does not begin: how many, the first pair, and the ways out."""
+        return (
+            f"{source}: {self} ({held} and {seen}), so its figures would say nothing about new"
+            " images; leave the copies out of training with --set data.overlap=leave-out, or keep"
+            " them with --set data.overlap=allow"
+        )
+
+    def __str__(self) -> str:
+        """Such as "3 test images are byte-identical to images trained or validated on"."""
+        return " and ".join(
+            f"{count:,} {NAMES[role]} {'image is' if count == 1 else 'images are'} byte-identical"
+            f" to {_before(role)}"
+            for role, count in self.counts.items()
+        )
+
+
+def copied(role: int, count: int) -> str:
+    """What a protocol says of the images of a role that are in an earlier one too."""
+    return f"{count:,} of them byte-identical to {_before(role)}"
+
+
+def earlier(role: int) -> Sequence[int]:
+    """The roles whose images must not be in this one."""
+    return (TRAIN, VAL)[:role]
+
+
+def _before(role: int) -> str:
+    return "images trained or validated on" if role == TEST else "training images"
+
+
+def find_overlap(contents: Mapping[int, Keys]) -> Overlap | None:
+    """The images that are in two splits, by their content keys (0 = not known); None without any.
+
+    contents: content keys by role, of the roles that there are.
+    """
+    counts: dict[int, int] = {}
+    copies: dict[int, list[Rows]] = {}
+    first: tuple[Place, Place] | None = None
+    for role in (TEST, VAL):
+        keys = contents.get(role, np.empty(0, np.uint64))
+        twice = np.zeros(len(keys), np.bool_)
+        for before in earlier(role):
+            seen = contents.get(before, np.empty(0, np.uint64))
+            hits = np.isin(keys, seen) & (keys != 0)
+            if not hits.any():
+                continue
+            twice |= hits
+            copies.setdefault(before, []).append(np.flatnonzero(np.isin(seen, keys[hits])))
+            if first is None:
+                place = int(np.flatnonzero(hits)[0])
+                first = (role, place), (before, int(np.flatnonzero(seen == keys[place])[0]))
+        if twice.any():
+            counts[role] = int(twice.sum())
+    if first is None:
+        return None
+    joined = {role: np.unique(np.concatenate(rows)) for role, rows in copies.items()}
+    return Overlap(counts, joined, first)

@@ -1,0 +1,66 @@
+"""What a run says of its images: who is trained on, who is held out, and what changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from resnets.data.splits.check_record import KnownLeaks
+from resnets.data.splits.fingerprint import ROLES, Changes, Fingerprint
+from resnets.data.splits.overlap import Overlap
+
+
+@dataclass(frozen=True, eq=False)
+class SetReport:
+    """fingerprint: the record that checkpoints keep. changes: how the set differs from the one
+    that the resumed run knew; None for a new run, and where there was no record.
+    overlap: byte-identical images in two splits. resumed: whether a run is resumed. checked: what
+    `resnets data check` found in the set before; None where it was not checked.
+    """
+
+    fingerprint: Fingerprint
+    changes: Changes | None
+    overlap: Overlap | None
+    resumed: bool = False
+    checked: KnownLeaks | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know, a line each."""
+        notes = []
+        if self.resumed and self.changes is None:
+            notes.append(
+                "the checkpoint keeps no record of its images (of an earlier version); whether"
+                " the set changed since is not known"
+            )
+        if self.changes:
+            notes.append(
+                f"the set changed since the run was stopped: {self.changes}; images keep the split"
+                " they were in, and new ones are placed by the split rule"
+            )
+        if self.overlap is not None:
+            how = "left out of training" if self.overlap.left_out else "data.overlap=allow"
+            notes.append(f"{self.overlap} ({how})")
+        if self.checked is not None:
+            notes.append(self.checked.describe())
+        unread = int((self.fingerprint.content == 0).sum())
+        if unread:
+            notes.append(
+                f"the contents of {unread:,} images are not compared (streamed, unreadable, or more"
+                " than 200,000 or 128 GiB): copies among them are not found"
+            )
+        return notes
+
+    def to_json(self) -> dict[str, Any]:
+        """For result.json: images by split, what changed, and byte-identical ones."""
+        changes = self.changes
+        now = self.fingerprint.counts() if changes is None else dict(changes.images)
+        found: dict[str, Any] = {"images": now}
+        if self.resumed:
+            found["changes"] = None if changes is None else dict(changes.counts)
+        if self.overlap is not None:
+            found["overlap"] = {ROLES[role]: n for role, n in self.overlap.counts.items()}
+            found["overlap_left_out"] = self.overlap.left_out
+        if self.checked is not None:
+            found["data_check"] = self.checked.to_json()
+        return found

@@ -1,0 +1,380 @@
+"""Which images of a stored set are trained on and which are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from resnets.config import DataSpec
+from resnets.data.dataset.content_hash import content_keys
+from resnets.data.dataset.identity import hold_out, hold_out_by_rank, identify
+from resnets.data.dataset.parts import Part, Rows, Source
+from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.errors import DataError
+from resnets.data.splits.fingerprint import (
+    FEW,
+    NEW,
+    TEST,
+    TRAIN,
+    VAL,
+    Changes,
+    Fingerprint,
+    Keyed,
+    label_keys,
+    rows_by_role,
+    salted,
+)
+from resnets.data.splits.label_conflicts import Labelled, label_conflicts
+from resnets.data.splits.overlap import Overlap, copied, earlier, find_overlap
+
+TITLES = ("training", "validation", "test")
+SHOWN = 3  # class names in a message
+RankRule = Callable[..., tuple[Rows, Rows, Rows]]
+
+
+def held_out_rows(
+    source: Source,
+    spec: DataSpec,
+    keys: Callable[[], Keyed] | None = None,
+    by_rank: RankRule = hold_out_by_rank,
+) -> tuple[Rows, Rows, Rows]:
+    """Rows of the training part for training, validation and test, as `spec.split_rule` says.
+
+    keys: gives the part's keys, where they are at hand; reading them takes time. by_rank: the
+    source's own form of the rule of earlier versions.
+    """
+    part = source.train
+    val = 0.0 if source.val else spec.val_fraction
+    test = 0.0 if source.test else spec.test_fraction
+    if spec.split_rule == "rank":
+        return by_rank(part.labels, val_fraction=val, test_fraction=test, seed=spec.split_seed)
+    if not val and not test:
+        return np.arange(len(part.labels)), _none(), _none()
+    keyed = keys() if keys else _keyed(part, TRAIN, source.classes)
+    return hold_out(
+        part.labels,
+        keyed.ids,
+        val_fraction=val,
+        test_fraction=test,
+        seed=spec.split_seed,
+        content=keyed.content,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """The images of one role: `rows` of `part`, without as many `quarantined` ones.
+
+    notes: for the protocol.
+    """
+
+    part: Part
+    rows: Rows
+    notes: tuple[str, ...] = ()
+    quarantined: int = 0
+
+
+class Roles:
+    """Which of a source's images are trained on and which are held out.
+
+    known: what the run remembers of its set. other: the source is another set than the run's, and
+    with `whole` nothing of it is held out. The test part is not opened before it is asked for.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        spec: DataSpec,
+        known: Fingerprint | None,
+        *,
+        other: bool = False,
+        whole: bool = False,
+        by_rank: RankRule = hold_out_by_rank,
+    ) -> None:
+        self.source, self.spec, self.known = source, spec, known
+        self.other, self.whole, self._by_rank = other, whole, by_rank
+        self._quarantine = Quarantine.of(spec)
+        self._own: dict[int, Part | None] = {TRAIN: None, VAL: source.val}
+        self._keys: dict[int, Keyed] = {}
+        self._shares: dict[int, Share | None] = {}
+
+    def is_known_set(self) -> bool:
+        """Whether this is the set that the run knows, at whatever place."""
+        if self.known is None:
+            return False
+        keys = self._keys_of(TRAIN)
+        return self.known.is_of(keys.ids, keys.content)
+
+    def check_recognized(self) -> None:
+        """DataError where nearly nothing of the set is what the run knows under this name."""
+        if self.known is None or not len(self.known):
+            return
+        share, found = self.known.recognized(self._keys_of(TRAIN))
+        if share < FEW:
+            raise DataError(
+                f"{self.spec.source}: of {len(self.known):,} images that the run knows {found:,}"
+                " are recognized in it, so what was trained on cannot be told from what was held"
+                " out; restore the set that the run was trained on, begin a run for this one, or,"
+                " to measure on it as on another set, move it to another path and name that with"
+                " --data"
+            )
+
+    def _own_part(self, role: int) -> Part | None:
+        """The part that the source has for a held-out role."""
+        if role not in self._own:
+            self._own[role] = self.source.test() if self.source.test else None
+        return self._own[role]
+
+    def _keys_of(self, role: int) -> Keyed:
+        """The keys of the part that a role's images are in."""
+        part = self._own_part(role)
+        place = TRAIN if part is None else role
+        if place not in self._keys:
+            self._keys[place] = _keyed(part or self.source.train, place, self.source.classes)
+        return self._keys[place]
+
+    @cached_property
+    def _training_rows(self) -> tuple[Rows, Rows, Rows]:
+        """Rows of the training part by role: images that the run knows keep theirs."""
+        rows = held_out_rows(self.source, self.spec, lambda: self._keys_of(TRAIN), self._by_rank)
+        if self.known is None or self.other:
+            return rows
+        keys = self._keys_of(TRAIN)
+        side = np.zeros(len(keys.ids), np.int64)
+        side[rows[VAL]], side[rows[TEST]] = VAL, TEST
+        before = self.known.roles_of(keys)
+        return rows_by_role(np.where(before == NEW, side, before))
+
+    def share(self, role: int) -> Share | None:
+        """The images of a role; None where there are none."""
+        if role not in self._shares:
+            self._shares[role] = self._find(role)
+        return self._shares[role]
+
+    def _find(self, role: int) -> Share | None:
+        part = self._own_part(role)
+        rows = self._training_rows[role] if part is None else np.arange(len(part.labels))
+        part = part or self.source.train
+        if len(rows) == 0:
+            return None
+        if part.labels.max(initial=0) >= len(self.source.classes):
+            raise DataError(
+                f"{self.spec.source}: {TITLES[role]} labels go up to {part.labels.max()},"
+                f" but the training part has {len(self.source.classes)} classes"
+            )
+        notes = []
+        kept = self._quarantine.keep(part.files, rows)
+        quarantined = len(rows) - len(kept)
+        if quarantined:
+            notes.append(f"{quarantined:,} in quarantine")
+        if len(kept) == 0:
+            raise DataError(
+                f"{self._title(part, role)}: all are in quarantine; see data.quarantine"
+            )
+        rows = kept
+        if self.known is not None:
+            rows = self._without_trained(self.known, part, kept, role)
+            if len(rows) < len(kept):
+                notes.append(f"{len(kept) - len(rows):,} left out that were trained on")
+            if self.other and (role != TRAIN or self.whole):
+                notes.append(self._compared(role, rows))
+            notes += self._copies(self.known, rows, role)
+        if len(rows) == 0:
+            raise DataError(
+                f"{self._title(part, role)}: all of its {len(kept):,} images were trained on;"
+                " measure them as such with --split train, or give images that were not"
+            )
+        return Share(part, rows, tuple(notes), quarantined)
+
+    def _without_trained(self, known: Fingerprint, part: Part, rows: Rows, role: int) -> Rows:
+        """The `rows` of a held-out split that the run did not train on."""
+        keys = self._keys_of(role)
+        if self.other and (role != TRAIN or self.whole):
+            return rows[~known.trained(keys.content[rows])]
+        if self.other or part is self.source.train:  # placed by what is known already
+            return rows
+        return rows[known.roles_of(keys)[rows] != TRAIN]
+
+    def _compared(self, role: int, rows: Rows) -> str:
+        """How the images of another set were compared with those that were trained on."""
+        assert self.known is not None
+        keys = self._keys_of(role).take(rows)
+        if not keys.content.any() or not self.known.content.any():
+            return "not compared with training images, since contents were not read"
+        stems = np.sort(self.known.stems[(self.known.roles == TRAIN) & (self.known.stems != 0)])
+        alike = int(np.isin(keys.stems, stems).sum())
+        text = "only byte-identical copies of training images are recognized"
+        if alike:
+            text += f"; {alike:,} have the path of a training image, with other bytes"
+        return text
+
+    def _copies(self, known: Fingerprint, rows: Rows, role: int) -> list[str]:
+        """Notes on images that are in two splits, or were."""
+        if role == TRAIN:
+            owned = [each for each in (VAL, TEST) if self._own_part(each) is not None]
+            count = sum(len(self._training_rows[each]) for each in owned)
+            return [f"{count:,} left out that were held out before"] if count else []
+        if self.other:
+            return []
+        content = self._keys_of(role).content[rows]
+        count = int(known.among(content, earlier(role)).sum())
+        return [copied(role, count)] if count else []
+
+    def description(self, role: int) -> str:
+        """What protocols say of the images of a role, of which there are some."""
+        share = self.share(role)
+        assert share is not None
+        text = f"{self._title(share.part, role)}, {len(share.rows):,} pictures"
+        return text + (f" ({'; '.join(share.notes)})" if share.notes else "")
+
+    def _title(self, part: Part, role: int) -> str:
+        title = " ".join(filter(None, (self.source.name, part.title)))
+        if part is self.source.train and len(self._training_rows[role]) < len(part.labels):
+            title += f", {TITLES[role]} share (seed {self.spec.split_seed})"
+        return title
+
+    def label_conflicts(self) -> tuple[str, ...]:
+        """A warning where byte-identical images have different labels."""
+        shares = [(role, self.share(role)) for role in (TRAIN, VAL, TEST)]
+        return label_conflicts(
+            [
+                Labelled(share.part, share.rows, self._keys_of(role).content[share.rows])
+                for role, share in shares
+                if share is not None
+            ],
+            self.source.classes,
+        )
+
+    def settle_overlap(self) -> Overlap | None:
+        """Treat byte-identical images of two splits as the recipe says; None where there are none.
+
+        DataError names the first pair where they are refused.
+        """
+        shares = {role: self.share(role) for role in (TRAIN, VAL, TEST)}
+        found = find_overlap(
+            {
+                role: self._keys_of(role).content[share.rows]
+                for role, share in shares.items()
+                if share is not None
+            }
+        )
+        if found is None:
+            return None
+        if self.spec.overlap == "refuse":
+            names = (_named(shares[role], place) for role, place in found.first)
+            raise DataError(found.refusal(self.spec.source, *names))
+        if self.spec.overlap == "leave-out":
+            for role, places in found.copies.items():
+                note = f"{len(places):,} left out that are copies of held-out images"
+                self._shares[role] = _noted(shares[role], note, places)
+            return replace(found, left_out=True)
+        if self.known is None:  # else it was noted with what is known
+            for role, count in found.counts.items():
+                self._shares[role] = _noted(shares[role], copied(role, count))
+        return found
+
+    def shortfalls(self) -> list[str]:
+        """Of which classes no image is held out though a share of them was asked for, a line each.
+
+        They have too few images, or too few that are no copies of each other.
+        """
+        if self.whole:
+            return []
+        lines = []
+        for role, fraction in ((VAL, self.spec.val_fraction), (TEST, self.spec.test_fraction)):
+            own = self.source.val if role == VAL else self.source.test
+            if not fraction or own is not None:
+                continue
+            held = self.source.train.labels[self._training_rows[role]]
+            counts = np.bincount(held, minlength=len(self.source.classes))
+            names = [self.source.classes[label] for label in np.flatnonzero(counts == 0)]
+            if names:
+                what = "no image is" if len(names) == len(counts) else f"of {_some(names)} none is"
+                lines.append(
+                    f"{what} held out as {TITLES[role]} images: too few of a class, or copies of"
+                    " one another"
+                )
+        return lines
+
+    def warn_of_absent(self) -> None:
+        """Log what the quarantine lists and none of the parts has."""
+        parts = (self.source.train, *(self._own_part(role) for role in (VAL, TEST)))
+        stored = [part.files for part in parts if part is not None and part.files is not None]
+        self._quarantine.warn_of_absent(
+            files.name(row) for files in stored for row in range(len(files))
+        )
+
+    def fingerprint(self) -> Fingerprint:
+        """The record of what is trained on and what is held out, with all that was known before."""
+        current = self._record()
+        return current if self.known is None else self.known.merged(current)
+
+    def changes(self) -> Changes:
+        """How the set differs from the one that the run knew."""
+        assert self.known is not None
+        return self.known.changes(self._record())
+
+    def _record(self) -> Fingerprint:
+        parts = {}
+        for role in (TRAIN, VAL, TEST):
+            share = self.share(role)
+            if share is not None:
+                keys = self._keys_of(role)
+                parts[role] = keys.take(share.rows)
+        return Fingerprint.of(parts)
+
+
+def choose_roles(
+    source: Source,
+    spec: DataSpec,
+    known: Fingerprint | None,
+    *,
+    other: bool = False,
+    whole: bool = False,
+    by_rank: RankRule = hold_out_by_rank,
+) -> Roles:
+    """The roles of a source's images. `other`, `whole`: see `splits.open_data`."""
+    roles = Roles(source, spec, known, by_rank=by_rank)
+    if not other:
+        roles.check_recognized()
+        return roles
+    if roles.is_known_set():
+        return roles
+    if whole:
+        spec = replace(spec, val_fraction=0.0, test_fraction=0.0)
+    return Roles(source, spec, known, other=True, whole=whole, by_rank=by_rank)
+
+
+def _noted(share: Share | None, note: str, without: Rows | None = None) -> Share:
+    """A share with one more note, and without the images at some places."""
+    assert share is not None
+    rows = share.rows if without is None else np.delete(share.rows, without)
+    return replace(share, rows=rows, notes=(*share.notes, note))
+
+
+def _named(share: Share | None, place: int) -> str:
+    """What messages call an image of a share."""
+    assert share is not None
+    row, files = int(share.rows[place]), share.part.files
+    return f"{share.part.title} image {row}".strip() if files is None else files.name(row)
+
+
+def _keyed(part: Part, role: int, classes: Sequence[str]) -> Keyed:
+    content = content_keys(part)
+    identity = identify(part, content)
+    stems = np.where(identity.stems == 0, 0, salted(identity.stems, role)).astype(np.uint64)
+    if content is None:
+        content = np.zeros(len(identity.ids), np.uint64)
+    return Keyed(salted(identity.ids, role), content, stems, label_keys(part.labels, classes))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _none() -> Rows:
+    return np.empty(0, np.int64)

@@ -1,0 +1,1 @@
+"""Tables of paths and labels: CSV, TSV and the ground-truth files of ImageNet."""

@@ -1,0 +1,82 @@
+"""Labels as people write them, names or numbers, as numbers of sorted classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+
+import numpy as np
+
+from resnets.data.dataset.parts import Rows
+from resnets.data.errors import DataError
+
+ONE_LABEL = "each image has one label here; multi-label sets are not supported yet"
+NUMBER = re.compile(r"\d+")
+MISSING = frozenset(("", "nan", "none", "null", "nil", "n/a", "#n/a", "<na>", "nat", "-nan"))
+LIST = re.compile(r"[\[{].*[\]}]|.*[;|].*|\d+(\s*[,\s]\s*\d+)+", re.DOTALL)
+
+
+def is_list(label: str) -> bool:
+    """Whether a label looks like several: "[1, 2]", "cat;dog", "cat|dog", "1 2"."""
+    return LIST.fullmatch(label) is not None
+
+
+def is_missing(label: str) -> bool:
+    """Whether a cell is how programs write that there is no label: empty, nan, None, null, N/A."""
+    return label == "NA" or label.casefold() in MISSING
+
+
+def check_lists(labels: Sequence[str], place: Callable[[int], str]) -> None:
+    """DataError where a label is made of other labels, "cat,dog" beside "cat" and "dog".
+
+    `place(row)` says where it is. One that is called so, "cat, small", is a class.
+    """
+    known = set(labels)
+    for row, label in enumerate(labels):
+        parts = {part.strip() for part in re.split(r"[,;|/+&]", label)}
+        if len(parts) > 1 and parts <= known:
+            raise DataError(f"{place(row)}: {label!r} are several labels; {ONE_LABEL}")
+
+
+def class_names(labels: Iterable[str]) -> tuple[str, ...]:
+    """The distinct labels, in numerical order where all are numbers, else in that of the text."""
+    names = set(labels)
+    if all(map(NUMBER.fullmatch, names)):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def number_labels(
+    labels: Sequence[str],
+    classes: Sequence[str],
+    place: Callable[[int], str],
+    *,
+    by_place: bool = False,
+) -> Rows:
+    """(N,) the class of each label: by name, or with `by_place` all by their places from 0.
+
+    Which of the two is decided for all labels together: by name where each is a class.
+    DataError where `place(row)`, a file and line, has a label that is no class, and where numbers
+    may be names or places.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    unknown = next((row for row, label in enumerate(labels) if label not in numbers), None)
+    if unknown is None:
+        return np.array([numbers[label] for label in labels], np.int64)
+    if not by_place or not all(map(_is_place, labels, repeat(len(classes)))):
+        raise DataError(
+            f"{place(unknown)}: {labels[unknown]!r} is none of the training part's"
+            f" {len(classes):,} classes"
+        )
+    if (named := next((row for row, label in enumerate(labels) if label in numbers), None)) is None:
+        return np.array([int(label) for label in labels], np.int64)
+    raise DataError(
+        f"{place(named)}: {labels[named]!r} is a class, but {labels[unknown]!r} is none, so the"
+        f" labels may be names or places among the {len(classes):,} classes; write the names of"
+        " classes"
+    )
+
+
+def _is_place(label: str, count: int) -> bool:
+    return NUMBER.fullmatch(label) is not None and int(label) < count

@@ -1,0 +1,260 @@
+"""The one reader of text tables of images and labels: CSV, TSV, semicolons, and what Excel makes.
+
+Encoding, delimiter, header and columns are found out from the first rows; rows then come one by
+one, so that a table of millions is read in little memory. DataError names file and line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from resnets.data.errors import DataError
+from resnets.data.tables.columns import Columns, find_columns, one_hot_label, plain, split_of
+from resnets.data.tables.labels import ONE_LABEL, is_list, is_missing
+from resnets.utils.terminal import printable
+
+log = logging.getLogger("resnets")
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".lst")
+TAB = "\t"
+SPACE = " "  # the last run of spaces in a line, as in Caffe's lists
+NAMES = {TAB: "tabs", SPACE: "spaces"}
+DELIMITERS = (",", TAB, ";", "|")
+SAMPLE = 200  # rows that are looked at before the first is handed on
+HEAD = 1 << 16  # bytes of them
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One image: its line in the file, and path, label and split as they are written.
+
+    label, split: empty where the table has none. split is "train", "val" or "test".
+    """
+
+    line: int
+    path: str
+    label: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """How a table is written; `rows` reads it. `place` is what messages call it."""
+
+    place: str
+    open: Callable[[], IO[bytes]]
+    encoding: str
+    delimiter: str
+    columns: Columns
+
+    def rows(self) -> Iterator[TableRow]:
+        """Each row in order; DataError with the line that is wrong."""
+        name = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
+        with self.open() as data, io.TextIOWrapper(data, encoding=name, newline="") as stream:
+            try:
+                for line, cells in _records(stream, self):
+                    if line > 1 or not self.columns.header:
+                        yield self._row(line, cells)
+            except UnicodeError:
+                raise DataError(self._not_text()) from None
+
+    def said(self) -> str:
+        """What was understood, for the log."""
+        parts = [self.columns.said()]
+        if self.delimiter != ",":
+            parts.append(f"separated by {NAMES.get(self.delimiter, self.delimiter)}")
+        if self.encoding.startswith(("utf-16", "utf-32")):
+            parts.append(self.encoding.upper())
+        return "; ".join(parts)
+
+    def _row(self, line: int, cells: Sequence[str]) -> TableRow:
+        place, columns = f"{self.place}: line {line}", self.columns
+        if len(cells) != columns.count:
+            raise DataError(f"{place}: {len(cells)} cells, but line 1 has {columns.count}")
+        path = cells[columns.path]
+        if not path:
+            raise DataError(f"{place}: no path")
+        if columns.one_hot:
+            label = one_hot_label(cells, columns, place)
+        elif columns.label is None:
+            return TableRow(line, path)
+        elif is_missing(label := cells[columns.label]):
+            said = f" ({label!r})" if label else ""
+            raise DataError(f"{place}: no label{said}; remove the row, or name its class")
+        split = split_of(cells, columns, place) if columns.splits else ""
+        return TableRow(line, path, label, split)
+
+    def warn_of_unused(self) -> None:
+        """Warn of columns that look like splits or groups of images and were not used."""
+        if names := self.columns.suspicious:
+            log.warning(
+                "%s: %s %s not used, and may say which images belong together; images are held out"
+                " one by one unless a column called split, of train, val and test, says otherwise",
+                self.place,
+                ", ".join(repr(printable(name)) for name in names),
+                "is" if len(names) == 1 else "are",
+            )
+
+    def _not_text(self) -> str:
+        with self.open() as stream:
+            data = stream.read()
+        try:
+            data.decode(self.encoding)
+        except UnicodeDecodeError as error:
+            line = data[: error.start].count(b"\n") + 1
+            return f"{self.place}: line {line}: not UTF-8; save the file as UTF-8"
+        return f"{self.place}: not the text that its first bytes say; save the file as UTF-8"
+
+
+def open_table_file(
+    file: Path, *tests: Callable[[str], bool], labelled: bool = True
+) -> Table | None:
+    """How the table `file` is written; None where it has no rows.
+
+    `tests` say whether a cell names an image, which tells columns and delimiters apart; the first
+    counts by which any does. DataError: it is no text, or its columns cannot be told.
+    """
+    return _open(str(file), lambda: _reading(file), tests, labelled)
+
+
+def open_table_bytes(
+    data: bytes, place: str, *tests: Callable[[str], bool], labelled: bool = True
+) -> Table | None:
+    """The same of a table's bytes, of a member of an archive for one, that is called `place`."""
+    return _open(place, lambda: io.BytesIO(data), tests, labelled)
+
+
+def check_one_label(row: TableRow, place: str) -> None:
+    """DataError where a label is written as a list of several; `place` is the table's name."""
+    if is_list(row.label):
+        raise DataError(
+            f"{place}: line {row.line}: {row.label!r} looks like several labels; {ONE_LABEL}"
+        )
+
+
+def _open(
+    place: str,
+    open_: Callable[[], IO[bytes]],
+    tests: Sequence[Callable[[str], bool]],
+    labelled: bool,
+) -> Table | None:
+    with open_() as stream:
+        encoding, text = _head(stream.read(HEAD))
+    for exists in tests:
+        delimiter, sample = _delimiter(text, exists)
+        if any(exists(cell) for row in sample for cell in row):
+            break
+    if not sample:
+        return None
+    columns = find_columns(sample, exists, place, labelled=labelled)
+    return Table(place, open_, encoding, delimiter, columns)
+
+
+def _head(data: bytes) -> tuple[str, str]:
+    """The encoding of a table that begins with `data`, and its first rows as text."""
+    encoding = next((name for mark, name in MARKS if data.startswith(mark)), None)
+    if encoding is None:  # UTF-16 without a mark has a zero beside each ASCII letter
+        even, odd = data[0::2].count(0), data[1::2].count(0)
+        half = len(data) // 2
+        encoding = "utf-8"
+        if half and max(even, odd) > half // 3:
+            encoding = "utf-16-le" if odd > even else "utf-16-be"
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    text = decoder.decode(data)
+    whole = len(data) < HEAD
+    return encoding, text if whole else text[: text.rfind("\n") + 1] or text
+
+
+def _delimiter(text: str, exists: Callable[[str], bool]) -> tuple[str, list[Sequence[str]]]:
+    """What separates cells, and the first rows: the one by which rows are alike and name images."""
+    best: tuple[tuple[bool, ...], str, list[Sequence[str]]] | None = None
+    for delimiter in DELIMITERS:
+        rows = _cells(text, delimiter)
+        if not rows:
+            continue
+        widths = {len(row) for row in rows}
+        found = any(exists(cell) for row in rows[:20] for cell in row)
+        named = bool({plain(cell) for cell in rows[0]} & {"path", "label", "filename", "image"})
+        score = (len(rows[0]) > 1, len(widths) == 1, found, named)
+        if best is None or score > best[0]:
+            best = score, delimiter, rows
+    if best is None or len(best[2][0]) == 1:
+        words = _cells(text, SPACE)
+        if words and len(words[0]) == 2:
+            return SPACE, words
+    return (",", []) if best is None else best[1:]
+
+
+class _Words:
+    """Lines in two cells, the last word apart; counts lines as csv.reader does."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream, self.line_num = stream, 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for line in self.stream:
+            self.line_num += 1
+            yield line.rsplit(maxsplit=1)
+
+
+def _reader(stream: IO[str], delimiter: str, *, strict: bool) -> Any:
+    """The rows of a table, with `line_num`."""
+    if delimiter == SPACE:
+        return _Words(stream)
+    return csv.reader(stream, delimiter=delimiter, strict=strict)
+
+
+def _cells(text: str, delimiter: str) -> list[Sequence[str]]:
+    """The first rows that are not empty; those before what is not CSV, where something is not."""
+    reader = _reader(io.StringIO(text, newline=""), delimiter, strict=False)
+    rows: list[Sequence[str]] = []
+    try:
+        for written in reader:
+            cells = [cell.strip() for cell in written]
+            if any(cells):
+                rows.append(cells)
+            if len(rows) == SAMPLE:
+                break
+    except csv.Error:  # said of the whole table, when it is read
+        pass
+    return rows
+
+
+def _records(stream: IO[str], table: Table) -> Iterator[tuple[int, Sequence[str]]]:
+    """Line and cells of each row that is not empty; the first has the number 1 wherever it is."""
+    reader = _reader(stream, table.delimiter, strict=True)
+    first, count = True, table.columns.count
+    try:
+        for written in reader:
+            cells = [cell.strip() for cell in written]
+            if not any(cells):
+                continue
+            if len(cells) == count + 1 and not cells[-1]:
+                cells = cells[:-1]  # a separator at the end of the line
+            yield (1 if first else reader.line_num), cells
+            first = False
+    except csv.Error as error:
+        raise DataError(f"{table.place}: line {reader.line_num}: not CSV ({error})") from None
+
+
+def _reading(file: Path) -> IO[bytes]:
+    try:
+        if not file.is_file():
+            raise DataError(f"{file}: cannot be read (a pipe or device, not a file)")
+        return open(file, "rb")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); restore it") from error

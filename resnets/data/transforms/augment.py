@@ -1,0 +1,269 @@
+"""Random changes to training pictures, keyed by (seed, epoch, sample).
+
+What needs the stored picture (scale, aspect ratio) becomes a `View` for the decoder; all else runs
+on whole batches on the device: operations of a policy; pad, crop and flip as one gather;
+normalisation, colour, resizing and erasing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from resnets.config import AugmentSpec, ConfigError
+from resnets.data import order
+from resnets.data.decode.decode import Box, View, grid_box, scaled_size
+from resnets.data.transforms.erase import Erase
+from resnets.data.transforms.policy import Policy
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.data.transforms.progressive_resize import resized
+from resnets.ops.flip import flip_pictures
+
+# Principal components of ImageNet's RGB values in 0..1 (Krizhevsky et al. 2012, section 4.1; the
+# values of the authors' data layer as published with fb.resnet.torch). Columns of VECTORS belong
+# to VALUES.
+PCA_VALUES = (0.2175, 0.0188, 0.0045)
+PCA_VECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)
+RATIO = (3 / 4, 4 / 3)
+LARGE = 96  # px from which a CPU handles pictures one by one
+TRIES = 10  # random areas and ratios tried before the centre is taken
+
+Ints = NDArray[np.int64]
+
+
+def train_views(
+    spec: AugmentSpec,
+    preprocessor: Preprocessor,
+    seed: int,
+    epochs: Ints,
+    ids: Ints,
+    size: int | None = None,
+) -> list[View]:
+    """The random view of each sample (B,) that the decoder cuts from the stored picture.
+
+    The parts that are cut do not depend on `size`, the pixels they get (None = the net's).
+    "scale-jitter": shorter side uniform in `spec.scale` px, then a crop at a uniform place (the
+    paper, section 3.4). "random-resized": see `resized_box`. Otherwise the centre view.
+    """
+    view = preprocessor.view
+
+    def draws(first: int, count: int) -> NDArray[np.float64]:
+        streams = first + np.arange(count)
+        return order.uniform(seed, epochs[:, None], ids[:, None], streams)
+
+    if spec.crop == "scale-jitter":
+        shortest, longest = int(spec.scale[0]), int(spec.scale[1])
+        boxes = [
+            jitter_box(view.size, shortest + int(side * (longest - shortest + 1)), down, across)
+            for side, down, across in draws(order.STREAM_JITTER, 3)
+        ]
+    elif spec.crop == "random-resized":
+        table = draws(order.STREAM_RESIZED_CROP, 4 * TRIES)
+        boxes = [resized_box(spec.scale, row.reshape(TRIES, 4)) for row in table]
+    else:
+        boxes = [view.box] * len(ids)
+    return [replace(view, box=box, size=size or view.size) for box in boxes]
+
+
+def jitter_box(size: int, side: int, down: float, across: float) -> Callable[[int, int], Box]:
+    """A crop of the picture scaled to shorter side `side`; down, across in [0, 1) place it."""
+
+    def box(width: int, height: int) -> Box:
+        wide, high = scaled_size(width, height, side)
+        left, top = int((wide - size + 1) * across), int((high - size + 1) * down)
+        return grid_box(width, height, side, (left, top, left + size, top + size))
+
+    return box
+
+
+def resized_box(
+    scale: tuple[float, float], draws: NDArray[np.float64]
+) -> Callable[[int, int], Box]:
+    """A box of random area and aspect ratio (Szegedy et al. 2015, section 6).
+
+    draws: (tries, 4) in [0, 1) for area share, log ratio, top and left. The first try that fits
+    counts; when none does, the largest centred box whose ratio is within 3/4..4/3.
+    """
+
+    def box(width: int, height: int) -> Box:
+        low, high = math.log(RATIO[0]), math.log(RATIO[1])
+        for area_draw, ratio_draw, down, across in draws.tolist():
+            area = width * height * (scale[0] + area_draw * (scale[1] - scale[0]))
+            ratio = math.exp(low + ratio_draw * (high - low))
+            wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < wide <= width and 0 < tall <= height:
+                left, top = int((width - wide + 1) * across), int((height - tall + 1) * down)
+                return left, top, left + wide, top + tall
+        x = (width - min(width, height * RATIO[1])) / 2
+        y = (height - min(height, width / RATIO[0])) / 2
+        return x, y, width - x, height - y
+
+    return box
+
+
+class BatchAugment:
+    """All that is done to whole batches on the device, but mixing.
+
+    Padding is zero after the mean is subtracted, and the mean picture is subtracted at each
+    pixel's own place, as the paper pads mean-subtracted pictures (section 4.2).
+    """
+
+    def __init__(
+        self, spec: AugmentSpec, preprocessor: Preprocessor, seed: int, device: torch.device
+    ) -> None:
+        _check(spec, preprocessor)
+        self.spec, self.seed, self.device = spec, seed, device
+        self.size = preprocessor.spec.size
+        self.margin = spec.pad if spec.crop == "pad" else 0
+        self.bgr = preprocessor.spec.channel_order == "bgr"
+        channels = preprocessor.spec.channels
+        self._erase = Erase(spec.erase, seed, self.size, channels) if spec.erase else None
+        means = preprocessor.spec.mean
+        self._policy = None if spec.policy == "none" else Policy(spec, seed, means, bgr=self.bgr)
+        mean, scale = preprocessor.mean_and_scale(device)
+        mean = mean.expand(channels, self.size, self.size).permute(1, 2, 0)
+        self._mean = self._pad(mean).reshape(-1, channels)
+        self._scale = scale.view(1, channels).repeat(self.size**2, 1).view(1, -1)
+
+    def pad(self, images: Tensor) -> Tensor:
+        """(N, S, S, C) uint8 -> (N, S + 2 pad, S + 2 pad, C) on the device, as `__call__` takes."""
+        images = images.to(self.device, non_blocking=True)
+        return self._pad(images.flip(3) if self.bgr else images)
+
+    def __call__(
+        self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints, size: int | None = None
+    ) -> Tensor:
+        """Training input of samples `ids` (B,) in `epochs` (B,), found at `rows` (B,) of `padded`.
+
+        Returns (B, C, size, size) float32 in channels_last memory; `size` None = the net's.
+        """
+        if self._policy is not None:
+            padded = self._change(self._policy, padded, rows, epochs, ids)
+            rows = torch.arange(len(ids))
+        images = self._crop(padded, rows, epochs, ids)
+        if self.spec.pca_colour:
+            images.add_(self._colour_shift(epochs, ids)[:, :, None, None])
+        images = resized(images, size or self.size)
+        return images if self._erase is None else self._erase(images, epochs, ids)
+
+    def _change(
+        self, policy: Policy, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints
+    ) -> Tensor:
+        """The pictures `rows` (B,) of `padded`, changed by the policy: (B, S + 2 pad, ...)."""
+        inside = slice(self.margin, self.margin + self.size)
+        pictures = padded.index_select(0, rows.to(self.device))[:, inside, inside].contiguous()
+        return self._pad(policy(pictures, epochs, ids))
+
+    def _crop(self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
+        """Cropped, flipped and normalised: (B, C, size, size) at the net's size."""
+        if not self.margin:
+            return self._flip(padded, rows, epochs, ids)
+        count, size, wide = len(ids), self.size, self.size + 2 * self.margin
+        place = self.places(epochs, ids)
+        picture = rows.to(self.device)[:, None, None] * (wide * wide)
+        channels = padded.shape[3]
+        pixels = padded.view(-1, channels).index_select(0, (picture + place).view(-1))
+        images = pixels.view(count, -1).float()
+        images.sub_(self._mean.index_select(0, place.view(-1)).view(count, -1)).mul_(self._scale)
+        return images.view(count, size, size, channels).permute(0, 3, 1, 2)
+
+    def _flip(self, pictures: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
+        """What `_crop` returns where there is nothing to crop, without a gather of each pixel."""
+        turned = self._flipped(epochs, ids) & self.spec.flip
+        if self.device.type == "cpu" and self.size >= LARGE:
+            return self._flip_each(pictures, rows, turned)
+        images = pictures.index_select(0, rows.to(self.device)).float()
+        images.view(len(ids), -1).sub_(self._mean.view(1, -1)).mul_(self._scale)
+        if self.spec.flip:
+            here = self._here(np.flatnonzero(turned))
+            images[here] = images.index_select(0, here).flip(2)
+        return images.permute(0, 3, 1, 2)
+
+    def _flip_each(self, pictures: Tensor, rows: Tensor, turned: NDArray[np.bool_]) -> Tensor:
+        """The same picture by picture: what a core computes with stays in its cache."""
+        images = torch.empty((len(rows), *pictures.shape[1:]))
+        mean, scale = self._mean.view(images.shape[1:]), self._scale.view(images.shape[1:])
+        means = torch.stack([mean, mean.flip(1)])
+        if flip_pictures(pictures, rows, turned, means, scale[0], images):
+            return images.permute(0, 3, 1, 2)
+        for out, row, turn in zip(images, rows.tolist(), turned.tolist(), strict=True):
+            out.copy_(pictures[row].flip(1) if turn else pictures[row])
+            out.sub_(means[int(turn)]).mul_(scale)
+        return images.permute(0, 3, 1, 2)
+
+    def _flipped(self, epochs: Ints, ids: Ints) -> NDArray[np.bool_]:
+        return order.uniform(self.seed, epochs, ids, order.STREAM_FLIP) < 0.5
+
+    def places(self, epochs: Ints, ids: Ints) -> Tensor:
+        """Where in its padded picture each pixel lies: y * width + x, (B, size, size) int64."""
+        span = torch.arange(self.size, device=self.device)
+        top = self._shift(epochs, ids, order.STREAM_CROP_Y)[:, None] + span
+        left = self._shift(epochs, ids, order.STREAM_CROP_X)[:, None]
+        across = span.expand(len(ids), -1)
+        if self.spec.flip:
+            flip = self._here(self._flipped(epochs, ids))
+            across = torch.where(flip[:, None], self.size - 1 - across, across)
+        wide = self.size + 2 * self.margin
+        return top[:, :, None] * wide + (left + across)[:, None, :]
+
+    def _shift(self, epochs: Ints, ids: Ints, stream: int) -> Tensor:
+        draws = order.uniform(self.seed, epochs, ids, stream)
+        return self._here((draws * (2 * self.margin + 1)).astype(np.int64))
+
+    def _colour_shift(self, epochs: Ints, ids: Ints) -> Tensor:
+        """(B, 3): a random step along each principal component, in units of normalised pixels."""
+        streams = order.STREAM_COLOUR + np.arange(6)
+        draws = order.uniform(self.seed, epochs[:, None], ids[:, None], streams)
+        alpha = self.spec.pca_colour * order.normal(draws[:, :3], draws[:, 3:])
+        shift = (alpha * PCA_VALUES) @ np.array(PCA_VECTORS).T * 255
+        shift = shift[:, ::-1].copy() if self.bgr else shift
+        return self._here(shift.astype(np.float32)) * self._scale[:, :3]
+
+    def _pad(self, images: Tensor) -> Tensor:
+        margin = self.margin
+        padded = F.pad(images, (0, 0, margin, margin, margin, margin)) if margin else images
+        return padded.contiguous()
+
+    def _here(self, values: NDArray) -> Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+
+def _check(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
+    size, (low, high) = preprocessor.spec.size, spec.scale
+    if spec.crop == "scale-jitter" and not size <= low <= high:
+        raise ConfigError(
+            f"data.augment.scale: {spec.scale} must be shorter sides of {size} px or more,"
+            " for instance (256, 480)"
+        )
+    if spec.crop == "random-resized" and not 0 < low <= high <= 1:
+        raise ConfigError(f"data.augment.scale: {spec.scale} must be shares of the area in 0..1")
+    if spec.crop == "pad" and spec.pad < 0:
+        raise ConfigError(f"data.augment.pad: {spec.pad} must be 0 or more")
+    for name in ("mixup", "cutmix"):
+        if getattr(spec, name) < 0:
+            raise ConfigError(f"data.augment.{name}: alpha {getattr(spec, name)} must be 0 or more")
+    for name in ("erase", "mix_probability"):
+        if not 0 <= getattr(spec, name) <= 1:
+            raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be a share in 0..1")
+    if not 0 <= spec.policy_magnitude <= 10:
+        raise ConfigError(
+            f"data.augment.policy_magnitude: {spec.policy_magnitude} must be within 0..10"
+        )
+    for name in ("policy_ops", "policy_std"):
+        if getattr(spec, name) < 0:
+            raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be 0 or more")
+    if spec.repeats < 1:
+        raise ConfigError(f"data.augment.repeats: {spec.repeats} must be 1 or more")
+    if spec.pca_colour and preprocessor.spec.channels != 3:
+        raise ConfigError("data.augment.pca_colour: grey pictures have no colour; set it to 0")

@@ -1,0 +1,210 @@
+"""From a picture to the net's input, the same in training, evaluation and prediction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from resnets.config import ConfigError, DataSpec, Preprocess
+from resnets.data.dataset.reader import Plan, read_ahead
+from resnets.data.dataset.split import Split, TensorSplit
+from resnets.data.dataset.stream import StreamSplit
+from resnets.data.decode.decode import View, centre_box, decode, naming, render
+from resnets.data.errors import DataError
+from resnets.data.files.open import read_file
+
+Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_GREY_MEAN, IMAGENET_GREY_STD = (0.449,), (0.226,)  # averages of the above
+SAMPLE = 10_000  # pictures read for the statistics of a set that is not in memory
+CHUNK = 100  # pictures whose pixels are summed at a time, in float64
+SMALLEST_STD = 1 / 255
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessor:
+    """What `Preprocess` says, done.
+
+    mean_image: (C, size, size) float32 in 0..1 where `spec.mean_image`, else None. Means and
+    deviations are in the order of the net's planes, after `spec.channel_order` is applied.
+    """
+
+    spec: Preprocess
+    mean_image: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        if spec.channels not in (1, 3):
+            raise ConfigError(
+                f"preprocess.channels: {spec.channels} planes; pictures have 1 (grey) or 3 (RGB)"
+            )
+        if spec.size < 1:
+            raise ConfigError(f"preprocess.size: {spec.size} px; the net sees at least 1")
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            if len(values) not in (1, spec.channels):
+                raise ConfigError(
+                    f"preprocess.{name}: {len(values)} values for {spec.channels} channels"
+                )
+        if spec.resize < spec.size:
+            raise ConfigError(
+                f"data.resize: {spec.resize} px is less than the {spec.size} px the net sees"
+            )
+        if spec.mean_image != (self.mean_image is not None):
+            raise DataError("preprocess: a mean image is named but missing, or the reverse")
+
+    @property
+    def view(self) -> View:
+        """The centre view that evaluation and prediction see."""
+        spec = self.spec
+        box = centre_box(spec.size, spec.resize)
+        return View(spec.size, spec.channels, box, spec.interpolation, spec.value_range)
+
+    def picture(self, picture: Picture) -> Tensor:
+        """One picture, a path, PIL image or uint8 array (H, W[, C]), as uint8 (C, size, size)."""
+        if isinstance(picture, str | os.PathLike):
+            pixels = decode(read_file(Path(picture)), self.view, str(picture))
+        else:
+            image = picture.copy() if isinstance(picture, Image.Image) else _from_array(picture)
+            with naming("the picture given"):
+                pixels = render(image, self.view)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 to float32 on its device: (x / 255 - mean) / std."""
+        images = images.flip(1) if self.spec.channel_order == "bgr" else images
+        mean, scale = self.mean_and_scale(images.device)
+        return (images.float() - mean) * scale
+
+    def mean_and_scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean (C, 1, 1) or (C, size, size) in 0..255, and 1 / (255 std) (C, 1, 1)."""
+        mean = torch.tensor(self.spec.mean)[:, None, None]
+        std = torch.tensor(self.spec.std)[:, None, None]
+        mean = mean if self.mean_image is None else self.mean_image
+        return (mean * 255).to(device), (1 / (255 * std)).to(device)
+
+    def __call__(self, picture: Picture | Sequence[Picture]) -> Tensor:
+        """The net's input: float32 (C, size, size) of a picture, (B, C, size, size) of a list."""
+        if isinstance(picture, Sequence) and not isinstance(picture, str):
+            return self.normalise(torch.stack([self.picture(each) for each in picture]))
+        return self.normalise(self.picture(picture)[None])[0]
+
+
+def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
+    """The preprocessing for a net of `channels` planes trained on `split`.
+
+    `spec.normalise`: "per-pixel-mean" subtracts the training set's mean picture (He et al. 2016,
+    section 4.2) and keeps the scale 0..1; "channel" brings each plane to mean 0, deviation 1;
+    "imagenet" uses ImageNet's constants. A set that is not in memory is measured on 10,000 evenly
+    spaced pictures at most (of a stream, its first). ConfigError when pictures differ in size and
+    `spec.size` is None.
+    """
+    size = spec.tested_at or _common_size(split)
+    known = Preprocess(
+        size=size,
+        resize=spec.resize or size,
+        channels=channels,
+        mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GREY_MEAN,
+        std=IMAGENET_STD if channels == 3 else IMAGENET_GREY_STD,
+        value_range=spec.value_range,
+    )
+    if spec.normalise == "imagenet":
+        return Preprocessor(known)
+    total, squares, count = _sums(split, Preprocessor(known), spec.workers)
+    if spec.normalise == "per-pixel-mean":
+        image = (total / (255 * count)).float()
+        means = tuple(image.mean((1, 2)).tolist())
+        fitted = replace(known, mean=means, std=(1.0,) * channels, mean_image=True)
+        return Preprocessor(fitted, image)
+    pixels = count * size * size * 255
+    mean = total.sum((1, 2)) / pixels
+    std = (squares / (255 * pixels) - mean**2).clamp(min=SMALLEST_STD**2).sqrt()
+    return Preprocessor(replace(known, mean=tuple(mean.tolist()), std=tuple(std.tolist())))
+
+
+def prepare(split: Split, preprocessor: Preprocessor) -> Split:
+    """A TensorSplit brought to the size and planes of the net, once; a FileSplit as it is.
+
+    ConfigError when the pictures were already cut to another size than the net's.
+    """
+    spec = preprocessor.spec
+    if not isinstance(split, TensorSplit):
+        return split
+    wanted = (spec.size, spec.resize, spec.interpolation)
+    resize = spec.resize
+    if split.prepared is not None:
+        if split.prepared != wanted:
+            raise ConfigError(
+                f"data: the pictures of {split.description} were read at (size, resize)"
+                f" {split.prepared}, but the net wants {wanted}; set data.size and data.resize,"
+                " or data.in_memory to 'never'"
+            )
+        resize = spec.size  # they are cut already; only their planes may differ
+    stored = split.images.shape[1:]
+    if stored == (spec.size, spec.size, spec.channels) and resize == spec.size:
+        return split
+    view = View(spec.size, spec.channels, centre_box(spec.size, resize), spec.interpolation)
+    images = torch.cat(list(_read_all(split, np.arange(len(split)), view, 0)))
+    return replace(split, images=images, prepared=wanted)
+
+
+def _read_all(split: Split, rows: NDArray[np.int64], view: View, workers: int) -> Iterator[Tensor]:
+    """One view of the pictures of `rows`, in chunks (n, size, size, C)."""
+    chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+    plans = (Plan(chunk, np.zeros_like(chunk), [view] * len(chunk)) for chunk in chunks)
+    return (pixels for _, pixels in read_ahead(split, plans, workers))
+
+
+def _sums(split: Split, preprocessor: Preprocessor, workers: int) -> tuple[Tensor, Tensor, int]:
+    """Sum of pixels (C, S, S), sum of squares (C,), both float64, and number of pictures read."""
+    split = prepare(split, preprocessor)
+    if isinstance(split, TensorSplit):
+        chunks = iter(split.images.split(CHUNK))
+    else:
+        rows = _sample(split)
+        chunks = _read_all(split, rows, preprocessor.view, workers)
+    total, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    count = 0
+    for pixels in chunks:
+        count += len(pixels)
+        values = pixels.double()
+        total = total + values.sum(0)
+        squares = squares + values.square_().sum((0, 1, 2))
+    return total.permute(2, 0, 1), squares, count
+
+
+def _sample(split: Split) -> NDArray[np.int64]:
+    """Rows to measure: evenly spaced, or the first of a stream's order, so that few blocks do."""
+    count = min(len(split), SAMPLE)
+    if isinstance(split, StreamSplit):
+        return split.permutation(len(split), 0, 0)[:count]
+    return np.linspace(0, len(split) - 1, count).astype(np.int64)
+
+
+def _common_size(split: Split) -> int:
+    """Shorter side of the pictures of a set in memory, which all share one size."""
+    if isinstance(split, TensorSplit):
+        return min(split.images.shape[1:3])
+    raise ConfigError(
+        f"data.size: the pictures of {split.description} stay in files or differ in size;"
+        " say how many pixels the net sees, for instance 224"
+    )
+
+
+def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
+    planes = pixels.shape[2] if pixels.ndim == 3 else 1
+    deep = pixels.dtype == np.uint16 and planes == 1  # scaled by `Preprocess.value_range`
+    if not (pixels.dtype == np.uint8 or deep) or pixels.ndim not in (2, 3) or planes not in (1, 3):
+        raise DataError(
+            f"array {pixels.dtype} {pixels.shape}: an image is uint8 of (H, W), (H, W, 1) or"
+            " (H, W, 3), or uint16 of (H, W) or (H, W, 1)"
+        )
+    return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and planes == 1 else pixels)

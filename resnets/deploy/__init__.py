@@ -1,1 +1,0 @@
-"""From a trained net to an artefact that has proved itself, and to a server."""

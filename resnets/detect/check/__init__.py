@@ -1,0 +1,1 @@
+"""`resnets data check` for annotated data sets, and its repair."""

@@ -1,0 +1,126 @@
+"""The images of an annotated set, by image set, as `data.check.run` reads and compares them.
+
+Only images that an image set lists count, each once: class maps are no images, and an image that
+both train and trainval list is one. An image that a training and a test set list is a leak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from resnets.config import DataSpec
+from resnets.data.check.held_out import SHARES
+from resnets.data.check.source import Contents, Section
+from resnets.data.dataset.content_hash import affordable, file_keys
+from resnets.data.dataset.identity import hash_names
+from resnets.data.dataset.parts import FilePart, Source
+from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.errors import DataError
+from resnets.data.layout.split_names import role_within
+from resnets.data.splits.check_findings import LEAK, UNLISTED, Finding
+from resnets.data.splits.roles import held_out_rows
+from resnets.detect.check.run import with_all
+from resnets.detect.data.image_index import ImageIndex, store_listing
+from resnets.detect.data.records import RawSource
+from resnets.detect.data.store import Store, open_store
+from resnets.detect.loading.sources import Task
+
+APART = ("test", "val", "train", "trainval")  # those kept apart come first
+
+
+def annotated_contents(spec: DataSpec, task: Task, class_map: str = "") -> Contents:
+    """The images of `spec.source`, which has annotations for `task`.
+
+    Where those cannot be opened (`check_annotations` says why), all images that are no class maps.
+    """
+    try:
+        return _by_set(spec, with_all(spec.source, task, class_map))
+    except DataError:
+        store = open_store(spec.source)
+        return Contents(spec.source, [_section(store, "", ImageIndex.of(store).images)], ())
+
+
+def annotated_listing(where: str) -> str:
+    """Fingerprint of all images of an annotated set, in whatever image set."""
+    return store_listing(open_store(where))
+
+
+def _by_set(spec: DataSpec, source: RawSource) -> Contents:
+    listed = {title: _listed(source, title) for title in source.titles}
+    parts = _parts(source.titles)
+    place: dict[str, str] = {}
+    shared: dict[str, tuple[str, str]] = {}
+    for title in sorted(source.titles, key=lambda title: _rank(parts[title])):
+        for path in listed[title]:
+            first = place.setdefault(path, parts[title])
+            if {first, parts[title]} in ({"test", "train"}, {"val", "train"}):
+                shared[path] = parts[title], first
+    titles = sorted(set(parts.values()), key=_rank)
+    sections = [
+        _section(source.store, title, [path for path, part in place.items() if part == title])
+        for title in titles
+    ]
+    if len(sections) == 1 and titles[0] not in ("test", "val"):
+        sections = _shares(source, spec, list(place))
+    findings = [*_shared(source, spec, shared), *_unlisted(source, spec, place)]
+    return Contents(spec.source, [each for each in sections if len(each.files)], findings)
+
+
+def _listed(source: RawSource, title: str) -> list[str]:
+    """The images that an image set lists and the set has, sorted."""
+    return sorted({each.path for each in source.load(title).pictures if each.path is not None})
+
+
+def _parts(titles: Sequence[str]) -> dict[str, str]:
+    """What each image set is to training: "train", "val", "test", else its own title."""
+    roles = {title: role_within(title.rpartition(":")[2]) for title in titles}
+    own = "train" in roles.values()
+    return {
+        title: ("train" if role == "trainval" and not own else role) or title
+        for title, role in roles.items()
+    }
+
+
+def _rank(part: str) -> tuple[int, str]:
+    return (APART.index(part) if part in APART else len(APART)), part
+
+
+def _section(store: Store, title: str, paths: Sequence[str]) -> Section:
+    return Section(title, store.take(paths), np.full(len(paths), -1, np.int64), ())
+
+
+def _shares(source: RawSource, spec: DataSpec, paths: Sequence[str]) -> list[Section]:
+    """The one image set of a source, divided as training divides it where no annotation is bad."""
+    files, ids = source.store.take(paths), hash_names(paths)
+    content = file_keys(files) if affordable(files) else ids
+    part = FilePart("", files, np.zeros(len(paths), np.int64), ids, content)
+    train, val, test = held_out_rows(Source(source.name, source.classes, part), spec)
+    shares = zip(SHARES, (test, val, train), strict=True)
+    return [
+        _section(source.store, title, [paths[row] for row in rows.tolist()])
+        for title, rows in shares
+    ]
+
+
+def _shared(
+    source: RawSource, spec: DataSpec, shared: dict[str, tuple[str, str]]
+) -> Iterator[Finding]:
+    for path, (part, kept) in sorted(shared.items()):
+        name = _within(source, spec, path)
+        yield Finding(LEAK, name, f"listed in {kept} and in {part}", part, "", name, kept)
+
+
+def _unlisted(source: RawSource, spec: DataSpec, listed: dict[str, str]) -> Iterator[Finding]:
+    """Images that no image set lists, all in one finding."""
+    others = [path for path in ImageIndex.of(source.store).images if path not in listed]
+    if others:
+        more = f"and {len(others) - 1:,} more " if len(others) > 1 else ""
+        name = _within(source, spec, others[0])
+        yield Finding(UNLISTED, name, f"{more}in no image set", count=len(others))
+
+
+def _within(source: RawSource, spec: DataSpec, path: str) -> str:
+    """What lists call an image of the set."""
+    return path_within(source.store.called(path), prefixes(spec.source))

@@ -1,0 +1,138 @@
+"""Boxes and outlines taken from the pixels they were drawn on to those of the upright image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnets.detect.data.image_sizes import StoredSize
+from resnets.detect.data.masks import (
+    MaskError,
+    check_segmentation,
+    decode_run,
+    encode_masks,
+    to_run,
+)
+from resnets.detect.data.records import RawPicture
+from resnets.detect.data.values import Box
+
+
+@dataclass(frozen=True)
+class Move:
+    """First scaled from `stated` (width, height) by `scale`, then turned as `turned` is, if any."""
+
+    stated: tuple[int, int] = (0, 0)
+    scale: tuple[float, float] = (1.0, 1.0)
+    turned: StoredSize | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing moves."""
+        return self.scale == (1.0, 1.0) and self.turned is None
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether sizes change."""
+        return self.scale != (1.0, 1.0)
+
+    @property
+    def factor(self) -> float:
+        """By how much areas grow."""
+        return self.scale[0] * self.scale[1]
+
+    @property
+    def said(self) -> str:
+        """What was done, for the list of changes."""
+        scaled = f"scaled by {self.scale[0]:.4g}" if self.is_scaled else ""
+        turned = f"turned by EXIF orientation {self.turned.orientation}" if self.turned else ""
+        return " and ".join(filter(None, (scaled, turned)))
+
+    def points(self, corners: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Corners (N, 2), x and y in px, where they lie in the upright image."""
+        moved = corners * self.scale
+        if self.turned is None:
+            return moved
+        turn, (width, height) = self.turned.turn, self.turned.upright
+        moved = moved[:, ::-1].copy() if turn.swap else moved
+        if turn.flip_x:
+            moved[:, 0] = width - moved[:, 0]
+        if turn.flip_y:
+            moved[:, 1] = height - moved[:, 1]
+        return moved
+
+    def box(self, box: Box) -> Box:
+        """Where a box lies in the upright image."""
+        if self.is_identity:
+            return box
+        corners = self.points(np.array(box, np.float64).reshape(2, 2))
+        (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+        return left, top, right, bottom
+
+    def mask(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A mask (H, W) of 0 and 1 as the upright image shows it."""
+        width, height = (round(a * b) for a, b in zip(self.stated, self.scale, strict=True))
+        if (height, width) != mask.shape:
+            resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+            mask = np.asarray(resized)
+        return mask if self.turned is None else self.turned.turn.apply(mask[:, :, None])[:, :, 0]
+
+
+IDENTITY = Move()
+
+
+def kept_outline(
+    outline: Any, picture: RawPicture, move: Move, upright: RawPicture
+) -> tuple[Any, str]:
+    """An outline that can be drawn on the upright image, None where none is left; what was done."""
+    if outline is None:
+        return None, ""
+    size = (picture.height, picture.width)
+    if isinstance(outline, dict):
+        try:
+            check_segmentation(outline, *size, 0)
+        except MaskError as error:
+            return None, f"outline dropped: it {error}"
+        if move.is_identity:
+            return outline, ""
+        return encode_masks([move.mask(decode_run(to_run(outline, size)))])[0], ""  # type: ignore[arg-type]
+    kept, said = [], ""
+    for points in outline if isinstance(outline, Sequence) else ():
+        try:
+            check_segmentation([points], *size, float("inf"))
+        except MaskError as error:
+            said = f"outline dropped, or a part of it: it {error}"
+            continue
+        corners = move.points(np.asarray(points, np.float64).reshape(-1, 2))
+        cut = np.clip(corners, 0, (upright.width, upright.height))
+        if np.abs(cut - corners).max() > 1:
+            said = said or "outline cut at the edge"
+        if (np.ptp(cut, axis=0) > 0).all():
+            kept.append(cut.reshape(-1))
+        else:
+            said = said or "outline dropped, or a part of it: it has no area inside the image"
+    return kept or None, said
+
+
+def box_around(outline: Any) -> Box | None:
+    """The box around polygons; None for run lengths or nothing."""
+    if outline is None or isinstance(outline, dict):
+        return None
+    corners = np.concatenate(outline).reshape(-1, 2)
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    return left, top, right, bottom
+
+
+def inside(box: Box, picture: RawPicture) -> Box:
+    """A box cut at the edges of its image."""
+    left, top, right, bottom = box
+    return (
+        min(max(left, 0.0), picture.width),
+        min(max(top, 0.0), picture.height),
+        min(max(right, 0.0), picture.width),
+        min(max(bottom, 0.0), picture.height),
+    )

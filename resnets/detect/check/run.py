@@ -1,0 +1,187 @@
+"""What `resnets data check` finds in a set of annotated images.
+
+Annotations are judged as training judges them (`problems.check_part`), and their images and class
+maps are held against them.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnets.config import whole_file
+from resnets.data.errors import DataError
+from resnets.data.files.archives import is_zip
+from resnets.data.layout.split_names import role_within
+from resnets.detect.class_maps.source import find_semantic, scan_maps
+from resnets.detect.data.class_maps import MapScan
+from resnets.detect.data.image_sizes import StoredSize, read_sizes
+from resnets.detect.data.records import Problem, RawPart, RawPicture, RawSource
+from resnets.detect.data.store import open_store
+from resnets.detect.formats.problems import NO_OUTLINE, check_part, same_but_case, with_sizes
+from resnets.detect.formats.registry import offers
+from resnets.detect.loading.sources import Task, find_source
+from resnets.utils.csv_files import CsvWriter
+
+Watch = Callable[[Iterable[object], int], Iterable[object]]
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotationReport:
+    """What a set holds and what is wrong with it, a line each.
+
+    counts: for each image set its images, objects and images without objects, good ones only.
+    by_kind: how many problems there are of each kind. notes: what was understood, a line each.
+    """
+
+    source: RawSource
+    problems: Sequence[Problem]
+    counts: dict[str, dict[str, int]]
+    by_kind: Counter[str]
+    notes: Sequence[str] = ()
+
+    def summary(self) -> str:
+        """One line: what was looked at and how much of it is bad."""
+        sets = ", ".join(
+            f"{title or 'all'} {count['images']:,} images with {count['objects']:,} objects"
+            for title, count in self.counts.items()
+        )
+        if not self.problems:
+            return f"{self.source.name}: {sets}; nothing wrong"
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.by_kind.most_common())
+        return f"{self.source.name}: {sets}; {len(self.problems):,} problems: {kinds}"
+
+
+def annotation_tasks(where: str) -> tuple[Task, ...]:
+    """What the folder or tar at `where` has annotations for, of "instances" (boxes, with outlines
+    or without) and "segment" (class maps); empty for a set of plain pictures, or no set at all."""
+    path = Path(where).expanduser()
+    if not path.is_dir() and not is_zip(path) and not tarfile.is_tarfile(path):
+        return ()
+    try:
+        store = open_store(where)
+    except DataError:  # a set of pictures in a form of its own, such as CIFAR's
+        return ()
+    objects: tuple[Task, ...] = ("instances",) if offers(store) else ()
+    return (*objects, "segment") if find_semantic(store) else objects
+
+
+def check_annotations(
+    where: str,
+    task: Task,
+    *,
+    workers: int = 0,
+    watch: Watch | None = None,
+    class_map: str = "",
+) -> AnnotationReport:
+    """Look at every annotation and at the header of every picture of the set at `where`.
+
+    Of class maps, coded as `class_map` says (`detect.class_map`), every pixel is looked at.
+    `watch(findings, total)` may show progress over pictures. DataError where there is no such set.
+    """
+    source = with_all(where, task, class_map)
+    parts = {title: source.load(title) for title in source.titles}
+    sizes = _sizes(source, parts.values(), workers, watch)
+    parts = {title: with_sizes(part, source.store, sizes) for title, part in parts.items()}
+    problems: list[Problem] = []
+    notes = list(source.notes)
+    counts = {}
+    for title, part in parts.items():
+        checked = check_part(part, source.classes, masks=outlined(part))
+        problems += [each for each in checked.problems if each.kind != NO_OUTLINE]
+        notes += checked.notes
+        if bare := sum(each.kind == NO_OUTLINE for each in checked.problems):
+            notes.append(f"{title or 'all'}: {bare:,} objects without outline, for boxes only")
+        counts[title] = {
+            "images": len(checked.pictures),
+            "objects": sum(len(picture.objects) for picture in checked.pictures),
+            "empty": sum(not picture.objects for picture in checked.pictures),
+        }
+    pictures = {picture.path: picture for part in parts.values() for picture in part.pictures}
+    problems += _unreadable(pictures.values())
+    if source.coding is not None:
+        scan, found = _scan(source, pictures.values())
+        problems += found
+        notes += scan.lines(most=256)
+    problems += _shared_pictures(source, parts)
+    notes += _class_notes(source, parts.values())
+    unique = list(dict.fromkeys(problems))  # trainval says again what train said
+    kinds = Counter(each.kind for each in unique)
+    return AnnotationReport(source, unique, counts, kinds, tuple(dict.fromkeys(notes)))
+
+
+def write_problems(problems: Iterable[Problem], path: Path) -> None:
+    """Write a CSV of file, item, kind and what is wrong, a row for each problem."""
+    with (
+        whole_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = CsvWriter(file)
+        writer.writerow(["file", "item", "kind", "problem"])
+        writer.writerows([each.where, each.item, each.kind, each.said] for each in problems)
+
+
+def with_all(where: str, task: Task, class_map: str = "") -> RawSource:
+    """The set with all that it has: outlines where its form has them, else boxes."""
+    if task == "instances":
+        found = offers(open_store(where))
+        task = task if found and found[0].format.outlines else "detect"
+    return find_source(where, task, class_map)
+
+
+def outlined(part: RawPart) -> bool:
+    """Whether any object has an outline; then all need one."""
+    return any(each.segmentation for picture in part.pictures for each in picture.objects)
+
+
+def _sizes(
+    source: RawSource, parts: Iterable[RawPart], workers: int, watch: Watch | None
+) -> dict[str, StoredSize | str]:
+    """What the header of each image says."""
+    paths = [each.path for part in parts for each in part.pictures if each.path is not None]
+    return read_sizes(source.store, paths, workers, watch)
+
+
+def _unreadable(pictures: Iterable[RawPicture]) -> Iterator[Problem]:
+    for picture in pictures:
+        if picture.unreadable and picture.width and picture.height:  # said already where not
+            yield Problem(picture.file, "", "unreadable", picture.unreadable)
+
+
+def _scan(source: RawSource, pictures: Iterable[RawPicture]) -> tuple[MapScan, list[Problem]]:
+    """What all class maps hold, and those with values that no class has."""
+    maps = [picture.class_map for picture in pictures if picture.class_map is not None]
+    scan = scan_maps(source, maps, limit=None)
+    found = [
+        Problem(name, "", "category", said.removeprefix(f"{name}: "))
+        for name, said in sorted(scan.unknown.items())
+    ]
+    if (wrong := scan.suspicious()) is not None:
+        found.append(Problem(source.store.where, "", "class maps", wrong))
+    return scan, found
+
+
+def _shared_pictures(source: RawSource, parts: dict[str, RawPart]) -> Iterator[Problem]:
+    """Images that a test or validation set shares with a training set."""
+    seen: dict[str, dict[str, str]] = defaultdict(dict)  # role -> path -> title
+    for title, part in parts.items():
+        role = role_within(title.rpartition(":")[2]) or ""
+        seen[role].update({each.path: title for each in part.pictures if each.path is not None})
+    for one, other in (("train", "test"), ("trainval", "test"), ("train", "val")):
+        for path in sorted(seen[one].keys() & seen[other].keys()):
+            said = f"is in both {seen[one][path]} and {seen[other][path]}"
+            yield Problem(source.store.called(path), "", "in two sets", said)
+
+
+def _class_notes(source: RawSource, parts: Iterable[RawPart]) -> Iterator[str]:
+    """Classes that no object is of, and those whose names differ by case only."""
+    pictures = [picture for part in parts for picture in part.pictures]
+    used = {each.label for picture in pictures for each in picture.objects}
+    unused = [name for label, name in enumerate(source.classes) if label not in used]
+    if unused and used:
+        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+        yield f"{len(unused):,} classes without an object: {', '.join(unused[:5])}{more}"
+    yield from same_but_case(source.classes)

@@ -1,0 +1,1 @@
+"""Class maps for semantic segmentation, and the color schemes they are drawn in."""

@@ -1,0 +1,1 @@
+"""Annotated images: stores, records, boxes, masks and class maps."""

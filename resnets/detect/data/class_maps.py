@@ -1,0 +1,330 @@
+"""Class maps: what the values, or colors, of their pixels mean, and how many there are of each.
+
+Maps come as one byte a pixel, with or without a palette, of 1 or 16 bits, or in color. `Coding`
+says which class each value or color is; what it does not know is an error and never a class.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnets.data.decode.decode import naming
+from resnets.data.decode.open_image import open_image
+from resnets.data.errors import DataError
+from resnets.data.files.open import Files
+from resnets.detect.data.color_tables import CITYSCAPES_COLORS, IGNORE, VOC_COLORS
+
+SHOWN = 5  # values, files or classes in a message
+COLORS = 1 << 24
+GREYS = np.arange(256) * 0x010101  # the color that each grey is
+
+BLOCK = 1 << 20  # pixels that are counted at a time
+
+Pixels = NDArray[np.uint8]
+_Table = tuple[Pixels, NDArray[np.bool_]]  # class of each value, and whether no class has it
+
+
+class UnknownValueError(DataError):
+    """A class map has pixels of a value that no class has; no other image may take its place."""
+
+
+@dataclass(frozen=True, eq=False)
+class MapPixels:
+    """A class map as stored.
+
+    values: (H, W) numbers, or colors as 0xRRGGBB where `in_color`. kind: "8-bit", "palette", ...
+    palette: the color of each number, of a palette or of greys.
+    """
+
+    values: NDArray[Any]
+    in_color: bool
+    kind: str
+    palette: NDArray[np.int64] | None = None
+
+    def counts(self, where: NDArray[np.bool_] | None = None) -> dict[int, int]:
+        """Pixels of each value, of all or of those `where` is set."""
+        total: Counter[int] = Counter()
+        rows = max(1, BLOCK // max(1, self.values.shape[1]))
+        for start in range(0, len(self.values), rows):  # counting copies to 64 bits
+            block = self.values[start : start + rows]
+            block = block.ravel() if where is None else block[where[start : start + rows]]
+            if block.dtype == np.uint8:
+                found = np.bincount(block)
+                total.update({v: int(found[v]) for v in np.flatnonzero(found).tolist()})
+            else:
+                values, counts = np.unique(block, return_counts=True)
+                total.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return dict(total)
+
+
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """Which class a pixel's number or color is; `IGNORE` = counts for nothing.
+
+    scheme: what `detect.class_map` calls it. names: of the numbers, for messages.
+    """
+
+    scheme: str
+    numbers: Mapping[int, int]
+    colors: Mapping[int, int] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def _number_table(self) -> _Table:
+        return _table(self.numbers, 256)
+
+    @cached_property
+    def _color_table(self) -> _Table:
+        return _table(self.colors, COLORS)
+
+    def classes(self, pixels: MapPixels) -> tuple[Pixels, NDArray[np.bool_]]:
+        """The class of each pixel (H, W), and whether its value is that of none."""
+        values = pixels.values
+        if pixels.in_color:
+            if not self.colors:
+                return np.full(values.shape, IGNORE, np.uint8), np.ones(values.shape, np.bool_)
+            labels, unknown = self._color_table
+            return labels[values], unknown[values]
+        table = self._by_palette(pixels) if pixels.palette is not None else None
+        labels, unknown = table or self._number_table
+        if values.dtype == np.uint8:
+            return labels[values], unknown[values]
+        small = np.clip(values, 0, 255)
+        return labels[small], unknown[small] | (small != values)
+
+    def _by_palette(self, pixels: MapPixels) -> _Table | None:
+        """Classes by the palette's colors, where all that are used are known ones.
+
+        Programs sort palettes anew when they save: the colors stay, the numbers do not. A grey map
+        has no palette of its own: its values are numbers, where all of them are known as such.
+        """
+        assert pixels.palette is not None
+        if not self.colors:
+            return None
+        used = pixels.counts()
+        if pixels.palette is GREYS and all(number in self.numbers for number in used):
+            return None
+        colors = {number: int(pixels.palette[number]) for number in used}
+        if not all(color in self.colors for color in colors.values()):
+            return None
+        return _table({number: self.colors[color] for number, color in colors.items()}, 256)
+
+    def relabelled(self, labels: Sequence[int]) -> Coding:
+        """The coding with class `labels[k]` in the place of class k; IGNORE for those without."""
+
+        def moved(given: Mapping[int, int]) -> dict[int, int]:
+            return {v: k if k == IGNORE else int(labels[k]) for v, k in given.items()}
+
+        return replace(self, numbers=moved(self.numbers), colors=moved(self.colors))
+
+    def called(self, value: int, in_color: bool) -> str:
+        """A value as messages show it: "7", "#804020", with its class's name where known."""
+        shown = f"#{value:06x}" if in_color else f"{value}"
+        label = (self.colors if in_color else self.numbers).get(value)
+        if label is None:
+            return f"{shown} (no class)" if self.names else shown
+        name = "ignored" if label == IGNORE else self.names.get(label, "")
+        return f"{shown} {name}".strip()
+
+
+def _table(given: Mapping[int, int], count: int) -> _Table:
+    labels, unknown = np.full(count, IGNORE, np.uint8), np.ones(count, np.bool_)
+    inside = {value: label for value, label in given.items() if 0 <= value < count}
+    labels[list(inside)], unknown[list(inside)] = list(inside.values()), False
+    return labels, unknown
+
+
+class SemanticMap(Protocol):
+    """The class of each pixel of an image."""
+
+    def read(self) -> Pixels:
+        """(H, W) uint8 classes, 255 = counts for nothing; DataError names an unreadable file."""
+
+    def relabelled(self, labels: Sequence[int]) -> SemanticMap:
+        """The same map with class `labels[k]` in the place of class k."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMap:
+    """A stored image of one class a pixel."""
+
+    files: Files
+    index: int
+    coding: Coding
+
+    def read(self) -> Pixels:
+        """(H, W) uint8 classes, 255 = counts for nothing.
+
+        DataError names an unreadable file, UnknownValueError one with values of no class.
+        """
+        name = self.files.name(self.index)
+        pixels = read_pixels(self.files.read(self.index), name)
+        classes, unknown = self.coding.classes(pixels)
+        if unknown.any():
+            raise UnknownValueError(_said(name, pixels, unknown, self.coding))
+        return classes
+
+    def relabelled(self, labels: Sequence[int]) -> ClassMap:
+        """The same map with class `labels[k]` in the place of class k."""
+        return replace(self, coding=self.coding.relabelled(labels))
+
+
+def read_pixels(data: bytes | memoryview, name: str) -> MapPixels:
+    """The pixels of an encoded class map; DataError where it cannot be read as one."""
+    with naming(name), open_image(data) as image:
+        return _pixels(image)
+
+
+def _pixels(image: Image.Image) -> MapPixels:
+    mode = image.mode
+    if mode == "1":
+        return MapPixels(np.asarray(image).astype(np.uint8), False, "1-bit")
+    if mode == "P":
+        return MapPixels(np.asarray(image), False, "palette", _palette(image))
+    if mode == "L":
+        return MapPixels(np.asarray(image), False, "8-bit", GREYS)
+    if mode == "I" or mode.startswith("I;"):
+        return MapPixels(np.asarray(image).astype(np.int32), False, "16-bit")
+    if mode in ("LA", "PA", "La"):
+        image = image.convert("RGBA")
+    if image.mode not in ("RGB", "RGBA"):
+        raise ValueError(f"its pixels are {mode}; a class map has numbers or RGB colors")
+    planes = np.asarray(image)
+    if planes.shape[2] == 4 and (planes[..., 3] != planes[0, 0, 3]).any():
+        raise ValueError("parts of it are transparent; a class map has one opaque value a pixel")
+    red, green, blue = planes[..., 0], planes[..., 1], planes[..., 2]
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return MapPixels(red.copy(), False, f"grey {mode}", GREYS)
+    codes = red.astype(np.int32)
+    for plane in (green, blue):
+        codes <<= 8
+        codes |= plane
+    return MapPixels(codes, True, mode)
+
+
+def _palette(image: Image.Image) -> NDArray[np.int64]:
+    flat = image.getpalette("RGB") or []
+    colors = np.zeros((256, 3), np.int64)
+    given = np.array(flat, np.int64)[:768].reshape(-1, 3)
+    colors[: len(given)] = given
+    return colors @ np.array([1 << 16, 1 << 8, 1])
+
+
+def _said(name: str, pixels: MapPixels, unknown: NDArray[np.bool_], coding: Coding) -> str:
+    found = Counter(pixels.counts(unknown))
+    value, count = found.most_common(1)[0]
+    others = f" and {len(found) - 1:,} other values" if len(found) > 1 else ""
+    shown = f"#{value:06x}" if pixels.in_color else f"{value}"
+    return (
+        f"{name}: {count:,} pixels of {'color' if pixels.in_color else 'value'} {shown}{others},"
+        f" which no class has; {remedy(found, pixels.in_color, coding)}"
+    )
+
+
+def remedy(found: Iterable[int], in_color: bool, coding: Coding) -> str:
+    """What to set, or to do, where class maps have values that `coding` does not know."""
+    values = set(found)
+    if in_color:
+        if values <= set(VOC_COLORS):
+            return "these are VOC's colors: set detect.class_map=voc"
+        if values <= set(CITYSCAPES_COLORS):
+            return "these are Cityscapes' colors: set detect.class_map=cityscapes"
+        return (
+            "name the colors: class_dict.csv beside the maps, lines of name,r,g,b;"
+            " maps saved as JPEG have lost theirs"
+        )
+    known = {value for value, label in coding.numbers.items() if label != IGNORE}
+    if values | known <= {0, 1, 255} or (values <= {255} and len(known) <= 2):
+        return "for maps of 0 and 255 set detect.class_map=binary"
+    if len(values) > 3 * SHOWN:
+        return "maps saved as JPEG, or resized smoothly, have lost their values: make them again"
+    return (
+        "add a line for it to the file that names the classes (one called void is ignored),"
+        " or correct the map"
+    )
+
+
+@dataclass(eq=False)
+class MapScan:
+    """What the class maps of a set hold: pixels by value, of `maps` maps of `total`."""
+
+    coding: Coding
+    total: int
+    maps: int = 0
+    pixels: Counter[tuple[bool, int]] = field(default_factory=Counter)
+    by_class: Counter[int] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, pixels: MapPixels) -> None:
+        """Count the pixels of one map."""
+        self.maps += 1
+        self.kinds[pixels.kind] += 1
+        for value, count in pixels.counts().items():
+            self.pixels[pixels.in_color, value] += count
+        classes, unknown = self.coding.classes(pixels)
+        self.by_class.update(MapPixels(classes, False, "").counts(~unknown))
+        if unknown.any():
+            self.unknown[name] = _said(name, pixels, unknown, self.coding)
+
+    def missing(self) -> list[str]:
+        """Names of the classes that no map has a pixel of."""
+        return [name for label, name in self.coding.names.items() if not self.by_class[label]]
+
+    def suspicious(self) -> str | None:
+        """Why maps whose values are all known cannot be what they seem, or None.
+
+        Of 0 and 255 alone, with 255 ignored, every object would be ignored without a word.
+        """
+        numbers = {value for (in_color, value) in self.pixels if not in_color}
+        counted = [label for label in self.by_class if label != IGNORE]
+        if not self.coding.scheme and numbers == {0, 255} and len(self.coding.names) > 1:
+            share = 100 * self.pixels[False, 255] / self.pixels.total()
+            return (
+                f"all pixels are 0 or 255 ({share:.1f}%), and 255 counts for nothing unless told"
+                " otherwise; set detect.class_map=binary where 255 is a class, =ids where it is not"
+            )
+        if self.maps and not counted and not self.unknown:
+            return "no pixel of them counts for any class; see detect.class_map"
+        return None
+
+    def shares(self, most: int = 8) -> str:
+        """Values with their shares of the pixels, those with the most first."""
+        whole = max(1, self.pixels.total())
+        shown = [
+            f"{self.coding.called(value, in_color)} {100 * count / whole:.1f}%"
+            for (in_color, value), count in self.pixels.most_common(most)
+        ]
+        if len(self.pixels) > most:
+            shown.append(f"{len(self.pixels) - most:,} more values")
+        return ", ".join(shown)
+
+    def lines(self, most: int = 8) -> list[str]:
+        """For people: shares of pixels by value, and classes that are in no map."""
+        if not self.maps:
+            return ["class maps: none that could be read"]
+        of = "" if self.maps == self.total else f" of {self.total:,}"
+        kinds = ", ".join(kind for kind, _ in self.kinds.most_common())
+        found = [f"class maps ({self.maps:,}{of}, {kinds}), pixels: {self.shares(most)}"]
+        if missing := self.missing():
+            more = f" and {len(missing) - most:,} more" if len(missing) > most else ""
+            where = "no map" if self.maps == self.total else "none of those maps"
+            found.append(f"classes in {where}: {', '.join(missing[:most])}{more}")
+        return found
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values: pixels by value, classes in no map."""
+        return {
+            "maps": self.maps,
+            "of": self.total,
+            "pixels": {self.coding.called(v, c): n for (c, v), n in self.pixels.most_common()},
+            "classes in no map": self.missing(),
+        }

@@ -1,0 +1,56 @@
+"""Sets whose annotations name no split, but whose images lie in folders called like splits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from resnets.data.layout.split_names import role_within, split_role
+from resnets.detect.data.records import RawPart, RawPicture, RawSource
+from resnets.detect.data.store import is_text_path
+
+
+def split_by_folders(source: RawSource) -> RawSource:
+    """The source, its one set without a split's name divided by the folders of its images.
+
+    Only where those are of two splits or more; so that images of test/ are never trained on.
+    """
+    if len(source.titles) != 1 or role_within(source.titles[0].rpartition(":")[2]) is not None:
+        return source
+    paths = [path for path in source.store.rows if not is_text_path(path)]
+    if len({split_role(name) for name in map(_folder, paths) if name}) < 2:
+        return source
+    whole = source.load(source.titles[0])
+    groups: dict[str, list[RawPicture]] = defaultdict(list)
+    for picture in whole.pictures:
+        groups[_folder(picture.path or picture.called)].append(picture)
+    names = sorted(filter(None, groups))
+    if len(set(map(split_role, names))) < 2:
+        return source
+    first = next((name for name in names if split_role(name) == "train"), names[0])
+    missing = [picture for picture in groups.get("", ()) if picture.path is None]
+    groups[first] += missing  # so that training names them
+    groups[""] = [picture for picture in groups.get("", ()) if picture.path is not None]
+
+    def load(title: str) -> RawPart:
+        return _part(whole, groups[title], title == first)
+
+    titles = (*names, *([""] if groups[""] else []))
+    listed = ", ".join(f"{name}/" for name in names)
+    note = f"images of one list lie in {listed}; each is an image set of its own"
+    return replace(source, titles=titles, load=load, notes=(*source.notes, note))
+
+
+def _part(whole: RawPart, pictures: Sequence[RawPicture], first: bool) -> RawPart:
+    """Some images of a part; what belongs to no image goes with the first."""
+    count = sum(len(picture.objects) for picture in pictures)
+    if not first:
+        return RawPart(pictures, objects=count)
+    count += len(whole.orphans)
+    return replace(whole, pictures=pictures, objects=count)
+
+
+def _folder(path: str) -> str:
+    """The outermost folder of a path that is called like a split, "" without any."""
+    return next(filter(split_role, path.replace("\\", "/").split("/")[:-1]), "")

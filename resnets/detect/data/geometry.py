@@ -1,0 +1,99 @@
+"""Resizing, mirroring and cutting a picture together with its boxes, masks and class map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from resnets.detect.data.masks import render_masks
+from resnets.detect.data.types import IGNORE, Floats, Pixels, Target
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to one picture: brought to `size` (H, W), then mirrored."""
+
+    size: tuple[int, int]
+    flip: bool = False
+    flip_vertical: bool = False
+
+
+def fitted_size(width: int, height: int, shorter: float, longer: float) -> tuple[int, int]:
+    """(H, W) at which the shorter side is `shorter` px, or less where the longer would pass."""
+    scale = min(shorter / min(width, height), longer / max(width, height))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """A picture (H, W, 3) at `size` (H, W), bilinear and antialiased."""
+    if pixels.shape[:2] == size:
+        return pixels
+    image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.array(image)
+
+
+def change_picture(pixels: Pixels, change: Change) -> Pixels:
+    """The picture (H, W, 3) after `change`."""
+    return np.ascontiguousarray(_mirrored(resized(pixels, change.size), change, 0))
+
+
+def change_boxes(boxes: Floats, stored: tuple[int, int], change: Change) -> Floats:
+    """Boxes (M, 4) of a picture of `stored` (H, W) px, after `change`."""
+    height, width = change.size
+    across, down = width / stored[1], height / stored[0]
+    moved = boxes * np.array([across, down, across, down], np.float32)
+    if change.flip:
+        moved[:, [0, 2]] = width - moved[:, [2, 0]]
+    if change.flip_vertical:
+        moved[:, [1, 3]] = height - moved[:, [3, 1]]
+    return moved.astype(np.float32)
+
+
+def change_masks(target: Target, change: Change) -> Pixels:
+    """The masks (M, H, W) uint8 of 0 and 1 after `change`."""
+    assert target.masks is not None
+    masks = render_masks(target.masks, change.size, (target.height, target.width))
+    return np.ascontiguousarray(_mirrored(masks, change, 1))
+
+
+def change_classes(classes: Pixels, change: Change) -> Pixels:
+    """A class map (H, W) after `change`; no class is made up between two others."""
+    if classes.shape != change.size:
+        image = Image.fromarray(classes).resize(change.size[::-1], Image.Resampling.NEAREST)
+        classes = np.asarray(image)
+    return np.ascontiguousarray(_mirrored(classes, change, 0))
+
+
+def cut(
+    pixels: Pixels, classes: Pixels, side: int, place: tuple[float, float], fill: Sequence[int]
+) -> tuple[Pixels, Pixels]:
+    """A `side` x `side` part of a picture and of its class map.
+
+    place: (down, across) in [0, 1) of where it may lie. Where the picture is smaller, it lies at
+    random in a square of the colour `fill`, whose class is IGNORE.
+    """
+    height, width = classes.shape
+    picture = np.empty((side, side, 3), np.uint8)
+    picture[:] = fill
+    labels = np.full((side, side), IGNORE, np.uint8)
+    top, to_top, high = _span(height, side, place[0])
+    left, to_left, wide = _span(width, side, place[1])
+    inside = np.s_[top : top + high, left : left + wide]
+    there = np.s_[to_top : to_top + high, to_left : to_left + wide]
+    picture[there], labels[there] = pixels[inside], classes[inside]
+    return picture, labels
+
+
+def _span(length: int, side: int, where: float) -> tuple[int, int, int]:
+    """First pixel read, first pixel written, and how many."""
+    free = int(where * (abs(length - side) + 1))
+    return (free, 0, side) if length >= side else (0, free, length)
+
+
+def _mirrored(values: Pixels, change: Change, first: int) -> Pixels:
+    """Mirror the axes `first` (rows) and `first + 1` (columns)."""
+    values = np.flip(values, first) if change.flip_vertical else values
+    return np.flip(values, first + 1) if change.flip else values

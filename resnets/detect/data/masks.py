@@ -1,0 +1,176 @@
+"""COCO segmentations (polygons, run lengths) to pixels and back, through pycocotools' format."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from resnets.config import ConfigError
+from resnets.detect.data.types import Pixels, Segmentation
+
+Run = dict[str, Any]  # {"size": [H, W], "counts": bytes}, compressed run lengths
+INTERFACES = ("faster_coco_eval.core.mask", "pycocotools.mask")
+
+
+class MaskError(ValueError):
+    """A segmentation that cannot be drawn; the message says why and starts with a verb."""
+
+
+def render_masks(
+    outlines: Sequence[Segmentation], size: tuple[int, int], stored: tuple[int, int]
+) -> Pixels:
+    """Masks (M, H, W) uint8 of 0 and 1 at `size` (H, W) of outlines drawn for `stored` (H, W).
+
+    Polygons are scaled before they are filled; run lengths are filled and then resized (nearest).
+    """
+    masks = np.zeros((len(outlines), *size), np.uint8)
+    for row, outline in enumerate(outlines):
+        if not isinstance(outline, dict):
+            scale = (size[1] / stored[1], size[0] / stored[0])
+            polygons = [_scaled(points, scale) for points in outline]
+            masks[row] = decode_run(_filled(polygons, size))
+            continue
+        mask = decode_run(to_run(outline, stored))
+        if mask.shape != size:
+            image = Image.fromarray(mask)
+            mask = np.asarray(image.resize(size[::-1], Image.Resampling.NEAREST))
+        masks[row] = mask
+    return masks
+
+
+def to_run(outline: Segmentation, stored: tuple[int, int]) -> Run:
+    """Compressed run lengths of a segmentation of a picture of `stored` (H, W) pixels."""
+    if not isinstance(outline, dict):
+        return _filled(outline, stored)
+    if isinstance(outline["counts"], list):
+        return _api().frPyObjects(outline, *stored)
+    counts = outline["counts"]
+    return {**outline, "counts": counts.encode() if isinstance(counts, str) else counts}
+
+
+def bounds_of(outline: Segmentation, stored: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The box (left, top, right, bottom) in px around a segmentation; zeros around an empty one."""
+    if isinstance(outline, dict):
+        return _run_bounds(outline["counts"], stored[0])
+    corners = np.concatenate([np.asarray(points, np.float64) for points in outline]).reshape(-1, 2)
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    return left, top, right, bottom
+
+
+def _run_bounds(counts: Any, height: int) -> tuple[float, float, float, float]:
+    """The box around checked run lengths of columns of `height` pixels; needs no pycocotools."""
+    ends = np.cumsum(counts if isinstance(counts, list) else _runs(counts))
+    stops = ends[1::2]
+    starts = ends[::2][: len(stops)]
+    starts, stops = starts[stops > starts], stops[stops > starts]
+    if not len(starts):
+        return 0.0, 0.0, 0.0, 0.0
+    first, last = starts // height, (stops - 1) // height
+    top = np.where(first == last, starts % height, 0).min()
+    bottom = np.where(first == last, (stops - 1) % height + 1, height).max()
+    return float(first.min()), float(top), float(last.max() + 1), float(bottom)
+
+
+def encode_masks(masks: NDArray[Any]) -> list[Run]:
+    """Compressed run lengths of masks (N, H, W) of 0 and 1."""
+    return [_api().encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+
+
+def decode_run(run: Run) -> Pixels:
+    """The mask (H, W) uint8 of 0 and 1."""
+    return np.ascontiguousarray(_api().decode(run))
+
+
+def check_segmentation(outline: Any, height: int, width: int, tolerance: float) -> None:
+    """MaskError unless `outline` can be drawn in a picture of this size, within `tolerance` px."""
+    if isinstance(outline, dict):
+        _check_run(outline, height, width)
+        return
+    if not isinstance(outline, list | tuple) or not outline:
+        raise MaskError("is neither polygons nor run lengths")
+    for points in outline:
+        _check_polygon(points, height, width, tolerance)
+
+
+def _check_polygon(points: Any, height: int, width: int, tolerance: float) -> None:
+    listed = isinstance(points, list | tuple | np.ndarray)
+    if not listed or len(points) < 6 or len(points) % 2:
+        raise MaskError("has a polygon of fewer than three corners, or half a corner")
+    corners = np.asarray(points)
+    if corners.dtype.kind not in "iuf" or corners.ndim != 1 or not np.isfinite(corners).all():
+        raise MaskError("has a corner that is no finite number")
+    across, down = corners[::2], corners[1::2]
+    beyond = max(-across.min(), -down.min(), across.max() - width, down.max() - height)
+    if beyond > tolerance:
+        raise MaskError(f"passes the edge of {width}x{height} by {beyond:.0f} px")
+
+
+def _check_run(outline: dict[str, Any], height: int, width: int) -> None:
+    size, counts = outline.get("size"), outline.get("counts")
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        raise MaskError(f"is for (height, width) {size}, not {[height, width]}")
+    if isinstance(counts, list):
+        whole = all(isinstance(count, int) and count >= 0 for count in counts)
+        if not whole or sum(counts) != height * width:
+            raise MaskError(f"has runs that do not add up to {height} x {width} pixels")
+        return
+    if not isinstance(counts, str | bytes):
+        raise MaskError("has no run lengths (counts)")
+    if sum(_runs(counts)) != height * width:
+        raise MaskError(f"has compressed runs that do not add up to {height} x {width} pixels")
+
+
+def _runs(counts: str | bytes) -> list[int]:
+    """Run lengths of COCO's compressed form, so that damaged ones never reach the C decoder.
+
+    Six bits a character from "0" on, the low five a digit, the sixth "more follows"; from the
+    fourth run on each is the difference to the run two before it (cocoapi, maskApi.c).
+    """
+    letters = counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
+    runs: list[int] = []
+    value = shift = 0
+    for letter in letters:
+        bits = letter - 48
+        if not 0 <= bits < 64 or shift > 30:
+            raise MaskError("has compressed runs with a letter that COCO does not use")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        if runs[-1] < 0:
+            raise MaskError("has a compressed run of negative length")
+        value = shift = 0
+    if shift:
+        raise MaskError("has compressed runs that are cut short")
+    return runs
+
+
+def _filled(polygons: Sequence[Any], size: tuple[int, int]) -> Run:
+    api = _api()
+    lists = [np.asarray(points, np.float64).tolist() for points in polygons]
+    return api.merge(api.frPyObjects(lists, *size))
+
+
+def _scaled(points: Sequence[float], scale: tuple[float, float]) -> list[float]:
+    corners = np.asarray(points, np.float64).reshape(-1, 2) * scale
+    return corners.reshape(-1).tolist()
+
+
+@cache
+def _api() -> Any:
+    """faster-coco-eval's masks, or pycocotools', which have the same interface."""
+    for module in INTERFACES:
+        try:
+            return importlib.import_module(module)
+        except ImportError:
+            continue
+    raise ConfigError("masks need pycocotools; install it with: pip install 'resnets[detect]'")

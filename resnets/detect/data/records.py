@@ -1,0 +1,122 @@
+"""Annotations as a source states them: parsed, not yet believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from resnets.detect.data.class_maps import Coding
+from resnets.detect.data.image_sizes import StoredSize
+from resnets.detect.data.store import Store
+from resnets.detect.data.types import Segmentation
+from resnets.detect.data.values import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a set: `where` is a file, `item` what in it, `kind` one of a few."""
+
+    where: str
+    item: str
+    kind: str
+    said: str
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.where, self.item, self.said)))
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Something wrong with how one object is written; `kind` and `said` as a `Problem` has them."""
+
+    kind: str
+    said: str
+
+
+ID_TWICE = "id twice"  # the kind of the one flaw that leaves an object as good as it was
+
+
+@dataclass(frozen=True, slots=True)
+class RawObject:
+    """One annotated object.
+
+    item: what messages call it ("annotation 17"). label: index into the classes, -1 = a category
+    that is not among them, which `category` then names. box: left, top, right, bottom in px.
+    number: its place among the objects of its file. bare: the file states no outline for it.
+    """
+
+    item: str
+    label: int
+    category: str
+    box: Box
+    area: float | None = None
+    crowd: bool = False
+    difficult: bool = False
+    segmentation: Segmentation | None = None
+    number: int = 0
+    flaws: tuple[Flaw, ...] = ()
+    bare: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RawPicture:
+    """One image and what is said of it; `path` is None where the store has no file for it.
+
+    where: the file with its annotations. width, height: as annotated; 0 = not stated, -1 = no
+    number. lacking: why there is no path. class_map: path of its map of classes, or None.
+    stored: what the header of its file says (`image_sizes`), None = not looked at; unreadable:
+    why it says nothing. sized: the annotations state a size. file: what messages call its file.
+    stated_id: its id as the file spells it, for results; None = image_id.
+    """
+
+    image_id: int | str
+    path: str | None
+    called: str
+    where: str
+    width: int
+    height: int
+    objects: tuple[RawObject, ...] = ()
+    class_map: str | None = None
+    lacking: Flaw | None = None
+    stored: StoredSize | None = None
+    unreadable: str = ""
+    sized: bool = True
+    file: str = ""
+    stated_id: int | str | None = None
+
+
+@dataclass(frozen=True)
+class RawPart:
+    """One image set as its files state it.
+
+    problems: those of no single image. orphans: objects of no image that is there, a problem for
+    each. objects: how many objects the files state, counted as they are read: those of `pictures`
+    and the orphans. notes: what was understood that a user may want to know, a line each.
+    """
+
+    pictures: Sequence[RawPicture]
+    problems: Sequence[Problem] = ()
+    orphans: Sequence[Problem] = ()
+    objects: int | None = None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RawSource:
+    """A stored set: `load(title)` reads one of its image sets, and only that.
+
+    category_ids: the source's own number of each class. has_masks: its objects have outlines.
+    coding: what the pixels of class maps mean, where the set has some. notes: as a part has them.
+    stated_ids: category_ids as the file spells them, for results; () = as they are.
+    """
+
+    name: str
+    store: Store
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    titles: tuple[str, ...]
+    load: Callable[[str], RawPart]
+    has_masks: bool = False
+    coding: Coding | None = None
+    notes: Sequence[str] = ()
+    stated_ids: tuple[int | str, ...] = ()

@@ -1,0 +1,170 @@
+"""Files of a set by path, in a folder, tar or zip: images, annotations, lists, class maps."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import posixpath
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from resnets.data.errors import DataError
+from resnets.data.files.archives import list_archive
+from resnets.data.files.open import Files, FolderFiles, TarFiles, list_folder
+from resnets.data.files.walk import LeftOut, read_suffixes
+from resnets.detect.data.documents import decode_text
+
+TEXT_SUFFIXES = frozenset(
+    {".xml", ".json", ".txt", ".yaml", ".yml", ".csv", ".names", ".data", ".labels"}
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """A folder, tar or zip; `rows` maps each path in it, with slashes, to its row of `files`.
+
+    Folders that alone hold everything are skipped, so that paths do not depend on the packing.
+    """
+
+    where: str
+    name: str
+    files: Files
+    rows: dict[str, int]
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.rows
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes; DataError when it is missing or cannot be read."""
+        if path not in self.rows:
+            raise DataError(f"{self.called(path)}: no such file; restore it")
+        return bytes(self.files.read(self.rows[path]))
+
+    def called(self, path: str) -> str:
+        """What messages call a file, whether it is there or not."""
+        return self.files.name(self.rows[path]) if path in self.rows else f"{self.where}/{path}"
+
+    def head(self, path: str, count: int) -> bytes:
+        """The first `count` bytes of a file that is there, or more."""
+        row = self.rows[path]
+        if isinstance(self.files, FolderFiles):
+            return _head(self.files.root / self.files.paths[row], count)
+        if isinstance(self.files, TarFiles):
+            offset, size = self.files.spans[row].tolist()
+            return os.pread(self.files.stream.fileno(), min(size, count), offset)
+        return bytes(self.files.read(row))
+
+    def lines(self, path: str) -> list[str]:
+        """The lines of a text file that are not blank, without spaces around them."""
+        text = decode_text(self.read(path), self.called(path))
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+    def take(self, paths: Sequence[str]) -> Files:
+        """The files of `paths`, all of which exist, numbered from 0."""
+        return self.files.take(np.array([self.rows[path] for path in paths], np.int64))
+
+    def below(self, folder: str, suffix: str) -> list[str]:
+        """Sorted paths below `folder` ("" = all) that end in `suffix`, in whatever case."""
+        start = f"{folder}/" if folder else ""
+        return sorted(
+            path for path in self.rows if path.startswith(start) and path.lower().endswith(suffix)
+        )
+
+
+def open_store(source: str) -> Store:
+    """The folder or tar at `source`; DataError when there is none, or nothing of use in it."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        listing = list_archive(path, is_text_path)
+    elif path.is_dir():
+        listing = list_folder(path, is_text_path)
+    else:
+        raise DataError(
+            f"{source}: no such folder, tar or zip; give one with images and annotations"
+        )
+    paths = listing.paths
+    if not paths:
+        raise DataError(f"{source}: holds neither images nor annotations")
+    top = _top_folder(paths)
+    rows = {path[len(top) :]: row for row, path in enumerate(paths)}
+    name = path.resolve().name
+    return Store(source.rstrip("/"), name, listing.files, rows, listing.left_out)
+
+
+def open_named(source: str, names: Sequence[str]) -> Store:
+    """The folder or tar at `source` for images that are known by path; see `add_named`.
+
+    A folder is not listed: it may be any. `names`, some of them, may lack the folder that alone
+    holds everything.
+    """
+    root = Path(source).expanduser()
+    if not root.is_dir():
+        return open_store(source)
+    inside = [name for name in names if _is_named_image(name)]
+    folders = list(_nested(root))
+    found = (each for each in folders if any(os.path.isfile(each / name) for name in inside))
+    folder = next(found, root)
+    return Store(source.rstrip("/"), root.resolve().name, FolderFiles(folder, []), {})
+
+
+def add_named(store: Store, names: Sequence[str]) -> None:
+    """Take those of the images `names` into a store from `open_named` that its folder has."""
+    files = store.files
+    if not isinstance(files, FolderFiles):
+        return
+    assert isinstance(files.paths, list)
+    for name in names:
+        if name not in store.rows and _is_named_image(name) and os.path.isfile(files.root / name):
+            store.rows[name] = len(files.paths)
+            files.paths.append(name)
+
+
+def _nested(root: Path) -> Iterator[Path]:
+    """`root`, and what is in it as long as that is one folder alone."""
+    for _ in range(10):
+        yield root
+        try:
+            entries = list(itertools.islice(root.iterdir(), 2))
+        except OSError:  # the files named are looked for all the same
+            return
+        if len(entries) != 1 or not entries[0].is_dir():
+            return
+        root = entries[0]
+
+
+def _is_named_image(name: str) -> bool:
+    """Whether a path may be that of an image, and leads nowhere outside."""
+    inside = not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+    return inside and name != "" and not is_text_path(name)
+
+
+def _top_folder(paths: Sequence[str]) -> str:
+    """The folder, however deep, that alone holds everything, as "top/", else ""."""
+    common = posixpath.commonpath([posixpath.dirname(path) for path in paths])
+    return f"{common}/" if common else ""
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file name or path ends as those of images do."""
+    return posixpath.splitext(name)[1].lower() in read_suffixes()
+
+
+def is_text_path(path: str) -> bool:
+    """Whether a file is one of annotations, lists or names."""
+    return posixpath.splitext(path)[1].lower() in TEXT_SUFFIXES
+
+
+def _head(path: Path, count: int) -> bytes:
+    try:
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(number, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise DataError(f"{path}: cannot be read (a pipe or device, not a file)")
+            return stream.read(count)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); restore it") from error

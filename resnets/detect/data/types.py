@@ -1,0 +1,138 @@
+"""Pictures with boxes, masks and class maps: what detection reads, learns from and is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.data.dataset.summary import DataSummary
+from resnets.data.decode.decode import decode_fitted
+from resnets.data.errors import DataError
+from resnets.data.files.open import Files
+from resnets.detect.data.class_maps import ClassMap as ClassMap
+from resnets.detect.data.class_maps import SemanticMap
+from resnets.detect.data.color_tables import IGNORE as IGNORE
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Pixels = NDArray[np.uint8]
+
+# COCO's three ways to write a region: polygons [[x, y, x, y, ...], ...], run lengths {"size":
+# [H, W], "counts": [...]}, or the same with compressed counts.
+CategoryId = int | str
+Segmentation = Sequence[Sequence[float]] | dict[str, Any]
+
+
+class Detections(TypedDict):
+    """What a net found in one picture, N objects, as evaluation and drawing take it.
+
+    boxes: (N, 4) left, top, right, bottom in pixels of the upright stored picture. scores: (N,) in
+    0..1. labels: (N,) index into the classes, no background. masks: N compressed COCO run lengths
+    of the stored picture's size, where the net gives masks.
+    """
+
+    boxes: Floats
+    scores: Floats
+    labels: Ints
+    masks: NotRequired[Sequence[dict[str, Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is known of one picture; M objects.
+
+    boxes: (M, 4) float32, left, top, right, bottom in pixels of the upright stored picture.
+    labels: (M,) int64, index into the set's classes; there is no background class.
+    crowd: (M,) bool, regions of many objects (COCO's iscrowd). difficult: (M,) bool (VOC's).
+    areas: (M,) float32, pixels of the object: of its mask where it has one, else of its box.
+    masks: a COCO segmentation of each object, or None. semantic: class of each pixel, or None.
+    """
+
+    boxes: Floats
+    labels: Ints
+    crowd: Flags
+    difficult: Flags
+    areas: Floats
+    masks: tuple[Segmentation, ...] | None
+    semantic: SemanticMap | None
+    image_id: int | str
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        return len(self.labels)
+
+    def take(self, rows: Ints | Flags) -> Target:
+        """The same picture with the objects of `rows` only."""
+        kept = np.arange(len(self))[rows]
+        return replace(
+            self,
+            boxes=self.boxes[kept],
+            labels=self.labels[kept],
+            crowd=self.crowd[kept],
+            difficult=self.difficult[kept],
+            areas=self.areas[kept],
+            masks=None if self.masks is None else tuple(self.masks[row] for row in kept),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionSplit:
+    """A training, validation or test set; `targets` has one entry for each of `files`.
+
+    category_ids: the id in the source (COCO's are 1..90 with gaps) of each of `classes`, None for
+    those that the source does not have. summary: what was
+    understood of the set that it is a split of.
+    """
+
+    files: Files
+    targets: Sequence[Target]
+    classes: tuple[str, ...]
+    description: str
+    category_ids: tuple[CategoryId | None, ...]
+    summary: DataSummary | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.files) == len(self.targets)
+        assert len(self.classes) == len(self.category_ids)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.files)
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """The classes, by number, that the source has."""
+        return tuple(n for n, number in enumerate(self.category_ids) if number is not None)
+
+    def read(self, index: int) -> tuple[Pixels, Target]:
+        """The upright picture (H, W, 3) uint8 and what is known of it; DataError as `read_at`."""
+        target = self.targets[index]
+        return self.read_at(index, (target.height, target.width)), target
+
+    def read_at(self, index: int, size: tuple[int, int]) -> Pixels:
+        """The upright image at `size` (H, W): (H, W, 3) uint8, bilinear and antialiased.
+
+        DataError names an image that cannot be read, or whose size is not the one its annotations
+        were made for.
+        """
+        name, target = self.files.name(index), self.targets[index]
+        data = self.files.read(index)
+        pixels, (height, width) = decode_fitted(data, name, lambda *_: size)
+        if (height, width) != (target.height, target.width):
+            raise DataError(
+                f"{name}: is {width}x{height}, but its annotations are for"
+                f" {target.width}x{target.height}; restore the picture they were made on"
+            )
+        return pixels
+
+    def take(self, rows: Ints) -> DetectionSplit:
+        """The pictures of `rows`, renumbered from 0."""
+        targets = [self.targets[row] for row in rows]
+        return replace(self, files=self.files.take(rows), targets=targets)

@@ -1,0 +1,1 @@
+"""Annotation formats: COCO JSON, VOC XML, YOLO, labelme and CVAT."""

@@ -1,0 +1,102 @@
+"""Whether the boxes of a whole set are read in the form that they were written in.
+
+One box beyond the edge is a slip of hand; many of them are boxes in another form (two corners for
+sides, corners for a center), or for images of another size. Nothing that is then read is right, not
+even the boxes that happen to fit, so that all objects of the set get a flaw of one kind, FORM.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from resnets.detect.data.records import Flaw, Problem, RawObject, RawPart, RawPicture
+from resnets.detect.data.values import Box
+
+FORM = "box form"
+MOST_BEYOND = 0.2  # share of boxes that may pass the edge
+NEARLY_ALL = 0.9
+ROUNDED = 0.005  # share of the longer side by which shares of few digits may pass the edge
+
+
+def mark_form(part: RawPart) -> RawPart:
+    """The part, with a flaw for each object where more than a fifth of the boxes pass the edge."""
+    sized = [each for each in part.pictures if each.width > 0 and each.height > 0]
+    boxes = [(o.box, each) for each in sized for o in each.objects if _finite(o.box)]
+    beyond = sum(_passes(box, picture) for box, picture in boxes)
+    if beyond < 2 or beyond <= MOST_BEYOND * len(boxes):
+        return part
+    said = (
+        f"{beyond:,} of the set's {len(boxes):,} boxes pass the edge of their image;"
+        f" {_likely(boxes)}"
+    )
+    pictures = [replace(p, objects=tuple(with_form(p.objects, said))) for p in part.pictures]
+    return replace(part, pictures=pictures)
+
+
+def with_form(objects: Iterable[RawObject], said: str) -> Iterator[RawObject]:
+    """The objects, each with the flaw that its box is written in another form, if `said`."""
+    for each in objects:
+        known = not said or any(flaw.kind == FORM for flaw in each.flaws)
+        yield each if known else replace(each, flaws=(*each.flaws, Flaw(FORM, said)))
+
+
+def swapped(corners: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> str:
+    """Why two corners of each box (x1, y1, x2, y2) are none, "" where they are.
+
+    Some are in reverse order, and that of most, or all would fit in their image (width, height;
+    0 = not known) as x, y, width and height. Else a few were drawn from the lower right.
+    """
+    stated = zip(corners, sizes, strict=True)
+    finite = [(box, size) for box, size in stated if _finite(box)]
+    turned = sum(box[2] < box[0] or box[3] < box[1] for box, _ in finite)
+    fits = sum(
+        min(x, y) >= 0 < min(w, h) and x + w <= width + 1 and y + h <= height + 1
+        for (x, y, w, h), (width, height) in finite
+        if min(width, height) > 0
+    )
+    as_sides = fits >= NEARLY_ALL * len(finite)
+    if not turned or (2 * turned <= len(finite) and not as_sides):
+        return ""
+    likely = "x, y, width, height fit" if as_sides else "x, y, width, height may be meant"
+    return f"{turned:,} of the set's {len(finite):,} boxes have their corners swapped; {likely}"
+
+
+def form_problems(pictures: Iterable[RawPicture]) -> list[Problem]:
+    """One problem for each kind of wrong form, with the number of its objects."""
+    first: dict[str, str] = {}
+    count: dict[str, int] = {}
+    for picture in pictures:
+        for each in picture.objects:
+            for flaw in each.flaws:
+                if flaw.kind == FORM:
+                    first.setdefault(flaw.said, picture.where)
+                    count[flaw.said] = count.get(flaw.said, 0) + 1
+    return [
+        Problem(where, "", FORM, f"{said}; {count[said]:,} objects are left out")
+        for said, where in first.items()
+    ]
+
+
+def _finite(box: Box) -> bool:
+    return all(map(math.isfinite, box))
+
+
+def _passes(box: Box, picture: RawPicture) -> bool:
+    left, top, right, bottom = box
+    slack = max(1.0, ROUNDED * max(picture.width, picture.height))
+    return max(-left, -top, right - picture.width, bottom - picture.height) > slack
+
+
+def _likely(boxes: Sequence[tuple[Box, RawPicture]]) -> str:
+    """The form in which nearly all would fit, where there is one."""
+    from_corner = from_center = 0
+    for (left, top, right, bottom), picture in boxes:
+        wide, high = right - left, bottom - top
+        if wide <= picture.width + 1 and high <= picture.height + 1:
+            from_corner += wide >= left >= 0 and high >= top >= 0
+            from_center += wide >= (left + right) / 2 >= 0 and high >= (top + bottom) / 2 >= 0
+    if max(from_corner, from_center) >= NEARLY_ALL * len(boxes):
+        return "their numbers fit as two corners (x1, y1, x2, y2)"
+    return "they are in another form than it is read in, or for images of another size"

@@ -1,0 +1,250 @@
+"""What is wrong with annotations, told from them and from the headers of their images."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from resnets.data.errors import DataError
+from resnets.detect.data.image_sizes import Frame, StoredSize, read_sizes, stated_frame
+from resnets.detect.data.masks import MaskError, check_segmentation
+from resnets.detect.data.records import ID_TWICE, Flaw, Problem, RawObject, RawPart, RawPicture
+from resnets.detect.data.store import Store
+from resnets.detect.data.values import Box
+from resnets.detect.formats.box_form import FORM, form_problems, mark_form
+from resnets.detect.formats.outlines import outline_notes
+
+# Boxes may pass the picture's edge by this many pixels: sources round, or count from 1.
+TOLERANCE = 1.0
+NO_OUTLINE = "no outline"
+LARGEST = 65_535  # px, the longest side that a JPEG can have
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A part's good images and objects, what was wrong with the others, and what to know of it."""
+
+    pictures: Sequence[RawPicture]
+    problems: Sequence[Problem]
+    notes: Sequence[str] = ()
+
+
+def look_at_images(part: RawPart, store: Store, workers: int = 0) -> RawPart:
+    """The part with the sizes that the headers of its image files state (`with_sizes`)."""
+    paths = [picture.path for picture in part.pictures if picture.path is not None]
+    return with_sizes(part, store, read_sizes(store, paths, workers))
+
+
+def with_sizes(part: RawPart, store: Store, sizes: Mapping[str, StoredSize | str]) -> RawPart:
+    """The part with `sizes` of its images by path, or why they cannot be read.
+
+    An image whose annotations state no size gets that of its file.
+    """
+    pictures = []
+    unstated = 0
+    for picture in part.pictures:
+        if picture.path is None:
+            pictures.append(picture)
+            continue
+        found, file = sizes[picture.path], store.called(picture.path)
+        if isinstance(found, str):
+            pictures.append(replace(picture, unreadable=found, file=file))
+            continue
+        picture = replace(picture, stored=found, file=file)
+        if picture.width == picture.height == 0:
+            unstated += 1
+            width, height = found.upright
+            picture = replace(picture, width=width, height=height, sized=False)
+        pictures.append(picture)
+    said = f"{unstated:,} images without a size in their annotations; taken from the files"
+    return replace(part, pictures=pictures, notes=(*part.notes, *([said] if unstated else ())))
+
+
+def check_part(
+    part: RawPart, classes: Sequence[str], *, masks: bool = False, upright: bool = False
+) -> Checked:
+    """Leave out bad images and objects and say what is wrong with each.
+
+    `masks`: every object needs an outline. `upright`: as `DetectSpec` has it. Sizes are held
+    against those of the image files where `look_at_images` has read them.
+    """
+    pictures, problems = [], [*part.problems, *part.orphans]
+    frame = frame_of(part) or ("upright" if upright else None)
+    part = mark_form(mark_shares(part))
+    problems += form_problems(part.pictures)
+    for picture in part.pictures:
+        found = list(picture_problems(picture, frame))
+        problems += found
+        if found:
+            continue
+        kept = []
+        for each in picture.objects:
+            wrong = list(object_problems(each, picture, classes, masks))
+            problems += [problem for problem in wrong if problem.kind != FORM]  # said once above
+            if all(problem.kind == ID_TWICE for problem in wrong):
+                kept.append(clipped(each, picture))
+        if kept or not any(flaw.kind == FORM for each in picture.objects for flaw in each.flaws):
+            pictures.append(replace(picture, objects=tuple(kept)))  # else not without objects
+    return Checked(pictures, problems, (*part.notes, *outline_notes(pictures)))
+
+
+def mark_shares(part: RawPart) -> RawPart:
+    """The part, with a flaw for each object where all boxes lie within one pixel.
+
+    They are shares of the sides then, as YOLO writes them, or in other units than pixels.
+    """
+    found = False
+    for picture in part.pictures:
+        for each in picture.objects:
+            if max(each.box) > 1:
+                return part
+            found = found or all(map(math.isfinite, each.box))
+    if not found:
+        return part
+    flaw = Flaw("no pixels", "all boxes lie within one pixel; write them in pixels, not in shares")
+    pictures = [
+        replace(
+            picture,
+            objects=tuple(replace(o, flaws=(*o.flaws, flaw)) for o in picture.objects),
+        )
+        for picture in part.pictures
+    ]
+    return replace(part, pictures=pictures)
+
+
+def same_but_case(classes: Sequence[str]) -> list[str]:
+    """A note for each group of classes whose names differ by case only."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        groups[name.casefold()].append(name)
+    return [
+        f"classes whose names differ by case only: {', '.join(names)}"
+        for names in groups.values()
+        if len(names) > 1
+    ]
+
+
+def frame_of(part: RawPart) -> Frame | None:
+    """Which pixels the boxes of a part are for, where its images tell (`image_sizes`)."""
+    return stated_frame(
+        ((picture.width, picture.height), picture.stored)
+        for picture in part.pictures
+        if picture.stored is not None and picture.sized
+    )
+
+
+def refuse(problems: Sequence[Problem], hint: str) -> None:
+    """Raise DataError that names the first of `problems`, if any, and counts the others."""
+    if not problems:
+        return
+    others = ""
+    if len(problems) > 1:
+        kinds = Counter(problem.kind for problem in problems)
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        others = f" (and {len(problems) - 1:,} more; in all {counted})"
+    raise DataError(f"{problems[0]}{others}; {hint}")
+
+
+def clipped(each: RawObject, picture: RawPicture) -> RawObject:
+    """The object with its box cut at the picture's edge."""
+    left, top, right, bottom = each.box
+    box = (
+        min(max(left, 0.0), picture.width),
+        min(max(top, 0.0), picture.height),
+        min(max(right, 0.0), picture.width),
+        min(max(bottom, 0.0), picture.height),
+    )
+    return replace(each, box=box)
+
+
+def picture_problems(picture: RawPicture, frame: Frame | None = None) -> Iterator[Problem]:
+    """What is wrong with an image as a whole; `frame`: which pixels boxes of its set are for."""
+    item = "" if picture.called in picture.where else picture.called
+    if picture.path is None:
+        lacking = picture.lacking or Flaw("missing image", "its image is missing")
+        yield Problem(picture.where, item, lacking.kind, lacking.said)
+        return
+    width, height = picture.width, picture.height
+    if picture.unreadable and width == height == 0:
+        yield Problem(picture.file, "", "unreadable", picture.unreadable)
+        return
+    if not (0 < width <= LARGEST and 0 < height <= LARGEST):
+        said = f"gives its image as {width}x{height}, a size that none has"
+        yield Problem(picture.where, item, "image size", said)
+        return
+    if picture.stored is not None:
+        yield from _size_problems(picture, picture.stored, frame)
+
+
+def _size_problems(
+    picture: RawPicture, stored: StoredSize, frame: Frame | None
+) -> Iterator[Problem]:
+    upright, stated = stored.upright, (picture.width, picture.height)
+    plain = stored.width, stored.height
+    if stated != upright:
+        turned = f", as it is stored before EXIF orientation {stored.orientation} turns it"
+        said = f"is {upright[0]}x{upright[1]}, its annotations are for {stated[0]}x{stated[1]}" + (
+            turned if stated == plain else ""
+        )
+        yield Problem(picture.file, "", "image size", said)
+        return
+    open_frame = upright == plain or not picture.sized
+    annotated = picture.objects or picture.class_map
+    if stored.orientation != 1 and open_frame and frame != "upright" and annotated:
+        which = (
+            "its set's boxes are for images as stored"
+            if frame
+            else "its size does not tell whether its boxes are for the image as stored or upright;"
+            " detect.upright=true says upright; for boxes on the stored pixels remove the tag"
+        )
+        said = f"is turned by EXIF orientation {stored.orientation}; {which}"
+        yield Problem(picture.file, "", "orientation", said)
+
+
+def object_problems(
+    each: RawObject, picture: RawPicture, classes: Sequence[str], masks: bool
+) -> Iterator[Problem]:
+    """What is wrong with an object of a good image."""
+    item = f"{picture.called}, {each.item}" if picture.where.endswith(".json") else each.item
+
+    def problem(kind: str, said: str) -> Problem:
+        return Problem(picture.where, item, kind, said)
+
+    for flaw in each.flaws:
+        yield problem(flaw.kind, flaw.said)
+        if flaw.kind == FORM:
+            return
+    if each.label < 0:
+        yield problem("category", f"category {each.category} is none of the {len(classes)} known")
+    if any(flaw.kind == "no number" for flaw in each.flaws):
+        return
+    if not all(map(math.isfinite, each.box)):
+        yield problem("no number", f"its box {_shown(each.box)} is not four finite numbers")
+        return
+    left, top, right, bottom = each.box
+    if right <= left or bottom <= top:
+        yield problem("no area", f"its box {_shown(each.box)} has no area")
+    elif _beyond(each.box, picture) > TOLERANCE:
+        size = f"{picture.width}x{picture.height}"
+        yield problem("outside", f"its box {_shown(each.box)} passes the edge of {size}")
+    elif min(right, picture.width) <= max(left, 0) or min(bottom, picture.height) <= max(top, 0):
+        yield problem("no area", f"its box {_shown(each.box)} has no area inside the picture")
+    if each.segmentation is None and masks:
+        yield problem(NO_OUTLINE, "it has no outline")
+    if each.segmentation is not None:
+        try:
+            check_segmentation(each.segmentation, picture.height, picture.width, TOLERANCE)
+        except MaskError as error:
+            yield problem("mask", f"its outline {error}")
+
+
+def _beyond(box: Box, picture: RawPicture) -> float:
+    """Pixels by which a box passes the picture's edge."""
+    left, top, right, bottom = box
+    return max(-left, -top, right - picture.width, bottom - picture.height)
+
+
+def _shown(box: Iterable[float]) -> str:
+    return f"({', '.join(f'{value:g}' for value in box)})"

@@ -1,0 +1,87 @@
+"""Formats of annotated objects: how each is found in a store and opened.
+
+A new one is a module with `find` and `open` functions and a line in FORMATS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from resnets.detect.data.records import RawSource
+from resnets.detect.data.store import Store
+from resnets.detect.formats.coco import drawn_coco, find_coco, open_coco
+from resnets.detect.formats.cvat import find_cvat, open_cvat
+from resnets.detect.formats.labelme import find_labelme, open_labelme
+from resnets.detect.formats.voc import find_voc, open_voc
+from resnets.detect.formats.yolo.dataset import find_yolo, open_yolo
+
+
+@dataclass(frozen=True)
+class Format:
+    """One form of annotations.
+
+    key: what `detect.format` calls it. find: what of a store it would read, or something empty.
+    open: the set of what was found, by its name, with outlines or without. outlines: there may be.
+    """
+
+    key: str
+    name: str
+    find: Callable[[Store], Any]
+    open: Callable[[Store, Any, str, bool], RawSource]
+    outlines: bool = True
+
+
+def _coco(store: Store, found: Any, name: str, masks: bool) -> RawSource:
+    return open_coco(store, found, name, masks=masks)
+
+
+def _find_voc(store: Store) -> dict[str, list[str]]:
+    """VOC's files; CVAT's are XML too."""
+    return {} if set(store.below("", ".xml")) <= set(find_cvat(store)) else find_voc(store)
+
+
+def _voc(store: Store, found: Any, name: str, _masks: bool) -> RawSource:
+    return open_voc(store, found, name)
+
+
+FORMATS = (
+    Format("coco", "COCO JSON", find_coco, _coco),
+    Format("cvat", "CVAT XML", find_cvat, open_cvat),
+    Format("voc", "VOC XML", _find_voc, _voc, outlines=False),
+    Format("labelme", "labelme JSON", find_labelme, open_labelme),
+    Format("yolo", "YOLO text files", find_yolo, open_yolo),
+)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A format that a store has annotations in, and what its `find` said."""
+
+    format: Format
+    found: Any
+
+
+def offers(store: Store, wanted: str = "") -> list[Offer]:
+    """The formats that the store has annotations in, in the order of preference.
+
+    wanted: `detect.format`; "" = any.
+    """
+    chosen = [each for each in FORMATS if wanted in ("", each.key)]
+    found = [Offer(each, each.find(store)) for each in chosen]
+    return [offer for offer in found if offer.found]
+
+
+def open_offer(store: Store, found: list[Offer], name: str, masks: bool) -> RawSource:
+    """The set in the first of `found`; a note says which others are not read."""
+    first, *others = found
+    source = first.format.open(store, first.found, name, masks)
+    if drawn := drawn_coco(store):
+        note = f"{drawn[0]} lies in a folder of drawings or predictions; it is not read"
+        source = replace(source, notes=(note, *source.notes))
+    if not others:
+        return source
+    listed = ", ".join(f"{each.format.name} (detect.format={each.format.key})" for each in others)
+    note = f"{first.format.name} is read; there are annotations as {listed} too"
+    return replace(source, notes=(note, *source.notes))

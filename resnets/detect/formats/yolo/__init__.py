@@ -1,0 +1,1 @@
+"""The YOLO text format: data.yaml, images/ and labels/."""

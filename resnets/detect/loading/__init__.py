@@ -1,0 +1,1 @@
+"""Opening annotated data sets, and their training batches."""

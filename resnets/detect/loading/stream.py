@@ -1,0 +1,239 @@
+"""Training batches with boxes, masks or class maps, read ahead by threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnets.config import DataSpec, DetectSpec
+from resnets.data import order
+from resnets.data.batch import Batch
+from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.memory_budget import BUDGET
+from resnets.data.errors import DataError
+from resnets.data.timings import Timings
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.detect.data.class_maps import UnknownValueError
+from resnets.detect.data.geometry import (
+    Change,
+    change_boxes,
+    change_classes,
+    change_masks,
+    change_picture,
+    cut,
+    fitted_size,
+)
+from resnets.detect.data.types import DetectionSplit, Floats, Ints, Pixels, Target
+from resnets.detect.loading.sampling import Draws, Sampler, repeat_factors
+from resnets.detect.loading.sources import Task
+from resnets.utils.cpu_count import cores
+from resnets.utils.environment import threads_beside
+
+AHEAD = 3  # batches read ahead of the one in use, fewer where they take more than AHEAD_BYTES
+AHEAD_BYTES = 1 << 30
+STREAM_SIZE, STREAM_SCALE, STREAM_FLIP_VERTICAL = 66, 67, 68
+STREAM_CUT = 69  # and 70
+COPIES = 1 << 32  # keeps the draws of an epoch's repeats of one picture apart
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Picture `row` as the net will see it: pixels (H, W, 3) uint8, its objects or class map."""
+
+    row: int
+    pixels: Pixels
+    boxes: Floats
+    labels: Ints
+    masks: Pixels | None
+    classes: Pixels | None
+
+
+class DetectStream:
+    """An endless stream of full training batches; batch k is the same whenever asked for.
+
+    For detection, `images` is a list of (3, H, W) float32 of sizes that differ, normalised and on
+    the device, and `targets` a list of dicts: boxes (M, 4) float32 in px of that image, labels
+    (M,) int64 from 1 on (0 is torchvision's background), area (M,), iscrowd (M,) int64, all 0,
+    image_id () int64, the row, and masks (M, H, W) uint8 for task "instances". For task "segment",
+    images are (B, 3, S, S) and targets (B, S, S) int64 with 255 = counts for nothing.
+
+    Crowds, and difficult objects unless `detect.keep_difficult`, are no training examples. `ids`
+    are rows of `split`. Threads (`data.workers`) never change a result. Another picture, chosen by
+    (seed, epoch, row), takes the place of one that cannot be read; where more than the share
+    `data.max_bad` cannot, a DataError is raised when the batch is due. Of each batch of
+    `batch_size` pictures those at `places` are given; None = all.
+    """
+
+    def __init__(
+        self,
+        split: DetectionSplit,
+        data: DataSpec,
+        detect: DetectSpec,
+        preprocessor: Preprocessor,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        task: Task = "detect",
+        places: Ints | None = None,
+    ) -> None:
+        self.split, self.detect, self.seed, self.device = split, detect, seed, device
+        self.places = np.arange(batch_size) if places is None else places
+        self.task, self.workers = task, data.workers or cores()
+        self.preprocessor = plane_preprocessor(preprocessor)
+        self.timings = Timings(device)
+        self.timings.decoding.threads = self.workers
+        self.ledger = Unreadable(split.description, len(split), data.max_bad)
+        learnt = [learnable(target, detect) for target in split.targets]
+        keep = task == "segment" or (detect.keep_empty and task != "localise")
+        self.rows = np.array([row for row, each in enumerate(learnt) if keep or len(each)])
+        if not len(self.rows):
+            raise DataError(f"{split.description}: no picture with an object to learn from")
+        self.targets = {row: learnt[row] for row in self.rows.tolist()}
+        kept = list(self.targets.values())
+        tall = np.array([each.height > each.width for each in kept])
+        grouped = detect.group_aspect and task != "segment"
+        self.sampler = Sampler(
+            repeat_factors(kept, len(split.classes), detect.repeat_threshold),
+            tall if grouped else np.zeros_like(tall),
+            batch_size,
+            seed,
+        )
+
+    @property
+    def examples(self) -> int:
+        """Pictures in one epoch, repeats of rare classes counted."""
+        return self.sampler.examples
+
+    @property
+    def unreadable(self) -> Collection[int]:
+        """Rows of pictures found unreadable so far; others take their place."""
+        return self.ledger.found
+
+    def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
+        """Batches start_step, start_step + 1, ... without end, whatever the `total` of the run."""
+        pool = threads_beside(self.workers, "detect")
+        waiting: deque[tuple[list[Future[Sample]], int]] = deque()
+        step = start_step
+        try:
+            while True:
+                while len(waiting) < AHEAD:
+                    draws = self.sampler.draw(step)
+                    places = self.places.tolist()
+                    size = sum(self._bytes(int(draws.rows[place])) for place in places)
+                    if waiting and size + sum(held for _, held in waiting) > AHEAD_BYTES:
+                        break
+                    tasks = [pool.submit(self._sample, draws, place) for place in places]
+                    waiting.append((tasks, size))
+                    step += 1
+                tasks, _ = waiting.popleft()
+                samples = [each.result() for each in tasks]
+                with self.timings.to_device:
+                    batch = self._batch(samples)
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _bytes(self, drawn: int) -> int:
+        """About how much a sample of the image `drawn` takes at most: its pixels and masks."""
+        target = self.targets[int(self.rows[drawn])]
+        most = self.detect.scale[1]
+        shorter = max(self.detect.train_sizes) * most
+        longer = self.detect.max_size * most
+        height, width = fitted_size(target.width, target.height, shorter, longer)
+        if self.task == "segment":
+            return 4 * self.detect.crop**2
+        return height * width * (3 + (len(target) if self.task == "instances" else 0))
+
+    def _sample(self, draws: Draws, place: int) -> Sample:
+        first, epoch = int(draws.rows[place]), int(draws.epochs[place])
+        for tried in order.rows_to_try(len(self.rows), self.seed, epoch, first):
+            row = int(self.rows[tried])
+            if row in self.ledger:
+                continue
+            try:
+                with self.timings.decoding.working():
+                    return self._read(row, epoch, row + COPIES * int(draws.copies[place]))
+            except DataError as error:
+                if isinstance(error, UnknownValueError) and not self.detect.skip_bad:
+                    raise
+                self.ledger.add(row, error)
+        raise self.ledger.exhausted()
+
+    def _read(self, row: int, epoch: int, key: int) -> Sample:
+        """Picture `row`, changed at random by (seed, epoch, key)."""
+
+        def luck(stream: int) -> float:
+            return float(order.uniform(self.seed, epoch, key, stream))
+
+        target = self.targets[row]
+        sizes, (least, most) = self.detect.train_sizes, self.detect.scale
+        factor = least + (most - least) * luck(STREAM_SCALE)
+        shorter = sizes[int(luck(STREAM_SIZE) * len(sizes))] * factor
+        change = Change(
+            fitted_size(target.width, target.height, shorter, self.detect.max_size * factor),
+            flip=self.detect.flip and luck(order.STREAM_FLIP) < 0.5,
+            flip_vertical=self.detect.flip_vertical and luck(STREAM_FLIP_VERTICAL) < 0.5,
+        )
+        changed = change_picture(self.split.read_at(row, change.size), change)
+        boxes = change_boxes(target.boxes, (target.height, target.width), change)
+        if self.task != "segment":
+            masks = change_masks(target, change) if self.task == "instances" else None
+            return Sample(row, changed, boxes, target.labels, masks, None)
+        assert target.semantic is not None
+        with BUDGET.room(target.height * target.width):
+            classes = change_classes(target.semantic.read(), change)
+        fill = [round(255 * mean) for mean in self.preprocessor.spec.mean]
+        fill = fill[::-1] if self.preprocessor.spec.channel_order == "bgr" else fill
+        where = luck(STREAM_CUT), luck(STREAM_CUT + 1)
+        changed, classes = cut(changed, classes, self.detect.crop, where, fill)
+        return Sample(row, changed, boxes, target.labels, None, classes)
+
+    def _batch(self, samples: list[Sample]) -> Batch:
+        images = [self._image(sample.pixels) for sample in samples]
+        ids = torch.tensor([sample.row for sample in samples])
+        if self.task == "segment":
+            maps = np.stack([sample.classes for sample in samples if sample.classes is not None])
+            return Batch(torch.stack(images), self._put(maps).long(), ids)
+        return Batch(images, [self._target(sample) for sample in samples], ids)
+
+    def _image(self, pixels: Pixels) -> Tensor:
+        return self.preprocessor.normalise(self._put(pixels).permute(2, 0, 1)[None])[0]
+
+    def _target(self, sample: Sample) -> dict[str, Any]:
+        sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
+        target = {
+            "boxes": self._put(sample.boxes),
+            "labels": self._put(sample.labels + 1),
+            "area": self._put(sides[:, 0] * sides[:, 1]),
+            "iscrowd": torch.zeros(len(sample.labels), dtype=torch.int64, device=self.device),
+            "image_id": torch.tensor(sample.row, device=self.device),
+        }
+        if sample.masks is not None:
+            target["masks"] = self._put(sample.masks)
+        return target
+
+    def _put(self, values: np.ndarray[Any, Any]) -> Tensor:
+        tensor = torch.from_numpy(values)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+
+def learnable(target: Target, detect: DetectSpec) -> Target:
+    """The objects of a picture that training learns from."""
+    out = target.crowd if detect.keep_difficult else target.crowd | target.difficult
+    return target.take(~out)
+
+
+def plane_preprocessor(preprocessor: Preprocessor) -> Preprocessor:
+    """The preprocessing with one mean a plane, since pictures of any size reach a detector."""
+    if preprocessor.mean_image is None:
+        return preprocessor
+    return Preprocessor(replace(preprocessor.spec, mean_image=False))

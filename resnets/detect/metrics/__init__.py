@@ -1,0 +1,1 @@
+"""Detection, localization and segmentation metrics, and the files they are written to."""

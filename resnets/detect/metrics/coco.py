@@ -1,0 +1,161 @@
+"""COCO's mean average precision and recall, through faster-coco-eval or pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.config import ConfigError
+from resnets.detect.data.masks import to_run
+from resnets.detect.data.types import Detections, DetectionSplit, Target
+
+# The twelve numbers, in COCO's order (cocodataset.org/#detection-eval).
+NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+LIBRARIES = (("faster_coco_eval", "COCOeval_faster"), ("pycocotools", "COCOeval"))
+Kind = Literal["bbox", "segm"]
+
+
+@dataclass(frozen=True, eq=False)
+class CocoFigures:
+    """COCO's figures, shares in 0..1; None where no object is of that size or class.
+
+    numbers: the twelve by name. class_ap, class_ap50: average precision of each class.
+    precision: (10, 101, K) at IoU .5, .55, ... .95 and recall 0, .01, ... 1; NaN = no objects.
+    """
+
+    numbers: dict[str, float | None]
+    class_ap: tuple[float | None, ...]
+    class_ap50: tuple[float | None, ...]
+    precision: NDArray[np.float64]
+
+
+def coco_figures(
+    split: DetectionSplit,
+    found: Sequence[Detections],
+    kind: Kind = "bbox",
+    *,
+    library: str | None = None,
+) -> CocoFigures:
+    """Figures of `found`, one entry for each picture of `split`, by boxes or by masks.
+
+    Crowds count as COCO does it; VOC's difficult objects are treated as crowds. The first
+    `library` that is installed is used, or the one given; both give the same figures.
+    """
+    assert len(found) == len(split)
+    coco, evaluator = _interface(library)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):  # pycocotools talks
+        truth = coco()
+        truth.dataset = _truth(split, kind)
+        truth.createIndex()
+        results = [entry for row, each in enumerate(found) for entry in _entries(row, each, kind)]
+        judge = evaluator(truth, _results(coco, truth, results, kind), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    precision = np.array(judge.eval["precision"], np.float64)[..., 0, -1]  # (T, R, K): all, 100
+    precision[precision < 0] = np.nan
+    return CocoFigures(
+        numbers=dict(zip(NUMBERS, map(_share, judge.stats[:12]), strict=True)),
+        class_ap=tuple(_mean(precision[:, :, label]) for label in range(len(split.classes))),
+        class_ap50=tuple(_mean(precision[0, :, label]) for label in range(len(split.classes))),
+        precision=precision,
+    )
+
+
+def _interface(library: str | None) -> tuple[Any, Any]:
+    for name, judge in LIBRARIES:
+        if library in (None, name):
+            with contextlib.suppress(ImportError):
+                if name == "faster_coco_eval":
+                    module = importlib.import_module(name)
+                    return module.COCO, getattr(module, judge)
+                coco = importlib.import_module("pycocotools.coco")
+                return coco.COCO, importlib.import_module("pycocotools.cocoeval").COCOeval
+    raise ConfigError("COCO's figures need a library: pip install 'resnets[detect]'")
+
+
+def _truth(split: DetectionSplit, kind: Kind) -> dict[str, Any]:
+    """The split as a COCO document; images are numbered by row, categories by label."""
+    annotations = [
+        entry | {"image_id": row}
+        for row, target in enumerate(split.targets)
+        for entry in _objects(target, kind)
+    ]
+    for number, entry in enumerate(annotations, start=1):
+        entry["id"] = number
+    return {
+        "info": {},
+        "images": [
+            {"id": row, "width": target.width, "height": target.height}
+            for row, target in enumerate(split.targets)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": label, "name": name} for label, name in enumerate(split.classes)],
+    }
+
+
+def _objects(target: Target, kind: Kind) -> list[dict[str, Any]]:
+    ignored = target.crowd | target.difficult
+    entries = []
+    for place in range(len(target)):
+        entry: dict[str, Any] = {
+            "category_id": int(target.labels[place]),
+            "bbox": _as_xywh(target.boxes[place]),
+            "area": float(target.areas[place]),
+            "iscrowd": int(ignored[place]),
+        }
+        if kind == "segm":
+            assert target.masks is not None
+            entry["segmentation"] = to_run(target.masks[place], (target.height, target.width))
+        entries.append(entry)
+    return entries
+
+
+def _entries(row: int, found: Detections, kind: Kind) -> list[dict[str, Any]]:
+    boxes, scores = np.asarray(found["boxes"], np.float64), np.asarray(found["scores"], np.float64)
+    labels = np.asarray(found["labels"])
+    entries: list[dict[str, Any]] = [
+        {
+            "image_id": row,
+            "category_id": int(labels[place]),
+            "bbox": _as_xywh(boxes[place]),
+            "score": float(scores[place]),
+        }
+        for place in range(len(scores))
+    ]
+    if kind == "segm":
+        for entry, run in zip(entries, found["masks"], strict=True):
+            del entry["bbox"]  # libraries would take the mask for the box's rectangle
+            entry["segmentation"] = run
+    return entries
+
+
+def _results(coco: Any, truth: Any, entries: list[dict[str, Any]], kind: Kind) -> Any:
+    """The library's own reading of results; it takes no empty list."""
+    if entries:
+        return truth.loadRes(entries)
+    empty = coco()
+    empty.dataset = truth.dataset | {"annotations": []}
+    empty.createIndex()
+    return empty
+
+
+def _as_xywh(box: NDArray[Any]) -> list[float]:
+    left, top, right, bottom = (float(value) for value in box)
+    return [left, top, right - left, bottom - top]
+
+
+def _share(value: float) -> float | None:
+    return None if value < 0 else float(value)
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return None if np.isnan(values).all() else float(np.nanmean(values))

@@ -1,0 +1,94 @@
+"""Precision over recall as one picture, of all classes and of each."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from resnets.config import whole_file
+from resnets.detect.draw import class_colour
+from resnets.detect.metrics.coco import CocoFigures
+from resnets.evaluate.figures.fonts import figure_fonts, label
+
+INK, SOFT, GREY = "#1f2933", "#616e7c", "#cbd2d9"
+RECALL = np.linspace(0, 1, 101)
+OVERLAPS = ((0, "0.50", "#2f6fb0"), (5, "0.75", "#c8553d"), (8, "0.90", "#7b8794"))
+NAMED = 10  # classes up to which each curve has its own colour and name
+LETTERS = 12  # of the protocol's 9 pt that an inch holds
+
+
+def save_curves(
+    figures: CocoFigures, classes: Sequence[str], protocol: str, path: Path, kind: str = "boxes"
+) -> None:
+    """Write a PNG or SVG, by its suffix: means over classes left, each class at overlap .5 right.
+
+    Of more than ten classes the five best and five worst are named.
+    """
+    with figure_fonts((*classes, protocol)), whole_file(path) as temporary:
+        figure = _figure(figures, classes, protocol, kind)
+        figure.savefig(temporary, format=path.suffix.lstrip("."), facecolor="white")
+
+
+def _figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: str) -> Figure:
+    figure = Figure(figsize=(13, 5.4), dpi=130, layout="constrained")
+    lines = [label(line) for line in textwrap.wrap(protocol, int(11 * LETTERS))]
+    ap, ap50 = figures.numbers["AP"], figures.numbers["AP50"]
+    head = f"{kind}: mAP@[.5,.95] {_shown(ap)}, mAP@.5 {_shown(ap50)}"
+    figure.suptitle("\n".join((head, *lines)), fontsize=10, color=INK, x=0.01, ha="left")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for place, overlap, colour in OVERLAPS:
+        curve = _mean(figures.precision[place])
+        said = f"overlap {overlap}: {_shown(float(np.nanmean(curve)))}"
+        left.plot(RECALL, curve, color=colour, linewidth=2, label=said)
+    _frame(left, "Mean over classes", "precision")
+    left.legend(edgecolor="white", framealpha=0.85, fontsize=9, loc="best")
+    _classes(right, figures, classes)
+    _frame(right, "Each class at overlap 0.50", None)
+    return figure
+
+
+def _classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
+    known = [(share, row) for row, share in enumerate(figures.class_ap50) if share is not None]
+    known.sort(reverse=True)
+    named = known if len(known) <= NAMED else [*known[: NAMED // 2], *known[-(NAMED // 2) :]]
+    shown = {row for _, row in named}
+    for _, row in known:
+        if row not in shown:
+            axes.plot(RECALL, figures.precision[0, :, row], color=GREY, linewidth=0.8)
+    for share, row in named:
+        colour = tuple(0.85 * value / 255 for value in class_colour(row))
+        name = label(f"{classes[row]}: {_shown(share)}")
+        curve = figures.precision[0, :, row]
+        axes.plot(RECALL, curve, color=colour, linewidth=1.6, label=name)
+    if named:
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _frame(axes: Axes, title: str, ylabel: str | None) -> None:
+    axes.set_title(title, fontsize=11, loc="left", color=INK)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.05)  # a curve of perfect precision does not touch the top
+    axes.set_xlabel("recall", color=INK)
+    if ylabel:
+        axes.set_ylabel(ylabel, color=INK)
+    axes.grid(color="#e4e7eb", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=SOFT, length=0)
+
+
+def _mean(precision: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over classes (101,) of precision (101, K), of those that have objects."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no class has objects
+        return np.nan_to_num(np.nanmean(precision, axis=1))
+
+
+def _shown(share: float | None) -> str:
+    return "-" if share is None else f"{share:.3f}"

@@ -1,0 +1,198 @@
+"""Images without ground truth, and results for them in the form that test servers take.
+
+COCO's server takes one JSON of the ids that `image_info_<set>.json` states; VOC's a text file for
+each class, `comp4_det_<set>_<class>.txt`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from resnets.config import ConfigError, dump_json, whole_file
+from resnets.data.dataset.summary import DataSummary, summarize_images
+from resnets.data.errors import DataError
+from resnets.data.files.walk import LeftOut
+from resnets.detect.data.documents import parse_json
+from resnets.detect.data.image_index import ImageIndex, Stated, image_folder
+from resnets.detect.data.store import Store, open_store
+from resnets.detect.data.types import Detections, DetectionSplit, Target
+from resnets.detect.data.values import read_id, read_name
+from resnets.detect.formats.coco import stated_id
+from resnets.detect.formats.voc import find_lists
+from resnets.detect.metrics.results import coco_results
+
+LIST_FOLDER = "ImageSets/Main"
+
+
+@dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """A set without ground truth: its targets hold no objects. voc: its server is VOC's."""
+
+    split: DetectionSplit
+    title: str
+    voc: bool
+
+    @property
+    def summary(self) -> DataSummary:
+        """What was understood of it."""
+        return summarize_images(self.title, len(self.split), LeftOut())
+
+
+def open_unlabelled(where: str, title: str, classes: Sequence[str]) -> Unlabelled:
+    """The images of the set `title`: of an image_info_<title>.json, a list of VOC's, or a folder.
+
+    Categories are matched to `classes` by name. DataError where there is no such set, or images of
+    it are missing.
+    """
+    store = open_store(where)
+    for path in store.below("", ".json"):
+        stem = PurePosixPath(path).stem
+        if title in (stem, stem.removeprefix("image_info_"), stem.removeprefix("instances_")):
+            return _of_json(store, path, title, classes)
+    lists = find_lists(store, LIST_FOLDER)
+    if title in lists:
+        entries = [Stated((_image_of(stem),), "", "JPEGImages") for stem in lists[title]]
+        ids = [PurePosixPath(stem).name for stem in lists[title]]
+        return Unlabelled(_split(store, entries, ids, title, classes, None), title, True)
+    every = filter(image_folder, ImageIndex.of(store).paths)
+    images = [path for path in every if title in PurePosixPath(path).parts[:-1]]
+    if not images:
+        raise DataError(
+            f"{where}: no image set {title}: neither annotations, image_info_{title}.json, a list"
+            f" {LIST_FOLDER}/{title}.txt, nor a folder {title}/ with images"
+        )
+    ids = [posixpath.splitext(PurePosixPath(path).name)[0] for path in images]
+    if len(set(ids)) < len(ids):
+        ids = [posixpath.splitext(path)[0] for path in images]
+    return Unlabelled(_known(store, images, ids, title, classes, None), title, False)
+
+
+def save_results(unlabelled: Unlabelled, found: Sequence[Detections], out: Path) -> list[Path]:
+    """Write what was found in the form of the set's server into `out`; returns the files."""
+    out.mkdir(parents=True, exist_ok=True)
+    split = unlabelled.split
+    ids = [target.image_id for target in split.targets]
+    if not unlabelled.voc:
+        path = out / "detections.json"
+        dump_json(coco_results(ids, found, split.category_ids), path, indent=None)
+        return [path]
+    written = []
+    for label, name in enumerate(split.classes):
+        path = out / f"comp4_det_{unlabelled.title.rpartition(':')[2]}_{_safe(name)}.txt"
+        lines = [
+            line
+            for image_id, each in zip(ids, found, strict=True)
+            for line in _lines(image_id, each, label)
+        ]
+        with whole_file(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _lines(image_id: int | str, found: Detections, label: int) -> list[str]:
+    """VOC's: image, score and corners; pixels count from 1 and the last one belongs to the box."""
+    lines = []
+    for place in np.flatnonzero(np.asarray(found["labels"]) == label).tolist():
+        left, top, right, bottom = np.asarray(found["boxes"], np.float64)[place].tolist()
+        box = f"{left + 1:.2f} {top + 1:.2f} {right:.2f} {bottom:.2f}"
+        lines.append(f"{image_id} {float(found['scores'][place]):.6f} {box}\n")
+    return lines
+
+
+def _of_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unlabelled:
+    where = store.called(path)
+    document = parse_json(store.read(path), where)
+    parts = [
+        document.get(key) if isinstance(document, dict) else None
+        for key in ("images", "categories")
+    ]
+    lists = [each for each in parts if isinstance(each, list)]
+    if len(lists) < 2 or not all(isinstance(each, dict) for part in lists for each in part):
+        raise DataError(f"{where}: needs lists called images and categories")
+    if document.get("annotations"):
+        raise DataError(f"{where}: has annotations, but they are not read as those of {title}")
+    images, categories = lists
+    entries = [Stated((read_name(each.get("file_name")) or "?",), path, title) for each in images]
+    ids = [each.get("id") for each in images]
+    if any(read_id(each) is None for each in ids):
+        raise DataError(f"{where}: images: one has no id")
+    numbers: dict[str, Any] = {read_name(e.get("name")): stated_id(e.get("id")) for e in categories}
+    split = _split(store, entries, [stated_id(each) for each in ids], title, classes, numbers)
+    return Unlabelled(split, title, False)
+
+
+def _split(
+    store: Store,
+    entries: Sequence[Stated],
+    ids: Sequence[int | str],
+    title: str,
+    classes: Sequence[str],
+    numbers: dict[str, Any] | None,
+) -> DetectionSplit:
+    matches = ImageIndex.of(store).match(list(entries))
+    missing = [e.names[0] for e, match in zip(entries, matches, strict=True) if match.path is None]
+    if missing:
+        raise DataError(
+            f"{store.where}: {len(missing):,} images of {title} are missing, such as {missing[0]};"
+            " a result file needs all"
+        )
+    paths = [match.path for match in matches if match.path is not None]
+    return _known(store, paths, ids, title, classes, numbers)
+
+
+def _known(
+    store: Store,
+    paths: Sequence[str],
+    ids: Sequence[int | str],
+    title: str,
+    classes: Sequence[str],
+    numbers: dict[str, Any] | None,
+) -> DetectionSplit:
+    if numbers is None:
+        category_ids: tuple[Any, ...] = tuple(range(1, len(classes) + 1))
+    else:
+        category_ids = tuple(numbers.get(name) for name in classes)
+    shared = sum(number is not None for number in category_ids)
+    if not shared:
+        listed = ", ".join(list(numbers or {})[:5])
+        raise ConfigError(f"{store.where}: {title}: the net knows none of its classes ({listed})")
+    note = "" if shared == len(classes) else f", {shared} of {len(classes)} classes"
+    return DetectionSplit(
+        files=store.take(list(paths)),
+        targets=[_bare(image_id) for image_id in ids],
+        classes=tuple(classes),
+        description=f"{store.name} {title}, {len(paths):,} images without ground truth{note}",
+        category_ids=category_ids,
+    )
+
+
+def _bare(image_id: int | str) -> Target:
+    none = np.zeros(0, np.float32)
+    return Target(
+        boxes=none.reshape(0, 4),
+        labels=np.zeros(0, np.int64),
+        crowd=np.zeros(0, np.bool_),
+        difficult=np.zeros(0, np.bool_),
+        areas=none,
+        masks=None,
+        semantic=None,
+        image_id=image_id,
+        width=0,
+        height=0,
+    )
+
+
+def _image_of(stem: str) -> str:
+    return stem.replace("Annotations/", "JPEGImages/")
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)

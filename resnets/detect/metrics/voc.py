@@ -1,0 +1,104 @@
+"""PASCAL VOC's average precision, by its rules of 2007 and of 2010 on (devkit, VOCevaldet.m)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnets.detect.data.box_iou import box_iou
+from resnets.detect.data.types import Detections, DetectionSplit, Flags, Floats
+
+Curve = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class VocFigures:
+    """Average precision in 0..1 at one overlap; None where a class has no object to find.
+
+    ap11: mean of the best precisions at recall 0, .1, ... 1 (2007). area: area under the curve of
+    precisions made monotone (2010 on). map11, map: their means over classes.
+    """
+
+    ap11: tuple[float | None, ...]
+    area: tuple[float | None, ...]
+    map11: float | None
+    map: float | None
+
+
+def voc_figures(
+    split: DetectionSplit, found: Sequence[Detections], overlap: float = 0.5
+) -> VocFigures:
+    """VOC's figures of `found`, one entry for each picture; difficult objects and crowds count
+    for nothing, found or not."""
+    assert len(found) == len(split)
+    curves = [_curve(split, found, label, overlap) for label in range(len(split.classes))]
+    ap11 = tuple(None if curve is None else eleven_point(*curve) for curve in curves)
+    area = tuple(None if curve is None else area_under(*curve) for curve in curves)
+    return VocFigures(ap11, area, _mean(ap11), _mean(area))
+
+
+def eleven_point(recall: Curve, precision: Curve) -> float:
+    """Mean over eleven recalls of the best precision from that recall on."""
+    levels = np.linspace(0, 1, 11)
+    best = [precision[recall >= level - 1e-12].max(initial=0.0) for level in levels]
+    return float(np.mean(best))
+
+
+def area_under(recall: Curve, precision: Curve) -> float:
+    """Area under the curve, each precision raised to the best one at the same recall or more."""
+    falling = np.maximum.accumulate(precision[::-1])[::-1]
+    steps = np.diff(recall, prepend=0.0)
+    return float((steps * falling).sum())
+
+
+def _curve(
+    split: DetectionSplit, found: Sequence[Detections], label: int, overlap: float
+) -> tuple[Curve, Curve] | None:
+    """Recall and precision after each detection of a class, most certain first."""
+    objects, hits, scores = 0, [], []
+    for target, each in zip(split.targets, found, strict=True):
+        wanted, mine = target.labels == label, np.asarray(each["labels"]) == label
+        ignored = (target.crowd | target.difficult)[wanted]
+        objects += int((~ignored).sum())
+        if not mine.any():
+            continue
+        score = np.asarray(each["scores"], np.float64)[mine]
+        order = np.argsort(-score, kind="stable")
+        boxes = np.asarray(each["boxes"])[mine][order]
+        hits.append(_judge(boxes, target.boxes[wanted], ignored, overlap))
+        scores.append(score[order])
+    if not objects:
+        return None
+    if not hits:
+        return np.zeros(0), np.zeros(0)
+    judged = np.concatenate(hits)
+    judged = judged[np.argsort(-np.concatenate(scores), kind="stable")]
+    right, wrong = np.cumsum(judged == 1), np.cumsum(judged == 0)
+    counted = judged >= 0
+    precision = right / np.maximum(right + wrong, 1)
+    return (right / objects)[counted], precision[counted]
+
+
+def _judge(boxes: Floats, truth: Floats, ignored: Flags, overlap: float) -> NDArray[np.int64]:
+    """1 right, 0 wrong, -1 not counted, for boxes (N, 4) of one picture, most certain first."""
+    result = np.zeros(len(boxes), np.int64)
+    if not len(truth):
+        return result
+    shared = box_iou(boxes, truth)
+    taken = np.zeros(len(truth), np.bool_)
+    for row, best in enumerate(shared.argmax(1)):
+        if shared[row, best] < overlap:
+            continue
+        if ignored[best]:
+            result[row] = -1
+        elif not taken[best]:
+            result[row], taken[best] = 1, True
+    return result
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,1 @@
+"""Detectors, localizers and segmenters on the stages of a network."""

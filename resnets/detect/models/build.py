@@ -1,0 +1,120 @@
+"""From a recipe to a detector, localiser or segmenter, with initial weights."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+
+from resnets.config import ConfigError, Preprocess, Recipe
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.detect.loading.stream import DetectStream
+from resnets.detect.models.detector import Detector
+from resnets.detect.models.layers import pad
+from resnets.detect.models.localizer import Localiser, Refiner
+from resnets.detect.models.segmenter import Segmenter
+from resnets.detect.models.weights import find_whole, fit_whole, follow, read_published
+from resnets.models import Net, build
+from resnets.weights.checkpoint.store_url import url_of
+from resnets.weights.files import Weights, read_path, split_part
+from resnets.weights.hub import is_library
+from resnets.weights.initial import net_from, read_weights, recognise
+
+Model = Detector | Segmenter | Localiser | Refiner
+HEADS = {
+    "detect": ("fpn", "c4"),
+    "instances": ("fpn", "c4"),
+    "segment": ("fcn", "deeplabv3"),
+    "localise": ("pcr", "rcnn"),
+}
+
+
+def build_model(
+    recipe: Recipe, num_classes: int, classes: Sequence[str] | None = None
+) -> tuple[Model, Preprocessor]:
+    """The model of `recipe` for `num_classes`, in training mode, and its preprocessing.
+
+    classes: their names, by which the last layers of whole models' weights are kept; see
+    `fit_whole`.
+
+    Random weights come from torch's global generator. `recipe.weights` are a net's, as
+    `resnets.create_model` takes them, or those of a whole detector or segmenter: a file of
+    torchvision's, detectron2's or ours, or "torchvision:COCO_V1" and the like. They bring their
+    preprocessing. WeightsError where they do not fit.
+    """
+    check_recipe(recipe)
+    if recipe.weights is None:
+        return assemble(build(recipe.model), recipe, num_classes), Preprocessor(Preprocess())
+    weights = _read(recipe.weights, recipe)
+    if weights.format is None:
+        recipe, preprocessor = follow(recipe, weights)
+        model = assemble(build(recipe.model), recipe, num_classes)
+        fit_whole(model, weights, classes, recipe.weights_head)
+        return model, preprocessor
+    net = net_from(weights, recipe.model)
+    return assemble(net, recipe, num_classes), net.preprocess or Preprocessor(Preprocess())
+
+
+def _read(source: str, recipe: Recipe) -> Weights:
+    """Weights of a whole model as they are, or those of a net, recognised."""
+    published = read_published(source, recipe)
+    if published is not None:
+        return published
+    if is_library(source):
+        return read_weights(source, recipe.model)
+    if not Path(split_part(source)[0]).expanduser().exists() and url_of(source) is None:
+        return read_weights(source, recipe.model)  # says what is wrong
+    found = find_whole(read_path(source))
+    return found if found.tensors else recognise(found, recipe.model)
+
+
+def assemble(net: Net, recipe: Recipe, num_classes: int) -> Model:
+    """`net` with the head that the recipe's task needs; its own head is given up."""
+    net.recompute = recipe.recompute
+    spec = recipe.detect
+    if recipe.task == "segment":
+        return Segmenter(net, spec, num_classes)
+    if recipe.task != "localise":
+        return Detector(net, spec, num_classes, masks=recipe.task == "instances")
+    if spec.head == "pcr":
+        return Localiser(net, spec, num_classes)
+    proposer = Localiser(build(net.spec), spec, num_classes)
+    return Refiner(net, proposer, spec, num_classes)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """ConfigError where the recipe's task, head and net do not go together."""
+    heads, head = HEADS[recipe.task], recipe.detect.head
+    if head not in heads:
+        raise ConfigError(
+            f"detect.head: {head!r} is not for task {recipe.task!r}; use {' or '.join(heads)}"
+        )
+    if recipe.model.in_channels != 3:
+        raise ConfigError(
+            f"model.in_channels: {recipe.model.in_channels}; task {recipe.task!r} reads three"
+        )
+    if recipe.compile == "on" and recipe.task != "segment":  # ever new sizes, ever new graphs
+        raise ConfigError(f"compile: task {recipe.task!r} runs uncompiled; leave it off")
+    if head == "rcnn" and recipe.detect.proposals_from is None:
+        raise ConfigError("detect.proposals_from: name the run of a 'pcr' localiser")
+
+
+def recompute_norms(net: Net, stream: DetectStream, recipe: Recipe) -> None:
+    """Make the batch norms' statistics plain averages over one epoch of the training images.
+
+    Averages over batches, in place of the moving averages of training. After the paper's appendix
+    A, which takes them of the pretrained classifier on the ImageNet training set; these are of the
+    detection set, in batches padded to one size.
+    """
+    batches = -(-stream.examples // recipe.batch_size)
+    pictures = _pictures(stream, batches)
+    update_bn(pictures, net, next(net.parameters()).device)
+
+
+def _pictures(stream: DetectStream, batches: int) -> Iterator[Tensor]:
+    for batch in itertools.islice(stream.batches(), batches):
+        images = batch.images
+        yield images if isinstance(images, Tensor) else pad(images).tensors

@@ -1,0 +1,162 @@
+"""`Detector`: Faster R-CNN and Mask R-CNN on the stages of a net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+
+from resnets.config import ConfigError, DetectSpec, Recipe
+from resnets.detect.models.layers import (
+    Pyramid,
+    Tail,
+    behead,
+    pad,
+    proposal_network,
+    region_pooler,
+    stage_channels,
+    stage_strides,
+)
+from resnets.detect.models.roi_heads import RegionHeads
+from resnets.models import Net
+
+MASK_WIDTH, MASK_DEPTH, MASK_SIZE = 256, 4, 14  # He et al. 2017, Fig. 4
+
+
+class Detector(nn.Module):
+    """Faster R-CNN (Ren et al. 2015) on `net`; with `masks` Mask R-CNN (He et al. 2017).
+
+    head "c4": all stages of the net but the last serve proposals and regions, the last one and
+    what follows it run on each region (the paper's appendix A; VGG: fc6 and fc7). "fpn": a
+    pyramid on the stages, two linear layers on each region. Both halves are trained together
+    (approximate joint training: proposals are taken as constants), not in the four steps of 2015.
+
+    The net loses its classification head. Pictures may have any size.
+    """
+
+    def __init__(self, net: Net, spec: DetectSpec, num_classes: int, masks: bool = False) -> None:
+        super().__init__()
+        if spec.head not in ("c4", "fpn"):
+            raise ConfigError(f"detect.head: {spec.head!r} finds no boxes; use fpn or c4")
+        behead(net, stages_only=spec.head == "fpn")
+        self.net, self.spec, self.num_classes = net, spec, num_classes
+        self.pyramid = Pyramid(net.spec, spec) if spec.head == "fpn" else None
+        if self.pyramid is None:
+            channels, strides, levels = *_shared(net), 1
+        else:
+            channels, strides = spec.pyramid_width, self.pyramid.strides
+            levels = len(strides) + 1
+        self.rpn = proposal_network(spec, channels, levels)
+        self.roi_heads = _region_heads(net, spec, channels, strides, num_classes)
+        if masks:
+            _add_mask_head(self.roi_heads, net, spec, channels, strides, num_classes)
+        self.preprocess: Any = None
+        self.classes: tuple[str, ...] = ()
+        self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
+        self.origin = "random initialisation"
+
+    @property
+    def masks(self) -> bool:
+        """Whether it draws a mask in each box."""
+        return self.roi_heads.has_mask()
+
+    def features(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Maps by name that proposals and regions are read from, of pictures (B, C, H, W)."""
+        if self.pyramid is not None:
+            return self.pyramid(self.net.stages(pictures))
+        names = self.net.stage_names
+        x = self.net.stages(pictures, last=names[-2])[names[-2]]
+        if self.net.spec.block == "vgg":
+            x = self.net.get_submodule(names[-1])[:-1](x)  # type: ignore[index]  # without its pool
+        return {"0": x}
+
+    def propose(self, images: ImageList, features: dict[str, Tensor]) -> list[Tensor]:
+        """Boxes (R, 4) of each padded picture, best first, in its pixels."""
+        return self.rpn(images, features)[0]
+
+    def forward(
+        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> Any:
+        """Losses by name in training, else for each picture boxes, scores and labels (and masks).
+
+        images: (C, H, W) float32, normalised. targets, in training: dicts of boxes (M, 4), labels
+        (M,) from 1 and, for Mask R-CNN, masks (M, H, W). Boxes are in pixels of these pictures;
+        masks come out as (D, 1, 28, 28) shares to be pasted into their boxes.
+        """
+        padded = pad(images)
+        features = self.features(padded.tensors)
+        proposals, of_proposals = self.rpn(padded, features, targets)
+        found, of_regions = self.roi_heads(features, proposals, padded.image_sizes, targets)
+        return of_proposals | of_regions if self.training else found
+
+
+def _shared(net: Net) -> tuple[int, tuple[int, ...]]:
+    """Channels and stride of the map that a C4 detector shares."""
+    channels, strides = stage_channels(net.spec), stage_strides(net.spec)
+    if len(channels) < 2:
+        raise ConfigError(f"detect.head: c4 needs two stages or more; {net.spec.name} has one")
+    names = tuple(channels)
+    if net.spec.block == "vgg":
+        return channels[names[-1]], (strides[names[-2]],)
+    return channels[names[-2]], (strides[names[-2]],)
+
+
+def _region_heads(
+    net: Net, spec: DetectSpec, channels: int, strides: tuple[int, ...], num_classes: int
+) -> RegionHeads:
+    """Pooling, vector and prediction of each region."""
+    size = _roi_size(net, spec)
+    if spec.head == "c4":
+        head: nn.Module = Tail(net)
+        width = _tail_width(net)
+    else:
+        if spec.roi == "pool":
+            raise ConfigError("detect.roi: a pyramid is read with roi = 'align' only")
+        width = spec.region_width
+        head = TwoMLPHead(channels * size**2, width)
+    predictor = FastRCNNPredictor(width * (2 if spec.context else 1), num_classes + 1)
+    if spec.head == "c4":  # Fast R-CNN, section 2.3
+        nn.init.normal_(predictor.cls_score.weight, std=0.01)
+        nn.init.normal_(predictor.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(predictor.cls_score.bias)
+        nn.init.zeros_(predictor.bbox_pred.bias)
+    return RegionHeads(spec, region_pooler(spec.roi, strides, size), head, predictor)
+
+
+def _roi_size(net: Net, spec: DetectSpec) -> int:
+    if spec.roi_size is not None:
+        return spec.roi_size
+    return 14 if spec.head == "c4" and net.spec.block != "vgg" else 7
+
+
+def _tail_width(net: Net) -> int:
+    """Length of the vector that `Tail` makes of a region."""
+    if net.spec.block == "vgg":
+        return net.fc2.out_features  # type: ignore[union-attr, return-value]
+    return net.spec.widths[-1] * net.spec.expansion
+
+
+def _add_mask_head(
+    heads: RegionHeads,
+    net: Net,
+    spec: DetectSpec,
+    channels: int,
+    strides: tuple[int, ...],
+    num_classes: int,
+) -> None:
+    """Mask R-CNN's third branch (He et al. 2017, Fig. 4): left on the last stage, right on FPN."""
+    if spec.head == "c4":
+        if net.spec.block == "vgg":
+            raise ConfigError("task 'instances': VGG's fc6 and fc7 keep no map to draw masks from")
+        heads.mask_roi_pool = region_pooler(spec.roi, strides, _roi_size(net, spec))
+        heads.mask_head = Tail(net, pooled=False)
+        heads.mask_predictor = MaskRCNNPredictor(_tail_width(net), MASK_WIDTH, num_classes + 1)
+        return
+    heads.mask_roi_pool = region_pooler("align", strides, MASK_SIZE)
+    heads.mask_head = MaskRCNNHeads(channels, [MASK_WIDTH] * MASK_DEPTH, 1)
+    heads.mask_predictor = MaskRCNNPredictor(MASK_WIDTH, MASK_WIDTH, num_classes + 1)

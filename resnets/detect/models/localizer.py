@@ -1,0 +1,231 @@
+"""`Localiser` and `Refiner`: the class of a picture's object and one box (paper, appendix C)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
+
+from resnets.config import ConfigError, DetectSpec, Recipe
+from resnets.detect.models.layers import behead, pad, whole
+from resnets.models import Net
+
+Sizes = list[tuple[int, int]]
+LIKELY = 5  # classes whose boxes R-CNN looks at again
+
+
+class Localiser(nn.Module):
+    """A per-class RPN ("PCR"): two 1x1 convolutions on the last stage, and a classifier.
+
+    For each of A anchors at each place and each class: is it this class's object (a binary logistic
+    regression), and its box. The paper takes classes from a net trained before; here a linear layer
+    on the same net is trained beside the boxes.
+    """
+
+    def __init__(self, net: Net, spec: DetectSpec, num_classes: int) -> None:
+        super().__init__()
+        if net.spec.block == "vgg":
+            raise ConfigError(f"task 'localise': {net.spec.name}; use a residual or plain net")
+        behead(net, stages_only=False)
+        self.net, self.spec, self.num_classes = net, spec, num_classes
+        channels = net.spec.widths[-1] * net.spec.expansion
+        self.anchors = AnchorGenerator((spec.anchor_sizes,), (spec.anchor_ratios,))
+        each = self.anchors.num_anchors_per_location()[0]
+        self.classifier = nn.Linear(channels, num_classes)
+        self.objectness = nn.Conv2d(channels, each * num_classes, 1)
+        self.offsets = nn.Conv2d(channels, each * num_classes * 4, 1)
+        for layer in (self.classifier, self.objectness, self.offsets):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+        self.matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+        self.sampler = BalancedPositiveNegativeSampler(spec.anchors, 0.5)
+        self.preprocess: Any = None
+        self.classes: tuple[str, ...] = ()
+        self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
+        self.origin = "random initialisation"
+
+    def read(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Sizes]:
+        """Class logits (B, K), objectness (B, N, K), offsets (B, N, K, 4), anchors, sizes.
+
+        N anchors of each picture (C, H, W), padded to one size; all outputs are float32.
+        """
+        padded = pad(images)
+        features = self.net.stages(padded.tensors)[self.net.stage_names[-1]]
+        anchors = self.anchors(padded, [features])
+        logits = self.classifier(self.net.classify(features))
+        objectness = self._by_anchor(self.objectness(features), 1)[..., 0]
+        offsets = self._by_anchor(self.offsets(features), 4)
+        return whole(logits), objectness, offsets, anchors, padded.image_sizes
+
+    def _by_anchor(self, x: Tensor, values: int) -> Tensor:
+        """(B, A * K * values, H, W) -> (B, H * W * A, K, values), in the anchors' order."""
+        batch = len(x)
+        x = whole(x).unflatten(1, (-1, self.num_classes, values))  # (B, A, K, V, H, W)
+        return x.permute(0, 4, 5, 1, 2, 3).reshape(batch, -1, self.num_classes, values)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> Any:
+        """Losses by name in training; else probabilities (B, K) and a box a class (B, K, 4)."""
+        logits, objectness, offsets, anchors, sizes = self.read(images)
+        if self.training:
+            assert targets is not None
+            return self._losses(logits, objectness, offsets, anchors, targets)
+        boxes = []
+        for place, size in enumerate(sizes):
+            within = _inside(anchors[place], size)
+            best = objectness[place][within].argmax(0)  # (K,)
+            rows = torch.where(within)[0][best]
+            of_class = torch.arange(self.num_classes, device=rows.device)
+            moved = self.coder.decode_single(offsets[place, rows, of_class], anchors[place][rows])
+            boxes.append(clip_boxes_to_image(moved, size))
+        return logits.softmax(1), torch.stack(boxes)
+
+    @torch.no_grad()
+    def propose(self, images: Sequence[Tensor], labels: Tensor, most: int) -> list[Tensor]:
+        """The `most` likeliest boxes (R, 4) of class `labels[i]` (from 0) in picture i."""
+        _, objectness, offsets, anchors, sizes = self.read(images)
+        proposals = []
+        for place, label in enumerate(labels.tolist()):
+            within = torch.where(_inside(anchors[place], sizes[place]))[0]
+            scores = objectness[place, within, label]
+            rows = within[scores.topk(min(most, len(scores)))[1]]
+            moved = self.coder.decode_single(offsets[place, rows, label], anchors[place][rows])
+            proposals.append(clip_boxes_to_image(moved, sizes[place]))
+        return proposals
+
+    def _losses(
+        self,
+        logits: Tensor,
+        objectness: Tensor,
+        offsets: Tensor,
+        anchors: list[Tensor],
+        targets: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Sampled anchors, half of them on an object where there are enough (1:1 in the paper)."""
+        of_object, of_box, drawn = logits.new_zeros(()), logits.new_zeros(()), 0
+        for place, target in enumerate(targets):
+            matched = self.matcher(box_iou(target["boxes"], anchors[place]))
+            roles = (matched >= 0).float()
+            roles[matched == self.matcher.BETWEEN_THRESHOLDS] = -1
+            positive, negative = (torch.where(each[0])[0] for each in self.sampler([roles]))
+            objects = matched[positive]
+            labels = target["labels"][objects] - 1
+            rows = torch.cat((positive, negative))
+            truth = objectness.new_zeros(len(rows), self.num_classes)
+            truth[torch.arange(len(positive)), labels] = 1
+            of_object = of_object + F.binary_cross_entropy_with_logits(
+                objectness[place, rows], truth, reduction="sum"
+            )
+            wanted = self.coder.encode_single(target["boxes"][objects], anchors[place][positive])
+            of_box = of_box + F.smooth_l1_loss(
+                offsets[place, positive, labels], wanted, beta=1 / 9, reduction="sum"
+            )
+            drawn += len(rows)
+        first = torch.stack([target["labels"][0] - 1 for target in targets])
+        return {
+            "loss_class": F.cross_entropy(logits, first),
+            "loss_objectness": of_object / max(1, drawn),
+            "loss_box_reg": of_box / max(1, drawn),
+        }
+
+
+class Refiner(nn.Module):
+    """R-CNN on a localiser's proposals: each is warped to the net's input and judged anew.
+
+    `proposer` is trained before and stays as it is. Regions of `spec.proposals` boxes of the true
+    class are learnt from, `spec.regions` a picture, a quarter of them on the object.
+    """
+
+    def __init__(self, net: Net, proposer: Localiser, spec: DetectSpec, num_classes: int) -> None:
+        super().__init__()
+        behead(net, stages_only=False)
+        self.net, self.spec, self.num_classes = net, spec, num_classes
+        channels = net.spec.widths[-1] * net.spec.expansion
+        self.predictor = FastRCNNPredictor(channels, num_classes + 1)
+        self.proposer = proposer.requires_grad_(False).eval()
+        self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+        self.matcher = Matcher(0.5, 0.5, allow_low_quality_matches=False)
+        self.sampler = BalancedPositiveNegativeSampler(spec.regions, 0.25)
+        self.preprocess: Any = None
+        self.classes: tuple[str, ...] = ()
+        self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
+        self.origin = "random initialisation"
+
+    def train(self, mode: bool = True) -> Refiner:
+        """Training mode for all but the proposer."""
+        super().train(mode)
+        self.proposer.eval()
+        return self
+
+    def judge(self, images: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (R, K + 1), background first, and offsets (R, 4 (K + 1)) of boxes of pictures."""
+        side = self.net.spec.input_size
+        crops = [
+            roi_align(image[None], [box], side, sampling_ratio=1)
+            for image, box in zip(images, boxes, strict=True)
+        ]
+        warped = torch.cat(crops).contiguous(memory_format=torch.channels_last)
+        features = self.net.stages(warped)[self.net.stage_names[-1]]
+        logits, offsets = self.predictor(self.net.classify(features))
+        return whole(logits), whole(offsets)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> Any:
+        """As a `Localiser`'s; classes are still the proposer's, boxes of the likeliest are new."""
+        if self.training:
+            assert targets is not None
+            return self._losses(images, targets)
+        scores, boxes = self.proposer(images)
+        likely = scores.topk(min(LIKELY, self.num_classes), 1)[1]  # (B, 5)
+        for rank in range(likely.shape[1]):
+            labels = likely[:, rank]
+            proposals = self.proposer.propose(images, labels, self.spec.proposals[1])
+            logits, offsets = self.judge(images, proposals)
+            moved = self.coder.decode(offsets, proposals)  # (R, K + 1, 4)
+            start = 0
+            for place, label in enumerate(labels.tolist()):
+                end = start + len(proposals[place])
+                best = start + int(logits[start:end].softmax(1)[:, label + 1].argmax())
+                size = images[place].shape[-2], images[place].shape[-1]
+                boxes[place, label] = clip_boxes_to_image(moved[best, label + 1], size)
+                start = end
+        return scores, boxes
+
+    def _losses(
+        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        first = torch.stack([target["labels"][0] - 1 for target in targets])
+        proposals = self.proposer.propose(images, first, self.spec.proposals[0])
+        boxes, labels, wanted = [], [], []
+        for target, found in zip(targets, proposals, strict=True):
+            found = torch.cat((found, target["boxes"]))
+            matched = self.matcher(box_iou(target["boxes"], found))
+            of = target["labels"][matched.clamp(min=0)] * (matched >= 0)
+            positive, negative = (each[0] for each in self.sampler([of]))
+            rows = torch.where(positive.bool() | negative.bool())[0]
+            boxes.append(found[rows])
+            labels.append(of[rows])
+            truth = target["boxes"][matched[rows].clamp(min=0)]
+            wanted.append(self.coder.encode_single(truth, found[rows]))
+        logits, offsets = self.judge(images, boxes)
+        of_class, of_box = fastrcnn_loss(logits, offsets, labels, wanted)
+        return {"loss_classifier": of_class, "loss_box_reg": of_box}
+
+
+def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which anchors have their centre in the picture (H, W), not in its padding."""
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    return (centres[:, 0] < size[1]) & (centres[:, 1] < size[0])

@@ -1,0 +1,66 @@
+"""`Segmenter`: a class for every pixel, by an FCN or DeepLabV3 head on dilated stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
+
+from resnets.config import ConfigError, DetectSpec, Recipe
+from resnets.detect.data.types import IGNORE
+from resnets.detect.models.layers import behead, stage_channels, whole
+from resnets.models import Net
+
+
+class Segmenter(nn.Module):
+    """A net whose last stages dilate (`ModelSpec.dilate`) and a head on its last stage.
+
+    head "fcn": Long et al. 2015; "deeplabv3": Chen et al. 2017. With `spec.auxiliary`, a second FCN
+    head on the stage before helps training. Scores are enlarged to the picture's size.
+    """
+
+    def __init__(self, net: Net, spec: DetectSpec, num_classes: int) -> None:
+        super().__init__()
+        if spec.head not in ("fcn", "deeplabv3"):
+            raise ConfigError(f"detect.head: {spec.head!r} labels no pixels; use fcn or deeplabv3")
+        behead(net, stages_only=True)
+        self.net, self.spec, self.num_classes = net, spec, num_classes
+        channels = list(stage_channels(net.spec).values())
+        make = FCNHead if spec.head == "fcn" else DeepLabHead
+        self.classifier = make(channels[-1], num_classes)
+        helped = spec.auxiliary > 0 and len(channels) > 1
+        self.aux_classifier = FCNHead(channels[-2], num_classes) if helped else None
+        self.preprocess: Any = None
+        self.classes: tuple[str, ...] = ()
+        self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
+        self.origin = "random initialisation"
+
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
+        """Scores (B, K, H, W) of pictures (B, C, H, W); with `targets` the losses by name.
+
+        targets: (B, H, W) int64; 255 counts for nothing.
+        """
+        size = images.shape[-2:]
+        stages = self.net.stages(images)
+        scores = self._scores(self.classifier, stages[self.net.stage_names[-1]], size)
+        if targets is None:
+            return scores
+        losses = {"loss_pixels": _pixel_loss(scores, targets)}
+        if self.aux_classifier is not None:
+            helper = self._scores(self.aux_classifier, stages[self.net.stage_names[-2]], size)
+            losses["loss_auxiliary"] = self.spec.auxiliary * _pixel_loss(helper, targets)
+        return losses
+
+    def _scores(self, head: nn.Module, features: Tensor, size: torch.Size) -> Tensor:
+        return F.interpolate(whole(head(features)), size=size, mode="bilinear")
+
+
+def _pixel_loss(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy over pixels that count; 0 where none does."""
+    counted = targets.ne(IGNORE).sum().clamp(min=1)
+    return F.cross_entropy(scores, targets, ignore_index=IGNORE, reduction="sum") / counted

@@ -1,0 +1,201 @@
+"""What detection, localisation and segmentation bring to a run (`train.task.Work`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resnets.config import ConfigError, Recipe, to_dict
+from resnets.data.splits.fingerprint import Fingerprint
+from resnets.data.splits.report import SetReport
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.detect.loading.sources import DetectionSplits, open_detection
+from resnets.detect.loading.stream import DetectStream
+from resnets.detect.metrics.evaluator import Judgement
+from resnets.detect.metrics.measure import Test, make_test, measure
+from resnets.detect.models.build import Model, build_model, recompute_norms
+from resnets.detect.models.load import load
+from resnets.detect.models.localizer import Localiser, Refiner
+from resnets.detect.models.losses import model_losses
+from resnets.train.loop import Evaluate
+from resnets.train.loss import LossFn
+from resnets.train.task import Means
+from resnets.utils.distributed import Rank
+from resnets.weights.checkpoint.fingerprint import read_fingerprint
+from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+from resnets.weights.files import read_preprocess
+
+# The figure that chooses the best checkpoint: the first of these that a task has.
+DECIDES = ("mask_AP", "AP", "mean_iou")
+
+
+class DetectionWork:
+    """A detector, localiser or segmenter and its pictures."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        splits: DetectionSplits,
+        model: Model,
+        preprocessor: Preprocessor,
+        *,
+        resumed: bool = False,
+    ) -> None:
+        self.recipe, self.splits, self.model = recipe, splits, model
+        self.preprocessor = preprocessor
+        self.mean_image: torch.Tensor | None = None
+        self.data, self.summary = splits.name, splits.summary
+        assert splits.fingerprint is not None
+        self.images = SetReport(
+            splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
+        )
+        self.minimise = "error"
+        self.fixed: Mapping[str, Any] = {
+            "classes": list(splits.classes),
+            "preprocess": to_dict(preprocessor.spec),
+        }
+        held = len(splits.val) if splits.val is not None else 0
+        self.title = (
+            f"{recipe.net_name} on {splits.name}: "
+            f"{len(splits.train):,} training pictures, "
+            + (f"{held:,} validation" if held else "no validation split")
+        )
+
+    @classmethod
+    def open(cls, recipe: Recipe) -> DetectionWork:
+        """Data and a new model for `recipe`, with its initial weights."""
+        splits = _open_splits(recipe)
+        torch.manual_seed(recipe.seed)
+        model, preprocessor = build_model(recipe, len(splits.classes), splits.classes)
+        recipe = dataclasses.replace(recipe, model=model.net.spec)
+        if isinstance(model, Refiner):
+            preprocessor = _take_proposer(model, recipe, splits)
+        return cls(recipe, splits, model, preprocessor)
+
+    @classmethod
+    def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> DetectionWork:
+        """The same for a run to go on with, whose weights are in its checkpoint."""
+        splits = _open_splits(recipe, read_fingerprint(checkpoint))
+        if checkpoint.classes != splits.classes:
+            raise CheckpointError(
+                f"{checkpoint.path}: was trained on other classes than {splits.name} has"
+            )
+        bare = dataclasses.replace(recipe, weights=None)
+        model, _ = build_model(bare, len(splits.classes))
+        return cls(recipe, splits, model, read_preprocess(checkpoint), resumed=True)
+
+    @cached_property
+    def examples(self) -> int:
+        """Pictures in one epoch."""
+        return self.stream(torch.device("cpu"), Rank()).examples
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """The sum of what the model says its losses are."""
+        return model_losses
+
+    def smallest_input(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of a segmenter's crops; None for detectors, whose images differ in size."""
+        if self.recipe.task != "segment":
+            return None
+        return self.recipe.model.in_channels, self.recipe.detect.crop, self.recipe.detect.crop
+
+    def begin(self, device: torch.device) -> None:
+        """Recompute the norms' statistics where the recipe says so (`recompute_norms`)."""
+        if self.recipe.detect.recompute_norm:
+            recompute_norms(self.model.net, self.stream(device, Rank()), self.recipe)
+
+    def stream(self, device: torch.device, rank: Rank) -> DetectStream:
+        """This process's parts of the training batches."""
+        assert self.recipe.task != "classify"
+        return DetectStream(
+            self.splits.train,
+            self.recipe.data,
+            self.recipe.detect,
+            self.preprocessor,
+            self.recipe.batch_size,
+            self.recipe.seed,
+            device,
+            self.recipe.task,
+            rank.places(self.recipe.batch_size, self.recipe.norm_batch or 1),
+        )
+
+    def compiled(self) -> nn.Module:
+        """One graph for the crops that a segmenter trains on; `check_recipe` refuses others."""
+        return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
+
+    def evaluator(self, means: Means, rank: Rank) -> Evaluate | None:
+        """What the loop calls to measure a model; None where there is nothing to measure on."""
+        watched = {"val": self.splits.val}
+        if self.recipe.eval.watch_test:
+            watched["test"] = self.splits.test()
+        present = {name: split for name, split in watched.items() if split is not None}
+
+        def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
+            test = self._test(model, means)
+            measured = {
+                name: measure(test, split, "training", rank=rank) for name, split in present.items()
+            }
+            return {name: figures(each.judgement) for name, each in measured.items()}
+
+        return evaluate if present else None
+
+    def conclude(self, path: Path, means: Means, rank: Rank) -> dict[str, Any]:
+        """Figures of the run's checkpoint `path` on validation and, this once, on test."""
+        model = rank.from_first(lambda: load(path))
+        test = self._test(model.to(means.device), means)
+        result: dict[str, Any] = {}
+        for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
+            if split is not None:
+                judged = measure(test, split, model.origin, rank=rank).judgement
+                result[name] = {**figures(judged), **judged.to_json()}
+        return result
+
+    def _test(self, model: nn.Module, means: Means) -> Test:
+        return make_test((model,), self.preprocessor, torch.device(means.device), means.precision)
+
+
+def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionSplits:
+    """The recipe's set.
+
+    What is wrong with its test set, such as images that training sees, is said before step 1.
+    """
+    assert recipe.task != "classify"
+    splits = open_detection(recipe.data, recipe.detect, recipe.task, known, training=True)
+    splits.test()
+    return splits
+
+
+def _take_proposer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
+    """Weights of the localiser that R-CNN starts from; without others, its net starts there too."""
+    assert recipe.detect.proposals_from is not None
+    where = recipe.detect.proposals_from
+    found = load(where)
+    if not isinstance(found, Localiser) or found.classes != splits.classes:
+        raise ConfigError(f"detect.proposals_from: {where} is no 'pcr' localiser of these classes")
+    try:
+        model.proposer.load_state_dict(found.state_dict())
+    except RuntimeError:
+        raise ConfigError(
+            f"detect.proposals_from: {where} has another net or other anchors than this recipe"
+        ) from None
+    if recipe.weights is None:
+        model.net.load_state_dict(found.net.state_dict())
+    assert found.preprocess is not None
+    return found.preprocess
+
+
+def figures(judged: Judgement) -> dict[str, float]:
+    """What a log shows, in percent, and `error`: 100 less the figure that is to grow."""
+    if judged.located is not None:
+        named = {name: value for name, value in judged.headline.items() if value is not None}
+        return {**named, "error": named["top1_error"]}
+    percent = {name: 100 * (value or 0.0) for name, value in judged.headline.items()}
+    decides = next(name for name in DECIDES if name in percent)
+    return {**percent, "error": 100 - percent[decides]}

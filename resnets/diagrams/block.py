@@ -1,0 +1,202 @@
+"""A building block as in the paper's Fig. 2 and Fig. 5, drawn from the block's own data flow."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from resnets.diagrams.svg import MUTED, Svg
+from resnets.diagrams.trace import conv_text
+
+FILL, STROKE = "#d6e6fb", "#5b86bf"
+BOX_WIDTH, BOX_HEIGHT = 150.0, 30.0
+STEP = 46.0  # height of an arrow between two boxes; holds the words beside it
+SWING = 52.0  # how far the shortcut swings out beyond the boxes
+MARGIN, HEADER = 22.0, 74.0
+LEFT = 64.0  # room for F(x) and its brace
+PITCH = LEFT + BOX_WIDTH + SWING + 84
+RADIUS = 9.0  # of the addition's circle
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation of a block; weighted layers get a box, the others words beside the arrow."""
+
+    text: str
+    weighted: bool = False
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A block's data flow, each part in order from input to output.
+
+    `shared` comes before the two ways part, `branch` is F(x), `shortcut` is empty for the
+    identity, `after` follows the addition.
+    """
+
+    title: str
+    width: int
+    shared: tuple[Op, ...]
+    branch: tuple[Op, ...]
+    shortcut: tuple[Op, ...]
+    after: tuple[Op, ...]
+
+
+class _LayerTracer(fx.Tracer):
+    """Traces a block down to its layers and the functions called between them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Layers of torch.nn are leaves; modules that only hold others are traced through."""
+        known = isinstance(m, nn.Conv2d) or m.__module__.startswith("torch.nn")
+        return known and not isinstance(m, nn.Sequential)
+
+
+def read_flow(block: nn.Module, title: str) -> Flow:
+    """The data flow of a residual `block`, traced from its own `forward`."""
+    graph = _LayerTracer().trace(block)
+    modules = dict(block.named_modules())
+    addition = next(node for node in graph.nodes if _is_addition(node))
+    left, right = (_upstream(node) for node in addition.all_input_nodes)
+    meet = next(node for node in left if node in right)
+    ways = sorted((left[: left.index(meet)], right[: right.index(meet)]), key=len)
+    shortcut, branch = ([_op(node, modules) for node in reversed(way)] for way in ways)
+    shared = [_op(node, modules) for node in reversed(_upstream(meet)) if node.op != "placeholder"]
+    output = next(node for node in graph.nodes if node.op == "output")
+    after = _upstream(output.all_input_nodes[0])
+    end = [_op(node, modules) for node in reversed(after[: after.index(addition)])]
+    first = next(module for module in modules.values() if isinstance(module, nn.Conv2d))
+    parts = ([op for op in ops if op is not None] for ops in (shared, branch, shortcut, end))
+    return Flow(title, first.in_channels, *(tuple(part) for part in parts))
+
+
+def _is_addition(node: fx.Node) -> bool:
+    return node.target in ADDITIONS and len(node.all_input_nodes) == 2
+
+
+def _upstream(node: fx.Node) -> list[fx.Node]:
+    """`node` and what it was computed from, along first inputs, back to the block's input."""
+    chain = [node]
+    while chain[-1].all_input_nodes:
+        chain.append(chain[-1].all_input_nodes[0])
+    return chain
+
+
+def _op(node: fx.Node, modules: dict[str, nn.Module]) -> Op | None:
+    """What a node of the graph is called in the drawing; None for the identity."""
+    if node.op != "call_module":
+        target = node.target
+        return Op((target if isinstance(target, str) else target.__name__).rstrip("_"))
+    module = modules[str(node.target)]
+    if isinstance(module, nn.Identity):
+        return None
+    if isinstance(module, nn.Conv2d):
+        return Op(conv_text(module), weighted=True)
+    return Op("batch norm" if isinstance(module, nn.BatchNorm2d) else type(module).__name__.lower())
+
+
+def draw_blocks(flows: Sequence[Flow]) -> str:
+    """SVG of building blocks (at least one), left to right."""
+    svg = Svg()
+    bottoms = [_draw_flow(svg, flow, MARGIN + PITCH * i) for i, flow in enumerate(flows)]
+    title = " | ".join(flow.title for flow in flows)
+    words = "; ".join(map(_describe, flows)) + "."
+    return svg.render(MARGIN + PITCH * len(flows), max(bottoms) + MARGIN, title, words)
+
+
+def _draw_flow(svg: Svg, flow: Flow, left: float) -> float:
+    """One block at `left`; returns its lowest point, px."""
+    centre = left + LEFT + BOX_WIDTH / 2
+    svg.open_group("block")
+    svg.text(centre, MARGIN + 8, flow.title, size=15, bold=True)
+    svg.text(centre - 10, HEADER, "x", size=15, anchor="end", italic=True)
+    svg.text(centre + 10, HEADER, f"{flow.width}-d", anchor="start", colour=MUTED)
+    y = HEADER - 10
+    if flow.shared:
+        y = _draw_way(svg, flow.shared, centre, y)
+    fork = y + 20
+    svg.line(centre, y, centre, fork)
+    top = _draw_way(svg, flow.branch, centre, fork)
+    addition = top + RADIUS
+    _draw_brace(svg, left + LEFT - 6, fork + 6, top - 6)
+    _draw_shortcut(svg, flow, centre, fork, addition)
+    svg.circle(centre, addition, RADIUS)
+    svg.line(centre - 5, addition, centre + 5, addition)
+    svg.line(centre, addition - 5, centre, addition + 5)
+    svg.text(centre - RADIUS - 6, addition, "F(x) + x", size=13, anchor="end", italic=True)
+    bottom = _draw_way(svg, flow.after, centre, addition + RADIUS)
+    svg.close_group()
+    return bottom
+
+
+def _draw_way(svg: Svg, ops: Sequence[Op], centre: float, y: float) -> float:
+    """`ops` downwards from height y, ending in an arrow; returns the height of its tip."""
+    words: list[str] = []
+    for op in ops:
+        if not op.weighted:
+            words.append(op.text)
+            continue
+        y = _draw_arrow(svg, words, centre, y)
+        words = []
+        left = centre - BOX_WIDTH / 2
+        svg.open_group("layer conv")
+        svg.rect(left, y, BOX_WIDTH, BOX_HEIGHT, fill=FILL, stroke=STROKE, radius=4)
+        svg.text(centre, y + BOX_HEIGHT / 2, op.text, size=13)
+        svg.close_group()
+        y += BOX_HEIGHT
+    return _draw_arrow(svg, words, centre, y)
+
+
+def _draw_arrow(svg: Svg, words: Sequence[str], centre: float, y: float) -> float:
+    """An arrow down from height y with `words` one below the other beside it; returns its tip."""
+    svg.arrow_down(centre, y, y + STEP)
+    for row, word in enumerate(words):
+        height = y + STEP / 2 - 2 + 13 * (row - (len(words) - 1) / 2)
+        svg.text(centre + 9, height, word, size=11, anchor="start", colour=MUTED)
+    return y + STEP
+
+
+def _draw_brace(svg: Svg, x: float, top: float, bottom: float) -> None:
+    """F(x), the residual function, and what belongs to it."""
+    middle = (top + bottom) / 2
+    svg.path(
+        f"M{x:g} {top:g}q-6 0 -6 6V{middle - 6:g}q0 6 -6 6q6 0 6 6V{bottom - 6:g}q0 6 6 6",
+        colour=MUTED,
+    )
+    svg.text(x - 18, middle, "F(x)", size=15, anchor="end", italic=True)
+
+
+def _draw_shortcut(svg: Svg, flow: Flow, centre: float, fork: float, addition: float) -> None:
+    """The curve around the branch, with what is done on it."""
+    right = centre + BOX_WIDTH / 2
+    out, start = right + SWING, centre + RADIUS
+    svg.open_group("shortcut")
+    svg.path(
+        f"M{centre:g} {fork:g}H{right - 10:g}C{out:g} {fork:g} {out:g} {fork + 20:g} "
+        f"{out:g} {fork + 60:g}V{addition - 60:g}C{out:g} {addition - 20:g} {out:g} {addition:g} "
+        f"{right - 10:g} {addition:g}H{start + 4:g}"
+    )
+    svg.tip_left(start, addition)
+    middle = (fork + addition) / 2
+    words = [op.text for op in flow.shortcut] or ["identity"]
+    svg.text(out + 8, middle - 9, "x", size=15, anchor="start", italic=True)
+    for row, word in enumerate(words):
+        svg.text(out + 8, middle + 8 + 13 * row, word, size=12, anchor="start")
+    svg.close_group()
+
+
+def _describe(flow: Flow) -> str:
+    """One block in words, for readers who do not see the drawing."""
+
+    def listed(ops: Sequence[Op]) -> str:
+        return ", ".join(op.text for op in ops)
+
+    return (
+        f"{flow.title} on {flow.width} channels: F(x) is {listed(flow.branch)}; the shortcut is "
+        f"{listed(flow.shortcut) or 'the identity'}; then addition"
+        + (f" and {listed(flow.after)}" if flow.after else "")
+    )

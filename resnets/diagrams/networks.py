@@ -1,0 +1,231 @@
+"""Nets side by side as in the paper's Fig. 3: rows aligned by output size, shortcuts as curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from resnets.diagrams.svg import HAIRLINE, MUTED, Svg, text_width
+from resnets.diagrams.trace import Column, Unit, fold
+
+# Fill and stroke by output size, smallest first; Fig. 3 colours its stages in this manner.
+PALETTE = (
+    ("#d6e6fb", "#5b86bf"),
+    ("#fad7d5", "#bf6a66"),
+    ("#d8ecd3", "#67a05b"),
+    ("#e3d9f2", "#8a71b5"),
+    ("#fdebc8", "#c09a45"),
+    ("#d3eeec", "#4f9d98"),
+)
+HEAD_COLOURS = ("#eceef2", "#7b8494")
+POOL_COLOURS = ("#ffffff", "#9aa1ad")
+
+FOLD_ABOVE = 60  # weighted layers; deeper nets show a run of equal blocks once
+FONT_SIZE = 11.0
+BOX_HEIGHT = 20.0
+GAP = 16.0  # between boxes, holds the arrow
+PITCH = BOX_HEIGHT + GAP
+MARGIN = 20.0
+LABEL_WIDTH = 62.0  # the output sizes at the left
+HEADER = 104.0
+BAND_GAP = 10.0
+COLUMN_GAP = 30.0
+TITLE_SIZE, SMALL = 14.0, 9.5
+BULGE = 26.0  # how far a shortcut's curve swings out
+BRACE_WIDTH = 52.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one unit of a column lies: the top of each of its boxes, px."""
+
+    unit: Unit
+    tops: tuple[float, ...]
+
+    @property
+    def start(self) -> float:
+        """Height at which the unit's shortcut leaves the line."""
+        return self.tops[0] - GAP * 0.55
+
+    @property
+    def end(self) -> float:
+        """Height at which the unit's shortcut joins the line again."""
+        return self.tops[-1] + BOX_HEIGHT + GAP * 0.25
+
+
+def draw_nets(columns: Sequence[Column]) -> str:
+    """SVG of `columns` (at least one), left to right."""
+    if any(column.total("conv", "fc") > FOLD_ABOVE for column in columns):
+        columns = [fold(column) for column in columns]
+    svg = Svg()
+    tops, bottom = _rows(columns)
+    sizes = [size for size in tops if size > 1]
+    colours = {size: PALETTE[rank % len(PALETTE)] for rank, size in enumerate(sorted(sizes))} | {
+        1: HEAD_COLOURS
+    }
+    box_width = 16 + max(
+        text_width(box.text, FONT_SIZE) for column in columns for box in column.boxes
+    )
+    widths = [_column_width(column, box_width) for column in columns]
+    width = 2 * MARGIN + LABEL_WIDTH + sum(widths)
+    _draw_bands(svg, tops, width)
+    left = MARGIN + LABEL_WIDTH
+    for column, column_width in zip(columns, widths, strict=True):
+        _draw_column(svg, column, left, box_width, tops, colours)
+        left += column_width
+    height = _draw_legend(svg, columns, bottom, width) + MARGIN
+    title = " | ".join(column.title for column in columns)
+    return svg.render(width, height, title, "; ".join(map(_describe, columns)) + ".")
+
+
+def _rows(columns: Sequence[Column]) -> tuple[dict[int, float], float]:
+    """Output size -> top of its rows of boxes, largest size first, and the end of the last; px."""
+    sizes = sorted({box.size for column in columns for box in column.boxes}, reverse=True)
+    tops, y = {}, HEADER + GAP
+    for size in sizes:
+        tops[size] = y
+        rows = max(sum(box.size == size for box in column.boxes) for column in columns)
+        y += rows * PITCH + BAND_GAP
+    return tops, y
+
+
+def _column_width(column: Column, box_width: float) -> float:
+    """Room for boxes with what is beside them, and for the title, which is centred on them."""
+    head = max(
+        text_width(column.title, TITLE_SIZE), *(text_width(line, SMALL) for line in column.lines)
+    )
+    beside = max(_beside(unit) for unit in column.units)
+    return max(box_width + beside, (box_width + head) / 2) + COLUMN_GAP
+
+
+def _beside(unit: Unit) -> float:
+    """Room at the right of a unit's boxes for its curve, its words and its brace."""
+    label = 6 + text_width(unit.shortcut.label, SMALL) if unit.shortcut else 0
+    return (BULGE if unit.shortcut else 0) + label + (BRACE_WIDTH if unit.count > 1 else 0)
+
+
+def _draw_bands(svg: Svg, tops: dict[int, float], width: float) -> None:
+    """Output sizes at the left and a hairline between rows of one size."""
+    for size, top in tops.items():
+        border = top - GAP + 0.5  # between the curves that end above it and start below it
+        svg.line(MARGIN, border, width - MARGIN, border, colour=HAIRLINE)
+        middle = top + BOX_HEIGHT / 2
+        svg.text(MARGIN, middle - 6.5, "output", size=SMALL, anchor="start", colour=MUTED)
+        svg.text(MARGIN, middle + 5.5, f"size: {size}", size=SMALL, anchor="start", colour=MUTED)
+
+
+def _draw_column(
+    svg: Svg,
+    column: Column,
+    left: float,
+    box_width: float,
+    tops: dict[int, float],
+    colours: dict[int, tuple[str, str]],
+) -> None:
+    """One net: header, boxes with arrows, curves and braces."""
+    centre = left + box_width / 2
+    svg.open_group("net")
+    svg.text(centre, MARGIN + 8, column.title, size=TITLE_SIZE, bold=True)
+    for row, line in enumerate(column.lines):
+        svg.text(centre, MARGIN + 26 + 13 * row, line, size=10, colour=MUTED)
+    svg.text(centre, HEADER - 14, column.image, size=FONT_SIZE)
+    above = HEADER - 6
+    for place in _places(column, tops):
+        for box, top in zip(place.unit.boxes, place.tops, strict=True):
+            svg.arrow_down(centre, above, top)
+            fill, stroke = POOL_COLOURS if box.role == "pool" else colours[box.size]
+            svg.open_group(f"layer {box.role}", box.detail)
+            svg.rect(left, top, box_width, BOX_HEIGHT, fill=fill, stroke=stroke, radius=3)
+            svg.text(centre, top + BOX_HEIGHT / 2, box.text, size=FONT_SIZE)
+            svg.close_group()
+            above = top + BOX_HEIGHT
+        if place.unit.shortcut:
+            _draw_curve(svg, place, centre, left + box_width)
+        if place.unit.count > 1:
+            _draw_brace(svg, place, left + box_width)
+    svg.close_group()
+
+
+def _places(column: Column, tops: dict[int, float]) -> list[Place]:
+    """Each unit with the tops of its boxes, filling every row of one size from its top."""
+    used = dict.fromkeys(tops, 0)
+    places = []
+    for unit in column.units:
+        ys = []
+        for box in unit.boxes:
+            ys.append(tops[box.size] + PITCH * used[box.size])
+            used[box.size] += 1
+        places.append(Place(unit, tuple(ys)))
+    return places
+
+
+def _draw_curve(svg: Svg, place: Place, centre: float, right: float) -> None:
+    """A shortcut from above the unit's first box to below its last: dotted where it widens."""
+    shortcut = place.unit.shortcut
+    assert shortcut is not None
+    out, y1, y2 = right + BULGE, place.start, place.end
+    turn = min(16.0, (y2 - y1) / 3)
+    svg.open_group(f"shortcut {'widening' if shortcut.widens else 'same'}", shortcut.detail)
+    svg.path(
+        f"M{centre:g} {y1:g}H{right - 6:g}Q{out:g} {y1:g} {out:g} {y1 + turn:g}"
+        f"V{y2 - turn:g}Q{out:g} {y2:g} {right - 6:g} {y2:g}H{centre + 4:g}",
+        dotted=shortcut.widens,
+    )
+    svg.tip_left(centre + 0.8, y2)
+    if shortcut.label:
+        svg.text(out + 4, (y1 + y2) / 2, shortcut.label, size=SMALL, anchor="start", colour=MUTED)
+    svg.close_group()
+
+
+def _draw_brace(svg: Svg, place: Place, right: float) -> None:
+    """A brace beside a unit that stands for several equal ones, with their number."""
+    x = right + 2 + _beside(place.unit) - BRACE_WIDTH
+    top, bottom = place.tops[0], place.tops[-1] + BOX_HEIGHT
+    middle = (top + bottom) / 2
+    svg.open_group("fold")
+    svg.path(
+        f"M{x:g} {top:g}q5 0 5 5V{middle - 5:g}q0 5 5 5q-5 0 -5 5V{bottom - 5:g}q0 5 -5 5",
+        colour=MUTED,
+    )
+    svg.text(x + 14, middle, f"× {place.unit.count}", size=FONT_SIZE, anchor="start", bold=True)
+    svg.close_group()
+
+
+def _draw_legend(svg: Svg, columns: Sequence[Column], top: float, width: float) -> float:
+    """What the curves and braces mean, one line each; returns the lowest point, px."""
+    units = [unit for column in columns for unit in column.units]
+    shortcuts = [unit.shortcut for unit in units if unit.shortcut]
+    rows: list[tuple[str, str]] = []
+    if any(not shortcut.widens for shortcut in shortcuts):
+        rows.append(("solid", "shortcut, same dimensions"))
+    if any(shortcut.widens for shortcut in shortcuts):
+        rows.append(("dotted", "shortcut that increases dimensions"))
+    if any(unit.count > 1 for unit in units):
+        rows.append(("fold", "n equal blocks in a row, drawn once"))
+    if not rows:
+        return top
+    svg.line(MARGIN, top, width - MARGIN, top, colour=HAIRLINE)
+    y = top + 4
+    for kind, words in rows:
+        y += 15
+        x = MARGIN
+        if kind == "fold":
+            svg.text(x, y, "× n", size=10, anchor="start", bold=True)
+        else:
+            svg.path(f"M{x:g} {y:g}h26", dotted=kind == "dotted")
+        svg.text(x + 36, y, words, size=10, anchor="start", colour=MUTED)
+    return y + 4
+
+
+def _describe(column: Column) -> str:
+    """One column in words, for readers who do not see the drawing."""
+    counts = [
+        f"{column.total('conv')} convolutions",
+        f"{column.total('pool')} pools",
+        f"{column.total('fc')} fully connected",
+    ]
+    shortcuts = [unit.shortcut for unit in column.units for _ in range(unit.count)]
+    kinds = [shortcut.widens for shortcut in shortcuts if shortcut]
+    if kinds:
+        counts.append(f"{len(kinds)} shortcuts, {sum(kinds)} of which increase dimensions")
+    return f"{column.title}: {', '.join(counts)}"

@@ -1,0 +1,60 @@
+"""Pictures read by threads while the net computes, in groups that fit, none lost on a bad file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from resnets.data import DataError
+from resnets.data.prefetch import in_order
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def compute_in_groups(
+    read: Callable[[T], R],
+    compute: Callable[[Sequence[R]], Tensor],
+    items: Iterable[T],
+    *,
+    group: int,
+    workers: int,
+    at_once: int = 1,
+) -> Iterator[list[tuple[T, Tensor | str]]]:
+    """For each group of up to `group` items, in order: item and its row of what `compute` gives.
+
+    `workers` threads `read` the coming group meanwhile: one more is held than computed. `compute`
+    gets what was read, and returns (B, ...) in inference mode. An item whose reading raises
+    DataError or OSError comes with its message. `at_once` groups are computed at a time, by threads
+    of their own if there are several: while one ends, and some cores have no work left, the next
+    has begun.
+    """
+
+    def attempt(item: T) -> tuple[R] | str:
+        try:
+            return (read(item),)
+        except (DataError, OSError) as error:
+            return str(error)
+
+    def answer(chunk: list[tuple[T, tuple[R] | str]]) -> list[tuple[T, Tensor | str]]:
+        readable = [picture[0] for _, picture in chunk if not isinstance(picture, str)]
+        rows: Iterator[Tensor] = iter(())
+        if readable:
+            with torch.inference_mode():
+                rows = iter(compute(readable))
+        return [
+            (item, picture if isinstance(picture, str) else next(rows)) for item, picture in chunk
+        ]
+
+    with closing(in_order(attempt, items, workers=workers, ahead=group)) as found:
+        chunks = iter(lambda: list(islice(found, group)), [])
+        if at_once == 1:
+            yield from map(answer, chunks)
+            return
+        with closing(in_order(answer, chunks, workers=at_once, ahead=at_once)) as answers:
+            yield from (done for _, done in answers)

@@ -1,0 +1,1 @@
+"""Figures of an evaluation: confusion matrix, reliability diagram, Grad-CAM, errors."""

@@ -1,0 +1,151 @@
+"""One picture of an evaluation: its confusion matrix and, beside it, its reliability diagram."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure, SubFigure
+
+from resnets.config import whole_file
+from resnets.evaluate.figures.fonts import figure_fonts, label
+from resnets.evaluate.metrics import BINS
+from resnets.evaluate.run import Evaluation
+
+INK, SOFT, BLUE, RED = "#1f2933", "#7b8794", "#2f6fb0", "#c8553d"
+NUMBERED = 30  # classes up to which every cell is numbered and every class named
+NAME_LENGTH = 22
+LETTERS = 12  # of the protocol's 9 pt that an inch holds
+
+
+def save_figure(evaluation: Evaluation, path: Path) -> None:
+    """Write the PNG: errors and protocol on top, confusion matrix left, reliability right.
+
+    Readable from 2 to about 1000 classes; above 30 the cells carry no numbers and only some
+    classes are named.
+    """
+    with figure_fonts((*evaluation.classes, evaluation.protocol)), whole_file(path) as temporary:
+        _figure(evaluation).savefig(temporary, format="png", facecolor="white")
+
+
+def _figure(evaluation: Evaluation) -> Figure:
+    side = float(np.clip(0.42 * len(evaluation.classes), 5.2, 11.5))  # inches of the matrix
+    width = side + 7.4
+    protocol = [label(line) for line in textwrap.wrap(evaluation.protocol, int(width * LETTERS))]
+    head = 0.52 + 0.18 * len(protocol)  # inches
+    figure = Figure(figsize=(width, head + side + 1.4), dpi=130, layout="constrained")
+    rows = figure.subfigures(2, 1, squeeze=False, height_ratios=(head, side + 1.4))
+    top, body = rows[:, 0]
+    left, right = body.subfigures(1, 2, width_ratios=(side + 2.4, 5))
+    upper, _ = right.subfigures(2, 1, height_ratios=(6.2, max(side - 4.8, 0.01)))
+    _heading(top, evaluation, protocol, head)
+    _confusion(left.subplots(), evaluation)
+    reliability, confidence = upper.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+    _reliability(reliability, evaluation)
+    _confidence(confidence, evaluation)
+    return figure
+
+
+def _heading(panel: SubFigure, evaluation: Evaluation, protocol: list[str], height: float) -> None:
+    title = f"{evaluation.top1_error:.2f}% top-1 error"
+    if evaluation.top5_error is not None:
+        title += f", {evaluation.top5_error:.2f}% top-5"
+    panel.text(0.02, 1 - 0.14 / height, title, fontsize=15, weight="bold", color=INK, va="top")
+    below = 1 - 0.46 / height
+    panel.text(0.02, below, "\n".join(protocol), fontsize=9, color=SOFT, va="top")
+
+
+def _confusion(axes: Axes, evaluation: Evaluation) -> None:
+    """Rows as shares of the true class; a power scale keeps rare confusions visible."""
+    counts = evaluation.confusion
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # (K, K)
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, pad=0.02)
+    bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1], labels=["0", "1%", "5%", "20%", "50%", "100%"])
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=0, colors=SOFT)
+    _name_classes(axes, evaluation.classes)
+    axes.set_xlabel("predicted class", color=INK)
+    axes.set_ylabel("true class", color=INK)
+    axes.set_title("Confusion (share of the true class)", fontsize=11, loc="left", color=INK)
+    axes.spines[:].set_visible(False)
+    if len(counts) > NUMBERED:
+        return
+    axes.set_xticks(np.arange(len(counts) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(counts) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    size = 10 if len(counts) <= 12 else 7
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.4 else INK
+            axes.text(
+                column, row, f"{count}", ha="center", va="center", fontsize=size, color=colour
+            )
+
+
+def _name_classes(axes: Axes, classes: tuple[str, ...]) -> None:
+    """Name every class, or about twenty evenly spaced ones where there are many."""
+    step = 1 if len(classes) <= NUMBERED else -(-len(classes) // 20)
+    ticks = range(0, len(classes), step)
+    names = [
+        label(name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…")
+        for name in classes[::step]
+    ]
+    axes.set_xticks(
+        ticks, labels=names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8
+    )
+    axes.set_yticks(ticks, labels=names, fontsize=8)
+    axes.tick_params(which="both", length=0, colors=INK)
+
+
+def _reliability(axes: Axes, evaluation: Evaluation) -> None:
+    """Accuracy against confidence in 15 bins (Guo et al. 2017, Fig. 1)."""
+    sums = evaluation.sums
+    filled = sums.bin_counts > 0
+    counts = sums.bin_counts[filled]
+    accuracy, confidence = sums.bin_hits[filled] / counts, sums.bin_confidence[filled] / counts
+    low = np.minimum(accuracy, confidence)
+    centres = ((np.arange(BINS) + 0.5) / BINS)[filled]
+    width = 0.92 / BINS
+    axes.bar(centres, low, width, color=BLUE, label="accuracy")
+    gaps = (
+        ("more accurate than confident", accuracy - low, "#bcd3ea", BLUE),
+        ("more confident than accurate", confidence - low, "#f3d3cb", RED),
+    )
+    for title, height, fill, edge in gaps:
+        axes.bar(
+            centres, height, width, bottom=low, label=title,
+            color=fill, hatch="////", edgecolor=edge, linewidth=0,
+        )  # fmt: skip
+    axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.22)  # room for the legend above the bars
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_title(
+        f"Reliability (calibration error {evaluation.calibration_error:.3f})",
+        fontsize=11, loc="left", color=INK,
+    )  # fmt: skip
+    axes.set_ylabel("accuracy", color=INK)
+    axes.legend(loc="upper left", frameon=False, fontsize=8, labelcolor=INK)
+    _plain(axes)
+    axes.tick_params(labelbottom=False)
+
+
+def _confidence(axes: Axes, evaluation: Evaluation) -> None:
+    """How often each confidence is given."""
+    centres = (np.arange(BINS) + 0.5) / BINS
+    share = evaluation.sums.bin_counts / evaluation.examples
+    axes.bar(centres, share, 0.92 / BINS, color=SOFT)
+    axes.set_ylabel("share", color=INK)
+    axes.set_xlabel("confidence of the predicted class", color=INK)
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(SOFT)
+    axes.tick_params(labelsize=8, colors=SOFT)

@@ -1,0 +1,49 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnets.runtime.artifact import KEY, Facts, need
+from resnets.runtime.base import Pictures, Scores, Stored, unreadable
+from resnets.runtime.graph import INPUT, OUTPUT
+
+
+class OnnxEngine(Stored):
+    """An .onnx file in ONNX Runtime, on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        need("onnxruntime", f"{path}:")
+        import onnxruntime as ort
+
+        ort.disable_telemetry_events()
+
+        def session(size: int | None) -> Any:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.log_severity_level = 3
+            for side in ("height", "width") if size else ():
+                options.add_free_dimension_override_by_name(side, size)
+            try:
+                return ort.InferenceSession(path, options, ["CPUExecutionProvider"])
+            except Exception as error:  # its errors share no base class of their own
+                raise unreadable(path, error) from None
+
+        self.any_size = functools.cache(lambda: session(None))
+        text = self.any_size().get_modelmeta().custom_metadata_map.get(KEY)
+        super().__init__(Facts.from_text(text, path), path)
+        self.session = session(self.size)
+        self.any_size.cache_clear()
+
+    def whole(self, picture: Pictures) -> Scores | None:
+        """See `Stored.whole`."""
+        scores: Scores = self.any_size().run([OUTPUT], {INPUT: picture[None]})[0][0]
+        return scores
+
+    def _compute(self, pictures: Pictures) -> Scores:
+        scores: Scores = self.session.run([OUTPUT], {INPUT: pictures})[0]
+        return scores

@@ -1,0 +1,135 @@
+"""Resize and centre crop inside a graph, so that it takes whole pictures of any one size.
+
+Both add, before a net's graph, what the decoder does otherwise (`data.decode.decode.centre_box`):
+the shorter side to `resize` px, antialiased as Pillow does it, and the centre `size` px. Pictures
+that have `size` x `size` px already are taken as they are, so one file serves both. A runtime that
+is told their size beforehand leaves all of this out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from resnets.config import Preprocess
+from resnets.runtime.graph import INPUT
+
+VIEW = "view"  # what the net's graph reads: uint8 (batch, size, size, channels)
+
+# target: height and width of the scaled picture; start and stop: the centre, rounded as Python
+# does. A branch that is not taken is not computed; a runtime that knows the size leaves it out.
+ONNX = """<ir_version: {ir}, opset_import: ["" : {opset}]>
+cut (uint8[batch,height,width,{channels}] pictures) => (uint8[batch,{size},{size},{channels}] view)
+{{
+    shape = Shape(pictures)
+    from = Constant<value_ints=[1]>()
+    to = Constant<value_ints=[3]>()
+    stored = Slice(shape, from, to)
+    wanted = Constant<value_ints=[{size}, {size}]>()
+    equal = Equal(stored, wanted)
+    number = Cast<to=7>(equal)
+    least = ReduceMin<keepdims=0>(number)
+    ready = Cast<to=9>(least)
+    view = If (ready) <
+        then_branch = taken () => (uint8[batch,{size},{size},{channels}] asis) {{
+            asis = Identity(pictures)
+        }},
+        else_branch = scaled () => (uint8[batch,{size},{size},{channels}] made) {{
+            short = ReduceMin<keepdims=1>(stored)
+            side = Constant<value_ints=[{resize}]>()
+            product = Mul(stored, side)
+            target = Div(product, short)
+            gap = Sub(target, wanted)
+            gapf = Cast<to=1>(gap)
+            half = Constant<value_floats=[0.5]>()
+            middle = Mul(gapf, half)
+            whole = Round(middle)
+            start = Cast<to=7>(whole)
+            stop = Add(start, wanted)
+            planes = Transpose<perm=[0, 3, 1, 2]>(pictures)
+            floats = Cast<to=1>(planes)
+            all = Shape(floats)
+            zero = Constant<value_ints=[0]>()
+            two = Constant<value_ints=[2]>()
+            head = Slice(all, zero, two)
+            sizes = Concat<axis=0>(head, target)
+            resized = Resize<antialias=1, mode="{mode}", cubic_coeff_a=-0.5,
+                coordinate_transformation_mode="half_pixel">(floats, , , sizes)
+            axes = Constant<value_ints=[2, 3]>()
+            centre = Slice(resized, start, stop, axes)
+            rounded = Round(centre)
+            low = Constant<value_float=0.0>()
+            high = Constant<value_float=255.0>()
+            clipped = Clip(rounded, low, high)
+            bytes = Cast<to=2>(clipped)
+            made = Transpose<perm=[0, 2, 3, 1]>(bytes)
+        }}
+    >
+}}"""
+
+
+def add_to_onnx(model: Any, preprocess: Preprocess) -> None:
+    """Put the resize and crop before the graph of an onnx.ModelProto, in place."""
+    from onnx import parser
+
+    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    mode = {"bilinear": "linear", "bicubic": "cubic"}[preprocess.interpolation]
+    text = ONNX.format(
+        ir=model.ir_version,
+        opset=opset,
+        mode=mode,
+        size=preprocess.size,
+        resize=preprocess.resize,
+        channels=preprocess.channels,
+    )
+    before = parser.parse_model(text).graph
+    _prefix(before)
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = [f"cut/{VIEW}" if name == INPUT else name for name in node.input]
+    nodes = [*before.node, *graph.node]
+    del graph.node[:], graph.input[:]
+    graph.node.extend(nodes)
+    graph.input.extend(before.input)
+
+
+def _prefix(graph: Any) -> None:
+    """Give all values but the input names that no other graph has."""
+    kept = {"": "", INPUT: INPUT}
+    for node in graph.node:
+        node.input[:] = [kept.get(name, f"cut/{name}") for name in node.input]
+        node.output[:] = [kept.get(name, f"cut/{name}") for name in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _prefix(attribute.g)
+                for value in attribute.g.output:
+                    value.name = f"cut/{value.name}"
+
+
+def add_to_openvino(model: Any, preprocess: Preprocess) -> Any:
+    """The same for an openvino.Model; returns the new one."""
+    import openvino as ov
+    from openvino import opset13 as op
+
+    size, integer = preprocess.size, np.int64
+    pictures = op.parameter([-1, -1, -1, preprocess.channels], np.uint8, name=INPUT)
+    pictures.output(0).set_names({INPUT})
+    axes, zero, one = (op.constant(value, integer) for value in ([1, 2], [0], [1, 1]))
+    wanted, side = (op.constant(value, integer) for value in ([size] * 2, [preprocess.resize]))
+    stored = op.gather(op.shape_of(pictures, "i64"), axes, op.constant(0, integer))
+    short = op.reduce_min(stored, zero, keep_dims=True)
+    scaled = op.divide(op.multiply(stored, side), short)
+    ready = op.reduce_logical_and(op.equal(stored, wanted), zero, keep_dims=True)
+    target = op.select(ready, stored, scaled)
+    resized = op.interpolate(
+        op.convert(pictures, "f32"), target, f"{preprocess.interpolation}_pillow", "sizes",
+        cube_coeff=-0.5, axes=axes,
+    )  # fmt: skip
+    gap = op.convert(op.subtract(target, wanted), "f32")
+    start = op.convert(op.round(op.multiply(gap, np.float32(0.5)), "half_to_even"), "i64")
+    centre = op.slice(resized, start, op.add(start, wanted), one, axes)
+    view = op.convert(op.clamp(op.round(centre, "half_to_even"), 0.0, 255.0), "u8", name=VIEW)
+    old = model.input(0).get_node()
+    old.output(0).replace(view.output(0))
+    return ov.Model(model.get_results(), [pictures], "net")

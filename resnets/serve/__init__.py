@@ -1,0 +1,1 @@
+"""The HTTP server: models, batching, admission control and the page to try them."""

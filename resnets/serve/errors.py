@@ -1,0 +1,42 @@
+"""From exceptions to answers: a status and a JSON reason for each."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from resnets.data.errors import DataError
+from resnets.serve.http.connection import error_body
+from resnets.serve.http.limits import RefusalError
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Have `app` say what is wrong with a request as `error_body` has it."""
+
+    def answer(
+        request: Request, status: int, reason: str, headers: dict[str, str] | None = None
+    ) -> Response:
+        number = request.scope["state"]["seen"]["request"]
+        body = error_body(status, reason, number)
+        return Response(body, status, headers, media_type="application/json")
+
+    @app.exception_handler(RefusalError)
+    async def refused(request: Request, error: RefusalError) -> Response:
+        after = error.retry_after
+        headers = None if after is None else {"retry-after": str(after)}
+        return answer(request, error.status, error.reason, headers)
+
+    @app.exception_handler(DataError)
+    async def unreadable(request: Request, error: DataError) -> Response:
+        return answer(request, 422, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return answer(request, 422, f"{first['loc'][-1]}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        headers = None if error.headers is None else dict(error.headers)
+        return answer(request, error.status_code, str(error.detail), headers)

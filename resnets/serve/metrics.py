@@ -1,0 +1,68 @@
+"""Prometheus's figures of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from resnets.serve.batching import Admission
+
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Requests, batches and queues. Each server has its own registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Requests answered", ("route", "status"))
+        self.seconds = self._histogram("request_seconds", "Request to answer", SECONDS, "route")
+        self.pictures = self._counter("pictures", "Pictures answered", ("model",))
+        self.shed = self._counter("shed", "Requests refused because the queue was full", ("model",))
+        self._sizes = self._histogram("batch_pictures", "Pictures in a batch", SIZES, "model")
+        self._compute = self._histogram("batch_seconds", "Computing a batch", SECONDS, "model")
+        self._count = self._gauge("waiting_pictures", "Accepted, not answered", ("model",))
+        self._room = self._gauge("room_pictures", "Accepted at a time at most", ("model",))
+        self._stuck = Gauge(
+            "resnets_stuck_workers", "Threads at one job for too long", registry=self.registry
+        )
+        self._info = self._gauge("model", "1 for each model", ("model", "version", "engine"))
+
+    def batches(self, model: str) -> Callable[[int, float], None]:
+        """What notes a batch of `model`: its pictures and seconds."""
+        sizes, seconds = self._sizes.labels(model), self._compute.labels(model)
+
+        def note(pictures: int, spent: float) -> None:
+            sizes.observe(pictures)
+            seconds.observe(spent)
+
+        return note
+
+    def watch(self, model: str, version: str, engine: str, admission: Admission) -> None:
+        """Show the queue of `model`; of several versions the latest loaded."""
+        self._count.labels(model).set_function(lambda: admission.count)
+        self._room.labels(model).set_function(lambda: admission.room)
+        self._info.labels(model, version, engine).set(1)
+
+    def watch_workers(self, stuck: Callable[[], int]) -> None:
+        """Show how many threads are stuck."""
+        self._stuck.set_function(stuck)
+
+    def forget(self, model: str, version: str, engine: str) -> None:
+        """This version serves no more."""
+        self._info.remove(model, version, engine)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus's text format 0.0.4."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"resnets_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(f"resnets_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], label: str) -> Histogram:
+        return Histogram(f"resnets_{name}", text, (label,), buckets=buckets, registry=self.registry)

@@ -1,0 +1,1 @@
+"""The depth study: do deeper networks train worse?"""

@@ -1,0 +1,251 @@
+"""Whether deeper nets train worse here, computed from a grid's cells, with its uncertainty.
+
+The figure judged is the *training* error, since degradation is not overfitting (paper, section 1).
+A rise is claimed, or ruled out, only where chance between seeds explains it in less than one case
+of twenty, and where the better of the two networks has converged (`resnets.study.convergence`);
+otherwise the verdict says that it cannot say.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy.special import stdtrit
+
+from resnets.study.convergence import Convergence, convergence
+from resnets.study.grid.cells import Cell
+
+Kind = Literal["plain", "residual"]
+# Chance of a wrong claim, for each of the two claims; the interval between them covers 90%.
+LEVEL = 0.05
+# A rise of less than this many points is too small to be called degradation.
+MARGIN = 1.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Final training error of net `second` less that of `first`, in percentage points.
+
+    errors: of each finished run. low, high: Welch's 90% interval over seeds; None with fewer than
+    two finished runs of either net, since one run has no spread. reached: how far the training of
+    each of the two came.
+    """
+
+    first: Cell
+    second: Cell
+    first_errors: tuple[float, ...]
+    second_errors: tuple[float, ...]
+    reached: tuple[Convergence, Convergence]
+
+    @property
+    def better(self) -> Convergence:
+        """The net of the two that trains better: the comparison counts where it has converged."""
+        return min(self.reached, key=lambda each: each.error)
+
+    @property
+    def worse(self) -> Convergence:
+        """The other one."""
+        return max(self.reached, key=lambda each: each.error)
+
+    @property
+    def points(self) -> float:
+        """The difference of the means."""
+        return statistics.fmean(self.second_errors) - statistics.fmean(self.first_errors)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Lower and upper bound of the difference."""
+        return _welch(self.first_errors, self.second_errors)
+
+    @property
+    def rises(self) -> bool | None:
+        """False: `second` trains worse by less than MARGIN, if at all. True: it trains worse.
+
+        None: the seeds cannot say, or the runs were too short. A rise below MARGIN is none, however
+        sure: 0.1 points between two nets that both fit their data is not what the paper means.
+        """
+        if self.interval is None or not self.better.converged:
+            return None
+        low, high = self.interval
+        return False if high < MARGIN else (True if low > 0 else None)
+
+    @property
+    def falls(self) -> bool | None:
+        """True: `second` trains better; the mirror image of `rises`."""
+        mirrored = Difference(
+            self.second, self.first, self.second_errors, self.first_errors, self.reached[::-1]
+        )
+        return mirrored.rises
+
+    @property
+    def text(self) -> str:
+        """Such as "from 1.80% (cifar-plain20) to 69.50% (cifar-plain56): +67.70 points, ..."."""
+        first, second = map(statistics.fmean, (self.first_errors, self.second_errors))
+        return (
+            f"from {first:.2f}% ({self.first.net}) to {second:.2f}% ({self.second.net}), "
+            f"{self.points:+.2f} points, {self._certainty}"
+        )
+
+    @property
+    def _certainty(self) -> str:
+        first, second = len(self.first_errors), len(self.second_errors)
+        runs = (
+            f"{first} and {second} runs"
+            if first != second
+            else f"{first} run{'' if first == 1 else 's'} of each"
+        )
+        if self.interval is None:
+            return f"{runs}; two or more of each are needed to tell it from chance"
+        low, high = self.interval
+        return f"90% interval {low:+.2f} to {high:+.2f}, {runs}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a grid says of the paper's claim.
+
+    plain, residual: shallowest to deepest net of that kind, None where the grid has not two depths
+    of it. twins: the plain net and the residual net of the greatest depth both have. statement:
+    all of it in a few sentences, for people.
+    """
+
+    statement: str
+    plain: Difference | None
+    residual: Difference | None
+    twins: Difference | None
+
+
+def degradation(cells: Sequence[Cell]) -> Verdict:
+    """Judge the finished cells of a grid by the last "train" row of each."""
+    runs = {kind: _runs(cells, kind) for kind in ("plain", "residual")}
+    plain, residual = (_depths_apart(runs[kind]) for kind in ("plain", "residual"))
+    twins = _twins(runs["plain"], runs["residual"])
+    sentences = [
+        _headline(plain, residual),
+        _sentence("plain", plain),
+        _sentence("residual", residual),
+    ]
+    if twins is not None:
+        sentences.append(f"At {twins.first.depth} layers, plain to residual: {twins.text}.")
+    sentences += [*_too_short(plain, residual, twins), *_open_ends(plain, residual, twins)]
+    sentences.append(_left_out(cells))
+    return Verdict(" ".join(filter(None, sentences)), plain, residual, twins)
+
+
+Runs = dict[int, list[tuple[Cell, float]]]
+
+
+def _runs(cells: Sequence[Cell], kind: Kind) -> Runs:
+    """Depth -> finished cells with their final training error, of one family of nets.
+
+    Where a grid holds several of a kind (shortcut options, blocks), the one with most depths.
+    """
+    families: dict[tuple[str, str], Runs] = {}
+    for cell in cells:
+        row = cell.last("train")
+        if cell.kind == kind and cell.status == "done" and row is not None:
+            family = families.setdefault((cell.spec.block, cell.shortcut), {})
+            family.setdefault(cell.depth, []).append((cell, row["top1_error"]))
+    return max(families.values(), key=len, default={})
+
+
+def _depths_apart(runs: Runs) -> Difference | None:
+    return _difference(runs[min(runs)], runs[max(runs)]) if len(runs) > 1 else None
+
+
+def _twins(plain: Runs, residual: Runs) -> Difference | None:
+    shared = plain.keys() & residual.keys()
+    return _difference(plain[max(shared)], residual[max(shared)]) if shared else None
+
+
+def _difference(first: list[tuple[Cell, float]], second: list[tuple[Cell, float]]) -> Difference:
+    (cells, errors), (more_cells, more_errors) = zip(*first, strict=True), zip(*second, strict=True)
+    reached, more_reached = reached_by(cells), reached_by(more_cells)
+    assert reached is not None  # every cell here has a "train" row
+    assert more_reached is not None
+    return Difference(cells[0], more_cells[0], errors, more_errors, (reached, more_reached))
+
+
+def reached_by(cells: Sequence[Cell]) -> Convergence | None:
+    """How far the training of one net came, over its finished `cells`; None without any row."""
+    done = [cell for cell in cells if cell.status == "done"]
+    if not done:
+        return None
+    return convergence(done[0].net, [cell.rows for cell in done], done[0].spec.num_classes)
+
+
+def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """Interval of mean(second) - mean(first) for unequal variances (Welch 1947)."""
+    if min(len(first), len(second)) < 2:
+        return None
+    difference = statistics.fmean(second) - statistics.fmean(first)
+    shares = [statistics.variance(errors) / len(errors) for errors in (first, second)]
+    variance = sum(shares)
+    if variance == 0:
+        return difference, difference
+    freedom = variance**2 / sum(
+        share**2 / (len(errors) - 1) for share, errors in zip(shares, (first, second), strict=True)
+    )
+    reach = float(stdtrit(freedom, 1 - LEVEL)) * math.sqrt(variance)
+    return difference - reach, difference + reach
+
+
+def _headline(plain: Difference | None, residual: Difference | None) -> str:
+    if plain is None:
+        return "Nothing to say of degradation: it takes finished plain nets of two depths."
+    if not plain.better.converged:
+        return f"Not converged: {plain.better.text}; no conclusion about degradation."
+    if plain.rises is None:
+        return (
+            "Not enough seeds to say whether plain nets degrade here."
+            if plain.interval is None
+            else "Too uncertain to say whether plain nets degrade here: the seeds differ too much."
+        )
+    if not plain.rises:
+        return "No degradation seen here: deeper plain nets train no worse than shallow ones."
+    found = "Degradation"
+    if plain.worse.still_falling:  # where they would end is not known
+        found += f" within {plain.worse.steps:,} iterations"
+    if residual is None or residual.rises is None:
+        return f"{found}: deeper plain nets train worse."
+    if residual.rises:
+        return f"{found}: deeper nets train worse, plain and residual alike."
+    return f"{found}: deeper plain nets train worse, deeper residual nets do not."
+
+
+def _sentence(kind: Kind, found: Difference | None) -> str:
+    return f"Training error of the {kind} nets: {found.text}." if found else ""
+
+
+def _too_short(plain: Difference | None, *others: Difference | None) -> list[str]:
+    """The comparisons that the headline does not name and that no conclusion may rest on."""
+    named = {plain.better.net} if plain is not None else set()
+    short = {each.better.net: each.better for each in others if each is not None}
+    return [
+        f"Not converged: {reached.text}; its comparisons conclude nothing."
+        for net, reached in short.items()
+        if not reached.converged and net not in named
+    ]
+
+
+def _open_ends(*found: Difference | None) -> list[str]:
+    """The nets that train worse and were still improving when their runs ended."""
+    falling = {
+        each.worse.net: each.worse
+        for each in found
+        if each is not None and each.better.converged and each.worse.still_falling
+    }
+    return [
+        f"The training error of {net} was still falling when its runs ended (by {reached.fell:.1f} "
+        "points over the last fifth), so how large the difference would become is open."
+        for net, reached in falling.items()
+    ]
+
+
+def _left_out(cells: Sequence[Cell]) -> str:
+    nets = sorted({cell.net for cell in cells if cell.status != "done"})
+    return f"Unfinished runs are left out ({', '.join(nets)})." if nets else ""

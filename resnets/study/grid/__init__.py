@@ -1,0 +1,1 @@
+"""Grids of training runs: networks by seeds, in worker processes, resumable."""

@@ -1,0 +1,190 @@
+"""How long each net of a grid trains: a budget in steps, epochs or minutes, settled once."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import torch
+
+from resnets.config import ConfigError, Recipe
+from resnets.data import open_data
+from resnets.data.dataset.summary import announce
+from resnets.data.loading.loader import TrainStream
+from resnets.data.transforms.preprocess import fit_preprocess
+from resnets.models import build
+from resnets.study.grid.cells import Grid, cell_recipe
+from resnets.study.grid.worker import become_worker
+from resnets.train.data_parallel import Parallel
+from resnets.train.loss import classification
+from resnets.train.state import new_state
+from resnets.train.step import train_step
+from resnets.utils import environment
+from resnets.utils.distributed import Rank
+
+# Fewer steps than this, or than one pass over the training set, say nothing about a net.
+FEWEST_STEPS = 20
+# Seconds from the start of a worker to its first step, and from its last to the written report.
+CELL_OVERHEAD = 10.0
+# Share of a budget in minutes that is planned for; the rest is for what timing alone misses.
+PLANNED = 0.9
+TIMED_STEPS, TIMED_SECONDS = 5, 10.0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a study has to know before it starts.
+
+    examples: training pictures. seconds: net -> seconds of one training step with its share of the
+    evaluations; empty where no timing was asked for.
+    """
+
+    examples: int
+    seconds: Mapping[str, float]
+
+
+def parse_budget(text: str) -> tuple[float, str]:
+    """Split "2000it", "30ep" or "5min" into amount and "it", "ep" or "min"; ConfigError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(it|ep|min)", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise ConfigError(f"budget: {text!r} is not a budget such as '2000it', '30ep' or '5min'")
+    return float(match[1]), match[2]
+
+
+def settle(grid: Grid, jobs: int, device: str, threads: int) -> Grid:
+    """`fix` the grid's steps by a look at its data and, for minutes, a few timed steps per net."""
+    timed = parse_budget(grid.budget)[1] == "min"
+    return fix(grid, survey_apart(grid, device, threads, timed=timed), jobs)
+
+
+def fix(grid: Grid, found: Survey, jobs: int) -> Grid:
+    """The grid with the steps that its budget comes to when `jobs` cells train at a time.
+
+    Raises ConfigError where they are too few to mean anything.
+    """
+    amount, unit = parse_budget(grid.budget)
+    recipe = cell_recipe(grid, grid.nets[0], 0)
+    epoch = recipe.steps("1ep", found.examples)
+    if unit == "min":
+        steps = int(_steps_within(60 * amount, grid, found, jobs))
+    else:
+        steps = recipe.steps(grid.budget, found.examples)
+    fewest = max(FEWEST_STEPS, epoch)
+    if steps < fewest:
+        raise ConfigError(
+            f"budget: {grid.budget} is {max(0, steps)} steps for each of {sum(grid.seeds)} runs, "
+            f"too few to mean anything: one pass over the training set takes {epoch}; give "
+            f"{_enough(fewest, unit, epoch, grid, found, jobs)} or more"
+        )
+    return dataclasses.replace(grid, iterations=steps, epoch=epoch)
+
+
+def _steps_within(seconds: float, grid: Grid, found: Survey, jobs: int) -> float:
+    """Steps per cell that all cells, `jobs` at a time, can take within `seconds`."""
+    busy = PLANNED * seconds * jobs - CELL_OVERHEAD * sum(grid.seeds)
+    return busy / _seconds_per_round(grid, found)
+
+
+def _seconds_per_round(grid: Grid, found: Survey) -> float:
+    """Seconds of one step of every cell, one after the other."""
+    return sum(n * found.seconds[net] for net, n in zip(grid.nets, grid.seeds, strict=True))
+
+
+def _enough(fewest: int, unit: str, epoch: int, grid: Grid, found: Survey, jobs: int) -> str:
+    if unit == "it":
+        return f"{fewest}it"
+    if unit == "ep":
+        return f"{-(-fewest // epoch)}ep"
+    busy = fewest * _seconds_per_round(grid, found) + CELL_OVERHEAD * sum(grid.seeds)
+    return f"{int(busy / (60 * PLANNED * jobs)) + 1}min"
+
+
+def survey_apart(grid: Grid, device: str, threads: int, *, timed: bool) -> Survey:
+    """`survey` in a process of its own, so that its data, nets and device memory go with it."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_survey_into, args=(sender, grid, device, threads, timed), daemon=True
+    )
+    process.start()
+    sender.close()
+    try:
+        found = receiver.recv()
+    except EOFError:
+        process.join()
+        raise ValueError(f"looking at the data ended with exit code {process.exitcode}") from None
+    finally:
+        process.terminate()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _survey_into(sender: Connection, grid: Grid, device: str, threads: int, timed: bool) -> None:
+    become_worker(threads)
+    try:
+        sender.send(survey(grid, device, timed=timed))
+    except (ValueError, OSError, RuntimeError) as error:
+        sender.send(error)
+
+
+def survey(grid: Grid, device: str, *, timed: bool) -> Survey:
+    """Open the grid's data and count it; with `timed`, train each net for a few steps."""
+    recipe, target = cell_recipe(grid, grid.nets[0], 0), environment.pick_device(device)
+    splits = open_data(recipe.data)
+    data = dataclasses.replace(recipe.data, value_range=splits.value_range)
+    recipe = dataclasses.replace(recipe, data=data)
+    announce(splits)
+    if not timed:
+        return Survey(len(splits.train), {})
+    preprocessor = fit_preprocess(splits.train, recipe.data, recipe.model.in_channels)
+    stream = TrainStream(
+        splits.train,
+        recipe.data,
+        preprocessor,
+        recipe.batch_size,
+        recipe.seed,
+        target,
+        channels_last=recipe.channels_last,
+    )
+    watched = sum(len(split) for split in (splits.val, splits.test()) if split is not None)
+    # A forward pass is about a third of a step.
+    evaluations = (
+        watched / recipe.batch_size / 3 / recipe.steps(recipe.eval.every, len(splits.train))
+    )
+    seconds = {}
+    for net in grid.nets:
+        recipe = cell_recipe(grid, net, 0)
+        model = dataclasses.replace(recipe.model, num_classes=len(splits.classes))
+        step = time_step(dataclasses.replace(recipe, model=model), stream, target)
+        seconds[net] = step * (1 + evaluations)
+    return Survey(len(splits.train), seconds)
+
+
+def time_step(recipe: Recipe, stream: TrainStream, device: torch.device) -> float:
+    """Seconds of one training step of `recipe`, not compiled: the mean of a few, after one."""
+    if device.type == "cpu":
+        environment.keep_pages()
+    net = build(recipe.model).to(device)
+    net.recompute = recipe.recompute
+    if recipe.channels_last:
+        net.to(memory_format=torch.channels_last)
+    state = new_state(net, recipe, TIMED_STEPS + 1)
+    precision = environment.pick_precision(recipe.precision, device)
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    loss_fn = classification(recipe.label_smoothing)
+    batches, forward = stream.batches(), Parallel(net, Rank())
+    begin = 0.0
+    while state.step <= TIMED_STEPS:
+        train_step(state, forward, loss_fn, next(batches), autocast, recipe)
+        state.interval.means()  # reading a sum waits for the device
+        if state.step == 1:
+            begin = time.perf_counter()
+        elif time.perf_counter() - begin > TIMED_SECONDS:
+            break
+    return (time.perf_counter() - begin) / (state.step - 1)

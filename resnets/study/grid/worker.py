@@ -1,0 +1,80 @@
+"""What a study's child processes do: train one cell, and end with their parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import torch
+
+from resnets import training
+from resnets.config import BusyError, ConfigError, Recipe, dump_json, hold_file
+from resnets.study.grid.cells import FAILED, RESULT
+from resnets.train.fit_memory import TooBig
+from resnets.train.guards.divergence import Diverged
+from resnets.train.guards.interrupt import Stopped
+from resnets.weights.checkpoint.format import RECIPE
+from resnets.weights.checkpoint.manager import Kept
+
+
+def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
+    """Train the cell in `folder` to its end, from where it stands; a finished one is left alone.
+
+    A run that cannot be trained (it diverged, its memory does not fit) leaves failed.json with the
+    reason in one line. Raises Stopped, and what is not its fault: BusyError (a process that is
+    being ended still holds the folder), OSError, CheckpointError (a full disk, a URL that does not
+    answer), DataError (a disk that is not mounted).
+    """
+    if (folder / RESULT).exists() or (folder / FAILED).exists():
+        return
+    try:
+        if (folder / RECIPE).exists() and Kept(folder, recipe).begun():
+            training.resume(folder, device=device, quiet=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # begun, but nothing worth keeping yet
+            training.run(recipe, folder, device=device, quiet=True)
+    except BusyError:  # a process that is being ended: no property of the cell
+        raise
+    except (Diverged, TooBig, ConfigError) as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = " ".join(str(error).split())
+        dump_json({"error": reason}, folder / FAILED)
+
+
+def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
+    """Body of a worker process: `train_cell` with `threads` threads, ending with its parent.
+
+    Exits with 1 and one line where the disk or the like failed: that is no property of the cell,
+    which goes on when the study does.
+    """
+    become_worker(threads)
+    # A worker of a killed study may still be saving this cell.
+    with hold_file(folder.with_name(f".{folder.name}.lock"), None):
+        try:
+            train_cell(recipe, folder, device)
+        except Stopped:
+            return  # saved; the parent knows that it asked
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"{folder.name}: {error}") from None
+
+
+def become_worker(threads: int) -> None:
+    """Make this process a study's child: `threads` threads, and no life beyond its parent's.
+
+    Ctrl-C reaches the whole process group: the training loop hears it and saves, and outside the
+    loop the parent decides. A killed parent cannot, so a thread waits for its end and stops us.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,1 @@
+"""How close residual blocks are to the identity."""

@@ -1,0 +1,1 @@
+"""Loss landscapes around trained networks."""

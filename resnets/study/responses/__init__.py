@@ -1,0 +1,1 @@
+"""Layer responses (paper, Fig. 7)."""

@@ -1,0 +1,1 @@
+"""Optimizers, schedules, averaging and what is frozen."""

@@ -1,0 +1,1 @@
+"""Files, processes, the machine and the terminal."""

@@ -1,0 +1,108 @@
+"""How many processors this process may use: affinity, the quota of its cgroup, its local share.
+
+In a container with a CPU quota the machine's other cores are still visible. Threads beyond the
+quota do not help: the kernel stops all of them for the rest of each period, and a team of threads
+that meets at barriers then waits for the ones that were stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+ROOT = Path("/sys/fs/cgroup")
+PROCESS = Path("/proc/self/cgroup")
+
+
+def cores() -> int:
+    """CPU cores for this process, at least 1; its share of them where torchrun started several."""
+    found = affinity()
+    if (limit := quota()) is not None:
+        found = min(found, max(1, int(limit)))
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        from resnets.utils.environment_variables import (
+            environment_int,  # not for each `resnets --help`
+        )
+
+        found //= environment_int("LOCAL_WORLD_SIZE", least=1)
+    return max(1, found)
+
+
+def affinity() -> int:
+    """Processors that this process may be scheduled on."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return mine or 1
+
+
+def quota(root: Path | None = None, process: Path | None = None) -> float | None:
+    """Processors' worth of time that the cgroups of this process allow (2.5), None if unlimited.
+
+    Every group from the process's own up to the root counts, of version 2 (cpu.max) and of version
+    1 (cpu.cfs_quota_us). In a container, where the groups above are not visible, its own is the
+    root of the mount.
+    """
+    root, process = root or ROOT, process or PROCESS
+    try:
+        lines = process.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux, or no /proc
+        return None
+    limits = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            limits += [_version_2(folder) for folder in _folders(root, path)]
+            limits += [_version_2(folder) for folder in _folders(root / "unified", path)]
+        elif "cpu" in controllers.split(","):
+            for mount in (root / controllers, root / "cpu"):
+                limits += [_version_1(folder) for folder in _folders(mount, path)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def limit_threads() -> None:
+    """Have OpenMP, and so torch and our kernels, start no more threads than the quota allows.
+
+    Called when the package is imported; children inherit it. OMP_NUM_THREADS, if set, stays.
+    """
+    if "OMP_NUM_THREADS" in os.environ or (allowed := cores()) >= affinity():
+        return
+    os.environ["OMP_NUM_THREADS"] = str(allowed)
+    if (torch := sys.modules.get("torch")) is not None:  # it has read the variable already
+        torch.set_num_threads(allowed)
+
+
+def _folders(mount: Path, path: str) -> Iterator[Path]:
+    """The folder of a group below `mount`, and those of the groups above it."""
+    inside = PurePosixPath(path.lstrip("/"))
+    if ".." in inside.parts:  # a process outside the namespace's root
+        inside = PurePosixPath()
+    yield mount / inside
+    yield from (mount / above for above in inside.parents)
+
+
+def _version_2(folder: Path) -> float | None:
+    """From "MAX PERIOD" of cpu.max, microseconds; MAX may be "max"."""
+    words = _read(folder / "cpu.max").split()
+    return _share(words[0], words[1]) if len(words) == 2 else None
+
+
+def _version_1(folder: Path) -> float | None:
+    """From cpu.cfs_quota_us, -1 for none, and cpu.cfs_period_us."""
+    return _share(
+        _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
+    )
+
+
+def _share(limit: str, period: str) -> float | None:
+    if not (limit.isdecimal() and period.isdecimal()) or int(period) == 0:
+        return None
+    return int(limit) / int(period)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,79 @@
+"""Where a run keeps its record of images (`data.splits.fingerprint`): in its checkpoints, or beside
+them.
+
+Small records are in each checkpoint. Those of large sets, 29 bytes an image, are one file beside
+the checkpoints, which name it and its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any
+
+import torch
+
+from resnets.data.splits.fingerprint import Fingerprint
+from resnets.weights.checkpoint.format import Checkpoint, CheckpointError, Encoded, read_checkpoint
+from resnets.weights.checkpoint.store_url import named
+
+log = logging.getLogger("resnets")
+
+MOST_WITHIN = 1 << 14  # images of a record that is in each checkpoint
+FIELD = "images"
+
+
+class Record:
+    """How the checkpoints of a run keep a fingerprint.
+
+    tensors, meta: what each checkpoint has of it. file: name and payload of the file beside them;
+    None where there is none.
+    """
+
+    def __init__(self, fingerprint: Fingerprint | None) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.meta: dict[str, Any] = {}
+        self.file: tuple[str, Encoded] | None = None
+        if fingerprint is None:
+            return
+        self.meta = {FIELD: fingerprint.counts()}
+        tensors = fingerprint.tensors()
+        if len(fingerprint) <= MOST_WITHIN:
+            self.tensors = tensors
+            return
+        digest = _digest(tensors)
+        name = f"images-{digest[:16]}.safetensors"
+        self.meta[FIELD] |= {"file": name, "digest": digest}
+        self.file = name, Encoded(tensors, {})
+
+
+def read_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
+    """What a checkpoint remembers of its run's images; None where it is of an older version.
+
+    A warning says where the file that it names is missing or damaged.
+    """
+    stated = checkpoint.meta.get(FIELD)
+    if not isinstance(stated, dict) or "file" not in stated:
+        return Fingerprint.from_tensors(checkpoint.tensors)
+    path = checkpoint.path.parent / str(stated["file"])
+    try:
+        found = read_checkpoint(path).tensors
+    except CheckpointError as error:
+        log.warning("%s; images are not compared with those that were trained on", error)
+        return None
+    if _digest(found) != stated.get("digest"):
+        log.warning(
+            "%s: is not the record that %s names; images are not compared with those that were"
+            " trained on",
+            path,
+            named(checkpoint.path),
+        )
+        return None
+    return Fingerprint.from_tensors(found)
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Name maps between our tensors and those of other libraries."""

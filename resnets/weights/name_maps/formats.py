@@ -1,0 +1,178 @@
+"""The formats that can be read and written: one rules function each.
+
+torchvision, timm (residual nets are named alike in both, VGG is not), the CIFAR-10 nets in
+circulation, detectron2, Hugging Face's transformers, MMPretrain, a torchvision net in an
+`nn.Sequential`; and those of `resnets.weights.name_maps.formats_caffe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from resnets.config import ModelSpec, Preprocess
+from resnets.weights.name_maps.formats_caffe import CAFFE, DETECTRON, KERAS
+from resnets.weights.name_maps.rules import Format, Rules, Tensors
+
+
+def _is_resnet(spec: ModelSpec) -> bool:
+    return spec.block in ("basic", "bottleneck")
+
+
+TORCHVISION_RESNET: Rules = (
+    ("stem.conv.*", "conv1.*"),
+    ("stem.norm.*", "bn1.*"),
+    ("stage#.#.conv#.*", "layer#.#.conv#.*"),
+    ("stage#.#.norm#.*", "layer#.#.bn#.*"),
+    ("stage#.#.shortcut.conv.*", "layer#.#.downsample.0.*"),
+    ("stage#.#.shortcut.norm.*", "layer#.#.downsample.1.*"),
+    ("head.*", "fc.*"),
+)
+
+
+def _torchvision(spec: ModelSpec) -> Rules | None:
+    """torchvision.models.resnet and .vgg; there are no pre-activation nets."""
+    if spec.block == "vgg":
+        head = (("fc1.*", "classifier.0.*"), ("fc2.*", "classifier.3.*"))
+        return (*_vgg_features(spec), *head, ("head.*", "classifier.6.*"))
+    return TORCHVISION_RESNET if _is_resnet(spec) else None
+
+
+def _vgg_features(spec: ModelSpec) -> Iterator[tuple[str, str]]:
+    """torchvision numbers convolutions, norms, relus and pools in one list, `features`."""
+    normed = spec.norm == "batch"
+    index = 0
+    for stage, depth in enumerate(spec.depths, start=1):
+        for unit in range(depth):
+            yield f"stage{stage}.{unit}.conv.*", f"features.{index}.*"
+            if normed:
+                yield f"stage{stage}.{unit}.norm.*", f"features.{index + 1}.*"
+            index += 3 if normed else 2
+        index += 1
+
+
+def _timm(spec: ModelSpec) -> Rules | None:
+    """timm's resnet and vgg. Its pre-activation nets compute otherwise: no norm before the pool."""
+    if spec.block == "vgg":
+        head = (("fc1.*", "pre_logits.fc1.*"), ("fc2.*", "pre_logits.fc2.*"))
+        return (*_vgg_features(spec), *head, ("head.*", "head.fc.*"))
+    return TORCHVISION_RESNET if _is_resnet(spec) else None
+
+
+def _timm_encode(tensors: Tensors) -> Tensors:
+    """VGG's first two linear layers are convolutions there, of 7x7 and 1x1."""
+    for name, size in (("pre_logits.fc1.weight", 7), ("pre_logits.fc2.weight", 1)):
+        if name in tensors:
+            tensors[name] = tensors[name].unflatten(1, (-1, size, size))
+    return tensors
+
+
+def _timm_decode(tensors: Tensors) -> Tensors:
+    for name in ("pre_logits.fc1.weight", "pre_logits.fc2.weight"):
+        if name in tensors:
+            tensors[name] = tensors[name].flatten(1)
+    return tensors
+
+
+def _cifar(spec: ModelSpec) -> Rules | None:
+    """CIFAR-10 nets as most repositories name them; option A has no tensors in its shortcuts."""
+    if not _is_resnet(spec):
+        return None
+    shortcut = (
+        ("stage#.#.shortcut.conv.*", "layer#.#.shortcut.0.*"),
+        ("stage#.#.shortcut.norm.*", "layer#.#.shortcut.1.*"),
+    )
+    return (*TORCHVISION_RESNET[:4], *shortcut, ("head.*", "linear.*"))
+
+
+def _cifar_preprocess(spec: ModelSpec) -> Preprocess | None:
+    """ImageNet's constants on 32 px, as the repository of the option A nets in circulation has it.
+
+    (akamaster/pytorch_resnet_cifar10, trainer.py.) Others normalise in other ways.
+    """
+    return Preprocess(size=32, resize=32) if spec.shortcut == "A" else None
+
+
+def _detectron2(spec: ModelSpec) -> Rules | None:
+    """detectron2.modeling.backbone.resnet; a backbone has no head."""
+    if not _is_resnet(spec):
+        return None
+    return (
+        ("stem.conv.*", "stem.conv1.*"),
+        ("stem.norm.*", "stem.conv1.norm.*"),
+        ("stage#.#.conv#.*", "res#+1.#.conv#.*"),
+        ("stage#.#.norm#.*", "res#+1.#.conv#.norm.*"),
+        ("stage#.#.shortcut.conv.*", "res#+1.#.shortcut.*"),
+        ("stage#.#.shortcut.norm.*", "res#+1.#.shortcut.norm.*"),
+        ("head.*", "linear.*"),
+    )
+
+
+def _detectron2_decode(tensors: Tensors) -> Tensors:
+    """Its converter from torchvision files the head under the stem."""
+    return {name.replace("stem.fc.", "linear."): tensor for name, tensor in tensors.items()}
+
+
+def _transformers(spec: ModelSpec, before: str) -> Rules | None:
+    """transformers' ResNetForImageClassification; `before` is empty in a ResNetModel."""
+    if not _is_resnet(spec):
+        return None
+    stem, block = f"{before}embedder.embedder", f"{before}encoder.stages.#-1.layers.#"
+    return (
+        ("stem.conv.*", f"{stem}.convolution.*"),
+        ("stem.norm.*", f"{stem}.normalization.*"),
+        ("stage#.#.conv#.*", f"{block}.layer.#-1.convolution.*"),
+        ("stage#.#.norm#.*", f"{block}.layer.#-1.normalization.*"),
+        ("stage#.#.shortcut.conv.*", f"{block}.shortcut.convolution.*"),
+        ("stage#.#.shortcut.norm.*", f"{block}.shortcut.normalization.*"),
+        ("head.*", "classifier.1.*"),
+    )
+
+
+def _mmpretrain(spec: ModelSpec) -> Rules | None:
+    """mmpretrain's ImageClassifier with a ResNet and a LinearClsHead."""
+    if not _is_resnet(spec):
+        return None
+    body = ((ours, f"backbone.{theirs}") for ours, theirs in TORCHVISION_RESNET[:-1])
+    return (*body, ("head.*", "head.fc.*"))
+
+
+def _sequential(spec: ModelSpec) -> Rules | None:
+    """torchvision's net as nn.Sequential(*net.children()): numbers for names, relu and pool too."""
+    if not _is_resnet(spec):
+        return None
+    numbers = {"conv1": 0, "bn1": 1, "fc": 5 + len(spec.depths)}
+    rules = []
+    for ours, theirs in TORCHVISION_RESNET:
+        assert theirs is not None
+        first, _, rest = theirs.partition(".")
+        if first in numbers:
+            rules.append((ours, f"{numbers[first]}.{rest}"))
+        else:
+            rules += [
+                (ours.replace("#", str(stage), 1), f"{stage + 3}.{rest}")
+                for stage in range(1, 1 + len(spec.depths))
+            ]
+    return rules
+
+
+FORMATS: Mapping[str, Format] = {
+    format.name: format
+    for format in (
+        Format("torchvision", _torchvision),
+        Format("timm", _timm, _timm_encode, _timm_decode),
+        Format("cifar", _cifar, preprocess=_cifar_preprocess),
+        Format(
+            "detectron2",
+            _detectron2,
+            decode=_detectron2_decode,
+            belongs=lambda name: name.startswith("stem.fc."),
+        ),
+        Format("transformers", lambda spec: _transformers(spec, "resnet.")),
+        Format("transformers-backbone", lambda spec: _transformers(spec, "")),
+        Format("mmpretrain", _mmpretrain),
+        Format("sequential", _sequential),
+        DETECTRON,
+        CAFFE,
+        KERAS,
+    )
+}

@@ -1,0 +1,166 @@
+"""Bulk prediction finds the pictures of sets of all kinds, and gives each its row."""
+
+import shutil
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from bulk_runs import predict_here, rows
+
+from resnets.bulk import parquet
+from resnets.data.errors import DataError
+
+
+def _csv(folder: Path, paths: list[str], out: Path) -> Path:
+    shutil.copytree(folder, out / "files")
+    file = out / "set.csv"
+    file.write_text("label,file\n" + "".join(f"?,files/{p}\n" for p in paths), "utf-8")
+    return file
+
+
+def _text(folder: Path, paths: list[str], out: Path) -> Path:
+    file = out / "set.txt"
+    file.write_text("\n".join(str(folder / path) for path in paths), "utf-8")
+    return file
+
+
+def _tar(folder: Path, paths: list[str], out: Path, kind: str = "") -> Path:
+    file = out / f"set.tar{kind and '.'}{kind}"
+    with tarfile.open(file, f"w:{kind}") as tar:
+        for path in paths:
+            tar.add(folder / path, path)
+    return file
+
+
+def _shards(folder: Path, paths: list[str], out: Path) -> Path:
+    """WebDataset, of which one picture has no label."""
+    (out / "notes.txt").touch()
+    for number in range(2):
+        with tarfile.open(out / f"set-{number}.tar", "w") as tar:
+            for path in paths[number * 20 : number * 20 + 20 + 8 * number]:
+                tar.add(folder / path, Path(path).name)
+                if path != paths[3]:
+                    tar.add(out / "notes.txt", f"{Path(path).stem}.cls")
+    return out
+
+
+def _parquet(folder: Path, paths: list[str], out: Path) -> Path:
+    """Two files without labels: one of a single row group, one of small ones, with structs."""
+    cells = [(folder / path).read_bytes() for path in paths]
+    pq.write_table(pa.table({"n": range(30), "image": cells[:30]}), out / "a.parquet")
+    structs = [{"bytes": cell, "path": None} for cell in cells[30:]]
+    pq.write_table(pa.table({"image": structs}), out / "b.parquet", row_group_size=7)
+    return out
+
+
+def _arrow(folder: Path, paths: list[str], out: Path) -> Path:
+    import datasets
+
+    cells = [{"bytes": (folder / path).read_bytes(), "path": None} for path in paths]
+    made = datasets.Dataset.from_dict({"image": cells})
+    made.cast_column("image", datasets.Image()).save_to_disk(str(out / "saved"))
+    return out / "saved"
+
+
+KINDS = {
+    "csv": (_csv, "files/{path}"),
+    "text": (_text, "{folder}/{path}"),
+    "tar": (_tar, "{path}"),
+    "tar.gz": (lambda *args: _tar(*args, kind="gz"), "{path}"),
+    "webdataset": (_shards, "set-{half}.tar:{name}"),
+    "parquet": (_parquet, "{file}.parquet:{in_file}"),
+    "arrow": (_arrow, "saved:{row}"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sets_of_all_kinds_give_the_same_rows(kind, digits_run, nested_digits, bulk_rows, tmp_path):
+    folder, paths = nested_digits
+    make, naming = KINDS[kind]
+    if kind == "webdataset":  # flat, and sorted in each
+        paths = sorted(paths[:20], key=_last) + sorted(paths[20:], key=_last)
+    (tmp_path / "set").mkdir()
+    data = make(folder, paths, tmp_path / "set")
+    # Shards that begin and end anywhere in row groups and files.
+    predict_here(digits_run, data, tmp_path / "out", top=3, shard_size=11)
+    found = rows(tmp_path / "out")
+    names = [
+        naming.format(
+            path=path, folder=folder, row=row, name=_last(path), half=int(row >= 20),
+            file="ab"[row >= 30], in_file=row - 30 * (row >= 30),
+        )
+        for row, path in enumerate(paths)
+    ]  # fmt: skip
+    assert [row["path"] for row in found] == names
+    for row, other in zip(found, (bulk_rows[_last(path)] for path in paths), strict=True):
+        assert row["class1"] == other["class1"]
+        assert row["probability1"] == pytest.approx(other["probability1"], abs=1e-5)  # its batch
+    assert not (tmp_path / "out" / ".work").exists()
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def test_a_damaged_row_group_costs_its_rows_only(digits_run, nested_digits, tmp_path):
+    file = tmp_path / "set.parquet"
+    cells = [(nested_digits[0] / path).read_bytes() for path in nested_digits[1]]
+    pq.write_table(pa.table({"image": cells}), file, row_group_size=10, compression="none")
+    place = pq.read_metadata(file).row_group(2).column(0).data_page_offset
+    data = bytearray(file.read_bytes())
+    data[place : place + 40] = bytes(40)
+    file.write_bytes(data)
+    predict_here(digits_run, file, tmp_path / "out", shard_size=16)
+    bad = [row["path"] for row in rows(tmp_path / "out") if row["error"]]
+    assert bad == [f"set.parquet:{row}" for row in range(20, 30)]
+
+
+def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path, monkeypatch):
+    file = tmp_path / "set.parquet"
+    cells = [(nested_digits[0] / path).read_bytes() for path in nested_digits[1]]
+    pq.write_table(pa.table({"image": cells}), file, row_group_size=20)
+    found = parquet.find_parquet(str(file))
+
+    def problems() -> set[str]:
+        items = list(parquet.ParquetPictures(found).items(0, 48))
+        assert [item.name for item in items] == [f"set.parquet:{row}" for row in range(48)]
+        said = set()
+        for item in items:
+            with pytest.raises(DataError) as caught:
+                item.read()
+            said.add(str(caught.value))
+        return said
+
+    with monkeypatch.context() as patch:  # its footer is what it was
+        patch.setattr(parquet._File, "_read", lambda self, group: iter(()))
+        ends = {f"{file}: cannot be read (it ends before row {row})" for row in (0, 20, 40)}
+        assert problems() == ends
+    pq.write_table(pa.table({"image": cells[10:35]}), file, row_group_size=20)
+    assert problems() == {f"{file}: cannot be read (it has changed since it was found)"}
+
+
+def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_picture(
+    digits_run, nested_digits, tmp_path, monkeypatch
+):
+    """The Hub's listing is made up, its files are read as any that fsspec opens by a url."""
+    cells = [(nested_digits[0] / path).read_bytes() for path in nested_digits[1]]
+    urls = {"train": [], "test": []}
+    for part, start in (("train", 0), ("train", 20), ("test", 40)):
+        file = tmp_path / f"{start}.parquet"
+        pq.write_table(pa.table({"image": cells[start : start + 20]}), file, row_group_size=6)
+        urls[part].append(f"file://{file}")
+    listing = SimpleNamespace(config=SimpleNamespace(data_files=urls))
+    monkeypatch.setattr(parquet, "builder_of", lambda source: listing)
+    predict_here(digits_run, "hub:pets/cats", tmp_path / "out", shard_size=17)
+    names = [f"pets/cats/train:{row}" for row in range(40)]
+    assert [row["path"] for row in rows(tmp_path / "out")] == [
+        *names, *(f"pets/cats/test:{row}" for row in range(8)),
+    ]  # fmt: skip
+    monkeypatch.setattr(parquet, "WAITS", (0, 0, 0))
+    pictures = parquet.ParquetPictures(parquet.find_parquet("hub:pets/cats"))
+    (tmp_path / "20.parquet").unlink()
+    with pytest.raises(DataError, match=r"20\.parquet: cannot be read"):
+        list(pictures.items(15, 25))

@@ -1,0 +1,39 @@
+"""Classes that mirroring would mix up are said before training."""
+
+import logging
+
+import pytest
+
+from resnets.classification import ClassificationWork
+from resnets.config import replace_fields
+from resnets.data.transforms.mirror_check import mirror_warning
+from resnets.recipes import recipe
+
+
+@pytest.mark.parametrize(
+    ("classes", "warns"),
+    [
+        (tuple("0123456789"), True),
+        (("b", "d"), True),
+        (("Turn Left", "stop", "turn right"), True),
+        (("left_lung", "right_lung"), True),
+        (("cat", "dog"), False),
+        (("left-handed", "other"), False),
+        (("n01440764", "n02102040"), False),
+        (("A",), False),
+    ],
+)
+def test_classes_that_mirroring_changes(classes, warns):
+    assert (mirror_warning(classes) is not None) is warns
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_training_says_so_for_digits(caplog, flip):
+    mirrored = replace_fields(recipe("digits", "cifar-resnet8"), {"data.augment.flip": flip})
+    with caplog.at_level(logging.WARNING, logger="resnets"):
+        ClassificationWork.open(mirrored)
+    assert ("data.augment.flip=false" in caplog.text) is flip
+
+
+def test_the_digits_recipe_does_not_mirror():
+    assert not recipe("digits").data.augment.flip

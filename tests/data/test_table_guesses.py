@@ -1,0 +1,255 @@
+"""Tables of labels that may mean two things: refused or said, never guessed."""
+
+import logging
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+from digit_sets import digit_files
+
+from resnets.config import DataSpec
+from resnets.data import DataError, open_data
+from resnets.data.dataset.parts import Source
+from resnets.data.sources.open import find_source
+from resnets.data.tables.labels import number_labels
+
+NAMES = ("cat", "dog", "eel", "fox")
+LABELS = ("cat", "dog") * 4
+
+
+def put(root: Path, *names: str) -> None:
+    """Different small images of these paths."""
+    data = [each for each, _ in digit_files(10)]
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data[number])
+
+
+def table(file: Path, head: str, *rows: str) -> Path:
+    file.write_text("\n".join((head, *rows)) + "\n", encoding="utf-8")
+    return file
+
+
+def opened(path: Path, **spec: object) -> Source:
+    return find_source(DataSpec(source=str(path), **spec))
+
+
+def sizes(source: Source) -> tuple[int, int, int]:
+    val = 0 if source.val is None else len(source.val.labels)
+    return len(source.train.labels), val, source.test_images or 0
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    put(tmp_path, *(f"{number}.png" for number in range(8)))
+    return tmp_path
+
+
+def described(root: Path, head: str, *cells: str) -> Path:
+    rows = (f"{n}.png,{LABELS[n]},{cell}" for n, cell in enumerate(cells))
+    return table(root / "set.csv", f"path,label,{head}", *rows)
+
+
+# One row, images of two splits ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("truth", [False, True])
+def test_a_table_of_training_images_does_not_label_test_images(tmp_path, caplog, truth) -> None:
+    put(tmp_path, *(f"train/{n}.png" for n in range(6)), *(f"test/{n}.png" for n in range(4)))
+    file = table(tmp_path / "labels.csv", "id,label", *(f"{n},{LABELS[n]}" for n in range(6)))
+    found = opened(tmp_path, **({"truth": str(file)} if truth else {}))
+    assert sizes(found) == (6, 0, 0)
+    assert found.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert "4 .png (unlabelled image)" in found.left_out.said()
+    assert "test/" in caplog.text
+
+
+def test_rows_that_may_mean_either_split_label_neither(tmp_path) -> None:
+    put(tmp_path, *(f"train/{n}.png" for n in range(4)), *(f"valid/{n}.png" for n in range(4)))
+    file = tmp_path / "labels.csv"
+    table(file, "id,label", *(f"{n},{LABELS[n]}" for n in range(4)))
+    with pytest.raises(DataError, match=r"line 2.*(train|valid)/0\.png"):
+        opened(tmp_path)
+    with pytest.raises(DataError, match=r"valid/0\.png|0\.png"):
+        opened(tmp_path, truth=str(file))
+    rows = [f"{split}/{n}.png,{LABELS[n]}" for split in ("train", "valid") for n in range(4)]
+    table(file, "path,label", *rows)
+    assert sizes(opened(tmp_path))[0] == 4
+
+
+def test_a_table_of_validation_images_does_not_label_training_images(tmp_path) -> None:
+    put(tmp_path, *(f"train/{n}.png" for n in range(4)), *(f"val/{n}.png" for n in range(4)))
+    table(tmp_path / "val.csv", "id,label", *(f"{n},{LABELS[n]}" for n in range(4)))
+    with pytest.raises(DataError, match="train"):
+        opened(tmp_path)
+    table(tmp_path / "train.csv", "id,label", *(f"{n},{LABELS[n + 1]}" for n in range(4)))
+    found = opened(tmp_path)
+    assert found.train.labels.tolist() == [1, 0, 1, 0]
+    assert found.test is not None
+    assert found.test().labels.tolist() == [0, 1, 0, 1]
+
+
+def test_one_row_does_not_label_two_images(tmp_path) -> None:
+    put(tmp_path, *(f"{n}.png" for n in range(4)))
+    (tmp_path / "0.jpg").write_bytes((tmp_path / "3.png").read_bytes())
+    table(tmp_path / "labels.csv", "id,label", *(f"{n},{LABELS[n]}" for n in range(4)))
+    with pytest.raises(DataError, match=r"0\.jpg and 0\.png"):
+        opened(tmp_path)
+
+
+# Columns of splits -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "cells", "expected"),
+    [
+        ("is_valid,is_test", ("0,0", "0,0", "0,0", "0,0", "1,0", "1,0", "0,1", "0,1"), (4, 2, 2)),
+        ("is_train", ("1", "1", "1", "1", "1", "1", "0", "0"), (6, 0, 2)),
+        ("is_training_image", ("1",) * 5 + ("0",) * 3, (5, 0, 3)),
+        (
+            "Is Train,is_val",
+            ("True,False",) * 5 + ("False,True",) + ("False,False",) * 2,
+            (5, 1, 2),
+        ),
+        ("is_train,is_test", ("1,0",) * 5 + ("0,1",) + ("0,0",) * 2, (5, 2, 1)),
+        ("isTrain,isVal,isTest", ("y,n,n",) * 5 + ("n,y,n",) + ("n,n,y",) * 2, (5, 1, 2)),
+        ("split,is_test", ("train,0.0",) * 5 + ("val,0.0",) + ("test,1.0",) * 2, (5, 1, 2)),
+    ],
+)
+def test_flags_in_any_combination(flat, head, cells, expected) -> None:
+    assert sizes(opened(described(flat, head, *cells))) == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "last"),
+    [
+        ("is_valid,is_test", "1,1"),
+        ("is_train,is_test", "1,1"),
+        ("is_train,is_valid,is_test", "0,0,0"),
+        ("is_train,is_training_image", "1,0"),
+        ("split,is_test", "train,1"),
+        ("split,is_train", "val,1"),
+        ("is_test", "maybe"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(flat, head, last) -> None:
+    first = {3: "1,0,0", 2: "train,0" if "split,is_test" in head else "train,1"}
+    usual = first.get(head.count(",") + 1, "0")
+    if not head.startswith("split") and head.count(",") == 1:
+        usual = {"is_valid,is_test": "0,0", "is_train,is_test": "1,0"}.get(head, "1,1")
+    with pytest.raises(DataError, match="line 9"):
+        opened(described(flat, head, *(usual,) * 7, last))
+
+
+@pytest.mark.parametrize(
+    "name", ["fold", "cv_fold", "kfold", "group", "patient_id", "SubjectID", "video", "train"]
+)
+def test_columns_that_look_like_folds_or_groups_are_warned_of(flat, caplog, name) -> None:
+    cells = (f"{n % 3},red" for n in range(8))
+    source = opened(described(flat, f"{name},colour", *cells))
+    assert sizes(source) == (8, 0, 0)
+    assert f"'{name}'" in source.notes[0]
+    assert "'colour'" in source.notes[0]
+    assert f"'{name}'" in caplog.text
+    assert "colour" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["fold", "Patient ID", "cv"])
+def test_a_fold_or_group_is_no_label(flat, name) -> None:
+    rows = (f"{n}.png,{n % 2}" for n in range(8))
+    with pytest.raises(DataError, match="label"):
+        opened(table(flat / "set.csv", f"path,{name}", *rows))
+
+
+def test_other_columns_are_named_without_a_warning(flat, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        source = opened(described(flat, "width,height", *("8,8" for _ in range(8))))
+    assert "'width', 'height'" in source.notes[0]
+    assert not caplog.records
+
+
+def zipped(root: Path, top: str = "") -> Path:
+    file = root.parent / f"{root.name}.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for path in sorted(root.rglob("*.*")):
+            archive.write(path, Path(top) / path.relative_to(root))
+    return file
+
+
+@pytest.mark.parametrize("top", ["", "set", "a/images"])
+def test_a_split_column_in_an_archive_is_that_of_a_folder(flat, top) -> None:
+    file = flat / "labels.csv"
+    rows = [f"{n}.png,{LABELS[n]},{'train' if n < 4 else 'test'}" for n in range(7)]
+    table(file, "filename,label,split", *rows)
+    for source in (opened(zipped(flat, top)), opened(flat)):
+        assert source.classes == ("cat", "dog")
+        assert sizes(source) == (4, 0, 3)
+        assert source.left_out.said().count("1 .png (image that the table does not name)") == 1
+        assert source.test is not None
+        assert source.test().labels.tolist() == [0, 1, 0]
+    table(file, "filename,label,split", *rows, "99.png,cat,test")
+    with pytest.raises(DataError, match=r"line 9.*99\.png"):
+        open_data(DataSpec(source=str(zipped(flat, top))))
+    table(file, "filename,label,split", *rows[:6], "6.png,eel,test")
+    with pytest.raises(DataError, match="eel"):
+        open_data(DataSpec(source=str(zipped(flat, top))))
+
+
+def test_a_table_that_contradicts_the_folders_of_splits_is_refused(tmp_path) -> None:
+    put(tmp_path, *(f"train/{n}.png" for n in range(4)), *(f"test/{n}.png" for n in range(4, 8)))
+    rows = [f"{n}.png,{LABELS[n]},{'train' if n < 4 else 'test'}" for n in range(8)]
+    file = tmp_path / "labels.csv"
+    table(file, "filename,label,split", *rows)
+    assert sizes(opened(tmp_path)) == (4, 0, 4)
+    table(file, "filename,label,split", *rows[:7], "7.png,dog,train")
+    with pytest.raises(DataError, match="line 9"):
+        opened(tmp_path)
+
+
+def test_images_in_one_folder_point_at_the_tables_beside_it(tmp_path) -> None:
+    root = tmp_path / "set"
+    put(root, *(f"images/{n}.png" for n in range(6)))
+    table(root / "train.csv", "id,label", *(f"{n},{LABELS[n]}" for n in range(4)))
+    table(root / "test.csv", "id", "4", "5")
+    for source in (root, zipped(root)):
+        with pytest.raises(DataError, match=r"test\.csv, train\.csv"):
+            open_data(DataSpec(source=str(source)))
+
+
+# Labels ----------------------------------------------------------------------------------------
+
+
+def test_labels_are_all_names_or_all_places() -> None:
+    def number(labels: tuple[str, ...], classes: tuple[str, ...]) -> list[int]:
+        return number_labels(labels, classes, lambda row: f"line {row}", by_place=True).tolist()
+
+    assert number(("1", "2", "3"), ("1", "2", "3")) == [0, 1, 2]
+    assert number(("0", "2"), ("cat", "dog", "eel")) == [0, 2]
+    for labels, classes in (
+        (("0", "1", "2"), ("1", "2", "3")),
+        (("cat", "1"), ("cat", "dog")),
+        (("0", "3"), ("cat", "dog", "eel")),
+    ):
+        with pytest.raises(DataError, match="line"):
+            number(labels, classes)
+
+
+@pytest.mark.parametrize(
+    "other", ["Cat", "CAT ", "cafe\u0301", "nan", "NaN", "None", "null", "NA", "<NA>", "N/A"]
+)
+@pytest.mark.parametrize("name", ["set.csv", "labels.csv"])
+def test_a_label_that_is_hardly_another_or_missing_is_refused(flat, other, name) -> None:
+    composed = unicodedata.normalize("NFC", other)
+    first = composed if composed != other else "cat"
+    labels = [first, "dog"] * 3 + ["dog", other]
+    rows = (f'{n}.png,"{label}"' for n, label in enumerate(labels))
+    file = table(flat / name, "path,label", *rows)
+    for source in (file, flat) if name == "labels.csv" else (file,):
+        with pytest.raises(DataError, match="line 9"):
+            opened(source)
+
+
+def test_letters_of_two_cases_are_labels(flat) -> None:
+    rows = (f"{n}.png,{'aAbB'[n % 4]}" for n in range(8))
+    assert opened(table(flat / "set.csv", "path,label", *rows)).classes == ("A", "B", "a", "b")

@@ -1,0 +1,291 @@
+"""Drawings, curves, the sheet of misses, results files, and the commands that write them."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from detect_nets import FPN, NET, SEGMENT
+from detect_sets import bare_split, bare_target, detections, write_coco
+from PIL import Image
+
+from resnets.cli.main import main
+from resnets.config import DataSpec, OptimSpec, Recipe
+from resnets.detect.data.masks import decode_run, encode_masks
+from resnets.detect.draw import class_colour, draw, draw_classes, marks, save_drawing
+from resnets.detect.loading.sources import open_detection
+from resnets.detect.metrics.coco import coco_figures
+from resnets.detect.metrics.curves import save_curves
+from resnets.detect.metrics.error_page import save_misses, worst_misses
+from resnets.detect.metrics.results import coco_results
+from resnets.training import run
+
+GREY = np.full((120, 160, 3), 128, np.uint8)
+
+
+def test_boxes_are_drawn_where_they_are_in_their_class_colour():
+    found = detections([[40, 30, 120, 90], [0, 0, 20, 20]], [0.8, 0.3], [1, 0])
+    page = draw(GREY, marks(found, ("cat", "dog"), 0.5))
+    assert page.size == (640, 480)  # enlarged four times
+    pixels = np.asarray(page)
+    for x, y in ((160, 240), (480, 240), (320, 359)):
+        near = pixels[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3)
+        assert (near == class_colour(1)).all(1).any()
+    assert (pixels[200, 300] == 128).all()
+    assert not (pixels == class_colour(0)).all(2).any()  # below the threshold
+
+
+def test_masks_are_tinted_inside_and_outlined():
+    mask = np.zeros((1, 120, 160), np.uint8)
+    mask[0, 50:80, 60:100] = 1
+    found = detections([[55, 45, 105, 85]], [0.9], [0])
+    found["masks"] = encode_masks(mask)
+    large = np.kron(GREY, np.ones((6, 6, 1), np.uint8))
+    plain, tinted = (np.asarray(draw(GREY, some)) for some in ([], marks(found, ["x"], 0)))
+    assert plain.shape == tinted.shape
+    assert large.shape == (720, 960, 3)
+    assert (plain == 128).all()
+    expected = 0.55 * 128 + 0.45 * np.array(class_colour(0))
+    assert np.abs(tinted[65 * 4, 80 * 4] - expected).max() < 2
+    assert (tinted[20 * 4, 20 * 4] == 128).all()
+
+
+def test_tags_do_not_cover_each_other(monkeypatch):
+    from resnets.detect import draw as module
+
+    places = []
+    real = module._write_tag
+
+    def noted(*args):
+        places.append(real(*args))
+        return places[-1]
+
+    monkeypatch.setattr(module, "_write_tag", noted)
+    boxes = [[300, 200, 420, 300], [305, 205, 425, 305]]
+    draw(np.zeros((480, 640, 3), np.uint8), marks(detections(boxes, [0.9, 0.8], [0, 1]), "ab", 0))
+    one, other = places
+    assert module._shared(one, other) == 0
+    assert all(p[0] >= 0 and p[2] <= 640 and p[1] >= 0 and p[3] <= 480 for p in places)
+
+
+def test_class_maps_get_a_legend():
+    classes = np.zeros((120, 160), np.uint8)
+    classes[:30], classes[100:] = 1, 255
+    page = draw_classes(GREY, classes, ("sea", "sky"))
+    assert page.width == 640
+    assert page.height > 480
+    pixels = np.asarray(page)
+    assert (pixels[470, 300] == 128).all()  # counts for nothing: not tinted
+    shown = set(map(tuple, pixels[480:].reshape(-1, 3).tolist()))
+    assert {class_colour(0), class_colour(1)} <= shown
+
+
+def test_the_kinds_of_misses():
+    target = bare_target([[10, 10, 40, 40], [60, 60, 90, 90], [5, 60, 25, 80]], [0, 1, 2])
+    found = detections(
+        [[10, 10, 40, 40], [11, 11, 41, 41], [60, 60, 90, 75], [62, 62, 92, 92], [70, 5, 80, 15]],
+        [0.9, 0.8, 0.7, 0.6, 0.5],
+        [0, 0, 1, 2, 1],
+    )
+    found["boxes"][2] = [60, 60, 90, 72]  # overlap 0.4
+    misses = worst_misses(bare_split([target]), [found])
+    said = [miss.said for miss in misses]
+    assert said == [
+        ("class 0 80%", "found twice"),
+        ("class 1 70%", "box off, overlap 0.40"),
+        ("missed class 1", "9.0% of the picture"),
+        ("missed class 2", "4.0% of the picture"),
+    ]  # two of a kind from one picture at most
+    difficult = dataclasses.replace(target, difficult=np.ones(3, bool))
+    left = worst_misses(bare_split([difficult]), [found])
+    assert [miss.said[0] for miss in left] == ["class 1 50%"]
+
+
+def test_no_misses_make_a_page_too(tmp_path):
+    target = bare_target([[10, 10, 40, 40]], [0])
+    perfect = [detections(target.boxes, [1.0], [0])]
+    assert worst_misses(bare_split([target]), perfect) == []
+    save_misses(bare_split([target]), [], "protocol", tmp_path / "none.png")
+    assert Image.open(tmp_path / "none.png").width > 300
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+@pytest.mark.parametrize("classes", [1, 30])
+def test_curves(tmp_path, suffix, classes):
+    rng = np.random.default_rng(0)
+    targets = [bare_target(rng.uniform([0, 0, 50, 50], [40, 40, 99, 99], (9, 4)),
+                           rng.integers(0, classes, 9)) for _ in range(9)]  # fmt: skip
+    split = bare_split(targets, classes)
+    found = [
+        detections(t.boxes + rng.normal(0, 4, (9, 4)), rng.random(9), t.labels) for t in targets
+    ]
+    path = tmp_path / f"curves.{suffix}"
+    save_curves(coco_figures(split, found), split.classes, "protocol", path)
+    assert path.stat().st_size > 5000
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    if suffix == "svg":
+        assert "class 0" in path.read_text()
+
+
+def test_results_have_the_sources_numbers():
+    found = detections([[1, 2, 4, 8]], [0.123456], [1])
+    mask = np.zeros((1, 10, 10), np.uint8)
+    mask[0, 2:8, 1:4] = 1
+    found["masks"] = encode_masks(mask)
+    (entry,) = json.loads(json.dumps(coco_results(["name"], [found], (4, 90))))
+    assert entry["image_id"] == "name"
+    assert entry["category_id"] == 90
+    assert entry["bbox"] == [1, 2, 3, 6]
+    assert entry["score"] == 0.12346
+    assert (decode_run(entry["segmentation"]) == mask[0]).all()
+
+
+def test_jpeg_and_png_by_suffix(tmp_path):
+    for name, kind in (("a.jpg", "JPEG"), ("b.png", "PNG")):
+        save_drawing(Image.fromarray(GREY), tmp_path / name)
+        assert Image.open(tmp_path / name).format == kind
+
+
+def tiny_run(root, task, spec):
+    """A run of three steps on rectangles."""
+    detect = dataclasses.replace(
+        spec, train_sizes=(64,), max_size=120, crop=64, score_threshold=0.0, max_detections=12,
+        anchor_sizes=(8, 16, 32, 48, 64),
+    )  # fmt: skip
+    recipe = Recipe(
+        task=task, model=NET, detect=detect, duration="3it", batch_size=2,
+        data=DataSpec(source=str(root / "set"), val_fraction=0.2, normalise="imagenet"),
+        optim=OptimSpec(lr=0.01),
+    )  # fmt: skip
+    run(recipe, root / task, device="cpu", quiet=True)
+    return root / task
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    write_coco(root / "set", "train", [(80, 60), (60, 80)] * 4)
+    write_coco(root / "set", "val", [(80, 60)] * 3, seed=9)
+    return root
+
+
+@pytest.fixture(scope="module")
+def masks_run(place):
+    return tiny_run(place, "instances", FPN)
+
+
+def test_evaluate_writes_figures_curves_misses_and_results(masks_run, tmp_path, capsys):
+    out = tmp_path / "evaluation"
+    words = ["evaluate", str(masks_run), "--device", "cpu", "--out", str(out)]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    for said in ("box mAP@[.5,.95]", "mask mAP@.5, @.75", "VOC mAP (area, 11-point)", "green"):
+        assert said in text
+    names = {path.name for path in out.iterdir()}
+    pictures = {"precision.png", "mask_precision.png", "misses.png"}
+    assert names == {"evaluation.json", "detections.json", *pictures}
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert len(figures["boxes"]) == len(figures["masks"]) == 12
+    assert figures["examples"] == 3
+    results = json.loads((out / "detections.json").read_text())
+    assert {entry["category_id"] for entry in results} <= {3, 7, 9}
+    assert {entry["image_id"] for entry in results} <= {1, 2, 3}
+    assert main([*words[:2], "--device", "cpu", "--json", "--split", "val"]) == 0
+    assert "set train, validation share (seed 0), " in capsys.readouterr().out
+
+
+def test_evaluate_on_other_data_matches_classes_by_name(masks_run, place, tmp_path, capsys):
+    write_coco(tmp_path, "test", [(80, 60)] * 2, seed=4)
+    path = tmp_path / "annotations/instances_test.json"
+    document = json.loads(path.read_text())
+    turned = {3: 9, 7: 7, 9: 3}  # red and blue change numbers, and so places
+    for entry in [*document["annotations"], *document["categories"]]:
+        key = "category_id" if "category_id" in entry else "id"
+        entry[key] = turned[entry[key]]
+    path.write_text(json.dumps(document))
+    recipe = Recipe(task="instances", data=DataSpec(source="elsewhere"))
+    from resnets.detect.metrics.eval_split import choose_split
+
+    split = choose_split(recipe, ("red", "green", "blue"), str(tmp_path), "test")
+    plain = open_detection(DataSpec(source=str(tmp_path), test_fraction=0, val_fraction=0)).train
+    assert split.classes == ("red", "green", "blue")
+    assert split.category_ids == (9, 7, 3)
+    for one, other in zip(split.targets, plain.targets, strict=True):
+        named = [split.classes[label] for label in one.labels]
+        assert named == [plain.classes[label] for label in other.labels]
+    assert main(["evaluate", str(masks_run), "--device", "cpu", "--data", str(tmp_path)]) == 0
+    used = document["annotations"][0]["category_id"]
+    next(each for each in document["categories"] if each["id"] == used)["name"] = "violet"
+    path.write_text(json.dumps(document))
+    assert main(["evaluate", str(masks_run), "--data", str(tmp_path)]) == 1
+    assert "the net does not know violet" in capsys.readouterr().err
+
+
+def test_an_unreadable_picture_is_left_out_and_named(masks_run, place, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(place / "set", tmp_path / "set")
+    (tmp_path / "set/val/val0002.png").write_bytes(b"gone")
+    words = ["--device", "cpu", "--data", str(tmp_path / "set")]
+    assert main(["evaluate", str(masks_run), *words, "--json"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["examples"] == 2
+    assert "val0002.png: cannot be read as a picture" in printed.err
+    assert "1 unreadable left out" in printed.out
+
+
+def test_predict_draws_and_writes_coco_json(masks_run, place, tmp_path, capsys):
+    pictures = [str(place / "set/val"), str(tmp_path / "none.jpg")]
+    words = ["predict", str(masks_run), *pictures, "--device", "cpu", "--threshold", "0.1"]
+    assert main([*words, "--draw", str(tmp_path / "drawn")]) == 1
+    printed = capsys.readouterr()
+    assert "none.jpg: cannot be read" in printed.err
+    assert "val0001.png" in printed.out
+    names = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert names == {"detections.json", *(f"val000{n}.png.seen.png" for n in (1, 2, 3))}
+    document = json.loads((tmp_path / "drawn/detections.json").read_text())
+    assert [entry["name"] for entry in document["categories"]] == ["red", "green", "blue"]
+    assert len(document["images"]) == 3
+    assert all(entry["score"] >= 0.1 for entry in document["annotations"])
+    assert all("segmentation" in entry for entry in document["annotations"])
+    assert main([*words[:3], "--device", "cpu", "--threshold", "0.1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["annotations"] == document["annotations"]
+    assert main([*words[:3], "--device", "cpu", "--threshold", "0.1", "--csv"]) == 0
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 1 + len(document["annotations"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["evaluate", "RUN", "--flip"], "--flip is for classifiers"),
+        (["evaluate", "RUN", "--views", "ten-crop"], "--views is for classifiers"),
+        (["predict", "RUN", "x.jpg", "--explain", "e"], "--explain is for classifiers"),
+        (["predict", "RUN", "x.jpg", "--threshold", "2"], "a score is in 0..1"),
+    ],
+)
+def test_flags_of_classifiers_are_refused(masks_run, words, says, capsys):
+    assert main([str(masks_run) if word == "RUN" else word for word in words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_segmenter_is_measured_and_drawn(place, tmp_path, capsys):
+    for title in ("train", "val"):
+        (place / f"set/semantic_{title}").mkdir()
+        for path in (place / "set" / title).iterdir():
+            pixels = np.asarray(Image.open(path)).astype(int)
+            classes = np.where(pixels.max(2) > 180, pixels.argmax(2), 3).astype(np.uint8)
+            Image.fromarray(classes).save(place / f"set/semantic_{title}" / path.name)
+    (place / "set/classes.txt").write_text("red\ngreen\nblue\nnoise\n")
+    folder = tiny_run(place, "segment", SEGMENT)
+    assert main(["evaluate", str(folder), "--device", "cpu", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert 0 <= figures["semantic"]["mean_iou"] <= 1
+    assert len(figures["per_class"]) == 4
+    words = ["predict", str(folder), str(place / "set/val/val0001.png"), "--device", "cpu"]
+    assert main([*words, "--csv", "--draw", str(tmp_path)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert sum(int(row["pixels"]) for row in rows) == 80 * 60
+    assert Image.open(tmp_path / "val0001.png.seen.png").width == 640

@@ -1,0 +1,269 @@
+"""Weights of whole detectors: torchvision's give its outputs, detectron2's find their places."""
+
+import dataclasses
+import hashlib
+import io
+import logging
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from detect_nets import C4, FPN, NET, pictures, small_model
+from torch import nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from resnets.config import ConfigError, DetectSpec, Recipe
+from resnets.detect.models.build import assemble, build_model
+from resnets.detect.models.weights import find_whole, fit_whole
+from resnets.models import build, catalog
+from resnets.recipes.detection import split_name
+from resnets.weights.errors import WeightsError
+from resnets.weights.files import Weights
+from resnets.weights.lazy_tensors import stored
+
+AS_GIVEN = {
+    "min_size": 96,
+    "max_size": 400,
+    "image_mean": [0.0, 0, 0],
+    "image_std": [1.0, 1, 1],
+    "box_score_thresh": 0.0,
+    "num_classes": 6,
+    "box_detections_per_img": 10,
+    "rpn_pre_nms_top_n_test": 40,
+    "rpn_post_nms_top_n_test": 40,
+}
+FEW = {"score_threshold": 0.0, "proposals": (40, 40), "max_detections": 10}
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """In float64, so that equality is not blurred by the order of sums."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model.eval().double()
+
+
+def reference(kind, name="resnet18"):
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(
+        backbone_name=name, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
+    )
+    return lively(kind(backbone, **AS_GIVEN))
+
+
+def ours(name, task, classes=5, **spec):
+    net, head = split_name(name, "fpn")
+    recipe = Recipe(task=task, model=net, detect=DetectSpec(head=head, **spec))
+    return assemble(build(net), recipe, classes).eval().double()
+
+
+def whole(state):
+    """A state dict as weights of a detector or segmenter."""
+    contents = {name: stored(tensor) for name, tensor in state.items()}
+    return find_whole(Weights("reference", contents))
+
+
+def assert_equal_outputs(model, wanted):
+    images = [torch.randn(3, 96, 131).double(), torch.randn(3, 96, 96).double()]
+    with torch.no_grad():
+        for found, each in zip(model(images), wanted(images), strict=True):
+            assert len(each["boxes"]) > 0
+            assert torch.equal(found["labels"], each["labels"])
+            for name in ("boxes", "scores"):
+                torch.testing.assert_close(found[name], each[name], atol=1e-8, rtol=1e-8)
+            if "masks" in each:
+                pasted = paste_masks_in_image(
+                    found["masks"], found["boxes"], each["masks"].shape[-2:]
+                )
+                torch.testing.assert_close(pasted, each["masks"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "task"), [(FasterRCNN, "detect"), (MaskRCNN, "instances")])
+def test_torchvisions_detectors_give_its_outputs(kind, task):
+    wanted = reference(kind)
+    model = ours("resnet18-fpn", task, **FEW)
+    fit_whole(model, whole(wanted.state_dict()))
+    assert_equal_outputs(model, wanted)
+
+
+@pytest.mark.slow
+def test_torchvisions_named_detector_gives_its_outputs():
+    torch.manual_seed(0)
+    wanted = lively(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, **AS_GIVEN))
+    model = ours("resnet50-fpn", "detect", **FEW)
+    fit_whole(model, whole(wanted.state_dict()))
+    assert_equal_outputs(model, wanted)
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50"])
+def test_torchvisions_segmenters_give_its_outputs(name):
+    torch.manual_seed(0)
+    make = getattr(torchvision.models.segmentation, name)
+    wanted = lively(make(weights=None, weights_backbone=None, num_classes=4, aux_loss=True))
+    head = name.partition("_")[0]
+    model = ours(f"resnet50-{head}", "segment", 4, auxiliary=0.5)
+    fit_whole(model, whole(wanted.state_dict()))
+    image = torch.randn(1, 3, 33, 49).double()
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), wanted(image)["out"])
+
+
+def test_names_from_before_torchvision_wrapped_convolutions_are_read():
+    wanted = reference(MaskRCNN)
+    old = {
+        name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        .replace("_blocks.0.0.", "_blocks.0.")
+        .replace("mask_head.0.0.", "mask_head.mask_fcn1."): tensor
+        for name, tensor in wanted.state_dict().items()
+        if not name.endswith("num_batches_tracked")  # frozen norms count nothing
+    }
+    assert "roi_heads.mask_head.mask_fcn1.weight" in old
+    model = ours("resnet18-fpn", "instances", **FEW)
+    fit_whole(model, whole(old))
+    assert_equal_outputs(model, wanted)
+
+
+def to_detectron2(model, head: str) -> dict:
+    """A model of ours as detectron2's zoo has it, written from its documentation."""
+    found = {}
+    for own, tensor in model.state_dict().items():
+        name = own
+        if "num_batches" in own:
+            continue
+        if own.startswith("net."):
+            name = own.removeprefix("net.")
+            if name.startswith("stem"):
+                name = name.replace("stem.conv", "stem.conv1").replace(
+                    "stem.norm", "stem.conv1.norm"
+                )
+            else:
+                for stage in (4, 3, 2, 1):
+                    name = name.replace(f"stage{stage}.", f"res{stage + 1}.")
+                for number in (1, 2, 3):
+                    name = name.replace(f".norm{number}.", f".conv{number}.norm.")
+                name = name.replace("shortcut.conv.", "shortcut.")
+            region = head == "c4" and name.startswith("res5")
+            before = "roi_heads." if region else "backbone."
+            name = before + ("bottom_up." if head == "fpn" else "") + name
+        for ours_, theirs in (
+            *(
+                (f"pyramid.fpn.inner_blocks.{i}.0", f"backbone.fpn_lateral{i + 2}")
+                for i in range(4)
+            ),
+            *((f"pyramid.fpn.layer_blocks.{i}.0", f"backbone.fpn_output{i + 2}") for i in range(4)),
+            ("rpn.head.conv.0.0", "proposal_generator.rpn_head.conv"),
+            ("rpn.head.cls_logits", "proposal_generator.rpn_head.objectness_logits"),
+            ("rpn.head.bbox_pred", "proposal_generator.rpn_head.anchor_deltas"),
+            ("box_head.fc6", "box_head.fc1"),
+            ("box_head.fc7", "box_head.fc2"),
+            *((f"mask_head.{i}.0", f"mask_head.mask_fcn{i + 1}") for i in range(4)),
+            ("mask_predictor.conv5_mask", "mask_head.deconv"),
+            ("mask_predictor.mask_fcn_logits", "mask_head.predictor"),
+        ):
+            name = name.replace(ours_, theirs)
+        if "cls_score" in name:  # background last
+            tensor = torch.cat((tensor[1:], tensor[:1]))
+        if "bbox_pred" in name:
+            tensor = tensor[4:]
+        if "mask_head.predictor" in name:
+            tensor = tensor[1:]
+        if head == "c4" and ("objectness" in name or "anchor_deltas" in name):
+            values = 4 if "deltas" in name else 1  # anchors by size first, then by ratio
+            tensor = tensor.unflatten(0, (3, 2, values)).transpose(0, 1).flatten(0, 2)
+        found[name] = tensor.numpy()
+    return found
+
+
+@pytest.mark.parametrize(("spec", "task"), [(FPN, "instances"), (C4, "detect")])
+def test_detectron2s_detectors_find_their_places(spec, task, tmp_path):
+    net = dataclasses.replace(NET, block="bottleneck", stride_in="1x1")
+    wanted = small_model(dataclasses.replace(spec, score_threshold=0.1), task, net)
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps({"model": to_detectron2(wanted, spec.head), "__author__": "D2"}))
+    told = dataclasses.replace(net, stride_in="3x3")
+    detect = dataclasses.replace(spec, score_threshold=0.1)
+    recipe = Recipe(task=task, model=told, detect=detect, weights=str(path))
+    model, preprocessor = build_model(recipe, 3)
+    assert preprocessor.spec.channel_order == "bgr"
+    assert model.net.spec.stride_in == "1x1"
+    with torch.no_grad():
+        for found, each in zip(model.eval()(pictures()), wanted(pictures()), strict=True):
+            assert len(each["boxes"]) > 0
+            for name, values in each.items():
+                torch.testing.assert_close(found[name], values)
+
+
+def test_a_detector_of_other_classes_gives_all_but_its_last_layers(tmp_path, caplog):
+    wanted = small_model(FPN, "instances", classes=5)
+    path = tmp_path / "detector.safetensors"
+    safetensors.torch.save_file(wanted.state_dict(), path)
+    recipe = Recipe(task="instances", model=NET, detect=FPN, weights=str(path))
+    with caplog.at_level(logging.INFO, "resnets"):
+        model, _ = build_model(recipe, 3)
+    assert "new layers for other classes" in caplog.text
+    assert model.roi_heads.box_predictor.cls_score.out_features == 4
+    own, theirs = model.state_dict(), wanted.state_dict()
+    changed = [name for name in own if not torch.equal(own[name], theirs[name])]
+    assert {name.split(".")[2] for name in changed} == {"cls_score", "bbox_pred", "mask_fcn_logits"}
+
+
+def test_a_classifiers_weights_start_a_detector(tmp_path):
+    torch.manual_seed(1)
+    net = build(catalog.spec("resnet18", num_classes=7))
+    path = tmp_path / "net.safetensors"
+    safetensors.torch.save_file(net.state_dict(), path)
+    spec = catalog.spec("resnet18")
+    model, _ = build_model(Recipe(task="detect", model=spec, weights=str(path)), 3)
+    for name, tensor in net.state_dict().items():
+        if not name.startswith("head."):
+            assert torch.equal(model.net.state_dict()[name], tensor)
+
+
+def test_what_does_not_fit_is_named():
+    wanted = reference(FasterRCNN)
+    with pytest.raises(WeightsError, match="reference: does not fit resnet18-c4: .*no place for"):
+        fit_whole(ours("resnet18-c4", "detect"), whole(wanted.state_dict()))
+    with pytest.raises(WeightsError, match="tensors missing .*roi_heads.mask"):
+        fit_whole(ours("resnet18-fpn", "instances"), whole(wanted.state_dict()))
+
+
+@pytest.mark.slow
+def test_torchvisions_published_detectors_are_had_by_name(tmp_path, monkeypatch):
+    """A file as torchvision would have fetched it: named after its hash, in torch's cache."""
+    torch.manual_seed(0)
+    wanted = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None
+    )
+    buffer = io.BytesIO()
+    torch.save(wanted.state_dict(), buffer)
+    name = f"fasterrcnn-{hashlib.sha256(buffer.getvalue()).hexdigest()[:8]}.pth"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / name).write_bytes(buffer.getvalue())
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    entry = torchvision.models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    monkeypatch.setattr(entry.value, "url", f"https://nowhere.invalid/{name}")
+    net, _ = split_name("resnet50-fpn", "fpn")
+    model, _ = build_model(Recipe(task="detect", model=net, weights="torchvision:COCO_V1"), 3)
+    assert model.net.spec.norm_eps == 0
+    weight = wanted.backbone.body.layer4[2].conv3.weight
+    assert torch.equal(model.net.stage4[2].conv3.weight, weight)
+    assert model.roi_heads.box_predictor.cls_score.out_features == 4
+
+
+def test_torchvisions_names_are_for_what_it_has():
+    for name, tag, said in (
+        ("resnet18-fpn", "COCO_V1", "no resnet18-fpn for task 'detect'"),
+        ("resnet50-c4", "COCO_V1", "no resnet50-c4"),
+        ("resnet50-fpn", "COCO_V9", "no 'COCO_V9' for fasterrcnn_resnet50_fpn; known: COCO_V1"),
+    ):
+        net, head = split_name(name, "fpn")
+        told = Recipe(
+            task="detect", model=net, detect=DetectSpec(head=head), weights=f"torchvision:{tag}"
+        )
+        with pytest.raises(ConfigError, match=said):
+            build_model(told, 3)

@@ -1,0 +1,254 @@
+"""Export: folding, every format, the proof that precedes each file, and artefacts in use."""
+
+import dataclasses
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_nets import PREACT, RESIDUAL, VGG, small_net
+from torch import nn
+
+import resnets
+from resnets.cli.main import main
+from resnets.config import DataSpec
+from resnets.data import Preprocessor, open_data
+from resnets.export import write as writing
+from resnets.export.export import gather, prove
+from resnets.export.select import open_backend
+from resnets.export.verify import Refused, compare, compare_errors, count, reference
+from resnets.export.write import write
+from resnets.runtime.artifact import ArtefactError, Facts
+from resnets.runtime.fold_batch_norm import fold
+from resnets.runtime.graph import Deployed
+from resnets.runtime.torch import TorchEngine
+
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def torch_artefact(digits_run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("artefact") / "digits.pt2"
+    assert main(["export", str(digits_run), "--to", "torch", "--out", str(out)]) == 0
+    return out
+
+
+def call(capsys, *words) -> tuple[int, str, str]:
+    code = main([*map(str, words)])
+    return code, *capsys.readouterr()
+
+
+def surest_digit(run: Path) -> np.ndarray:
+    """The test picture (H, W) whose class the net is surest of: no kernel's rounding changes it."""
+    pictures = open_data(DataSpec(source="digits")).test().images[..., 0].numpy()
+    net = resnets.load(run)
+    with torch.inference_mode():
+        shares = net(net.preprocess(list(pictures))).softmax(1)
+    return pictures[int(shares.amax(1).argmax())]
+
+
+def noise(net, count: int = 3) -> np.ndarray:
+    spec = net.preprocess.spec
+    shape = (count, spec.size, spec.size, spec.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def count_norms(net: nn.Module) -> int:
+    return sum(isinstance(each, nn.BatchNorm2d) for each in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("spec", "left", "options"),
+    [
+        (RESIDUAL, 0, {}),
+        (PREACT, 2, {}),  # one after each addition; the first block of the net has none
+        (VGG, 0, {"channels": 1}),
+        (RESIDUAL, 0, {"mean_image": True}),
+        (dataclasses.replace(RESIDUAL, blur_pool=True, widths=(16, 32)), 0, {}),
+    ],
+)
+def test_a_folded_net_gives_the_same_logits(spec, left, options):
+    net = small_net(spec, **options)
+    pictures = noise(net)
+    assert count_norms(fold(net)) == left < count_norms(net)
+    with torch.inference_mode():
+        found = Deployed(net)(torch.from_numpy(pictures)).numpy()
+    np.testing.assert_allclose(found, reference(net)(pictures), atol=2e-5)
+
+
+def test_channels_of_bgr_nets_are_turned_in_the_graph():
+    net = small_net(RESIDUAL)
+    turned = dataclasses.replace(net.preprocess.spec, channel_order="bgr", mean=(0.4, 0.45, 0.5))
+    net.preprocess = Preprocessor(turned)
+    pictures = noise(net)
+    with torch.inference_mode():
+        found = Deployed(net)(torch.from_numpy(pictures)).numpy()
+    np.testing.assert_allclose(found, reference(net)(pictures), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "suffix", "packages"),
+    [
+        ("torch", "--bf16", ".pt2", ()),
+        ("onnx", None, ".onnx", ONNX),
+        ("onnx", "--int8", ".onnx", ONNX),
+        ("openvino", "--int8", ".xml", ("openvino", "nncf")),
+        pytest.param("openvino", None, ".xml", ("openvino",), marks=pytest.mark.slow),
+        pytest.param("openvino", "--bf16", ".xml", ("openvino",), marks=pytest.mark.slow),
+    ],
+)
+def test_export_and_use(capsys, digits_run, tmp_path, kind, flag, suffix, packages):
+    for package in packages:
+        pytest.importorskip(package)
+    out = tmp_path / f"digits{suffix}"
+    flags = [flag] if flag else []
+    words = ("export", digits_run, "--to", kind, *flags, "--calibrate", "digits", "--out", out)
+    code, said, err = call(capsys, *words, "--max-drop", "2")
+    assert code == 0, err
+    assert "top-1 error" in said
+    card = json.loads((tmp_path / f"digits{suffix}.json").read_text())
+    assert [each["batch"] for each in card["parity"]["batches"]] == [1, 2, 7]
+    assert all(each["relative"] < card["parity"]["limit"] for each in card["parity"]["batches"])
+    whole = card["parity"]["whole_pictures"]
+    assert (whole is None) == (kind == "torch")
+    assert card["input"]["shape"] == (
+        ["batch", 16, 16, 1] if whole is None else ["batch", "height", "width", 1]
+    )
+    errors = card["errors"]
+    assert errors["rise"] == errors["top1_error_after"] - errors["top1_error_before"]
+    assert errors["top1_error_before"] < 20  # it has learnt to read
+    assert len(card["source"]["sha256"]) == 64
+    precision = card["precision"]
+
+    code, said, _ = call(capsys, "evaluate", out, "--split", "val", "--json")
+    found = json.loads(said)
+    assert code == 0
+    assert found["top1_error"] == pytest.approx(errors["top1_error_after"])
+    named = f"{kind} {precision}, digits{suffix} (of last.safetensors (step 80))"
+    assert named in found["protocol"]
+
+    picture = tmp_path / "digit.png"
+    Image.fromarray(surest_digit(digits_run)).save(picture)
+    answers = []
+    for weights in (out, digits_run):
+        code, said, err = call(capsys, "predict", weights, picture, "--csv", "--top-k", "1")
+        assert code == 0
+        assert err.startswith(f"predicting with {kind if weights == out else 'torch'} ")
+        answers.append(said.splitlines()[1].split(","))
+    assert answers[0][1] == answers[1][1]
+    assert float(answers[0][2]) == pytest.approx(float(answers[1][2]), abs=0.1)
+
+
+def test_a_broken_graph_is_refused_and_not_written(capsys, digits_run, tmp_path, monkeypatch):
+    class WrongMean(Deployed):
+        def __init__(self, *words, **options):
+            super().__init__(*words, **options)
+            self.mean += 10
+
+    monkeypatch.setattr(writing, "Deployed", WrongMean)
+    out = tmp_path / "made" / "net.pt2"
+    code, said, err = call(capsys, "export", digits_run, "--to", "torch", "--out", out)
+    assert (code, said) == (3, "")
+    assert "does not compute what last.safetensors (step 80) does: at batch 1" in err
+    assert "nothing was written" in err
+    assert not out.parent.exists()  # nor is the folder that was made for it left
+
+
+@pytest.mark.parametrize("name", ["stem.conv.weight", "head.weight", "stage2.0.norm2.weight"])
+def test_one_changed_weight_is_noticed(digits_run, name):
+    net, changed = resnets.load(digits_run), resnets.load(digits_run)
+    weight = changed.get_parameter(name).data.flatten()
+    weight[0] = -weight[0] - 1
+    engine, pictures = TorchEngine(changed, "cpu", "float32"), gather(net, None, "float32").pictures
+    with pytest.raises(Refused, match="logits are .* of their spread away, allowed 0.001"):
+        compare(net, engine, pictures, 1e-3)
+
+
+def test_more_errors_than_allowed_are_refused_with_the_numbers(digits_run):
+    net, worse = resnets.load(digits_run), resnets.load(digits_run)
+    worse.head.bias.data[3] += 50  # everything is a three
+    evidence = gather(net, "digits", "float32")
+    own, after = (
+        count(TorchEngine(each, "cpu", "float32"), evidence.split, evidence.truth)
+        for each in (net, worse)
+    )
+    assert evidence.before().top1_error == own.top1_error
+    with pytest.raises(Refused, match=r"error rises by \d+\.\d+ points, from .* allowed are 0.5"):
+        compare_errors("torch float32", own, after, 0.5)
+    found = compare_errors("torch float32", own, own, 0.0)
+    assert found["rise"] == 0.0
+    assert found["pictures"] == len(evidence.split)
+
+
+def test_an_artefact_proves_itself_against_its_own_net_only(digits_run, tmp_path):
+    net, other = resnets.load(digits_run), resnets.load(digits_run)
+    other.preprocess = Preprocessor(dataclasses.replace(net.preprocess.spec, mean=(0.2,)))
+    path = tmp_path / "other.pt2"
+    write(other, Facts.of(other, "torch", "float32"), path)
+    assert prove(other, path, gather(net, None, "float32"), 0.5)["parity"]["batches"]
+    with pytest.raises(Refused):
+        prove(net, path, gather(net, None, "float32"), 0.5)
+
+
+def test_a_file_that_is_no_longer_what_was_proved_is_not_opened(capsys, torch_artefact, tmp_path):
+    for file in (torch_artefact, torch_artefact.with_name("digits.pt2.json")):
+        shutil.copy(file, tmp_path)
+    moved = tmp_path / "digits.pt2"
+    assert open_backend(moved).probabilities(noise(open_backend(moved))).shape == (3, 10)
+    moved.write_bytes(moved.read_bytes() + b"\0")
+    code, _, err = call(capsys, "predict", moved, tmp_path / "none.png")
+    assert code == 1
+    assert "differs from the file that was proved" in err
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_files_that_are_no_artefacts_are_named(tmp_path, suffix):
+    pytest.importorskip({".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}[suffix])
+    path = tmp_path / f"net{suffix}"
+    with pytest.raises(ArtefactError, match="no such file"):
+        open_backend(path)
+    path.write_bytes(pickle.dumps("not a net"))
+    path.with_suffix(".bin").write_bytes(b"")
+    with pytest.raises(ArtefactError, match=f"net{suffix}: "):
+        open_backend(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--int8",), "--calibrate DATA"),
+        (("--int8", "--bf16"), "exclude each other"),
+        (("--to", "torch", "--int8", "--calibrate", "digits"), "take openvino or onnx"),
+        (("--to", "onnx", "--bf16"), "take --to openvino or torch"),
+        (("--to", "torch", "--out", "net.onnx"), "a file for torch ends in .pt2"),
+        (("--to", "torch", "--max-drop", "-1"), "0 or more"),
+    ],
+)
+def test_bad_words(capsys, digits_run, words, said):
+    code, out, err = call(capsys, "export", digits_run, *words)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_what_an_artefact_cannot_do_is_said(capsys, torch_artefact, tmp_path):
+    for words, said in (
+        (("evaluate", torch_artefact, "--views", "ten-crop"), "--views: an artefact sees"),
+        (("evaluate", torch_artefact, torch_artefact), "name it alone"),
+        (("evaluate", torch_artefact, "--precision", "bfloat16"), "computes in float32"),
+        (("predict", torch_artefact, "x.png", "--explain", tmp_path), "use its checkpoint"),
+        (("predict", torch_artefact, "x.png", "--device", "cuda"), "computes on the CPU"),
+        (("export", torch_artefact), "is an artefact already"),
+    ):
+        code, _, err = call(capsys, *words)
+        assert code == 2, err
+        assert said in err
+
+
+def test_pictures_of_another_size_are_refused_by_name(torch_artefact):
+    engine = open_backend(torch_artefact)
+    with pytest.raises(ValueError, match=r"torch float32 takes uint8 \(B, 16, 16, 1\)"):
+        engine.logits(np.zeros((1, 17, 17, 1), np.uint8))

@@ -1,0 +1,112 @@
+"""Sets, and runs of bulk prediction over them, for its tests."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from digit_sets import digit_files
+
+from resnets.bulk.plan import held
+from resnets.bulk.pool import Done
+from resnets.bulk.run import Run, Wanted, begin
+from resnets.bulk.worker import ShardWorker
+
+DIGITS = digit_files(12)  # 48 pictures of the digits 0 to 3
+
+
+def save_digits(folder: Path) -> list[str]:
+    """The digits as PNGs in folders of some nesting; their paths, sorted."""
+    paths = []
+    for number, (data, digit) in enumerate(DIGITS):
+        below = ("", "deep/down/", "deep/")[number % 3]
+        path = folder / f"{below}{digit}-{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        paths.append(path.relative_to(folder).as_posix())
+    return sorted(paths)
+
+
+def save_list(folder: Path, count: int) -> Path:
+    """A CSV of `count` lines, the digits in `folder` over and over."""
+    paths = save_digits(folder / "digits")
+    file = folder / "list.csv"
+    lines = (f"digits/{paths[row % len(paths)]},{row}\n" for row in range(count))
+    file.write_text("path,row\n" + "".join(lines), encoding="utf-8")
+    return file
+
+
+def predict_here(model: Path, data: Path | str, out: Path, **options) -> Run:
+    """The whole prediction by one worker in this process; the run as it was begun."""
+    wanted = Wanted(str(model), str(data), out, **{"backend": "torch", **options})
+    with held(out):
+        run = begin(wanted, print)
+        worker = ShardWorker(run.job)
+        for shard in run.missing:
+            assert isinstance(worker.do(shard, lambda count: None), Done)
+        run.summarise()
+    return run
+
+
+def rows(out: Path) -> list[dict]:
+    """All rows of the shards, in order."""
+    found: list[dict] = []
+    for part in sorted(out.glob("part-*")):
+        if part.suffix == ".parquet":
+            found += pq.read_table(part).to_pylist()
+            continue
+        with open(part, encoding="utf-8", newline="") as stream:
+            found += csv.DictReader(stream)
+    return found
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """All files of a finished run, but the manifest, which has its paths."""
+    return {path.name: path.read_bytes() for path in out.rglob("*") if path.name != "manifest.json"}
+
+
+def command(model: Path, data: Path | str, out: Path, *more: str) -> list[str]:
+    words = ["predict", str(model), "--data", str(data), "--out", str(out), "--backend", "torch"]
+    return [sys.executable, "-m", "resnets", *words, *more]
+
+
+def start(*words: Path | str) -> subprocess.Popen:
+    """`command` begun, with a group of processes of its own."""
+    return subprocess.Popen(
+        command(*words), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for_shards(process: subprocess.Popen, out: Path, count: int) -> None:
+    """Until `out` has so many shards or the process has ended."""
+    while process.poll() is None and len(list(out.glob("part-*"))) < count:
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that come from `pid`, nearest first."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text("ascii", "replace")
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found[1:]
+
+
+def kill(process: subprocess.Popen, *, group: bool) -> None:
+    """SIGKILL the first process, or all of them."""
+    if group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.communicate()

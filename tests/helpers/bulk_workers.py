@@ -1,0 +1,53 @@
+"""Workers for the tests of the pool: they die, fail or note what they do."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnets.bulk.pool import Done, GivenUp
+
+PICTURES = 7
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the workers that `make` returns do: die at these shards (and times), or fail.
+
+    slow: seconds that shard 0 takes; shard 1 takes twice that, and so on.
+    """
+
+    folder: Path
+    deaths: tuple[tuple[int, int], ...] = ()
+    fail_at: int | None = None
+    slow: float = 0.0
+
+    def make(self) -> "Noting":
+        return Noting(self)
+
+
+class Noting:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def do(self, shard: int, report: Callable[[int], None]) -> Done | GivenUp:
+        note = self.plan.folder / f"begun-{shard}"
+        with open(note, "a", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+        begun = len(note.read_text("ascii").splitlines())
+        if begun > 3:
+            return GivenUp(shard)
+        report(PICTURES - 2)
+        time.sleep(self.plan.slow * (1 + shard))
+        if begun <= dict(self.plan.deaths).get(shard, 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if shard == self.plan.fail_at:
+            raise OSError(28, "No space left on device")
+        report(2)
+        return Done(shard, PICTURES, 0)
+
+
+def never() -> Noting:
+    os._exit(3)

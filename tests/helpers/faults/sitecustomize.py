@@ -1,0 +1,106 @@
+"""Lets a worker of a test's run meet the fault that FAULT names, in the real program.
+
+"kill|hang|nan|read|term|rows rank R at step N [once]", or "wait at step N" (until asked to stop).
+"read" is a disk that fails under a thread that reads pictures ahead, those of about step N. "term"
+is SIGTERM to that process alone, "rows" a full disk under metrics.jsonl.
+"""
+
+import errno
+import itertools
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+FAULT = re.fullmatch(
+    r"(kill|hang|nan|read|term|rows|wait)(?: rank (\d+))? at step (\d+)( once)?",
+    os.environ.get("FAULT", ""),
+)
+
+PICTURES = 32  # of a step, in each of two processes
+
+
+def hang() -> None:
+    time.sleep(1000)
+
+
+def meet(kind: str) -> None:
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "hang":
+        hang()
+    elif kind == "term":
+        signal.raise_signal(signal.SIGTERM)
+    elif kind == "rows":
+        fill_disk_of_rows()
+    elif kind == "wait":
+        asked = signal.getsignal(signal.SIGTERM).__self__
+        while asked.received is None:
+            time.sleep(0.02)
+
+
+def fill_disk_of_rows() -> None:
+    """Put the device that is always full behind the log that is open."""
+    import gc
+
+    from resnets.train.log import RunLog
+
+    (log,) = (each for each in gc.get_objects() if isinstance(each, RunLog))
+    log._file = open("/dev/full", "a", buffering=1)  # noqa: SIM115
+
+
+def break_disk(step: int) -> None:
+    """Let the threads' reading fail from there on."""
+    from resnets.data.dataset import reader
+
+    real, pictures = reader._try, itertools.count()
+
+    def read(split, row, view):
+        if next(pictures) >= step * PICTURES:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), f"pictures/{row}.png")
+        return real(split, row, view)
+
+    reader._try = read
+
+
+def install() -> None:
+    """Once the loop is imported, put the fault behind its step."""
+    from resnets.train import loop
+
+    kind, rank, step, once = FAULT.groups()
+    if kind == "read":
+        if os.environ["RANK"] == rank:
+            break_disk(int(step))
+        return
+    real = loop.train_step
+
+    def train_step(state, forward, loss_fn, batch, *rest):
+        mine = rank is None or int(rank) == forward.rank.index
+        if kind == "nan" and mine and state.step + 1 == int(step):
+            batch.images.fill_(float("nan"))
+        real(state, forward, loss_fn, batch, *rest)
+        if mine and state.step == int(step):
+            mark = Path(os.environ["MARK"]) / "met" if once else None
+            if mark is None or not mark.exists():
+                if mark is not None:
+                    mark.touch()
+                meet(kind)
+
+    loop.train_step = train_step
+
+
+class Finder:
+    """Sees `resnets.train.loop` being imported, and installs the fault right after."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "resnets.training":
+            return
+        sys.meta_path.remove(self)
+        install()
+        return
+
+
+if FAULT and "WORLD_SIZE" in os.environ:
+    sys.meta_path.insert(0, Finder())

@@ -1,0 +1,78 @@
+"""What the tests of checkpoints share: a small run's checkpoints, and processes to kill."""
+
+import multiprocessing
+import os
+import signal
+import sys
+
+import torch
+
+from resnets.config import Recipe
+from resnets.weights.checkpoint.format import LAST, Encoded
+from resnets.weights.checkpoint.manager import Kept
+
+# Children fork from a clean process that has imported torch once.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["resnets.weights.checkpoint.manager"])
+
+
+def payload(step, size=1000):
+    """A checkpoint whose contents follow from its step."""
+    meta = {"step": step, "recipe": {}, "classes": ["a"], "state": {}}
+    return Encoded({"model/a": torch.full((size,), float(step))}, meta)
+
+
+def assert_is(checkpoint, step):
+    assert checkpoint.meta["step"] == step
+    assert (checkpoint.tensors["model/a"] == step).all()
+
+
+def saved(out, *steps, recipe=None):
+    """A run's checkpoints, after those of `steps` were written."""
+    kept = Kept(out, recipe or Recipe())
+    for step in steps:
+        kept.save(LAST, payload(step), step)
+    return kept
+
+
+def going_on(out, recipe=None):
+    """The same as a process finds them that goes on."""
+    kept = Kept(out, recipe or Recipe())
+    kept.going_on(kept.newest())
+    return kept
+
+
+def files(out):
+    return sorted(os.listdir(out / "checkpoints"))
+
+
+def save_without_end(out, pipe, size):
+    """Save steps 1, 2, ... and tell each that is done, until killed."""
+    kept, step = Kept(out, Recipe()), 0
+    if (newest := kept.newest()) is not None:
+        kept.going_on(newest)
+        step = newest.meta["step"]
+    while True:
+        step += 1
+        kept.save(LAST, payload(step, size), step)
+        pipe.send(step)
+
+
+def die_at(number, out, links):
+    """Going on from step 20, save step 30; SIGKILL ourselves at the `number`-th file operation."""
+    kept, count = going_on(out), 0
+
+    def watch(event, words):
+        nonlocal count
+        if event in ("open", "os.rename", "os.link", "os.remove") and str(out) in str(words[0]):
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def refuse(*words):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:  # as on FAT
+        os.link = refuse
+    sys.addaudithook(watch)
+    kept.save(LAST, payload(30), 30)

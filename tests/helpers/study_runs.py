@@ -1,0 +1,20 @@
+"""Small real runs that the tests of the studies share."""
+
+import dataclasses
+from pathlib import Path
+
+from resnets import training
+from resnets.recipes import recipe
+
+
+def train_on_digits(folder: Path, net: str, iterations: int = 12, **data) -> Path:
+    """A run of `net` on the embedded digits, in float32 on the CPU; returns its folder."""
+    chosen = recipe("digits", net)
+    chosen = dataclasses.replace(
+        chosen,
+        duration=f"{iterations}it",
+        precision="float32",
+        data=dataclasses.replace(chosen.data, **data),
+    )
+    training.run(chosen, folder, device="cpu", quiet=True)
+    return folder

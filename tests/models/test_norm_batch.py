@@ -1,0 +1,124 @@
+"""Ghost batches: the statistics of each, the gradients, the running statistics, micro-batches."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from resnets.config import ConfigError, Recipe, replace_fields
+from resnets.data.batch import Batch
+from resnets.models import build, catalog, norm_act
+from resnets.models.norm import GhostNorm, SyncNorm, running_statistics, use_norm_batch
+from resnets.ops import compiler
+from resnets.train.data_parallel import Parallel
+from resnets.train.loop import train_step
+from resnets.train.loss import classification
+from resnets.train.state import new_state
+from resnets.utils.distributed import Rank
+
+OFF = torch.autocast("cpu", enabled=False)
+
+
+def ghost(channels: int, pictures: int) -> GhostNorm:
+    net = nn.Sequential(nn.BatchNorm2d(channels))
+    nn.init.uniform_(net[0].weight)
+    nn.init.uniform_(net[0].bias)
+    use_norm_batch(net, pictures, sync=False)
+    assert isinstance(net[0], GhostNorm)
+    return net[0]
+
+
+def test_each_ghost_is_normalised_by_itself_and_the_running_statistics_take_their_mean():
+    norm = ghost(8, 4).double()
+    plain = nn.BatchNorm2d(8).double()
+    plain.load_state_dict(norm.state_dict())
+    x = torch.randn(12, 8, 5, 5, dtype=torch.float64) * 3 + 1
+    parts = x.split(4)
+    expected = torch.cat([copy.deepcopy(plain)(part) for part in parts])
+    assert torch.allclose(norm(x), expected, atol=1e-12)
+    assert int(norm.num_batches_tracked) == 0
+    norm.settle()
+    mean = torch.stack([part.mean((0, 2, 3)) for part in parts]).mean(0)
+    variance = torch.stack([part.var((0, 2, 3)) for part in parts]).mean(0)
+    assert torch.allclose(norm.running_mean, 0.1 * mean)
+    assert torch.allclose(norm.running_var, 0.9 + 0.1 * variance)
+    assert int(norm.num_batches_tracked) == 1
+    plain.load_state_dict(norm.state_dict())  # the same names
+    assert torch.equal(norm.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.skipif(compiler.load("norm") is None, reason="no C compiler")
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_the_kernel_computes_ghosts_as_torch_does(shortcut):
+    slow, fast = ghost(16, 4), ghost(16, 4)
+    fast.load_state_dict(slow.state_dict())
+    norm_act.use_kernels(fast)
+    x = torch.randn(12, 16, 8, 8).to(memory_format=torch.channels_last)
+    added = torch.randn_like(x) if shortcut else None
+    weight = torch.randn_like(x)
+    found = []
+    for norm in (slow, fast):
+        mine = x.clone().requires_grad_()
+        extra = None if added is None else added.clone().requires_grad_()
+        (norm_act.norm_relu(norm, mine, extra, keep=True) * weight).sum().backward()
+        norm.settle()
+        grads = [mine.grad, norm.weight.grad, norm.bias.grad]
+        grads += [] if extra is None else [extra.grad]
+        found.append([*grads, norm.running_mean, norm.running_var])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-4, rtol=1e-4)
+    assert int(fast.num_batches_tracked) == 1
+
+
+def step(recipe: Recipe, batch: Batch) -> nn.Module:
+    torch.manual_seed(0)
+    net = build(recipe.model)
+    use_norm_batch(net, recipe.norm_batch, sync=False)
+    state = new_state(net, recipe, 10)
+    train_step(state, Parallel(net, Rank()), classification(), batch, OFF, recipe)
+    assert state.interval.count == len(batch)
+    return net
+
+
+def recipe(**changes: object) -> Recipe:
+    model = catalog.spec("cifar-resnet8", num_classes=5)
+    return replace_fields(Recipe(model=model, batch_size=24), {"batch_size": 24, **changes})
+
+
+def test_gradients_add_up_to_those_of_one_pass():
+    images, ids = torch.randn(24, 3, 32, 32), torch.arange(24)
+    batch = Batch(images, ids % 5, ids)
+    whole = step(recipe(norm_batch=4), batch)
+    for micro in (4, 8, 11, 16):  # 11: two whole ghosts; 16: an uneven rest
+        parts = step(recipe(norm_batch=4, micro_batch=micro), batch)
+        for (name, one), other in zip(whole.named_parameters(), parts.parameters(), strict=True):
+            assert torch.allclose(one, other, atol=2e-6), (micro, name)
+        for one, other in zip(whole.buffers(), parts.buffers(), strict=True):
+            assert torch.allclose(one.double(), other.double(), atol=1e-6), micro
+    unlike = step(recipe(micro_batch=8), batch)  # without ghosts the statistics differ
+    assert not torch.allclose(whole.head.weight, unlike.head.weight, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"norm_batch": 5}, "norm_batch: 5 does not divide batch_size=24"),
+        ({"norm_batch": 8, "micro_batch": 4}, "micro_batch: 4 is less than norm_batch=8"),
+        ({"norm_batch": -1}, "must not be negative"),
+        ({"sync_norm": True, "norm_batch": 8}, "sync_norm: excludes norm_batch"),
+    ],
+)
+def test_sizes_that_do_not_go_together_are_refused(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        recipe(**changes)
+
+
+def test_only_norms_that_learn_by_their_own_pictures_are_exchanged():
+    net = build(catalog.spec("cifar-resnet8"))
+    norms = sum(isinstance(each, nn.BatchNorm2d) for each in net.modules())
+    assert len(running_statistics(net)) == 2 * norms
+    assert running_statistics(net.eval()) == []
+    use_norm_batch(net.train(), 0, sync=True)
+    assert running_statistics(net) == []
+    assert sum(isinstance(each, SyncNorm) for each in net.modules()) == norms

@@ -1,0 +1,43 @@
+"""A signal that comes after OpenVINO's models have been let go still finds its handler."""
+
+import subprocess
+import sys
+
+import pytest
+from paths import HELPERS
+
+pytest.importorskip("openvino")
+pytest.importorskip("nncf")
+
+OPEN_AND_LET_GO = """
+import gc, signal, sys
+from pathlib import Path
+import numpy as np
+from small_nets import RESIDUAL, small_net
+from resnets.runtime.artifact import Facts
+from resnets.runtime.open import open_artefact
+from resnets.export.write import write
+
+folder, net = Path(sys.argv[1]), small_net(RESIDUAL)
+pictures = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
+engines = []
+for precision in ("int8", "float32"):
+    path = folder / f"{precision}.xml"
+    write(net, Facts.of(net, "openvino", precision), path, pictures)
+    engines.append(open_artefact(path))
+    engines[-1].logits(pictures)
+while engines:  # the older one first, as where a server loads a model anew
+    engines.pop(0)
+    gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_sigterm_is_handled_after_models_were_let_go(tmp_path):
+    words = [sys.executable, "-c", OPEN_AND_LET_GO, str(tmp_path)]
+    done = subprocess.run(
+        words, cwd=HELPERS, capture_output=True, text=True, check=False, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("handled\n")

@@ -1,0 +1,118 @@
+"""Files of served models that change under the server: rewritten in place, not exchanged."""
+
+from pathlib import Path
+
+import fsspec
+import httpx
+import pytest
+from serving import Running, picture, running, save_classifier
+
+from resnets.cli.main import main
+from resnets.serve.models import fingerprint
+from resnets.serve.registry import Registry
+from resnets.weights.checkpoint import store_url
+
+
+def ask(served: Running, route: str = "/predict") -> httpx.Response:
+    return served.client.post(route, content=picture(), headers={"content-type": "image/png"})
+
+
+def test_an_explanation_is_never_that_of_another_net(tmp_path: Path):
+    path = Path(save_classifier(tmp_path / "net.safetensors"))
+    with running(f"net={path}", token="t") as served:
+        first, content = ask(served).json()["predictions"], path.read_bytes()
+        save_classifier(path, seed=7)
+        refused = ask(served, "/explain")
+        assert (refused.status_code, "reload" in refused.json()["error"]) == (409, True)
+        assert ask(served).json()["predictions"] == first
+        path.write_bytes(content)
+        assert ask(served, "/explain").status_code == 200
+        save_classifier(path, seed=7)
+        served.client.post("/admin/reload")
+        assert ask(served).json()["predictions"] != first
+        assert ask(served, "/explain").status_code == 200
+
+
+def test_no_explanation_while_the_file_cannot_be_read(tmp_path: Path):
+    path = Path(save_classifier(tmp_path / "net.safetensors"))
+    with running(f"net={path}") as served:
+        content = path.read_bytes()
+        for spoil in (lambda: path.write_bytes(content[:-9]), path.unlink, path.mkdir):
+            spoil()
+            assert ask(served, "/explain").status_code == 409
+        path.rmdir()
+        path.write_bytes(content)
+        assert ask(served, "/explain").status_code == 200
+
+
+def test_a_model_that_cannot_be_reloaded_does_not_keep_the_others(tmp_path: Path, monkeypatch):
+    first, second = (Path(save_classifier(tmp_path / f"{name}.safetensors")) for name in "ab")
+    renewed = Registry._renewed
+
+    def out_of_memory(self, source, old):
+        if source.name == "a":
+            raise MemoryError("while a model is read")
+        return renewed(self, source, old)
+
+    with running(f"a={first}", f"b={second}", token="t") as served:
+        monkeypatch.setattr(Registry, "_renewed", out_of_memory)
+        save_classifier(second, seed=7)
+        kept, now = served.client.post("/admin/reload").json()["models"].values()
+        assert kept.startswith("kept")
+        assert now.startswith("now b@")
+
+
+def test_a_run_whose_weights_lie_elsewhere_is_known_by_them(tmp_path: Path):
+    far, run = tmp_path / "far" / "run" / "last.safetensors", tmp_path / "run"
+    save_classifier(far)
+    run.mkdir()
+    (run / "recipe.toml").write_text(f'checkpoint_url = "file://{tmp_path}/far"\n')
+    first = fingerprint(str(run))
+    assert first == fingerprint(str(far)) == fingerprint(f"file://{far}")
+    (run / "metrics.jsonl").write_text("{}\n")
+    assert fingerprint(str(run)) == first
+    save_classifier(far, seed=7)
+    assert fingerprint(str(run)) == fingerprint(f"file://{far}") != first
+
+
+def test_reloads_from_a_url_leave_one_copy(tmp_path: Path):
+    there, url = fsspec.filesystem("memory"), "memory://served/run/last.safetensors"
+    there.pipe_file(url, Path(save_classifier(tmp_path / "0")).read_bytes())
+    with running(f"net={url}", token="t") as served:
+        for seed in (1, 2):
+            there.pipe_file(url, Path(save_classifier(tmp_path / str(seed), seed)).read_bytes())
+            (said,) = served.client.post("/admin/reload").json()["models"].values()
+            assert said.startswith("now net@")
+            assert ask(served, "/explain").status_code == 200
+    assert (
+        len(
+            [
+                path
+                for path in store_url._copies().rglob("*/last.safetensors")
+                if store_url.named(path) == url
+            ]
+        )
+        == 1
+    )
+
+
+@pytest.mark.slow
+def test_weights_that_are_rewritten_in_place_change_nothing_until_a_reload(tmp_path: Path, capsys):
+    pytest.importorskip("openvino")
+    net, out = save_classifier(tmp_path / "net.safetensors"), tmp_path / "net.xml"
+    assert main(["export", net, "--to", "openvino", "--out", str(out)]) == 0
+    capsys.readouterr()
+    with running(f"net={out}", token="t", backend="auto") as served:
+        first = ask(served).json()["predictions"]
+        weights = out.with_suffix(".bin")
+        size = weights.stat().st_size
+        for content in (bytes(size), b""):  # a map of the file would give nonsense, then SIGBUS
+            with weights.open("r+b") as file:
+                file.truncate(0)
+                file.write(content)
+            assert ask(served).json()["predictions"] == first
+        assert next(iter(served.client.post("/admin/reload").json()["models"].values())).startswith(
+            "kept: "
+        )
+        assert ask(served).json()["predictions"] == first
+        assert "no gradients" in ask(served, "/explain").json()["error"]

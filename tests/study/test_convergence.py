@@ -1,0 +1,154 @@
+"""Studies that are too short conclude nothing: the rule, and every page that follows it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from resnets.study.convergence import caution, convergence
+from resnets.study.depth.presets import depth_grid, shortcut_grid
+from resnets.study.depth.summary import summarise
+from resnets.study.depth.text import findings, lead, shortcuts_lead
+from resnets.study.depth.verdict import degradation
+from resnets.study.figures import house_style, whole_numbers
+from resnets.study.grid.cells import Cell
+from resnets.study.page import minus_signs
+
+
+def curve(*errors, epochs=164.0, steps=64_000):
+    """Rows of training error at even distances."""
+    count = len(errors)
+    return [
+        {
+            "kind": "train",
+            "step": steps * (index + 1) // count,
+            "epoch": epochs * (index + 1) / count,
+            "top1_error": error,
+        }
+        for index, error in enumerate(errors)
+    ]
+
+
+LEVEL = (90, 60, 40, 33, 31, 30.5, 30.4, 30.3, 30.2, 30.1)
+FALLING = (90, 85, 80, 75, 70, 65, 60, 55, 50, 40)
+
+
+@pytest.mark.parametrize(
+    ("errors", "epochs", "classes", "converged"),
+    [
+        ((90, 9.0), 2, 10, True),  # it has fitted its data, however soon
+        ((90, 16.0), 2, 10, False),
+        ((50, 16.0), 2, 2, False),  # a third of guessing between two classes
+        (LEVEL, 120, 1000, True),  # as ImageNet ends
+        (LEVEL, 3, 1000, False),  # level because the rate fell, after 3 epochs
+        (FALLING, 120, 1000, False),
+        ((90,) * 10, 120, 10, False),  # level at chance: it never learned
+        ((30.0,), 120, 10, False),  # one row is no curve
+    ],
+)
+def test_rule(errors, epochs, classes, converged):
+    found = convergence("net", [curve(*errors, epochs=epochs)], classes)
+    assert found is not None
+    assert found.converged is converged
+
+
+def test_rule_is_of_the_mean_over_runs_and_needs_rows_of_all():
+    runs = [curve(10.0), curve(24.0)]
+    found = convergence("net", runs, 10)
+    assert found is not None
+    assert found.error == 17.0
+    assert not found.converged
+    assert convergence("net", [*runs, []], 10) is None
+    assert convergence("net", [], 10) is None
+
+
+def cells(net, *runs, **where):
+    return [
+        Cell(net, seed, Path("nowhere"), "done", None, [*rows, rows[-1] | {"kind": "test"}], {})
+        for seed, rows in enumerate(curve(*errors, **where) for errors in runs)
+    ]
+
+
+def test_short_study_concludes_nothing():
+    """As a study of 1,000 iterations on CIFAR-10 ended: a difference of 33 points, at the start."""
+    short = {"epochs": 2.6, "steps": 1000}
+    grid = [
+        *cells("cifar-plain20", (80, 42.3), (80, 41.8), **short),
+        *cells("cifar-plain56", (90, 77.0), (90, 73.5), **short),
+        *cells("cifar-resnet20", (80, 38.9), (80, 35.4), **short),
+        *cells("cifar-resnet56", (90, 59.9), (90, 56.1), **short),
+    ]
+    verdict = degradation(grid)
+    assert verdict.plain.rises is None
+    assert verdict.residual.rises is None
+    assert verdict.twins.falls is None
+    first = lead(verdict).splitlines()[0]
+    assert first.startswith("Not converged: 1,000 iterations (2.6 epochs), training error 42.0%")
+    assert "train worse" not in lead(verdict)
+    assert {finding.tone for finding in findings(verdict)} == {"open"}
+    assert shortcuts_lead(summarise(grid)).startswith("Not converged: 1,000 iterations")
+
+
+def test_deep_net_that_is_still_falling_is_said():
+    grid = [
+        *cells("cifar-plain20", LEVEL[:3] + (5,) * 7, LEVEL[:3] + (4,) * 7),
+        *cells("cifar-plain56", FALLING, FALLING),
+    ]
+    verdict = degradation(grid)
+    assert verdict.plain.rises is True
+    assert verdict.statement.startswith("Degradation within 64,000 iterations: ")
+    assert "of cifar-plain56 was still falling when its runs ended (by 12.5 points" in (
+        verdict.statement
+    )
+
+
+def test_one_run_is_one_run():
+    verdict = degradation([*cells("cifar-plain20", (9,)), *cells("cifar-plain56", (50,))])
+    assert "1 run of each" in verdict.statement
+
+
+def test_numbers_of_the_lead_have_minus_signs():
+    assert minus_signs("-14.80 points (-21.1 to -8.5) of cifar-plain56 on 2026-11-21") == (
+        "−14.80 points (−21.1 to −8.5) of cifar-plain56 on 2026-11-21"
+    )
+
+
+def test_digits_are_studied_by_their_own_recipe_and_never_mirrored():
+    for grid in (depth_grid(nets=["cifar-plain20"]), shortcut_grid(nets=["cifar-resnet20"])):
+        assert grid.recipe == "digits"
+    assert depth_grid(nets=["cifar-plain20"], data="cifar10").recipe == "cifar10-paper"
+
+
+def test_ticks_of_layers_are_whole():
+    from matplotlib.figure import Figure
+
+    for last in (1, 3, 7, 19, 110):
+        with house_style():
+            axes = Figure().subplots()
+            axes.set_xlim(0, last + 1)
+            whole_numbers(axes)
+            assert all(tick == round(tick) for tick in axes.get_xticks()), last
+
+
+@pytest.mark.parametrize(
+    ("error", "rows", "words"),
+    [
+        (89.0, [], "untrained"),
+        (70.0, [], "barely trained"),
+        (40.0, [], ""),
+        (
+            40.0,
+            curve(90, 60, epochs=4.0, steps=80),
+            "80 iterations (4 epochs), training error 60.0%",
+        ),
+        (12.0, curve(90, 60, epochs=4.0, steps=80), ""),
+        (40.0, curve(*FALLING, epochs=100), ""),  # mixed images are why, as likely as not
+    ],
+)
+def test_caution(tmp_path, error, rows, words):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    for where in (tmp_path, tmp_path / "checkpoints" / "last.safetensors"):
+        said = caution(where, error, 10, errors_of="held-out")
+        assert words in said
+        assert bool(said) is bool(words)

@@ -1,0 +1,416 @@
+"""The report: one self-contained page, every number traceable, gaps marked, the paper beside."""
+
+import csv
+import dataclasses
+import json
+import re
+import statistics
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure as Plot
+from study_grid import ITERATIONS, NETS, REASON, trained_grid, with_gaps
+
+from resnets.config import dump_json, to_toml
+from resnets.models import catalog
+from resnets.recipes import recipe
+from resnets.study import paper
+from resnets.study.depth.page import depth_page
+from resnets.study.depth.presets import PRESETS
+from resnets.study.depth.verdict import degradation
+from resnets.study.figures import THEME, NetCurves, depth_errors, error_curves, net_labels
+from resnets.study.grid.cells import Grid, read_cells, write_grid
+from resnets.study.page import (
+    Figure,
+    Numbers,
+    Page,
+    Section,
+    Table,
+    minus_signs,
+    show,
+    write_page,
+)
+from resnets.study.protocol import differences
+
+
+class Elements(HTMLParser):
+    """All start tags of a page with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def of(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study with its report written."""
+    folder = trained_grid(tmp_path_factory)
+    write_page(depth_page(folder), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gappy(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same study with a failed, a stopped and a missing run."""
+    folder = with_gaps(study, tmp_path_factory.mktemp("gaps") / "study-depth-2")
+    write_page(depth_page(folder), folder)
+    return folder
+
+
+def read_page(folder: Path) -> Elements:
+    return Elements((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def read_csv(folder: Path, name: str) -> list[dict[str, str]]:
+    with open(folder / "numbers" / f"{name}.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def metric_rows(folder: Path, run: str, step: int, kind: str) -> list[dict[str, float]]:
+    lines = (folder / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if row["step"] == step and row["kind"] == kind]
+
+
+# --- the page as a file -----------------------------------------------------------------------
+
+
+def plot(*values: float) -> Plot:
+    figure = Plot(figsize=(3, 2))
+    axes = figure.subplots()
+    axes.plot(values, marker="o", color=THEME["series-1"][0])
+    axes.set_title("a < b & c")
+    axes.imshow([[0, 1], [2, 3]])
+    return figure
+
+
+def page_of(*sections: Section) -> Page:
+    return Page("Title & <more>", "Lead.", sections, "How.", ("resnets study",), {"torch": "2"})
+
+
+def test_same_figure_twice_keeps_ids_apart_and_needs_nothing_from_outside(tmp_path: Path) -> None:
+    figures = (
+        Figure("one", plot(1, 2), "First.", "A line.", narrow=plot(1, 2)),
+        Figure("two", plot(1, 2), "Second.", 'Quotes " and <tags>.'),
+        Figure("three", '<svg width="9" viewBox="0 0 9 9"><path id="p"/></svg>', "Third.", "Box."),
+    )
+    path = write_page(page_of(Section("S", "Text.", figures)), tmp_path / "deep" / "out")
+    page = Elements(path.read_text(encoding="utf-8"))
+    ids = [attributes["id"] for _, attributes in page.found if "id" in attributes]
+    assert len(ids) == len(set(ids)) > 20
+    text = path.read_text(encoding="utf-8")
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text))
+    assert {one or two for one, two in used} <= set(ids)
+    assert not page.of("script")
+    assert not page.of("link")
+    assert "http://" not in text
+    assert "https://" not in text
+    assert all(each["href"].startswith("data:") for each in page.of("image"))
+    labels = [svg["aria-label"] for svg in page.of("svg")]
+    assert labels == ["A line.", "A line.", 'Quotes " and <tags>.', "Box."]
+    assert all(svg["role"] == "img" for svg in page.of("svg"))
+    assert "Title & <more>" in page.text
+    assert {file.name for file in (path.parent / "figures").iterdir()} == {
+        *("one.svg", "one.png", "two.svg", "two.png", "three.svg")
+    }
+
+
+def test_inline_colours_follow_the_theme_and_files_keep_theirs(tmp_path: Path) -> None:
+    figure = Figure("one", plot(1, 2), "First.", "A line.")
+    text = write_page(page_of(Section("S", "", (figure,))), tmp_path).read_text(encoding="utf-8")
+    inline = text[text.index("<svg") :]
+    assert "var(--series-1)" in inline
+    assert "#000000" not in inline
+    alone = (tmp_path / "figures" / "one.svg").read_text(encoding="utf-8")
+    assert THEME["series-1"][0] in alone
+    assert "var(" not in alone
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    paths = [
+        write_page(
+            page_of(Section("S", "", (Figure("one", plot(1), "C.", "A."),))), tmp_path / name
+        )
+        for name in "ab"
+    ]
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second
+
+
+def test_table_shows_gaps_and_its_csv_has_the_raw_numbers(tmp_path: Path) -> None:
+    shown = Table("pretty", ("Net", "Error"), (("a", "1.23 ± 0.10"), ("b", None)), "Errors.")
+    raw = Table(
+        "raw",
+        ("Net", "Error"),
+        (("a", "1.23"),),
+        "Errors.",
+        numbers=Numbers(("net", "mean"), (("a", 1.23456), ("b", None))),
+    )
+    path = write_page(page_of(Section("S", "", tables=(shown, raw))), tmp_path)
+    assert read_csv(tmp_path, "pretty") == [
+        {"Net": "a", "Error": "1.23 ± 0.10"},
+        {"Net": "b", "Error": ""},
+    ]
+    assert read_csv(tmp_path, "raw")[0] == {"net": "a", "mean": "1.23456"}
+    assert '<td class="n gap">–</td>' in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (12345, "12,345"),
+        (0.0, "0.00"),
+        (-1.234, "−1.23"),
+        (0.00012345, "0.00012"),
+        ("as is", "as is"),
+    ],
+)
+def test_show(value: float | str | None, text: str) -> None:
+    assert show(value) == text
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("setting", [0, 1], ids=["light", "dark"])
+def test_colours_of_text_and_lines_stand_out_from_the_card(setting: int) -> None:
+    card = luminance(THEME["card"][setting])
+    for name, colours in THEME.items():
+        if name in ("card", "line"):
+            continue
+        low, high = sorted((card, luminance(colours[setting])))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, name
+
+
+# --- the depth study --------------------------------------------------------------------------
+
+
+def test_report_has_all_its_parts(study: Path) -> None:
+    page = read_page(study)
+    assert dict(page.found)["html"] == {"lang": "en"}
+    sections = {each["id"] for each in page.of("section")}
+    assert {"the-question", "errors-while-training", "final-errors", "the-nets-compared"} < sections
+    assert {"protocol", "repeat-it", "environment"} < sections
+    assert "gaps" not in sections
+    assert len(page.of("caption")) == len(page.of("table")) == 4
+    assert len(page.of("figcaption")) == len(page.of("figure")) == 3
+    for link in page.of("a"):
+        target = link["href"]
+        assert target[1:] in sections if target.startswith("#") else (study / target).is_file()
+    assert minus_signs(degradation(read_cells(study)).statement.partition(". ")[2]) in page.text
+    for words in ("SGD", f"{ITERATIONS} iterations", "batch size 16", "padded by 1 px", "numpy"):
+        assert words in page.text
+    assert f"--nets {','.join(NETS)} --seeds 2 --budget {ITERATIONS}it" in page.text
+    assert "Paper" not in page.text
+
+
+def test_every_error_of_the_table_is_the_mean_of_rows_it_names(study: Path) -> None:
+    shown = read_page(study).text
+    rows = read_csv(study, "errors")
+    assert [row["net"] for row in rows] == list(NETS)
+    for row in rows:
+        for kind in ("training", "test"):
+            for which in ("last", "best"):
+                name = f"{kind} {which}"
+                places = [place.rsplit("@", 1) for place in row[f"{name} run folder@step"].split()]
+                assert len(places) == 2
+                found = [
+                    metric_rows(study, run, int(step), kind.replace("training", "train"))
+                    for run, step in places
+                ]
+                assert all(len(each) == 1 for each in found)
+                errors = [each[0]["top1_error"] for each in found]
+                mean, spread = statistics.fmean(errors), statistics.stdev(errors)
+                assert float(row[f"{name} mean"]) == pytest.approx(mean)
+                assert float(row[f"{name} standard deviation"]) == pytest.approx(spread)
+                assert f"{mean:.2f} ± {spread:.2f}" in shown
+
+
+def test_last_is_the_last_row_and_best_the_lowest(study: Path) -> None:
+    for row in read_csv(study, "runs"):
+        lines = (study / row["run folder"] / "metrics.jsonl").read_text().splitlines()
+        errors = [r["top1_error"] for r in map(json.loads, lines) if r["kind"] == "test"]
+        assert float(row["test last"]) == errors[-1]
+        assert float(row["test best"]) == min(errors)
+
+
+def test_curves_are_drawn_from_the_rows_of_all_runs(study: Path) -> None:
+    drawn = read_csv(study, "error-curves")
+    for row in drawn:
+        (found,) = metric_rows(study, row["run folder"], int(row["step"]), row["kind"])
+        assert float(row["top1_error"]) == found["top1_error"]
+    assert len({row["run folder"] for row in drawn}) == 8
+
+
+def test_gaps_are_marked_with_their_reason_and_left_out_of_means(gappy: Path) -> None:
+    page = read_page(gappy)
+    assert (
+        "3 of 9 runs did not reach their end (1 failed, 1 unfinished, 1 not started)" in page.text
+    )
+    gaps = {(row["Net"], row["Seed"]): row for row in read_csv(gappy, "gaps")}
+    assert gaps["cifar-plain14", "1"]["Reason"] == REASON
+    assert REASON in page.text
+    assert gaps["cifar-resnet20", "0"]["Last step"] == ""
+    assert 0 < int(gaps["cifar-resnet14", "1"]["Last step"]) < ITERATIONS
+    errors = {row["net"]: row for row in read_csv(gappy, "errors")}
+    assert errors["cifar-plain14"]["seeds finished"] == "1"
+    assert errors["cifar-plain14"]["training last standard deviation"] == ""
+    assert errors["cifar-resnet20"]["test last mean"] == ""
+    assert "seed1" not in errors["cifar-resnet14"]["test last run folder@step"]
+    assert "did not finish" in page.text
+
+
+def test_a_study_of_which_nothing_has_run_still_has_a_report(tmp_path: Path) -> None:
+    grid = Grid(nets=NETS, seeds=(1,) * 4, data="digits", recipe="digits", budget="50it")
+    write_grid(grid, tmp_path)
+    write_page(depth_page(tmp_path), tmp_path)
+    assert "4 of 4 runs did not reach their end (4 not started)" in read_page(tmp_path).text
+
+
+def test_a_presets_study_is_repeated_by_its_name(tmp_path: Path) -> None:
+    write_grid(PRESETS["paper-imagenet"](), tmp_path)
+    assert depth_page(tmp_path).commands[0] == "resnets study depth --preset paper-imagenet"
+
+
+def write_run(folder: Path, net: str, seed: int, source: str, error: float) -> None:
+    """A finished run folder, as a run leaves it, without the training."""
+    folder.mkdir(parents=True)
+    made = dataclasses.replace(recipe("cifar10-paper", net), seed=seed)
+    text = to_toml(made).replace('source = "cifar10"', f'source = "{source}"')
+    (folder / "recipe.toml").write_text(text, encoding="utf-8")
+    rows = [
+        {"kind": kind, "step": step, "epoch": step / 391, "loss": 1.0, "top1_error": value}
+        for step, value in ((1000, 30.0), (64000, error))
+        for kind in ("train", "test")
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dump_json({"data": source, "test": {"protocol": "1 view"}}, folder / "result.json")
+
+
+@pytest.mark.parametrize(("source", "papers"), [("cifar10", True), ("cifar100", False)])
+def test_the_papers_numbers_stand_beside_its_own_data_only(
+    tmp_path: Path, source: str, papers: bool
+) -> None:
+    nets = ("cifar-plain110", "cifar-resnet20", "cifar-resnet110")
+    grid = Grid(nets=nets, seeds=(2, 2, 2), data=source, recipe="cifar10-paper", budget="64000it")
+    write_grid(grid, tmp_path)
+    for net in nets:
+        for seed in range(2):
+            write_run(tmp_path / "cells" / f"{net}-seed{seed}", net, seed, source, 9.0 + seed)
+    page = depth_page(tmp_path)
+    tables = {table.name: table for section in page.sections for table in section.tables}
+    shown = tables["errors"]
+    assert (shown.columns[-1] == "Paper") == papers
+    assert ("Paper: test error of a single view" in shown.caption) == papers
+    if papers:
+        assert [row[-1] for row in shown.rows] == ["above 60", "8.75", "6.43 (6.61 ± 0.16)"]
+    assert "exceptions: schedule.hold_until_error = none for cifar-resnet20." in page.protocol
+
+
+# --- its parts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "data"),
+    [
+        ("cifar10", "cifar10"),
+        ("/data/cifar10.tar.xz", "cifar10"),
+        ("cifar-10-batches-py", "cifar10"),
+        ("cifar100", None),
+        ("/data/imagenet/", "imagenet"),
+        ("/data/ILSVRC2012", "imagenet"),
+        ("imagenette160.tar", None),
+        ("digits", None),
+    ],
+)
+def test_the_papers_data_is_known_by_name(source: str, data: str | None) -> None:
+    assert paper.dataset(source) == data
+
+
+def test_the_papers_nets_are_known_by_their_build() -> None:
+    renamed = dataclasses.replace(catalog.spec("cifar-resnet20"), name="mine", input_size=28)
+    found = paper.reported(renamed, "cifar10")
+    assert found is not None
+    assert found.top1 == 8.75
+    assert paper.reported(catalog.spec("cifar-resnet20", shortcut="B"), "cifar10") is None
+    assert paper.reported(catalog.spec("resnet50"), "imagenet") is None  # v1.5 is not the paper's
+    assert paper.reported(catalog.spec("resnet34-c"), "imagenet") == paper.IMAGENET["resnet34-c"]
+
+
+def test_every_net_with_a_number_of_the_paper_is_in_the_catalog() -> None:
+    for errors in paper.ERRORS.values():
+        for name in errors:
+            assert catalog.spec(name).name == name
+
+
+def curves(net: str, kind: str, depth: int, shortcut: str, end: float = 5.0) -> NetCurves:
+    return NetCurves(net, kind, depth, shortcut, {100: [90.0], 1000: [end]}, {1000: [end, end + 2]})
+
+
+def test_panels_share_axes_and_residual_lines_are_bold() -> None:
+    nets = [curves("p", "plain", 56, "none", 40.0), curves("r", "residual", 56, "A")]
+    figure = error_curves(nets, "test")
+    plain, residual = figure.axes
+    assert plain.get_ylim() == residual.get_ylim()
+    assert plain.get_xlim() == residual.get_xlim() == (0, 1000)
+    assert 42 < plain.get_ylim()[1] < 100
+    styles = {
+        axes: [(line.get_linestyle(), line.get_linewidth()) for line in axes.lines]
+        for axes in (plain, residual)
+    }
+    for (style, thin), (same, bold) in zip(styles[plain], styles[residual], strict=True):
+        assert style == same
+        assert bold > thin
+    assert [style for style, _ in styles[plain]] == ["--", "-"]
+    assert plain.lines[0].get_color() == residual.lines[0].get_color()
+
+
+def test_every_seed_lies_within_the_axes_of_the_depth_figure() -> None:
+    nets = [curves("p", "plain", 20, "none", 9.0), curves("q", "plain", 56, "none", 70.0)]
+    training, held_out = depth_errors(nets, "test").axes
+    for axes, largest in ((training, 70), (held_out, 72)):
+        (low, high), drawn = (
+            axes.get_ylim(),
+            np.concatenate([line.get_ydata() for line in axes.lines]),
+        )
+        assert low == 0
+        assert max(drawn) == pytest.approx(largest, abs=1)
+        assert high > 72
+
+
+def test_labels_tell_nets_of_one_depth_apart() -> None:
+    twins = [curves("p", "plain", 34, "none"), curves("r", "residual", 34, "A")]
+    assert set(net_labels(twins).values()) == {"34 layers"}
+    options = [*twins, curves("s", "residual", 34, "B")]
+    assert net_labels(options) == {"p": "34 layers", "r": "34 layers, A", "s": "34 layers, B"}
+    versions = [curves("v1", "residual", 50, "B"), curves("v1.5", "residual", 50, "B")]
+    assert net_labels(versions) == {"v1": "v1", "v1.5": "v1.5"}
+
+
+def test_differences_name_field_value_and_nets() -> None:
+    first, second = (
+        recipe("cifar10-paper", "cifar-resnet20"),
+        recipe("cifar10-paper", "cifar-plain20"),
+    )
+    assert differences({"a": first, "b": second}) == []
+    other = recipe("cifar10-paper", "cifar-resnet110")
+    assert differences({"a": first, "b": other, "c": other}) == [
+        "schedule.hold_until_error = 80.0 for b, c"
+    ]

@@ -1,0 +1,93 @@
+"""`eval.patience`: stops, says so, keeps the best weights, and counts on across a resume."""
+
+import signal
+
+import pytest
+
+from resnets import training
+from resnets.config import ConfigError, EvalSpec, Recipe, replace_fields
+from resnets.recipes import recipe
+from resnets.train import loop
+from resnets.train.guards.interrupt import Stopped
+from resnets.train.log import read_rows
+from resnets.weights.checkpoint.format import LAST, read_checkpoint
+
+
+def plan(**changes: object) -> Recipe:
+    """A short run of which each step is saved."""
+    fields = {
+        "duration": "40it",
+        "batch_size": 8,
+        "precision": "float32",
+        "eval.every": "3it",
+        "log_every": "2it",
+        "checkpoint_every": "1it",
+        "eval.patience": 2,
+    }
+    return replace_fields(recipe("digits", "cifar-resnet8"), fields | changes)
+
+
+@pytest.fixture
+def frozen_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation errors that rise, fall again and stay (norms would move them without a rate)."""
+    real, errors = loop._evaluate, iter([50.0, 55.0, 40.0, *[45.0] * 90])
+
+    def measure(state, plan, examples, evaluate, *rest):
+        def pretend(model):
+            figures = evaluate(model)
+            figures["val"]["top1_error"] = next(errors)
+            return figures
+
+        real(state, plan, examples, pretend, *rest)
+
+    monkeypatch.setattr(loop, "_evaluate", measure)
+
+
+def steps(folder, kind):
+    return [row["step"] for row in read_rows(folder) if row["kind"] == kind]
+
+
+def test_stops_after_so_many_evaluations_and_says_so(tmp_path, frozen_error, capsys):
+    out = tmp_path / "run"
+    result = training.run(plan(), out, device="cpu")
+    assert steps(out, "val") == [3, 6, 9, 12, 15]
+    assert read_checkpoint(out / "checkpoints" / LAST).meta["step"] == 15
+    assert read_checkpoint(out / "checkpoints" / "best.safetensors").meta["step"] == 9
+    assert "best.safetensors (step 9" in result["test"]["protocol"]
+    said = capsys.readouterr().err
+    assert "stopped early at step 15: eval.patience=2 without a lower top1_error" in said
+    assert "the lowest was 40.00%" in said
+
+
+def test_resuming_what_stopped_early_changes_nothing(tmp_path, frozen_error):
+    out = tmp_path / "run"
+    training.run(plan(), out, device="cpu", quiet=True)
+    before = (out / "checkpoints" / LAST).read_bytes()
+    training.resume(out, device="cpu", quiet=True)
+    assert (out / "checkpoints" / LAST).read_bytes() == before
+
+
+@pytest.mark.parametrize("stop_at", [7, 13])  # after one evaluation in vain
+def test_a_resumed_run_stops_where_the_whole_one_does(tmp_path, frozen_error, monkeypatch, stop_at):
+    real = loop.train_step
+
+    def step_and_stop(state, *rest):
+        real(state, *rest)
+        if state.step == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "train_step", step_and_stop)
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        training.run(plan(), out, device="cpu", quiet=True)
+    monkeypatch.setattr(loop, "train_step", real)
+    training.resume(out, device="cpu", quiet=True)
+    assert steps(out, "val") == [3, 6, 9, 12, 15]
+
+
+def test_patience_needs_a_validation_split_and_a_count(tmp_path):
+    with pytest.raises(ConfigError, match=r"eval\.patience: stopping early needs a validation"):
+        training.run(plan(**{"data.val_fraction": 0.0}), tmp_path / "run", device="cpu", quiet=True)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match=r"eval\.patience: 0 evaluations"):
+        EvalSpec(patience=0)

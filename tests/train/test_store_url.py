@@ -1,0 +1,323 @@
+"""Checkpoints behind a URL: written there, read from there, and what happens when it is away."""
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+from saving import assert_is, files, going_on, payload, saved
+
+import resnets
+from resnets import training
+from resnets.cli.main import main
+from resnets.config import ConfigError, Recipe, replace_fields, to_toml
+from resnets.recipes import recipe
+from resnets.serve.models import fingerprint
+from resnets.weights.checkpoint import store_url
+from resnets.weights.checkpoint.format import (
+    BEST,
+    LAST,
+    SUFFIXES,
+    CheckpointError,
+    find_checkpoint,
+    read_checkpoint,
+    step_name,
+    task_of,
+)
+from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.store_url import UrlStore, path_of, url_of
+from resnets.weights.files import READERS
+
+
+class Shaky(MemoryFileSystem):
+    """Memory whose next `failures` uploads, copies and downloads meet a broken network."""
+
+    protocol = "shaky"
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = [""]
+    failures = 0
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("shaky://", "memory://"))
+
+    def _fail(self):
+        if Shaky.failures:
+            Shaky.failures -= 1
+            raise ConnectionError("connection reset by peer")
+
+    def put_file(self, *words, **named):
+        self._fail()
+        return super().put_file(*words, **named)
+
+    def get_file(self, *words, **named):
+        self._fail()
+        return super().get_file(*words, **named)
+
+
+fsspec.register_implementation("shaky", Shaky, clobber=True)
+
+
+@pytest.fixture
+def url(monkeypatch):
+    """A place of this test alone, tried again at once."""
+    monkeypatch.setattr(store_url, "WAITS", (0, 0, 0))
+    monkeypatch.setattr(Shaky, "failures", 0)
+    return f"shaky://bucket/{uuid.uuid4().hex}"
+
+
+def short(url, **changes):
+    fields = {"duration": "12it", "checkpoint_every": "4it", "eval.every": "4it"}
+    fields |= {"precision": "float32", "checkpoint_url": url}
+    return replace_fields(recipe("digits", "cifar-resnet8"), fields | changes)
+
+
+def there(url):
+    return [each for each in UrlStore(url).names() if each != "recipe.toml"]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["object-store", "moved"])
+def test_they_are_kept_there_in_place_of_the_folder(url, tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(store_url, "WHOLE", {"shaky"} if whole else set())
+    plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
+    saved(out, 10, 20, 30, recipe=plan)
+    assert files(out) == []
+    assert there(f"{url}/run") == [LAST, step_name(20)]
+    assert_is(going_on(out, plan).newest(), 30)
+    kept = going_on(out, plan)
+    kept.save(LAST, payload(40), 40)
+    kept.save(BEST, payload(40), 40)
+    assert there(f"{url}/run") == [BEST, LAST, step_name(30)]
+    assert kept.last_good() == f"last good checkpoint: {url}/run/{LAST} (step 40)"
+
+
+def test_damaged_there_means_an_older_one_and_both_are_named(url, tmp_path, caplog):
+    plan = Recipe(checkpoint_url=url)
+    saved(tmp_path / "run", 10, 20, recipe=plan)
+    place = fsspec.filesystem("shaky")
+    key = f"{url}/run/{LAST}"
+    place.pipe_file(key, place.cat_file(key)[:-3])
+    assert_is(Kept(tmp_path / "run", plan).newest(), 10)
+    assert f"{url}/run/{LAST}: cut short" in caplog.text
+    assert f"going on from {url}/run/{step_name(10)} instead" in caplog.text
+
+
+def test_a_failing_moment_is_tried_again(url, tmp_path):
+    plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
+    Shaky.failures = 3
+    saved(out, 10, 20, recipe=plan)
+    assert Shaky.failures == 0
+    # Nothing older is taken only because the newest cannot be had just now.
+    Shaky.failures = 4
+    with pytest.raises(CheckpointError, match="4 attempts: connection reset by peer; look at"):
+        Kept(out, plan).newest()
+    Shaky.failures = 3
+    assert_is(Kept(out, plan).newest(), 20)
+
+
+def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
+    plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
+    kept = saved(out, 10, recipe=plan)
+    Shaky.failures = 8
+    kept.save(BEST, payload(20), 20)
+    kept.save(LAST, payload(20), 20)
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2
+    assert "cannot write the checkpoint of step 20 (4 attempts: connection reset" in caplog.text
+    assert f"it waits in {out / 'checkpoints' / LAST}" not in told[0].message
+    assert "and training goes on" in caplog.text
+    assert files(out) == [BEST, LAST]
+    assert there(f"{url}/run") == [LAST]
+    # A process that goes on now takes what waits, and a reader of the run its best.
+    assert_is(Kept(out, plan).newest(), 20)
+    kept.save(LAST, payload(30), 30)
+    assert files(out) == []
+    assert there(f"{url}/run") == [BEST, LAST, step_name(10)]
+    assert_is(read_checkpoint(f"{url}/run/{BEST}"), 20)
+
+
+def test_what_waits_is_passed_over_where_another_machine_went_on(url, tmp_path):
+    """It came to step 60 while steps 20 waited here: 60 it is, and 20 never takes its place."""
+    plan, out = Recipe(checkpoint_url=url), tmp_path / "here" / "run"
+    kept = saved(out, 10, recipe=plan)
+    Shaky.failures = 8
+    kept.save(BEST, payload(20), 20)
+    kept.save(LAST, payload(20), 20)
+    other = going_on(tmp_path / "there" / "run", plan)
+    other.save(BEST, payload(50), 50)
+    for step in (50, 60):
+        other.save(LAST, payload(step), step)
+    assert files(out) == [BEST, LAST]
+    kept = going_on(out, plan)
+    assert_is(kept.newest(), 60)
+    assert kept.last_good() == f"last good checkpoint: {url}/run/{LAST} (step 60)"
+    kept.send(final=True)
+    assert files(out) == []
+    assert_is(read_checkpoint(f"{url}/run/{LAST}"), 60)
+    assert_is(read_checkpoint(f"{url}/run/{BEST}"), 50)
+
+
+def test_the_last_one_of_a_run_must_arrive(url, tmp_path):
+    plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
+    kept = saved(out, 10, recipe=plan)
+    Shaky.failures = 4
+    with pytest.raises(CheckpointError, match=rf"of step 20 .*it waits in {out}.*--resume"):
+        kept.save(LAST, payload(20), 20, final=True)
+    # Another process goes on from it, and sends it.
+    kept = going_on(out, plan)
+    kept.send(final=True)
+    assert files(out) == []
+    assert there(f"{url}/run") == [LAST, step_name(10)]
+    assert_is(Kept(out, plan).newest(), 20)
+
+
+def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, monkeypatch):
+    """It has nothing but the URL, where the last checkpoint got lost."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "here" / "far"
+    result = training.run(short(url), out, device="cpu", quiet=True)
+    assert result["checkpoint"] == BEST
+    assert os.listdir(out / "checkpoints") == []
+    assert find_checkpoint(out).name == BEST
+    whole = read_checkpoint(f"{url}/far/{LAST}")
+    UrlStore(f"{url}/far").remove(LAST)
+    assert main(["train", "--resume", f"{url}/far", "--device", "cpu"]) == 0
+    lost = f"{url}/far/{LAST}: no such checkpoint; going on from {url}/far/{step_name(8)} instead"
+    assert lost in caplog.text
+    said = capsys.readouterr().err
+    assert "runs/far: cifar-resnet8 on digits" in said
+    assert "going on at step 8" in said
+    found = read_checkpoint(f"{url}/far/{LAST}")
+    assert found.meta["step"] == whole.meta["step"] == 12
+    assert found.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(found.tensors[name], whole.tensors[name]) for name in whole.tensors)
+    for where in (f"{url}/far", f"{url}/far/{LAST}", "runs/far", out):
+        assert task_of(where) == "classify"
+    assert main(["evaluate", "runs/far", "--json", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1_error"] == result["test"]["top1_error"]
+
+
+def test_an_unrelated_run_of_the_same_name_is_not_gone_on_with(url, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    training.run(short(url, duration="4it"), tmp_path / "there" / "run", device="cpu", quiet=True)
+    resume = ["train", "--resume", f"{url}/run", "--device", "cpu"]
+    for theirs in (None, f"{url}/elsewhere"):
+        plan = to_toml(short(theirs))
+        Path("runs/run").mkdir(parents=True, exist_ok=True)
+        Path("runs/run/recipe.toml").write_text(plan)
+        assert main(resume) == 2
+        said = capsys.readouterr().err.strip()
+        assert f"--resume {url}/run: runs/run holds another run; move it away" in said
+        assert os.listdir("runs/run") == ["recipe.toml"]
+    Path("runs/run/recipe.toml").write_text(to_toml(short(f"{url}/", duration="4it")))
+    assert main(resume) == 0
+
+
+def test_a_run_may_have_a_dot_in_its_name(url, tmp_path):
+    saved(tmp_path / "v1.5", 10, recipe=Recipe(checkpoint_url=url))
+    assert_is(read_checkpoint(f"{url}/v1.5"), 10)
+    assert READERS.keys() <= SUFFIXES
+
+
+def test_whatever_takes_a_checkpoint_takes_its_url(url, tmp_path):
+    training.run(short(url), tmp_path / "run", device="cpu", quiet=True)
+    best = f"{url}/run/{BEST}"
+    stored = read_checkpoint(best).group("model")
+    for net in (
+        resnets.load(best),
+        resnets.load(Path(best)),  # as the options of some commands are
+        resnets.create_model("cifar-resnet8", weights=best, num_classes=10, in_channels=1),
+    ):
+        assert torch.equal(net.state_dict()["head.weight"], stored["head.weight"])
+    digests = {fingerprint(each) for each in (best, f"{url}/run", str(find_checkpoint(best)))}
+    assert len(digests) == 1
+    assert fingerprint(f"{url}/run/{LAST}") not in digests
+
+
+def test_go_on_finds_a_run_that_another_machine_left(url, tmp_path, capsys):
+    words = ["train", "digits", "--model", "cifar-resnet8", "--iterations", "4", "--device", "cpu"]
+    words += ["--set", f"checkpoint_url={url}", "--go-on", "--out"]
+    assert main([*words, str(tmp_path / "a" / "run")]) == 0
+    assert main([*words, str(tmp_path / "b" / "run")]) == 0
+    assert "going on at step 4" in capsys.readouterr().err
+    assert main([*[each for each in words if each != "--go-on"], str(tmp_path / "c" / "run")]) == 2
+    assert "holds checkpoints of a run already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ("shaky://bucket/nothing", CheckpointError, "nothing: no checkpoint there"),
+        ("shaky://bucket/nothing/last.safetensors", CheckpointError, "cannot be read"),
+        ("unheard://bucket/run", ConfigError, "Protocol not known: unheard"),
+    ],
+)
+def test_what_is_not_there_is_said(where, error, message):
+    with pytest.raises(error, match=message):
+        find_checkpoint(where)
+
+
+def test_urls_and_paths_are_told_apart(tmp_path):
+    assert url_of("s3://bucket/run/last.safetensors") == "s3://bucket/run/last.safetensors"
+    assert url_of(path_of("s3://bucket/run")) == "s3://bucket/run"  # a Path has lost a slash
+    for path in (tmp_path, "runs/a", "hub:org/name", "timm:resnet50", "C:/runs", "a:b"):
+        assert url_of(path) is None
+    assert path_of(f"file://{tmp_path}") == tmp_path
+    kept = saved(tmp_path / "run", 10, recipe=Recipe(checkpoint_url=f"file://{tmp_path}/far"))
+    assert os.listdir(tmp_path / "far" / "run") == [LAST]
+    assert kept.path == str(tmp_path / "far" / "run" / LAST)
+
+
+def test_a_missing_driver_names_the_extra(monkeypatch):
+    def missing(url):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(ConfigError, match=r"pip install 'resnets\[s3\]'"):
+        UrlStore("s3://bucket/run")
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket of a real S3 server on this machine."""
+    for package in ("s3fs", "flask", "flask_cors"):
+        pytest.importorskip(package)
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        server.start()
+        host, port = server.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fsspec.filesystem("s3").mkdir("resnets-test")
+        yield "s3://resnets-test/runs"
+        server.stop()
+
+
+def test_a_run_on_s3(bucket, tmp_path, capsys):
+    out = tmp_path / "run"
+    training.run(short(bucket), out, device="cpu", quiet=True)
+    assert there(f"{bucket}/run") == [BEST, LAST, step_name(8)]
+    last = f"{bucket}/run/{LAST}"
+    assert read_checkpoint(last).meta["step"] == 12
+    assert main(["evaluate", last, "--json", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["examples"] == 359
+    target = tmp_path / "net.pt2"
+    assert main(["export", last, "--to", "torch", "--out", str(target)]) == 0
+    assert target.is_file()
+    assert main(["train", "--resume", str(out), "--device", "cpu"]) == 0
+    fsspec.filesystem("s3").rm(f"{bucket}/run/{LAST}")
+    assert Kept(out, short(bucket)).newest().meta["step"] == 8
+
+
+def test_a_missing_bucket_is_said_before_training(bucket, tmp_path):
+    plan = short("s3://resnets-no-such-bucket/runs")
+    with pytest.raises(CheckpointError, match="The specified bucket does not exist"):
+        training.run(plan, tmp_path / "run", device="cpu", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,95 @@
+"""Devices, number formats and the allocator."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnets.config import ConfigError
+from resnets.utils import environment
+
+
+def test_devices_that_do_not_work_are_refused():
+    assert environment.pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="--device banana: not usable here"):
+        environment.pick_device("banana")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="--device cuda: not usable here"):
+            environment.pick_device("cuda")
+
+
+def test_precision_is_resolved_and_can_be_forced():
+    cpu = torch.device("cpu")
+    assert environment.pick_precision("float32", cpu) == "float32"
+    assert environment.pick_precision("bfloat16", cpu) == "bfloat16"
+    assert environment.pick_precision("auto", cpu) in ("float32", "bfloat16")
+
+
+def keeps_pages(**environment):
+    code = "from resnets import host; print(host.keep_pages())"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip() == "True"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_allocator_is_set_unless_the_user_has():
+    assert keeps_pages()
+    assert not keeps_pages(MALLOC_TRIM_THRESHOLD_="100000")
+
+
+@pytest.mark.parametrize(
+    ("own", "xdg", "folder"),
+    [("/o", "/x", "/o"), ("", "/x", "/x/resnets"), (None, "", "~/.cache/resnets")],
+)
+def test_one_cache_for_what_is_made_and_what_is_fetched(own, xdg, folder, monkeypatch):
+    for name, value in (("RESNETS_CACHE", own), ("XDG_CACHE_HOME", xdg)):
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, False)
+    assert environment.cache() == Path(folder).expanduser()
+
+
+def test_description_names_what_a_run_depends_on():
+    described = environment.describe(torch.device("cpu"))
+    assert described["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert "thread" in described["device"]
+
+
+TEAMS = """
+import os, threading
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from resnets.utils.environment import threads_beside
+
+big = torch.ones(1 << 22)
+threads = lambda: len(os.listdir("/proc/self/task"))
+big.aminmax()
+beside, plain = threads_beside(2, "beside"), ThreadPoolExecutor(1)
+plain.submit(int).result()
+before = threads()
+for _ in range(9):
+    beside.submit(big.aminmax).result()
+assert threads() == before, "a thread beside got a team"
+seen = []
+other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+other.start()
+other.join()
+assert (torch.get_num_threads(), *seen) == (2, 2), seen
+plain.submit(big.aminmax).result()
+assert threads() == before + 1, "no team where one was expected: this test shows nothing"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_threads_beside_a_computation_have_no_team_of_their_own():
+    env = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", TEAMS], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,94 @@
+"""How many processors a process may use, by affinity and by the quota of its cgroups."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from resnets.utils import cpu_count
+
+
+def tree(folder, line, files):
+    """A fake cgroup file system in `folder` and the /proc/self/cgroup that belongs to it."""
+    (folder / "process").write_text(line + "\n")
+    for name, text in files.items():
+        path = folder / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return folder / "cgroup", folder / "process"
+
+
+V1 = "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc"
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "expected"),
+    [
+        ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/", {"cpu.max": "max 100000"}, None),
+        ("0::/pod/box", {"pod/box/cpu.max": "max 100000", "pod/cpu.max": "50000 100000"}, 0.5),
+        ("0::/pod/box", {"pod/box/cpu.max": "100000 50000", "pod/cpu.max": "3 1"}, 2.0),
+        ("0::/../elsewhere", {"cpu.max": "200000 100000"}, 2.0),
+        ("0::/gone", {}, None),
+        ("0::/", {"cpu.max": "rubbish"}, None),
+        ("0::/", {"cpu.max": "100 0"}, None),
+        (
+            V1,
+            {
+                "cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "250000",
+                "cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000",
+            },
+            2.5,
+        ),
+        # In a container the path of /proc is the host's, and the mount starts at the group itself.
+        (V1, {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ("0::/\n" + V1, {"unified/cpu.max": "100000 100000"}, 1.0),
+        ("", {}, None),
+    ],
+)
+def test_quota_of_both_versions(tmp_path, line, files, expected):
+    assert cpu_count.quota(*tree(tmp_path, line, files)) == expected
+
+
+def test_without_cgroups_there_is_no_quota(tmp_path):
+    assert cpu_count.quota(tmp_path, tmp_path / "none") is None
+
+
+CODE = """
+from pathlib import Path
+from resnets import processors
+processors.ROOT, processors.PROCESS = Path({root!r}), Path({process!r})
+processors.limit_threads()
+import torch
+from resnets.study.grid.grid import slots
+print(processors.cores(), torch.get_num_threads(), len(slots(None, "cpu", 8)))
+"""
+
+
+def threads_under(root, process, *prefix, **environment):
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    code = CODE.format(root=str(root), process=str(process))
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", code],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.skipif(cpu_count.affinity() < 2, reason="one core has nothing to leave out")
+def test_threads_workers_and_study_jobs_follow_the_quota(tmp_path):
+    root, process = tree(tmp_path, "0::/", {"cpu.max": "150000 100000"})
+    assert threads_under(root, process) == [1, 1, 1]
+    assert threads_under(root, process, OMP_NUM_THREADS="2")[1] == 2  # the user's own word
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="taskset")
+def test_threads_follow_the_affinity(tmp_path):
+    first = min(os.sched_getaffinity(0))
+    root, process = tree(tmp_path, "0::/", {"cpu.max": "max 100000"})
+    assert threads_under(root, process, "taskset", "-c", str(first)) == [1, 1, 1]

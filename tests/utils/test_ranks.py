@@ -1,0 +1,127 @@
+"""What each process of several gets of a batch, in one process: no more, no less, and the same."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from resnets.config import AugmentSpec, ConfigError, DataSpec
+from resnets.data import TensorSplit, TrainStream, fit_preprocess
+from resnets.data.dataset.split import FileSplit
+from resnets.data.dataset.stream import BlockFiles, StreamSplit
+from resnets.utils.distributed import Rank
+
+CPU = torch.device("cpu")
+CLASSES = ("ant", "bee")
+
+
+def pictures(count: int = 96) -> TensorSplit:
+    images = torch.randint(0, 256, (count, 16, 16, 3), dtype=torch.uint8)
+    return TensorSplit(images, torch.arange(count) % 2, CLASSES, "random pictures")
+
+
+def stream(split, rank: Rank, spec: DataSpec, batch_size: int, norm_batch: int = 0) -> TrainStream:
+    preprocessor = fit_preprocess(split, spec, 3)
+    return TrainStream(
+        split, spec, preprocessor, batch_size, 3, CPU, rank=rank, norm_batch=norm_batch
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(("batch", "unit"), [(96, 1), (96, 4), (60, 8), (7, 1)])
+def test_places_are_whole_units_and_each_place_falls_to_one_rank(count, batch, unit):
+    parts = [Rank(index, count).places(batch, unit) for index in range(count)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(batch))
+    for part in parts:
+        assert len(part)
+        whole = [set(range(at, min(at + unit, batch))) for at in part[part % unit == 0].tolist()]
+        assert set(part.tolist()) == set().union(*whole)
+
+
+def test_too_few_units_for_all_ranks_are_refused():
+    with pytest.raises(ConfigError, match="batch_size=32: 4 processes need at least 64"):
+        Rank(0, 4).places(32, 16)
+    mixed = DataSpec(augment=AugmentSpec(mixup=0.2))
+    with pytest.raises(ConfigError, match="batch_size=31: to mix pairs on 2 devices"):
+        stream(pictures(), Rank(0, 2), mixed, 31)
+
+
+MIXED = AugmentSpec(
+    crop="pad", flip=True, mixup=0.3, cutmix=1.0, repeats=2, erase=0.5, policy="rand"
+)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("augment", [AugmentSpec(crop="pad", flip=True), MIXED])
+def test_the_ranks_batches_make_up_the_batch_of_one(count, augment):
+    split, spec = pictures(), DataSpec(augment=augment)
+    alone = stream(split, Rank(), spec, 48, norm_batch=8)
+    each = [stream(split, Rank(index, count), spec, 48, norm_batch=8) for index in range(count)]
+    streams = zip(alone.batches(5, 20), *(one.batches(5, 20) for one in each), strict=False)
+    for _, (whole, *parts) in zip(range(4), streams, strict=False):
+        for one, part in zip(each, parts, strict=True):
+            for name in ("images", "targets", "ids", "other", "share"):
+                of_all, mine = getattr(whole, name), getattr(part, name)
+                if of_all is None:
+                    assert mine is None
+                else:
+                    assert torch.equal(of_all[one.places], mine), name
+
+
+class Counted:
+    """Blocks of 8 pictures each, which note who loaded them."""
+
+    def __init__(self) -> None:
+        self.loaded: list[int] = []
+
+    def load(self, block: int) -> list[bytes]:
+        from resnets.data.decode.netpbm import encode
+
+        self.loaded.append(block)
+        return [encode(np.full((16, 16, 3), block, np.uint8)) for _ in range(8)]
+
+    def name(self, block: int, place: int) -> str:
+        return f"{block}/{place}"
+
+
+def streamed() -> tuple[StreamSplit, Counted]:
+    blocks = Counted()
+    where = np.stack([np.arange(1024) // 8, np.arange(1024) % 8], 1)
+    labels = torch.zeros(1024, dtype=torch.int64)
+    files = BlockFiles(blocks, where, 512)
+    return StreamSplit(files, labels, CLASSES, "stream", buffer=64), blocks
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_streams_are_divided_so_that_each_rank_reads_its_own_blocks(count):
+    spec = DataSpec(size=16, normalise="imagenet", workers=1)
+    steps, ids, loads = 1024 // 64, [], []
+    for index in range(count):
+        split, blocks = streamed()
+        assert isinstance(split, FileSplit)
+        batches = stream(split, Rank(index, count), spec, 64).batches()
+        ids.append([next(batches).ids for _ in range(steps)])
+        batches.close()
+        loads.append(set(blocks.loaded))
+    split, _ = streamed()
+    batches = stream(split, Rank(), spec, 64).batches()
+    for step in range(steps):
+        together = torch.cat([mine[step] for mine in ids])
+        assert sorted(together.tolist()) == sorted(next(batches).ids.tolist())
+    batches.close()
+    # 128 blocks; the last lanes of an epoch, and what is read ahead, are shared.
+    assert max(len(mine) for mine in loads) < 128 / count + 40
+    resumed = stream(streamed()[0], Rank(1, count), spec, 64).batches(start_step=9)
+    assert torch.equal(next(resumed).ids, ids[1][9])
+    resumed.close()
+
+
+def test_a_rank_alone_costs_and_changes_nothing():
+    rank, values = Rank(), {"a": 1.5}
+    assert rank.sum(values) == values
+    assert rank.gather([1, 2]) == [1, 2]
+    assert rank.any(True)
+    assert not rank.any(False)
+    assert rank.from_first(lambda: 7) == 7
+    assert dataclasses.asdict(rank) == {"index": 0, "count": 1}
