@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    environment.keep_pages()
+    environment.tune_malloc()
     side, count, rounds = given.size, given.batch, given.rounds
     noise = np.random.default_rng(0).integers(0, 256, (count, side // 16, side // 16, 3), np.uint8)
     pictures = [Image.fromarray(each).resize((side, side)) for each in noise]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from resnets.data.decode.decode import View, decode
+from resnets.data.decode.decode import Crop, decode
 from resnets.models import build, catalog, cost
 from resnets.utils import environment
 
@@ -61,7 +61,7 @@ def decoding(rounds: int) -> float:
     picture = Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=92)
-    view = View(224, 3, lambda width, height: (0, 0, width, height))
+    view = Crop(224, 3, lambda width, height: (0, 0, width, height))
     return 1 / best(lambda: decode(file.getvalue(), view, "picture"), 20 * rounds)
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
-    environment.keep_pages()
+    environment.tune_malloc()
     print(f"{environment.device_name(torch.device('cpu'))}, torch {torch.__version__}")
     peaks = {
         name: product(dtype, rounds)

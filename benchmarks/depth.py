@@ -29,19 +29,19 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
     from resnets.config import Recipe
     from resnets.data.batch import Batch
     from resnets.models import build, catalog, norm_act
-    from resnets.train.data_parallel import Parallel
+    from resnets.train.data_parallel import DataParallelModel
     from resnets.train.loss import classification
     from resnets.train.state import new_state
     from resnets.train.step import train_step
     from resnets.utils import environment
 
-    environment.keep_pages()
+    environment.tune_malloc()
     spec = catalog.spec(f"cifar-resnet{depth}")
     net = build(spec).to(memory_format=torch.channels_last)
     net.recompute = recompute
     norm_act.use_kernels(net)
     recipe = Recipe(model=spec, batch_size=batch)
-    state, forward = new_state(net, recipe, 1000), Parallel(net)
+    state, forward = new_state(net, recipe, 1000), DataParallelModel(net)
     images = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
     given = Batch(images, torch.arange(batch) % 10, torch.arange(batch))
     bf16 = environment.pick_precision("auto", torch.device("cpu")) == "bfloat16"

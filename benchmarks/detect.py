@@ -80,16 +80,16 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     from resnets.config import DetectSpec, OptimSpec, Recipe
     from resnets.data.batch import Batch
     from resnets.detect.models.build import assemble
-    from resnets.detect.models.inference import Finder
+    from resnets.detect.models.inference import DetectionInference
     from resnets.detect.models.losses import model_losses
     from resnets.models import build, catalog
-    from resnets.train.data_parallel import Parallel
+    from resnets.train.data_parallel import DataParallelModel
     from resnets.train.state import new_state
     from resnets.train.step import train_step
     from resnets.utils import environment
-    from resnets.utils.distributed import Rank
+    from resnets.utils.distributed import ProcessGroup
 
-    environment.keep_pages()
+    environment.tune_malloc()
     bf16 = bf16 and environment.pick_precision("auto", torch.device("cpu")) == "bfloat16"
     recipe = Recipe(
         task="detect",
@@ -102,10 +102,10 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     state = new_state(model, recipe, 1000)
     images, targets = pictures(size, batch)
     normalised = [(image - 0.45) / 0.22 for image in images]
-    forward = Parallel(model, Rank())
+    forward = DataParallelModel(model, ProcessGroup())
     given = Batch(normalised, targets, torch.arange(batch))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-    finder = Finder([model])
+    finder = DetectionInference([model])
 
     def train() -> None:
         train_step(state, forward, model_losses, given, autocast, recipe)

@@ -10,8 +10,8 @@ script, bf16               the same under bfloat16 autocast, channels last
 raw decode                 ours: files to uint8 pictures, a thread a core, no net
 raw openvino int8          torchvision's net by NNCF; batch 32 of ready float32 tensors
 raw openvino int8, streams the same with OpenVINO's throughput hint, batches of 8
-ours: ready pictures       an int8 artefact of ours, uint8 pictures in memory
-ours: files                what `resnets predict` does with that artefact
+ours: ready pictures       an int8 artifact of ours, uint8 pictures in memory
+ours: files                what `resnets predict` does with that artifact
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-from inference_peers import Step, openvino_model, our_artefact, threads
+from inference_peers import Step, openvino_model, our_artifact, threads
 
 NAMES = (
     "script", "script, bf16", "raw decode", "raw openvino int8", "raw openvino int8, streams",
@@ -98,7 +98,7 @@ def _raw_openvino(net: str, size: int, folder: Path, streams: bool) -> Step:
 def _ours(name: str, net: str, size: int, pictures: Path, folder: Path) -> Step:
     from resnets.evaluate.predict import find_pictures, predict
 
-    engine = our_artefact("openvino", "int8", net, size, folder)
+    engine = our_artifact("openvino", "int8", net, size, folder)
     paths = list(islice(cycle(find_pictures([pictures])), MANY))
     if name == "ours: files":
         return lambda: sum(1 for _ in predict(engine, paths, top_k=1, workers=threads()))

@@ -22,7 +22,7 @@ onnxruntime ...      torchvision's net through torch.onnx.export; int8: quantize
 openvino ...         torchvision's net through openvino.convert_model, of a fixed batch; int8: NNCF
 openvino ..., parts  the same in parts of 4, each on a thread of its own, as ours does
 ours: torch          what `resnets predict` takes for a checkpoint and few pictures
-ours: KIND PRECISION artefacts of `resnets export`; openvino is what predict and serve take for a
+ours: KIND PRECISION artifacts of `resnets export`; openvino is what predict and serve take for a
                      checkpoint, in the precision that the accuracy gate allows
 
 Part end-to-end, from JPEG files to classes: see end_to_end.py.

@@ -157,7 +157,7 @@ def ours(name: str, net: str, size: int, batch: int, folder: Path) -> Step:
     if what == "torch":
         engine: Any = TorchEngine(our_net(net, size), "cpu")
     else:
-        engine = our_artefact(*what.split(), net, size, folder)
+        engine = our_artifact(*what.split(), net, size, folder)
     pictures = noise(batch, size)
     return lambda: engine.logits(pictures)
 
@@ -177,17 +177,17 @@ def our_net(net: str, size: int) -> Any:
     return model
 
 
-def our_artefact(kind: Any, precision: Any, net: str, size: int, folder: Path) -> Any:
-    """The engine of an artefact, written when it is first asked for."""
+def our_artifact(kind: Any, precision: Any, net: str, size: int, folder: Path) -> Any:
+    """The engine of an artifact, written when it is first asked for."""
     from resnets.export.write import write
-    from resnets.runtime.artifact import Facts
-    from resnets.runtime.open import open_artefact
+    from resnets.runtime.artifact import ArtifactMetadata
+    from resnets.runtime.open import open_artifact
 
     path = folder / f"ours-{precision}{SUFFIXES[kind]}"
     if not path.exists():
         model = our_net(net, size)
-        write(model, Facts.of(model, kind, precision), path, noise(CALIBRATION, size))
-    return open_artefact(path)
+        write(model, ArtifactMetadata.of(model, kind, precision), path, noise(CALIBRATION, size))
+    return open_artifact(path)
 
 
 def threads() -> int:

@@ -83,7 +83,7 @@ def write_pictures(folder: Path, count: int, enlarge: bool) -> None:
 
 def ours(source: Path, uint8: bool = False) -> Batches:
     """The product's own stream with one decode thread."""
-    environment.keep_pages()
+    environment.tune_malloc()
     spec = DataSpec(
         source=str(source),
         size=SIZE,

@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    environment.keep_pages()
+    environment.tune_malloc()
     if not convolution.has_kernel() or not norm_act.use_kernels(nn.Identity()):
         raise SystemExit("no kernels here: they take a C compiler and a processor with AMX")
     batch, size = (128, 32) if args.net.startswith("cifar-") else (16, 224)

@@ -44,14 +44,14 @@ def work(net_name: str, steps: int, compress: bool) -> None:
     from resnets.config import AugmentSpec, DataSpec, Recipe
     from resnets.data import TensorSplit, TrainStream, fit_preprocess
     from resnets.models import build, catalog, norm_act
-    from resnets.train.data_parallel import Parallel
+    from resnets.train.data_parallel import DataParallelModel
     from resnets.train.loss import classification
     from resnets.train.state import new_state
     from resnets.train.step import train_step
     from resnets.utils import environment
-    from resnets.utils.distributed import joined
+    from resnets.utils.distributed import init_distributed
 
-    environment.keep_pages()
+    environment.tune_malloc()
     spec = catalog.spec(net_name, num_classes=10)
     images = torch.randint(0, 256, (1024, spec.input_size, spec.input_size, 3), dtype=torch.uint8)
     labels, classes = torch.arange(1024) % 10, tuple("abcdefghij")
@@ -59,13 +59,13 @@ def work(net_name: str, steps: int, compress: bool) -> None:
     recipe = Recipe(
         model=spec, data=DataSpec(augment=AugmentSpec(crop="pad", flip=True)), batch_size=BATCH
     )
-    with joined("cpu") as rank:
+    with init_distributed("cpu") as rank:
         net = build(spec).to(memory_format=torch.channels_last)
         norm_act.use_kernels(net)
         preprocessor = fit_preprocess(split, recipe.data, 3)
         cpu = torch.device("cpu")
         batches = TrainStream(split, recipe.data, preprocessor, BATCH, 0, cpu, rank=rank).batches()
-        state, forward = new_state(net, recipe, 1000), Parallel(net, rank)
+        state, forward = new_state(net, recipe, 1000), DataParallelModel(net, rank)
         bf16 = environment.pick_precision("auto", cpu) == "bfloat16"
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
         forward.begin()
@@ -80,7 +80,7 @@ def work(net_name: str, steps: int, compress: bool) -> None:
             train_step(state, forward, classification(), next(batches), autocast, recipe)
         rank.any(flag=False)
         seconds, sent = time.perf_counter() - begin, loopback_bytes() - sent
-        if rank.leads:
+        if rank.is_main:
             numbers = sum(each.numel() for each in net.parameters())
             found = {"rate": BATCH * steps / seconds, "sent": sent / steps, "numbers": numbers}
             print(json.dumps(found))

@@ -1,11 +1,11 @@
 """Throughput and latency of `resnets serve` beside a plain FastAPI server and LitServe.
 
     python benchmarks/serve.py [--net resnet18] [--seconds 5] [--clients 1 8 32] [--overload 3]
-        [--artefact FILE] [--only ours plain litserve]
+        [--artifact FILE] [--only ours plain litserve]
 
 Each server runs in a process of its own, the load in this one, over loopback; servers take turns at
 each load. Every request is one JPEG of 500 x 375 px. Weights are random: speed does not depend on
-them. Ours serves a checkpoint, or `--artefact` (of `resnets export`). plain: FastAPI and
+them. Ours serves a checkpoint, or `--artifact` (of `resnets export`). plain: FastAPI and
 torchvision in float32, a picture at a time. litserve: the same net, batches of up to 32 in 5 ms.
 
 Overload: requests arrive, whatever was answered, at `--overload` times the throughput just measured
@@ -104,7 +104,7 @@ def start(kind: str, given: argparse.Namespace, folder: Path) -> tuple[subproces
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     if kind == "ours":
-        where = given.artefact or checkpoint(given.net, folder)
+        where = given.artifact or checkpoint(given.net, folder)
         command = ["-m", "resnets", "serve", str(where), "--port", str(port)]
         command += ["--max-latency-ms", str(1000 * given.bound)]
     else:
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--overload", type=float, default=3)
     parser.add_argument("--bound", type=float, default=1.0)
-    parser.add_argument("--artefact")
+    parser.add_argument("--artifact")
     parser.add_argument("--only", nargs="+", default=["ours", "plain", "litserve"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

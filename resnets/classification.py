@@ -22,8 +22,8 @@ from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.models import Net, build
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, classification
-from resnets.train.task import Means
-from resnets.utils.distributed import Rank
+from resnets.train.task import ExecutionPlan
+from resnets.utils.distributed import ProcessGroup
 from resnets.weights.adapt import check_size, fit_known
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
@@ -35,7 +35,7 @@ log = logging.getLogger("resnets")
 FIGURES = ("top1_error", "top5_error", "loss")
 
 
-class ClassificationWork:
+class ClassificationTask:
     """A classifier and its pictures."""
 
     def __init__(
@@ -59,7 +59,7 @@ class ClassificationWork:
         self.images = SetReport(
             splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
         )
-        self.minimise = "top1_error"
+        self.monitor = "top1_error"
         self.fixed: Mapping[str, Any] = {
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),
@@ -72,7 +72,7 @@ class ClassificationWork:
         )
 
     @classmethod
-    def open(cls, recipe: Recipe) -> ClassificationWork:
+    def open(cls, recipe: Recipe) -> ClassificationTask:
         """Fit the recipe to the data's classes and picture size; build net and preprocessing."""
         splits = open_data(recipe.data, training=True)
         data = dataclasses.replace(recipe.data, value_range=splits.value_range)
@@ -103,7 +103,7 @@ class ClassificationWork:
         return cls(dataclasses.replace(recipe, model=net.spec), splits, net, preprocessor)
 
     @classmethod
-    def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> ClassificationWork:
+    def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> ClassificationTask:
         """The same for a run to go on with: its weights need not be at hand again."""
         known = read_fingerprint(checkpoint)
         splits = open_data(recipe.data, known, training=True)
@@ -133,7 +133,7 @@ class ClassificationWork:
     def begin(self, device: torch.device) -> None:
         """Nothing to do."""
 
-    def stream(self, device: torch.device, rank: Rank) -> TrainStream:
+    def stream(self, device: torch.device, rank: ProcessGroup) -> TrainStream:
         """This process's parts of the training batches."""
         size = self.recipe.data.size
         return TrainStream(
@@ -152,7 +152,7 @@ class ClassificationWork:
         """One graph for each size of growing pictures, fixed like all others."""
         return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
 
-    def evaluator(self, means: Means, rank: Rank) -> Evaluate | None:
+    def evaluator(self, means: ExecutionPlan, rank: ProcessGroup) -> Evaluate | None:
         """What the loop calls to measure a model; None where there is nothing to measure on."""
         watching = self.recipe.eval.watch_test
         watched = {"val": self.splits.val, "test": self.splits.test() if watching else None}
@@ -174,9 +174,9 @@ class ClassificationWork:
 
         return evaluate if present else None
 
-    def conclude(self, path: Path, means: Means, rank: Rank) -> dict[str, Any]:
+    def conclude(self, path: Path, means: ExecutionPlan, rank: ProcessGroup) -> dict[str, Any]:
         """Errors of the run's checkpoint `path` on validation and, this once, on test."""
-        net = rank.from_first(lambda: load(path)).to(means.device)
+        net = rank.broadcast_from_main(lambda: load(path)).to(means.device)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
             if split is None:
@@ -194,13 +194,13 @@ class ClassificationWork:
         net: nn.Module,
         split: Split,
         preprocessor: Preprocessor,
-        means: Means,
+        means: ExecutionPlan,
         weights: str,
-        rank: Rank,
+        rank: ProcessGroup,
     ) -> tuple[Evaluation, list[str]]:
         """Figures of all processes together, and what is wrong with pictures left out."""
         device = torch.device(means.device)
-        rows = None if rank.count == 1 else rank.share(list(range(len(split))))
+        rows = None if rank.world_size == 1 else rank.shard(list(range(len(split))))
         measured = evaluate_model(
             net,
             eval_batches(split, preprocessor, self.recipe.eval.batch_size, device, rows=rows),
@@ -223,7 +223,7 @@ def _figures(measured: Evaluation) -> dict[str, float]:
     return {key: value for key, value in measured.figures.items() if key in FIGURES}
 
 
-def _unreadable(split: Split, rank: Rank) -> list[str]:
+def _unreadable(split: Split, rank: ProcessGroup) -> list[str]:
     """What is wrong with pictures that any process met; each reads a set in memory whole."""
     found = dict(rank.gather(list(split.unreadable.found.items())))
     return [message for _, message in sorted(found.items())]

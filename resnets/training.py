@@ -12,36 +12,36 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from resnets.classification import ClassificationWork
+from resnets.classification import ClassificationTask
 from resnets.config import (
     ConfigError,
     Recipe,
+    atomic_write,
     dump_json,
     from_toml,
     hold_folder,
     to_toml,
-    whole_file,
 )
 from resnets.models import convolution, cost, norm_act
 from resnets.models.norm import use_norm_batch
 from resnets.ops import compiler
 from resnets.report.run_report import write_report
 from resnets.train.batch_norm_check import check_norm_values
-from resnets.train.data_parallel import Parallel
+from resnets.train.data_parallel import DataParallelModel
 from resnets.train.log import NoLog, RunLog
 from resnets.train.loop import fit
 from resnets.train.resume import extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
-from resnets.train.task import Means, Work
+from resnets.train.task import ExecutionPlan, Task
 from resnets.utils import environment
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 from resnets.utils.openmp import LoadFollower, follow_load
 from resnets.utils.terminal import valid_text
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint, find_checkpoint
-from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.manager import CheckpointManager
 
 if TYPE_CHECKING:
-    from resnets.detect.task import DetectionWork
+    from resnets.detect.task import DetectionTask
 
 # Compiling costs tens of seconds; it pays where training takes minutes. Sustained training rates,
 # multiply-adds a second, low enough that "auto" errs towards not compiling.
@@ -51,7 +51,7 @@ RESULT = "result.json"
 
 
 @dataclass(frozen=True)
-class Place:
+class RunOptions:
     """Where a run goes on: its device, and which of several processes this is (`ranks.joined`).
 
     hang_after: seconds after which a step that has not ended ends the process; 0 = never.
@@ -59,7 +59,7 @@ class Place:
     """
 
     device: str = "auto"
-    rank: Rank = field(default_factory=Rank)
+    rank: ProcessGroup = field(default_factory=ProcessGroup)
     hang_after: float = 0.0
     fit_memory: bool = False
     quiet: bool = False
@@ -70,7 +70,7 @@ def run(
     out: Path,
     *,
     device: str = "auto",
-    rank: Rank = Rank(),  # noqa: B008 (frozen)
+    rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     hang_after: float = 0.0,
     fit_memory: bool = False,
     quiet: bool = False,
@@ -90,23 +90,23 @@ def run(
             raise ConfigError(
                 f"{out} holds a run already; go on with --resume {out}, or other --out"
             )
-        Kept(out, recipe).check_free()
+        CheckpointManager(out, recipe).check_free()
         _check_fits(recipe, fit_memory)
         to_toml(recipe)  # refuses what cannot be written, before anything is read
         if valid_text(str(out)) != str(out):  # safetensors opens no such files
             raise ConfigError(f"--out {out}: not UTF-8; name the run's folder otherwise")
 
     def begin() -> None:
-        Kept(out, work.recipe).begin(work.recipe)
+        CheckpointManager(out, work.recipe).begin(work.recipe)
         _write_recipe(out, work.recipe)
 
     with _held(out, rank):
-        rank.from_first(refuse)
+        rank.broadcast_from_main(refuse)
         work = _one_after_another(rank, lambda: _kind(recipe).open(recipe))
-        place = Place(device, rank, hang_after, fit_memory, quiet)
+        place = RunOptions(device, rank, hang_after, fit_memory, quiet)
         means = choose_means(work.recipe, work.model, work.examples, device)
-        rank.from_first(lambda: _check_norms(work, rank))
-        rank.from_first(begin)
+        rank.broadcast_from_main(lambda: _check_norms(work, rank))
+        rank.broadcast_from_main(begin)
         return _train(work, out, means, place, None)
 
 
@@ -116,7 +116,7 @@ def resume(
     data: str | None = None,
     duration: str | None = None,
     device: str = "auto",
-    rank: Rank = Rank(),  # noqa: B008 (frozen)
+    rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     hang_after: float = 0.0,
     fit_memory: bool = False,
     quiet: bool = False,
@@ -138,7 +138,7 @@ def resume(
         return recipe, saved, notes
 
     with _held(out, rank, begun=True):
-        recipe, saved, notes = rank.from_first(read)
+        recipe, saved, notes = rank.broadcast_from_main(read)
         if data is not None:
             recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=data))
         kind = _kind(recipe)
@@ -150,16 +150,16 @@ def resume(
             schedule = None if saved is None else saved.meta["state"]["schedule"]
             notes.append(extend(work.recipe, duration, work.examples, step, schedule))
             work.recipe = dataclasses.replace(work.recipe, duration=duration)
-        place = Place(device, rank, hang_after, fit_memory, quiet)
+        place = RunOptions(device, rank, hang_after, fit_memory, quiet)
         means = choose_means(work.recipe, work.model, work.examples, device, saved)
-        rank.from_first(lambda: _check_norms(work, rank))
+        rank.broadcast_from_main(lambda: _check_norms(work, rank))
         if notes or data is not None:
-            rank.from_first(lambda: _rewrite_recipe(out, work.recipe))
+            rank.broadcast_from_main(lambda: _rewrite_recipe(out, work.recipe))
         return _train(work, out, means, place, saved, notes)
 
 
 @contextmanager
-def _held(out: Path, rank: Rank, *, begun: bool = False) -> Iterator[None]:
+def _held(out: Path, rank: ProcessGroup, *, begun: bool = False) -> Iterator[None]:
     """Let no other process write into the run's folder, until all of this run is written.
 
     With `begun` there must be a run in it.
@@ -171,7 +171,7 @@ def _held(out: Path, rank: Rank, *, begun: bool = False) -> Iterator[None]:
         held.enter_context(hold_folder(out))
 
     with ExitStack() as held:
-        rank.from_first(hold)
+        rank.broadcast_from_main(hold)
         yield
 
 
@@ -180,11 +180,11 @@ def _read_run(out: Path) -> tuple[Recipe, Checkpoint | None, list[str]]:
     try:
         edited = from_toml(out / RECIPE, stored=True)
     except ConfigError as error:
-        saved = Kept(out, Recipe()).newest()
+        saved = CheckpointManager(out, Recipe()).newest()
         if saved is None:
             raise
         return saved.recipe, saved, [f"{error}; the checkpoint's own recipe is used"]
-    saved = Kept(out, edited).newest()
+    saved = CheckpointManager(out, edited).newest()
     if saved is None:
         return edited, None, []
     recipe, notes = reconcile(edited, saved.recipe)
@@ -193,12 +193,12 @@ def _read_run(out: Path) -> tuple[Recipe, Checkpoint | None, list[str]]:
 
 def _rewrite_recipe(out: Path, recipe: Recipe) -> None:
     """Let recipe.toml, here and behind a URL, say how the run goes on."""
-    Kept(out, recipe).begin(recipe)
+    CheckpointManager(out, recipe).begin(recipe)
     _write_recipe(out, recipe)
 
 
 def _write_recipe(out: Path, recipe: Recipe) -> None:
-    with whole_file(out / RECIPE) as path:
+    with atomic_write(out / RECIPE) as path:
         path.write_text(to_toml(recipe), encoding="utf-8")
 
 
@@ -207,38 +207,38 @@ def _check_fits(recipe: Recipe, fit_memory: bool) -> None:
         raise ConfigError("--fit-memory: excludes sync_norm, whose batch must be one pass")
 
 
-def _check_norms(work: Work, rank: Rank) -> None:
+def _check_norms(work: Task, rank: ProcessGroup) -> None:
     """ConfigError where a batch norm would see a single value of each channel."""
     shape = work.smallest_input()
     if shape is not None:
-        check_norm_values(work.model, work.recipe, shape, rank.count)
+        check_norm_values(work.model, work.recipe, shape, rank.world_size)
 
 
-def _one_after_another(rank: Rank, open_work: Callable[[], Work]) -> Work:
+def _one_after_another(rank: ProcessGroup, open_work: Callable[[], Task]) -> Task:
     """What `open_work` gives, in the first process before the others: it may fetch or unpack."""
-    opened: list[Work] = []
-    rank.from_first(lambda: opened.append(open_work()))
+    opened: list[Task] = []
+    rank.broadcast_from_main(lambda: opened.append(open_work()))
     return opened[0] if opened else open_work()
 
 
-def _kind(recipe: Recipe) -> type[ClassificationWork] | type[DetectionWork]:
+def _kind(recipe: Recipe) -> type[ClassificationTask] | type[DetectionTask]:
     if recipe.task == "classify":
-        return ClassificationWork
-    from resnets.detect.task import DetectionWork  # its libraries take a second to import
+        return ClassificationTask
+    from resnets.detect.task import DetectionTask  # its libraries take a second to import
 
-    return DetectionWork
+    return DetectionTask
 
 
 def choose_means(
     recipe: Recipe, net: Any, examples: int, device: str, saved: Checkpoint | None = None
-) -> Means:
+) -> ExecutionPlan:
     """Resolve what the recipe leaves to the machine: device, precision, compilation, allocator.
 
     A run that goes on from `saved` keeps its precision, where the device computes in it, and on a
     device of the same kind computes as before, where it can: another choice would change numbers.
     """
     chosen = environment.pick_device(device)
-    keeps = chosen.type == "cpu" and environment.keep_pages()
+    keeps = chosen.type == "cpu" and environment.tune_malloc()
     before = {} if saved is None else saved.meta.get("means", {})
     precision = environment.pick_precision(recipe.precision, chosen)
     if recipe.precision == "auto":
@@ -257,14 +257,14 @@ def choose_means(
         compiled = before["compiled"] if before.get("fused") is fuses else compiled
     tiles = fuses and precision == "bfloat16" and convolution.has_kernel()
     tiles = tiles and before.get("tiles", True)
-    return Means(str(chosen), precision, compiled, fuses, tiles, keeps)
+    return ExecutionPlan(str(chosen), precision, compiled, fuses, tiles, keeps)
 
 
 def _train(
-    work: Work,
+    work: Task,
     out: Path,
-    means: Means,
-    place: Place,
+    means: ExecutionPlan,
+    place: RunOptions,
     saved: Checkpoint | None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -273,10 +273,12 @@ def _train(
     work.model.to(device).to(memory_format=layout)
     if saved is None:
         work.begin(device)
-    use_norm_batch(work.model, recipe.norm_batch, sync=recipe.sync_norm and rank.count > 1)
+    use_norm_batch(work.model, recipe.norm_batch, sync=recipe.sync_norm and rank.world_size > 1)
     if means.fused:
         norm_act.use_kernels(work.model)
-    forward = Parallel(work.compiled() if means.compiled else work.model, rank, place.fit_memory)
+    forward = DataParallelModel(
+        work.compiled() if means.compiled else work.model, rank, place.fit_memory
+    )
     stream = work.stream(device, rank)
     total = recipe.steps(recipe.duration, stream.examples)
     state = new_state(work.model, recipe, total, rank)
@@ -285,9 +287,9 @@ def _train(
     saver = Saver(out, recipe, fixed, work.mean_image, work.images.fingerprint)
     if saved is not None:
         saver.restore(state, saved)
-    if not rank.leads:  # the sums of all were saved by the first
+    if not rank.is_main:  # the sums of all were saved by the first
         state.interval, state.epoch = state.interval.emptied(), state.epoch.emptied()
-    run_log = RunLog(out, total, state.step, place.quiet) if rank.leads else NoLog()
+    run_log = RunLog(out, total, state.step, place.quiet) if rank.is_main else NoLog()
     with follow_load(run_log.say, means.device) as waits:
         try:
             _write_environment(out, means, rank, waits)
@@ -301,14 +303,14 @@ def _train(
                 stream,
                 work.loss_fn,
                 evaluate=work.evaluator(means, rank),
-                minimise=work.minimise,
+                monitor=work.monitor,
                 forward=forward,
                 autocast=means.autocast(),
                 log=run_log,
                 saver=saver,
                 hang_after=place.hang_after,
             )
-            if rank.leads:
+            if rank.is_main:
                 saver.wait()
         finally:
             run_log.close()
@@ -326,16 +328,20 @@ def _history(saved: Checkpoint | None, notes: Sequence[str]) -> list[dict[str, A
     return before + [{"step": step, "note": note} for note in notes if note not in said]
 
 
-def _write_environment(out: Path, means: Means, rank: Rank, waits: LoadFollower) -> None:
-    if rank.leads:
+def _write_environment(
+    out: Path, means: ExecutionPlan, rank: ProcessGroup, waits: LoadFollower
+) -> None:
+    if rank.is_main:
         found = environment.describe(torch.device(means.device)) | dataclasses.asdict(means)
-        found |= {"processes": rank.count, **waits.to_json()}
+        found |= {"processes": rank.world_size, **waits.to_json()}
         dump_json(found, out / "environment.json")
 
 
-def _headline(work: Work, means: Means, rank: Rank, saved: Checkpoint | None, out: Path) -> str:
+def _headline(
+    work: Task, means: ExecutionPlan, rank: ProcessGroup, saved: Checkpoint | None, out: Path
+) -> str:
     parts = [work.title, means.precision, environment.device_name(torch.device(means.device))]
-    parts += [f"{rank.count} processes"] if rank.count > 1 else []
+    parts += [f"{rank.world_size} processes"] if rank.world_size > 1 else []
     parts += ["compiled"] if means.compiled else []
     parts += ["CPU kernels" + ", AMX" * means.tiles] if means.fused else []
     parts += ["allocator keeps its pages"] if means.keeps_pages else []
@@ -344,7 +350,7 @@ def _headline(work: Work, means: Means, rank: Rank, saved: Checkpoint | None, ou
     return f"{out}: " + ", ".join(parts)
 
 
-def _unlike(saved: Checkpoint, means: Means) -> str:
+def _unlike(saved: Checkpoint, means: ExecutionPlan) -> str:
     """Which of the means that the run had it goes on without."""
     now = dataclasses.asdict(means)
     then, found = now | saved.meta.get("means", {}), []
@@ -364,17 +370,17 @@ def _unlike(saved: Checkpoint, means: Means) -> str:
 
 
 def _conclude(
-    work: Work,
+    work: Task,
     out: Path,
     state: TrainState,
-    means: Means,
-    rank: Rank,
+    means: ExecutionPlan,
+    rank: ProcessGroup,
     history: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """Measure the run's weights on validation and, this once, on test; write result and report."""
-    recipe, path = work.recipe, rank.from_first(lambda: find_checkpoint(out))
+    recipe, path = work.recipe, rank.broadcast_from_main(lambda: find_checkpoint(out))
     result = work.conclude(path, means, rank)
-    if not rank.leads:
+    if not rank.is_main:
         return result
     result["train"] = {
         **state.epoch.means(),

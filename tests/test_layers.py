@@ -18,7 +18,7 @@ TO_DIVIDE = {
     "resnets/data/layout/folder_layout.py": 450,
     "resnets/data/files/unpickle.py": 510,
     "resnets/detect/formats/coco.py": 510,
-    "resnets/detect/data/image_index.py": 580,
+    "resnets/detect/data/image_index.py": 585,
     "resnets/detect/loading/sources.py": 530,
 }
 

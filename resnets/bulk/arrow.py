@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.bulk.data_set import Found, Item, require
+from resnets.bulk.data_set import DatasetIndex, Item, require
 from resnets.data.sources.arrow_files import find_tabular, is_saved
 from resnets.data.sources.huggingface import ArrowFiles, called, library, part_name, reading
 from resnets.data.tables.label_columns import find_picture
@@ -35,13 +35,13 @@ class TablePictures:
         require(self.path)
 
 
-def find_tables(path: Path) -> Found:
+def find_tables(path: Path) -> DatasetIndex:
     """The set, known by the names and sizes of its files."""
     pictures = TablePictures(path)
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(path.rglob("*.arrow")):
         digest.update(f"{file.name}\0{file.stat().st_size}\n".encode())
-    return Found("arrow", str(path), pictures.ends[-1], digest.hexdigest())
+    return DatasetIndex("arrow", str(path), pictures.ends[-1], digest.hexdigest())
 
 
 def _parts(path: Path) -> list[ArrowFiles]:

@@ -15,7 +15,7 @@ Kind = Literal["files", "spans", "parquet", "arrow"]
 
 
 @dataclass(frozen=True)
-class Found:
+class DatasetIndex:
     """What a set is, for whoever opens it.
 
     kind: "files" (named ones below `root`), "spans" (of the files `archives`), "parquet" (see

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from resnets.bulk.data_set import FOUND, Found, Item, Pictures, require
+from resnets.bulk.data_set import FOUND, DatasetIndex, Item, Pictures, require
 from resnets.bulk.names import Names, mapped
 from resnets.data.files.open import read_file
 from resnets.data.sources.webdataset import read_span
@@ -23,7 +23,7 @@ NAMES, SPANS = "index", "index.spans"
 def open_pictures(work: Path) -> Pictures:
     """The set that was found; DataError where it has gone since."""
     plain = json.loads((work / FOUND).read_text("utf-8"))
-    found = Found(**plain)
+    found = DatasetIndex(**plain)
     if found.kind == "files":
         return _FilePictures(Path(found.root), Names(work / NAMES))
     if found.kind == "spans":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.bulk.data_set import Found
+from resnets.bulk.data_set import DatasetIndex
 from resnets.bulk.images import NAMES, SPANS
 from resnets.bulk.names import NamesWriter
 from resnets.config import dump_json
@@ -32,10 +32,10 @@ from resnets.data.sources.huggingface import HUB
 from resnets.data.tables.paths import TablePaths
 from resnets.data.tables.reader import SAMPLE, TABLE_SUFFIXES, open_table_file
 
-Place = tuple[str, int, int, int]  # name, archive, offset, size
+Member = tuple[str, int, int, int]  # name, archive, offset, size
 
 
-def find(source: str, work: Path) -> Found:
+def find(source: str, work: Path) -> DatasetIndex:
     """List the set `source` means into `work`; DataError where there is none, or no pictures."""
     path, left_out = Path(source).expanduser().absolute(), LeftOut()
     home = None if source.startswith(HUB) or not path.exists() else find_tabular(path)
@@ -95,7 +95,7 @@ def _listed(file: Path) -> Iterator[str]:
         yield known or row.path  # one that is missing becomes a row with an error
 
 
-def _find_files(root: Path, paths: Iterable[str], work: Path) -> Found:
+def _find_files(root: Path, paths: Iterable[str], work: Path) -> DatasetIndex:
     digest = hashlib.sha256()
     with NamesWriter(work / NAMES) as names:
         for path in paths:
@@ -104,7 +104,7 @@ def _find_files(root: Path, paths: Iterable[str], work: Path) -> Found:
                 continue
             names.add(path)
             digest.update(os.fsencode(path) + b"\0%d\n" % size)
-    return Found("files", str(root), names.count, digest.hexdigest())
+    return DatasetIndex("files", str(root), names.count, digest.hexdigest())
 
 
 def _size(path: Path) -> int | None:
@@ -117,11 +117,11 @@ def _size(path: Path) -> int | None:
     return found.st_size if wanted else None
 
 
-def _find_spans(archives: Sequence[Path], work: Path, left_out: LeftOut) -> Found:
+def _find_spans(archives: Sequence[Path], work: Path, left_out: LeftOut) -> DatasetIndex:
     """The pictures of tars, by offset; sorted within each."""
     plain = [_plain(archive, number, work) for number, archive in enumerate(archives)]
 
-    def places() -> Iterator[Place]:
+    def places() -> Iterator[Member]:
         for number, (archive, file) in enumerate(zip(archives, plain, strict=True)):
             listing = list_tar(file, lambda path: path.endswith(".tar"))
             if listing.paths and all(path.endswith(".tar") for path in listing.paths):
@@ -157,11 +157,11 @@ def _plain(archive: Path, number: int, work: Path) -> Path:
     return out
 
 
-def _find_pack(path: Path, work: Path) -> Found:
+def _find_pack(path: Path, work: Path) -> DatasetIndex:
     source = open_pack(path)
     parts = [source.train, source.val, source.test() if source.test else None]
 
-    def places() -> Iterator[Place]:
+    def places() -> Iterator[Member]:
         for files in (part.files for part in parts if part is not None):
             assert isinstance(files, PackFiles)
             for name, (offset, size) in zip(files.names, files.spans.tolist(), strict=True):
@@ -171,7 +171,7 @@ def _find_pack(path: Path, work: Path) -> Found:
     return _write_spans([path], places(), work)
 
 
-def _write_spans(archives: Sequence[Path], places: Iterable[Place], work: Path) -> Found:
+def _write_spans(archives: Sequence[Path], places: Iterable[Member], work: Path) -> DatasetIndex:
     digest = hashlib.sha256()
     with NamesWriter(work / NAMES) as names, open(work / SPANS, "wb") as spans:
         for name, number, offset, size in places:
@@ -182,4 +182,4 @@ def _write_spans(archives: Sequence[Path], places: Iterable[Place], work: Path) 
     for archive in archives:
         digest.update(b"%d\n" % archive.stat().st_size)
     root, told = str(archives[0].parent), tuple(map(str, archives))
-    return Found("spans", root, names.count, digest.hexdigest(), told)
+    return DatasetIndex("spans", root, names.count, digest.hexdigest(), told)

@@ -17,7 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from resnets.bulk.data_set import Found, Item, require
+from resnets.bulk.data_set import DatasetIndex, Item, require
 from resnets.data.errors import DataError
 from resnets.data.files.open import read_file
 from resnets.data.sources.arrow_files import find_tabular
@@ -40,7 +40,7 @@ WAITS = (0, 2, 10, 30)  # seconds before each attempt to read from the Hub
 Part = dict[str, Any]  # url; title that its rows' names start with; first row's number; groups
 
 
-def find_parquet(source: str) -> Found | None:
+def find_parquet(source: str) -> DatasetIndex | None:
     """The set of Parquet files at a path or "hub:ORG/NAME[@REVISION][:CONFIG]"; None without any.
 
     Reads the footers. Rows of the Hub are numbered within their part, as `datasets` does, those of
@@ -68,7 +68,7 @@ def find_parquet(source: str) -> Found | None:
         parts.append({"url": url, "title": title, "first": rows.get(title, 0), "groups": counts})
         rows[title] = rows.get(title, 0) + sum(counts)
         digest.update(f"{title}\0{groups}\n".encode())
-    return Found(
+    return DatasetIndex(
         "parquet", source, sum(rows.values()), digest.hexdigest(), column=column, parts=tuple(parts)
     )
 
@@ -110,7 +110,7 @@ def _open(url: str) -> Any:
 class ParquetPictures:
     """The rows of several Parquet files; one thread asks for them, from front to back."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: DatasetIndex) -> None:
         self.source = found.root
         here = Path("" if found.root.startswith(HUB) else found.root)
         folder = here.parent if here.is_file() else here

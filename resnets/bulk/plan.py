@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.bulk.write import Format
-from resnets.config import ConfigError, dump_json, hold_folder, whole_file
+from resnets.config import ConfigError, atomic_write, dump_json, hold_folder
 from resnets.utils.files import LOCK
 
 MANIFEST, SUMMARY, WORK = "manifest.json", "summary.json", ".work"
@@ -140,7 +140,7 @@ class Checksums:
     def note(self, path: Path, sha256: str) -> None:
         """Write down that of a shard."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(self.folder / path.name) as temporary:
+        with atomic_write(self.folder / path.name) as temporary:
             temporary.write_text(sha256, encoding="ascii")
 
     def known(self) -> dict[str, str]:

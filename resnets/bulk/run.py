@@ -34,7 +34,7 @@ from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BulkOptions:
     """What the user asked for; None is up to us.
 
     data, out, model: paths or names. processes: 0 is one a core.
@@ -121,7 +121,7 @@ class Run:
         return summary
 
 
-def begin(wanted: Wanted, say: Callable[[str], None]) -> Run:
+def begin(wanted: BulkOptions, say: Callable[[str], None]) -> Run:
     """Find the set, open the net, and see what `out` (see `bulk_plan.held`) lacks.
 
     `say` hears of what takes long. Raises ConfigError where `out` was begun otherwise, DataError
@@ -174,7 +174,7 @@ def _present(manifest: Manifest, out: Path, missing: Sequence[int]) -> int:
 
 
 def _open(
-    wanted: Wanted, model: str, begun: Manifest | None, count: int, say: Callable[[str], None]
+    wanted: BulkOptions, model: str, begun: Manifest | None, count: int, say: Callable[[str], None]
 ) -> Backend:
     """What computes; where that is left to us, what the run was begun with."""
     backend, precision = wanted.backend, wanted.precision
@@ -193,7 +193,7 @@ def _open(
     )
 
 
-def _options(wanted: Wanted, backend: Backend, count: int, begun: Options | None) -> Options:
+def _options(wanted: BulkOptions, backend: Backend, count: int, begun: Options | None) -> Options:
     runtime, precision = backend.name.replace(",", "").split()[:2]
     return Options(
         wanted.format,

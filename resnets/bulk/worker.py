@@ -22,7 +22,7 @@ from resnets.config import ConfigError
 from resnets.data.decode.decode import decode
 from resnets.evaluate.batched_inference import compute_in_groups
 from resnets.export.select import open_backend
-from resnets.runtime.artifact import digest, digest_of_net, files_of, is_artefact
+from resnets.runtime.artifact import digest, digest_of_net, files_of, is_artifact
 from resnets.runtime.base import Backend, Runtime
 from resnets.utils.terminal import valid_text
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
@@ -32,7 +32,7 @@ from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 class Job:
     """What a worker has to know beside the manifest: where things are now.
 
-    out: the folder of the manifest. model: artefact, checkpoint, run or published net. device: such
+    out: the folder of the manifest. model: artifact, checkpoint, run or published net. device: such
     as "cuda:1", never "auto": all workers compute on what the manifest says. calibrate: see
     `open_backend`. decoders: threads that read and decode. loading: as of `load_model`.
     """
@@ -119,13 +119,13 @@ class ShardWorker:
 
 
 def device_type(backend: Backend) -> str:
-    """Such as "cuda"; artefacts compute on the CPU."""
+    """Such as "cuda"; artifacts compute on the CPU."""
     return str(getattr(backend, "device", torch.device("cpu")).type)
 
 
 def model_digest(model: str, loading: LoadOptions) -> str:
-    """SHA-256 of an artefact's files, or of what the net of anything else computes."""
-    if not is_artefact(model):
+    """SHA-256 of an artifact's files, or of what the net of anything else computes."""
+    if not is_artifact(model):
         return digest_of_net(load_model(model, loading))
     sums = [digest(file) for file in files_of(Path(model))]
     return hashlib.sha256("".join(sums).encode()).hexdigest()

@@ -31,11 +31,11 @@ def command(
     max_drop: float = 0.5,
     out: Path | None = None,
 ) -> int:
-    """Write a net as an artefact that takes uint8 pictures, once it has proved itself.
+    """Write a net as an artifact that takes uint8 pictures, once it has proved itself.
 
     Its outputs are compared with the net's on real pictures and, with --calibrate, its errors.
     Where it fails, nothing is written and the exit code is 3. The evidence is in the card beside
-    it, ARTEFACT.json.
+    it, ARTIFACT.json.
 
     Args:
         weights: Run folder, checkpoint, file in a known format, or published weights.
@@ -61,12 +61,12 @@ def command(
             " `resnets predict` take the checkpoint"
         )
     from resnets.export.export import export
-    from resnets.export.verify import REFUSED, Refused
-    from resnets.runtime.artifact import is_artefact
+    from resnets.export.verify import REFUSED, VerificationError
+    from resnets.runtime.artifact import is_artifact
     from resnets.weights.load import load_model
 
-    if is_artefact(weights):
-        raise ConfigError(f"{weights}: is an artefact already; name the run or checkpoint")
+    if is_artifact(weights):
+        raise ConfigError(f"{weights}: is an artifact already; name the run or checkpoint")
     precision: Precision = "int8" if int8 else "bfloat16" if bf16 else "float32"
     net = load_model(weights, load_options(model, classes))
     source = Path(weights)
@@ -84,7 +84,7 @@ def command(
             source=source,
             say=lambda text: say(text, error=True),
         )
-    except Refused as verdict:
+    except VerificationError as verdict:
         say(f"resnets export: {verdict}", error=True)
         return REFUSED
     _print(card, out)

@@ -59,7 +59,7 @@ def command(
     from resnets.data.dataset.summary import announce
     from resnets.evaluate.features import Nearest, embed_picture, embeddings, write_parquet
     from resnets.evaluate.match import open_every, open_split
-    from resnets.evaluate.prepare import place, with_progress
+    from resnets.evaluate.prepare import to_device, with_progress
     from resnets.utils import environment
     from resnets.utils.cpu_count import cores
     from resnets.weights.load import load_model
@@ -70,7 +70,7 @@ def command(
     else:
         pictures = open_split(net, data, split, stored=True)
     announce(pictures)
-    chosen, precise = place(net, device, precision)
+    chosen, precise = to_device(net, device, precision)
     if not json:
         where = f"{precise} on {environment.device_name(chosen)}"
         say(f"embedding {pictures.description}, in {where}", error=True)

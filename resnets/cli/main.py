@@ -1,6 +1,6 @@
 """The `resnets` command: picks the subcommand, prints errors as one line, returns the exit code.
 
-0 done, 1 failed, 2 bad usage, 3 an artefact that did not prove itself (export), 130 stopped with
+0 done, 1 failed, 2 bad usage, 3 an artifact that did not prove itself (export), 130 stopped with
 Ctrl-C (and saved, where there was work to save), 129 and 143 ended by SIGHUP or SIGTERM.
 """
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, words: list[str]) -> int:
     import tyro
 
-    from resnets.config import ConfigError, ToldError
+    from resnets.config import ConfigError, RemoteError
 
     module = importlib.import_module(f"resnets.cli.{name}")
     if os.environ.get("WORLD_SIZE", "1") != "1":  # the line says which of them speaks
@@ -69,7 +69,7 @@ def _run(name: str, words: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ToldError:
+    except RemoteError:
         return 0  # the process that says why fails for all; a launcher must not take us for it
     except ConfigError as error:
         return _fail(f"resnets {name}: {error}", 2)

@@ -39,7 +39,7 @@ def command(
     then end.
 
     Args:
-        models: Artefacts, run folders, checkpoints, files in a known format, published weights, as
+        models: Artifacts, run folders, checkpoints, files in a known format, published weights, as
             PATH, NAME=PATH or NAME@VERSION=PATH. The first is the default; of several versions of
             a name the last one answers for it.
         model: Network of weights that do not say it themselves (a state dict), as `resnets info`
@@ -61,12 +61,12 @@ def command(
             the first start with a net takes some ten seconds longer.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: Of checkpoints. auto is bfloat16 where the device computes it natively, and int8
-            where an artefact in the run's folder has measured that it loses little.
+            where an artifact in the run's folder has measured that it loses little.
         calibrate: Data set that --precision int8 takes its ranges from; it may lose half a point of
             top-1 error there.
     """
     if not models:
-        raise ConfigError("name at least one artefact, run or checkpoint")
+        raise ConfigError("name at least one artifact, run or checkpoint")
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port {port}: is 0..65535")
     from resnets.serve.http.limits import Limits

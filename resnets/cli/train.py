@@ -114,23 +114,23 @@ def _train(
 ) -> int:
     """Train in this process; without a `recipe` go on with the run in `folder`."""
     from resnets import training
-    from resnets.train.guards.interrupt import Stopped
-    from resnets.utils.distributed import joined
+    from resnets.train.guards.interrupt import Interrupted
+    from resnets.utils.distributed import init_distributed
 
-    with joined(means["device"]) as rank:
-        begun = rank.from_first(lambda: _begun(recipe, folder, go_on))
+    with init_distributed(means["device"]) as rank:
+        begun = rank.broadcast_from_main(lambda: _begun(recipe, folder, go_on))
         try:
-            if recipe is not None and begun and rank.leads:
+            if recipe is not None and begun and rank.is_main:
                 _say_ignored(recipe, folder)
             if recipe is None or (go_on and begun):
                 result = training.resume(folder, data=data, rank=rank, **means)
             else:
                 result = training.run(recipe, folder, rank=rank, **means)
-        except Stopped as stop:
-            if rank.leads:
+        except Interrupted as stop:
+            if rank.is_main:
                 say(f"{stop}; go on with: resnets train --resume {folder}")
             return stop.code
-    if rank.leads:
+    if rank.is_main:
         _show_result(result, folder)
     return 0
 

@@ -19,8 +19,8 @@ from resnets.config.text import (
     to_toml,
 )
 from resnets.utils import terminal  # makes what our loggers say printable
-from resnets.utils.errors import BusyError, ConfigError, ToldError
-from resnets.utils.files import hold_file, hold_folder, hold_name, is_held, new_folder, whole_file
+from resnets.utils.errors import BusyError, ConfigError, RemoteError
+from resnets.utils.files import atomic_write, hold_file, hold_folder, hold_name, is_held, new_folder
 
 __all__ = [
     "AugmentSpec",
@@ -35,8 +35,9 @@ __all__ = [
     "OptimSpec",
     "Preprocess",
     "Recipe",
+    "RemoteError",
     "ScheduleSpec",
-    "ToldError",
+    "atomic_write",
     "dump_json",
     "from_dict",
     "from_toml",
@@ -51,5 +52,4 @@ __all__ = [
     "terminal",
     "to_dict",
     "to_toml",
-    "whole_file",
 ]

@@ -15,7 +15,7 @@ import tomli_w
 
 from resnets.config.recipe import Recipe
 from resnets.utils.errors import ConfigError
-from resnets.utils.files import whole_file
+from resnets.utils.files import atomic_write
 
 T = TypeVar("T")
 
@@ -134,5 +134,5 @@ def _default(path: str) -> Any:
 
 def dump_json(value: Any, path: Path, indent: int | None = 2) -> None:
     """Write `value` as JSON to `path` whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from resnets.config import whole_file
+from resnets.config import atomic_write
 from resnets.detect.data.masks import decode_run
 from resnets.detect.data.types import IGNORE, Detections, Pixels
 from resnets.evaluate.figures.fonts import Letters
@@ -99,7 +99,7 @@ def draw_classes(pixels: Pixels, classes: Pixels, names: Sequence[str]) -> Image
 def save_drawing(page: Image.Image, path: Path) -> None:
     """Write a PNG or JPEG, by its suffix, whole or not at all."""
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         page.save(temporary, format="JPEG" if jpeg else "PNG", **({"quality": 92} if jpeg else {}))
 
 

@@ -10,12 +10,12 @@ from resnets.config import dump_json
 from resnets.detect.data.types import Detections, DetectionSplit
 from resnets.detect.metrics.curves import save_curves
 from resnets.detect.metrics.error_page import save_misses, worst_misses
-from resnets.detect.metrics.evaluator import Judgement
+from resnets.detect.metrics.evaluator import DetectionMetrics
 from resnets.detect.metrics.results import coco_results
 
 
 def save_evaluation(
-    judged: Judgement, split: DetectionSplit, found: Sequence[Detections], out: Path
+    judged: DetectionMetrics, split: DetectionSplit, found: Sequence[Detections], out: Path
 ) -> list[Path]:
     """Write what was measured into `out` and return the files, evaluation.json first.
 

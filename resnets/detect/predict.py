@@ -10,21 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_whole
 from resnets.data.files.open import FolderFiles, read_file
 from resnets.detect.data.class_maps import MapPixels
 from resnets.detect.data.types import Detections, Pixels
 from resnets.detect.draw import draw, draw_classes, marks
 from resnets.detect.metrics.localization import Located
-from resnets.detect.metrics.measure import Test
-from resnets.detect.models.inference_input import Shown, show
+from resnets.detect.metrics.measure import Evaluator
+from resnets.detect.models.inference_input import InferenceInput, show
 from resnets.detect.models.localizer import Localiser, Refiner
 from resnets.detect.models.segmenter import Segmenter
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class Prediction:
     """What was seen in an image of `size` (H, W): objects, or the class of each pixel (H, W).
 
     areas: pixels of each class, where classes of pixels were seen.
@@ -44,7 +44,7 @@ class Sight:
         assert self.found is not None
         return draw(pixels, marks(self.found, names, 0.0))
 
-    def without_pixels(self) -> Sight:
+    def without_pixels(self) -> Prediction:
         """Without the class of each pixel: those of thousands of images would fill the memory."""
         return replace(self, classes=None)
 
@@ -59,16 +59,16 @@ class Sight:
 
 
 def look(
-    test: Test, paths: Sequence[Path], threshold: float, unreadable: Unreadable
-) -> Iterator[Sight]:
+    test: Evaluator, paths: Sequence[Path], threshold: float, unreadable: BadSamples
+) -> Iterator[Prediction]:
     """What `test` sees in each of `paths` that can be read; the others are noted.
 
     Objects whose score is less than `threshold` are left out. A localiser finds one object.
     """
     files = FolderFiles(Path(), [str(path) for path in paths])
-    latest: list[Shown] = []
+    latest: list[InferenceInput] = []
 
-    def noted() -> Iterator[Shown]:
+    def noted() -> Iterator[InferenceInput]:
         for each in show(
             files, test.preprocessor, test.shorter, test.longer, test.device, unreadable
         ):
@@ -78,7 +78,7 @@ def look(
     if isinstance(test.models[0], Localiser | Refiner):
         for located in test.located(noted()):
             shown = latest[0]
-            yield Sight(paths[shown.row], shown.stored, likeliest(located), None)
+            yield Prediction(paths[shown.row], shown.stored, likeliest(located), None)
         return
     if isinstance(test.models[0], Segmenter):
         for classes in test.maps(noted()):
@@ -86,11 +86,11 @@ def look(
             areas = np.zeros(256, np.int64)
             for label, count in MapPixels(classes, False, "").counts().items():
                 areas[label] = count
-            yield Sight(paths[shown.row], shown.stored, None, classes, areas)
+            yield Prediction(paths[shown.row], shown.stored, None, classes, areas)
         return
     for found in test.objects(noted()):
         shown = latest[0]
-        yield Sight(paths[shown.row], shown.stored, at_least(found, threshold), None)
+        yield Prediction(paths[shown.row], shown.stored, at_least(found, threshold), None)
 
 
 def likeliest(located: Located) -> Detections:

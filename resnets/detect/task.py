@@ -17,16 +17,16 @@ from resnets.data.splits.report import SetReport
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.loading.sources import DetectionSplits, open_detection
 from resnets.detect.loading.stream import DetectStream
-from resnets.detect.metrics.evaluator import Judgement
-from resnets.detect.metrics.measure import Test, make_test, measure
+from resnets.detect.metrics.evaluator import DetectionMetrics
+from resnets.detect.metrics.measure import Evaluator, make_test, measure
 from resnets.detect.models.build import Model, build_model, recompute_norms
 from resnets.detect.models.load import load
 from resnets.detect.models.localizer import Localiser, Refiner
 from resnets.detect.models.losses import model_losses
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn
-from resnets.train.task import Means
-from resnets.utils.distributed import Rank
+from resnets.train.task import ExecutionPlan
+from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
 from resnets.weights.files import read_preprocess
@@ -35,7 +35,7 @@ from resnets.weights.files import read_preprocess
 DECIDES = ("mask_AP", "AP", "mean_iou")
 
 
-class DetectionWork:
+class DetectionTask:
     """A detector, localiser or segmenter and its pictures."""
 
     def __init__(
@@ -55,7 +55,7 @@ class DetectionWork:
         self.images = SetReport(
             splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
         )
-        self.minimise = "error"
+        self.monitor = "error"
         self.fixed: Mapping[str, Any] = {
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),
@@ -68,7 +68,7 @@ class DetectionWork:
         )
 
     @classmethod
-    def open(cls, recipe: Recipe) -> DetectionWork:
+    def open(cls, recipe: Recipe) -> DetectionTask:
         """Data and a new model for `recipe`, with its initial weights."""
         splits = _open_splits(recipe)
         torch.manual_seed(recipe.seed)
@@ -79,7 +79,7 @@ class DetectionWork:
         return cls(recipe, splits, model, preprocessor)
 
     @classmethod
-    def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> DetectionWork:
+    def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> DetectionTask:
         """The same for a run to go on with, whose weights are in its checkpoint."""
         splits = _open_splits(recipe, read_fingerprint(checkpoint))
         if checkpoint.classes != splits.classes:
@@ -93,7 +93,7 @@ class DetectionWork:
     @cached_property
     def examples(self) -> int:
         """Pictures in one epoch."""
-        return self.stream(torch.device("cpu"), Rank()).examples
+        return self.stream(torch.device("cpu"), ProcessGroup()).examples
 
     @property
     def loss_fn(self) -> LossFn:
@@ -109,9 +109,9 @@ class DetectionWork:
     def begin(self, device: torch.device) -> None:
         """Recompute the norms' statistics where the recipe says so (`recompute_norms`)."""
         if self.recipe.detect.recompute_norm:
-            recompute_norms(self.model.net, self.stream(device, Rank()), self.recipe)
+            recompute_norms(self.model.net, self.stream(device, ProcessGroup()), self.recipe)
 
-    def stream(self, device: torch.device, rank: Rank) -> DetectStream:
+    def stream(self, device: torch.device, rank: ProcessGroup) -> DetectStream:
         """This process's parts of the training batches."""
         assert self.recipe.task != "classify"
         return DetectStream(
@@ -130,7 +130,7 @@ class DetectionWork:
         """One graph for the crops that a segmenter trains on; `check_recipe` refuses others."""
         return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
 
-    def evaluator(self, means: Means, rank: Rank) -> Evaluate | None:
+    def evaluator(self, means: ExecutionPlan, rank: ProcessGroup) -> Evaluate | None:
         """What the loop calls to measure a model; None where there is nothing to measure on."""
         watched = {"val": self.splits.val}
         if self.recipe.eval.watch_test:
@@ -146,9 +146,9 @@ class DetectionWork:
 
         return evaluate if present else None
 
-    def conclude(self, path: Path, means: Means, rank: Rank) -> dict[str, Any]:
+    def conclude(self, path: Path, means: ExecutionPlan, rank: ProcessGroup) -> dict[str, Any]:
         """Figures of the run's checkpoint `path` on validation and, this once, on test."""
-        model = rank.from_first(lambda: load(path))
+        model = rank.broadcast_from_main(lambda: load(path))
         test = self._test(model.to(means.device), means)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
@@ -157,7 +157,7 @@ class DetectionWork:
                 result[name] = {**figures(judged), **judged.to_json()}
         return result
 
-    def _test(self, model: nn.Module, means: Means) -> Test:
+    def _test(self, model: nn.Module, means: ExecutionPlan) -> Evaluator:
         return make_test((model,), self.preprocessor, torch.device(means.device), means.precision)
 
 
@@ -191,7 +191,7 @@ def _take_proposer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> P
     return found.preprocess
 
 
-def figures(judged: Judgement) -> dict[str, float]:
+def figures(judged: DetectionMetrics) -> dict[str, float]:
     """What a log shows, in percent, and `error`: 100 less the figure that is to grow."""
     if judged.located is not None:
         named = {name: value for name, value in judged.headline.items() if value is not None}

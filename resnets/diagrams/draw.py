@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from resnets.config import ConfigError, whole_file
+from resnets.config import ConfigError, atomic_write
 from resnets.diagrams.block import draw_blocks, read_flow
 from resnets.diagrams.networks import draw_nets
 from resnets.diagrams.trace import read_column
@@ -67,5 +67,5 @@ def save_diagram(svg: str, path: Path) -> None:
         raise ConfigError(f"{path}: diagrams are SVG only; name a file that ends in .svg")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: no folder {path.parent}; create it first")
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(svg, encoding="utf-8")

@@ -36,7 +36,7 @@ BRACE_WIDTH = 52.0
 
 
 @dataclass(frozen=True)
-class Place:
+class UnitLayout:
     """Where one unit of a column lies: the top of each of its boxes, px."""
 
     unit: Unit
@@ -146,7 +146,7 @@ def _draw_column(
     svg.close_group()
 
 
-def _places(column: Column, tops: dict[int, float]) -> list[Place]:
+def _places(column: Column, tops: dict[int, float]) -> list[UnitLayout]:
     """Each unit with the tops of its boxes, filling every row of one size from its top."""
     used = dict.fromkeys(tops, 0)
     places = []
@@ -155,11 +155,11 @@ def _places(column: Column, tops: dict[int, float]) -> list[Place]:
         for box in unit.boxes:
             ys.append(tops[box.size] + PITCH * used[box.size])
             used[box.size] += 1
-        places.append(Place(unit, tuple(ys)))
+        places.append(UnitLayout(unit, tuple(ys)))
     return places
 
 
-def _draw_curve(svg: Svg, place: Place, centre: float, right: float) -> None:
+def _draw_curve(svg: Svg, place: UnitLayout, centre: float, right: float) -> None:
     """A shortcut from above the unit's first box to below its last: dotted where it widens."""
     shortcut = place.unit.shortcut
     assert shortcut is not None
@@ -177,7 +177,7 @@ def _draw_curve(svg: Svg, place: Place, centre: float, right: float) -> None:
     svg.close_group()
 
 
-def _draw_brace(svg: Svg, place: Place, right: float) -> None:
+def _draw_brace(svg: Svg, place: UnitLayout, right: float) -> None:
     """A brace beside a unit that stands for several equal ones, with their number."""
     x = right + 2 + _beside(place.unit) - BRACE_WIDTH
     top, bottom = place.tops[0], place.tops[-1] + BOX_HEIGHT

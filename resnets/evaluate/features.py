@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.config import ConfigError, hold_name, whole_file
+from resnets.config import ConfigError, atomic_write, hold_name
 from resnets.data import Split
 from resnets.evaluate.batch_size import Budget
 from resnets.evaluate.batched_inference import compute_in_groups
@@ -114,7 +114,7 @@ def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str])
         raise ConfigError("--out: Parquet needs pyarrow; pip install 'resnets[hub]'") from None
     rows = iter(found)
     writer, count = None, 0
-    with hold_name(path), whole_file(path) as temporary:
+    with hold_name(path), atomic_write(path) as temporary:
         try:
             while chunk := list(islice(rows, MOST)):
                 if writer is None:

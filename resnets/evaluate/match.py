@@ -34,7 +34,7 @@ SHOWN = 5  # class names in a message
 
 
 class Known(Protocol):
-    """What a net, or an artefact of one, says of itself: see `models.Net`."""
+    """What a net, or an artifact of one, says of itself: see `models.Net`."""
 
     preprocess: Any
     classes: tuple[str, ...]

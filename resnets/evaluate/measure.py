@@ -14,13 +14,13 @@ from resnets.evaluate.ensemble import Scored
 from resnets.evaluate.run import Evaluation, evaluate_scores
 from resnets.evaluate.truth import Truth
 from resnets.evaluate.views.crops import picture_name
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 KEPT = 24  # most confident errors
 
 
 class Scorer(Protocol):
-    """What gives scores of pictures: an `Ensemble`, or an artefact's runtime.
+    """What gives scores of pictures: an `Ensemble`, or an artifact's runtime.
 
     classes: of its outputs. `protocol` is the sentence that says how `scores` come about.
     """
@@ -85,7 +85,7 @@ def measure(
     *,
     weights: list[str],
     watch: Callable[[Iterable[Scored]], Iterable[Scored]] = iter,
-    rank: Rank = Rank(),  # noqa: B008 (frozen)
+    rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     workers: int | None = None,
 ) -> Measurement:
     """Figures of `scorer` on the pictures of `split` that have a label, each counted once.
@@ -98,7 +98,7 @@ def measure(
     mistakes: list[Mistake] = []
 
     def scores() -> Iterator[tuple[Tensor, Tensor]]:
-        for scored in watch(scorer.scores(split, rank.share(truth.rows), workers)):
+        for scored in watch(scorer.scores(split, rank.shard(truth.rows), workers)):
             errors.extend(scored.errors)
             if len(scored.rows):
                 targets = truth.targets(scored.rows, scored.logits)

@@ -24,14 +24,14 @@ from resnets.utils.terminal import Console
 T = TypeVar("T")
 
 
-def place(net: nn.Module, device: str, precision: str) -> tuple[torch.device, str]:
+def to_device(net: nn.Module, device: str, precision: str) -> tuple[torch.device, str]:
     """Move `net` to the device that `device` ("auto", "cuda:1") means, channels last.
 
     Returns it with the precision that "auto" becomes there.
     """
     chosen = environment.pick_device(device)
     if chosen.type == "cpu":
-        environment.keep_pages()
+        environment.tune_malloc()
     net.to(chosen).to(memory_format=torch.channels_last)
     return chosen, environment.pick_precision(precision, chosen)
 

@@ -1,4 +1,4 @@
-"""Artefacts that `predict` and `serve` made of a checkpoint for themselves, kept for the next time.
+"""Artifacts that `predict` and `serve` made of a checkpoint for themselves, kept for the next time.
 
 Each is what `resnets export` writes, proof included, in a folder of the user's cache whose name
 follows from the net's weights, the precision, what calibrated it, the code that writes it, the
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from resnets.export.verify import REFUSED, Refused
+from resnets.export.verify import REFUSED, VerificationError
 from resnets.models import Net
 from resnets.runtime.artifact import SUFFIXES, Kind, Precision, card_of, digest_of_net, versions
 from resnets.utils import environment
@@ -38,7 +38,7 @@ FLAGS: dict[Precision, str | None] = {"float32": None, "bfloat16": "--bf16", "in
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ArtifactKey:
     """What to have of a net. calibrate, max_drop: as `resnets export` takes them, for int8."""
 
     kind: Kind
@@ -47,10 +47,10 @@ class Wanted:
     max_drop: float = 0.5
 
 
-class Kept:
-    """The folder of one artefact of one net."""
+class ArtifactCache:
+    """The folder of one artifact of one net."""
 
-    def __init__(self, net: Net, wanted: Wanted) -> None:
+    def __init__(self, net: Net, wanted: ArtifactKey) -> None:
         self.wanted, self.net = wanted, digest_of_net(net)
         told = {
             **asdict(wanted),
@@ -78,7 +78,7 @@ class Kept:
             return None
 
     def use(self) -> Path:
-        """The artefact, marked as used now."""
+        """The artifact, marked as used now."""
         with suppress(OSError):  # it is another user's
             os.utime(self.folder)
         return self.path
@@ -110,10 +110,10 @@ class Kept:
                 if done.returncode == REFUSED:  # all else may go better next time
                     Path(made, REASON).write_text(reason, "utf-8")
                     self._put(made)
-                raise Refused(reason)
+                raise VerificationError(reason)
             card = json.loads(card_of(made / self.path.name).read_text("utf-8"))
             if card["source"]["net"] != self.net:
-                raise Refused(f"{where} changed meanwhile")
+                raise VerificationError(f"{where} changed meanwhile")
             self._put(made)
         _keep_newest()
 
@@ -134,20 +134,20 @@ class Kept:
 
 def root() -> Path:
     """Where they are kept."""
-    return environment.cache() / "artefacts"
+    return environment.cache() / "artifacts"
 
 
-def speed_of(artefact: Path) -> float | None:
+def speed_of(artifact: Path) -> float | None:
     """How many times as fast as torch it was here; None where that was not measured."""
     try:
-        return float(_speed_file(artefact).read_text("utf-8"))
+        return float(_speed_file(artifact).read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def note_speed(artefact: Path, times: float) -> None:
+def note_speed(artifact: Path, times: float) -> None:
     """Keep that for the next time; OSError where nothing can be written."""
-    file = _speed_file(artefact)
+    file = _speed_file(artifact)
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as made:
         made.write(f"{times:.3f}")
@@ -155,8 +155,8 @@ def note_speed(artefact: Path, times: float) -> None:
     os.replace(made.name, file)
 
 
-def _speed_file(artefact: Path) -> Path:
-    sums = json.loads(card_of(artefact).read_text("utf-8"))["sha256"]
+def _speed_file(artifact: Path) -> Path:
+    sums = json.loads(card_of(artifact).read_text("utf-8"))["sha256"]
     told = [sums, torch.get_num_threads(), *_here()]
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
     return environment.cache() / "speeds" / key

@@ -1,4 +1,4 @@
-"""Export: write an artefact aside, prove it, and only then put it in its place with its card."""
+"""Export: write an artifact aside, prove it, and only then put it in its place with its card."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from resnets.export.mixed_precision import keep_float
 from resnets.export.verify import (
     BATCHES,
     LIMITS,
-    Refused,
+    VerificationError,
     compare,
     compare_errors,
     compare_whole,
@@ -38,7 +38,7 @@ from resnets.export.write import check, write
 from resnets.models import Net
 from resnets.runtime.artifact import (
     SUFFIXES,
-    Facts,
+    ArtifactMetadata,
     Kind,
     Precision,
     card_of,
@@ -47,7 +47,7 @@ from resnets.runtime.artifact import (
     files_of,
     versions,
 )
-from resnets.runtime.open import open_artefact
+from resnets.runtime.open import open_artifact
 from resnets.runtime.torch import TorchEngine
 from resnets.weights.checkpoint.format import CheckpointError, find_checkpoint
 
@@ -58,7 +58,7 @@ CALIBRATION = 300  # pictures that int8 takes the ranges of activations from (NN
 
 @dataclass(frozen=True)
 class Evidence:
-    """Real pictures to prove an artefact with.
+    """Real pictures to prove an artifact with.
 
     pictures: (10 or more, size, size, C) uint8, for parity. calibration: (N, size, size, C) for
     int8. split and truth: to count errors on, and before: the net's own, counted at the first
@@ -89,7 +89,7 @@ def export(
     net: as `resnets.load` gives it. data: the set that calibrates int8 (its training part) and on
     which errors are counted (its validation part, else its test part). source: the net's file, of
     which the card gives the SHA-256. Raises ConfigError where this cannot be written, and
-    `prove.Refused` where the artefact is not the net; then nothing is written.
+    `verify.Refused` where the artifact is not the net; then nothing is written.
     """
     check(kind, precision)
     if SUFFIXES.get(out.suffix.lower()) != kind:
@@ -101,16 +101,16 @@ def export(
         raise ConfigError(f"--max-drop {max_drop}: points of error, 0 or more")
     with hold_name(out):
         evidence = gather(net, data, precision)
-        facts = Facts.of(net, kind, precision)
+        facts = ArtifactMetadata.of(net, kind, precision)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as aside:
             made = Path(aside, out.name)
             say(f"writing {out.name}")
             write(net, facts, made, evidence.calibration)
             say("proving it")
-            proved = functools.partial(prove, net, evidence=evidence, max_drop=max_drop)
+            proved = functools.partial(verify, net, evidence=evidence, max_drop=max_drop)
             try:
                 card = proved(made)
-            except Refused as verdict:
+            except VerificationError as verdict:
                 if (kind, precision) != ("openvino", "int8"):
                     raise
                 assert evidence.calibration is not None
@@ -123,16 +123,16 @@ def export(
         return {**card, "sha256": sums}
 
 
-def prove(net: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str, Any]:
-    """The evidence that the artefact at `path` computes what `net` does; else raises Refused."""
-    engine = open_artefact(path)
+def verify(net: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str, Any]:
+    """The evidence that the artifact at `path` computes what `net` does; else raises Refused."""
+    engine = open_artifact(path)
     facts = engine.facts
     limit = LIMITS[facts.precision]
     parity = compare(net, engine, evidence.pictures, limit)
     whole = compare_whole(net, engine, limit)
     sides = (engine.size, engine.size) if whole is None else ("height", "width")
     card: dict[str, Any] = {
-        "artefact": path.name,
+        "artifact": path.name,
         "runtime": facts.kind,
         "precision": facts.precision,
         "net": facts.net,
@@ -197,7 +197,7 @@ def _some(net: Net, split: Split, count: int) -> NDArray[np.uint8]:
 
 
 def _origin(net: Net, source: Path | None) -> dict[str, Any]:
-    """Where the artefact comes from, and what made it."""
+    """Where the artifact comes from, and what made it."""
     weights: dict[str, Any] = {"weights": net.origin, "net": digest_of_net(net)}
     try:
         if source is not None:

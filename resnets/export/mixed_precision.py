@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.export.verify import Refused
+from resnets.export.verify import VerificationError
 from resnets.export.write import WEIGHTED, openvino_model, quantized_openvino, quiet, write_openvino
 from resnets.models import Net
-from resnets.runtime.artifact import Facts, files_of
-from resnets.runtime.open import open_artefact, times_as_fast
+from resnets.runtime.artifact import ArtifactMetadata, files_of
+from resnets.runtime.open import open_artifact, times_as_fast
 from resnets.runtime.openvino_core import apart, core
 from resnets.utils import environment
 
@@ -42,14 +42,14 @@ class Layer:
 
 def keep_float(
     net: Net,
-    facts: Facts,
+    facts: ArtifactMetadata,
     path: Path,
     calibration: np.ndarray,
-    plain: Refused,
+    plain: VerificationError,
     prove: Callable[[Path], dict[str, Any]],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Replace the artefact at `path`, which `plain` refuses, by one that passes; its card.
+    """Replace the artifact at `path`, which `plain` refuses, by one that passes; its card.
 
     prove: gives a card or raises Refused. Other files are written beside `path`. Raises Refused
     where no net with enough int8 left passes.
@@ -73,12 +73,12 @@ def keep_float(
         say(f"trying {count} of {len(layers)} layers in float: {', '.join(names)}")
         try:
             card = prove(make(path, floats=names))
-        except Refused as verdict:
+        except VerificationError as verdict:
             last, tried = verdict, count
             continue
         precise = environment.pick_precision("auto", torch.device("cpu"))
-        base = open_artefact(make(float_path, precision=precise))
-        times = [times_as_fast(open_artefact(each), base) for each in (path, plain_path)]
+        base = open_artifact(make(float_path, precision=precise))
+        times = [times_as_fast(open_artifact(each), base) for each in (path, plain_path)]
         card["mixed"] = {
             "float": {layer.name: layer.hurt for layer in layers[:count]},
             "quantised": len(layers) - count,
@@ -90,7 +90,7 @@ def keep_float(
         }
         return card
     few = f", with {tried} of {len(layers)} layers in float" if tried else ""
-    raise Refused(f"{last.reason}{few}; nothing was written", last.top1_error)
+    raise VerificationError(f"{last.reason}{few}; nothing was written", last.top1_error)
 
 
 def rank(model: Any, calibration: np.ndarray) -> list[Layer]:

@@ -1,4 +1,4 @@
-"""What a backend makes of a split: the figures of `resnets evaluate`, from an artefact."""
+"""What a backend makes of a split: the figures of `resnets evaluate`, from an artifact."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Scorer:
             yield Scored.of(found, len(self.classes))
 
     def protocol(self, names: Sequence[str]) -> str:
-        """Views, size, what computes, and the artefact."""
+        """Views, size, what computes, and the artifact."""
         views = Views().describe(self.backend.preprocess.spec, "probabilities")
         return f"{views}, {self.backend.name}, {', '.join(names)}"
 

@@ -2,7 +2,7 @@
 
 What is taken by itself on a CPU is the fastest of
 
-- int8, where an artefact that was exported into the run's folder has measured that it loses at
+- int8, where an artifact that was exported into the run's folder has measured that it loses at
   most half a point;
 - OpenVINO in the precision that torch would have (ONNX Runtime, in float32, where OpenVINO is not
   installed), proved by `export/export.py`. Making it takes some ten seconds, so that is done for
@@ -20,21 +20,21 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from resnets.config import ConfigError
-from resnets.export.cache import Kept, Wanted, note_speed, speed_of
-from resnets.export.verify import Refused
+from resnets.export.cache import ArtifactCache, ArtifactKey, note_speed, speed_of
+from resnets.export.verify import VerificationError
 from resnets.models import Net
 from resnets.models.cost import count
 from resnets.runtime.artifact import (
     SUFFIXES,
-    ArtefactError,
+    ArtifactError,
     Kind,
     Precision,
     card_of,
     digest_of_net,
-    is_artefact,
+    is_artifact,
 )
 from resnets.runtime.base import Backend, Engine, Runtime
-from resnets.runtime.open import open_artefact, times_as_fast
+from resnets.runtime.open import open_artifact, times_as_fast
 from resnets.runtime.torch import TorchEngine
 from resnets.utils import environment
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
@@ -57,9 +57,9 @@ def open_backend(
     loading: LoadOptions = NOTHING_SAID,
     say: Callable[[str], None] = lambda _: None,
 ) -> Backend:
-    """The backend of an artefact (.onnx, .xml, .pt2), or of a run, checkpoint or published net.
+    """The backend of an artifact (.onnx, .xml, .pt2), or of a run, checkpoint or published net.
 
-    An artefact computes in its own runtime. A checkpoint computes in torch on an accelerator; on
+    An artifact computes in its own runtime. A checkpoint computes in torch on an accelerator; on
     the CPU "auto" takes the fastest runtime that is installed, that has proved to compute the same,
     and whose preparation pays for so many `pictures` (None: no end of them); see
     above. `precision` is "auto", "float32", "bfloat16", or "int8", which is calibrated
@@ -67,7 +67,7 @@ def open_backend(
     loading: what the user says of weights that do not say it. `say` hears of what takes seconds.
 
     Raises ConfigError where the options contradict each other or a package is missing,
-    ArtefactError for a damaged file, `prove.Refused` for what was asked for by name and failed.
+    ArtifactError for a damaged file, `prove.Refused` for what was asked for by name and failed.
     """
     kind = SUFFIXES.get(Path(path).suffix.lower())
     if kind is not None:
@@ -77,7 +77,7 @@ def open_backend(
             raise ConfigError(f"--calibrate: {path} is exported already; name its checkpoint")
         if loading != NOTHING_SAID:
             raise ConfigError(f"--model, --classes: {path} is exported, and says them itself")
-        return open_artefact(Path(path), device=device, precision=precision)
+        return open_artifact(Path(path), device=device, precision=precision)
     chosen = environment.pick_device(device)
     if calibrate is not None and precision != "int8":
         raise ConfigError("--calibrate: is for --precision int8")
@@ -91,7 +91,7 @@ def open_backend(
 
 
 @dataclass(frozen=True)
-class Offer:
+class Candidate:
     """An engine with its speed in that of torch, None where that is not known, and its grounds."""
 
     engine: Engine
@@ -129,7 +129,7 @@ class Chooser:
             return self._torch
         if runtime == "auto":
             return self._fastest()
-        return self._made(Wanted(_kind(runtime), self._precise()))
+        return self._made(ArtifactKey(_kind(runtime), self._precise()))
 
     @functools.cached_property
     def _torch(self) -> TorchEngine:
@@ -170,7 +170,7 @@ class Chooser:
             raise ConfigError("--precision int8: torch does not compute it; take openvino or onnx")
         if self.calibrate is not None:
             kind = _kind(runtime) if runtime != "auto" else _int8_kind()
-            kept = Kept(self.net, Wanted(kind, "int8", self.calibrate, self.max_drop))
+            kept = ArtifactCache(self.net, ArtifactKey(kind, "int8", self.calibrate, self.max_drop))
             engine = self._made(kept.wanted, kept)
             self.reasons.append(_lost(_measured_rise(kept.path, kept.net) or 0.0))
             return engine
@@ -183,11 +183,11 @@ class Chooser:
         self.reasons = [offer.grounds]
         return offer.engine
 
-    def _exported(self, max_drop: float, runtime: str = "auto") -> Offer | None:
-        """An int8 artefact of this net in its run's folder that measured its loss."""
+    def _exported(self, max_drop: float, runtime: str = "auto") -> Candidate | None:
+        """An int8 artifact of this net in its run's folder that measured its loss."""
         found = [
             path
-            for path in _artefacts_beside(self.where)
+            for path in _artifacts_beside(self.where)
             if runtime in ("auto", SUFFIXES[path.suffix]) and _present(SUFFIXES[path.suffix])
         ]
         own = digest_of_net(self.net) if found else ""
@@ -199,25 +199,25 @@ class Chooser:
                 self.reasons.append(f"{path.name} loses {rise:.2f} points")
                 continue
             try:
-                engine = open_artefact(path)
-            except (ArtefactError, OSError) as error:  # damaged, or being replaced just now
+                engine = open_artifact(path)
+            except (ArtifactError, OSError) as error:  # damaged, or being replaced just now
                 self.reasons.append(" ".join(str(error).split()))
                 continue
             grounds = f"{path.name} {_lost(rise)}; --backend torch takes the net"
             times = self._times(engine, path) if self.precision == "auto" else None
-            return Offer(engine, times, grounds)
+            return Candidate(engine, times, grounds)
         if not self.reasons:
             self.reasons.append("int8 is not measured: resnets export --int8 --calibrate DATA")
         return None
 
-    def _proved(self) -> Offer | None:
+    def _proved(self) -> Candidate | None:
         """Another runtime in the precision of torch; None where there is none that pays."""
         precision = self._precise()
         kind: Kind = "openvino" if _present("openvino") else "onnx"
         if kind == "onnx" and (precision != "float32" or not _present("onnx")):
             self.reasons.append("openvino is not installed: pip install 'resnets[deploy]'")
             return None
-        kept = Kept(self.net, Wanted(kind, precision))
+        kept = ArtifactCache(self.net, ArtifactKey(kind, precision))
         known = kept.ready and speed_of(kept.path) is not None
         if kept.refusal is None and not known and not self._pays:
             self.reasons.append(f"{kind} pays from {self._least:,} pictures on")
@@ -225,13 +225,16 @@ class Chooser:
         try:
             engine = self._made(kept.wanted, kept)
             times = self._times(engine, kept.path)
-        except (Refused, OSError) as error:  # it fails its proof, or the cache cannot be written
+        except (
+            VerificationError,
+            OSError,
+        ) as error:  # it fails its proof, or the cache cannot be written
             self.reasons.append(f"{kind}: {' '.join(str(error).split())}")
             return None
         if times is None:  # what was known has gone meanwhile
             self.reasons.append(f"{kind}: its speed is measured from {self._least:,} pictures on")
             return None
-        return Offer(engine, times, f"proved equal to the net, {times:.1f} x torch's speed")
+        return Candidate(engine, times, f"proved equal to the net, {times:.1f} x torch's speed")
 
     def _times(self, engine: Engine, path: Path) -> float | None:
         """Its speed in that of torch; measured if that pays and it is not known to be faster."""
@@ -244,28 +247,28 @@ class Chooser:
                 self.reasons.append(f"its speed cannot be kept ({error.strerror or error})")
         return times
 
-    def _made(self, wanted: Wanted, kept: Kept | None = None) -> Engine:
-        """The artefact of the cache, made now if it is not there."""
-        kept = kept or Kept(self.net, wanted)
+    def _made(self, wanted: ArtifactKey, kept: ArtifactCache | None = None) -> Engine:
+        """The artifact of the cache, made now if it is not there."""
+        kept = kept or ArtifactCache(self.net, wanted)
         if kept.refusal is not None:
-            raise Refused(kept.refusal)
+            raise VerificationError(kept.refusal)
         if kept.ready:
             try:
                 return self._opened(kept)
-            except ArtefactError:  # somebody changed it
+            except ArtifactError:  # somebody changed it
                 kept.forget()
         self.say(f"making the net ready for {wanted.kind} {wanted.precision}, once")
         kept.make(self.where)
         return self._opened(kept)
 
-    def _opened(self, kept: Kept) -> Engine:
-        engine = open_artefact(kept.use())
+    def _opened(self, kept: ArtifactCache) -> Engine:
+        engine = open_artifact(kept.use())
         engine.origin = self.net.origin
         return engine
 
 
 def _present(kind: Kind) -> bool:
-    """Whether the packages are there that make and compute such artefacts."""
+    """Whether the packages are there that make and compute such artifacts."""
     needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch": ()}
     return all(find_spec(package) is not None for package in needed[kind])
 
@@ -279,14 +282,14 @@ def _int8_kind() -> Kind:
     return "openvino" if ready or not _present("onnx") else "onnx"
 
 
-def _artefacts_beside(where: str) -> list[Path]:
-    """Artefacts with a card in the folder of a run or checkpoint; none of a published net."""
+def _artifacts_beside(where: str) -> list[Path]:
+    """Artifacts with a card in the folder of a run or checkpoint; none of a published net."""
     path = Path(where)
     if not path.exists():
         return []
     folder = path if path.is_dir() else path.parent
     folder = folder.parent if folder.name == "checkpoints" else folder
-    return [each for each in folder.iterdir() if is_artefact(each) and card_of(each).is_file()]
+    return [each for each in folder.iterdir() if is_artifact(each) and card_of(each).is_file()]
 
 
 def _lost(rise: float) -> str:
@@ -294,7 +297,7 @@ def _lost(rise: float) -> str:
 
 
 def _measured_rise(path: Path, net: str) -> float | None:
-    """Points by which the top-1 error of an int8 artefact of the net with this digest rose."""
+    """Points by which the top-1 error of an int8 artifact of the net with this digest rose."""
     try:
         card = json.loads(card_of(path).read_text("utf-8"))
         if card["precision"] == "int8" and card["source"]["net"] == net:

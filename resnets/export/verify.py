@@ -1,4 +1,4 @@
-"""Whether an artefact is the net it was made of: equal outputs, and no more errors."""
+"""Whether an artifact is the net it was made of: equal outputs, and no more errors."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ MOST_MEASURED = 5000  # pictures whose errors are counted
 REFUSED = 3  # exit code of a command that ends with this verdict
 
 
-class Refused(ValueError):  # noqa: N818 (a verdict)
-    """An artefact that did not prove itself; the message has the numbers.
+class VerificationError(ValueError):
+    """An artifact that did not prove itself; the message has the numbers.
 
     top1_error: in percent, where it was counted.
     """
@@ -47,7 +47,7 @@ class Refused(ValueError):  # noqa: N818 (a verdict)
 
 @dataclass(frozen=True)
 class Parity:
-    """Logits of an artefact against the net's: largest difference, and relative (see LIMITS)."""
+    """Logits of an artifact against the net's: largest difference, and relative (see LIMITS)."""
 
     batch: int
     largest: float
@@ -86,7 +86,7 @@ def compare(net: Net, backend: Backend, pictures: NDArray[np.uint8], limit: floa
             )
         )
         if not rows[-1].relative <= limit:  # NaN is refused too
-            raise Refused(
+            raise VerificationError(
                 f"{backend.name} does not compute what {net.origin} does: at batch {batch} its"
                 f" logits are {rows[-1].relative:.2g} of their spread away, allowed {limit:g}"
                 f" (largest difference {rows[-1].largest:.3g}); nothing was written"
@@ -112,7 +112,7 @@ def compare_whole(net: Net, engine: Any, limit: float) -> dict[str, Any] | None:
     difference = float(np.sqrt(((np.stack(got) - wanted) ** 2).mean()))
     relative = difference / (float(wanted.std()) or 1.0)
     if not relative <= limit:
-        raise Refused(
+        raise VerificationError(
             f"{engine.name} sees other pictures than {net.origin} does where it scales and crops"
             f" them: logits are {relative:.2g} of their spread away, allowed {limit:g};"
             " nothing was written"
@@ -127,11 +127,11 @@ def _planes(photograph: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
 
 
 def count(backend: Backend, split: Split, truth: Truth) -> Evaluation:
-    """Top-1 errors of a net or artefact; of a larger split, 5,000 evenly spaced pictures count."""
+    """Top-1 errors of a net or artifact; of a larger split, 5,000 evenly spaced pictures count."""
     chosen = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MOST_MEASURED)).astype(int)
     kept = {truth.rows[place] for place in chosen.tolist()}
     few = Truth([each if row in kept else () for row, each in enumerate(truth.labels)], truth.note)
-    from resnets.export.score import evaluate_backend  # which a user of artefacts need not await
+    from resnets.export.score import evaluate_backend  # which a user of artifacts need not await
 
     return evaluate_backend(backend, split, few).evaluation
 
@@ -139,13 +139,13 @@ def count(backend: Backend, split: Split, truth: Truth) -> Evaluation:
 def compare_errors(
     name: str, before: Evaluation, after: Evaluation, max_drop: float
 ) -> dict[str, Any]:
-    """Top-1 errors of the net and of the artefact `name` on the same pictures, in percent.
+    """Top-1 errors of the net and of the artifact `name` on the same pictures, in percent.
 
     Refused where the error rises by more than `max_drop` points.
     """
     rise = after.top1_error - before.top1_error
     if not rise <= max_drop:
-        raise Refused(
+        raise VerificationError(
             f"{name}: top-1 error rises by {rise:.2f} points, from {before.top1_error:.2f}%"
             f" to {after.top1_error:.2f}% of {after.examples:,} pictures; allowed are {max_drop:g}"
             " (--max-drop); nothing was written",

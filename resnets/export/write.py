@@ -18,7 +18,7 @@ import torch
 
 from resnets.config import ConfigError
 from resnets.models import Net
-from resnets.runtime.artifact import KEY, Facts, need
+from resnets.runtime.artifact import KEY, ArtifactMetadata, need
 from resnets.runtime.graph import INPUT, OUTPUT, Deployed
 from resnets.runtime.openvino_core import apart
 from resnets.runtime.resize_graph import add_to_onnx, add_to_openvino
@@ -28,7 +28,9 @@ OPSET = 18
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's names of what has weights
 
 
-def write(net: Net, facts: Facts, path: Path, calibration: np.ndarray | None = None) -> None:
+def write(
+    net: Net, facts: ArtifactMetadata, path: Path, calibration: np.ndarray | None = None
+) -> None:
     """Write `net` (float32, on the CPU) to `path` as `facts` say.
 
     calibration: (N, size, size, C) uint8, of which int8 takes the ranges of activations. Raises
@@ -60,7 +62,7 @@ def check(kind: str, precision: str) -> None:
         need("nncf", "--to openvino --int8")
 
 
-def _program(graph: Deployed, facts: Facts) -> torch.export.ExportedProgram:
+def _program(graph: Deployed, facts: ArtifactMetadata) -> torch.export.ExportedProgram:
     """The graph for any batch. Its example is two black pictures: 0 and 1 would be constants."""
     size, channels = facts.preprocess.size, facts.preprocess.channels
     example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
@@ -69,12 +71,14 @@ def _program(graph: Deployed, facts: Facts) -> torch.export.ExportedProgram:
         return torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}})
 
 
-def _write_torch(net: Net, facts: Facts, path: Path) -> None:
+def _write_torch(net: Net, facts: ArtifactMetadata, path: Path) -> None:
     program = _program(Deployed(net, facts.precision), facts)
     torch.export.save(program, path, extra_files={f"{KEY}.json": facts.to_text()})
 
 
-def _write_onnx(net: Net, facts: Facts, path: Path, calibration: np.ndarray | None) -> None:
+def _write_onnx(
+    net: Net, facts: ArtifactMetadata, path: Path, calibration: np.ndarray | None
+) -> None:
     import onnx
 
     program = _program(Deployed(net, plain=True), facts)
@@ -133,7 +137,9 @@ def _quantized(model: Any, calibration: np.ndarray) -> Any:
         return onnx.load(done)
 
 
-def write_openvino(model: Any, facts: Facts, path: Path, calibration: np.ndarray | None) -> None:
+def write_openvino(
+    model: Any, facts: ArtifactMetadata, path: Path, calibration: np.ndarray | None
+) -> None:
     """Write what `openvino_model` gives, which is used up, as `facts` say."""
     import openvino as ov
 
@@ -145,7 +151,7 @@ def write_openvino(model: Any, facts: Facts, path: Path, calibration: np.ndarray
     ov.save_model(model, path, compress_to_fp16=facts.precision == "bfloat16")
 
 
-def openvino_model(net: Net, facts: Facts, *, named: bool = False) -> Any:
+def openvino_model(net: Net, facts: ArtifactMetadata, *, named: bool = False) -> Any:
     """The openvino.Model in float32 for cut pictures; `named`: its layers by the net's modules."""
     import openvino as ov
 

@@ -20,7 +20,7 @@ from resnets.models.norm_act import norm_alone, norm_relu, second_use
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class BlockConfig:
     """Where in a net a block stands, and what follows from it.
 
     width: of its 3x3 convolutions. dilation: of the first 3x3 convolution and of the one after it.
@@ -81,7 +81,7 @@ class Projection(nn.Module):
         return norm_alone(self.norm, self.conv(x))
 
 
-def make_shortcut(spec: ModelSpec, place: Place) -> nn.Module | None:
+def make_shortcut(spec: ModelSpec, place: BlockConfig) -> nn.Module | None:
     """The shortcut that `spec.shortcut` asks for at this place; None in a plain net."""
     c_in, c_out, stride = place.c_in, place.width * spec.expansion, place.stride
     fits = stride == 1 and c_in == c_out
@@ -102,7 +102,7 @@ class Block(nn.Module, ABC):
 
     shortcut: nn.Module | None
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: BlockConfig) -> None:
         super().__init__()
         self.drop_path = place.drop_path
 
@@ -161,7 +161,7 @@ class PostActBlock(Block):
 class Basic(PostActBlock):
     """Two 3x3 convolutions (paper, Fig. 5 left)."""
 
-    def __init__(self, spec: ModelSpec, place: Place) -> None:
+    def __init__(self, spec: ModelSpec, place: BlockConfig) -> None:
         super().__init__(place)
         width, (first, second) = place.width, place.dilation
         self.conv1 = conv(spec, place.c_in, width, 3, place.stride, dilation=first)
@@ -186,7 +186,7 @@ class Bottleneck(PostActBlock):
     (Zagoruyko and Komodakis 2016).
     """
 
-    def __init__(self, spec: ModelSpec, place: Place) -> None:
+    def __init__(self, spec: ModelSpec, place: BlockConfig) -> None:
         super().__init__(place)
         c_out, dilation = place.width * spec.expansion, place.dilation[0]
         inner, first, second = bottleneck_plan(spec, place)
@@ -208,7 +208,7 @@ class Bottleneck(PostActBlock):
         return self.norm3
 
 
-def bottleneck_plan(spec: ModelSpec, place: Place) -> tuple[int, int, int]:
+def bottleneck_plan(spec: ModelSpec, place: BlockConfig) -> tuple[int, int, int]:
     """Inner width, stride of the first 1x1 and stride of the 3x3."""
     inner = place.width * spec.width_per_group // 64 * spec.groups
     return (inner, place.stride, 1) if spec.stride_in == "1x1" else (inner, 1, place.stride)
@@ -247,7 +247,7 @@ class PreActBlock(Block):
 class PreActBasic(PreActBlock):
     """Pre-activation block with two 3x3 convolutions."""
 
-    def __init__(self, spec: ModelSpec, place: Place) -> None:
+    def __init__(self, spec: ModelSpec, place: BlockConfig) -> None:
         super().__init__(place)
         width, (first, second) = place.width, place.dilation
         self.norm1 = nn.Identity() if place.first else norm(spec, place.c_in)
@@ -269,7 +269,7 @@ class PreActBasic(PreActBlock):
 class PreActBottleneck(PreActBlock):
     """Pre-activation block with 1x1, 3x3 and 1x1 convolutions."""
 
-    def __init__(self, spec: ModelSpec, place: Place) -> None:
+    def __init__(self, spec: ModelSpec, place: BlockConfig) -> None:
         super().__init__(place)
         dilation = place.dilation[0]
         inner, first, second = bottleneck_plan(spec, place)

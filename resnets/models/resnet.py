@@ -13,7 +13,7 @@ from resnets.models.init import initialise
 from resnets.models.net import Net
 from resnets.models.norm_act import norm_relu
 
-BLOCKS: dict[str, Callable[[ModelSpec, blocks.Place], blocks.Block]] = {
+BLOCKS: dict[str, Callable[[ModelSpec, blocks.BlockConfig], blocks.Block]] = {
     "basic": blocks.Basic,
     "bottleneck": blocks.Bottleneck,
     "preact-basic": blocks.PreActBasic,
@@ -82,14 +82,14 @@ class ResNet(Net):
         return self.head(self.dropout(self.pool(features).flatten(1)))
 
 
-def _places(spec: ModelSpec) -> list[list[blocks.Place]]:
+def _places(spec: ModelSpec) -> list[list[blocks.BlockConfig]]:
     """Each stage's blocks; the first one of every stage but stage 1 halves the resolution.
 
     Where a stage dilates instead, its first 3x3 still works at the spacing of the stage before
     (torchvision's and timm's rule, which fits weights of strided nets best). The rate of dropped
     branches rises linearly from 0 at the first block to `spec.drop_path` at the last.
     """
-    stages: list[list[blocks.Place]] = []
+    stages: list[list[blocks.BlockConfig]] = []
     c_in, dilation, number = spec.stem_width, 1, 0
     last = max(1, sum(spec.depths) - 1)
     for index, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
@@ -99,7 +99,7 @@ def _places(spec: ModelSpec) -> list[list[blocks.Place]]:
         stages.append([])
         for position in range(depth):
             opens = position == 0
-            place = blocks.Place(
+            place = blocks.BlockConfig(
                 c_in=c_in,
                 width=width,
                 stride=stride if opens else 1,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from resnets.config import Recipe, to_toml, whole_file
+from resnets.config import Recipe, atomic_write, to_toml
 from resnets.train.log import read_rows
 from resnets.train.timing import STAGES, TIME, stages_line, whole_run
 from resnets.utils.terminal import valid_text
@@ -43,7 +43,7 @@ def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
     """Write curves.svg and report.html into the run folder `out`."""
     rows = read_rows(out)
     svg, spent = draw_curves(rows), whole_run(rows)
-    with whole_file(out / CURVES) as temporary:
+    with atomic_write(out / CURVES) as temporary:
         temporary.write_text(svg, encoding="utf-8")
     environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
     page = _template("report.html.j2").render(
@@ -57,7 +57,7 @@ def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
         environment=environment,
         folder=out.name,
     )
-    with whole_file(out / REPORT) as temporary:
+    with atomic_write(out / REPORT) as temporary:
         temporary.write_text(valid_text(page), encoding="utf-8")
 
 

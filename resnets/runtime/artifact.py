@@ -1,4 +1,4 @@
-"""Artefacts: files that a runtime computes, with what is known of them inside and a card beside.
+"""Artifacts: files that a runtime computes, with what is known of them inside and a card beside.
 
 | suffix | runtime | files |
 |---|---|---|
@@ -6,8 +6,8 @@
 | .xml | OpenVINO | .xml and .bin of one name |
 | .pt2 | torch (`torch.export`) | one |
 
-Each carries `Facts` as JSON in its own metadata, under the name "resnets". The card,
-<artefact>.json, holds the evidence of `export/verify.py` and the files' SHA-256; a file that is no
+Each carries `ArtifactMetadata` as JSON in its own metadata, under the name "resnets". The card,
+<artifact>.json, holds the evidence of `export/verify.py` and the files' SHA-256; a file that is no
 longer what was proved is not opened.
 """
 
@@ -35,13 +35,13 @@ KEY = "resnets"
 PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
 
-class ArtefactError(ValueError):
-    """An artefact that is missing, damaged or not of this project; the message names the file."""
+class ArtifactError(ValueError):
+    """An artifact that is missing, damaged or not of this project; the message names the file."""
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What an artefact says of itself.
+class ArtifactMetadata:
+    """What an artifact says of itself.
 
     kind, precision: who computes it and how. net: the architecture's name. classes: of the outputs,
     in order. preprocess: what was done to pictures before they came, and what the graph does.
@@ -59,8 +59,8 @@ class Facts:
     floats: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, net: Net, kind: Kind, precision: Precision) -> Facts:
-        """Those of an artefact of `net`."""
+    def of(cls, net: Net, kind: Kind, precision: Precision) -> ArtifactMetadata:
+        """Those of an artifact of `net`."""
         spec = net.preprocess.spec
         return cls(kind, precision, net.spec.name, net.classes, spec, net.origin, net.recipe)
 
@@ -79,8 +79,8 @@ class Facts:
         return json.dumps(plain)
 
     @classmethod
-    def from_text(cls, text: str | None, path: Path) -> Facts:
-        """From JSON; ArtefactError where `path` holds none of ours."""
+    def from_text(cls, text: str | None, path: Path) -> ArtifactMetadata:
+        """From JSON; ArtifactError where `path` holds none of ours."""
         try:
             plain: dict[str, Any] = json.loads(text or "")
             if plain.pop("format") != FORMAT:
@@ -91,24 +91,24 @@ class Facts:
             plain["preprocess"] = from_dict(Preprocess, plain["preprocess"], where)
             return cls(**plain, recipe=None if recipe is None else stored_recipe(recipe, where))
         except (ValueError, KeyError, TypeError) as error:
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{path}: carries no description that this version of resnets can read"
                 f" ({type(error).__name__}); make it with `resnets export`"
             ) from None
 
 
-def is_artefact(where: str | Path) -> bool:
-    """Whether this names an artefact (by its suffix), not a run, checkpoint or published net."""
+def is_artifact(where: str | Path) -> bool:
+    """Whether this names an artifact (by its suffix), not a run, checkpoint or published net."""
     return Path(where).suffix.lower() in SUFFIXES
 
 
 def files_of(path: Path) -> list[Path]:
-    """All files of an artefact but its card."""
+    """All files of an artifact but its card."""
     return [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
 
 
 def card_of(path: Path) -> Path:
-    """The card beside an artefact."""
+    """The card beside an artifact."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -131,13 +131,13 @@ def digest_of_net(net: Net) -> str:
 
 
 def check_files(path: Path) -> dict[str, Any] | None:
-    """The card of an artefact whose files are those it speaks of; None where there is no card.
+    """The card of an artifact whose files are those it speaks of; None where there is no card.
 
-    ArtefactError names a file that is missing or differs.
+    ArtifactError names a file that is missing or differs.
     """
     for file in files_of(path):
         if not file.is_file():
-            raise ArtefactError(f"{file}: no such file")
+            raise ArtifactError(f"{file}: no such file")
     card = card_of(path)
     if not card.is_file():
         return None
@@ -145,17 +145,17 @@ def check_files(path: Path) -> dict[str, Any] | None:
         told: dict[str, Any] = json.loads(card.read_text("utf-8"))
         sums = dict(told["sha256"])
     except (ValueError, KeyError, TypeError):
-        raise ArtefactError(f"{card}: not the card of an artefact; export again") from None
+        raise ArtifactError(f"{card}: not the card of an artifact; export again") from None
     for file in files_of(path):
         if sums.get(file.name) not in (None, digest(file)):
-            raise ArtefactError(
+            raise ArtifactError(
                 f"{file}: differs from the file that was proved (see {card.name}); export again"
             )
     return told
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that make and compute artefacts, those that are installed here."""
+    """Of the packages that make and compute artifacts, those that are installed here."""
     found = {}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""What predicts: one interface to an artefact's runtime and to a checkpoint's net in torch."""
+"""What predicts: one interface to an artifact's runtime and to a checkpoint's net in torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnets.config import Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.batch_size import Budget
-from resnets.runtime.artifact import ArtefactError, Facts
+from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
 
 Pictures = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -95,10 +95,10 @@ class Engine(ABC):
         return scores
 
 
-class Stored(Engine):
-    """An engine of an artefact, which says of itself what it is."""
+class ArtifactEngine(Engine):
+    """An engine of an artifact, which says of itself what it is."""
 
-    def __init__(self, facts: Facts, path: Path) -> None:
+    def __init__(self, facts: ArtifactMetadata, path: Path) -> None:
         self.facts = facts
         super().__init__(
             f"{facts.kind} {facts.precision}",
@@ -116,7 +116,7 @@ class Stored(Engine):
         return None
 
 
-def unreadable(path: Path, error: Exception) -> ArtefactError:
+def unreadable(path: Path, error: Exception) -> ArtifactError:
     """What to raise where a runtime cannot open `path`."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return ArtefactError(f"{path}: cannot be opened ({reason.strip()[:200]})")
+    return ArtifactError(f"{path}: cannot be opened ({reason.strip()[:200]})")

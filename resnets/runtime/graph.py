@@ -1,4 +1,4 @@
-"""The graph that every artefact carries: uint8 pictures in, logits out."""
+"""The graph that every artifact carries: uint8 pictures in, logits out."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from resnets.runtime.artifact import KEY, Facts, need
-from resnets.runtime.base import Pictures, Scores, Stored, unreadable
+from resnets.runtime.artifact import KEY, ArtifactMetadata, need
+from resnets.runtime.base import ArtifactEngine, Pictures, Scores, unreadable
 from resnets.runtime.graph import INPUT, OUTPUT
 
 
-class OnnxEngine(Stored):
+class OnnxEngine(ArtifactEngine):
     """An .onnx file in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path) -> None:
@@ -35,12 +35,12 @@ class OnnxEngine(Stored):
 
         self.any_size = functools.cache(lambda: session(None))
         text = self.any_size().get_modelmeta().custom_metadata_map.get(KEY)
-        super().__init__(Facts.from_text(text, path), path)
+        super().__init__(ArtifactMetadata.from_text(text, path), path)
         self.session = session(self.size)
         self.any_size.cache_clear()
 
     def whole(self, picture: Pictures) -> Scores | None:
-        """See `Stored.whole`."""
+        """See `ArtifactEngine.whole`."""
         scores: Scores = self.any_size().run([OUTPUT], {INPUT: picture[None]})[0][0]
         return scores
 

@@ -9,15 +9,15 @@ import numpy as np
 
 from resnets.config import ConfigError
 from resnets.runtime.artifact import check_files
-from resnets.runtime.base import Engine, Stored
+from resnets.runtime.base import ArtifactEngine, Engine
 
 ROUNDS, LONG = 4, 0.1  # in which two engines take turns to show their speed; seconds of one
 
 
-def open_artefact(path: Path, *, device: str = "auto", precision: str = "auto") -> Stored:
-    """The engine of an artefact whose files are what its card says.
+def open_artifact(path: Path, *, device: str = "auto", precision: str = "auto") -> ArtifactEngine:
+    """The engine of an artifact whose files are what its card says.
 
-    Raises ArtefactError, and ConfigError where it computes otherwise than it is told to.
+    Raises ArtifactError, and ConfigError where it computes otherwise than it is told to.
     """
     if device not in ("auto", "cpu"):
         raise ConfigError(f"--device {device}: {path.name} computes on the CPU; use the checkpoint")
@@ -30,7 +30,7 @@ def open_artefact(path: Path, *, device: str = "auto", precision: str = "auto") 
     return engine
 
 
-def _open(path: Path) -> Stored:
+def _open(path: Path) -> ArtifactEngine:
     # Each runtime is imported when it is needed: each takes long, and may not be installed.
     suffix = path.suffix.lower()
     if suffix == ".onnx":

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.runtime.artifact import KEY, ArtefactError, Facts, need
-from resnets.runtime.base import Pictures, Scores, Stored, unreadable
+from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata, need
+from resnets.runtime.base import ArtifactEngine, Pictures, Scores, unreadable
 from resnets.runtime.graph import INPUT
 from resnets.runtime.openvino_core import core
 from resnets.runtime.resize_graph import VIEW
@@ -28,7 +28,7 @@ SHARED_OUT = 32  # pictures that should keep all threads busy
 ROUNDS = 8  # parts that each thread gets of a batch: while the last one ends, others wait
 
 
-class OpenvinoEngine(Stored):
+class OpenvinoEngine(ArtifactEngine):
     """An .xml and .bin pair in OpenVINO."""
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class OpenvinoEngine(Stored):
         except RuntimeError as error:
             raise unreadable(path, error) from None
         text = str(self.model.get_rt_info([KEY]).value) if self.model.has_rt_info([KEY]) else None
-        super().__init__(Facts.from_text(text, path), path)
+        super().__init__(ArtifactMetadata.from_text(text, path), path)
         self.any_size = functools.cache(lambda: self._compiled(self.core.read_model(path)))
         self.model = _without_cut(self.model, path, self.size, self.channels)
         self.threads = torch.get_num_threads()
@@ -48,7 +48,7 @@ class OpenvinoEngine(Stored):
         self.own = threading.local()  # requests: each computes one thing at a time
 
     def whole(self, picture: Pictures) -> Scores | None:
-        """See `Stored.whole`."""
+        """See `ArtifactEngine.whole`."""
         scores: Scores = self.any_size()({0: picture[None]})[0][0]
         return scores
 
@@ -120,7 +120,7 @@ def _without_cut(model: Any, path: Path, size: int, channels: int) -> Any:
 
     view = next((each for each in model.get_ops() if each.get_friendly_name() == VIEW), None)
     if view is None:
-        raise ArtefactError(f"{path}: was made by another version of resnets; export again")
+        raise ArtifactError(f"{path}: was made by another version of resnets; export again")
     pictures = op.parameter([-1, size, size, channels], np.uint8, name=INPUT)
     view.output(0).replace(pictures.output(0))
     return ov.Model(model.get_results(), [pictures], "net")

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from resnets.runtime.artifact import KEY, ArtefactError
+from resnets.runtime.artifact import KEY, ArtifactError
 
 PROGRAM, SAMPLE = "models/model.json", "data/sample_inputs/model.pt"
 CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
@@ -39,7 +39,7 @@ TEXTS = {
 
 
 def check_archive(path: Path) -> None:
-    """ArtefactError where `path` holds anything that no .pt2 of `resnets export` holds.
+    """ArtifactError where `path` holds anything that no .pt2 of `resnets export` holds.
 
     Errors of any kind where it is damaged.
     """
@@ -50,23 +50,23 @@ def check_archive(path: Path) -> None:
     with PT2ArchiveReader(str(path)) as reader:
         names = reader.get_file_names()
         if sorted(names) != sorted(found) or len(names) != len(set(names)):
-            raise ArtefactError(f"{path}: lists its parts in two ways; not opened")
+            raise ArtifactError(f"{path}: lists its parts in two ways; not opened")
         for name in names:
             if not MEMBERS.fullmatch(name):
-                raise ArtefactError(f"{path}: holds {name!r}, which no export does; not opened")
+                raise ArtifactError(f"{path}: holds {name!r}, which no export does; not opened")
         weights, constants = (json.loads(reader.read_string(name))["config"] for name in CONFIGS)
         program, sample = json.loads(reader.read_string(PROGRAM)), reader.read_bytes(SAMPLE)
     if constants:
-        raise ArtefactError(f"{path}: holds objects that are no weights; not opened")
+        raise ArtifactError(f"{path}: holds objects that are no weights; not opened")
     if any(entry.get("use_pickle", True) for entry in weights.values()):
-        raise ArtefactError(f"{path}: holds pickled weights; not opened")
+        raise ArtifactError(f"{path}: holds pickled weights; not opened")
     try:
         torch.load(io.BytesIO(sample), weights_only=True)
     except Exception:  # what is no tensor; torch.export.load would unpickle it all the same
-        raise ArtefactError(f"{path}: holds a pickle that can run code; not opened") from None
+        raise ArtifactError(f"{path}: holds a pickle that can run code; not opened") from None
     program.pop("guards_code", None)  # they are not run: `module(check_guards=False)`
     if (odd := _odd_text([program, weights], "")) is not None:
-        raise ArtefactError(f"{path}: holds code ({odd[:60]!r}); not opened")
+        raise ArtifactError(f"{path}: holds code ({odd[:60]!r}); not opened")
 
 
 def _odd_text(part: Any, key: str) -> str | None:

@@ -9,8 +9,8 @@ from torch import nn
 
 from resnets.evaluate.batch_size import Budget
 from resnets.models import Net
-from resnets.runtime.artifact import KEY, ArtefactError, Facts
-from resnets.runtime.base import Engine, Pictures, Scores, Stored, unreadable
+from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
+from resnets.runtime.base import ArtifactEngine, Engine, Pictures, Scores, unreadable
 from resnets.runtime.graph import Deployed
 from resnets.runtime.pt2_archive import check_archive
 from resnets.utils import environment
@@ -23,7 +23,7 @@ class TorchEngine(Engine):
     def __init__(self, net: Net, device: str = "auto", precision: str = "auto") -> None:
         self.device = environment.pick_device(device)
         if self.device.type == "cpu":
-            environment.keep_pages()
+            environment.tune_malloc()
         precise = environment.pick_precision(precision, self.device)
         name = f"torch {precise}, {environment.device_name(self.device)}"
         super().__init__(name, net.classes, net.preprocess, net.origin, net.recipe)
@@ -42,7 +42,7 @@ class TorchEngine(Engine):
         return logits.cpu()
 
 
-class ProgramEngine(Stored):
+class ProgramEngine(ArtifactEngine):
     """A .pt2 file in torch, on the CPU."""
 
     def __init__(self, path: Path) -> None:
@@ -53,12 +53,12 @@ class ProgramEngine(Stored):
                 program = torch.export.load(path, extra_files=extra)
             # Guards are source of the file that would be compiled; `logits` looks at shapes itself.
             self.graph = program.module(check_guards=False)
-        except ArtefactError:
+        except ArtifactError:
             raise
         except Exception as error:  # arbitrary bytes make the reader raise errors of any kind
             raise unreadable(path, error) from None
-        super().__init__(Facts.from_text(extra[f"{KEY}.json"], path), path)
-        environment.keep_pages()
+        super().__init__(ArtifactMetadata.from_text(extra[f"{KEY}.json"], path), path)
+        environment.tune_malloc()
 
     def _compute(self, pictures: Pictures) -> Scores:
         with torch.inference_mode():

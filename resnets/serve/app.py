@@ -40,7 +40,7 @@ ModelName = Annotated[
 ]
 
 
-class Work:
+class PredictService:
     """What the routes share: models, bounds, and threads.
 
     Bodies have threads of their own: behind pictures that wait to be decoded, they would wait
@@ -197,8 +197,8 @@ def make_app(
     token: str | None = None,
     hosts: Collection[str] = (),
 ) -> FastAPI:
-    """The ASGI application; `app.state.work` holds its `Work`. hosts: names it answers to."""
-    work = Work(registry, limits, metrics)
+    """The ASGI application; `app.state.work` is its service. hosts: names it answers to."""
+    work = PredictService(registry, limits, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -231,7 +231,7 @@ def make_app(
     return app
 
 
-def _answers(app: FastAPI, work: Work) -> None:
+def _answers(app: FastAPI, work: PredictService) -> None:
     @app.post("/predict", openapi_extra=BODY, responses=PREDICTED)
     async def predict(
         request: Request,
@@ -259,7 +259,7 @@ def _answers(app: FastAPI, work: Work) -> None:
         return JSONResponse([each.to_json() for each in work.registry.models])
 
 
-def _health(app: FastAPI, work: Work, token: str | None) -> None:
+def _health(app: FastAPI, work: PredictService, token: str | None) -> None:
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
         """200 while the process lives."""

@@ -17,17 +17,17 @@ from PIL import Image
 from resnets.config import ConfigError
 from resnets.data.decode.decode import decode, decode_fitted
 from resnets.detect.data.geometry import fitted_size
-from resnets.detect.metrics.measure import Test, make_test
-from resnets.detect.models.inference_input import Shown
+from resnets.detect.metrics.measure import Evaluator, make_test
+from resnets.detect.models.inference_input import InferenceInput
 from resnets.detect.models.load import load as load_finder
 from resnets.detect.models.localizer import Localiser, Refiner
 from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.predict import at_least, likeliest
 from resnets.evaluate.figures.grad_cam import PANEL, grad_cam
 from resnets.evaluate.figures.overlays import heat
-from resnets.evaluate.prepare import place
+from resnets.evaluate.prepare import to_device
 from resnets.export.select import open_backend
-from resnets.runtime.artifact import is_artefact
+from resnets.runtime.artifact import is_artifact
 from resnets.runtime.base import Backend, Runtime, described
 from resnets.serve.http.limits import RefusalError
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, find_checkpoint, task_of
@@ -90,7 +90,7 @@ class Classifier:
     ) -> None:
         self.backend, self.where, self.digest, self.loading = backend, where, digest, loading
         self.classes, self.engine = backend.classes, backend.name
-        self.explains = not is_artefact(where)
+        self.explains = not is_artifact(where)
         self._net: Any = None
         self._lock = threading.Lock()
 
@@ -113,7 +113,7 @@ class Classifier:
         }
 
     def explainable(self, wanted: str | None) -> None:
-        """Load the net in torch when it is first asked for. RefusalError for artefacts, which have
+        """Load the net in torch when it is first asked for. RefusalError for artifacts, which have
         no gradients, for unknown classes, and where the file is no longer what is served.
         """
         if wanted is not None and wanted not in self.classes:
@@ -152,7 +152,7 @@ class Classifier:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Seen:
+class Prediction:
     """What was found in a picture of `size` (H, W): objects, or the class of each pixel."""
 
     size: tuple[int, int]
@@ -160,7 +160,7 @@ class Seen:
     classes: NDArray[np.uint8] | None
 
 
-class Finder:
+class VisionModel:
     """A detector, localiser or segmenter; pictures are computed one after the other."""
 
     explains = False
@@ -170,24 +170,24 @@ class Finder:
         assert model.recipe is not None
         self.task: str = model.recipe.task
         self.classes = model.classes
-        chosen, precise = place(model, device, precision)
-        self.test: Test = make_test((model,), model.preprocess, chosen, precise)
+        chosen, precise = to_device(model, device, precision)
+        self.test: Evaluator = make_test((model,), model.preprocess, chosen, precise)
         self.engine = f"torch {precise}"
 
-    def prepare(self, data: bytes, name: str) -> Shown:
+    def prepare(self, data: bytes, name: str) -> InferenceInput:
         """The whole picture at the size the net sees; its own pixels are not kept."""
 
         def size_of(width: int, height: int) -> tuple[int, int]:
             return fitted_size(width, height, self.test.shorter, self.test.longer)
 
         small, stored = decode_fitted(data, name, size_of)
-        return Shown(0, stored, torch.from_numpy(small).permute(2, 0, 1))
+        return InferenceInput(0, stored, torch.from_numpy(small).permute(2, 0, 1))
 
-    def compute(self, prepared: Sequence[Shown]) -> Sequence[Seen]:
+    def compute(self, prepared: Sequence[InferenceInput]) -> Sequence[Prediction]:
         """What is seen in each."""
         return [self._see(each) for each in prepared]
 
-    def describe(self, answer: Seen, asked: Asked) -> Json:
+    def describe(self, answer: Prediction, asked: Asked) -> Json:
         """Objects, surest first, in px of the upright picture; or each class's share of it."""
         height, width = answer.size
         said: Json = {"width": width, "height": height}
@@ -218,16 +218,16 @@ class Finder:
         """Never asked for."""
         raise NotImplementedError
 
-    def _see(self, shown: Shown) -> Seen:
+    def _see(self, shown: InferenceInput) -> Prediction:
         image = self.test.preprocessor.normalise(shown.image[None].to(self.test.device))[0]
         shown = dataclasses.replace(shown, image=image)
         first = self.test.models[0]
         if isinstance(first, Segmenter):
-            return Seen(shown.stored, None, next(self.test.maps(iter([shown]))))
+            return Prediction(shown.stored, None, next(self.test.maps(iter([shown]))))
         if isinstance(first, Localiser | Refiner):
             located = next(self.test.located(iter([shown])))
-            return Seen(shown.stored, likeliest(located), None)
-        return Seen(shown.stored, next(self.test.objects(iter([shown]))), None)
+            return Prediction(shown.stored, likeliest(located), None)
+        return Prediction(shown.stored, next(self.test.objects(iter([shown]))), None)
 
 
 def open_model(
@@ -241,16 +241,16 @@ def open_model(
     loading: LoadOptions = NOTHING_SAID,
     say: Callable[[str], None] = lambda _: None,
 ) -> Model:
-    """What serves the artefact, run or checkpoint `where`; errors as of its loader.
+    """What serves the artifact, run or checkpoint `where`; errors as of its loader.
 
     digest: the `fingerprint` that it had before this call. loading: for weights that do not say
     their network; others say their own.
     """
-    if not is_artefact(where) and task_of(where) != "classify":
+    if not is_artifact(where) and task_of(where) != "classify":
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError(f"{where}: finds places, which only torch computes, and not in int8")
-        return Finder(where, device, precision)
-    if is_artefact(where):
+        return VisionModel(where, device, precision)
+    if is_artifact(where):
         loading = NOTHING_SAID
     elif says_model(where):  # --model and --classes are for those of several that do not
         loading = dataclasses.replace(loading, model=None, rename=False)

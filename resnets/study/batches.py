@@ -21,7 +21,7 @@ from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, ord
 from resnets.data.dataset.summary import announce
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.evaluate.match import SplitName, match_classes, number_note, open_split, relabel
-from resnets.evaluate.prepare import place
+from resnets.evaluate.prepare import to_device
 from resnets.models import Net
 from resnets.utils.terminal import Console, escape
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
@@ -115,7 +115,7 @@ def draw_split(
 def show(split: Split, net: Net, device: str) -> Pictures:
     """Move `net` to `device` and make `split` the input it expects; DataError on other classes."""
     outputs = match_classes(split.classes, net.classes, split.description)
-    chosen, precision = place(net, device, PRECISION)
+    chosen, precision = to_device(net, device, PRECISION)
     batches = eval_batches(split, net.preprocess, BATCH_SIZE, chosen)
     protocol = describe_protocol(
         size=net.preprocess.spec.size,

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Plot
 
-from resnets.config import whole_file
+from resnets.config import atomic_write
 from resnets.study.figures import THEME
 from resnets.utils.csv_files import CsvWriter
 
@@ -145,7 +145,7 @@ def write_page(page: Page, folder: Path) -> Path:
         _write_numbers(each, folder / "numbers")
     text = _template().render(page=page, theme=THEME, inline=inline)
     path = folder / REPORT
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
@@ -156,9 +156,9 @@ def _write_figure(figure: Figure, folder: Path) -> Markup:
         svg = figure.figure
     else:
         svg = _svg_of(figure.figure, figure.name)
-        with whole_file(folder / f"{figure.name}.png") as temporary:
+        with atomic_write(folder / f"{figure.name}.png") as temporary:
             figure.figure.savefig(temporary, format="png", dpi=PNG_DPI)
-    with whole_file(folder / f"{figure.name}.svg") as temporary:
+    with atomic_write(folder / f"{figure.name}.svg") as temporary:
         temporary.write_text(svg, encoding="utf-8")
     if isinstance(figure.figure, str):
         return Markup(_inline(svg, figure.name, figure.alt, "drawing"))
@@ -221,7 +221,7 @@ def _write_numbers(shown: Figure | Table, folder: Path) -> None:
     if numbers is None:
         return
     with (
-        whole_file(folder / f"{shown.name}.csv") as temporary,
+        atomic_write(folder / f"{shown.name}.csv") as temporary,
         open(temporary, "w", encoding="utf-8", newline="") as file,
     ):
         writer = CsvWriter(file)

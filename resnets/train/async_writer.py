@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 import torch
 
-from resnets.utils.environment import threads_beside
+from resnets.utils.environment import single_threaded_pool
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Writer:
     """
 
     def __init__(self) -> None:
-        self._thread = threads_beside(1, "checkpoints")
+        self._thread = single_threaded_pool(1, "checkpoints")
         self._jobs: dict[str, Future[None]] = {}
 
     def ready(self, name: str) -> None:

@@ -15,9 +15,9 @@ from torch.func import functional_call
 from resnets.config import ConfigError, Recipe
 from resnets.models.meta_build import shapes_only
 from resnets.models.norm import BATCH_NORMS
-from resnets.train.fit_memory import parts
-from resnets.train.optim.freeze import Tuning
-from resnets.utils.distributed import Rank
+from resnets.train.fit_memory import micro_batch_slices
+from resnets.train.optim.freeze import FreezeSchedule
+from resnets.utils.distributed import ProcessGroup
 
 
 def check_norm_values(
@@ -47,13 +47,15 @@ def fewest_images(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, s
         return recipe.batch_size, f"batch_size={recipe.batch_size}"
     if recipe.norm_batch:
         return recipe.norm_batch, f"norm_batch={recipe.norm_batch}"
-    shares = [len(Rank(i, processes).places(recipe.batch_size, unit)) for i in range(processes)]
+    shares = [
+        len(ProcessGroup(i, processes).places(recipe.batch_size, unit)) for i in range(processes)
+    ]
     share = min(shares)
     of = f" on {processes} processes" if processes > 1 else ""
     why = f"batch_size={recipe.batch_size}{of} leaves {share} image in a pass"
     fewest, where = share, why
     for share in set(shares):
-        for start, stop in parts(share, recipe.micro_batch, recipe):
+        for start, stop in micro_batch_slices(share, recipe.micro_batch, recipe):
             if stop - start < fewest:
                 fewest = stop - start
                 where = (
@@ -66,7 +68,7 @@ def fewest_images(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, s
 def _values(model: nn.Module, recipe: Recipe, shape: tuple[int, int, int]) -> dict[str, int]:
     """Pixels of an image's map at each batch norm that trains, by its name."""
     found: dict[str, int] = {}
-    tuning = Tuning(model, recipe.finetune, 1)
+    tuning = FreezeSchedule(model, recipe.finetune, 1)
     frozen = set(map(id, tuning.frozen_norms)) if recipe.weights else set()
 
     def note(name: str) -> object:

@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resnets.models.norm import GhostNorm, running_statistics
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 
-class Parallel:
+class DataParallelModel:
     """Calls `forward`, a net or its compiled form; gradients become the mean over all processes.
 
     fits_memory: micro-batches may be halved until they fit (`train.fit_memory`).
 
     DistributedDataParallel learns once which parameters have gradients, so it is made anew when
     others learn (`finetune.head_first`); before the first `begin` each process is alone. It
-    exchanges no buffers: `settle_statistics` does.
+    exchanges no buffers: `update_running_stats` does.
     """
 
     def __init__(
         self,
         forward: nn.Module,
-        rank: Rank = Rank(),  # noqa: B008 (frozen)
+        rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
         fits_memory: bool = False,
     ) -> None:
         self.rank, self.fits_memory = rank, fits_memory
@@ -45,7 +45,7 @@ class Parallel:
             return
         self._learning = learning
         self._ghosts = [each for each in self._forward.modules() if isinstance(each, GhostNorm)]
-        if self.rank.count == 1:
+        if self.rank.world_size == 1:
             return
         self._statistics = running_statistics(self._forward)
         with warnings.catch_warnings():  # the name that replaces broadcast_buffers is new in 2.15
@@ -58,13 +58,13 @@ class Parallel:
         """The forward pass."""
         return self.called(*args)
 
-    def adding_up(self, more: bool) -> AbstractContextManager[None]:
+    def no_sync(self, more: bool) -> AbstractContextManager[None]:
         """Context of a forward and backward pass; `more` of them follow in this step."""
         if more and isinstance(self.called, DistributedDataParallel):
             return self.called.no_sync()
         return nullcontext()
 
-    def settle_statistics(self, weight: float) -> None:
+    def update_running_stats(self, weight: float) -> None:
         """Running statistics of norms become those of all processes; their weights add up to 1."""
         for norm in self._ghosts:
             norm.settle()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resnets.config import Recipe
-from resnets.train.data_parallel import Parallel
+from resnets.train.data_parallel import DataParallelModel
 from resnets.train.state import TrainState
 from resnets.utils import environment
 
@@ -37,11 +37,11 @@ LATER = (
 )
 
 
-class TooBig(ValueError):  # noqa: N818  (what it says)
+class OutOfMemory(ValueError):  # noqa: N818  (what it says)
     """A step that does not fit into memory, and cannot or may not be made smaller."""
 
 
-def parts(count: int, size: int, recipe: Recipe) -> list[tuple[int, int]]:
+def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int, int]]:
     """Where micro-batches of `size` of `count` pictures start and stop; ghost batches stay whole.
 
     0 = all at once.
@@ -51,8 +51,12 @@ def parts(count: int, size: int, recipe: Recipe) -> list[tuple[int, int]]:
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def fitted(
-    gradients: Callable[[], T], state: TrainState, forward: Parallel, recipe: Recipe, count: int
+def run_with_oom_retry(
+    gradients: Callable[[], T],
+    state: TrainState,
+    forward: DataParallelModel,
+    recipe: Recipe,
+    count: int,
 ) -> T:
     """`gradients()` of `count` pictures, with `state.micro_batch` halved until they fit.
 
@@ -61,7 +65,7 @@ def fitted(
     of all is taken; a process that fails later would leave the others waiting. So what comes later
     is not seen: larger batches, the buffers of the exchange, the optimizer's state.
     """
-    if forward.rank.count > 1 and forward.fits_memory:
+    if forward.rank.world_size > 1 and forward.fits_memory:
         kept = _statistics(state.model)
         while True:
             failed = _attempt(gradients) is None
@@ -80,7 +84,7 @@ def fitted(
         _let_go(state.model, kept)
         if not forward.fits_memory:
             many = min(state.micro_batch or count, count)
-            raise TooBig(
+            raise OutOfMemory(
                 f"out of memory at step {state.step + 1:,}, with {many} pictures in one pass; "
                 + (LATER if forward.tried else "try --fit-memory, --set micro_batch=... or ")
                 + "--set recompute=true"
@@ -97,7 +101,7 @@ def outside_passes(state: TrainState) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        raise TooBig(
+        raise OutOfMemory(
             f"out of memory at step {step:,}, outside the forward and backward pass: no room for "
             "gradients and the optimizer's state; take a smaller net, --set optim.kind=sgd, or "
             "--set optim.shard=true with several processes"
@@ -126,7 +130,7 @@ def _halve(state: TrainState, recipe: Recipe, count: int) -> None:
     unit, before = recipe.norm_batch or 1, min(state.micro_batch or count, count)
     state.micro_batch = before // 2 // unit * unit
     if not state.micro_batch:
-        raise TooBig(
+        raise OutOfMemory(
             f"out of memory even with {before} picture{'s' if before > 1 else ''} in one pass; "
             "take a smaller net or smaller pictures, or --set recompute=true"
         )

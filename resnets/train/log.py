@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resnets.config import whole_file
+from resnets.config import atomic_write
 from resnets.train.tensorboard import Board
 from resnets.train.timing import TIME, stages_line
 from resnets.utils.terminal import Console
@@ -50,7 +50,7 @@ class RunLog:
         if damaged:  # for whoever wants to look; the file itself is written anew
             with open(folder / DAMAGED, "ab") as file:
                 file.writelines(line + b"\n" for _, line in damaged)
-        with whole_file(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._board = Board(folder, step)

@@ -12,16 +12,16 @@ from torch import nn
 from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.data.timings import Timings
-from resnets.train.data_parallel import Parallel
+from resnets.train.data_parallel import DataParallelModel
 from resnets.train.guards.divergence import CURES, Diverged
-from resnets.train.guards.interrupt import Stopped, StopSignals
+from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.train.guards.watchdog import Watchdog
 from resnets.train.log import NoLog, RunLog
 from resnets.train.loss import LossFn
 from resnets.train.state import Meter, Saver, TrainState
 from resnets.train.step import train_step
-from resnets.train.timing import TIME, Clock
-from resnets.utils.distributed import Rank
+from resnets.train.timing import TIME, StepTimer
+from resnets.utils.distributed import ProcessGroup
 
 # A mean loss this many times the first one is called divergence even while it is still finite.
 DIVERGED = 20.0
@@ -63,8 +63,8 @@ def fit(
     loss_fn: LossFn,
     *,
     evaluate: Evaluate | None,
-    minimise: str = "top1_error",
-    forward: Parallel,
+    monitor: str = "top1_error",
+    forward: DataParallelModel,
     autocast: torch.autocast,
     log: RunLog | NoLog,
     saver: Saver,
@@ -72,7 +72,7 @@ def fit(
 ) -> None:
     """Train `state` in place up to the recipe's duration, or until `eval.patience` runs out.
 
-    `evaluate(model)` gives figures by split, among them `minimise` in percent; only those of
+    `evaluate(model)` gives figures by split, among them `monitor` in percent; only those of
     "val" decide anything (plateau, best checkpoint). None = nothing to measure.
     `forward` calls `state.model` or its compiled form, and knows the other processes. The first
     of them alone writes. A step that takes longer than `hang_after` seconds ends the process.
@@ -87,13 +87,13 @@ def fit(
         "save": recipe.steps(recipe.checkpoint_every, stream.examples),
         "epoch": recipe.steps("1ep", stream.examples),
     }
-    clock = Clock(stream.timings, state.seconds)
-    guard = _Guard(saver, rank)
+    clock = StepTimer(stream.timings, state.seconds)
+    guard = DivergenceCheck(saver, rank)
     watchdog = Watchdog(hang_after, lambda: _hung(state, saver, rank, hang_after))
     finished = state.step >= total or gave_up(state, recipe)
     with StopSignals() as signals, watchdog, rank.lost(lambda: _where(state, saver)):
         batches: Iterable[Batch] = stream.batches(state.step, total) if not finished else ()
-        for batch in signals.waiting_for(batches) if rank.count == 1 else batches:
+        for batch in signals.waiting_for(batches) if rank.world_size == 1 else batches:
             if (total - state.step) % every["epoch"] == 0:
                 state.epoch = Meter()  # counted back from the end: the last one is a whole epoch
             with clock.computing:
@@ -113,14 +113,14 @@ def fit(
             if evaluate is not None and (done or state.step % every["eval"] == 0):
                 guard.check(state)  # what is measured may become the best
                 watchdog.rest()
-                _evaluate(state, recipe, stream.examples, evaluate, minimise, log, saver, rank)
+                _evaluate(state, recipe, stream.examples, evaluate, monitor, log, saver, rank)
                 watchdog.beat()
                 done = done or gave_up(state, recipe)
             if done or stopping or state.step % every["save"] == 0:
                 guard.check(state)
                 state.seconds = clock.total()
                 state.meet(rank)
-                if rank.leads:
+                if rank.is_main:
                     saver.save_last(state, final=done or stopping)
             if done and log.failed is None:
                 return
@@ -139,8 +139,8 @@ def fit(
             raise _stopped(state, saver, signals)
 
 
-def _stopped(state: TrainState, saver: Saver, signals: StopSignals) -> Stopped:
-    return Stopped(f"stopped at step {state.step:,}; saved {saver.path}", signals.exit_code)
+def _stopped(state: TrainState, saver: Saver, signals: StopSignals) -> Interrupted:
+    return Interrupted(f"stopped at step {state.step:,}; saved {saver.path}", signals.exit_code)
 
 
 def _log_interval(
@@ -148,8 +148,8 @@ def _log_interval(
     recipe: Recipe,
     stream: Stream,
     log: RunLog | NoLog,
-    guard: _Guard,
-    clock: Clock,
+    guard: DivergenceCheck,
+    clock: StepTimer,
 ) -> None:
     means = guard.check(state)
     unreadable = stream.unreadable
@@ -178,26 +178,26 @@ def _evaluate(
     recipe: Recipe,
     examples: int,
     evaluate: Evaluate,
-    minimise: str,
+    monitor: str,
     log: RunLog | NoLog,
     saver: Saver,
-    rank: Rank,
+    rank: ProcessGroup,
 ) -> None:
     measured = evaluate(state.eval_model)
     epoch = state.step * recipe.batch_size / examples
     for split, figures in measured.items():
         log.write({"kind": split, "step": state.step, "epoch": epoch, **figures})
     if "val" in measured:
-        error = measured["val"][minimise]
+        error = measured["val"][monitor]
         improved = error < state.schedule.best_error
         state.schedule.observe_evaluation(error)
         state.stale = 0 if improved else state.stale + 1
-        if improved and rank.leads:
+        if improved and rank.is_main:
             saver.save_best(state)
     if gave_up(state, recipe):
         log.say(
             f"stopped early at step {state.step:,}: eval.patience={state.stale} without a lower "
-            f"{minimise} on validation; the lowest was {state.schedule.best_error:.2f}%"
+            f"{monitor} on validation; the lowest was {state.schedule.best_error:.2f}%"
         )
 
 
@@ -206,10 +206,10 @@ def gave_up(state: TrainState, recipe: Recipe) -> bool:
     return recipe.eval.patience is not None and state.stale >= recipe.eval.patience
 
 
-class _Guard:
+class DivergenceCheck:
     """Stops a run whose loss is no longer a number one can train on."""
 
-    def __init__(self, saver: Saver, rank: Rank) -> None:
+    def __init__(self, saver: Saver, rank: ProcessGroup) -> None:
         self.saver, self.rank = saver, rank
         self.first: float | None = None
 
@@ -230,8 +230,8 @@ def _where(state: TrainState, saver: Saver) -> str:
     return f"at step {state.step + 1:,}; {saver.last_good()}"
 
 
-def _hung(state: TrainState, saver: Saver, rank: Rank, seconds: float) -> str:
+def _hung(state: TrainState, saver: Saver, rank: ProcessGroup, seconds: float) -> str:
     return (
-        f"rank {rank.index} of {rank.count}: step {state.step + 1:,} has not ended after "
+        f"rank {rank.index} of {rank.world_size}: step {state.step + 1:,} has not ended after "
         f"{seconds:,.0f} s; {saver.last_good()}. Go on with --resume. What each thread was doing:"
     )

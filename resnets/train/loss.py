@@ -16,7 +16,7 @@ from resnets.data.batch import Batch
 class Losses:
     """What one batch gives the loop.
 
-    total: scalar to minimise. sums: detached scalars added up over `count` examples; the log
+    total: scalar to monitor. sums: detached scalars added up over `count` examples; the log
     divides them, and by convention a sum named "errors" counts wrong answers.
     """
 

@@ -16,7 +16,7 @@ from resnets.data.splits.fingerprint import Fingerprint
 from resnets.train.async_writer import Snapshot, Writer
 from resnets.train.guards.divergence import CURES, Diverged, not_finite
 from resnets.train.optim.ema import make_ema
-from resnets.train.optim.freeze import Tuning
+from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.optim.optimizers import (
     Optimizer,
     load_state_tensors,
@@ -25,10 +25,10 @@ from resnets.train.optim.optimizers import (
 )
 from resnets.train.optim.schedule import Schedule
 from resnets.train.optim.zero import Sharded
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.fingerprint import Record
 from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, Encoded
-from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.manager import CheckpointManager
 from resnets.weights.checkpoint.store_url import named
 from resnets.weights.lazy_tensors import naming
 from resnets.weights.load import load_weights
@@ -47,20 +47,20 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.double()
         self.count += count
 
-    def total(self, rank: Rank) -> Meter:
+    def total(self, rank: ProcessGroup) -> Meter:
         """The sums of all processes, in the first of them; in the others nothing."""
-        if rank.count == 1:
+        if rank.world_size == 1:
             return self
         sums = rank.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
         count = int(sums.pop("count"))
         total = Meter({k: v.new_tensor(sums[k]) for k, v in self.sums.items()}, count)
-        return total if rank.leads else total.emptied()
+        return total if rank.is_main else total.emptied()
 
     def emptied(self) -> Meter:
         """The same sums, of nothing."""
         return Meter({name: torch.zeros_like(each) for name, each in self.sums.items()}, 0)
 
-    def means(self, rank: Rank = Rank()) -> dict[str, float]:  # noqa: B008 (frozen)
+    def means(self, rank: ProcessGroup = ProcessGroup()) -> dict[str, float]:  # noqa: B008 (frozen)
         """Sums over counts, over all processes; "errors" becomes "top1_error" in percent."""
         sums = rank.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
         count = sums.pop("count")
@@ -83,7 +83,7 @@ class TrainState:
     optimizer: Optimizer
     schedule: Schedule
     ema: AveragedModel | None
-    tuning: Tuning
+    tuning: FreezeSchedule
     step: int = 0
     stale: int = 0
     micro_batch: int = 0
@@ -92,7 +92,7 @@ class TrainState:
     epoch: Meter = field(default_factory=Meter)
     elsewhere: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def meet(self, rank: Rank) -> None:
+    def meet(self, rank: ProcessGroup) -> None:
         """Let the first process have what only others know, before it saves all."""
         self.interval, self.epoch = self.interval.total(rank), self.epoch.total(rank)
         if isinstance(self.optimizer, Sharded):
@@ -108,12 +108,12 @@ def new_state(
     model: nn.Module,
     recipe: Recipe,
     total: int,
-    rank: Rank = Rank(),  # noqa: B008 (frozen)
+    rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> TrainState:
     """State of a run at step 0, in one of several processes."""
     ema = make_ema(model, recipe.ema_decay) if recipe.ema_decay else None
     # Without pretrained weights there is nothing to be careful with.
-    tuning = Tuning(model, recipe.finetune if recipe.weights else FinetuneSpec(), total)
+    tuning = FreezeSchedule(model, recipe.finetune if recipe.weights else FinetuneSpec(), total)
     return TrainState(
         model,
         make_optimizer(model, recipe.optim, tuning.rates(), rank),
@@ -140,7 +140,7 @@ class Saver:
         mean_image: torch.Tensor | None,
         fingerprint: Fingerprint | None = None,
     ) -> None:
-        self._kept, self._writer = Kept(folder, recipe), Writer()
+        self._kept, self._writer = CheckpointManager(folder, recipe), Writer()
         self._snapshots = {LAST: Snapshot(), BEST: Snapshot()}
         self._record = Record(fingerprint)
         self._meta = {"recipe": to_dict(recipe), **fixed, **self._record.meta}

@@ -8,22 +8,22 @@ from torch import Tensor, nn
 from resnets.config import Recipe
 from resnets.data import order
 from resnets.data.batch import Batch
-from resnets.train.data_parallel import Parallel
-from resnets.train.fit_memory import fitted, outside_passes, parts
+from resnets.train.data_parallel import DataParallelModel
+from resnets.train.fit_memory import micro_batch_slices, outside_passes, run_with_oom_retry
 from resnets.train.loss import Losses, LossFn
 from resnets.train.optim.optimizers import set_rate
 from resnets.train.state import TrainState
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 
-def seed_step(seed: int, step: int, rank: Rank) -> None:
+def seed_step(seed: int, step: int, rank: ProcessGroup) -> None:
     """Let (seed, step, rank) decide what a step draws at random (dropout, sampled regions)."""
     torch.manual_seed(int(order.random_bits(seed, rank.index, step, order.STREAM_STEP)))
 
 
 def train_step(
     state: TrainState,
-    forward: Parallel,
+    forward: DataParallelModel,
     loss_fn: LossFn,
     batch: Batch,
     autocast: torch.autocast,
@@ -36,8 +36,8 @@ def train_step(
     def gradients() -> list[Losses]:
         return _gradients(state, forward, loss_fn, batch, autocast, recipe)
 
-    found = fitted(gradients, state, forward, recipe, len(batch))
-    forward.settle_statistics(len(batch) / recipe.batch_size)
+    found = run_with_oom_retry(gradients, state, forward, recipe, len(batch))
+    forward.update_running_stats(len(batch) / recipe.batch_size)
     with outside_passes(state):
         if recipe.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optim.clip_norm)
@@ -57,7 +57,7 @@ def train_step(
 
 def _gradients(
     state: TrainState,
-    forward: Parallel,
+    forward: DataParallelModel,
     loss_fn: LossFn,
     batch: Batch,
     autocast: torch.autocast,
@@ -66,12 +66,14 @@ def _gradients(
     """Add up the gradients of the global batch's mean loss; the losses of each micro-batch."""
     found: list[Losses] = []
     seed_step(recipe.seed, state.step, forward.rank)
-    for start, stop in parts(len(batch), state.micro_batch, recipe):
+    for start, stop in micro_batch_slices(len(batch), state.micro_batch, recipe):
         part = batch.part(start, stop)
-        with forward.adding_up(more=stop < len(batch)):
+        with forward.no_sync(more=stop < len(batch)):
             with autocast:
                 losses = loss_fn(forward, part)
-            _weighted(losses.total, len(part) * forward.rank.count, recipe.batch_size).backward()
+            _weighted(
+                losses.total, len(part) * forward.rank.world_size, recipe.batch_size
+            ).backward()
         found.append(losses)
     return found
 

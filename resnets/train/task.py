@@ -15,11 +15,11 @@ from resnets.data.dataset.summary import DataSummary
 from resnets.data.splits.report import SetReport
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
-class Means:
+class ExecutionPlan:
     """What "auto" became on this machine.
 
     Kept in the checkpoint: a resumed run takes its precision from there, where its device can, and
@@ -45,12 +45,12 @@ class Means:
         )
 
 
-class Work(Protocol):
+class Task(Protocol):
     """Data, model, loss and measures of one run.
 
     recipe: fitted to the data. data: the set's name. title: what is trained on what, for the person
     at the terminal. summary: what was understood of the data.
-    fixed: what each checkpoint says besides, `classes` and `preprocess` among it. minimise: the
+    fixed: what each checkpoint says besides, `classes` and `preprocess` among it. monitor: the
     validation figure that chooses the best checkpoint. images: what is trained on and held out.
     """
 
@@ -59,7 +59,7 @@ class Work(Protocol):
     title: str
     summary: DataSummary
     fixed: Mapping[str, Any]
-    minimise: str
+    monitor: str
     images: SetReport
 
     @property
@@ -90,7 +90,7 @@ class Work(Protocol):
         """Done once, before the first step, with the model on `device`."""
         ...
 
-    def stream(self, device: torch.device, rank: Rank) -> Stream:
+    def stream(self, device: torch.device, rank: ProcessGroup) -> Stream:
         """This process's parts of the training batches."""
         ...
 
@@ -98,14 +98,14 @@ class Work(Protocol):
         """The model's compiled form, for the forward pass of training."""
         ...
 
-    def evaluator(self, means: Means, rank: Rank) -> Evaluate | None:
+    def evaluator(self, means: ExecutionPlan, rank: ProcessGroup) -> Evaluate | None:
         """What the loop calls to measure a model; None where there is nothing to measure on.
 
         All processes call it at once, and all get the figures of all.
         """
         ...
 
-    def conclude(self, path: Path, means: Means, rank: Rank) -> dict[str, Any]:
+    def conclude(self, path: Path, means: ExecutionPlan, rank: ProcessGroup) -> dict[str, Any]:
         """Figures by split of the finished run's checkpoint `path`, the test set among them.
 
         The first process reads it, and the others get the net from there.

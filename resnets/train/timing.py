@@ -24,7 +24,7 @@ STALLED = 0.6  # share of a busy thread's time on the CPU below which something 
 
 
 @dataclass(frozen=True)
-class Spent:
+class StepTimes:
     """`steps` steps and their seconds: in all, by stage, and of the decode threads."""
 
     steps: int = 0
@@ -35,9 +35,9 @@ class Spent:
     decoding: float = 0.0
     decoding_cpu: float = 0.0
 
-    def __sub__(self, earlier: Spent) -> Spent:
+    def __sub__(self, earlier: StepTimes) -> StepTimes:
         pairs = zip(astuple(self), astuple(earlier), strict=True)
-        return Spent(*(later - before for later, before in pairs))
+        return StepTimes(*(later - before for later, before in pairs))
 
     @property
     def waiting(self) -> float:
@@ -45,7 +45,7 @@ class Spent:
         return max(0.0, self.seconds - self.computing - self.to_device - self.augmenting)
 
 
-class Clock:
+class StepTimer:
     """Seconds of training, evaluation and checkpoints not counted, and where they went.
 
     `before`: those of the run before it was resumed; only `total` counts them.
@@ -55,7 +55,7 @@ class Clock:
         self._timings, self._before = timings, before
         self.computing = Stopwatch(timings.device)
         self._steps, self._seconds = 0, 0.0
-        self._laps: dict[str, Spent] = {}
+        self._laps: dict[str, StepTimes] = {}
         self.next()
 
     def next(self) -> None:
@@ -69,10 +69,10 @@ class Clock:
         self._seconds += time.perf_counter() - self._mark
         self._steps += 1
 
-    def lap(self, name: str) -> Spent:
+    def lap(self, name: str) -> StepTimes:
         """What was spent since the last lap of this name, or the start. Waits for the device."""
         timings = self._timings
-        now = Spent(
+        now = StepTimes(
             self._steps,
             self._seconds,
             self.computing.seconds(),
@@ -81,7 +81,7 @@ class Clock:
             timings.decoding.busy,
             timings.decoding.cpu,
         )
-        spent = now - self._laps.get(name, Spent())
+        spent = now - self._laps.get(name, StepTimes())
         self._laps[name] = now
         return spent
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from resnets.utils.environment_variables import environment_int
-from resnets.utils.errors import ConfigError, ToldError
+from resnets.utils.errors import ConfigError, RemoteError
 
 T = TypeVar("T")
 
@@ -28,25 +28,25 @@ WAIT = timedelta(minutes=30)  # for the others, before an exchange fails
 FIRST_ENDED = "rank 0 ended with an error"  # key in the store of all processes
 
 
-class RankLost(ValueError):  # noqa: N818  (the field's word)
+class ProcessLost(ValueError):  # noqa: N818  (the field's word)
     """Another process of the run died or hangs; the message says where it was missed."""
 
 
 @dataclass(frozen=True)
-class Rank:
+class ProcessGroup:
     """Which process of how many this is."""
 
     index: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one process that writes and speaks."""
         return self.index == 0
 
-    def share(self, rows: list[T]) -> list[T]:
+    def shard(self, rows: list[T]) -> list[T]:
         """The rows that fall to this process; over all processes each comes once."""
-        return rows[self.index :: self.count]
+        return rows[self.index :: self.world_size]
 
     def places(self, batch_size: int, unit: int = 1) -> NDArray[np.int64]:
         """Places in a global batch that fall to this process: units r, r + R, ... of `unit` each.
@@ -55,56 +55,56 @@ class Rank:
         where there is no unit for each process.
         """
         units = -(-batch_size // unit)
-        if units < self.count:
+        if units < self.world_size:
             raise ConfigError(
-                f"batch_size={batch_size}: {self.count} processes need at least "
-                f"{self.count * unit}, so that each gets {unit}; raise it, or start fewer"
+                f"batch_size={batch_size}: {self.world_size} processes need at least "
+                f"{self.world_size * unit}, so that each gets {unit}; raise it, or start fewer"
             )
         places = np.arange(batch_size)
-        return places[places // unit % self.count == self.index]
+        return places[places // unit % self.world_size == self.index]
 
     def gather(self, found: list[T]) -> list[T]:
         """The lists of all processes, joined, in each of them."""
-        if self.count == 1:
+        if self.world_size == 1:
             return found
-        parts: list[list[T]] = [[] for _ in range(self.count)]
+        parts: list[list[T]] = [[] for _ in range(self.world_size)]
         distributed.all_gather_object(parts, found)
         return [item for part in parts for item in part]
 
     def collect(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of all other processes, on the CPU, in the first; in the others nothing."""
-        if not self.leads:
+        if not self.is_main:
             distributed.gather_object({name: each.cpu() for name, each in tensors.items()})
             return {}
-        parts: list[dict[str, Tensor]] = [{} for _ in range(self.count)]
+        parts: list[dict[str, Tensor]] = [{} for _ in range(self.world_size)]
         distributed.gather_object({}, parts)
         return {name: each for part in parts for name, each in part.items()}
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_from_main(self, make: Callable[[], T]) -> T:
         """What `make` gives in the first process, in all of them.
 
         Where it fails, the first raises its error, and the others ToldError.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return make()
-        if not self.leads:
+        if not self.is_main:
             told: list[T | None] = [None]
             distributed.broadcast_object_list(told)
             found = told[0]
-            if isinstance(found, ToldError):
+            if isinstance(found, RemoteError):
                 raise found
             return found  # type: ignore[return-value]
         try:
             found = make()
         except Exception as error:
-            distributed.broadcast_object_list([ToldError(f"rank 0: {error}")])
+            distributed.broadcast_object_list([RemoteError(f"rank 0: {error}")])
             raise
         distributed.broadcast_object_list([found])
         return found
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        if self.count == 1:
+        if self.world_size == 1:
             return flag
         flags = torch.tensor(int(flag))
         distributed.all_reduce(flags, distributed.ReduceOp.MAX)
@@ -112,7 +112,7 @@ class Rank:
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Each value added up over all processes, in float64; the keys are the same in all."""
-        if self.count == 1:
+        if self.world_size == 1:
             return dict(values)
         total = torch.tensor([values[key] for key in sorted(values)], dtype=torch.float64)
         distributed.all_reduce(total)
@@ -124,16 +124,19 @@ class Rank:
         try:
             yield
         except RuntimeError as error:
-            if self.count == 1 or not re.search("gloo|nccl|connection|timed out", str(error), re.I):
+            if self.world_size == 1 or not re.search(
+                "gloo|nccl|connection|timed out", str(error), re.I
+            ):
                 raise
             why = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]
-            raise RankLost(
-                f"lost another of the {self.count} processes {where()} ({why}). Go on with --resume"
+            raise ProcessLost(
+                f"lost another of the {self.world_size} processes {where()} ({why}); resume with "
+                "--resume"
             ) from None
 
     def average(self, tensors: list[Tensor], weight: float) -> None:
         """Replace each float32 tensor by the mean over all processes; their weights add up to 1."""
-        if self.count == 1 or not tensors:
+        if self.world_size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors]).mul_(weight)
         distributed.all_reduce(flat)
@@ -143,14 +146,14 @@ class Rank:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Rank]:
+def init_distributed(device: str) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started, if it did; `device` is "auto", "cpu", "cuda".
 
     The default group carries CPU tensors over gloo and, with GPUs, CUDA tensors over nccl.
     """
     count = environment_int("WORLD_SIZE", 1, least=1)
     if count == 1:
-        yield Rank()
+        yield ProcessGroup()
         return
     cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
@@ -159,7 +162,7 @@ def joined(device: str) -> Iterator[Rank]:
         raise ConfigError(
             f"--device {device}: each of {count} processes takes its own; say auto, cpu or cuda"
         )
-    rank = Rank(environment_int("RANK"), count)
+    rank = ProcessGroup(environment_int("RANK"), count)
     # torchrun keeps its store when it starts processes again, with the addresses of those that
     # died; without a prefix of their own the new ones may try to reach them.
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {count}"
@@ -181,19 +184,19 @@ def joined(device: str) -> Iterator[Rank]:
 
 
 @contextmanager
-def _first_says_why(rank: Rank, store: distributed.Store) -> Iterator[None]:
+def _first_says_why(rank: ProcessGroup, store: distributed.Store) -> Iterator[None]:
     """Let the others end by ToldError, in silence, where the first ends with an error of its own.
 
     All they would have to say is that they lost it.
     """
     try:
         yield
-    except RankLost:
-        if rank.leads or not _is_set(store, FIRST_ENDED):
+    except ProcessLost:
+        if rank.is_main or not _is_set(store, FIRST_ENDED):
             raise
-        raise ToldError("rank 0 says why the run ends") from None
+        raise RemoteError("rank 0 says why the run ends") from None
     except (ValueError, OSError):
-        if rank.leads:  # before its connections are closed, which is what the others notice
+        if rank.is_main:  # before its connections are closed, which is what the others notice
             with suppress(RuntimeError):
                 store.set(FIRST_ENDED, "1")
         raise

@@ -109,7 +109,7 @@ def _temporary_cache() -> Path:
     return Path(private)
 
 
-def keep_pages() -> bool:
+def tune_malloc() -> bool:
     """Have glibc keep freed pages instead of returning them to the system at every step.
 
     Eager CPU steps allocate and free the same large activations again and again; by default each
@@ -130,7 +130,7 @@ def keep_pages() -> bool:
     return all(done)
 
 
-def threads_beside(workers: int, name: str) -> ThreadPoolExecutor:
+def single_threaded_pool(workers: int, name: str) -> ThreadPoolExecutor:
     """A pool whose threads each compute on one core, beside a thread that computes on all of them.
 
     Else each would get a team of OpenMP threads of its own, and once there are more of those than

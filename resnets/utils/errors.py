@@ -7,7 +7,7 @@ class ConfigError(ValueError):
     """A recipe, spec or option that cannot be used; its message says which field and why."""
 
 
-class ToldError(ValueError):
+class RemoteError(ValueError):
     """What failed in another process of the run, which says so itself."""
 
 

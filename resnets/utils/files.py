@@ -22,14 +22,14 @@ LOCK = ".lock"
 # Seconds to wait for a folder: a killed process lets go of its locks one by one while it ends,
 # which takes a while on a busy machine.
 BRIEFLY = 2.0
-PATIENCE = 10.0  # seconds that `whole_file` waits for another process at the same file
+PATIENCE = 10.0  # seconds that `atomic_write` waits for another process at the same file
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # What file systems without locks answer; there two processes are not kept apart.
 NO_LOCKS = {errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields where to write: a file beside `path`, which takes its place when the block ends well.
 
     It is on the disk, name included, before the block is left. After an error nothing is left of

@@ -26,7 +26,7 @@ from resnets.weights.checkpoint.format import (
 )
 from resnets.weights.checkpoint.store_url import named, url_of
 from resnets.weights.errors import WeightsError
-from resnets.weights.lazy_tensors import Stored, flatten, naming, stored
+from resnets.weights.lazy_tensors import LazyTensor, flatten, naming, stored
 from resnets.weights.name_maps.maps import shorten
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.readers import caffe, keras
@@ -54,7 +54,7 @@ class Weights:
     """
 
     source: str
-    contents: Mapping[str, Stored]
+    contents: Mapping[str, LazyTensor]
     preprocess: Preprocessor | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
@@ -195,7 +195,7 @@ def chosen_group(checkpoint: Checkpoint, part: str | None, source: str) -> Tenso
     return groups[part] if part is not None else next(iter(groups.values()))
 
 
-def _in_memory(tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
+def _in_memory(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
     return {name: stored(tensor) for name, tensor in tensors.items()}
 
 
@@ -223,13 +223,13 @@ def _read_pickled(path: Path, source: str, part: str | None) -> Weights:
 
 
 def _kind(found: Any) -> str:
-    if isinstance(found, list | tuple) and found and all(isinstance(x, Stored) for x in found):
+    if isinstance(found, list | tuple) and found and all(isinstance(x, LazyTensor) for x in found):
         return f"{type(found).__name__} of {len(found)} tensors without names"
-    return "tensor without a name" if isinstance(found, Stored) else type(found).__name__
+    return "tensor without a name" if isinstance(found, LazyTensor) else type(found).__name__
 
 
 def _bare(
-    source: str, contents: Mapping[str, Stored], part: str | None, classes: tuple[str, ...] = ()
+    source: str, contents: Mapping[str, LazyTensor], part: str | None, classes: tuple[str, ...] = ()
 ) -> Weights:
     return Weights(source, contents, classes=classes, part=part)
 

@@ -21,7 +21,7 @@ from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_path
 from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
-from resnets.weights.lazy_tensors import Stored, naming
+from resnets.weights.lazy_tensors import LazyTensor, naming
 from resnets.weights.name_maps.candidates import fitting_hint
 from resnets.weights.name_maps.leftovers import report
 from resnets.weights.name_maps.maps import OWN, NameMap, maps_of, name_map, own_map, shorten
@@ -202,7 +202,7 @@ def _read(weights: Weights, chosen: Selection, sketch: Net) -> Tensors:
     return found
 
 
-def _loaded(stored: Stored, name: str, source: str) -> Tensor:
+def _loaded(stored: LazyTensor, name: str, source: str) -> Tensor:
     with naming(source):
         tensor = stored.read()
     name = shorten([name])

@@ -20,7 +20,7 @@ DEEPEST = 8  # containers inside each other in which tensors are looked for
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class LazyTensor:
     """A tensor in a file: `read` gives it, on the CPU; any error there says the file is damaged."""
 
     shape: tuple[int, ...]
@@ -32,30 +32,30 @@ class Stored:
         return math.prod(self.shape)
 
 
-def stored(value: Tensor | np.ndarray[Any, Any]) -> Stored:
+def stored(value: Tensor | np.ndarray[Any, Any]) -> LazyTensor:
     """A tensor or array that is in memory already."""
     if isinstance(value, Tensor):
-        return Stored(tuple(value.shape), lambda: value)
+        return LazyTensor(tuple(value.shape), lambda: value)
 
     def read() -> Tensor:
         return torch.from_numpy(np.array(value, value.dtype.newbyteorder("=")))
 
-    return Stored(value.shape, read)
+    return LazyTensor(value.shape, read)
 
 
-def flatten(found: Mapping[Any, Any]) -> dict[str, Stored]:
+def flatten(found: Mapping[Any, Any]) -> dict[str, LazyTensor]:
     """Every tensor in nested dicts, as "key.key.name"; each dict is entered once."""
     return dict(_leaves(found, "", set(), 0))
 
 
 def _leaves(
     found: Mapping[Any, Any], before: str, seen: set[int], depth: int
-) -> Iterator[tuple[str, Stored]]:
+) -> Iterator[tuple[str, LazyTensor]]:
     if id(found) in seen or depth > DEEPEST:
         return
     seen.add(id(found))
     for key, value in found.items():
-        if isinstance(value, Stored):
+        if isinstance(value, LazyTensor):
             yield f"{before}{key}", value
         elif isinstance(value, Tensor | np.ndarray):
             yield f"{before}{key}", stored(value)

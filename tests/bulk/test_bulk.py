@@ -24,7 +24,7 @@ from digits_net import save_digits_run
 
 from resnets.bulk.plan import TRIES, held
 from resnets.bulk.pool import Done, GivenUp
-from resnets.bulk.run import Wanted, begin
+from resnets.bulk.run import BulkOptions, begin
 from resnets.bulk.worker import ShardWorker
 from resnets.bulk.write import columns
 from resnets.cli.main import main
@@ -98,7 +98,7 @@ def test_a_set_that_goes_away_is_no_matter_of_bad_pictures(digits_run, tmp_path)
     folder, out = tmp_path / "set", tmp_path / "out"
     save_digits(folder)
     with held(out):
-        wanted = Wanted(str(digits_run), str(folder), out, backend="torch", shard_size=20)
+        wanted = BulkOptions(str(digits_run), str(folder), out, backend="torch", shard_size=20)
         worker = ShardWorker(begin(wanted, print).job)
         worker.do(0, lambda count: None)
         folder.rename(tmp_path / "elsewhere")
@@ -116,7 +116,7 @@ def test_all_workers_compute_on_what_the_first_process_found(
 ):
     out, data = tmp_path / "out", str(nested_digits[0])
     with held(out):
-        run = begin(Wanted(str(digits_run), data, out, backend="torch", engine=engine), print)
+        run = begin(BulkOptions(str(digits_run), data, out, backend="torch", engine=engine), print)
         assert run.job.device == run.manifest.options.device == pick_device().type
         plain = json.loads((out / "manifest.json").read_text())
         plain["options"]["device"] = "mps"
@@ -130,7 +130,9 @@ def test_a_shard_that_cost_three_workers_is_left_to_the_next_start(
 ):
     out = tmp_path / "out"
     with held(out):
-        wanted = Wanted(str(digits_run), str(nested_digits[0]), out, backend="torch", shard_size=20)
+        wanted = BulkOptions(
+            str(digits_run), str(nested_digits[0]), out, backend="torch", shard_size=20
+        )
         worker = ShardWorker(begin(wanted, print).job)
         for _ in range(TRIES):  # what killed workers leave behind
             assert worker.tries.begin(1)
@@ -177,7 +179,9 @@ def test_a_shard_with_the_right_number_of_wrong_rows_is_done_again(
     parts[1].write_bytes(damaged)
     said = []
     with held(out):
-        run = begin(Wanted(str(digits_run), str(nested_digits[0]), out, **options), said.append)
+        run = begin(
+            BulkOptions(str(digits_run), str(nested_digits[0]), out, **options), said.append
+        )
         assert run.missing == (1, 2)
         assert any("2 of 5 shards" in each for each in said)
     predict_here(digits_run, nested_digits[0], out, **options)

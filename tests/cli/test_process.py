@@ -14,9 +14,9 @@ from small_nets import RESIDUAL, small_net
 
 from resnets.cli import info
 from resnets.cli.main import main
-from resnets.config import ConfigError, whole_file
+from resnets.config import ConfigError, atomic_write
 from resnets.export.write import _program
-from resnets.runtime.artifact import Facts
+from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.graph import Deployed
 from resnets.utils import environment
 from resnets.utils.environment_variables import environment_int
@@ -50,7 +50,7 @@ def test_closed_streams_do_not_become_files(tmp_path: Path, closed: str):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_leave_nothing_half_written(tmp_path: Path, monkeypatch, number: int, code: int):
     def command() -> None:
-        with whole_file(tmp_path / "file") as temporary:
+        with atomic_write(tmp_path / "file") as temporary:
             temporary.write_text("half")
             signal.raise_signal(number)
 
@@ -102,7 +102,7 @@ def test_exporting_is_not_interrupted_within_torch(monkeypatch):
 
     monkeypatch.setattr(torch.export, "export", watched)
     net = small_net(RESIDUAL)
-    _program(Deployed(net), Facts.of(net, "torch", "float32"))
+    _program(Deployed(net), ArtifactMetadata.of(net, "torch", "float32"))
     assert inside != [signal.getsignal(signal.SIGINT)]
 
 

@@ -8,11 +8,11 @@ from resnets.config import (
     ConfigError,
     ModelSpec,
     Recipe,
+    atomic_write,
     from_toml,
     parse_duration,
     replace_fields,
     to_toml,
-    whole_file,
 )
 from resnets.recipes import RECIPES, recipe
 
@@ -106,14 +106,17 @@ def test_specs_are_frozen():
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "figures.json"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("old")
         assert not path.exists()
     assert path.read_text() == "old"
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:  # noqa: PT012
         temporary.write_text("ha")
         raise KeyboardInterrupt
-    with pytest.raises(FileNotFoundError, match="nowhere"), whole_file(tmp_path / "nowhere" / "a"):
+    with (
+        pytest.raises(FileNotFoundError, match="nowhere"),
+        atomic_write(tmp_path / "nowhere" / "a"),
+    ):
         raise FileNotFoundError("nowhere")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resnets.config import ConfigError, hold_folder, hold_name, new_folder, whole_file
+from resnets.config import ConfigError, atomic_write, hold_folder, hold_name, new_folder
 from resnets.utils.files import LOCK, hold_file
 from resnets.weights.save import into_new_folder
 
@@ -22,9 +22,9 @@ def impatient(monkeypatch):
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
     path = tmp_path / "file"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("first")
-    with pytest.raises(FileNotFoundError), whole_file(path) as temporary:
+    with pytest.raises(FileNotFoundError), atomic_write(path) as temporary:
         temporary.write_text("half") and (tmp_path / "none").read_text()
     assert path.read_text() == "first"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
@@ -32,7 +32,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
 
 def append(path: Path, text: str) -> None:
     for _ in range(50):
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text)
             time.sleep(0.0002)
             with temporary.open("a") as file:
@@ -55,9 +55,9 @@ def test_two_processes_at_one_file_do_not_mix(tmp_path):
 
 def test_a_file_that_stays_busy_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("resnets.utils.files.PATIENCE", 0.1)
-    with whole_file(tmp_path / "file") as temporary:
+    with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("mine")
-        with pytest.raises(BlockingIOError), whole_file(tmp_path / "file"):
+        with pytest.raises(BlockingIOError), atomic_write(tmp_path / "file"):
             pass
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -138,7 +138,7 @@ def test_nothing_is_written_through_what_lies_in_the_place_of_a_lock(tmp_path, k
     plant(folder / LOCK, kind, victim)
     plant(folder / ".file.tmp", kind, victim)
     plant(folder / ".new.lock", kind, victim)
-    with hold_folder(folder), hold_name(folder / "new"), whole_file(folder / "file") as temporary:
+    with hold_folder(folder), hold_name(folder / "new"), atomic_write(folder / "file") as temporary:
         temporary.write_text("ours")
         assert str(os.getpid()) in (folder / LOCK).read_text()
     assert victim.read_text() == "mine"
@@ -150,7 +150,7 @@ def test_a_link_at_the_place_of_a_file_is_replaced(tmp_path):
     victim, link = tmp_path / "victim", tmp_path / "link"
     victim.write_text("mine")
     link.symlink_to(victim)
-    with whole_file(link) as temporary:
+    with atomic_write(link) as temporary:
         temporary.write_text("ours")
     assert (victim.read_text(), link.read_text(), link.is_symlink()) == ("mine", "ours", False)
 
@@ -162,10 +162,10 @@ def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
         (tmp_path / "none" / "file", FileNotFoundError),
         (tmp_path / ("x" * 255), OSError),
     ):
-        with pytest.raises(kind) as caught, whole_file(path):
+        with pytest.raises(kind) as caught, atomic_write(path):
             raise AssertionError("nothing is computed for it")
         assert caught.value.filename == str(path)
-    with pytest.raises(OSError, match="No space") as caught, whole_file(tmp_path / "file"):
+    with pytest.raises(OSError, match="No space") as caught, atomic_write(tmp_path / "file"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "file")
     with pytest.raises(OSError, match="y" * 255) as caught, hold_folder(tmp_path / ("y" * 256)):

@@ -11,8 +11,8 @@ from resnets import training
 from resnets.config import ConfigError, FinetuneSpec, ModelSpec, OptimSpec, Recipe, replace_fields
 from resnets.models import Net, build
 from resnets.recipes import recipe
-from resnets.train.guards.interrupt import Stopped
-from resnets.train.optim.freeze import Tuning
+from resnets.train.guards.interrupt import Interrupted
+from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.optim.optimizers import make_optimizer
 from resnets.train.state import new_state
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
@@ -30,7 +30,7 @@ HEAD = {"head.weight", "head.bias"}
 
 def moved(net: Net, spec: FinetuneSpec, steps: int, total: int, start: int = 0) -> set[str]:
     """Names of the tensors that `steps` steps of plain SGD change, the first being `start`."""
-    tuning = Tuning(net, spec, total)
+    tuning = FreezeSchedule(net, spec, total)
     plan = OptimSpec(lr=0.1, momentum=0.9, weight_decay=0.1)
     optimizer = make_optimizer(net, plan, dict.fromkeys(net.parameters(), 1.0))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -75,7 +75,7 @@ def test_frozen_norms_keep_statistics_scales_and_shifts(net: Net) -> None:
 
 
 def test_evaluation_between_steps_does_not_thaw(net: Net) -> None:
-    tuning = Tuning(net, FinetuneSpec(freeze_norm=True), 4)
+    tuning = FreezeSchedule(net, FinetuneSpec(freeze_norm=True), 4)
     net.eval()
     tuning.begin(0)
     assert net.training
@@ -90,7 +90,7 @@ def test_a_detectors_own_layers_are_new(net: Net) -> None:
             self.norm = nn.BatchNorm2d(8)
 
     detector = Detector()
-    tuning = Tuning(detector, FINETUNE, 4)
+    tuning = FreezeSchedule(detector, FINETUNE, 4)
     rates = tuning.rates()
     assert rates[detector.box[0].weight] == 1.0
     assert rates[net.get_submodule("stage2.0.conv1").weight] == 0.5
@@ -105,10 +105,10 @@ def test_a_detectors_own_layers_are_new(net: Net) -> None:
 
 def test_closing_norm_goes_with_the_last_stage() -> None:
     preact = build(dataclasses.replace(SPEC, block="preact-basic"))
-    rates = Tuning(preact, FinetuneSpec(layer_decay=0.5), 4).rates()
+    rates = FreezeSchedule(preact, FinetuneSpec(layer_decay=0.5), 4).rates()
     assert rates[preact.norm.weight] == rates[preact.get_submodule("stage2.0.conv1").weight] == 0.5
     vgg = build(VGG)
-    rates = Tuning(vgg, FinetuneSpec(layer_decay=0.5), 4).rates()
+    rates = FreezeSchedule(vgg, FinetuneSpec(layer_decay=0.5), 4).rates()
     assert [rates[layer.weight] for layer in (vgg.head, vgg.fc2, vgg.fc1)] == [1, 0.5, 0.25]
 
 
@@ -172,7 +172,7 @@ def test_resumed_run_is_bitwise_equal(pretrained, tmp_path, monkeypatch, kind, s
     )
     training.run(fine, tmp_path / "whole", device="cpu", quiet=True)
     stop_after(monkeypatch, stop_at)
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         training.run(fine, tmp_path / "cut", device="cpu", quiet=True)
     monkeypatch.undo()
     assert read_checkpoint(tmp_path / "cut" / "checkpoints" / LAST).meta["step"] == stop_at

@@ -12,7 +12,7 @@ from torchvision.transforms import functional as reference
 
 from resnets.config import AugmentSpec, ConfigError, Preprocess
 from resnets.data import order
-from resnets.data.decode.decode import View, render
+from resnets.data.decode.decode import Crop, render
 from resnets.data.transforms.augment import (
     PCA_VALUES,
     BatchAugment,
@@ -132,7 +132,7 @@ def photograph(width: int, height: int) -> Image.Image:
 )
 def test_scale_jitter_is_resize_then_crop(shape, side: int, down: float, across: float) -> None:
     picture = photograph(*shape)
-    ours = render(picture.copy(), View(32, 3, jitter_box(32, side, down, across)))
+    ours = render(picture.copy(), Crop(32, 3, jitter_box(32, side, down, across)))
     scaled = reference.resize(picture, side)
     top, left = int((scaled.height - 31) * down), int((scaled.width - 31) * across)
     wanted = np.asarray(reference.crop(scaled, top, left, 32, 32)).astype(int)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from resnets.data.decode import jpeg
-from resnets.data.decode.decode import RESAMPLE, View, decode, decode_whole
+from resnets.data.decode.decode import RESAMPLE, Crop, decode, decode_whole
 from resnets.data.decode.open_image import MAX_PIXELS
 from resnets.data.errors import DataError
 from resnets.ops import compiler
@@ -45,11 +45,11 @@ def encoded(image: Image.Image, **options: object) -> bytes:
     return data.getvalue()
 
 
-def view_of(box: Box, size: int = 40, channels: int = 3, filter: str = "bilinear") -> View:
-    return View(size, channels, lambda *_: box, filter)
+def view_of(box: Box, size: int = 40, channels: int = 3, filter: str = "bilinear") -> Crop:
+    return Crop(size, channels, lambda *_: box, filter)
 
 
-def by_pillow(data: bytes, view: View) -> NDArray[np.uint8]:
+def by_pillow(data: bytes, view: Crop) -> NDArray[np.uint8]:
     """The reference: all of the picture decoded, turned upright, and resized by Pillow."""
     whole = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     mode = "L" if view.channels == 1 else "RGB"
@@ -59,7 +59,7 @@ def by_pillow(data: bytes, view: View) -> NDArray[np.uint8]:
     return np.asarray(small.convert(mode)).reshape(view.size, view.size, -1)
 
 
-def difference(data: bytes, view: View) -> NDArray[np.int64]:
+def difference(data: bytes, view: Crop) -> NDArray[np.int64]:
     return np.abs(decode(data, view, "picture").astype(int) - by_pillow(data, view))
 
 
@@ -127,7 +127,7 @@ def test_tiny_pictures(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     for options in KINDS.values():
         data = encoded(Image.fromarray(pixels), **options)
-        view = View(24, 3, lambda width, height: (0, 0, width, height))
+        view = Crop(24, 3, lambda width, height: (0, 0, width, height))
         assert difference(data, view).max() <= 2
 
 
@@ -190,7 +190,7 @@ def test_damage_that_libjpeg_warns_of_gives_pillows_pixels(photo) -> None:
 class Pillows:
     """`decode` without the partial decoder."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: Crop) -> None:
         self.view = view
 
     def __call__(self, data: bytes) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.data.decode.decode import RESAMPLE, View, render, render_pixels
+from resnets.data.decode.decode import RESAMPLE, Crop, render, render_pixels
 from resnets.ops import resize
 from resnets.ops.resize import resize_part
 
@@ -67,7 +67,7 @@ def test_a_flat_picture_stays_flat(planes: int) -> None:
         for box in ((0, 0, 120, 90), (7.5, 3.25, 61, 89)):
             for filter in ("bilinear", "bicubic"):
                 for size in (9, 50, 224):
-                    out = render_pixels(pixels, View(size, planes, lambda *_, box=box: box, filter))
+                    out = render_pixels(pixels, Crop(size, planes, lambda *_, box=box: box, filter))
                     assert (out == level).all(), (level, box, filter, size)
 
 
@@ -84,7 +84,7 @@ def test_rows_of_a_larger_array_are_enough(pictures) -> None:
 @pytest.mark.parametrize("size", [1, 2, 30])
 def test_arrays_and_images_give_the_same(pictures, box, channels: int, size: int) -> None:
     """Whatever the kernel leaves to Pillow: far smaller, narrow, other planes."""
-    view = View(size, channels, lambda *_: box)
+    view = Crop(size, channels, lambda *_: box)
     for pixels in (pictures[0], pictures[3]):
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         wanted = by_pillow(pixels, box, size, "bilinear")
@@ -99,7 +99,7 @@ def test_without_a_compiler(pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resize, "kernel", lambda: None)
     for pixels in pictures:
         for box in BOXES:
-            view = View(32, pixels.shape[2], lambda *_, box=box: box)
+            view = Crop(32, pixels.shape[2], lambda *_, box=box: box)
             out = render_pixels(pixels, view)
             assert out.shape == (32, 32, pixels.shape[2])
             if box == WHOLE:  # others may be cut out first, as torchvision does

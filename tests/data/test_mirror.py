@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from resnets.classification import ClassificationWork
+from resnets.classification import ClassificationTask
 from resnets.config import replace_fields
 from resnets.data.transforms.mirror_check import mirror_warning
 from resnets.recipes import recipe
@@ -31,7 +31,7 @@ def test_classes_that_mirroring_changes(classes, warns):
 def test_training_says_so_for_digits(caplog, flip):
     mirrored = replace_fields(recipe("digits", "cifar-resnet8"), {"data.augment.flip": flip})
     with caplog.at_level(logging.WARNING, logger="resnets"):
-        ClassificationWork.open(mirrored)
+        ClassificationTask.open(mirrored)
     assert ("data.augment.flip=false" in caplog.text) is flip
 
 

@@ -22,7 +22,7 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import DataError, TrainStream, fit_preprocess, open_data
 from resnets.data.dataset import pack as packing
 from resnets.data.dataset.quarantine import Quarantine
-from resnets.data.decode.decode import View, centre_box, decode_whole, grid_box, scaled_size
+from resnets.data.decode.decode import Crop, centre_box, decode_whole, grid_box, scaled_size
 from resnets.data.decode.netpbm import encode, pixels_of
 from resnets.data.loading.pack_write import Packed, pack
 from resnets.data.sources.open import find_source
@@ -156,7 +156,7 @@ def test_all_kinds_of_pictures_are_stored_as_they_are_read(tmp_path: Path) -> No
         whole = decode_whole(raw.files.read(row), name)
         assert np.array_equal(np.broadcast_to(stored, whole.shape), whole), name
         for channels in (1, 3):
-            view = View(24, channels, centre_box(24, 28))
+            view = Crop(24, channels, centre_box(24, 28))
             difference = np.abs(ours.read(row, view).astype(int) - raw.read(row, view))
             assert difference.mean() < 1.5, name
     assert planes.pop("grey.png") == planes.pop("deep.png") == 1
@@ -205,7 +205,7 @@ def test_evaluation_of_a_set_packed_at_its_test_size_is_that_of_the_raw_set(
     write(photos, out, WHOLE.resize)
     raw = open_data(replace(WHOLE, source=str(photos))).test()
     ours = open_data(replace(WHOLE, source=str(out))).test()
-    view = View(48, 3, centre_box(48, 56))
+    view = Crop(48, 3, centre_box(48, 56))
     for row in range(len(raw)):
         difference = ours.read(row, view).astype(int) - raw.read(row, view)
         assert np.abs(difference).max() <= 2
@@ -320,7 +320,7 @@ def test_a_packed_set_is_read_many_times_faster_than_torchvision_reads_the_raw_o
     )
     files = sorted(root.rglob("*.jpg"))
     split = open_data(replace(WHOLE, source=str(out))).train
-    view = View(224, 3, lambda width, height: (20, 11, 20 + 0.7 * width // 1, 11 + 240))
+    view = Crop(224, 3, lambda width, height: (20, 11, 20 + 0.7 * width // 1, 11 + 240))
 
     def raw() -> None:
         for path in files:
@@ -415,7 +415,7 @@ def test_a_picture_whose_header_is_damaged_is_named_when_read(packed: Path, tmp_
         file.write(b"P9")
     split = open_data(replace(WHOLE, source=str(path))).train
     with pytest.raises(DataError, match=r"copy\.pack:train/cat/07\.png: cannot be read as a pict"):
-        split.read(3, View(8, 3, centre_box(8, 8)))
+        split.read(3, Crop(8, 3, centre_box(8, 8)))
 
 
 def broken_copy(photos: Path, folder: Path, *names: str) -> Path:

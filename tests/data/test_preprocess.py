@@ -23,7 +23,7 @@ from resnets.data import (
     open_data,
     prepare,
 )
-from resnets.data.decode.decode import View, decode
+from resnets.data.decode.decode import Crop, decode
 
 STORED = Preprocess(size=48, resize=56)
 
@@ -144,7 +144,7 @@ def test_reduced_decoding_keeps_the_place(tmp_path: Path) -> None:
     with Image.open(path) as stored:
         upright = np.asarray(ImageOps.exif_transpose(stored))
     for box in ((0, 0, 800, 800), (300, 640, 1100, 1440), (0, 0, 1200, 1600)):
-        ours = decode(path.read_bytes(), View(40, 3, lambda *_, box=box: box), "ramp")
+        ours = decode(path.read_bytes(), Crop(40, 3, lambda *_, box=box: box), "ramp")
         wanted = Image.fromarray(upright).resize((40, 40), Image.Resampling.BILINEAR, box)
         assert np.abs(ours.astype(int) - np.asarray(wanted)).max() <= 2
 

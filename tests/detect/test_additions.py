@@ -10,7 +10,7 @@ from torch import nn
 from resnets.config import ConfigError, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.metrics.measure import make_test
-from resnets.detect.models.inference import Finder, _voted, two_scales
+from resnets.detect.models.inference import DetectionInference, _voted, two_scales
 from resnets.detect.models.layers import pad
 from resnets.detect.models.roi_heads import candidates
 
@@ -46,7 +46,7 @@ def test_without_additions_a_finder_is_the_detector(spec):
     model = small_model(dataclasses.replace(spec, score_threshold=0.1))
     with torch.no_grad():
         wanted = model(pictures())
-    for found, each in zip(Finder([model])(pictures()), wanted, strict=True):
+    for found, each in zip(DetectionInference([model])(pictures()), wanted, strict=True):
         assert len(each["boxes"]) > 0
         for name, values in each.items():
             torch.testing.assert_close(found[name], values)
@@ -55,7 +55,9 @@ def test_without_additions_a_finder_is_the_detector(spec):
 def test_refined_regions_are_read_again_at_their_regressed_boxes():
     model = shifting(0.1)
     images = pictures()[:1]
-    (once,), (twice,) = (Finder([model], refine=refine)(images) for refine in (False, True))
+    (once,), (twice,) = (
+        DetectionInference([model], refine=refine)(images) for refine in (False, True)
+    )
     (proposals,) = proposals_of(model, images)
     width = proposals[:, 2] - proposals[:, 0]
     free = proposals[:, 2] + 0.3 * width < images[0].shape[-1]  # never at the edge
@@ -63,7 +65,9 @@ def test_refined_regions_are_read_again_at_their_regressed_boxes():
     first = once["boxes"][once["labels"] == 1]
     assert distance(moved, first).max() < 1e-3
     again = moved + 0.1 * width[free, None] * torch.tensor([1.0, 0, 1, 0])
-    (read,) = Finder([model])._read(Finder([model])._views(images), [moved], [(90, 130)])
+    (read,) = DetectionInference([model])._read(
+        DetectionInference([model])._views(images), [moved], [(90, 130)]
+    )
     torch.testing.assert_close(read[0][:, 1], again, atol=1e-3, rtol=0)
     assert len(twice["boxes"]) < len(once["boxes"])  # the union is suppressed at 0.3
 
@@ -126,7 +130,7 @@ def test_regions_are_read_at_the_two_scales_that_suit_them():
 def test_scales_are_merged_by_maxima():
     model = small_model(LOW)
     images = [torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(0))]
-    finder = Finder([model], test_sizes=(48, 64, 96))
+    finder = DetectionInference([model], test_sizes=(48, 64, 96))
     views = finder._views(images)
     assert [view.images.image_sizes[0][0] for view in views] == [64, 48, 64, 96]
     box = torch.tensor([[10.0, 10, 80, 80], [0, 0, 9, 9]])
@@ -146,7 +150,7 @@ def test_scales_are_merged_by_maxima():
 def test_multi_scale_boxes_are_in_pixels_of_the_given_picture():
     model = shifting(0.0)
     images = [torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(0))]
-    (found,) = Finder([model], test_sizes=(64, 128))(images)
+    (found,) = DetectionInference([model], test_sizes=(64, 128))(images)
     small = nn.functional.interpolate(
         images[0][None], size=(64, 64), mode="bilinear", antialias=True
     )
@@ -158,7 +162,7 @@ def test_multi_scale_boxes_are_in_pixels_of_the_given_picture():
 def test_an_ensemble_joins_proposals_and_averages_scores_and_boxes():
     one, other = small_model(LOW), small_model(LOW, seed=5)
     images = pictures()
-    finder = Finder([one, other])
+    finder = DetectionInference([one, other])
     views = finder._views(images)
     sizes = [(90, 130), (41, 20)]
     with torch.no_grad():
@@ -166,7 +170,9 @@ def test_an_ensemble_joins_proposals_and_averages_scores_and_boxes():
         alone = [proposals_of(each, images) for each in (one, other)]
         read = finder._read(views, proposals, sizes)
         singles = [
-            Finder([each])._read(Finder([each])._views(images), proposals, sizes)
+            DetectionInference([each])._read(
+                DetectionInference([each])._views(images), proposals, sizes
+            )
             for each in (one, other)
         ]
     for joined, *parts in zip(proposals, *alone, strict=True):
@@ -179,7 +185,9 @@ def test_an_ensemble_joins_proposals_and_averages_scores_and_boxes():
 def test_an_ensemble_of_twins_finds_what_one_finds():
     model = small_model(dataclasses.replace(FPN, score_threshold=0.1))
     for one, twins in zip(
-        Finder([model])(pictures()), Finder([model, model])(pictures()), strict=True
+        DetectionInference([model])(pictures()),
+        DetectionInference([model, model])(pictures()),
+        strict=True,
     ):
         torch.testing.assert_close(twins["boxes"], one["boxes"])
         torch.testing.assert_close(twins["scores"], one["scores"])
@@ -188,7 +196,7 @@ def test_an_ensemble_of_twins_finds_what_one_finds():
 def test_masks_follow_the_boxes_of_the_additions():
     model = small_model(dataclasses.replace(LOW, max_detections=5), "instances")
     for refine in (False, True):
-        for found in Finder([model], refine=refine, test_sizes=(48, 64))(pictures()):
+        for found in DetectionInference([model], refine=refine, test_sizes=(48, 64))(pictures()):
             assert found["masks"].shape == (len(found["boxes"]), 1, 28, 28)
 
 
@@ -204,6 +212,6 @@ def test_what_cannot_be_tested_is_refused():
     with pytest.raises(ConfigError, match="one task"):
         make_test((detector, segmenter), *means)
     with pytest.raises(ConfigError, match="same classes"):
-        Finder([detector, small_model(LOW, classes=4)])
+        DetectionInference([detector, small_model(LOW, classes=4)])
     test = make_test((detector,), *means, scales=(96, 64))
     assert (test.shorter, test.longer, test.scales) == (96, 300, (64, 96))

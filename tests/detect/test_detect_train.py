@@ -29,7 +29,7 @@ from resnets.data.errors import DataError
 from resnets.detect.models.build import assemble, check_recipe
 from resnets.detect.models.load import load
 from resnets.detect.models.losses import model_losses
-from resnets.detect.task import DetectionWork
+from resnets.detect.task import DetectionTask
 from resnets.models import build
 from resnets.recipes import RECIPES, recipe
 from resnets.train.log import read_rows
@@ -187,7 +187,7 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
         duration="2it",
     )
     training.run(told, tmp_path / "run", device="cpu", quiet=True)
-    work = DetectionWork.open(told)
+    work = DetectionTask.open(told)
     work.begin(torch.device("cpu"))
     start = work.model.net.state_dict()
     end = load(tmp_path / "run").net.state_dict()

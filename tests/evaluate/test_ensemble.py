@@ -22,7 +22,7 @@ from resnets.evaluate.measure import measure
 from resnets.evaluate.truth import Truth, own_truth
 from resnets.evaluate.views.crops import stored
 from resnets.evaluate.views.views import Views
-from resnets.utils.distributed import joined
+from resnets.utils.distributed import init_distributed
 
 CPU = torch.device("cpu")
 SAME = torch.arange(len(CLASSES))
@@ -187,7 +187,7 @@ def measured_together(folder: Path) -> dict[str, object]:
     names = sorted(path.name for path in folder.iterdir())
     labels = torch.arange(len(names)) % len(CLASSES)
     split = FileSplit(FolderFiles(folder, names), labels, CLASSES, "painted")
-    with joined("cpu") as rank:
+    with init_distributed("cpu") as rank:
         return measure(
             ensemble([small_net(RESIDUAL)]), split, own_truth(labels, SAME), weights=["w"],
             rank=rank,

@@ -15,9 +15,9 @@ from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.export import cache as keeping
 from resnets.export import select as choosing
-from resnets.export.cache import Kept, Wanted, note_speed, speed_of
+from resnets.export.cache import ArtifactCache, ArtifactKey, note_speed, speed_of
 from resnets.export.select import WORTH, open_backend
-from resnets.export.verify import Refused
+from resnets.export.verify import VerificationError
 from resnets.models.cost import count
 from resnets.runtime.artifact import card_of
 from resnets.runtime.base import described
@@ -29,7 +29,7 @@ pytest.importorskip("openvino")
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """A cache of the test's own, with OpenVINO's artefact of `run` from the first test on."""
+    """A cache of the test's own, with OpenVINO's artifact of `run` from the first test on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -41,12 +41,12 @@ def run(digits_run) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(run) -> Kept:
+def made(run) -> ArtifactCache:
     """What is kept of `run` in float32, once an endless stream of pictures has asked for it."""
     said: list[str] = []
     backend = open_backend(run, precision="float32", pictures=None, say=said.append)
     assert said == ["making the net ready for openvino float32, once"]
-    kept = Kept(resnets.load(run), Wanted("openvino", "float32"))
+    kept = ArtifactCache(resnets.load(run), ArtifactKey("openvino", "float32"))
     assert kept.ready
     times = speed_of(kept.path)
     assert times is not None
@@ -59,7 +59,7 @@ def no_making(monkeypatch):
     def make(*_):
         raise AssertionError("it is there already")
 
-    monkeypatch.setattr(Kept, "make", make)
+    monkeypatch.setattr(ArtifactCache, "make", make)
 
 
 def digits(count: int = 5) -> np.ndarray:
@@ -99,17 +99,17 @@ def test_a_slower_runtime_is_not_taken_unless_named(run, made, no_making, monkey
     assert named.name == "openvino float32"
 
 
-def test_a_damaged_artefact_is_made_again(run, made, monkeypatch):
+def test_a_damaged_artifact_is_made_again(run, made, monkeypatch):
     note_speed(made.path, 2.0)
     whole = Path(shutil.copytree(made.folder, made.folder.with_name(".whole")))
     weights = made.path.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
 
-    def make(kept: Kept, where: str) -> None:
+    def make(kept: ArtifactCache, where: str) -> None:
         assert not kept.folder.exists()
         whole.rename(kept.folder)
 
-    monkeypatch.setattr(Kept, "make", make)
+    monkeypatch.setattr(ArtifactCache, "make", make)
     assert open_backend(run, precision="float32").name == "openvino float32"
 
 
@@ -117,16 +117,16 @@ def test_other_weights_data_or_precision_are_another_entry(run, made, tmp_path):
     net, folders = resnets.load(run), {made.folder}
     data = tmp_path / "data.tar"
     for wanted in (
-        Wanted("openvino", "bfloat16"),
-        Wanted("onnx", "float32"),
-        Wanted("openvino", "int8", str(data)),
-        Wanted("openvino", "int8", str(data), 1.0),
+        ArtifactKey("openvino", "bfloat16"),
+        ArtifactKey("onnx", "float32"),
+        ArtifactKey("openvino", "int8", str(data)),
+        ArtifactKey("openvino", "int8", str(data), 1.0),
     ):
-        folders.add(Kept(net, wanted).folder)
+        folders.add(ArtifactCache(net, wanted).folder)
     data.write_bytes(b"now it is there")
-    folders.add(Kept(net, Wanted("openvino", "int8", str(data))).folder)
+    folders.add(ArtifactCache(net, ArtifactKey("openvino", "int8", str(data))).folder)
     net.head.bias.data[0] += 1
-    folders.add(Kept(net, Wanted("openvino", "float32")).folder)
+    folders.add(ArtifactCache(net, ArtifactKey("openvino", "float32")).folder)
     assert len(folders) == 7
 
 
@@ -139,19 +139,19 @@ def test_a_net_that_fails_its_proof_stays_in_torch_and_is_not_tried_again(
     path = tmp_path / "broken.safetensors"
     save_checkpoint(path, broken, last.meta)
     first = open_backend(path, precision="float32", pictures=None)
-    monkeypatch.setattr(Kept, "make", lambda *_: pytest.fail("tried again"))
+    monkeypatch.setattr(ArtifactCache, "make", lambda *_: pytest.fail("tried again"))
     for backend in (first, open_backend(path, precision="float32", pictures=None)):
         assert backend.name.startswith("torch float32")
         assert "openvino: openvino float32 does not compute what broken" in backend.note
-    with pytest.raises(Refused, match="does not compute"):
+    with pytest.raises(VerificationError, match="does not compute"):
         open_backend(path, precision="float32", backend="openvino")
 
 
 def test_what_fails_for_any_other_reason_is_tried_again(run, tmp_path, monkeypatch):
     """Such as a network that is away while a published net is fetched."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kept = Kept(resnets.load(run), Wanted("openvino", "float32"))
-    with pytest.raises(Refused, match="no such run or checkpoint"):
+    kept = ArtifactCache(resnets.load(run), ArtifactKey("openvino", "float32"))
+    with pytest.raises(VerificationError, match="no such run or checkpoint"):
         kept.make(str(tmp_path / "away"))
     assert kept.refusal is None
     assert list(keeping.root().iterdir()) == []

@@ -1,4 +1,4 @@
-"""Export: folding, every format, the proof that precedes each file, and artefacts in use."""
+"""Export: folding, every format, the proof that precedes each file, and artifacts in use."""
 
 import dataclasses
 import json
@@ -18,11 +18,11 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import Preprocessor, open_data
 from resnets.export import write as writing
-from resnets.export.export import gather, prove
+from resnets.export.export import gather, verify
 from resnets.export.select import open_backend
-from resnets.export.verify import Refused, compare, compare_errors, count, reference
+from resnets.export.verify import VerificationError, compare, compare_errors, count, reference
 from resnets.export.write import write
-from resnets.runtime.artifact import ArtefactError, Facts
+from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
 from resnets.runtime.fold_batch_norm import fold
 from resnets.runtime.graph import Deployed
 from resnets.runtime.torch import TorchEngine
@@ -31,8 +31,8 @@ ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def torch_artefact(digits_run, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("artefact") / "digits.pt2"
+def torch_artifact(digits_run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("artifact") / "digits.pt2"
     assert main(["export", str(digits_run), "--to", "torch", "--out", str(out)]) == 0
     return out
 
@@ -164,7 +164,9 @@ def test_one_changed_weight_is_noticed(digits_run, name):
     weight = changed.get_parameter(name).data.flatten()
     weight[0] = -weight[0] - 1
     engine, pictures = TorchEngine(changed, "cpu", "float32"), gather(net, None, "float32").pictures
-    with pytest.raises(Refused, match="logits are .* of their spread away, allowed 0.001"):
+    with pytest.raises(
+        VerificationError, match="logits are .* of their spread away, allowed 0.001"
+    ):
         compare(net, engine, pictures, 1e-3)
 
 
@@ -177,25 +179,27 @@ def test_more_errors_than_allowed_are_refused_with_the_numbers(digits_run):
         for each in (net, worse)
     )
     assert evidence.before().top1_error == own.top1_error
-    with pytest.raises(Refused, match=r"error rises by \d+\.\d+ points, from .* allowed are 0.5"):
+    with pytest.raises(
+        VerificationError, match=r"error rises by \d+\.\d+ points, from .* allowed are 0.5"
+    ):
         compare_errors("torch float32", own, after, 0.5)
     found = compare_errors("torch float32", own, own, 0.0)
     assert found["rise"] == 0.0
     assert found["pictures"] == len(evidence.split)
 
 
-def test_an_artefact_proves_itself_against_its_own_net_only(digits_run, tmp_path):
+def test_an_artifact_proves_itself_against_its_own_net_only(digits_run, tmp_path):
     net, other = resnets.load(digits_run), resnets.load(digits_run)
     other.preprocess = Preprocessor(dataclasses.replace(net.preprocess.spec, mean=(0.2,)))
     path = tmp_path / "other.pt2"
-    write(other, Facts.of(other, "torch", "float32"), path)
-    assert prove(other, path, gather(net, None, "float32"), 0.5)["parity"]["batches"]
-    with pytest.raises(Refused):
-        prove(net, path, gather(net, None, "float32"), 0.5)
+    write(other, ArtifactMetadata.of(other, "torch", "float32"), path)
+    assert verify(other, path, gather(net, None, "float32"), 0.5)["parity"]["batches"]
+    with pytest.raises(VerificationError):
+        verify(net, path, gather(net, None, "float32"), 0.5)
 
 
-def test_a_file_that_is_no_longer_what_was_proved_is_not_opened(capsys, torch_artefact, tmp_path):
-    for file in (torch_artefact, torch_artefact.with_name("digits.pt2.json")):
+def test_a_file_that_is_no_longer_what_was_proved_is_not_opened(capsys, torch_artifact, tmp_path):
+    for file in (torch_artifact, torch_artifact.with_name("digits.pt2.json")):
         shutil.copy(file, tmp_path)
     moved = tmp_path / "digits.pt2"
     assert open_backend(moved).probabilities(noise(open_backend(moved))).shape == (3, 10)
@@ -206,14 +210,14 @@ def test_a_file_that_is_no_longer_what_was_proved_is_not_opened(capsys, torch_ar
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
-def test_files_that_are_no_artefacts_are_named(tmp_path, suffix):
+def test_files_that_are_no_artifacts_are_named(tmp_path, suffix):
     pytest.importorskip({".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}[suffix])
     path = tmp_path / f"net{suffix}"
-    with pytest.raises(ArtefactError, match="no such file"):
+    with pytest.raises(ArtifactError, match="no such file"):
         open_backend(path)
     path.write_bytes(pickle.dumps("not a net"))
     path.with_suffix(".bin").write_bytes(b"")
-    with pytest.raises(ArtefactError, match=f"net{suffix}: "):
+    with pytest.raises(ArtifactError, match=f"net{suffix}: "):
         open_backend(path)
 
 
@@ -234,21 +238,21 @@ def test_bad_words(capsys, digits_run, words, said):
     assert said in err
 
 
-def test_what_an_artefact_cannot_do_is_said(capsys, torch_artefact, tmp_path):
+def test_what_an_artifact_cannot_do_is_said(capsys, torch_artifact, tmp_path):
     for words, said in (
-        (("evaluate", torch_artefact, "--views", "ten-crop"), "--views: an artefact sees"),
-        (("evaluate", torch_artefact, torch_artefact), "name it alone"),
-        (("evaluate", torch_artefact, "--precision", "bfloat16"), "computes in float32"),
-        (("predict", torch_artefact, "x.png", "--explain", tmp_path), "use its checkpoint"),
-        (("predict", torch_artefact, "x.png", "--device", "cuda"), "computes on the CPU"),
-        (("export", torch_artefact), "is an artefact already"),
+        (("evaluate", torch_artifact, "--views", "ten-crop"), "--views: an artifact sees"),
+        (("evaluate", torch_artifact, torch_artifact), "name it alone"),
+        (("evaluate", torch_artifact, "--precision", "bfloat16"), "computes in float32"),
+        (("predict", torch_artifact, "x.png", "--explain", tmp_path), "use its checkpoint"),
+        (("predict", torch_artifact, "x.png", "--device", "cuda"), "computes on the CPU"),
+        (("export", torch_artifact), "is an artifact already"),
     ):
         code, _, err = call(capsys, *words)
         assert code == 2, err
         assert said in err
 
 
-def test_pictures_of_another_size_are_refused_by_name(torch_artefact):
-    engine = open_backend(torch_artefact)
+def test_pictures_of_another_size_are_refused_by_name(torch_artifact):
+    engine = open_backend(torch_artifact)
     with pytest.raises(ValueError, match=r"torch float32 takes uint8 \(B, 16, 16, 1\)"):
         engine.logits(np.zeros((1, 17, 17, 1), np.uint8))

@@ -22,7 +22,7 @@ from resnets.weights.checkpoint.format import (
     read_checkpoint,
     step_name,
 )
-from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.manager import CheckpointManager
 from resnets.weights.checkpoint.store import Folder
 
 
@@ -89,7 +89,7 @@ def test_the_newest_intact_one_is_taken_and_both_are_named(tmp_path, caplog, how
     # The damaged one is not kept; the one gone on from is.
     kept.save(LAST, payload(25), 25)
     assert files(tmp_path) == [LAST, step_name(10), step_name(20)]
-    assert_is(Kept(tmp_path, Recipe()).newest(), 25)
+    assert_is(CheckpointManager(tmp_path, Recipe()).newest(), 25)
 
 
 def test_damaged_older_ones_are_passed_over_and_removed(tmp_path, caplog):
@@ -109,7 +109,7 @@ def test_where_none_is_intact_all_are_named(tmp_path):
     for name in files(tmp_path):
         damage(tmp_path / "checkpoints" / name, "cut")
     with pytest.raises(CheckpointError, match=r"last.*; .*step-00000010.*; no older.*intact"):
-        Kept(tmp_path, Recipe()).newest()
+        CheckpointManager(tmp_path, Recipe()).newest()
 
 
 def test_every_flipped_byte_of_the_tensors_is_noticed(tmp_path):
@@ -150,7 +150,7 @@ def test_find_takes_an_older_one_where_the_last_is_lost(tmp_path):
 def test_another_runs_checkpoints_are_not_overwritten(tmp_path):
     saved(tmp_path, 10)
     with pytest.raises(ConfigError, match="holds checkpoints of a run already"):
-        Kept(tmp_path, Recipe()).check_free()
+        CheckpointManager(tmp_path, Recipe()).check_free()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_kill_at_any_file_operation_leaves_the_newest(tmp_path, links):
         child.start()
         child.join()
         assert not links or LAST in files(out)
-        found = Kept(out, Recipe()).newest()
+        found = CheckpointManager(out, Recipe()).newest()
         assert found.meta["step"] in (20, 30)
         assert_is(found, found.meta["step"])
         if child.exitcode == 0:
@@ -205,7 +205,7 @@ def test_kills_at_random_moments_lose_nothing_that_was_saved(tmp_path):
             except EOFError:
                 break
         halves += f".{LAST}.tmp" in files(tmp_path)
-        found = Kept(tmp_path, Recipe()).newest()
+        found = CheckpointManager(tmp_path, Recipe()).newest()
         assert_is(found, found.meta["step"])
         assert found.meta["step"] in (told, told + 1)
     assert halves > 0  # some of them hit a half-written file

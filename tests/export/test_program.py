@@ -12,18 +12,18 @@ import torch
 from small_nets import RESIDUAL, small_net
 
 from resnets.export.write import write
-from resnets.runtime.artifact import ArtefactError, Facts
-from resnets.runtime.open import open_artefact
+from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
+from resnets.runtime.open import open_artifact
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
 PROGRAM = "models/model.json"
 
 
 @pytest.fixture(scope="module")
-def artefact(tmp_path_factory) -> Path:
+def artifact(tmp_path_factory) -> Path:
     net = small_net(RESIDUAL)
-    path = tmp_path_factory.mktemp("artefact") / "net.pt2"
-    write(net, Facts.of(net, "torch", "float32"), path)
+    path = tmp_path_factory.mktemp("artifact") / "net.pt2"
+    write(net, ArtifactMetadata.of(net, "torch", "float32"), path)
     return path
 
 
@@ -47,9 +47,9 @@ def code(mark: Path) -> str:
     return f"open({str(mark)!r}, 'w')"
 
 
-def members(artefact: Path) -> dict[str, bytes]:
+def members(artifact: Path) -> dict[str, bytes]:
     """What it holds, by name without the archive's own."""
-    with zipfile.ZipFile(artefact) as archive:
+    with zipfile.ZipFile(artifact) as archive:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 
@@ -115,41 +115,41 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_runs_code_is_refused(artefact, tmp_path, attack):
+def test_what_runs_code_is_refused(artifact, tmp_path, attack):
     change, said = ATTACKS[attack]
-    held, mark = members(artefact), tmp_path / "it-ran"
+    held, mark = members(artifact), tmp_path / "it-ran"
     change(held, mark)
     path = pack(tmp_path / "evil.pt2", held)
-    with pytest.raises(ArtefactError, match=rf"evil.pt2: holds .*{said}|evil.pt2: {said}"):
-        open_artefact(path)
+    with pytest.raises(ArtifactError, match=rf"evil.pt2: holds .*{said}|evil.pt2: {said}"):
+        open_artifact(path)
     assert not mark.exists()
 
 
-def test_the_format_of_older_torch_is_refused(artefact, tmp_path):
+def test_the_format_of_older_torch_is_refused(artifact, tmp_path):
     mark, names = tmp_path / "it-ran", ("state_dict.pt", "constants.pt", "example_inputs.pt")
-    program = members(artefact)[PROGRAM]
+    program = members(artifact)[PROGRAM]
     version = json.loads(program)["schema_version"]
     held = {"version": f"{version['major']}.{version['minor']}".encode()}
     held["serialized_exported_program.json"] = program
     held |= {f"serialized_{name}": pickled(mark) for name in names}
-    with pytest.raises(ArtefactError, match=r"evil\.pt2: "):
-        open_artefact(pack(tmp_path / "evil.pt2", held, root=""))
+    with pytest.raises(ArtifactError, match=r"evil\.pt2: "):
+        open_artifact(pack(tmp_path / "evil.pt2", held, root=""))
     assert not mark.exists()
 
 
-def test_a_part_that_is_there_twice_is_refused(artefact, tmp_path):
-    path = pack(tmp_path / "evil.pt2", members(artefact))
+def test_a_part_that_is_there_twice_is_refused(artifact, tmp_path):
+    path = pack(tmp_path / "evil.pt2", members(artifact))
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(f"net/{PROGRAM}", b"{}")
-    with pytest.raises(ArtefactError, match="in two ways; not opened"):
-        open_artefact(path)
+    with pytest.raises(ArtifactError, match="in two ways; not opened"):
+        open_artifact(path)
 
 
-def test_guards_are_not_run(artefact, tmp_path):
-    held, mark = members(artefact), tmp_path / "it-ran"
+def test_guards_are_not_run(artifact, tmp_path):
+    held, mark = members(artifact), tmp_path / "it-ran"
     program = json.loads(held[PROGRAM])
     program["guards_code"] = [f"{code(mark)} is not None"]
     held[PROGRAM] = json.dumps(program).encode()
-    found = open_artefact(pack(tmp_path / "guarded.pt2", held)).logits(PICTURES)
-    np.testing.assert_array_equal(found, open_artefact(artefact).logits(PICTURES))
+    found = open_artifact(pack(tmp_path / "guarded.pt2", held)).logits(PICTURES)
+    np.testing.assert_array_equal(found, open_artifact(artifact).logits(PICTURES))
     assert not mark.exists()

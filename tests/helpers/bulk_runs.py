@@ -13,7 +13,7 @@ from digit_sets import digit_files
 
 from resnets.bulk.plan import held
 from resnets.bulk.pool import Done
-from resnets.bulk.run import Run, Wanted, begin
+from resnets.bulk.run import BulkOptions, Run, begin
 from resnets.bulk.worker import ShardWorker
 
 DIGITS = digit_files(12)  # 48 pictures of the digits 0 to 3
@@ -42,7 +42,7 @@ def save_list(folder: Path, count: int) -> Path:
 
 def predict_here(model: Path, data: Path | str, out: Path, **options) -> Run:
     """The whole prediction by one worker in this process; the run as it was begun."""
-    wanted = Wanted(str(model), str(data), out, **{"backend": "torch", **options})
+    wanted = BulkOptions(str(model), str(data), out, **{"backend": "torch", **options})
     with held(out):
         run = begin(wanted, print)
         worker = ShardWorker(run.job)

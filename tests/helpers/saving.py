@@ -9,7 +9,7 @@ import torch
 
 from resnets.config import Recipe
 from resnets.weights.checkpoint.format import LAST, Encoded
-from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.manager import CheckpointManager
 
 # Children fork from a clean process that has imported torch once.
 FORKS = multiprocessing.get_context("forkserver")
@@ -29,7 +29,7 @@ def assert_is(checkpoint, step):
 
 def saved(out, *steps, recipe=None):
     """A run's checkpoints, after those of `steps` were written."""
-    kept = Kept(out, recipe or Recipe())
+    kept = CheckpointManager(out, recipe or Recipe())
     for step in steps:
         kept.save(LAST, payload(step), step)
     return kept
@@ -37,7 +37,7 @@ def saved(out, *steps, recipe=None):
 
 def going_on(out, recipe=None):
     """The same as a process finds them that goes on."""
-    kept = Kept(out, recipe or Recipe())
+    kept = CheckpointManager(out, recipe or Recipe())
     kept.going_on(kept.newest())
     return kept
 
@@ -48,7 +48,7 @@ def files(out):
 
 def save_without_end(out, pipe, size):
     """Save steps 1, 2, ... and tell each that is done, until killed."""
-    kept, step = Kept(out, Recipe()), 0
+    kept, step = CheckpointManager(out, Recipe()), 0
     if (newest := kept.newest()) is not None:
         kept.going_on(newest)
         step = newest.meta["step"]

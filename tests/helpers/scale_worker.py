@@ -19,10 +19,10 @@ from resnets.train.optim.optimizers import (
     set_rate,
     state_tensors,
 )
-from resnets.utils.distributed import Rank, joined
+from resnets.utils.distributed import ProcessGroup, init_distributed
 
 
-def check_sync_norm(rank: Rank) -> None:
+def check_sync_norm(rank: ProcessGroup) -> None:
     """Outputs, gradients and running statistics equal those of the whole batch, in float64."""
     torch.manual_seed(0)
     x = torch.randn(12, 5, 4, 4, dtype=torch.float64) * 2 + 1
@@ -32,7 +32,7 @@ def check_sync_norm(rank: Rank) -> None:
     sync = nn.Sequential(nn.BatchNorm2d(5)).double()
     sync.load_state_dict(plain.state_dict())
     use_norm_batch(sync, 0, sync=True)
-    places = torch.from_numpy(rank.places(12, 3 if rank.count < 4 else 1))
+    places = torch.from_numpy(rank.places(12, 3 if rank.world_size < 4 else 1))
     whole, mine = x.clone().requires_grad_(), x[places].clone().requires_grad_()
     out, part = plain(whole), sync(mine)
     (out * weight).sum().backward()
@@ -48,11 +48,11 @@ def check_sync_norm(rank: Rank) -> None:
         assert torch.allclose(one, other, atol=1e-12)
 
 
-def check_sharded(rank: Rank) -> None:
+def check_sharded(rank: ProcessGroup) -> None:
     """Each process has about its share of the state, and all weights end as one optimizer's do."""
     spec = OptimSpec(kind="adamw", lr=0.1, decay_norm_and_bias=False, shard=True)
     nets, optimizers = [], []
-    for known in (Rank(), rank):
+    for known in (ProcessGroup(), rank):
         torch.manual_seed(0)
         nets.append(create_model("cifar-resnet8").to(memory_format=torch.channels_last))
         rates = dict.fromkeys(nets[-1].parameters(), 1.0)
@@ -69,13 +69,13 @@ def check_sharded(rank: Rank) -> None:
     whole, own = (state_tensors(*each) for each in zip(nets, optimizers, strict=True))
     size, least = (sum(each.numel() for each in found.values()) for found in (whole, own))
     largest = 2 * max(each.numel() for each in nets[0].parameters())  # tensors stay whole
-    assert 0 < least < size / rank.count + largest, (least, size)
-    assert rank.count != 2 or 0.8 < least * rank.count / size < 1.2, (least, size)
+    assert 0 < least < size / rank.world_size + largest, (least, size)
+    assert rank.world_size != 2 or 0.8 < least * rank.world_size / size < 1.2, (least, size)
     assert rank.sum({"numbers": least})["numbers"] == size
     for name, tensor in nets[0].state_dict().items():
         assert torch.equal(tensor, nets[1].state_dict()[name]), name
     collected = rank.collect(own)
-    if rank.leads:
+    if rank.is_main:
         collected |= own
         assert collected.keys() == whole.keys()
         assert all(torch.equal(collected[name], whole[name]) for name in whole)
@@ -90,11 +90,11 @@ def check_sharded(rank: Rank) -> None:
 
 
 def main(folder: Path) -> None:
-    with joined("cpu") as rank:
+    with init_distributed("cpu") as rank:
         check_sync_norm(rank)
         check_sharded(rank)
         for path in sorted(folder.glob("*.toml")):
-            out = folder / f"{path.stem}-{rank.count}"
+            out = folder / f"{path.stem}-{rank.world_size}"
             training.run(from_toml(path), out, device="cpu", rank=rank, quiet=True)
 
 

@@ -22,7 +22,7 @@ from small_nets import RESIDUAL, small_net
 
 from resnets.config import Preprocess, Recipe, to_dict
 from resnets.runtime.base import Runtime
-from resnets.serve.app import Work, make_app
+from resnets.serve.app import PredictService, make_app
 from resnets.serve.http.connection import Connection
 from resnets.serve.http.limits import Limits
 from resnets.serve.metrics import Metrics
@@ -97,7 +97,7 @@ class Running:
     host: str
     port: int
     client: httpx.Client
-    work: Work
+    work: PredictService
     server: Server
     registry: Registry
     connection: type[Connection]

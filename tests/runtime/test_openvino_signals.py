@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from small_nets import RESIDUAL, small_net
 from resnets.runtime.artifact import Facts
-from resnets.runtime.open import open_artefact
+from resnets.runtime.open import open_artifact
 from resnets.export.write import write
 
 folder, net = Path(sys.argv[1]), small_net(RESIDUAL)
@@ -24,7 +24,7 @@ engines = []
 for precision in ("int8", "float32"):
     path = folder / f"{precision}.xml"
     write(net, Facts.of(net, "openvino", precision), path, pictures)
-    engines.append(open_artefact(path))
+    engines.append(open_artifact(path))
     engines[-1].logits(pictures)
 while engines:  # the older one first, as where a server loads a model anew
     engines.pop(0)

@@ -18,7 +18,7 @@ from resnets.data.timings import Decoding, Stopwatch
 from resnets.recipes import recipe
 from resnets.report.run_report import draw_stages
 from resnets.train.log import read_rows
-from resnets.train.timing import STAGES, Clock, stages_line, whole_run
+from resnets.train.timing import STAGES, StepTimer, stages_line, whole_run
 
 CPU = torch.device("cpu")
 SPEC = DataSpec(size=16, in_memory="never", workers=1, normalise="imagenet")
@@ -64,7 +64,7 @@ def trained(files: SlowFiles, step_seconds: float, steps: int = 8) -> dict:
     """The row of an epoch of `steps` steps, each of which sleeps for `step_seconds`."""
     split = FileSplit(files, torch.zeros(len(files), dtype=torch.int64), ("a",), "slow")
     stream = TrainStream(split, SPEC, fit_preprocess(split, SPEC, 3), 8, 0, CPU)
-    clock = Clock(stream.timings, before=100.0)
+    clock = StepTimer(stream.timings, before=100.0)
     for _ in islice(stream.batches(), steps):
         with clock.computing:
             time.sleep(step_seconds)
@@ -102,7 +102,7 @@ def test_time_outside_steps_is_not_counted() -> None:
         CPU,
     )
     start, elsewhere = time.perf_counter(), 0.0
-    clock = Clock(stream.timings, 0.0)
+    clock = StepTimer(stream.timings, 0.0)
     for _ in islice(stream.batches(), 3):
         with clock.computing:
             time.sleep(0.01)

@@ -8,7 +8,7 @@ from resnets import training
 from resnets.config import ConfigError, EvalSpec, Recipe, replace_fields
 from resnets.recipes import recipe
 from resnets.train import loop
-from resnets.train.guards.interrupt import Stopped
+from resnets.train.guards.interrupt import Interrupted
 from resnets.train.log import read_rows
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
@@ -78,7 +78,7 @@ def test_a_resumed_run_stops_where_the_whole_one_does(tmp_path, frozen_error, mo
 
     monkeypatch.setattr(loop, "train_step", step_and_stop)
     out = tmp_path / "run"
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         training.run(plan(), out, device="cpu", quiet=True)
     monkeypatch.setattr(loop, "train_step", real)
     training.resume(out, device="cpu", quiet=True)

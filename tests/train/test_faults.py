@@ -19,7 +19,7 @@ from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe
 from resnets.train.log import RunLog, read_rows
 from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint, step_name
-from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.manager import CheckpointManager
 
 STEPS = 12
 
@@ -93,7 +93,7 @@ def test_read_only_folder_keeps_what_was_there(caplog):
                 match=r"of step 30 \(Permission denied\); .*; last good checkpoint: .*\(step 20\)",
             ):
                 kept.save(LAST, payload(30), 30)
-            assert_is(Kept(out, Recipe()).newest(), 20)
+            assert_is(CheckpointManager(out, Recipe()).newest(), 20)
         finally:
             if nobody:
                 os.seteuid(0)

@@ -14,11 +14,11 @@ from resnets.config import Recipe, replace_fields
 from resnets.data.batch import Batch
 from resnets.models import build, catalog
 from resnets.train import fit_memory
-from resnets.train.data_parallel import Parallel
+from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification
 from resnets.train.state import new_state
 from resnets.train.step import train_step
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 WORDS = [
@@ -75,7 +75,7 @@ def plan(**changes: object) -> Recipe:
 def test_halving_keeps_ghost_batches_whole_and_what_a_failed_step_moved_is_put_back():
     recipe = plan(norm_batch=8)
     net = build(recipe.model)
-    state, forward = new_state(net, recipe, 10), Parallel(net, fits_memory=True)
+    state, forward = new_state(net, recipe, 10), DataParallelModel(net, fits_memory=True)
     before = [buffer.clone() for buffer in net.buffers()]
     asked = []
 
@@ -87,7 +87,7 @@ def test_halving_keeps_ghost_batches_whole_and_what_a_failed_step_moved_is_put_b
         assert all(each.grad is not None for each in net.parameters())
         return "fits"
 
-    assert fit_memory.fitted(gradients, state, forward, recipe, 32) == "fits"
+    assert fit_memory.run_with_oom_retry(gradients, state, forward, recipe, 32) == "fits"
     assert asked == [0, 16, 8]
     moved = [torch.equal(*pair) for pair in zip(before, net.buffers(), strict=True)]
     assert not all(moved)  # by the one that fitted
@@ -101,21 +101,26 @@ def too_big() -> None:
 def test_after_the_trial_of_several_processes_the_flag_is_not_what_to_try(monkeypatch):
     recipe = plan()
     net = build(recipe.model)
-    state, forward = new_state(net, recipe, 10), Parallel(net, Rank(0, 2), fits_memory=True)
-    monkeypatch.setattr(Rank, "any", lambda self, flag: flag)  # the other one fares as we do
+    state, forward = (
+        new_state(net, recipe, 10),
+        DataParallelModel(net, ProcessGroup(0, 2), fits_memory=True),
+    )
+    monkeypatch.setattr(
+        ProcessGroup, "any", lambda self, flag: flag
+    )  # the other one fares as we do
     monkeypatch.setattr(forward, "begin", lambda: None)
     calls = iter([lambda: "fits", too_big])
-    with pytest.raises(fit_memory.TooBig, match="go on with --resume and --fit-memory, or"):
-        fit_memory.fitted(lambda: next(calls)(), state, forward, recipe, 32)
+    with pytest.raises(fit_memory.OutOfMemory, match="go on with --resume and --fit-memory, or"):
+        fit_memory.run_with_oom_retry(lambda: next(calls)(), state, forward, recipe, 32)
 
 
 def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
     recipe = replace_fields(plan(), {"optim.kind": "adamw"})
     net = build(recipe.model)
-    state, forward = new_state(net, recipe, 10), Parallel(net)
+    state, forward = new_state(net, recipe, 10), DataParallelModel(net)
     monkeypatch.setattr(state.optimizer, "step", too_big)
     batch = Batch(torch.randn(32, 3, 32, 32), torch.zeros(32, dtype=torch.int64), torch.arange(32))
-    with pytest.raises(fit_memory.TooBig, match="at step 1, outside .*the optimizer's state"):
+    with pytest.raises(fit_memory.OutOfMemory, match="at step 1, outside .*the optimizer's state"):
         train_step(
             state,
             forward,
@@ -129,13 +134,13 @@ def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
 def test_what_cannot_be_halved_and_other_errors_are_not_tried_again():
     recipe = plan(norm_batch=32)
     net = build(recipe.model)
-    state, forward = new_state(net, recipe, 10), Parallel(net, fits_memory=True)
+    state, forward = new_state(net, recipe, 10), DataParallelModel(net, fits_memory=True)
 
-    with pytest.raises(fit_memory.TooBig, match="out of memory even with 32 pictures"):
-        fit_memory.fitted(too_big, state, forward, recipe, 32)
+    with pytest.raises(fit_memory.OutOfMemory, match="out of memory even with 32 pictures"):
+        fit_memory.run_with_oom_retry(too_big, state, forward, recipe, 32)
 
     def wrong() -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        fit_memory.fitted(wrong, state, forward, recipe, 32)
+        fit_memory.run_with_oom_retry(wrong, state, forward, recipe, 32)

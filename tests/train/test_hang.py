@@ -18,10 +18,10 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import open_data, order
 from resnets.data.dataset.reader import Plan, read_ahead
-from resnets.data.decode.decode import View, centre_box
+from resnets.data.decode.decode import Crop, centre_box
 from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream
-from resnets.train.guards.interrupt import Stopped
+from resnets.train.guards.interrupt import Interrupted
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 pytestmark = pytest.mark.timeout(60)
@@ -83,7 +83,7 @@ def test_classification_without_a_readable_image_ends(tmp_path):
     data = DataSpec(source=str(tmp_path), val_fraction=0, test_fraction=0, in_memory="never")
     split = open_data(data).train
     split.unreadable.max_bad = None
-    view = View(16, 3, centre_box(16, 16))
+    view = Crop(16, 3, centre_box(16, 16))
     plans = [Plan(np.arange(4), np.zeros(4, np.int64), [view] * 4)] * 9
     with pytest.raises(DataError):
         list(read_ahead(split, plans, 2, seed=0))
@@ -105,7 +105,7 @@ def stuck(monkeypatch):
 
 def test_sigterm_ends_a_wait_for_data_and_saves(tmp_path, stuck):
     started = time.monotonic()
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(Interrupted) as caught:
         training.run(plan(checkpoint_every="30it"), tmp_path / "run", device="cpu", quiet=True)
     assert caught.value.code == 0
     assert read_checkpoint(tmp_path / "run/checkpoints" / LAST).meta["step"] == 3

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError, FinetuneSpec, ModelSpec, OptimSpec
 from resnets.models import build
-from resnets.train.optim.freeze import Tuning
+from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.optim.lamb import Lamb
 from resnets.train.optim.optimizers import (
     load_state_tensors,
@@ -28,7 +28,7 @@ def tiny() -> nn.Module:
 
 
 def optimizer(net: nn.Module, spec: OptimSpec) -> torch.optim.Optimizer:
-    return make_optimizer(net, spec, Tuning(net, FinetuneSpec(), 10).rates())
+    return make_optimizer(net, spec, FreezeSchedule(net, FinetuneSpec(), 10).rates())
 
 
 def gradients(net: nn.Module, step: int) -> None:
@@ -113,7 +113,9 @@ def test_default_groups_are_all_weights_in_order() -> None:
 
 def test_rates_scale_the_schedule() -> None:
     net = tiny()
-    made = make_optimizer(net, OptimSpec(), Tuning(net, FinetuneSpec(layer_decay=0.5), 10).rates())
+    made = make_optimizer(
+        net, OptimSpec(), FreezeSchedule(net, FinetuneSpec(layer_decay=0.5), 10).rates()
+    )
     set_rate(made, 0.4)
     rates: dict[Tensor, float] = {
         parameter: group["lr"] for group in made.param_groups for parameter in group["params"]

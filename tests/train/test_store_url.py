@@ -29,7 +29,7 @@ from resnets.weights.checkpoint.format import (
     step_name,
     task_of,
 )
-from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.manager import CheckpointManager
 from resnets.weights.checkpoint.store_url import UrlStore, path_of, url_of
 from resnets.weights.files import READERS
 
@@ -102,7 +102,7 @@ def test_damaged_there_means_an_older_one_and_both_are_named(url, tmp_path, capl
     place = fsspec.filesystem("shaky")
     key = f"{url}/run/{LAST}"
     place.pipe_file(key, place.cat_file(key)[:-3])
-    assert_is(Kept(tmp_path / "run", plan).newest(), 10)
+    assert_is(CheckpointManager(tmp_path / "run", plan).newest(), 10)
     assert f"{url}/run/{LAST}: cut short" in caplog.text
     assert f"going on from {url}/run/{step_name(10)} instead" in caplog.text
 
@@ -115,9 +115,9 @@ def test_a_failing_moment_is_tried_again(url, tmp_path):
     # Nothing older is taken only because the newest cannot be had just now.
     Shaky.failures = 4
     with pytest.raises(CheckpointError, match="4 attempts: connection reset by peer; look at"):
-        Kept(out, plan).newest()
+        CheckpointManager(out, plan).newest()
     Shaky.failures = 3
-    assert_is(Kept(out, plan).newest(), 20)
+    assert_is(CheckpointManager(out, plan).newest(), 20)
 
 
 def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
@@ -134,7 +134,7 @@ def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
     assert files(out) == [BEST, LAST]
     assert there(f"{url}/run") == [LAST]
     # A process that goes on now takes what waits, and a reader of the run its best.
-    assert_is(Kept(out, plan).newest(), 20)
+    assert_is(CheckpointManager(out, plan).newest(), 20)
     kept.save(LAST, payload(30), 30)
     assert files(out) == []
     assert there(f"{url}/run") == [BEST, LAST, step_name(10)]
@@ -173,7 +173,7 @@ def test_the_last_one_of_a_run_must_arrive(url, tmp_path):
     kept.send(final=True)
     assert files(out) == []
     assert there(f"{url}/run") == [LAST, step_name(10)]
-    assert_is(Kept(out, plan).newest(), 20)
+    assert_is(CheckpointManager(out, plan).newest(), 20)
 
 
 def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, monkeypatch):
@@ -313,7 +313,7 @@ def test_a_run_on_s3(bucket, tmp_path, capsys):
     assert target.is_file()
     assert main(["train", "--resume", str(out), "--device", "cpu"]) == 0
     fsspec.filesystem("s3").rm(f"{bucket}/run/{LAST}")
-    assert Kept(out, short(bucket)).newest().meta["step"] == 8
+    assert CheckpointManager(out, short(bucket)).newest().meta["step"] == 8
 
 
 def test_a_missing_bucket_is_said_before_training(bucket, tmp_path):

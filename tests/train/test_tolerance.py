@@ -26,7 +26,7 @@ from resnets.data import (
     order,
 )
 from resnets.data.dataset.quarantine import QUARANTINE
-from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.files.open import read_file
 from resnets.models import catalog
 from resnets.train.log import read_rows
@@ -155,7 +155,7 @@ def test_too_many_stop_the_run_with_one_line(tree: Path) -> None:
     [(100, 0.0, 0), (10, 0.01, 1), (100, 0.29, 29), (1000, 0.01, 10), (2, 0.9, 1), (20, None, 19)],
 )
 def test_how_many_may_be_unreadable(total: int, share: float | None, most: int) -> None:
-    unreadable = Unreadable("these", total, share)
+    unreadable = BadSamples("these", total, share)
     for row in range(most):
         unreadable.add(row, DataError(f"{row}.png: cannot be read"))
         unreadable.add(row, DataError(f"{row}.png: cannot be read"))
@@ -211,7 +211,7 @@ def test_a_set_that_cannot_be_read_at_all_is_an_error(tree: Path) -> None:
         spoil(path)
     files = open_data(DataSpec(source=str(tree), size=16, **FILES, max_bad=0.5)).train
     assert isinstance(files, FileSplit)
-    files = replace(files, unreadable=Unreadable(files.description, 60))
+    files = replace(files, unreadable=BadSamples(files.description, 60))
     with pytest.raises(DataError, match="60 of them cannot be read, among them .*ant/00.png"):
         list(eval_batches(files, preprocessor, 8, CPU))
 

@@ -29,7 +29,7 @@ def test_precision_is_resolved_and_can_be_forced():
 
 
 def keeps_pages(**environment):
-    code = "from resnets import host; print(host.keep_pages())"
+    code = "from resnets.utils import environment; print(environment.tune_malloc())"
     clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     done = subprocess.run(
         [sys.executable, "-c", code],

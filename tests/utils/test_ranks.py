@@ -10,7 +10,7 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import TensorSplit, TrainStream, fit_preprocess
 from resnets.data.dataset.split import FileSplit
 from resnets.data.dataset.stream import BlockFiles, StreamSplit
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee")
@@ -21,7 +21,9 @@ def pictures(count: int = 96) -> TensorSplit:
     return TensorSplit(images, torch.arange(count) % 2, CLASSES, "random pictures")
 
 
-def stream(split, rank: Rank, spec: DataSpec, batch_size: int, norm_batch: int = 0) -> TrainStream:
+def stream(
+    split, rank: ProcessGroup, spec: DataSpec, batch_size: int, norm_batch: int = 0
+) -> TrainStream:
     preprocessor = fit_preprocess(split, spec, 3)
     return TrainStream(
         split, spec, preprocessor, batch_size, 3, CPU, rank=rank, norm_batch=norm_batch
@@ -31,7 +33,7 @@ def stream(split, rank: Rank, spec: DataSpec, batch_size: int, norm_batch: int =
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize(("batch", "unit"), [(96, 1), (96, 4), (60, 8), (7, 1)])
 def test_places_are_whole_units_and_each_place_falls_to_one_rank(count, batch, unit):
-    parts = [Rank(index, count).places(batch, unit) for index in range(count)]
+    parts = [ProcessGroup(index, count).places(batch, unit) for index in range(count)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(batch))
     for part in parts:
         assert len(part)
@@ -41,10 +43,10 @@ def test_places_are_whole_units_and_each_place_falls_to_one_rank(count, batch, u
 
 def test_too_few_units_for_all_ranks_are_refused():
     with pytest.raises(ConfigError, match="batch_size=32: 4 processes need at least 64"):
-        Rank(0, 4).places(32, 16)
+        ProcessGroup(0, 4).places(32, 16)
     mixed = DataSpec(augment=AugmentSpec(mixup=0.2))
     with pytest.raises(ConfigError, match="batch_size=31: to mix pairs on 2 devices"):
-        stream(pictures(), Rank(0, 2), mixed, 31)
+        stream(pictures(), ProcessGroup(0, 2), mixed, 31)
 
 
 MIXED = AugmentSpec(
@@ -56,8 +58,10 @@ MIXED = AugmentSpec(
 @pytest.mark.parametrize("augment", [AugmentSpec(crop="pad", flip=True), MIXED])
 def test_the_ranks_batches_make_up_the_batch_of_one(count, augment):
     split, spec = pictures(), DataSpec(augment=augment)
-    alone = stream(split, Rank(), spec, 48, norm_batch=8)
-    each = [stream(split, Rank(index, count), spec, 48, norm_batch=8) for index in range(count)]
+    alone = stream(split, ProcessGroup(), spec, 48, norm_batch=8)
+    each = [
+        stream(split, ProcessGroup(index, count), spec, 48, norm_batch=8) for index in range(count)
+    ]
     streams = zip(alone.batches(5, 20), *(one.batches(5, 20) for one in each), strict=False)
     for _, (whole, *parts) in zip(range(4), streams, strict=False):
         for one, part in zip(each, parts, strict=True):
@@ -100,28 +104,28 @@ def test_streams_are_divided_so_that_each_rank_reads_its_own_blocks(count):
     for index in range(count):
         split, blocks = streamed()
         assert isinstance(split, FileSplit)
-        batches = stream(split, Rank(index, count), spec, 64).batches()
+        batches = stream(split, ProcessGroup(index, count), spec, 64).batches()
         ids.append([next(batches).ids for _ in range(steps)])
         batches.close()
         loads.append(set(blocks.loaded))
     split, _ = streamed()
-    batches = stream(split, Rank(), spec, 64).batches()
+    batches = stream(split, ProcessGroup(), spec, 64).batches()
     for step in range(steps):
         together = torch.cat([mine[step] for mine in ids])
         assert sorted(together.tolist()) == sorted(next(batches).ids.tolist())
     batches.close()
     # 128 blocks; the last lanes of an epoch, and what is read ahead, are shared.
     assert max(len(mine) for mine in loads) < 128 / count + 40
-    resumed = stream(streamed()[0], Rank(1, count), spec, 64).batches(start_step=9)
+    resumed = stream(streamed()[0], ProcessGroup(1, count), spec, 64).batches(start_step=9)
     assert torch.equal(next(resumed).ids, ids[1][9])
     resumed.close()
 
 
 def test_a_rank_alone_costs_and_changes_nothing():
-    rank, values = Rank(), {"a": 1.5}
+    rank, values = ProcessGroup(), {"a": 1.5}
     assert rank.sum(values) == values
     assert rank.gather([1, 2]) == [1, 2]
     assert rank.any(True)
     assert not rank.any(False)
-    assert rank.from_first(lambda: 7) == 7
+    assert rank.broadcast_from_main(lambda: 7) == 7
     assert dataclasses.asdict(rank) == {"index": 0, "count": 1}

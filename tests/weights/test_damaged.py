@@ -26,7 +26,7 @@ from resnets.weights.checkpoint.format import (
     step_name,
     task_of,
 )
-from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.manager import CheckpointManager
 
 
 def flip(path: Path) -> None:
@@ -135,7 +135,7 @@ def test_best_alone_is_no_run_to_resume(tmp_path):
     last = tmp_path / "checkpoints" / LAST
     save_checkpoint(last, {}, {"step": 10, "recipe": {}, "classes": ["a"]})
     with pytest.raises(CheckpointError, match=LAST):
-        Kept(tmp_path, Recipe()).newest()
+        CheckpointManager(tmp_path, Recipe()).newest()
 
 
 ODD = {

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from resnets.evaluate.truth import Truth
     from resnets.evaluate.views.views import Views
     from resnets.models import Net
-    from resnets.utils.distributed import Rank
+    from resnets.utils.distributed import ProcessGroup
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
@@ -56,7 +56,7 @@ def command(
 
     Args:
         weights: Run folders, checkpoints, files in a known format, published weights; several vote
-            together, matched by class names. Or one artefact of `resnets export`.
+            together, matched by class names. Or one artifact of `resnets export`.
         data: Data set (name, hub:ORG/NAME, or a path, as train takes it); default: what the run
             trained on.
         split: Which part of it; val and train are split as the run split them.
@@ -112,9 +112,9 @@ def command(
             raise ConfigError("--refine is for detectors; a classifier has no boxes")
         if image_set:
             raise ConfigError("--image-set is for detectors; name a part with --split")
-        from resnets.runtime.artifact import is_artefact
+        from resnets.runtime.artifact import is_artifact
 
-        if any(map(is_artefact, weights)):
+        if any(map(is_artifact, weights)):
             from resnets.cli.evaluate import artifact
 
             own = {
@@ -139,7 +139,7 @@ def command(
         from resnets.data.dataset.summary import announce
         from resnets.evaluate.match import open_pictures
         from resnets.evaluate.views.views import Views
-        from resnets.utils.distributed import joined
+        from resnets.utils.distributed import init_distributed
         from resnets.weights.load import load_model
 
         options = load_options(model, classes)
@@ -148,7 +148,7 @@ def command(
         if classes is not None:
             _rename_outputs(nets, classes)
         pictures, truth = open_pictures(nets[0], data, split, labels, nets[1:])
-        with joined(device) as rank:
+        with init_distributed(device) as rank:
             if rank.index == 0:
                 announce(pictures)
             means = device, precision, average
@@ -189,24 +189,24 @@ def _measure(
     truth: Truth,
     views: Views,
     means: tuple[str, str, Literal["probabilities", "logits"]],
-    rank: Rank,
+    rank: ProcessGroup,
     *,
     quiet: bool,
 ) -> Measurement:
     from resnets.evaluate.ensemble import Ensemble
     from resnets.evaluate.measure import measure
-    from resnets.evaluate.prepare import place, with_progress
+    from resnets.evaluate.prepare import to_device, with_progress
     from resnets.utils import environment
 
     device, precision, average = means
     for net in nets:
-        chosen, precise = place(net, device, precision)
+        chosen, precise = to_device(net, device, precision)
     ensemble = Ensemble(nets, views, average, chosen, precise)
     if not quiet and rank.index == 0:
         say(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
 
     def watch(scored: Iterable[Scored]) -> Iterator[Scored]:
-        total = len(rank.share(truth.rows))
+        total = len(rank.shard(truth.rows))
         for each in with_progress(scored, total, len, hidden=rank.index > 0):
             for _, error in each.errors:
                 say(f"resnets evaluate: {error}", error=True)

@@ -1,4 +1,4 @@
-"""`resnets evaluate` of an artefact: the same figures, computed in its own runtime."""
+"""`resnets evaluate` of an artifact: the same figures, computed in its own runtime."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def evaluate(
     precision: str,
     quiet: bool,
 ) -> tuple[Measurement, Split]:
-    """The figures of one artefact, and the pictures they are of.
+    """The figures of one artifact, and the pictures they are of.
 
-    `views` are options that only a checkpoint takes. Raises ConfigError, DataError, ArtefactError.
+    `views` are options that only a checkpoint takes. Raises ConfigError, DataError, ArtifactError.
     """
     from resnets.data.dataset.summary import announce
     from resnets.evaluate.match import open_pictures
     from resnets.evaluate.prepare import with_progress
     from resnets.export.score import evaluate_backend
-    from resnets.runtime.open import open_artefact
+    from resnets.runtime.open import open_artifact
 
     if len(weights) > 1:
-        raise ConfigError("an artefact votes with no other net; name it alone, or the checkpoints")
+        raise ConfigError("an artifact votes with no other net; name it alone, or the checkpoints")
     for name, value in views.items():
         if value:
-            raise ConfigError(f"--{name}: an artefact sees the centre view; use its checkpoint")
-    engine = open_artefact(Path(weights[0]), device=device, precision=precision)
+            raise ConfigError(f"--{name}: an artifact sees the centre view; use its checkpoint")
+    engine = open_artifact(Path(weights[0]), device=device, precision=precision)
     pictures, truth = open_pictures(engine, data, split, labels)
     announce(pictures)
     if not quiet:

@@ -15,10 +15,10 @@ from resnets.utils.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.detect.data.types import DetectionSplit
-    from resnets.detect.metrics.evaluator import Judgement
-    from resnets.detect.metrics.measure import Measured, Test, Watch
+    from resnets.detect.metrics.evaluator import DetectionMetrics
+    from resnets.detect.metrics.measure import Evaluator, Measured, Watch
     from resnets.detect.metrics.unlabelled import Unlabelled
-    from resnets.detect.models.inference_input import Shown
+    from resnets.detect.models.inference_input import InferenceInput
 
 ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
 
@@ -43,7 +43,7 @@ def evaluate(
     from resnets.detect.metrics.unlabelled import Unlabelled
     from resnets.detect.models.load import load
     from resnets.detect.outputs import save_evaluation
-    from resnets.evaluate.prepare import place, with_progress
+    from resnets.evaluate.prepare import to_device, with_progress
     from resnets.utils import environment
 
     models = tuple(load(each) for each in weights)
@@ -56,12 +56,12 @@ def evaluate(
         pictures = choose_split(first.recipe, first.classes, data, split, first.fingerprint)
     announce(pictures)
     for model in models:
-        chosen, precise = place(model, device, precision)
+        chosen, precise = to_device(model, device, precision)
     test = make_test(models, first.preprocess, chosen, precise, refine or None, scales)
     if not as_json:
         say(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
 
-    def watch(shown: Iterator[Shown], total: int) -> Iterator[Shown]:
+    def watch(shown: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
         return with_progress(shown, total)
 
     if isinstance(pictures, Unlabelled):
@@ -75,7 +75,7 @@ def evaluate(
     return 1 if measured.errors else 0
 
 
-def _submit(test: Test, pictures: Unlabelled, out: Path | None, watch: Watch) -> int:
+def _submit(test: Evaluator, pictures: Unlabelled, out: Path | None, watch: Watch) -> int:
     """Write what is found in images without ground truth; 1 if any cannot be read."""
     from resnets.detect.metrics.measure import find_all
     from resnets.detect.metrics.unlabelled import save_results
@@ -101,7 +101,7 @@ def _report(measured: Measured, *, as_json: bool) -> None:
         say(f"resnets evaluate: {error}", error=True)
 
 
-def show(judged: Judgement) -> None:
+def show(judged: DetectionMetrics) -> None:
     """Print overall figures and the table of classes (the worst ten of many)."""
     console = terminal_console()  # piped lines do not fold
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -129,7 +129,7 @@ def show(judged: Judgement) -> None:
     console.print(table)
 
 
-def _overall(judged: Judgement) -> Iterator[tuple[str, str]]:
+def _overall(judged: DetectionMetrics) -> Iterator[tuple[str, str]]:
     for title, coco in (("box", judged.boxes), ("mask", judged.masks)):
         if coco is not None:
             numbers = {name: _shown(value) for name, value in coco.numbers.items()}
@@ -158,7 +158,7 @@ def _tops(title: str, top1: float, top5: float | None) -> tuple[str, str]:
     return f"{title} top-1, top-5", f"{top1:.2f}%, {top5:.2f}%"
 
 
-def _columns(judged: Judgement) -> dict[str, Sequence[Any]]:
+def _columns(judged: DetectionMetrics) -> dict[str, Sequence[Any]]:
     """Figures of each class, by title."""
     columns: dict[str, Sequence[Any]] = {}
     if judged.boxes is not None:

@@ -51,7 +51,7 @@ def command(
     With --data and --out, a whole set: its rows go to shards, those of unreadable pictures too.
 
     Args:
-        weights: Run folder, checkpoint, file in a known format, published weights, or artefact of
+        weights: Run folder, checkpoint, file in a known format, published weights, or artifact of
             `resnets export`.
         pictures: Picture files, and folders whose pictures are taken in sorted order.
         model: Network of weights that do not say it themselves (a state dict), as `resnets info`
@@ -67,7 +67,7 @@ def command(
         threshold: Detectors only: least score of an object.
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto is bfloat16 where the device computes it natively, else float32; and int8
-            where an artefact in the run's folder has measured that it loses little.
+            where an artifact in the run's folder has measured that it loses little.
         backend: What computes a checkpoint on the CPU. auto is the fastest that is installed and
             proved equal, where there are pictures enough to prepare it for.
         calibrate: Data set that --precision int8 takes its ranges from; it may lose half a point of
@@ -106,7 +106,7 @@ def command(
             device=device,
             precision=precision,
         )
-    from resnets.runtime.artifact import is_artefact
+    from resnets.runtime.artifact import is_artifact
 
     if draw is not None:
         raise ConfigError("--draw is for detectors; --explain shows what speaks for a class")
@@ -115,8 +115,8 @@ def command(
     if not pictures:
         raise ConfigError("name at least one picture or folder")
     if explain is not None:
-        if is_artefact(weights):
-            raise ConfigError("--explain: an artefact has no gradients; use its checkpoint")
+        if is_artifact(weights):
+            raise ConfigError("--explain: an artifact has no gradients; use its checkpoint")
         if explain.exists() and not explain.is_dir():
             raise ConfigError(f"--explain {explain}: is a file; name a folder")
         explain.mkdir(parents=True, exist_ok=True)
@@ -163,11 +163,11 @@ def command(
 
 
 def _net(weights: str, device: str, options: LoadOptions) -> Net:
-    from resnets.evaluate.prepare import place
+    from resnets.evaluate.prepare import to_device
     from resnets.weights.load import load_model
 
     net = load_model(weights, options)
-    place(net, device, "float32")
+    to_device(net, device, "float32")
     return net
 
 

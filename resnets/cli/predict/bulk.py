@@ -75,9 +75,9 @@ def predict(
 
     try:
         with held(options.out.absolute()):
-            from resnets.bulk.run import Wanted, begin
+            from resnets.bulk.run import BulkOptions, begin
 
-            wanted = Wanted(
+            wanted = BulkOptions(
                 model,
                 options.data,
                 options.out,

@@ -17,7 +17,7 @@ from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import escape, say
 
 if TYPE_CHECKING:
-    from resnets.detect.predict import Sight
+    from resnets.detect.predict import Prediction
 
 
 def predict(
@@ -33,13 +33,13 @@ def predict(
 ) -> int:
     """Find objects, or label pixels; 1 if any picture could not be read."""
     from resnets.data.dataset.summary import announce_folders
-    from resnets.data.decode.bad_samples import Unreadable
+    from resnets.data.decode.bad_samples import BadSamples
     from resnets.data.files.walk import LeftOut
     from resnets.detect.metrics.measure import make_test
     from resnets.detect.models.load import load
     from resnets.detect.predict import look
     from resnets.evaluate.predict import find_pictures
-    from resnets.evaluate.prepare import place, with_progress
+    from resnets.evaluate.prepare import to_device, with_progress
     from resnets.utils import environment
 
     if not 0 <= threshold <= 1:
@@ -51,11 +51,11 @@ def predict(
     paths = find_pictures(pictures, left_out := LeftOut())
     announce_folders(pictures, len(paths), left_out)
     model = load(weights)
-    chosen, precise = place(model, device, precision)
+    chosen, precise = to_device(model, device, precision)
     test = make_test((model,), model.preprocess, chosen, precise)
     if not as_json:
         say(f"predicting in {precise} on {environment.device_name(chosen)}", error=True)
-    unreadable = Unreadable()
+    unreadable = BadSamples()
     seen = with_progress(look(test, paths, threshold, unreadable), len(paths))
     names = model.classes
     if draw is not None:
@@ -68,7 +68,12 @@ def predict(
 
 
 def _write(
-    seen: Sequence[Sight], names: Sequence[str], draw: Path | None, *, as_json: bool, as_csv: bool
+    seen: Sequence[Prediction],
+    names: Sequence[str],
+    draw: Path | None,
+    *,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     from resnets.config import dump_json
     from resnets.detect.outputs import coco_document
@@ -89,7 +94,7 @@ def _write(
         _print_table(seen, names)
 
 
-def _drawn(seen: Iterable[Sight], names: Sequence[str], folder: Path) -> Iterator[Sight]:
+def _drawn(seen: Iterable[Prediction], names: Sequence[str], folder: Path) -> Iterator[Prediction]:
     """Hand on `seen`, once the drawing of each is in `folder`: <name of the picture>.seen.png."""
     from resnets.detect.draw import save_drawing
 
@@ -103,7 +108,7 @@ def _drawn(seen: Iterable[Sight], names: Sequence[str], folder: Path) -> Iterato
     say(f"wrote {written.total():,} drawings to {folder}", error=True)
 
 
-def _print_csv(seen: Sequence[Sight], names: Sequence[str]) -> None:
+def _print_csv(seen: Sequence[Prediction], names: Sequence[str]) -> None:
     writer = CsvWriter(sys.stdout)
     if any(each.found is None for each in seen):
         writer.writerow(["path", "class", "pixels"])
@@ -118,7 +123,7 @@ def _print_csv(seen: Sequence[Sight], names: Sequence[str]) -> None:
             writer.writerow([each.path, names[label], f"{score:.4f}", *(f"{v:.1f}" for v in box)])
 
 
-def _print_table(seen: Sequence[Sight], names: Sequence[str]) -> None:
+def _print_table(seen: Sequence[Prediction], names: Sequence[str]) -> None:
     table = Table()
     table.add_column("picture", overflow="fold")
     table.add_column("seen", overflow="fold")

@@ -162,12 +162,12 @@ def _train(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
     from resnets.study.depth.page import depth_page
     from resnets.study.grid.grid import train_grid
     from resnets.study.page import write_page
-    from resnets.train.guards.interrupt import Stopped
+    from resnets.train.guards.interrupt import Interrupted
 
     with page_folder(out or _unfinished(grid), f"study-{grid.study}") as folder:
         try:
             cells = train_grid(grid, folder, jobs=jobs, device=device)
-        except Stopped as stop:
+        except Interrupted as stop:
             say(f"{stop}; go on with: resnets study {grid.study} --resume {folder}")
             return stop.code
         page = depth_page(folder)

@@ -34,7 +34,7 @@ REMEMBERED = 20_000  # thumbnails kept for the next comparison
 BLOCK = 2048  # pairs compared at once
 
 Pair = tuple[int, int]
-Seen = tuple[str, NDArray[np.uint8]]  # size and digest of all pixels, thumbnail (32, 32, 3)
+PixelDigest = tuple[str, NDArray[np.uint8]]  # size and digest of all pixels, thumbnail (32, 32, 3)
 Words = NDArray[np.uint64]
 Rows = NDArray[np.int64]
 
@@ -221,7 +221,7 @@ def _limit(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 
 
 def compare(
-    pairs: Iterable[Pair], see: Callable[[int], Seen], workers: int
+    pairs: Iterable[Pair], see: Callable[[int], PixelDigest], workers: int
 ) -> Iterator[tuple[Pair, float]]:
     """Each pair with the mean difference of its thumbnails, 0..255; -1 where all pixels agree.
 

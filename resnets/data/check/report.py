@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
-from resnets.config import DataSpec, whole_file
+from resnets.config import DataSpec, atomic_write
 from resnets.data.check.classes import class_table, role_of, shown_classes, suffix_counts
 from resnets.data.check.run import CheckReport
 from resnets.data.check.source import Contents
@@ -40,7 +40,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportItem:
     """A finding on the page, with the picture it is about and that one's twin."""
 
     finding: Finding
@@ -88,7 +88,7 @@ def write_check(
     table, page, quarantine = (out / name for name in (TABLE, PAGE, QUARANTINE))
     written = Written(table, page, quarantine, command, recipe, len(entries), without)
     for file, text in ((table, _table(report)), (page, _page(report, written, kinds))):
-        with whole_file(file) as temporary:
+        with atomic_write(file) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     write_quarantine(quarantine, sorted(entries.items()))
     return written
@@ -114,7 +114,7 @@ def _page(report: CheckReport, written: Written, kinds: frozenset[Kind]) -> str:
     paths = {path for some in chosen.values() for each in some for path in (each.path, each.twin)}
     thumbnail = _thumbnails(report.contents, paths)
     sections = [
-        (kind, [Shown(each, thumbnail(each.path), thumbnail(each.twin)) for each in some])
+        (kind, [ReportItem(each, thumbnail(each.path), thumbnail(each.twin)) for each in some])
         for kind, some in chosen.items()
     ]
     loader = jinja2.PackageLoader("resnets", "templates")

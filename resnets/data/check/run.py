@@ -14,7 +14,15 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.check.classes import class_findings
-from resnets.data.check.duplicates import ALIKE, Pair, Seen, Shapes, compare, propose, same_bytes
+from resnets.data.check.duplicates import (
+    ALIKE,
+    Pair,
+    PixelDigest,
+    Shapes,
+    compare,
+    propose,
+    same_bytes,
+)
 from resnets.data.check.held_out import with_shares
 from resnets.data.check.image import Look, comparable, look, reason, thumbnail
 from resnets.data.check.leaks import copies_found
@@ -195,7 +203,7 @@ def _alike(
 ) -> list[tuple[Pair, float]]:
     """Of the pairs of like shape those that look alike, with their mean difference."""
 
-    def see(number: int) -> Seen:
+    def see(number: int) -> PixelDigest:
         pixels = comparable(contents.read(number), contents.name(number), contents.levels)
         digest = hashlib.blake2b(pixels.data, digest_size=16)
         return f"{pixels.shape} {digest.hexdigest()}", thumbnail(pixels)

@@ -14,8 +14,8 @@ from rich.progress import track
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.split import FileSplit, Split, TensorSplit
-from resnets.data.decode.bad_samples import Unreadable
-from resnets.data.decode.decode import View, centre_box, decode, decode_whole, picture_header
+from resnets.data.decode.bad_samples import BadSamples
+from resnets.data.decode.decode import Crop, centre_box, decode, decode_whole, picture_header
 from resnets.data.errors import DataError
 from resnets.data.files.open import Files
 from resnets.utils.cpu_count import cores
@@ -58,7 +58,7 @@ def load_files(
     otherwise pictures of one size are read as stored. "auto" keeps at most 2 GiB of pixels.
     Unreadable pictures are named and left out of memory; DataError when training has too many.
     """
-    unreadable = Unreadable(description, len(files), spec.max_bad if training else None)
+    unreadable = BadSamples(description, len(files), spec.max_bad if training else None)
     if spec.in_memory != "never":
         prepared = None
         if spec.size is not None and not (training and random_scaling(spec)):
@@ -83,13 +83,13 @@ def load_files(
 
 
 def _read_at_size(
-    files: Files, spec: DataSpec, prepared: tuple[int, int, str], unreadable: Unreadable
+    files: Files, spec: DataSpec, prepared: tuple[int, int, str], unreadable: BadSamples
 ) -> NDArray[np.uint8] | None:
     """Centre views (size, resize, interpolation), or None where they do not fit."""
     size, resize, interpolation = prepared
     if not _fits(spec, len(files), size, size):
         return None
-    view = View(size, 3, centre_box(size, resize), interpolation, spec.value_range)
+    view = Crop(size, 3, centre_box(size, resize), interpolation, spec.value_range)
 
     def read(index: int) -> NDArray[np.uint8]:
         return decode(files.read(index), view, files.name(index))
@@ -98,7 +98,7 @@ def _read_at_size(
 
 
 def _read_as_stored(
-    files: Files, spec: DataSpec, unreadable: Unreadable
+    files: Files, spec: DataSpec, unreadable: BadSamples
 ) -> NDArray[np.uint8] | None:
     """All pictures at their own size, or None where they differ or do not fit."""
     size = _probe(files).size
@@ -139,7 +139,7 @@ def _fill(
     size: tuple[int, int],
     read: Callable[[int], NDArray[np.uint8]],
     workers: int,
-    unreadable: Unreadable,
+    unreadable: BadSamples,
 ) -> NDArray[np.uint8]:
     """Readable RGB pictures, by a pool of threads; (N, H, W, 1) when all of them are grey."""
     count = len(files)

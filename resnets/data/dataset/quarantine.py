@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.config import ConfigError, DataSpec, whole_file
+from resnets.config import ConfigError, DataSpec, atomic_write
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.files.open import Files
 
@@ -126,7 +126,7 @@ def path_within(name: str, starts: Iterable[str]) -> str:
 def write_quarantine(path: Path, entries: Iterable[tuple[str, str]]) -> None:
     """Write paths with what is wrong with each; `read_quarantine` gives the same paths back."""
     lines = "".join(f"{_written(name)}\t{' '.join(why.split())}\n" for name, why in entries)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(HEAD + lines, encoding="utf-8", errors="replace", newline="\n")
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from resnets.data import order
 from resnets.data.dataset.split import Split
-from resnets.data.decode.decode import View
+from resnets.data.decode.decode import Crop
 from resnets.data.errors import DataError
 from resnets.data.timings import Decoding
 from resnets.utils.cpu_count import cores
-from resnets.utils.environment import threads_beside
+from resnets.utils.environment import single_threaded_pool
 
 CHUNK = 8  # pictures decoded by one task of the pool
 
@@ -29,7 +29,7 @@ class Plan:
 
     rows: NDArray[np.int64]
     epochs: NDArray[np.int64]
-    views: Sequence[View]
+    views: Sequence[Crop]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def read_ahead(
     """
     workers, decoding = workers or cores(), decoding or Decoding()
     decoding.threads = workers
-    pool = threads_beside(workers, "decode")
+    pool = single_threaded_pool(workers, "decode")
     waiting: deque[_Reading] = deque()
     try:
         for plan in plans:
@@ -105,7 +105,7 @@ def _start(
     return _Reading(plan, pixels, read, tasks)
 
 
-def _try(split: Split, row: int, view: View) -> NDArray[np.uint8] | None:
+def _try(split: Split, row: int, view: Crop) -> NDArray[np.uint8] | None:
     """The view, or None where the picture cannot be read; DataError where too many cannot."""
     try:
         return split.read(row, view)

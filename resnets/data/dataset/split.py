@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.data.decode.bad_samples import Unreadable
-from resnets.data.decode.decode import View, decode, render_pixels
+from resnets.data.decode.bad_samples import BadSamples
+from resnets.data.decode.decode import Crop, decode, render_pixels
 from resnets.data.decode.pixel_values import Levels
 from resnets.data.files.open import Files
 
@@ -39,13 +39,13 @@ class Split(Protocol):
         """Planes stored: 1 when all pictures are grey, else 3."""
 
     @property
-    def unreadable(self) -> Unreadable:
+    def unreadable(self) -> BadSamples:
         """What is known so far of its pictures that cannot be read."""
 
     def __len__(self) -> int:
         """N."""
 
-    def read(self, index: int, view: View) -> NDArray[np.uint8]:
+    def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
         """One view of one picture, (size, size, channels) of the view; DataError names the file."""
 
 
@@ -64,7 +64,7 @@ class TensorSplit:
     classes: tuple[str, ...]
     description: str
     prepared: tuple[int, int, str] | None = None
-    unreadable: Unreadable = field(default_factory=Unreadable)
+    unreadable: BadSamples = field(default_factory=BadSamples)
     summary: DataSummary | None = None
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class TensorSplit:
         """Planes stored."""
         return self.images.shape[3]
 
-    def read(self, index: int, view: View) -> NDArray[np.uint8]:
+    def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
         """One view of one picture, (size, size, channels) of the view."""
         return render_pixels(self.images[index].numpy(), view)
 
@@ -98,7 +98,7 @@ class FileSplit:
     classes: tuple[str, ...]
     description: str
     channels: int = 3
-    unreadable: Unreadable = field(default_factory=Unreadable)
+    unreadable: BadSamples = field(default_factory=BadSamples)
     value_range: Levels | None = None
     summary: DataSummary | None = None
 
@@ -109,7 +109,7 @@ class FileSplit:
         """Number of pictures."""
         return len(self.labels)
 
-    def read(self, index: int, view: View) -> NDArray[np.uint8]:
+    def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
         """One view of one picture, decoded now; DataError names a file that cannot be."""
         if self.value_range is not None:
             view = replace(view, levels=self.value_range)

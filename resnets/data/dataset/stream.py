@@ -30,7 +30,7 @@ from resnets.config import DataSpec
 from resnets.data import order
 from resnets.data.dataset.parts import Rows
 from resnets.data.dataset.split import FileSplit
-from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import picture_header
 from resnets.data.errors import DataError
 
@@ -203,7 +203,7 @@ class StreamPart:
             classes,
             description,
             channels=1 if _all_grey(files) else 3,
-            unreadable=Unreadable(description, len(files), spec.max_bad if training else None),
+            unreadable=BadSamples(description, len(files), spec.max_bad if training else None),
             buffer=spec.shuffle_buffer,
         )
 

@@ -16,7 +16,7 @@ log = logging.getLogger("resnets")
 SHOWN = 3  # files named by the error that stops a run
 
 
-class Unreadable:
+class BadSamples:
     """The unreadable pictures of one split of `total` pictures; safe to use from several threads.
 
     `max_bad` is the share that may be unreadable: one picture always may, unless it is 0. None =

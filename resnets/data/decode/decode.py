@@ -1,6 +1,6 @@
 """Encoded picture -> uint8 pixels of one view. All decoding and resizing goes through here.
 
-A `View` names the part of a picture that is wanted and its size in pixels; the decoder may use
+A `Crop` names the part of a picture that is wanted and its size in pixels; the decoder may use
 that to read a JPEG at reduced resolution. Pictures are turned upright by their EXIF orientation;
 `pixel_values` makes 8-bit grey or RGB of whatever they hold.
 """
@@ -45,7 +45,7 @@ LARGE, LARGE_MARGIN = 1 << 24, 1.5
 
 
 @dataclass(frozen=True)
-class View:
+class Crop:
     """What to see of a picture: the part `box(width, height)`, as `size` x `size` x `channels`.
 
     levels: values of images with more than 8 bits that become 0 and 255; None = those of 16 bits.
@@ -63,7 +63,7 @@ class View:
         return self.size, self.interpolation
 
 
-def decode(data: bytes | memoryview, view: View, name: str) -> NDArray[np.uint8]:
+def decode(data: bytes | memoryview, view: Crop, name: str) -> NDArray[np.uint8]:
     """Pixels (size, size, channels) of one view of an encoded picture.
 
     A clean JPEG is decoded in part, by `data/decode/jpeg.py`; pixels of a PPM are taken from where
@@ -87,7 +87,7 @@ def decode_whole(
 ) -> NDArray[np.uint8]:
     """The whole upright picture (H, W, 3) at its stored size, by Pillow; DataError as `decode`.
 
-    levels: see `View`.
+    levels: see `Crop`.
     """
     with naming(name), open_image(data) as image, BUDGET.room(image.width * image.height):
         return np.array(_upright(image, levels).convert("RGB"))
@@ -125,7 +125,7 @@ def picture_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]
         return *_upright_size(image), image.mode in GREY_MODES
 
 
-def render(image: Image.Image, view: View) -> NDArray[np.uint8]:
+def render(image: Image.Image, view: Crop) -> NDArray[np.uint8]:
     """Pixels (size, size, channels) of one view of an open picture, antialiased."""
     width, height = _upright_size(image)
     box = _inside(view.box(width, height), width, height)
@@ -143,7 +143,7 @@ def render(image: Image.Image, view: View) -> NDArray[np.uint8]:
     return _with_channels(cut, view.channels)
 
 
-def render_pixels(pixels: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
+def render_pixels(pixels: NDArray[np.uint8], view: Crop) -> NDArray[np.uint8]:
     """The same of an upright picture (H, W, 1 or 3) that is decoded already."""
     height, width, planes = pixels.shape
     box = _inside(view.box(width, height), width, height)
@@ -192,7 +192,7 @@ def naming(name: str) -> Iterator[None]:
         ) from error
 
 
-def _decode_jpeg(data: bytes, view: View) -> NDArray[np.uint8] | None:
+def _decode_jpeg(data: bytes, view: Crop) -> NDArray[np.uint8] | None:
     """One view of a clean JPEG; None where Pillow has to look at it."""
     header = jpeg.read_header(data)
     if header is None or header.width * header.height > MAX_PIXELS:

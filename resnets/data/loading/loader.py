@@ -22,7 +22,7 @@ from resnets.data.transforms.augment import BatchAugment, Ints, train_views
 from resnets.data.transforms.mix import mix, mix_unit
 from resnets.data.transforms.preprocess import Preprocessor, prepare
 from resnets.data.transforms.progressive_resize import at_size, check_growth, size_at
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 
 class TrainStream:
@@ -43,14 +43,14 @@ class TrainStream:
         seed: int,
         device: torch.device,
         channels_last: bool = True,
-        rank: Rank = Rank(),  # noqa: B008 (frozen)
+        rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
         norm_batch: int = 0,
     ) -> None:
         # What `preprocessor` says is for testing, at `test_size`.
         self.size = data_spec.size or preprocessor.spec.size
         self.spec, self.preprocessor = data_spec, at_size(preprocessor, self.size)
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        unit = mix_unit(data_spec.augment, batch_size, rank.count)
+        unit = mix_unit(data_spec.augment, batch_size, rank.world_size)
         self.places = rank.places(batch_size, math.lcm(unit, norm_batch or 1))
         self.channels_last = channels_last
         check_growth(data_spec, self.size)

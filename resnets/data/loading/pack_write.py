@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from resnets.config import ConfigError, whole_file
+from resnets.config import ConfigError, atomic_write
 from resnets.data.dataset.content_hash import content_keys
 from resnets.data.dataset.identity import identify
 from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, packed
 from resnets.data.dataset.parts import Part, Source
 from resnets.data.dataset.quarantine import Quarantine, path_within, prefixes
-from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_whole, picture_header, scaled_size
 from resnets.data.decode.netpbm import encode
 from resnets.data.decode.pixel_values import Levels, measure_levels, said_of
@@ -81,11 +81,11 @@ def pack(
         log.info("%s", said)
     _check_room(parts, size, out)
     packed, entries, workers = Packed(), {}, workers or cores()
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         with temporary.open("wb") as file:
             file.write(bytes(HEADER.size))
             for role, part in parts.items():
-                unreadable = Unreadable(part_name(source, part), len(part.labels), max_bad)
+                unreadable = BadSamples(part_name(source, part), len(part.labels), max_bad)
                 cut = partial(shrunk, size=size, levels=levels)
                 entries[role] = _write_part(file, workers, part, cut, quarantine, unreadable)
                 written = np.flatnonzero(entries[role]["bytes"])
@@ -123,7 +123,7 @@ def _write_part(
     part: Part,
     cut: Callable[[Files, int], NDArray[np.uint8]],
     quarantine: Quarantine,
-    unreadable: Unreadable,
+    unreadable: BadSamples,
 ) -> dict[str, Any]:
     """Write the pictures of a part; its entry in the index."""
     files, start, count = part.files, file.tell(), len(part.labels)

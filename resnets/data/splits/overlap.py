@@ -12,7 +12,7 @@ from resnets.data.dataset.parts import Rows
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
 
 NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
-Place = tuple[int, int]  # a role, and a place among its images
+RolePosition = tuple[int, int]  # a role, and a place among its images
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Overlap:
 
     counts: Mapping[int, int]
     copies: Mapping[int, Rows]
-    first: tuple[Place, Place]
+    first: tuple[RolePosition, RolePosition]
     left_out: bool = field(default=False)
 
     def refusal(self, source: str, held: str, seen: str) -> str:
@@ -67,7 +67,7 @@ def find_overlap(contents: Mapping[int, Keys]) -> Overlap | None:
     """
     counts: dict[int, int] = {}
     copies: dict[int, list[Rows]] = {}
-    first: tuple[Place, Place] | None = None
+    first: tuple[RolePosition, RolePosition] | None = None
     for role in (TEST, VAL):
         keys = contents.get(role, np.empty(0, np.uint64))
         twice = np.zeros(len(keys), np.bool_)

@@ -1,6 +1,6 @@
 """Random changes to training pictures, keyed by (seed, epoch, sample).
 
-What needs the stored picture (scale, aspect ratio) becomes a `View` for the decoder; all else runs
+What needs the stored picture (scale, aspect ratio) becomes a `Crop` for the decoder; all else runs
 on whole batches on the device: operations of a policy; pad, crop and flip as one gather;
 normalisation, colour, resizing and erasing.
 """
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from resnets.config import AugmentSpec, ConfigError
 from resnets.data import order
-from resnets.data.decode.decode import Box, View, grid_box, scaled_size
+from resnets.data.decode.decode import Box, Crop, grid_box, scaled_size
 from resnets.data.transforms.erase import Erase
 from resnets.data.transforms.policy import Policy
 from resnets.data.transforms.preprocess import Preprocessor
@@ -49,7 +49,7 @@ def train_views(
     epochs: Ints,
     ids: Ints,
     size: int | None = None,
-) -> list[View]:
+) -> list[Crop]:
     """The random view of each sample (B,) that the decoder cuts from the stored picture.
 
     The parts that are cut do not depend on `size`, the pixels they get (None = the net's).

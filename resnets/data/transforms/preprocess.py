@@ -17,7 +17,7 @@ from resnets.config import ConfigError, DataSpec, Preprocess
 from resnets.data.dataset.reader import Plan, read_ahead
 from resnets.data.dataset.split import Split, TensorSplit
 from resnets.data.dataset.stream import StreamSplit
-from resnets.data.decode.decode import View, centre_box, decode, naming, render
+from resnets.data.decode.decode import Crop, centre_box, decode, naming, render
 from resnets.data.errors import DataError
 from resnets.data.files.open import read_file
 
@@ -62,11 +62,11 @@ class Preprocessor:
             raise DataError("preprocess: a mean image is named but missing, or the reverse")
 
     @property
-    def view(self) -> View:
+    def view(self) -> Crop:
         """The centre view that evaluation and prediction see."""
         spec = self.spec
         box = centre_box(spec.size, spec.resize)
-        return View(spec.size, spec.channels, box, spec.interpolation, spec.value_range)
+        return Crop(spec.size, spec.channels, box, spec.interpolation, spec.value_range)
 
     def picture(self, picture: Picture) -> Tensor:
         """One picture, a path, PIL image or uint8 array (H, W[, C]), as uint8 (C, size, size)."""
@@ -151,12 +151,12 @@ def prepare(split: Split, preprocessor: Preprocessor) -> Split:
     stored = split.images.shape[1:]
     if stored == (spec.size, spec.size, spec.channels) and resize == spec.size:
         return split
-    view = View(spec.size, spec.channels, centre_box(spec.size, resize), spec.interpolation)
+    view = Crop(spec.size, spec.channels, centre_box(spec.size, resize), spec.interpolation)
     images = torch.cat(list(_read_all(split, np.arange(len(split)), view, 0)))
     return replace(split, images=images, prepared=wanted)
 
 
-def _read_all(split: Split, rows: NDArray[np.int64], view: View, workers: int) -> Iterator[Tensor]:
+def _read_all(split: Split, rows: NDArray[np.int64], view: Crop, workers: int) -> Iterator[Tensor]:
     """One view of the pictures of `rows`, in chunks (n, size, size, C)."""
     chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
     plans = (Plan(chunk, np.zeros_like(chunk), [view] * len(chunk)) for chunk in chunks)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resnets.config import ConfigError, dump_json, whole_file
+from resnets.config import ConfigError, atomic_write, dump_json
 from resnets.data.files.open import FolderFiles
 from resnets.detect.check.repair_boxes import IDENTITY, Move, box_around, inside, kept_outline
 from resnets.detect.check.rescaled import NOT_PROVED, Rescaled, are_proved_scaled, why_not_scaled
@@ -365,7 +365,7 @@ def _plain(outline: Any, picture: RawPicture) -> Any:
 
 def _write_rows(rows: Sequence[tuple[str, str, str, str]], path: Path) -> None:
     with (
-        whole_file(path) as temporary,
+        atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = CsvWriter(file)

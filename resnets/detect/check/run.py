@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.config import whole_file
+from resnets.config import atomic_write
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip
 from resnets.data.layout.split_names import role_within
@@ -116,7 +116,7 @@ def check_annotations(
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
     """Write a CSV of file, item, kind and what is wrong, a row for each problem."""
     with (
-        whole_file(path) as temporary,
+        atomic_write(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         writer = CsvWriter(file)

@@ -55,7 +55,7 @@ SAMPLE = 500  # boxes that are looked at to tell their form
 NAME_KEYS = ("file_name", "filename", "path", "coco_url")
 LARGEST_ID = 1 << 53  # beyond it JSON's numbers are not exact
 
-Finder = Callable[[Sequence[Stated]], list[Match]]
+Matcher = Callable[[Sequence[Stated]], list[Match]]
 
 
 def find_coco(store: Store) -> dict[str, str]:
@@ -140,7 +140,7 @@ def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) ->
     )
 
 
-def _images_of(document: dict[str, Any], store: Store, path: str) -> tuple[Store, Finder]:
+def _images_of(document: dict[str, Any], store: Store, path: str) -> tuple[Store, Matcher]:
     """Where the images are: in the store, or where a repaired file says (`info.pictures`).
 
     Elsewhere only the files that the document names are looked at.
@@ -261,7 +261,7 @@ def _is_root(number: int, entries: dict[int, dict[str, Any]]) -> bool:
 def _part(
     document: dict[str, Any],
     categories: dict[int, str],
-    find: Finder,
+    find: Matcher,
     store: Store,
     path: str,
     title: str,

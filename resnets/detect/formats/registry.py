@@ -56,24 +56,24 @@ FORMATS = (
 
 
 @dataclass(frozen=True)
-class Offer:
+class FormatMatch:
     """A format that a store has annotations in, and what its `find` said."""
 
     format: Format
     found: Any
 
 
-def offers(store: Store, wanted: str = "") -> list[Offer]:
+def offers(store: Store, wanted: str = "") -> list[FormatMatch]:
     """The formats that the store has annotations in, in the order of preference.
 
     wanted: `detect.format`; "" = any.
     """
     chosen = [each for each in FORMATS if wanted in ("", each.key)]
-    found = [Offer(each, each.find(store)) for each in chosen]
+    found = [FormatMatch(each, each.find(store)) for each in chosen]
     return [offer for offer in found if offer.found]
 
 
-def open_offer(store: Store, found: list[Offer], name: str, masks: bool) -> RawSource:
+def open_offer(store: Store, found: list[FormatMatch], name: str, masks: bool) -> RawSource:
     """The set in the first of `found`; a note says which others are not read."""
     first, *others = found
     source = first.format.open(store, first.found, name, masks)

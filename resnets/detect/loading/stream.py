@@ -15,7 +15,7 @@ from torch import Tensor
 from resnets.config import DataSpec, DetectSpec
 from resnets.data import order
 from resnets.data.batch import Batch
-from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.memory_budget import BUDGET
 from resnets.data.errors import DataError
 from resnets.data.timings import Timings
@@ -34,7 +34,7 @@ from resnets.detect.data.types import DetectionSplit, Floats, Ints, Pixels, Targ
 from resnets.detect.loading.sampling import Draws, Sampler, repeat_factors
 from resnets.detect.loading.sources import Task
 from resnets.utils.cpu_count import cores
-from resnets.utils.environment import threads_beside
+from resnets.utils.environment import single_threaded_pool
 
 AHEAD = 3  # batches read ahead of the one in use, fewer where they take more than AHEAD_BYTES
 AHEAD_BYTES = 1 << 30
@@ -89,7 +89,7 @@ class DetectStream:
         self.preprocessor = plane_preprocessor(preprocessor)
         self.timings = Timings(device)
         self.timings.decoding.threads = self.workers
-        self.ledger = Unreadable(split.description, len(split), data.max_bad)
+        self.ledger = BadSamples(split.description, len(split), data.max_bad)
         learnt = [learnable(target, detect) for target in split.targets]
         keep = task == "segment" or (detect.keep_empty and task != "localise")
         self.rows = np.array([row for row, each in enumerate(learnt) if keep or len(each)])
@@ -118,7 +118,7 @@ class DetectStream:
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
         """Batches start_step, start_step + 1, ... without end, whatever the `total` of the run."""
-        pool = threads_beside(self.workers, "detect")
+        pool = single_threaded_pool(self.workers, "detect")
         waiting: deque[tuple[list[Future[Sample]], int]] = deque()
         step = start_step
         try:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from resnets.config import whole_file
+from resnets.config import atomic_write
 from resnets.detect.draw import class_colour
 from resnets.detect.metrics.coco import CocoFigures
 from resnets.evaluate.figures.fonts import figure_fonts, label
@@ -31,7 +31,7 @@ def save_curves(
 
     Of more than ten classes the five best and five worst are named.
     """
-    with figure_fonts((*classes, protocol)), whole_file(path) as temporary:
+    with figure_fonts((*classes, protocol)), atomic_write(path) as temporary:
         figure = _figure(figures, classes, protocol, kind)
         figure.savefig(temporary, format=path.suffix.lstrip("."), facecolor="white")
 

@@ -14,7 +14,7 @@ from resnets.detect.metrics.voc import VocFigures, voc_figures
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class DetectionMetrics:
     """Figures of one net on one split; those of other tasks are None.
 
     boxes, masks: COCO's. voc: VOC's, of boxes at an overlap of 0.5.
@@ -72,9 +72,9 @@ class Judgement:
 
 def judge_objects(
     split: DetectionSplit, found: Sequence[Detections], protocol: str, *, masks: bool = False
-) -> Judgement:
+) -> DetectionMetrics:
     """Boxes, and masks where there are any, against the split's; one of `found` a picture."""
-    return Judgement(
+    return DetectionMetrics(
         classes=split.classes,
         examples=len(split),
         protocol=protocol,
@@ -84,12 +84,14 @@ def judge_objects(
     )
 
 
-def judge_located(split: DetectionSplit, located: Sequence[Located], protocol: str) -> Judgement:
+def judge_located(
+    split: DetectionSplit, located: Sequence[Located], protocol: str
+) -> DetectionMetrics:
     """One box a class against pictures of one class (`localise_score.single_class`)."""
     figures = localisation_figures(split, located)
-    return Judgement(split.classes, len(split), protocol, located=figures)
+    return DetectionMetrics(split.classes, len(split), protocol, located=figures)
 
 
-def judge_maps(split: DetectionSplit, meter: PixelMeter, protocol: str) -> Judgement:
+def judge_maps(split: DetectionSplit, meter: PixelMeter, protocol: str) -> DetectionMetrics:
     """The pixels of all images of the split, as `meter` has counted them."""
-    return Judgement(split.classes, len(split), protocol, semantic=meter.figures())
+    return DetectionMetrics(split.classes, len(split), protocol, semantic=meter.figures())

@@ -12,25 +12,30 @@ import torch
 from torch import nn
 
 from resnets.config import ConfigError
-from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.errors import DataError
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.types import Detections, DetectionSplit, Pixels
-from resnets.detect.metrics.evaluator import Judgement, judge_located, judge_maps, judge_objects
+from resnets.detect.metrics.evaluator import (
+    DetectionMetrics,
+    judge_located,
+    judge_maps,
+    judge_objects,
+)
 from resnets.detect.metrics.localization import Located
 from resnets.detect.metrics.segmentation import PixelMeter
 from resnets.detect.models.detector import Detector
-from resnets.detect.models.inference import Finder
-from resnets.detect.models.inference_input import Shown, class_map, in_stored, show
+from resnets.detect.models.inference import DetectionInference
+from resnets.detect.models.inference_input import InferenceInput, class_map, in_stored, show
 from resnets.detect.models.localizer import Localiser, Refiner
 from resnets.detect.models.segmenter import Segmenter
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
-Watch = Callable[[Iterator[Shown], int], Iterator[Shown]]
+Watch = Callable[[Iterator[InferenceInput], int], Iterator[InferenceInput]]
 
 
 @dataclass(frozen=True)
-class Test:
+class Evaluator:
     """One or several models, and how they are shown pictures.
 
     shorter, longer: sides in px, as `shown.show` takes them.
@@ -45,29 +50,29 @@ class Test:
     refine: bool = False
     scales: tuple[int, ...] = ()
 
-    def pictures(self, split: DetectionSplit, unreadable: Unreadable) -> Iterator[Shown]:
+    def pictures(self, split: DetectionSplit, unreadable: BadSamples) -> Iterator[InferenceInput]:
         """The split's pictures as the models see them; those that cannot be read are left out."""
         return show(
             split.files, self.preprocessor, self.shorter, self.longer, self.device, unreadable
         )
 
-    def objects(self, shown: Iterator[Shown]) -> Iterator[Detections]:
+    def objects(self, shown: Iterator[InferenceInput]) -> Iterator[Detections]:
         """What the detectors find, in pixels of each stored picture."""
         detectors = [model for model in self.models if isinstance(model, Detector)]
-        finder = Finder(detectors, self.refine, self.scales)
+        finder = DetectionInference(detectors, self.refine, self.scales)
         for each in shown:
             with self._context():
                 (found,) = finder([each.image])
             yield in_stored(found, each)
 
-    def maps(self, shown: Iterator[Shown]) -> Iterator[Pixels]:
+    def maps(self, shown: Iterator[InferenceInput]) -> Iterator[Pixels]:
         """The class map of each stored picture; several segmenters' probabilities are averaged."""
         for each in shown:
             with torch.no_grad(), self._context():
                 shares = [model(each.image[None])[0].softmax(0) for model in self.models]
             yield class_map(torch.stack(shares).mean(0), each.stored)
 
-    def located(self, shown: Iterator[Shown]) -> Iterator[Located]:
+    def located(self, shown: Iterator[InferenceInput]) -> Iterator[Located]:
         """Each class's share and box in every stored picture; several models are averaged."""
         for each in shown:
             with torch.no_grad(), self._context():
@@ -90,7 +95,7 @@ def make_test(
     precision: str,
     refine: bool | None = None,
     scales: tuple[int, ...] | None = None,
-) -> Test:
+) -> Evaluator:
     """How the recipe of the first of `models` tests, with `refine` and `scales` where given.
 
     ConfigError where models of different kinds, or additions that their kind lacks, are asked for.
@@ -109,7 +114,7 @@ def make_test(
     home = spec.train_sizes[-1]
     shorter = max(scales, default=home)
     longer = round(spec.max_size * max(1.0, shorter / home))
-    return Test(models, preprocessor, shorter, longer, device, precision, refine, scales)
+    return Evaluator(models, preprocessor, shorter, longer, device, precision, refine, scales)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +126,14 @@ class Measured:
     errors: what is wrong with each of the others.
     """
 
-    judgement: Judgement
+    judgement: DetectionMetrics
     split: DetectionSplit
     found: list[Detections]
     errors: list[str]
 
 
 def find_all(
-    test: Test, split: DetectionSplit, watch: Watch = lambda shown, _: shown
+    test: Evaluator, split: DetectionSplit, watch: Watch = lambda shown, _: shown
 ) -> tuple[list[Detections], list[str]]:
     """What is found in every image of `split`, and what is wrong with those that cannot be read.
 
@@ -136,10 +141,10 @@ def find_all(
     """
     for model in test.models:
         model.eval()
-    unreadable = Unreadable(split.description, len(split))
+    unreadable = BadSamples(split.description, len(split))
     rows: list[int] = []
 
-    def noted() -> Iterator[Shown]:
+    def noted() -> Iterator[InferenceInput]:
         for each in watch(test.pictures(split, unreadable), len(split)):
             rows.append(each.row)
             yield each
@@ -153,11 +158,11 @@ def find_all(
 
 
 def measure(
-    test: Test,
+    test: Evaluator,
     split: DetectionSplit,
     weights: str,
     watch: Watch = lambda shown, _: shown,
-    rank: Rank = Rank(),  # noqa: B008 (frozen)
+    rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> Measured:
     """Figures of `test` on `split`; `watch(pictures, total)` may show progress.
 
@@ -174,13 +179,15 @@ def measure(
             module.training = training
 
 
-def _measure(test: Test, split: DetectionSplit, weights: str, watch: Watch, rank: Rank) -> Measured:
-    rows = rank.share(list(range(len(split))))
-    part = split if rank.count == 1 else split.take(np.array(rows, np.int64))
-    unreadable = Unreadable(split.description, len(split))
+def _measure(
+    test: Evaluator, split: DetectionSplit, weights: str, watch: Watch, rank: ProcessGroup
+) -> Measured:
+    rows = rank.shard(list(range(len(split))))
+    part = split if rank.world_size == 1 else split.take(np.array(rows, np.int64))
+    unreadable = BadSamples(split.description, len(split))
     seen: list[int] = []
 
-    def noted() -> Iterator[Shown]:
+    def noted() -> Iterator[InferenceInput]:
         for each in watch(test.pictures(part, unreadable), len(part)):
             seen.append(rows[each.row])
             yield each
@@ -213,13 +220,13 @@ def _measure(test: Test, split: DetectionSplit, weights: str, watch: Watch, rank
     return Measured(judged, split, found, errors)
 
 
-def _joined(rank: Rank, rows: list[int], found: list[Any]) -> list[Any]:
+def _joined(rank: ProcessGroup, rows: list[int], found: list[Any]) -> list[Any]:
     """What all processes found, in the order of its rows."""
     pairs = rank.gather(list(zip(rows, found, strict=False)))
     return [each for _, each in sorted(pairs, key=lambda pair: pair[0])]
 
 
-def _protocol(test: Test, split: DetectionSplit, weights: str, left_out: int) -> str:
+def _protocol(test: Evaluator, split: DetectionSplit, weights: str, left_out: int) -> str:
     parts = [f"shorter side {test.shorter} px, longer at most {test.longer}"]
     if test.scales:
         parts = [f"shorter sides {', '.join(map(str, test.scales))} px, two for each region"]

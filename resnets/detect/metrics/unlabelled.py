@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from resnets.config import ConfigError, dump_json, whole_file
+from resnets.config import ConfigError, atomic_write, dump_json
 from resnets.data.dataset.summary import DataSummary, summarize_images
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
@@ -91,7 +91,7 @@ def save_results(unlabelled: Unlabelled, found: Sequence[Detections], out: Path)
             for image_id, each in zip(ids, found, strict=True)
             for line in _lines(image_id, each, label)
         ]
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
         written.append(path)
     return written

@@ -20,7 +20,7 @@ REFINED_OVERLAP = 0.3  # suppression of the union of old and new boxes (appendix
 VOTE_OVERLAP = 0.5  # boxes that vote for a kept one (Gidaris and Komodakis 2015)
 REGION_SIDE = 224  # px at which a region is best seen (He et al. 2014; Ren et al. 2015b)
 
-Found = dict[str, Tensor]
+Detections = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _View:
     factors: list[float]
 
 
-class Finder:
+class DetectionInference:
     """Finds objects with one detector or an ensemble; call it with pictures.
 
     Ensemble: the union of all proposals is scored by all detectors; probabilities and boxes are
@@ -55,7 +55,7 @@ class Finder:
         self.test_sizes = tuple(self.spec.test_sizes if test_sizes is None else test_sizes)
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[Tensor]) -> list[Found]:
+    def __call__(self, images: Sequence[Tensor]) -> list[Detections]:
         """Boxes (D, 4), scores and labels (from 1) of each picture, best first.
 
         images: (C, H, W) float32, normalised; boxes are in their pixels. With `test_sizes` they
@@ -150,7 +150,7 @@ class Finder:
         assert vectors is not None
         return vectors
 
-    def _with_masks(self, view: _View, found: list[Found]) -> list[Found]:
+    def _with_masks(self, view: _View, found: list[Detections]) -> list[Detections]:
         """Masks of the first detector that draws any."""
         for detector, features in zip(self.detectors, view.features, strict=True):
             if detector.masks:
@@ -183,11 +183,11 @@ def _best_boxes(boxes: Tensor, scores: Tensor) -> Tensor:
     return boxes[torch.arange(len(boxes), device=boxes.device), best]
 
 
-def _joined(one: Found, other: Found) -> Found:
+def _joined(one: Detections, other: Detections) -> Detections:
     return {name: torch.cat((values, other[name])) for name, values in one.items()}
 
 
-def _voted(kept: Found, pool: Found) -> Found:
+def _voted(kept: Detections, pool: Detections) -> Detections:
     """`kept` with each box at the mean, weighted by score, of its class's boxes that overlap it."""
     overlaps = box_iou(kept["boxes"], pool["boxes"])
     voters = (overlaps >= VOTE_OVERLAP) & (kept["labels"][:, None] == pool["labels"])

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from resnets.data.decode.bad_samples import Unreadable
+from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_fitted
 from resnets.data.errors import DataError
 from resnets.data.files.open import Files
@@ -28,7 +28,7 @@ MASK_SHARE = 0.5  # of a mask's 0..1 from which on a pixel belongs to the object
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class InferenceInput:
     """Image `row` of `stored` (H, W) px, upright: `image` (3, h, w) as the net sees it."""
 
     row: int
@@ -42,9 +42,9 @@ def show(
     shorter: int,
     longer: int,
     device: torch.device,
-    unreadable: Unreadable,
+    unreadable: BadSamples,
     workers: int = 0,
-) -> Iterator[Shown]:
+) -> Iterator[InferenceInput]:
     """Every picture once, in order, its shorter side `shorter` px unless the longer would pass
     `longer`; normalised, on `device`. Unreadable ones are noted in `unreadable` and left out.
 
@@ -74,12 +74,12 @@ def show(
                 unreadable.add(place, error)
                 continue
             image = torch.from_numpy(small).to(device).permute(2, 0, 1)[None]
-            yield Shown(place, stored, preprocessor.normalise(image)[0])
+            yield InferenceInput(place, stored, preprocessor.normalise(image)[0])
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def in_stored(found: Mapping[str, Tensor], shown: Shown) -> Detections:
+def in_stored(found: Mapping[str, Tensor], shown: InferenceInput) -> Detections:
     """A detector's answer on `shown.image`, in the stored picture.
 
     found: boxes (D, 4), scores (D,), labels (D,) from 1 and, where it draws masks, masks

@@ -43,7 +43,7 @@ def behead(net: Net, *, stages_only: bool) -> None:
         net.norm = None  # type: ignore[assignment]  # a pre-activation net's last one
 
 
-def whole(x: Tensor) -> Tensor:
+def to_float32(x: Tensor) -> Tensor:
     """`x` in float32 at least: boxes and logits do not fit bfloat16's eight bits."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
@@ -102,7 +102,7 @@ class ProposalHead(RPNHead):
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Objectness (B, A, H, W) and offsets (B, 4A, H, W) of each map."""
         logits, offsets = super().forward(x)
-        return [whole(each) for each in logits], [whole(each) for each in offsets]
+        return [to_float32(each) for each in logits], [to_float32(each) for each in offsets]
 
 
 def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProposalNetwork:
@@ -144,7 +144,7 @@ class MaxPooler(nn.Module):
     ) -> Tensor:
         """(R, C, size, size) for the R boxes of all pictures, in pixels."""
         (feature,) = features.values()
-        return self.pool(whole(feature), boxes).to(feature.dtype)
+        return self.pool(to_float32(feature), boxes).to(feature.dtype)
 
 
 def region_pooler(kind: str, strides: Sequence[int], size: int) -> nn.Module:

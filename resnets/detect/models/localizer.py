@@ -15,7 +15,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
 
 from resnets.config import ConfigError, DetectSpec, Recipe
-from resnets.detect.models.layers import behead, pad, whole
+from resnets.detect.models.layers import behead, pad, to_float32
 from resnets.models import Net
 
 Sizes = list[tuple[int, int]]
@@ -65,12 +65,12 @@ class Localiser(nn.Module):
         logits = self.classifier(self.net.classify(features))
         objectness = self._by_anchor(self.objectness(features), 1)[..., 0]
         offsets = self._by_anchor(self.offsets(features), 4)
-        return whole(logits), objectness, offsets, anchors, padded.image_sizes
+        return to_float32(logits), objectness, offsets, anchors, padded.image_sizes
 
     def _by_anchor(self, x: Tensor, values: int) -> Tensor:
         """(B, A * K * values, H, W) -> (B, H * W * A, K, values), in the anchors' order."""
         batch = len(x)
-        x = whole(x).unflatten(1, (-1, self.num_classes, values))  # (B, A, K, V, H, W)
+        x = to_float32(x).unflatten(1, (-1, self.num_classes, values))  # (B, A, K, V, H, W)
         return x.permute(0, 4, 5, 1, 2, 3).reshape(batch, -1, self.num_classes, values)
 
     def forward(
@@ -179,7 +179,7 @@ class Refiner(nn.Module):
         warped = torch.cat(crops).contiguous(memory_format=torch.channels_last)
         features = self.net.stages(warped)[self.net.stage_names[-1]]
         logits, offsets = self.predictor(self.net.classify(features))
-        return whole(logits), whole(offsets)
+        return to_float32(logits), to_float32(offsets)
 
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None

@@ -17,7 +17,7 @@ from torchvision.ops import batched_nms
 from torchvision.ops import boxes as box_ops
 
 from resnets.config import DetectSpec
-from resnets.detect.models.layers import whole
+from resnets.detect.models.layers import to_float32
 
 Sizes = list[tuple[int, int]]
 MIN_SIDE = 1e-2  # px; boxes clipped to less than this are dropped, as torchvision does
@@ -62,7 +62,7 @@ class RegionHeads(RoIHeads):
     def predict(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (R, K + 1), background first, and box offsets (R, 4 (K + 1))."""
         logits, offsets = self.box_predictor(vectors)
-        return whole(logits), whole(offsets)
+        return to_float32(logits), to_float32(offsets)
 
     def read(
         self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes
@@ -108,7 +108,7 @@ class RegionHeads(RoIHeads):
         self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes
     ) -> Tensor:
         pooled = self.mask_roi_pool(features, boxes, sizes)
-        return whole(self.mask_predictor(self.mask_head(pooled)))
+        return to_float32(self.mask_predictor(self.mask_head(pooled)))
 
     def _losses(
         self,

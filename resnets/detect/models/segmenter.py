@@ -12,7 +12,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from resnets.config import ConfigError, DetectSpec, Recipe
 from resnets.detect.data.types import IGNORE
-from resnets.detect.models.layers import behead, stage_channels, whole
+from resnets.detect.models.layers import behead, stage_channels, to_float32
 from resnets.models import Net
 
 
@@ -57,7 +57,7 @@ class Segmenter(nn.Module):
         return losses
 
     def _scores(self, head: nn.Module, features: Tensor, size: torch.Size) -> Tensor:
-        return F.interpolate(whole(head(features)), size=size, mode="bilinear")
+        return F.interpolate(to_float32(head(features)), size=size, mode="bilinear")
 
 
 def _pixel_loss(scores: Tensor, targets: Tensor) -> Tensor:

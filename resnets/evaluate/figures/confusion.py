@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure, SubFigure
 
-from resnets.config import whole_file
+from resnets.config import atomic_write
 from resnets.evaluate.figures.fonts import figure_fonts, label
 from resnets.evaluate.metrics import BINS
 from resnets.evaluate.run import Evaluation
@@ -27,7 +27,7 @@ def save_figure(evaluation: Evaluation, path: Path) -> None:
     Readable from 2 to about 1000 classes; above 30 the cells carry no numbers and only some
     classes are named.
     """
-    with figure_fonts((*evaluation.classes, evaluation.protocol)), whole_file(path) as temporary:
+    with figure_fonts((*evaluation.classes, evaluation.protocol)), atomic_write(path) as temporary:
         _figure(evaluation).savefig(temporary, format="png", facecolor="white")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from resnets.config import whole_file
+from resnets.config import atomic_write
 from resnets.evaluate.figures.fonts import Letters
 from resnets.utils.terminal import printable
 
@@ -134,5 +134,5 @@ def file_of(name: str) -> Said:
 
 def save(page: Image.Image, path: Path) -> None:
     """Write the PNG whole or not at all."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         page.save(temporary, format="PNG")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from resnets.config import Preprocess
 from resnets.data import DataError, FileSplit, Split, TensorSplit
-from resnets.data.decode.decode import Box, View, centre_box, decode_whole, grid_box, scaled_size
+from resnets.data.decode.decode import Box, Crop, centre_box, decode_whole, grid_box, scaled_size
 from resnets.evaluate.views.views import LONGEST, Views
 
 Pixels = NDArray[np.uint8]
@@ -25,7 +25,7 @@ def cut(split: Split, index: int, views: Views, preprocess: Preprocess) -> list[
     sides, spec = views.sides(preprocess), preprocess
     if views.kind == "centre":  # the very road of prediction
         return [
-            split.read(index, View(spec.size, spec.channels, box, spec.interpolation))
+            split.read(index, Crop(spec.size, spec.channels, box, spec.interpolation))
             for box in (centre_box(spec.size, side) for side in sides)
         ]
     picture = stored(split, index).convert("L" if spec.channels == 1 else "RGB")

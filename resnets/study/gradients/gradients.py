@@ -18,14 +18,14 @@ from torch import nn
 
 from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe, ScheduleSpec
 from resnets.data import Batch, Preprocessor, Splits, TrainStream
-from resnets.evaluate.prepare import place
+from resnets.evaluate.prepare import to_device
 from resnets.models import build, catalog
 from resnets.study.batches import PRECISION
-from resnets.train.data_parallel import Parallel
+from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import LossFn, classification
 from resnets.train.state import Meter, new_state
 from resnets.train.step import train_step
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 MEASUREMENTS = 20  # of each training, about
 # At the paper's rate of 0.1, a layer whose gradient norm is VANISHED times its weight's needs
@@ -146,13 +146,13 @@ def trace_gradients(
     """
     torch.manual_seed(recipe.seed)
     net = build(recipe.model)
-    place(net, str(device), PRECISION)
+    to_device(net, str(device), PRECISION)
     stream = TrainStream(
         splits.train, recipe.data, preprocessor, recipe.batch_size, recipe.seed, device
     )
     total = recipe.steps(recipe.duration, stream.examples)
     state, loss_fn = new_state(net, recipe, total), classification()
-    forward = Parallel(net, Rank())
+    forward = DataParallelModel(net, ProcessGroup())
     every, tail = max(1, total // MEASUREMENTS), total - max(1, total // 10)
     float32 = torch.autocast(device.type, enabled=False)
     measured: list[Measurement] = []

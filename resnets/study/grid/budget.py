@@ -20,12 +20,12 @@ from resnets.data.transforms.preprocess import fit_preprocess
 from resnets.models import build
 from resnets.study.grid.cells import Grid, cell_recipe
 from resnets.study.grid.worker import become_worker
-from resnets.train.data_parallel import Parallel
+from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification
 from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.utils import environment
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 # Fewer steps than this, or than one pass over the training set, say nothing about a net.
 FEWEST_STEPS = 20
@@ -169,7 +169,7 @@ def survey(grid: Grid, device: str, *, timed: bool) -> Survey:
 def time_step(recipe: Recipe, stream: TrainStream, device: torch.device) -> float:
     """Seconds of one training step of `recipe`, not compiled: the mean of a few, after one."""
     if device.type == "cpu":
-        environment.keep_pages()
+        environment.tune_malloc()
     net = build(recipe.model).to(device)
     net.recompute = recipe.recompute
     if recipe.channels_last:
@@ -178,7 +178,7 @@ def time_step(recipe: Recipe, stream: TrainStream, device: torch.device) -> floa
     precision = environment.pick_precision(recipe.precision, device)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
     loss_fn = classification(recipe.label_smoothing)
-    batches, forward = stream.batches(), Parallel(net, Rank())
+    batches, forward = stream.batches(), DataParallelModel(net, ProcessGroup())
     begin = 0.0
     while state.step <= TIMED_STEPS:
         train_step(state, forward, loss_fn, next(batches), autocast, recipe)

@@ -21,11 +21,11 @@ from resnets.config import (
     ConfigError,
     ModelSpec,
     Recipe,
+    atomic_write,
     from_dict,
     from_toml,
     replace_fields,
     to_dict,
-    whole_file,
 )
 from resnets.models import catalog
 from resnets.train.log import read_rows
@@ -213,7 +213,7 @@ def _split(setting: str) -> tuple[str, str]:
 def write_grid(grid: Grid, folder: Path) -> None:
     """Begin a study: make its folder and study.toml, whole or not at all."""
     (folder / CELLS).mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / STUDY) as temporary:
+    with atomic_write(folder / STUDY) as temporary:
         temporary.write_text(tomli_w.dumps(to_dict(grid)), encoding="utf-8")
 
 

@@ -31,7 +31,7 @@ from resnets.study.grid.cells import (
 )
 from resnets.study.grid.progress import StudyProgress
 from resnets.study.grid.worker import work
-from resnets.train.guards.interrupt import Stopped, StopSignals
+from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
 from resnets.utils.files import LOCK
@@ -189,7 +189,7 @@ class _Crew:
                     wait([process.sentinel for process, _ in self.workers.values()], POLL_SECONDS)
                     self._look(progress)
                 if self.stopping:
-                    raise Stopped("stopped; what was at work has saved", signals.exit_code)
+                    raise Interrupted("stopped; what was at work has saved", signals.exit_code)
         finally:
             for process, _ in self.workers.values():
                 process.kill()

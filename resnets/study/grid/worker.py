@@ -14,11 +14,11 @@ import torch
 from resnets import training
 from resnets.config import BusyError, ConfigError, Recipe, dump_json, hold_file
 from resnets.study.grid.cells import FAILED, RESULT
-from resnets.train.fit_memory import TooBig
+from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
-from resnets.train.guards.interrupt import Stopped
+from resnets.train.guards.interrupt import Interrupted
 from resnets.weights.checkpoint.format import RECIPE
-from resnets.weights.checkpoint.manager import Kept
+from resnets.weights.checkpoint.manager import CheckpointManager
 
 
 def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
@@ -32,14 +32,14 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
     if (folder / RESULT).exists() or (folder / FAILED).exists():
         return
     try:
-        if (folder / RECIPE).exists() and Kept(folder, recipe).begun():
+        if (folder / RECIPE).exists() and CheckpointManager(folder, recipe).begun():
             training.resume(folder, device=device, quiet=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)  # begun, but nothing worth keeping yet
             training.run(recipe, folder, device=device, quiet=True)
     except BusyError:  # a process that is being ended: no property of the cell
         raise
-    except (Diverged, TooBig, ConfigError) as error:
+    except (Diverged, OutOfMemory, ConfigError) as error:
         folder.mkdir(parents=True, exist_ok=True)
         reason = " ".join(str(error).split())
         dump_json({"error": reason}, folder / FAILED)
@@ -56,7 +56,7 @@ def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
     with hold_file(folder.with_name(f".{folder.name}.lock"), None):
         try:
             train_cell(recipe, folder, device)
-        except Stopped:
+        except Interrupted:
             return  # saved; the parent knows that it asked
         except (OSError, ValueError) as error:
             raise SystemExit(f"{folder.name}: {error}") from None

@@ -22,7 +22,7 @@ class _WaitEnded(BaseException):
     """A signal came while the run waited for a batch."""
 
 
-class Stopped(Exception):  # noqa: N818  (a request, not an error)
+class Interrupted(Exception):  # noqa: N818  (a request, not an error)
     """The run was asked to stop and has saved; `code` is the exit code that says so."""
 
     def __init__(self, message: str, code: int) -> None:

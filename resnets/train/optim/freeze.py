@@ -9,7 +9,7 @@ from resnets.models import Net
 from resnets.models.norm import BATCH_NORMS
 
 
-class Tuning:
+class FreezeSchedule:
     """What `FinetuneSpec` says, done to one model over a run of `total` steps.
 
     Pretrained is the first `Net` in the model, but for its head; a detector's own layers are new

@@ -11,7 +11,7 @@ from torch import nn
 from resnets.config import OptimSpec
 from resnets.train.optim.lamb import Lamb
 from resnets.train.optim.zero import Sharded
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 Optimizer = torch.optim.Optimizer | Sharded
 
@@ -20,7 +20,7 @@ def make_optimizer(
     model: nn.Module,
     spec: OptimSpec,
     rates: Mapping[nn.Parameter, float],
-    rank: Rank = Rank(),  # noqa: B008 (frozen)
+    rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> Optimizer:
     """SGD as the paper's (v = m v + g; w -= lr v), AdamW or LAMB, fused where that exists.
 
@@ -28,7 +28,7 @@ def make_optimizer(
     group keeps its `rate`, the share of the schedule's rate that its parameters learn at (see
     `set_rate`); the first group's is the largest.
     """
-    if spec.shard and rank.count > 1:
+    if spec.shard and rank.world_size > 1:
         return Sharded(model, rank, lambda own: _make(model, spec, rates, own))
     return _make(model, spec, rates, set(model.parameters()))
 

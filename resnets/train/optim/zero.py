@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from resnets.utils.distributed import Rank
+from resnets.utils.distributed import ProcessGroup
 
 BUCKET = 1 << 23  # numbers that are sent at once: 32 MB of float32
 
@@ -27,11 +27,11 @@ class Sharded:
     def __init__(
         self,
         model: nn.Module,
-        rank: Rank,
+        rank: ProcessGroup,
         make: Callable[[Container[nn.Parameter]], torch.optim.Optimizer],
     ) -> None:
         self._parameters = list(model.parameters())
-        owned = divide(self._parameters, rank.count)
+        owned = divide(self._parameters, rank.world_size)
         self._buckets = [list(_buckets(parameters)) for parameters in owned]
         self._rank = rank
         self._own = make(set(owned[rank.index]))

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from resnets.config import ConfigError, Recipe, from_toml, to_toml, whole_file
+from resnets.config import ConfigError, Recipe, atomic_write, from_toml, to_toml
 from resnets.weights.checkpoint.format import (
     BEST,
     FOLDER,
@@ -56,7 +56,7 @@ def bring_back(url: str, out: Path) -> bool:
         raise CheckpointError(f"{url}: {error}") from None
     recipe = dataclasses.replace(recipe, checkpoint_url=url.rstrip("/").rpartition("/")[0])
     out.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / RECIPE) as temporary:
+    with atomic_write(out / RECIPE) as temporary:
         temporary.write_text(to_toml(recipe), encoding="utf-8")
     return True
 
@@ -75,7 +75,7 @@ def read_resumable(path: Path) -> Checkpoint:
     return checkpoint
 
 
-class Kept:
+class CheckpointManager:
     """Checkpoints of the run in `out`, where its recipe puts them. One process at a time writes."""
 
     def __init__(self, out: Path, recipe: Recipe) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol
 
-from resnets.config import whole_file
+from resnets.config import atomic_write
 from resnets.weights.errors import StoreError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -77,7 +77,7 @@ class Folder:
         """Write `name` whole, on the disk when this returns, or not at all."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.path / name) as temporary, open(temporary, "wb") as file:
+            with atomic_write(self.path / name) as temporary, open(temporary, "wb") as file:
                 payload.write(file)
         except OSError as error:
             space = f"free {-(-payload.size >> 20)} MiB or " if error.errno in FULL else ""

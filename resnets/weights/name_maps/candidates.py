@@ -9,7 +9,7 @@ from resnets.config import ModelSpec
 from resnets.models import Net, build, catalog
 from resnets.models.meta_build import shapes_only
 from resnets.weights.errors import WeightsError
-from resnets.weights.lazy_tensors import Stored
+from resnets.weights.lazy_tensors import LazyTensor
 from resnets.weights.name_maps.maps import maps_of
 from resnets.weights.name_maps.select import select
 
@@ -17,14 +17,14 @@ DEEPEST = 10_000  # layers
 COPIES = 6  # averages, and an optimizer's moments
 
 
-def fitting(contents: Mapping[str, Stored], part: str | None = None) -> list[str]:
+def fitting(contents: Mapping[str, LazyTensor], part: str | None = None) -> list[str]:
     """Catalog names of the networks whose every tensor but the head's is there, in its shape."""
     kernels = sum(len(stored.shape) == 4 for stored in contents.values())
     names = dict.fromkeys([*catalog.names(), *_of_any_depth(kernels)])
     return [name for name in names if _fits(catalog.spec(name), contents, part, kernels)]
 
 
-def fitting_hint(contents: Mapping[str, Stored], part: str | None = None) -> str:
+def fitting_hint(contents: Mapping[str, LazyTensor], part: str | None = None) -> str:
     """The same as the end of a message; "" where none fits."""
     names = fitting(contents, part)
     return f"; the tensors fit {listed(names)}" if names else ""
@@ -35,7 +35,9 @@ def listed(names: Sequence[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _fits(spec: ModelSpec, contents: Mapping[str, Stored], part: str | None, kernels: int) -> bool:
+def _fits(
+    spec: ModelSpec, contents: Mapping[str, LazyTensor], part: str | None, kernels: int
+) -> bool:
     if not _as_many(spec, kernels):
         return False
     with shapes_only():

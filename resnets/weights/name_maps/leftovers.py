@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from resnets.weights.lazy_tensors import Stored
+from resnets.weights.lazy_tensors import LazyTensor
 from resnets.weights.name_maps.maps import shorten
 
 log = logging.getLogger("resnets")
@@ -68,7 +68,9 @@ class Leftovers:
     unknown: tuple[str, ...] = ()
 
 
-def sort_leftovers(tensors: Mapping[str, Stored], left: Sequence[str], net: Network) -> Leftovers:
+def sort_leftovers(
+    tensors: Mapping[str, LazyTensor], left: Sequence[str], net: Network
+) -> Leftovers:
     """Those of `tensors` named in `left`, sorted by what they are to `net`."""
     copies = tuple(copy for copy in net.copies if copy and not net.prefix.startswith(copy))
     branches = _networks(tensors, left, net.prefix)
@@ -86,7 +88,7 @@ def sort_leftovers(tensors: Mapping[str, Stored], left: Sequence[str], net: Netw
 
 def _kind(
     name: str,
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, LazyTensor],
     net: Network,
     copies: tuple[str, ...],
     branches: Collection[tuple[bool, str]],
@@ -151,7 +153,7 @@ def _branch(name: str, prefix: str) -> tuple[bool, str]:
 
 
 def _networks(
-    tensors: Mapping[str, Stored], left: Sequence[str], prefix: str
+    tensors: Mapping[str, LazyTensor], left: Sequence[str], prefix: str
 ) -> set[tuple[bool, str]]:
     """Modules beside the network that are networks by themselves."""
     kernels: dict[tuple[bool, str], int] = {}

@@ -19,7 +19,7 @@ import torch
 
 from resnets.utils.terminal import printable
 from resnets.weights.errors import WeightsError
-from resnets.weights.lazy_tensors import Stored, naming
+from resnets.weights.lazy_tensors import LazyTensor, naming
 from resnets.weights.name_maps.leftovers import Leftovers, Network, sort_leftovers, why_refused
 from resnets.weights.name_maps.maps import NameMap, shorten
 
@@ -60,7 +60,7 @@ class Selection:
 
 
 def select(
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, LazyTensor],
     maps: Sequence[NameMap],
     source: str,
     part: str | None = None,
@@ -117,7 +117,7 @@ def _without(within: Iterable[str], prefix: str) -> list[str]:
 
 
 def _distinct(
-    copies: Sequence[str], tensors: Mapping[str, Stored], names: NameMap, source: str
+    copies: Sequence[str], tensors: Mapping[str, LazyTensor], names: NameMap, source: str
 ) -> list[str]:
     """`copies` without those that are another name of one before them, equal in every tensor."""
     kept: list[str] = []
@@ -128,7 +128,7 @@ def _distinct(
 
 
 def _equal(
-    one: str, other: str, tensors: Mapping[str, Stored], names: NameMap, source: str
+    one: str, other: str, tensors: Mapping[str, LazyTensor], names: NameMap, source: str
 ) -> bool:
     known = [
         names.known(full.removeprefix(prefix) for full in tensors if full.startswith(prefix))
@@ -175,7 +175,7 @@ def _words(prefix: str) -> set[str]:
 
 
 def _selected(
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, LazyTensor],
     within: Sequence[str],
     names: NameMap,
     prefix: str,
@@ -214,7 +214,7 @@ def _left(within: Sequence[str], taken: Mapping[str, str]) -> list[str]:
 
 
 def _network(
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, LazyTensor],
     taken: Mapping[str, str],
     names: NameMap,
     prefix: str,
@@ -228,7 +228,9 @@ def _network(
     return Network(prefix, copies, head, names.head_width, rows, channels)
 
 
-def _inputs_and_outputs(name: str, tensors: Mapping[str, Stored]) -> tuple[int | None, int | None]:
+def _inputs_and_outputs(
+    name: str, tensors: Mapping[str, LazyTensor]
+) -> tuple[int | None, int | None]:
     """Channels that a matrix or kernel takes and makes; Keras has them last."""
     shape = tensors[name].shape
     if len(shape) < 2:
@@ -241,7 +243,7 @@ def _root(name: str) -> str:
 
 
 def _other_head(
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, LazyTensor],
     within: Sequence[str],
     taken: dict[str, str],
     names: NameMap,

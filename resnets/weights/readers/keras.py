@@ -17,7 +17,7 @@ from torch import Tensor
 
 from resnets.config import ConfigError
 from resnets.weights.errors import WeightsError
-from resnets.weights.lazy_tensors import Stored, naming
+from resnets.weights.lazy_tensors import LazyTensor, naming
 from resnets.weights.readers.keras_config import read_fields
 
 # Keras 3 numbers the variables of a layer; these are the kinds of layer that have any here.
@@ -41,7 +41,7 @@ def is_keras(path: Path) -> bool:
         return False
 
 
-def read_keras(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+def read_keras(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
     """Tensors of a .keras or .h5 file, as its layers are named, such as "conv1_conv/kernel".
 
     And the `ModelSpec` fields that the net's description in the file tells. Raises ConfigError
@@ -81,9 +81,9 @@ def _model_config(path: Path) -> Any:
     return None if said is None else json.loads(said)
 
 
-def _read_h5(data: bytes | Path, path: Path, layers: Mapping[str, str]) -> dict[str, Stored]:
+def _read_h5(data: bytes | Path, path: Path, layers: Mapping[str, str]) -> dict[str, LazyTensor]:
     """The tensors' shapes now, their values when they are asked for."""
-    found: dict[str, Stored] = {}
+    found: dict[str, LazyTensor] = {}
     count = 0
     with _open(data) as file:
         import h5py
@@ -105,7 +105,7 @@ def _read_h5(data: bytes | Path, path: Path, layers: Mapping[str, str]) -> dict[
             said = item.parent.attrs.get("name", "")
             said = said.decode() if isinstance(said, bytes) else str(said)
             name = _name(where, said, layers, path)
-            found[name] = Stored(tuple(item.shape), _reader(data, where, path))
+            found[name] = LazyTensor(tuple(item.shape), _reader(data, where, path))
 
         file.visititems(visit)
     return found

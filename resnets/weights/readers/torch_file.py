@@ -22,7 +22,7 @@ from torch import Tensor
 from resnets.data.files.unpickle import Known, PickleError, Unbuilt, Unpickler, hashable
 from resnets.data.files.unpickle_numpy import ARRAYS
 from resnets.weights.errors import WeightsError
-from resnets.weights.lazy_tensors import Stored
+from resnets.weights.lazy_tensors import LazyTensor
 from resnets.weights.readers.file_type import kind_of_archive
 
 MAGIC = 0x1950A86A20F9469CFC6C  # starts files from before torch 1.6
@@ -60,7 +60,7 @@ class Storage:
 
 
 def read_pickled(path: Path) -> Any:
-    """What `torch.save` or `pickle.dump` put into a file; tensors are `Stored`.
+    """What `torch.save` or `pickle.dump` put into a file; tensors are `LazyTensor`.
 
     WeightsError where the file holds more than containers, numbers, text, tensors and arrays.
     """
@@ -193,7 +193,7 @@ def _whole(numbers: Any) -> bool:
 
 def _tensor(
     storage: Any, first: Any, sizes: Any, strides: Any, *_rest: Any, dtype: Any = None
-) -> Stored:
+) -> LazyTensor:
     """A tensor over a part of a storage, which must lie inside it."""
     dtype = dtype or (storage.dtype if isinstance(storage, Storage) else None)
     plain = isinstance(storage, Storage) and isinstance(dtype, torch.dtype)
@@ -222,12 +222,12 @@ def _tensor(
         flat = torch.frombuffer(bytearray(raw), dtype=dtype)
         return flat.as_strided(sizes, strides).contiguous()
 
-    return Stored(sizes, read)
+    return LazyTensor(sizes, read)
 
 
 def _tensor_of_dtype(
     storage: Any, first: Any, sizes: Any, strides: Any, _grad: Any, _hooks: Any, kind: Any, *_: Any
-) -> Stored:
+) -> LazyTensor:
     """Of dtypes that have no storage class of their own."""
     dtype = getattr(torch, kind.name.removeprefix("torch."), None) if type(kind) is Known else None
     if not isinstance(dtype, torch.dtype):
@@ -235,14 +235,14 @@ def _tensor_of_dtype(
     return _tensor(storage, first, sizes, strides, dtype=dtype)
 
 
-def _first(value: Any, *_rest: Any) -> Stored:
+def _first(value: Any, *_rest: Any) -> LazyTensor:
     """A parameter is its tensor."""
-    if type(value) is not Stored:
+    if type(value) is not LazyTensor:
         raise PickleError("damaged: a parameter without tensor")
     return value
 
 
-def _typed(function: Any, kind: Any, arguments: Any, _state: Any) -> Stored:
+def _typed(function: Any, kind: Any, arguments: Any, _state: Any) -> LazyTensor:
     """A tensor that has attributes; these are let go."""
     if kind is not VOCABULARY["torch.Tensor"] and kind is not _PARAMETER:
         raise PickleError("a tensor of another class", getattr(kind, "name", None))
