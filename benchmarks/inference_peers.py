@@ -179,14 +179,19 @@ def our_net(net: str, size: int) -> Any:
 
 def our_artifact(kind: Any, precision: Any, net: str, size: int, folder: Path) -> Any:
     """The engine of an artifact, written when it is first asked for."""
-    from resnets.export.write import write
+    from resnets.export.write import write_artifact
     from resnets.runtime.artifact import ArtifactMetadata
     from resnets.runtime.open import open_artifact
 
     path = folder / f"ours-{precision}{SUFFIXES[kind]}"
     if not path.exists():
         model = our_net(net, size)
-        write(model, ArtifactMetadata.of(model, kind, precision), path, noise(CALIBRATION, size))
+        write_artifact(
+            model,
+            ArtifactMetadata.from_model(model, kind, precision),
+            path,
+            noise(CALIBRATION, size),
+        )
     return open_artifact(path)
 
 

@@ -28,7 +28,7 @@ from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
 from resnets.data.errors import DataError
 from resnets.evaluate.predict import MOST
 from resnets.export.select import open_backend
-from resnets.runtime.base import Backend, Runtime, described
+from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.utils.cpu_count import cores
 from resnets.weights.load import NOTHING_SAID, LoadOptions
 
@@ -165,7 +165,7 @@ def begin(wanted: BulkOptions, say: Callable[[str], None]) -> Run:
     any_of_them = wanted.device == "auto" or wanted.engine == "ray"
     device = options.device if any_of_them else wanted.device
     job = Job(out, model, device, wanted.calibrate, max(1, cores() // processes), wanted.loading)
-    return Run(manifest, described(backend), job, missing, processes, wanted.engine)
+    return Run(manifest, describe_backend(backend), job, missing, processes, wanted.engine)
 
 
 def _present(manifest: Manifest, out: Path, missing: Sequence[int]) -> int:
@@ -186,10 +186,10 @@ def _open(
         backend=backend,
         device=wanted.device,
         precision=precision,
-        pictures=count,
+        images=count,
         calibrate=wanted.calibrate,
         loading=wanted.loading,
-        say=say,
+        log=say,
     )
 
 

@@ -22,7 +22,7 @@ from resnets.config import ConfigError
 from resnets.data.decode.decode import decode
 from resnets.evaluate.batched_inference import compute_in_groups
 from resnets.export.select import open_backend
-from resnets.runtime.artifact import digest, digest_of_net, files_of, is_artifact
+from resnets.runtime.artifact import artifact_files, file_sha256, is_artifact, model_sha256
 from resnets.runtime.base import Backend, Runtime
 from resnets.utils.terminal import valid_text
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
@@ -126,6 +126,6 @@ def device_type(backend: Backend) -> str:
 def model_digest(model: str, loading: LoadOptions) -> str:
     """SHA-256 of an artifact's files, or of what the net of anything else computes."""
     if not is_artifact(model):
-        return digest_of_net(load_model(model, loading))
-    sums = [digest(file) for file in files_of(Path(model))]
+        return model_sha256(load_model(model, loading))
+    sums = [file_sha256(file) for file in artifact_files(Path(model))]
     return hashlib.sha256("".join(sums).encode()).hexdigest()

@@ -61,7 +61,7 @@ def command(
             " `resnets predict` take the checkpoint"
         )
     from resnets.export.export import export
-    from resnets.export.verify import REFUSED, VerificationError
+    from resnets.export.verify import EXIT_VERIFICATION_FAILED, VerificationError
     from resnets.runtime.artifact import is_artifact
     from resnets.weights.load import load_model
 
@@ -82,22 +82,22 @@ def command(
             data=calibrate,
             max_drop=max_drop,
             source=source,
-            say=lambda text: say(text, error=True),
+            log=lambda text: say(text, error=True),
         )
     except VerificationError as verdict:
         say(f"resnets export: {verdict}", error=True)
-        return REFUSED
+        return EXIT_VERIFICATION_FAILED
     _print(card, out)
     return 0
 
 
 def _print(card: dict[str, Any], out: Path) -> None:
-    from resnets.runtime.artifact import files_of
+    from resnets.runtime.artifact import artifact_files
 
     parity = card["parity"]
     worst = max(each["relative"] for each in parity["batches"])
     batches = ", ".join(str(each["batch"]) for each in parity["batches"])
-    size = sum(file.stat().st_size for file in files_of(out)) / 1e6
+    size = sum(file.stat().st_size for file in artifact_files(out)) / 1e6
     say(f"{out}: {card['runtime']} {card['precision']}, {size:.1f} MB")
     say(
         f"  outputs: {worst:.2g} of their spread away from the net's (allowed {parity['limit']:g})"

@@ -1,1 +1,1 @@
-"""From a trained network to a verified artifact."""
+"""Export models to ONNX, OpenVINO and `torch.export`; verification and backend selection."""

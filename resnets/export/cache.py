@@ -1,8 +1,8 @@
-"""Artifacts that `predict` and `serve` made of a checkpoint for themselves, kept for the next time.
+"""Cache of artifacts that `predict` and `serve` export from checkpoints.
 
-Each is what `resnets export` writes, proof included, in a folder of the user's cache whose name
-follows from the net's weights, the precision, what calibrated it, the code that writes it, the
-runtime's version and the processor. What did not prove itself leaves its reason there.
+Each entry is written and verified by `resnets export`. The name of its folder in the user cache is
+a hash of the weights, the precision, the calibration data, the code of the exporter, the version
+of the runtime and the processor. If verification failed, the entry holds the reason.
 """
 
 from __future__ import annotations
@@ -21,16 +21,23 @@ from pathlib import Path
 
 import torch
 
-from resnets.export.verify import REFUSED, VerificationError
+from resnets.export.verify import EXIT_VERIFICATION_FAILED, VerificationError
 from resnets.models import Net
-from resnets.runtime.artifact import SUFFIXES, Kind, Precision, card_of, digest_of_net, versions
+from resnets.runtime.artifact import (
+    SUFFIXES,
+    Kind,
+    Precision,
+    manifest_path,
+    model_sha256,
+    versions,
+)
 from resnets.utils import environment
 
-REASON = "refused.txt"
+FAILURE_FILE = "refused.txt"
 PACKAGE = Path(__file__).parents[1]
-DAY = 86400.0  # seconds, in which whoever makes one has ended
-MOST = 16  # folders kept; the one that was not used for longest goes first
-CODE = (  # what an artifact depends on, below the package
+DAY = 86400.0  # seconds, after which no export is still running
+MAX_ENTRIES = 16  # the least recently used one is removed first
+SOURCE_FILES = (  # modules that decide the content of an artifact
     *("runtime/artifact", "runtime/fold_batch_norm", "runtime/graph", "runtime/resize_graph"),
     *("export/write", "export/mixed_precision", "export/verify", "export/cache"),
 )
@@ -39,7 +46,7 @@ FLAGS: dict[Precision, str | None] = {"float32": None, "bfloat16": "--bf16", "in
 
 @dataclass(frozen=True)
 class ArtifactKey:
-    """What to have of a net. calibrate, max_drop: as `resnets export` takes them, for int8."""
+    """A variant of a model; calibrate, max_drop: as in `resnets export`, for int8."""
 
     kind: Kind
     precision: Precision
@@ -48,138 +55,147 @@ class ArtifactKey:
 
 
 class ArtifactCache:
-    """The folder of one artifact of one net."""
+    """The cache entry of one artifact of one model."""
 
-    def __init__(self, net: Net, wanted: ArtifactKey) -> None:
-        self.wanted, self.net = wanted, digest_of_net(net)
-        told = {
-            **asdict(wanted),
-            "net": self.net,
-            "data": _state_of(wanted.calibrate),
-            "here": _here(),
-            "code": [(PACKAGE / f"{name}.py").read_text("utf-8") for name in CODE],
+    def __init__(self, model: Net, key: ArtifactKey) -> None:
+        self.key, self.model_sha256 = key, model_sha256(model)
+        identity = {
+            **asdict(key),
+            "net": self.model_sha256,
+            "data": _data_state(key.calibrate),
+            "here": _environment(),
+            "code": [(PACKAGE / f"{name}.py").read_text("utf-8") for name in SOURCE_FILES],
         }
-        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
-        self.folder = root() / key
-        suffix = next(each for each, kind in SUFFIXES.items() if kind == wanted.kind)
+        name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        self.folder = cache_root() / name
+        suffix = next(each for each, kind in SUFFIXES.items() if kind == key.kind)
         self.path = self.folder / f"net{suffix}"
 
     @property
     def ready(self) -> bool:
-        """Whether it is there, and this user may see it."""
-        return os.path.isfile(card_of(self.path))
+        """Whether the artifact exists and is readable."""
+        return os.path.isfile(manifest_path(self.path))
 
     @property
-    def refusal(self) -> str | None:
-        """Why it did not prove itself, when that was tried."""
+    def failure(self) -> str | None:
+        """Why verification failed, if it was tried."""
         try:
-            return (self.folder / REASON).read_text("utf-8")
+            return (self.folder / FAILURE_FILE).read_text("utf-8")
         except OSError:
             return None
 
     def use(self) -> Path:
-        """The artifact, marked as used now."""
-        with suppress(OSError):  # it is another user's
+        """The path of the artifact; marks it as recently used."""
+        with suppress(OSError):  # owned by another user
             os.utime(self.folder)
         return self.path
 
-    def forget(self) -> None:
-        """Remove it: it is damaged."""
+    def remove(self) -> None:
+        """Remove a damaged entry."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def make(self, where: str) -> None:
-        """Export the checkpoint `where`; Refused with the reason where that fails.
+    def make(self, source: str) -> None:
+        """Export the checkpoint `source`; VerificationError with the reason on failure.
 
-        By a process of its own: tracing a net changes torch for all threads of the process that
-        does it, and a converter that runs out of memory takes only itself with it.
+        Runs in its own process: tracing a model patches torch for all threads of a process, and a
+        converter that runs out of memory does not end this one.
         """
-        root().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root(), prefix=".making-") as aside:
-            made = Path(aside, "made")
-            made.mkdir()
-            done = subprocess.run(
-                [sys.executable, "-m", "resnets", *self._words(where, made / self.path.name)],
+        cache_root().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_root(), prefix=".making-") as folder:
+            staging = Path(folder, "made")
+            staging.mkdir()
+            process = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "resnets",
+                    *self._arguments(source, staging / self.path.name),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+            lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
             reason = lines[-1].removeprefix("resnets export: ")
-            if done.returncode != 0:
-                if done.returncode == REFUSED:  # all else may go better next time
-                    Path(made, REASON).write_text(reason, "utf-8")
-                    self._put(made)
+            if process.returncode != 0:
+                if (
+                    process.returncode == EXIT_VERIFICATION_FAILED
+                ):  # other failures may be temporary
+                    Path(staging, FAILURE_FILE).write_text(reason, "utf-8")
+                    self._publish(staging)
                 raise VerificationError(reason)
-            card = json.loads(card_of(made / self.path.name).read_text("utf-8"))
-            if card["source"]["net"] != self.net:
-                raise VerificationError(f"{where} changed meanwhile")
-            self._put(made)
+            manifest = json.loads(manifest_path(staging / self.path.name).read_text("utf-8"))
+            if manifest["source"]["net"] != self.model_sha256:
+                raise VerificationError(f"{source} changed during export")
+            self._publish(staging)
         _keep_newest()
 
-    def _words(self, where: str, out: Path) -> list[str]:
-        flag, data = FLAGS[self.wanted.precision], self.wanted.calibrate
-        words = ["export", where, "--to", self.wanted.kind, "--out", str(out)]
-        words += [flag] if flag else []
-        words += ["--calibrate", data] if data is not None else []
-        return [*words, "--max-drop", str(self.wanted.max_drop)]
+    def _arguments(self, source: str, out: Path) -> list[str]:
+        flag, data = FLAGS[self.key.precision], self.key.calibrate
+        arguments = ["export", source, "--to", self.key.kind, "--out", str(out)]
+        arguments += [flag] if flag else []
+        arguments += ["--calibrate", data] if data is not None else []
+        return [*arguments, "--max-drop", str(self.key.max_drop)]
 
-    def _put(self, made: Path) -> None:
+    def _publish(self, staging: Path) -> None:
         try:
-            made.rename(self.folder)
-        except OSError:  # another process was faster
+            staging.rename(self.folder)
+        except OSError:  # created by another process
             if not self.folder.is_dir():
                 raise
 
 
-def root() -> Path:
-    """Where they are kept."""
+def cache_root() -> Path:
+    """The folder of all entries."""
     return environment.cache() / "artifacts"
 
 
-def speed_of(artifact: Path) -> float | None:
-    """How many times as fast as torch it was here; None where that was not measured."""
+def load_speed(artifact: Path) -> float | None:
+    """Measured speed relative to torch on this machine; None if not measured."""
     try:
         return float(_speed_file(artifact).read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def note_speed(artifact: Path, times: float) -> None:
-    """Keep that for the next time; OSError where nothing can be written."""
+def save_speed(artifact: Path, speed: float) -> None:
+    """Store a measured speed; OSError if the cache is not writable."""
     file = _speed_file(artifact)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as made:
-        made.write(f"{times:.3f}")
-        os.chmod(made.name, 0o644)  # others may share the cache
-    os.replace(made.name, file)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as staging:
+        staging.write(f"{speed:.3f}")
+        os.chmod(staging.name, 0o644)  # the cache may be shared
+    os.replace(staging.name, file)
 
 
 def _speed_file(artifact: Path) -> Path:
-    sums = json.loads(card_of(artifact).read_text("utf-8"))["sha256"]
-    told = [sums, torch.get_num_threads(), *_here()]
-    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
-    return environment.cache() / "speeds" / key
+    sums = json.loads(manifest_path(artifact).read_text("utf-8"))["sha256"]
+    identity = [sums, torch.get_num_threads(), *_environment()]
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    return environment.cache() / "speeds" / name
 
 
-def _here() -> tuple[dict[str, str], str]:
-    """Versions of what computes, and the processor."""
+def _environment() -> tuple[dict[str, str], str]:
+    """Package versions and processor."""
     return versions(), environment.processor_flags()
 
 
 def _keep_newest() -> None:
-    ages = {}
-    for each in root().iterdir():
-        with suppress(FileNotFoundError):  # another process has just removed it
-            ages[each] = time.time() - each.stat().st_mtime
-    whole = sorted((each for each in ages if not each.name.startswith(".")), key=ages.__getitem__)
-    killed = [each for each in ages if each.name.startswith(".") and ages[each] > DAY]
-    for old in [*whole[MOST:], *killed]:
+    age_of = {}
+    for each in cache_root().iterdir():
+        with suppress(FileNotFoundError):  # removed by another process
+            age_of[each] = time.time() - each.stat().st_mtime
+    complete = sorted(
+        (each for each in age_of if not each.name.startswith(".")), key=age_of.__getitem__
+    )
+    abandoned = [each for each in age_of if each.name.startswith(".") and age_of[each] > DAY]
+    for old in [*complete[MAX_ENTRIES:], *abandoned]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _state_of(data: str | None) -> list[str | int]:
-    """What tells whether the data are still those that were named: path, size, time."""
+def _data_state(data: str | None) -> list[str | int]:
+    """Path, size and modification time of a data set, to detect changes."""
     if data is None or not Path(data).exists():
         return [data or ""]
     stat = Path(data).resolve().stat()

@@ -1,4 +1,4 @@
-"""Export: write an artifact aside, prove it, and only then put it in its place with its card."""
+"""Export: write an artifact to a temporary folder, verify it, then move it into place."""
 
 from __future__ import annotations
 
@@ -23,58 +23,58 @@ from resnets.evaluate.run import Evaluation
 from resnets.evaluate.truth import Truth
 from resnets.evaluate.views.crops import cut
 from resnets.evaluate.views.views import Views
-from resnets.export.mixed_precision import keep_float
+from resnets.export.mixed_precision import quantize_mixed
 from resnets.export.verify import (
     BATCHES,
     LIMITS,
     VerificationError,
-    compare,
     compare_errors,
-    compare_whole,
-    count,
-    embedded_pictures,
+    compare_full_images,
+    compare_logits,
+    count_errors,
+    sample_images,
 )
-from resnets.export.write import check, write
+from resnets.export.write import check_format, write_artifact
 from resnets.models import Net
 from resnets.runtime.artifact import (
     SUFFIXES,
     ArtifactMetadata,
     Kind,
     Precision,
-    card_of,
-    digest,
-    digest_of_net,
-    files_of,
+    artifact_files,
+    file_sha256,
+    manifest_path,
+    model_sha256,
     versions,
 )
 from resnets.runtime.open import open_artifact
 from resnets.runtime.torch import TorchEngine
 from resnets.weights.checkpoint.format import CheckpointError, find_checkpoint
 
-CUT = "shorter side to `resize` px (antialiased), centre crop of `size` px"
-NORMALISED = "channel order, scale to 0..1, mean and deviation"
-CALIBRATION = 300  # pictures that int8 takes the ranges of activations from (NNCF's default)
+RESIZE_AND_CROP = "shorter side to `resize` px (antialiased), center crop of `size` px"
+NORMALIZATION = "channel order, scale to 0..1, mean and deviation"
+CALIBRATION = 300  # images that int8 takes the ranges of activations from (NNCF's default)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Real pictures to prove an artifact with.
+    """Real images to verify an artifact with.
 
-    pictures: (10 or more, size, size, C) uint8, for parity. calibration: (N, size, size, C) for
-    int8. split and truth: to count errors on, and before: the net's own, counted at the first
-    call; None where no data was given.
+    images: uint8 (10 or more, size, size, C), to compare outputs. source: where they come from.
+    calibration: (N, size, size, C), for int8. split, truth: images and labels to count errors on.
+    baseline: evaluates the original model there, once. The last three are None without data.
     """
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     source: str
     calibration: NDArray[np.uint8] | None = None
     split: Split | None = None
     truth: Truth | None = None
-    before: Callable[[], Evaluation] | None = None
+    baseline: Callable[[], Evaluation] | None = None
 
 
 def export(
-    net: Net,
+    model: Net,
     kind: Kind,
     precision: Precision,
     out: Path,
@@ -82,127 +82,134 @@ def export(
     data: str | None = None,
     max_drop: float = 0.5,
     source: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Write `net` as `out` with its card beside it; returns the card.
+    """Export `model` to `out` and write its manifest next to it; returns the manifest.
 
-    net: as `resnets.load` gives it. data: the set that calibrates int8 (its training part) and on
-    which errors are counted (its validation part, else its test part). source: the net's file, of
-    which the card gives the SHA-256. Raises ConfigError where this cannot be written, and
-    `verify.Refused` where the artifact is not the net; then nothing is written.
+    model: as returned by `resnets.load`. data: the data set that calibrates int8 (training split)
+    and on which errors are counted (validation split, else test split). source: the file of the
+    model, whose SHA-256 goes into the manifest. Raises ConfigError if the format is not supported
+    and VerificationError if the artifact differs from the model; then nothing is written.
     """
-    check(kind, precision)
+    check_format(kind, precision)
     if SUFFIXES.get(out.suffix.lower()) != kind:
-        wanted = next(suffix for suffix, each in SUFFIXES.items() if each == kind)
-        raise ConfigError(f"--out {out}: a file for {kind} ends in {wanted}")
+        expected = next(suffix for suffix, each in SUFFIXES.items() if each == kind)
+        raise ConfigError(f"--out {out}: a file for {kind} ends in {expected}")
     if precision == "int8" and data is None:
-        raise ConfigError("--int8: name pictures to take its ranges from, with --calibrate DATA")
+        raise ConfigError("--int8: needs images for calibration; add --calibrate DATA")
     if not max_drop >= 0:
-        raise ConfigError(f"--max-drop {max_drop}: points of error, 0 or more")
+        raise ConfigError(f"--max-drop {max_drop}: must be at least 0 (percentage points of error)")
     with hold_name(out):
-        evidence = gather(net, data, precision)
-        facts = ArtifactMetadata.of(net, kind, precision)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as aside:
-            made = Path(aside, out.name)
-            say(f"writing {out.name}")
-            write(net, facts, made, evidence.calibration)
-            say("proving it")
-            proved = functools.partial(verify, net, evidence=evidence, max_drop=max_drop)
+        evidence = gather_evidence(model, data, precision)
+        metadata = ArtifactMetadata.from_model(model, kind, precision)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+            artifact = Path(folder, out.name)
+            log(f"writing {out.name}")
+            write_artifact(model, metadata, artifact, evidence.calibration)
+            log("verifying outputs")
+            verify_artifact = functools.partial(verify, model, evidence=evidence, max_drop=max_drop)
             try:
-                card = proved(made)
-            except VerificationError as verdict:
+                manifest = verify_artifact(artifact)
+            except VerificationError as error:
                 if (kind, precision) != ("openvino", "int8"):
                     raise
                 assert evidence.calibration is not None
-                card = keep_float(net, facts, made, evidence.calibration, verdict, proved, say)
-            card |= _origin(net, source)
-            sums = {file.name: digest(file) for file in files_of(made)}
-            dump_json({**card, "sha256": sums}, card_of(made))
-            for file in (*files_of(made)[1:], card_of(made), made):
+                manifest = quantize_mixed(
+                    model, metadata, artifact, evidence.calibration, error, verify_artifact, log
+                )
+            manifest |= _provenance(model, source)
+            sums = {file.name: file_sha256(file) for file in artifact_files(artifact)}
+            dump_json({**manifest, "sha256": sums}, manifest_path(artifact))
+            for file in (*artifact_files(artifact)[1:], manifest_path(artifact), artifact):
                 os.replace(file, out.with_name(file.name))
-        return {**card, "sha256": sums}
+        return {**manifest, "sha256": sums}
 
 
-def verify(net: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str, Any]:
-    """The evidence that the artifact at `path` computes what `net` does; else raises Refused."""
+def verify(model: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str, Any]:
+    """The manifest of the artifact at `path`; VerificationError if it differs from `model`."""
     engine = open_artifact(path)
-    facts = engine.facts
-    limit = LIMITS[facts.precision]
-    parity = compare(net, engine, evidence.pictures, limit)
-    whole = compare_whole(net, engine, limit)
-    sides = (engine.size, engine.size) if whole is None else ("height", "width")
-    card: dict[str, Any] = {
+    metadata = engine.metadata
+    limit = LIMITS[metadata.precision]
+    parity = compare_logits(model, engine, evidence.images, limit)
+    full_images = compare_full_images(model, engine, limit)
+    spatial = (engine.size, engine.size) if full_images is None else ("height", "width")
+    manifest: dict[str, Any] = {
         "artifact": path.name,
-        "runtime": facts.kind,
-        "precision": facts.precision,
-        "net": facts.net,
-        "classes": list(facts.classes),
+        "runtime": metadata.kind,
+        "precision": metadata.precision,
+        "net": metadata.net,
+        "classes": list(metadata.classes),
         "input": {
             "name": "pictures",
             "type": "uint8",
-            "shape": ["batch", *sides, engine.channels],
+            "shape": ["batch", *spatial, engine.channels],
             "is": "RGB" if engine.channels == 3 else "grey",
             "cut_already": [engine.size, engine.size],
         },
         "output": {
             "name": "logits",
             "type": "float32",
-            "shape": ["batch", len(facts.classes)],
+            "shape": ["batch", len(metadata.classes)],
             "is": "scores before the softmax, in the order of the classes",
         },
         "preprocess": {
-            **to_dict(facts.preprocess),
-            "before_the_graph": "upright" + (f"; {CUT}" if whole is None else ""),
-            "in_the_graph": ("" if whole is None else f"{CUT}, unless cut already; ") + NORMALISED,
+            **to_dict(metadata.preprocess),
+            "before_the_graph": "upright" + (f"; {RESIZE_AND_CROP}" if full_images is None else ""),
+            "in_the_graph": (
+                "" if full_images is None else f"{RESIZE_AND_CROP}, unless cut already; "
+            )
+            + NORMALIZATION,
         },
         "parity": {
             "pictures": evidence.source,
-            "measure": "root mean square difference over the deviation of the net's logits",
+            "measure": "root mean square difference over the deviation of the model's logits",
             "limit": limit,
             "batches": [dataclasses.asdict(each) for each in parity],
-            "whole_pictures": whole,
+            "whole_pictures": full_images,
         },
     }
-    if evidence.split is not None and evidence.truth is not None and evidence.before is not None:
-        after = count(engine, evidence.split, evidence.truth)
-        card["errors"] = compare_errors(engine.name, evidence.before(), after, max_drop)
-    return card
+    if evidence.split is not None and evidence.truth is not None and evidence.baseline is not None:
+        after = count_errors(engine, evidence.split, evidence.truth)
+        manifest["errors"] = compare_errors(engine.name, evidence.baseline(), after, max_drop)
+    return manifest
 
 
-def gather(net: Net, data: str | None, precision: Precision) -> Evidence:
-    """Pictures from the named set, or those embedded in scikit-learn."""
+def gather_evidence(model: Net, data: str | None, precision: Precision) -> Evidence:
+    """Images from the data set `data`, or the sample images of scikit-learn."""
     if data is None:
-        pictures, source = embedded_pictures(net.preprocess)
-        return Evidence(pictures, source)
-    training = open_split(net, data, "train", stored=True)
+        images, source = sample_images(model.preprocess)
+        return Evidence(images, source)
+    training = open_split(model, data, "train", stored=True)
     announce(training)
     try:
-        split, truth = open_pictures(net, data, "val")
-    except DataError:  # it has no validation part
-        split, truth = open_pictures(net, data, "test")
-    few = min(CALIBRATION, len(training))
-    calibration = _some(net, training, few) if precision == "int8" else None
-    pictures = _some(net, split, sum(BATCHES))
-    own = functools.cache(lambda: count(TorchEngine(net, "cpu", "float32"), split, truth))
-    return Evidence(pictures, split.description, calibration, split, truth, own)
-
-
-def _some(net: Net, split: Split, count: int) -> NDArray[np.uint8]:
-    """Evenly spaced pictures of a split as the net sees them, (count, size, size, C)."""
-    rows = np.linspace(0, len(split) - 1, count).astype(int).tolist()
-    seen: NDArray[np.uint8] = np.stack(
-        [cut(split, row, Views(), net.preprocess.spec)[0] for row in rows]
+        split, truth = open_pictures(model, data, "val")
+    except DataError:  # no validation split
+        split, truth = open_pictures(model, data, "test")
+    count = min(CALIBRATION, len(training))
+    calibration = _evenly_spaced(model, training, count) if precision == "int8" else None
+    images = _evenly_spaced(model, split, sum(BATCHES))
+    baseline = functools.cache(
+        lambda: count_errors(TorchEngine(model, "cpu", "float32"), split, truth)
     )
-    return seen
+    return Evidence(images, split.description, calibration, split, truth, baseline)
 
 
-def _origin(net: Net, source: Path | None) -> dict[str, Any]:
-    """Where the artifact comes from, and what made it."""
-    weights: dict[str, Any] = {"weights": net.origin, "net": digest_of_net(net)}
+def _evenly_spaced(model: Net, split: Split, count: int) -> NDArray[np.uint8]:
+    """Evenly spaced images of a split as the model gets them, (count, size, size, C)."""
+    rows = np.linspace(0, len(split) - 1, count).astype(int).tolist()
+    views: NDArray[np.uint8] = np.stack(
+        [cut(split, row, Views(), model.preprocess.spec)[0] for row in rows]
+    )
+    return views
+
+
+def _provenance(model: Net, source: Path | None) -> dict[str, Any]:
+    """Source, package versions and date of an artifact."""
+    weights: dict[str, Any] = {"weights": model.origin, "net": model_sha256(model)}
     try:
         if source is not None:
-            weights["sha256"] = digest(find_checkpoint(source))
-    except CheckpointError:  # a published net has no one file
+            weights["sha256"] = file_sha256(find_checkpoint(source))
+    except CheckpointError:  # published models are not a single file
         pass
     return {
         "source": weights,

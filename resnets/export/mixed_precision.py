@@ -1,8 +1,9 @@
-"""Mixed precision: where 8 bits lose too much, the layers they hurt most stay in float.
+"""Mixed precision: if int8 loses too much, the quantization-sensitive layers stay in float.
 
-How far the logits go from the net's when a layer alone is quantised is its hurt. The worst stays in
-float, then the worst two, and so on, each time quantised anew and proved, until one passes or int8
-no longer pays. Why not NNCF's own `quantize_with_accuracy_control`: see docs/export.md.
+The sensitivity of a layer is the change of the logits when it alone is quantized. The most
+sensitive layer is kept in float, then more of them, each time quantized again and verified, until
+one artifact passes or int8 no longer pays off. docs/export.md says why NNCF's own
+`quantize_with_accuracy_control` is not used.
 """
 
 from __future__ import annotations
@@ -18,140 +19,154 @@ import numpy as np
 import torch
 
 from resnets.export.verify import VerificationError
-from resnets.export.write import WEIGHTED, openvino_model, quantized_openvino, quiet, write_openvino
+from resnets.export.write import (
+    WEIGHTED_OPS,
+    openvino_model,
+    quantize_openvino,
+    silence_exporters,
+    write_openvino,
+)
 from resnets.models import Net
-from resnets.runtime.artifact import ArtifactMetadata, files_of
-from resnets.runtime.open import open_artifact, times_as_fast
-from resnets.runtime.openvino_core import apart, core
+from resnets.runtime.artifact import ArtifactMetadata, artifact_files
+from resnets.runtime.open import measure_relative_speed, open_artifact
+from resnets.runtime.openvino_core import run_in_new_thread, shared_core
 from resnets.utils import environment
 
-MOST_FLOAT = 0.5  # of the multiply-adds; beyond, less than half of what int8 gains is left
-SEEN = 32  # pictures that tell the layers apart; 300 gave the same four worst
-BATCH = 8  # at which they are computed: OpenVINO gets a first layer in int8 wrong at an open one
-LAYERS = (*WEIGHTED, "Add", "Multiply", "ReduceMean", "AvgPool")
+MAX_FLOAT_SHARE = 0.5  # of the multiply-adds; beyond, less than half of the speedup is left
+RANKING_IMAGES = 32  # 300 gave the same four most sensitive layers
+BATCH = 8  # fixed: OpenVINO computes an int8 first layer wrongly at a dynamic batch size
+LAYERS = (*WEIGHTED_OPS, "Add", "Multiply", "ReduceMean", "AvgPool")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """hurt: root mean square change of the logits over their deviation; share: of multiply-adds."""
+    """A quantizable layer.
+
+    sensitivity: root mean square change of the logits over their standard deviation. share: of the
+    multiply-adds of the model.
+    """
 
     name: str
-    hurt: float
+    sensitivity: float
     share: float
 
 
-def keep_float(
-    net: Net,
-    facts: ArtifactMetadata,
+def quantize_mixed(
+    model: Net,
+    metadata: ArtifactMetadata,
     path: Path,
     calibration: np.ndarray,
-    plain: VerificationError,
-    prove: Callable[[Path], dict[str, Any]],
-    say: Callable[[str], None],
+    int8_error: VerificationError,
+    verify: Callable[[Path], dict[str, Any]],
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Replace the artifact at `path`, which `plain` refuses, by one that passes; its card.
+    """Replace the artifact at `path`, which failed with `int8_error`; returns the manifest.
 
-    prove: gives a card or raises Refused. Other files are written beside `path`. Raises Refused
-    where no net with enough int8 left passes.
+    verify: returns a manifest or raises VerificationError. Temporary files are written next to
+    `path`. Raises VerificationError if no artifact with enough int8 layers passes.
     """
-    say(f"{plain.reason}; looking for the layers that 8 bits hurt")
-    with quiet():
-        model = openvino_model(net, facts, named=True)
-        layers = apart(functools.partial(rank, model.clone(), calibration))
+    log(f"{int8_error.reason}; looking for quantization-sensitive layers")
+    with silence_exporters():
+        ov_model = openvino_model(model, metadata, named=True)
+        layers = run_in_new_thread(functools.partial(rank_layers, ov_model.clone(), calibration))
 
-    @quiet()
-    def make(made: Path, **changes: Any) -> Path:
-        write_openvino(model.clone(), replace(facts, **changes), made, calibration)
-        return made
+    @silence_exporters()
+    def make(out: Path, **changes: Any) -> Path:
+        write_openvino(ov_model.clone(), replace(metadata, **changes), out, calibration)
+        return out
 
     plain_path, float_path = (path.with_name(f"{name}.xml") for name in ("plain", "float"))
-    for old, new in zip(files_of(path), files_of(plain_path), strict=True):
+    for old, new in zip(artifact_files(path), artifact_files(plain_path), strict=True):
         old.replace(new)
-    last, tried = plain, 0
-    for count in _counts(layers):
+    last, tried = int8_error, 0
+    for count in _layer_counts(layers):
         names = tuple(layer.name for layer in layers[:count])
-        say(f"trying {count} of {len(layers)} layers in float: {', '.join(names)}")
+        log(f"trying {count} of {len(layers)} layers in float: {', '.join(names)}")
         try:
-            card = prove(make(path, floats=names))
-        except VerificationError as verdict:
-            last, tried = verdict, count
+            manifest = verify(make(path, floats=names))
+        except VerificationError as error:
+            last, tried = error, count
             continue
-        precise = environment.pick_precision("auto", torch.device("cpu"))
-        base = open_artifact(make(float_path, precision=precise))
-        times = [times_as_fast(open_artifact(each), base) for each in (path, plain_path)]
-        card["mixed"] = {
-            "float": {layer.name: layer.hurt for layer in layers[:count]},
+        float_precision = environment.pick_precision("auto", torch.device("cpu"))
+        base = open_artifact(make(float_path, precision=float_precision))
+        speeds = [measure_relative_speed(open_artifact(each), base) for each in (path, plain_path)]
+        manifest["mixed"] = {
+            "float": {layer.name: layer.sensitivity for layer in layers[:count]},
             "quantised": len(layers) - count,
             "float_multiply_adds": sum(layer.share for layer in layers[:count]),
-            "all_int8": {"verdict": plain.reason, "top1_error": plain.top1_error},
-            "times_as_fast_as": precise,
-            "times": times[0],
-            "times_all_int8": times[1],
+            "all_int8": {"verdict": int8_error.reason, "top1_error": int8_error.top1_error},
+            "times_as_fast_as": float_precision,
+            "times": speeds[0],
+            "times_all_int8": speeds[1],
         }
-        return card
-    few = f", with {tried} of {len(layers)} layers in float" if tried else ""
-    raise VerificationError(f"{last.reason}{few}; nothing was written", last.top1_error)
+        return manifest
+    suffix = f", with {tried} of {len(layers)} layers in float" if tried else ""
+    raise VerificationError(f"{last.reason}{suffix}; nothing was written", last.top1_error)
 
 
-def rank(model: Any, calibration: np.ndarray) -> list[Layer]:
-    """The layers of an openvino.Model that NNCF quantises, the one that 8 bits hurt most first."""
-    model = quantized_openvino(model, calibration, for_ranking=True)
-    model.reshape([BATCH, *calibration.shape[1:]])
-    quantised = {op: found for op in model.get_ordered_ops() if (found := _quantisers(op))}
+def rank_layers(ov_model: Any, calibration: np.ndarray) -> list[Layer]:
+    """The layers of an openvino.Model that NNCF quantizes, most sensitive first."""
+    ov_model = quantize_openvino(ov_model, calibration, for_ranking=True)
+    ov_model.reshape([BATCH, *calibration.shape[1:]])
+    quantized = {op: found for op in ov_model.get_ordered_ops() if (found := _quantizers(op))}
     readers = {
         op.get_friendly_name(): (op, list(op.output(0).get_target_inputs()))
-        for op in model.get_ops()
+        for op in ov_model.get_ops()
         if op.get_type_name() == "FakeQuantize"
     }
 
-    def turn(names: Any, on: bool) -> None:
+    def set_quantizers(names: Any, on: bool) -> None:
         for name in names:
             op, inputs = readers[name]
             for each in inputs:
                 each.replace_source_output(op.output(0) if on else op.input_value(0))
 
-    seen = calibration[np.linspace(0, len(calibration) - 1, SEEN).astype(int)]
+    images = calibration[np.linspace(0, len(calibration) - 1, RANKING_IMAGES).astype(int)]
 
     def compute() -> np.ndarray:
-        compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return np.concatenate([compiled(part)[0] for part in np.split(seen, SEEN // BATCH)])
+        compiled = shared_core().compile_model(ov_model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return np.concatenate(
+            [compiled(part)[0] for part in np.split(images, RANKING_IMAGES // BATCH)]
+        )
 
-    turn(readers, on=False)
+    set_quantizers(readers, on=False)
     expected = compute()
-    sizes = {op: _multiply_adds(op) for op in quantised}
+    sizes = {op: _multiply_adds(op) for op in quantized}
     layers = []
-    for op, found in quantised.items():
-        turn(found, on=True)
-        hurt = float(np.sqrt(((compute() - expected) ** 2).mean()) / (expected.std() or 1.0))
-        turn(found, on=False)
+    for op, found in quantized.items():
+        set_quantizers(found, on=True)
+        sensitivity = float(np.sqrt(((compute() - expected) ** 2).mean()) / (expected.std() or 1.0))
+        set_quantizers(found, on=False)
         share = sizes[op] / sum(sizes.values())
-        layers.append(Layer(op.get_friendly_name(), hurt, share))
-    return sorted(layers, key=lambda layer: -layer.hurt)
+        layers.append(Layer(op.get_friendly_name(), sensitivity, share))
+    return sorted(layers, key=lambda layer: -layer.sensitivity)
 
 
-def _quantisers(op: Any) -> list[str]:
-    """Names of the quantisers whose outputs a layer reads, be it through a pooling or padding."""
-    found, ahead = [], list(op.inputs()) if op.get_type_name() in LAYERS else []
-    while ahead:
-        before = ahead.pop().get_source_output().get_node()
-        if before.get_type_name() == "FakeQuantize":
-            found.append(before.get_friendly_name())
-        elif before.get_type_name() not in LAYERS:
-            ahead += before.inputs()
+def _quantizers(op: Any) -> list[str]:
+    """Names of the quantizers whose outputs a layer reads, directly or through pooling, padding."""
+    found, to_visit = [], list(op.inputs()) if op.get_type_name() in LAYERS else []
+    while to_visit:
+        producer = to_visit.pop().get_source_output().get_node()
+        if producer.get_type_name() == "FakeQuantize":
+            found.append(producer.get_friendly_name())
+        elif producer.get_type_name() not in LAYERS:
+            to_visit += producer.inputs()
     return found
 
 
 def _multiply_adds(op: Any) -> int:
-    """Of one picture; 0 of a layer without weights."""
+    """Multiply-adds of a layer for one image; 0 for layers without weights."""
     size = math.prod(op.output(0).get_shape()[2:])
-    return size * math.prod(op.input_value(1).get_shape()) if op.get_type_name() in WEIGHTED else 0
+    return (
+        size * math.prod(op.input_value(1).get_shape()) if op.get_type_name() in WEIGHTED_OPS else 0
+    )
 
 
-def _counts(layers: list[Layer]) -> list[int]:
-    """Numbers of layers to try: each half as large again, as long as int8 pays."""
+def _layer_counts(layers: list[Layer]) -> list[int]:
+    """Numbers of float layers to try: each half as large again, up to MAX_FLOAT_SHARE."""
     shares = np.cumsum([layer.share for layer in layers])
-    most = int((shares <= MOST_FLOAT).sum())
+    max_count = int((shares <= MAX_FLOAT_SHARE).sum())
     counts = [1]
-    while counts[-1] < most:
-        counts.append(min(most, counts[-1] + max(1, counts[-1] // 2)))
-    return counts if most else []
+    while counts[-1] < max_count:
+        counts.append(min(max_count, counts[-1] + max(1, counts[-1] // 2)))
+    return counts if max_count else []

@@ -1,4 +1,4 @@
-"""What a backend makes of a split: the figures of `resnets evaluate`, from an artifact."""
+"""Evaluate an inference backend on a split, as `resnets evaluate` does for artifacts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from resnets.runtime.base import Backend
 from resnets.utils.cpu_count import cores
 
 
-class Scorer:
-    """A backend as `evaluate.measure` wants one: scores of pictures of a split, one view each."""
+class BackendScorer:
+    """Adapts a backend to `evaluate.measure`: one view per image."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.classes = backend, backend.classes
@@ -28,28 +28,28 @@ class Scorer:
     def scores(
         self, split: Split, rows: Sequence[int], workers: int | None = None
     ) -> Iterator[Scored]:
-        """All `rows`, each once, read by `workers` threads while the backend computes."""
+        """Scores of `rows`, decoded by `workers` threads while the backend computes."""
         preprocess, views = self.backend.preprocess.spec, Views()
 
         def read(row: int) -> Pixels:
             return cut(split, row, views, preprocess)[0]
 
-        def compute(pictures: Sequence[Pixels]) -> Tensor:
-            return torch.from_numpy(self.backend.logits(np.stack(pictures)))
+        def compute(images: Sequence[Pixels]) -> Tensor:
+            return torch.from_numpy(self.backend.logits(np.stack(images)))
 
-        group = min(max(FEWEST, self.backend.batch), MOST)
-        for found in compute_in_groups(
+        batch_size = min(max(FEWEST, self.backend.batch), MOST)
+        for logits in compute_in_groups(
             read,
             compute,
             rows,
-            group=group,
+            group=batch_size,
             workers=workers or cores(),
             at_once=self.backend.at_once,
         ):
-            yield Scored.of(found, len(self.classes))
+            yield Scored.of(logits, len(self.classes))
 
     def protocol(self, names: Sequence[str]) -> str:
-        """Views, size, what computes, and the artifact."""
+        """The evaluation protocol: views, size, backend and weights."""
         views = Views().describe(self.backend.preprocess.spec, "probabilities")
         return f"{views}, {self.backend.name}, {', '.join(names)}"
 
@@ -58,7 +58,7 @@ def evaluate_backend(
     backend: Backend,
     split: Split,
     truth: Truth,
-    watch: Callable[[Iterable[Scored]], Iterable[Scored]] = iter,
+    progress: Callable[[Iterable[Scored]], Iterable[Scored]] = iter,
 ) -> Measurement:
-    """Figures of `backend` on the pictures of `split` that have a label."""
-    return measure(Scorer(backend), split, truth, weights=[backend.origin], watch=watch)
+    """Metrics of `backend` on the labeled images of `split`."""
+    return measure(BackendScorer(backend), split, truth, weights=[backend.origin], watch=progress)

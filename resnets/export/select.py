@@ -1,13 +1,12 @@
-"""Which runtime computes a checkpoint: the fastest one here that was proved to compute the same.
+"""Select the backend of a checkpoint: the fastest one that was verified on this machine.
 
-What is taken by itself on a CPU is the fastest of
+On a CPU, "auto" is the fastest of
 
-- int8, where an artifact that was exported into the run's folder has measured that it loses at
-  most half a point;
-- OpenVINO in the precision that torch would have (ONNX Runtime, in float32, where OpenVINO is not
-  installed), proved by `export/export.py`. Making it takes some ten seconds, so that is done for
-  work that is long enough, and kept (`export/cache.py`);
-- torch, where neither is faster. Speeds are measured here, once, and kept too.
+- int8, if an artifact in the run folder has a measured loss of at most half a percentage point;
+- OpenVINO in the precision torch would use (ONNX Runtime in float32 if OpenVINO is not installed),
+  verified by `export/export.py`. Exporting takes about ten seconds, so it is done for enough images
+  only, and cached (`export/cache.py`);
+- torch, if neither is faster. Speeds are measured on this machine, once, and cached too.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from resnets.config import ConfigError
-from resnets.export.cache import ArtifactCache, ArtifactKey, note_speed, speed_of
+from resnets.export.cache import ArtifactCache, ArtifactKey, load_speed, save_speed
 from resnets.export.verify import VerificationError
 from resnets.models import Net
 from resnets.models.cost import count
@@ -29,20 +28,20 @@ from resnets.runtime.artifact import (
     ArtifactError,
     Kind,
     Precision,
-    card_of,
-    digest_of_net,
     is_artifact,
+    manifest_path,
+    model_sha256,
 )
 from resnets.runtime.base import Backend, Engine, Runtime
-from resnets.runtime.open import open_artifact, times_as_fast
+from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.torch import TorchEngine
 from resnets.utils import environment
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
-# Multiply-adds from which on another runtime is made ready, and measured: torch computes them in
-# 25 to 50 s on two cores, which is two to four times as long as making it takes.
-WORTH = 1e13
-MAX_DROP = 0.5  # points of top-1 error that int8 may lose where it is taken by itself
+# Below this number of multiply-adds no artifact is exported or timed. torch needs 25 to 50 s for
+# them on two cores, two to four times as long as the export.
+MIN_MULTIPLY_ADDS = 1e13
+MAX_DROP = 0.5  # percentage points of top-1 error that int8 may lose to be selected by "auto"
 
 
 def open_backend(
@@ -51,148 +50,154 @@ def open_backend(
     backend: Runtime = "auto",
     device: str = "auto",
     precision: str = "auto",
-    pictures: int | None = 1,
+    images: int | None = 1,
     calibrate: str | None = None,
     max_drop: float = 0.5,
     loading: LoadOptions = NOTHING_SAID,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Backend:
-    """The backend of an artifact (.onnx, .xml, .pt2), or of a run, checkpoint or published net.
+    """Open an artifact (.onnx, .xml, .pt2), or a run, checkpoint or published model, for inference.
 
-    An artifact computes in its own runtime. A checkpoint computes in torch on an accelerator; on
-    the CPU "auto" takes the fastest runtime that is installed, that has proved to compute the same,
-    and whose preparation pays for so many `pictures` (None: no end of them); see
-    above. `precision` is "auto", "float32", "bfloat16", or "int8", which is calibrated
-    and measured on the set `calibrate` and may lose `max_drop` points of top-1 error there.
-    loading: what the user says of weights that do not say it. `say` hears of what takes seconds.
+    An artifact uses its own runtime. A checkpoint uses torch on an accelerator; on the CPU, "auto"
+    selects as described above. images: the expected number of inputs, None if unlimited.
+    precision: "auto", "float32", "bfloat16" or "int8". calibrate: data set for int8 calibration and
+    evaluation. max_drop: allowed rise of the top-1 error there, in percentage points. loading:
+    options for weights that do not name their model or classes. log: called before slow steps.
 
-    Raises ConfigError where the options contradict each other or a package is missing,
-    ArtifactError for a damaged file, `prove.Refused` for what was asked for by name and failed.
+    Raises ConfigError for contradictory options or a missing package, ArtifactError for a damaged
+    file, and VerificationError if a backend selected by name fails verification.
     """
     kind = SUFFIXES.get(Path(path).suffix.lower())
     if kind is not None:
         if backend not in ("auto", kind):
             raise ConfigError(f"{path}: is for {kind}, not {backend}")
         if calibrate is not None:
-            raise ConfigError(f"--calibrate: {path} is exported already; name its checkpoint")
+            raise ConfigError(f"--calibrate: {path} is already exported; pass its checkpoint")
         if loading != NOTHING_SAID:
-            raise ConfigError(f"--model, --classes: {path} is exported, and says them itself")
+            raise ConfigError(f"--model, --classes: {path} is an artifact, which contains them")
         return open_artifact(Path(path), device=device, precision=precision)
     chosen = environment.pick_device(device)
     if calibrate is not None and precision != "int8":
-        raise ConfigError("--calibrate: is for --precision int8")
+        raise ConfigError("--calibrate: only valid with --precision int8")
     if chosen.type != "cpu":
         if backend not in ("auto", "torch") or precision == "int8":
-            raise ConfigError(f"--device {chosen}: torch computes there, in float32 or bfloat16")
+            raise ConfigError(f"--device {chosen}: only torch runs there, in float32 or bfloat16")
         return TorchEngine(load_model(path, loading), device, precision)
-    net = load_model(path, loading)
-    chooser = Chooser(net, str(path), precision, pictures, calibrate, max_drop, say)
-    return chooser.choose(backend)
+    model = load_model(path, loading)
+    selector = BackendSelector(model, str(path), precision, images, calibrate, max_drop, log)
+    return selector.select(backend)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine with its speed in that of torch, None where that is not known, and its grounds."""
+    """An engine, its speed relative to torch (None if unknown), and why it would be selected."""
 
     engine: Engine
-    times: float | None
-    grounds: str
+    speed: float | None
+    reason: str
 
 
 @dataclass
-class Chooser:
-    """Chooses for one net, and keeps in `reasons` why it took what it took.
+class BackendSelector:
+    """Selects the backend of one model and collects the reasons in `reasons`.
 
-    where: what `net` was loaded from. precision: "auto", "float32", "bfloat16" or "int8".
-    pictures: how many are to come, None for no end. calibrate, max_drop: as export takes them.
+    source: where `model` was loaded from. The other fields are those of `open_backend`.
     """
 
-    net: Net
-    where: str
+    model: Net
+    source: str
     precision: str
-    pictures: int | None
+    images: int | None
     calibrate: str | None
     max_drop: float
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     reasons: list[str] = field(default_factory=list)
 
-    def choose(self, runtime: str) -> Engine:
-        """The engine; `runtime` is "auto", "torch", "onnx" or "openvino"."""
-        engine = self._chosen(runtime)
+    def select(self, runtime: str) -> Engine:
+        """Return the engine; runtime: "auto", "torch", "onnx" or "openvino"."""
+        engine = self._select(runtime)
         engine.note = "; ".join(self.reasons)
         return engine
 
-    def _chosen(self, runtime: str) -> Engine:
+    def _select(self, runtime: str) -> Engine:
         if self.precision == "int8":
-            return self._int8(runtime)
+            return self._select_int8(runtime)
         if runtime == "torch":
-            return self._torch
+            return self._torch_engine
         if runtime == "auto":
             return self._fastest()
-        return self._made(ArtifactKey(_kind(runtime), self._precise()))
+        return self._cached_engine(ArtifactKey(_kind(runtime), self._cpu_precision()))
 
     @functools.cached_property
-    def _torch(self) -> TorchEngine:
-        return TorchEngine(self.net, "cpu", "auto" if self.precision == "int8" else self.precision)
+    def _torch_engine(self) -> TorchEngine:
+        return TorchEngine(
+            self.model, "cpu", "auto" if self.precision == "int8" else self.precision
+        )
 
     @functools.cached_property
-    def _least(self) -> int:
-        """Pictures from which on it pays to make another runtime ready."""
-        cost = count(self.net, self.net.preprocess.spec.size).multiply_adds
-        return max(1, int(WORTH / max(cost, 1)))
+    def _min_images(self) -> int:
+        """Number of images from which exporting pays off."""
+        cost = count(self.model, self.model.preprocess.spec.size).multiply_adds
+        return max(1, int(MIN_MULTIPLY_ADDS / max(cost, 1)))
 
     @property
-    def _pays(self) -> bool:
-        return self.pictures is None or self.pictures >= self._least
+    def _is_worthwhile(self) -> bool:
+        return self.images is None or self.images >= self._min_images
 
-    def _precise(self) -> Precision:
+    def _cpu_precision(self) -> Precision:
         found = environment.pick_precision(self.precision, environment.pick_device("cpu"))
         return "bfloat16" if found == "bfloat16" else "float32"
 
     def _fastest(self) -> Engine:
-        exported = self._exported(MAX_DROP) if self.precision == "auto" else None
-        if exported is not None and exported.times is None:
-            self.reasons = [exported.grounds]  # too few pictures to find out what else there is
+        exported = self._exported_int8(MAX_DROP) if self.precision == "auto" else None
+        if exported is not None and exported.speed is None:
+            self.reasons = [exported.reason]  # too few images to try other runtimes
             return exported.engine
-        offers = [each for each in (exported, self._proved()) if each is not None]
-        offers.sort(key=lambda each: each.times or 0.0)
-        for slower in offers[:-1]:
-            self.reasons.append(f"{slower.engine.name} has {slower.times:.2f} x")
-        if offers and (offers[-1].times or 0.0) >= 1:
-            self.reasons.insert(0, offers[-1].grounds)
-            return offers[-1].engine
-        self.reasons += [f"{each.engine.name} has {each.times:.2f} x" for each in offers[-1:]]
-        return self._torch
+        candidates = [each for each in (exported, self._verified()) if each is not None]
+        candidates.sort(key=lambda each: each.speed or 0.0)
+        for slower in candidates[:-1]:
+            self.reasons.append(f"{slower.engine.name} runs at {slower.speed:.2f}x")
+        if candidates and (candidates[-1].speed or 0.0) >= 1:
+            self.reasons.insert(0, candidates[-1].reason)
+            return candidates[-1].engine
+        self.reasons += [
+            f"{each.engine.name} runs at {each.speed:.2f}x" for each in candidates[-1:]
+        ]
+        return self._torch_engine
 
-    def _int8(self, runtime: str) -> Engine:
-        """What was asked for by name; Refused where it does not pass the gate."""
+    def _select_int8(self, runtime: str) -> Engine:
+        """The int8 engine the user asked for; VerificationError if it loses too much."""
         if runtime == "torch":
-            raise ConfigError("--precision int8: torch does not compute it; take openvino or onnx")
+            raise ConfigError("--precision int8: not supported by torch; use openvino or onnx")
         if self.calibrate is not None:
             kind = _kind(runtime) if runtime != "auto" else _int8_kind()
-            kept = ArtifactCache(self.net, ArtifactKey(kind, "int8", self.calibrate, self.max_drop))
-            engine = self._made(kept.wanted, kept)
-            self.reasons.append(_lost(_measured_rise(kept.path, kept.net) or 0.0))
-            return engine
-        offer = self._exported(self.max_drop, runtime)
-        if offer is None:
-            raise ConfigError(
-                "--precision int8: name pictures to take its ranges from and to count its errors"
-                f" on, with --calibrate DATA ({'; '.join(self.reasons)})"
+            cache = ArtifactCache(
+                self.model, ArtifactKey(kind, "int8", self.calibrate, self.max_drop)
             )
-        self.reasons = [offer.grounds]
-        return offer.engine
+            engine = self._cached_engine(cache.key, cache)
+            self.reasons.append(
+                _describe_rise(_measured_rise(cache.path, cache.model_sha256) or 0.0)
+            )
+            return engine
+        candidate = self._exported_int8(self.max_drop, runtime)
+        if candidate is None:
+            raise ConfigError(
+                "--precision int8: needs images for calibration and evaluation;"
+                f" add --calibrate DATA ({'; '.join(self.reasons)})"
+            )
+        self.reasons = [candidate.reason]
+        return candidate.engine
 
-    def _exported(self, max_drop: float, runtime: str = "auto") -> Candidate | None:
-        """An int8 artifact of this net in its run's folder that measured its loss."""
+    def _exported_int8(self, max_drop: float, runtime: str = "auto") -> Candidate | None:
+        """An int8 artifact of this model in the run folder whose loss was measured."""
         found = [
             path
-            for path in _artifacts_beside(self.where)
-            if runtime in ("auto", SUFFIXES[path.suffix]) and _present(SUFFIXES[path.suffix])
+            for path in _artifacts_of_run(self.source)
+            if runtime in ("auto", SUFFIXES[path.suffix]) and _is_installed(SUFFIXES[path.suffix])
         ]
-        own = digest_of_net(self.net) if found else ""
+        model_digest = model_sha256(self.model) if found else ""
         for path in sorted(found, key=lambda each: each.suffix != ".xml"):
-            rise = _measured_rise(path, own)
+            rise = _measured_rise(path, model_digest)
             if rise is None:
                 continue
             if rise > max_drop:
@@ -200,75 +205,79 @@ class Chooser:
                 continue
             try:
                 engine = open_artifact(path)
-            except (ArtifactError, OSError) as error:  # damaged, or being replaced just now
+            except (ArtifactError, OSError) as error:  # damaged, or being replaced
                 self.reasons.append(" ".join(str(error).split()))
                 continue
-            grounds = f"{path.name} {_lost(rise)}; --backend torch takes the net"
-            times = self._times(engine, path) if self.precision == "auto" else None
-            return Candidate(engine, times, grounds)
+            reason = (
+                f"{path.name} {_describe_rise(rise)}; use --backend torch for the original model"
+            )
+            speed = self._relative_speed(engine, path) if self.precision == "auto" else None
+            return Candidate(engine, speed, reason)
         if not self.reasons:
-            self.reasons.append("int8 is not measured: resnets export --int8 --calibrate DATA")
+            self.reasons.append("no int8 artifact: resnets export --int8 --calibrate DATA")
         return None
 
-    def _proved(self) -> Candidate | None:
-        """Another runtime in the precision of torch; None where there is none that pays."""
-        precision = self._precise()
-        kind: Kind = "openvino" if _present("openvino") else "onnx"
-        if kind == "onnx" and (precision != "float32" or not _present("onnx")):
+    def _verified(self) -> Candidate | None:
+        """Another runtime in the precision of torch; None if it does not pay off."""
+        precision = self._cpu_precision()
+        kind: Kind = "openvino" if _is_installed("openvino") else "onnx"
+        if kind == "onnx" and (precision != "float32" or not _is_installed("onnx")):
             self.reasons.append("openvino is not installed: pip install 'resnets[deploy]'")
             return None
-        kept = ArtifactCache(self.net, ArtifactKey(kind, precision))
-        known = kept.ready and speed_of(kept.path) is not None
-        if kept.refusal is None and not known and not self._pays:
-            self.reasons.append(f"{kind} pays from {self._least:,} pictures on")
+        cache = ArtifactCache(self.model, ArtifactKey(kind, precision))
+        known = cache.ready and load_speed(cache.path) is not None
+        if cache.failure is None and not known and not self._is_worthwhile:
+            self.reasons.append(f"{kind} pays off from {self._min_images:,} images")
             return None
         try:
-            engine = self._made(kept.wanted, kept)
-            times = self._times(engine, kept.path)
+            engine = self._cached_engine(cache.key, cache)
+            speed = self._relative_speed(engine, cache.path)
         except (
             VerificationError,
             OSError,
-        ) as error:  # it fails its proof, or the cache cannot be written
+        ) as error:  # verification failed, or the cache is not writable
             self.reasons.append(f"{kind}: {' '.join(str(error).split())}")
             return None
-        if times is None:  # what was known has gone meanwhile
-            self.reasons.append(f"{kind}: its speed is measured from {self._least:,} pictures on")
+        if speed is None:  # its stored speed was removed
+            self.reasons.append(f"{kind}: speed is measured from {self._min_images:,} images")
             return None
-        return Candidate(engine, times, f"proved equal to the net, {times:.1f} x torch's speed")
+        return Candidate(engine, speed, f"verified, runs at {speed:.1f}x torch's speed")
 
-    def _times(self, engine: Engine, path: Path) -> float | None:
-        """Its speed in that of torch; measured if that pays and it is not known to be faster."""
-        times = speed_of(path)
-        if (times is None or times < 1) and self._pays:  # other jobs may have been in its way
-            times = times_as_fast(engine, self._torch)
+    def _relative_speed(self, engine: Engine, path: Path) -> float | None:
+        """Speed relative to torch; measured if worthwhile and not known to be faster."""
+        speed = load_speed(path)
+        if (
+            speed is None or speed < 1
+        ) and self._is_worthwhile:  # it may have been measured on a busy machine
+            speed = measure_relative_speed(engine, self._torch_engine)
             try:
-                note_speed(path, times)
-            except OSError as error:  # it is measured again the next time
-                self.reasons.append(f"its speed cannot be kept ({error.strerror or error})")
-        return times
+                save_speed(path, speed)
+            except OSError as error:  # measured again next time
+                self.reasons.append(f"cannot store its speed ({error.strerror or error})")
+        return speed
 
-    def _made(self, wanted: ArtifactKey, kept: ArtifactCache | None = None) -> Engine:
-        """The artifact of the cache, made now if it is not there."""
-        kept = kept or ArtifactCache(self.net, wanted)
-        if kept.refusal is not None:
-            raise VerificationError(kept.refusal)
-        if kept.ready:
+    def _cached_engine(self, key: ArtifactKey, cache: ArtifactCache | None = None) -> Engine:
+        """Open the cached artifact; export it first if it is missing."""
+        cache = cache or ArtifactCache(self.model, key)
+        if cache.failure is not None:
+            raise VerificationError(cache.failure)
+        if cache.ready:
             try:
-                return self._opened(kept)
-            except ArtifactError:  # somebody changed it
-                kept.forget()
-        self.say(f"making the net ready for {wanted.kind} {wanted.precision}, once")
-        kept.make(self.where)
-        return self._opened(kept)
+                return self._open_cached(cache)
+            except ArtifactError:  # modified or damaged
+                cache.remove()
+        self.log(f"exporting to {key.kind} {key.precision} (cached for later runs)")
+        cache.make(self.source)
+        return self._open_cached(cache)
 
-    def _opened(self, kept: ArtifactCache) -> Engine:
-        engine = open_artifact(kept.use())
-        engine.origin = self.net.origin
+    def _open_cached(self, cache: ArtifactCache) -> Engine:
+        engine = open_artifact(cache.use())
+        engine.origin = self.model.origin
         return engine
 
 
-def _present(kind: Kind) -> bool:
-    """Whether the packages are there that make and compute such artifacts."""
+def _is_installed(kind: Kind) -> bool:
+    """Whether the packages that write and execute such artifacts are installed."""
     needed = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch": ()}
     return all(find_spec(package) is not None for package in needed[kind])
 
@@ -278,30 +287,34 @@ def _kind(runtime: str) -> Kind:
 
 
 def _int8_kind() -> Kind:
-    ready = _present("openvino") and find_spec("nncf") is not None
-    return "openvino" if ready or not _present("onnx") else "onnx"
+    ready = _is_installed("openvino") and find_spec("nncf") is not None
+    return "openvino" if ready or not _is_installed("onnx") else "onnx"
 
 
-def _artifacts_beside(where: str) -> list[Path]:
-    """Artifacts with a card in the folder of a run or checkpoint; none of a published net."""
-    path = Path(where)
+def _artifacts_of_run(source: str) -> list[Path]:
+    """Artifacts with a manifest in the folder of a run or checkpoint."""
+    path = Path(source)
     if not path.exists():
         return []
     folder = path if path.is_dir() else path.parent
     folder = folder.parent if folder.name == "checkpoints" else folder
-    return [each for each in folder.iterdir() if is_artifact(each) and card_of(each).is_file()]
+    return [
+        each for each in folder.iterdir() if is_artifact(each) and manifest_path(each).is_file()
+    ]
 
 
-def _lost(rise: float) -> str:
-    return f"loses {rise:.2f} points of top-1 error" if rise > 0 else "has no more top-1 errors"
+def _describe_rise(rise: float) -> str:
+    return (
+        f"loses {rise:.2f} points of top-1 error" if rise > 0 else "does not raise the top-1 error"
+    )
 
 
-def _measured_rise(path: Path, net: str) -> float | None:
-    """Points by which the top-1 error of an int8 artifact of the net with this digest rose."""
+def _measured_rise(path: Path, sha256: str) -> float | None:
+    """Rise of the top-1 error of an int8 artifact; None if it is of other weights, or unknown."""
     try:
-        card = json.loads(card_of(path).read_text("utf-8"))
-        if card["precision"] == "int8" and card["source"]["net"] == net:
-            return float(card["errors"]["rise"])
+        manifest = json.loads(manifest_path(path).read_text("utf-8"))
+        if manifest["precision"] == "int8" and manifest["source"]["net"] == sha256:
+            return float(manifest["errors"]["rise"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None

@@ -1,4 +1,4 @@
-"""A net as a file of each format; proving it comes after (`export/export.py`)."""
+"""Write a model in each format; `export/export.py` verifies the result."""
 
 from __future__ import annotations
 
@@ -18,70 +18,72 @@ import torch
 
 from resnets.config import ConfigError
 from resnets.models import Net
-from resnets.runtime.artifact import KEY, ArtifactMetadata, need
-from resnets.runtime.graph import INPUT, OUTPUT, Deployed
-from resnets.runtime.openvino_core import apart
+from resnets.runtime.artifact import KEY, ArtifactMetadata, require_package
+from resnets.runtime.graph import INPUT, OUTPUT, InferenceModule
+from resnets.runtime.openvino_core import run_in_new_thread
 from resnets.runtime.resize_graph import add_to_onnx, add_to_openvino
 from resnets.utils.signals import signals_later
 
 OPSET = 18
-WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's names of what has weights
+WEIGHTED_OPS = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's operations with weights
 
 
-def write(
-    net: Net, facts: ArtifactMetadata, path: Path, calibration: np.ndarray | None = None
+def write_artifact(
+    model: Net, metadata: ArtifactMetadata, path: Path, calibration: np.ndarray | None = None
 ) -> None:
-    """Write `net` (float32, on the CPU) to `path` as `facts` say.
+    """Write `model` (float32, on the CPU) to `path` in the format given by `metadata`.
 
-    calibration: (N, size, size, C) uint8, of which int8 takes the ranges of activations. Raises
-    ConfigError where the format does not have the precision, or a package is missing.
+    calibration: uint8 (N, size, size, C), for the activation ranges of int8. Raises ConfigError if
+    the format does not support the precision, or a package is missing.
     """
-    check(facts.kind, facts.precision)
-    with quiet():
-        if facts.kind == "torch":
-            _write_torch(net, facts, path)
-        elif facts.kind == "onnx":
-            _write_onnx(net, facts, path, calibration)
+    check_format(metadata.kind, metadata.precision)
+    with silence_exporters():
+        if metadata.kind == "torch":
+            _write_torch(model, metadata, path)
+        elif metadata.kind == "onnx":
+            _write_onnx(model, metadata, path, calibration)
         else:
-            write_openvino(openvino_model(net, facts), facts, path, calibration)
+            write_openvino(openvino_model(model, metadata), metadata, path, calibration)
 
 
-def check(kind: str, precision: str) -> None:
-    """Raise ConfigError where this cannot be written here."""
+def check_format(kind: str, precision: str) -> None:
+    """Raise ConfigError if a format does not support a precision, or a package is missing."""
     if kind == "torch":
         if precision == "int8":
-            raise ConfigError("--int8: not with --to torch; take openvino or onnx")
+            raise ConfigError("--int8: not supported with --to torch; use openvino or onnx")
         return
     if kind == "onnx" and precision == "bfloat16":
         raise ConfigError(
-            "--bf16: ONNX Runtime does not compute bfloat16 on CPUs; take --to openvino or torch"
+            "--bf16: ONNX Runtime has no bfloat16 on CPUs; use --to openvino or torch"
         )
     for package in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ("openvino",):
-        need(package, f"--to {kind}")
+        require_package(package, f"--to {kind}")
     if kind == "openvino" and precision == "int8":
-        need("nncf", "--to openvino --int8")
+        require_package("nncf", "--to openvino --int8")
 
 
-def _program(graph: Deployed, facts: ArtifactMetadata) -> torch.export.ExportedProgram:
-    """The graph for any batch. Its example is two black pictures: 0 and 1 would be constants."""
-    size, channels = facts.preprocess.size, facts.preprocess.channels
+def _export_program(
+    module: InferenceModule, metadata: ArtifactMetadata
+) -> torch.export.ExportedProgram:
+    """Export for any batch size; the example has two images, as torch specializes 0 and 1."""
+    size, channels = metadata.preprocess.size, metadata.preprocess.channels
     example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
     with signals_later():
-        return torch.export.export(graph, (example,), dynamic_shapes={INPUT: {0: batch}})
+        return torch.export.export(module, (example,), dynamic_shapes={INPUT: {0: batch}})
 
 
-def _write_torch(net: Net, facts: ArtifactMetadata, path: Path) -> None:
-    program = _program(Deployed(net, facts.precision), facts)
-    torch.export.save(program, path, extra_files={f"{KEY}.json": facts.to_text()})
+def _write_torch(model: Net, metadata: ArtifactMetadata, path: Path) -> None:
+    program = _export_program(InferenceModule(model, metadata.precision), metadata)
+    torch.export.save(program, path, extra_files={f"{KEY}.json": metadata.to_json()})
 
 
 def _write_onnx(
-    net: Net, facts: ArtifactMetadata, path: Path, calibration: np.ndarray | None
+    model: Net, metadata: ArtifactMetadata, path: Path, calibration: np.ndarray | None
 ) -> None:
     import onnx
 
-    program = _program(Deployed(net, plain=True), facts)
+    program = _export_program(InferenceModule(model, channels_first=True), metadata)
     with signals_later():
         exported = torch.onnx.export(
             program,
@@ -92,21 +94,21 @@ def _write_onnx(
             verbose=False,
         )
     assert exported is not None
-    model = exported.model_proto
-    if facts.precision == "int8":
+    graph = exported.model_proto
+    if metadata.precision == "int8":
         assert calibration is not None
-        model = _quantized(model, calibration)
-    add_to_onnx(model, facts.preprocess)
-    for key, value in ((KEY, facts.to_text()), ("classes", "\n".join(facts.classes))):
-        model.metadata_props.add(key=key, value=value)
-    onnx.save(model, path)
+        graph = _quantize_onnx(graph, calibration)
+    add_to_onnx(graph, metadata.preprocess)
+    for key, value in ((KEY, metadata.to_json()), ("classes", "\n".join(metadata.classes))):
+        graph.metadata_props.add(key=key, value=value)
+    onnx.save(graph, path)
 
 
-def _quantized(model: Any, calibration: np.ndarray) -> Any:
-    """The model with 8-bit convolutions and products: u8 activations, s8 weights per channel.
+def _quantize_onnx(graph: Any, calibration: np.ndarray) -> Any:
+    """Quantize to u8 activations and per-channel s8 weights.
 
-    Activations keep all 8 bits (no `reduce_range`): products of u8 and s8 are summed in 32 bits
-    where the CPU has VNNI; one without may saturate, which the proof would show there.
+    Activations use all 8 bits (no `reduce_range`): CPUs with VNNI accumulate the products in 32
+    bits; others may saturate, which verification detects.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -114,15 +116,15 @@ def _quantized(model: Any, calibration: np.ndarray) -> Any:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
-        pictures: Iterator[np.ndarray] = iter(calibration)
+        images: Iterator[np.ndarray] = iter(calibration)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            found = next(self.pictures, None)
+            found = next(self.images, None)
             return None if found is None else {INPUT: found[None]}
 
     with tempfile.TemporaryDirectory() as folder:
         raw, ready, done = (Path(folder, f"{name}.onnx") for name in ("raw", "ready", "done"))
-        onnx.save(model, raw)
+        onnx.save(graph, raw)
         quant_pre_process(str(raw), str(ready), skip_symbolic_shape=True)
         quantize_static(
             str(ready),
@@ -138,67 +140,69 @@ def _quantized(model: Any, calibration: np.ndarray) -> Any:
 
 
 def write_openvino(
-    model: Any, facts: ArtifactMetadata, path: Path, calibration: np.ndarray | None
+    graph: Any, metadata: ArtifactMetadata, path: Path, calibration: np.ndarray | None
 ) -> None:
-    """Write what `openvino_model` gives, which is used up, as `facts` say."""
+    """Write the result of `openvino_model`, which is modified, as given by `metadata`."""
     import openvino as ov
 
-    if facts.precision == "int8":
+    if metadata.precision == "int8":
         assert calibration is not None
-        model = apart(functools.partial(quantized_openvino, model, calibration, facts.floats))
-    model = add_to_openvino(model, facts.preprocess)
-    model.set_rt_info(facts.to_text(), [KEY])
-    ov.save_model(model, path, compress_to_fp16=facts.precision == "bfloat16")
+        graph = run_in_new_thread(
+            functools.partial(quantize_openvino, graph, calibration, metadata.floats)
+        )
+    graph = add_to_openvino(graph, metadata.preprocess)
+    graph.set_rt_info(metadata.to_json(), [KEY])
+    ov.save_model(graph, path, compress_to_fp16=metadata.precision == "bfloat16")
 
 
-def openvino_model(net: Net, facts: ArtifactMetadata, *, named: bool = False) -> Any:
-    """The openvino.Model in float32 for cut pictures; `named`: its layers by the net's modules."""
+def openvino_model(model: Net, metadata: ArtifactMetadata, *, named: bool = False) -> Any:
+    """Convert to a float32 openvino.Model for cropped images; named: name layers by module."""
     import openvino as ov
 
-    program = _program(Deployed(net, plain=True), facts)
+    program = _export_program(InferenceModule(model, channels_first=True), metadata)
     with signals_later():
-        model = ov.convert_model(program)
-    model.output(0).set_names({OUTPUT})
+        graph = ov.convert_model(program)
+    graph.output(0).set_names({OUTPUT})
     if named:
-        _name_layers(model, program)
-    return model
+        _name_layers(graph, program)
+    return graph
 
 
-def _name_layers(model: Any, program: torch.export.ExportedProgram) -> None:
-    """Call `convolution_2/aten...` by its module: "stage1.0.conv2"; other kinds "stage1.0.add"."""
+def _name_layers(graph: Any, program: torch.export.ExportedProgram) -> None:
+    """Rename `convolution_2/aten...` to its module, "stage1.0.conv2"; others to "stage1.0.add"."""
     with signals_later():
-        nodes = program.run_decompositions().graph.nodes  # as OpenVINO reads them
+        nodes = program.run_decompositions().graph.nodes  # as OpenVINO does
     stacks = {node.name: node.meta.get("nn_module_stack") for node in nodes}
-    taken = set()
-    for op in model.get_ordered_ops():
+    names = set()
+    for op in graph.get_ordered_ops():
         stack = stacks.get(op.get_friendly_name().split("/")[0])
         if stack:
             module = [*stack.values()][-1][0].removeprefix("net.")
             kind = op.get_type_name()
-            name = module if kind in WEIGHTED else f"{module}.{kind.lower()}"
-            if module and name not in taken:
+            name = module if kind in WEIGHTED_OPS else f"{module}.{kind.lower()}"
+            if module and name not in names:
                 op.set_friendly_name(name)
-                taken.add(name)
+                names.add(name)
 
 
-def quantized_openvino(
-    model: Any, calibration: np.ndarray, floats: Sequence[str] = (), *, for_ranking: bool = False
+def quantize_openvino(
+    graph: Any, calibration: np.ndarray, floats: Sequence[str] = (), *, for_ranking: bool = False
 ) -> Any:
-    """The model with 8-bit convolutions and products, by NNCF, but for the layers `floats`.
+    """Quantize convolutions and matrix products with NNCF, except the layers `floats`.
 
-    for_ranking: weights as quantisers that can be taken out one by one, and biases as they are.
+    for_ranking: keep weight quantizers that can be removed one by one, and do not correct biases.
     """
     import nncf
     from nncf.quantization import advanced_parameters as advanced
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet as Ranges
 
     nncf.set_log_level(logging.ERROR)
-    data = nncf.Dataset([picture[None] for picture in calibration])
-    # Symmetric s8 weights per channel; asymmetric u8 activations, for sums are below zero too.
-    # Their ranges are the widest seen: NNCF's default, the mean of each picture's widest, and
-    # its fast bias correction lose four times as much (docs/export.md). All 8 bits are used.
+    data = nncf.Dataset([image[None] for image in calibration])
+    # Symmetric per-channel s8 weights; asymmetric u8 activations, as sums can be negative. Ranges
+    # are the overall min and max: NNCF's default (mean of the per-image ranges) and its fast bias
+    # correction lose four times as much (docs/export.md). All 8 bits are used.
     return nncf.quantize(
-        model,
+        graph,
         data,
         preset=nncf.QuantizationPreset.MIXED,
         target_device=nncf.TargetDevice.CPU,
@@ -214,17 +218,17 @@ def quantized_openvino(
     )
 
 
-_ONE_AT_A_TIME = threading.RLock()
+_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporters' notes off stdout: errors are raised, and the outcome is proved.
+def silence_exporters() -> Iterator[None]:
+    """Suppress the output of exporters: errors are raised, and the result is verified.
 
-    All of this is the whole process's, so one thread at a time.
+    This changes process-wide state, so one thread at a time.
     """
-    with _ONE_AT_A_TIME:
-        before = logging.root.manager.disable
+    with _LOCK:
+        disabled = logging.root.manager.disable
         levels = [(handler, handler.level) for handler in logging.root.handlers]
         logging.disable(logging.WARNING)
         try:
@@ -233,6 +237,6 @@ def quiet() -> Iterator[None]:
                 with contextlib.redirect_stdout(sys.stderr):
                     yield
         finally:
-            logging.disable(before)
-            for handler, level in levels:  # exporters make others' handlers deaf to warnings
+            logging.disable(disabled)
+            for handler, level in levels:  # exporters change the level of existing handlers
                 handler.setLevel(level)

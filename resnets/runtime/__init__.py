@@ -1,1 +1,1 @@
-"""What computes a network: torch, ONNX Runtime, OpenVINO and torch.export programs."""
+"""Inference runtimes: PyTorch, ONNX Runtime, OpenVINO and `torch.export` programs."""

@@ -1,4 +1,4 @@
-"""Artifacts: files that a runtime computes, with what is known of them inside and a card beside.
+"""Artifacts: exported models, with their metadata inside and a manifest next to them.
 
 | suffix | runtime | files |
 |---|---|---|
@@ -6,9 +6,9 @@
 | .xml | OpenVINO | .xml and .bin of one name |
 | .pt2 | torch (`torch.export`) | one |
 
-Each carries `ArtifactMetadata` as JSON in its own metadata, under the name "resnets". The card,
-<artifact>.json, holds the evidence of `export/verify.py` and the files' SHA-256; a file that is no
-longer what was proved is not opened.
+Each stores `ArtifactMetadata` as JSON in its own metadata, under the key "resnets". The manifest,
+<artifact>.json, holds the results of `export/verify.py` and the SHA-256 of the files; a file whose
+checksum differs is not opened.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "o
 
 
 class ArtifactError(ValueError):
-    """An artifact that is missing, damaged or not of this project; the message names the file."""
+    """A missing or damaged artifact, or a file of another project; the message names the file."""
 
 
 @dataclass(frozen=True)
 class ArtifactMetadata:
-    """What an artifact says of itself.
+    """The metadata stored inside an artifact.
 
-    kind, precision: who computes it and how. net: the architecture's name. classes: of the outputs,
-    in order. preprocess: what was done to pictures before they came, and what the graph does.
-    origin: the weights it was made of. recipe: of their run, None where it is not known.
-    floats: names of the layers of an int8 net that are not quantised (`export/mixed_precision.py`).
+    kind: runtime that executes it. precision: of its computation. net: name of the architecture.
+    classes: names of the outputs, in order. preprocess: the transforms before the graph and inside
+    it. origin: the weights it was exported from. recipe: the recipe of their run, None if unknown.
+    floats: layers of an int8 model that are not quantized (see `export/mixed_precision.py`).
     """
 
     kind: Kind
@@ -59,18 +59,20 @@ class ArtifactMetadata:
     floats: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, net: Net, kind: Kind, precision: Precision) -> ArtifactMetadata:
-        """Those of an artifact of `net`."""
-        spec = net.preprocess.spec
-        return cls(kind, precision, net.spec.name, net.classes, spec, net.origin, net.recipe)
+    def from_model(cls, model: Net, kind: Kind, precision: Precision) -> ArtifactMetadata:
+        """The metadata of an artifact exported from `model`."""
+        spec = model.preprocess.spec
+        return cls(
+            kind, precision, model.spec.name, model.classes, spec, model.origin, model.recipe
+        )
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """For the decoder: its views. Normalising, mean image included, is the graph's part."""
+        """The transforms for the decoder; normalization, mean image included, is in the graph."""
         return Preprocessor(replace(self.preprocess, mean_image=False))
 
-    def to_text(self) -> str:
-        """As JSON."""
+    def to_json(self) -> str:
+        """Serialize to JSON."""
         plain = asdict(self) | {
             "format": FORMAT,
             "preprocess": to_dict(self.preprocess),
@@ -79,12 +81,12 @@ class ArtifactMetadata:
         return json.dumps(plain)
 
     @classmethod
-    def from_text(cls, text: str | None, path: Path) -> ArtifactMetadata:
-        """From JSON; ArtifactError where `path` holds none of ours."""
+    def from_json(cls, text: str | None, path: Path) -> ArtifactMetadata:
+        """Parse JSON; ArtifactError if `path` was not written by this package."""
         try:
             plain: dict[str, Any] = json.loads(text or "")
             if plain.pop("format") != FORMAT:
-                raise ValueError("another format")
+                raise ValueError("unknown format version")
             recipe, where = plain.pop("recipe"), str(path)
             plain["classes"] = tuple(plain["classes"])
             plain["floats"] = tuple(plain.get("floats", ()))
@@ -92,79 +94,79 @@ class ArtifactMetadata:
             return cls(**plain, recipe=None if recipe is None else stored_recipe(recipe, where))
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f"{path}: carries no description that this version of resnets can read"
-                f" ({type(error).__name__}); make it with `resnets export`"
+                f"{path}: has no metadata that this version of resnets can read"
+                f" ({type(error).__name__}); create it with `resnets export`"
             ) from None
 
 
 def is_artifact(where: str | Path) -> bool:
-    """Whether this names an artifact (by its suffix), not a run, checkpoint or published net."""
+    """Whether the suffix is that of an artifact, not of a run, checkpoint or published model."""
     return Path(where).suffix.lower() in SUFFIXES
 
 
-def files_of(path: Path) -> list[Path]:
-    """All files of an artifact but its card."""
+def artifact_files(path: Path) -> list[Path]:
+    """All files of an artifact except its manifest."""
     return [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
 
 
-def card_of(path: Path) -> Path:
-    """The card beside an artifact."""
+def manifest_path(path: Path) -> Path:
+    """The path of the manifest of an artifact."""
     return path.with_name(f"{path.name}.json")
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of_net(net: Net) -> str:
-    """SHA-256 of what a net computes: its weights, preprocessing and classes."""
-    found = hashlib.sha256(
-        json.dumps([asdict(net.spec), to_dict(net.preprocess.spec), net.classes]).encode()
+def model_sha256(model: Net) -> str:
+    """SHA-256 of everything that decides the outputs: weights, preprocessing and classes."""
+    hasher = hashlib.sha256(
+        json.dumps([asdict(model.spec), to_dict(model.preprocess.spec), model.classes]).encode()
     )
-    image = net.preprocess.mean_and_scale(torch.device("cpu"))
-    for name, tensor in [*net.state_dict().items(), *zip(("mean", "scale"), image, strict=True)]:
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.ndim else b"")
-    return found.hexdigest()
+    image = model.preprocess.mean_and_scale(torch.device("cpu"))
+    for name, tensor in [*model.state_dict().items(), *zip(("mean", "scale"), image, strict=True)]:
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.ndim else b"")
+    return hasher.hexdigest()
 
 
-def check_files(path: Path) -> dict[str, Any] | None:
-    """The card of an artifact whose files are those it speaks of; None where there is no card.
+def check_artifact_files(path: Path) -> dict[str, Any] | None:
+    """Check the files of an artifact against its manifest; return it, None if there is none.
 
-    ArtifactError names a file that is missing or differs.
+    ArtifactError names a file that is missing or whose checksum differs.
     """
-    for file in files_of(path):
+    for file in artifact_files(path):
         if not file.is_file():
             raise ArtifactError(f"{file}: no such file")
-    card = card_of(path)
-    if not card.is_file():
+    source = manifest_path(path)
+    if not source.is_file():
         return None
     try:
-        told: dict[str, Any] = json.loads(card.read_text("utf-8"))
-        sums = dict(told["sha256"])
+        manifest: dict[str, Any] = json.loads(source.read_text("utf-8"))
+        sums = dict(manifest["sha256"])
     except (ValueError, KeyError, TypeError):
-        raise ArtifactError(f"{card}: not the card of an artifact; export again") from None
-    for file in files_of(path):
-        if sums.get(file.name) not in (None, digest(file)):
+        raise ArtifactError(f"{source}: not the manifest of an artifact; export again") from None
+    for file in artifact_files(path):
+        if sums.get(file.name) not in (None, file_sha256(file)):
             raise ArtifactError(
-                f"{file}: differs from the file that was proved (see {card.name}); export again"
+                f"{file}: differs from the verified file (see {source.name}); export again"
             )
-    return told
+    return manifest
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that make and compute artifacts, those that are installed here."""
-    found = {}
+    """Installed versions of the packages that write and execute artifacts."""
+    installed = {}
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            installed[package] = metadata.version(package)
+    return installed
 
 
-def need(package: str, what: str) -> None:
-    """Raise ConfigError naming what to install where `package` is not importable."""
+def require_package(package: str, what: str) -> None:
+    """Raise ConfigError, with the pip command, if `package` is not installed."""
     from importlib.util import find_spec
 
     if find_spec(package) is None:

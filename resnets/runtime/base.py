@@ -1,4 +1,4 @@
-"""What predicts: one interface to an artifact's runtime and to a checkpoint's net in torch."""
+"""The common interface of all inference backends: artifacts and PyTorch models."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.batch_size import Budget
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
 
-Pictures = NDArray[np.uint8]
+Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
 
 
 class Backend(Protocol):
-    """A classifier that is ready to compute, whatever computes it.
+    """A classifier ready for inference, on any runtime.
 
-    name: what computes and how precisely, such as "openvino int8". classes: of the K outputs.
-    Pictures come as the centre view that `preprocess.view` asks the decoder for: uint8
-    (B, size, size, channels), RGB or grey. batch: pictures that are worth computing at once;
-    at_once: batches that are, by threads of the caller.
-    note: why this computes and nothing faster, for people; "" where there was no choice.
-    Both methods may be called by several threads at a time.
+    name: runtime and precision, such as "openvino int8". classes: names of the K outputs.
+    Inputs are center crops as decoded for `preprocess.view`: uint8 (B, size, size, channels), RGB
+    or grayscale. batch: the preferred batch size. at_once: batches that the caller should run
+    concurrently, from threads of its own. note: why this backend was selected, for the log; "" if
+    there was no choice. Both methods are thread-safe.
     """
 
     name: str
@@ -41,22 +40,22 @@ class Backend(Protocol):
     at_once: int
     note: str
 
-    def logits(self, pictures: Pictures) -> Scores:
-        """(B, K) float32 of pictures (B, size, size, channels) uint8."""
+    def logits(self, images: Images) -> Scores:
+        """(B, K) float32 of images (B, size, size, channels) uint8."""
         ...
 
-    def probabilities(self, pictures: Pictures) -> Scores:
-        """The same after the softmax; rows sum to 1."""
+    def probabilities(self, images: Images) -> Scores:
+        """Softmax of the logits; rows sum to 1."""
         ...
 
 
-def described(backend: Backend) -> str:
-    """What computes and, where there was a choice, why: for a line to people."""
+def describe_backend(backend: Backend) -> str:
+    """Name of the backend and, if there was a choice, the reason; for log lines."""
     return f"{backend.name} ({backend.note})" if backend.note else backend.name
 
 
 class Engine(ABC):
-    """What all backends share; see `runtime.base.Backend`. Safe to call from several threads."""
+    """Base class of all backends; see `Backend`. Thread-safe."""
 
     def __init__(
         self,
@@ -73,50 +72,50 @@ class Engine(ABC):
         self.note, self.at_once = "", 1
 
     @abstractmethod
-    def _compute(self, pictures: Pictures) -> Scores:
-        """Logits (B, K) of pictures of the right shape."""
+    def _compute(self, images: Images) -> Scores:
+        """Logits (B, K) of images whose shape has been checked."""
 
-    def logits(self, pictures: Pictures) -> Scores:
-        """(B, K) float32 of pictures (B, size, size, channels) uint8."""
-        wanted = (self.size, self.size, self.channels)
-        if pictures.dtype != np.uint8 or pictures.shape[1:] != wanted or not len(pictures):
+    def logits(self, images: Images) -> Scores:
+        """(B, K) float32 of images (B, size, size, channels) uint8."""
+        expected = (self.size, self.size, self.channels)
+        if images.dtype != np.uint8 or images.shape[1:] != expected or not len(images):
             raise ValueError(
-                f"pictures {pictures.dtype} {pictures.shape}: {self.name} takes uint8 (B, "
-                + ", ".join(map(str, wanted))
+                f"images {images.dtype} {images.shape}: {self.name} takes uint8 (B, "
+                + ", ".join(map(str, expected))
                 + ")"
             )
-        return self._compute(np.ascontiguousarray(pictures))
+        return self._compute(np.ascontiguousarray(images))
 
-    def probabilities(self, pictures: Pictures) -> Scores:
-        """The same after the softmax; rows sum to 1."""
-        logits = self.logits(pictures)
-        shares = np.exp(logits - logits.max(1, keepdims=True))
-        scores: Scores = shares / shares.sum(1, keepdims=True)
+    def probabilities(self, images: Images) -> Scores:
+        """Softmax of the logits; rows sum to 1."""
+        logits = self.logits(images)
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        scores: Scores = exponentials / exponentials.sum(1, keepdims=True)
         return scores
 
 
 class ArtifactEngine(Engine):
-    """An engine of an artifact, which says of itself what it is."""
+    """An engine that executes an artifact and has its metadata."""
 
-    def __init__(self, facts: ArtifactMetadata, path: Path) -> None:
-        self.facts = facts
+    def __init__(self, metadata: ArtifactMetadata, path: Path) -> None:
+        self.metadata = metadata
         super().__init__(
-            f"{facts.kind} {facts.precision}",
-            facts.classes,
-            facts.preprocessor,
-            f"{path.name} (of {facts.origin})",
-            facts.recipe,
+            f"{metadata.kind} {metadata.precision}",
+            metadata.classes,
+            metadata.preprocessor,
+            f"{path.name} (of {metadata.origin})",
+            metadata.recipe,
         )
 
-    def whole(self, picture: Pictures) -> Scores | None:
-        """Logits (K,) of a picture (H, W, C) that the graph scales and crops; None where it cannot.
+    def full_image_logits(self, image: Images) -> Scores | None:
+        """Logits (K,) of an image (H, W, C) resized and cropped by the graph; None if it cannot.
 
-        For the proof: whoever predicts has the decoder do this, which need not give all pixels.
+        Used for verification. Prediction lets the decoder resize, which can skip pixels.
         """
         return None
 
 
-def unreadable(path: Path, error: Exception) -> ArtifactError:
-    """What to raise where a runtime cannot open `path`."""
+def open_error(path: Path, error: Exception) -> ArtifactError:
+    """The exception to raise if a runtime cannot open `path`."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return ArtifactError(f"{path}: cannot be opened ({reason.strip()[:200]})")

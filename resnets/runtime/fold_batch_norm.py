@@ -1,8 +1,7 @@
-"""Batch norms folded into the convolutions before them: the same net with fewer passes over memory.
+"""Fold batch norms into the preceding convolutions: same outputs, fewer passes over memory.
 
-In eval mode a norm is a scale and a shift of each plane, and a convolution can do both. A norm
-that follows an addition (the first of a pre-activation block) has no convolution to go into and
-stays.
+In eval mode a batch norm scales and shifts each channel, which a convolution can do too. A norm
+after an addition (the first of a pre-activation block) has no convolution to fold into and stays.
 """
 
 from __future__ import annotations
@@ -21,79 +20,79 @@ from torch.utils._pytree import tree_leaves
 from resnets.models import Net
 
 
-class _Readers(TorchFunctionMode):
-    """Counts the operations that read each of the tensors `watched`, in this thread.
+class _ReadCounter(TorchFunctionMode):
+    """Counts the operations that read each of `tensors`, in this thread.
 
-    A trace by torch.fx says the same, but replaces methods of `nn.Module` for the whole process
-    meanwhile: nets that other threads compute then fail (a server's, while it loads the next one).
+    Tracing with torch.fx would give the same, but patches `nn.Module` for the whole process: models
+    running in other threads then fail (those of a server that loads another model).
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.watched: dict[int, Tensor] = {}  # by id, which is theirs while they are kept
+        self.tensors: dict[int, Tensor] = {}  # by id, which is unique while they are alive
         self.count: Counter[int] = Counter()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):  # a shape or a device is no reading
-            read = (id(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor))
-            self.count.update(number for number in read if number in self.watched)
+        if isinstance(out, Tensor):  # reading a shape or device does not count
+            reads = (id(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor))
+            self.count.update(number for number in reads if number in self.tensors)
         return out
 
 
-def fold(net: Net) -> Net:
-    """A copy of `net` in eval mode, its norms folded where they follow a convolution.
+def fold_batch_norms(model: Net) -> Net:
+    """Return a copy of `model` in eval mode with norms folded into preceding convolutions.
 
-    The folded norms are `nn.Identity`, the convolutions have biases; all other layers keep their
-    names. `net` itself stays as it is.
+    Folded norms become `nn.Identity` and their convolutions get biases; layer names are kept.
+    `model` itself is not modified.
     """
-    folded = copy.deepcopy(net).eval()
+    folded = copy.deepcopy(model).eval()
     for module in folded.modules():
-        module.__dict__.pop("fused", None)  # the training kernel's mark
+        module.__dict__.pop("fused", None)  # set by the training kernel
     layers = dict(folded.named_modules())
     with torch.no_grad():
-        for norm, convolution in _followers(folded).items():
+        for norm, convolution in _foldable_norms(folded).items():
             fused = fuse_conv_bn_eval(layers[convolution], layers[norm])
             folded.set_submodule(convolution, fused)
             folded.set_submodule(norm, nn.Identity())
     return folded
 
 
-def _followers(net: Net) -> dict[str, str]:
-    """Each norm of `net` that alone reads what a convolution gives, and that convolution.
+def _foldable_norms(model: Net) -> dict[str, str]:
+    """Map each norm that is the only reader of a convolution's output to that convolution.
 
-    Follows one picture through the net. (On the meta device nothing would be computed, but torch
-    imports its compiler for that, which takes longer than any picture.)
+    Runs the model on one image. (The meta device would compute nothing, but makes torch import its
+    compiler, which takes longer than any image.)
     """
-    readers = _Readers()
-    made: dict[int, str] = {}
-    read: dict[str, int] = {}
+    counter = _ReadCounter()
+    produced_by: dict[int, str] = {}
+    reads: dict[str, int] = {}
     hooks = []
 
-    def watch(name: str, out: Tensor) -> None:
-        made[id(out)], readers.watched[id(out)] = name, out
+    def record(name: str, out: Tensor) -> None:
+        produced_by[id(out)], counter.tensors[id(out)] = name, out
 
-    def note(name: str, layer: nn.Module) -> None:
+    def add_hook(name: str, layer: nn.Module) -> None:
         if isinstance(layer, nn.Conv2d):
-            hooks.append(layer.register_forward_hook(lambda _, x, out: watch(name, out)))
+            hooks.append(layer.register_forward_hook(lambda _, x, out: record(name, out)))
         elif isinstance(layer, nn.BatchNorm2d):
-            hook = layer.register_forward_pre_hook(lambda _, x: read.update({name: id(x[0])}))
+            hook = layer.register_forward_pre_hook(lambda _, x: reads.update({name: id(x[0])}))
             hooks.append(hook)
 
-    for name, layer in net.named_modules():
-        note(name, layer)
-    spec, device = net.spec, next(net.parameters()).device
-    picture = torch.zeros(1, spec.in_channels, spec.input_size, spec.input_size, device=device)
+    for name, layer in model.named_modules():
+        add_hook(name, layer)
+    spec, device = model.spec, next(model.parameters()).device
+    image = torch.zeros(1, spec.in_channels, spec.input_size, spec.input_size, device=device)
     try:
-        with readers:
-            net(picture)
+        with counter:
+            model(image)
     finally:
         for hook in hooks:
             hook.remove()
     return {
-        name: made[tensor]
-        for name, tensor in read.items()
-        if tensor in made and readers.count[tensor] == 1
+        name: produced_by[tensor]
+        for name, tensor in reads.items()
+        if tensor in produced_by and counter.count[tensor] == 1
     }

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from resnets.runtime.artifact import KEY, ArtifactMetadata, need
-from resnets.runtime.base import ArtifactEngine, Pictures, Scores, unreadable
+from resnets.runtime.artifact import KEY, ArtifactMetadata, require_package
+from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
 from resnets.runtime.graph import INPUT, OUTPUT
 
 
@@ -17,7 +17,7 @@ class OnnxEngine(ArtifactEngine):
     """An .onnx file in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        need("onnxruntime", f"{path}:")
+        require_package("onnxruntime", f"{path}:")
         import onnxruntime as ort
 
         ort.disable_telemetry_events()
@@ -30,20 +30,20 @@ class OnnxEngine(ArtifactEngine):
                 options.add_free_dimension_override_by_name(side, size)
             try:
                 return ort.InferenceSession(path, options, ["CPUExecutionProvider"])
-            except Exception as error:  # its errors share no base class of their own
-                raise unreadable(path, error) from None
+            except Exception as error:  # its errors have no common base class
+                raise open_error(path, error) from None
 
         self.any_size = functools.cache(lambda: session(None))
         text = self.any_size().get_modelmeta().custom_metadata_map.get(KEY)
-        super().__init__(ArtifactMetadata.from_text(text, path), path)
+        super().__init__(ArtifactMetadata.from_json(text, path), path)
         self.session = session(self.size)
         self.any_size.cache_clear()
 
-    def whole(self, picture: Pictures) -> Scores | None:
-        """See `ArtifactEngine.whole`."""
-        scores: Scores = self.any_size().run([OUTPUT], {INPUT: picture[None]})[0][0]
+    def full_image_logits(self, image: Images) -> Scores | None:
+        """See `ArtifactEngine.full_image_logits`."""
+        scores: Scores = self.any_size().run([OUTPUT], {INPUT: image[None]})[0][0]
         return scores
 
-    def _compute(self, pictures: Pictures) -> Scores:
-        scores: Scores = self.session.run([OUTPUT], {INPUT: pictures})[0]
+    def _compute(self, images: Images) -> Scores:
+        scores: Scores = self.session.run([OUTPUT], {INPUT: images})[0]
         return scores

@@ -1,4 +1,4 @@
-"""Opening an artifact in the runtime that its suffix names."""
+"""Open an artifact in the runtime given by its suffix."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pathlib import Path
 import numpy as np
 
 from resnets.config import ConfigError
-from resnets.runtime.artifact import check_files
+from resnets.runtime.artifact import check_artifact_files
 from resnets.runtime.base import ArtifactEngine, Engine
 
-ROUNDS, LONG = 4, 0.1  # in which two engines take turns to show their speed; seconds of one
+ROUNDS, ROUND_SECONDS = 4, 0.1  # interleaved timing rounds of two engines
 
 
 def open_artifact(path: Path, *, device: str = "auto", precision: str = "auto") -> ArtifactEngine:
-    """The engine of an artifact whose files are what its card says.
+    """Open an artifact after checking its files against the manifest.
 
-    Raises ArtifactError, and ConfigError where it computes otherwise than it is told to.
+    Raises ArtifactError, and ConfigError if it does not support the device or precision.
     """
     if device not in ("auto", "cpu"):
         raise ConfigError(f"--device {device}: {path.name} computes on the CPU; use the checkpoint")
-    check_files(path)
+    check_artifact_files(path)
     engine = _open(path)
-    if precision not in ("auto", engine.facts.precision):
+    if precision not in ("auto", engine.metadata.precision):
         raise ConfigError(
-            f"--precision {precision}: {path.name} computes in {engine.facts.precision}"
+            f"--precision {precision}: {path.name} computes in {engine.metadata.precision}"
         )
     return engine
 
 
 def _open(path: Path) -> ArtifactEngine:
-    # Each runtime is imported when it is needed: each takes long, and may not be installed.
+    # Imported on demand: each runtime takes long to import and may not be installed.
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         from resnets.runtime.onnx import OnnxEngine
@@ -46,16 +46,16 @@ def _open(path: Path) -> ArtifactEngine:
     return ProgramEngine(path)
 
 
-def times_as_fast(engine: Engine, other: Engine) -> float:
-    """Speed of the first over that of the second, of their best rounds."""
+def measure_relative_speed(engine: Engine, other: Engine) -> float:
+    """Throughput of `engine` relative to `other`, from the best round of each."""
     shape = (other.size, other.size, other.channels)
-    pictures = np.zeros((min(engine.batch, other.batch), *shape), np.uint8)
+    images = np.zeros((min(engine.batch, other.batch), *shape), np.uint8)
     engines, best = (engine, other), [0.0, 0.0]
     for _ in range(1 + ROUNDS):  # the first warms up
         for place, each in enumerate(engines):
             start, done = time.perf_counter(), 0
-            while (spent := time.perf_counter() - start) < LONG or not done:
-                each.logits(pictures)
+            while (elapsed := time.perf_counter() - start) < ROUND_SECONDS or not done:
+                each.logits(images)
                 done += 1
-            best[place] = max(best[place], done / spent)
+            best[place] = max(best[place], done / elapsed)
     return best[0] / best[1]

@@ -1,9 +1,8 @@
-"""OpenVINO on the CPU: single pictures on all threads, many of them on one thread each.
+"""OpenVINO on the CPU: a single image on all threads, a batch as chunks of one thread each.
 
-A batch on all threads waits at the end of every layer for the slowest of them, and its activations
-leave the caches. Parts of a few pictures, each on a thread of its own, do neither, and compute
-ResNet-50 1.2 (int8) to 1.8 times (bfloat16) as fast on two cores. Threads that decode meanwhile
-then cost what they take, and stop nobody at a barrier.
+A batch computed by all threads synchronizes after every layer, and its activations do not fit the
+caches. Chunks of a few images, each on its own thread, avoid both and run ResNet-50 1.2 (int8) to
+1.8 times (bfloat16) as fast on two cores. Decoding threads then do not delay a barrier either.
 """
 
 from __future__ import annotations
@@ -16,93 +15,93 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata, need
-from resnets.runtime.base import ArtifactEngine, Pictures, Scores, unreadable
+from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata, require_package
+from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
 from resnets.runtime.graph import INPUT
-from resnets.runtime.openvino_core import core
+from resnets.runtime.openvino_core import shared_core
 from resnets.runtime.resize_graph import VIEW
 from resnets.utils import environment
 
-PART = 4  # pictures on one thread; fewer where there are many threads, so that each gets some
-SHARED_OUT = 32  # pictures that should keep all threads busy
-ROUNDS = 8  # parts that each thread gets of a batch: while the last one ends, others wait
+CHUNK = 4  # images per thread; fewer on machines with many threads
+IMAGES_IN_FLIGHT = 32  # enough to keep all threads busy
+CHUNKS_PER_THREAD = 8  # per batch, so that few threads idle at its end
 
 
 class OpenvinoEngine(ArtifactEngine):
     """An .xml and .bin pair in OpenVINO."""
 
     def __init__(self, path: Path) -> None:
-        need("openvino", f"{path}:")
-        self.core = core()
+        require_package("openvino", f"{path}:")
+        self.core = shared_core()
         try:
             self.model = self.core.read_model(path)
         except RuntimeError as error:
-            raise unreadable(path, error) from None
+            raise open_error(path, error) from None
         text = str(self.model.get_rt_info([KEY]).value) if self.model.has_rt_info([KEY]) else None
-        super().__init__(ArtifactMetadata.from_text(text, path), path)
-        self.any_size = functools.cache(lambda: self._compiled(self.core.read_model(path)))
-        self.model = _without_cut(self.model, path, self.size, self.channels)
+        super().__init__(ArtifactMetadata.from_json(text, path), path)
+        self.any_size = functools.cache(lambda: self._compile(self.core.read_model(path)))
+        self.model = _without_resize(self.model, path, self.size, self.channels)
         self.threads = torch.get_num_threads()
-        self.part = max(1, min(PART, SHARED_OUT // self.threads))
-        self.batch, self.at_once = self.part * self.threads * ROUNDS, 2
-        self.own = threading.local()  # requests: each computes one thing at a time
+        self.chunk = max(1, min(CHUNK, IMAGES_IN_FLIGHT // self.threads))
+        self.batch, self.at_once = self.chunk * self.threads * CHUNKS_PER_THREAD, 2
+        self.local = threading.local()  # infer requests, which are not thread-safe
 
-    def whole(self, picture: Pictures) -> Scores | None:
-        """See `ArtifactEngine.whole`."""
-        scores: Scores = self.any_size()({0: picture[None]})[0][0]
+    def full_image_logits(self, image: Images) -> Scores | None:
+        """See `ArtifactEngine.full_image_logits`."""
+        scores: Scores = self.any_size()({0: image[None]})[0][0]
         return scores
 
-    def _compute(self, pictures: Pictures) -> Scores:
-        scores = np.empty((len(pictures), len(self.classes)), np.float32)
-        if len(pictures) <= max(1, self.part // 2):
-            for row, picture in enumerate(pictures):
-                scores[row] = self._request().infer({0: picture[None]})[0][0]
+    def _compute(self, images: Images) -> Scores:
+        scores = np.empty((len(images), len(self.classes)), np.float32)
+        if len(images) <= max(1, self.chunk // 2):
+            for row, image in enumerate(images):
+                scores[row] = self._request().infer({0: image[None]})[0][0]
             return scores
         queue = self._queue()
 
-        def keep(request: Any, start: int) -> None:
-            part = request.get_output_tensor(0).data[: len(scores) - start]
-            scores[start : start + len(part)] = part
+        def store(request: Any, start: int) -> None:
+            chunk = request.get_output_tensor(0).data[: len(scores) - start]
+            scores[start : start + len(chunk)] = chunk
 
-        queue.set_callback(keep)
-        for start in range(0, len(pictures), self.part):
-            part = pictures[start : start + self.part]
-            missing = [(0, self.part - len(part)), (0, 0), (0, 0), (0, 0)]
-            queue.start_async({0: np.pad(part, missing) if missing[0][1] else part}, start)
+        queue.set_callback(store)
+        for start in range(0, len(images), self.chunk):
+            chunk = images[start : start + self.chunk]
+            padding = [(0, self.chunk - len(chunk)), (0, 0), (0, 0), (0, 0)]
+            queue.start_async({0: np.pad(chunk, padding) if padding[0][1] else chunk}, start)
         queue.wait_all()
         return scores
 
     def _request(self) -> Any:
-        """Of this thread: one picture."""
-        if not hasattr(self.own, "request"):
-            self.own.request = self._alone.create_infer_request()
-        return self.own.request
+        """The infer request of this thread, for one image."""
+        if not hasattr(self.local, "request"):
+            self.local.request = self._single_image_model.create_infer_request()
+        return self.local.request
 
     def _queue(self) -> Any:
-        """Of this thread: parts, one waiting for each that is computed."""
+        """The request queue of this thread, for chunks: one waiting for each that runs."""
         import openvino as ov
 
-        if not hasattr(self.own, "queue"):
-            self.own.queue = ov.AsyncInferQueue(self._parts, 2 * self.threads)
-        return self.own.queue
+        if not hasattr(self.local, "queue"):
+            self.local.queue = ov.AsyncInferQueue(self._chunk_model, 2 * self.threads)
+        return self.local.queue
 
     @functools.cached_property
-    def _alone(self) -> Any:
-        return self._compiled(self.model, 1, PERFORMANCE_HINT="LATENCY")
+    def _single_image_model(self) -> Any:
+        return self._compile(self.model, 1, PERFORMANCE_HINT="LATENCY")
 
     @functools.cached_property
-    def _parts(self) -> Any:
-        return self._compiled(self.model, self.part, NUM_STREAMS=self.threads)
+    def _chunk_model(self) -> Any:
+        return self._compile(self.model, self.chunk, NUM_STREAMS=self.threads)
 
-    def _compiled(self, model: Any, batch: int | None = None, **hints: Any) -> Any:
-        """For pictures that are cut already, `batch` of them; of any size and number if None."""
-        if batch is not None:  # a batch that is known beforehand computes a tenth faster
+    def _compile(self, model: Any, batch: int | None = None, **hints: Any) -> Any:
+        """Compile for `batch` cropped images; for any number and size if None."""
+        if batch is not None:  # a static batch size is a tenth faster
             model = model.clone()
             model.reshape([batch, self.size, self.size, self.channels])
-        # Left alone, a CPU that multiplies bfloat16 computes float32 graphs in it. Threads that
-        # stay on one core each would meet those of the decoder, and of other processes, there.
-        bf16 = self.facts.precision == "bfloat16" or (
-            self.facts.floats
+        # By default, CPUs with bfloat16 instructions run float32 graphs in bfloat16. Pinned threads
+        # would compete with the decoder, and with other processes, for their cores.
+        bf16 = self.metadata.precision == "bfloat16" or (
+            self.metadata.floats
             and environment.pick_precision("auto", torch.device("cpu")) == "bfloat16"
         )
         hints |= {
@@ -113,14 +112,14 @@ class OpenvinoEngine(ArtifactEngine):
         return self.core.compile_model(model, "CPU", hints)
 
 
-def _without_cut(model: Any, path: Path, size: int, channels: int) -> Any:
-    """The model from where pictures are cut on; OpenVINO itself keeps a resize to the same size."""
+def _without_resize(model: Any, path: Path, size: int, channels: int) -> Any:
+    """The model without resize and crop; OpenVINO does not remove a resize to the same size."""
     import openvino as ov
     from openvino import opset13 as op
 
     view = next((each for each in model.get_ops() if each.get_friendly_name() == VIEW), None)
     if view is None:
-        raise ArtifactError(f"{path}: was made by another version of resnets; export again")
-    pictures = op.parameter([-1, size, size, channels], np.uint8, name=INPUT)
-    view.output(0).replace(pictures.output(0))
-    return ov.Model(model.get_results(), [pictures], "net")
+        raise ArtifactError(f"{path}: was written by another version of resnets; export again")
+    images = op.parameter([-1, size, size, channels], np.uint8, name=INPUT)
+    view.output(0).replace(images.output(0))
+    return ov.Model(model.get_results(), [images], "net")

@@ -1,11 +1,11 @@
-"""One OpenVINO for the process, which leaves the stack that signal handlers run on alone.
+"""One OpenVINO core per process, so that the stack of signal handlers stays valid.
 
 OpenVINO's CPU plugin gives the thread that loads it an alternate signal stack (AMX needs a large
-one), and takes the memory back when its `Core` goes (sigstack_manager.cpp of the plugin,
-https://github.com/openvinotoolkit/openvino/pull/11894). Of two cores the first may go first: then
-the thread is left with a stack that is no more, and the next signal, such as the SIGTERM that is
-to end a server gently, ends the process with a segmentation fault. So there is one core, never let
-go, and whatever makes others of its own runs on a thread that receives no signal afterwards.
+one), and frees it with its `Core` (sigstack_manager.cpp of the plugin,
+https://github.com/openvinotoolkit/openvino/pull/11894). Of two cores the first may be
+freed first: the thread then has a dangling signal stack, and the next signal, such as the SIGTERM
+that stops a server, crashes the process. So there is one core that is never freed, and code that
+creates cores of its own runs in a thread that receives no signals afterwards.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ import numpy as np
 
 T = TypeVar("T")
 
-_FIRST = threading.Lock()
+_LOCK = threading.Lock()
 
 
-def core() -> Any:
-    """The process's `openvino.Core`, its CPU plugin loaded; made at the first call."""
-    with _FIRST:
-        return _core()
+def shared_core() -> Any:
+    """The `openvino.Core` of the process with its CPU plugin loaded; created on first use."""
+    with _LOCK:
+        return _create_core()
 
 
-def apart(work: Callable[[], T]) -> T:
-    """`work()`, on a thread that ends with it; what it raises is raised here."""
+def run_in_new_thread(function: Callable[[], T]) -> T:
+    """Return `function()`, run in a new thread; its exceptions are raised here."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(work).result()
+        return thread.submit(function).result()
 
 
 @lru_cache
-def _core() -> Any:
+def _create_core() -> Any:
     import openvino as ov
 
     assert ov.Tensor(np.zeros(1, np.uint8)).data is not None  # see above
-    made = ov.Core()
-    # Mapped weights would change, or end the process, with a file rewritten in place.
-    made.set_property({"ENABLE_MMAP": False})
-    apart(lambda: made.get_property("CPU", "FULL_DEVICE_NAME"))
-    return made
+    core = ov.Core()
+    # Memory-mapped weights would change, or crash the process, if the file is overwritten.
+    core.set_property({"ENABLE_MMAP": False})
+    run_in_new_thread(lambda: core.get_property("CPU", "FULL_DEVICE_NAME"))
+    return core

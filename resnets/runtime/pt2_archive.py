@@ -1,8 +1,8 @@
-"""Whether a .pt2 archive holds a program as `export/write.py` writes it, and nothing that runs.
+"""Check that a .pt2 archive holds only a program as written by `export/write.py`.
 
-`torch.export.load` runs code of a file in many ways: it unpickles sample inputs, legacy weights and
-objects, loads compiled libraries, evaluates sizes as Python, looks functions up by their names and
-puts names into source that it compiles. A file that asks for any of that is refused before.
+`torch.export.load` can run code from a file in many ways: it unpickles sample inputs, legacy
+weights and objects, loads compiled libraries, evaluates sizes as Python, looks functions up by name
+and puts names into source that it compiles. A file that needs any of that is rejected.
 """
 
 from __future__ import annotations
@@ -24,62 +24,62 @@ MEMBERS = re.compile(
     rf"{PROGRAM}|{SAMPLE}|{'|'.join(CONFIGS)}|data/weights/weight_\d+|extra/{KEY}\.json"
     r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
 )
-# What texts of the program may be, by their keys; without quotes and brackets nothing is called.
-NAME = re.compile(r"[\w.+-]*")
-NESTED = r"type|context|children_spec|builtins\.\w+|null|\[\]"
-NESTING = re.compile(rf'([\s\d,:{{}}\[\]]|null|"({NESTED})")*')
-TEXTS = {
+# Allowed strings of the program, by key; nothing can be called without quotes and parentheses.
+NAME_PATTERN = re.compile(r"[\w.+-]*")
+TREE_SPEC_WORDS = r"type|context|children_spec|builtins\.\w+|null|\[\]"
+TREE_SPEC_PATTERN = re.compile(rf'([\s\d,:{{}}\[\]]|null|"({TREE_SPEC_WORDS})")*')
+TEXT_PATTERNS = {
     "target": re.compile(r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+"),
     "expr_str": re.compile(r"\w+|Symbol\('\w+'(, \w+=True)*\)"),
-    "in_spec": NESTING,
-    "out_spec": NESTING,
-    # Where a node came from: kept as it is, for people.
+    "in_spec": TREE_SPEC_PATTERN,
+    "out_spec": TREE_SPEC_PATTERN,
+    # Debug information about the origin of a node.
     **dict.fromkeys(("stack_trace", "nn_module_stack", "torch_fn"), re.compile(r"(?s:.*)")),
 }
 
 
 def check_archive(path: Path) -> None:
-    """ArtifactError where `path` holds anything that no .pt2 of `resnets export` holds.
+    """Raise ArtifactError if `path` has content that `resnets export` does not write.
 
-    Errors of any kind where it is damaged.
+    Damaged files can raise exceptions of any type.
     """
-    from torch.export.pt2_archive import PT2ArchiveReader  # what torch.export.load reads with
+    from torch.export.pt2_archive import PT2ArchiveReader  # the reader of torch.export.load
 
-    with zipfile.ZipFile(path) as archive:  # and what it falls back to
-        found = [name.partition("/")[2] for name in archive.namelist()]
+    with zipfile.ZipFile(path) as archive:  # and its fallback
+        zip_names = [name.partition("/")[2] for name in archive.namelist()]
     with PT2ArchiveReader(str(path)) as reader:
         names = reader.get_file_names()
-        if sorted(names) != sorted(found) or len(names) != len(set(names)):
-            raise ArtifactError(f"{path}: lists its parts in two ways; not opened")
+        if sorted(names) != sorted(zip_names) or len(names) != len(set(names)):
+            raise ArtifactError(f"{path}: has an inconsistent list of members; not opened")
         for name in names:
             if not MEMBERS.fullmatch(name):
-                raise ArtifactError(f"{path}: holds {name!r}, which no export does; not opened")
+                raise ArtifactError(f"{path}: has an unexpected member {name!r}; not opened")
         weights, constants = (json.loads(reader.read_string(name))["config"] for name in CONFIGS)
         program, sample = json.loads(reader.read_string(PROGRAM)), reader.read_bytes(SAMPLE)
     if constants:
-        raise ArtifactError(f"{path}: holds objects that are no weights; not opened")
+        raise ArtifactError(f"{path}: has constants that are not weights; not opened")
     if any(entry.get("use_pickle", True) for entry in weights.values()):
-        raise ArtifactError(f"{path}: holds pickled weights; not opened")
+        raise ArtifactError(f"{path}: has pickled weights; not opened")
     try:
         torch.load(io.BytesIO(sample), weights_only=True)
-    except Exception:  # what is no tensor; torch.export.load would unpickle it all the same
-        raise ArtifactError(f"{path}: holds a pickle that can run code; not opened") from None
-    program.pop("guards_code", None)  # they are not run: `module(check_guards=False)`
-    if (odd := _odd_text([program, weights], "")) is not None:
-        raise ArtifactError(f"{path}: holds code ({odd[:60]!r}); not opened")
+    except Exception:  # not tensors only; torch.export.load would unpickle it anyway
+        raise ArtifactError(f"{path}: has a pickle that can run code; not opened") from None
+    program.pop("guards_code", None)  # never executed: see `module(check_guards=False)`
+    if (suspicious := _suspicious_text([program, weights], "")) is not None:
+        raise ArtifactError(f"{path}: has code ({suspicious[:60]!r}); not opened")
 
 
-def _odd_text(part: Any, key: str) -> str | None:
-    """A text within `part`, which is the value of `key`, that is not as it should be."""
-    if isinstance(part, str):
-        return None if TEXTS.get(key, NAME).fullmatch(part) else part
-    inside: list[tuple[str, Any]] = []
-    if isinstance(part, dict):
-        inside = list(part.items())
-    elif isinstance(part, list):
-        inside = [(key, each) for each in part]
-    for name, value in inside:
-        odd = name if not NAME.fullmatch(name) else _odd_text(value, name)
-        if odd is not None:
-            return odd
+def _suspicious_text(value: Any, key: str) -> str | None:
+    """The first string within `value`, stored under `key`, that is not allowed there."""
+    if isinstance(value, str):
+        return None if TEXT_PATTERNS.get(key, NAME_PATTERN).fullmatch(value) else value
+    children: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        children = list(value.items())
+    elif isinstance(value, list):
+        children = [(key, each) for each in value]
+    for name, child in children:
+        suspicious = name if not NAME_PATTERN.fullmatch(name) else _suspicious_text(child, name)
+        if suspicious is not None:
+            return suspicious
     return None

@@ -1,9 +1,9 @@
-"""Resize and centre crop inside a graph, so that it takes whole pictures of any one size.
+"""Resize and center crop inside a graph, so that it accepts full images of any size.
 
-Both add, before a net's graph, what the decoder does otherwise (`data.decode.decode.centre_box`):
-the shorter side to `resize` px, antialiased as Pillow does it, and the centre `size` px. Pictures
-that have `size` x `size` px already are taken as they are, so one file serves both. A runtime that
-is told their size beforehand leaves all of this out.
+Both functions prepend what the decoder does otherwise (`data.decode.decode.centre_box`): resize the
+shorter side to `resize` px, antialiased as in Pillow, and crop the center `size` px. Images of
+`size` x `size` px are passed through, so one file serves both. A runtime that knows the input size
+in advance removes these nodes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from resnets.config import Preprocess
 from resnets.runtime.graph import INPUT
 
-VIEW = "view"  # what the net's graph reads: uint8 (batch, size, size, channels)
+VIEW = "view"  # input of the model itself: uint8 (batch, size, size, channels)
 
-# target: height and width of the scaled picture; start and stop: the centre, rounded as Python
-# does. A branch that is not taken is not computed; a runtime that knows the size leaves it out.
+# target: height and width after resizing; start and stop: the center, rounded half to even as in
+# Python. The branch not taken is not computed; a runtime that knows the size removes it.
 ONNX = """<ir_version: {ir}, opset_import: ["" : {opset}]>
 cut (uint8[batch,height,width,{channels}] pictures) => (uint8[batch,{size},{size},{channels}] view)
 {{
@@ -70,7 +70,7 @@ cut (uint8[batch,height,width,{channels}] pictures) => (uint8[batch,{size},{size
 
 
 def add_to_onnx(model: Any, preprocess: Preprocess) -> None:
-    """Put the resize and crop before the graph of an onnx.ModelProto, in place."""
+    """Prepend resize and crop to the graph of an onnx.ModelProto, in place."""
     from onnx import parser
 
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
@@ -83,23 +83,23 @@ def add_to_onnx(model: Any, preprocess: Preprocess) -> None:
         resize=preprocess.resize,
         channels=preprocess.channels,
     )
-    before = parser.parse_model(text).graph
-    _prefix(before)
+    resize_graph = parser.parse_model(text).graph
+    _prefix(resize_graph)
     graph = model.graph
     for node in graph.node:
         node.input[:] = [f"cut/{VIEW}" if name == INPUT else name for name in node.input]
-    nodes = [*before.node, *graph.node]
+    nodes = [*resize_graph.node, *graph.node]
     del graph.node[:], graph.input[:]
     graph.node.extend(nodes)
-    graph.input.extend(before.input)
+    graph.input.extend(resize_graph.input)
 
 
 def _prefix(graph: Any) -> None:
-    """Give all values but the input names that no other graph has."""
-    kept = {"": "", INPUT: INPUT}
+    """Prefix the names of all values except the input, so that they are unique."""
+    names = {"": "", INPUT: INPUT}
     for node in graph.node:
-        node.input[:] = [kept.get(name, f"cut/{name}") for name in node.input]
-        node.output[:] = [kept.get(name, f"cut/{name}") for name in node.output]
+        node.input[:] = [names.get(name, f"cut/{name}") for name in node.input]
+        node.output[:] = [names.get(name, f"cut/{name}") for name in node.output]
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _prefix(attribute.g)
@@ -108,28 +108,28 @@ def _prefix(graph: Any) -> None:
 
 
 def add_to_openvino(model: Any, preprocess: Preprocess) -> Any:
-    """The same for an openvino.Model; returns the new one."""
+    """Prepend resize and crop to an openvino.Model; returns the new model."""
     import openvino as ov
     from openvino import opset13 as op
 
     size, integer = preprocess.size, np.int64
-    pictures = op.parameter([-1, -1, -1, preprocess.channels], np.uint8, name=INPUT)
-    pictures.output(0).set_names({INPUT})
+    images = op.parameter([-1, -1, -1, preprocess.channels], np.uint8, name=INPUT)
+    images.output(0).set_names({INPUT})
     axes, zero, one = (op.constant(value, integer) for value in ([1, 2], [0], [1, 1]))
-    wanted, side = (op.constant(value, integer) for value in ([size] * 2, [preprocess.resize]))
-    stored = op.gather(op.shape_of(pictures, "i64"), axes, op.constant(0, integer))
-    short = op.reduce_min(stored, zero, keep_dims=True)
-    scaled = op.divide(op.multiply(stored, side), short)
-    ready = op.reduce_logical_and(op.equal(stored, wanted), zero, keep_dims=True)
-    target = op.select(ready, stored, scaled)
+    target_size, side = (op.constant(value, integer) for value in ([size] * 2, [preprocess.resize]))
+    input_size = op.gather(op.shape_of(images, "i64"), axes, op.constant(0, integer))
+    shorter_side = op.reduce_min(input_size, zero, keep_dims=True)
+    scaled = op.divide(op.multiply(input_size, side), shorter_side)
+    is_cropped = op.reduce_logical_and(op.equal(input_size, target_size), zero, keep_dims=True)
+    target = op.select(is_cropped, input_size, scaled)
     resized = op.interpolate(
-        op.convert(pictures, "f32"), target, f"{preprocess.interpolation}_pillow", "sizes",
+        op.convert(images, "f32"), target, f"{preprocess.interpolation}_pillow", "sizes",
         cube_coeff=-0.5, axes=axes,
     )  # fmt: skip
-    gap = op.convert(op.subtract(target, wanted), "f32")
+    gap = op.convert(op.subtract(target, target_size), "f32")
     start = op.convert(op.round(op.multiply(gap, np.float32(0.5)), "half_to_even"), "i64")
-    centre = op.slice(resized, start, op.add(start, wanted), one, axes)
-    view = op.convert(op.clamp(op.round(centre, "half_to_even"), 0.0, 255.0), "u8", name=VIEW)
+    center = op.slice(resized, start, op.add(start, target_size), one, axes)
+    view = op.convert(op.clamp(op.round(center, "half_to_even"), 0.0, 255.0), "u8", name=VIEW)
     old = model.input(0).get_node()
     old.output(0).replace(view.output(0))
-    return ov.Model(model.get_results(), [pictures], "net")
+    return ov.Model(model.get_results(), [images], "net")

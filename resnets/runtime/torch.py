@@ -1,4 +1,4 @@
-"""torch: networks of ours on any device, and `torch.export` programs (.pt2) on the CPU."""
+"""PyTorch: models on any device, and `torch.export` programs (.pt2) on the CPU."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from torch import nn
 from resnets.evaluate.batch_size import Budget
 from resnets.models import Net
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
-from resnets.runtime.base import ArtifactEngine, Engine, Pictures, Scores, unreadable
-from resnets.runtime.graph import Deployed
+from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_error
+from resnets.runtime.graph import InferenceModule
 from resnets.runtime.pt2_archive import check_archive
 from resnets.utils import environment
 from resnets.utils.signals import signals_later
 
 
 class TorchEngine(Engine):
-    """A net of ours in torch, folded, on any device."""
+    """A PyTorch model with folded batch norms, on any device."""
 
-    def __init__(self, net: Net, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(self, model: Net, device: str = "auto", precision: str = "auto") -> None:
         self.device = environment.pick_device(device)
         if self.device.type == "cpu":
             environment.tune_malloc()
-        precise = environment.pick_precision(precision, self.device)
-        name = f"torch {precise}, {environment.device_name(self.device)}"
-        super().__init__(name, net.classes, net.preprocess, net.origin, net.recipe)
-        self.graph: nn.Module = Deployed(net, precise).to(self.device)
+        resolved = environment.pick_precision(precision, self.device)
+        name = f"torch {resolved}, {environment.device_name(self.device)}"
+        super().__init__(name, model.classes, model.preprocess, model.origin, model.recipe)
+        self.graph: nn.Module = InferenceModule(model, resolved).to(self.device)
         self.budget = Budget(self.device)
         self.batch = self.budget.pictures(self.size**2)
 
-    def _compute(self, pictures: Pictures) -> Scores:
+    def _compute(self, images: Images) -> Scores:
         with torch.inference_mode():
-            images = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # as the budget counts pixels
-            scores: Scores = self.budget.run(self._part, images).numpy()
+            tensor = torch.from_numpy(images).permute(0, 3, 1, 2)  # NCHW, as `Budget` expects
+            scores: Scores = self.budget.run(self._compute_chunk, tensor).numpy()
             return scores
 
-    def _part(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.graph(images.permute(0, 2, 3, 1).to(self.device))
+    def _compute_chunk(self, tensor: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.graph(tensor.permute(0, 2, 3, 1).to(self.device))
         return logits.cpu()
 
 
 class ProgramEngine(ArtifactEngine):
-    """A .pt2 file in torch, on the CPU."""
+    """A .pt2 file in PyTorch, on the CPU."""
 
     def __init__(self, path: Path) -> None:
         extra = {f"{KEY}.json": ""}
@@ -51,16 +51,16 @@ class ProgramEngine(ArtifactEngine):
             check_archive(path)
             with signals_later():
                 program = torch.export.load(path, extra_files=extra)
-            # Guards are source of the file that would be compiled; `logits` looks at shapes itself.
+            # Guards are source code in the file that would be compiled; `logits` checks shapes.
             self.graph = program.module(check_guards=False)
         except ArtifactError:
             raise
-        except Exception as error:  # arbitrary bytes make the reader raise errors of any kind
-            raise unreadable(path, error) from None
-        super().__init__(ArtifactMetadata.from_text(extra[f"{KEY}.json"], path), path)
+        except Exception as error:  # arbitrary bytes can raise exceptions of any type
+            raise open_error(path, error) from None
+        super().__init__(ArtifactMetadata.from_json(extra[f"{KEY}.json"], path), path)
         environment.tune_malloc()
 
-    def _compute(self, pictures: Pictures) -> Scores:
+    def _compute(self, images: Images) -> Scores:
         with torch.inference_mode():
-            scores: Scores = self.graph(torch.from_numpy(pictures)).numpy()
+            scores: Scores = self.graph(torch.from_numpy(images)).numpy()
             return scores

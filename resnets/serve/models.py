@@ -28,7 +28,7 @@ from resnets.evaluate.figures.overlays import heat
 from resnets.evaluate.prepare import to_device
 from resnets.export.select import open_backend
 from resnets.runtime.artifact import is_artifact
-from resnets.runtime.base import Backend, Runtime, described
+from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.serve.http.limits import RefusalError
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, find_checkpoint, task_of
 from resnets.weights.checkpoint.store_url import path_of, url_of
@@ -259,12 +259,12 @@ def open_model(
         backend=backend,
         device=device,
         precision=precision,
-        pictures=None,
+        images=None,
         calibrate=calibrate,
         loading=loading,
-        say=say,
+        log=say,
     )
-    say(f"computing with {described(engine)}")
+    say(f"computing with {describe_backend(engine)}")
     say(f"preprocessing: {in_words(engine.preprocess.spec)}")
     return Classifier(engine, where, digest, loading)
 

@@ -15,9 +15,9 @@ from small_nets import RESIDUAL, small_net
 from resnets.cli import info
 from resnets.cli.main import main
 from resnets.config import ConfigError, atomic_write
-from resnets.export.write import _program
+from resnets.export.write import _export_program
 from resnets.runtime.artifact import ArtifactMetadata
-from resnets.runtime.graph import Deployed
+from resnets.runtime.graph import InferenceModule
 from resnets.utils import environment
 from resnets.utils.environment_variables import environment_int
 from resnets.utils.signals import signals_later
@@ -102,7 +102,7 @@ def test_exporting_is_not_interrupted_within_torch(monkeypatch):
 
     monkeypatch.setattr(torch.export, "export", watched)
     net = small_net(RESIDUAL)
-    _program(Deployed(net), ArtifactMetadata.of(net, "torch", "float32"))
+    _export_program(InferenceModule(net), ArtifactMetadata.from_model(net, "torch", "float32"))
     assert inside != [signal.getsignal(signal.SIGINT)]
 
 

@@ -1,4 +1,4 @@
-"""Export: folding, every format, the proof that precedes each file, and artifacts in use."""
+"""Export: folding, every format, the verification that precedes each file, and artifacts in use."""
 
 import dataclasses
 import json
@@ -17,14 +17,20 @@ import resnets
 from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import Preprocessor, open_data
-from resnets.export import write as writing
-from resnets.export.export import gather, verify
+from resnets.export import write as write_module
+from resnets.export.export import gather_evidence, verify
 from resnets.export.select import open_backend
-from resnets.export.verify import VerificationError, compare, compare_errors, count, reference
-from resnets.export.write import write
+from resnets.export.verify import (
+    VerificationError,
+    compare_errors,
+    compare_logits,
+    count_errors,
+    reference_logits,
+)
+from resnets.export.write import write_artifact
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
-from resnets.runtime.fold_batch_norm import fold
-from resnets.runtime.graph import Deployed
+from resnets.runtime.fold_batch_norm import fold_batch_norms
+from resnets.runtime.graph import InferenceModule
 from resnets.runtime.torch import TorchEngine
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -43,51 +49,51 @@ def call(capsys, *words) -> tuple[int, str, str]:
 
 
 def surest_digit(run: Path) -> np.ndarray:
-    """The test picture (H, W) whose class the net is surest of: no kernel's rounding changes it."""
-    pictures = open_data(DataSpec(source="digits")).test().images[..., 0].numpy()
-    net = resnets.load(run)
+    """The test image (H, W) whose class the model is surest of: no kernel's rounding changes it."""
+    images = open_data(DataSpec(source="digits")).test().images[..., 0].numpy()
+    model = resnets.load(run)
     with torch.inference_mode():
-        shares = net(net.preprocess(list(pictures))).softmax(1)
-    return pictures[int(shares.amax(1).argmax())]
+        shares = model(model.preprocess(list(images))).softmax(1)
+    return images[int(shares.amax(1).argmax())]
 
 
-def noise(net, count: int = 3) -> np.ndarray:
-    spec = net.preprocess.spec
+def noise(model, count: int = 3) -> np.ndarray:
+    spec = model.preprocess.spec
     shape = (count, spec.size, spec.size, spec.channels)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def count_norms(net: nn.Module) -> int:
-    return sum(isinstance(each, nn.BatchNorm2d) for each in net.modules())
+def count_norms(model: nn.Module) -> int:
+    return sum(isinstance(each, nn.BatchNorm2d) for each in model.modules())
 
 
 @pytest.mark.parametrize(
     ("spec", "left", "options"),
     [
         (RESIDUAL, 0, {}),
-        (PREACT, 2, {}),  # one after each addition; the first block of the net has none
+        (PREACT, 2, {}),  # one after each addition; the first block of the model has none
         (VGG, 0, {"channels": 1}),
         (RESIDUAL, 0, {"mean_image": True}),
         (dataclasses.replace(RESIDUAL, blur_pool=True, widths=(16, 32)), 0, {}),
     ],
 )
 def test_a_folded_net_gives_the_same_logits(spec, left, options):
-    net = small_net(spec, **options)
-    pictures = noise(net)
-    assert count_norms(fold(net)) == left < count_norms(net)
+    model = small_net(spec, **options)
+    images = noise(model)
+    assert count_norms(fold_batch_norms(model)) == left < count_norms(model)
     with torch.inference_mode():
-        found = Deployed(net)(torch.from_numpy(pictures)).numpy()
-    np.testing.assert_allclose(found, reference(net)(pictures), atol=2e-5)
+        found = InferenceModule(model)(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, reference_logits(model)(images), atol=2e-5)
 
 
 def test_channels_of_bgr_nets_are_turned_in_the_graph():
-    net = small_net(RESIDUAL)
-    turned = dataclasses.replace(net.preprocess.spec, channel_order="bgr", mean=(0.4, 0.45, 0.5))
-    net.preprocess = Preprocessor(turned)
-    pictures = noise(net)
+    model = small_net(RESIDUAL)
+    turned = dataclasses.replace(model.preprocess.spec, channel_order="bgr", mean=(0.4, 0.45, 0.5))
+    model.preprocess = Preprocessor(turned)
+    images = noise(model)
     with torch.inference_mode():
-        found = Deployed(net)(torch.from_numpy(pictures)).numpy()
-    np.testing.assert_allclose(found, reference(net)(pictures), atol=2e-5)
+        found = InferenceModule(model)(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, reference_logits(model)(images), atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -107,78 +113,81 @@ def test_export_and_use(capsys, digits_run, tmp_path, kind, flag, suffix, packag
     out = tmp_path / f"digits{suffix}"
     flags = [flag] if flag else []
     words = ("export", digits_run, "--to", kind, *flags, "--calibrate", "digits", "--out", out)
-    code, said, err = call(capsys, *words, "--max-drop", "2")
+    code, output, err = call(capsys, *words, "--max-drop", "2")
     assert code == 0, err
-    assert "top-1 error" in said
-    card = json.loads((tmp_path / f"digits{suffix}.json").read_text())
-    assert [each["batch"] for each in card["parity"]["batches"]] == [1, 2, 7]
-    assert all(each["relative"] < card["parity"]["limit"] for each in card["parity"]["batches"])
-    whole = card["parity"]["whole_pictures"]
+    assert "top-1 error" in output
+    manifest = json.loads((tmp_path / f"digits{suffix}.json").read_text())
+    assert [each["batch"] for each in manifest["parity"]["batches"]] == [1, 2, 7]
+    assert all(
+        each["relative"] < manifest["parity"]["limit"] for each in manifest["parity"]["batches"]
+    )
+    whole = manifest["parity"]["whole_pictures"]
     assert (whole is None) == (kind == "torch")
-    assert card["input"]["shape"] == (
+    assert manifest["input"]["shape"] == (
         ["batch", 16, 16, 1] if whole is None else ["batch", "height", "width", 1]
     )
-    errors = card["errors"]
+    errors = manifest["errors"]
     assert errors["rise"] == errors["top1_error_after"] - errors["top1_error_before"]
     assert errors["top1_error_before"] < 20  # it has learnt to read
-    assert len(card["source"]["sha256"]) == 64
-    precision = card["precision"]
+    assert len(manifest["source"]["sha256"]) == 64
+    precision = manifest["precision"]
 
-    code, said, _ = call(capsys, "evaluate", out, "--split", "val", "--json")
-    found = json.loads(said)
+    code, output, _ = call(capsys, "evaluate", out, "--split", "val", "--json")
+    found = json.loads(output)
     assert code == 0
     assert found["top1_error"] == pytest.approx(errors["top1_error_after"])
     named = f"{kind} {precision}, digits{suffix} (of last.safetensors (step 80))"
     assert named in found["protocol"]
 
-    picture = tmp_path / "digit.png"
-    Image.fromarray(surest_digit(digits_run)).save(picture)
+    image = tmp_path / "digit.png"
+    Image.fromarray(surest_digit(digits_run)).save(image)
     answers = []
     for weights in (out, digits_run):
-        code, said, err = call(capsys, "predict", weights, picture, "--csv", "--top-k", "1")
+        code, output, err = call(capsys, "predict", weights, image, "--csv", "--top-k", "1")
         assert code == 0
         assert err.startswith(f"predicting with {kind if weights == out else 'torch'} ")
-        answers.append(said.splitlines()[1].split(","))
+        answers.append(output.splitlines()[1].split(","))
     assert answers[0][1] == answers[1][1]
     assert float(answers[0][2]) == pytest.approx(float(answers[1][2]), abs=0.1)
 
 
 def test_a_broken_graph_is_refused_and_not_written(capsys, digits_run, tmp_path, monkeypatch):
-    class WrongMean(Deployed):
+    class WrongMean(InferenceModule):
         def __init__(self, *words, **options):
             super().__init__(*words, **options)
             self.mean += 10
 
-    monkeypatch.setattr(writing, "Deployed", WrongMean)
+    monkeypatch.setattr(write_module, "InferenceModule", WrongMean)
     out = tmp_path / "made" / "net.pt2"
-    code, said, err = call(capsys, "export", digits_run, "--to", "torch", "--out", out)
-    assert (code, said) == (3, "")
-    assert "does not compute what last.safetensors (step 80) does: at batch 1" in err
+    code, output, err = call(capsys, "export", digits_run, "--to", "torch", "--out", out)
+    assert (code, output) == (3, "")
+    assert "differs from last.safetensors (step 80): at batch size 1" in err
     assert "nothing was written" in err
     assert not out.parent.exists()  # nor is the folder that was made for it left
 
 
 @pytest.mark.parametrize("name", ["stem.conv.weight", "head.weight", "stage2.0.norm2.weight"])
 def test_one_changed_weight_is_noticed(digits_run, name):
-    net, changed = resnets.load(digits_run), resnets.load(digits_run)
+    model, changed = resnets.load(digits_run), resnets.load(digits_run)
     weight = changed.get_parameter(name).data.flatten()
     weight[0] = -weight[0] - 1
-    engine, pictures = TorchEngine(changed, "cpu", "float32"), gather(net, None, "float32").pictures
-    with pytest.raises(
-        VerificationError, match="logits are .* of their spread away, allowed 0.001"
-    ):
-        compare(net, engine, pictures, 1e-3)
+    engine, images = (
+        TorchEngine(changed, "cpu", "float32"),
+        gather_evidence(model, None, "float32").images,
+    )
+    with pytest.raises(VerificationError, match="difference of the logits is .*, allowed 0.001"):
+        compare_logits(model, engine, images, 1e-3)
 
 
 def test_more_errors_than_allowed_are_refused_with_the_numbers(digits_run):
-    net, worse = resnets.load(digits_run), resnets.load(digits_run)
+    model, worse = resnets.load(digits_run), resnets.load(digits_run)
     worse.head.bias.data[3] += 50  # everything is a three
-    evidence = gather(net, "digits", "float32")
+    evidence = gather_evidence(model, "digits", "float32")
     own, after = (
-        count(TorchEngine(each, "cpu", "float32"), evidence.split, evidence.truth)
-        for each in (net, worse)
+        count_errors(TorchEngine(each, "cpu", "float32"), evidence.split, evidence.truth)
+        for each in (model, worse)
     )
-    assert evidence.before().top1_error == own.top1_error
+    assert evidence.baseline().top1_error == own.top1_error
     with pytest.raises(
         VerificationError, match=r"error rises by \d+\.\d+ points, from .* allowed are 0.5"
     ):
@@ -189,13 +198,13 @@ def test_more_errors_than_allowed_are_refused_with_the_numbers(digits_run):
 
 
 def test_an_artifact_proves_itself_against_its_own_net_only(digits_run, tmp_path):
-    net, other = resnets.load(digits_run), resnets.load(digits_run)
-    other.preprocess = Preprocessor(dataclasses.replace(net.preprocess.spec, mean=(0.2,)))
+    model, other = resnets.load(digits_run), resnets.load(digits_run)
+    other.preprocess = Preprocessor(dataclasses.replace(model.preprocess.spec, mean=(0.2,)))
     path = tmp_path / "other.pt2"
-    write(other, ArtifactMetadata.of(other, "torch", "float32"), path)
-    assert verify(other, path, gather(net, None, "float32"), 0.5)["parity"]["batches"]
+    write_artifact(other, ArtifactMetadata.from_model(other, "torch", "float32"), path)
+    assert verify(other, path, gather_evidence(model, None, "float32"), 0.5)["parity"]["batches"]
     with pytest.raises(VerificationError):
-        verify(net, path, gather(net, None, "float32"), 0.5)
+        verify(model, path, gather_evidence(model, None, "float32"), 0.5)
 
 
 def test_a_file_that_is_no_longer_what_was_proved_is_not_opened(capsys, torch_artifact, tmp_path):
@@ -206,7 +215,7 @@ def test_a_file_that_is_no_longer_what_was_proved_is_not_opened(capsys, torch_ar
     moved.write_bytes(moved.read_bytes() + b"\0")
     code, _, err = call(capsys, "predict", moved, tmp_path / "none.png")
     assert code == 1
-    assert "differs from the file that was proved" in err
+    assert "differs from the verified file" in err
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
@@ -215,31 +224,31 @@ def test_files_that_are_no_artifacts_are_named(tmp_path, suffix):
     path = tmp_path / f"net{suffix}"
     with pytest.raises(ArtifactError, match="no such file"):
         open_backend(path)
-    path.write_bytes(pickle.dumps("not a net"))
+    path.write_bytes(pickle.dumps("not a model"))
     path.with_suffix(".bin").write_bytes(b"")
     with pytest.raises(ArtifactError, match=f"net{suffix}: "):
         open_backend(path)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (("--int8",), "--calibrate DATA"),
         (("--int8", "--bf16"), "exclude each other"),
-        (("--to", "torch", "--int8", "--calibrate", "digits"), "take openvino or onnx"),
-        (("--to", "onnx", "--bf16"), "take --to openvino or torch"),
+        (("--to", "torch", "--int8", "--calibrate", "digits"), "use openvino or onnx"),
+        (("--to", "onnx", "--bf16"), "use --to openvino or torch"),
         (("--to", "torch", "--out", "net.onnx"), "a file for torch ends in .pt2"),
-        (("--to", "torch", "--max-drop", "-1"), "0 or more"),
+        (("--to", "torch", "--max-drop", "-1"), "--max-drop -1"),
     ],
 )
-def test_bad_words(capsys, digits_run, words, said):
+def test_bad_words(capsys, digits_run, words, output):
     code, out, err = call(capsys, "export", digits_run, *words)
     assert (code, out) == (2, "")
-    assert said in err
+    assert output in err
 
 
 def test_what_an_artifact_cannot_do_is_said(capsys, torch_artifact, tmp_path):
-    for words, said in (
+    for words, output in (
         (("evaluate", torch_artifact, "--views", "ten-crop"), "--views: an artifact sees"),
         (("evaluate", torch_artifact, torch_artifact), "name it alone"),
         (("evaluate", torch_artifact, "--precision", "bfloat16"), "computes in float32"),
@@ -249,7 +258,7 @@ def test_what_an_artifact_cannot_do_is_said(capsys, torch_artifact, tmp_path):
     ):
         code, _, err = call(capsys, *words)
         assert code == 2, err
-        assert said in err
+        assert output in err
 
 
 def test_pictures_of_another_size_are_refused_by_name(torch_artifact):

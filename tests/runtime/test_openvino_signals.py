@@ -14,16 +14,16 @@ import gc, signal, sys
 from pathlib import Path
 import numpy as np
 from small_nets import RESIDUAL, small_net
-from resnets.runtime.artifact import Facts
+from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.open import open_artifact
-from resnets.export.write import write
+from resnets.export.write import write_artifact
 
 folder, net = Path(sys.argv[1]), small_net(RESIDUAL)
 pictures = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
 engines = []
 for precision in ("int8", "float32"):
     path = folder / f"{precision}.xml"
-    write(net, Facts.of(net, "openvino", precision), path, pictures)
+    write_artifact(net, ArtifactMetadata.from_model(net, "openvino", precision), path, pictures)
     engines.append(open_artifact(path))
     engines[-1].logits(pictures)
 while engines:  # the older one first, as where a server loads a model anew

@@ -10,10 +10,11 @@ pytest.importorskip("openvino")
 MEET = """
 import threading
 import numpy as np, openvino as ov, openvino.opset13 as op
-from resnets.runtime.openvino_core import core
+from resnets.runtime.openvino_core import shared_core
 
 x = op.parameter([1, 3, 64, 64], np.float32, name="x")
-compiled = core().compile_model(ov.Model([op.relu(x)], [x], "net"), "CPU", {"NUM_STREAMS": 2})
+model = ov.Model([op.relu(x)], [x], "net")
+compiled = shared_core().compile_model(model, "CPU", {"NUM_STREAMS": 2})
 together = threading.Barrier(2)
 
 def work():

@@ -18,7 +18,7 @@ import torch
 from serving import Running, picture, running, save_classifier
 from small_nets import RESIDUAL, small_net
 
-from resnets.runtime.graph import Deployed
+from resnets.runtime.graph import InferenceModule
 from resnets.serve.http import connection
 from resnets.serve.http.lag import Lag
 
@@ -146,14 +146,14 @@ def test_an_answer_that_takes_too_long_is_given_up(net: str):
 
 def test_loading_a_net_leaves_those_alone_that_compute_meanwhile():
     """In the midst of the load of one net another thread computes another one."""
-    busy, loading = Deployed(small_net(RESIDUAL)), small_net(RESIDUAL, seed=1)
+    busy, loading = InferenceModule(small_net(RESIDUAL)), small_net(RESIDUAL, seed=1)
     pictures = torch.zeros(1, 28, 28, 3, dtype=torch.uint8)
     answers = []
     with ThreadPoolExecutor(1) as pool:
         loading.stem.register_forward_hook(
             lambda *_: answers.append(pool.submit(busy, pictures).result(60))
         )
-        Deployed(loading)
+        InferenceModule(loading)
     assert [tuple(each.shape) for each in answers] == [(1, 4)]
 
 

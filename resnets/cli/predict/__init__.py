@@ -125,7 +125,7 @@ def command(
     from resnets.evaluate.predict import find_pictures, predict
     from resnets.evaluate.prepare import with_progress
     from resnets.export.select import open_backend
-    from resnets.runtime.base import described
+    from resnets.runtime.base import describe_backend
     from resnets.utils.cpu_count import cores
 
     paths = find_pictures(pictures, left_out := LeftOut())
@@ -140,12 +140,12 @@ def command(
         backend=backend,
         device=device,
         precision=precision,
-        pictures=len(paths),
+        images=len(paths),
         calibrate=calibrate,
         loading=options,
-        say=tell,
+        log=tell,
     )
-    tell(f"predicting with {described(engine)}")
+    tell(f"predicting with {describe_backend(engine)}")
     failures = _Failures()
     predictions = predict(engine, paths, top_k=top_k, workers=cores())
     # Rows that run over a terminal show progress enough, and a bar would cut into them.

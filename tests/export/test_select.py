@@ -13,14 +13,14 @@ import torch
 import resnets
 from resnets.cli.main import main
 from resnets.config import ConfigError
-from resnets.export import cache as keeping
-from resnets.export import select as choosing
-from resnets.export.cache import ArtifactCache, ArtifactKey, note_speed, speed_of
-from resnets.export.select import WORTH, open_backend
+from resnets.export import cache as cache_module
+from resnets.export import select
+from resnets.export.cache import ArtifactCache, ArtifactKey, load_speed, save_speed
+from resnets.export.select import MIN_MULTIPLY_ADDS, open_backend
 from resnets.export.verify import VerificationError
 from resnets.models.cost import count
-from resnets.runtime.artifact import card_of
-from resnets.runtime.base import described
+from resnets.runtime.artifact import manifest_path
+from resnets.runtime.base import describe_backend
 from resnets.utils import environment
 from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
 
@@ -42,16 +42,18 @@ def run(digits_run) -> str:
 
 @pytest.fixture(scope="module")
 def made(run) -> ArtifactCache:
-    """What is kept of `run` in float32, once an endless stream of pictures has asked for it."""
-    said: list[str] = []
-    backend = open_backend(run, precision="float32", pictures=None, say=said.append)
-    assert said == ["making the net ready for openvino float32, once"]
-    kept = ArtifactCache(resnets.load(run), ArtifactKey("openvino", "float32"))
-    assert kept.ready
-    times = speed_of(kept.path)
+    """What is kept of `run` in float32, once an endless stream of images has asked for it."""
+    output: list[str] = []
+    backend = open_backend(run, precision="float32", images=None, log=output.append)
+    assert len(output) == 1
+    assert "openvino float32" in output[0]
+    entry = ArtifactCache(resnets.load(run), ArtifactKey("openvino", "float32"))
+    assert entry.ready
+    times = load_speed(entry.path)
     assert times is not None
-    assert f"{times:.2f} x" in described(backend) or f"{times:.1f} x" in described(backend)
-    return kept
+    described = describe_backend(backend)
+    assert f"{times:.2f}x" in described or f"{times:.1f}x" in described
+    return entry
 
 
 @pytest.fixture
@@ -68,19 +70,21 @@ def digits(count: int = 5) -> np.ndarray:
 
 
 def test_few_pictures_stay_in_torch_and_it_says_from_how_many_on_it_pays(run, no_making):
-    backend = open_backend(run, precision="float32", pictures=1000)
+    backend = open_backend(run, precision="float32", images=1000)
     cost = count(resnets.load(run), 16).multiply_adds
     assert backend.name.startswith("torch float32")
-    assert f"openvino pays from {int(WORTH / cost):,} pictures on" in backend.note
+    assert f"openvino pays off from {int(MIN_MULTIPLY_ADDS / cost):,} images" in backend.note
 
 
 def test_what_was_made_is_used_at_once_even_for_one_picture(run, made, no_making):
-    note_speed(made.path, 2.5)
-    assert keeping._speed_file(made.path).stat().st_mode & 0o777 == 0o644  # for all who share it
+    save_speed(made.path, 2.5)
+    assert (
+        cache_module._speed_file(made.path).stat().st_mode & 0o777 == 0o644
+    )  # for all who share it
     backend = open_backend(run, precision="float32")
     torch_backend = open_backend(run, precision="float32", backend="torch")
     assert backend.name == "openvino float32"
-    assert backend.note.startswith("proved equal to the net, 2.5 x torch's speed")
+    assert "2.5x" in backend.note
     assert backend.origin == torch_backend.origin == "last.safetensors (step 80)"
     for number in (1, 3, 5):
         found = [each.logits(digits(number)) for each in (backend, torch_backend)]
@@ -88,45 +92,45 @@ def test_what_was_made_is_used_at_once_even_for_one_picture(run, made, no_making
 
 
 def test_a_slower_runtime_is_not_taken_unless_named(run, made, no_making, monkeypatch):
-    note_speed(made.path, 0.6)
+    save_speed(made.path, 0.6)
     assert open_backend(run, precision="float32").name.startswith("torch float32")
     # Where it pays to know, what was slower is timed again: other jobs may have been in its way.
-    monkeypatch.setattr(choosing, "times_as_fast", lambda *_: 0.5)
-    backend = open_backend(run, precision="float32", pictures=None)
+    monkeypatch.setattr(select, "measure_relative_speed", lambda *_: 0.5)
+    backend = open_backend(run, precision="float32", images=None)
     assert backend.name.startswith("torch float32")
-    assert "openvino float32 has 0.50 x" in backend.note
+    assert "openvino float32 runs at 0.50x" in backend.note
     named = open_backend(run, precision="float32", backend="openvino")
     assert named.name == "openvino float32"
 
 
 def test_a_damaged_artifact_is_made_again(run, made, monkeypatch):
-    note_speed(made.path, 2.0)
+    save_speed(made.path, 2.0)
     whole = Path(shutil.copytree(made.folder, made.folder.with_name(".whole")))
     weights = made.path.with_suffix(".bin")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
 
-    def make(kept: ArtifactCache, where: str) -> None:
-        assert not kept.folder.exists()
-        whole.rename(kept.folder)
+    def make(entry: ArtifactCache, where: str) -> None:
+        assert not entry.folder.exists()
+        whole.rename(entry.folder)
 
     monkeypatch.setattr(ArtifactCache, "make", make)
     assert open_backend(run, precision="float32").name == "openvino float32"
 
 
 def test_other_weights_data_or_precision_are_another_entry(run, made, tmp_path):
-    net, folders = resnets.load(run), {made.folder}
+    model, folders = resnets.load(run), {made.folder}
     data = tmp_path / "data.tar"
-    for wanted in (
+    for key in (
         ArtifactKey("openvino", "bfloat16"),
         ArtifactKey("onnx", "float32"),
         ArtifactKey("openvino", "int8", str(data)),
         ArtifactKey("openvino", "int8", str(data), 1.0),
     ):
-        folders.add(ArtifactCache(net, wanted).folder)
+        folders.add(ArtifactCache(model, key).folder)
     data.write_bytes(b"now it is there")
-    folders.add(ArtifactCache(net, ArtifactKey("openvino", "int8", str(data))).folder)
-    net.head.bias.data[0] += 1
-    folders.add(ArtifactCache(net, ArtifactKey("openvino", "float32")).folder)
+    folders.add(ArtifactCache(model, ArtifactKey("openvino", "int8", str(data))).folder)
+    model.head.bias.data[0] += 1
+    folders.add(ArtifactCache(model, ArtifactKey("openvino", "float32")).folder)
     assert len(folders) == 7
 
 
@@ -138,71 +142,73 @@ def test_a_net_that_fails_its_proof_stays_in_torch_and_is_not_tried_again(
     broken["model/head.bias"] = torch.full_like(broken["model/head.bias"], torch.nan)
     path = tmp_path / "broken.safetensors"
     save_checkpoint(path, broken, last.meta)
-    first = open_backend(path, precision="float32", pictures=None)
+    first = open_backend(path, precision="float32", images=None)
     monkeypatch.setattr(ArtifactCache, "make", lambda *_: pytest.fail("tried again"))
-    for backend in (first, open_backend(path, precision="float32", pictures=None)):
+    for backend in (first, open_backend(path, precision="float32", images=None)):
         assert backend.name.startswith("torch float32")
-        assert "openvino: openvino float32 does not compute what broken" in backend.note
-    with pytest.raises(VerificationError, match="does not compute"):
+        assert "openvino: openvino float32 differs from broken" in backend.note
+    with pytest.raises(VerificationError, match="differs from"):
         open_backend(path, precision="float32", backend="openvino")
 
 
 def test_what_fails_for_any_other_reason_is_tried_again(run, tmp_path, monkeypatch):
-    """Such as a network that is away while a published net is fetched."""
+    """Such as a network that is away while a published model is fetched."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kept = ArtifactCache(resnets.load(run), ArtifactKey("openvino", "float32"))
+    entry = ArtifactCache(resnets.load(run), ArtifactKey("openvino", "float32"))
     with pytest.raises(VerificationError, match="no such run or checkpoint"):
-        kept.make(str(tmp_path / "away"))
-    assert kept.refusal is None
-    assert list(keeping.root().iterdir()) == []
+        entry.make(str(tmp_path / "away"))
+    assert entry.failure is None
+    assert list(cache_module.cache_root().iterdir()) == []
 
 
 def test_a_speed_that_has_gone_meanwhile_leaves_the_choice_to_torch(run, made, monkeypatch):
     speeds = iter([2.0, None])
-    monkeypatch.setattr(choosing, "speed_of", lambda path: next(speeds))
+    monkeypatch.setattr(select, "load_speed", lambda path: next(speeds))
     backend = open_backend(run, precision="float32")
     assert backend.name.startswith("torch float32")
-    assert "openvino: its speed is measured from" in backend.note
+    assert "openvino: speed is measured from" in backend.note
 
 
 def test_a_cache_of_another_user_is_used(run, made, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    note_speed(made.path, 2.0)
+    save_speed(made.path, 2.0)
     monkeypatch.setattr(os, "utime", refuse)
     assert open_backend(run, precision="float32").name == "openvino float32"
-    monkeypatch.setattr(choosing, "speed_of", lambda path: None)
-    monkeypatch.setattr(choosing, "note_speed", refuse)
-    monkeypatch.setattr(choosing, "times_as_fast", lambda *_: 2.0)
-    backend = open_backend(run, precision="float32", pictures=None)
+    monkeypatch.setattr(select, "load_speed", lambda path: None)
+    monkeypatch.setattr(select, "save_speed", refuse)
+    monkeypatch.setattr(select, "measure_relative_speed", lambda *_: 2.0)
+    backend = open_backend(run, precision="float32", images=None)
     assert backend.name == "openvino float32"
-    assert "its speed cannot be kept (Permission denied)" in backend.note
+    assert "cannot store its speed (Permission denied)" in backend.note
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_speed(run, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    backend = open_backend(run, precision="float32", pictures=None)
+    backend = open_backend(run, precision="float32", images=None)
     assert backend.name.startswith("torch float32")
     assert "Not a directory" in backend.note
 
 
 def test_the_oldest_are_forgotten(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for age in range(keeping.MOST + 3):
-        folder = keeping.root() / f"entry{age}"
+    for age in range(cache_module.MAX_ENTRIES + 3):
+        folder = cache_module.cache_root() / f"entry{age}"
         folder.mkdir(parents=True)
         os.utime(folder, (time.time() - age,) * 2)
     for name, age in ((".making-killed", 90_000), (".making-now", 10)):
-        (keeping.root() / name).mkdir()
-        os.utime(keeping.root() / name, (time.time() - age,) * 2)
-    gone = keeping.root() / "gone"  # as what another process removes once it has been listed
+        (cache_module.cache_root() / name).mkdir()
+        os.utime(cache_module.cache_root() / name, (time.time() - age,) * 2)
+    gone = (
+        cache_module.cache_root() / "gone"
+    )  # as what another process removes once it has been listed
     gone.symlink_to(tmp_path / "nowhere")
-    keeping._keep_newest()
+    cache_module._keep_newest()
     gone.unlink()
-    left = {each.name for each in keeping.root().iterdir()}
-    assert left == {".making-now", *(f"entry{age}" for age in range(keeping.MOST))}
+    left = {each.name for each in cache_module.cache_root().iterdir()}
+    assert left == {".making-now", *(f"entry{age}" for age in range(cache_module.MAX_ENTRIES))}
 
 
 def test_int8_beside_the_checkpoint_is_taken_where_its_loss_was_measured(
@@ -213,52 +219,52 @@ def test_int8_beside_the_checkpoint_is_taken_where_its_loss_was_measured(
     words = ["export", run, "--to", "openvino", "--int8", "--calibrate", "digits"]
     assert main([*words, "--max-drop", "2"]) == 0
     out = Path(capsys.readouterr().out.split(":")[0])
-    card = json.loads(card_of(out).read_text())
+    manifest = json.loads(manifest_path(out).read_text())
 
     def opened(**changes):
-        errors = card["errors"] | {"rise": changes.pop("rise", 0.25)}
-        source = card["source"] | changes
-        card_of(out).write_text(json.dumps(card | {"errors": errors, "source": source}))
+        errors = manifest["errors"] | {"rise": changes.pop("rise", 0.25)}
+        source = manifest["source"] | changes
+        manifest_path(out).write_text(json.dumps(manifest | {"errors": errors, "source": source}))
         backend = open_backend(run, precision="auto")
         return backend.name.split(",")[0], backend.note
 
     assert opened() == (
         "openvino int8",
-        f"{out.name} loses 0.25 points of top-1 error; --backend torch takes the net",
+        f"{out.name} loses 0.25 points of top-1 error; use --backend torch for the original model",
     )
     name, note = opened(rise=0.75)
     assert "int8" not in name
     assert f"{out.name} loses 0.75 points" in note
     name, note = opened(net="0" * 64)
     assert "int8" not in name
-    assert "int8 is not measured" in note
+    assert "no int8 artifact" in note
     assert open_backend(run, precision="float32").name.split()[1].startswith("float32")
 
     opened()
-    note_speed(out, 2.0)
-    note_speed(made.path, 3.0)
+    save_speed(out, 2.0)
+    save_speed(made.path, 3.0)
     monkeypatch.setattr(environment, "pick_precision", lambda *_: "float32")
     backend = open_backend(run)
     assert backend.name == "openvino float32"
-    assert backend.note.endswith("3.0 x torch's speed; openvino int8 has 2.00 x")
-    note_speed(out, 4.0)
+    assert backend.note.endswith("3.0x torch's speed; openvino int8 runs at 2.00x")
+    save_speed(out, 4.0)
     assert open_backend(run).name == "openvino int8"
     out.with_suffix(".bin").write_bytes(b"half of another one")
     backend = open_backend(run)
     assert backend.name == "openvino float32"
-    assert f"{out.stem}.bin: differs from the file that was proved" in backend.note
-    with pytest.raises(ConfigError, match=r"with --calibrate DATA \(\S+bin: differs from"):
+    assert f"{out.stem}.bin: differs from the verified file" in backend.note
+    with pytest.raises(ConfigError, match=r"add --calibrate DATA \(\S+bin: differs from"):
         open_backend(run, precision="int8")
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "output"),
     [
-        ({"precision": "int8"}, "with --calibrate DATA"),
-        ({"precision": "int8", "backend": "torch"}, "torch does not compute it"),
-        ({"calibrate": "digits"}, "is for --precision int8"),
+        ({"precision": "int8"}, "add --calibrate DATA"),
+        ({"precision": "int8", "backend": "torch"}, "not supported by torch"),
+        ({"calibrate": "digits"}, "only valid with --precision int8"),
     ],
 )
-def test_bad_options(run, options, said):
-    with pytest.raises(ConfigError, match=said):
+def test_bad_options(run, options, output):
+    with pytest.raises(ConfigError, match=output):
         open_backend(run, **options)
