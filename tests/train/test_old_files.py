@@ -88,3 +88,7 @@ def test_a_recipe_trains_as_before(written):
     )
     assert [row["step"] for row in now] == [row["step"] for row in before]
     assert now[-1]["loss"] == pytest.approx(before[-1]["loss"], rel=1e-3)
+
+
+def _validations(run: Path) -> list[dict[str, float]]:
+    return [row for row in read_rows(run) if row["kind"] == "val"]
