@@ -16,6 +16,7 @@ from resnets import load
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
+from resnets.data.check.image import comparable
 from resnets.data.dataset.pack import open_pack
 from resnets.data.decode import pixel_values
 from resnets.data.decode.decode import decode_whole
@@ -96,7 +97,7 @@ def test_it_learns_and_the_range_travels_with_the_weights(tmp_path) -> None:
     assert torch.equal(as_array, pixels)
 
 
-def test_a_pack_keeps_levels_and_range(tmp_path) -> None:
+def test_a_pack_keeps_levels_and_range(tmp_path, capsys) -> None:
     root = faint_set(tmp_path / "set")
     out = tmp_path / "x.pack"
     assert main(["data", "pack", str(root), "--size", "32", "--out", str(out)]) == 0
@@ -105,6 +106,7 @@ def test_a_pack_keeps_levels_and_range(tmp_path) -> None:
     assert 2000 <= low < high <= 2090
     assert len(np.unique(decode_whole(source.train.files.read(0), "x"))) > 30
     assert open_data(replace(WHOLE, source=str(out))).value_range == (low, high)
+    assert f"{low:g} to {high:g} become 0 to 255" in capsys.readouterr().out
 
 
 def test_what_fills_16_bits_is_scaled_as_before(tmp_path) -> None:
@@ -155,7 +157,8 @@ def tiff(pixels: np.ndarray, extra: int | None, bits: int = 8, photometric: int 
     """An uncompressed TIFF of one strip, with ExtraSamples where `extra` is given."""
     height, width, bands = pixels.shape
     body = pixels.astype(f"<u{bits // 8}").tobytes()
-    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, bands, 8), (259, 3, 1, 1)]
+    depth = bits if bands == 1 else 8  # the value, or where the values are
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, bands, depth), (259, 3, 1, 1)]
     tags += [(262, 3, 1, photometric), (273, 4, 1, 500), (277, 3, 1, bands)]
     tags += [(278, 4, 1, height), (279, 4, 1, len(body)), (284, 3, 1, 1)]
     tags += [(338, 3, 1, extra)] if extra is not None else []
@@ -164,6 +167,59 @@ def tiff(pixels: np.ndarray, extra: int | None, bits: int = 8, photometric: int 
     head += b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
     assert len(head) <= 500
     return head.ljust(500, b"\0") + body
+
+
+@pytest.mark.parametrize("levels", [None, (1000.0, 41_000.0)])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_zero_is_white_where_a_tiff_says_so(bits, levels) -> None:
+    """The same scene stored either way is the same image, at any depth."""
+    pixels = np.linspace(1000, 41_000, 64).reshape(8, 8, 1).astype(np.uint16)
+    if levels is None:
+        other = 65_535 - pixels
+    else:
+        other = 42_000 - pixels
+    if bits == 8:
+        pixels, other = pixels >> 8, 255 - (pixels >> 8)
+    black = decode_whole(tiff(pixels, None, bits, 1), "x", levels)
+    white = decode_whole(tiff(other, None, bits, 0), "x", levels)
+    assert int(black[-1, -1, 0]) > int(black[0, 0, 0]) + 100
+    assert np.abs(black.astype(int) - white).max() <= 1
+
+
+def test_floating_point_tiffs_with_white_as_zero_are_inverted(tmp_path) -> None:
+    pixels = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    pixels[0, 0] = np.nan
+    file = tmp_path / "x.tif"
+    Image.fromarray(pixels).save(file, tiffinfo={262: 0})
+    with Image.open(file) as image:
+        assert image.tag_v2[262] == 0
+    seen = decode_whole(file.read_bytes(), "x", (0.0, 1.0))[..., 0]
+    assert seen[0, 1] > 240
+    assert seen[-1, -1] == 0
+    assert seen[0, 0] == 0  # no value: black
+
+
+@pytest.mark.parametrize("gap", [-9999.0, None])
+def test_values_that_mean_no_data_are_warned_about(tmp_path, gap, caplog) -> None:
+    """They would set the range, and leave the image no contrast."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        for number in range(4):
+            pixels = rng.random((64, 64), np.float32)
+            pixels[:8, :8] = 0 if gap is None else gap
+            save(pixels, tmp_path / name / f"{number}.tif")
+    with caplog.at_level(logging.WARNING, "resnets"):
+        open_data(replace(WHOLE, source=str(tmp_path)))
+    assert any("value_range" in each for each in caplog.messages) == (gap is not None)
+
+
+@pytest.mark.filterwarnings("error")
+def test_nan_in_a_checked_image_is_no_warning_of_numpy() -> None:
+    pixels = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    pixels[0, 0] = np.nan
+    assert comparable(encoded(pixels, "TIFF"), "x", (0.0, 1.0)).max() == 255
+    pixels[:] = np.nan
+    assert comparable(encoded(pixels, "TIFF"), "x", (0.0, 1.0)).max() == 0
 
 
 @pytest.mark.parametrize(

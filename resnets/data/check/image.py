@@ -17,7 +17,7 @@ from resnets.data.dataset.pack import SUFFIX
 from resnets.data.decode.decode import decode_whole, naming
 from resnets.data.decode.exif import turn_of
 from resnets.data.decode.open_image import MAX_PIXELS, open_image
-from resnets.data.decode.pixel_values import Levels
+from resnets.data.decode.pixel_values import Levels, is_inverted
 from resnets.data.errors import DataError
 from resnets.data.splits.check_findings import (
     ANIMATED,
@@ -89,9 +89,15 @@ def comparable(
     with naming(name), open_image(data) as image:
         if not image.mode.startswith(("I", "F")):
             return pixels
-        deep = np.asarray(image, np.float32)
-    least, most = float(deep.min()), float(deep.max())
-    stretched = ((deep - least) * (255 / max(most - least, 1))).round().astype(np.uint8)
+        deep = np.asarray(image, np.float64)
+        inverted = is_inverted(image)
+    finite = deep[np.isfinite(deep)]
+    if not finite.size:
+        return pixels
+    least, most = float(finite.min()), float(finite.max())
+    deep = np.nan_to_num(deep, nan=most if inverted else least, posinf=most, neginf=least)
+    stretched = ((deep - least) * (255 / ((most - least) or 1))).round().astype(np.uint8)
+    stretched = 255 - stretched if inverted else stretched
     return np.repeat(stretched[:, :, None], 3, axis=2)
 
 

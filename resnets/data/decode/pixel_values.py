@@ -1,9 +1,10 @@
 """Stored pixel values -> 8-bit grey or RGB, as the file's own tags say what they are.
 
 Transparency is laid over white; palettes and CMYK become RGB. Values of more than 8 bits are scaled
-by the range that the set's training images have (`value_range`), else by that of 16 bits. A fourth
-band of a TIFF is transparency only where the file says so (ExtraSamples). What is not plain is said
-once a process.
+by the range that the set's training images have (`value_range`), else by that of 16 bits; where a
+TIFF says that zero is white, they are inverted within it, as Pillow does for 8 bits and fewer. A
+fourth band of a TIFF is transparency only where the file says so (ExtraSamples). What is not plain
+is said once a process.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from resnets.data.decode.open_image import open_image
 
@@ -27,9 +28,11 @@ SAMPLE = 64  # training images that are looked at
 PIXELS = 1 << 16  # of each at most, evenly spaced
 TAILS = (0.05, 99.95)  # percentiles of their values: a few hot pixels do not decide
 ENOUGH = 128  # levels of 256: values that keep as many are scaled as 16 bits
+BULK = (5, 95)  # percentiles between which most values lie
 FEW = 16  # levels of one image below which its scale is questioned
 
 PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 262, 277, 338  # tags of a TIFF
+WHITE_IS_ZERO = 0
 RGB, ALPHA = 2, (1, 2)  # their values: associated and unassociated alpha
 
 SAID: set[str] = set()
@@ -40,12 +43,29 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
+def is_inverted(image: Image.Image) -> bool:
+    """Whether an image of more than 8 bits says that zero is white, which Pillow leaves as it is.
+
+    Those of 8 bits and fewer are turned by Pillow.
+    """
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and is_deep(image) and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+
+
 def as_bytes(image: Image.Image, levels: Levels | None = None) -> Image.Image:
     """A decoded image as 8-bit L or RGB; ValueError for values that have no known scale."""
     if image.mode in ("L", "RGB"):
         return image
     if is_deep(image):
-        return _scaled(image, levels)
+        scaled = _scaled(image, levels)
+        if not is_inverted(image):
+            return scaled
+        _say(
+            "white",
+            "a TIFF of more than 8 bits says that zero is white (PhotometricInterpretation 0): it"
+            " is inverted, and so are all others",
+        )
+        return ImageChops.invert(scaled)
     if _has_fourth_band(image):
         _say(
             "bands",
@@ -104,10 +124,31 @@ def measure_levels(files: Readable, rows: NDArray[np.int64]) -> Levels | None:
             "%s of %s sampled images have more than 8 bits, the others 8: they are scaled apart",
             *(len(values), seen),
         )
-    low, high = (float(each) for each in np.percentile(np.concatenate(values), TAILS))
+    every = np.concatenate(values)
+    low, high = (float(each) for each in np.percentile(every, TAILS))
+    _warn_of_outliers(every, low, high)
     if low >= 0 and high <= FULL[1] and (high - low) / 257 >= ENOUGH:
         return None
     return low, max(high, low + 1e-6)
+
+
+def _warn_of_outliers(values: NDArray[np.float64], low: float, high: float) -> None:
+    """Warn where a few values, such as those that mean "no data", leave the others no contrast.
+
+    One value may be that of most pixels, a background; the others are to spread over the levels.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    others = values[values != distinct[counts.argmax()]]
+    if not len(others) or high <= low:
+        return
+    least, most = np.percentile(others, BULK)
+    if (most - least) / (high - low) * 256 < FEW < len(distinct):
+        log.warning(
+            "values go from %g to %g, but most of them from %g to %g, which is less than %s of 256"
+            " levels; if the others mean that there is no data, set data.value_range to the range"
+            " of those that count",
+            *(low, high, least, most, FEW),
+        )
 
 
 def said_of(levels: Levels | None) -> tuple[str, ...]:
@@ -140,7 +181,8 @@ def _scaled(image: Image.Image, levels: Levels | None) -> Image.Image:
             )
         return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
     low_, high_ = levels
-    share = (np.nan_to_num(values.astype(np.float64), nan=low_) - low_) / (high_ - low_)
+    nan = high_ if is_inverted(image) else low_  # black
+    share = (np.nan_to_num(values.astype(np.float64), nan=nan) - low_) / (high_ - low_)
     return Image.fromarray((np.clip(share, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 

@@ -30,7 +30,7 @@ from resnets.data.dataset.quarantine import Quarantine, path_within, prefixes
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_whole, picture_header, scaled_size
 from resnets.data.decode.netpbm import encode
-from resnets.data.decode.pixel_values import Levels, measure_levels, said_of
+from resnets.data.decode.pixel_values import Levels, measure_levels
 from resnets.data.errors import DataError
 from resnets.data.files.open import Files
 from resnets.data.prefetch import in_order
@@ -47,11 +47,15 @@ T = TypeVar("T")
 
 @dataclass
 class Packed:
-    """What was packed: pictures of each part, bytes of the file, and the unreadable ones."""
+    """What was packed: pictures of each part, bytes of the file, and the unreadable ones.
+
+    value_range: the values that became 0 and 255 in all of them, where they had more than 8 bits.
+    """
 
     pictures: dict[str, int] = field(default_factory=dict)
     size: int = 0
     unreadable: list[str] = field(default_factory=list)
+    value_range: Levels | None = None
 
 
 def pack(
@@ -77,10 +81,8 @@ def pack(
     parts = _parts(source)
     assert source.train.files is not None
     levels = measure_levels(source.train.files, np.arange(len(source.train.labels)))
-    for said in said_of(levels):
-        log.info("%s", said)
     _check_room(parts, size, out)
-    packed, entries, workers = Packed(), {}, workers or cores()
+    packed, entries, workers = Packed(value_range=levels), {}, workers or cores()
     with atomic_write(out) as temporary:
         with temporary.open("wb") as file:
             file.write(bytes(HEADER.size))
