@@ -122,6 +122,61 @@ def test_images_that_were_encoded_anew_keep_their_split(tmp_path: Path) -> None:
     assert sum(each["removed"] for each in count.values()) == 0
 
 
+def counted(splits: Splits, what: str) -> int:
+    return sum(each[what] for each in splits.changes.counts.values())
+
+
+def renumber(tree: Path, *, start: int) -> None:
+    """The images of each class called anew, in their order."""
+    for folder in sorted(tree.iterdir()):
+        files = sorted(folder.iterdir())
+        for path in files:
+            path.rename(path.with_suffix(".old"))
+        for number, path in enumerate(files, start=start):
+            path.with_suffix(".old").rename(folder / f"{number:03d}.png")
+
+
+def test_removals_are_counted_where_the_others_were_numbered_anew(tmp_path: Path) -> None:
+    """By content: a path that another image has taken does not stand for the one that was there."""
+    tree = write_tree(tmp_path / "set")
+    renumber(tree, start=0)
+    first = opened(tree)
+    kept = sorted(path.read_bytes() for path in tree.rglob("*.png"))
+    for folder in sorted(tree.iterdir()):
+        kept.remove((folder / "000.png").read_bytes())
+        (folder / "000.png").unlink()
+    renumber(tree, start=0)
+    second = opened(tree, first.fingerprint)
+    assert counted(second, "removed") == 3
+    assert counted(second, "renamed") == len(kept)
+    assert counted(second, "added") == counted(second, "changed") == 0
+    assert not opened(tree, first.fingerprint.merged(second.fingerprint)).changes.counts["train"][
+        "renamed"
+    ]
+    for folder in sorted(tree.iterdir()):  # one that was encoded anew at the path of one removed
+        path = folder / "001.png"
+        Image.open(path).save(path, compress_level=0)
+    third = opened(tree, first.fingerprint)
+    assert counted(third, "removed") + counted(third, "changed") == 6
+
+
+def test_an_image_put_before_the_others_is_added_not_changed(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "set")
+    renumber(tree, start=0)
+    first = opened(tree)
+    images = len(list(tree.rglob("*.png")))
+    renumber(tree, start=1)
+    extra = [data for data, _ in digit_files(40, 3)][-3:]
+    for folder, data in zip(sorted(tree.iterdir()), extra, strict=True):
+        (folder / "000.png").write_bytes(data)
+    second = opened(tree, first.fingerprint)
+    assert (counted(second, "added"), counted(second, "renamed")) == (3, images)
+    assert counted(second, "removed") == counted(second, "changed") == 0
+    (folder / "copy.png").write_bytes((folder / "001.png").read_bytes())
+    third = opened(tree, first.fingerprint)
+    assert counted(third, "added") + counted(third, "renamed") == images + 4
+
+
 def test_a_name_beside_one_that_is_left_is_a_new_image(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "set")
     first = opened(tree)

@@ -160,11 +160,32 @@ class Fingerprint(Keyed):
         return max(float(known.mean()), found / max(len(self), 1)), found
 
     def _gone(self, keys: Keyed) -> NDArray[np.bool_]:
-        """(N of the record,) whether an image is there neither by path nor by content."""
-        there = _isin(self.ids, np.sort(keys.ids))
+        """(N of the record,) whether an image is there no more: neither its content, nor other
+        content at its path that may be it, changed or encoded anew.
+
+        A path that a known image of another path has taken, as where files are numbered anew, says
+        nothing of the image that was there.
+        """
+        there = _isin(self.ids, np.sort(keys.ids)) & (self.content == 0)
         there |= (self.content != 0) & _isin(self.content, np.sort(keys.content))
-        there |= (self.stems != 0) & _isin(self.stems, np.sort(keys.stems))
+        holding = keys.take(~self._moved_in(keys))
+        there |= _isin(self.ids, np.sort(holding.ids))
+        there |= (self.stems != 0) & _isin(self.stems, np.sort(holding.stems))
         return ~there
+
+    def _moved_in(self, keys: Keyed) -> NDArray[np.bool_]:
+        """(N,) whether an image has known content, at a path where that was not seen before."""
+        known = self._by_content.find(keys.content) != NEW
+        return known & (keys.content != 0) & ~_isin(_pairs(keys.ids, keys.content), self._pairs)
+
+    def _renamed(self, keys: Keyed) -> NDArray[np.bool_]:
+        """(N,) whether an image was moved here: it is at none of the paths where it was seen.
+
+        Else it is a copy of one that is still there.
+        """
+        in_place = _isin(self._pairs_in_order, np.sort(_pairs(keys.ids, keys.content)))
+        left = np.sort(self.content[in_place])
+        return self._moved_in(keys) & ~_isin(keys.content, left)
 
     def relabelled(self, keys: Keyed) -> NDArray[np.bool_]:
         """(N,) whether an image is known by its content, in other classes than it has now.
@@ -214,13 +235,15 @@ class Fingerprint(Keyed):
     def changes(self, current: Fingerprint) -> Changes:
         """What became of the recorded images, and which are new."""
         replaced, gone = self._replaced(current), self._gone(current)
-        relabelled = self.relabelled(current)
+        relabelled, renamed = self.relabelled(current), self._renamed(current)
         new = self.roles_of(current) == NEW
+        new |= self._inserted(current) | (self._moved_in(current) & ~renamed)
         count = {
             name: {
                 "added": int((new & (current.roles == role)).sum()),
                 "removed": int((gone & (self.roles == role)).sum()),
                 "changed": int((replaced & (current.roles == role)).sum()),
+                "renamed": int((renamed & (current.roles == role)).sum()),
                 "relabelled": int((relabelled & (current.roles == role)).sum()),
             }
             for role, name in enumerate(ROLES)
@@ -231,13 +254,27 @@ class Fingerprint(Keyed):
     def _replaced(self, current: Fingerprint) -> NDArray[np.bool_]:
         """(N of `current`,) whether an image is at a known path, with content that is not known."""
         known = (self._by_id.find(current.ids) != NEW) & (self._unread.find(current.ids) == NEW)
+        known &= ~self._inserted(current)
         known |= (current.stems != 0) & (self._absent(current).find(current.stems) != NEW)
         other = self._by_content.find(current.content) == NEW
         return known & other & (current.content != 0)
 
+    def _inserted(self, current: Fingerprint) -> NDArray[np.bool_]:
+        """(N of `current`,) whether an image of unknown content is at the path of one that is at
+        another path now."""
+        elsewhere = _isin(self.content, np.sort(current.content)) & (self.content != 0)
+        stayed = np.sort(self.ids[~elsewhere])
+        taken = _isin(current.ids, np.sort(self.ids[elsewhere])) & ~_isin(current.ids, stayed)
+        unknown = (current.content != 0) & (self._by_content.find(current.content) == NEW)
+        return taken & unknown
+
+    @cached_property
+    def _pairs_in_order(self) -> Keys:
+        return _pairs(self.ids, self.content)
+
     @cached_property
     def _pairs(self) -> Keys:
-        return np.sort(_pairs(self.ids, self.content))
+        return np.sort(self._pairs_in_order)
 
     @cached_property
     def _by_id(self) -> _Index:
@@ -256,7 +293,7 @@ class Fingerprint(Keyed):
 @dataclass(frozen=True)
 class Changes:
     """counts: by role how many images were added, removed, changed (other contents at a known
-    path) and relabelled (known images in another class than before). unread: how many images
+    path), renamed (known contents at another path) and relabelled (known images in another class than before). unread: how many images
     could only be compared by path, since contents are not known. images: by role, as they are now.
     """
 
