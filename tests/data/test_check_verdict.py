@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image
 
 from resnets.cli.main import main
 from resnets.config import DataSpec
+from resnets.data import DataError, open_data
 from resnets.data.check.run import CheckReport, check_data
 from resnets.data.check.verdict import exit_code, train_command, verdict
+from resnets.data.tables.flat_labels import UNNAMED
 from resnets.detect.check.images import annotated_contents
 from resnets.detect.loading.sources import open_detection
 
@@ -113,6 +116,60 @@ def test_exit_codes(tmp_path: Path) -> None:
     report = check(root)
     assert exit_code(report) == 1  # training refuses: test/ has a class that train/ lacks
     assert verdict(report)[0].weight == "refused"
+
+
+TABLES = {
+    "good": (),
+    "another file": ("images/9.png,ant",),
+    "a row twice": ("images/0.png,ant",),
+    "header twice": ("path,label",),
+    "total": ("TOTAL,8",),
+    "a second label": ("images/0.png,bee",),
+    "several labels": ("images/0.png,ant;bee",),
+    "no label": ("images/0.png,",),
+}
+
+
+@pytest.mark.parametrize("folder", ["images", "pics"])
+@pytest.mark.parametrize("rows", TABLES.values(), ids=TABLES)
+def test_check_and_training_read_a_table_alike(tmp_path: Path, folder: str, rows) -> None:
+    fill(tmp_path / folder, range(9))
+    names = [f"{folder}/{seed:03}.png" for seed in range(9)]
+    lines = [f"{name},{('ant', 'bee')[place % 2]}" for place, name in enumerate(names[:8])]
+    extra = [row.replace("images/0", f"{folder}/000") for row in rows]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *lines, *extra]) + "\n")
+    refusal = ""
+    try:
+        splits = open_data(DataSpec(source=str(tmp_path)), training=True)
+    except DataError as error:
+        refusal = str(error)
+    report = check(tmp_path)
+    assert bool(report.refused) == bool(refusal)
+    if folder == "images":
+        assert bool(refusal) == bool(rows)
+    if refusal:
+        assert exit_code(report) == 1
+        assert refusal.endswith(report.refused[0])
+    else:
+        assert report.pictures["training share"] == len(splits.train)
+        assert UNNAMED in {each.detail for each in report.findings}
+
+
+def test_one_class_alone_is_refused_whatever_stores_it(tmp_path: Path) -> None:
+    fill(tmp_path / "set" / "ant", range(4))
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    with tarfile.open(shards / "0.tar", "w") as tar:
+        for path in sorted((tmp_path / "set" / "ant").iterdir()):
+            label = path.with_suffix(".cls")
+            label.write_text("ant")
+            tar.add(path, path.name)
+            tar.add(label, label.name)
+            label.unlink()
+    for source in (tmp_path / "set", shards):
+        report = check(source)
+        assert exit_code(report) == 1
+        assert len(report.refused) == 1
 
 
 def test_faint_images_are_no_copies(tmp_path: Path) -> None:

@@ -33,9 +33,10 @@ from resnets.data.files.walk import (
     LeftOut,
 )
 from resnets.data.layout.folder_layout import MASKS, NO_LABELS, Layout, SplitRows
-from resnets.data.sources.class_folders import read_tree, tree_layout
-from resnets.data.sources.open import find_source
-from resnets.data.sources.webdataset import is_label, is_sharded
+from resnets.data.sources.class_folders import Tree, read_tree, tree_layout
+from resnets.data.sources.huggingface import is_tabular
+from resnets.data.sources.open import find_source, read_folder
+from resnets.data.sources.webdataset import find_shards, is_label, is_sharded
 from resnets.data.splits.check_findings import (
     EMPTY_CLASS,
     LAYOUT,
@@ -48,6 +49,7 @@ from resnets.data.splits.check_findings import (
     UNREADABLE,
     Finding,
 )
+from resnets.data.splits.open import check_classes
 from resnets.data.tables.flat_labels import is_table
 
 
@@ -157,12 +159,16 @@ def open_contents(spec: DataSpec) -> Contents:
         alone = source.val is None and source.test is None
         title = "" if alone else role
         sections.append(Section(title, part.files, part.labels, source.classes))
-    return Contents(spec.source, sections, (), summarize_source(source))
+    refusal = _too_few(source)
+    findings = [Finding(LAYOUT, "", refusal)] if refusal else []
+    return Contents(spec.source, sections, findings, summarize_source(source))
 
 
 def _images(path: Path, closed: list[OSError]) -> Listing | None:
     """Everything in a folder or archive that has images in it; None for other sources."""
     if path.is_dir():
+        if is_tabular(path) or find_shards(path):
+            return None
         listing = list_folder(path, is_table, closed.append)
     elif path.is_file() and not is_pack(path) and (is_zip(path) or tarfile.is_tarfile(path)):
         listing = list_archive(path, lambda path: is_label(path) or is_table(path))
@@ -178,8 +184,7 @@ def _tree(everything: Listing, spec: DataSpec, closed: Sequence[OSError]) -> Con
     listing = everything.images()
     understood = None
     try:
-        name = Path(spec.source).expanduser().resolve().name
-        tree = read_tree(everything, name, spec.source, spec.truth, spec.labels_from)
+        tree = _read(everything, spec)
         refusal, layout = _too_few(tree.source), tree.layout
         understood = summarize_source(tree.source)
         alone = len(tree.parts) == 1
@@ -200,6 +205,14 @@ def _tree(everything: Listing, spec: DataSpec, closed: Sequence[OSError]) -> Con
     ]
     sections.sort(key=lambda each: _apart(each.part))
     return Contents(spec.source, sections, findings, understood)
+
+
+def _read(everything: Listing, spec: DataSpec) -> Tree:
+    """The set as training reads it."""
+    path = Path(spec.source).expanduser()
+    if path.is_dir():
+        return read_folder(path, everything, spec.source, spec.truth, spec.labels_from)
+    return read_tree(everything, path.name, spec.source, None, spec.labels_from)
 
 
 def _by_parent(listing: Listing, spec: DataSpec) -> Layout:
@@ -231,10 +244,12 @@ def _closed(errors: Sequence[OSError], source: str) -> Iterator[Finding]:
 
 
 def _too_few(source: Source) -> str:
-    """What training would say of the number of classes."""
-    if len(source.classes) > 1:
-        return ""
-    return f"one class only ({source.classes[0]}); a classifier needs two"
+    """What training would say of the classes."""
+    try:
+        check_classes(source, 2)
+    except DataError as error:
+        return str(error).removeprefix(source.name).lstrip(":/ ")
+    return ""
 
 
 def _folders(listing: Listing, layout: Layout) -> Iterator[Finding]:

@@ -6,13 +6,15 @@ in the folder above: what has no class folders. A flat folder with labels alone 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from resnets.data.dataset.parts import Part, Source
+from resnets.data.dataset.parts import FilePart, Part, Source
 from resnets.data.files.open import FolderFiles, Listing
 from resnets.data.files.walk import LeftOut
+from resnets.data.layout.folder_layout import Layout
+from resnets.data.sources.class_folders import Tree
 from resnets.data.sources.csv_table import open_table
 from resnets.data.tables.flat_labels import TABLE_NAMES, UNNAMED
 from resnets.data.tables.paths import TablePaths
@@ -56,12 +58,30 @@ def _candidates(folder: Path) -> Iterator[tuple[Path, bool]]:
                     yield file, place == folder
 
 
-def _left_out(source: Source, listing: Listing, images: list[str]) -> LeftOut:
-    parts: list[Part | None] = [source.train, source.val, source.test() if source.test else None]
+def described_tree(source: Source, listing: Listing) -> Tree:
+    """What `open_folder_table` found, with its parts by role and the images that it leaves out."""
+    found = {
+        "train": source.train,
+        "val": source.val,
+        "test": source.test() if source.test else None,
+    }
+    parts = {role: part for role, part in found.items() if isinstance(part, FilePart)}
+    named = _named(parts.values())
+    paths = listing.images().paths
+    left_out = {row: UNNAMED for row, path in enumerate(paths) if path not in named}
+    return Tree(source, Layout([], left_out=left_out), parts)
+
+
+def _named(parts: Iterable[Part | None]) -> set[str]:
     named: set[str] = set()
     for part in parts:
         if part is not None and isinstance(part.files, FolderFiles):
             named.update(part.files.paths)
+    return named
+
+
+def _left_out(source: Source, listing: Listing, images: list[str]) -> LeftOut:
+    named = _named((source.train, source.val, source.test() if source.test else None))
     left_out = LeftOut()
     left_out.add_all(listing.left_out)
     for path in images:

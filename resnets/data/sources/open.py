@@ -9,7 +9,7 @@ from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.pack import is_pack, open_pack
 from resnets.data.dataset.parts import Source
 from resnets.data.errors import DataError
-from resnets.data.files.open import list_folder
+from resnets.data.files.open import Listing, list_folder
 from resnets.data.sources.archive import IMAGENET_TRAIN, open_imagenet, open_tar
 from resnets.data.sources.arrays import (
     DEBIAN_FASHION_MNIST,
@@ -19,10 +19,10 @@ from resnets.data.sources.arrays import (
     open_idx,
 )
 from resnets.data.sources.cifar import find_cifar, open_cifar
-from resnets.data.sources.class_folders import open_tree
+from resnets.data.sources.class_folders import Tree, read_tree
 from resnets.data.sources.csv_table import open_table
 from resnets.data.sources.download import fetch_cifar, fetch_fashion_mnist
-from resnets.data.sources.folder_tables import open_folder_table
+from resnets.data.sources.folder_tables import described_tree, open_folder_table
 from resnets.data.sources.huggingface import HUB, is_tabular, open_tabular
 from resnets.data.sources.parquet import open_parquet
 from resnets.data.sources.webdataset import find_shards, open_shards
@@ -81,9 +81,21 @@ def _whole(source: str, path: Path, truth: str | None, labels_from: str) -> Sour
         return open_cifar(*found, name)
     if (path / IMAGENET_TRAIN).is_file():
         return open_imagenet(path, name, truth)
-    listing = list_folder(path, is_table)
+    return read_folder(path, list_folder(path, is_table), source, truth, labels_from).source
+
+
+def read_folder(
+    path: Path, listing: Listing, source: str, truth: str | None, labels_from: str
+) -> Tree:
+    """The set of a folder of images: by the table that describes them, else by class folders.
+
+    source: what messages call the folder. Raises as `open_folder_table` and `read_tree`.
+    """
+    name = path.resolve().name
     described = None if truth is not None else open_folder_table(path, listing, name)
-    return described or open_tree(listing, name, source, truth, labels_from)
+    if described is None:
+        return read_tree(listing, name, source, truth, labels_from)
+    return described_tree(described, listing)
 
 
 def _cifar(folder: Path, name: str) -> Source:

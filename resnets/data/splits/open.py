@@ -94,7 +94,7 @@ def open_data(
     trained on and held out.
     """
     source = find_source(spec)
-    _check_classes(source, 1 if other else 2)
+    check_classes(source, 1 if other else 2)
     roles = choose_roles(source, spec, known, other=other, whole=whole)
     warnings = roles.label_conflicts() if training else ()
     overlap = roles.settle_overlap() if training else None
@@ -182,14 +182,16 @@ def _open(roles: Roles, role: int, spec: DataSpec) -> Split | None:
     )
 
 
-def _check_classes(source: Source, least: int) -> None:
+def check_classes(source: Source, least: int) -> None:
+    """DataError where a source has fewer than `least` classes, or one without training images."""
     labels = source.train.labels
     if len(source.classes) < least:
-        unread = [f"; {note}" for note in source.notes if note.startswith(UNREAD_TABLES)]
-        raise DataError(
-            f"{source.name}: one class only ({', '.join(source.classes)});"
-            f" a classifier needs two or more, each in a folder of its own{''.join(unread)}"
+        found = (
+            f"one class only ({', '.join(source.classes)}); a classifier needs two or more, each in"
+            " a folder of its own"
         )
+        unread = [note for note in source.notes if note.startswith(UNREAD_TABLES)]
+        raise DataError(f"{source.name}: {'; '.join([*unread, found])}")
     counts = np.bincount(labels, minlength=len(source.classes))
     if len(counts) > len(source.classes):
         raise DataError(
