@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from resnets.data import DataError
+from resnets.data.tables.labels import ambiguous_number
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 
 Labels = tuple[int, ...]
@@ -99,6 +100,13 @@ def _numbering(
     numbers = {name: number for number, name in enumerate(classes)}
     other = next((label for label in places if label not in numbers), None)
     if other is None:
+        labels = list(places)
+        if (row := ambiguous_number(labels, classes)) is not None:
+            raise DataError(
+                f"{path}: {places[labels[row]]}: {labels[row]!r} may be the class of that name or,"
+                f" counted from 0, {classes[int(labels[row])]!r}, and so may the other labels;"
+                " call the classes by names that are no numbers"
+            )
         return numbers, False
     by_place = {
         label: int(label)

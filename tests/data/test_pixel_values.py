@@ -174,10 +174,7 @@ def tiff(pixels: np.ndarray, extra: int | None, bits: int = 8, photometric: int 
 def test_zero_is_white_where_a_tiff_says_so(bits, levels) -> None:
     """The same scene stored either way is the same image, at any depth."""
     pixels = np.linspace(1000, 41_000, 64).reshape(8, 8, 1).astype(np.uint16)
-    if levels is None:
-        other = 65_535 - pixels
-    else:
-        other = 42_000 - pixels
+    other = (65_535 if levels is None else 42_000) - pixels
     if bits == 8:
         pixels, other = pixels >> 8, 255 - (pixels >> 8)
     black = decode_whole(tiff(pixels, None, bits, 1), "x", levels)

@@ -127,7 +127,10 @@ def test_columns_are_found(tmp_path: Path, pictures: Pictures, streaming: bool) 
         )
     ):
         file = plain(tmp_path / f"{number}.parquet", columns)
-        train = open_data(replace(WHOLE, source=str(file), streaming=streaming)).train
+        splits = open_data(replace(WHOLE, source=str(file), streaming=streaming))
+        said = "; ".join(splits.summary.notes)
+        assert all(f"'{column}'" in said for column in columns)
+        train = splits.train
         assert train.classes == classes
         assert [train.files.read(row) for row in range(48)] == data
         wanted = [str(digit) for digit in digits] if classes == tuple("0123") else names
@@ -455,6 +458,12 @@ def test_bad_shards_are_named(tmp_path: Path, pictures: Pictures) -> None:
     assert open_data(replace(WHOLE, source=str(shard.parent))).classes == ("cat", "dog")
     for number, (members, words) in enumerate(
         (
+            ({"a.json": b'{"label": "dog"}'}, r"a\.json: label is 'dog'"),
+            ({"b.json": b'{"label": "dog", "cls": "cat"}'}, r"b\.json: cls is 'cat'"),
+            (
+                {"a.json": b'{"cls": 1}', "b.cls": b"1"},
+                "its fields say",
+            ),
             ({"b.json": b"{}"}, r"train\.tar:b\.json: holds no label"),
             ({"b.json": b"{"}, r"train\.tar:b\.json: not UTF-8 text, or not JSON"),
             (
@@ -470,6 +479,10 @@ def test_bad_shards_are_named(tmp_path: Path, pictures: Pictures) -> None:
         shard = tar_of(tmp_path / str(number) / "train.tar", {**good, **members})
         with pytest.raises(DataError, match=words):
             open_data(replace(WHOLE, source=str(shard.parent)))
+    agreeing = {"a.json": b'{"label": "cat", "cls": 0}', "b.cls": b"dog"}
+    agreeing["b.json"] = b'{"caption": "a dog"}'
+    shard = tar_of(tmp_path / "both" / "train.tar", {**good, **agreeing})
+    assert open_data(replace(WHOLE, source=str(shard.parent))).classes == ("cat", "dog")
     packed = tar_of(tmp_path / "packed" / "train.tar", good, "w:gz")
     with pytest.raises(DataError, match=r"train\.tar: compressed; unpack it"):
         open_data(replace(WHOLE, source=str(packed.parent)))

@@ -226,13 +226,32 @@ def test_labels_are_all_names_or_all_places() -> None:
 
     assert number(("1", "2", "3"), ("1", "2", "3")) == [0, 1, 2]
     assert number(("0", "2"), ("cat", "dog", "eel")) == [0, 2]
+    assert number(("1", "2"), ("0", "1", "2")) == [1, 2]
+    assert number(("2", "10"), ("0", "1", "10", *map(str, range(2, 10)))) == [3, 2]
+    assert number(("01", "02"), ("01", "02", "03")) == [0, 1]
     for labels, classes in (
         (("0", "1", "2"), ("1", "2", "3")),
         (("cat", "1"), ("cat", "dog")),
         (("0", "3"), ("cat", "dog", "eel")),
+        (("1", "2"), ("1", "10", "2", "3")),  # all are names, and all are places
+        (("1",), ("1", "2", "3")),
     ):
         with pytest.raises(DataError, match="line"):
             number(labels, classes)
+
+
+@pytest.mark.parametrize("truth", [False, True])
+def test_numbers_of_a_test_split_that_may_be_names_or_places_are_refused(tmp_path, truth) -> None:
+    put(tmp_path, "train/1/a.png", "train/2/a.png", "train/3/a.png", "test/b.png", "test/c.png")
+    place = tmp_path if truth else tmp_path / "test"
+    file = table(
+        place / ("truth.csv" if truth else "labels.csv"), "path,label", "b.png,1", "c.png,2"
+    )
+    spec = {"truth": str(file)} if truth else {}
+    with pytest.raises(DataError, match="truth.csv" if truth else "labels.csv"):
+        opened(tmp_path, **spec)
+    table(file, "path,label", "b.png,1", "c.png,3")  # no place
+    assert sizes(opened(tmp_path, **spec)) == (3, 0, 2)
 
 
 @pytest.mark.parametrize(

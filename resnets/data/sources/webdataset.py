@@ -1,7 +1,8 @@
 """WebDataset: tars whose neighbouring members are one sample, key.jpg and key.cls.
 
 Nothing is unpacked or copied: the headers are read once, and each picture by its offset. A label is
-the text of key.cls (a number or a name), or "label" or "cls" of key.json; classes.txt (or
+the text of key.cls (a number or a name), or "label" or "cls" of key.json; they have to agree where
+there are several; classes.txt (or
 classnames.txt) beside the tars names numbered classes, one a line. The part a shard belongs to is
 in its name: train-0000.tar, val-0000.tar; without, all are one part.
 """
@@ -11,9 +12,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from resnets.data.tables.labels import NUMBER, ONE_LABEL, class_names, is_list, 
 from resnets.utils.cpu_count import cores
 
 LABELS = (".cls", ".json")
+JSON_LABELS = ("label", "cls")
 CLASS_FILES = ("classes.txt", "classnames.txt")
 BLOCK = 256  # neighbouring pictures that streaming reads at once
 TITLE = re.compile(rf"(?:.*[-_.])?({'|'.join(sorted(PART_NAMES))})(?=[-_.\d]|$)", re.IGNORECASE)
@@ -124,6 +127,7 @@ def open_shards(shards: Sequence[Path], name: str, *, streaming: bool) -> Source
     written: dict[str, list[tuple[int, _Sample]]] = {title: [] for title in sorted(set(titles))}
     for number, (title, samples) in enumerate(zip(titles, found, strict=True)):
         written[title] += [(number, sample) for sample in samples]
+    _check_aliases(shards, chain.from_iterable(written.values()))
     training = written.get("train", next(iter(written.values())))
     labels = [sample.label for _, sample in training]
     listed = _listed(shards[0].parent, labels)
@@ -143,6 +147,7 @@ class _Sample:
     path: str
     span: tuple[int, int]  # offset and size in bytes
     label: str
+    alias: str
 
 
 def _files(shards: Sequence[Path], samples: Sequence[tuple[int, _Sample]]) -> ShardFiles:
@@ -201,30 +206,73 @@ def _index(shard: Path) -> list[_Sample]:
             continue
         if len(pictures) > 1:
             raise DataError(f"{shard}:{pictures[0]}: more than one picture of its name")
-        label = _label(shard, pictures[0], fields, spans)
+        label, alias = _label(shard, pictures[0], fields, spans)
         offset, size = spans[pictures[0]]
-        samples.append(_Sample(pictures[0], (offset, size), label))
+        samples.append(_Sample(pictures[0], (offset, size), label, alias))
     if not samples:
         raise DataError(f"{shard}: no pictures in it")
     return sorted(samples, key=lambda sample: sample.span)
 
 
-def _label(shard: Path, picture: str, fields: dict[str, str], spans: dict[str, list[int]]) -> str:
-    file = next((fields[suffix] for suffix in LABELS if suffix in fields), None)
-    if file is None:
+def _label(
+    shard: Path, picture: str, fields: dict[str, str], spans: dict[str, list[int]]
+) -> tuple[str, str]:
+    """The label of a sample, and what another of its fields calls it, a name where it is a number
+    or a number where it is a name ("" without one).
+
+    DataError where it has none, or where two fields differ otherwise.
+    """
+    said: dict[str, str] = {}  # by where it is written
+    for file in (fields[suffix] for suffix in LABELS if suffix in fields):
+        place = f"{shard}:{file}"
+        data = read_span(shard, *spans[file])
+        try:
+            value: Any = data.decode("utf-8").strip()
+            is_json = file.lower().endswith(".json")
+            entry = json.loads(value) if is_json else {"": value}
+        except ValueError:
+            raise DataError(f"{place}: not UTF-8 text, or not JSON") from None
+        entry = entry if isinstance(entry, dict) else {}
+        names = [name for name in JSON_LABELS if name in entry] if is_json else [""]
+        if not names and said:  # of captions and sizes, beside a .cls
+            continue
+        for name in names or [JSON_LABELS[0]]:
+            where = f"{place}: {name}" if name else place
+            said[where] = _one_label(entry.get(name), place)
+    if not said:
         raise DataError(f"{shard}:{picture}: has no label; expected .cls or .json beside it")
-    data = read_span(shard, *spans[file])
-    try:
-        value: Any = data.decode("utf-8").strip()
-        if file.lower().endswith(".json"):
-            entry = json.loads(value)
-            value = entry.get("label", entry.get("cls")) if isinstance(entry, dict) else None
-    except ValueError:
-        raise DataError(f"{shard}:{file}: not UTF-8 text, or not JSON") from None
+    (first, label), *others = said.items()
+    alias = ""
+    for place, other in others:
+        if bool(NUMBER.fullmatch(other)) != bool(NUMBER.fullmatch(label)):
+            alias = other
+        elif other != label:
+            raise DataError(
+                f"{place} is {other!r}, but {first.rpartition(':')[2].strip()} says {label!r};"
+                " remove one of them"
+            )
+    return label, alias
+
+
+def _check_aliases(shards: Sequence[Path], samples: Iterable[tuple[int, _Sample]]) -> None:
+    """DataError where one number stands for two names, or one name for two numbers."""
+    known: dict[str, str] = {}
+    for shard, sample in samples:
+        if not sample.alias:
+            continue
+        for one, other in ((sample.label, sample.alias), (sample.alias, sample.label)):
+            if known.setdefault(one, other) != other:
+                raise DataError(
+                    f"{shards[shard]}:{sample.path}: its fields say {one!r} and {other!r}, but"
+                    f" those of others say {one!r} and {known[one]!r}; correct them"
+                )
+
+
+def _one_label(value: Any, place: str) -> str:
     if isinstance(value, list) or (isinstance(value, str) and is_list(value)):
-        raise DataError(f"{shard}:{file}: holds several labels; {ONE_LABEL}")
+        raise DataError(f"{place}: holds several labels; {ONE_LABEL}")
     if not isinstance(value, str | int) or value == "":
-        raise DataError(f"{shard}:{file}: holds no label")
+        raise DataError(f"{place}: holds no label")
     return str(value)
 
 

@@ -293,8 +293,9 @@ class Fingerprint(Keyed):
 @dataclass(frozen=True)
 class Changes:
     """counts: by role how many images were added, removed, changed (other contents at a known
-    path), renamed (known contents at another path) and relabelled (known images in another class than before). unread: how many images
-    could only be compared by path, since contents are not known. images: by role, as they are now.
+    path), renamed (known contents at another path) and relabelled (known images in another class
+    than before). unread: how many images could only be compared by path, since contents are not
+    known. images: by role, as they are now.
     """
 
     counts: Mapping[str, Mapping[str, int]]

@@ -89,11 +89,12 @@ class Columns:
         if places := [*places, *(place for place, _ in self.flags)]:
             words.append(f"split: {' and '.join(map(name, places))}")
         if self.unused:
-            words.append(f"not used: {_shown(self.unused)}")
+            words.append(f"not used: {shown_names(self.unused)}")
         return ", ".join(words)
 
 
-def _shown(names: Sequence[str], most: int = 8) -> str:
+def shown_names(names: Sequence[str], most: int = 8) -> str:
+    """Names of columns for a message, quoted, the first `most` of them."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(repr(printable(name)) for name in names[:most]) + more
 

@@ -18,7 +18,7 @@ from resnets.data.dataset.parts import Part, Rows, Source, by_role
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
 from resnets.data.layout.split_names import split_role
-from resnets.data.tables.columns import GROUPS, LABELS, SPLITS, flag_role, plain
+from resnets.data.tables.columns import GROUPS, LABELS, SPLITS, flag_role, plain, shown_names
 from resnets.data.tables.labels import ONE_LABEL, class_names, is_list, number_labels
 from resnets.data.tables.reader import open_table_bytes
 
@@ -39,13 +39,21 @@ class Columns:
     """Names of the two columns, and of the classes where the table says them.
 
     marks: columns that may say the split of each row, with the names of their values where a
-    ClassLabel has them.
+    ClassLabel has them. unused: all other columns.
     """
 
     picture: str
     label: str
     classes: tuple[str, ...]
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+    def said(self, unused: Sequence[str], split: str = "") -> str:
+        """What was taken for what, as of a text table."""
+        words = [f"image: {self.picture!r}", f"label: {self.label!r}"]
+        words += [f"split: {split}"] if split else []
+        words += [f"not used: {shown_names(unused)}"] if unused else []
+        return ", ".join(words)
 
 
 def find_columns(features: Mapping[str, Any], where: str) -> Columns:
@@ -71,7 +79,8 @@ def find_columns(features: Mapping[str, Any], where: str) -> Columns:
         for name, feature in features.items()
         if name not in (picture, label) and _is_mark(name, feature)
     }
-    return Columns(picture, label, tuple(getattr(feature, "names", None) or ()), marks)
+    unused = tuple(name for name in features if name not in (picture, label, *marks))
+    return Columns(picture, label, tuple(getattr(feature, "names", None) or ()), marks, unused)
 
 
 def find_picture(features: Mapping[str, Any], where: str) -> str:
@@ -165,7 +174,7 @@ def from_tables(
     for title, role in roles.items():
         table = tables[title]
         said = _said_splits(table, _place(where, title))
-        notes += [note for note in said.notes if note not in notes]
+        notes += [said.note] if said.note not in notes else []
         if said.splits is not None and len(roles) == 1:
             for split in sorted(set(said.splits)):
                 chosen[split] = split, title, np.flatnonzero(said.splits == split)
@@ -225,14 +234,14 @@ def _roles(tables: Mapping[str, Table], where: str, left_out: LeftOut) -> dict[s
 class _Splits(NamedTuple):
     column: str
     splits: Any  # (N,) of texts; None where no column says them
-    notes: list[str]
+    note: str  # which columns were taken for what
 
 
 def _said_splits(table: Table, where: str) -> _Splits:
     """The split of each row by the table's own columns, as if it were written as CSV."""
-    marks = table.columns.marks
+    columns, marks = table.columns, table.columns.marks
     if not marks or not table.labels:
-        return _Splits("", None, [])
+        return _Splits("", None, columns.said([*columns.unused, *marks]))
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["path", "label", *marks])
@@ -243,13 +252,12 @@ def _said_splits(table: Table, where: str) -> _Splits:
     found = open_table_bytes(text.getvalue().encode(), place, lambda _: False)
     assert found is not None
     found.warn_of_unused()
-    unused = found.columns.suspicious
-    notes = [f"columns not used: {', '.join(unused)}"] if unused else []
+    unused = [*columns.unused, *(name for name in marks if name in found.columns.unused)]
     if not found.columns.splits:
-        return _Splits("", None, notes)
+        return _Splits("", None, columns.said([*columns.unused, *marks]))
     used = ", ".join(column for column in marks if column not in found.columns.unused)
     splits = np.array([row.split for row in found.rows()])
-    return _Splits(used, splits, [f"split: column {used}", *notes])
+    return _Splits(used, splits, columns.said(unused, used))
 
 
 def _texts(values: Sequence[Any], names: Sequence[str]) -> list[str]:

@@ -58,12 +58,20 @@ def number_labels(
 
     Which of the two is decided for all labels together: by name where each is a class.
     DataError where `place(row)`, a file and line, has a label that is no class, and where numbers
-    may be names or places.
+    may be names or places: where they are both, and mean other classes as the one than as the
+    other.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     unknown = next((row for row, label in enumerate(labels) if label not in numbers), None)
     if unknown is None:
-        return np.array([numbers[label] for label in labels], np.int64)
+        found = np.array([numbers[label] for label in labels], np.int64)
+        if by_place and (row := ambiguous_number(labels, classes)) is not None:
+            raise DataError(
+                f"{place(row)}: {labels[row]!r} may be the class of that name or, counted from 0,"
+                f" {classes[int(labels[row])]!r}, and so may the other labels; give the images of"
+                " each class a folder, or the classes names that are no numbers"
+            )
+        return found
     if not by_place or not all(map(_is_place, labels, repeat(len(classes)))):
         raise DataError(
             f"{place(unknown)}: {labels[unknown]!r} is none of the training part's"
@@ -76,6 +84,21 @@ def number_labels(
         f" labels may be names or places among the {len(classes):,} classes; write the names of"
         " classes"
     )
+
+
+def ambiguous_number(labels: Sequence[str], classes: Sequence[str]) -> int | None:
+    """Row of a number that means one class as a name and another as a place from 0, where all of
+    the `labels` may be either; None where there is none.
+
+    Classes that are called 0, 1, 2, ... are meant by their names.
+    """
+    if set(classes) == set(map(str, range(len(classes)))):
+        return None
+    if not all(map(_is_place, labels, repeat(len(classes)))):
+        return None
+    if any(label != str(int(label)) for label in labels):  # "01" is a name
+        return None
+    return next((row for row, label in enumerate(labels) if classes[int(label)] != label), None)
 
 
 def _is_place(label: str, count: int) -> bool:
