@@ -431,7 +431,7 @@ def test_outlines_that_do_not_agree_with_their_boxes_are_noted(tmp_path, wrong):
             entry["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
     put(tmp_path / JSON, made)
     report = check_annotations(str(tmp_path), "instances")
-    notes = [note for note in report.notes if "do not agree" in note]
+    notes = [note for note in report.warnings if "do not agree" in note]
     assert len(notes) == (wrong != "none")
     assert not notes or "4 of 4 outlines" in notes[0]
     assert report.problems == []

@@ -111,7 +111,7 @@ class Check:
             annotated = check_annotated(self.source, tasks, self.workers, self.class_map)
             report = check_data(spec, tiny=self.tiny, contents=contents, watch=_watch)
             if tasks:
-                report = report.annotated(annotated.bad, annotated.refusals)
+                report = report.annotated(annotated.bad, annotated.refusals, annotated.warnings)
             recipe = RECIPES.get(tasks[0], "detect") if tasks else "pictures"
             written = write_check(report, out, spec, leave_out, recipe)
             _remember(report, spec, written, annotated=bool(tasks))
@@ -242,4 +242,7 @@ def _conclude(report: CheckReport, written: Written, code: int) -> None:
         say(f"LEAK: {worst.text}.\n{_remedy(report, written)}")
     elif worst.weight in ("refused", "broken"):
         say(f"{MARKS[worst.weight]}: {worst.text}")
-    say(f"exit code {code}" if code else "nothing that spoils a result was found")
+    for warning in report.warnings:
+        say(f"WARNING: {warning}")
+    other = "else " if report.warnings else ""
+    say(f"exit code {code}" if code else f"nothing {other}that spoils a result was found")

@@ -33,6 +33,11 @@ class Annotated:
         """How many annotations or images are bad; trainval says again what train said."""
         return len({problem for each in self.reports for problem in each.problems})
 
+    @property
+    def warnings(self) -> list[str]:
+        """What may be wrong with all annotations, once each."""
+        return list(dict.fromkeys(said for each in self.reports for said in each.warnings))
+
 
 def check_annotated(
     source: str, tasks: Sequence[Task], workers: int = 0, class_map: str = ""

@@ -57,7 +57,8 @@ class CheckReport:
     left_out: paths of images that the set's quarantine lists already. crowded: images with more of
     like shape than each was compared with, so that near-copies among them may be missed.
     annotations: how many of its annotations are bad, where it has boxes, outlines or class maps.
-    refusals: why training refuses the set, apart from its layout.
+    refusals: why training refuses the set, apart from its layout. warnings: what may be wrong with
+    all of its annotations.
     """
 
     contents: Contents
@@ -66,6 +67,7 @@ class CheckReport:
     crowded: int = 0
     annotations: int = 0
     refusals: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     @property
     def pictures(self) -> dict[str, int]:
@@ -102,11 +104,13 @@ class CheckReport:
         """Why training refuses the set, nothing where it does not."""
         return [*self.refusals, *(each.detail for each in self.findings if each.kind == LAYOUT)]
 
-    def annotated(self, bad: int, refusals: Sequence[str]) -> CheckReport:
+    def annotated(
+        self, bad: int, refusals: Sequence[str], warnings: Sequence[str] = ()
+    ) -> CheckReport:
         """The same of a set whose images are annotated, not sorted into class folders."""
         of_folders = (LAYOUT, EMPTY_CLASS, NO_PICTURE, STRAY, IMBALANCE, UNMEASURED)
         kept = [finding for finding in self.findings if finding.kind not in of_folders]
-        return replace(self, findings=kept, annotations=bad, refusals=refusals)
+        return replace(self, findings=kept, annotations=bad, refusals=refusals, warnings=warnings)
 
     def quarantine(self, kinds: frozenset[Kind] = frozenset()) -> list[Finding]:
         """One finding for each image that is broken or of `kinds`, ordered by path."""

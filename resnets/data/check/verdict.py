@@ -64,6 +64,7 @@ def exit_code(report: CheckReport) -> int:
 def verdict(report: CheckReport) -> list[Point]:
     """All there is to know of a set, worst first; at least one point."""
     points = [*_leaks(report), *_refusal(report), *_broken(report), *_unread(report)]
+    points += [Point("suspect", each) for each in report.warnings]
     points += [*_classes(report), *_unseen(report), *_duplicates(report), *_crowded(report)]
     if not any(point.weight in ("leak", "broken", "refused") for point in points):
         points.insert(0, _good(report))

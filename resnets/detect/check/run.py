@@ -35,6 +35,7 @@ class AnnotationReport:
 
     counts: for each image set its images, objects and images without objects, good ones only.
     by_kind: how many problems there are of each kind. notes: what was understood, a line each.
+    warnings: what may be wrong although no annotation by itself is.
     """
 
     source: RawSource
@@ -42,6 +43,7 @@ class AnnotationReport:
     counts: dict[str, dict[str, int]]
     by_kind: Counter[str]
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     def summary(self) -> str:
         """One line: what was looked at and how much of it is bad."""
@@ -50,7 +52,9 @@ class AnnotationReport:
             for title, count in self.counts.items()
         )
         if not self.problems:
-            return f"{self.source.name}: {sets}; nothing wrong"
+            count = len(self.warnings)
+            end = f"no bad ones, {count:,} warning{'s' * (count > 1)}" if count else "nothing wrong"
+            return f"{self.source.name}: {sets}; {end}"
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.by_kind.most_common())
         return f"{self.source.name}: {sets}; {len(self.problems):,} problems: {kinds}"
 
@@ -87,12 +91,13 @@ def check_annotations(
     sizes = _sizes(source, parts.values(), workers, watch)
     parts = {title: with_sizes(part, source.store, sizes) for title, part in parts.items()}
     problems: list[Problem] = []
-    notes = list(source.notes)
+    notes, warnings = list(source.notes), list[str]()
     counts = {}
     for title, part in parts.items():
         checked = check_part(part, source.classes, masks=outlined(part))
         problems += [each for each in checked.problems if each.kind != NO_OUTLINE]
         notes += checked.notes
+        warnings += [f"{title}: {each}".removeprefix(": ") for each in checked.warnings]
         if bare := sum(each.kind == NO_OUTLINE for each in checked.problems):
             notes.append(f"{title or 'all'}: {bare:,} objects without outline, for boxes only")
         counts[title] = {
@@ -106,11 +111,14 @@ def check_annotations(
         scan, found = _scan(source, pictures.values())
         problems += found
         notes += scan.lines(most=256)
+        warnings += scan.warnings()
     problems += _shared_pictures(source, parts)
     notes += _class_notes(source, parts.values())
     unique = list(dict.fromkeys(problems))  # trainval says again what train said
     kinds = Counter(each.kind for each in unique)
-    return AnnotationReport(source, unique, counts, kinds, tuple(dict.fromkeys(notes)))
+    return AnnotationReport(
+        source, unique, counts, kinds, tuple(dict.fromkeys(notes)), tuple(dict.fromkeys(warnings))
+    )
 
 
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
@@ -152,12 +160,13 @@ def _unreadable(pictures: Iterable[RawPicture]) -> Iterator[Problem]:
 
 
 def _scan(source: RawSource, pictures: Iterable[RawPicture]) -> tuple[MapScan, list[Problem]]:
-    """What all class maps hold, and those with values that no class has."""
+    """What all class maps hold, and those that cannot be read or have values of no class."""
     maps = [picture.class_map for picture in pictures if picture.class_map is not None]
     scan = scan_maps(source, maps, limit=None)
     found = [
-        Problem(name, "", "category", said.removeprefix(f"{name}: "))
-        for name, said in sorted(scan.unknown.items())
+        Problem(name, "", kind, said.removeprefix(f"{name}: "))
+        for kind, bad in (("mask", scan.unreadable), ("category", scan.unknown))
+        for name, said in sorted(bad.items())
     ]
     if (wrong := scan.suspicious()) is not None:
         found.append(Problem(source.store.where, "", "class maps", wrong))

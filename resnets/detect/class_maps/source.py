@@ -109,7 +109,7 @@ def open_semantic(
 def scan_maps(source: RawSource, paths: Sequence[str], limit: int | None = SCANNED) -> MapScan:
     """The values in class maps of `source`: in all, or in `limit` of them, evenly spread.
 
-    Maps that cannot be read are left for their reader to name.
+    Those that cannot be read as class maps are in `unreadable`.
     """
     assert source.coding is not None
     if limit is None or len(paths) <= limit:
@@ -123,16 +123,19 @@ def scan_maps(source: RawSource, paths: Sequence[str], limit: int | None = SCANN
 def _scan(store: Store, paths: Sequence[str], coding: Coding) -> MapScan:
     scan = MapScan(coding, len(paths))
 
-    def read(path: str) -> tuple[str, MapPixels] | None:
+    def read(path: str) -> tuple[str, MapPixels | str]:
         name = store.called(path)
         try:
             return name, read_pixels(store.read(path), name)
-        except DataError:
-            return None
+        except DataError as error:
+            return name, str(error)
 
     for found in in_order(read, paths, workers=cores(), ahead=2 * cores()):
-        if found[1] is not None:
-            scan.add(*found[1])
+        name, pixels = found[1]
+        if isinstance(pixels, str):
+            scan.unreadable[name] = pixels
+        else:
+            scan.add(name, pixels)
     return scan
 
 

@@ -109,13 +109,27 @@ class Coding:
         assert pixels.palette is not None
         if not self.colors:
             return None
-        used = pixels.counts()
+        if not self.by_color(pixels, used := pixels.counts()):
+            return None
+        return _table({n: self.colors[int(pixels.palette[n])] for n in used}, 256)
+
+    def by_color(self, pixels: MapPixels, used: Iterable[int]) -> bool:
+        """Whether the colors of a map, of which `used` values occur, tell its classes."""
+        if pixels.in_color or pixels.palette is None:
+            return pixels.in_color
         if pixels.palette is GREYS and all(number in self.numbers for number in used):
-            return None
-        colors = {number: int(pixels.palette[number]) for number in used}
-        if not all(color in self.colors for color in colors.values()):
-            return None
-        return _table({number: self.colors[color] for number, color in colors.items()}, 256)
+            return False
+        return all(int(pixels.palette[number]) in self.colors for number in used)
+
+    def contradiction(self, palette: NDArray[np.int64], used: Iterable[int]) -> str:
+        """A number that is one class and whose color in `palette` is stated for another, or ""."""
+        for number in used:
+            by_number = self.numbers.get(number, IGNORE)
+            by_color = self.colors.get(int(palette[number]), IGNORE)
+            if IGNORE not in (by_number, by_color) and by_number != by_color:
+                own, other = self.names.get(by_number), self.names.get(by_color)
+                return f"number {number} is {own}, its color #{palette[number]:06x} is {other}"
+        return ""
 
     def relabelled(self, labels: Sequence[int]) -> Coding:
         """The coding with class `labels[k]` in the place of class k; IGNORE for those without."""
@@ -254,7 +268,13 @@ def remedy(found: Iterable[int], in_color: bool, coding: Coding) -> str:
 
 @dataclass(eq=False)
 class MapScan:
-    """What the class maps of a set hold: pixels by value, of `maps` maps of `total`."""
+    """What the class maps of a set hold: pixels by value, of `maps` maps of `total`.
+
+    unknown, unreadable, contradicting: what is wrong, by map: values of no class, a file that is no
+    class map, a palette of the stated colors for other numbers. palettes: the colors that palettes
+    give each number, of maps that are read by number. other_colors: maps read so although colors
+    are stated.
+    """
 
     coding: Coding
     total: int
@@ -263,17 +283,61 @@ class MapScan:
     by_class: Counter[int] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     unknown: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    contradicting: dict[str, str] = field(default_factory=dict)
+    palettes: dict[int, set[int]] = field(default_factory=dict)
+    other_colors: list[str] = field(default_factory=list)
 
     def add(self, name: str, pixels: MapPixels) -> None:
         """Count the pixels of one map."""
         self.maps += 1
         self.kinds[pixels.kind] += 1
-        for value, count in pixels.counts().items():
-            self.pixels[pixels.in_color, value] += count
+        counts = pixels.counts()
+        by_color = self.coding.by_color(pixels, counts)
+        if not by_color and pixels.kind == "palette":
+            self._note_palette(name, pixels, counts)
+        for value, count in counts.items():
+            if by_color and pixels.palette is not None:
+                value = int(pixels.palette[value])
+            self.pixels[by_color, value] += count
         classes, unknown = self.coding.classes(pixels)
         self.by_class.update(MapPixels(classes, False, "").counts(~unknown))
         if unknown.any():
             self.unknown[name] = _said(name, pixels, unknown, self.coding)
+
+    def _note_palette(self, name: str, pixels: MapPixels, used: Iterable[int]) -> None:
+        """Keep the colors of a palette whose numbers are read, unless it is one of greys."""
+        assert pixels.palette is not None
+        colors = {number: int(pixels.palette[number]) for number in used}
+        if all(color == GREYS[number] for number, color in colors.items()):
+            return
+        for number, color in colors.items():
+            self.palettes.setdefault(number, set()).add(color)
+        if self.coding.colors:
+            self.other_colors.append(name)
+            if said := self.coding.contradiction(pixels.palette, colors):
+                self.contradicting[name] = said
+
+    def warnings(self) -> list[str]:
+        """What may be wrong although every value is known."""
+        found = []
+        several = {number: each for number, each in self.palettes.items() if len(each) > 1}
+        if several:
+            number, colors = min(several.items())
+            shown = " and ".join(f"#{color:06x}" for color in sorted(colors)[:2])
+            found.append(
+                f"the palettes of class maps differ: {len(several):,} of {len(self.palettes):,}"
+                f" numbers have other colors in other maps ({number} is {shown}). Maps are read by"
+                " number; where the colors tell the classes, state them in class_dict.csv"
+                " (name,r,g,b)"
+            )
+        if self.other_colors:
+            found.append(
+                f"{len(self.other_colors):,} class maps, such as {self.other_colors[0]}, have"
+                " palettes of other colors than those stated for the classes; they are read by"
+                " number"
+            )
+        return found
 
     def missing(self) -> list[str]:
         """Names of the classes that no map has a pixel of."""
@@ -284,6 +348,13 @@ class MapScan:
 
         Of 0 and 255 alone, with 255 ignored, every object would be ignored without a word.
         """
+        if self.contradicting:
+            name, said = next(iter(self.contradicting.items()))
+            return (
+                f"{len(self.contradicting):,} have palettes that contradict the colors stated for"
+                f" the classes, such as {name}: {said}; correct the file that states them, and let"
+                " it state all colors"
+            )
         numbers = {value for (in_color, value) in self.pixels if not in_color}
         counted = [label for label in self.by_class if label != IGNORE]
         if not self.coding.scheme and numbers == {0, 255} and len(self.coding.names) > 1:
@@ -292,7 +363,7 @@ class MapScan:
                 f"all pixels are 0 or 255 ({share:.1f}%), and 255 counts for nothing unless told"
                 " otherwise; set detect.class_map=binary where 255 is a class, =ids where it is not"
             )
-        if self.maps and not counted and not self.unknown:
+        if self.maps and not counted and not self.unreadable and not self.unknown:
             return "no pixel of them counts for any class; see detect.class_map"
         return None
 

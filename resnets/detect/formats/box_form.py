@@ -17,6 +17,8 @@ from resnets.detect.data.values import Box
 FORM = "box form"
 MOST_BEYOND = 0.2  # share of boxes that may pass the edge
 NEARLY_ALL = 0.9
+FEWEST_BOXES, FEWEST_IMAGES = 10, 3  # that tell where the boxes of a set lie
+PERCENT = (90.0, 100.5)  # px, the farthest box of a set that is in percent
 ROUNDED = 0.005  # share of the longer side by which shares of few digits may pass the edge
 
 
@@ -33,6 +35,36 @@ def mark_form(part: RawPart) -> RawPart:
     )
     pictures = [replace(p, objects=tuple(with_form(p.objects, said))) for p in part.pictures]
     return replace(part, pictures=pictures)
+
+
+def extent_warnings(pictures: Sequence[RawPicture]) -> list[str]:
+    """A warning where all boxes lie in the upper left of larger images, or none.
+
+    Boxes in percent of the sides do, and those of images that were enlarged afterwards. Boxes
+    within one pixel are `problems.mark_shares`' part.
+    """
+    sized = [each for each in pictures if each.width > 0 and each.height > 0]
+    boxes = [(o.box, each) for each in sized for o in each.objects if _finite(o.box)]
+    images = {id(each) for _, each in boxes}
+    if len(boxes) < FEWEST_BOXES or len(images) < FEWEST_IMAGES:
+        return []
+    right, bottom = (max(box[edge] for box, _ in boxes) for edge in (2, 3))
+    low, high = PERCENT
+    smallest = min(min(each.width, each.height) for _, each in boxes)
+    if low <= min(right, bottom) <= max(right, bottom) <= high and smallest > 1.2 * high:
+        return [
+            f"none of the {len(boxes):,} boxes passes {high:.0f} px in images of {smallest:,} px"
+            " and more: they seem to be in percent of the sides; write them in pixels if so"
+        ]
+    across = max(box[2] / each.width for box, each in boxes)
+    down = max(box[3] / each.height for box, each in boxes)
+    if max(across, down) > 0.5 or right <= 1 or bottom <= 1:
+        return []
+    return [
+        f"all {len(boxes):,} boxes lie in the upper left quarter of their images (up to"
+        f" {across:.0%} of the width, {down:.0%} of the height): they seem to be for images of"
+        " another size, or in other units than pixels"
+    ]
 
 
 def with_form(objects: Iterable[RawObject], said: str) -> Iterator[RawObject]:

@@ -13,8 +13,8 @@ from resnets.detect.data.records import RawPicture
 LEAST_IOU = 0.7  # of a box and the one around its outline; rounding costs small objects some
 
 
-def outline_notes(pictures: Sequence[RawPicture]) -> list[str]:
-    """A note that counts the objects whose outline is elsewhere than their box, if any.
+def outline_warnings(pictures: Sequence[RawPicture]) -> list[str]:
+    """A warning that counts the objects whose outline is elsewhere than their box, if any.
 
     The objects of `pictures` are good ones: their outlines can be drawn. Crowds are left out.
     """

@@ -13,8 +13,8 @@ from resnets.detect.data.masks import MaskError, check_segmentation
 from resnets.detect.data.records import ID_TWICE, Flaw, Problem, RawObject, RawPart, RawPicture
 from resnets.detect.data.store import Store
 from resnets.detect.data.values import Box
-from resnets.detect.formats.box_form import FORM, form_problems, mark_form
-from resnets.detect.formats.outlines import outline_notes
+from resnets.detect.formats.box_form import FORM, extent_warnings, form_problems, mark_form
+from resnets.detect.formats.outlines import outline_warnings
 
 # Boxes may pass the picture's edge by this many pixels: sources round, or count from 1.
 TOLERANCE = 1.0
@@ -24,11 +24,15 @@ LARGEST = 65_535  # px, the longest side that a JPEG can have
 
 @dataclass(frozen=True)
 class Checked:
-    """A part's good images and objects, what was wrong with the others, and what to know of it."""
+    """A part's good images and objects, what was wrong with the others, and what to know of it.
+
+    warnings: what may be wrong with all of it; notes: what was understood.
+    """
 
     pictures: Sequence[RawPicture]
     problems: Sequence[Problem]
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def look_at_images(part: RawPart, store: Store, workers: int = 0) -> RawPart:
@@ -87,7 +91,8 @@ def check_part(
                 kept.append(clipped(each, picture))
         if kept or not any(flaw.kind == FORM for each in picture.objects for flaw in each.flaws):
             pictures.append(replace(picture, objects=tuple(kept)))  # else not without objects
-    return Checked(pictures, problems, (*part.notes, *outline_notes(pictures)))
+    warnings = [*extent_warnings(part.pictures), *outline_warnings(pictures)]
+    return Checked(pictures, problems, part.notes, warnings)
 
 
 def mark_shares(part: RawPart) -> RawPart:

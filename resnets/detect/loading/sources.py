@@ -394,9 +394,10 @@ class _Opener:
             checked = check_part(
                 loaded, self.source.classes, masks=self.masks, upright=self.detect.upright
             )
-            self.notes += checked.notes
-            for note in checked.notes:
-                log.warning("%s: %s", self.source.name, note)
+            for note in (*checked.warnings, *checked.notes):
+                if note not in self.notes:
+                    self.notes.append(note)
+                    log.warning("%s: %s", self.source.name, note)
             if not self.detect.skip_bad:
                 refuse(checked.problems, BAD)
             if checked.problems:
@@ -433,19 +434,21 @@ class _Opener:
         where = self.source.store.where
         maps = [picture.class_map for picture in pictures if picture.class_map is not None]
         scan = scan_maps(self.source, maps)
-        if scan.unknown and not self.detect.skip_bad:
-            first, *others = scan.unknown.values()
-            more = f" ({len(others):,} more maps likewise)" if others else ""
-            raise UnknownValueError(f"{first}{more}")
+        for bad, error in ((scan.unreadable, DataError), (scan.unknown, UnknownValueError)):
+            if bad and not self.detect.skip_bad:
+                first, *others = bad.values()
+                more = f" ({len(others):,} more maps likewise)" if others else ""
+                raise error(f"{first}{more}")
         if (wrong := scan.suspicious()) is not None:
             raise DataError(f"{where}: class maps: {wrong}")
-        self.notes += scan.lines()
-        for line in scan.lines():
+        lines = [*scan.lines(), *scan.warnings()]
+        self.notes += lines
+        for line in lines:
             log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
-        called = self.source.store.called
-        kept = [each for each in pictures if called(str(each.class_map)) not in scan.unknown]
+        called, bad = self.source.store.called, scan.unknown | scan.unreadable
+        kept = [each for each in pictures if called(str(each.class_map)) not in bad]
         if not kept:
-            raise DataError(f"{where}: no good class maps; {next(iter(scan.unknown.values()))}")
+            raise DataError(f"{where}: no good class maps; {next(iter(bad.values()))}")
         return kept
 
     def _unlisted(self, part: RawPart) -> RawPart:
