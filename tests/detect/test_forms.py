@@ -547,3 +547,58 @@ def test_class_maps_are_drawn_from_outlines(tmp_path):
     assert set(batch.targets.unique().tolist()) == {0, 1, 2, 255}
     with pytest.raises(DataError, match="no class maps"):
         train_split(tmp_path, "segment", class_map="binary")
+
+
+def pose_line(rng, values, points=4):
+    """A box somewhere in the image with `points` of `values` values in it."""
+    sides = rng.uniform(0.05, 0.3, 2)
+    center = rng.uniform(sides / 2, 1 - sides / 2)
+    inside = center + sides * rng.uniform(-0.5, 0.5, (points, 2))
+    rows = np.column_stack([inside, rng.integers(0, 3, points)])[:, :values]
+    return "0 " + " ".join(f"{v:.5f}" for v in (*center, *sides, *rows.ravel()))
+
+
+def outline_line(rng, corners):
+    """A star around some center, of `corners` corners."""
+    center, angles = rng.uniform(0.2, 0.8, 2), np.sort(rng.uniform(0, 2 * np.pi, corners))
+    reach = rng.uniform(0.05, 0.2, (corners, 1))
+    points = center + reach * np.stack([np.cos(angles), np.sin(angles)], 1)
+    return "0 " + " ".join(f"{v:.5f}" for v in points.ravel())
+
+
+def turned_line(rng):
+    """Four corners of a turned rectangle in the upper left, where it reads as a box with points."""
+    center, angle = rng.uniform(0.3, 0.5, 2), rng.uniform(0, np.pi)
+    along = 0.1 * np.array([np.cos(angle), np.sin(angle)])
+    across = 0.5 * np.array([-along[1], along[0]])
+    corners = [center + along + across, center + along - across]
+    corners += [center - along - across, center - along + across]
+    return "0 " + " ".join(f"{v:.5f}" for v in np.ravel(corners))
+
+
+@pytest.mark.parametrize("values", [2, 3])  # of each point
+def test_key_points_without_their_shape_are_no_outlines(tmp_path, values):
+    rng = np.random.default_rng(values)
+    yolo(tmp_path, label="\n".join(pose_line(rng, values) for _ in range(6)), count=3)
+    assert check_annotations(str(tmp_path), "instances").by_kind == {"box form": 1}
+    for task in ("detect", "instances"):
+        with pytest.raises(DataError, match="kpt_shape"):
+            train_split(tmp_path, task)
+    yaml = f"train: images/train\nnames: [cat, dog]\nkpt_shape: [4, {values}]\n"
+    write(tmp_path / "data.yaml", yaml)
+    assert len(train_split(tmp_path)) == 3
+    if values == 2:  # stated to be outlines
+        write(tmp_path / "data.yaml", yaml.replace("[4, 2]", "[0, 0]"))
+        assert len(train_split(tmp_path)) == 3
+
+
+def test_outlines_of_one_number_of_corners_are_outlines(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, line in (
+        ("4", lambda: outline_line(rng, 4)),
+        ("6", lambda: outline_line(rng, 6)),
+        ("8", lambda: outline_line(rng, 8)),
+        ("turned", lambda: turned_line(rng)),
+    ):
+        yolo(tmp_path / name, label="\n".join(line() for _ in range(8)), count=3)
+        assert not check_annotations(str(tmp_path / name), "instances").problems, name

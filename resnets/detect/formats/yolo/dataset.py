@@ -286,11 +286,11 @@ def _agree(names: Mapping[int, str], others: Mapping[int, str]) -> bool:
     return all(names.get(n, name).casefold() == name.casefold() for n, name in others.items())
 
 
-def _key_points(stated: Any, where: str) -> int:
+def _key_points(stated: Any, where: str) -> int | None:
     if stated is None:
-        return 0
+        return None
     numbers = [read_number(each) for each in stated] if isinstance(stated, list) else []
-    if len(numbers) != 2 or not all(math.isfinite(n) and 0 < n < 1000 for n in numbers):
+    if len(numbers) != 2 or not all(math.isfinite(n) and 0 <= n < 1000 for n in numbers):
         raise DataError(f"{where}: kpt_shape: {stated!r} is not [points, values of each]")
     return int(numbers[0] * numbers[1])
 

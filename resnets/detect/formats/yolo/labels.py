@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import decode_text
@@ -19,6 +20,7 @@ from resnets.detect.data.values import NAN, Box, read_number
 from resnets.detect.formats.box_form import FORM
 from resnets.detect.formats.shapes import area_of, box_around, flat
 from resnets.detect.formats.yolo.files import LabelFiles, label_paths
+from resnets.detect.formats.yolo.key_points import pose_form
 
 FAR_OUTSIDE = 2.0  # a number from which on shares cannot be meant
 
@@ -27,13 +29,14 @@ FAR_OUTSIDE = 2.0  # a number from which on shares cannot be meant
 class Layout:
     """A set's images by title, the names of its classes by number, and what was understood.
 
-    points: numbers of key points that follow each box (`kpt_shape`), which are not read.
+    points: numbers of key points that follow each box (`kpt_shape`), which are not read; None =
+    not stated, 0 = stated that there are none.
     """
 
     images: dict[str, list[str]]
     names: dict[int, str]
     notes: tuple[str, ...] = ()
-    points: int = 0
+    points: int | None = None
 
 
 def read_part(
@@ -128,12 +131,16 @@ def read_part(
         "confidence": "lines with a sixth value (a confidence), which is not read",
     }
     notes += [f"{called}: {counts[kind]:,} {text}" for kind, text in texts.items() if counts[kind]]
-    pictures = _doubtful(pictures, forms)
+    pose = "" if layout.points is not None else pose_form(forms.outlines.values())
+    pictures = _doubtful(pictures, forms, pose)
     return RawPart(pictures, problems, (), sum(len(each.objects) for each in pictures), notes)
 
 
-def _doubtful(pictures: Sequence[RawPicture], forms: _Forms) -> list[RawPicture]:
-    """The images, with a flaw for each object whose form the other lines put in doubt."""
+def _doubtful(pictures: Sequence[RawPicture], forms: _Forms, pose: str) -> list[RawPicture]:
+    """The images, with a flaw for each object whose form the other lines put in doubt.
+
+    pose: why all outlines are boxes with key points, or "".
+    """
     flaws: dict[tuple[str, int], Flaw] = {}
     if any(not 0 <= value <= 1 for value in forms.sixth.values()):
         said = (
@@ -142,7 +149,9 @@ def _doubtful(pictures: Sequence[RawPicture], forms: _Forms) -> list[RawPicture]
         )
         flaws |= dict.fromkeys(forms.sixth, Flaw(FORM, said))
     pairs = list(forms.seven.values())
-    if any(all(pair[place].is_integer() for pair in pairs) for place in (0, 1)):
+    if pose:
+        flaws |= dict.fromkeys(forms.outlines, Flaw(FORM, pose))
+    elif any(all(pair[place].is_integer() for pair in pairs) for place in (0, 1)):
         said = (
             "has 7 values, a whole number in all such lines: a triangle, or a box with a confidence"
             " and a track"
@@ -168,11 +177,13 @@ def _doubtful(pictures: Sequence[RawPicture], forms: _Forms) -> list[RawPicture]
 class _Forms:
     """Lines of forms that may mean several things, by label file and number.
 
-    sixth: the value after a box. seven: the last two of seven values.
+    sixth: the value after a box. seven: the last two of seven values. outlines: all values of what
+    is read as an outline.
     """
 
     sixth: dict[tuple[str, int], float] = field(default_factory=dict)
     seven: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+    outlines: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +193,7 @@ class _Rows:
     label_of: Mapping[int, int]
     width: int
     height: int
-    points: int
+    points: int | None
     masks: bool
     counts: Counter[str]
     where: str
@@ -226,6 +237,7 @@ class _Rows:
                 (y + high / 2) * down,
             )
         elif len(values) >= 6 and len(values) % 2 == 0:
+            self.forms.outlines[self.where, number - 1] = values
             parts = [values.reshape(-1, 2) * (self.width, self.height)]
             box = box_around(parts)
         else:
