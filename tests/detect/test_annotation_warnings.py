@@ -1,7 +1,10 @@
 """What may be wrong with all annotations of a set at once: said in the check and in training."""
 
+import json
+
 import pytest
 from colored_sets import document, draw, opened, put
+from detect_batches import stream
 
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
@@ -26,7 +29,7 @@ def coco_set(root, unit=(1.0, 1.0), size=(WIDTH, HEIGHT), **changes):
         draw(root / f"p{n}.png", n, size=size)
         for left, top, right, bottom in boxes(unit):
             box = [left, top, right - left, bottom - top]
-            entry = {"id": len(entries), "image_id": n + 1, "category_id": 1, "bbox": box}
+            entry = {"id": len(entries), "image_id": n + 1, "category_id": 1 + n % 2, "bbox": box}
             entries.append(entry | changes)
     put(root / "annotations.json", found | {"annotations": entries})
     return root
@@ -70,3 +73,55 @@ def test_boxes_in_shares_of_the_sides_are_refused(tmp_path, form):
     assert check_annotations(str(root), "detect").by_kind["no pixels"] == 28
     with pytest.raises(DataError):
         opened(root)
+
+
+def test_a_set_of_crowds_only_is_refused(tmp_path):
+    root = coco_set(tmp_path, iscrowd=1)
+    assert check_annotations(str(root), "detect").by_kind == {"all crowd": 1}
+    with pytest.raises(DataError):
+        opened(root)
+    with pytest.raises(DataError, match="crowd"):
+        next(stream(root, skip_bad=True).batches())
+
+
+def test_fields_that_are_not_read_are_said(tmp_path):
+    root = coco_set(tmp_path, ignore=1, attributes={})
+    found = json.loads((root / "annotations.json").read_text())
+    for number, image in enumerate(found["images"]):
+        image["split"] = "train" if number else "val"
+    put(root / "annotations.json", found)
+    for notes in (check_annotations(str(root), "detect").notes, opened(root).summary.notes):
+        assert sum("ignore (in 28)" in note for note in notes) == 1
+        assert sum("4 images state a split" in note for note in notes) == 1
+        assert not any("attributes" in note for note in notes)
+    plain = coco_set(tmp_path / "plain", iscrowd=0, area=4, segmentation=[])
+    assert not check_annotations(str(plain), "detect").notes
+
+
+def test_lists_that_are_not_read_are_said(tmp_path):
+    root = coco_set(tmp_path)
+    put(root / "train.txt", "p0.png\np1.png\n")
+    put(root / "readme.txt", "cats and dogs\n")
+    (note,) = check_annotations(str(root), "detect").notes
+    assert "train.txt" in note
+    assert "readme.txt" not in note
+
+
+@pytest.mark.parametrize(
+    "box", [{"x": 1, "y": 2, "width": 3, "height": 4}, [1, 2, 3, 4, 5], [1, 2, 3], None, "none"]
+)
+def test_boxes_that_are_none_are_shown_as_the_file_has_them(tmp_path, box):
+    report = check_annotations(str(coco_set(tmp_path, bbox=box)), "detect")
+    assert report.by_kind == {"no number": 28}
+    assert json.dumps(box) in report.problems[0].said
+    assert "nan" not in report.problems[0].said
+
+
+def test_corners_that_are_no_numbers_are_shown_as_the_file_has_them(tmp_path):
+    root = voc_set(tmp_path)
+    path = root / "Annotations/p0.xml"
+    path.write_text(path.read_text().replace("<xmin>0.000</xmin>", "<xmin>left</xmin>"))
+    (problem, *_) = check_annotations(str(root), "detect").problems
+    assert problem.kind == "no number"
+    assert "left" in problem.said
+    assert "nan" not in problem.said

@@ -64,7 +64,7 @@ def test_every_kind_of_problem_is_found_and_named(broken):
     for said in (
         "train0001.png, annotation 1: its box (70, 10, 100, 30) passes the edge of 80x60",
         "annotation 2: its box (10, 10, 10, 30) has no area",
-        "annotation 3: its box (nan, 1, nan, 6) is not four finite numbers",
+        "annotation 3: its bbox [NaN, 1, 5, 5] is not four numbers",
         "annotation 4: category 4 is none of the 3 known",
         "annotation 5: image_id 99: no such image in the file",
         "annotation 6: its outline is for (height, width) [10, 10], not [60, 80]",

@@ -7,6 +7,8 @@ entry: `image_index`. Scalars in any spelling: `values`.
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -45,6 +47,7 @@ from resnets.detect.data.values import (
     read_side,
 )
 from resnets.detect.formats.box_form import swapped, with_form
+from resnets.detect.formats.unread import unread_fields
 
 KEYS = ("images", "annotations", "categories")
 PLAIN_NAMES = ("_annotations.coco", "annotations", "instances", "coco", "labels", "result")
@@ -53,6 +56,7 @@ PLAIN_FOLDERS = ("annotations", "annotation", "labels", "json", "coco", "result"
 COMPANIONS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
 SAMPLE = 500  # boxes that are looked at to tell their form
 NAME_KEYS = ("file_name", "filename", "path", "coco_url")
+SHOWN = 80  # letters of a value in a message
 LARGEST_ID = 1 << 53  # beyond it JSON's numbers are not exact
 
 Matcher = Callable[[Sequence[Stated]], list[Match]]
@@ -330,6 +334,7 @@ def _part(
                 stated_id=stated_id(entry.get("id")),
             )
         )
+    notes += [f"{where}: {note}" for note in unread_fields(document)]
     if backward and not form:
         notes.append(f"{where}: {backward:,} boxes of negative width or height were turned round")
     return RawPart(pictures, problems, orphans, len(document["annotations"]), notes)
@@ -448,7 +453,8 @@ def _object(
     """
     stated = entry.get("category_id")
     category = read_id(stated)
-    left, top, width, height = read_box(entry.get("bbox"))
+    bbox = read_box(entry.get("bbox"))
+    left, top, width, height = bbox
     right, bottom = left + width, top + height
     turned = width < 0 or height < 0
     if turned:
@@ -460,6 +466,9 @@ def _object(
     if crowd is None or difficult is None:
         key = "iscrowd" if crowd is None else "difficult"
         flaws = (Flaw("value", f"its {key} {entry[key]!r} is neither yes nor no"),)
+    if not all(map(math.isfinite, bbox)):
+        said = f"its bbox {_shown(entry)} is not four numbers x, y, width, height"
+        flaws = (*flaws, Flaw("no number", said))
     outline = _outline(entry.get("segmentation")) if masks else None
     found = RawObject(
         item=f"annotation {entry.get('id', f'number {number}')}",
@@ -475,6 +484,14 @@ def _object(
         bare=outline is None,
     )
     return found, turned
+
+
+def _shown(entry: dict[str, Any]) -> str:
+    """The bbox as the file has it, shortened; "is missing" where there is none."""
+    if "bbox" not in entry:
+        return "(missing)"
+    text = json.dumps(entry["bbox"], ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _outline(value: Any) -> Any:

@@ -19,6 +19,7 @@ from resnets.detect.formats.outlines import outline_warnings
 # Boxes may pass the picture's edge by this many pixels: sources round, or count from 1.
 TOLERANCE = 1.0
 NO_OUTLINE = "no outline"
+CROWD = "all crowd"
 LARGEST = 65_535  # px, the longest side that a JPEG can have
 
 
@@ -77,7 +78,7 @@ def check_part(
     pictures, problems = [], [*part.problems, *part.orphans]
     frame = frame_of(part) or ("upright" if upright else None)
     part = mark_form(mark_shares(part))
-    problems += form_problems(part.pictures)
+    problems += [*form_problems(part.pictures), *_all_crowd(part.pictures)]
     for picture in part.pictures:
         found = list(picture_problems(picture, frame))
         problems += found
@@ -93,6 +94,18 @@ def check_part(
             pictures.append(replace(picture, objects=tuple(kept)))  # else not without objects
     warnings = [*extent_warnings(part.pictures), *outline_warnings(pictures)]
     return Checked(pictures, problems, part.notes, warnings)
+
+
+def _all_crowd(pictures: Iterable[RawPicture]) -> list[Problem]:
+    """A problem where every object is a crowd, of which nothing is learnt or measured."""
+    objects = [(picture, each) for picture in pictures for each in picture.objects]
+    if not objects or not all(each.crowd for _, each in objects):
+        return []
+    said = (
+        f"all {len(objects):,} objects are crowds (iscrowd 1), of which nothing is learnt; write"
+        " iscrowd 0 where each is one object"
+    )
+    return [Problem(objects[0][0].where, "", CROWD, said)]
 
 
 def mark_shares(part: RawPart) -> RawPart:
@@ -198,11 +211,13 @@ def _size_problems(
     open_frame = upright == plain or not picture.sized
     annotated = picture.objects or picture.class_map
     if stored.orientation != 1 and open_frame and frame != "upright" and annotated:
+        what = "class maps" if picture.class_map else "boxes"
         which = (
-            "its set's boxes are for images as stored"
+            f"its set's {what} are for images as stored"
             if frame
-            else "its size does not tell whether its boxes are for the image as stored or upright;"
-            " detect.upright=true says upright; for boxes on the stored pixels remove the tag"
+            else f"its size does not tell whether its {what} are for the image as stored or"
+            f" upright; detect.upright=true says upright; for {what} on the stored pixels remove"
+            " the tag"
         )
         said = f"is turned by EXIF orientation {stored.orientation}; {which}"
         yield Problem(picture.file, "", "orientation", said)

@@ -14,6 +14,7 @@ from resnets.detect.data.store import Store
 from resnets.detect.formats.coco import drawn_coco, find_coco, open_coco
 from resnets.detect.formats.cvat import find_cvat, open_cvat
 from resnets.detect.formats.labelme import find_labelme, open_labelme
+from resnets.detect.formats.unread import unread_lists
 from resnets.detect.formats.voc import find_voc, open_voc
 from resnets.detect.formats.yolo.dataset import find_yolo, open_yolo
 
@@ -80,6 +81,9 @@ def open_offer(store: Store, found: list[FormatMatch], name: str, masks: bool) -
     if drawn := drawn_coco(store):
         note = f"{drawn[0]} lies in a folder of drawings or predictions; it is not read"
         source = replace(source, notes=(note, *source.notes))
+    if first.format.key in ("coco", "cvat", "labelme"):  # the others read lists
+        notes = unread_lists(store, source.titles)
+        source = replace(source, notes=(*notes, *source.notes))
     if not others:
         return source
     listed = ", ".join(f"{each.format.name} (detect.format={each.format.key})" for each in others)

@@ -345,6 +345,10 @@ def _object(
     if each.find("bndbox") is None:
         others = ", ".join(sorted({child.tag for child in each} - {"name", "pose", "part"}))
         flaws.append(Flaw("no number", f"it has no bndbox (it has: {others or 'nothing'})"))
+    elif not all(map(math.isfinite, box)):
+        stated = {key: each.findtext(f"bndbox/{key}") for key in CORNERS}
+        shown = ", ".join(f"{k} {'missing' if v is None else repr(v)}" for k, v in stated.items())
+        flaws.append(Flaw("no number", f"its bndbox is not four numbers: {shown}"))
     found = RawObject(
         item=f"object {number}",
         label=label_of.get(name, -1),

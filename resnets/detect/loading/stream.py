@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,7 +94,7 @@ class DetectStream:
         keep = task == "segment" or (detect.keep_empty and task != "localise")
         self.rows = np.array([row for row, each in enumerate(learnt) if keep or len(each)])
         if not len(self.rows):
-            raise DataError(f"{split.description}: no picture with an object to learn from")
+            raise DataError(f"{split.description}: {_nothing_learnt(split.targets)}")
         self.targets = {row: learnt[row] for row in self.rows.tolist()}
         kept = list(self.targets.values())
         tall = np.array([each.height > each.width for each in kept])
@@ -237,3 +237,17 @@ def plane_preprocessor(preprocessor: Preprocessor) -> Preprocessor:
     if preprocessor.mean_image is None:
         return preprocessor
     return Preprocessor(replace(preprocessor.spec, mean_image=False))
+
+
+def _nothing_learnt(targets: Sequence[Target]) -> str:
+    """Why no image has an object to learn from."""
+    crowds, objects = (
+        int(sum(each.crowd.sum() for each in targets)),
+        sum(len(each) for each in targets),
+    )
+    if not crowds:
+        return "no image with an object to learn from"
+    return (
+        f"no image with an object to learn from: {crowds:,} of {objects:,} objects are crowds"
+        " (iscrowd 1), which are not learnt"
+    )
