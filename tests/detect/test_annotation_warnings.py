@@ -6,6 +6,8 @@ import pytest
 from colored_sets import document, draw, opened, put
 from detect_batches import stream
 
+from resnets.cli.data.check import Check
+from resnets.config import ConfigError
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
 
@@ -125,3 +127,27 @@ def test_corners_that_are_no_numbers_are_shown_as_the_file_has_them(tmp_path):
     assert problem.kind == "no number"
     assert "left" in problem.said
     assert "nan" not in problem.said
+
+
+FOREIGN = {
+    "KITTI": ("label_2/p0.txt", "Car 0.00 0 -1.57 1.00 2.00 30.00 40.00 1.5 1.6 3.7 1 1.7 46 -1.5"),
+    "VisDrone": ("annotations/p0.txt", "1,2,30,40,1,4,0,0"),
+    "DOTA": ("labelTxt/p0.txt", "1.0 2.0 30.0 2.0 30.0 40.0 1.0 40.0 ship 0"),
+    "DOTA with its source": ("labelTxt/p0.txt", "imagesource:GoogleEarth\ngsd:0.1"),
+    "a table": ("_annotations.csv", "filename,width,height,class,xmin,ymin,xmax,ymax"),
+}
+
+
+@pytest.mark.parametrize("form", FOREIGN)
+def test_files_of_forms_that_are_not_read_are_named(tmp_path, form):
+    path, line = FOREIGN[form]
+    root = tmp_path / "set"
+    draw(root / "images/p0.jpg", 0)
+    put(root / path, f"{line}\n")
+    with pytest.raises(DataError) as caught:
+        opened(root)
+    assert path in str(caught.value)
+    assert form.split()[0] in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        Check(str(root), repair=tmp_path / "new").run()
+    assert path in str(caught.value)

@@ -217,6 +217,30 @@ def test_images_that_share_a_name_and_images_without_a_map(tmp_path, caplog):
     assert "1 images without a class map" in caplog.text
 
 
+def test_several_maps_of_one_image_are_refused(tmp_path):
+    """As lesions of one image have maps of their own: the second is no image without a map."""
+    for number in range(3):
+        image(tmp_path / f"benign/p{number}.jpg")
+        for end in ("mask", "mask_1") if number else ("mask",):
+            save_map(tmp_path / f"benign/p{number}_{end}.png", Image.fromarray(TRUTH))
+    (tmp_path / "classes.txt").write_text("background\nobject\n")
+    assert check_annotations(str(tmp_path), "segment").by_kind == {"one image for two": 2}
+    with pytest.raises(DataError):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["sat", "image", "rgb"])
+def test_images_and_maps_of_one_folder_that_both_have_an_ending(tmp_path, end):
+    for number in range(3):
+        image(tmp_path / f"train/{number}_{end}.jpg")
+        save_map(tmp_path / f"train/{number}_mask.png", palette(TRUTH).convert("RGB"))
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nbackground,0,0,0\nobject,128,0,0\n")
+    assert annotation_tasks(str(tmp_path)) == ("segment",)
+    split = opened(tmp_path)
+    assert all(split.files.name(row).endswith(f"_{end}.jpg") for row in range(3))
+    assert np.array_equal(split.targets[0].semantic.read(), TRUTH)
+
+
 def test_a_class_called_mask_is_no_class_map(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("mask", "no_mask"):

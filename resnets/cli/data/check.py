@@ -84,7 +84,7 @@ class Check:
         from resnets.data.check.verdict import exit_code
         from resnets.data.dataset.summary import announce
         from resnets.detect.check.images import annotated_contents
-        from resnets.detect.check.run import annotation_tasks
+        from resnets.detect.check.run import annotation_tasks, why_none
 
         listed, leave_out = self._options()
         out = self.out or Path(f"{Path(self.source).resolve().name.split('.')[0]}-check")
@@ -99,7 +99,7 @@ class Check:
         )
         tasks = annotation_tasks(self.source)
         if self.repair is not None and not tasks:
-            raise ConfigError(f"--repair: {self.source} has no annotations; expected COCO or VOC")
+            raise ConfigError(f"--repair: {self.source}: {why_none(self.source)}")
         contents = (
             annotated_contents(spec, tasks[0], self.class_map)
             if tasks
@@ -233,7 +233,7 @@ def _tables(report: CheckReport) -> Iterator[Table]:
 
 def _conclude(report: CheckReport, written: Written, code: int) -> None:
     """The last lines: where everything is, and once more the worst."""
-    from resnets.data.check.verdict import verdict
+    from resnets.data.check.verdict import verdict, warnings
 
     say(f"report: {written.page}\nfindings: {written.table}")
     say(f"quarantine: {written.quarantine} ({written.listed:,} listed)")
@@ -242,7 +242,8 @@ def _conclude(report: CheckReport, written: Written, code: int) -> None:
         say(f"LEAK: {worst.text}.\n{_remedy(report, written)}")
     elif worst.weight in ("refused", "broken"):
         say(f"{MARKS[worst.weight]}: {worst.text}")
-    for warning in report.warnings:
+    found = warnings(report)
+    for warning in found:
         say(f"WARNING: {warning}")
-    other = "else " if report.warnings else ""
+    other = "else " if found else ""
     say(f"exit code {code}" if code else f"nothing {other}that spoils a result was found")

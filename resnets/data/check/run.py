@@ -27,6 +27,7 @@ from resnets.data.check.held_out import with_shares
 from resnets.data.check.image import Look, comparable, look, reason, thumbnail
 from resnets.data.check.leaks import copies_found
 from resnets.data.check.source import Contents, open_contents
+from resnets.data.check.source_names import copies_by_name
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.errors import DataError
 from resnets.data.splits.check_findings import (
@@ -161,6 +162,8 @@ def check_data(
     proposed = propose(Shapes(shapes[once], tones[once], parts, once))
     alike = _alike(contents, proposed.pairs, workers, watch)
     findings += [*copies_found(contents, copies, alike), *class_findings(contents)]
+    leaking = {each.path for each in findings if each.kind in LEAKS}
+    findings += [each for each in copies_by_name(contents) if each.path not in leaking]
     place = {kind: number for number, kind in enumerate(KINDS)}
     findings.sort(key=lambda each: place.get(each.kind, len(place)))
     return CheckReport(contents, findings, _left_out(contents, spec), proposed.crowded)

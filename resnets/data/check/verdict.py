@@ -21,6 +21,7 @@ from resnets.data.splits.check_findings import (
     LEAKS,
     MASK,
     NEAR_DUPLICATE,
+    SAME_SOURCE,
     STRAY,
     UNLABELLED,
     UNLISTED,
@@ -64,11 +65,27 @@ def exit_code(report: CheckReport) -> int:
 def verdict(report: CheckReport) -> list[Point]:
     """All there is to know of a set, worst first; at least one point."""
     points = [*_leaks(report), *_refusal(report), *_broken(report), *_unread(report)]
-    points += [Point("suspect", each) for each in report.warnings]
+    points += [Point("suspect", each) for each in warnings(report)]
     points += [*_classes(report), *_unseen(report), *_duplicates(report), *_crowded(report)]
     if not any(point.weight in ("leak", "broken", "refused") for point in points):
         points.insert(0, _good(report))
     return [*points, *_left_out(report)]
+
+
+def warnings(report: CheckReport) -> list[str]:
+    """What may spoil a result, though nothing proves it."""
+    found = list(report.warnings)
+    copies = [
+        each for each in _of(report, SAME_SOURCE) if not {each.path, each.twin} & report.left_out
+    ]
+    if copies:
+        first = copies[0]
+        found.append(
+            f"{len(copies):,} {_plural(len(copies), 'image has', 'images have')} a copy of the same"
+            f" source in another part, by their names: {first.path} ({first.detail});"
+            " --leave-out same-source lists them"
+        )
+    return found
 
 
 def usable(report: CheckReport) -> dict[str, int]:

@@ -78,6 +78,12 @@ NEAR_LEAK = Kind(
     "Looks like an image of a part that is kept apart: the same photograph saved or scaled again.",
     "leak",
 )  # fmt: skip
+SAME_SOURCE = Kind(
+    "same-source", "Copies of one source in two parts",
+    "By its name (NAME.rf.HASH, as Roboflow writes it) a copy of the photograph that another part"
+    " has a copy of, perhaps mirrored or cut.",
+    "suspect",
+)  # fmt: skip
 DUPLICATE = Kind(
     "duplicate", "Duplicates",
     "Same bytes or pixels as another image of the same part.",
@@ -157,8 +163,8 @@ UNMEASURED = Kind(
 
 KINDS = (
     LEAK, NEAR_LEAK, LAYOUT, UNREADABLE, TRUNCATED, BOMB, EMPTY_CLASS, UNMEASURED, IMBALANCE,
-    UNREAD, DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP, PALETTE, ANIMATED,
-    NO_PICTURE, STRAY, MASK, UNLABELLED, UNLISTED, ODD_FOLDER,
+    SAME_SOURCE, UNREAD, DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP,
+    PALETTE, ANIMATED, NO_PICTURE, STRAY, MASK, UNLABELLED, UNLISTED, ODD_FOLDER,
 )  # fmt: skip
 LEAKS = frozenset({LEAK, NEAR_LEAK})
 

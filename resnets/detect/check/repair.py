@@ -254,6 +254,7 @@ def _corrected(
     if (around := box_around(outline)) and (not _is_box(box)):
         box = around
         done.append("box taken from its outline")
+        each = replace(each, flaws=tuple(f for f in each.flaws if f.kind != "no number"))
     cut = inside(box, upright)
     beyond = max(abs(a - b) for a, b in zip(box, cut, strict=True)) if _is_box(box) else 0
     if beyond > TOLERANCE:

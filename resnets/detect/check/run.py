@@ -21,6 +21,7 @@ from resnets.detect.data.class_maps import MapScan
 from resnets.detect.data.image_sizes import StoredSize, read_sizes
 from resnets.detect.data.records import Problem, RawPart, RawPicture, RawSource
 from resnets.detect.data.store import open_store
+from resnets.detect.formats.foreign import EXPECTED, foreign_annotations
 from resnets.detect.formats.problems import NO_OUTLINE, check_part, same_but_case, with_sizes
 from resnets.detect.formats.registry import offers
 from resnets.detect.loading.sources import Task, find_source
@@ -71,6 +72,15 @@ def annotation_tasks(where: str) -> tuple[Task, ...]:
         return ()
     objects: tuple[Task, ...] = ("instances",) if offers(store) else ()
     return (*objects, "segment") if find_semantic(store) else objects
+
+
+def why_none(where: str) -> str:
+    """Why a set has no annotations, with the first file in a form that is not read."""
+    try:
+        store = open_store(where)
+    except DataError:
+        return f"no annotations that are read; {EXPECTED}"
+    return f"no annotations that are read; {EXPECTED}{foreign_annotations(store)}"
 
 
 def check_annotations(

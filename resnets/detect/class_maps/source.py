@@ -43,9 +43,12 @@ CITYSCAPES_KINDS = ("_labelids", "_labeltrainids", "_color", "_instanceids")
 # What tools append to the name of an image for that of its map, and Cityscapes to both.
 ENDING = re.compile(
     r"(?:(?:_gt(?:fine|coarse))?_(?:labelids|labeltrainids|color|instanceids)"
-    r"|_(?:masks?|labels?|seg|segmentation|gt|l|p))\Z"
+    r"|_(?:masks?|labels?|seg|segmentation|gt)(?:_\d+)?|_[lp])\Z"
 )
-BESIDE = re.compile(r".+_(?:masks?|segmentation|seg|labels?|gt)", re.IGNORECASE)
+# What they append to the name of the image too: Cityscapes' and DeepGlobe's.
+OF_IMAGE = re.compile(r"_(?:leftimg8bit|sat|images?|img|rgb)\Z", re.IGNORECASE)
+# The map of the image of the first group, or one of several maps of it.
+BESIDE = re.compile(r"(.+)_(?:masks?|segmentation|seg|labels?|gt)(?:_\d+)?", re.IGNORECASE)
 PROBED, FEW_VALUES = 3, 64
 FEW_MAPS = 20  # looked at where nothing names their values
 SCANNED = 300  # maps looked at before training
@@ -181,12 +184,12 @@ def _part(store: Store, paths: Sequence[str], images: _Images, title: str) -> Ra
 def _without_maps(images: _Images, users: dict[str, str], title: str) -> list[str]:
     """A line that counts the images beside those of maps that have none."""
     folders = {str(PurePosixPath(path).parent) for path in users}
-    bare = [
+    bare = {
         path
         for paths in images.by_key.values()
         for path in paths
         if path not in users and str(PurePosixPath(path).parent) in folders
-    ]
+    }
     if not bare or (title and not any(_set_of(folder) for folder in folders)):
         return []  # lists choose from one folder
     return [f"{len(bare):,} images without a class map left out, such as {min(bare)}"]
@@ -254,13 +257,17 @@ def _looks_like_maps(store: Store, paths: list[str], images: _Images) -> bool:
 
 
 def _maps_beside(pictures: Sequence[str]) -> dict[str, str]:
-    """Maps called like an image of the same folder, and "_mask" or the like."""
-    there = {_folded(str(PurePosixPath(path).with_suffix(""))) for path in pictures}
+    """Maps called like an image of the same folder, and "_mask" or the like.
+
+    The image's own name may end in "_sat" or the like, and a map's in the number of one of several.
+    """
+    stems = {_folded(str(PurePosixPath(path).with_suffix(""))) for path in pictures}
+    there = stems | {OF_IMAGE.sub("", stem) for stem in stems}
     found = {}
     for path in pictures:
         whole = PurePosixPath(path)
-        if BESIDE.fullmatch(whole.stem):
-            bare = _folded(str(whole.parent / whole.stem.rpartition("_")[0]))
+        if beside := BESIDE.fullmatch(whole.stem):
+            bare = _folded(str(whole.parent / beside[1]))
             if bare in there:
                 found[path] = next(filter(_set_of, reversed(whole.parts[:-1])), "")
     return found
@@ -304,8 +311,10 @@ def _images(store: Store, maps: set[str]) -> _Images:
         if is_text_path(path) or path in maps or other:
             continue
         stem = _folded(PurePosixPath(path).stem)
-        for key in {stem, stem.removesuffix("_leftimg8bit")}:
-            images.by_key[key].append(path)
+        images.by_key[stem].append(path)
+    for stem in [stem for stem in images.by_key if OF_IMAGE.search(stem)]:
+        if (bare := OF_IMAGE.sub("", stem)) not in images.by_key:
+            images.by_key[bare] = list(images.by_key[stem])
     return images
 
 

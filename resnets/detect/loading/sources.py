@@ -33,6 +33,7 @@ from resnets.detect.data.records import RawPart, RawPicture, RawSource
 from resnets.detect.data.store import open_store
 from resnets.detect.data.types import ClassMap, DetectionSplit, Segmentation, Target
 from resnets.detect.formats.coco import why_no_coco
+from resnets.detect.formats.foreign import EXPECTED, foreign_annotations
 from resnets.detect.formats.problems import check_part, look_at_images, refuse, same_but_case
 from resnets.detect.formats.registry import offers, open_offer
 from resnets.detect.formats.voc import find_voc, open_voc
@@ -288,8 +289,7 @@ def find_source(where: str, task: Task, class_map: str = "", annotations: str = 
     if why := why_no_coco(store):
         raise DataError(why)
     raise DataError(
-        f"{where}: no annotations; expected COCO JSON (annotations/instances_<set>.json), VOC XML"
-        " (Annotations/*.xml), YOLO text (data.yaml, labels/), labelme JSON or CVAT XML"
+        f"{where}: no annotations that are read; {EXPECTED}{foreign_annotations(store)}"
     )
 
 

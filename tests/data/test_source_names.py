@@ -1,0 +1,57 @@
+"""Augmented copies of one source in several parts, told by their names (NAME.rf.HASH)."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnets.cli.main import main
+from resnets.config import DataSpec
+from resnets.data.check.run import check_data
+from resnets.data.check.verdict import exit_code, verdict, warnings
+from resnets.data.splits.check_findings import SAME_SOURCE
+
+
+def photo(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (24, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """Class folders of three parts, where photo 0 and 1 of each class are in all parts."""
+    root = tmp_path / "set"
+    for place, part in enumerate(("train", "valid", "test")):
+        for label in ("cat", "dog"):
+            for n in range(4):
+                number = n if n < 2 else 10 * place + n
+                name = f"{label}{number}_jpg.rf.{place}f3a9c0d1e2b{n:02d}.jpg"
+                photo(root / part / label / name, 100 * place + 10 * n + (label == "cat"))
+    return root
+
+
+def test_copies_of_one_source_in_two_parts_are_counted(copies, tmp_path, capsys):
+    report = check_data(DataSpec(source=str(copies)))
+    found = [each for each in report.findings if each.kind == SAME_SOURCE]
+    assert len(found) == 8
+    assert {each.part for each in found} == {"train", "val"}
+    assert all(each.twin_part != each.part for each in found)
+    assert len(warnings(report)) == 1
+    assert any(point.weight == "suspect" and "8 images" in point.text for point in verdict(report))
+    assert exit_code(report) == 0
+    out = tmp_path / "out"
+    command = ["data", "check", str(copies), "--out", str(out), "--leave-out", "same-source"]
+    assert main(command) == 0
+    assert "WARNING: 8 images" in capsys.readouterr().out
+    listed = (out / "quarantine.txt").read_text()
+    assert sum(".rf." in line for line in listed.splitlines()) == 8
+    again = check_data(DataSpec(source=str(copies), quarantine=str(out / "quarantine.txt")))
+    assert warnings(again) == []
+
+
+def test_names_without_hashes_are_no_copies(tmp_path):
+    for place, part in enumerate(("train", "test")):
+        for number in range(4):
+            photo(tmp_path / part / "cat" / f"p{number}.jpg", 10 * place + number)
+            photo(tmp_path / part / "dog" / f"p{number}.v2.jpg", 20 + 10 * place + number)
+    assert warnings(check_data(DataSpec(source=str(tmp_path)))) == []
