@@ -79,8 +79,8 @@ def why_none(where: str) -> str:
     try:
         store = open_store(where)
     except DataError:
-        return f"no annotations that are read; {EXPECTED}"
-    return f"no annotations that are read; {EXPECTED}{foreign_annotations(store)}"
+        return f"no annotations; {EXPECTED}"
+    return f"no annotations; {EXPECTED}{foreign_annotations(store)}"
 
 
 def check_annotations(

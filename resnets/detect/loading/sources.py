@@ -288,9 +288,7 @@ def find_source(where: str, task: Task, class_map: str = "", annotations: str = 
         raise DataError(f"{where}: its image lists name none of its XML files; correct the lists")
     if why := why_no_coco(store):
         raise DataError(why)
-    raise DataError(
-        f"{where}: no annotations that are read; {EXPECTED}{foreign_annotations(store)}"
-    )
+    raise DataError(f"{where}: no annotations; {EXPECTED}{foreign_annotations(store)}")
 
 
 def _say_sets(source: RawSource, sets: Sets) -> None:
