@@ -134,6 +134,10 @@ FOREIGN = {
     "VisDrone": ("annotations/p0.txt", "1,2,30,40,1,4,0,0"),
     "DOTA": ("labelTxt/p0.txt", "1.0 2.0 30.0 2.0 30.0 40.0 1.0 40.0 ship 0"),
     "DOTA with its source": ("labelTxt/p0.txt", "imagesource:GoogleEarth\ngsd:0.1"),
+    "lines": (
+        "train/metadata.jsonl",
+        '{"file_name": "p0.jpg", "objects": {"bbox": [[1, 2, 3, 4]]}}',
+    ),
     "a table": ("_annotations.csv", "filename,width,height,class,xmin,ymin,xmax,ymax"),
 }
 

@@ -19,7 +19,7 @@ from resnets.data.files.walk import LeftOut, read_suffixes
 from resnets.detect.data.documents import decode_text
 
 TEXT_SUFFIXES = frozenset(
-    {".xml", ".json", ".txt", ".yaml", ".yml", ".csv", ".names", ".data", ".labels"}
+    {".xml", ".json", ".jsonl", ".txt", ".yaml", ".yml", ".csv", ".names", ".data", ".labels"}
 )
 
 
