@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import DataError, FileSplit, TensorSplit, open_data
 from resnets.data.dataset.identity import hash_names, hold_out
+from resnets.data.files.open import list_tar
 from resnets.data.sources.arrays import DEBIAN_FASHION_MNIST
 from resnets.data.sources.download import fetch_fashion_mnist
 
@@ -441,6 +442,21 @@ def test_a_tar_with_a_damaged_header_is_not_taken_for_a_shorter_one(
     archive.write_bytes(content)
     with pytest.raises(DataError, match=r"set\.tar: cannot be read as a tar \(damaged at byte"):
         open_data(DataSpec(source=str(archive)))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_tars_that_were_joined_are_refused(tree: Path, tmp_path: Path, mode: str) -> None:
+    """Only the images of the first would be read."""
+    data = b""
+    for folder in sorted(tree.iterdir()):
+        with tarfile.open(tmp_path / "one.tar", mode) as tar:
+            tar.add(folder, folder.name)
+        data += (tmp_path / "one.tar").read_bytes()
+    (tmp_path / "all.tar").write_bytes(data)
+    with pytest.raises(DataError, match="second tar"):
+        open_data(replace(WHOLE, source=str(tmp_path / "all.tar")))
+    (tmp_path / "padded.tar").write_bytes((tmp_path / "one.tar").read_bytes() + bytes(20_000))
+    assert len(list_tar(tmp_path / "padded.tar").paths) > 0
 
 
 def test_a_truncated_picture_is_named(tree: Path) -> None:

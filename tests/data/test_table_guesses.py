@@ -217,6 +217,85 @@ def test_images_in_one_folder_point_at_the_tables_beside_it(tmp_path) -> None:
             open_data(DataSpec(source=str(source)))
 
 
+# Label files beside class folders ---------------------------------------------------------------
+
+FOLDERS = ("left/a0.png", "left/a1.png", "right/b0.png", "right/b1.png")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labels.csv", "path,label\nleft/a0.png,cat\nleft/a1.png,dog\nright/b0.png,cat\n"),
+        ("metadata.csv", "lesion,image_id,dx\nL1,a0,nv\nL2,a1,mel\nL3,b0,nv\n"),
+        ("train.txt", "left/a0.png cat\nright/b1.png dog\n"),
+        ("left/labels.csv", "a0.png,cat\na1.png,dog\n"),
+        ("train.jsonl", '{"file_name": "left/a0.png", "y": "cat"}\n{"file_name": "right/b1.png"}'),
+        ("coco.json", '{"images": [{"file_name": "a0.png"}, {"file_name": "b0.png"}]}'),
+    ],
+)
+def test_a_file_that_names_the_images_of_class_folders_is_warned_of(tmp_path, file, text) -> None:
+    put(tmp_path, *FOLDERS)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    found = opened(tmp_path)
+    assert found.classes == ("left", "right")
+    assert any(file in warning for warning in found.warnings)
+    summary = open_data(DataSpec(source=str(tmp_path), val_fraction=0, test_fraction=0)).summary
+    assert any(file in warning for warning in summary.warnings)
+
+
+def test_columns_of_groups_beside_class_folders_are_warned_of(tmp_path) -> None:
+    put(tmp_path, *FOLDERS)
+    rows = ["p1,left,a0.png", "p1,left,a1.png", "p2,right,b0.png"]
+    table(tmp_path / "drivers.csv", "subject,classname,img", *rows)
+    assert any("'subject'" in warning for warning in opened(tmp_path).warnings)
+    table(tmp_path / "drivers.csv", "row,classname,img", *rows)
+    found = opened(tmp_path)
+    assert not found.warnings
+    assert any("drivers.csv" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("README.txt", "Images of left and right.\nTaken by hand, a0 among them.\n"),
+        ("classes.txt", "left\nright\n"),
+        ("sizes.csv", "a,b\n0,1\n1,2\n"),
+    ],
+)
+def test_other_files_beside_class_folders_are_only_counted(tmp_path, file, text) -> None:
+    put(tmp_path, *FOLDERS)
+    (tmp_path / file).write_text(text)
+    found = opened(tmp_path)
+    assert not found.warnings
+    assert not any(file in note for note in found.notes)
+
+
+@pytest.mark.parametrize("file", ["labels.xlsx", "labels.json", "metadata.jsonl", "list.txt"])
+@pytest.mark.parametrize("folder", ["images/", ""])
+def test_label_files_of_kinds_that_are_not_read_are_named(tmp_path, file, folder) -> None:
+    root = tmp_path / "set"
+    put(root, f"{folder}a0.png", f"{folder}a1.png", f"{folder}a2.png")
+    (root / file).write_text('{"a0.png": "cat",\n"a1.png": "dog"}')
+    with pytest.raises(DataError, match=file):
+        open_data(DataSpec(source=str(root)))
+
+
+def test_the_annotations_of_tiny_imagenet_label_its_validation_images(tmp_path) -> None:
+    put(tmp_path, "train/n1/images/n1_0.png", "train/n2/images/n2_0.png")
+    put(tmp_path, "val/images/val_0.png", "val/images/val_1.png", "val/images/val_2.png")
+    rows = [f"val_{n}.png\t{label}\t0\t0\t62\t62" for n, label in enumerate(("n2", "n1", "n2"))]
+    file = tmp_path / "val" / "val_annotations.txt"
+    file.write_text("\n".join(rows) + "\n")
+    for spec in ({}, {"truth": str(file)}):
+        found = opened(tmp_path, **spec)
+        assert found.test().labels.tolist() == [1, 0, 1]
+        assert not found.warnings
+    file.write_text("\n".join(row.replace("62", "dog") for row in rows) + "\n")
+    with pytest.raises(DataError, match="val_annotations"):
+        opened(tmp_path)
+
+
 # Labels ----------------------------------------------------------------------------------------
 
 

@@ -325,14 +325,29 @@ def refuse_sparse(paths: Sequence[str], archive: str) -> None:
         )
 
 
-def check_end(tar: tarfile.TarFile, stream: IO[bytes]) -> None:
-    """ReadError unless a tar that was gone through ends where it says so.
+def check_end(tar: tarfile.TarFile, stream: IO[bytes], end: int | None = None) -> None:
+    """ReadError unless a tar that was gone through ends where it says so, no other tar behind it.
 
-    `tarfile` takes a damaged header anywhere but at the start for the end.
+    `tarfile` takes a damaged header anywhere but at the start for the end, and does not see a
+    second tar that was joined to the first. end: where the tar ends that lies within another.
     """
     stream.seek(tar.offset)
     if any(stream.read(tarfile.BLOCKSIZE)):
         raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
+    while block := stream.read(tarfile.BLOCKSIZE):
+        at = stream.tell() - len(block)
+        if end is not None and at >= end:
+            return
+        if not any(block):
+            continue
+        try:
+            tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:  # bytes of something else, as tar too ignores them
+            return
+        raise tarfile.ReadError(
+            f"a second tar begins at byte {at:,}, as where tars are joined by cat; unpack each into"
+            " one folder"
+        )
 
 
 def _uncompressed(archive: Path) -> IO[bytes]:

@@ -80,7 +80,7 @@ def inside(outer: Listing) -> Listing:
                             member.offset_data,
                             member.size,
                         )
-                check_end(inner, files.stream)
+                check_end(inner, files.stream, int(files.spans[row].sum()))
         except (tarfile.TarError, OSError) as error:
             raise DataError(f"{files.name(row)}: cannot be read as a tar ({error})") from error
     paths = sorted(spans)

@@ -30,6 +30,7 @@ from resnets.data.layout.folder_layout import (
 )
 from resnets.data.layout.image_pairs import masks_beside
 from resnets.data.layout.split_names import Role
+from resnets.data.tables.beside import label_files, named_files, said_of
 from resnets.data.tables.flat_labels import (
     UNNAMED,
     UNREAD_TABLES,
@@ -92,7 +93,27 @@ def read_tree(
         layout, training = alone
     if training.flat:
         return _all_flat(layout, training, listing, name, where, flat)
-    return _by_folders(layout, training, listing, name, where, flat)
+    tree = _by_folders(layout, training, listing, name, where, flat)
+    return _with_label_files(tree, everything, where)
+
+
+def _with_label_files(tree: Tree, everything: Listing, where: str) -> Tree:
+    """The set with a word on each file beside its class folders that names the same images."""
+    source = tree.source
+    found = label_files(everything, where, source.classes)
+    if len(source.classes) == 1:
+        unread = [file for file in found if not is_table(file.path)]
+        if not unread or any(note.startswith(UNREAD_TABLES) for note in source.notes):
+            return tree
+        note = (
+            f"{UNREAD_TABLES}: {named_files(unread)}; labels are read from CSV"
+            " (path,label): convert it, and give it by --data, or call it labels.csv"
+        )
+        return replace(tree, source=replace(source, notes=(*source.notes, note)))
+    read = " ".join(source.notes)  # which name the files that labels are from
+    notes, warnings = said_of([file for file in found if file.path not in read], source.classes)
+    source = replace(source, notes=(*source.notes, *notes), warnings=(*source.warnings, *warnings))
+    return replace(tree, source=source)
 
 
 def _in_one_folder(
@@ -326,7 +347,11 @@ def _flat(
         log.warning("%s: %s/ is left out as unlabelled: %s", where, split.title, error)
         found = None
     if found is None and not test:
-        raise DataError(_no_labels(where, split.folder, chosen, listing.folders))
+        unread = label_files(listing, where, ())
+        raise DataError(
+            _no_labels(where, split.folder, chosen, listing.folders)
+            + (f"; {named_files(unread)}: not read, convert to such a table" if unread else "")
+        )
     if found is None:
         layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
     return found

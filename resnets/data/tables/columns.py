@@ -72,7 +72,7 @@ class Columns:
     def suspicious(self) -> tuple[str, ...]:
         """Those of the unused that are called like splits, or like groups of images that belong
         together."""
-        return tuple(name for name in self.unused if _is_suspicious(name))
+        return tuple(name for name in self.unused if is_suspicious(name))
 
     def said(self) -> str:
         """What was taken for what, where the header has other names."""
@@ -99,7 +99,8 @@ def shown_names(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(repr(printable(name)) for name in names[:most]) + more
 
 
-def _is_suspicious(name: str) -> bool:
+def is_suspicious(name: str) -> bool:
+    """Whether a column is called like splits, or like groups of images that belong together."""
     letters = re.sub(r"[\W_]+", "", name.lower())
     return plain(name) in SPLITS or GROUPS.search(letters) is not None
 
@@ -164,7 +165,7 @@ def find_columns(
         unused = tuple(
             header[place] or f"column {place + 1}"
             for place in (free if headed else ())
-            if not _is_index(body, place, header) or _is_suspicious(header[place])
+            if not _is_index(body, place, header) or is_suspicious(header[place])
         )
         return Columns(path, label, split, count, header, flags, tuple(one_hot), unused)
 

@@ -2,8 +2,9 @@
 
 Known files: the devkit's ILSVRC2012_validation_ground_truth.txt, numbers that its meta.mat explains
 (the devkit unpacked, or as its .tar.gz); Kaggle's LOC_val_solution.csv (ImageId,PredictionString);
-Caffe's val.txt ("ILSVRC2012_val_00000001.JPEG 65", places in the sorted classes); val.csv of
-path,label. Any of these by another name with `data.truth`.
+Caffe's val.txt ("ILSVRC2012_val_00000001.JPEG 65", places in the sorted classes); Tiny ImageNet's
+val_annotations.txt (image, class and a box, with tabs); val.csv of path,label. Any of these by
+another name with `data.truth`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 DEVKIT_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE_TRUTH = "LOC_val_solution.csv"
 BESIDE = (f"{DEVKIT}/data/{DEVKIT_TRUTH}", DEVKIT_TRUTH, f"{DEVKIT}.tar.gz", KAGGLE_TRUTH)
-GENERIC = ("val.txt", "val.csv")  # only where the pictures are, or the folder that was named
+GENERIC = (
+    "val.txt",
+    "val.csv",
+    "val_annotations.txt",
+)  # only where the pictures are, or the folder that was named
 LEVELS = 4  # folders upwards that are searched: Kaggle's CLS-LOC lies three below its CSV
+REAL = re.compile(r"[+-]?\d+(\.\d*)?|")
 IMAGENET_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
@@ -82,6 +88,8 @@ def read_labels(file: Path, names: Sequence[str]) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is not UTF-8 text (byte {error.start:,})") from None
     lines = text.splitlines()
+    if (tabbed := _tabbed(file, lines)) is not None:
+        return _by_name(file, tabbed, names)
     cells = [line.rsplit(maxsplit=1) for line in lines if line.strip()]
     if cells and all(len(parts) == 2 for parts in cells):
         return _by_name(file, [(path, label) for path, label in cells], names)
@@ -95,6 +103,23 @@ def read_labels(file: Path, names: Sequence[str]) -> list[str]:
             " beside it, which says what they mean"
         )
     return _in_order(file, values, names)
+
+
+def _tabbed(file: Path, lines: Sequence[str]) -> list[tuple[str, str]] | None:
+    """Path and label of lines of three cells or more with tabs between; None for other lines.
+
+    DataError where what follows the label is no box or other numbers.
+    """
+    rows = [line.split("\t") for line in lines if line.strip()]
+    if not rows or any(len(row) < 3 for row in rows):
+        return None
+    for number, row in enumerate(rows, start=1):
+        if other := next((cell for cell in row[2:] if not REAL.fullmatch(cell.strip())), None):
+            raise DataError(
+                f"{file}: line {number}: {len(row)} cells, of which {other!r} is neither path, nor"
+                " label, nor part of a box; expected image and label, or a CSV with a header"
+            )
+    return [(row[0].strip(), row[1].strip()) for row in rows]
 
 
 def _table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,0 +1,184 @@
+"""Label files beside class folders that name the very images in them, and are not read.
+
+Classes come from folders there. A table, list or JSON that names the same images may say other
+labels, official splits or which images belong together, so it is named. Only the first bytes of few
+files are read, and none of a spreadsheet.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnets.data.files.open import Listing
+from resnets.data.files.walk import IMAGE_SUFFIXES, suffix_of
+from resnets.data.tables.columns import is_suspicious, shown_names
+from resnets.utils.terminal import printable
+
+TEXTS = frozenset((".csv", ".tsv", ".tab", ".txt", ".lst", ".json", ".jsonl"))
+SPREADSHEETS = frozenset((".xlsx", ".xls", ".xlsm", ".ods"))
+HEAD = 1 << 16  # bytes that are read of a file
+MOST_FILES = 40  # that are looked at
+MOST_FOLDERS = 100  # whose files are looked at
+LEAST = 2  # images that a file names
+CELL = re.compile(r"""[,;|\t\n\r"'{}\[\]]+|:\s|\s+""")
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A file that names images of the set. images: how many in its first bytes, None where it is
+    not text. classes: whether it names the class folders too. groups: columns that may say which
+    images belong together."""
+
+    path: str
+    images: int | None
+    classes: bool = False
+    groups: tuple[str, ...] = ()
+
+
+def label_files(listing: Listing, where: str, classes: Sequence[str]) -> list[LabelFile]:
+    """The files in the folders of `listing` that name its images, and spreadsheets."""
+    known = _known(listing, classes)
+    numbered = {str(int(name)) for name in classes if name.isdecimal()}
+    found = []
+    for path, head in _heads(listing, Path(where).expanduser()):
+        if head is None:
+            found.append(LabelFile(path, None))
+            continue
+        text = head.decode("utf-8-sig", "replace").replace("\\", "/")
+        cells = set(CELL.split(text))
+        named = [cell for cell in cells if _names(cell, known)]
+        if len(named) < LEAST:
+            continue
+        said = cells
+        if not _other_words(text, cells, known):  # a list of paths, or paths and numbers
+            folders = {posixpath.basename(posixpath.dirname(cell)) for cell in named}
+            said = cells | folders | set(path.split("/")[:-1])
+        classed = not said.isdisjoint({*classes, *numbered})
+        found.append(LabelFile(path, len(named), classed, _groups(path, text, known)))
+    return found
+
+
+def said_of(files: Sequence[LabelFile], classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Notes and warnings on files that name the images of class folders."""
+    read = [file for file in files if file.images is not None]
+    grouped = [file for file in read if file.groups]
+    other = [file for file in read if not file.groups and not file.classes]
+    rest = [file for file in read if not file.groups and file.classes]
+    notes, warnings = [], []
+    if grouped:
+        columns = list(dict.fromkeys(name for file in grouped for name in file.groups))
+        warnings.append(
+            f"{_unread(grouped)}: {shown_names(columns)} may say which images belong together; to"
+            " take splits from a table, give it by --data, with a column split"
+        )
+    if other:
+        shown = ", ".join(map(printable, classes[:3])) + (", ..." if len(classes) > 3 else "")
+        warnings.append(
+            f"{_unread(other)}, and none of the classes ({shown}), which are folders' names, is in"
+            f" {'it' if len(other) == 1 else 'them'}; to take labels from a table, give it by"
+            " --data"
+        )
+    if rest:
+        notes.append(f"{_unread(rest)}; classes are the folders")
+    return notes, warnings
+
+
+def named_files(files: Sequence[LabelFile], most: int = 3) -> str:
+    """The first of the files, for a message."""
+    more = f" and {len(files) - most} more" if len(files) > most else ""
+    return ", ".join(printable(file.path) for file in files[:most]) + more
+
+
+def _unread(files: Sequence[LabelFile]) -> str:
+    one = len(files) == 1
+    return (
+        f"{named_files(files)} {'names' if one else 'name'} images of the class folders and"
+        f" {'is' if one else 'are'} not read"
+    )
+
+
+def _known(listing: Listing, classes: Sequence[str]) -> set[str]:
+    """What a file may call the images; numbers alone may be anything."""
+    known: set[str] = set()
+    for path in listing.paths:
+        if path in listing.others:
+            continue
+        tail = "/".join(path.split("/")[-2:])
+        known |= {path, tail, posixpath.basename(path)}
+        for name in (posixpath.splitext(each)[0] for each in (path, tail)):
+            known |= {name} if "/" in name else set()
+        stem = posixpath.splitext(posixpath.basename(path))[0]
+        if re.search(r"[^\W\d_]", stem) and stem not in classes:
+            known.add(stem)
+    return known
+
+
+def _other_words(text: str, cells: set[str], known: set[str]) -> bool:
+    """Whether a file says more of the images than numbers: below its header, words."""
+    header = set(CELL.split(text.partition("\n")[0]))
+    if any(_names(cell, known) for cell in header):
+        header = set()
+    return any(re.search(r"[^\W\d_]", cell) and not _names(cell, known) for cell in cells - header)
+
+
+def _groups(path: str, text: str, known: set[str]) -> tuple[str, ...]:
+    """Columns of a header that may say which images belong together, or their splits."""
+    header = re.split(r"[,;\t|]", text.partition("\n")[0].strip())
+    if len(header) < 2 or suffix_of(path) in (".json", ".jsonl"):
+        return ()
+    names = [name.strip().strip('"') for name in header]
+    if any(_names(name, known) for name in names):
+        return ()
+    return tuple(name for name in names if is_suspicious(name))
+
+
+def _names(cell: str, known: set[str]) -> bool:
+    if cell in known:
+        return True
+    base = cell.rpartition("/")[2]
+    return base in known and posixpath.splitext(base)[1].lower() in IMAGE_SUFFIXES
+
+
+def _heads(listing: Listing, root: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Paths of what may be label files with their first bytes, None for a spreadsheet."""
+    if not root.is_dir():
+        rows = (row for row, path in enumerate(listing.paths) if path in listing.others)
+        for row, _ in zip(rows, range(MOST_FILES), strict=False):
+            if suffix_of(listing.paths[row]) in TEXTS:
+                yield listing.paths[row], bytes(listing.files.read(row)[:HEAD])
+        return
+    left = MOST_FILES
+    for folder in ("", *listing.folders[: MOST_FOLDERS - 1]):
+        for path in _candidates(root, folder):
+            if not left:
+                return
+            left -= 1
+            if suffix_of(path) in SPREADSHEETS:
+                yield path, None
+                continue
+            try:
+                with (root / path).open("rb") as stream:
+                    yield path, stream.read(HEAD)
+            except OSError:
+                continue
+
+
+def _candidates(root: Path, folder: str) -> list[str]:
+    """The label files of a folder; none where each image has one of its own, as in YOLO sets."""
+    try:
+        with os.scandir(root / folder) as entries:
+            names = [
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".")
+                and suffix_of(entry.name) in TEXTS | SPREADSHEETS
+                and entry.is_file()
+            ]
+    except OSError:
+        return []
+    return [posixpath.join(folder, name) for name in sorted(names)] if len(names) <= 10 else []
