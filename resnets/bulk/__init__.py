@@ -1,1 +1,1 @@
-"""Bulk prediction: a data set of any size in, shards of predictions out, resumable."""
+"""Bulk prediction: data sets of any size to shards of predictions, resumable after a crash."""

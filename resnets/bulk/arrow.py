@@ -1,4 +1,4 @@
-"""Arrow tables on the disk, through `datasets`, for bulk prediction: labels or not."""
+"""Arrow tables on disk, read with `datasets`, with or without labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.bulk.data_set import DatasetIndex, Item, require
+from resnets.bulk.data_set import DatasetIndex, Item, require_exists
 from resnets.data.sources.arrow_files import find_tabular, is_saved
 from resnets.data.sources.huggingface import ArrowFiles, called, library, part_name, reading
 from resnets.data.tables.label_columns import find_picture
 
 
-class TablePictures:
-    """The pictures of what `save_to_disk` wrote, or of .arrow files, by memory map."""
+class ArrowImages:
+    """The images of a `save_to_disk` folder or of .arrow files, memory-mapped."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.parts = path, _parts(path)
@@ -31,17 +31,17 @@ class TablePictures:
                 yield Item(part.name(row), partial(part.read, row))
 
     def check(self) -> None:
-        """DataError where the set has gone."""
-        require(self.path)
+        """DataError if the data set is gone."""
+        require_exists(self.path)
 
 
-def find_tables(path: Path) -> DatasetIndex:
-    """The set, known by the names and sizes of its files."""
-    pictures = TablePictures(path)
+def index_arrow(path: Path) -> DatasetIndex:
+    """Index a data set; its checksum is of file names and sizes."""
+    images = ArrowImages(path)
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(path.rglob("*.arrow")):
         digest.update(f"{file.name}\0{file.stat().st_size}\n".encode())
-    return DatasetIndex("arrow", str(path), pictures.ends[-1], digest.hexdigest())
+    return DatasetIndex("arrow", str(path), images.ends[-1], digest.hexdigest())
 
 
 def _parts(path: Path) -> list[ArrowFiles]:
@@ -49,18 +49,18 @@ def _parts(path: Path) -> list[ArrowFiles]:
     datasets = library(where)
     with reading(where):
         if path.is_file():
-            found = {"": datasets.Dataset.from_file(where)}
+            tables = {"": datasets.Dataset.from_file(where)}
         elif is_saved(path):
             loaded = datasets.load_from_disk(where)
-            found = {"": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+            tables = {"": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
         else:
             home = find_tabular(path)
             names = () if home is None else home.paths
-            found = {name: datasets.Dataset.from_file(str(path / name)) for name in names}
+            tables = {name: datasets.Dataset.from_file(str(path / name)) for name in names}
     root = path if path.is_dir() else path.parent
     parts = []
-    for title, table in sorted(found.items()):
+    for title, table in sorted(tables.items()):
         column = find_picture(table.features, name)
-        pictures = table.select_columns([column]).with_format("arrow")
-        parts.append(ArrowFiles(pictures, part_name(name, title), np.arange(len(table)), root))
+        images = table.select_columns([column]).with_format("arrow")
+        parts.append(ArrowFiles(images, part_name(name, title), np.arange(len(table)), root))
     return parts

@@ -1,4 +1,4 @@
-"""What bulk prediction knows of a data set, and one image of it."""
+"""The index of a data set for bulk prediction, and one image of it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Literal, Protocol
 from resnets.config import dump_json
 from resnets.data.errors import DataError
 
-FOUND = "source.json"
+INDEX_FILE = "source.json"
 Kind = Literal["files", "spans", "parquet", "arrow"]
 
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """What a set is, for whoever opens it.
+    """Everything needed to open a data set again.
 
-    kind: "files" (named ones below `root`), "spans" (of the files `archives`), "parquet" (see
-    `bulk_parquet`), "arrow" (read by `datasets`). count: pictures. sha256: of their names, places
-    and sizes, in order. column: of the pictures. parts: of a Parquet set, see `bulk_parquet.Part`.
-    left_out, links: what is not among them, and links to folders followed (`data.files.walk`).
+    kind: "files" (below `root`), "spans" (of the files `archives`), "parquet" (see `parquet.py`),
+    "arrow" (read by `datasets`). count: of images. sha256: of their names, offsets and sizes, in
+    order. column: that of the images. parts: of a Parquet data set, see `parquet.Part`. left_out,
+    links: ignored files, and the number of links to folders followed (`data.files.walk`).
     """
 
     kind: Kind
@@ -35,30 +35,30 @@ class DatasetIndex:
     links: int = 0
 
     def save(self, work: Path) -> None:
-        """Leave it in the work folder."""
-        dump_json(asdict(self), work / FOUND, indent=None)
+        """Write the index to the work folder."""
+        dump_json(asdict(self), work / INDEX_FILE, indent=None)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture: its name, how to get its bytes (DataError), and how that calls it."""
+    """One image: its name, a function that reads its bytes (DataError), and its location."""
 
     name: str
     read: Callable[[], bytes | memoryview]
     where: str = ""
 
 
-class Pictures(Protocol):
-    """A set of encoded pictures in a fixed order."""
+class ImageSet(Protocol):
+    """A set of encoded images in a fixed order."""
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
         """Rows `start` up to `stop`; reading may be done by several threads."""
 
     def check(self) -> None:
-        """DataError where the whole set has gone, so that no picture is to blame."""
+        """DataError if the whole data set is gone, rather than single images."""
 
 
-def require(path: Path) -> None:
-    """DataError where a file or folder is no longer there."""
+def require_exists(path: Path) -> None:
+    """DataError if a file or folder no longer exists."""
     if not path.exists():
-        raise DataError(f"{path}: has gone; bring it back and start the same command again")
+        raise DataError(f"{path}: no longer exists; restore it and run the same command again")

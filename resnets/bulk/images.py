@@ -1,7 +1,7 @@
-"""A found set of pictures, opened by a worker: any run of its rows, one after the other.
+"""Open an indexed data set in a worker and iterate over ranges of its rows.
 
-`bulk_find` lists a set once and leaves what it found in the run's work folder; here each worker
-opens that, and reads names and places from the disk, so that its memory does not grow with the set.
+`index.py` writes the index to the work folder once; workers read names and offsets from disk, so
+that their memory does not grow with the data set.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from resnets.bulk.data_set import FOUND, DatasetIndex, Item, Pictures, require
-from resnets.bulk.names import Names, mapped
+from resnets.bulk.data_set import INDEX_FILE, DatasetIndex, ImageSet, Item, require_exists
+from resnets.bulk.names import Names, memory_map
 from resnets.data.files.open import read_file
 from resnets.data.sources.webdataset import read_span
 
 NAMES, SPANS = "index", "index.spans"
 
 
-def open_pictures(work: Path) -> Pictures:
-    """The set that was found; DataError where it has gone since."""
-    plain = json.loads((work / FOUND).read_text("utf-8"))
-    found = DatasetIndex(**plain)
-    if found.kind == "files":
-        return _FilePictures(Path(found.root), Names(work / NAMES))
-    if found.kind == "spans":
-        return _SpanPictures(work, [Path(archive) for archive in found.archives])
-    if found.kind == "parquet":
-        from resnets.bulk.parquet import ParquetPictures
+def open_dataset(work: Path) -> ImageSet:
+    """Open the data set indexed in `work`; DataError if it is gone."""
+    fields = json.loads((work / INDEX_FILE).read_text("utf-8"))
+    index = DatasetIndex(**fields)
+    if index.kind == "files":
+        return _FileImages(Path(index.root), Names(work / NAMES))
+    if index.kind == "spans":
+        return _SpanImages(work, [Path(archive) for archive in index.archives])
+    if index.kind == "parquet":
+        from resnets.bulk.parquet import ParquetImages
 
-        return ParquetPictures(found)
-    from resnets.bulk.arrow import TablePictures
+        return ParquetImages(index)
+    from resnets.bulk.arrow import ArrowImages
 
-    return TablePictures(Path(found.root))
+    return ArrowImages(Path(index.root))
 
 
 @dataclass(frozen=True)
-class _FilePictures:
-    """Files by name, below a folder."""
+class _FileImages:
+    """Files below a folder."""
 
     root: Path
     names: Names
@@ -50,15 +50,15 @@ class _FilePictures:
             yield Item(self.names[row], partial(read_file, path), str(path))
 
     def check(self) -> None:
-        require(self.root)
+        require_exists(self.root)
 
 
-class _SpanPictures:
-    """Parts of a few large files; the spans (N, 3) are file, offset and size in bytes."""
+class _SpanImages:
+    """Ranges of a few large files; spans (N, 3) are file index, offset and size in bytes."""
 
     def __init__(self, work: Path, archives: list[Path]) -> None:
         self.archives, self.names = archives, Names(work / NAMES)
-        self.spans = mapped(work / SPANS, "<i8").reshape(-1, 3)
+        self.spans = memory_map(work / SPANS, "<i8").reshape(-1, 3)
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
         for row in range(start, stop):
@@ -68,4 +68,4 @@ class _SpanPictures:
 
     def check(self) -> None:
         for archive in self.archives:
-            require(archive)
+            require_exists(archive)

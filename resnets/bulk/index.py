@@ -1,8 +1,8 @@
-"""Finding the pictures of a set, labels or not: their names, places and a fingerprint, in order.
+"""Index the images of a data set, with or without labels: names, offsets and a checksum.
 
-Folders of any nesting, lists of paths (CSV or text), tars (of pictures, of WebDataset samples, of
+Folders of any nesting, lists of paths (CSV or text), tars (of images, of WebDataset samples, of
 tars; compressed ones are unpacked once), packed sets, Parquet, Arrow and the Hub. Nothing is
-decoded, and what is found goes to the work folder as it comes.
+decoded, and the index is streamed to the work folder.
 """
 
 from __future__ import annotations
@@ -35,47 +35,49 @@ from resnets.data.tables.reader import SAMPLE, TABLE_SUFFIXES, open_table_file
 Member = tuple[str, int, int, int]  # name, archive, offset, size
 
 
-def find(source: str, work: Path) -> DatasetIndex:
-    """List the set `source` means into `work`; DataError where there is none, or no pictures."""
+def index_dataset(source: str, work: Path) -> DatasetIndex:
+    """Index the data set `source` in `work`; DataError if it is missing or has no images."""
     path, left_out = Path(source).expanduser().absolute(), LeftOut()
     home = None if source.startswith(HUB) or not path.exists() else find_tabular(path)
     if source.startswith(HUB) or home is not None:
-        from resnets.bulk.arrow import find_tables
-        from resnets.bulk.parquet import find_parquet
+        from resnets.bulk.arrow import index_arrow
+        from resnets.bulk.parquet import index_parquet
 
         where = source if source.startswith(HUB) else str(path)
-        found = find_parquet(where) or find_tables(path)
+        index = index_parquet(where) or index_arrow(path)
         if home is not None:
             left_out.add_all(home.left_out)
     elif path.is_dir():
-        found = _find_files(path, walk_unlabelled(path, left_out), work)
+        index = _index_files(path, walk_unlabelled(path, left_out), work)
         tars = sorted(file for file in path.iterdir() if _is_archive(file))
-        if not found.count and tars:
+        if not index.count and tars:
             left_out = LeftOut()
-            found = _find_spans(tars, work, left_out)
+            index = _index_spans(tars, work, left_out)
     elif not path.is_file():
-        raise DataError(f"{source}: no such folder or file (sets by name hold pixels, not files)")
+        raise DataError(
+            f"{source}: no such folder or file (built-in data sets cannot be read in bulk)"
+        )
     elif path.suffix.lower() in TABLE_SUFFIXES:
-        found = _find_files(path.parent, _listed(path), work)
+        index = _index_files(path.parent, _listed_paths(path), work)
     elif is_pack(path):
-        found = _find_pack(path, work)
+        index = _index_pack(path, work)
     else:
-        found = _find_spans([path], work, left_out)
-    if not found.count:
+        index = _index_spans([path], work, left_out)
+    if not index.count:
         raise DataError(f"{source}: no images in it{left_out.said()}")
-    found = replace(found, left_out=tuple(left_out.parts()), links=left_out.links)
-    found.save(work)
-    return found
+    index = replace(index, left_out=tuple(left_out.parts()), links=left_out.links)
+    index.save(work)
+    return index
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether a file is called like a tar or zip, and is not hidden."""
+    """Whether a file has the suffix of a tar or zip and is not hidden."""
     called = ".tar" in path.suffixes[-2:] or path.suffix.lower() in (".zip", ".tgz")
     return called and not is_hidden(path.name) and path.is_file()
 
 
-def _listed(file: Path) -> Iterator[str]:
-    """The paths that a list names, in its order; a table may have a header and other columns."""
+def _listed_paths(file: Path) -> Iterator[str]:
+    """The paths of a list or table, in order; tables may have a header and other columns."""
     if file.suffix.lower() == ".txt":
         try:
             with open(file, encoding="utf-8-sig", newline="") as stream:
@@ -92,10 +94,10 @@ def _listed(file: Path) -> Iterator[str]:
     as_written = any(paths.is_file(row.path) for row in first)
     for row in chain(first, rows):
         known = None if as_written else paths.find(row.path, f"{file}: line {row.line}")
-        yield known or row.path  # one that is missing becomes a row with an error
+        yield known or row.path  # a missing file becomes a row with an error
 
 
-def _find_files(root: Path, paths: Iterable[str], work: Path) -> DatasetIndex:
+def _index_files(root: Path, paths: Iterable[str], work: Path) -> DatasetIndex:
     digest = hashlib.sha256()
     with NamesWriter(work / NAMES) as names:
         for path in paths:
@@ -108,43 +110,43 @@ def _find_files(root: Path, paths: Iterable[str], work: Path) -> DatasetIndex:
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a file, -1 where there is none, None for a pipe or device."""
+    """Size of a file in bytes, -1 if it is missing, None for a pipe or device."""
     try:
         found = os.stat(path)
     except OSError:
         return -1
-    wanted = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-    return found.st_size if wanted else None
+    is_readable = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    return found.st_size if is_readable else None
 
 
-def _find_spans(archives: Sequence[Path], work: Path, left_out: LeftOut) -> DatasetIndex:
-    """The pictures of tars, by offset; sorted within each."""
-    plain = [_plain(archive, number, work) for number, archive in enumerate(archives)]
+def _index_spans(archives: Sequence[Path], work: Path, left_out: LeftOut) -> DatasetIndex:
+    """Index the images of tar files by offset, sorted within each."""
+    plain = [_uncompressed(archive, number, work) for number, archive in enumerate(archives)]
 
-    def places() -> Iterator[Member]:
+    def members() -> Iterator[Member]:
         for number, (archive, file) in enumerate(zip(archives, plain, strict=True)):
             listing = list_tar(file, lambda path: path.endswith(".tar"))
             if listing.paths and all(path.endswith(".tar") for path in listing.paths):
                 listing = inside(listing)
             listing = listing.images()
             left_out.add_all(listing.left_out)
-            files, several = listing.files, len(archives) > 1
+            files, is_prefixed = listing.files, len(archives) > 1
             assert isinstance(files, TarFiles)
             for name, (offset, size) in zip(files.paths, files.spans.tolist(), strict=True):
-                yield f"{archive.name}:{name}" if several else name, number, offset, size
+                yield f"{archive.name}:{name}" if is_prefixed else name, number, offset, size
             files.stream.close()
 
-    return _write_spans(plain, places(), work)
+    return _write_spans(plain, members(), work)
 
 
-def _plain(archive: Path, number: int, work: Path) -> Path:
-    """The archive, or what it unpacks to, in `work`; kept while the archive stays as it is."""
-    out, note = work / f"unpacked-{number}.tar", work / f"unpacked-{number}.json"
+def _uncompressed(archive: Path, number: int, work: Path) -> Path:
+    """The archive itself, or its uncompressed copy in `work`, reused while it is unchanged."""
+    out, record = work / f"unpacked-{number}.tar", work / f"unpacked-{number}.json"
     known = archive.stat()
-    told = f"[{known.st_size}, {known.st_mtime_ns}]"
-    if note.is_file() and out.is_file() and note.read_text("utf-8").strip() == told:
+    state = f"[{known.st_size}, {known.st_mtime_ns}]"
+    if record.is_file() and out.is_file() and record.read_text("utf-8").strip() == state:
         return out
-    note.unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
     with open(out, "wb") as plain:
         if unpacked := is_zip(archive):
             unzip_to_tar(archive, plain)
@@ -153,33 +155,33 @@ def _plain(archive: Path, number: int, work: Path) -> Path:
     if not unpacked:
         out.unlink()
         return archive
-    dump_json([known.st_size, known.st_mtime_ns], note, indent=None)
+    dump_json([known.st_size, known.st_mtime_ns], record, indent=None)
     return out
 
 
-def _find_pack(path: Path, work: Path) -> DatasetIndex:
+def _index_pack(path: Path, work: Path) -> DatasetIndex:
     source = open_pack(path)
     parts = [source.train, source.val, source.test() if source.test else None]
 
-    def places() -> Iterator[Member]:
+    def members() -> Iterator[Member]:
         for files in (part.files for part in parts if part is not None):
             assert isinstance(files, PackFiles)
             for name, (offset, size) in zip(files.names, files.spans.tolist(), strict=True):
                 if size:
                     yield name, 0, offset, size
 
-    return _write_spans([path], places(), work)
+    return _write_spans([path], members(), work)
 
 
-def _write_spans(archives: Sequence[Path], places: Iterable[Member], work: Path) -> DatasetIndex:
+def _write_spans(archives: Sequence[Path], members: Iterable[Member], work: Path) -> DatasetIndex:
     digest = hashlib.sha256()
     with NamesWriter(work / NAMES) as names, open(work / SPANS, "wb") as spans:
-        for name, number, offset, size in places:
+        for name, number, offset, size in members:
             names.add(name)
             span = np.array([number, offset, size], "<i8").tobytes()
             spans.write(span)
             digest.update(os.fsencode(name) + b"\0" + span)
     for archive in archives:
         digest.update(b"%d\n" % archive.stat().st_size)
-    root, told = str(archives[0].parent), tuple(map(str, archives))
-    return DatasetIndex("spans", root, names.count, digest.hexdigest(), told)
+    root, names_of_archives = str(archives[0].parent), tuple(map(str, archives))
+    return DatasetIndex("spans", root, names.count, digest.hexdigest(), names_of_archives)

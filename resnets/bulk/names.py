@@ -1,4 +1,4 @@
-"""Names of millions of pictures, in two files that are read in place: no process holds them."""
+"""Names of millions of images, in two memory-mapped files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class NamesWriter:
-    """Writes names one by one: their bytes back to back, and the end of each (uint64)."""
+    """Writes names one by one: their concatenated bytes, and the end of each (uint64)."""
 
     def __init__(self, stem: Path) -> None:
         self._bytes = open(stem.with_suffix(".names"), "wb")  # noqa: SIM115
@@ -20,7 +20,7 @@ class NamesWriter:
         self._end = self.count = 0
 
     def add(self, name: str) -> None:
-        """Append a name, any that a file system has."""
+        """Append a name; any file name is valid."""
         data = os.fsencode(name)
         self._end += len(data)
         self._bytes.write(data)
@@ -32,7 +32,7 @@ class NamesWriter:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        dtype: type[BaseException] | None,
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
@@ -40,23 +40,23 @@ class NamesWriter:
         self._ends.close()
 
 
-def mapped(path: Path, kind: str) -> NDArray[Any]:
-    """The numbers in a file, read in place (as a plain array: memmap's own indexing is slow)."""
-    return np.memmap(path, kind, "r").view(np.ndarray)
+def memory_map(path: Path, dtype: str) -> NDArray[Any]:
+    """Memory-map a file as a plain array (indexing a np.memmap is slow)."""
+    return np.memmap(path, dtype, "r").view(np.ndarray)
 
 
 class Names:
-    """What `NamesWriter` wrote, at least one name, memory-mapped."""
+    """The names written by `NamesWriter`, at least one, memory-mapped."""
 
     def __init__(self, stem: Path) -> None:
-        self._bytes = mapped(stem.with_suffix(".names"), "u1")
-        self._ends = mapped(stem.with_suffix(".ends"), "<u8")
+        self._bytes = memory_map(stem.with_suffix(".names"), "u1")
+        self._ends = memory_map(stem.with_suffix(".ends"), "<u8")
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of names."""
         return len(self._ends)
 
     def __getitem__(self, index: int) -> str:
-        """Name `index`, from 0."""
+        """The name at `index`."""
         start = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._bytes[start : int(self._ends[index])].tobytes())

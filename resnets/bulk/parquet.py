@@ -1,8 +1,7 @@
-"""Parquet for bulk prediction, here or on the Hub: read from front to back, a few rows at a time.
+"""Parquet files, local or on the Hub, read sequentially, a few rows at a time.
 
-What wrote a file says how large its row groups are: a hundred pictures, or all of them. So a group
-is never held as a whole: pages are read as they come, and of a run of rows that begins within a
-group those before it are passed over.
+Row groups can have a hundred images or all of them, so a group is never held in memory as a whole:
+pages are streamed, and rows before the requested range are skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from resnets.bulk.data_set import DatasetIndex, Item, require
+from resnets.bulk.data_set import DatasetIndex, Item, require_exists
 from resnets.data.errors import DataError
 from resnets.data.files.open import read_file
 from resnets.data.sources.arrow_files import find_tabular
@@ -33,37 +32,37 @@ from resnets.data.sources.huggingface import (
 from resnets.data.sources.parquet import FOOTERS_AT_ONCE, builder_of, features_of
 from resnets.data.tables.label_columns import find_picture
 
-ROWS = 32  # rows that are taken from a file at once
-BUFFER = 1 << 20  # bytes of a column that are read at once
-WAITS = (0, 2, 10, 30)  # seconds before each attempt to read from the Hub
+ROWS = 32  # per batch read from a file
+BUFFER = 1 << 20  # bytes read from a column at once
+RETRY_DELAYS = (0, 2, 10, 30)  # seconds before each attempt to read from the Hub
 
 Part = dict[str, Any]  # url; title that its rows' names start with; first row's number; groups
 
 
-def find_parquet(source: str) -> DatasetIndex | None:
-    """The set of Parquet files at a path or "hub:ORG/NAME[@REVISION][:CONFIG]"; None without any.
+def index_parquet(source: str) -> DatasetIndex | None:
+    """Index the Parquet files of a path or "hub:ORG/NAME[@REVISION][:CONFIG]"; None if none.
 
-    Reads the footers. Rows of the Hub are numbered within their part, as `datasets` does, those of
-    files within the file. DataError for what cannot be read.
+    Reads the footers only. Rows of the Hub are numbered within their split, as in `datasets`, rows
+    of local files within the file. DataError for unreadable files.
     """
     library(source)
     if source.startswith(HUB):
-        named = _on_the_hub(source)
+        files = _hub_files(source)
     else:
         home = find_tabular(Path(source))
         if home is None or home.kind != "parquet":
             return None
-        named = [(name, str(home.root / name)) for name in home.paths]
-    if not named:
+        files = [(name, str(home.root / name)) for name in home.paths]
+    if not files:
         return None
     digest = hashlib.sha256()
     parts: list[Part] = []
     with reading(source):
-        column = find_picture(features_of(named[0][1]), called(source))
+        column = find_picture(features_of(files[0][1]), called(source))
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            footers = list(pool.map(lambda pair: _groups(pair[1], column), named))
+            footers = list(pool.map(lambda pair: _groups(pair[1], column), files))
     rows: dict[str, int] = {}
-    for (title, url), groups in zip(named, footers, strict=True):
+    for (title, url), groups in zip(files, footers, strict=True):
         counts = [count for count, _ in groups]
         parts.append({"url": url, "title": title, "first": rows.get(title, 0), "groups": counts})
         rows[title] = rows.get(title, 0) + sum(counts)
@@ -73,26 +72,30 @@ def find_parquet(source: str) -> DatasetIndex | None:
     )
 
 
-def _on_the_hub(source: str) -> list[tuple[str, str]]:
-    """Title and url of each file; the urls name the commit, so that all workers read the same."""
+def _hub_files(source: str) -> list[tuple[str, str]]:
+    """Title and URL of each file; URLs contain the commit, so that all workers read the same."""
     with reading(source):
-        found = builder_of(source).config.data_files
-    urls = [(part_name(called(source), str(title)), url) for title in found for url in found[title]]
+        data_files = builder_of(source).config.data_files
+    urls = [
+        (part_name(called(source), str(title)), url)
+        for title in data_files
+        for url in data_files[title]
+    ]
     if other := next((url for _, url in urls if not url.endswith(".parquet")), None):
         raise DataError(
-            f"{source}: holds {other.rpartition('/')[2]}; of the Hub only Parquet is read in bulk;"
-            " fetch it (`hf download --repo-type dataset`) and give its folder as --data"
+            f"{source}: holds {other.rpartition('/')[2]}, but only Parquet is read from"
+            " the Hub in bulk; download it (`hf download --repo-type dataset`) and pass its folder"
         )
     return urls
 
 
 def _groups(url: str, column: str) -> list[tuple[int, int]]:
-    """Rows and bytes of each row group; ValueError where the file lacks the column."""
+    """Rows and bytes of each row group; ValueError if the column is missing."""
     with _open(url) as parquet:
         if column not in parquet.schema_arrow.names:
             raise ValueError(f"{url} has no column {column}, which the first file has")
-        footer = parquet.metadata
-        groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+        metadata = parquet.metadata
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         return [(group.num_rows, group.total_byte_size) for group in groups]
 
 
@@ -107,14 +110,14 @@ def _open(url: str) -> Any:
     return pq.ParquetFile(system.open(path), buffer_size=BUFFER, pre_buffer=False)
 
 
-class ParquetPictures:
-    """The rows of several Parquet files; one thread asks for them, from front to back."""
+class ParquetImages:
+    """The rows of several Parquet files, read sequentially by one thread."""
 
-    def __init__(self, found: DatasetIndex) -> None:
-        self.source = found.root
-        here = Path("" if found.root.startswith(HUB) else found.root)
+    def __init__(self, index: DatasetIndex) -> None:
+        self.source = index.root
+        here = Path("" if index.root.startswith(HUB) else index.root)
         folder = here.parent if here.is_file() else here
-        self.files = [_File(part, found.column, folder) for part in found.parts]
+        self.files = [_File(part, index.column, folder) for part in index.parts]
         self.ends = list(accumulate(file.count for file in self.files))
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
@@ -127,13 +130,13 @@ class ParquetPictures:
                 file.close()
 
     def check(self) -> None:
-        """DataError where the set has gone."""
+        """DataError if the data set is gone."""
         if not self.source.startswith(HUB):
-            require(Path(self.source))
+            require_exists(Path(self.source))
 
 
 class _File:
-    """One file. It stays open where the last run of rows ended, since the next may be near."""
+    """One file, kept open at the end of the last range, since the next one is often near."""
 
     def __init__(self, part: Part, column: str, folder: Path) -> None:
         self.url, self.title, self.first = part["url"], part["title"], part["first"]
@@ -142,59 +145,61 @@ class _File:
         self.ends = list(accumulate(self.groups))
         self.count = self.ends[-1] if self.ends else 0
         self.cells: Iterator[Any] | None = None
-        self.at = 0  # the row of the cell that comes next
+        self.next_row = 0  # the row of the cell that comes next
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
-        """Its rows `start` up to `stop`; those of a damaged row group say that it is."""
-        row, failed = start, 0
+        """Rows `start` up to `stop`; reading those of a damaged row group raises DataError."""
+        row, failures = start, 0
         while row < stop:
             try:
                 for cell in self._cells(row):
                     yield Item(self._name(row), partial(self._bytes, cell.as_py()))
-                    row, failed = row + 1, 0
+                    row, failures = row + 1, 0
                     if row == stop:
                         break
                 else:
                     raise EOFError(f"it ends before row {row}")
-            except Exception as error:  # disk, network, damage: each has its own kind
+            except Exception as error:  # disk, network and damage raise different types
                 self.close()
-                problem = DataError(f"{self.url}: cannot be read ({reason(error)})")
+                failure = DataError(f"{self.url}: cannot be read ({reason(error)})")
                 if "://" not in self.url:
                     end = min(stop, self.ends[bisect_right(self.ends, row)])
-                    for bad in range(row, end):
-                        yield Item(self._name(bad), partial(_fail, problem), self.url)
+                    for missing_row in range(row, end):
+                        yield Item(self._name(missing_row), partial(_fail, failure), self.url)
                     row = end
                     continue
-                failed += 1
-                if failed == len(WAITS):
-                    raise problem from error
-                time.sleep(WAITS[failed])
+                failures += 1
+                if failures == len(RETRY_DELAYS):
+                    raise failure from error
+                time.sleep(RETRY_DELAYS[failures])
         if row == self.count:
             self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.cells = None
 
     def _cells(self, row: int) -> Iterator[Any]:
         """The cells from `row` on."""
         group = bisect_right(self.ends, row)
         first = self.ends[group - 1] if group else 0
-        if self.cells is None or not first <= self.at <= row:
-            self.cells, self.at = self._read(group), first
+        if self.cells is None or not first <= self.next_row <= row:
+            self.cells, self.next_row = self._read(group), first
         for cell in self.cells:
-            self.at += 1
-            if self.at > row:
+            self.next_row += 1
+            if self.next_row > row:
                 yield cell
 
     def _read(self, group: int) -> Iterator[Any]:
-        """The cells from row group `group` on; the coming rows are read meanwhile."""
+        """The cells from row group `group` on, with read-ahead."""
         with _open(self.url) as parquet, ThreadPoolExecutor(1, "parquet") as pool:
-            footer = parquet.metadata
-            groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
-            if groups != self.groups:  # its rows would get other rows' names
-                raise ValueError("it has changed since it was found")
-            # Group by group: a batch that reached into a damaged one would be lost with it.
+            metadata = parquet.metadata
+            groups = [
+                metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)
+            ]
+            if groups != self.groups:  # rows would get wrong names
+                raise ValueError("the file has changed since it was indexed")
+            # Group by group, so that a damaged group does not affect the others.
             batches = (
                 batch
                 for number in range(group, len(self.ends))
@@ -202,9 +207,9 @@ class _File:
                     ROWS, [number], columns=[self.column], use_threads=False
                 )
             )
-            coming = pool.submit(next, batches, None)
-            while (batch := coming.result()) is not None:
-                coming = pool.submit(next, batches, None)
+            upcoming = pool.submit(next, batches, None)
+            while (batch := upcoming.result()) is not None:
+                upcoming = pool.submit(next, batches, None)
                 yield from batch.column(0)
 
     def _bytes(self, cell: Any) -> bytes:
@@ -212,12 +217,12 @@ class _File:
         if data is None and path:
             return read_file(self.folder / path)
         if not data:
-            raise DataError("has no picture in it")
+            raise DataError("contains no image")
         return data
 
     def _name(self, row: int) -> str:
         return f"{self.title}:{self.first + row}"
 
 
-def _fail(problem: DataError) -> bytes:
-    raise problem
+def _fail(failure: DataError) -> bytes:
+    raise failure

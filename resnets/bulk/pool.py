@@ -1,7 +1,7 @@
-"""Shards shared out among processes of this machine; one that dies is replaced, its shard redone.
+"""Process shards in a pool of local processes; a worker that dies is replaced.
 
-Nothing here is heavy to import: the processes fork from a server that has imported torch once,
-while the first process looks through the set.
+This module imports nothing heavy: workers are forked from a server that has imported torch once,
+while the main process indexes the data set.
 """
 
 from __future__ import annotations
@@ -18,64 +18,64 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-FAILED_STARTS = 3  # workers that may die one after the other before any of them is ready
+MAX_FAILED_STARTS = 3  # consecutive workers that may die before they are ready
 
 
 @dataclass(frozen=True)
-class Computed:
-    """So many more pictures are computed; fewer, where a worker took them with it."""
+class Progress:
+    """Number of images computed since the last event; negative if a worker died with its shard."""
 
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
-class Done:
-    """A shard is written, with this many pictures that could not be read."""
+class ShardDone:
+    """A shard is written; unreadable: images that could not be read."""
 
     shard: int
-    pictures: int
+    images: int
     unreadable: int
 
 
 @dataclass(frozen=True)
-class GivenUp:
-    """A shard has cost too many workers."""
+class ShardFailed:
+    """A shard failed: too many of its workers died."""
 
     shard: int
 
 
 @dataclass(frozen=True)
-class Died:
-    """A worker ended by itself, and why; another takes its place."""
+class WorkerDied:
+    """A worker died and is replaced; reason: signal or exit code."""
 
     pid: int
-    why: str
+    reason: str
     shard: int | None
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A worker cannot go on, nor could another: the disk is full, the net not what it was."""
+class Aborted:
+    """An error that would stop any worker, such as a full disk or changed weights."""
 
     message: str
 
 
-Event = Computed | Done | GivenUp | Died | Failed
+Event = Progress | ShardDone | ShardFailed | WorkerDied | Aborted
 
 
 class Worker(Protocol):
-    """What does shards; made in the process that uses it."""
+    """Processes shards; created in the process that uses it."""
 
-    def do(self, shard: int, report: Callable[[int], None]) -> Done | GivenUp:
-        """Write one; `report` is told of each few pictures."""
+    def process_shard(self, shard: int, report: Callable[[int], None]) -> ShardDone | ShardFailed:
+        """Write one shard; `report` is called with the number of images computed."""
 
 
-class WorkError(ValueError):
-    """Workers that cannot work; the message is one line."""
+class WorkerError(ValueError):
+    """Workers that cannot continue; the message is one line."""
 
 
 def warm_up(*modules: str) -> None:
-    """Have a server import `modules` already, for the processes that will fork from it."""
+    """Start the fork server and have it import `modules` in advance."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
     from multiprocessing.forkserver import ensure_running
@@ -83,24 +83,24 @@ def warm_up(*modules: str) -> None:
     ensure_running()
 
 
-def share_out(
+def run_shards(
     make: Callable[[], Worker], shards: Iterable[int], processes: int
 ) -> Generator[Event, None, None]:
-    """Have `processes` do `shards`, in about their order; `make` is pickled and called in each.
+    """Process `shards` in `processes`, roughly in order; `make` is pickled and called in each.
 
-    Ends when all are done or given up. Closing it early, or an error, ends the workers at once.
-    Raises WorkError with what a worker says it failed of.
+    Ends when all shards are done or failed. Closing it early, or an error, kills the workers.
+    Raises WorkerError with the message of a worker that cannot continue.
     """
     pool = _Pool(make, deque(shards), processes)
     try:
         yield from pool.run()
     finally:
-        pool.end()
+        pool.stop()
 
 
 @dataclass
-class _Hand:
-    """A process at work, our end of its pipe, and what it is at."""
+class _WorkerProcess:
+    """A worker process, the main end of its pipe, and its current shard."""
 
     process: BaseProcess
     pipe: connection.Connection
@@ -110,75 +110,79 @@ class _Hand:
 
 
 class _Pool:
-    def __init__(self, make: Callable[[], Worker], waiting: deque[int], processes: int) -> None:
-        self.make, self.waiting, self.processes = make, waiting, processes
+    def __init__(self, make: Callable[[], Worker], pending: deque[int], processes: int) -> None:
+        self.make, self.pending, self.processes = make, pending, processes
         self.context = multiprocessing.get_context("forkserver")
-        self.hands: list[_Hand] = []
+        self.workers: list[_WorkerProcess] = []
         self.failed_starts = 0
 
     def run(self) -> Iterator[Event]:
-        while self.waiting or any(hand.shard is not None for hand in self.hands):
-            self._give()
-            busy = sum(hand.shard is not None for hand in self.hands)
-            while len(self.hands) < min(self.processes, busy + len(self.waiting)):
-                self._hire()
-            for pipe in connection.wait([hand.pipe for hand in self.hands]):
-                hand = next(hand for hand in self.hands if hand.pipe is pipe)
+        while self.pending or any(worker.shard is not None for worker in self.workers):
+            self._assign()
+            busy = sum(worker.shard is not None for worker in self.workers)
+            while len(self.workers) < min(self.processes, busy + len(self.pending)):
+                self._start_worker()
+            for pipe in connection.wait([worker.pipe for worker in self.workers]):
+                worker = next(worker for worker in self.workers if worker.pipe is pipe)
                 try:
-                    told = hand.pipe.recv()
+                    message = worker.pipe.recv()
                 except (EOFError, OSError):
-                    yield from self._lost(hand)
+                    yield from self._on_exit(worker)
                     continue
-                yield from self._hear(hand, told)
+                yield from self._handle(worker, message)
 
-    def _give(self) -> None:
-        """Shards for those that have none: new ones, and others when a shard comes back."""
-        for hand in self.hands:
-            if self.waiting and hand.ready and hand.shard is None:
-                hand.shard = self.waiting.popleft()
-                with suppress(OSError):  # it has just died, which a look at its pipe finds out
-                    hand.pipe.send(hand.shard)
+    def _assign(self) -> None:
+        """Assign shards to idle workers."""
+        for worker in self.workers:
+            if self.pending and worker.ready and worker.shard is None:
+                worker.shard = self.pending.popleft()
+                with suppress(OSError):  # it has just died; its pipe will report that
+                    worker.pipe.send(worker.shard)
 
-    def _hire(self) -> None:
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(self.make, theirs), daemon=True)
+    def _start_worker(self) -> None:
+        own_end, worker_end = self.context.Pipe()
+        process = self.context.Process(
+            target=_worker_main, args=(self.make, worker_end), daemon=True
+        )
         process.start()
-        theirs.close()
-        self.hands.append(_Hand(process, ours))
+        worker_end.close()
+        self.workers.append(_WorkerProcess(process, own_end))
 
-    def _hear(self, hand: _Hand, told: Any) -> Iterator[Event]:
-        if isinstance(told, Failed):
-            raise WorkError(told.message)
-        if isinstance(told, Computed):
-            hand.computed += told.pictures
-            yield told
+    def _handle(self, worker: _WorkerProcess, message: Any) -> Iterator[Event]:
+        if isinstance(message, Aborted):
+            raise WorkerError(message.message)
+        if isinstance(message, Progress):
+            worker.computed += message.images
+            yield message
             return
-        hand.ready, hand.shard, hand.computed, self.failed_starts = True, None, 0, 0
-        if isinstance(told, Done | GivenUp):
-            yield told
+        worker.ready, worker.shard, worker.computed, self.failed_starts = True, None, 0, 0
+        if isinstance(message, ShardDone | ShardFailed):
+            yield message
 
-    def _lost(self, hand: _Hand) -> Iterator[Event]:
-        hand.process.join()
-        self.hands.remove(hand)
-        hand.pipe.close()
-        why = _why(hand.process.exitcode)
-        if hand.shard is not None:
-            self.waiting.appendleft(hand.shard)
-        if not hand.ready:
+    def _on_exit(self, worker: _WorkerProcess) -> Iterator[Event]:
+        worker.process.join()
+        self.workers.remove(worker)
+        worker.pipe.close()
+        reason = _exit_reason(worker.process.exitcode)
+        if worker.shard is not None:
+            self.pending.appendleft(worker.shard)
+        if not worker.ready:
             self.failed_starts += 1
-            if self.failed_starts == FAILED_STARTS:
-                raise WorkError(f"workers die before they can begin ({why}); is memory short?")
-        yield Computed(-hand.computed)
-        yield Died(hand.process.pid or 0, why, hand.shard)
+            if self.failed_starts == MAX_FAILED_STARTS:
+                raise WorkerError(
+                    f"workers die during start-up ({reason}); the machine may be out of memory"
+                )
+        yield Progress(-worker.computed)
+        yield WorkerDied(worker.process.pid or 0, reason, worker.shard)
 
-    def end(self) -> None:
-        for hand in self.hands:
-            hand.process.kill()
-            hand.process.join()
-            hand.pipe.close()
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
 
 
-def _why(code: int | None) -> str:
+def _exit_reason(code: int | None) -> str:
     if code is not None and code < 0:
         try:
             return signal.Signals(-code).name
@@ -187,25 +191,25 @@ def _why(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _serve(make: Callable[[], Worker], pipe: connection.Connection) -> None:
-    """A worker process: do what the pipe says until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _worker_main(make: Callable[[], Worker], pipe: connection.Connection) -> None:
+    """Main function of a worker process: process shards from the pipe until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the main process
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         worker = make()
         pipe.send("ready")
         while True:
             shard = pipe.recv()
-            pipe.send(worker.do(shard, lambda count: pipe.send(Computed(count))))
-    except (EOFError, BrokenPipeError):  # the first process has gone, or needs us no longer
+            pipe.send(worker.process_shard(shard, lambda count: pipe.send(Progress(count))))
+    except (EOFError, BrokenPipeError):  # the main process has ended, or closed the pipe
         return
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        pipe.send(Failed(text))
+        message = " ".join(str(error).split()) or type(error).__name__
+        pipe.send(Aborted(message))
 
 
-def _end_with_parent() -> None:
-    """Nobody would read what we do once the first process has gone, however it went."""
+def _exit_with_parent() -> None:
+    """Exit when the main process ends, for whatever reason."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,8 +1,7 @@
-"""Shards shared out over a cluster by Ray Data: actors that each hold a net, one block a shard.
+"""Process shards on a cluster with Ray Data: one model per actor, one block per shard.
 
-Ray puts the tasks of an actor that died, or of a node that went, to another; a shard is a file that
-appears whole, so one that is done twice is there once. The manifest, the work folder and the shards
-are files of `out`: nodes need it, the set and the net at the same paths.
+Ray reschedules the tasks of an actor or node that died; shards are written atomically, so doing one
+twice is harmless. All nodes need `out`, the data set and the model at the same paths.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from resnets.bulk.pool import Computed, Done, Event, GivenUp, WorkError
+from resnets.bulk.pool import Event, Progress, ShardDone, ShardFailed, WorkerError
 from resnets.bulk.worker import Job, ShardWorker
 from resnets.config import ConfigError
 from resnets.utils.cpu_count import cores
 
-WAITING = 2  # shards that an actor has been given, the one it is at among them
+TASKS_PER_ACTOR = 2  # queued at an actor, including the current one
 
 
 class _Actor:
-    """A `ShardWorker` as `map_batches` wants it: a batch, which is one shard, in and out."""
+    """Adapts `ShardWorker` to `map_batches`: each batch is one shard."""
 
     def __init__(self, job: Job) -> None:
         self.worker: ShardWorker | None = None
@@ -35,42 +34,44 @@ class _Actor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         shard = int(batch["item"][0])
-        told: Done | GivenUp = GivenUp(shard)
+        result: ShardDone | ShardFailed = ShardFailed(shard)
         if self.worker is not None:
             try:
-                told = self.worker.do(shard, lambda count: None)
+                result = self.worker.process_shard(shard, lambda count: None)
             except (ValueError, OSError, RuntimeError) as error:
                 self.failure = _line(error)
-        done = told if isinstance(told, Done) else Done(shard, 0, 0)
+        done = result if isinstance(result, ShardDone) else ShardDone(shard, 0, 0)
         return {
             "shard": np.array([shard]),
-            "pictures": np.array([done.pictures]),
+            "pictures": np.array([done.images]),
             "unreadable": np.array([done.unreadable]),
             "failure": np.array([self.failure]),
         }
 
 
-def share_out(job: Job, shards: Sequence[int], actors: int) -> Generator[Event, None, None]:
-    """Have `actors` of a Ray cluster, or of this machine, do `shards`; see `bulk_pool.share_out`.
+def run_shards(job: Job, shards: Sequence[int], actors: int) -> Generator[Event, None, None]:
+    """Process `shards` in `actors` of a Ray cluster; see `pool.run_shards`.
 
-    The cluster is that of RAY_ADDRESS, or one that runs here; else one is started. Raises
-    ConfigError where Ray is missing or has fewer cores (or GPUs), WorkError with what failed.
+    Uses the cluster of RAY_ADDRESS, or a running local one; else starts one. Raises ConfigError if
+    Ray is not installed or has too few cores (or GPUs), WorkerError if a worker cannot continue.
     """
     ray = _ray()
     gpus = 1 if job.device.startswith("cuda") else 0
-    here = not ray.is_initialized()
-    if here:
-        # Ray counts the machine's cores; a cluster that is already there has its own count.
+    started = not ray.is_initialized()
+    if started:
+        # By default Ray counts all cores of the machine; a running cluster has its own count.
         limit = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": cores()}
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **limit)
     try:
-        for what, wanted in (("CPU", actors), ("GPU", gpus * actors)):
-            held = int(ray.cluster_resources().get(what, 0))
-            if held < wanted:
-                raise ConfigError(f"--processes {actors}: the Ray cluster has {held} {what}s")
+        for resource, needed in (("CPU", actors), ("GPU", gpus * actors)):
+            available = int(ray.cluster_resources().get(resource, 0))
+            if available < needed:
+                raise ConfigError(
+                    f"--processes {actors}: the Ray cluster has {available} {resource}s"
+                )
         yield from _map(ray, job, shards, actors, gpus)
     finally:
-        if here:
+        if started:
             ray.shutdown()
 
 
@@ -83,7 +84,9 @@ def _map(ray: Any, job: Job, shards: Sequence[int], actors: int, gpus: int) -> I
         _Actor,
         fn_constructor_args=(job,),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=WAITING),
+        compute=ray.data.ActorPoolStrategy(
+            size=actors, max_tasks_in_flight_per_actor=TASKS_PER_ACTOR
+        ),
         num_cpus=1,
         num_gpus=gpus,
         max_restarts=-1,
@@ -91,16 +94,16 @@ def _map(ray: Any, job: Job, shards: Sequence[int], actors: int, gpus: int) -> I
     )
     for row in done.iter_rows():
         if row["failure"]:
-            raise WorkError(str(row["failure"]))
+            raise WorkerError(str(row["failure"]))
         if not row["pictures"]:
-            yield GivenUp(int(row["shard"]))
+            yield ShardFailed(int(row["shard"]))
             continue
-        yield Computed(int(row["pictures"]))
-        yield Done(int(row["shard"]), int(row["pictures"]), int(row["unreadable"]))
+        yield Progress(int(row["pictures"]))
+        yield ShardDone(int(row["shard"]), int(row["pictures"]), int(row["unreadable"]))
 
 
 def _ray() -> Any:
-    # Its core warns on stderr of what Ray Data itself does each time it makes an actor.
+    # Hides a warning on stderr that Ray Data causes itself with each actor.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray

@@ -1,10 +1,10 @@
-"""Bulk prediction: a set of any size in, shards of rows out, gone on with after any kill.
+"""Run a bulk prediction: a data set of any size to shards of rows, resumable after a crash.
 
-found = find(...)            the set's pictures, in order          bulk_find, bulk_pictures
-manifest, missing shards     what decides the rows, what is left   bulk_plan
-workers do shards            read, decode, compute, write          bulk_work, bulk_write
-shared out                   among processes, or by Ray            bulk_pool, bulk_ray
-summary                      counted from the shards               bulk_write
+index_dataset(...)           list the images, in a fixed order     index, images
+manifest, missing shards     inputs and options; what is left      plan
+workers process shards       read, decode, compute, write          worker, write
+schedule                     local processes, or Ray               pool, ray
+summary                      counted from the shards               write
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ from typing import Literal, cast
 import torch
 
 from resnets.bulk import pool
-from resnets.bulk.index import find
-from resnets.bulk.plan import SUMMARY, WORK, Checksums, Manifest, Options, Tries, shard_size
+from resnets.bulk.index import index_dataset
+from resnets.bulk.plan import (
+    SUMMARY,
+    WORK,
+    AttemptCounter,
+    Checksums,
+    Manifest,
+    RowOptions,
+    shard_size,
+)
 from resnets.bulk.pool import Event
-from resnets.bulk.worker import Job, ShardWorker, device_type, model_digest
+from resnets.bulk.worker import Job, ShardWorker, device_type, weights_sha256
 from resnets.bulk.write import Format, Summary
 from resnets.config import ConfigError, dump_json
 from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
@@ -35,9 +43,9 @@ from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 @dataclass(frozen=True)
 class BulkOptions:
-    """What the user asked for; None is up to us.
+    """Options of the user; None selects a default.
 
-    data, out, model: paths or names. processes: 0 is one a core.
+    data, out, model: paths or names. processes: 0 means one per core.
     """
 
     model: str
@@ -56,18 +64,18 @@ class BulkOptions:
     loading: LoadOptions = NOTHING_SAID
 
     def __post_init__(self) -> None:
-        for name, least in (("top", 1), ("shard_size", 1), ("batch", 1), ("processes", 0)):
+        for name, minimum in (("top", 1), ("shard_size", 1), ("batch", 1), ("processes", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and value < minimum:
                 option = {"top": "top-k", "batch": "batch-size"}.get(name, name.replace("_", "-"))
-                raise ConfigError(f"--{option} {value}: must be at least {least}")
+                raise ConfigError(f"--{option} {value}: must be at least {minimum}")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A prediction that can be worked at: `out` is held, its manifest written.
+    """A prepared bulk prediction: `out` is locked and its manifest written.
 
-    computing: with what, for people.
+    computing: description of the backend, for the log.
     """
 
     manifest: Manifest
@@ -78,135 +86,141 @@ class Run:
     engine: Literal["local", "ray"]
 
     @property
-    def pictures_left(self) -> int:
-        """Pictures of the shards that are not there."""
+    def images_left(self) -> int:
+        """Number of images in missing shards."""
         spans = map(self.manifest.span, self.missing)
         return sum(stop - start for start, stop in spans)
 
     @property
     def written(self) -> int:
-        """Pictures of the shards that are there by now, which are whole."""
+        """Number of images in shards written so far."""
         manifest, out = self.manifest, self.job.out
         there = (n for n in range(manifest.shards) if manifest.path(out, n).exists())
         return sum(stop - start for start, stop in map(manifest.span, there))
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether all shards and the summary exist."""
         return not self.missing and (self.job.out / SUMMARY).is_file()
 
     def work(self) -> Generator[Event, None, None]:
-        """Do what is missing, and tell of it."""
+        """Process the missing shards and yield events."""
         if self.engine == "ray" and self.missing:
             from resnets.bulk import ray
 
-            return ray.share_out(self.job, self.missing, self.processes)
-        return pool.share_out(partial(ShardWorker, self.job), self.missing, self.processes)
+            return ray.run_shards(self.job, self.missing, self.processes)
+        return pool.run_shards(partial(ShardWorker, self.job), self.missing, self.processes)
 
-    def summarise(self) -> Summary:
-        """Count what the shards hold, and leave it in `out`, which makes the run finished.
+    def summarize(self) -> Summary:
+        """Count the rows of all shards and write summary.json, which marks the run as finished.
 
-        DataError where they do not hold each picture once.
+        DataError if the shards do not contain each image once.
         """
         summary, manifest = Summary(), self.manifest
         for shard in range(manifest.shards):
             summary.add(manifest.path(self.job.out, shard), manifest.options.format)
         if summary.rows != manifest.pictures:
             raise DataError(
-                f"{self.job.out}: {summary.rows:,} rows of {manifest.pictures:,} pictures; a shard"
-                " was changed meanwhile, start the same command again"
+                f"{self.job.out}: {summary.rows:,} rows of {manifest.pictures:,} images; a shard"
+                " was modified, run the same command again"
             )
         sums = {"sha256": dict(sorted(Checksums(self.job.out).known().items()))}
-        dump_json(summary.as_json() | sums, self.job.out / SUMMARY)
+        dump_json(summary.to_json() | sums, self.job.out / SUMMARY)
         return summary
 
 
-def begin(wanted: BulkOptions, say: Callable[[str], None]) -> Run:
-    """Find the set, open the net, and see what `out` (see `bulk_plan.held`) lacks.
+def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
+    """Index the data set, open the model, and find the shards that `out` lacks.
 
-    `say` hears of what takes long. Raises ConfigError where `out` was begun otherwise, DataError
-    for a set without pictures.
+    `out` must be locked (`plan.lock_output`). log: called before slow steps. Raises ConfigError if
+    `out` was started with other inputs or options, DataError for a data set without images.
     """
-    torch.set_num_threads(1)  # as the workers have it: it decides what is worth computing at once
-    out = wanted.out.absolute()
-    _apart(wanted.data, out)
-    begun = Manifest.read(out)
-    found = find(wanted.data, out / WORK)
-    images = (SplitSummary("images", found.count, ""),)
-    announce(DataSummary(wanted.data, (), images, None, found.left_out, found.links))
-    model = str(Path(wanted.model).absolute()) if Path(wanted.model).exists() else wanted.model
-    told = (
-        wanted.data,
-        found.count,
-        found.sha256,
-        wanted.model,
-        model_digest(model, wanted.loading),
+    torch.set_num_threads(1)  # as in the workers, since it decides the batch size
+    out = request.out.absolute()
+    _check_out_folder(request.data, out)
+    previous = Manifest.read(out)
+    index = index_dataset(request.data, out / WORK)
+    images = (SplitSummary("images", index.count, ""),)
+    announce(DataSummary(request.data, (), images, None, index.left_out, index.links))
+    model = str(Path(request.model).absolute()) if Path(request.model).exists() else request.model
+    inputs = (
+        request.data,
+        index.count,
+        index.sha256,
+        request.model,
+        weights_sha256(model, request.loading),
     )
-    if begun is not None:
-        begun.check_inputs(out, Manifest(*told, begun.options))
-    backend = _open(wanted, model, begun, found.count, say)
-    options = _options(wanted, backend, found.count, begun.options if begun else None)
-    manifest = Manifest(*told, options)
-    if begun is None:
+    if previous is not None:
+        previous.check_inputs(out, Manifest(*inputs, previous.options))
+    backend = _open(request, model, previous, index.count, log)
+    options = _options(request, backend, index.count, previous.options if previous else None)
+    manifest = Manifest(*inputs, options)
+    if previous is None:
         manifest.save(out)
     else:
-        begun.check_options(out, options)
-    Tries(out).clear()
+        previous.check_options(out, options)
+    AttemptCounter(out).clear()
     checksums = Checksums(out)
     known = checksums.known()
     missing = manifest.missing(out, known)
-    if begun is not None and (changed := _present(manifest, out, missing)):
-        without = "damaged or changed" if known else "without a checksum"
-        say(f"{out}: {changed:,} of {manifest.shards:,} shards are {without}; computing them again")
+    if previous is not None and (changed := _count_existing(manifest, out, missing)):
+        state = "damaged or changed" if known else "without a checksum"
+        log(f"{out}: {changed:,} of {manifest.shards:,} shards are {state}; computing them again")
     if missing:
         checksums.reopen()
-    processes = min(wanted.processes or cores(), max(1, len(missing)))
-    # Ray shows each of its workers one GPU, whatever number that has here.
-    any_of_them = wanted.device == "auto" or wanted.engine == "ray"
-    device = options.device if any_of_them else wanted.device
-    job = Job(out, model, device, wanted.calibrate, max(1, cores() // processes), wanted.loading)
-    return Run(manifest, describe_backend(backend), job, missing, processes, wanted.engine)
+    processes = min(request.processes or cores(), max(1, len(missing)))
+    # Ray shows each worker one GPU only, whose index may differ from the one here.
+    any_device = request.device == "auto" or request.engine == "ray"
+    device = options.device if any_device else request.device
+    job = Job(out, model, device, request.calibrate, max(1, cores() // processes), request.loading)
+    return Run(manifest, describe_backend(backend), job, missing, processes, request.engine)
 
 
-def _present(manifest: Manifest, out: Path, missing: Sequence[int]) -> int:
-    """How many of the `missing` shards have a file all the same."""
+def _count_existing(manifest: Manifest, out: Path, missing: Sequence[int]) -> int:
+    """How many of the `missing` shards have a file."""
     return sum(manifest.path(out, shard).exists() for shard in missing)
 
 
 def _open(
-    wanted: BulkOptions, model: str, begun: Manifest | None, count: int, say: Callable[[str], None]
+    request: BulkOptions,
+    model: str,
+    previous: Manifest | None,
+    count: int,
+    log: Callable[[str], None],
 ) -> Backend:
-    """What computes; where that is left to us, what the run was begun with."""
-    backend, precision = wanted.backend, wanted.precision
-    if begun is not None:
-        backend = cast(Runtime, begun.options.backend) if backend == "auto" else backend
-        precision = begun.options.precision if precision == "auto" else precision
+    """Open the backend; "auto" means that of the previous run, if any."""
+    backend, precision = request.backend, request.precision
+    if previous is not None:
+        backend = cast(Runtime, previous.options.backend) if backend == "auto" else backend
+        precision = previous.options.precision if precision == "auto" else precision
     return open_backend(
         model,
         backend=backend,
-        device=wanted.device,
+        device=request.device,
         precision=precision,
         images=count,
-        calibrate=wanted.calibrate,
-        loading=wanted.loading,
-        log=say,
+        calibrate=request.calibrate,
+        loading=request.loading,
+        log=log,
     )
 
 
-def _options(wanted: BulkOptions, backend: Backend, count: int, begun: Options | None) -> Options:
+def _options(
+    request: BulkOptions, backend: Backend, count: int, previous: RowOptions | None
+) -> RowOptions:
     runtime, precision = backend.name.replace(",", "").split()[:2]
-    return Options(
-        wanted.format,
-        wanted.shard_size or (begun.shard_size if begun else shard_size(count)),
-        min(wanted.top, len(backend.classes)),
-        wanted.batch or (begun.batch if begun else min(MOST, backend.batch)),
+    return RowOptions(
+        request.format,
+        request.shard_size or (previous.shard_size if previous else shard_size(count)),
+        min(request.top, len(backend.classes)),
+        request.batch or (previous.batch if previous else min(MOST, backend.batch)),
         runtime,
         precision,
         device_type(backend),
     )
 
 
-def _apart(data: str, out: Path) -> None:
+def _check_out_folder(data: str, out: Path) -> None:
     root = Path(data).expanduser().absolute()
     if root.is_dir() and (out == root or root in out.parents):
-        raise ConfigError(f"--out {out}: lies in --data; choose a folder elsewhere")
+        raise ConfigError(f"--out {out}: is inside --data; choose another folder")

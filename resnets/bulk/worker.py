@@ -1,4 +1,4 @@
-"""A worker of a bulk prediction: a net, a set, and one shard after the other."""
+"""A worker of a bulk prediction: processes one shard after the other."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.bulk.data_set import Item
-from resnets.bulk.images import open_pictures
-from resnets.bulk.plan import WORK, Checksums, Manifest, Tries
-from resnets.bulk.pool import Done, GivenUp
+from resnets.bulk.images import open_dataset
+from resnets.bulk.plan import WORK, AttemptCounter, Checksums, Manifest
+from resnets.bulk.pool import ShardDone, ShardFailed
 from resnets.bulk.write import Row, ShardWriter
 from resnets.config import ConfigError
 from resnets.data.decode.decode import decode
@@ -30,11 +30,11 @@ from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker has to know beside the manifest: where things are now.
+    """What a worker needs besides the manifest.
 
-    out: the folder of the manifest. model: artifact, checkpoint, run or published net. device: such
-    as "cuda:1", never "auto": all workers compute on what the manifest says. calibrate: see
-    `open_backend`. decoders: threads that read and decode. loading: as of `load_model`.
+    out: the folder of the manifest. model: artifact, checkpoint, run or published model. device:
+    such as "cuda:1", never "auto", since all workers use the device of the manifest. calibrate: see
+    `open_backend`. decoders: threads that read and decode. loading: see `load_model`.
     """
 
     out: Path
@@ -46,13 +46,13 @@ class Job:
 
 
 class ShardWorker:
-    """See `bulk_pool.Worker`. One thread computes, so that the rows never depend on the cores."""
+    """See `pool.Worker`. torch uses one thread, so that rows do not depend on the cores."""
 
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(1)
         manifest = Manifest.read(job.out)
         assert manifest is not None
-        self.job, self.manifest, self.tries = job, manifest, Tries(job.out)
+        self.job, self.manifest, self.attempts = job, manifest, AttemptCounter(job.out)
         options = manifest.options
         self.backend = open_backend(
             job.model,
@@ -63,68 +63,70 @@ class ShardWorker:
             loading=job.loading,
         )
         if (device := device_type(self.backend)) != options.device:
-            raise ConfigError(f"{job.out}: begun on {options.device}, and this worker has {device}")
-        if model_digest(job.model, job.loading) != manifest.model_sha256:
-            raise ConfigError(f"{job.model}: its weights have changed since this run began")
-        self.pictures = open_pictures(job.out / WORK)
+            raise ConfigError(
+                f"{job.out}: started on {options.device}, but this worker has {device}"
+            )
+        if weights_sha256(job.model, job.loading) != manifest.model_sha256:
+            raise ConfigError(f"{job.model}: its weights have changed since this run was started")
+        self.images = open_dataset(job.out / WORK)
         self.view = self.backend.preprocess.view
 
-    def do(self, shard: int, report: Callable[[int], None]) -> Done | GivenUp:
-        """Write a shard, unless it has cost too many workers already.
+    def process_shard(self, shard: int, report: Callable[[int], None]) -> ShardDone | ShardFailed:
+        """Write a shard, unless it has no attempts left.
 
-        Raises DataError where the whole set has gone, OSError where the disk is full.
+        Raises DataError if the whole data set is gone, OSError if the disk is full.
         """
-        if not self.tries.begin(shard):
-            return GivenUp(shard)
+        if not self.attempts.begin(shard):
+            return ShardFailed(shard)
         options = self.manifest.options
         start, stop = self.manifest.span(shard)
-        bad = 0
+        unreadable = 0
         path = self.manifest.path(self.job.out, shard)
         shard_file = ShardWriter(path, options.format, options.top)
         with shard_file as writer:
             for group in compute_in_groups(
                 self._read,
-                self._best,
-                self.pictures.items(start, stop),
+                self._top_classes,
+                self.images.items(start, stop),
                 group=options.batch,
                 workers=self.job.decoders,
                 at_once=self.backend.at_once,
             ):
-                rows = [self._row(item, found) for item, found in group]
-                bad += sum(row.error is not None for row in rows)
+                rows = [self._row(item, output) for item, output in group]
+                unreadable += sum(row.error is not None for row in rows)
                 writer.add(rows)
                 report(len(rows))
-            if bad:
-                self.pictures.check()
+            if unreadable:
+                self.images.check()
         Checksums(self.job.out).note(path, shard_file.sha256)
-        self.tries.end(shard)
-        return Done(shard, stop - start, bad)
+        self.attempts.end(shard)
+        return ShardDone(shard, stop - start, unreadable)
 
     def _read(self, item: Item) -> NDArray[np.uint8]:
         return decode(item.read(), self.view, item.name)
 
-    def _best(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """(B, 2, top) float64: numbers of the likeliest classes, and their probabilities."""
-        shares = self.backend.probabilities(np.stack(pictures))
-        best = np.argsort(-shares, axis=1, kind="stable")[:, : self.manifest.options.top]
-        return torch.from_numpy(np.stack([best, np.take_along_axis(shares, best, 1)], 1))
+    def _top_classes(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """(B, 2, top) float64: indices of the most likely classes, and their probabilities."""
+        probabilities = self.backend.probabilities(np.stack(images))
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.manifest.options.top]
+        return torch.from_numpy(np.stack([order, np.take_along_axis(probabilities, order, 1)], 1))
 
-    def _row(self, item: Item, found: Tensor | str) -> Row:
+    def _row(self, item: Item, output: Tensor | str) -> Row:
         name = valid_text(item.name)
-        if isinstance(found, str):
-            error = found.removeprefix(f"{item.where}: ").removeprefix(f"{item.name}: ")
+        if isinstance(output, str):
+            error = output.removeprefix(f"{item.where}: ").removeprefix(f"{item.name}: ")
             return Row(name, error=valid_text(error))
-        ids, shares = found[0].int().tolist(), found[1].tolist()
-        return Row(name, [self.backend.classes[each] for each in ids], ids, shares)
+        ids, probabilities = output[0].int().tolist(), output[1].tolist()
+        return Row(name, [self.backend.classes[each] for each in ids], ids, probabilities)
 
 
 def device_type(backend: Backend) -> str:
-    """Such as "cuda"; artifacts compute on the CPU."""
+    """Device type, such as "cuda"; artifacts run on the CPU."""
     return str(getattr(backend, "device", torch.device("cpu")).type)
 
 
-def model_digest(model: str, loading: LoadOptions) -> str:
-    """SHA-256 of an artifact's files, or of what the net of anything else computes."""
+def weights_sha256(model: str, loading: LoadOptions) -> str:
+    """SHA-256 of the files of an artifact, or of the weights of any other model."""
     if not is_artifact(model):
         return model_sha256(load_model(model, loading))
     sums = [file_sha256(file) for file in artifact_files(Path(model))]

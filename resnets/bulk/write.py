@@ -1,7 +1,7 @@
-"""Shards of predictions on the disk: Parquet or CSV, written whole or not at all.
+"""Write shards of predictions as Parquet or CSV, atomically.
 
-Columns: path, then class1, id1, probability1, class2, ... from the likeliest on, then error, which
-says of a picture that could not be read why; its other cells are empty.
+Columns: path, then class1, id1, probability1, class2, ... in order of probability, then error: why
+an image could not be read; its other cells are empty.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from resnets.config import ConfigError
 from resnets.utils.csv_files import CsvWriter, read_rows
 
 Format = Literal["parquet", "csv"]
-GROUP = 8192  # rows of a row group, and rows held at a time
-SHOWN = 20  # errors that the summary quotes
+ROW_GROUP = 8192  # rows per row group, which are buffered
+MAX_ERRORS = 20  # quoted in the summary
 
 
 @dataclass(frozen=True)
 class Row:
-    """A picture's name and its likeliest classes, their numbers and probabilities; or an error."""
+    """An image and its most likely classes, their indices and probabilities; or an error."""
 
     path: str
     classes: Sequence[str] = ()
@@ -34,8 +34,8 @@ class Row:
     probabilities: Sequence[float] = ()
     error: str | None = None
 
-    def cells(self, top: int) -> list[Any]:
-        """One for each column; None where there is nothing to say."""
+    def values(self, top: int) -> list[Any]:
+        """One value per column; None for an empty cell."""
         if self.error is not None:
             return [self.path, *[None] * (3 * top), self.error]
         best = zip(self.classes, self.ids, self.probabilities, strict=True)
@@ -43,7 +43,7 @@ class Row:
 
 
 def columns(top: int) -> list[str]:
-    """The names of the columns with `top` classes a picture."""
+    """Column names for `top` classes per image."""
     ranks = range(1, top + 1)
     return ["path", *(f"{w}{k}" for k in ranks for w in ("class", "id", "probability")), "error"]
 
@@ -55,17 +55,17 @@ class _Writer(Protocol):
 
 
 class ShardWriter:
-    """Context that writes `path`, which appears, synced to the disk, when it is left well.
+    """Context manager that writes `path` and moves it into place on success.
 
-    `sha256` is then that of the file.
+    `sha256` is then the checksum of the file.
     """
 
     sha256: str
 
     def __init__(self, path: Path, kind: Format, top: int) -> None:
         self.path, self.kind, self.top = path, kind, top
-        # Not `whole_file`: another process may be at the same shard, of a cluster that took it for
-        # dead, or for the moment it takes one to notice that its parent has gone.
+        # Not `atomic_write`: another process may write the same shard, for example one that a
+        # cluster considers dead, or one that has not yet noticed that its parent ended.
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
     def __enter__(self) -> _Writer:
@@ -97,25 +97,25 @@ class _ParquetWriter:
         self.schema = pa.schema(
             [(name, kinds.get(name.rstrip("0123456789"), pa.string())) for name in columns(top)]
         )
-        self.top, self.held = top, list[list[Any]]()
+        self.top, self.buffer = top, list[list[Any]]()
         self.writer = pq.ParquetWriter(path, self.schema)
 
     def add(self, rows: Sequence[Row]) -> None:
-        self.held += [row.cells(self.top) for row in rows]
-        while len(self.held) >= GROUP:
+        self.buffer += [row.values(self.top) for row in rows]
+        while len(self.buffer) >= ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         pa, _ = _arrow()
-        cells, self.held = self.held[:GROUP], self.held[GROUP:]
+        values, self.buffer = self.buffer[:ROW_GROUP], self.buffer[ROW_GROUP:]
         arrays = [
             pa.array(column, entry.type)
-            for column, entry in zip(zip(*cells, strict=True), self.schema, strict=True)
+            for column, entry in zip(zip(*values, strict=True), self.schema, strict=True)
         ]
         self.writer.write_batch(pa.record_batch(arrays, schema=self.schema))
 
     def close(self) -> None:
-        if self.held:
+        if self.buffer:
             self._flush()
         self.writer.close()
 
@@ -129,8 +129,8 @@ class _CsvWriter:
 
     def add(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            cells = row.cells(self.top)
-            self.writer.writerow(f"{c:.6g}" if isinstance(c, float) else c for c in cells)
+            values = row.values(self.top)
+            self.writer.writerow(f"{c:.6g}" if isinstance(c, float) else c for c in values)
 
     def close(self) -> None:
         self.file.close()
@@ -149,7 +149,7 @@ def _arrow() -> tuple[Any, Any]:
 
 @dataclass
 class Summary:
-    """What shards hold: pictures by likeliest class, and those that could not be read."""
+    """Counts over shards: images by most likely class, and unreadable images."""
 
     rows: int = 0
     unreadable: int = 0
@@ -157,18 +157,18 @@ class Summary:
     errors: list[str] = field(default_factory=list)
 
     def add(self, path: Path, kind: Format) -> None:
-        """Count a shard; ValueError or OSError where it is damaged."""
+        """Add a shard; ValueError or OSError if it is damaged."""
         for name, best, error in _read(path, kind):
             self.rows += 1
             if not error:
                 self.classes[best] += 1
                 continue
             self.unreadable += 1
-            if len(self.errors) < SHOWN:
+            if len(self.errors) < MAX_ERRORS:
                 self.errors.append(f"{name}: {error}")
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, classes in the order of their names."""
+    def to_json(self) -> dict[str, Any]:
+        """JSON-compatible values, classes sorted by name."""
         return {
             "pictures": self.rows,
             "unreadable": self.unreadable,
@@ -178,19 +178,19 @@ class Summary:
 
 
 def _read(path: Path, kind: Format) -> Iterator[tuple[str, str, str]]:
-    """Path, likeliest class and error of each row; "" for an empty cell."""
+    """Path, most likely class and error of each row; "" for an empty cell."""
     if kind == "parquet":
         _, pq = _arrow()
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(GROUP, columns=["path", "class1", "error"]):
-                found = (column.to_pylist() for column in batch.columns)
-                for name, best, error in zip(*found, strict=True):
+            for batch in file.iter_batches(ROW_GROUP, columns=["path", "class1", "error"]):
+                cells = (column.to_pylist() for column in batch.columns)
+                for name, best, error in zip(*cells, strict=True):
                     yield name, best or "", error or ""
         return
     with open(path, encoding="utf-8", newline="") as stream:
         rows = read_rows(stream)
-        heads = next(rows, [])
-        for cells in rows:
-            if len(cells) != len(heads):
-                raise ValueError(f"{path}: cut short")
-            yield cells[0], cells[1], cells[-1]
+        header = next(rows, [])
+        for values in rows:
+            if len(values) != len(header):
+                raise ValueError(f"{path}: truncated")
+            yield values[0], values[1], values[-1]

@@ -1,1 +1,1 @@
-"""The HTTP server: models, batching, admission control and the page to try them."""
+"""The HTTP server: models, batching, admission control and a web page."""

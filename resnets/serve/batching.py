@@ -1,4 +1,4 @@
-"""Many requests, one net: which pictures are let in, and how they become batches."""
+"""Admission control and dynamic batching for one model."""
 
 from __future__ import annotations
 
@@ -9,85 +9,84 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from resnets.serve.http.lag import Lag
-from resnets.serve.http.limits import Limits, RefusalError
-from resnets.serve.workers import Workers
+from resnets.serve.http.lag import EventLoopLag
+from resnets.serve.http.limits import Limits, RequestError
+from resnets.serve.workers import WorkerPool
 
 log = logging.getLogger("resnets.serve")
 
-# How fast a measured pace and its spread are followed (RFC 6298, which times round trips).
-FOLLOW_PACE, FOLLOW_SPREAD = 1 / 8, 1 / 4
-TURNS = 6  # of the event loop, between acceptance and answer
+# Gains of the moving averages of pace and spread (as for round-trip times in RFC 6298).
+PACE_GAIN, SPREAD_GAIN = 1 / 8, 1 / 4
+LOOP_TURNS = 6  # of the event loop, between acceptance and answer
 
 
 class Admission:
-    """Counts the pictures that are accepted and not answered yet, and bounds them.
+    """Limits the number of images that are accepted but not answered yet.
 
-    By Little's law they wait `count * pace` seconds on average: so many are let in that this stays
-    within `max_latency`, less what an event loop that is late takes, at a pace that is rarely
-    passed, its mean and twice its mean deviation. They are never more than `queue`. One request is
-    let in whatever its size while there is none.
+    By Little's law an image waits `count * pace` seconds on average. Images are admitted while this
+    stays within `max_latency`, minus the delay of the event loop, where pace is the mean plus twice
+    the mean deviation; never more than `queue`. An idle server admits a request of any size.
     """
 
-    def __init__(self, limits: Limits, lag: Lag | None = None) -> None:
-        self.limits, self.lag, self.count = limits, lag or Lag(), 0
-        self.pace: float | None = None  # seconds for each picture; None before the first batch
+    def __init__(self, limits: Limits, lag: EventLoopLag | None = None) -> None:
+        self.limits, self.lag, self.count = limits, lag or EventLoopLag(), 0
+        self.pace: float | None = None  # seconds for each image; None before the first batch
         self._spread = 0.0
-        self._since = 0.0  # when the present busy time, or its latest batch, began
+        self._since = 0.0  # start of the current busy period, or of its latest batch
 
     @property
     def room(self) -> int:
-        """Pictures that may be in at a time."""
+        """Maximum number of images in flight."""
         if self.pace is None:
             return self.limits.queue
-        left = max(0.0, self.limits.max_latency - TURNS * self.lag.seconds)
-        fits = left / (self.pace + 2 * self._spread)
-        return max(1, min(self.limits.queue, int(fits)))
+        budget = max(0.0, self.limits.max_latency - LOOP_TURNS * self.lag.seconds)
+        capacity = budget / (self.pace + 2 * self._spread)
+        return max(1, min(self.limits.queue, int(capacity)))
 
-    def check(self, pictures: int = 1) -> None:
-        """Raise RefusalError (503) where so many more would wait too long."""
-        if self.count and self.count + pictures > self.room:
+    def check(self, images: int = 1) -> None:
+        """Raise RequestError (503) if that many more images would wait too long."""
+        if self.count and self.count + images > self.room:
             wait = self.limits.max_latency if self.pace is None else self.count * self.pace
-            raise RefusalError(
+            raise RequestError(
                 503,
-                f"too busy: {self.count} pictures are waiting; try again later",
+                f"too busy: {self.count} images are waiting; try again later",
                 retry_after=max(1, math.ceil(wait)),
             )
 
-    def enter(self, pictures: int) -> None:
-        """Count them in, or raise as `check`."""
-        self.check(pictures)
+    def enter(self, images: int) -> None:
+        """Admit images, or raise like `check`."""
+        self.check(images)
         if not self.count:
             self._since = time.monotonic()
-        self.count += pictures
+        self.count += images
 
-    def leave(self, pictures: int) -> None:
-        """They are answered, or their client has gone."""
-        self.count -= pictures
+    def leave(self, images: int) -> None:
+        """Remove images that are answered, or whose client has disconnected."""
+        self.count -= images
         assert self.count >= 0
 
-    def computed(self, pictures: int, seconds: float) -> None:
-        """Note a batch that took so long to compute.
+    def record_batch(self, images: int, seconds: float) -> None:
+        """Update the pace with a batch that took `seconds` to compute.
 
-        Where others wait, its pace is that of the whole road, decoders included: the time since the
-        batch before. Where none does, pictures come no faster than clients send them.
+        With others waiting, the pace is that of the whole pipeline including decoding: the time
+        since the previous batch. Otherwise that time would depend on the clients.
         """
         now = time.monotonic()
-        pace = (now - self._since if self.count > pictures else seconds) / pictures
+        pace = (now - self._since if self.count > images else seconds) / images
         self._since = now
         if self.pace is None:
             self.pace, self._spread = pace, pace / 2
             return
-        self._spread += FOLLOW_SPREAD * (abs(pace - self.pace) - self._spread)
-        self.pace += FOLLOW_PACE * (pace - self.pace)
+        self._spread += SPREAD_GAIN * (abs(pace - self.pace) - self._spread)
+        self.pace += PACE_GAIN * (pace - self.pace)
 
 
 class Batcher:
-    """Gathers prepared pictures and has them computed, one batch at a time, in a thread.
+    """Collects prepared images into batches and computes them, one at a time, in a thread.
 
-    A batch is closed when it is full, when its first picture has waited `max_delay`, or as soon as
-    no other accepted picture is on its way: a lone client waits for nobody. While one batch is
-    computed the next one gathers.
+    A batch is closed when it is full, when its first image has waited `max_delay`, or when no other
+    admitted image is pending, so a single client never waits. The next batch is collected while one
+    is computed.
     """
 
     def __init__(
@@ -95,15 +94,16 @@ class Batcher:
         compute: Callable[[Sequence[Any]], Sequence[Any]],
         admission: Admission,
         limits: Limits,
-        noted: Callable[[int, float], None] = lambda pictures, seconds: None,
+        on_batch: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
-        self.compute, self.admission, self.limits, self.noted = compute, admission, limits, noted
-        self.thread = Workers("compute", 1, limits.answer, spare=0)
+        self.compute, self.admission = compute, admission
+        self.limits, self.on_batch = limits, on_batch
+        self.thread = WorkerPool("compute", 1, limits.answer, spare=0)
         self._waiting: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
     async def answer(self, prepared: Any) -> Any:
-        """What `compute` says of one picture; cancelling this takes the picture out again."""
+        """The result of `compute` for one image; cancelling removes the image from the queue."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
         future = asyncio.get_running_loop().create_future()
@@ -111,7 +111,7 @@ class Batcher:
         return await future
 
     async def close(self) -> None:
-        """Stop, once everything let in has been answered."""
+        """Stop after everything admitted has been answered."""
         while self.admission.count:
             await asyncio.sleep(0.01)
         if self._task is not None:
@@ -134,9 +134,9 @@ class Batcher:
                         future.set_exception(error)
                 continue
             finally:
-                spent = time.monotonic() - start
-                self.admission.computed(len(batch), spent)
-                self.noted(len(batch), spent)
+                elapsed = time.monotonic() - start
+                self.admission.record_batch(len(batch), elapsed)
+                self.on_batch(len(batch), elapsed)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
                     future.set_result(answer)
@@ -148,11 +148,11 @@ class Batcher:
             if not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
                 continue
-            left = deadline - time.monotonic()
-            if left <= 0 or self.admission.count <= len(batch):
+            budget = deadline - time.monotonic()
+            if budget <= 0 or self.admission.count <= len(batch):
                 break
             try:
-                batch.append(await asyncio.wait_for(self._waiting.get(), left))
+                batch.append(await asyncio.wait_for(self._waiting.get(), budget))
             except TimeoutError:
                 break
         return batch

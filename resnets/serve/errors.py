@@ -1,4 +1,4 @@
-"""From exceptions to answers: a status and a JSON reason for each."""
+"""Exception handlers: an HTTP status and a JSON error for each."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from starlette.exceptions import HTTPException
 
 from resnets.data.errors import DataError
 from resnets.serve.http.connection import error_body
-from resnets.serve.http.limits import RefusalError
+from resnets.serve.http.limits import RequestError
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Have `app` say what is wrong with a request as `error_body` has it."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Add exception handlers to `app`; errors have the form of `error_body`."""
 
     def answer(
         request: Request, status: int, reason: str, headers: dict[str, str] | None = None
@@ -21,10 +21,10 @@ def answer_errors(app: FastAPI) -> None:
         body = error_body(status, reason, number)
         return Response(body, status, headers, media_type="application/json")
 
-    @app.exception_handler(RefusalError)
-    async def refused(request: Request, error: RefusalError) -> Response:
-        after = error.retry_after
-        headers = None if after is None else {"retry-after": str(after)}
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
+        retry_after = error.retry_after
+        headers = None if retry_after is None else {"retry-after": str(retry_after)}
         return answer(request, error.status, error.reason, headers)
 
     @app.exception_handler(DataError)

@@ -1,4 +1,4 @@
-"""Prometheus's figures of a server."""
+"""Prometheus metrics of a server."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests answered", ("route", "status"))
         self.seconds = self._histogram("request_seconds", "Request to answer", SECONDS, "route")
-        self.pictures = self._counter("pictures", "Pictures answered", ("model",))
+        self.images = self._counter("pictures", "Images answered", ("model",))
         self.shed = self._counter("shed", "Requests refused because the queue was full", ("model",))
-        self._sizes = self._histogram("batch_pictures", "Pictures in a batch", SIZES, "model")
+        self._sizes = self._histogram("batch_pictures", "Images in a batch", SIZES, "model")
         self._compute = self._histogram("batch_seconds", "Computing a batch", SECONDS, "model")
         self._count = self._gauge("waiting_pictures", "Accepted, not answered", ("model",))
         self._room = self._gauge("room_pictures", "Accepted at a time at most", ("model",))
@@ -31,38 +31,42 @@ class Metrics:
         self._info = self._gauge("model", "1 for each model", ("model", "version", "engine"))
 
     def batches(self, model: str) -> Callable[[int, float], None]:
-        """What notes a batch of `model`: its pictures and seconds."""
+        """A function that records a batch of `model`: its images and seconds."""
         sizes, seconds = self._sizes.labels(model), self._compute.labels(model)
 
-        def note(pictures: int, spent: float) -> None:
-            sizes.observe(pictures)
-            seconds.observe(spent)
+        def record(images: int, elapsed: float) -> None:
+            sizes.observe(images)
+            seconds.observe(elapsed)
 
-        return note
+        return record
 
-    def watch(self, model: str, version: str, engine: str, admission: Admission) -> None:
-        """Show the queue of `model`; of several versions the latest loaded."""
+    def track(self, model: str, version: str, engine: str, admission: Admission) -> None:
+        """Export the queue of `model`; of several versions the one loaded last."""
         self._count.labels(model).set_function(lambda: admission.count)
         self._room.labels(model).set_function(lambda: admission.room)
         self._info.labels(model, version, engine).set(1)
 
-    def watch_workers(self, stuck: Callable[[], int]) -> None:
-        """Show how many threads are stuck."""
+    def track_workers(self, stuck: Callable[[], int]) -> None:
+        """Export the number of stuck threads."""
         self._stuck.set_function(stuck)
 
-    def forget(self, model: str, version: str, engine: str) -> None:
-        """This version serves no more."""
+    def remove(self, model: str, version: str, engine: str) -> None:
+        """Stop exporting a version that is no longer served."""
         self._info.remove(model, version, engine)
 
-    def text(self) -> bytes:
-        """All of it in Prometheus's text format 0.0.4."""
+    def render(self) -> bytes:
+        """All metrics in the Prometheus text format 0.0.4."""
         return generate_latest(self.registry)
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"resnets_{name}", text, labels, registry=self.registry)
+    def _counter(self, name: str, render: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"resnets_{name}", render, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
-        return Gauge(f"resnets_{name}", text, labels, registry=self.registry)
+    def _gauge(self, name: str, render: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(f"resnets_{name}", render, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], label: str) -> Histogram:
-        return Histogram(f"resnets_{name}", text, (label,), buckets=buckets, registry=self.registry)
+    def _histogram(
+        self, name: str, render: str, buckets: tuple[float, ...], label: str
+    ) -> Histogram:
+        return Histogram(
+            f"resnets_{name}", render, (label,), buckets=buckets, registry=self.registry
+        )

@@ -1,4 +1,4 @@
-"""Around every request: who may, what is logged and counted, and what browsers are told."""
+"""Middleware for every request: authorization, logging, metrics and security headers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resnets.serve.metrics import Metrics
 
 log = logging.getLogger("resnets.serve")
 
-OPEN = frozenset({"/", "/page.css", "/page.js", "/icon.svg", "/healthz", "/readyz"})
+PUBLIC_PATHS = frozenset({"/", "/page.css", "/page.js", "/icon.svg", "/healthz", "/readyz"})
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:;"
@@ -34,16 +34,15 @@ HEADERS = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
     "cache-control": "no-store",
 }
-GONE = 499  # nginx's number for a client that left before its answer
+CLIENT_CLOSED = 499  # as in nginx: the client closed the connection
 
 
-class Watch:
-    """ASGI middleware: host, bearer token, request id, log line, metrics, headers, last errors.
+class RequestMiddleware:
+    """ASGI middleware: host check, bearer token, request id, log line, metrics, headers, errors.
 
-    A request that names another host than an address, localhost or one of `hosts` is refused: a
-    page of somebody else's, whose name was made to point here (DNS rebinding), could read the
-    answers otherwise. A log line has route, status, times, sizes and counts; never pictures, names
-    of files, query strings or tokens.
+    Requests whose Host is not an IP address, localhost or one of `hosts` are rejected: otherwise a
+    foreign web page could read responses by DNS rebinding. Log lines have route, status, times,
+    sizes and counts; never images, file names, query strings or tokens.
     """
 
     def __init__(
@@ -58,86 +57,96 @@ class Watch:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, number = time.monotonic(), secrets.token_hex(8)
-        seen: dict[str, Any] = {"request": number, "method": scope["method"], "bytes": 0}
-        scope.setdefault("state", {})["seen"] = seen
+        start, request_id = time.monotonic(), secrets.token_hex(8)
+        record: dict[str, Any] = {"request": request_id, "method": scope["method"], "bytes": 0}
+        scope.setdefault("state", {})["seen"] = record
 
-        async def counted() -> Message:
+        async def counting_receive() -> Message:
             message = await receive()
-            seen["bytes"] += len(message.get("body", b""))
+            record["bytes"] += len(message.get("body", b""))
             return message
 
-        async def marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                seen["status"] = message["status"]
-                said = {**HEADERS, "x-request-id": number}
-                named = {name for name, _ in message["headers"]}
+                record["status"] = message["status"]
+                headers = {**HEADERS, "x-request-id": request_id}
+                present = {name for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
-                    *((k.encode(), v.encode()) for k, v in said.items() if k.encode() not in named),
+                    *(
+                        (k.encode(), v.encode())
+                        for k, v in headers.items()
+                        if k.encode() not in present
+                    ),
                 ]
             await send(message)
 
         try:
-            await self._answer(scope, counted, marked, seen)
+            await self._answer(scope, counting_receive, send_with_headers, record)
         except DisconnectedError:
-            seen["status"] = GONE
+            record["status"] = CLIENT_CLOSED
         except Exception as error:
-            seen["error"] = type(error).__name__
-            seen["where"] = traceback.format_tb(error.__traceback__)[-3:]
-            if "status" not in seen:
-                await _refuse(marked, 500, "the server failed; its log says why", number)
+            record["error"] = type(error).__name__
+            record["where"] = traceback.format_tb(error.__traceback__)[-3:]
+            if "status" not in record:
+                await _refuse(
+                    send_with_headers, 500, "internal server error; see the server log", request_id
+                )
         finally:
-            self._note(scope, seen, time.monotonic() - start)
+            self._log_request(scope, record, time.monotonic() - start)
 
     async def _answer(
-        self, scope: Scope, receive: Receive, send: Send, seen: dict[str, Any]
+        self, scope: Scope, receive: Receive, send: Send, record: dict[str, Any]
     ) -> None:
         host = _header(scope, b"host")
-        if host is not None and not self._is_ours(host):
-            text = f"this server is not called {host[:100]!r}; see --allowed-host"
-            await _refuse(send, 421, text, seen["request"])
+        if host is not None and not self._is_allowed_host(host):
+            text = f"unknown Host {host[:100]!r}; see --allowed-host"
+            await _refuse(send, 421, text, record["request"])
             return
-        if self.token is not None and scope["path"] not in OPEN and not self._may(scope):
-            text = "send the server's token: Authorization: Bearer TOKEN"
-            await _refuse(send, 401, text, seen["request"], (b"www-authenticate", b"Bearer"))
+        if (
+            self.token is not None
+            and scope["path"] not in PUBLIC_PATHS
+            and not self._is_authorized(scope)
+        ):
+            text = "missing or wrong token; send Authorization: Bearer TOKEN"
+            await _refuse(send, 401, text, record["request"], (b"www-authenticate", b"Bearer"))
             return
         await self.app(scope, receive, send)
 
-    def _may(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         assert self.token is not None
         kind, _, token = (_header(scope, b"authorization") or "").partition(" ")
-        said = token.strip().encode("latin-1")
-        return kind.lower() == "bearer" and hmac.compare_digest(said, self.token)
+        given = token.strip().encode("latin-1")
+        return kind.lower() == "bearer" and hmac.compare_digest(given, self.token)
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_allowed_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         name = name.strip("[]").rstrip(".").lower()
         if name in self.hosts:
             return True
         try:
-            ipaddress.ip_address(name)  # what no other name can be made to point to
+            ipaddress.ip_address(name)  # not affected by DNS rebinding
         except ValueError:
             return False
         return True
 
-    def _note(self, scope: Scope, seen: dict[str, Any], spent: float) -> None:
+    def _log_request(self, scope: Scope, record: dict[str, Any], elapsed: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        status = str(seen.get("status", GONE))
+        status = str(record.get("status", CLIENT_CLOSED))
         self.metrics.requests.labels(route, status).inc()
-        self.metrics.seconds.labels(route).observe(spent)
-        seen.update(route=route, milliseconds=round(1000 * spent, 2))
+        self.metrics.seconds.labels(route).observe(elapsed)
+        record.update(route=route, milliseconds=round(1000 * elapsed, 2))
         quiet = route in ("/healthz", "/readyz", "/metrics")
-        level = logging.ERROR if "error" in seen else logging.DEBUG if quiet else logging.INFO
-        log.log(level, "request", extra={"fields": seen})
+        level = logging.ERROR if "error" in record else logging.DEBUG if quiet else logging.INFO
+        log.log(level, "request", extra={"fields": record})
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, event, and the record's `fields`."""
+    """One JSON object per line: time, level, event, and the `fields` of the record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        said = {
+        """Format one record."""
+        line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
             + f".{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
@@ -145,23 +154,23 @@ class JsonLines(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[0] is not None:
-            said["error"] = record.exc_info[0].__name__
-            said["where"] = traceback.format_tb(record.exc_info[2])[-3:]
-        return json.dumps(said, default=str)
+            line["error"] = record.exc_info[0].__name__
+            line["where"] = traceback.format_tb(record.exc_info[2])[-3:]
+        return json.dumps(line, default=str)
 
 
-class Stderr(logging.Handler):
-    """To what is stderr at the time."""
+class StderrHandler(logging.Handler):
+    """Writes to the current `sys.stderr`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line."""
+        """Write one record."""
         print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def log_to_stderr() -> None:
-    """Send our lines and uvicorn's errors to stderr as JSON, and nothing that libraries say: they
-    quote what they stumble over in a stranger's bytes."""
-    handler = Stderr()
+    """Log to stderr as JSON, with errors of uvicorn, but nothing of other libraries, which quote
+    client data."""
+    handler = StderrHandler()
     handler.setFormatter(JsonLines())
     for name, level in (("resnets.serve", logging.INFO), ("uvicorn", logging.ERROR)):
         logging.getLogger(name).handlers = [handler]
@@ -172,16 +181,16 @@ def log_to_stderr() -> None:
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
-    found = (value for key, value in scope["headers"] if key == name)
-    value = next(found, None)
+    values = (value for key, value in scope["headers"] if key == name)
+    value = next(values, None)
     return None if value is None else value.decode("latin-1").strip()
 
 
 async def _refuse(
-    send: Send, status: int, reason: str, number: str, *more: tuple[bytes, bytes]
+    send: Send, status: int, reason: str, request_id: str, *extra: tuple[bytes, bytes]
 ) -> None:
-    body = error_body(status, reason, number)
+    body = error_body(status, reason, request_id)
     length = (b"content-length", str(len(body)).encode())
-    headers = [(b"content-type", b"application/json"), length, *more]
+    headers = [(b"content-type", b"application/json"), length, *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""The routes described: for programs (OpenAPI) and, without a network, for people."""
+"""API documentation: OpenAPI descriptions and an HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -8,50 +8,53 @@ from typing import Any
 
 import jinja2
 
-PICTURE = {"type": "string", "format": "binary"}
-TEXTS = {"type": "array", "items": {"type": "string", "format": "byte"}}
-BODY: dict[str, Any] = {
+BINARY = {"type": "string", "format": "binary"}
+BASE64_LIST = {"type": "array", "items": {"type": "string", "format": "byte"}}
+REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "image/*": {"schema": PICTURE},
-            "application/octet-stream": {"schema": PICTURE},
+            "image/*": {"schema": BINARY},
+            "application/octet-stream": {"schema": BINARY},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"pictures": {"type": "array", "items": PICTURE}},
+                    "properties": {"pictures": {"type": "array", "items": BINARY}},
                 }
             },
             "application/json": {
-                "schema": {"type": "object", "properties": {"pictures": TEXTS}},
+                "schema": {"type": "object", "properties": {"pictures": BASE64_LIST}},
             },
         },
     }
 }
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "the body is not what its type says"},
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"description": "the body does not match its content type"},
     401: {"description": "the token is missing or wrong"},
     404: {"description": "no such model"},
-    408: {"description": "the body came too slowly"},
-    413: {"description": "too many bytes, pixels or pictures"},
-    415: {"description": "the body is of another type"},
-    421: {"description": "the request calls the server by a name it does not know"},
-    422: {"description": "a picture cannot be read, or an option is out of range"},
-    503: {"description": "too busy; Retry-After says when to come back"},
+    408: {"description": "the body arrived too slowly"},
+    413: {"description": "too many bytes, pixels or images"},
+    415: {"description": "unsupported content type"},
+    421: {"description": "unknown Host"},
+    422: {"description": "an image cannot be read, or an option is out of range"},
+    503: {"description": "too busy; see Retry-After"},
 }
-PREDICTED = {200: {"description": "one prediction for each picture, in their order"}, **REFUSALS}
-EXPLAINED: dict[int | str, dict[str, Any]] = {
+PREDICT_RESPONSES = {
+    200: {"description": "one prediction for each image, in their order"},
+    **ERROR_RESPONSES,
+}
+EXPLAIN_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "the picture under a map of what speaks for the class",
+        "description": "the image with a heat map of the evidence for the class",
         "content": {"image/png": {}},
     },
-    **REFUSALS,
-    409: {"description": "the model's file is no longer the one that is served; reload it"},
+    **ERROR_RESPONSES,
+    409: {"description": "the file of the model has changed since it was loaded; reload it"},
 }
 
 
-def documentation() -> Callable[[dict[str, Any]], str]:
-    """What makes an HTML page of an OpenAPI schema, without a file and without elsewhere."""
+def docs_renderer() -> Callable[[dict[str, Any]], str]:
+    """A function that renders an OpenAPI schema as a self-contained HTML page."""
     source = (resources.files("resnets.serve") / "page" / "docs.html.j2").read_text("utf-8")
     template = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined

@@ -1,4 +1,4 @@
-"""The models of a server by name and version, and their exchange while it runs."""
+"""The models of a server by name and version, with reloading while it runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 from resnets.config import ConfigError
 from resnets.runtime.base import Runtime
 from resnets.serve.batching import Admission, Batcher
-from resnets.serve.http.lag import Lag
-from resnets.serve.http.limits import Limits, RefusalError
+from resnets.serve.http.lag import EventLoopLag
+from resnets.serve.http.limits import Limits, RequestError
 from resnets.serve.metrics import Metrics
-from resnets.serve.models import Asked, Model, fingerprint, open_model
+from resnets.serve.models import Model, PredictOptions, fingerprint, open_model
 from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 log = logging.getLogger("resnets.serve")
@@ -28,7 +28,7 @@ NAME = re.compile(r"[\w.-]{1,64}(@[\w.-]{1,64})?")
 
 @dataclass(frozen=True)
 class Source:
-    """Where one model comes from, as the user named it: [NAME[@VERSION]=]PATH."""
+    """The source of a model, given as [NAME[@VERSION]=]PATH."""
 
     name: str
     version: str | None
@@ -36,21 +36,21 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Without a name it is the file's, or the run folder's; ConfigError for odd names."""
-        said, equals, where = text.partition("=")
+        """Parse; the default name is that of the file or run folder. ConfigError for bad names."""
+        full_name, equals, where = text.partition("=")
         if not equals:
-            said, where = _natural_name(text), text
-        if not NAME.fullmatch(said) or not where:
+            full_name, where = _default_name(text), text
+        if not NAME.fullmatch(full_name) or not where:
             raise ConfigError(
                 f"{text}: name a model as NAME=PATH or NAME@VERSION=PATH, of letters, digits, . _ -"
             )
-        name, _, version = said.partition("@")
+        name, _, version = full_name.partition("@")
         return cls(name, version or None, where)
 
 
 @dataclass(frozen=True, eq=False)
-class Served:
-    """A loaded model with its queue. version: given, or what its files hash to."""
+class LoadedModel:
+    """A loaded model with its queue. version: as given, or the fingerprint of its files."""
 
     source: Source
     version: str
@@ -60,7 +60,7 @@ class Served:
     batcher: Batcher
 
     def to_json(self) -> dict[str, Any]:
-        """What clients may know of it."""
+        """The public description of the model."""
         return {
             "name": self.source.name,
             "version": self.version,
@@ -72,7 +72,7 @@ class Served:
 
 
 class Registry:
-    """All models; the last one named of a name answers for it, the first name is the default."""
+    """All models; of one name the last is used, and the first name is the default."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Registry:
         calibrate: str | None = None,
         loading: LoadOptions = NOTHING_SAID,
     ) -> None:
-        self.limits, self.metrics, self.lag = limits, metrics, Lag()
+        self.limits, self.metrics, self.lag = limits, metrics, EventLoopLag()
         self._options: dict[str, Any] = {
             "backend": backend,
             "device": device,
@@ -100,79 +100,81 @@ class Registry:
         self._check(self.models)
 
     @property
-    def models(self) -> list[Served]:
-        """In the order they were named."""
+    def models(self) -> list[LoadedModel]:
+        """All models, in the order given."""
         return list(self._served.values())
 
-    def find(self, wanted: str | None) -> Served:
-        """The model called NAME or NAME@VERSION; RefusalError (404) where there is none."""
-        wanted = wanted or self.models[0].source.name
-        name, _, version = wanted.partition("@")
+    def find(self, requested: str | None) -> LoadedModel:
+        """The model NAME or NAME@VERSION; RequestError (404) if there is none."""
+        requested = requested or self.models[0].source.name
+        name, _, version = requested.partition("@")
         for served in reversed(self.models):
             if served.source.name == name and version in ("", served.version):
                 return served
-        raise RefusalError(404, f"no model {wanted[:130]!r} here; GET /models lists them")
+        raise RequestError(404, f"no model {requested[:130]!r} here; GET /models lists them")
 
     async def reload(self) -> dict[str, str]:
-        """Load anew what has changed on the disk; what became of each model.
+        """Reload models whose files have changed; returns the outcome for each model.
 
-        New requests go to the new model once it has loaded; the old one first answers what it has
-        accepted. A model that cannot be loaded stays as it was.
+        New requests use the new model once it is loaded; the old one first answers what it has
+        accepted. If loading fails, the old model stays.
         """
         async with self._lock:
-            said = {}
+            results = {}
             for source, old in list(self._served.items()):
                 key = f"{source.name}@{old.version}"
                 try:
-                    new = await asyncio.to_thread(self._renewed, source, old)
-                except Exception as error:  # whatever it is, the others are reloaded
-                    said[key] = f"kept: {' '.join(str(error).split())}"
-                    log.error("reload", extra={"fields": {"model": key, "error": said[key]}})
+                    new = await asyncio.to_thread(self._load_if_changed, source, old)
+                except Exception as error:  # of any type: the other models are still reloaded
+                    results[key] = f"kept: {' '.join(str(error).split())}"
+                    log.error("reload", extra={"fields": {"model": key, "error": results[key]}})
                     continue
                 if new is None:
-                    said[key] = "unchanged"
+                    results[key] = "unchanged"
                     log.info("reload", extra={"fields": {"model": key, "now": "unchanged"}})
                     continue
                 self._served[source] = new
                 if new.version != old.version:
-                    self.metrics.forget(source.name, old.version, old.model.engine)
+                    self.metrics.remove(source.name, old.version, old.model.engine)
                 task = asyncio.create_task(old.batcher.close())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
-                said[key] = f"now {source.name}@{new.version}"
+                results[key] = f"now {source.name}@{new.version}"
                 log.info("reload", extra={"fields": {"model": key, "now": new.version}})
-            return said
+            return results
 
     async def close(self) -> None:
-        """Once everything that was accepted is answered."""
-        await asyncio.gather(*self._closing, *(each.batcher.close() for each in self.models))
+        """Close all models after everything accepted is answered."""
+        await asyncio.gather(*self._closing, *(loaded.batcher.close() for loaded in self.models))
 
-    def _renewed(self, source: Source, old: Served) -> Served | None:
+    def _load_if_changed(self, source: Source, old: LoadedModel) -> LoadedModel | None:
         return None if fingerprint(source.where) == old.digest else self._load(source)
 
-    def _load(self, source: Source) -> Served:
+    def _load(self, source: Source) -> LoadedModel:
         digest = fingerprint(source.where)
-        model = open_model(source.where, digest, **self._options, say=partial(_say, source.name))
+        model = open_model(
+            source.where, digest, **self._options, log=partial(_log_load, source.name)
+        )
         version = source.version or digest
         admission = Admission(self.limits, self.lag)
         _warm_up(model, admission, self.limits.max_batch)
-        noted = self.metrics.batches(source.name)
-        batcher = Batcher(model.compute, admission, self.limits, noted)
-        self.metrics.watch(source.name, version, model.engine, admission)
-        return Served(source, version, digest, model, admission, batcher)
+        on_batch = self.metrics.batches(source.name)
+        batcher = Batcher(model.compute, admission, self.limits, on_batch)
+        self.metrics.track(source.name, version, model.engine, admission)
+        return LoadedModel(source, version, digest, model, admission, batcher)
 
-    def _check(self, models: Sequence[Served]) -> None:
-        keys = [(each.source.name, each.version) for each in models]
+    def _check(self, models: Sequence[LoadedModel]) -> None:
+        keys = [(loaded.source.name, loaded.version) for loaded in models]
         for name, version in keys:
             if keys.count((name, version)) > 1:
-                raise ConfigError(f"two models are {name}@{version}; give one another name")
+                raise ConfigError(f"two models are called {name}@{version}; rename one")
 
 
-def _say(name: str, text: str) -> None:
+def _log_load(name: str, text: str) -> None:
     log.info("load", extra={"fields": {"model": name, "said": text}})
 
 
-def _natural_name(text: str) -> str:
+def _default_name(text: str) -> str:
     path = Path(text)
     if path.parent.name == "checkpoints":  # RUN/checkpoints/best.safetensors
         path = path.parent.parent
@@ -181,13 +183,13 @@ def _natural_name(text: str) -> str:
 
 
 def _warm_up(model: Model, admission: Admission, batch: int) -> None:
-    """Compute one picture and one batch, so that the first request is fast and the speed known."""
-    prepared = model.prepare(b"P5 64 64 255\n" + bytes(64 * 64), "a grey picture")
+    """Run one image and one batch, so that the first request is fast and the pace known."""
+    prepared = model.prepare(b"P5 64 64 255\n" + bytes(64 * 64), "a gray image")
     for count in (1, batch) if model.task == "classify" else (1,):
         start = time.monotonic()
         for answer in model.compute([prepared] * count):
-            model.describe(answer, Asked())
-        spent = time.monotonic() - start
+            model.describe(answer, PredictOptions())
+        elapsed = time.monotonic() - start
     start = time.monotonic()
     model.compute([prepared])
-    admission.computed(count, spent if count > 1 else time.monotonic() - start)
+    admission.record_batch(count, elapsed if count > 1 else time.monotonic() - start)

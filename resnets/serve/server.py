@@ -1,4 +1,4 @@
-"""Running the server: its socket, its signals, its end."""
+"""Run the server: socket, signals and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import uvicorn
 
-from resnets.serve.app import make_app
+from resnets.serve.app import create_app
 from resnets.serve.http.connection import Connection
 from resnets.serve.http.limits import Limits
 from resnets.serve.metrics import Metrics
@@ -19,22 +19,22 @@ from resnets.utils.openmp import follow_load
 
 log = logging.getLogger("resnets.serve")
 
-BACKLOG = 256  # connections that wait to be taken; so many are taken in one turn of the event loop
+BACKLOG = 256  # pending connections; as many are accepted per iteration of the event loop
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says by /readyz that it stops, and then answers what it has accepted."""
+    """uvicorn with graceful shutdown: /readyz fails, accepted requests are answered."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, finish the requests, close the models."""
-        self.config.app.state.work.stopping = True  # type: ignore[union-attr]
+        """Stop accepting connections, finish the requests and close the models."""
+        self.config.app.state.service.stopping = True  # type: ignore[union-attr]
         log.info("stopping", extra={"fields": {"requests": len(self.server_state.tasks)}})
         await super().shutdown(sockets)
-        self._captured_signals.clear()  # or uvicorn would raise them again: this end is a good one
+        self._captured_signals.clear()  # uvicorn would raise them again
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket there, before anything slow is done; OSError says why not."""
+    """Bind a TCP socket before anything slow is done; OSError if that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,7 +47,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
+    """Whether `host` is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -62,19 +62,19 @@ def serve(
     token: str | None,
     hosts: Collection[str],
 ) -> None:
-    """Answer until SIGINT or SIGTERM, then finish what was accepted.
+    """Serve until SIGINT or SIGTERM, then finish accepted requests.
 
-    hosts: names, beside localhost and this machine's own, that requests may call the server by.
+    hosts: accepted Host names besides localhost and the host name of this machine.
     """
-    bounds = {
-        "most": limits.connections,
+    attributes = {
+        "max_connections": limits.connections,
         "lag": registry.lag,
         "allowance": limits.upload + (1 << 20),
     }
     config = uvicorn.Config(
-        make_app(registry, limits, metrics, token, {socket.gethostname(), *hosts}),
+        create_app(registry, limits, metrics, token, {socket.gethostname(), *hosts}),
         backlog=BACKLOG,
-        http=type("Bounded", (Connection,), bounds),
+        http=type("Bounded", (Connection,), attributes),
         ws="none",
         log_config=None,
         access_log=False,
@@ -83,15 +83,15 @@ def serve(
         timeout_graceful_shutdown=int(limits.body + limits.answer),
     )
     host, port = sock.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    fields = {"url": f"http://{shown}:{port}/", "models": names(registry)}
-    sock.listen(BACKLOG)  # from here on clients that have read the line get an answer
+    display_host = f"[{host}]" if ":" in host else host
+    fields = {"url": f"http://{display_host}:{port}/", "models": model_names(registry)}
+    sock.listen(BACKLOG)  # before the log line, so that clients can connect once they see it
     log.info("serving", extra={"fields": fields})
-    with follow_load(lambda line: log.info("openmp", extra={"fields": {"note": line}})) as waits:
-        log.info("openmp", extra={"fields": waits.to_json()})
+    with follow_load(lambda line: log.info("openmp", extra={"fields": {"note": line}})) as policy:
+        log.info("openmp", extra={"fields": policy.to_json()})
         asyncio.run(Server(config).serve([sock]))
 
 
-def names(registry: Registry) -> Sequence[str]:
-    """NAME@VERSION of each model."""
-    return [f"{each.source.name}@{each.version}" for each in registry.models]
+def model_names(registry: Registry) -> Sequence[str]:
+    """NAME@VERSION of all models."""
+    return [f"{loaded.source.name}@{loaded.version}" for loaded in registry.models]

@@ -22,9 +22,9 @@ from bulk_runs import (
 )
 from digits_net import save_digits_run
 
-from resnets.bulk.plan import TRIES, held
-from resnets.bulk.pool import Done, GivenUp
-from resnets.bulk.run import BulkOptions, begin
+from resnets.bulk.plan import MAX_ATTEMPTS, lock_output
+from resnets.bulk.pool import ShardDone, ShardFailed
+from resnets.bulk.run import BulkOptions, prepare_run
 from resnets.bulk.worker import ShardWorker
 from resnets.bulk.write import columns
 from resnets.cli.main import main
@@ -97,13 +97,13 @@ def test_bad_pictures_are_rows_with_an_error_and_counted(digits_run, tmp_path):
 def test_a_set_that_goes_away_is_no_matter_of_bad_pictures(digits_run, tmp_path):
     folder, out = tmp_path / "set", tmp_path / "out"
     save_digits(folder)
-    with held(out):
+    with lock_output(out):
         wanted = BulkOptions(str(digits_run), str(folder), out, backend="torch", shard_size=20)
-        worker = ShardWorker(begin(wanted, print).job)
-        worker.do(0, lambda count: None)
+        worker = ShardWorker(prepare_run(wanted, print).job)
+        worker.process_shard(0, lambda count: None)
         folder.rename(tmp_path / "elsewhere")
-        with pytest.raises(DataError, match="has gone; bring it back"):
-            worker.do(1, lambda count: None)
+        with pytest.raises(DataError, match="no longer exists"):
+            worker.process_shard(1, lambda count: None)
     assert [part.name for part in out.glob("*part*")] == ["part-00000.parquet"]
     (tmp_path / "elsewhere").rename(folder)
     predict_here(digits_run, folder, out, shard_size=20)
@@ -115,13 +115,15 @@ def test_all_workers_compute_on_what_the_first_process_found(
     digits_run, nested_digits, tmp_path, engine
 ):
     out, data = tmp_path / "out", str(nested_digits[0])
-    with held(out):
-        run = begin(BulkOptions(str(digits_run), data, out, backend="torch", engine=engine), print)
+    with lock_output(out):
+        run = prepare_run(
+            BulkOptions(str(digits_run), data, out, backend="torch", engine=engine), print
+        )
         assert run.job.device == run.manifest.options.device == pick_device().type
         plain = json.loads((out / "manifest.json").read_text())
         plain["options"]["device"] = "mps"
         (out / "manifest.json").write_text(json.dumps(plain))
-        with pytest.raises(ConfigError, match="out: begun on mps, and this worker has"):
+        with pytest.raises(ConfigError, match="out: started on mps"):
             ShardWorker(run.job)
 
 
@@ -129,15 +131,15 @@ def test_a_shard_that_cost_three_workers_is_left_to_the_next_start(
     digits_run, nested_digits, tmp_path
 ):
     out = tmp_path / "out"
-    with held(out):
+    with lock_output(out):
         wanted = BulkOptions(
             str(digits_run), str(nested_digits[0]), out, backend="torch", shard_size=20
         )
-        worker = ShardWorker(begin(wanted, print).job)
-        for _ in range(TRIES):  # what killed workers leave behind
-            assert worker.tries.begin(1)
-        assert [type(worker.do(shard, lambda count: None)) for shard in range(3)] == [
-            Done, GivenUp, Done,
+        worker = ShardWorker(prepare_run(wanted, print).job)
+        for _ in range(MAX_ATTEMPTS):  # what killed workers leave behind
+            assert worker.attempts.begin(1)
+        assert [type(worker.process_shard(shard, lambda count: None)) for shard in range(3)] == [
+            ShardDone, ShardFailed, ShardDone,
         ]  # fmt: skip
     run = predict_here(digits_run, nested_digits[0], out, shard_size=20)
     assert run.missing == (1,)
@@ -178,8 +180,8 @@ def test_a_shard_with_the_right_number_of_wrong_rows_is_done_again(
     damaged[len(damaged) // 2] ^= 1
     parts[1].write_bytes(damaged)
     said = []
-    with held(out):
-        run = begin(
+    with lock_output(out):
+        run = prepare_run(
             BulkOptions(str(digits_run), str(nested_digits[0]), out, **options), said.append
         )
         assert run.missing == (1, 2)
@@ -199,18 +201,18 @@ def test_another_set_net_or_option_is_refused(digits_run, nested_digits, tmp_pat
     folder = shutil.copytree(nested_digits[0], tmp_path / "set")
     predict_here(digits_run, folder, out, top=3)
     for option, wanted in (("top", 2), ("format", "csv"), ("shard_size", 7), ("batch", 9)):
-        with pytest.raises(ConfigError, match=rf"out: begun with --\S+ \w+, not {wanted}; go on"):
+        with pytest.raises(ConfigError, match=rf"out: started with --\S+ \w+, not {wanted}; "):
             predict_here(digits_run, folder, out, **{"top": 3, option: wanted})
     begun = json.loads((out / "manifest.json").read_text())["options"]["precision"]
     other = "float32" if begun == "bfloat16" else "bfloat16"
-    with pytest.raises(ConfigError, match=f"begun with --precision {begun}, not {other}; go on"):
+    with pytest.raises(ConfigError, match=f"started with --precision {begun}, not {other}; "):
         predict_here(digits_run, folder, out, top=3, precision=other)
     other = save_digits_run(tmp_path / "other")
     _change_a_weight(other)
-    with pytest.raises(ConfigError, match=f"begun with {digits_run}, not {other}; go on with that"):
+    with pytest.raises(ConfigError, match=f"started with {digits_run}, not {other}; "):
         predict_here(other, folder, out, top=3)
     (folder / "zero.png").write_bytes(DIGITS[0][0])
-    with pytest.raises(ConfigError, match=r"48 pictures of \S+set, which are not the 49 that"):
+    with pytest.raises(ConfigError, match=r"48 images of \S+set, which are not the 49 "):
         predict_here(digits_run, folder, out, top=3)
 
 
@@ -231,13 +233,13 @@ def test_folders_that_cannot_be_written_to_are_refused(digits_run, nested_digits
     for out, message in (
         (full, "is not empty"),
         (file, "is a file"),
-        (nested_digits[0] / "out", "lies in --data"),
+        (nested_digits[0] / "out", "is inside --data"),
     ):
         with pytest.raises(ConfigError, match=message):
             predict_here(digits_run, nested_digits[0], out)
     assert not (nested_digits[0] / "out").exists()
     out = tmp_path / "out"
-    with held(out), pytest.raises(ConfigError, match="is writing into it"):
+    with lock_output(out), pytest.raises(ConfigError, match="is writing into it"):
         predict_here(digits_run, nested_digits[0], out)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no images in it"):

@@ -7,60 +7,60 @@ import time
 from pathlib import Path
 
 import pytest
-from bulk_workers import PICTURES, Plan, never
+from bulk_workers import IMAGES, Plan, never
 from paths import HELPERS
 
-from resnets.bulk.pool import Computed, Died, Done, GivenUp, WorkError, share_out
+from resnets.bulk.pool import Progress, ShardDone, ShardFailed, WorkerDied, WorkerError, run_shards
 
 
 def test_each_shard_is_done_once_by_several_processes(tmp_path: Path):
-    events = list(share_out(Plan(tmp_path, slow=0.02).make, range(8), 2))
-    assert sorted(event.shard for event in events if isinstance(event, Done)) == list(range(8))
+    events = list(run_shards(Plan(tmp_path, slow=0.02).make, range(8), 2))
+    assert sorted(event.shard for event in events if isinstance(event, ShardDone)) == list(range(8))
     pids = {note.read_text() for note in tmp_path.iterdir()}
     assert len(pids) == 2
     assert str(os.getpid()) not in {pid.strip() for pid in pids}
-    assert sum(event.pictures for event in events if isinstance(event, Computed)) == 8 * PICTURES
+    assert sum(event.images for event in events if isinstance(event, Progress)) == 8 * IMAGES
 
 
 def test_dead_workers_are_replaced_and_their_shards_redone(tmp_path: Path):
-    events = list(share_out(Plan(tmp_path, deaths=((1, 1), (4, 2))).make, range(6), 2))
-    assert sorted(event.shard for event in events if isinstance(event, Done)) == list(range(6))
-    died = [(event.shard, event.why) for event in events if isinstance(event, Died)]
+    events = list(run_shards(Plan(tmp_path, deaths=((1, 1), (4, 2))).make, range(6), 2))
+    assert sorted(event.shard for event in events if isinstance(event, ShardDone)) == list(range(6))
+    died = [(event.shard, event.reason) for event in events if isinstance(event, WorkerDied)]
     assert sorted(died) == [(1, "SIGKILL"), (4, "SIGKILL"), (4, "SIGKILL")]
     # What the dead had reported does not count.
-    assert sum(event.pictures for event in events if isinstance(event, Computed)) == 6 * PICTURES
+    assert sum(event.images for event in events if isinstance(event, Progress)) == 6 * IMAGES
 
 
 def test_a_shard_that_comes_back_late_goes_to_whoever_is_idle(tmp_path: Path):
     """The worker of shard 0 has nothing to do any more when that of shard 1 dies."""
-    events = list(share_out(Plan(tmp_path, deaths=((1, 1),), slow=0.3).make, range(2), 2))
-    assert [event.shard for event in events if isinstance(event, Done)] == [0, 1]
-    assert sum(event.pictures for event in events if isinstance(event, Computed)) == 2 * PICTURES
+    events = list(run_shards(Plan(tmp_path, deaths=((1, 1),), slow=0.3).make, range(2), 2))
+    assert [event.shard for event in events if isinstance(event, ShardDone)] == [0, 1]
+    assert sum(event.images for event in events if isinstance(event, Progress)) == 2 * IMAGES
 
 
 def test_a_shard_that_kills_whoever_takes_it_is_given_up_and_the_rest_done(tmp_path: Path):
-    events = list(share_out(Plan(tmp_path, deaths=((2, 99),)).make, range(5), 1))
-    assert [event.shard for event in events if isinstance(event, GivenUp)] == [2]
-    assert sorted(event.shard for event in events if isinstance(event, Done)) == [0, 1, 3, 4]
-    assert len([event for event in events if isinstance(event, Died)]) == 3
+    events = list(run_shards(Plan(tmp_path, deaths=((2, 99),)).make, range(5), 1))
+    assert [event.shard for event in events if isinstance(event, ShardFailed)] == [2]
+    assert sorted(event.shard for event in events if isinstance(event, ShardDone)) == [0, 1, 3, 4]
+    assert len([event for event in events if isinstance(event, WorkerDied)]) == 3
 
 
 def test_an_error_that_others_would_have_too_stops_all(tmp_path: Path):
-    with pytest.raises(WorkError, match="No space left"):
-        list(share_out(Plan(tmp_path, fail_at=1).make, range(50), 2))
+    with pytest.raises(WorkerError, match="No space left"):
+        list(run_shards(Plan(tmp_path, fail_at=1).make, range(50), 2))
 
 
 def test_workers_that_never_get_ready_are_not_tried_for_ever():
-    with pytest.raises(WorkError, match=r"die before they can begin \(exit code 3\)"):
-        list(share_out(never, range(2), 1))
+    with pytest.raises(WorkerError, match=r"exit code 3"):
+        list(run_shards(never, range(2), 1))
 
 
 def test_workers_end_with_the_first_process_however_it_ends(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; from bulk_workers import Plan;"
-        "from resnets.bulk.pool import share_out\n"
+        "from resnets.bulk.pool import run_shards\n"
         "if __name__ == '__main__':\n"
-        "    list(share_out(Plan(Path(sys.argv[1]), slow=60.0).make, range(2), 2))\n"
+        "    list(run_shards(Plan(Path(sys.argv[1]), slow=60.0).make, range(2), 2))\n"
     )
     script = tmp_path / "first.py"
     script.write_text(f"import sys; sys.path.append({str(HELPERS)!r})\n{code}")

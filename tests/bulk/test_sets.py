@@ -122,7 +122,7 @@ def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path,
     file = tmp_path / "set.parquet"
     cells = [(nested_digits[0] / path).read_bytes() for path in nested_digits[1]]
     pq.write_table(pa.table({"image": cells}), file, row_group_size=20)
-    found = parquet.find_parquet(str(file))
+    found = parquet.index_parquet(str(file))
 
     def problems() -> set[str]:
         items = list(parquet.ParquetPictures(found).items(0, 48))
@@ -159,8 +159,8 @@ def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_picture(
     assert [row["path"] for row in rows(tmp_path / "out")] == [
         *names, *(f"pets/cats/test:{row}" for row in range(8)),
     ]  # fmt: skip
-    monkeypatch.setattr(parquet, "WAITS", (0, 0, 0))
-    pictures = parquet.ParquetPictures(parquet.find_parquet("hub:pets/cats"))
+    monkeypatch.setattr(parquet, "RETRY_DELAYS", (0, 0, 0))
+    pictures = parquet.ParquetPictures(parquet.index_parquet("hub:pets/cats"))
     (tmp_path / "20.parquet").unlink()
     with pytest.raises(DataError, match=r"20\.parquet: cannot be read"):
         list(pictures.items(15, 25))

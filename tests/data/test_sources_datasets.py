@@ -11,7 +11,7 @@ import pytest
 import torch
 from digit_sets import digit_files
 
-from resnets.bulk.index import find
+from resnets.bulk.index import index_dataset
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.dataset.parts import Source
@@ -176,7 +176,7 @@ def test_empty_and_damaged_cells_are_unreadable_pictures(
     file = plain(tmp_path / "holes.parquet", columns)
     train = open_data(replace(WHOLE, source=str(file), streaming=streaming, max_bad=0.1)).train
     for row in (0, 1):
-        with pytest.raises(DataError, match=rf"holes\.parquet:{row}: has no picture in it"):
+        with pytest.raises(DataError, match=rf"holes\.parquet:{row}: contains no image"):
             train.files.read(row)
     assert train.files.read(2) == b"no picture"
 
@@ -212,7 +212,7 @@ def test_tables_beside_class_folders_are_left_out(
     assert len(found.train.labels) == 48
     assert found.left_out.counts == {("not an image", ".parquet"): 2}
     (tmp_path / "work").mkdir()
-    bulk = find(str(tmp_path / "set"), tmp_path / "work")
+    bulk = index_dataset(str(tmp_path / "set"), tmp_path / "work")
     assert (bulk.kind, bulk.count, bulk.left_out) == ("files", 48, ("2 .parquet (not an image)",))
     with pytest.raises(ConfigError, match="streaming"):
         stored(tmp_path / "set", streaming=True)

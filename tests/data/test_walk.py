@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.bulk.index import find
+from resnets.bulk.index import index_dataset
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.files import walk as walking
@@ -149,7 +149,7 @@ def test_all_commands_see_the_same_images(tmp_path: Path) -> None:
     assert sorted(open_store(str(root)).rows) == expected
     assert list(walk_unlabelled(root)) == expected
     (tmp_path / "work").mkdir()
-    assert find(str(root), tmp_path / "work").count == len(expected)
+    assert index_dataset(str(root), tmp_path / "work").count == len(expected)
 
 
 def zipped(path: Path, fill: Callable[[zipfile.ZipFile], None], **options: object) -> Path:
@@ -181,7 +181,7 @@ def test_a_zip_is_read_like_the_folder(tmp_path: Path, method: int) -> None:
     assert list_archive(archive).left_out.counts == {(NOT_IMAGE, ".txt"): 1, (HIDDEN, ""): 1}
     assert len(open_store(str(archive)).rows) == 7
     (tmp_path / "work").mkdir()
-    assert find(str(archive), tmp_path / "work").count == 6
+    assert index_dataset(str(archive), tmp_path / "work").count == 6
 
 
 def test_bad_zips_are_refused_by_name(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from digit_sets import digit_files
 
-from resnets.bulk.plan import held
-from resnets.bulk.pool import Done
-from resnets.bulk.run import BulkOptions, Run, begin
+from resnets.bulk.plan import lock_output
+from resnets.bulk.pool import ShardDone
+from resnets.bulk.run import BulkOptions, Run, prepare_run
 from resnets.bulk.worker import ShardWorker
 
 DIGITS = digit_files(12)  # 48 pictures of the digits 0 to 3
@@ -43,12 +43,12 @@ def save_list(folder: Path, count: int) -> Path:
 def predict_here(model: Path, data: Path | str, out: Path, **options) -> Run:
     """The whole prediction by one worker in this process; the run as it was begun."""
     wanted = BulkOptions(str(model), str(data), out, **{"backend": "torch", **options})
-    with held(out):
-        run = begin(wanted, print)
+    with lock_output(out):
+        run = prepare_run(wanted, print)
         worker = ShardWorker(run.job)
         for shard in run.missing:
-            assert isinstance(worker.do(shard, lambda count: None), Done)
-        run.summarise()
+            assert isinstance(worker.process_shard(shard, lambda count: None), ShardDone)
+        run.summarize()
     return run
 
 

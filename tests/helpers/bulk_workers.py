@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.bulk.pool import Done, GivenUp
+from resnets.bulk.pool import ShardDone, ShardFailed
 
-PICTURES = 7
+IMAGES = 7
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class Noting:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
-    def do(self, shard: int, report: Callable[[int], None]) -> Done | GivenUp:
+    def process_shard(self, shard: int, report: Callable[[int], None]) -> ShardDone | ShardFailed:
         note = self.plan.folder / f"begun-{shard}"
         with open(note, "a", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
         begun = len(note.read_text("ascii").splitlines())
         if begun > 3:
-            return GivenUp(shard)
-        report(PICTURES - 2)
+            return ShardFailed(shard)
+        report(IMAGES - 2)
         time.sleep(self.plan.slow * (1 + shard))
         if begun <= dict(self.plan.deaths).get(shard, 0):
             os.kill(os.getpid(), signal.SIGKILL)
         if shard == self.plan.fail_at:
             raise OSError(28, "No space left on device")
         report(2)
-        return Done(shard, PICTURES, 0)
+        return ShardDone(shard, IMAGES, 0)
 
 
 def never() -> Noting:

@@ -22,7 +22,7 @@ from small_nets import RESIDUAL, small_net
 
 from resnets.config import Preprocess, Recipe, to_dict
 from resnets.runtime.base import Runtime
-from resnets.serve.app import PredictService, make_app
+from resnets.serve.app import PredictService, create_app
 from resnets.serve.http.connection import Connection
 from resnets.serve.http.limits import Limits
 from resnets.serve.metrics import Metrics
@@ -97,7 +97,7 @@ class Running:
     host: str
     port: int
     client: httpx.Client
-    work: PredictService
+    service: PredictService
     server: Server
     registry: Registry
     connection: type[Connection]
@@ -139,10 +139,12 @@ def running(
     bounds = Limits(**{"max_latency": 60.0, "stall": 60.0, "answer": 120.0, **limits})
     metrics = Metrics()
     registry = Registry([Source.parse(text) for text in models], bounds, metrics, backend=backend)
-    app = make_app(registry, bounds, metrics, token, hosts)
+    app = create_app(registry, bounds, metrics, token, hosts)
     sock = bind("127.0.0.1", 0)
     port = sock.getsockname()[1]
-    kind = type("Tested", (Connection,), {"most": bounds.connections, "patience": 60.0})
+    kind = type(
+        "Tested", (Connection,), {"max_connections": bounds.connections, "idle_timeout": 60.0}
+    )
     config = uvicorn.Config(
         app, http=kind, ws="none", log_config=None, access_log=False, timeout_keep_alive=60
     )
@@ -151,7 +153,7 @@ def running(
     thread.start()
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, headers=headers)
-    found = Running("127.0.0.1", port, client, app.state.work, server, registry, kind)
+    found = Running("127.0.0.1", port, client, app.state.service, server, registry, kind)
     found.until(lambda: server.started, 60)
     try:
         yield found

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from resnets.serve.batching import Admission, Batcher
-from resnets.serve.http.lag import STEP, Lag
-from resnets.serve.http.limits import Limits, RefusalError
+from resnets.serve.http.lag import INTERVAL, EventLoopLag
+from resnets.serve.http.limits import Limits, RequestError
 
 
 def test_batches_gather_what_is_on_its_way_and_keep_the_order():
@@ -53,38 +53,38 @@ def test_admission_lets_in_what_the_pace_allows():
     admission = Admission(Limits(queue=50, max_latency=1.0))
     assert admission.room == 50
     for _ in range(60):  # a steady pace is trusted to its mean
-        admission.computed(10, seconds=1.0)
+        admission.record_batch(10, seconds=1.0)
     assert admission.pace == pytest.approx(0.1)
     assert admission.room == 9
     admission.enter(40)  # alone: it would never fit otherwise
-    with pytest.raises(RefusalError) as refused:
+    with pytest.raises(RequestError) as refused:
         admission.check()
     assert (refused.value.status, refused.value.retry_after) == (503, 4)
     admission.leave(40)
     admission.enter(4)
     admission.enter(5)
-    with pytest.raises(RefusalError):
+    with pytest.raises(RequestError):
         admission.enter(1)
     assert admission.count == 9
     for seconds in 30 * (0.5, 1.5):  # the same mean, and nobody knows when it is late
-        admission.computed(10, seconds)
+        admission.record_batch(10, seconds)
         admission._since -= seconds  # as if that had passed since the batch before
     assert admission.room < 6
 
 
 def test_admission_leaves_time_to_an_event_loop_that_is_late():
     async def main() -> tuple[int, int, int]:
-        lag = Lag()
+        lag = EventLoopLag()
         admission = Admission(Limits(max_latency=1.0), lag)
         for _ in range(60):
-            admission.computed(100, seconds=1.0)
-        lag.watch()
+            admission.record_batch(100, seconds=1.0)
+        lag.start()
         before = admission.room
         await asyncio.sleep(0)
-        time.sleep(STEP + 0.1)  # nothing else gets its turn meanwhile
+        time.sleep(INTERVAL + 0.1)  # nothing else gets its turn meanwhile
         late, deadline = admission.room, time.monotonic() + 60
         while admission.room < before and time.monotonic() < deadline:
-            await asyncio.sleep(STEP)
+            await asyncio.sleep(INTERVAL)
         after = admission.room
         lag.stop()
         return before, late, after

@@ -72,7 +72,7 @@ def attack(path: Path, count: int) -> None:
         f"finder={save_detector(path / 'finder.safetensors')}",
     )
     with running(*named, stall=0.5, upload=1 << 20) as served:
-        served.connection.patience = 1.0
+        served.connection.idle_timeout = 1.0
         for kind in ("net", "finder"):  # so that nothing is imported for the first time below
             for route in ("/predict", "/explain"):
                 served.client.post(f"{route}?model={kind}", content=picture())
@@ -86,9 +86,9 @@ def attack(path: Path, count: int) -> None:
                 answer = exchange(served, message)
                 check(answer, message)
                 seen[answer[9:12]] = seen.get(answer[9:12], 0) + 1
-            served.until(lambda: served.accepted == 0 and served.work.intake.readers == 0)
+            served.until(lambda: served.accepted == 0 and served.service.intake.readers == 0)
         assert opened == []
-        assert served.work.intake.held == 0
+        assert served.service.intake.held == 0
         for kind in ("net", "finder"):
             good = served.client.post(f"/predict?model={kind}", files={"a": picture()})
             assert good.status_code == 200

@@ -19,9 +19,9 @@ from serve_pressure import BODIES, head
 from serving import Running, picture, running, save_classifier
 
 from resnets.data.decode.open_image import CLIENT_FORMATS
-from resnets.serve.http.body import pictures_of
-from resnets.serve.http.limits import Limits, RefusalError
-from resnets.serve.http.parse import PIECE, parts_of
+from resnets.serve.http.body import images_of_body
+from resnets.serve.http.limits import Limits, RequestError
+from resnets.serve.http.parse import CHUNK_SIZE, multipart_parts
 
 FORM = "multipart/form-data; boundary=b"
 
@@ -46,9 +46,9 @@ def test_hostile_bodies_take_no_time(name: str):
     body = make(4 << 20)
     start = time.process_time()
     try:
-        pictures_of(body, kind, Limits())
+        images_of_body(body, kind, Limits())
         status = 200
-    except RefusalError as error:
+    except RequestError as error:
         status = error.status
     assert time.process_time() - start < 1
     assert status in (400, 413) or name in VALID
@@ -60,7 +60,7 @@ def escaped(text: str, every: int) -> str:
     return text.replace("/", "\\/").replace("+", "\\u002B").replace("=", "\\u003d")
 
 
-@pytest.mark.parametrize("size", [1, 3_000, PIECE - 1, PIECE, 2 * PIECE + 1])
+@pytest.mark.parametrize("size", [1, 3_000, CHUNK_SIZE - 1, CHUNK_SIZE, 2 * CHUNK_SIZE + 1])
 def test_json_is_read_as_json_reads_it(size: int):
     images = [random.Random(n).randbytes(size + n) for n in range(3)]
     texts = [base64.b64encode(each).decode() for each in images]
@@ -68,9 +68,9 @@ def test_json_is_read_as_json_reads_it(size: int):
     odd = '\ufeff{"pictures" : ["' + '","'.join(escaped(text, 76) for text in texts) + '"]}'
     assert json.loads(odd.encode())["pictures"][0].replace("\n", "") == texts[0]
     for body in (plain, odd):
-        assert pictures_of(body.encode(), "application/json", Limits()) == images
+        assert images_of_body(body.encode(), "application/json", Limits()) == images
     single = json.dumps({"picture": f"data:image/png;base64,{texts[0]}"}).encode()
-    assert pictures_of(single, "application/json", Limits()) == images[:1]
+    assert images_of_body(single, "application/json", Limits()) == images[:1]
 
 
 @pytest.mark.parametrize(
@@ -86,12 +86,12 @@ def test_json_is_read_as_json_reads_it(size: int):
         b'{"pictures": ["aaaa"',
         b'"pictures"',
         b'{"picture": "data:,aaaa"}',
-        b'{"picture": "' + b"A" * PIECE + b"=" + b"A" * PIECE + b'"}',
+        b'{"picture": "' + b"A" * CHUNK_SIZE + b"=" + b"A" * CHUNK_SIZE + b'"}',
     ],
 )
 def test_json_that_is_refused(body: bytes):
-    with pytest.raises(RefusalError) as caught:
-        pictures_of(body, "application/json", Limits())
+    with pytest.raises(RequestError) as caught:
+        images_of_body(body, "application/json", Limits())
     assert caught.value.status == 400
 
 
@@ -120,13 +120,13 @@ def test_multipart_is_read_as_the_library_reads_it():
         heads = (b"\r\n", b"\r\nContent-Type: image/png\r\n", b"\r\na: b\r\nc: d\r\n")
         body = b"".join(b"--b" + chance.choice(heads) + b"\r\n" + c + b"\r\n" for c in contents)
         body += b"--b--\r\n" + chance.choice((b"", b"an epilogue\r\n--b\r\n"))
-        assert parts_of(body, b"b", 64) == contents
+        assert multipart_parts(body, b"b", 64) == contents
         assert reference(body.partition(b"--b--\r\n")[0] + b"--b--\r\n", b"b") == contents
-    large = [bytes(3 * PIECE), picture(), bytes(PIECE - 7)]
+    large = [bytes(3 * CHUNK_SIZE), picture(), bytes(CHUNK_SIZE - 7)]
     body = b"".join(b"--b\r\nx: y\r\n\r\n" + each + b"\r\n" for each in large) + b"--b--"
-    assert parts_of(b"a preamble\r\n" + body, b"b", 3) == large
-    with pytest.raises(RefusalError):
-        parts_of(body, b"b", 2)
+    assert multipart_parts(b"a preamble\r\n" + body, b"b", 3) == large
+    with pytest.raises(RequestError):
+        multipart_parts(body, b"b", 2)
 
 
 def exchange(served: Running, message: bytes, slow: float = 0.0) -> bytes:
@@ -144,7 +144,7 @@ def exchange(served: Running, message: bytes, slow: float = 0.0) -> bytes:
 def test_tiny_chunks_are_refused(served: Running):
     chunks = head("image/png", "transfer-encoding: chunked") + b"1\r\nx\r\n" * 100_000
     assert exchange(served, chunks).startswith(b"HTTP/1.1 400 ")
-    served.until(lambda: served.work.intake.readers == 0)
+    served.until(lambda: served.service.intake.readers == 0)
     body = picture(300, 300, form="BMP")
     small = b"".join(
         b"400\r\n" + body[at : at + 1024] + b"\r\n" for at in range(0, 200 << 10, 1024)
@@ -207,7 +207,7 @@ def test_what_is_dropped_behind_a_refusal_is_bounded(net: str):
 
 
 def test_one_that_does_not_close_is_closed(net: str, monkeypatch):
-    monkeypatch.setattr("resnets.serve.http.linger.SECONDS", 0.1)
+    monkeypatch.setattr("resnets.serve.http.linger.LINGER_SECONDS", 0.1)
     with running(f"net={net}", readers=0) as served, served.connect() as connection:
         connection.sendall(head("image/png", "content-length: 99", "connection: close\r\n"))
         assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
@@ -268,5 +268,5 @@ def test_a_client_that_closes_its_sending_side_counts_as_gone(served: Running):
         connection.sendall(head("image/png", f"content-length: {len(body) + 1}") + body)
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(65536) == b""
-    served.until(lambda: served.work.intake.readers == 0)
-    assert served.work.intake.held == 0
+    served.until(lambda: served.service.intake.readers == 0)
+    assert served.service.intake.held == 0

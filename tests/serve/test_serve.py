@@ -33,7 +33,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def served(paths: dict[str, str]):
     named = (f"net@1={paths['other']}", f"net@2={paths['net']}", f"finder={paths['finder']}")
-    with running(*named, upload=200_000, pixels=1_000_000, pictures=8) as found:
+    with running(*named, upload=200_000, pixels=1_000_000, images=8) as found:
         yield found
 
 
@@ -122,26 +122,26 @@ REFUSED = [
     (400, "must be", "/predict", b"[" * 100_000, "application/json"),
     (400, "must be", "/predict", b'{"a": 1}', "application/json"),
     (400, "list", "/predict", b'{"pictures": "x"}', "application/json"),
-    (400, "picture 1 is not base64", "/predict", b'{"pictures": ["*"]}', "application/json"),
-    (400, "no picture", "/predict", b'{"pictures": []}', "application/json"),
+    (400, "image 1 is not base64", "/predict", b'{"pictures": ["*"]}', "application/json"),
+    (400, "no image", "/predict", b'{"pictures": []}', "application/json"),
     (400, "empty", "/predict", b"", "image/png"),
     (400, "multipart", "/predict", b"x", "multipart/form-data"),
     (400, "multipart", "/predict", b"--a\r\nx", "multipart/form-data; boundary=a"),
     (415, "neither", "/predict", b"x", "text/plain"),
     (415, "neither", "/predict", picture(), "application/x-www-form-urlencoded"),
-    (422, "picture 1: cannot be read", "/predict", b"x", "image/png"),
+    (422, "image 1: cannot be read", "/predict", b"x", "image/png"),
     (422, "cannot be read", "/predict", picture()[:-40], "image/png"),
     (422, "cannot be read", "/predict", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ""),
     (413, "megapixels", "/predict", BOMB, "image/png"),
     (413, "megapixels", "/explain", BOMB, "image/png"),
-    (413, "more than 8 pictures", "/predict", json.dumps({"pictures": ["aa=="] * 9}).encode(),
+    (413, "more than 8 images", "/predict", json.dumps({"pictures": ["aa=="] * 9}).encode(),
      "application/json"),
     (422, "top_k", "/predict?top_k=0", picture(), "image/png"),
     (422, "top_k", "/predict?top_k=many", picture(), "image/png"),
     (422, "threshold", "/predict?threshold=nan", picture(), "image/png"),
     (404, "no model", "/predict?model=../../etc/passwd", picture(), "image/png"),
     (404, "no model", "/predict?model=net@3", picture(), "image/png"),
-    (422, "does not know", "/explain?class=unicorn", picture(), "image/png"),
+    (422, "unicorn", "/explain?class=unicorn", picture(), "image/png"),
     (422, "classifiers", "/explain?model=finder", picture(), "image/png"),
     (404, "Not Found", "/../../etc/passwd", b"", ""),
     (404, "Not Found", "/page.css/../serve.py", b"", ""),
@@ -168,8 +168,8 @@ def test_a_body_too_large_is_not_read_to_its_end(served: Running, chunked: bool)
         if chunked:
             connection.sendall((b"10000\r\n" + bytes(0x10000) + b"\r\n") * 4)
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
-    served.until(lambda: served.work.intake.readers == 0)
-    assert served.work.intake.held == 0
+    served.until(lambda: served.service.intake.readers == 0)
+    assert served.service.intake.held == 0
 
 
 def test_no_http_at_all_gets_json_too(served: Running):

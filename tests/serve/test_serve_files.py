@@ -47,7 +47,7 @@ def test_no_explanation_while_the_file_cannot_be_read(tmp_path: Path):
 
 def test_a_model_that_cannot_be_reloaded_does_not_keep_the_others(tmp_path: Path, monkeypatch):
     first, second = (Path(save_classifier(tmp_path / f"{name}.safetensors")) for name in "ab")
-    renewed = Registry._renewed
+    renewed = Registry._load_if_changed
 
     def out_of_memory(self, source, old):
         if source.name == "a":
@@ -55,7 +55,7 @@ def test_a_model_that_cannot_be_reloaded_does_not_keep_the_others(tmp_path: Path
         return renewed(self, source, old)
 
     with running(f"a={first}", f"b={second}", token="t") as served:
-        monkeypatch.setattr(Registry, "_renewed", out_of_memory)
+        monkeypatch.setattr(Registry, "_load_if_changed", out_of_memory)
         save_classifier(second, seed=7)
         kept, now = served.client.post("/admin/reload").json()["models"].values()
         assert kept.startswith("kept")

@@ -20,7 +20,7 @@ from small_nets import RESIDUAL, small_net
 
 from resnets.runtime.graph import InferenceModule
 from resnets.serve.http import connection
-from resnets.serve.http.lag import Lag
+from resnets.serve.http.lag import EventLoopLag
 
 RAW = {"content-type": "image/png"}
 
@@ -82,18 +82,18 @@ def test_a_client_that_stalls_frees_its_place(net: str):
     with running(f"net={net}", readers=1) as served:
         with served.connect() as reading:
             reading.sendall(half)
-            served.until(lambda: served.work.intake.readers == 1)
+            served.until(lambda: served.service.intake.readers == 1)
             assert post(served).status_code == 503
-        served.until(lambda: served.work.intake.readers == 0)
-        intake = served.work.intake
+        served.until(lambda: served.service.intake.readers == 0)
+        intake = served.service.intake
         intake.limits, usual = replace(intake.limits, stall=0.1), intake.limits
         with served.connect() as stalled:
             stalled.sendall(half)
             assert stalled.recv(65536).startswith(b"HTTP/1.1 408 ")
         intake.limits = usual
-        served.until(lambda: served.work.intake.readers == 0)
+        served.until(lambda: served.service.intake.readers == 0)
         assert post(served).status_code == 200
-        served.connection.patience = 0.1
+        served.connection.idle_timeout = 0.1
         with served.connect() as silent, served.connect() as dripping:
             with suppress(ConnectionResetError, BrokenPipeError):
                 dripping.sendall(b"GET / HT")
@@ -111,9 +111,9 @@ def test_too_many_connections_are_told(net: str):
 
 
 def test_fewer_connections_are_held_while_the_event_loop_is_late(net: str, monkeypatch):
-    monkeypatch.setattr(connection, "FEW", 1)
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS_LAGGING", 1)
     with running(f"net={net}") as served:
-        lag = served.connection.lag = Lag()
+        lag = served.connection.lag = EventLoopLag()
         with served.connect(), served.connect() as second:
             served.until(lambda: len(served.server.server_state.connections) == 2)
             lag._worst, lag._timer = 1.0, object()

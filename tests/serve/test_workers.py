@@ -9,7 +9,7 @@ from serving import picture, running, save_classifier
 
 from resnets.data import DataError
 from resnets.serve import app
-from resnets.serve.workers import Workers
+from resnets.serve.workers import WorkerPool
 
 RAW = {"content-type": "image/png"}
 
@@ -28,7 +28,7 @@ def until(ready, seconds: float = 30) -> None:
 
 def test_a_stuck_thread_is_replaced_up_to_a_bound_and_ends_when_its_job_does():
     gate = threading.Event()
-    workers = Workers("test", 2, patience=0.2, spare=1)
+    workers = WorkerPool("test", 2, patience=0.2, spare=1)
     first = [workers.submit(gate.wait, 60) for _ in range(2)]
     assert workers.is_complete
     assert not workers.is_blocked
@@ -55,7 +55,7 @@ def test_a_stuck_thread_is_replaced_up_to_a_bound_and_ends_when_its_job_does():
 
 
 def test_readiness_and_answers_while_decoders_are_stuck(net: str, monkeypatch):
-    monkeypatch.setattr(app, "SPARE", 1)
+    monkeypatch.setattr(app, "SPARE_THREADS", 1)
     monkeypatch.setattr(app, "cores", lambda: 1)
     gate = threading.Event()
     with running(f"net={net}", answer=1.0) as served, ThreadPoolExecutor(2) as pool:
@@ -75,12 +75,12 @@ def test_readiness_and_answers_while_decoders_are_stuck(net: str, monkeypatch):
 
         assert post().status_code == 200
         assert post(b"stuck").status_code == 503
-        served.until(lambda: served.work.decoders.stuck == 1)
+        served.until(lambda: served.service.decoders.stuck == 1)
         assert served.client.get("/readyz").status_code == 200  # replaced
         assert "resnets_stuck_workers 1.0" in served.client.get("/metrics").text
         assert post().status_code == 200
         assert pool.submit(post, b"stuck").result().status_code == 503
-        served.until(lambda: served.work.decoders.stuck == 2)
+        served.until(lambda: served.service.decoders.stuck == 2)
         refused = served.client.get("/readyz")
         assert refused.status_code == 503
         assert "decode" in refused.json()["error"]
@@ -117,5 +117,5 @@ def test_the_end_of_a_server_does_not_wait_for_stuck_threads(net: str):
         served.registry.models[0].model.prepare = lambda data, name: gate.wait(60)
         answer = served.client.post("/predict", content=picture(), headers=RAW)
         assert answer.status_code == 503
-        served.until(lambda: served.work.decoders.stuck == 1)
+        served.until(lambda: served.service.decoders.stuck == 1)
     gate.set()

@@ -71,11 +71,11 @@ def predict(
 
     if options.engine == "local":
         pool.warm_up(*HEAVY)
-    from resnets.bulk.plan import held
+    from resnets.bulk.plan import lock_output
 
     try:
-        with held(options.out.absolute()):
-            from resnets.bulk.run import BulkOptions, begin
+        with lock_output(options.out.absolute()):
+            from resnets.bulk.run import BulkOptions, prepare_run
 
             wanted = BulkOptions(
                 model,
@@ -93,7 +93,7 @@ def predict(
                 calibrate=computing.calibrate,
                 loading=loading,
             )
-            run = begin(wanted, _say)
+            run = prepare_run(wanted, _say)
             if run.finished:
                 _say(f"finished before: {_whole(run)}")
                 return 0
@@ -108,7 +108,7 @@ def _code(stop: BaseException) -> int:
 
 
 def _work(run: Run) -> int:
-    from resnets.bulk.pool import WorkError
+    from resnets.bulk.pool import WorkerError
 
     _introduce(run)
     started = time.monotonic()
@@ -116,20 +116,20 @@ def _work(run: Run) -> int:
     stopped: BaseException | None = None
     try:
         _follow(run, given_up)
-    except (KeyboardInterrupt, Ended, WorkError) as stop:
+    except (KeyboardInterrupt, Ended, WorkerError) as stop:
         stopped = stop
     if stopped is not None:
-        why = stopped if isinstance(stopped, WorkError) else "stopped"
+        why = stopped if isinstance(stopped, WorkerError) else "stopped"
         _say(
             f"{why}; {run.written:,} of {run.manifest.pictures:,} pictures are written, in whole"
             " shards, and the same command goes on from there"
         )
-        return 1 if isinstance(stopped, WorkError) else _code(stopped)
+        return 1 if isinstance(stopped, WorkerError) else _code(stopped)
     if given_up:
         _name(run, given_up)
         return 1
-    summary, seconds = run.summarise(), time.monotonic() - started
-    _say(f"{_whole(run)}; {run.pictures_left / seconds:,.0f} images/s in {_clock(seconds)}")
+    summary, seconds = run.summarize(), time.monotonic() - started
+    _say(f"{_whole(run)}; {run.images_left / seconds:,.0f} images/s in {_clock(seconds)}")
     if summary.unreadable:
         shown = "; ".join(summary.errors[:SHOWN])
         _say(f"{summary.unreadable:,} pictures could not be read (column error): {shown}")
@@ -139,7 +139,7 @@ def _work(run: Run) -> int:
 def _introduce(run: Run) -> None:
     from resnets.utils.cpu_count import cores
 
-    pictures, left = run.manifest.pictures, run.pictures_left
+    pictures, left = run.manifest.pictures, run.images_left
     _say(f"{pictures:,} pictures in {run.manifest.shards:,} shards, with {run.computing}")
     if left < pictures:
         _say(f"going on: {pictures - left:,} are done, {left:,} are left")
@@ -149,15 +149,15 @@ def _introduce(run: Run) -> None:
 
 def _follow(run: Run, given_up: list[int]) -> None:
     """See the work through, and note the shards that are not to be."""
-    from resnets.bulk.pool import Died, GivenUp
+    from resnets.bulk.pool import ShardFailed, WorkerDied
 
     with closing(_shown(run)) as events:
         for event in events:
-            if isinstance(event, GivenUp):
+            if isinstance(event, ShardFailed):
                 given_up.append(event.shard)
-            elif isinstance(event, Died):
+            elif isinstance(event, WorkerDied):
                 again = "" if event.shard is None else f"; shard {event.shard} is done again"
-                _say(f"worker {event.pid} died ({event.why}){again}")
+                _say(f"worker {event.pid} died ({event.reason}){again}")
 
 
 def _name(run: Run, given_up: list[int]) -> None:
@@ -173,13 +173,13 @@ def _name(run: Run, given_up: list[int]) -> None:
 
 def _shown(run: Run) -> Generator[Event, None, None]:
     """What happens, under a bar where stderr is a terminal, else with a line now and then."""
-    from resnets.bulk.pool import Computed
+    from resnets.bulk.pool import Progress
     from resnets.evaluate.prepare import with_progress
 
     def pictures(event: Event) -> int:
-        return event.pictures if isinstance(event, Computed) else 0
+        return event.images if isinstance(event, Progress) else 0
 
-    total, left = run.manifest.pictures, run.pictures_left
+    total, left = run.manifest.pictures, run.images_left
     first = told = 0.0  # when the workers had begun, and when a line was printed
     computed = counted = 0  # since then, and in all
     with closing(run.work()) as events:

@@ -1,1 +1,1 @@
-"""HTTP connections and request bodies: bounded parsing, limits and orderly closing."""
+"""HTTP connections and request bodies, with limits for untrusted clients."""

@@ -1,4 +1,4 @@
-"""From a request's body to the bytes of its pictures, within bounds and in memory only."""
+"""Read request bodies and extract their images, within limits and in memory only."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from python_multipart.multipart import parse_options_header
 
 from resnets.data.decode.decode import naming
 from resnets.data.decode.open_image import CLIENT_FORMATS, open_image
-from resnets.serve.http.limits import Limits, RefusalError
-from resnets.serve.http.parse import images_of_json, parts_of
+from resnets.serve.http.limits import Limits, RequestError
+from resnets.serve.http.parse import images_of_json, multipart_parts
 
-RAW = ("application/octet-stream", "image/", "")
+RAW_TYPES = ("application/octet-stream", "image/", "")
 
 
 class DisconnectedError(Exception):
-    """The client has gone; there is nobody to answer."""
+    """The client has disconnected."""
 
 
-class Intake:
-    """The bodies being read or decoded: how many, and their bytes."""
+class BodyReader:
+    """Reads bodies and limits their number and total size."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits, self.readers, self.held = limits, 0, 0
@@ -32,89 +32,89 @@ class Intake:
     async def body(self, request: Request) -> AsyncIterator[bytes]:
         """The whole body, held until the block ends.
 
-        RefusalError: 413 once it is larger than allowed (read no further), 408 when the client
-        stalls, 503 when the server holds too much already.
+        RequestError: 413 if it is too large (reading stops), 408 if the client stalls, 503 if the
+        server already holds too much.
         """
-        said = request.headers.get("content-length", "")
-        if said.isdecimal() and int(said[:20]) > self.limits.upload:
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared[:20]) > self.limits.upload:
             raise self._too_large()
         if self.readers >= self.limits.readers:
-            raise RefusalError(503, "too many uploads at a time; try again later", 1)
+            raise RequestError(503, "too many concurrent uploads; try again later", 1)
         self.readers += 1
         body = bytearray()
         try:
             deadline = time.monotonic() + self.limits.body
-            while await self._more(request, body, deadline):
+            while await self._read_chunk(request, body, deadline):
                 pass
-            whole, size = bytes(body), len(body)
-            body.clear()  # one copy, while it is taken apart
+            complete, size = bytes(body), len(body)
+            body.clear()  # keep one copy only
             try:
-                yield whole
+                yield complete
             finally:
                 self.held -= size
         finally:
             self.readers -= 1
             self.held -= len(body)
 
-    async def _more(self, request: Request, body: bytearray, deadline: float) -> bool:
-        """Read a piece into `body`; whether there are more."""
-        left = min(self.limits.stall, deadline - time.monotonic())
+    async def _read_chunk(self, request: Request, body: bytearray, deadline: float) -> bool:
+        """Append a chunk to `body`; returns whether there are more."""
+        timeout = min(self.limits.stall, deadline - time.monotonic())
         try:
-            message = await asyncio.wait_for(request.receive(), left)
+            message = await asyncio.wait_for(request.receive(), timeout)
         except TimeoutError:
-            raise RefusalError(408, "the body came too slowly") from None
+            raise RequestError(408, "the body arrived too slowly") from None
         if message["type"] == "http.disconnect":
             raise DisconnectedError
-        piece = message.get("body", b"")
-        if len(body) + len(piece) > self.limits.upload:
+        chunk = message.get("body", b"")
+        if len(body) + len(chunk) > self.limits.upload:
             raise self._too_large()
-        if self.held + len(piece) > self.limits.held:
-            raise RefusalError(503, "too many uploads at a time; try again later", 1)
-        body += piece
-        self.held += len(piece)
+        if self.held + len(chunk) > self.limits.total_body_bytes:
+            raise RequestError(503, "too many concurrent uploads; try again later", 1)
+        body += chunk
+        self.held += len(chunk)
         return bool(message.get("more_body", False))
 
-    def _too_large(self) -> RefusalError:
-        return RefusalError(
+    def _too_large(self) -> RequestError:
+        return RequestError(
             413, f"the body is larger than {self.limits.upload / (1 << 20):.3g} MiB"
         )
 
 
-def pictures_of(body: bytes, content_type: str, limits: Limits) -> list[bytes]:
-    """The encoded pictures of a body, one or more.
+def images_of_body(body: bytes, content_type: str, limits: Limits) -> list[bytes]:
+    """The encoded images of a body, one or more.
 
-    image/*, application/octet-stream or no type: the body is one picture. multipart/form-data:
+    image/*, application/octet-stream or no type: the body is one image. multipart/form-data:
     each part is one. application/json: {"pictures": ["<base64>", ...]}, or "picture" with one; a
-    data: URL is read as its base64. RefusalError (400, 413, 415) says what is wrong.
+    data: URL is read as its base64. RequestError (400, 413, 415) says what is wrong.
     """
-    kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
-    name = kind.decode("latin-1").strip().lower()
+    media_type, options = parse_options_header(content_type.encode("latin-1", "replace"))
+    name = media_type.decode("latin-1").strip().lower()
     if name == "multipart/form-data":
-        pictures = parts_of(body, options.get(b"boundary", b""), limits.pictures)
+        images = multipart_parts(body, options.get(b"boundary", b""), limits.images)
     elif name == "application/json":
-        pictures = images_of_json(body, limits.pictures)
-    elif any(name == raw or (raw.endswith("/") and name.startswith(raw)) for raw in RAW):
-        pictures = [body]
+        images = images_of_json(body, limits.images)
+    elif any(name == raw or (raw.endswith("/") and name.startswith(raw)) for raw in RAW_TYPES):
+        images = [body]
     else:
-        raise RefusalError(
+        raise RequestError(
             415,
-            "the body is neither a picture (image/*, application/octet-stream) nor"
+            "the body is neither an image (image/*, application/octet-stream) nor"
             " multipart/form-data nor application/json",
         )
-    if not pictures:
-        raise RefusalError(400, "no picture in the request")
-    for number, picture in enumerate(pictures, 1):
-        if not picture:
-            raise RefusalError(400, f"picture {number} is empty")
-    return pictures
+    if not images:
+        raise RequestError(400, "no image in the request")
+    for number, image in enumerate(images, 1):
+        if not image:
+            raise RequestError(400, f"image {number} is empty")
+    return images
 
 
-def check_picture(data: bytes, name: str, limits: Limits) -> None:
-    """Look at the header only; RefusalError 413 for too many pixels, DataError for no picture."""
+def check_image(data: bytes, name: str, limits: Limits) -> None:
+    """Look at the header only; RequestError 413 for too many pixels, DataError for no image."""
     with naming(name), open_image(data, CLIENT_FORMATS, max_pixels=None) as image:
         width, height = image.size
     if width * height > limits.pixels:
-        raise RefusalError(
+        raise RequestError(
             413,
             f"{name}: {width} x {height} px is more than {limits.pixels / 1e6:.3g} megapixels",
         )

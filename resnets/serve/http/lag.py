@@ -1,16 +1,16 @@
-"""How late the event loop is, which says whether the server itself is overloaded."""
+"""Lag of the event loop, which shows whether the server itself is overloaded."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
-STEP = 0.05  # seconds between two looks
-KEEP = 0.7  # share of a lag that is still believed after a look that found none
+INTERVAL = 0.05  # seconds between measurements
+DECAY = 0.7  # of the worst lag per measurement
 
 
-class Lag:
-    """Seconds that whatever is ready waits for its turn in an event loop, at worst lately."""
+class EventLoopLag:
+    """The recent worst delay of ready callbacks in an event loop, in seconds."""
 
     def __init__(self) -> None:
         self._worst = 0.0
@@ -19,23 +19,23 @@ class Lag:
 
     @property
     def seconds(self) -> float:
-        """0 while nobody looks."""
+        """The current lag; 0 if not started."""
         if self._timer is None:
             return 0.0
         return max(self._worst, time.monotonic() - self._due)
 
-    def watch(self) -> None:
-        """Look from now on, in the running loop."""
-        self._due = time.monotonic() + STEP
-        self._timer = asyncio.get_running_loop().call_later(STEP, self._look)
+    def start(self) -> None:
+        """Start measuring the running loop."""
+        self._due = time.monotonic() + INTERVAL
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._measure)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
-        late = time.monotonic() - self._due
-        self._worst = max(late, KEEP * self._worst)
-        self.watch()
+    def _measure(self) -> None:
+        lag = time.monotonic() - self._due
+        self._worst = max(lag, DECAY * self._worst)
+        self.start()

@@ -1,9 +1,8 @@
-"""Closing a connection so that the client gets the answer that was sent last.
+"""Close connections so that the client receives the last response (lingering close).
 
-A socket that is closed with bytes unread sends a reset, and a reset makes the other side throw away
-what it has not read yet: a refusal sent while a body was still arriving would be lost. So the
-sending direction is closed first, and what still arrives is dropped until the client closes too,
-within bounds.
+Closing a socket with unread data sends a reset, which makes the client discard what it has not read
+yet: an error response sent while a body still arrives would be lost. So the write side is closed
+first, and incoming data is discarded until the client closes too, within limits.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-SECONDS = 5.0  # until a client that does not close is reset
+LINGER_SECONDS = 5.0  # after which a client that does not close is reset
 
 
 class LingeringTransport:
-    """A transport whose `close` drops what still arrives while `is_unread()` says it may.
+    """A transport whose `close` lingers while `is_unread()`.
 
-    allowance: bytes dropped at most. The protocol hands what it receives to `drop` as soon as
-    `is_closing`, and `close`s once more when the client has closed.
+    allowance: maximum bytes to discard. The protocol passes received data to `drop` once
+    `is_closing`, and calls `finish` when the client has closed.
     """
 
     def __init__(
@@ -32,33 +31,33 @@ class LingeringTransport:
         return getattr(self.transport, name)
 
     def is_closing(self) -> bool:
-        """Whether nothing more is to be written."""
+        """Whether the write side is closed."""
         return self._timer is not None or self.transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        """Nothing once it is closing."""
+        """Write, unless closing."""
         if data and not self.is_closing():
             self.transport.write(data)
 
     def close(self) -> None:
-        """Close in order; at once where all that the client sent was read."""
+        """Close; immediately if everything the client sent was read."""
         if self.is_closing():
             return
         if not self.is_unread() or not self.transport.can_write_eof():
             self.transport.close()
             return
-        self._timer = asyncio.get_running_loop().call_later(SECONDS, self.finish)
-        self.transport.write_eof()  # behind what is still to be written
+        self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.finish)
+        self.transport.write_eof()  # after buffered data
         self.transport.resume_reading()
 
     def drop(self, data: bytes) -> None:
-        """Bytes that arrived behind the answer."""
+        """Discard data that arrived after the response."""
         self.allowance -= len(data)
         if self.allowance < 0:
             self.finish()
 
     def finish(self) -> None:
-        """The client has closed, or has had its chance."""
+        """Close now: the client has closed, or the time is up."""
         if self._timer is not None:
             self._timer.cancel()
         self.transport.close()
