@@ -30,7 +30,7 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
     from resnets.data.batch import Batch
     from resnets.models import build, catalog, norm_act
     from resnets.train.data_parallel import DataParallelModel
-    from resnets.train.loss import classification
+    from resnets.train.loss import classification_loss
     from resnets.train.state import new_state
     from resnets.train.step import train_step
     from resnets.utils import environment
@@ -49,7 +49,7 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
     before, seconds = _peak(), []
     for _ in range(steps + 1):
         begin = time.perf_counter()
-        train_step(state, forward, classification(), given, autocast, recipe)
+        train_step(state, forward, classification_loss(), given, autocast, recipe)
         seconds.append(time.perf_counter() - begin)
     found = {"ms": 1000 * min(seconds[1:]), "mib": _peak() - before}
     print(json.dumps(found))

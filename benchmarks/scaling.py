@@ -45,7 +45,7 @@ def work(net_name: str, steps: int, compress: bool) -> None:
     from resnets.data import TensorSplit, TrainStream, fit_preprocess
     from resnets.models import build, catalog, norm_act
     from resnets.train.data_parallel import DataParallelModel
-    from resnets.train.loss import classification
+    from resnets.train.loss import classification_loss
     from resnets.train.state import new_state
     from resnets.train.step import train_step
     from resnets.utils import environment
@@ -68,16 +68,16 @@ def work(net_name: str, steps: int, compress: bool) -> None:
         state, forward = new_state(net, recipe, 1000), DataParallelModel(net, rank)
         bf16 = environment.pick_precision("auto", cpu) == "bfloat16"
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-        forward.begin()
+        forward.prepare()
         if compress:
-            assert isinstance(forward.called, DistributedDataParallel)
-            forward.called.register_comm_hook(None, bf16_compress_hook)
+            assert isinstance(forward.module, DistributedDataParallel)
+            forward.module.register_comm_hook(None, bf16_compress_hook)
         sent, begin = 0, 0.0
         for step in range(steps + 3):
             if step == 3:
                 rank.any(flag=False)
                 sent, begin = loopback_bytes(), time.perf_counter()
-            train_step(state, forward, classification(), next(batches), autocast, recipe)
+            train_step(state, forward, classification_loss(), next(batches), autocast, recipe)
         rank.any(flag=False)
         seconds, sent = time.perf_counter() - begin, loopback_bytes() - sent
         if rank.is_main:

@@ -134,7 +134,7 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     from resnets.data.transforms.preprocess import fit_preprocess
     from resnets.models import build, catalog, norm_act
     from resnets.train.data_parallel import DataParallelModel
-    from resnets.train.loss import classification
+    from resnets.train.loss import classification_loss
     from resnets.train.state import new_state
     from resnets.train.step import train_step
     from resnets.utils import environment
@@ -162,7 +162,7 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     state = new_state(net, recipe, 1000)
     precision = environment.pick_precision("auto", cpu)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
-    loss_fn, forward = classification(), DataParallelModel(net, ProcessGroup())
+    loss_fn, forward = classification_loss(), DataParallelModel(net, ProcessGroup())
 
     def step() -> None:
         train_step(state, forward, loss_fn, next(stream), autocast, recipe)

@@ -1,4 +1,4 @@
-"""What classification brings to a run (`train.task.Work`)."""
+"""Classification as a task of a training run (`train.task.Task`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resnets.data.transforms.progressive_resize import at_size
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.models import Net, build
 from resnets.train.loop import Evaluate
-from resnets.train.loss import LossFn, classification
+from resnets.train.loss import LossFn, classification_loss
 from resnets.train.task import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.adapt import check_size, fit_known
@@ -32,17 +32,17 @@ from resnets.weights.load import load, read_preprocess
 
 log = logging.getLogger("resnets")
 
-FIGURES = ("top1_error", "top5_error", "loss")
+METRICS = ("top1_error", "top5_error", "loss")
 
 
 class ClassificationTask:
-    """A classifier and its pictures."""
+    """A classifier and its data."""
 
     def __init__(
         self,
         recipe: Recipe,
         splits: Splits,
-        net: Net,
+        model: Net,
         preprocessor: Preprocessor,
         *,
         resumed: bool = False,
@@ -51,29 +51,29 @@ class ClassificationTask:
             raise ConfigError(
                 "eval.patience: stopping early needs a validation split; set data.val_fraction"
             )
-        net.recompute = recipe.recompute
-        self.recipe, self.splits, self.model = recipe, splits, net
+        model.recompute = recipe.recompute
+        self.recipe, self.splits, self.model = recipe, splits, model
         self.preprocessor, self.mean_image = preprocessor, preprocessor.mean_image
-        self.data, self.summary = splits.name, splits.summary
+        self.data_name, self.summary = splits.name, splits.summary
         assert splits.fingerprint is not None
-        self.images = SetReport(
+        self.split_report = SetReport(
             splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
         )
         self.monitor = "top1_error"
-        self.fixed: Mapping[str, Any] = {
+        self.metadata: Mapping[str, Any] = {
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),
         }
-        held = (
+        held_out = (
             f"{len(splits.val):,} validation" if splits.val is not None else "no validation split"
         )
         self.title = (
-            f"{recipe.net_name} on {splits.name}: {len(splits.train):,} training pictures, {held}"
+            f"{recipe.net_name} on {splits.name}: {len(splits.train):,} training images, {held_out}"
         )
 
     @classmethod
     def open(cls, recipe: Recipe) -> ClassificationTask:
-        """Fit the recipe to the data's classes and picture size; build net and preprocessing."""
+        """Open the data; build the model and preprocessing for its classes and image size."""
         splits = open_data(recipe.data, training=True)
         data = dataclasses.replace(recipe.data, value_range=splits.value_range)
         recipe = dataclasses.replace(recipe, data=data)
@@ -88,7 +88,9 @@ class ClassificationTask:
         if weights is None or weights.preprocess is None:
             preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
         else:
-            log.info("%s: normalisation from the weights, not data.normalise", recipe.weights)
+            log.info(
+                "%s: using the normalization of the weights, not data.normalise", recipe.weights
+            )
             channels = recipe.model.in_channels
             preprocessor = fit_known(weights.preprocess, splits.train, data, channels)
         spec = dataclasses.replace(
@@ -96,33 +98,33 @@ class ClassificationTask:
         )
         torch.manual_seed(recipe.seed)
         if weights is None:
-            net = build(spec)
+            model = build(spec)
         else:
             check_size(weights, spec, spec.input_size, recipe.weights_size)
-            net = net_from(weights, spec, classes=splits.classes, policy=recipe.weights_head)
-        return cls(dataclasses.replace(recipe, model=net.spec), splits, net, preprocessor)
+            model = net_from(weights, spec, classes=splits.classes, policy=recipe.weights_head)
+        return cls(dataclasses.replace(recipe, model=model.spec), splits, model, preprocessor)
 
     @classmethod
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> ClassificationTask:
-        """The same for a run to go on with: its weights need not be at hand again."""
-        known = read_fingerprint(checkpoint)
-        splits = open_data(recipe.data, known, training=True)
+        """Open a run to resume; its initial weights are not needed again."""
+        fingerprint = read_fingerprint(checkpoint)
+        splits = open_data(recipe.data, fingerprint, training=True)
         if checkpoint.classes != splits.classes:
             raise CheckpointError(
-                f"{checkpoint.path}: was trained on other classes than {splits.name} has"
+                f"{checkpoint.path}: its classes differ from those of {splits.name}"
             )
-        net, preprocessor = build(recipe.model), read_preprocess(checkpoint)
-        return cls(recipe, splits, net, preprocessor, resumed=True)
+        model, preprocessor = build(recipe.model), read_preprocess(checkpoint)
+        return cls(recipe, splits, model, preprocessor, resumed=True)
 
     @property
     def examples(self) -> int:
-        """Pictures in one epoch."""
+        """Images per epoch."""
         return len(self.splits.train)
 
     @property
     def loss_fn(self) -> LossFn:
         """The recipe's loss."""
-        return classification(self.recipe.label_smoothing, self.recipe.loss)
+        return classification_loss(self.recipe.label_smoothing, self.recipe.loss)
 
     def smallest_input(self) -> tuple[int, int, int]:
         """(C, H, W) of the smallest training images."""
@@ -130,11 +132,11 @@ class ClassificationTask:
         sizes = (each for each in (data.size, data.grow_from, side) if each is not None)
         return (self.recipe.model.in_channels, smallest := min(sizes), smallest)
 
-    def begin(self, device: torch.device) -> None:
-        """Nothing to do."""
+    def setup(self, device: torch.device) -> None:
+        """Classification needs no setup."""
 
-    def stream(self, device: torch.device, rank: ProcessGroup) -> TrainStream:
-        """This process's parts of the training batches."""
+    def stream(self, device: torch.device, group: ProcessGroup) -> TrainStream:
+        """This process's share of the training batches."""
         size = self.recipe.data.size
         return TrainStream(
             self.splits.train,
@@ -144,86 +146,90 @@ class ClassificationTask:
             self.recipe.seed,
             device,
             channels_last=self.recipe.channels_last,
-            rank=rank,
+            rank=group,
             norm_batch=self.recipe.norm_batch,
         )
 
-    def compiled(self) -> nn.Module:
-        """One graph for each size of growing pictures, fixed like all others."""
+    def compiled_model(self) -> nn.Module:
+        """Compile one static graph for each image size of progressive resizing."""
         return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
 
-    def evaluator(self, means: ExecutionPlan, rank: ProcessGroup) -> Evaluate | None:
-        """What the loop calls to measure a model; None where there is nothing to measure on."""
-        watching = self.recipe.eval.watch_test
-        watched = {"val": self.splits.val, "test": self.splits.test() if watching else None}
-        present = {
+    def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
+        """The function the loop calls to evaluate a model; None without data to evaluate on."""
+        watch_test = self.recipe.eval.watch_test
+        watched = {"val": self.splits.val, "test": self.splits.test() if watch_test else None}
+        splits = {
             name: prepare(split, self.preprocessor)
             for name, split in watched.items()
             if split is not None
         }
 
         def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
-            figures = {}
-            for name, split in present.items():
-                measured, missed = self._measure(
-                    model, split, self.preprocessor, means, "training", rank
+            metrics = {}
+            for name, split in splits.items():
+                evaluation, unreadable = self._evaluate(
+                    model, split, self.preprocessor, plan, "training", group
                 )
-                figures[name] = _figures(measured)
-                figures[name]["unreadable"] = len(missed)
-            return figures
+                metrics[name] = _log_metrics(evaluation)
+                metrics[name]["unreadable"] = len(unreadable)
+            return metrics
 
-        return evaluate if present else None
+        return evaluate if splits else None
 
-    def conclude(self, path: Path, means: ExecutionPlan, rank: ProcessGroup) -> dict[str, Any]:
-        """Errors of the run's checkpoint `path` on validation and, this once, on test."""
-        net = rank.broadcast_from_main(lambda: load(path)).to(means.device)
+    def evaluate_checkpoint(
+        self, path: Path, plan: ExecutionPlan, group: ProcessGroup
+    ) -> dict[str, Any]:
+        """Metrics of the run's checkpoint `path` on validation and, this once, on test."""
+        model = group.broadcast_from_main(lambda: load(path)).to(plan.device)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
             if split is None:
                 continue
-            found, missed = self._measure(net, split, net.preprocess, means, net.origin, rank)
-            measured = found.to_json()
-            kept = (*FIGURES, "examples", "protocol")
-            result[name] = {key: measured[key] for key in kept if key in measured}
-            result[name]["unreadable"] = missed
-        result["train"] = {"unreadable": _unreadable(self.splits.train, rank)}
+            evaluation, unreadable = self._evaluate(
+                model, split, model.preprocess, plan, model.origin, group
+            )
+            metrics = evaluation.to_json()
+            keys = (*METRICS, "examples", "protocol")
+            result[name] = {key: metrics[key] for key in keys if key in metrics}
+            result[name]["unreadable"] = unreadable
+        result["train"] = {"unreadable": _unreadable(self.splits.train, group)}
         return result
 
-    def _measure(
+    def _evaluate(
         self,
-        net: nn.Module,
+        model: nn.Module,
         split: Split,
         preprocessor: Preprocessor,
-        means: ExecutionPlan,
+        plan: ExecutionPlan,
         weights: str,
-        rank: ProcessGroup,
+        group: ProcessGroup,
     ) -> tuple[Evaluation, list[str]]:
-        """Figures of all processes together, and what is wrong with pictures left out."""
-        device = torch.device(means.device)
-        rows = None if rank.world_size == 1 else rank.shard(list(range(len(split))))
-        measured = evaluate_model(
-            net,
+        """The evaluation over all processes, and a message for each unreadable image."""
+        device = torch.device(plan.device)
+        rows = None if group.world_size == 1 else group.shard(list(range(len(split))))
+        evaluation = evaluate_model(
+            model,
             eval_batches(split, preprocessor, self.recipe.eval.batch_size, device, rows=rows),
             split.classes,
             protocol=describe_protocol(
                 size=preprocessor.spec.size,
-                precision=means.precision,
+                precision=plan.precision,
                 weights=weights,
                 data=split.description,
             ),
-            precision=means.precision,
+            precision=plan.precision,
             device=device,
         )
-        missed = _unreadable(split, rank)
-        return measured.leaving_out(len(missed)), missed
+        unreadable = _unreadable(split, group)
+        return evaluation.leaving_out(len(unreadable)), unreadable
 
 
-def _figures(measured: Evaluation) -> dict[str, float]:
-    """What a log has of a measurement."""
-    return {key: value for key, value in measured.figures.items() if key in FIGURES}
+def _log_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """The metrics of an evaluation that go into metrics.jsonl."""
+    return {key: value for key, value in evaluation.figures.items() if key in METRICS}
 
 
-def _unreadable(split: Split, rank: ProcessGroup) -> list[str]:
-    """What is wrong with pictures that any process met; each reads a set in memory whole."""
-    found = dict(rank.gather(list(split.unreadable.found.items())))
-    return [message for _, message in sorted(found.items())]
+def _unreadable(split: Split, group: ProcessGroup) -> list[str]:
+    """Messages for the unreadable images that any process met."""
+    messages = dict(group.gather(list(split.unreadable.found.items())))
+    return [message for _, message in sorted(messages.items())]

@@ -123,9 +123,9 @@ def _train(
             if recipe is not None and begun and rank.is_main:
                 _say_ignored(recipe, folder)
             if recipe is None or (go_on and begun):
-                result = training.resume(folder, data=data, rank=rank, **means)
+                result = training.resume(folder, data=data, group=rank, **means)
             else:
-                result = training.run(recipe, folder, rank=rank, **means)
+                result = training.run(recipe, folder, group=rank, **means)
         except Interrupted as stop:
             if rank.is_main:
                 say(f"{stop}; go on with: resnets train --resume {folder}")
@@ -137,10 +137,10 @@ def _train(
 
 def _say_ignored(recipe: Recipe, folder: Path) -> None:
     """With --go-on the run's own recipe holds; name the fields that were asked for otherwise."""
-    from resnets.train.resume import asked_otherwise
+    from resnets.train.resume import describe_differences
     from resnets.weights.checkpoint.format import RECIPE
 
-    for line in asked_otherwise(recipe, from_toml(folder / RECIPE, stored=True)):
+    for line in describe_differences(recipe, from_toml(folder / RECIPE, stored=True)):
         logging.getLogger("resnets").warning("--go-on: %s", line)
 
 

@@ -1,4 +1,4 @@
-"""What detection, localisation and segmentation bring to a run (`train.task.Work`)."""
+"""Detection, localization and segmentation as tasks of a training run (`train.task.Task`)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DECIDES = ("mask_AP", "AP", "mean_iou")
 
 
 class DetectionTask:
-    """A detector, localiser or segmenter and its pictures."""
+    """A detector, localizer or segmenter and its data."""
 
     def __init__(
         self,
@@ -50,20 +50,20 @@ class DetectionTask:
         self.recipe, self.splits, self.model = recipe, splits, model
         self.preprocessor = preprocessor
         self.mean_image: torch.Tensor | None = None
-        self.data, self.summary = splits.name, splits.summary
+        self.data_name, self.summary = splits.name, splits.summary
         assert splits.fingerprint is not None
-        self.images = SetReport(
+        self.split_report = SetReport(
             splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
         )
         self.monitor = "error"
-        self.fixed: Mapping[str, Any] = {
+        self.metadata: Mapping[str, Any] = {
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),
         }
         held = len(splits.val) if splits.val is not None else 0
         self.title = (
             f"{recipe.net_name} on {splits.name}: "
-            f"{len(splits.train):,} training pictures, "
+            f"{len(splits.train):,} training images, "
             + (f"{held:,} validation" if held else "no validation split")
         )
 
@@ -84,7 +84,7 @@ class DetectionTask:
         splits = _open_splits(recipe, read_fingerprint(checkpoint))
         if checkpoint.classes != splits.classes:
             raise CheckpointError(
-                f"{checkpoint.path}: was trained on other classes than {splits.name} has"
+                f"{checkpoint.path}: its classes differ from those of {splits.name}"
             )
         bare = dataclasses.replace(recipe, weights=None)
         model, _ = build_model(bare, len(splits.classes))
@@ -92,7 +92,7 @@ class DetectionTask:
 
     @cached_property
     def examples(self) -> int:
-        """Pictures in one epoch."""
+        """Images per epoch."""
         return self.stream(torch.device("cpu"), ProcessGroup()).examples
 
     @property
@@ -106,13 +106,13 @@ class DetectionTask:
             return None
         return self.recipe.model.in_channels, self.recipe.detect.crop, self.recipe.detect.crop
 
-    def begin(self, device: torch.device) -> None:
+    def setup(self, device: torch.device) -> None:
         """Recompute the norms' statistics where the recipe says so (`recompute_norms`)."""
         if self.recipe.detect.recompute_norm:
             recompute_norms(self.model.net, self.stream(device, ProcessGroup()), self.recipe)
 
-    def stream(self, device: torch.device, rank: ProcessGroup) -> DetectStream:
-        """This process's parts of the training batches."""
+    def stream(self, device: torch.device, group: ProcessGroup) -> DetectStream:
+        """This process's share of the training batches."""
         assert self.recipe.task != "classify"
         return DetectStream(
             self.splits.train,
@@ -123,42 +123,45 @@ class DetectionTask:
             self.recipe.seed,
             device,
             self.recipe.task,
-            rank.places(self.recipe.batch_size, self.recipe.norm_batch or 1),
+            group.places(self.recipe.batch_size, self.recipe.norm_batch or 1),
         )
 
-    def compiled(self) -> nn.Module:
+    def compiled_model(self) -> nn.Module:
         """One graph for the crops that a segmenter trains on; `check_recipe` refuses others."""
         return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
 
-    def evaluator(self, means: ExecutionPlan, rank: ProcessGroup) -> Evaluate | None:
-        """What the loop calls to measure a model; None where there is nothing to measure on."""
+    def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
+        """The function the loop calls to evaluate a model; None without data to evaluate on."""
         watched = {"val": self.splits.val}
         if self.recipe.eval.watch_test:
             watched["test"] = self.splits.test()
         present = {name: split for name, split in watched.items() if split is not None}
 
         def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
-            test = self._test(model, means)
+            test = self._test(model, plan)
             measured = {
-                name: measure(test, split, "training", rank=rank) for name, split in present.items()
+                name: measure(test, split, "training", rank=group)
+                for name, split in present.items()
             }
             return {name: figures(each.judgement) for name, each in measured.items()}
 
         return evaluate if present else None
 
-    def conclude(self, path: Path, means: ExecutionPlan, rank: ProcessGroup) -> dict[str, Any]:
-        """Figures of the run's checkpoint `path` on validation and, this once, on test."""
-        model = rank.broadcast_from_main(lambda: load(path))
-        test = self._test(model.to(means.device), means)
+    def evaluate_checkpoint(
+        self, path: Path, plan: ExecutionPlan, group: ProcessGroup
+    ) -> dict[str, Any]:
+        """Metrics of the run's checkpoint `path` on validation and, this once, on test."""
+        model = group.broadcast_from_main(lambda: load(path))
+        test = self._test(model.to(plan.device), plan)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
             if split is not None:
-                judged = measure(test, split, model.origin, rank=rank).judgement
+                judged = measure(test, split, model.origin, rank=group).judgement
                 result[name] = {**figures(judged), **judged.to_json()}
         return result
 
-    def _test(self, model: nn.Module, means: ExecutionPlan) -> Evaluator:
-        return make_test((model,), self.preprocessor, torch.device(means.device), means.precision)
+    def _test(self, model: nn.Module, plan: ExecutionPlan) -> Evaluator:
+        return make_test((model,), self.preprocessor, torch.device(plan.device), plan.precision)
 
 
 def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionSplits:

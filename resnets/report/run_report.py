@@ -13,7 +13,7 @@ import jinja2
 
 from resnets.config import Recipe, atomic_write, to_toml
 from resnets.train.log import read_rows
-from resnets.train.timing import STAGES, TIME, stages_line, whole_run
+from resnets.train.timing import STAGES, TIME, format_stages, summarize
 from resnets.utils.terminal import valid_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ CURVES_OF = (("train", "--", "#2a6fbb"), ("val", "-", "#c8591a"), ("test", "-", 
 def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
     """Write curves.svg and report.html into the run folder `out`."""
     rows = read_rows(out)
-    svg, spent = draw_curves(rows), whole_run(rows)
+    svg, spent = draw_curves(rows), summarize(rows)
     with atomic_write(out / CURVES) as temporary:
         temporary.write_text(svg, encoding="utf-8")
     environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
@@ -52,7 +52,7 @@ def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
         result=result,
         figures=figures_of(result),
         curves=inline(svg),
-        stages=None if spent is None else stages_line(spent),
+        stages=None if spent is None else format_stages(spent),
         stages_drawn=None if spent is None else inline(draw_stages(rows)),
         environment=environment,
         folder=out.name,

@@ -1,7 +1,7 @@
-"""A batch norm in training needs two values of each channel, or its output is zero for any input.
+"""Batch norm in training needs two values per channel, or its output is zero for any input.
 
-A map of 1x1 px (a 32 px image after five halvings) has one value for each image, so one image in a
-pass is refused: by torch in the middle of a run, by our kernels not at all.
+A 1x1 px feature map (a 32 px image after five halvings) has one value per image, so a pass of one
+image is refused. torch would only fail in the middle of a run, and our kernels would not.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from resnets.utils.distributed import ProcessGroup
 def check_norm_values(
     model: nn.Module, recipe: Recipe, shape: tuple[int, int, int], processes: int, unit: int = 1
 ) -> None:
-    """ConfigError where a norm of `model` would train on a single value of each channel.
+    """Raise ConfigError where a norm of `model` would train on a single value per channel.
 
     shape: (C, H, W) of the smallest training images. unit: images of a batch that stay together.
     """
-    images, why = fewest_images(recipe, processes, unit)
+    images, cause = smallest_pass(recipe, processes, unit)
     if images > 1:
         return
-    single = [name for name, values in _values(model, recipe, shape).items() if values == 1]
+    single = [name for name, values in _map_sizes(model, recipe, shape).items() if values == 1]
     if not single:
         return
-    remedy = "freeze the norms" if recipe.weights else "use ghost batches of more (norm_batch)"
+    remedy = "freeze the norms" if recipe.weights else "use larger ghost batches (norm_batch)"
     raise ConfigError(
-        f"{why}, and batch norm {single[0]} sees 1x1 px of an image of {shape[2]}x{shape[1]} px: a"
-        " single value of each channel, whose variance is 0; have 2 images or more in each pass, or"
-        f" larger images (data.size), or {remedy}"
+        f"{cause}, and the input of batch norm {single[0]} has 1x1 px for an image of "
+        f"{shape[2]}x{shape[1]} px: a single value per channel, with variance 0; use at least 2 "
+        f"images per pass, or larger images (data.size), or {remedy}"
     )
 
 
-def fewest_images(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, str]:
-    """The fewest images that share a norm's statistics in a step, and the field that says so."""
+def smallest_pass(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, str]:
+    """The smallest number of images that share a norm's statistics, and the setting at fault."""
     if recipe.sync_norm and processes > 1:
         return recipe.batch_size, f"batch_size={recipe.batch_size}"
     if recipe.norm_batch:
@@ -52,28 +52,28 @@ def fewest_images(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, s
     ]
     share = min(shares)
     of = f" on {processes} processes" if processes > 1 else ""
-    why = f"batch_size={recipe.batch_size}{of} leaves {share} image in a pass"
-    fewest, where = share, why
+    why = f"batch_size={recipe.batch_size}{of} leaves {share} image in one pass"
+    smallest, cause = share, why
     for share in set(shares):
         for start, stop in micro_batch_slices(share, recipe.micro_batch, recipe):
-            if stop - start < fewest:
-                fewest = stop - start
-                where = (
-                    f"micro_batch={recipe.micro_batch} of {share} images leaves {fewest} image in a"
-                    " pass"
+            if stop - start < smallest:
+                smallest = stop - start
+                cause = (
+                    f"micro_batch={recipe.micro_batch} of {share} images leaves {smallest} image in"
+                    " one pass"
                 )
-    return fewest, where
+    return smallest, cause
 
 
-def _values(model: nn.Module, recipe: Recipe, shape: tuple[int, int, int]) -> dict[str, int]:
-    """Pixels of an image's map at each batch norm that trains, by its name."""
-    found: dict[str, int] = {}
-    tuning = FreezeSchedule(model, recipe.finetune, 1)
-    frozen = set(map(id, tuning.frozen_norms)) if recipe.weights else set()
+def _map_sizes(model: nn.Module, recipe: Recipe, shape: tuple[int, int, int]) -> dict[str, int]:
+    """Pixels of the input map of each batch norm in training mode, by module name."""
+    sizes: dict[str, int] = {}
+    freeze_schedule = FreezeSchedule(model, recipe.finetune, 1)
+    frozen = set(map(id, freeze_schedule.frozen_norms)) if recipe.weights else set()
 
-    def note(name: str) -> object:
+    def record(name: str) -> object:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            found[name] = math.prod(inputs[0].shape[2:])
+            sizes[name] = math.prod(inputs[0].shape[2:])
 
         return hook
 
@@ -82,7 +82,7 @@ def _values(model: nn.Module, recipe: Recipe, shape: tuple[int, int, int]) -> di
         for name, module in model.named_modules()
         if isinstance(module, BATCH_NORMS) and id(module) not in frozen
     }
-    hooks = [norms[name].register_forward_pre_hook(note(name)) for name in norms]  # type: ignore[arg-type]
+    hooks = [norms[name].register_forward_pre_hook(record(name)) for name in norms]  # type: ignore[arg-type]
     state = {name: value.to("meta") for name, value in model.state_dict().items()}
     try:
         with shapes_only(), torch.no_grad():
@@ -90,4 +90,4 @@ def _values(model: nn.Module, recipe: Recipe, shape: tuple[int, int, int]) -> di
     finally:
         for each in hooks:
             each.remove()
-    return found
+    return sizes

@@ -1,4 +1,4 @@
-"""A net's forward pass in one of several processes, and what they exchange for each step."""
+"""The model's forward pass in one of several processes, and what they exchange at each step."""
 
 from __future__ import annotations
 
@@ -14,58 +14,59 @@ from resnets.utils.distributed import ProcessGroup
 
 
 class DataParallelModel:
-    """Calls `forward`, a net or its compiled form; gradients become the mean over all processes.
+    """Calls `forward`, a model or its compiled form; gradients are averaged over all processes.
 
-    fits_memory: micro-batches may be halved until they fit (`train.fit_memory`).
+    fit_memory: micro-batches may be halved until they fit (`train.fit_memory`).
 
-    DistributedDataParallel learns once which parameters have gradients, so it is made anew when
-    others learn (`finetune.head_first`); before the first `begin` each process is alone. It
-    exchanges no buffers: `update_running_stats` does.
+    DistributedDataParallel records once which parameters require gradients, so it is rebuilt when
+    that changes (`finetune.head_first`); before the first `prepare` each process works alone. It
+    does not exchange buffers: `update_running_stats` does.
     """
 
     def __init__(
         self,
         forward: nn.Module,
-        rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
-        fits_memory: bool = False,
+        group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
+        fit_memory: bool = False,
     ) -> None:
-        self.rank, self.fits_memory = rank, fits_memory
-        self.tried = False  # whether a size was found, and no other will be looked for
+        self.group, self.fit_memory = group, fit_memory
+        self.probed = False  # whether the micro-batch size was found; it is not changed again
         self._forward = forward
-        self._parameters = list(forward.parameters())  # of a deep net thousands, asked each step
-        self._learning: tuple[bool, ...] | None = None
-        self._ghosts: list[GhostNorm] = []
-        self._statistics: list[Tensor] = []
-        self.called: nn.Module = forward  # what a call goes through
+        self._parameters = list(forward.parameters())  # thousands in a deep model, used each step
+        self._trainable: tuple[bool, ...] | None = None
+        self._ghost_norms: list[GhostNorm] = []
+        self._running_stats: list[Tensor] = []
+        self.module: nn.Module = forward  # what a call goes through
 
-    def begin(self) -> None:
-        """Look at which parameters learn; before each step."""
-        learning = tuple(each.requires_grad for each in self._parameters)
-        if learning == self._learning:
+    def prepare(self) -> None:
+        """Follow changes of which parameters require gradients; call before each step."""
+        trainable = tuple(each.requires_grad for each in self._parameters)
+        if trainable == self._trainable:
             return
-        self._learning = learning
-        self._ghosts = [each for each in self._forward.modules() if isinstance(each, GhostNorm)]
-        if self.rank.world_size == 1:
+        self._trainable = trainable
+        modules = self._forward.modules()
+        self._ghost_norms = [each for each in modules if isinstance(each, GhostNorm)]
+        if self.group.world_size == 1:
             return
-        self._statistics = running_statistics(self._forward)
+        self._running_stats = running_statistics(self._forward)
         with warnings.catch_warnings():  # the name that replaces broadcast_buffers is new in 2.15
             warnings.simplefilter("ignore", FutureWarning)
-            self.called = DistributedDataParallel(
+            self.module = DistributedDataParallel(
                 self._forward, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
-        return self.called(*args)
+        return self.module(*args)
 
     def no_sync(self, more: bool) -> AbstractContextManager[None]:
-        """Context of a forward and backward pass; `more` of them follow in this step."""
-        if more and isinstance(self.called, DistributedDataParallel):
-            return self.called.no_sync()
+        """Context of a forward and backward pass; no gradients are exchanged if `more` follow."""
+        if more and isinstance(self.module, DistributedDataParallel):
+            return self.module.no_sync()
         return nullcontext()
 
     def update_running_stats(self, weight: float) -> None:
-        """Running statistics of norms become those of all processes; their weights add up to 1."""
-        for norm in self._ghosts:
+        """Average the norms' running statistics over all processes; weights add up to 1."""
+        for norm in self._ghost_norms:
             norm.settle()
-        self.rank.average(self._statistics, weight)
+        self.group.average(self._running_stats, weight)

@@ -1,4 +1,4 @@
-"""The micro-batch that fits into memory, found by trying; the global batch stays as it is."""
+"""Find the largest micro-batch that fits into memory; the global batch size does not change."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from resnets.utils import environment
 T = TypeVar("T")
 log = logging.getLogger("resnets")
 
-# What is said besides raising torch.OutOfMemoryError: by allocators of CPUs, by cuBLAS and cuDNN,
-# and by oneDNN, which does not name its reason.
-SAID = (
+# Messages of errors other than torch.OutOfMemoryError: from CPU allocators, cuBLAS and cuDNN, and
+# oneDNN, which does not name its reason.
+OOM_MESSAGES = (
     "can't allocate memory",
     "not enough memory",
     "ALLOC_FAILED",
@@ -30,21 +30,21 @@ SAID = (
 )
 
 
-# The trial of several processes was passed.
-LATER = (
-    "--fit-memory tries the first batch of an attempt alone: go on with --resume and --fit-memory, "
-    "or begin with a smaller --set micro_batch=... or "
+# With several processes, once the first batch fitted.
+PROBED_HINT = (
+    "--fit-memory only probes the first batch of an attempt: continue with --resume and "
+    "--fit-memory, or set a smaller --set micro_batch=... or "
 )
 
 
 class OutOfMemory(ValueError):  # noqa: N818  (what it says)
-    """A step that does not fit into memory, and cannot or may not be made smaller."""
+    """A step does not fit into memory, and its micro-batch cannot or must not be made smaller."""
 
 
 def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int, int]]:
-    """Where micro-batches of `size` of `count` pictures start and stop; ghost batches stay whole.
+    """(start, stop) of micro-batches of `size` out of `count` images; 0 = all at once.
 
-    0 = all at once.
+    Ghost batches are not divided.
     """
     unit = recipe.norm_batch or 1
     size = size // unit * unit or count
@@ -52,100 +52,100 @@ def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int,
 
 
 def run_with_oom_retry(
-    gradients: Callable[[], T],
+    forward_backward: Callable[[], T],
     state: TrainState,
-    forward: DataParallelModel,
+    model: DataParallelModel,
     recipe: Recipe,
     count: int,
 ) -> T:
-    """`gradients()` of `count` pictures, with `state.micro_batch` halved until they fit.
+    """`forward_backward()` on `count` images, halving `state.micro_batch` until it fits.
 
-    Without `forward.fits_memory` what does not fit raises TooBig. In several processes only the
-    first batch is tried, by each of them alone before they exchange anything, and the least size
-    of all is taken; a process that fails later would leave the others waiting. So what comes later
-    is not seen: larger batches, the buffers of the exchange, the optimizer's state.
+    Without `model.fit_memory`, running out of memory raises OutOfMemory. With several processes
+    only the first batch is probed, in each process before any exchange, and the smallest size of
+    all is used: a process that failed later would leave the others waiting. Later needs are not
+    seen: larger batches, DDP's buckets, the optimizer's state.
     """
-    if forward.rank.world_size > 1 and forward.fits_memory:
-        kept = _statistics(state.model)
+    if model.group.world_size > 1 and model.fit_memory:
+        buffers = _copy_buffers(state.model)
         while True:
-            failed = _attempt(gradients) is None
-            _let_go(state.model, kept)  # a trial only: the step itself is yet to come
-            if not forward.rank.any(failed):
+            failed = _try(forward_backward) is None
+            _undo(state.model, buffers)  # only a probe: the step itself is still to come
+            if not model.group.any(failed):
                 break
-            _halve(state, recipe, count)
-        forward.fits_memory, forward.tried = False, True
+            _halve_micro_batch(state, recipe, count)
+        model.fit_memory, model.probed = False, True
     with outside_passes(state):
-        forward.begin()
+        model.prepare()
     while True:
-        kept = _statistics(state.model) if forward.fits_memory else []
-        found = _attempt(gradients)
-        if found is not None:
-            return found
-        _let_go(state.model, kept)
-        if not forward.fits_memory:
-            many = min(state.micro_batch or count, count)
+        buffers = _copy_buffers(state.model) if model.fit_memory else []
+        result = _try(forward_backward)
+        if result is not None:
+            return result
+        _undo(state.model, buffers)
+        if not model.fit_memory:
+            size = min(state.micro_batch or count, count)
             raise OutOfMemory(
-                f"out of memory at step {state.step + 1:,}, with {many} pictures in one pass; "
-                + (LATER if forward.tried else "try --fit-memory, --set micro_batch=... or ")
+                f"out of memory at step {state.step + 1:,} with a micro-batch of {size} images; "
+                + (PROBED_HINT if model.probed else "try --fit-memory, --set micro_batch=... or ")
                 + "--set recompute=true"
             )
-        _halve(state, recipe, count)
+        _halve_micro_batch(state, recipe, count)
 
 
 @contextmanager
 def outside_passes(state: TrainState) -> Iterator[None]:
-    """Context of all else in a step: raises TooBig where memory runs out there."""
+    """Context of a step outside its passes: raises OutOfMemory when memory runs out there."""
     step = state.step + 1
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(
             f"out of memory at step {step:,}, outside the forward and backward pass: no room for "
-            "gradients and the optimizer's state; take a smaller net, --set optim.kind=sgd, or "
+            "gradients and the optimizer's state; use a smaller model, --set optim.kind=sgd, or "
             "--set optim.shard=true with several processes"
         ) from None
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator said so."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator reported that memory ran out."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        said in str(error) for said in SAID
+        message in str(error) for message in OOM_MESSAGES
     )
 
 
-def _attempt(gradients: Callable[[], T]) -> T | None:
-    """`gradients()`, which are never None; None where memory ran out."""
+def _try(forward_backward: Callable[[], T]) -> T | None:
+    """`forward_backward()`, which never returns None; None if memory ran out."""
     try:
-        return gradients()
+        return forward_backward()
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return None
 
 
-def _halve(state: TrainState, recipe: Recipe, count: int) -> None:
-    """Half the size, in whole ghost batches."""
+def _halve_micro_batch(state: TrainState, recipe: Recipe, count: int) -> None:
+    """Halve the micro-batch, rounded down to whole ghost batches."""
     unit, before = recipe.norm_batch or 1, min(state.micro_batch or count, count)
     state.micro_batch = before // 2 // unit * unit
     if not state.micro_batch:
         raise OutOfMemory(
-            f"out of memory even with {before} picture{'s' if before > 1 else ''} in one pass; "
-            "take a smaller net or smaller pictures, or --set recompute=true"
+            f"out of memory with a micro-batch of {before} image{'s' if before > 1 else ''}; "
+            "use a smaller model or smaller images, or --set recompute=true"
         )
-    log.info("out of memory: %d pictures in one pass from here on", state.micro_batch)
+    log.info("out of memory: using micro-batches of %d images from here on", state.micro_batch)
 
 
-def _let_go(net: nn.Module, kept: list[tuple[Tensor, Tensor]]) -> None:
-    """Forget a step that failed: gradients, moved statistics, memory kept for reuse."""
-    net.zero_grad(set_to_none=True)
+def _undo(model: nn.Module, buffers: list[tuple[Tensor, Tensor]]) -> None:
+    """Undo a failed pass: drop gradients, restore buffers, release cached memory."""
+    model.zero_grad(set_to_none=True)
     with torch.no_grad():
-        for buffer, before in kept:
+        for buffer, before in buffers:
             buffer.copy_(before)
     gc.collect()
     environment.give_back_pages()
 
 
-def _statistics(net: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    return [(buffer, buffer.clone()) for buffer in net.buffers()]
+def _copy_buffers(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    return [(buffer, buffer.clone()) for buffer in model.buffers()]

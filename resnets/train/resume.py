@@ -1,4 +1,4 @@
-"""What a resumed run does with an edited recipe, and with a new length."""
+"""How a resumed run handles an edited recipe and a new duration."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from resnets.config import ConfigError, Recipe, to_dict
 from resnets.train.optim.schedule import Schedule
 
-# Fields that do not change what is learnt: an edited recipe.toml decides them.
-FREE = frozenset(
+# Fields that do not affect training: their values in an edited recipe.toml are used.
+EDITABLE = frozenset(
     {
         "name",
         "checkpoint_every",
         "checkpoint_url",
         "keep_checkpoints",
         "log_every",
-        "data.source",  # where the set lies now; its images are compared with the run's own
+        "data.source",  # current location; its images are compared with those of the run
         "data.truth",
         "data.quarantine",
         "data.workers",
@@ -29,47 +29,49 @@ UNSET = "(not set)"
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
-    """The dotted fields in which two recipes differ, with both values; None = not set."""
-    ours, theirs = _flat(to_dict(one)), _flat(to_dict(other))
+    """The dotted names of fields that differ, with both values; None = not set."""
+    ours, theirs = _flatten(to_dict(one)), _flatten(to_dict(other))
     names = sorted(ours.keys() | theirs.keys())
     pairs = {name: (ours.get(name), theirs.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def reconcile(edited: Recipe, kept: Recipe) -> tuple[Recipe, list[str]]:
-    """The recipe to resume with, of recipe.toml and the checkpoint's, and a line a difference.
+def reconcile(edited: Recipe, saved: Recipe) -> tuple[Recipe, list[str]]:
+    """Merge `edited` (recipe.toml) and `saved` (the checkpoint's); one note per difference.
 
-    The checkpoint's decides all that changes what is learnt: its weights were trained by it.
+    Fields that affect training are taken from the checkpoint, whose weights were trained with it.
     """
-    notes, used = [], kept
-    for name, (new, old) in differences(edited, kept).items():
-        found = f"recipe.toml: {name} is {_shown(new)}, the checkpoint's recipe has {_shown(old)}"
-        if name in FREE:
-            used = _with(used, edited, name)
-            notes.append(f"{found}; {_shown(new)} is used, since it does not change the training")
+    notes, used = [], saved
+    for name, (new, old) in differences(edited, saved).items():
+        difference = (
+            f"recipe.toml: {name} is {_format(new)}, in the checkpoint it is {_format(old)}"
+        )
+        if name in EDITABLE:
+            used = _copy_field(used, edited, name)
+            notes.append(f"{difference}; using {_format(new)}, since it does not affect training")
             continue
-        way = "to train with another value, start a new run"
+        hint = "to train with another value, start a new run"
         if name == "duration":
-            way = "to extend the run, resume it with --epochs or --iterations"
+            hint = "to extend the run, resume it with --epochs or --iterations"
         notes.append(
-            f"{found}; {_shown(old)} is used, since the run was trained by it so far; {way}"
+            f"{difference}; using {_format(old)}, with which the run was trained so far; {hint}"
         )
     return used, notes
 
 
-def asked_otherwise(asked: Recipe, kept: Recipe) -> list[str]:
-    """A line for each field in which a run to be continued differs from what is asked for now.
+def describe_differences(requested: Recipe, saved: Recipe) -> list[str]:
+    """One line per field in which the recipe of an existing run differs from the requested one.
 
-    Fields that a run fits to its data and weights are not compared.
+    Fields that a run derives from its data and weights are not compared.
     """
-    fitted = {"data.size", "data.value_range", "data.source", "detect"}
+    derived = {"data.size", "data.value_range", "data.source", "detect"}
     lines = []
-    for name, (new, old) in differences(asked, kept).items():
-        if name in fitted or name.startswith(("model.", "detect.")):
+    for name, (new, old) in differences(requested, saved).items():
+        if name in derived or name.startswith(("model.", "detect.")):
             continue
         lines.append(
-            f"{name} is {_shown(new)}, but the run there has {_shown(old)}, which is used; change a"
-            " run's length with --resume RUN --epochs N, and other fields in a new run"
+            f"{name} is {_format(new)}, but the existing run uses {_format(old)}, which stays;"
+            " change the duration with --resume RUN --epochs N, and other fields in a new run"
         )
     return lines
 
@@ -77,50 +79,51 @@ def asked_otherwise(asked: Recipe, kept: Recipe) -> list[str]:
 def extend(
     recipe: Recipe, duration: str, examples: int, step: int, schedule: dict[str, Any] | None
 ) -> str:
-    """What a new `duration` means for a run of `recipe` that is at `step`, as one line.
+    """Describe in one line what a new `duration` changes for a run of `recipe` at `step`.
 
-    schedule: the schedule's state in the checkpoint. ConfigError where the run is past its new end.
+    schedule: the schedule's state in the checkpoint. Raises ConfigError if the run is already past
+    its new end.
     """
     before, total = (recipe.steps(each, examples) for each in (recipe.duration, duration))
     if total < step:
         raise ConfigError(
-            f"--epochs/--iterations: {duration} is {total:,} steps, but the run is at step {step:,}"
-            " already; give more, or use the run as it is"
+            f"--epochs/--iterations: {duration} is {total:,} steps, but the run is already at"
+            f" step {step:,}; give a longer duration, or use the run as it is"
         )
-    line = f"the run ends at step {total:,} ({duration}) in place of {before:,} ({recipe.duration})"
+    line = f"the run ends at step {total:,} ({duration}) instead of {before:,} ({recipe.duration})"
     if step == 0:
         return line
-    old, new = (_rate(recipe, length, step, schedule) for length in (before, total))
+    old, new = (_lr_at(recipe, length, step, schedule) for length in (before, total))
     kind = recipe.schedule.kind
     if old == new:
-        return f"{line}; the learning rate goes on at {new:.3g} (schedule {kind})"
+        return f"{line}; the learning rate stays {new:.3g} (schedule {kind})"
     line += (
         f"; the schedule ({kind}) is stretched over the new length, so the learning rate at step"
         f" {step:,} jumps from {old:.3g} to {new:.3g}"
     )
     if recipe.data.grow_from is not None:
-        line += "; image sizes (data.grow_from) follow the new length too"
+        line += "; image sizes (data.grow_from) follow the new length, too"
     return line
 
 
-def _rate(recipe: Recipe, total: int, step: int, state: dict[str, Any] | None) -> float:
+def _lr_at(recipe: Recipe, total: int, step: int, state: dict[str, Any] | None) -> float:
     schedule = Schedule(recipe.schedule, recipe.optim.lr, total)
     if state is not None:
         schedule.load_state_dict(copy.deepcopy(state))
     return schedule.lr(min(step, total - 1))
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= _flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found
 
 
-def _with(recipe: Recipe, source: Recipe, name: str) -> Recipe:
+def _copy_field(recipe: Recipe, source: Recipe, name: str) -> Recipe:
     """`recipe` with the field `name` of `source`."""
     group, dot, field = name.rpartition(".")
     if not dot:
@@ -129,5 +132,5 @@ def _with(recipe: Recipe, source: Recipe, name: str) -> Recipe:
     return replace(recipe, **{group: replace(getattr(recipe, group), **{field: value})})
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return UNSET if value is None else repr(value)

@@ -1,4 +1,4 @@
-"""Everything that changes while a net trains, and its road to disk and back."""
+"""Everything that changes during training, and how it is saved and restored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from resnets.config import FinetuneSpec, Recipe, to_dict
 from resnets.data.splits.fingerprint import Fingerprint
 from resnets.train.async_writer import Snapshot, Writer
-from resnets.train.guards.divergence import CURES, Diverged, not_finite
+from resnets.train.guards.divergence import HINTS, Diverged, not_finite
 from resnets.train.optim.ema import make_ema
 from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.optim.optimizers import (
@@ -24,7 +24,7 @@ from resnets.train.optim.optimizers import (
     state_tensors,
 )
 from resnets.train.optim.schedule import Schedule
-from resnets.train.optim.zero import Sharded
+from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.fingerprint import Record
 from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, Encoded
@@ -36,7 +36,7 @@ from resnets.weights.load import load_weights
 
 @dataclass
 class Meter:
-    """Running sums on the device over `count` examples; read only when a row is written."""
+    """Sums on the device over `count` examples; read only when a row is written."""
 
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
     count: int = 0
@@ -47,22 +47,25 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.double()
         self.count += count
 
-    def total(self, rank: ProcessGroup) -> Meter:
-        """The sums of all processes, in the first of them; in the others nothing."""
-        if rank.world_size == 1:
+    def reduce_to_main(self, group: ProcessGroup) -> Meter:
+        """The sums over all processes in the main process; zeros in the others."""
+        if group.world_size == 1:
             return self
-        sums = rank.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
+        sums = group.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
         count = int(sums.pop("count"))
         total = Meter({k: v.new_tensor(sums[k]) for k, v in self.sums.items()}, count)
-        return total if rank.is_main else total.emptied()
+        return total if group.is_main else total.zeroed()
 
-    def emptied(self) -> Meter:
-        """The same sums, of nothing."""
+    def zeroed(self) -> Meter:
+        """A meter with the same names and no examples."""
         return Meter({name: torch.zeros_like(each) for name, each in self.sums.items()}, 0)
 
-    def means(self, rank: ProcessGroup = ProcessGroup()) -> dict[str, float]:  # noqa: B008 (frozen)
+    def means(
+        self,
+        group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
+    ) -> dict[str, float]:
         """Sums over counts, over all processes; "errors" becomes "top1_error" in percent."""
-        sums = rank.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
+        sums = group.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
         count = sums.pop("count")
         means = {name: value / max(1, count) for name, value in sums.items()}
         if "errors" in means:
@@ -74,33 +77,34 @@ class Meter:
 class TrainState:
     """Model, optimizer, schedule, averaged weights and position of one run.
 
-    stale: evaluations since the validation error was last the lowest yet. micro_batch: see Recipe;
-    less where more did not fit into memory. elsewhere: the optimizer's state in other processes,
-    as of the last `meet`.
+    stale: evaluations since the lowest validation error. micro_batch: see Recipe; smaller if the
+    recipe's did not fit into memory. remote_optimizer_state: the part of the optimizer's state
+    that other processes hold, as of the last `gather`.
     """
 
     model: nn.Module
     optimizer: Optimizer
     schedule: Schedule
     ema: AveragedModel | None
-    tuning: FreezeSchedule
+    freeze_schedule: FreezeSchedule
     step: int = 0
     stale: int = 0
     micro_batch: int = 0
     seconds: float = 0.0
     interval: Meter = field(default_factory=Meter)
     epoch: Meter = field(default_factory=Meter)
-    elsewhere: dict[str, torch.Tensor] = field(default_factory=dict)
+    remote_optimizer_state: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def meet(self, rank: ProcessGroup) -> None:
-        """Let the first process have what only others know, before it saves all."""
-        self.interval, self.epoch = self.interval.total(rank), self.epoch.total(rank)
-        if isinstance(self.optimizer, Sharded):
-            self.elsewhere = rank.collect(state_tensors(self.model, self.optimizer))
+    def gather(self, group: ProcessGroup) -> None:
+        """Collect in the main process what only other processes hold, before it saves."""
+        self.interval = self.interval.reduce_to_main(group)
+        self.epoch = self.epoch.reduce_to_main(group)
+        if isinstance(self.optimizer, ShardedOptimizer):
+            self.remote_optimizer_state = group.collect(state_tensors(self.model, self.optimizer))
 
     @property
     def eval_model(self) -> nn.Module:
-        """The weights that evaluation uses: the averaged ones where there are any."""
+        """The model to evaluate: the averaged one, if there is one."""
         return self.ema.module if self.ema is not None else self.model
 
 
@@ -108,52 +112,53 @@ def new_state(
     model: nn.Module,
     recipe: Recipe,
     total: int,
-    rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
+    group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> TrainState:
-    """State of a run at step 0, in one of several processes."""
+    """State of a run at step 0."""
     ema = make_ema(model, recipe.ema_decay) if recipe.ema_decay else None
-    # Without pretrained weights there is nothing to be careful with.
-    tuning = FreezeSchedule(model, recipe.finetune if recipe.weights else FinetuneSpec(), total)
+    # Without pretrained weights, nothing is frozen and all layers share one learning rate.
+    finetune = recipe.finetune if recipe.weights else FinetuneSpec()
+    freeze_schedule = FreezeSchedule(model, finetune, total)
     return TrainState(
         model,
-        make_optimizer(model, recipe.optim, tuning.rates(), rank),
+        make_optimizer(model, recipe.optim, freeze_schedule.lr_scales(), group),
         Schedule(recipe.schedule, recipe.optim.lr, total),
         ema,
-        tuning,
+        freeze_schedule,
         micro_batch=recipe.micro_batch,
     )
 
 
 class Saver:
-    """Writes and reads a run's checkpoints: `last` to go on from, `best` to use.
+    """Writes and restores a run's checkpoints: `last` to resume from, `best` to use.
 
-    The loop waits only while tensors are copied; files are written beside it. Where that fails,
-    the next save or `wait` raises CheckpointError, or Diverged where a number is not finite: an
-    update that overflows shows in no loss before the next step.
+    The loop waits only while tensors are copied; a thread writes the files. If that fails, the
+    next save or `wait` raises CheckpointError, or Diverged if a tensor is not finite: an update
+    that overflows affects the loss only in the next step.
     """
 
     def __init__(
         self,
         folder: Path,
         recipe: Recipe,
-        fixed: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         mean_image: torch.Tensor | None,
         fingerprint: Fingerprint | None = None,
     ) -> None:
-        self._kept, self._writer = CheckpointManager(folder, recipe), Writer()
+        self._manager, self._writer = CheckpointManager(folder, recipe), Writer()
         self._snapshots = {LAST: Snapshot(), BEST: Snapshot()}
         self._record = Record(fingerprint)
-        self._meta = {"recipe": to_dict(recipe), **fixed, **self._record.meta}
-        self._fixed = {} if mean_image is None else {"preprocess/mean_image": mean_image}
-        self._fixed |= self._record.tensors
+        self._meta = {"recipe": to_dict(recipe), **metadata, **self._record.meta}
+        self._constant_tensors = {} if mean_image is None else {"preprocess/mean_image": mean_image}
+        self._constant_tensors |= self._record.tensors
 
     @property
     def path(self) -> str:
         """Path or URL of `last`."""
-        return self._kept.path
+        return self._manager.path
 
     def save_last(self, state: TrainState, *, final: bool = False) -> None:
-        """Write everything needed to go on exactly. The `final` one is waited for."""
+        """Write everything needed to resume exactly; waits for the `final` one."""
         loop = {
             "seconds": state.seconds,
             "stale": state.stale,
@@ -164,17 +169,17 @@ class Saver:
         }
         tensors = _prefixed("model", state.model.state_dict())
         tensors |= _prefixed("optim", state_tensors(state.model, state.optimizer))
-        tensors |= _prefixed("optim", state.elsewhere)
+        tensors |= _prefixed("optim", state.remote_optimizer_state)
         if state.ema is not None:
             tensors |= _prefixed("ema", state.ema.module.state_dict())
             tensors["n_averaged"] = state.ema.n_averaged
         self._save(LAST, tensors, {"step": state.step, "state": loop}, final)
-        state.elsewhere = {}  # copied; as large as the state that is divided to save memory
+        state.remote_optimizer_state = {}  # copied by now; frees its memory
         if final:
             self.wait()
 
     def save_best(self, state: TrainState) -> None:
-        """Write the evaluated weights alone."""
+        """Write only the evaluated weights."""
         tensors = _prefixed("model", state.eval_model.state_dict())
         self._save(BEST, tensors, {"step": state.step, "averaged": state.ema is not None}, False)
 
@@ -182,41 +187,41 @@ class Saver:
         self, name: str, tensors: dict[str, torch.Tensor], meta: dict[str, Any], final: bool
     ) -> None:
         snapshot = self._snapshots[name]
-        self._writer.ready(name)
-        snapshot.take(tensors)
+        self._writer.wait_for(name)
+        snapshot.copy(tensors)
 
         def write() -> None:
-            copies = snapshot.finish()
+            copies = snapshot.tensors()
             if (bad := not_finite(copies)) is not None:
                 raise Diverged(
-                    f"{bad} is no longer finite at step {meta['step']:,}, which is not saved; "
-                    f"{self._kept.last_good()}; {CURES}"
+                    f"{bad} is not finite at step {meta['step']:,}; that step was not saved; "
+                    f"{self._manager.last_good()}; {HINTS}"
                 )
-            if self._record.file is not None:  # before a checkpoint names it
-                self._kept.put_beside(*self._record.file)
+            if self._record.file is not None:  # before a checkpoint refers to it
+                self._manager.put_beside(*self._record.file)
                 self._record.file = None
-            payload = Encoded({**self._fixed, **copies}, self._meta | meta)
-            self._kept.save(name, payload, meta["step"], final=final)
+            payload = Encoded({**self._constant_tensors, **copies}, self._meta | meta)
+            self._manager.save(name, payload, meta["step"], final=final)
 
         self._writer.start(name, write)
 
     def wait(self) -> None:
-        """Wait until all is where it belongs; raises CheckpointError where it cannot be."""
+        """Wait until all checkpoints are written; raises CheckpointError if one cannot be."""
         self._writer.wait()
-        self._kept.send(final=True)
+        self._manager.send(final=True)
 
     def close(self) -> None:
-        """Let a write that goes on end, whatever ends the run."""
+        """Finish pending writes, however the run ended."""
         self._writer.close()
 
-    def last_good(self, patience: float = 0.0) -> str:
-        """Which checkpoint a failure leaves, once `patience` seconds went to writing it."""
-        self._writer.settle(patience)
-        return self._kept.last_good()
+    def last_good(self, timeout: float = 0.0) -> str:
+        """Name the last usable checkpoint, after waiting up to `timeout` s for pending writes."""
+        self._writer.wait_quietly(timeout)
+        return self._manager.last_good()
 
     def restore(self, state: TrainState, checkpoint: Checkpoint) -> None:
-        """Fill `state` from a checkpoint of `save_last`; CheckpointError where it does not fit."""
-        self._kept.going_on(checkpoint)
+        """Load a checkpoint of `save_last` into `state`; CheckpointError if it does not match."""
+        self._manager.going_on(checkpoint)
         with naming(named(checkpoint.path)):
             self._restore(state, checkpoint)
 
@@ -228,7 +233,7 @@ class Saver:
             state.ema.n_averaged.copy_(checkpoint.tensors["n_averaged"])
         loop = checkpoint.meta["state"]
         state.step, state.seconds = checkpoint.step, loop["seconds"]
-        state.stale = loop.get("stale", 0)  # checkpoints of before do not count it
+        state.stale = loop.get("stale", 0)  # missing in older checkpoints
         state.micro_batch = loop.get("micro_batch", state.micro_batch)
         state.schedule.load_state_dict(loop["schedule"])
         device = next(state.model.parameters()).device

@@ -1,4 +1,4 @@
-"""What a task brings to a run; the run itself is the same for all of them."""
+"""What a task provides to a training run; the run itself is the same for every task."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from resnets.utils.distributed import ProcessGroup
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """What "auto" became on this machine.
+    """How "auto" settings of the recipe were resolved on this machine.
 
-    Kept in the checkpoint: a resumed run takes its precision from there, where its device can, and
-    says which of the others differ.
+    Stored in the checkpoint (as "means"): a resumed run takes its precision from there if the
+    device supports it, and reports which other settings differ.
 
-    fused: norm, addition and relu in one kernel (`models.norm_act`), which compiling would undo.
-    tiles: gradients of convolutions' weights on AMX tiles (`models.convolution`).
+    fused: norm, addition and ReLU in one kernel (`models.norm_act`), which compiling would undo.
+    tiles: weight gradients of convolutions on AMX tiles (`models.convolution`). keeps_pages:
+    malloc keeps freed memory (`tune_malloc`).
     """
 
     device: str
@@ -37,7 +38,7 @@ class ExecutionPlan:
     keeps_pages: bool
 
     def autocast(self) -> torch.autocast:
-        """Context of the forward pass."""
+        """The autocast context of the forward pass."""
         return torch.autocast(
             torch.device(self.device).type,
             dtype=torch.bfloat16,
@@ -46,30 +47,30 @@ class ExecutionPlan:
 
 
 class Task(Protocol):
-    """Data, model, loss and measures of one run.
+    """Data, model, loss and metrics of one run.
 
-    recipe: fitted to the data. data: the set's name. title: what is trained on what, for the person
-    at the terminal. summary: what was understood of the data.
-    fixed: what each checkpoint says besides, `classes` and `preprocess` among it. monitor: the
-    validation figure that chooses the best checkpoint. images: what is trained on and held out.
+    recipe: completed with what the data decides. data_name: name of the data set. title: one line
+    for the terminal, what is trained on what. summary: how the data set was understood. metadata:
+    entries for each checkpoint, `classes` and `preprocess` among them. monitor: the validation
+    metric that selects the best checkpoint. split_report: the training and held-out images.
     """
 
     recipe: Recipe
-    data: str
+    data_name: str
     title: str
     summary: DataSummary
-    fixed: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     monitor: str
-    images: SetReport
+    split_report: SetReport
 
     @property
     def model(self) -> nn.Module:
-        """What is trained."""
+        """The model to train."""
         ...
 
     @property
     def examples(self) -> int:
-        """Pictures in one epoch."""
+        """Images per epoch."""
         ...
 
     @property
@@ -79,35 +80,37 @@ class Task(Protocol):
 
     @property
     def mean_image(self) -> torch.Tensor | None:
-        """The mean picture (C, H, W) that preprocessing subtracts, where it does."""
+        """The mean image (C, H, W) that preprocessing subtracts, if any."""
         ...
 
     def smallest_input(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of the smallest training images; None where they may be of any size."""
+        """(C, H, W) of the smallest training images; None if they may have any size."""
         ...
 
-    def begin(self, device: torch.device) -> None:
-        """Done once, before the first step, with the model on `device`."""
+    def setup(self, device: torch.device) -> None:
+        """Prepare a new run: called once before the first step, with the model on `device`."""
         ...
 
-    def stream(self, device: torch.device, rank: ProcessGroup) -> Stream:
-        """This process's parts of the training batches."""
+    def stream(self, device: torch.device, group: ProcessGroup) -> Stream:
+        """This process's share of the training batches."""
         ...
 
-    def compiled(self) -> nn.Module:
-        """The model's compiled form, for the forward pass of training."""
+    def compiled_model(self) -> nn.Module:
+        """The model compiled for the forward pass of training."""
         ...
 
-    def evaluator(self, means: ExecutionPlan, rank: ProcessGroup) -> Evaluate | None:
-        """What the loop calls to measure a model; None where there is nothing to measure on.
+    def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
+        """The function the loop calls to evaluate a model; None without data to evaluate on.
 
-        All processes call it at once, and all get the figures of all.
+        All processes call it together, and each gets the metrics over all of them.
         """
         ...
 
-    def conclude(self, path: Path, means: ExecutionPlan, rank: ProcessGroup) -> dict[str, Any]:
-        """Figures by split of the finished run's checkpoint `path`, the test set among them.
+    def evaluate_checkpoint(
+        self, path: Path, plan: ExecutionPlan, group: ProcessGroup
+    ) -> dict[str, Any]:
+        """Metrics by split of the finished run's checkpoint `path`, the test set included.
 
-        The first process reads it, and the others get the net from there.
+        The main process reads the file and sends the model to the others.
         """
         ...

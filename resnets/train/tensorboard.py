@@ -1,4 +1,4 @@
-"""TensorBoard's events of a run: for looking on, so a run goes on without them."""
+"""TensorBoard events of a run; optional, so a run continues when they cannot be written."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 _log = logging.getLogger("resnets.train")
 
 
-class Board:
-    """Writes events into `folder`/tensorboard where the extra `tensorboard` is installed.
+class TensorBoardLog:
+    """Writes events to `folder`/tensorboard if the extra `tensorboard` is installed.
 
-    Where they cannot be written any more (a full disk, a folder that was removed), one warning says
-    so and the rest is dropped.
+    When they can no longer be written (disk full, folder removed), it logs one warning and drops
+    the rest.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -24,39 +24,39 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._place = folder / "tensorboard"
-        self._hook = threading.excepthook
-        threading.excepthook = self._unless_ours
-        self._writer = SummaryWriter(str(self._place), purge_step=step + 1 if step else None)
+        self._folder = folder / "tensorboard"
+        self._previous_hook = threading.excepthook
+        threading.excepthook = self._excepthook
+        self._writer = SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """The figures of one row of metrics.jsonl."""
+        """Write the metrics of one row of metrics.jsonl."""
         if self._writer is None:
             return
         try:
             for name, value in row.items():
                 if isinstance(value, int | float) and name not in ("step", "epoch"):
                     self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-        except OSError as error:  # of the thread that writes
-            self._give_up(error)
+        except OSError as error:  # raised in the writer's thread
+            self._disable(error)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
         if self._writer is not None:
             try:
                 self._writer.close()
             except OSError as error:
-                self._give_up(error)
+                self._disable(error)
             self._writer = None
-            threading.excepthook = self._hook
+            threading.excepthook = self._previous_hook
 
-    def _give_up(self, error: OSError) -> None:
+    def _disable(self, error: OSError) -> None:
         reason = error.strerror or type(error).__name__
-        _log.warning("%s: no more events are written (%s)", self._place, reason)
+        _log.warning("%s: cannot write events, continuing without them (%s)", self._folder, reason)
         self._writer = None
-        threading.excepthook = self._hook
+        threading.excepthook = self._previous_hook
 
-    def _unless_ours(self, arguments: Any) -> None:
-        """The writer's thread prints its error, which `write` meets again, as a traceback."""
+    def _excepthook(self, arguments: Any) -> None:
+        """Hide tracebacks of the writer's thread; `write` reports its error."""
         if not type(arguments.thread).__module__.startswith("tensorboard."):
-            self._hook(arguments)
+            self._previous_hook(arguments)

@@ -1,4 +1,4 @@
-"""Where the seconds of training go: waiting for data, to the device, augmenting, computing."""
+"""Where training time is times: waiting for data, copying, augmenting, computing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from resnets.data.timings import Stopwatch, Timings
 from resnets.train.state import Meter
 
-# A row of metrics.jsonl of this kind has the shares of an epoch's seconds, named as in STAGES.
+# Rows of this kind in metrics.jsonl hold the share of an epoch's seconds by stage of STAGES.
 TIME = "time"
 STAGES = {
     "waiting": "waiting for data",
@@ -18,14 +18,14 @@ STAGES = {
     "augmenting": "augmenting",
     "computing": "computing",
 }
-WORTH = 0.1  # share of waiting above which data holds the net up
-FULL = 0.85  # share of their time above which decode threads have no more to give
-STALLED = 0.6  # share of a busy thread's time on the CPU below which something else is slow
+MIN_WAITING = 0.1  # share of time times waiting above which data loading limits training
+MIN_BUSY = 0.85  # share of time above which the decode threads are saturated
+MIN_CPU = 0.6  # CPU share of busy decode threads below which reading or other programs limit them
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """`steps` steps and their seconds: in all, by stage, and of the decode threads."""
+    """Seconds of `steps` steps: in total, by stage, and of the decode threads."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -41,14 +41,14 @@ class StepTimes:
 
     @property
     def waiting(self) -> float:
-        """Seconds in which the device had nothing to do."""
+        """Seconds in which the device was idle."""
         return max(0.0, self.seconds - self.computing - self.to_device - self.augmenting)
 
 
 class StepTimer:
-    """Seconds of training, evaluation and checkpoints not counted, and where they went.
+    """Measures training time by stage; evaluation and checkpoints are not counted.
 
-    `before`: those of the run before it was resumed; only `total` counts them.
+    `before`: seconds of the run before it was resumed; only `total` includes them.
     """
 
     def __init__(self, timings: Timings, before: float) -> None:
@@ -56,21 +56,21 @@ class StepTimer:
         self.computing = Stopwatch(timings.device)
         self._steps, self._seconds = 0, 0.0
         self._laps: dict[str, StepTimes] = {}
-        self.next()
+        self.start_step()
 
-    def next(self) -> None:
-        """Evaluation and checkpoints are over; the next step begins."""
-        self._mark = time.perf_counter()
+    def start_step(self) -> None:
+        """Start timing the next step."""
+        self._start = time.perf_counter()
 
-    def stepped(self, wait_for: Meter | None) -> None:
-        """A step is over; with `wait_for`, the device is too (reading a sum waits for it)."""
+    def end_step(self, wait_for: Meter | None) -> None:
+        """Stop timing a step; reading the sums of `wait_for` synchronizes with the device."""
         if wait_for is not None:
             wait_for.means()
-        self._seconds += time.perf_counter() - self._mark
+        self._seconds += time.perf_counter() - self._start
         self._steps += 1
 
     def lap(self, name: str) -> StepTimes:
-        """What was spent since the last lap of this name, or the start. Waits for the device."""
+        """Times since the last lap of this name, or the start; synchronizes with the device."""
         timings = self._timings
         now = StepTimes(
             self._steps,
@@ -81,20 +81,20 @@ class StepTimer:
             timings.decoding.busy,
             timings.decoding.cpu,
         )
-        spent = now - self._laps.get(name, StepTimes())
+        times = now - self._laps.get(name, StepTimes())
         self._laps[name] = now
-        return spent
+        return times
 
     def epoch_row(self) -> dict[str, Any]:
-        """Figures of the row of an epoch: seconds, the share of each stage, the decode threads'."""
-        spent, threads = self.lap("epoch"), self._timings.decoding.threads
-        seconds = max(1e-9, spent.seconds)
-        row: dict[str, Any] = {"seconds": spent.seconds}
-        row |= {stage: getattr(spent, stage) / seconds for stage in STAGES}
+        """The row of an epoch: seconds, the share of each stage, use of the decode threads."""
+        times, threads = self.lap("epoch"), self._timings.decoding.threads
+        seconds = max(1e-9, times.seconds)
+        row: dict[str, Any] = {"seconds": times.seconds}
+        row |= {stage: getattr(times, stage) / seconds for stage in STAGES}
         row["decode_threads"] = threads
         if threads:
-            row["decode_busy"] = min(1.0, spent.decoding / (threads * seconds))
-            row["decode_cpu"] = spent.decoding_cpu / max(1e-9, spent.decoding)
+            row["decode_busy"] = min(1.0, times.decoding / (threads * seconds))
+            row["decode_cpu"] = times.decoding_cpu / max(1e-9, times.decoding)
         row["packed"] = self._timings.packed
         return row
 
@@ -103,8 +103,8 @@ class StepTimer:
         return self._before + self._seconds
 
 
-def whole_run(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """One such row for all epochs among `rows` of metrics.jsonl; None without any."""
+def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """One row that summarizes all epochs among `rows` of metrics.jsonl; None without any."""
     epochs = [row for row in rows if row["kind"] == TIME]
     seconds = sum(row["seconds"] for row in epochs)
     if not seconds:
@@ -117,8 +117,8 @@ def whole_run(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {**epochs[-1], "seconds": seconds, **means}
 
 
-def stages_line(row: Mapping[str, Any]) -> str:
-    """An epoch's stages and what to do about the slowest, as one line."""
+def format_stages(row: Mapping[str, Any]) -> str:
+    """An epoch's stages and its bottleneck, as one line."""
     parts = [f"{row[stage]:.0%} {title}" for stage, title in STAGES.items()]
     if row["decode_threads"]:
         count = row["decode_threads"]
@@ -128,24 +128,24 @@ def stages_line(row: Mapping[str, Any]) -> str:
 
 
 def bottleneck(row: Mapping[str, Any]) -> str:
-    """Which stage holds the others up, and what helps."""
-    if row["waiting"] < WORTH or not row["decode_threads"]:
+    """The stage that limits throughput, and how to speed it up."""
+    if row["waiting"] < MIN_WAITING or not row["decode_threads"]:
         slowest = max(("to_device", "augmenting", "computing"), key=lambda stage: row[stage])
         return {
             "computing": "computing is the bottleneck",
             "to_device": "copying to the device is the bottleneck",
             "augmenting": "augmenting is the bottleneck",
         }[slowest]
-    if row["decode_busy"] < FULL:
-        return "data came late, though its threads had time: the steps or epochs are very short"
-    if row["decode_cpu"] < STALLED:
+    if row["decode_busy"] < MIN_BUSY:
+        return "data arrived late with idle decode threads: the steps or epochs are very short"
+    if row["decode_cpu"] < MIN_CPU:
         return (
-            f"reading is the bottleneck: busy threads had the CPU {row['decode_cpu']:.0%} of the"
+            f"reading is the bottleneck: busy threads used the CPU {row['decode_cpu']:.0%} of the"
             " time (slow storage, or other programs on these cores)"
         )
     if row["packed"]:
-        return "decoding is the bottleneck: more threads (data.workers), if there are cores left"
+        return "decoding is the bottleneck: use more threads (data.workers) if cores are free"
     return (
-        "decoding is the bottleneck: pack the set (resnets data pack), or more threads"
-        " (data.workers) if there are cores left"
+        "decoding is the bottleneck: pack the data set (resnets data pack), or use more threads"
+        " (data.workers) if cores are free"
     )

@@ -35,7 +35,7 @@ def moved(net: Net, spec: FinetuneSpec, steps: int, total: int, start: int = 0) 
     optimizer = make_optimizer(net, plan, dict.fromkeys(net.parameters(), 1.0))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     for step in range(start, start + steps):
-        tuning.begin(step)
+        tuning.apply(step)
         images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(step))
         F.cross_entropy(net(images), torch.arange(6) % 3).backward()
         optimizer.step()
@@ -77,7 +77,7 @@ def test_frozen_norms_keep_statistics_scales_and_shifts(net: Net) -> None:
 def test_evaluation_between_steps_does_not_thaw(net: Net) -> None:
     tuning = FreezeSchedule(net, FinetuneSpec(freeze_norm=True), 4)
     net.eval()
-    tuning.begin(0)
+    tuning.apply(0)
     assert net.training
     assert not any(m.training for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
@@ -91,10 +91,10 @@ def test_a_detectors_own_layers_are_new(net: Net) -> None:
 
     detector = Detector()
     tuning = FreezeSchedule(detector, FINETUNE, 4)
-    rates = tuning.rates()
+    rates = tuning.lr_scales()
     assert rates[detector.box[0].weight] == 1.0
     assert rates[net.get_submodule("stage2.0.conv1").weight] == 0.5
-    tuning.begin(0)
+    tuning.apply(0)
     learning = {name for name, p in detector.named_parameters() if p.requires_grad}
     assert learning == {n for n, _ in detector.named_parameters() if not n.startswith("net.")} | {
         "net.head.weight",
@@ -105,21 +105,21 @@ def test_a_detectors_own_layers_are_new(net: Net) -> None:
 
 def test_closing_norm_goes_with_the_last_stage() -> None:
     preact = build(dataclasses.replace(SPEC, block="preact-basic"))
-    rates = FreezeSchedule(preact, FinetuneSpec(layer_decay=0.5), 4).rates()
+    rates = FreezeSchedule(preact, FinetuneSpec(layer_decay=0.5), 4).lr_scales()
     assert rates[preact.norm.weight] == rates[preact.get_submodule("stage2.0.conv1").weight] == 0.5
     vgg = build(VGG)
-    rates = FreezeSchedule(vgg, FinetuneSpec(layer_decay=0.5), 4).rates()
+    rates = FreezeSchedule(vgg, FinetuneSpec(layer_decay=0.5), 4).lr_scales()
     assert [rates[layer.weight] for layer in (vgg.head, vgg.fc2, vgg.fc1)] == [1, 0.5, 0.25]
 
 
 def test_without_weights_nothing_is_spared(net: Net) -> None:
     plan = Recipe(finetune=FINETUNE)
     state = new_state(net, plan, 4)
-    state.tuning.begin(0)
+    state.freeze_schedule.apply(0)
     assert all(parameter.requires_grad for parameter in net.parameters())
-    assert {group["rate"] for group in state.optimizer.param_groups} == {1.0}
+    assert {group["lr_scale"] for group in state.optimizer.param_groups} == {1.0}
     kept = new_state(net, dataclasses.replace(plan, weights="there"), 4)
-    assert {group["rate"] for group in kept.optimizer.param_groups} == {1.0, 0.5, 0.25, 0.125}
+    assert {group["lr_scale"] for group in kept.optimizer.param_groups} == {1.0, 0.5, 0.25, 0.125}
 
 
 @pytest.mark.parametrize(

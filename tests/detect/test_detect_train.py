@@ -137,7 +137,7 @@ def test_lines_say_what_detection_measures(coco, tmp_path, capsys):
     training.run(short, tmp_path / "run", device="cpu")
     said = capsys.readouterr().err
     assert "small-residual-fpn on" in said
-    assert "4 training pictures, 2 validation" in said
+    assert "4 training images, 2 validation" in said
     assert "val  epoch 1.00  mAP " in said
     assert "mAP@.5 " in said
 
@@ -188,7 +188,7 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
     )
     training.run(told, tmp_path / "run", device="cpu", quiet=True)
     work = DetectionTask.open(told)
-    work.begin(torch.device("cpu"))
+    work.setup(torch.device("cpu"))
     start = work.model.net.state_dict()
     end = load(tmp_path / "run").net.state_dict()
     for name in ("stem.norm.running_mean", "stage4.0.norm1.running_var", "stage2.0.norm1.weight"):

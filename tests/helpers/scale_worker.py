@@ -16,7 +16,7 @@ from resnets.models.norm import use_norm_batch
 from resnets.train.optim.optimizers import (
     load_state_tensors,
     make_optimizer,
-    set_rate,
+    set_lr,
     state_tensors,
 )
 from resnets.utils.distributed import ProcessGroup, init_distributed
@@ -64,7 +64,7 @@ def check_sharded(rank: ProcessGroup) -> None:
             for parameter in net.parameters():
                 assert parameter.grad is None
                 parameter.grad = torch.randn_like(parameter)
-            set_rate(optimizer, 0.1 / (1 + step))
+            set_lr(optimizer, 0.1 / (1 + step))
             optimizer.step()
     whole, own = (state_tensors(*each) for each in zip(nets, optimizers, strict=True))
     size, least = (sum(each.numel() for each in found.values()) for found in (whole, own))
@@ -95,7 +95,7 @@ def main(folder: Path) -> None:
         check_sharded(rank)
         for path in sorted(folder.glob("*.toml")):
             out = folder / f"{path.stem}-{rank.world_size}"
-            training.run(from_toml(path), out, device="cpu", rank=rank, quiet=True)
+            training.run(from_toml(path), out, device="cpu", group=rank, quiet=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from resnets.models.norm import GhostNorm, SyncNorm, running_statistics, use_nor
 from resnets.ops import compiler
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loop import train_step
-from resnets.train.loss import classification
+from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
 from resnets.utils.distributed import ProcessGroup
 
@@ -76,7 +76,9 @@ def step(recipe: Recipe, batch: Batch) -> nn.Module:
     net = build(recipe.model)
     use_norm_batch(net, recipe.norm_batch, sync=False)
     state = new_state(net, recipe, 10)
-    train_step(state, DataParallelModel(net, ProcessGroup()), classification(), batch, OFF, recipe)
+    train_step(
+        state, DataParallelModel(net, ProcessGroup()), classification_loss(), batch, OFF, recipe
+    )
     assert state.interval.count == len(batch)
     return net
 

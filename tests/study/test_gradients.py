@@ -21,7 +21,7 @@ from resnets.study.gradients.gradients import (
 )
 from resnets.study.gradients.page import degradation_remains, gradients_page
 from resnets.study.gradients.study import gradients_study
-from resnets.train.loss import classification
+from resnets.train.loss import classification_loss
 
 GREY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def net_of(name, **changes):
 @pytest.mark.parametrize("changes", [{}, {"shortcut": "B"}, {"norm": "none"}])
 def test_norms_equal_autograd_by_hand(changes):
     net, batch = net_of("cifar-resnet8", **changes), batch_of(16)
-    loss, layers = layer_gradients(net.eval(), classification(), batch)
+    loss, layers = layer_gradients(net.eval(), classification_loss(), batch)
     net.train()
     by_hand = cross_entropy(net(batch.images), batch.targets)
     by_hand.backward()
@@ -58,7 +58,7 @@ def test_norms_equal_autograd_by_hand(changes):
 def test_measuring_leaves_the_net_as_it_was():
     net = net_of("cifar-resnet8").eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    layer_gradients(net, classification(), batch_of(8))
+    layer_gradients(net, classification_loss(), batch_of(8))
     assert not net.training
     assert all(parameter.grad is None for parameter in net.parameters())
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())

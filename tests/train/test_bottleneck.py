@@ -18,7 +18,7 @@ from resnets.data.timings import Decoding, Stopwatch
 from resnets.recipes import recipe
 from resnets.report.run_report import draw_stages
 from resnets.train.log import read_rows
-from resnets.train.timing import STAGES, StepTimer, stages_line, whole_run
+from resnets.train.timing import STAGES, StepTimer, format_stages, summarize
 
 CPU = torch.device("cpu")
 SPEC = DataSpec(size=16, in_memory="never", workers=1, normalise="imagenet")
@@ -64,14 +64,14 @@ def trained(files: SlowFiles, step_seconds: float, steps: int = 8) -> dict:
     """The row of an epoch of `steps` steps, each of which sleeps for `step_seconds`."""
     split = FileSplit(files, torch.zeros(len(files), dtype=torch.int64), ("a",), "slow")
     stream = TrainStream(split, SPEC, fit_preprocess(split, SPEC, 3), 8, 0, CPU)
-    clock = StepTimer(stream.timings, before=100.0)
+    timer = StepTimer(stream.timings, before=100.0)
     for _ in islice(stream.batches(), steps):
-        with clock.computing:
+        with timer.computing:
             time.sleep(step_seconds)
-        clock.stepped(None)
-        clock.next()
-    row = clock.epoch_row()
-    assert clock.total() == pytest.approx(100 + row["seconds"])
+        timer.end_step(None)
+        timer.start_step()
+    row = timer.epoch_row()
+    assert timer.total() == pytest.approx(100 + row["seconds"])
     assert sum(row[stage] for stage in STAGES) == pytest.approx(1, abs=1e-6)
     return row
 
@@ -102,25 +102,25 @@ def test_time_outside_steps_is_not_counted() -> None:
         CPU,
     )
     start, elsewhere = time.perf_counter(), 0.0
-    clock = StepTimer(stream.timings, 0.0)
+    timer = StepTimer(stream.timings, 0.0)
     for _ in islice(stream.batches(), 3):
-        with clock.computing:
+        with timer.computing:
             time.sleep(0.01)
-        clock.stepped(None)
+        timer.end_step(None)
         stopped = time.perf_counter()
         time.sleep(0.02)  # an evaluation
         elsewhere += time.perf_counter() - stopped
-        clock.next()
-    spent = clock.lap("row")
+        timer.start_step()
+    spent = timer.lap("row")
     assert spent.steps == 3
     assert 0.03 <= spent.computing <= spent.seconds
     assert spent.seconds <= time.perf_counter() - start - elsewhere
-    assert clock.lap("row").seconds == 0
-    row = clock.epoch_row()  # laps of other names go on
+    assert timer.lap("row").seconds == 0
+    row = timer.epoch_row()  # laps of other names go on
     assert row["seconds"] == spent.seconds
     assert row["decode_threads"] == 0
     assert "decode_busy" not in row
-    assert "decode threads" not in stages_line(row)
+    assert "decode threads" not in format_stages(row)
 
 
 def test_decoding_counts_the_threads_that_did_it() -> None:
@@ -136,10 +136,10 @@ def test_decoding_counts_the_threads_that_did_it() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({}, "decoding is the bottleneck: pack the set (resnets data pack), or more threads"),
-        ({"packed": True}, "decoding is the bottleneck: more threads (data.workers)"),
-        ({"decode_cpu": 0.2}, "reading is the bottleneck: busy threads had the CPU 20% of"),
-        ({"decode_busy": 0.3}, "data came late, though its threads had time"),
+        ({}, "decoding is the bottleneck: pack the data set (resnets data pack)"),
+        ({"packed": True}, "decoding is the bottleneck: use more threads (data.workers)"),
+        ({"decode_cpu": 0.2}, "reading is the bottleneck: busy threads used the CPU 20% of"),
+        ({"decode_busy": 0.3}, "data arrived late"),
         ({"waiting": 0.05, "computing": 0.92}, "computing is the bottleneck"),
         ({"waiting": 0.05, "to_device": 0.9, "computing": 0.04}, "copying to the device is"),
         ({"waiting": 0.05, "augmenting": 0.9, "computing": 0.04}, "augmenting is the bottleneck"),
@@ -147,10 +147,10 @@ def test_decoding_counts_the_threads_that_did_it() -> None:
 )
 def test_the_line_of_an_epoch_names_the_bottleneck(change: dict, said: str) -> None:
     row = {**ROW, **change}
-    line = stages_line(row)
+    line = format_stages(row)
     assert line.partition(" -> ")[2].startswith(said)
     assert "\n" not in line
-    assert "(1 decode thread 98% busy)" in stages_line({**ROW, "decode_threads": 1})
+    assert "(1 decode thread 98% busy)" in format_stages({**ROW, "decode_threads": 1})
     if not change:
         assert line.startswith(
             "41% waiting for data (2 decode threads 98% busy), 2% to device, 1% augmenting, "
@@ -164,12 +164,12 @@ def test_epochs_are_weighted_by_their_seconds() -> None:
         {"kind": "val", "loss": 1.0},
         {"kind": "time", **ROW, "seconds": 30.0, "waiting": 0.01, "computing": 0.96},
     ]
-    whole = whole_run(rows)
+    whole = summarize(rows)
     assert whole["seconds"] == 40
     assert whole["waiting"] == pytest.approx(0.11)
     assert whole["decode_busy"] == pytest.approx(0.98)
     assert sum(whole[stage] for stage in STAGES) == pytest.approx(1)
-    assert whole_run([{"kind": "val", "loss": 1.0}]) is None
+    assert summarize([{"kind": "val", "loss": 1.0}]) is None
 
 
 def test_a_run_tells_it_each_epoch_and_in_its_report(
@@ -188,7 +188,7 @@ def test_a_run_tells_it_each_epoch_and_in_its_report(
     assert lines[0].strip().startswith(f"time  epoch {rows[0]['epoch']:.2f}  ")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Where the time went" in page
-    assert stages_line(whole_run(rows)).replace(">", "&gt;") in page
+    assert format_stages(summarize(rows)).replace(">", "&gt;") in page
 
 
 def test_stages_are_drawn_for_each_epoch() -> None:

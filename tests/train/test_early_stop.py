@@ -55,8 +55,8 @@ def test_stops_after_so_many_evaluations_and_says_so(tmp_path, frozen_error, cap
     assert read_checkpoint(out / "checkpoints" / "best.safetensors").meta["step"] == 9
     assert "best.safetensors (step 9" in result["test"]["protocol"]
     said = capsys.readouterr().err
-    assert "stopped early at step 15: eval.patience=2 without a lower top1_error" in said
-    assert "the lowest was 40.00%" in said
+    assert "step 15: eval.patience=2" in said
+    assert "40.00%" in said
 
 
 def test_resuming_what_stopped_early_changes_nothing(tmp_path, frozen_error):

@@ -177,7 +177,7 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monke
     assert json.loads((out / "environment.json").read_text())["precision"] == "bfloat16"
     said = " ".join(capsys.readouterr().err.split())
     assert " validation, bfloat16, " in said
-    assert ("going on at step 2 (before: CPU kernels)" in said) == kernel
+    assert ("at step 2 (before: CPU kernels)" in said) == kernel
 
 
 @pytest.mark.skipif(compiler.load("norm") is None, reason="no compiler, so no kernels")
@@ -201,7 +201,7 @@ def test_fit_memory_and_sync_norm_exclude_each_other_on_resume_too(tmp_path):
         lambda: training.resume(tmp_path, fit_memory=True),
         lambda: training.run(short(2, sync_norm=True), tmp_path / "new", fit_memory=True),
     ):
-        with pytest.raises(ConfigError, match="--fit-memory: excludes sync_norm"):
+        with pytest.raises(ConfigError, match=r"--fit-memory: .*sync_norm"):
             go()
     assert os.listdir(tmp_path) == ["recipe.toml"]
 
@@ -256,14 +256,14 @@ def test_auto_compiles_long_runs_only_and_where_no_kernel_serves(monkeypatch):
     from resnets.models import build
 
     kernel = compiler.load("norm")
-    assert training.choose_means(recipe("digits"), nn.Identity(), 9, "cpu").fused == (
+    assert training.choose_plan(recipe("digits"), nn.Identity(), 9, "cpu").fused == (
         kernel is not None
     )
     monkeypatch.setattr(compiler, "load", lambda name: None)
 
     plan = recipe("cifar10-fast")
     net = build(plan.model)
-    long = training.choose_means(plan, net, 50_000, "cpu")
-    short_ = training.choose_means(dataclasses.replace(plan, duration="50it"), net, 50_000, "cpu")
+    long = training.choose_plan(plan, net, 50_000, "cpu")
+    short_ = training.choose_plan(dataclasses.replace(plan, duration="50it"), net, 50_000, "cpu")
     assert not short_.compiled
     assert long.compiled == (shutil.which("c++") is not None)

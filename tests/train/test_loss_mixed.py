@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.data.batch import Batch
-from resnets.train.loss import LossFn, classification
+from resnets.train.loss import LossFn, classification_loss
 
 COUNT, CLASSES = 6, 5
 
@@ -45,7 +45,7 @@ def dense(smoothing: float) -> Tensor:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_of_mixed_pictures(smoothing: float) -> None:
     logits, targets, *_ = numbers()
-    loss_fn = classification(smoothing)
+    loss_fn = classification_loss(smoothing)
     assert value(loss_fn, True) == pytest.approx(
         F.cross_entropy(logits, dense(smoothing)).item(), rel=1e-5
     )
@@ -58,14 +58,14 @@ def test_bce_of_plain_pictures_is_timms(smoothing: float) -> None:
     timm = pytest.importorskip("timm.loss")
     logits, targets, *_ = numbers()
     theirs = timm.BinaryCrossEntropy(smoothing=smoothing)(logits, targets).item()
-    assert value(classification(smoothing, "bce"), False) == pytest.approx(theirs, rel=1e-6)
+    assert value(classification_loss(smoothing, "bce"), False) == pytest.approx(theirs, rel=1e-6)
 
 
 def test_bce_of_mixed_pictures_is_timms_with_its_threshold() -> None:
     timm = pytest.importorskip("timm.loss")
     theirs = timm.BinaryCrossEntropy(smoothing=0.0, target_threshold=0.2)
     expected = theirs(numbers()[0], dense(0.0)).item()
-    assert value(classification(0.0, "bce"), True) == pytest.approx(expected, rel=1e-6)
+    assert value(classification_loss(0.0, "bce"), True) == pytest.approx(expected, rel=1e-6)
 
 
 def test_bce_smooths_the_answers_of_mixed_pictures() -> None:
@@ -77,13 +77,13 @@ def test_bce_smooths_the_answers_of_mixed_pictures() -> None:
         if 1 - share[row] > 0.2:
             answers[row, other[row]] = 0.9 + 0.1 / CLASSES
     expected = F.binary_cross_entropy_with_logits(logits, answers).item()
-    assert value(classification(0.1, "bce"), True) == pytest.approx(expected, rel=1e-6)
+    assert value(classification_loss(0.1, "bce"), True) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["cross-entropy", "bce"])
 def test_errors_count_the_first_class(kind: str) -> None:
     logits, targets, *_ = numbers()
-    losses = classification(0.1, kind)(lambda images: logits, batch(True))
+    losses = classification_loss(0.1, kind)(lambda images: logits, batch(True))
     assert losses.sums["errors"] == (logits.argmax(1) != targets).sum()
     assert losses.count == COUNT
     assert losses.sums["loss"].item() == pytest.approx(losses.total.item() * COUNT)

@@ -13,7 +13,7 @@ from resnets.train.optim.lamb import Lamb
 from resnets.train.optim.optimizers import (
     load_state_tensors,
     make_optimizer,
-    set_rate,
+    set_lr,
     state_tensors,
 )
 
@@ -28,7 +28,7 @@ def tiny() -> nn.Module:
 
 
 def optimizer(net: nn.Module, spec: OptimSpec) -> torch.optim.Optimizer:
-    return make_optimizer(net, spec, FreezeSchedule(net, FinetuneSpec(), 10).rates())
+    return make_optimizer(net, spec, FreezeSchedule(net, FinetuneSpec(), 10).lr_scales())
 
 
 def gradients(net: nn.Module, step: int) -> None:
@@ -53,7 +53,7 @@ def test_lamb_equals_timm() -> None:
     ]
     other = timm.Lamb(groups, lr=0.02, betas=(0.85, 0.99), max_grad_norm=None)
     for step in range(6):
-        set_rate(mine, 0.02 / (1 + step))
+        set_lr(mine, 0.02 / (1 + step))
         for group in other.param_groups:
             group["lr"] = 0.02 / (1 + step)
         gradients(ours, step)
@@ -114,9 +114,9 @@ def test_default_groups_are_all_weights_in_order() -> None:
 def test_rates_scale_the_schedule() -> None:
     net = tiny()
     made = make_optimizer(
-        net, OptimSpec(), FreezeSchedule(net, FinetuneSpec(layer_decay=0.5), 10).rates()
+        net, OptimSpec(), FreezeSchedule(net, FinetuneSpec(layer_decay=0.5), 10).lr_scales()
     )
-    set_rate(made, 0.4)
+    set_lr(made, 0.4)
     rates: dict[Tensor, float] = {
         parameter: group["lr"] for group in made.param_groups for parameter in group["params"]
     }

@@ -113,7 +113,7 @@ def test_asked_to_stop_saves_and_resumes(uninterrupted, tmp_path, number, code):
     assert 10 <= stopped_at < STEPS
     code, out, err = finish("train", "--resume", str(folder), "--device", "cpu")
     assert code == 0, out + err
-    assert f"going on at step {stopped_at}" in err
+    assert f"resuming at step {stopped_at}" in err
     assert_same_end(uninterrupted, folder)
 
 
@@ -127,4 +127,4 @@ def test_resuming_a_finished_run_changes_nothing(uninterrupted):
 def test_run_folder_is_not_overwritten(uninterrupted):
     code, _, err = finish(*TRAIN, "--out", str(uninterrupted))
     assert code == 2
-    assert "holds a run already; go on with --resume" in err
+    assert f"{uninterrupted} already contains a run; use --resume" in err

@@ -12,7 +12,7 @@ from digit_trees import recipe, write_tree
 from resnets import training
 from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, ScheduleSpec, from_toml
-from resnets.train.resume import asked_otherwise, differences, extend, reconcile
+from resnets.train.resume import describe_differences, differences, extend, reconcile
 from resnets.weights.checkpoint.format import read_checkpoint
 
 
@@ -50,9 +50,9 @@ def test_the_checkpoint_decides_and_each_difference_is_said() -> None:
 
 def test_a_recipe_that_is_not_the_runs_is_said_with_go_on() -> None:
     kept = replace(recipe(Path("set")), duration="8it")
-    (line,) = asked_otherwise(replace(kept, duration="12it"), kept)
-    assert line.startswith("duration is '12it', but the run there has '8it'")
-    assert asked_otherwise(replace(kept, data=replace(kept.data, size=None)), kept) == []
+    (line,) = describe_differences(replace(kept, duration="12it"), kept)
+    assert line.startswith("duration is '12it', but the existing run uses '8it'")
+    assert describe_differences(replace(kept, data=replace(kept.data, size=None)), kept) == []
 
 
 def test_an_edited_recipe_is_reported_and_kept_out_of_training(run: Path) -> None:
@@ -60,7 +60,7 @@ def test_an_edited_recipe_is_reported_and_kept_out_of_training(run: Path) -> Non
     text = path.read_text()
     path.write_text(re.sub(r"^lr = .*", "lr = 0.7", text, flags=re.M))
     training.resume(run, duration="10it", device="cpu", quiet=True)
-    assert any("optim.lr is 0.7" in line and "0.1 is used" in line for line in notes(run))
+    assert any("optim.lr is 0.7" in line and "using 0.1" in line for line in notes(run))
     assert from_toml(path).optim.lr == 0.1  # what the run is trained by
     history = read_checkpoint(run / "checkpoints" / "last.safetensors").meta["history"]
     assert [each["note"] for each in history] == notes(run)
@@ -79,7 +79,7 @@ def test_a_run_is_extended_and_says_what_the_schedule_does(
     assert rows[: len(before)] == before
     assert max(row["step"] for row in rows) == 16
     assert from_toml(run / "recipe.toml").duration == "16it"
-    assert any("ends at step 16 (16it) in place of 8 (8it)" in line for line in notes(run))
+    assert any("ends at step 16 (16it) instead of 8 (8it)" in line for line in notes(run))
     meta = read_checkpoint(run / "checkpoints" / "last.safetensors").meta
     assert (meta["step"], meta["recipe"]["duration"]) == (16, "16it")
     # Resumed again it goes by its new length, and has nothing more to say.
@@ -90,7 +90,7 @@ def test_a_run_is_extended_and_says_what_the_schedule_does(
 
 def test_a_length_that_is_past_is_refused(run: Path) -> None:
     before = sorted(path.name for path in run.rglob("*"))
-    with pytest.raises(ConfigError, match="at step 8 already"):
+    with pytest.raises(ConfigError, match=r"--epochs/--iterations: 6it .*step 8"):
         training.resume(run, duration="6it", device="cpu", quiet=True)
     assert sorted(path.name for path in run.rglob("*")) == before
     assert from_toml(run / "recipe.toml").duration == "8it"
@@ -109,7 +109,7 @@ def test_a_damaged_recipe_gives_way_to_the_checkpoint(run: Path) -> None:
     whole = from_toml(path)
     path.write_text(path.read_text()[:100] + "\n[[[")
     training.resume(run, device="cpu", quiet=True)
-    assert any("checkpoint's own recipe is used" in line for line in notes(run))
+    assert any("using the checkpoint's own recipe" in line for line in notes(run))
     assert from_toml(path) == whole
     shutil.rmtree(run / "checkpoints")
     path.write_text("[[[")

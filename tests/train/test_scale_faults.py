@@ -97,8 +97,8 @@ def test_a_process_that_hangs_is_ended_and_says_where(tmp_path):
     words = ("--devices", "2", "--hang-after", "8", "--out", str(out))
     code, _, err = finish(*TRAIN, *words, fault="hang rank 1 at step 8")
     assert code != 0
-    assert re.search(r"rank \d of 2: step 9 has not ended after 8 s; last good checkpoint: ", err)
-    assert re.search(r"rank 1 of 2: step 9 has not ended|in hang", err)
+    assert re.search(r"rank \d of 2: step 9 did not finish within 8 s; last good checkpoint: ", err)
+    assert re.search(r"rank 1 of 2: step 9 did not finish|in hang", err)
     assert "most recent call first" in err
 
 

@@ -191,7 +191,7 @@ def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, 
     assert lost in caplog.text
     said = capsys.readouterr().err
     assert "runs/far: cifar-resnet8 on digits" in said
-    assert "going on at step 8" in said
+    assert "resuming at step 8" in said
     found = read_checkpoint(f"{url}/far/{LAST}")
     assert found.meta["step"] == whole.meta["step"] == 12
     assert found.tensors.keys() == whole.tensors.keys()
@@ -244,7 +244,7 @@ def test_go_on_finds_a_run_that_another_machine_left(url, tmp_path, capsys):
     words += ["--set", f"checkpoint_url={url}", "--go-on", "--out"]
     assert main([*words, str(tmp_path / "a" / "run")]) == 0
     assert main([*words, str(tmp_path / "b" / "run")]) == 0
-    assert "going on at step 4" in capsys.readouterr().err
+    assert "resuming at step 4" in capsys.readouterr().err
     assert main([*[each for each in words if each != "--go-on"], str(tmp_path / "c" / "run")]) == 2
     assert "holds checkpoints of a run already" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ from resnets.evaluate.prepare import to_device
 from resnets.models import build, catalog
 from resnets.study.batches import PRECISION
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.loss import LossFn, classification
+from resnets.train.loss import LossFn, classification_loss
 from resnets.train.state import Meter, new_state
 from resnets.train.step import train_step
 from resnets.utils.distributed import ProcessGroup
@@ -151,7 +151,7 @@ def trace_gradients(
         splits.train, recipe.data, preprocessor, recipe.batch_size, recipe.seed, device
     )
     total = recipe.steps(recipe.duration, stream.examples)
-    state, loss_fn = new_state(net, recipe, total), classification()
+    state, loss_fn = new_state(net, recipe, total), classification_loss()
     forward = DataParallelModel(net, ProcessGroup())
     every, tail = max(1, total // MEASUREMENTS), total - max(1, total // 10)
     float32 = torch.autocast(device.type, enabled=False)

@@ -21,7 +21,7 @@ from resnets.models import build
 from resnets.study.grid.cells import Grid, cell_recipe
 from resnets.study.grid.worker import become_worker
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.loss import classification
+from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.utils import environment
@@ -177,7 +177,7 @@ def time_step(recipe: Recipe, stream: TrainStream, device: torch.device) -> floa
     state = new_state(net, recipe, TIMED_STEPS + 1)
     precision = environment.pick_precision(recipe.precision, device)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-    loss_fn = classification(recipe.label_smoothing)
+    loss_fn = classification_loss(recipe.label_smoothing)
     batches, forward = stream.batches(), DataParallelModel(net, ProcessGroup())
     begin = 0.0
     while state.step <= TIMED_STEPS:

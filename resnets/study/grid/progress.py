@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from resnets.study.grid.cells import Cell, Grid
-from resnets.train.log import clock
+from resnets.train.log import format_duration
 from resnets.utils.terminal import Console
 
 # Seconds between two plain lines about the whole study.
@@ -103,7 +103,9 @@ class StudyProgress:
     def _eta(self, done: int) -> str:
         if done <= self.before:
             return "-:--:--"
-        return clock((time.monotonic() - self.begun) * (self.total - done) / (done - self.before))
+        return format_duration(
+            (time.monotonic() - self.begun) * (self.total - done) / (done - self.before)
+        )
 
 
 def _step(cell: Cell) -> int:

@@ -1,1 +1,1 @@
-"""What ends a run that is interrupted, diverged or hung."""
+"""Ending a run that was interrupted, diverged or hangs."""

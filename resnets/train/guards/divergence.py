@@ -1,4 +1,4 @@
-"""A run that is no longer worth going on with, and how that is seen in its tensors."""
+"""Divergence: the loss or a weight is no longer a usable number."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Mapping
 
 import torch
 
-CURES = (
-    "try a lower rate (--set optim.lr=...), a longer warm-up (--set schedule.warmup=0.05), "
+HINTS = (
+    "try a lower learning rate (--set optim.lr=...), a longer warmup (--set schedule.warmup=0.05), "
     "clipping (--set optim.clip_norm=1) or --set precision=float32"
 )
 
 
 class Diverged(ValueError):  # noqa: N818  (the field's word)
-    """The loss became NaN, infinite or absurd, or a weight did; says where and what to try."""
+    """The loss became NaN, infinite or far too large, or a weight not finite."""
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first tensor with NaN or infinity in it, or None.
+    """The name of the first tensor that contains NaN or infinity, or None.
 
-    By its extremes: NaN is both of them. `isfinite` takes six times as long.
+    Checks the minimum and maximum, which NaN propagates to; `isfinite` takes six times as long.
     """
     for name, tensor in tensors.items():
-        counts = tensor.is_floating_point() and tensor.numel() > 0
-        if counts and not all(map(torch.isfinite, tensor.aminmax())):
+        checked = tensor.is_floating_point() and tensor.numel() > 0
+        if checked and not all(map(torch.isfinite, tensor.aminmax())):
             return name
     return None

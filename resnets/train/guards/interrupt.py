@@ -1,8 +1,7 @@
-"""Asking a run to stop: SIGTERM, SIGHUP (a closed terminal) and Ctrl-C are noticed between two
-steps.
+"""Stop a run on SIGTERM, SIGHUP (a closed terminal) or Ctrl-C, between two steps.
 
-Waiting for a batch is between two steps too: there, a signal ends the wait at once. A second
-SIGTERM or Ctrl-C ends the process wherever it is; SIGHUP often comes twice, from shell and system.
+Waiting for a batch counts as between two steps: a signal ends the wait at once. A second SIGTERM
+or Ctrl-C ends the process wherever it is; SIGHUP often comes twice, from the shell and the system.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ T = TypeVar("T")
 
 
 class _WaitEnded(BaseException):
-    """A signal came while the run waited for a batch."""
+    """A signal arrived while the run was waiting for a batch."""
 
 
 class Interrupted(Exception):  # noqa: N818  (a request, not an error)
-    """The run was asked to stop and has saved; `code` is the exit code that says so."""
+    """The run was asked to stop and has saved a checkpoint; `code`: the exit code to use."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -33,7 +32,7 @@ class Interrupted(Exception):  # noqa: N818  (a request, not an error)
 class StopSignals:
     """Context in which SIGTERM, SIGHUP and SIGINT set `received`.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored.
+    SIGHUP stays ignored where it was, as under nohup.
     """
 
     def __init__(self) -> None:
@@ -45,8 +44,8 @@ class StopSignals:
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         try:
-            self._before = {number: signal.signal(number, self._note) for number in numbers}
-        except ValueError:  # not the main thread: nobody sends us signals
+            self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        except ValueError:  # not the main thread, which receives the signals
             self._before = {}
         return self
 
@@ -59,7 +58,7 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             leave_terminal()
         elif self.received == number:
@@ -71,16 +70,16 @@ class StopSignals:
         if self._waiting:
             raise _WaitEnded
 
-    def waiting_for(self, items: Iterable[T]) -> Iterator[T]:
-        """The `items` in order, until a signal comes while the next one is waited for.
+    def until_signal(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield from `items` until a signal arrives while waiting for the next one.
 
-        For one process alone: several must stop at the same step.
+        For a single process only: several must stop at the same step.
         """
-        rest = iter(items)
+        iterator = iter(items)
         try:
             while True:
                 self._waiting = True
-                item = next(rest)
+                item = next(iterator)
                 self._waiting = False
                 yield item
         except (StopIteration, _WaitEnded):
@@ -90,5 +89,5 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """0 for SIGTERM (a machine going down is no failure), 130 for Ctrl-C, 129 for SIGHUP."""
+        """0 for SIGTERM (a machine shutdown is not a failure), 130 for Ctrl-C, 129 for SIGHUP."""
         return {signal.SIGINT: 130, signal.SIGHUP: 129}.get(signal.Signals(self.received or 15), 0)

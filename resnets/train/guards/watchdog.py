@@ -1,4 +1,4 @@
-"""Ends a process that hangs, and says where: waiting for ever would help nobody."""
+"""End a process that hangs and print where, instead of waiting forever."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from types import TracebackType
 
 from resnets.utils.terminal import say
 
-HUNG = 75  # exit code: the machine's fault, try again (sysexits.h, EX_TEMPFAIL)
+EXIT_HUNG = 75  # a temporary failure, retry (EX_TEMPFAIL in sysexits.h)
 
 
 class Watchdog:
-    """A thread that expects a `beat` at least every `seconds` while it is watching; 0 = never.
+    """A thread that ends the process unless `beat` is called every `seconds`; 0 = disabled.
 
-    `describe()` is what it prints, before the stacks of all threads, when none came.
+    It first prints `describe()` and the stack traces of all threads.
     """
 
     def __init__(self, seconds: float, describe: Callable[[], str]) -> None:
@@ -43,18 +43,18 @@ class Watchdog:
             self._changed.notify()
 
     def beat(self) -> None:
-        """All is well, and watched from now on."""
-        self._set(time.monotonic() + self.seconds)
+        """Restart the time limit."""
+        self._set_deadline(time.monotonic() + self.seconds)
 
-    def rest(self) -> None:
-        """What comes may take as long as it likes, until the next beat."""
-        self._set(None)
+    def pause(self) -> None:
+        """Suspend the time limit until the next beat."""
+        self._set_deadline(None)
 
-    def _set(self, deadline: float | None) -> None:
+    def _set_deadline(self, deadline: float | None) -> None:
         with self._changed:
             earlier = self._deadline is None and deadline is not None
             self._deadline = deadline
-            if earlier:  # else the thread looks again when the old deadline is over
+            if earlier:  # otherwise the thread wakes up at the old deadline anyway
                 self._changed.notify()
 
     def _watch(self) -> None:
@@ -68,4 +68,4 @@ class Watchdog:
                 return
         say(self.describe(), error=True)
         faulthandler.dump_traceback(all_threads=True)
-        os._exit(HUNG)
+        os._exit(EXIT_HUNG)

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights (Polyak and Juditsky 1992), BN statistics included."""
+"""Exponential moving average of the weights (Polyak and Juditsky 1992), including BN statistics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 def make_ema(model: nn.Module, decay: float) -> AveragedModel:
     """Averaged copy of `model`; its decay grows as (1 + n) / (10 + n) up to `decay`.
 
-    The ramp lets a short run forget its random start. Call `update_parameters(model)` each step.
+    The ramp reduces the weight of the random start in short runs. Call
+    `update_parameters(model)` after each step.
     """
 
     def average(averaged: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:

@@ -1,4 +1,4 @@
-"""Which parts of a net with pretrained weights learn, when and how fast."""
+"""Fine-tuning: which parts of a pretrained model train, when, and at what learning rate."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from resnets.models.norm import BATCH_NORMS
 
 
 class FreezeSchedule:
-    """What `FinetuneSpec` says, done to one model over a run of `total` steps.
+    """Applies a `FinetuneSpec` to a model over a run of `total` steps.
 
-    Pretrained is the first `Net` in the model, but for its head; a detector's own layers are new
-    as a head is. What learns at a step follows from the step alone, so a resumed run agrees.
+    Pretrained is the first `Net` in the model except for its head; a detector's own layers count
+    as new. What trains at a step depends only on the step, so a resumed run agrees.
     """
 
     def __init__(self, model: nn.Module, spec: FinetuneSpec, total: int) -> None:
@@ -28,47 +28,47 @@ class FreezeSchedule:
             if isinstance(module, BATCH_NORMS) and spec.freeze_norm
         ]
         self._frozen = {id(weight) for norm in self._norms for weight in norm.parameters()}
-        self._body_learns: bool | None = None
+        self._body_trains: bool | None = None
 
     @property
     def frozen_norms(self) -> list[nn.Module]:
-        """The norms that keep their statistics and weights."""
+        """The norms whose statistics and weights do not change."""
         return list(self._norms)
 
-    def rates(self) -> dict[nn.Parameter, float]:
-        """For each parameter of the model its share of the schedule's rate.
+    def lr_scales(self) -> dict[nn.Parameter, float]:
+        """The factor on the schedule's learning rate for each parameter of the model.
 
-        1 for what is new; `layer_decay` for the part before the head, its square for the part
-        before that, and so on to the stem. A norm that closes the last stage goes with it.
+        1 for new layers; `layer_decay` for the part before the head, its square for the part
+        before that, and so on to the stem. A norm after the last stage shares the stage's factor.
         """
-        rates = dict.fromkeys(self._model.parameters(), 1.0)
-        rate = self._decay
+        lr_scales = dict.fromkeys(self._model.parameters(), 1.0)
+        scale = self._decay
         for part in reversed(self._body):
-            rates |= dict.fromkeys(part.parameters(), rate)
+            lr_scales |= dict.fromkeys(part.parameters(), scale)
             if not isinstance(part, BATCH_NORMS):
-                rate *= self._decay
-        return rates
+                scale *= self._decay
+        return lr_scales
 
-    def begin(self, step: int) -> None:
-        """Bring the model into the modes of update number `step` (0-based).
+    def apply(self, step: int) -> None:
+        """Set training modes and `requires_grad` for update number `step` (0-based).
 
-        Frozen norms and, while only the head learns, the whole pretrained part are in eval mode
-        and take no gradient.
+        Frozen norms and, while only the head trains, the whole pretrained part are in eval mode
+        and require no gradient.
         """
         self._model.train()
-        body_learns = step >= self._head_only
-        for part in self._norms if body_learns else self._body:
+        body_trains = step >= self._head_only
+        for part in self._norms if body_trains else self._body:
             part.eval()
-        if body_learns == self._body_learns:
+        if body_trains == self._body_trains:
             return
-        self._body_learns = body_learns
+        self._body_trains = body_trains
         for part in self._body:
             for parameter in part.parameters():
-                parameter.requires_grad_(body_learns and id(parameter) not in self._frozen)
+                parameter.requires_grad_(body_trains and id(parameter) not in self._frozen)
 
 
 def _body(model: nn.Module) -> list[nn.Module]:
-    """The parts of the model's net that hold pretrained weights, from input to output."""
+    """The parts of the model that hold pretrained weights, from input to output."""
     net = next((module for module in model.modules() if isinstance(module, Net)), None)
     if net is None:
         return []

@@ -1,4 +1,4 @@
-"""LAMB (You et al. 2020): Adam's direction, scaled layer by layer to the size of the weights."""
+"""LAMB (You et al. 2020): Adam's update, scaled per layer by the norm of the weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch import Tensor
 
 
 class Lamb(torch.optim.Optimizer):
-    """LAMB as Wightman et al. 2021 trained with it (timm's; without its clipping of gradients).
+    """LAMB as used by Wightman et al. 2021 (timm's, without its gradient clipping).
 
-    A step is lr x trust x (m / (sqrt(v) + eps) + weight_decay x w), m and v being Adam's moments
-    without their bias, and trust = |w| / |the rest of the step| for each tensor. Tensors that do
-    not decay (norms and biases, usually) are trusted 1. Clip gradients with `optim.clip_norm`.
+    An update is lr * trust * (m / (sqrt(v) + eps) + weight_decay * w), where m and v are Adam's
+    bias-corrected moments and trust = |w| / |update / (lr * trust)| for each tensor. Tensors
+    without weight decay (usually norms and biases) have a trust ratio of 1. Clip gradients with
+    `optim.clip_norm`.
     """
 
     def __init__(
@@ -49,14 +50,16 @@ class Lamb(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(weight)
             state["exp_avg_sq"] = torch.zeros_like(weight)
         state["step"] += 1
-        count = int(state["step"])
-        mean = state["exp_avg"].lerp_(weight.grad, 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(weight.grad, weight.grad, value=1 - beta2)
-        spread = (square / (1 - beta2**count)).sqrt_().add_(group["eps"])
-        change = mean / (1 - beta1**count) / spread
+        step = int(state["step"])
+        exp_avg = state["exp_avg"].lerp_(weight.grad, 1 - beta1)
+        exp_avg_sq = (
+            state["exp_avg_sq"].mul_(beta2).addcmul_(weight.grad, weight.grad, value=1 - beta2)
+        )
+        denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        update = exp_avg / (1 - beta1**step) / denominator
         if group["weight_decay"]:
-            change.add_(weight, alpha=group["weight_decay"])
-            size, length = weight.norm(), change.norm()
+            update.add_(weight, alpha=group["weight_decay"])
+            size, length = weight.norm(), update.norm()
             trust = torch.where((size > 0) & (length > 0), size / length, 1.0)
-            change.mul_(trust)
-        weight.add_(change, alpha=-group["lr"])
+            update.mul_(trust)
+        weight.add_(update, alpha=-group["lr"])

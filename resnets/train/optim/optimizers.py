@@ -1,4 +1,4 @@
-"""Optimizers over named parameters, and their state as named tensors."""
+"""Create optimizers, and convert their state to named tensors and back."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from torch import nn
 
 from resnets.config import OptimSpec
 from resnets.train.optim.lamb import Lamb
-from resnets.train.optim.zero import Sharded
+from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup
 
-Optimizer = torch.optim.Optimizer | Sharded
+Optimizer = torch.optim.Optimizer | ShardedOptimizer
 
 
 def make_optimizer(
     model: nn.Module,
     spec: OptimSpec,
-    rates: Mapping[nn.Parameter, float],
-    rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
+    lr_scales: Mapping[nn.Parameter, float],
+    group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> Optimizer:
-    """SGD as the paper's (v = m v + g; w -= lr v), AdamW or LAMB, fused where that exists.
+    """SGD as in the paper (v = m v + g; w -= lr v), AdamW or LAMB, fused where available.
 
-    With `decay_norm_and_bias` off, only weights of convolutions and linear layers decay. Each
-    group keeps its `rate`, the share of the schedule's rate that its parameters learn at (see
-    `set_rate`); the first group's is the largest.
+    Without `decay_norm_and_bias`, only weights of convolutions and linear layers decay. Each
+    parameter group has an `lr_scale`, the factor on the schedule's learning rate (see `set_lr`);
+    the first group's is the largest.
     """
-    if spec.shard and rank.world_size > 1:
-        return Sharded(model, rank, lambda own: _make(model, spec, rates, own))
-    return _make(model, spec, rates, set(model.parameters()))
+    if spec.shard and group.world_size > 1:
+        return ShardedOptimizer(model, group, lambda own: _make(model, spec, lr_scales, own))
+    return _make(model, spec, lr_scales, set(model.parameters()))
 
 
 def _make(
     model: nn.Module,
     spec: OptimSpec,
-    rates: Mapping[nn.Parameter, float],
+    lr_scales: Mapping[nn.Parameter, float],
     own: Container[nn.Parameter],
 ) -> torch.optim.Optimizer:
-    """See `make_optimizer`; of the parameters in `own`. Groups are the same for any of them."""
-    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    """An optimizer of the parameters in `own`; its list of groups is the same for any of them."""
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         decays = spec.decay_norm_and_bias or parameter.ndim > 1
-        members = found.setdefault((rates[parameter], decays), [])
+        group_members = members.setdefault((lr_scales[parameter], decays), [])
         if parameter in own:
-            members.append(parameter)
+            group_members.append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": found[key], "rate": key[0], "weight_decay": spec.weight_decay if key[1] else 0.0}
-        for key in sorted(found, reverse=True)
+        {"params": members[key], "lr_scale": key[0], "weight_decay": spec.weight_decay * key[1]}
+        for key in sorted(members, reverse=True)
     ]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if spec.kind == "sgd":
         sgd = torch.optim.SGD(
             groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused
         )
-        if spec.momentum:  # torch's fused step fails where some learn from a later step on
+        if spec.momentum:  # torch's fused step fails if some parameters start to train later
             for group in groups:
                 for parameter in group["params"]:
                     sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -65,14 +65,14 @@ def _make(
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
 
 
-def set_rate(optimizer: Optimizer, lr: float) -> None:
-    """Let every group learn at its share of `lr`."""
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Set each group's learning rate to `lr` times its scale."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["rate"]
+        group["lr"] = lr * group["lr_scale"]
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    """Optimizer state as `<parameter>/<key>` -> tensor; of a sharded one, this process's part."""
+    """Optimizer state as `<parameter>/<key>` -> tensor; this process's part if it is sharded."""
     return {
         f"{name}/{key}": value
         for name, parameter in model.named_parameters()
@@ -84,16 +84,16 @@ def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, torch.Ten
 def load_state_tensors(
     model: nn.Module, optimizer: Optimizer, tensors: dict[str, torch.Tensor]
 ) -> None:
-    """Put back what `state_tensors` gave, each tensor laid out like its parameter."""
+    """Restore the result of `state_tensors`, each tensor in its parameter's memory format."""
     own = {each for group in optimizer.param_groups for each in group["params"]}
     parameters = dict(model.named_parameters())
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
         parameter = parameters[name]
         if parameter not in own:
-            continue  # another process keeps it
+            continue  # held by another process
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter).copy_(tensor)
         elif optimizer.defaults.get("fused"):
-            tensor = tensor.to(parameter.device)  # a fused step counts on the device
+            tensor = tensor.to(parameter.device)  # a fused step keeps its counter on the device
         optimizer.state[parameter][key] = tensor

@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step, plus the two rules that look at the error."""
+"""Learning rate as a function of the step, and two rules that depend on the error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from resnets.config import ScheduleSpec
 
-# The held phase ends on the mean error of about this many last steps.
+# The held warmup ends based on the mean error of about this many recent steps.
 HOLD_WINDOW = 50
 
 
@@ -15,7 +15,7 @@ class Schedule:
     """Learning rate of each step out of `total` steps, for a peak rate `lr`.
 
     Time-driven kinds are pure functions of the step. The plateau rule and the error-triggered
-    warm-up (paper, section 4.2, ResNet-110) keep state, which `state_dict` carries.
+    warmup (paper, section 4.2, ResNet-110) keep state, which `state_dict` contains.
     """
 
     def __init__(self, spec: ScheduleSpec, lr: float, total: int) -> None:
@@ -35,26 +35,26 @@ class Schedule:
 
     def _shape(self, step: int, warmup: float) -> float:
         spec = self.spec
-        done = (step - warmup) / max(1.0, self.total - warmup)
+        progress = (step - warmup) / max(1.0, self.total - warmup)
         if spec.kind == "steps":
             passed = sum(step >= milestone * self.total for milestone in spec.milestones)
             return spec.gamma**passed
         if spec.kind == "cosine":
-            return spec.final + (1 - spec.final) * (1 + math.cos(math.pi * done)) / 2
+            return spec.final + (1 - spec.final) * (1 + math.cos(math.pi * progress)) / 2
         if spec.kind in ("linear", "one-cycle"):
-            return spec.final + (1 - spec.final) * (1 - done)
+            return spec.final + (1 - spec.final) * (1 - progress)
         return self.plateau_factor if spec.kind == "plateau" else 1.0
 
     def observe_step(self, error: float) -> None:
-        """Take the training error (percent) of one step while the warm-up holds."""
+        """Record the training error (percent) of one step while the warmup is held."""
         self.running_error += (error - self.running_error) / HOLD_WINDOW
         assert self.spec.hold_until_error is not None
         self.holding = self.running_error >= self.spec.hold_until_error
 
     def observe_evaluation(self, error: float) -> None:
-        """Take an evaluation's error (percent); the plateau rule may lower the rate.
+        """Record an evaluation's error (percent).
 
-        It does at evaluation number `patience` in a row without a lower error.
+        The plateau rule lowers the rate after `patience` evaluations in a row without improvement.
         """
         if error < self.best_error:
             self.best_error, self.waited = error, 0
@@ -65,7 +65,7 @@ class Schedule:
             self.waited = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides future rates besides the step."""
+        """The state that decides future learning rates besides the step."""
         return {
             "holding": self.holding,
             "running_error": self.running_error,
@@ -75,7 +75,7 @@ class Schedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         self.holding = state["holding"]
         self.running_error = state["running_error"]
         self.plateau_factor = state["plateau_factor"]
