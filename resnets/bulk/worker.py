@@ -91,6 +91,7 @@ class ShardWorker:
                 group=options.batch,
                 workers=self.job.decoders,
                 at_once=self.backend.at_once,
+                finite=True,
             ):
                 rows = [self._row(item, output) for item, output in group]
                 unreadable += sum(row.error is not None for row in rows)

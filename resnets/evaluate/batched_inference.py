@@ -13,6 +13,10 @@ from torch import Tensor
 from resnets.data import DataError
 from resnets.data.prefetch import in_order
 
+NOT_FINITE = (
+    "the network's outputs for this image are not finite (NaN or Inf): its weights are damaged, or"
+    " its preprocessing is another"
+)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -25,12 +29,14 @@ def compute_in_groups(
     group: int,
     workers: int,
     at_once: int = 1,
+    finite: bool = False,
 ) -> Iterator[list[tuple[T, Tensor | str]]]:
     """For each group of up to `group` items, in order: item and its row of what `compute` gives.
 
     `workers` threads `read` the coming group meanwhile: one more is held than computed. `compute`
     gets what was read, and returns (B, ...) in inference mode. An item whose reading raises
-    DataError or OSError comes with its message. `at_once` groups are computed at a time, by threads
+    DataError or OSError comes with its message; with `finite`, one whose row is not, with
+    `NOT_FINITE` in place of it. `at_once` groups are computed at a time, by threads
     of their own if there are several: while one ends, and some cores have no work left, the next
     has begun.
     """
@@ -43,10 +49,11 @@ def compute_in_groups(
 
     def answer(chunk: list[tuple[T, tuple[R] | str]]) -> list[tuple[T, Tensor | str]]:
         readable = [picture[0] for _, picture in chunk if not isinstance(picture, str)]
-        rows: Iterator[Tensor] = iter(())
+        rows: Iterator[Tensor | str] = iter(())
         if readable:
             with torch.inference_mode():
-                rows = iter(compute(readable))
+                found = compute(readable)
+                rows = iter(_finite(found) if finite else found)
         return [
             (item, picture if isinstance(picture, str) else next(rows)) for item, picture in chunk
         ]
@@ -58,3 +65,9 @@ def compute_in_groups(
             return
         with closing(in_order(answer, chunks, workers=at_once, ahead=at_once)) as answers:
             yield from (done for _, done in answers)
+
+
+def _finite(rows: Tensor) -> list[Tensor | str]:
+    """The rows of a batch; `NOT_FINITE` in place of those that are no answer."""
+    fine = rows.flatten(1).isfinite().all(1).tolist()
+    return [row if good else NOT_FINITE for row, good in zip(rows, fine, strict=True)]

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.config import ConfigError, atomic_write, hold_name
-from resnets.data import Split
+from resnets.data import DataError, Split
 from resnets.evaluate.batch_size import Budget
-from resnets.evaluate.batched_inference import compute_in_groups
+from resnets.evaluate.batched_inference import NOT_FINITE, compute_in_groups
 from resnets.evaluate.views.crops import cut, picture_name
 from resnets.evaluate.views.views import Views, logits_of
 from resnets.models import Net
@@ -56,10 +56,12 @@ def embed(net: Net, images: Tensor) -> Tensor:
 def embed_picture(
     net: Net, picture: Path, *, device: torch.device, precision: str
 ) -> NDArray[np.float32]:
-    """The vector (D,) of one picture, as `embeddings` gives it; DataError when it is unreadable."""
+    """The vector (D,) of one picture, as `embeddings` gives it; DataError when there is none."""
     images = net.preprocess(picture)[None].to(device)
     with torch.inference_mode():
         vector = logits_of(lambda x: embed(net, x), images, precision=precision)[0]
+    if not vector.isfinite().all():
+        raise DataError(f"{picture}: {NOT_FINITE}")
     return vector.cpu().numpy()
 
 
@@ -87,12 +89,14 @@ def embeddings(
         range(len(split)),
         group=min(MOST, budget.pictures(net.preprocess.spec.size**2)),
         workers=workers,
+        finite=True,
     ):
         for row, found in group:
             name = picture_name(split, row)
             label = split.classes[labels[row]] if labels[row] >= 0 else None
             if isinstance(found, str):
-                yield Embedding(name, label, np.zeros(0, np.float32), error=found)
+                error = f"{name}: {found}" if found == NOT_FINITE else found
+                yield Embedding(name, label, np.zeros(0, np.float32), error=error)
             else:
                 yield Embedding(name, label, found.numpy())
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut, walk_unlabelled
-from resnets.evaluate.batched_inference import compute_in_groups
+from resnets.evaluate.batched_inference import NOT_FINITE, compute_in_groups
 
 MOST = 256  # pictures computed at once; a terminal sees their rows together
 
@@ -92,10 +92,11 @@ def predict(
         group=min(MOST, classifier.batch),
         workers=workers,
         at_once=classifier.at_once,
+        finite=True,
     ):
         for path, found in group:
             if isinstance(found, str):
-                yield Prediction(path, error=found)
+                yield Prediction(path, error=f"{path}: {found}" if found == NOT_FINITE else found)
                 continue
             best = found.topk(min(top_k, len(classifier.classes)))
             classes = tuple(classifier.classes[k] for k in best.indices.tolist())

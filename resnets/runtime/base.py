@@ -87,8 +87,10 @@ class Engine(ABC):
         return self._compute(np.ascontiguousarray(images))
 
     def probabilities(self, images: Images) -> Scores:
-        """Softmax of the logits; rows sum to 1."""
+        """Softmax of the logits; rows sum to 1. NaN in rows whose logits are not finite."""
         logits = self.logits(images)
+        fine = np.isfinite(logits).all(1, keepdims=True)
+        logits = np.where(fine, logits, np.float32("nan"))  # a softmax would hide -inf
         exponentials = np.exp(logits - logits.max(1, keepdims=True))
         scores: Scores = exponentials / exponentials.sum(1, keepdims=True)
         return scores

@@ -23,6 +23,7 @@ from resnets.detect.models.load import load as load_vision_model
 from resnets.detect.models.localizer import Localiser, Refiner
 from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.predict import at_least, likeliest
+from resnets.evaluate.batched_inference import NOT_FINITE
 from resnets.evaluate.figures.grad_cam import PANEL, grad_cam
 from resnets.evaluate.figures.overlays import heat
 from resnets.evaluate.prepare import to_device
@@ -105,7 +106,9 @@ class Classifier:
         return list(self.backend.probabilities(np.stack(list(prepared))))
 
     def describe(self, answer: NDArray[np.float32], options: PredictOptions) -> Json:
-        """The most likely classes, best first."""
+        """The most likely classes, best first; RefusalError if the outputs are not finite."""
+        if not np.isfinite(answer).all():
+            raise RefusalError(500, NOT_FINITE)
         order = np.argsort(-answer, kind="stable")[: options.top_k]
         return {
             "classes": [

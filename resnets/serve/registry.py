@@ -188,7 +188,10 @@ def _warm_up(model: Model, admission: Admission, batch: int) -> None:
     for count in (1, batch) if model.task == "classify" else (1,):
         start = time.monotonic()
         for answer in model.compute([prepared] * count):
-            model.describe(answer, PredictOptions())
+            try:
+                model.describe(answer, PredictOptions())
+            except RefusalError as error:
+                raise ConfigError(f"{error.reason}; it is not served") from None
         elapsed = time.monotonic() - start
     start = time.monotonic()
     model.compute([prepared])

@@ -187,6 +187,12 @@ def _evaluate(
     epoch = state.step * recipe.batch_size / examples
     for split, metrics in results.items():
         log.write({"kind": split, "step": state.step, "epoch": epoch, **metrics})
+        loss = metrics.get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the loss on {split} is {loss:.3g} at step {state.step:,}: in eval mode the "
+                f"network's outputs are not finite; {saver.last_good(60)}; {CURES}"
+            )
     if "val" in results:
         error = results["val"][monitor]
         improved = error < state.schedule.best_error

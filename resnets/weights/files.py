@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from resnets.weights.lazy_tensors import LazyTensor, flatten, naming, stored
 from resnets.weights.name_maps.maps import shorten
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.readers import caffe, keras
+from resnets.weights.readers.class_names import classes_of
 from resnets.weights.readers.file_type import refuse_other_kinds
 from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors
+from resnets.weights.readers.stated import NOTHING, Stated, read_stated
 from resnets.weights.readers.torch_file import read_pickled
 
 log = logging.getLogger("resnets")
@@ -50,7 +52,8 @@ class Weights:
     the source says. format, tensors: how they are named and what they are, once that is recognised.
     head_note: why they have no head that serves. head_rows: classes that it is for. assumed: the
     preprocessing is that of most networks in this format, the file says none. channels,
-    stem_kernel: input channels and side of the first convolution.
+    stem_kernel: input channels and side of the first convolution. stated: what a training script
+    wrote beside the tensors.
     """
 
     source: str
@@ -68,6 +71,7 @@ class Weights:
     assumed: bool = False
     channels: int | None = None
     stem_kernel: int | None = None
+    stated: Stated = NOTHING
 
 
 def split_part(source: str) -> tuple[str, str | None]:
@@ -215,11 +219,28 @@ def _read_pickled(path: Path, source: str, part: str | None) -> Weights:
         classes = classes_of(found)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    weights = _bare(source, contents, part, classes)
+    weights = dataclasses.replace(
+        _bare(source, contents, part, classes), stated=read_stated(found, str(path))
+    )
+    _say_nameless(found, str(path))
     if found.get("__author__") == "torchvision":
         fields = {"stride_in": "3x3"}
         weights = dataclasses.replace(weights, preprocess=Preprocessor(Preprocess()), fields=fields)
     return weights
+
+
+def _say_nameless(found: dict[Any, Any], source: str) -> None:
+    """Log lists of tensors beside those with names, such as the averages of torch-ema."""
+    for key, inner in found.items():
+        for name, value in inner.items() if isinstance(inner, dict) else ((None, inner),):
+            listed = isinstance(value, list | tuple) and len(value) > 1
+            if listed and all(isinstance(each, LazyTensor) for each in value):
+                place = shorten([f"{key}" if name is None else f"{key}.{name}"])
+                log.info(
+                    "%s: left out %s, a list of %d tensors without names; where they are averaged"
+                    " weights, copy them into the network and save its state dict",
+                    source, place, len(value),
+                )  # fmt: skip
 
 
 def _kind(found: Any) -> str:
@@ -232,59 +253,6 @@ def _bare(
     source: str, contents: Mapping[str, LazyTensor], part: str | None, classes: tuple[str, ...] = ()
 ) -> Weights:
     return Weights(source, contents, classes=classes, part=part)
-
-
-# Where training scripts put the names of classes, and what they call them.
-CLASS_PLACES = ("", "meta", "dataset_meta", "hyper_parameters", "args", "config")
-CLASS_KEYS = (
-    "classes",
-    "CLASSES",
-    "class_names",
-    "label_names",
-    "class_to_idx",
-    "idx_to_class",
-    "id2label",
-    "label2id",
-)
-
-
-def classes_of(found: Mapping[Any, Any]) -> tuple[str, ...]:
-    """Names of classes beside tensors, in the order of the outputs; () where there are none.
-
-    WeightsError where two places in the file say different names.
-    """
-    said = list(_named(found, "", 0))
-    for place, names in said:
-        if names != said[0][1]:
-            raise WeightsError(
-                f"its {said[0][0]} ({shorten(said[0][1])}) and {place} ({shorten(names)}) name"
-                " different classes; save it with one of them"
-            )
-    return said[0][1] if said else ()
-
-
-def _named(
-    found: Mapping[Any, Any], before: str, depth: int
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each place in a file that names classes, and what it says."""
-    for key in CLASS_KEYS:
-        if names := _names_of(found.get(key)):
-            yield f"{before}{key}", names
-    for place in CLASS_PLACES[1:]:
-        inner = found.get(place)
-        if isinstance(inner, dict) and depth < 3:
-            yield from _named(inner, f"{before}{place}.", depth + 1)
-
-
-def _names_of(said: Any) -> tuple[str, ...]:
-    if isinstance(said, list | tuple) and said and all(isinstance(name, str) for name in said):
-        return tuple(said)
-    if not isinstance(said, dict) or not said:
-        return ()
-    if all(type(place) is int for place in said.values()):  # name to place
-        said = {place: name for name, place in said.items()}
-    whole = set(said) == set(range(len(said))) and all(isinstance(n, str) for n in said.values())
-    return tuple(said[place] for place in range(len(said))) if whole else ()
 
 
 def _read_caffe(path: Path, source: str, part: str | None) -> Weights:

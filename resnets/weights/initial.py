@@ -27,6 +27,8 @@ from resnets.weights.name_maps.leftovers import report
 from resnets.weights.name_maps.maps import OWN, NameMap, maps_of, name_map, own_map, shorten
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.name_maps.select import HEAD, Selection, select
+from resnets.weights.stated_net import check_arch, stated_preprocess
+from resnets.weights.values import check_values, warn_of_values
 
 log = logging.getLogger("resnets")
 
@@ -119,6 +121,8 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
 
     Raises WeightsError where no format has these names, or the file cannot be read.
     """
+    if weights.spec is None:
+        check_arch(weights, spec)
     with shapes_only():  # biases beside norms are known in every format
         sketch = build(dataclasses.replace(spec, conv_bias="all"))
     chosen = select(weights.contents, maps_of(sketch), weights.source, weights.part)
@@ -141,6 +145,8 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
         stem = "stem" if "stem.conv.bias" in present else "none"
         fields["conv_bias"] = "all" if everywhere else stem
     known = format.preprocess(spec)
+    if {"mean", "std"} <= weights.stated.seen.keys():
+        known = stated_preprocess(weights, spec)
     first = names.own(tensors, f"{sketch.input_layer}.weight")
     head = names.own(tensors, HEAD[0])
     channels = None if first is None or first.dim() != 4 else first.shape[1]
@@ -152,7 +158,8 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
         )
     classes = _named_once(weights, rows)
     thousand = head is not None and head.shape[0] == IMAGENET
-    if known is not None and not classes and known.size > SMALL and thousand:
+    implied = known is not None and not weights.stated.seen
+    if implied and known is not None and not classes and known.size > SMALL and thousand:
         classes = imagenet_classes()
     return dataclasses.replace(
         weights,
@@ -239,6 +246,7 @@ def net_from(
         net.classes = tuple(classes)
     _adapt_first(net, found, weights.source)
     _check(net, found, weights.source)
+    warn_of_values(found, weights.source, weights.format)
     net.load_state_dict(found)
     if weights.preprocess is not None:
         small = spec.stem == "cifar" and weights.stem_kernel == STEM_KERNEL
@@ -319,7 +327,7 @@ def _adapt_first(net: Net, found: Tensors, source: str) -> None:
 
 
 def _check(net: Net, found: Tensors, source: str) -> None:
-    """WeightsError where shapes differ or values are not finite."""
+    """WeightsError where shapes differ or values are none of a network's."""
     own = net.state_dict()
     wrong = [
         f"{name} {tuple(found[name].shape)} for {tuple(own[name].shape)}"
@@ -338,6 +346,4 @@ def _check(net: Net, found: Tensors, source: str) -> None:
         raise WeightsError(
             f"{source}: integers in {len(whole)} tensors, as of a quantized net: {shorten(whole)}"
         )
-    broken = [name for name, tensor in found.items() if not tensor.isfinite().all()]
-    if broken:
-        raise WeightsError(f"{source}: not finite in {len(broken)} tensors: {shorten(broken)}")
+    check_values(found, source)

@@ -14,13 +14,7 @@ import torch
 from torch import nn
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
-from resnets.data.transforms.preprocess import (
-    IMAGENET_GREY_MEAN,
-    IMAGENET_GREY_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocessor,
-)
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import Net, build, catalog
 from resnets.weights import folder, hub
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
@@ -42,16 +36,17 @@ from resnets.weights.files import (
     read_preprocess,
     split_part,
 )
-from resnets.weights.heads import no_names, read_classes
+from resnets.weights.heads import no_names, read_classes, same_classes
 from resnets.weights.initial import net_from, recognise
 from resnets.weights.lazy_tensors import naming
 from resnets.weights.name_maps.candidates import fitting, listed
 from resnets.weights.readers.safetensors_file import read_metadata
+from resnets.weights.stated_net import CIFAR_SIZE, stated_preprocess
+from resnets.weights.values import check_values
 
 log = logging.getLogger("resnets")
 
-CIFAR_SIZE, CIFAR_KERNEL = 32, 3  # px
-SHARE = 256 / 224  # of the shorter side over the crop, as ImageNet's nets are measured
+CIFAR_KERNEL = 3  # px
 SHOWN = 3  # names of classes in a message
 
 
@@ -147,6 +142,7 @@ def _net_of(
     net = build(recipe.model)
     averaged = checkpoint.group("ema") if part in (None, "ema") else {}
     load_weights(net, chosen_group(checkpoint, part, source), path)
+    check_values(net.state_dict(), named(path))
     net.preprocess = read_preprocess(checkpoint)
     net.classes = checkpoint.classes
     if len(net.classes) != recipe.model.num_classes:
@@ -201,28 +197,47 @@ def _published(
         weights = recognise(weights, spec)
     else:
         weights = recognise(weights, spec)
+    if spec.num_classes == 1 and need != "body":
+        raise WeightsError(
+            f"{source}: has one output, as of a sigmoid; classes here are told apart by a softmax,"
+            " which makes 1 of any single output. Save a head of two outputs: weight 0 and bias 0"
+            " for the first, its own for the second"
+        )
     net = net_from(weights, spec, whole=need != "body")
     count = spec.num_classes
     if classes is not None and (rename or not net.classes):
         named_there = net.classes
         net.classes = read_classes(classes, count, source)
-        if set(named_there) == set(net.classes) and named_there != net.classes:
-            log.warning(
-                "%s: the given classes are those of the file in another order (there: %s); the"
-                " outputs are named as given",
-                source, ", ".join(named_there[:SHOWN]) + (", ..." if count > SHOWN else ""),
-            )  # fmt: skip
+        if classes != "numbers":
+            _warn_of_names(source, named_there, net.classes)
     if not net.classes:
         if need == "names":
             raise no_names(source, count)
         net.classes = tuple(map(str, range(count)))
     assumed = net.preprocess is None or weights.assumed
     if net.preprocess is None:
-        net.preprocess = Preprocessor(_assumed(source, net.spec))
+        net.preprocess = Preprocessor(stated_preprocess(weights, net.spec))
     if assumed or need != "head":  # commands say what they understood, calls what they assumed
         _state(net, assumed, weights)
     net.recipe = weights.recipe
     return net.eval()
+
+
+def _warn_of_names(source: str, theirs: Sequence[str], given: Sequence[str]) -> None:
+    """Log where outputs are named otherwise than their file has it: order first, then names."""
+    one, other = ([name.strip().casefold() for name in names] for names in (theirs, given))
+    if not theirs or one == other:
+        return
+    rows = same_classes(theirs, given)
+    if rows is not None and rows.tolist() == list(range(len(given))):
+        return
+    moved = sorted(one) == sorted(other) or rows is not None
+    how = "are those of the file in another order" if moved else "are others than the file's"
+    more = ", ..." if len(theirs) > SHOWN else ""
+    log.warning(
+        "%s: the given classes %s (there: %s); the outputs are named as given",
+        source, how, ", ".join(theirs[:SHOWN]) + more,
+    )  # fmt: skip
 
 
 def _said(weights: Weights, model: str | None) -> ModelSpec:
@@ -243,6 +258,10 @@ def _sized(weights: Weights, spec: ModelSpec, need: Need) -> ModelSpec:
         if need == "body":
             return _sized(dataclasses.replace(weights, head_rows=spec.num_classes), spec, need)
         note = f" ({weights.head_note})" if weights.head_note else ""
+        try:
+            net_from(weights, spec)  # a new head would not help where the rest does not fit either
+        except WeightsError as error:
+            raise WeightsError(f"{error}; nor has it a head{note}") from None
         raise WeightsError(
             f"{weights.source}: has no head{note}, so it cannot name classes; train one with"
             f" `resnets train finetune --set weights={weights.source}`"
@@ -268,26 +287,13 @@ def _check_model(source: str, theirs: ModelSpec, asked: ModelSpec) -> None:
         )
 
 
-def _assumed(source: str, spec: ModelSpec) -> Preprocess:
-    """What most networks of its kind see: ImageNet's constants, at the size of its stem."""
-    channels = spec.in_channels
-    if channels not in (1, 3):
-        raise ConfigError(f"{source}: takes {channels} channels; images have 1 (grey) or 3 (RGB)")
-    small = spec.stem == "cifar"
-    size = CIFAR_SIZE if small else spec.input_size
-    return Preprocess(
-        size=size,
-        resize=size if small else round(SHARE * size),
-        channels=channels,
-        mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GREY_MEAN,
-        std=IMAGENET_STD if channels == 3 else IMAGENET_GREY_STD,
-    )
-
-
 def _state(net: Net, assumed: bool, weights: Weights) -> None:
     """Log in one line what is taken for what."""
     classes = ", ".join(net.classes[:SHOWN]) + (", ..." if len(net.classes) > SHOWN else "")
     whence = "preprocessing assumed, the file says none" if assumed else "preprocessing"
+    if weights.stated.seen:
+        said = ", ".join("crop_pct" if each == "share" else each for each in weights.stated.seen)
+        whence = f"preprocessing, {said} as the file states, the rest assumed"
     say = log.warning if assumed else log.info
     say(
         "%s: %s in the names of %s, %d classes (%s); %s: %s",

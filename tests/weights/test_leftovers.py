@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from weights_state import random_state
 
 import resnets
 from resnets.config import ModelSpec
@@ -26,9 +27,8 @@ WIDTH, CLASSES = 8, 5
 @pytest.fixture(scope="module")
 def state() -> State:
     """torchvision's names."""
-    torch.manual_seed(0)
     net = build(SPEC)
-    return name_map("torchvision", net).to_foreign(net.state_dict())
+    return name_map("torchvision", net).to_foreign(random_state(net, seed=1))
 
 
 def under(prefix: str, state: State) -> State:

@@ -14,8 +14,9 @@ import resnets
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import build
 from resnets.weights.errors import WeightsError
-from resnets.weights.files import classes_of, read_path
+from resnets.weights.files import read_path
 from resnets.weights.initial import recognise
+from resnets.weights.readers.class_names import classes_of
 from resnets.weights.readers.timm_config import read_timm
 from resnets.weights.readers.transformers_config import read_processor, read_transformers
 

@@ -22,6 +22,7 @@ from resnets.weights.lazy_tensors import naming
 from resnets.weights.name_maps.maps import name_map, shorten
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.name_maps.select import one_of
+from resnets.weights.values import check_values, warn_of_values
 
 log = logging.getLogger("resnets")
 
@@ -178,11 +179,8 @@ def fit_whole(
                 f"{weights.source}: does not fit {net.spec.name}-{spec.head}: {len(names)} tensors "
                 f"{what} ({shorten(names)})"
             )
-    broken = [name for name, tensor in found.items() if not tensor.isfinite().all()]
-    if broken:
-        raise WeightsError(
-            f"{weights.source}: not finite in {len(broken)} tensors: {shorten(broken)}"
-        )
+    check_values(found, weights.source)
+    warn_of_values(found, weights.source, "detectron2")  # detectors' norms are frozen
     model.load_state_dict(found)
 
 

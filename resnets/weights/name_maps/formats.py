@@ -68,7 +68,7 @@ def _timm_encode(tensors: Tensors) -> Tensors:
 
 def _timm_decode(tensors: Tensors) -> Tensors:
     for name in ("pre_logits.fc1.weight", "pre_logits.fc2.weight"):
-        if name in tensors:
+        if name in tensors and tensors[name].dim() == 4:
             tensors[name] = tensors[name].flatten(1)
     return tensors
 

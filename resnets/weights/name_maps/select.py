@@ -20,7 +20,13 @@ import torch
 from resnets.utils.terminal import printable
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, naming
-from resnets.weights.name_maps.leftovers import Leftovers, Network, sort_leftovers, why_refused
+from resnets.weights.name_maps.leftovers import (
+    MOMENTS,
+    Leftovers,
+    Network,
+    sort_leftovers,
+    why_refused,
+)
 from resnets.weights.name_maps.maps import NameMap, shorten
 
 log = logging.getLogger("resnets")
@@ -34,6 +40,13 @@ MOST = 1 << 26  # elements of a tensor that is compared with another one
 # self-supervision. A target is one only beside an online network: domain adaptation trains two.
 AVERAGED = frozenset({"ema", "averaged", "average", "avg", "swa", "teacher", "momentum", "shadow"})
 TARGET, ONLINE = "target", frozenset({"online", "student", "query"})
+# Words in names of what is shaped like weights and is none.
+CHANGES = frozenset(
+    {
+        *("grad", "grads", "gradient", "gradients", "optim", "optimizer", "optimizers", "delta"),
+        *("deltas", "diff", "update", "updates", "fisher", "mask", "masks", "velocity"),
+    }
+)
 # What a last linear layer is called where the format has another name for it.
 HEADS = re.compile(
     r"(fc|classifier|head|cls|cls_head|linear|last_linear|output|logits|9|10|11)"
@@ -84,6 +97,7 @@ def select(
     scores = {each: names.count(_without(within, each)) for each in _prefixes(names, within)}
     copies = [each for each, count in scores.items() if count >= NEARLY * score]
     prefix = one_of(_distinct(copies, tensors, names, source), prefix, source, say)
+    _refuse_changes(prefix, part, source)
     others = [each for each, count in scores.items() if count >= PARTLY * score and each != prefix]
     return _selected(tensors, within, names, prefix, others, source, say)
 
@@ -168,6 +182,18 @@ def one_of(copies: Sequence[str], best: str, source: str, say: Say) -> str:
         source, taken, " or ".join(others), source, others[0],
     )  # fmt: skip
     return plain[0]
+
+
+def _refuse_changes(prefix: str, part: str | None, source: str) -> None:
+    """WeightsError where tensors are called what is no weights, unless they are asked for."""
+    asked = part is not None and prefix.startswith(part)
+    parts = prefix.split(".")
+    if not asked and (_words(prefix) & CHANGES or any(map(MOMENTS.fullmatch, parts))):
+        raise WeightsError(
+            f"{source}: holds no weights but {printable(prefix.removesuffix('.'))}, which by its"
+            " name is of training or the difference of two networks; save the network's own"
+            " state dict"
+        )
 
 
 def _words(prefix: str) -> set[str]:

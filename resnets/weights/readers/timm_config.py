@@ -57,8 +57,8 @@ def read_timm(config: Mapping[str, Any], where: str) -> Described:
     said = config["pretrained_cfg"] if inner else config
     place = f"{where}: pretrained_cfg" if inner else where
     rest = {name: value for name, value in said.items() if inner or name not in _TOP}
-    seen = take_fields(rest, place, _SEEN | (_TOP if inner else {}), ABOUT)
-    args = take_fields(top.get("model_args", {}), f"{where}: model_args", _ARGS, ABOUT)
+    seen = take_fields(rest, place, SEEN | (_TOP if inner else {}), ABOUT)
+    args = take_fields(top.get("model_args", {}), f"{where}: model_args", ARGS, ABOUT)
     count = top.get("num_classes", args.get("num_classes", seen.get("num_classes")))
     named = {each for each in (top.get("label_names"), seen.get("label_names")) if each}
     if len(named) > 1:
@@ -112,7 +112,8 @@ def _preprocess(seen: Mapping[str, Any], channels: int, where: str) -> Preproces
     )
 
 
-def _square(value: Any) -> tuple[int, int, int]:
+def square(value: Any) -> tuple[int, int, int]:
+    """A handler of (channels, height, width)."""
     channels, height, width = map(whole_number, value)
     if height != width:
         raise ValueError("is not square, and the networks here see squares")
@@ -176,9 +177,9 @@ _TOP = {
     "label_names": names_of,
     "act_layer": RELU,
 }
-_SEEN = {
+SEEN = {
     "num_classes": whole_number,
-    "input_size": _square,
+    "input_size": square,
     "interpolation": only("bilinear", "bicubic", why="is not how images are resized here"),
     "crop_pct": _share,
     "crop_mode": only("center", why="is not how images are cropped here"),
@@ -189,7 +190,7 @@ _SEEN = {
     "global_pool": POOL,
     "act_layer": RELU,
 }
-_ARGS = {
+ARGS = {
     "in_chans": whole_number,
     "num_classes": whole_number,
     "global_pool": POOL,

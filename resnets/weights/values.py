@@ -1,0 +1,81 @@
+"""Whether the values of a network's tensors can be those of trained weights.
+
+Shapes and names tell nothing of a file that was written by halves, or before its norms had seen an
+image. Values that no training gives are refused, those that hardly any gives are warned of.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from resnets.weights.errors import WeightsError
+from resnets.weights.name_maps.maps import BATCH_COUNT, shorten
+
+log = logging.getLogger("resnets")
+
+MEAN, VAR = "running_mean", "running_var"
+# Their norms are folded into a scale and a shift, which stands as a norm of mean 0 and variance 1.
+FOLDED = frozenset({"detectron", "detectron2", "caffe"})
+
+
+def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
+    """WeightsError names tensors (by our names) with values that no network has."""
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{source}: not finite in {len(broken)} tensors: {shorten(broken)}")
+    variances = {name: tensor for name, tensor in tensors.items() if name.endswith(VAR)}
+    negative = [name for name, tensor in variances.items() if (tensor < 0).any()]
+    if negative:
+        raise WeightsError(
+            f"{source}: variances below 0 in {len(negative)} tensors ({shorten(negative)}); the "
+            "file is damaged, or its tensors are the difference of two networks"
+        )
+    if variances and not any(tensor.any() for tensor in variances.values()):
+        raise WeightsError(
+            f"{source}: all variances are 0 ({shorten(variances)}): the statistics of its norms "
+            "were never filled; save the weights of the trained network"
+        )
+
+
+def warn_of_values(tensors: Mapping[str, Tensor], source: str, format: str | None) -> None:
+    """Log what is hardly ever trained: tensors of zeros alone, norms that have seen no image."""
+    zero = [name for name, tensor in tensors.items() if _is_zero(name, tensor)]
+    if zero:
+        log.warning(
+            "%s: nothing but zeros in %d tensors (%s): its outputs may not depend on the image; "
+            "was the file written before it was filled?",
+            source, len(zero), shorten(zero),
+        )  # fmt: skip
+    norms = [name.removesuffix(MEAN) for name in tensors if name.endswith(MEAN)]
+    fresh = [norm for norm in norms if _is_fresh(tensors, norm)]
+    folded = format in FOLDED or _all_biased(tensors)
+    if fresh and not folded:
+        log.warning(
+            "%s: mean 0 and variance 1 in %s of its %d norms (%s): their statistics were never "
+            "collected, and outputs will be wrong; for averaged weights, call "
+            "torch.optim.swa_utils.update_bn before saving",
+            source, "all" if len(fresh) == len(norms) else len(fresh), len(norms),
+            shorten(norm.removesuffix(".") for norm in fresh),
+        )  # fmt: skip
+
+
+def _is_zero(name: str, tensor: Tensor) -> bool:
+    """A matrix, kernel or variance of zeros. Scales and shifts may begin at 0 and stay there."""
+    counts = tensor.dim() > 1 or name.endswith(VAR)
+    return counts and tensor.numel() > 0 and not tensor.any()
+
+
+def _is_fresh(tensors: Mapping[str, Tensor], norm: str) -> bool:
+    mean, var = tensors[f"{norm}{MEAN}"], tensors[f"{norm}{VAR}"]
+    counted = tensors.get(f"{norm}{BATCH_COUNT}", torch.tensor(0))
+    return not counted.any() and not mean.any() and bool((var == 1).all())
+
+
+def _all_biased(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every convolution has a bias: norms may have been folded into them."""
+    kernels = [name for name, tensor in tensors.items() if tensor.dim() == 4]
+    return all(f"{name.removesuffix('weight')}bias" in tensors for name in kernels)
