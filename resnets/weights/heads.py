@@ -91,7 +91,9 @@ def read_classes(said: str | Sequence[str] | None, count: int, source: str) -> t
     else:
         names, said = tuple(said), "classes"
     if len(names) != count:
-        raise ConfigError(f"{said}: names {len(names)} classes, {source} has {count} outputs")
+        other = said.lower().endswith((".json", ".yaml", ".yml", ".csv", ".tsv", ".pbtxt"))
+        hint = "; a file is read as one name a line, in the order of the outputs" if other else ""
+        raise ConfigError(f"{said}: names {len(names)} classes, {source} has {count} outputs{hint}")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         if tuple(names) != imagenet_classes():  # it has two cranes and two maillots

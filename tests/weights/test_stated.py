@@ -188,3 +188,18 @@ def test_a_body_that_does_not_fit_is_said_before_a_missing_head(file, state: Sta
     with pytest.raises(WeightsError) as caught:
         resnets.load(file({}, changed), model=NET, classes=NAMES)
     assert "finetune" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["new_fc.weight", "heads.0.clf.0.weight", "fc.weight"])
+def test_a_head_in_a_form_that_is_not_known_is_named(file, state: State, place: str) -> None:
+    shape = (3, 64, 1, 1) if place.startswith("fc") else (3, 64)
+    body = {name: each for name, each in state.items() if not name.startswith("head.")}
+    with pytest.raises(WeightsError) as caught:
+        resnets.load(file({}, body | {place: torch.ones(shape)}), model=NET, classes=NAMES)
+    assert place.removesuffix(".weight") in str(caught.value)
+
+
+def test_files_of_classes_in_other_forms(file, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text(json.dumps(NAMES))
+    with pytest.raises(ConfigError, match="one name a line"):
+        resnets.load(file({}), model=NET, classes=str(tmp_path / "classes.json"))

@@ -301,4 +301,13 @@ def _other_head(
             assert theirs is not None
             taken[theirs] = f"{fits[0]}.{leaf}"
         return ""
-    return f"its head is not one linear layer ({shorten(found)})" if found else ""
+    if found:
+        return f"its head is not one linear layer ({shorten(found)})"
+    near = [name for name in within if name not in used and _makes_outputs(tensors[name], width)]
+    return f"{shorten(near)} may be it, under a name or in a form not known here" if near else ""
+
+
+def _makes_outputs(stored: LazyTensor, width: int) -> bool:
+    """Whether a tensor takes the features that a head takes: a matrix, or a kernel of 1x1."""
+    shape = tuple(size for size in stored.shape if size != 1)
+    return len(shape) == 2 and width in shape and len(stored.shape) in (2, 4)

@@ -102,7 +102,10 @@ def _read_archive(path: Path) -> Any:
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder")[:8] == b"big":
         raise WeightsError(f"{path}: was saved on a big-endian machine; not read")
     if names[pickles[0]].file_size > LONGEST_PICKLE:
-        raise WeightsError(f"{path}: {pickles[0]} is longer than that of any weights; not read")
+        raise WeightsError(
+            f"{path}: {pickles[0]} is longer than that of any weights, as of NumPy arrays in place "
+            "of tensors; not read. Save tensors: torch.save(model.state_dict(), 'weights.pth')"
+        )
 
     def member(name: str, start: int, count: int) -> bytes:
         with archive.open(names[name]) as file:
