@@ -106,9 +106,9 @@ class Classifier:
         return list(self.backend.probabilities(np.stack(list(prepared))))
 
     def describe(self, answer: NDArray[np.float32], options: PredictOptions) -> Json:
-        """The most likely classes, best first; RefusalError if the outputs are not finite."""
+        """The most likely classes, best first; RequestError if the outputs are not finite."""
         if not np.isfinite(answer).all():
-            raise RefusalError(500, NOT_FINITE)
+            raise RequestError(500, NOT_FINITE)
         order = np.argsort(-answer, kind="stable")[: options.top_k]
         return {
             "classes": [

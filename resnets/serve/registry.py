@@ -190,7 +190,7 @@ def _warm_up(model: Model, admission: Admission, batch: int) -> None:
         for answer in model.compute([prepared] * count):
             try:
                 model.describe(answer, PredictOptions())
-            except RefusalError as error:
+            except RequestError as error:
                 raise ConfigError(f"{error.reason}; it is not served") from None
         elapsed = time.monotonic() - start
     start = time.monotonic()

@@ -191,7 +191,7 @@ def _evaluate(
         if not math.isfinite(loss):
             raise Diverged(
                 f"the loss on {split} is {loss:.3g} at step {state.step:,}: in eval mode the "
-                f"network's outputs are not finite; {saver.last_good(60)}; {CURES}"
+                f"network's outputs are not finite; {saver.last_good(60)}; {HINTS}"
             )
     if "val" in results:
         error = results["val"][monitor]
