@@ -79,7 +79,7 @@ def test_leaks_come_first_and_the_command_trains_without_them(
     assert main([*words, *small, "--out", "run"]) == 0
     result = json.loads((tmp_path / "run/result.json").read_text("utf-8"))
     assert result["test"]["examples"] == 12
-    assert "21 training pictures" in " ".join(capsys.readouterr().err.split()) or True
+    capsys.readouterr()
     listed = ["--quarantine", "out dir/quarantine.txt"]
     assert main(["data", "check", str(leaky), *listed, "--out", "again"]) == 0
     assert "5 images in quarantine already, 4 leaks among them" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disk import fill_disk
 from saving import assert_is, files, payload, saved
 
 from resnets import training
@@ -56,10 +57,9 @@ def test_disk_full_says_how_much_is_needed_and_what_is_intact(tmp_path):
     assert files(tmp_path) == [LAST, step_name(20)]
 
 
-def test_disk_full_ends_the_run_at_the_next_save(tmp_path):
+def test_disk_full_ends_the_run_at_the_next_save(tmp_path, monkeypatch):
     out = tmp_path / "run"
-    (out / "checkpoints").mkdir(parents=True)
-    (out / "checkpoints" / f".{LAST}.tmp").symlink_to("/dev/full")
+    fill_disk(monkeypatch, LAST)
     plan = short(**{"eval.every": f"{STEPS}it"})
     with pytest.raises(CheckpointError, match=r"of step 4 \(No space left on device\); free 1 MiB"):
         training.run(plan, out, device="cpu", quiet=True)

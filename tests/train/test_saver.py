@@ -1,11 +1,11 @@
 """The loop goes on while checkpoints are written, and learns of it when that fails."""
 
 import dataclasses
-import os
 import threading
 
 import pytest
 import torch
+from full_disk import fill_disk
 from saving import files
 
 from resnets import create_model
@@ -87,23 +87,12 @@ DECAYED = {name for name, _ in create_model("cifar-resnet8").named_parameters()}
 
 
 @pytest.fixture
-def stuck(tmp_path):
+def stuck(monkeypatch):
     """A disk that takes nothing until the event is set, and then refuses."""
-    (tmp_path / "checkpoints").mkdir()
-    pipe = tmp_path / "checkpoints" / f".{LAST}.tmp"
-    os.mkfifo(pipe)
     released = threading.Event()
-
-    def read():
-        released.wait(60)
-        with open(pipe, "rb") as file:
-            file.read()
-
-    reader = threading.Thread(target=read)
-    reader.start()
+    fill_disk(monkeypatch, LAST, released=released)
     yield released
     released.set()
-    reader.join()
 
 
 def test_the_loop_does_not_wait_and_hears_of_it_at_the_next_save(saver, state, tmp_path, stuck):

@@ -67,12 +67,12 @@ TEAMS = """
 import os, threading
 from concurrent.futures import ThreadPoolExecutor
 import torch
-from resnets.utils.environment import threads_beside
+from resnets.utils.environment import single_threaded_pool
 
 big = torch.ones(1 << 22)
 threads = lambda: len(os.listdir("/proc/self/task"))
 big.aminmax()
-beside, plain = threads_beside(2, "beside"), ThreadPoolExecutor(1)
+beside, plain = single_threaded_pool(2, "beside"), ThreadPoolExecutor(1)
 plain.submit(int).result()
 before = threads()
 for _ in range(9):

@@ -94,7 +94,7 @@ HEAD = """
 import os, sys, time
 from pathlib import Path
 import torch
-from resnets import openmp
+from resnets.utils import openmp
 
 torch.set_num_threads(2)
 big = torch.ones(1 << 22)

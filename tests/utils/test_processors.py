@@ -58,7 +58,7 @@ def test_without_cgroups_there_is_no_quota(tmp_path):
 
 CODE = """
 from pathlib import Path
-from resnets import processors
+from resnets.utils import cpu_count as processors
 processors.ROOT, processors.PROCESS = Path({root!r}), Path({process!r})
 processors.limit_threads()
 import torch
