@@ -6,6 +6,7 @@ is padded or counted twice. One process alone is rank 0 of 1, for which all of t
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -166,6 +167,7 @@ def init_distributed(device: str) -> Iterator[ProcessGroup]:
     # torchrun keeps its store when it starts processes again, with the addresses of those that
     # died; without a prefix of their own the new ones may try to reach them.
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {count}"
+    _import_defaults()
     with rank.lost(lambda: "while they met"):
         shared, *_ = next(distributed.rendezvous("env://", timeout=WAIT))
         store = distributed.PrefixStore(attempt, shared)
@@ -181,6 +183,17 @@ def init_distributed(device: str) -> Iterator[ProcessGroup]:
             yield rank
     finally:
         distributed.destroy_process_group()
+
+
+def _import_defaults() -> None:
+    """Import the modules of torch whose functions have the default group as a default argument.
+
+    Imported while there is a group, as optimizers import them (by torch._dynamo), they would keep
+    it for ever. Its threads would outlive `destroy_process_group`, and one that still holds a
+    tensor when Python ends aborts the process ("terminate called without an active exception").
+    """
+    for name in ("fsdp", "nn.functional", "optim"):
+        importlib.import_module(f"torch.distributed.{name}")
 
 
 @contextmanager

@@ -47,7 +47,11 @@ class LingeringTransport:
             self.transport.close()
             return
         self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self.finish)
-        self.transport.write_eof()  # after buffered data
+        try:
+            self.transport.write_eof()  # after buffered data
+        except OSError:  # the client has reset the connection
+            self.finish()
+            return
         self.transport.resume_reading()
 
     def drop(self, data: bytes) -> None:
