@@ -6,7 +6,6 @@ that their memory does not grow with the data set.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +13,23 @@ from pathlib import Path
 
 from resnets.bulk.data_set import INDEX_FILE, DatasetIndex, ImageSet, Item, require_exists
 from resnets.bulk.names import Names, memory_map
+from resnets.data.errors import DataError
 from resnets.data.files.open import read_file
 from resnets.data.sources.webdataset import read_span
+from resnets.utils.reading import read_object, reading
 
 NAMES, SPANS = "index", "index.spans"
 
 
 def open_dataset(work: Path) -> ImageSet:
     """Open the data set indexed in `work`; DataError if it is gone."""
-    fields = json.loads((work / INDEX_FILE).read_text("utf-8"))
-    index = DatasetIndex(**fields)
+    path = work / INDEX_FILE
+    remedy = f"remove {work}, and start the same command again"
+    with reading(path, DataError, "as the index of a data set", remedy):
+        return _open(work, DatasetIndex(**read_object(path, DataError, remedy)))
+
+
+def _open(work: Path, index: DatasetIndex) -> ImageSet:
     if index.kind == "files":
         return _FileImages(Path(index.root), Names(work / NAMES))
     if index.kind == "spans":

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnets.data.errors import DataError
+from resnets.utils.reading import reading
+
 
 class NamesWriter:
     """Writes names one by one: their concatenated bytes, and the end of each (uint64)."""
@@ -42,7 +45,8 @@ class NamesWriter:
 
 def memory_map(path: Path, dtype: str) -> NDArray[Any]:
     """Memory-map a file as a plain array (indexing a np.memmap is slow)."""
-    return np.memmap(path, dtype, "r").view(np.ndarray)
+    with reading(path, DataError, remedy="remove its folder, and start the same command again"):
+        return np.memmap(path, dtype, "r").view(np.ndarray)
 
 
 class Names:
@@ -51,6 +55,11 @@ class Names:
     def __init__(self, stem: Path) -> None:
         self._bytes = memory_map(stem.with_suffix(".names"), "u1")
         self._ends = memory_map(stem.with_suffix(".ends"), "<u8")
+        if (np.diff(self._ends) < 0).any() or int(self._ends[-1]) != len(self._bytes):
+            raise DataError(
+                f"{stem.with_suffix('.ends')}: damaged; remove its folder, and start the same"
+                " command again"
+            )
 
     def __len__(self) -> int:
         """Number of names."""

@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from resnets.bulk.write import Format
-from resnets.config import ConfigError, atomic_write, dump_json, hold_folder
+from resnets.config import ConfigError, atomic_write, dump_json, from_dict, hold_folder
 from resnets.utils.files import LOCK
+from resnets.utils.reading import read_object
 
 MANIFEST, SUMMARY, WORK = "manifest.json", "summary.json", ".work"
 FORMAT = 1
@@ -62,14 +62,16 @@ class Manifest:
     def read(cls, out: Path) -> Manifest | None:
         """Read the manifest of a folder; None if there is none, ConfigError if it is damaged."""
         try:
-            content: dict[str, Any] = json.loads((out / MANIFEST).read_text("utf-8"))
+            content = json.loads((out / MANIFEST).read_text("utf-8"))
             if content.pop("format") != FORMAT:
                 raise ValueError("unknown format version")
-            options = RowOptions(**content.pop("options"))
-            return cls(**content, options=options)
+            found = from_dict(cls, content, str(out / MANIFEST))
+            if found.pictures < 0 or found.options.shard_size < 1:
+                raise ValueError("not a number of images")
+            return found
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise ConfigError(
                 f"{out / MANIFEST}: not a manifest that this version of resnets can read; choose"
                 " another --out"
@@ -151,7 +153,7 @@ class Checksums:
         """All stored checksums."""
         checksums: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            checksums |= json.loads(self.summary.read_text("utf-8")).get("sha256", {})
+            checksums |= read_object(self.summary).get("sha256", {})
         if self.folder.is_dir():
             files = [each for each in self.folder.iterdir() if not each.name.startswith(".")]
             checksums |= {each.name: each.read_text("ascii", "replace") for each in files}

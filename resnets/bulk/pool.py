@@ -18,6 +18,8 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from resnets.utils.errors import ResnetsError
+
 MAX_FAILED_STARTS = 3  # consecutive workers that may die before they are ready
 
 
@@ -70,7 +72,7 @@ class Worker(Protocol):
         """Write one shard; `report` is called with the number of images computed."""
 
 
-class WorkerError(ValueError):
+class WorkerError(ResnetsError):
     """Workers that cannot continue; the message is one line."""
 
 

@@ -72,5 +72,9 @@ class ModelSpec:
             )
         if min(self.depths) < 1 or min(self.widths) < 1 or self.num_classes < 1:
             raise ConfigError("model: depths, widths and num_classes must be at least 1")
-        if self.in_channels < 1:
-            raise ConfigError("model: in_channels must be at least 1")
+        for name in ("in_channels", "stem_width", "groups", "width_per_group", "input_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model: {name} must be at least 1")
+        for name in ("dropout", "drop_path", "norm_eps"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"model: {name} must be from 0 to below 1")

@@ -16,6 +16,7 @@ import tomli_w
 from resnets.config.recipe import Recipe
 from resnets.utils.errors import ConfigError
 from resnets.utils.files import atomic_write
+from resnets.utils.reading import reading
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"]) or "value"
         message = first["msg"].removeprefix("Value error, ").removeprefix(f"{path}: ")
-        given = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        given = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
         raise ConfigError(f"{where}: {path}: {message}{given}") from None
 
 
@@ -92,11 +93,9 @@ def from_toml(path: str | Path, *, stored: bool = False) -> Recipe:
 
     stored: it is a run's own (`stored_recipe`), not one that a user wrote.
     """
-    try:
+    with reading(path, what="as a recipe"):
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from None
-    return (stored_recipe if stored else partial(from_dict, Recipe))(data, where=str(path))
+        return (stored_recipe if stored else partial(from_dict, Recipe))(data, where=str(path))
 
 
 def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set") -> Recipe:

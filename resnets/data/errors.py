@@ -1,5 +1,9 @@
 """The one error of the data road."""
 
+from __future__ import annotations
 
-class DataError(ValueError):
+from resnets.utils.errors import ResnetsError
+
+
+class DataError(ResnetsError):
     """Data that cannot be used; the message is one line: what, where, what to do."""

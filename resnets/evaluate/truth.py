@@ -20,6 +20,7 @@ from torch import Tensor
 from resnets.data import DataError
 from resnets.data.tables.labels import ambiguous_number
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
+from resnets.utils.reading import reading
 
 Labels = tuple[int, ...]
 
@@ -111,7 +112,7 @@ def _numbering(
     by_place = {
         label: int(label)
         for label in places
-        if re.fullmatch(r"\d+", label) and int(label) < len(classes)
+        if re.fullmatch(r"\d{1,9}", label) and int(label) < len(classes)
     }
     if wrong := next((label for label in places if label not in by_place | numbers), None):
         raise DataError(
@@ -138,10 +139,8 @@ Given = Sequence[tuple[Any, str]]  # a label as written, and where it is written
 
 
 def _from_json(path: Path, text: str) -> list[Given]:
-    try:
+    with reading(path, DataError, "as JSON"):
         entries = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON: {error}") from None
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a list with one list of labels for each picture")
     given: list[Given] = []

@@ -32,6 +32,7 @@ from resnets.runtime.artifact import (
     versions,
 )
 from resnets.utils import environment
+from resnets.utils.reading import read_object
 
 FAILURE_FILE = "refused.txt"
 PACKAGE = Path(__file__).parents[1]
@@ -125,7 +126,7 @@ class ArtifactCache:
                     Path(staging, FAILURE_FILE).write_text(reason, "utf-8")
                     self._publish(staging)
                 raise VerificationError(reason)
-            manifest = json.loads(manifest_path(staging / self.path.name).read_text("utf-8"))
+            manifest = read_object(manifest_path(staging / self.path.name))
             if manifest["source"]["net"] != self.model_sha256:
                 raise VerificationError(f"{source} changed during export")
             self._publish(staging)
@@ -170,7 +171,7 @@ def save_speed(artifact: Path, speed: float) -> None:
 
 
 def _speed_file(artifact: Path) -> Path:
-    sums = json.loads(manifest_path(artifact).read_text("utf-8"))["sha256"]
+    sums = read_object(manifest_path(artifact))["sha256"]
     identity = [sums, torch.get_num_threads(), *_environment()]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     return environment.cache() / "speeds" / name

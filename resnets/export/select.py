@@ -12,7 +12,6 @@ On a CPU, "auto" is the fastest of
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -36,6 +35,7 @@ from resnets.runtime.base import Backend, Engine, Runtime
 from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.torch import TorchEngine
 from resnets.utils import environment
+from resnets.utils.reading import read_object
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
 # Below this number of multiply-adds no artifact is exported or timed. torch needs 25 to 50 s for
@@ -312,7 +312,7 @@ def _describe_rise(rise: float) -> str:
 def _measured_rise(path: Path, sha256: str) -> float | None:
     """Rise of the top-1 error of an int8 artifact; None if it is of other weights, or unknown."""
     try:
-        manifest = json.loads(manifest_path(path).read_text("utf-8"))
+        manifest = read_object(manifest_path(path))
         if manifest["precision"] == "int8" and manifest["source"]["net"] == sha256:
             return float(manifest["errors"]["rise"])
     except (OSError, ValueError, KeyError, TypeError):

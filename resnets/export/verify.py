@@ -16,6 +16,7 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.truth import Truth
 from resnets.models import Net
 from resnets.runtime.base import Backend
+from resnets.utils.errors import ResnetsError
 
 if TYPE_CHECKING:
     from resnets.evaluate.run import Evaluation
@@ -29,7 +30,7 @@ MAX_MEASURED = 5000  # images whose errors are counted
 EXIT_VERIFICATION_FAILED = 3  # exit code of `resnets export`
 
 
-class VerificationError(ValueError):
+class VerificationError(ResnetsError):
     """An artifact that differs from its model; the message has the figures.
 
     top1_error: in percent, if it was measured.

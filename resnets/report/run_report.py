@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 
 from resnets.config import Recipe, atomic_write, to_toml
 from resnets.train.log import read_rows
 from resnets.train.timing import STAGES, TIME, format_stages, summarize
+from resnets.utils.reading import read_object
 from resnets.utils.terminal import valid_text
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
     svg, spent = draw_curves(rows), summarize(rows)
     with atomic_write(out / CURVES) as temporary:
         temporary.write_text(svg, encoding="utf-8")
-    environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    environment = read_object(out / "environment.json")
     page = _template("report.html.j2").render(
         recipe=recipe,
         toml=to_toml(recipe),
@@ -122,11 +124,16 @@ def inline(svg: str) -> str:
     return svg[svg.index("<svg") :]
 
 
-def _style() -> AbstractContextManager[None]:
+@contextmanager
+def _style() -> Iterator[None]:
     """The same look, and the same bytes, whenever a run is drawn."""
     from matplotlib import rc_context
 
-    return rc_context({"svg.fonttype": "none", "svg.hashsalt": "resnets", "font.size": 10})
+    with (
+        rc_context({"svg.fonttype": "none", "svg.hashsalt": "resnets", "font.size": 10}),
+        np.errstate(all="ignore"),  # rows may hold any number
+    ):
+        yield
 
 
 def _svg(figure: Figure) -> str:

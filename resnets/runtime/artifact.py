@@ -26,6 +26,8 @@ import torch
 from resnets.config import ConfigError, Preprocess, Recipe, from_dict, stored_recipe, to_dict
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import Net
+from resnets.utils.errors import ResnetsError
+from resnets.utils.reading import read_object
 
 Kind = Literal["onnx", "openvino", "torch"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -35,7 +37,7 @@ KEY = "resnets"
 PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
 
-class ArtifactError(ValueError):
+class ArtifactError(ResnetsError):
     """A missing or damaged artifact, or a file of another project; the message names the file."""
 
 
@@ -92,7 +94,7 @@ class ArtifactMetadata:
             plain["floats"] = tuple(plain.get("floats", ()))
             plain["preprocess"] = from_dict(Preprocess, plain["preprocess"], where)
             return cls(**plain, recipe=None if recipe is None else stored_recipe(recipe, where))
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # JSON of any shape
             raise ArtifactError(
                 f"{path}: has no metadata that this version of resnets can read"
                 f" ({type(error).__name__}); create it with `resnets export`"
@@ -144,7 +146,7 @@ def check_artifact_files(path: Path) -> dict[str, Any] | None:
     if not source.is_file():
         return None
     try:
-        manifest: dict[str, Any] = json.loads(source.read_text("utf-8"))
+        manifest = read_object(source, ArtifactError)
         sums = dict(manifest["sha256"])
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(f"{source}: not the manifest of an artifact; export again") from None

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from resnets.config import ConfigError
-from resnets.runtime.artifact import check_artifact_files
+from resnets.runtime.artifact import ArtifactError, check_artifact_files
 from resnets.runtime.base import ArtifactEngine, Engine
+from resnets.utils.reading import reading
 
 ROUNDS, ROUND_SECONDS = 4, 0.1  # interleaved timing rounds of two engines
 
@@ -22,7 +23,8 @@ def open_artifact(path: Path, *, device: str = "auto", precision: str = "auto") 
     if device not in ("auto", "cpu"):
         raise ConfigError(f"--device {device}: {path.name} computes on the CPU; use the checkpoint")
     check_artifact_files(path)
-    engine = _open(path)
+    with reading(path, ArtifactError, remedy="export again"):
+        engine = _open(path)
     if precision not in ("auto", engine.metadata.precision):
         raise ConfigError(
             f"--precision {precision}: {path.name} computes in {engine.metadata.precision}"

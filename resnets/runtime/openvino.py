@@ -8,6 +8,7 @@ caches. Chunks of a few images, each on its own thread, avoid both and run ResNe
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from resnets.runtime.openvino_core import shared_core
 from resnets.runtime.resize_graph import VIEW
 from resnets.utils import environment
 
+HEAD = 1024  # bytes of a file in which a model begins
+MODEL = re.compile(rb"""\s*(<\?xml[^>]*\?>\s*)?<net\s[^<>]*version=["']1\d["']""")
 CHUNK = 4  # images per thread; fewer on machines with many threads
 IMAGES_IN_FLIGHT = 32  # enough to keep all threads busy
 CHUNKS_PER_THREAD = 8  # per batch, so that few threads idle at its end
@@ -33,9 +36,12 @@ class OpenvinoEngine(ArtifactEngine):
     def __init__(self, path: Path) -> None:
         require_package("openvino", f"{path}:")
         self.core = shared_core()
+        with open(path, "rb") as file:
+            if not MODEL.match(file.read(HEAD)):  # OpenVINO would try readers of other formats
+                raise ArtifactError(f"{path}: is not an OpenVINO model; export again")
         try:
             self.model = self.core.read_model(path)
-        except RuntimeError as error:
+        except Exception as error:  # arbitrary bytes make the reader raise errors of any kind
             raise open_error(path, error) from None
         text = str(self.model.get_rt_info([KEY]).value) if self.model.has_rt_info([KEY]) else None
         super().__init__(ArtifactMetadata.from_json(text, path), path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -49,7 +52,7 @@ class ProgramEngine(ArtifactEngine):
         extra = {f"{KEY}.json": ""}
         try:
             check_archive(path)
-            with signals_later():
+            with signals_later(), _quiet():
                 program = torch.export.load(path, extra_files=extra)
             # Guards are source code in the file that would be compiled; `logits` checks shapes.
             self.graph = program.module(check_guards=False)
@@ -64,3 +67,14 @@ class ProgramEngine(ArtifactEngine):
         with torch.inference_mode():
             scores: Scores = self.graph(torch.from_numpy(images)).numpy()
             return scores
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export from logging the errors that it raises, with their traces."""
+    logger = logging.getLogger("torch.export")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

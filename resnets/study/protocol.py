@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from resnets.config import AugmentSpec, OptimSpec, Recipe, ScheduleSpec, parse_duration, to_dict
+from resnets.utils.reading import read_object
 
 ENVIRONMENT = "environment.json"
 # Fields in which the cells of one grid are meant to differ.
@@ -61,7 +61,7 @@ def merge_environments(folders: Sequence[Path]) -> dict[str, Any]:
         path = folder / ENVIRONMENT
         if not path.is_file():
             continue
-        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+        for key, value in read_object(path).items():
             texts = found.setdefault(key.replace("_", " "), [])
             if _plain(value) not in texts:
                 texts.append(_plain(value))

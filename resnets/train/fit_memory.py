@@ -15,6 +15,7 @@ from resnets.config import Recipe
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.state import TrainState
 from resnets.utils import environment
+from resnets.utils.errors import ResnetsError
 
 T = TypeVar("T")
 log = logging.getLogger("resnets")
@@ -37,7 +38,7 @@ PROBED_HINT = (
 )
 
 
-class OutOfMemory(ValueError):  # noqa: N818  (what it says)
+class OutOfMemory(ResnetsError):  # noqa: N818  (what it says)
     """A step does not fit into memory, and its micro-batch cannot or must not be made smaller."""
 
 

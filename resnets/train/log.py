@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import atomic_write
 from resnets.train.tensorboard import TensorBoardLog
-from resnets.train.timing import TIME, format_stages
+from resnets.train.timing import STAGES, TIME, format_stages
 from resnets.utils.terminal import Console
 
 METRICS = "metrics.jsonl"
@@ -30,6 +30,9 @@ PERCENTAGES = {
     "mean_iou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
 }
+# Fields that rows of kind "time" must have, and fields that must be numbers in any row.
+FIELDS = ("seconds", *STAGES, "decode_threads", "packed")
+FIGURES = {*PERCENTAGES, *FIELDS, "loss", "decode_busy", "decode_cpu"}
 
 
 class RunLog:
@@ -152,7 +155,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def _parse(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
     """Rows of a file and its damaged lines with their numbers; both empty if it is missing.
 
-    A row is an object with an integer `step` and a string `kind`.
+    A row is an object; see `_is_intact`.
     """
     if not path.is_file():
         return [], []
@@ -161,13 +164,26 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
     for number, line in enumerate([*lines, last], start=1):
         try:
             row = json.loads(line)  # UnicodeDecodeError is a ValueError
-            if not (type(row["step"]) is int and isinstance(row["kind"], str)):
+            if not _is_intact(row):
                 raise ValueError
             rows.append(row)
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, RecursionError):
             if line.strip() and number <= len(lines):  # the last line may be incomplete
                 damaged.append((number, line))
     return rows, damaged
+
+
+def _is_intact(row: Any) -> bool:
+    """Whether a row has the fields that all have, and numbers wherever numbers are expected."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return False
+    kind = row.get("kind")
+    if not isinstance(kind, str) or row["step"] < 0:
+        return False
+    needed = {"epoch", *(FIELDS if kind == TIME else ())}
+    return row.keys() >= needed and all(
+        isinstance(row[name], int | float) for name in needed | (row.keys() & FIGURES)
+    )
 
 
 def format_duration(seconds: float) -> str:

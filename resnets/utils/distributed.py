@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from resnets.utils.environment_variables import environment_int
-from resnets.utils.errors import ConfigError, RemoteError
+from resnets.utils.errors import ConfigError, RemoteError, ResnetsError
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ WAIT = timedelta(minutes=30)  # for the others, before an exchange fails
 FIRST_ENDED = "rank 0 ended with an error"  # key in the store of all processes
 
 
-class ProcessLost(ValueError):  # noqa: N818  (the field's word)
+class ProcessLost(ResnetsError):  # noqa: N818  (the field's word)
     """Another process of the run died or hangs; the message says where it was missed."""
 
 

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from resnets.utils.errors import BusyError, ConfigError
+from resnets.utils.reading import read_object
 
 LOCK = ".lock"
 # Seconds to wait for a folder: a killed process lets go of its locks one by one while it ends,
@@ -249,7 +250,7 @@ def _holder() -> dict[str, str | int]:
 def _describe(lock: Path) -> str:
     """Who holds a lock, as far as its file says."""
     try:
-        held = json.loads(lock.read_text(encoding="utf-8"))
+        held = read_object(lock)
         return f"process {held['pid']} on {held['host']} ({held['command']}, since {held['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -1,11 +1,15 @@
 """What goes wrong with weights."""
 
+from __future__ import annotations
 
-class WeightsError(ValueError):
+from resnets.utils.errors import ResnetsError
+
+
+class WeightsError(ResnetsError):
     """Weights that cannot be had or do not fit the net; the message names the tensors or file."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ResnetsError):
     """A checkpoint that is missing, damaged, or of another net; the message names the file."""
 
 

@@ -139,11 +139,11 @@ def read_folder(path: Path, source: str) -> Weights:
     if described.preprocess is not None and described.preprocess.mean_image:
         with naming(path / folder.MEAN):
             image = read_safetensors(path / folder.MEAN)[1].get("mean_image")
+    with naming(path / folder.CONFIG):
+        seen = None if described.preprocess is None else Preprocessor(described.preprocess, image)
     return dataclasses.replace(
         read,
-        preprocess=None
-        if described.preprocess is None
-        else Preprocessor(described.preprocess, image),
+        preprocess=seen,
         fields={} if described.spec is None else unseen(described.spec),
         classes=described.classes,
         spec=described.spec,

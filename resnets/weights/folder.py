@@ -25,6 +25,7 @@ from resnets.config import (
 )
 from resnets.config.fields import take_fields
 from resnets.models import Net, catalog
+from resnets.utils.reading import reading
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import name_map
 from resnets.weights.readers.timm_config import Described, names_of, read_timm
@@ -140,19 +141,22 @@ def read_config(path: Path) -> Described:
     neither honoured here nor without effect.
     """
     file = path / CONFIG
-    try:
-        config = _json(file)
-        if "resnets" in config:
-            return _read_own(config["resnets"], str(file))
-        if not _of_transformers(config):
-            return read_timm(config, str(file))
-        processor = path / PROCESSOR
-        said = _json(processor) if processor.is_file() else None
-        return read_transformers(config, said, str(file))
-    except ConfigError as error:
-        raise WeightsError(str(error)) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
+    with reading(file, WeightsError):
+        try:
+            return _read_config(path, file)
+        except ConfigError as error:
+            raise WeightsError(str(error)) from None
+
+
+def _read_config(path: Path, file: Path) -> Described:
+    config = _json(file)
+    if "resnets" in config:
+        return _read_own(config["resnets"], str(file))
+    if not _of_transformers(config):
+        return read_timm(config, str(file))
+    processor = path / PROCESSOR
+    said = _json(processor) if processor.is_file() else None
+    return read_transformers(config, said, str(file))
 
 
 def is_transformers(file: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.config import ConfigError
-from resnets.weights.errors import CheckpointError, WeightsError
+from resnets.utils.reading import reading
+from resnets.weights.errors import WeightsError
 
 DEEPEST = 8  # containers inside each other in which tensors are looked for
 
@@ -63,28 +63,6 @@ def _leaves(
             yield from _leaves(value, f"{before}{key}.", seen, depth + 1)
 
 
-@contextmanager
-def naming(path: Path | str) -> Iterator[None]:
-    """Whatever a reader raises over the file `path` becomes one line that names it.
-
-    The list of exceptions that damaged bytes can cause is never complete, so all of them are taken
-    but our own, which say it already, and those of a program that is asked to stop.
-    """
-    try:
-        yield
-    except (ConfigError, WeightsError, CheckpointError):
-        raise
-    except MemoryError:
-        raise WeightsError(f"{path}: needs more memory than there is") from None
-    except Exception as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
-        raise WeightsError(f"{path}: cannot be read as weights: {reason(error)}") from None
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what a library said, printable."""
-    line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    if isinstance(error, TypeError | AttributeError | LookupError | RecursionError):
-        line = f"damaged ({type(error).__name__}: {line})"  # says nothing by itself
-    return "".join(char if char.isprintable() else "?" for char in line[:300])
+def naming(path: Path | str) -> AbstractContextManager[None]:
+    """Whatever a reader raises over the file `path` becomes one line that names it."""
+    return reading(path, WeightsError, "as weights")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import tempfile
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 
 from resnets.config import ConfigError, to_toml
 from resnets.models import Net
+from resnets.utils.reading import read_object
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import published_name, write_folder
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
@@ -21,6 +22,7 @@ from resnets.weights.save import into_new_folder
 
 CARD, RESULT = "README.md", "result.json"
 SPLITS = ("test", "val")
+REMEDY = "measure again with `resnets evaluate`, or remove the file"
 HUB = "hub:"
 
 
@@ -74,9 +76,22 @@ def find_result(where: Path) -> dict[str, Any]:
     """result.json of the run `where` is or lies in; empty where there is none."""
     for run in (where, where.parent.parent):
         if (run / RESULT).is_file():
-            result: dict[str, Any] = json.loads((run / RESULT).read_text(encoding="utf-8"))
+            result = _checked(read_object(run / RESULT, remedy=REMEDY), run / RESULT)
             return result if where == run or result.get("checkpoint") == where.name else {}
     return {}
+
+
+def _checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A result whose figures a card can show; ConfigError for one that was damaged or edited."""
+    for part in (part for part in SPLITS if part in result):
+        figures = result[part]
+        known = isinstance(figures, dict) and figures.keys() >= {"top1_error", "examples"}
+        if not known or not all(
+            isinstance(figures.get(name, 0), int | float) and math.isfinite(figures.get(name, 0))
+            for name in ("top1_error", "top5_error", "examples")
+        ):
+            raise ConfigError(f"{path}: {part}: is not the figures of a split; {REMEDY}")
+    return result
 
 
 def card(net: Net, result: dict[str, Any], to: str, licence: str | None) -> str:

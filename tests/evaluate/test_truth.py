@@ -82,7 +82,7 @@ def test_members_of_a_tar_have_paths_too(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.json", "[[0], [1]", "not JSON"),
+        ("a.json", "[[0], [1]", "as JSON"),
         ("a.json", '{"0": 1}', "expected a list"),
         ("a.json", "[[0], [1]]", "labels 2 pictures, the split has 4"),
         ("a.json", "[[0], [1], [2], [3]]", r"entry 3: .?3.? is no class of the net.*0\.\.2"),

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from resnets.data.dataset.parts import FilePart, Source
 from resnets.data.errors import DataError
+from resnets.utils.reading import reading
 
 MAGIC, VERSION = b"RESNPACK", 1
 HEADER = struct.Struct("<8sIIQQ32s")
@@ -93,7 +94,11 @@ def open_pack(path: Path) -> Source:
 
     Pictures are not read: `verify` checks them.
     """
-    index, memory = _open(path)
+    with reading(path, DataError, "as a packed set", "pack the set again"):
+        return _source(path, *_open(path))
+
+
+def _source(path: Path, index: dict[str, Any], memory: memoryview) -> Source:
     try:
         parts = {role: _part(path, memory, part) for role, part in index["parts"].items()}
         name, classes = f"{index['name']} packed at {index['size']} px", tuple(index["classes"])
@@ -113,6 +118,7 @@ def verify(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:
 
     DataError as `open_pack`.
     """
+    open_pack(path)
     index, memory = _open(path)
     parts = [_part(path, memory, part).files for part in index["parts"].values()]
 
@@ -183,4 +189,7 @@ def _open(path: Path) -> tuple[dict[str, Any], memoryview]:
     text = memory[offset:]
     if hashlib.sha256(text).digest() != checksum:
         raise DataError(f"{path}: its index is damaged (SHA-256 differs); {again}")
-    return json.loads(bytes(text)), memory
+    index = json.loads(bytes(text))
+    if not isinstance(index, dict):
+        raise DataError(f"{path}: its index is no JSON object; {again}")
+    return index, memory

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from resnets.config import ConfigError, DataSpec, atomic_write
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.files.open import Files
+from resnets.utils.reading import reading
 
 log = logging.getLogger("resnets")
 
@@ -162,10 +163,8 @@ def _written(name: str) -> str:
 
 
 def _unquoted(text: str, place: str) -> str:
-    try:
+    with reading(place, what="as a path in quotes"):
         name = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{place}: not a path in quotes ({error.msg})") from None
     assert isinstance(name, str)  # it starts with a quote
     return name
 

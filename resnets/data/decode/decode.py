@@ -42,6 +42,7 @@ TRANSPOSE = {  # what Pillow calls the turns that undo EXIF orientations 2..8
 REDUCED_MARGIN = 3.0
 # Whole images of more pixels than this are read at fewer: memory counts more than the last level.
 LARGE, LARGE_MARGIN = 1 << 24, 1.5
+BAND = 64  # rows of a large image that are copied at once
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def decode_whole(
     levels: see `Crop`.
     """
     with naming(name), open_image(data) as image, BUDGET.room(image.width * image.height):
-        return np.array(_upright(image, levels).convert("RGB"))
+        return _pixels(_in_rgb(_upright(image, levels)))
 
 
 def decode_fitted(
@@ -113,10 +114,10 @@ def decode_fitted(
             if pixels > LARGE and image.mode in ("L", "RGB"):  # turning needs a copy: of the small
                 turn = turn_of(image.info.get("exif"))
                 image = image.resize(turn.size(*size[::-1]), RESAMPLE["bilinear"])
-            image = _upright(image, None).convert("RGB")
+            image = _in_rgb(_upright(image, None))
             if image.size != size[::-1]:
                 image = image.resize(size[::-1], RESAMPLE["bilinear"])
-            return np.array(image), (height, width)
+            return _pixels(image), (height, width)
 
 
 def picture_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]:
@@ -242,6 +243,22 @@ def _denominator_whole(stored: tuple[int, int], size: tuple[int, int]) -> int:
     margin = REDUCED_MARGIN if stored[0] * stored[1] <= LARGE else LARGE_MARGIN
     shrink = min(have / (want * margin) for have, want in zip(stored, size, strict=True))
     return 8 if shrink >= 8 else 4 if shrink >= 4 else 2 if shrink >= 2 else 1
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """The image as RGB; itself where it is, of which Pillow would make a copy."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) of an RGB image; of large ones by bands, since Pillow makes two copies."""
+    if image.width * image.height <= LARGE:
+        return np.array(image)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, BAND):
+        bottom = min(top + BAND, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -8,13 +8,16 @@ segments and chunks, which Pillow reads one by one in Python.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import io
 import logging
 import re
 import threading
 import warnings
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
@@ -89,7 +92,19 @@ def _available() -> tuple[str, ...]:
     return tuple(name for name in PLUGINS if name in Image.OPEN)
 
 
+def _silence_libtiff() -> None:
+    """Have libtiff say nothing on stderr, where it names no file; Pillow raises an error besides.
+
+    Pillow has no function for that, so the library is called that it has loaded (on Linux).
+    """
+    with suppress(OSError, AttributeError):
+        maps = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
+        for library in {line.split(maxsplit=5)[-1] for line in maps if "libtiff" in line}:
+            ctypes.CDLL(library).TIFFSetErrorHandler(None)
+
+
 FORMATS = _available()
+_silence_libtiff()
 CLIENT_FORMATS = tuple(name for name in FORMATS if name not in NOT_FOR_CLIENTS)
 
 

@@ -182,7 +182,8 @@ def _scaled(image: Image.Image, levels: Levels | None) -> Image.Image:
         return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
     low_, high_ = levels
     nan = high_ if is_inverted(image) else low_  # black
-    share = (np.nan_to_num(values.astype(np.float64), nan=nan) - low_) / (high_ - low_)
+    with np.errstate(all="ignore"):  # damaged files hold any number
+        share = (np.nan_to_num(values.astype(np.float64), nan=nan) - low_) / (high_ - low_)
     return Image.fromarray((np.clip(share, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 

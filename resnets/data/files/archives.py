@@ -6,7 +6,6 @@ import posixpath
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 from resnets.data.errors import DataError
 from resnets.data.files.open import Files, Listing, follow_links, list_tar, sort_members
 from resnets.data.files.walk import HEAD_BYTES, LeftOut
+from resnets.utils.reading import reading
 
 ENCRYPTED, UTF8 = 0x1, 0x800  # bits of a member's flags
 READ_METHODS = frozenset(
     {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 )
 MOST_BYTES = 1 << 30  # of one member; what says it is larger is no image
-BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +48,12 @@ class ZipFiles:
         member = self.members[index]
         if member.file_size > MOST_BYTES:
             raise DataError(f"{self.name(index)}: {member.file_size:,} bytes, too large to read")
-        try:
-            with self.zip.open(member) as stream:
-                # One more than there should be, so that the checksum is compared at the end.
-                data = stream.read(member.file_size + 1)
-        except (*BAD_ZIP, OSError) as error:
-            raise DataError(f"{self.name(index)}: cannot be read ({error}); restore it") from error
+        with (
+            reading(self.name(index), DataError, remedy="restore it"),
+            self.zip.open(member) as stream,
+        ):
+            # One more than there should be, so that the checksum is compared at the end.
+            data = stream.read(member.file_size + 1)
         if len(data) != member.file_size:
             raise DataError(f"{self.name(index)}: cut short or damaged; restore it")
         return data
@@ -87,11 +86,8 @@ def list_zip(archive: Path, also: Callable[[str], bool] | None = None) -> Listin
     follow_links(members, links, left_out, str(archive))
 
     def head(path: str) -> bytes:
-        try:
-            with opened.open(members[path]) as stream:
-                return stream.read(HEAD_BYTES)
-        except BAD_ZIP as error:
-            raise DataError(f"{archive}:{path}: cannot be read ({error})") from error
+        with reading(f"{archive}:{path}", DataError), opened.open(members[path]) as stream:
+            return stream.read(HEAD_BYTES)
 
     paths, below, others = sort_members(members, folders, head, also, left_out)
     _check_readable(archive, [(path, members[path]) for path in paths])
@@ -101,10 +97,8 @@ def list_zip(archive: Path, also: Callable[[str], bool] | None = None) -> Listin
 
 def open_zip(archive: Path) -> zipfile.ZipFile:
     """A zip that stays open while its members are read; DataError when it is damaged."""
-    try:
+    with reading(archive, DataError, "as a zip", "is it whole?"):
         return zipfile.ZipFile(archive)
-    except (*BAD_ZIP, OSError) as error:
-        raise DataError(f"{archive}: cannot be read as a zip ({error}); is it whole?") from error
 
 
 def read_members(
@@ -119,11 +113,8 @@ def read_members(
         if name.endswith("/"):
             folders.add(path)
         elif stat.S_ISLNK(member.external_attr >> 16) and not member.flag_bits & ENCRYPTED:
-            try:
-                with opened.open(member) as stream:
-                    target = stream.read(4096).decode("utf-8", "surrogateescape")
-            except (*BAD_ZIP, OSError) as error:
-                raise DataError(f"{archive}:{path}: cannot be read ({error})") from error
+            with reading(f"{archive}:{path}", DataError), opened.open(member) as stream:
+                target = stream.read(4096).decode("utf-8", "surrogateescape")
             links[path] = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
         else:
             members[path] = member
@@ -143,7 +134,9 @@ def unzip_to_tar(archive: Path, out: IO[bytes]) -> None:
             try:
                 with opened.open(member) as stream:
                     tar.addfile(entry, stream)
-            except BAD_ZIP as error:
+            except OSError:  # of the disk that is written to
+                raise
+            except Exception as error:
                 raise DataError(f"{archive}:{path}: cannot be read ({error})") from error
 
 

@@ -44,6 +44,7 @@ from resnets.data.files.walk import (
     why_not_image,
     without_waiting,
 )
+from resnets.utils.reading import reading
 
 Member = TypeVar("Member")
 
@@ -197,30 +198,30 @@ def list_folder(
 
 def list_tar(archive: Path, also: Callable[[str], bool] | None = None) -> Listing:
     """Images in a tar, plain or compressed with gzip, bzip2 or xz; and files `also` asks for."""
+    with reading(archive, DataError, "as a tar", "is it whole?"):
+        return _list_tar(archive, also)
+
+
+def _list_tar(archive: Path, also: Callable[[str], bool] | None) -> Listing:
     spans: dict[str, tuple[int, int]] = {}
     links: dict[str, str] = {}
     folders: set[str] = set()
     sparse: set[str] = set()
     stream = _uncompressed(archive)
-    try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # a kilobyte each
-                path = posixpath.normpath(member.name).lstrip("/")
-                if member.isdir():
-                    folders.add(path)
-                elif member.isreg():
-                    spans[path] = (member.offset_data, member.size)
-                    if is_sparse(member):
-                        sparse.add(path)
-                elif member.islnk() or member.issym():
-                    start = posixpath.dirname(path) if member.issym() else ""
-                    links[path] = posixpath.normpath(posixpath.join(start, member.linkname))
-            check_end(tar, stream)
-    except (tarfile.TarError, OSError) as error:
-        if (kind := other_kind(archive)) is not None:
-            raise DataError(f"{archive}: {kind}") from error
-        raise DataError(f"{archive}: cannot be read as a tar ({error}); is it whole?") from error
+    with reading_tar(archive), tarfile.open(fileobj=stream, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # a kilobyte each
+            path = posixpath.normpath(member.name).lstrip("/")
+            if member.isdir():
+                folders.add(path)
+            elif member.isreg():
+                spans[path] = (member.offset_data, member.size)
+                if is_sparse(member):
+                    sparse.add(path)
+            elif member.islnk() or member.issym():
+                start = posixpath.dirname(path) if member.issym() else ""
+                links[path] = posixpath.normpath(posixpath.join(start, member.linkname))
+        check_end(tar, stream)
     left_out = LeftOut()
     follow_links(spans, links, left_out, str(archive))
 
@@ -232,6 +233,18 @@ def list_tar(archive: Path, also: Callable[[str], bool] | None = None) -> Listin
     refuse_sparse([path for path in paths if path in sparse], str(archive))
     where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
     return Listing(TarFiles(archive, stream, paths, where), paths, below, others, left_out)
+
+
+@contextmanager
+def reading_tar(archive: Path | str) -> Iterator[None]:
+    """DataError, with the kind of the file where it is known to be another, for a damaged tar."""
+    with reading(archive, DataError, "as a tar", "is it whole?"):
+        try:
+            yield
+        except (tarfile.TarError, OSError) as error:
+            if (kind := other_kind(Path(archive))) is not None:
+                raise DataError(f"{archive}: {kind}") from error
+            raise
 
 
 def sort_members(

@@ -27,6 +27,7 @@ from resnets.data.files.open import (
 from resnets.data.sources import webdataset
 from resnets.data.sources.class_folders import open_flat, open_tree
 from resnets.data.tables.flat_labels import is_table
+from resnets.utils.reading import reading
 
 IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
@@ -70,20 +71,21 @@ def inside(outer: Listing) -> Listing:
     tars = [(row, path) for row, path in enumerate(outer.paths) if _is_tar(path)]
     for row, path in tars:
         files.stream.seek(int(files.spans[row, 0]))
-        try:
-            with tarfile.open(fileobj=files.stream, mode="r:") as inner:
-                for member in inner:
-                    name = posixpath.normpath(member.name)
-                    if member.isreg() and is_picture(name):
-                        refuse_sparse([name] if is_sparse(member) else [], files.name(row))
-                        spans[f"{path.removesuffix('.tar')}/{name}"] = (
-                            member.offset_data,
-                            member.size,
-                        )
-                check_end(inner, files.stream, int(files.spans[row].sum()))
-        except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{files.name(row)}: cannot be read as a tar ({error})") from error
+        with (
+            reading(files.name(row), DataError, "as a tar", "is it whole?"),
+            tarfile.open(fileobj=files.stream, mode="r:") as inner,
+        ):
+            for member in inner:
+                name = posixpath.normpath(member.name)
+                if member.isreg() and is_picture(name):
+                    refuse_sparse([name] if is_sparse(member) else [], files.name(row))
+                    spans[f"{path.removesuffix('.tar')}/{name}"] = (
+                        member.offset_data,
+                        member.size,
+                    )
+            check_end(inner, files.stream, int(files.spans[row].sum()))
     paths = sorted(spans)
-    where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
+    with reading(files.archive, DataError, "as a tar", "is it whole?"):  # sizes beyond 64 bits
+        where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
     pictures = TarFiles(files.archive, files.stream, paths, where)
     return Listing(pictures, paths, [path.removesuffix(".tar") for _, path in tars])

@@ -8,6 +8,7 @@ as all others are. Parquet is copied into its cache once (HF_HOME says where), w
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,6 +211,7 @@ def library(source: str) -> Any:
         raise DataError(
             f"{source}: needs the library `datasets` ({error}): pip install 'resnets[hub]'"
         ) from None
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs it raises too
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     return datasets

@@ -230,7 +230,7 @@ def _label(
             value: Any = data.decode("utf-8").strip()
             is_json = file.lower().endswith(".json")
             entry = json.loads(value) if is_json else {"": value}
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DataError(f"{place}: not UTF-8 text, or not JSON") from None
         entry = entry if isinstance(entry, dict) else {}
         names = [name for name in JSON_LABELS if name in entry] if is_json else [""]

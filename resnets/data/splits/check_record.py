@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from resnets.data.splits.check_findings import LEAKS, Finding
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
 from resnets.utils import environment
+from resnets.utils.reading import read_object
 
 VERSION = 1
 FOLDER = "checks"
@@ -114,7 +114,7 @@ def save_record(
 def read_record(source: str) -> CheckRecord | None:
     """What the last check of `source` found; None where there was none, or it is damaged."""
     try:
-        record = json.loads(_place(source).read_text("utf-8"))
+        record = read_object(_place(source))
         if record["version"] != VERSION or record["source"] != _key(source):
             return None
         return CheckRecord(

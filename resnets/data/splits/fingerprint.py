@@ -20,6 +20,7 @@ from torch import Tensor
 from resnets.data.dataset.content_hash import Keys
 from resnets.data.dataset.identity import hash_names
 from resnets.data.dataset.parts import Rows
+from resnets.data.errors import DataError
 from resnets.data.order import random_bits
 
 ROLES = ("train", "val", "test")
@@ -108,6 +109,11 @@ class Fingerprint(Keyed):
             stems = tensors[f"{PREFIX}/stems"].numpy().view(np.uint64)
         if f"{PREFIX}/labels" in tensors:
             labels = tensors[f"{PREFIX}/labels"].numpy()
+        columns = (ids, content, stems, labels, roles)
+        if any(each.shape != (len(ids),) for each in columns) or (
+            len(ids) and not 0 <= int(roles.min()) <= int(roles.max()) < len(ROLES)
+        ):
+            raise DataError("the record of images is damaged: its columns do not fit together")
         return cls(ids.view(np.uint64), content.view(np.uint64), stems, labels, roles)
 
     @classmethod

@@ -18,6 +18,7 @@ from resnets.detect.data.store import Store
 from resnets.detect.formats.name_files import without_gaps
 from resnets.detect.formats.voc import CLASSES as VOC_OBJECTS
 from resnets.detect.formats.yaml_text import load_yaml
+from resnets.utils.reading import reading
 
 VOC = ("background", *VOC_OBJECTS)
 CLASS_FILES = (
@@ -122,6 +123,11 @@ def read_class_table(store: Store) -> ClassTable | None:
 
 
 def _parse(store: Store, path: str) -> ClassTable:
+    with reading(store.called(path), DataError, "as names of classes"):
+        return _table_of(store, path)
+
+
+def _table_of(store: Store, path: str) -> ClassTable:
     where = store.called(path)
     if path.lower().endswith((".yaml", ".yml")):
         return ClassTable(_yaml_names(store.read(path), where))

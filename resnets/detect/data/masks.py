@@ -89,13 +89,18 @@ def decode_run(run: Run) -> Pixels:
 
 def check_segmentation(outline: Any, height: int, width: int, tolerance: float) -> None:
     """MaskError unless `outline` can be drawn in a picture of this size, within `tolerance` px."""
-    if isinstance(outline, dict):
-        _check_run(outline, height, width)
-        return
-    if not isinstance(outline, list | tuple) or not outline:
-        raise MaskError("is neither polygons nor run lengths")
-    for points in outline:
-        _check_polygon(points, height, width, tolerance)
+    try:
+        if isinstance(outline, dict):
+            _check_run(outline, height, width)
+            return
+        if not isinstance(outline, list | tuple) or not outline:
+            raise MaskError("is neither polygons nor run lengths")
+        for points in outline:
+            _check_polygon(points, height, width, tolerance)
+    except MaskError:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:  # lists of anything, at any depth
+        raise MaskError(f"is not made of plain numbers ({type(error).__name__})") from None
 
 
 def _check_polygon(points: Any, height: int, width: int, tolerance: float) -> None:

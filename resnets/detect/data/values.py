@@ -18,6 +18,7 @@ Box = tuple[float, float, float, float]
 _YES = frozenset({"1", "true", "yes", "y", "t", "on"})
 _NO = frozenset({"", "0", "false", "no", "n", "f", "off", "none", "null", "unspecified"})
 _WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,17}))(?:\.0*)?")
+_LARGEST = 1e38
 _LONGEST = 100  # letters of a number
 
 
@@ -38,13 +39,13 @@ def read_flag(value: Any) -> bool | None:
 
 
 def read_number(value: Any) -> float:
-    """A number, or text that is one; NaN for all else.
+    """A number, or text that is one; NaN for all else, and for those that float32 cannot hold.
 
     >>> [read_number(value) for value in (3, " 4.5 ", "1e2", True, "12 px", [1])]
     [3.0, 4.5, 100.0, nan, nan, nan]
     """
     if type(value) is float:  # nearly all are
-        return value
+        return value if -_LARGEST < value < _LARGEST else NAN
     if isinstance(value, str):
         value = value.strip()
         if len(value) > _LONGEST or "_" in value:
@@ -52,9 +53,10 @@ def read_number(value: Any) -> float:
     elif isinstance(value, bool) or not isinstance(value, int | float):
         return NAN
     try:
-        return float(value)
+        number = float(value)
     except (ValueError, OverflowError):
         return NAN
+    return number if -_LARGEST < number < _LARGEST else NAN
 
 
 def read_side(value: Any) -> int:

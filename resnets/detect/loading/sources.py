@@ -37,6 +37,7 @@ from resnets.detect.formats.foreign import EXPECTED, foreign_annotations
 from resnets.detect.formats.problems import check_part, look_at_images, refuse, same_but_case
 from resnets.detect.formats.registry import offers, open_offer
 from resnets.detect.formats.voc import find_voc, open_voc
+from resnets.utils.reading import reading
 
 log = logging.getLogger("resnets")
 NAMES = ("voc2007", "voc2012", "voc0712")
@@ -88,7 +89,8 @@ def open_detection(
     """
     detect = detect or DetectSpec()
     source = find_source(data.source, task, detect.class_map, detect.format)
-    sets = choose_sets(source.titles, detect)
+    with reading(data.source, DataError):
+        sets = choose_sets(source.titles, detect)
     _say_sets(source, sets)
     opener = _Opener(source, detect, task, Quarantine.of(data), data.workers)
     train_part = opener.part(sets.train)
@@ -258,6 +260,17 @@ def find_source(where: str, task: Task, class_map: str = "", annotations: str = 
 
     VOC is known by name (`NAMES`) too, and downloaded where it is not in the cache.
     """
+    with reading(where, DataError, "as annotations"):
+        source = _find_source(where, task, class_map, annotations)
+
+    def load(title: str) -> RawPart:
+        with reading(where, DataError, "as annotations"):
+            return source.load(title)
+
+    return replace(source, load=load)
+
+
+def _find_source(where: str, task: Task, class_map: str, annotations: str) -> RawSource:
     store = open_store(str(fetch_voc(where)) if where in NAMES else where)
     name = store.name
     if task == "segment":

@@ -7,7 +7,6 @@ folder. Nothing else is kept: whoever reads a study reads these files.
 from __future__ import annotations
 
 import dataclasses
-import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +28,10 @@ from resnets.config import (
 )
 from resnets.models import catalog
 from resnets.train.log import read_rows
+from resnets.utils.reading import read_object, reading
 
 STUDY, CELLS = "study.toml", "cells"
+AGAIN = "remove the file, and start the study again"
 RECIPE, RESULT, FAILED = "recipe.toml", "result.json", "failed.json"
 OPTIONS: tuple[Literal["A", "B", "C", "none"], ...] = ("A", "B", "C", "none")
 # What a cell's recipe takes from the grid itself, and where to say it instead.
@@ -222,10 +223,8 @@ def read_grid(folder: Path) -> Grid:
     path = folder / STUDY
     if not path.is_file():
         raise ConfigError(f"{folder}: no study here (no {STUDY})")
-    try:
+    with reading(path, what="as a study"):
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a study: {error}") from None
     return from_dict(Grid, {"version": 1, **data}, where=str(path))
 
 
@@ -240,9 +239,10 @@ def read_cell(folder: Path, net: str, seed: int) -> Cell:
     status: Literal["done", "running", "failed", "missing"] = "missing"
     error, result = None, None
     if (run / RESULT).is_file():
-        status, result = "done", json.loads((run / RESULT).read_text(encoding="utf-8"))
+        status, result = "done", read_object(run / RESULT, remedy=AGAIN)
     elif (run / FAILED).is_file():
-        status, error = "failed", json.loads((run / FAILED).read_text(encoding="utf-8"))["error"]
+        found = read_object(run / FAILED, remedy=AGAIN).get("error")
+        status, error = "failed", str(found or "for a reason that is not known")
     elif (run / RECIPE).is_file():
         status = "running"
     return Cell(net, seed, run, status, error, read_rows(run), result)

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 import torch
 
+from resnets.utils.errors import ResnetsError
+
 HINTS = (
     "try a lower learning rate (--set optim.lr=...), a longer warmup (--set schedule.warmup=0.05), "
     "clipping (--set optim.clip_norm=1) or --set precision=float32"
 )
 
 
-class Diverged(ValueError):  # noqa: N818  (the field's word)
+class Diverged(ResnetsError):  # noqa: N818  (the field's word)
     """The loss became NaN, infinite or far too large, or a weight not finite."""
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from resnets.data.splits.fingerprint import Fingerprint
+from resnets.utils.reading import reading
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError, Encoded, read_checkpoint
 from resnets.weights.checkpoint.store_url import named
 
@@ -54,7 +56,7 @@ def read_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
     """
     stated = checkpoint.meta.get(FIELD)
     if not isinstance(stated, dict) or "file" not in stated:
-        return Fingerprint.from_tensors(checkpoint.tensors)
+        return _fingerprint(checkpoint.tensors, checkpoint.path)
     path = checkpoint.path.parent / str(stated["file"])
     try:
         found = read_checkpoint(path).tensors
@@ -69,7 +71,12 @@ def read_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
             named(checkpoint.path),
         )
         return None
-    return Fingerprint.from_tensors(found)
+    return _fingerprint(found, path)
+
+
+def _fingerprint(tensors: dict[str, torch.Tensor], path: Path) -> Fingerprint | None:
+    with reading(path, CheckpointError, "as a record of images"):
+        return Fingerprint.from_tensors(tensors)
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:

@@ -144,7 +144,8 @@ def _blob(data: memoryview) -> Tensor:
         elif number == BLOB_SHAPE and isinstance(value, memoryview):
             shape = list(_dims(value))
         elif number in BLOB_VALUES and isinstance(value, memoryview):
-            values.append(np.frombuffer(value, BLOB_VALUES[number]).astype(np.float32))
+            with np.errstate(all="ignore"):  # float64 values that float32 cannot hold
+                values.append(np.frombuffer(value, BLOB_VALUES[number]).astype(np.float32))
     if shape is None:
         shape = list(sizes.values())
         while len(shape) > 1 and shape[0] == 1:
