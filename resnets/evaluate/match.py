@@ -19,6 +19,7 @@ from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.dataset.content_hash import file_keys
 from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.dataset.split import with_summary
 from resnets.data.decode.pixel_values import FULL
 from resnets.data.sources.all_images import open_all, open_unlabelled
 from resnets.data.splits.fingerprint import Fingerprint
@@ -60,7 +61,13 @@ def open_pictures(
         pictures = _open_for_labels(net, source, name, others)
     if labels is not None:
         names = [picture_name(pictures, row) for row in range(len(pictures))]
-        return pictures, read_truth(labels, names, net.classes)
+        stored_order = not isinstance(pictures, FileSplit)  # pixels have numbers, no file names
+        truth = read_truth(labels, names, net.classes, stored_order=stored_order)
+        summary = getattr(pictures, "summary", None)
+        if truth.paired and summary is not None:
+            summary = dataclasses.replace(summary, notes=(truth.paired, *summary.notes))
+            pictures = with_summary(pictures, summary)
+        return pictures, truth
     outputs = match_classes(pictures.classes, net.classes, pictures.description)
     if note := number_note(pictures.classes, net.classes):
         pictures = _described(pictures, f"{pictures.description}, {note}")

@@ -3,6 +3,7 @@
 Files: JSON with a list of class numbers (or names) for each picture, in the order of their file
 names (ReaL: Beyer et al. 2020); CSV with path,label, a row for each label; or text with one label
 a line, in the order of the file names. Numbers count from 0 in the order of the net's outputs.
+Where file names have another order by number (1.jpg .. 12.jpg), only a table says what is meant.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from resnets.data import DataError
+from resnets.data.tables.by_position import first_pair, order_by_name
 from resnets.data.tables.labels import ambiguous_number
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 from resnets.utils.reading import reading
@@ -29,11 +31,13 @@ Labels = tuple[int, ...]
 class Truth:
     """For each picture the classes that count as right, in the order of the net's outputs.
 
-    `note` says in a protocol where they come from; empty for the data's own classes.
+    `note` says in a protocol where they come from; empty for the data's own classes. `paired` says
+    how labels without file names were paired with images; empty where names tell.
     """
 
     labels: Sequence[Labels]
     note: str = ""
+    paired: str = ""
 
     @property
     def rows(self) -> list[int]:
@@ -62,18 +66,21 @@ def own_truth(labels: Tensor, outputs: Tensor, known: int = 0) -> Truth:
     return Truth([(target,) for target in outputs[labels].tolist()], note)
 
 
-def read_truth(path: Path, names: Sequence[str], classes: Sequence[str]) -> Truth:
+def read_truth(
+    path: Path, names: Sequence[str], classes: Sequence[str], *, stored_order: bool = False
+) -> Truth:
     """The file's labels for pictures called `names` (paths), as numbers of `classes`.
 
+    stored_order: labels without names are in the order of `names`, not of the names sorted.
     Labels are all names of classes or all their places from 0, and the note says so of places.
     Raises DataError with the line or entry that is wrong.
     """
     if path.suffix.lower() in TABLE_SUFFIXES and path.suffix.lower() != ".txt":
-        given = _from_table(path, names)
+        given, leading = _from_table(path, names), None
     else:
         text = _text(path)
         entries = _from_json(path, text) if path.suffix.lower() == ".json" else _from_lines(text)
-        given = _in_file_order(path, entries, names)
+        given, leading = _in_file_order(path, entries, names, stored_order)
     number, by_place = _numbering(path, given, classes)
     labels = [tuple(dict.fromkeys(number[str(value)] for value, _ in values)) for values in given]
     with_label = sum(map(bool, labels))
@@ -87,7 +94,11 @@ def read_truth(path: Path, names: Sequence[str], classes: Sequence[str]) -> Trut
     if by_place:
         first = next(value for values in given for value, _ in values)
         note += f", numbers taken as places ({first} is {classes[int(first)]})"
-    return Truth(labels, note)
+    paired = ""
+    if leading is not None:
+        said = first_pair(names[leading], "/".join(classes[k] for k in labels[leading]))
+        paired, note = f"labels by position: {said}, ...", f"{note}, by position ({said})"
+    return Truth(labels, note, paired)
 
 
 def _numbering(
@@ -158,17 +169,22 @@ def _from_lines(text: str) -> list[Given]:
     ]
 
 
-def _in_file_order(path: Path, entries: list[Given], names: Sequence[str]) -> list[Given]:
+def _in_file_order(
+    path: Path, entries: list[Given], names: Sequence[str], stored: bool
+) -> tuple[list[Given], int]:
+    """The entry of each image, and the row of the image that the first entry is of."""
     if len(entries) != len(names):
         raise DataError(
             f"{path}: labels {len(entries):,} pictures, the split has {len(names):,};"
             " only files with path,label may name others"
         )
-    order = sorted(range(len(names)), key=lambda row: (_parts(names[row])[-1], names[row]))
+    order = list(range(len(names)))
+    if not stored:
+        order = order_by_name(path, [(_parts(name)[-1], name) for name in names])
     given: list[Given] = [()] * len(names)
     for row, entry in zip(order, entries, strict=True):
         given[row] = entry
-    return given
+    return given, order[0]
 
 
 def _from_table(path: Path, names: Sequence[str]) -> list[Given]:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from resnets.cli.main import main
 from resnets.config import DataSpec
+from resnets.data import open_data
 from resnets.data.check.run import check_data
 from resnets.data.check.verdict import exit_code, verdict, warnings
 from resnets.data.splits.check_findings import SAME_SOURCE
@@ -55,3 +56,56 @@ def test_names_without_hashes_are_no_copies(tmp_path):
             photo(tmp_path / part / "cat" / f"p{number}.jpg", 10 * place + number)
             photo(tmp_path / part / "dog" / f"p{number}.v2.jpg", 20 + 10 * place + number)
     assert warnings(check_data(DataSpec(source=str(tmp_path)))) == []
+
+
+def sizes_of_uploads(root, count=8, seed=0):
+    """Class folders without splits where each upload is there in three sizes, as of WordPress."""
+    for label in ("cat", "dog"):
+        for number in range(count):
+            for size in ("", "-300x225", "-150x150"):
+                seed += 1
+                photo(root / label / f"photo-{number}{size}.jpg", seed)
+
+
+@pytest.mark.parametrize("form", ["sizes", "hashes"])
+def test_training_warns_of_versions_in_splits_that_it_draws(tmp_path, form):
+    if form == "sizes":
+        sizes_of_uploads(tmp_path)
+    else:
+        for number in range(48):
+            name = f"{number // 3}_jpg.rf.{number:02}f3a9c0d1e2b.jpg"
+            photo(tmp_path / ("cat" if number % 6 < 3 else "dog") / name, number)
+    spec = DataSpec(source=str(tmp_path))
+    found = [
+        text for text in open_data(spec, training=True).summary.warnings if "data check" in text
+    ]
+    assert len(found) == 1
+    assert "32 of 48" in found[0]
+    assert [each for each in check_data(spec).findings if each.kind == SAME_SOURCE]
+    assert not open_data(spec).summary.warnings
+
+
+def test_stated_splits_and_other_names_are_not_warned_of(tmp_path):
+    for place, part in enumerate(("train", "val", "test")):
+        sizes_of_uploads(tmp_path / "stated" / part, 2, 1000 * place)
+    for number in range(20):  # one size of each
+        photo(tmp_path / "single" / "cat" / f"{number}-640x480.jpg", number)
+        photo(tmp_path / "single" / "dog" / f"{number}-640x480.jpg", 100 + number)
+    for name in ("stated", "single"):
+        found = open_data(DataSpec(source=str(tmp_path / name)), training=True).summary
+        assert not [text for text in found.warnings if "data check" in text]
+
+
+def test_sizes_of_an_upload_in_two_parts_are_of_one_source(tmp_path):
+    for label in ("cat", "dog"):
+        photo(tmp_path / "train" / label / "a-300x225.jpg", 1)
+        photo(tmp_path / "train" / label / "b.jpg", 2 + (label == "cat"))
+        photo(tmp_path / "test" / label / "a.jpg", 4 + (label == "cat"))
+    found = [
+        (each.path, each.twin)
+        for each in check_data(DataSpec(source=str(tmp_path))).findings
+        if each.kind == SAME_SOURCE
+    ]
+    assert found == [
+        (f"train/{label}/a-300x225.jpg", f"test/{label}/a.jpg") for label in ("cat", "dog")
+    ]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from digit_sets import WNIDS, digit_files
+from PIL import Image
 from scipy.io import savemat
 
 import resnets
@@ -160,6 +161,24 @@ def test_flat_pictures_alone(imagenet: Path) -> None:
     (imagenet / "own.txt").write_text("\n".join(named))
     alone = open_data(replace(whole, truth=str(imagenet / "own.txt")))
     assert [alone.classes[label] for label in alone.train.labels] == named
+
+
+def test_labels_by_line_need_one_order_of_names(tmp_path: Path) -> None:
+    root, file = tmp_path / "flat", tmp_path / "own.txt"
+    root.mkdir()
+    labels = ["cat"] * 6 + ["dog"] * 6
+    file.write_text("\n".join(labels))
+    for number in range(1, 13):
+        pixels = np.full((8, 8, 3), 20 * number, np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+    spec = DataSpec(source=str(root), truth=str(file), val_fraction=0, test_fraction=0)
+    with pytest.raises(DataError, match="path,label"):
+        open_data(spec)
+    for path in root.iterdir():
+        path.rename(root / f"{path.stem:0>2}.png")
+    found = open_data(spec)
+    assert [found.classes[label] for label in found.train.labels] == labels
+    assert any("by position: 01.png = cat" in note for note in found.summary.notes)
 
 
 def write_tars(imagenet: Path, folder: Path) -> None:

@@ -2,16 +2,20 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from resnets.bulk.write import columns as bulk_columns
 from resnets.cli.main import main
 from resnets.config import DataSpec, DetectSpec
 from resnets.data import open_data
+from resnets.data.check.report import COLUMNS
 from resnets.data.dataset import summary
+from resnets.data.dataset.quarantine import write_quarantine
 from resnets.data.dataset.summary import MOST_LINES, WIDTH, DataSummary, SplitSummary
 from resnets.detect.loading.sources import open_detection
 
@@ -139,3 +143,50 @@ def test_class_names_that_are_not_utf8_are_shown(tmp_path: Path) -> None:
     found = open_data(DataSpec(source=str(tmp_path))).summary
     assert "\\udce9" in found.lines()[0]
     "\n".join(found.lines()).encode("utf-8")
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_quarantine_lists_are_no_label_files_and_count_in_all_splits(
+    tmp_path: Path, *, stated: bool
+) -> None:
+    root = tmp_path / "set"
+    rng = np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            (root / part / label).mkdir(parents=True)
+            for number in range(5):
+                pixels = rng.integers(0, 255, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(root / part / label / f"{part}{number}.png")
+    listed = root / ("mine.txt" if stated else "quarantine.txt")
+    names = [
+        f"{part}/cat/{part}{number}.png" for part in ("train", "val", "test") for number in (0, 1)
+    ]
+    listed.write_text("\n".join(names))
+    spec = DataSpec(source=str(root), in_memory="never", quarantine=str(listed) if stated else None)
+    for training in (False, True):
+        found = open_data(spec, training=training).summary
+        assert not found.warnings
+        assert not any(listed.name in note for note in found.notes)
+        assert {each.role: each.images for each in found.splits} == dict.fromkeys(
+            ("train", "val", "test"), 8
+        )
+        assert any("6 entries (in quarantine)" in text for text in found.left_out)
+
+
+def test_what_data_check_and_prediction_write_are_no_label_files(
+    folder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(folder / "Training" / "cat", root / "cat")
+    shutil.copytree(folder / "Training" / "dog", root / "dog")
+    paths = [f"{label}/{number}.png" for label in ("cat", "dog") for number in range(4)]
+    write_quarantine(root / "left_out.txt", [(path, "copy") for path in paths])
+    heads = (COLUMNS, bulk_columns(1), ("path", "class1", "probability1"))
+    for place, head in enumerate(heads):
+        rows = [head, *([path, "cat", *"0" * (len(head) - 2)] for path in paths)]
+        (root / f"written{place}.csv").write_text("\n".join(map(",".join, rows)) + "\n")
+    found = open_data(DataSpec(source=str(root), in_memory="never")).summary
+    assert not [text for text in (*found.notes, *found.warnings) if "not read" in text]
+    (root / "mine.txt").write_text("\n".join(paths))
+    found = open_data(DataSpec(source=str(root), in_memory="never")).summary
+    assert [text for text in (*found.notes, *found.warnings) if "mine.txt" in text]

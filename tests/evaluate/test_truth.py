@@ -45,7 +45,8 @@ def test_real_json_is_in_the_order_of_file_names(tmp_path: Path):
     assert truth.rows == [0, 1, 2]
     assert truth.note == (
         "labels real.json (4 for 3 pictures, any of them counts as right),"
-        " 1 pictures without a label left out, numbers taken as places (1 is bee)"
+        " 1 pictures without a label left out, numbers taken as places (1 is bee),"
+        " by position (p_1.jpg = ant)"
     )
 
 
@@ -110,3 +111,31 @@ def test_unreadable_label_files_are_named(tmp_path: Path):
     (tmp_path / "raw.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):
         read_truth(tmp_path / "raw.json", NAMES, CLASSES)
+
+
+UNPADDED = tuple(f"flat/{number}.jpg" for number in range(1, 13))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json"])
+def test_numbers_that_are_not_padded_have_two_orders(tmp_path: Path, name: str):
+    labels = ["ant"] * 6 + ["bee"] * 6
+    text = json.dumps(labels) if name.endswith("json") else "\n".join(labels)
+    file = write(tmp_path / name, text)
+    with pytest.raises(DataError, match="path,label"):
+        read_truth(file, UNPADDED, CLASSES)
+    padded = read_truth(file, [f"flat/{number:02}.jpg" for number in range(1, 13)], CLASSES)
+    assert list(padded.labels) == [(0,)] * 6 + [(1,)] * 6
+    assert "01.jpg = ant" in padded.paired
+    assert "01.jpg = ant" in padded.note
+    rows = "".join(f"{path},{label}\n" for path, label in zip(UNPADDED, labels, strict=True))
+    table = read_truth(write(tmp_path / "a.csv", rows), UNPADDED, CLASSES)
+    assert list(table.labels) == list(padded.labels)
+    assert table.paired == ""
+
+
+def test_pixels_without_files_are_labelled_as_stored(tmp_path: Path):
+    labels = ["ant"] * 6 + ["bee"] * 6
+    names = [f"picture {number}" for number in range(12)]
+    file = write(tmp_path / "a.txt", "\n".join(labels))
+    truth = read_truth(file, names, CLASSES, stored_order=True)
+    assert list(truth.labels) == [(0,)] * 6 + [(1,)] * 6

@@ -211,7 +211,7 @@ def _read(everything: Listing, spec: DataSpec) -> Tree:
     """The set as training reads it."""
     path = Path(spec.source).expanduser()
     if path.is_dir():
-        return read_folder(path, everything, spec.source, spec.truth, spec.labels_from)
+        return read_folder(path, everything, spec)
     return read_tree(everything, path.name, spec.source, None, spec.labels_from)
 
 

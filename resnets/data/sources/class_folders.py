@@ -64,13 +64,19 @@ def open_tree(
 
 
 def read_tree(
-    listing: Listing, name: str, where: str, truth: str | None = None, labels_from: str = "auto"
+    listing: Listing,
+    name: str,
+    where: str,
+    truth: str | None = None,
+    labels_from: str = "auto",
+    quarantine: str | None = None,
 ) -> Tree:
     """Sort the images of a folder or archive `where` into splits and classes, sorted by name.
 
     `truth`: file with the labels of a flat split, where it is not found beside it. `labels_from`:
-    see `layout.read_layout`. DataError: no images, no class folders, a class without images, a
-    class in validation or test that training lacks, or a layout that may mean two things.
+    see `layout.read_layout`. `quarantine`: the list in use. DataError: no images, no class folders,
+    a class without images, a class in validation or test that training lacks, or a layout that may
+    mean two things.
     """
     if len(listing.paths) == len(listing.others):
         said = listing.left_out.said() + archives_within(listing.left_out)
@@ -94,13 +100,13 @@ def read_tree(
     if training.flat:
         return _all_flat(layout, training, listing, name, where, flat)
     tree = _by_folders(layout, training, listing, name, where, flat)
-    return _with_label_files(tree, everything, where)
+    return _with_label_files(tree, everything, where, quarantine)
 
 
-def _with_label_files(tree: Tree, everything: Listing, where: str) -> Tree:
+def _with_label_files(tree: Tree, everything: Listing, where: str, quarantine: str | None) -> Tree:
     """The set with a word on each file beside its class folders that names the same images."""
     source = tree.source
-    found = label_files(everything, where, source.classes)
+    found = label_files(everything, where, source.classes, quarantine)
     if len(source.classes) == 1:
         unread = [file for file in found if not is_table(file.path)]
         if not unread or any(note.startswith(UNREAD_TABLES) for note in source.notes):

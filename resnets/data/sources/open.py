@@ -55,10 +55,10 @@ def find_source(spec: DataSpec) -> Source:
             f"data.streaming: {source} is neither Parquet nor WebDataset nor on the Hub, and"
             " only those are streamed; set it to false"
         )
-    return stored or _whole(source, path, spec.truth, spec.labels_from)
+    return stored or _whole(source, path, spec)
 
 
-def _whole(source: str, path: Path, truth: str | None, labels_from: str) -> Source:
+def _whole(source: str, path: Path, spec: DataSpec) -> Source:
     """A set that is not streamed: by name, or by the path of a file or folder."""
     if source == "digits":
         return open_digits()
@@ -80,21 +80,19 @@ def _whole(source: str, path: Path, truth: str | None, labels_from: str) -> Sour
     if found := find_cifar(path):
         return open_cifar(*found, name)
     if (path / IMAGENET_TRAIN).is_file():
-        return open_imagenet(path, name, truth)
-    return read_folder(path, list_folder(path, is_table), source, truth, labels_from).source
+        return open_imagenet(path, name, spec.truth)
+    return read_folder(path, list_folder(path, is_table), spec).source
 
 
-def read_folder(
-    path: Path, listing: Listing, source: str, truth: str | None, labels_from: str
-) -> Tree:
+def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
     """The set of a folder of images: by the table that describes them, else by class folders.
 
-    source: what messages call the folder. Raises as `open_folder_table` and `read_tree`.
+    Raises as `open_folder_table` and `read_tree`, which call the folder `spec.source`.
     """
     name = path.resolve().name
-    described = None if truth is not None else open_folder_table(path, listing, name)
+    described = None if spec.truth is not None else open_folder_table(path, listing, name)
     if described is None:
-        return read_tree(listing, name, source, truth, labels_from)
+        return read_tree(listing, name, spec.source, spec.truth, spec.labels_from, spec.quarantine)
     return described_tree(described, listing)
 
 

@@ -80,8 +80,8 @@ NEAR_LEAK = Kind(
 )  # fmt: skip
 SAME_SOURCE = Kind(
     "same-source", "Copies of one source in two parts",
-    "By its name (NAME.rf.HASH, as Roboflow writes it) a copy of the photograph that another part"
-    " has a copy of, perhaps mirrored or cut.",
+    "By its name (NAME.rf.HASH of Roboflow, NAME-300x225 of WordPress) a version of the photograph"
+    " that another part has a version of, perhaps mirrored or cut.",
     "suspect",
 )  # fmt: skip
 DUPLICATE = Kind(

@@ -21,6 +21,7 @@ from resnets.data.splits.check_record import KnownLeaks, known_to, source_listin
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import Roles, Share, choose_roles
+from resnets.data.splits.source_names import versions_drawn_apart
 from resnets.data.tables.flat_labels import UNREAD_TABLES
 
 log = logging.getLogger("resnets")
@@ -105,6 +106,8 @@ def open_data(
     share = roles.share(TRAIN)
     if share is None and training:
         raise _none_left(spec.source)
+    if training:
+        warnings = (*warnings, *versions_drawn_apart(roles))
     levels = spec.value_range or source.value_range
     if levels is None and share is not None and share.part.files is not None:
         levels = measure_levels(share.part.files, share.rows)
@@ -146,9 +149,13 @@ def _summary(
     if means == "identity" and source.train.files is None:
         means = "pixels"
     if source.val is not None:
-        shares["val"] = None, origin_of(source.val)
+        kept, listed = roles.kept_rows(VAL)
+        shares["val"] = kept, origin_of(source.val)
+        quarantined += listed
     if source.test is not None:
-        shares["test"] = None, source.test_title
+        kept, listed = roles.kept_rows(TEST)
+        shares["test"] = kept, source.test_title
+        quarantined += listed
     for name, role, fraction in (
         ("val", VAL, spec.val_fraction),
         ("test", TEST, spec.test_fraction),

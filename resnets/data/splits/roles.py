@@ -11,6 +11,7 @@ import numpy as np
 from resnets.config import DataSpec
 from resnets.data.dataset.content_hash import content_keys
 from resnets.data.dataset.identity import hold_out, hold_out_by_rank, identify
+from resnets.data.dataset.pack import PackFiles
 from resnets.data.dataset.parts import Part, Rows, Source
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.errors import DataError
@@ -222,6 +223,18 @@ class Roles:
         content = self._keys_of(role).content[rows]
         count = int(known.among(content, earlier(role)).sum())
         return [copied(role, count)] if count else []
+
+    def kept_rows(self, role: int) -> tuple[Rows | None, int]:
+        """The rows that are not in quarantine of the part that the source has for a role, and how
+        many are; None for all. A test part is opened for it only where images may be listed."""
+        packed = isinstance(self.source.train.files, PackFiles)
+        if not self._quarantine.paths and not packed:
+            return None, 0
+        if (part := self._own_part(role)) is None:
+            return None, 0
+        every = np.arange(len(part.labels))
+        kept = self._quarantine.keep(part.files, every)
+        return kept, len(every) - len(kept)
 
     def description(self, role: int) -> str:
         """What protocols say of the images of a role, of which there are some."""

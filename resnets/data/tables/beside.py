@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnets.data.dataset.quarantine import HEAD as QUARANTINE_HEAD
+from resnets.data.dataset.quarantine import QUARANTINE
 from resnets.data.files.open import Listing
 from resnets.data.files.walk import IMAGE_SUFFIXES, suffix_of
 from resnets.data.tables.columns import is_suspicious, shown_names
@@ -25,6 +27,11 @@ HEAD = 1 << 16  # bytes that are read of a file
 MOST_FILES = 40  # that are looked at
 MOST_FOLDERS = 100  # whose files are looked at
 LEAST = 2  # images that a file names
+# How tables begin that data check, predict and bulk prediction write.
+WRITTEN = re.compile(
+    r"path,finding,weight,|path,class1,(id1,)?probability1|path,class,(score,left,|pixels\r?\n)"
+    r"|file,item,(kind,problem|outcome,reason)\r?\n"
+)
 CELL = re.compile(r"""[,;|\t\n\r"'{}\[\]]+|:\s|\s+""")
 
 
@@ -40,8 +47,13 @@ class LabelFile:
     groups: tuple[str, ...] = ()
 
 
-def label_files(listing: Listing, where: str, classes: Sequence[str]) -> list[LabelFile]:
-    """The files in the folders of `listing` that name its images, and spreadsheets."""
+def label_files(
+    listing: Listing, where: str, classes: Sequence[str], quarantine: str | None = None
+) -> list[LabelFile]:
+    """The files in the folders of `listing` that name its images, and spreadsheets.
+
+    Quarantine lists, such as the file `quarantine`, and what this package writes are none.
+    """
     known = _known(listing, classes)
     numbered = {str(int(name)) for name in classes if name.isdecimal()}
     found = []
@@ -50,6 +62,8 @@ def label_files(listing: Listing, where: str, classes: Sequence[str]) -> list[La
             found.append(LabelFile(path, None))
             continue
         text = head.decode("utf-8-sig", "replace").replace("\\", "/")
+        if _is_quarantine(path, text, where, quarantine) or WRITTEN.match(text):
+            continue
         cells = set(CELL.split(text))
         named = [cell for cell in cells if _names(cell, known)]
         if len(named) < LEAST:
@@ -61,6 +75,15 @@ def label_files(listing: Listing, where: str, classes: Sequence[str]) -> list[La
         classed = not said.isdisjoint({*classes, *numbered})
         found.append(LabelFile(path, len(named), classed, _groups(path, text, known)))
     return found
+
+
+def _is_quarantine(path: str, text: str, where: str, quarantine: str | None) -> bool:
+    if path == QUARANTINE or text.startswith(QUARANTINE_HEAD.rstrip("\n")):
+        return True
+    if quarantine is None:
+        return False
+    file = Path(where).expanduser() / path
+    return file.resolve() == Path(quarantine).expanduser().resolve()
 
 
 def said_of(files: Sequence[LabelFile], classes: Sequence[str]) -> tuple[list[str], list[str]]:

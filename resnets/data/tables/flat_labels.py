@@ -35,7 +35,8 @@ class FlatLabels:
     """The label of each image, and the file that says so.
 
     splits: that of each image, where the file says so and no folder does; an image that it does
-    not name has neither label nor split then. said: which columns were taken for what.
+    not name has neither label nor split then. said: which columns were taken for what, or how
+    labels without names were paired.
     """
 
     file: str
@@ -76,7 +77,8 @@ def flat_labels(
     if file is not None:
         if truth is not None and split.role != "train":
             _check_truth(str(file), names, others)
-        return FlatLabels(str(file), read_labels(file, names))
+        labels, paired = read_labels(file, names)
+        return FlatLabels(str(file), labels, said=paired)
     row = _find(split, listing)
     if row is None:
         return None

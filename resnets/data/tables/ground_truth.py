@@ -22,6 +22,7 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.files.open import read_file
 from resnets.data.files.walk import IMAGE_SUFFIXES
+from resnets.data.tables.by_position import first_pair, order_by_name
 from resnets.data.tables.labels import NUMBER
 from resnets.data.tables.reader import TABLE_SUFFIXES, check_one_label, open_table_file
 from resnets.data.tables.synsets import WNIDS
@@ -73,26 +74,27 @@ def _candidates(where: Path, prefix: str) -> list[Path]:
     return [place for place in places if place.is_file()]
 
 
-def read_labels(file: Path, names: Sequence[str]) -> list[str]:
-    """A class name or a place in the sorted classes for each of the images `names`.
+def read_labels(file: Path, names: Sequence[str]) -> tuple[list[str], str]:
+    """A class name or a place in the sorted classes for each of the images `names`, and how labels
+    without names were paired with them; empty where names tell.
 
-    DataError: damaged, or without a label for an image.
+    DataError: damaged, without a label for an image, or by an order that may be either of two.
     """
     if file.suffixes[-2:] == [".tar", ".gz"]:
         numbers, meta = _from_devkit_tar(file)
         return _in_order(file, _explained(file, numbers, meta), names)
     if file.suffix.lower() in TABLE_SUFFIXES and file.suffix.lower() != ".txt":
-        return _by_name(file, _table_cells(file, names), names)
+        return _by_name(file, _table_cells(file, names), names), ""
     try:
         text = read_file(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is not UTF-8 text (byte {error.start:,})") from None
     lines = text.splitlines()
     if (tabbed := _tabbed(file, lines)) is not None:
-        return _by_name(file, tabbed, names)
+        return _by_name(file, tabbed, names), ""
     cells = [line.rsplit(maxsplit=1) for line in lines if line.strip()]
     if cells and all(len(parts) == 2 for parts in cells):
-        return _by_name(file, [(path, label) for path, label in cells], names)
+        return _by_name(file, [(path, label) for path, label in cells], names), ""
     values = [line.strip() for line in lines if line.strip()]
     beside = file.with_name("meta.mat")
     if beside.is_file():
@@ -157,17 +159,19 @@ def _by_name(file: Path, cells: Sequence[tuple[str, str]], names: Sequence[str])
     return [label for label in given if label is not None]
 
 
-def _in_order(file: Path, values: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Labels by line: line k is of ILSVRC2012_val_k, or of the k-th picture by name."""
+def _in_order(file: Path, values: Sequence[str], names: Sequence[str]) -> tuple[list[str], str]:
+    """Labels by line, and how they were paired: line k is of ILSVRC2012_val_k, or of the k-th
+    picture by name."""
     numbers = [int(match[1]) for name in names if (match := IMAGENET_NAME.match(name))]
     if len(numbers) == len(names) and max(numbers) <= len(values):
-        return [values[number - 1] for number in numbers]
+        return [values[number - 1] for number in numbers], ""
     if len(values) != len(names):
         raise DataError(
             f"{file}: labels {len(values):,} pictures, but there are {len(names):,}; only a file"
             " with their names may label others"
         )
-    return list(values)
+    order_by_name(file, [(name,) for name in names])
+    return list(values), f"by position: {first_pair(names[0], values[0])}, ..."
 
 
 def _explained(file: Path, numbers: Sequence[str], meta: bytes) -> list[str]:

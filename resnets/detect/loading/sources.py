@@ -24,6 +24,7 @@ from resnets.data.splits.check_record import KnownLeaks, known_to
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
+from resnets.data.splits.source_names import versions_drawn_apart
 from resnets.detect.class_maps.drawn import drawn, with_background
 from resnets.detect.class_maps.source import find_semantic, open_semantic, scan_maps
 from resnets.detect.data.class_maps import UnknownValueError
@@ -152,6 +153,8 @@ def open_detection(
         for role in ((TRAIN, VAL) if sets.test else (TRAIN, VAL, TEST))
     ]
     summary = _summary(source, sets, train_part, val, rows, data, opener.notes)
+    if training:
+        summary = replace(summary, warnings=(*summary.warnings, *versions_drawn_apart(roles)))
     train = opened(TRAIN)
     if train is None:
         raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
