@@ -19,7 +19,12 @@ from resnets.detect.loading.sources import DetectionSplits, open_detection
 from resnets.detect.loading.stream import DetectStream
 from resnets.detect.metrics.evaluator import DetectionMetrics
 from resnets.detect.metrics.measure import Evaluator, make_test, measure
-from resnets.detect.models.build import Model, build_model, recompute_norms
+from resnets.detect.models.build import (
+    Model,
+    build_model,
+    check_data_fields,
+    recompute_norms,
+)
 from resnets.detect.models.load import load
 from resnets.detect.models.localizer import Localiser, Refiner
 from resnets.detect.models.losses import model_losses
@@ -70,6 +75,7 @@ class DetectionTask:
     @classmethod
     def open(cls, recipe: Recipe) -> DetectionTask:
         """Data and a new model for `recipe`, with its initial weights."""
+        check_data_fields(recipe)
         splits = _open_splits(recipe)
         torch.manual_seed(recipe.seed)
         model, preprocessor = build_model(recipe, len(splits.classes), splits.classes)

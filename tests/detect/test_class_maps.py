@@ -284,7 +284,7 @@ def test_bad_files_of_names_are_data_errors(tmp_path):
 
 def test_maps_saved_as_jpeg_are_named_for_what_they_are(tmp_path):
     write_set(tmp_path, lambda values: Image.fromarray(values * 100), suffix=".jpg")
-    with pytest.raises(UnknownValueError, match="JPEG"):
+    with pytest.raises(DataError, match="JPEG"):
         opened(tmp_path)
 
 

@@ -5,11 +5,13 @@ import tarfile
 
 import numpy as np
 import pytest
+from colored_sets import draw, put, right, xml
 from detect_sets import save, write_coco, write_voc
 from PIL import Image
 
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data.errors import DataError
+from resnets.detect.check.run import check_annotations
 from resnets.detect.loading.sources import open_detection
 
 
@@ -224,3 +226,30 @@ def test_voc_is_known_by_name_where_it_is_in_the_cache(tmp_path, monkeypatch):
         data = DataSpec(source=source, val_fraction=0, test_fraction=0.5)
         splits = open_detection(data)
         assert (len(splits.train), len(splits.test())) == (train, test), source
+
+
+@pytest.mark.parametrize("lists", [("train_cls", "train_loc"), ("train_cls",)])
+def test_imagenets_lists_of_images_with_boxes_are_the_training_set(tmp_path, lists):
+    """Kaggle's layout: "path number" lines; train_cls lists images without boxes too."""
+    root, stems = tmp_path / "ILSVRC", []
+    for number in range(5):
+        part = "train/n01" if number < 4 else "val"
+        stem = f"n01_{number}" if number < 4 else "ILSVRC2012_val_00000001"
+        draw(root / f"Data/CLS-LOC/{part}/{stem}.JPEG", number)
+        if number != 3:
+            put(root / f"Annotations/CLS-LOC/{part}/{stem}.xml", xml(number, stem))
+        stems.append(stem)
+    for name in lists:
+        listed = stems[: 3 if name == "train_loc" else 4]
+        lines = [f"n01/{stem} {number}" for number, stem in enumerate(listed, 1)]
+        put(root / f"ImageSets/CLS-LOC/{name}.txt", "\n".join(lines))
+    put(root / "ImageSets/CLS-LOC/val.txt", "ILSVRC2012_val_00000001 1\n")
+    put(tmp_path / "LOC_synset_mapping.txt", "n01 a fish\n")
+    splits = open_detection(DataSpec(source=str(tmp_path), val_fraction=0))
+    assert (right(splits.train), right(splits.test())) == (3, 1)
+    report = check_annotations(str(tmp_path), "detect")
+    assert {title: each["images"] for title, each in report.counts.items()} == {
+        "train": 3,
+        "val": 1,
+    }
+    assert not report.problems

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from resnets import training
 from resnets.config import (
+    AugmentSpec,
     ConfigError,
     DataSpec,
     EvalSpec,
@@ -25,8 +27,10 @@ from resnets.config import (
     from_toml,
 )
 from resnets.data.batch import Batch
+from resnets.data.decode.decode import decode_fitted
+from resnets.data.decode.pixel_values import SAID
 from resnets.data.errors import DataError
-from resnets.detect.models.build import assemble, check_recipe
+from resnets.detect.models.build import assemble, check_data_fields, check_recipe
 from resnets.detect.models.load import load
 from resnets.detect.models.losses import model_losses
 from resnets.detect.task import DetectionTask
@@ -242,6 +246,48 @@ def test_crowds_teach_nothing():
     assert torch.equal(losses[0].total, losses[1].total)
     assert losses[0].count == 2
     assert losses[0].sums["loss"] == 2 * losses[0].total
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("value_range", (0.0, 4095.0)),
+        ("size", 64),
+        ("in_memory", "always"),
+        ("normalise", "per-pixel-mean"),
+        ("labels_from", "folder"),
+        ("augment", AugmentSpec(mixup=0.2)),
+    ],
+)
+def test_data_fields_that_detection_does_not_read_are_refused_by_name(coco, field, value):
+    path = "data.augment.mixup" if field == "augment" else f"data.{field}"
+    told = plan(coco)
+    told = dataclasses.replace(told, data=dataclasses.replace(told.data, **{field: value}))
+    with pytest.raises(ConfigError, match=re.escape(path)):
+        DetectionTask.open(told)
+
+
+def test_data_fields_of_the_recipes_are_all_read():
+    read = {"val_fraction": 0.3, "test_fraction": 0.3, "split_seed": 1, "workers": 1}
+    read |= {"quarantine": "list.txt", "max_bad": 0.1, "overlap": "allow", "split_rule": "rank"}
+    for name in ("detect", "detect-paper", "detect-small", "instances", "segment", "localise"):
+        told = recipe(name)
+        check_data_fields(told)
+        check_data_fields(dataclasses.replace(told, data=dataclasses.replace(told.data, **read)))
+
+
+def test_messages_on_16_bit_images_name_no_field_that_detection_does_not_read(tmp_path, caplog):
+    pixels = np.arange(48 * 48, dtype=np.uint16).reshape(48, 48)
+    Image.fromarray(pixels).save(tmp_path / "deep.png")
+    SAID.discard("levels")
+    data = (tmp_path / "deep.png").read_bytes()
+    decode_fitted(data, "deep.png", lambda *_: (48, 48))
+    assert "8 bits" in caplog.text
+    assert "value_range" not in caplog.text
+    Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError) as caught:
+        decode_fitted((tmp_path / "deep.tif").read_bytes(), "deep.tif", lambda *_: (48, 48))
+    assert "value_range" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -457,6 +457,26 @@ def test_cvat_shapes(tmp_path):
     assert source.classes == ("cat", "dog")
 
 
+def test_maps_are_drawn_in_the_order_of_cvats_z_order(tmp_path, caplog):
+    """Shapes of one z_order lie in the order of the file; what each class covers is said."""
+    square = "points='20,10;40,10;40,30;20,30'"
+    cvat(
+        tmp_path,
+        f'<polygon label="cat" {square} z_order="2"/>'
+        f'<polygon label="dog" {square} z_order="1"/>'
+        "<polygon label='dog' points='0,0;60,0;60,40;0,40'/>"
+        "<polygon label='cat' points='0,0;10,0;10,10;0,10' z_order='0'/>",
+    )
+    data = DataSpec(source=str(tmp_path), val_fraction=0, test_fraction=0)
+    splits = open_detection(data, DetectSpec(), "segment")
+    classes = splits.train.targets[0].semantic.read()
+    assert splits.classes == ("background", "cat", "dog")
+    assert (classes[20, 30], classes[20, 50], classes[5, 5]) == (1, 2, 1)
+    cat = 100 * (classes == 1).mean()
+    assert f"1 cat {cat:.1f}%" in caplog.text
+    assert any(f"1 cat {cat:.1f}%" in note for note in splits.summary.notes)
+
+
 def test_cvat_that_is_wrong(tmp_path):
     shapes = (
         '<box label="cat" xtl="1" ytl="5" xbr="5"/><polygon label="dog" points="1,1;9,1"/>'

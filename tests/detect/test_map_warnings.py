@@ -8,6 +8,8 @@ from resnets.cli.main import main
 from resnets.config import DataSpec, DetectSpec
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
+from resnets.detect.data.class_maps import ClassMap, Coding
+from resnets.detect.data.store import open_store
 from resnets.detect.loading.sources import open_detection
 
 NAMES = ("background", "cell", "dot")
@@ -115,3 +117,34 @@ def test_palettes_that_differ_from_map_to_map_are_warned_about(tmp_path, capsys)
     assert "WARNING" in capsys.readouterr().out
     alike = write_set(tmp_path / "alike", [paletted(n, (2, 0, 1)) for n in range(4)])
     assert not check_annotations(alike, "segment").warnings
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("jpg", {"format": "JPEG", "quality": 95}), ("webp", {"format": "WEBP", "quality": 90})],
+)
+def test_maps_of_a_format_that_changes_values_are_problems(tmp_path, suffix, options):
+    """Also where each value happens to be that of a class, as in maps of one value."""
+    maps = [Image.fromarray(truth(number)) for number in range(3)]
+    root = write_set(tmp_path / "set", maps)
+    (tmp_path / "set/masks/p1.png").unlink()
+    path = tmp_path / f"set/masks/p1.{suffix}"
+    Image.fromarray(np.zeros((30, 40), np.uint8)).convert("RGB").save(path, **options)
+    report = check_annotations(root, "segment")
+    assert [(each.kind, each.where) for each in report.problems] == [("lossy mask", str(path))]
+    with pytest.raises(DataError, match="export PNG"):
+        opened(root)
+    assert len(opened(root, skip_bad=True).train) == 2
+    split = ClassMap(open_store(root).take([f"masks/p1.{suffix}"]), 0, Coding("ids", {0: 0}))
+    with pytest.raises(DataError):
+        split.read()
+
+
+def test_lossless_webp_maps_are_read(tmp_path):
+    root = write_set(tmp_path / "set", [Image.fromarray(truth(number)) for number in range(3)])
+    path = tmp_path / "set/masks/p1.webp"
+    with Image.open(tmp_path / "set/masks/p1.png") as stored:
+        stored.convert("RGB").save(path, lossless=True)
+    (tmp_path / "set/masks/p1.png").unlink()
+    assert not check_annotations(root, "segment").problems
+    assert np.array_equal(opened(root).train.targets[1].semantic.read(), truth(1))

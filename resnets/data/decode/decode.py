@@ -114,7 +114,7 @@ def decode_fitted(
             if pixels > LARGE and image.mode in ("L", "RGB"):  # turning needs a copy: of the small
                 turn = turn_of(image.info.get("exif"))
                 image = image.resize(turn.size(*size[::-1]), RESAMPLE["bilinear"])
-            image = _in_rgb(_upright(image, None))
+            image = _in_rgb(_upright(image, None, takes_range=False))
             if image.size != size[::-1]:
                 image = image.resize(size[::-1], RESAMPLE["bilinear"])
             return _pixels(image), (height, width)
@@ -265,9 +265,9 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return turn_of(image.info.get("exif")).size(*image.size)
 
 
-def _upright(image: Image.Image, levels: Levels | None) -> Image.Image:
+def _upright(image: Image.Image, levels: Levels | None, *, takes_range: bool = True) -> Image.Image:
     """The decoded picture, turned by its EXIF orientation, as 8-bit L or RGB."""
     turn = TRANSPOSE.get(turn_of(image.info.get("exif")).orientation)
     image.load()
-    image = as_bytes(image, levels)
+    image = as_bytes(image, levels, takes_range=takes_range)
     return image if turn is None else image.transpose(turn)

@@ -52,12 +52,17 @@ def is_inverted(image: Image.Image) -> bool:
     return tags is not None and is_deep(image) and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
 
 
-def as_bytes(image: Image.Image, levels: Levels | None = None) -> Image.Image:
-    """A decoded image as 8-bit L or RGB; ValueError for values that have no known scale."""
+def as_bytes(
+    image: Image.Image, levels: Levels | None = None, *, takes_range: bool = True
+) -> Image.Image:
+    """A decoded image as 8-bit L or RGB; ValueError for values that have no known scale.
+
+    takes_range: whether messages may name `data.value_range`, which detection does not read.
+    """
     if image.mode in ("L", "RGB"):
         return image
     if is_deep(image):
-        scaled = _scaled(image, levels)
+        scaled = _scaled(image, levels, takes_range)
         if not is_inverted(image):
             return scaled
         _say(
@@ -159,25 +164,26 @@ def said_of(levels: Levels | None) -> tuple[str, ...]:
     return (f"more than 8 bits: {low:g} to {high:g} become 0 to 255 (data.value_range)",)
 
 
-def _scaled(image: Image.Image, levels: Levels | None) -> Image.Image:
+def _scaled(image: Image.Image, levels: Levels | None, takes_range: bool) -> Image.Image:
+    choose = "say which become 0 and 255 (data.value_range), or " if takes_range else ""
     values = np.asarray(image)
     if levels is None and image.mode == "F":
         raise ValueError(
-            "its pixels are floating-point numbers; say which become 0 and 255 (data.value_range),"
-            " or save it with 8 or 16 bits"
+            f"its pixels are floating-point numbers; {choose}save it with 8"
+            f"{' or 16' if takes_range else ''} bits"
         )
     if levels is None or tuple(levels) == FULL:
         low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
         if low < 0 or high > FULL[1]:
             raise ValueError(
-                f"its values go from {low:,} to {high:,}, beyond 16 bits; say which become 0 and"
-                " 255 (data.value_range)"
+                f"its values go from {low:,} to {high:,}, beyond 16 bits; {choose}convert it to 8"
+                " bits"
             )
         if levels is None and 0 < high < 4096 and (high - low) / 257 < FEW:
             _say(
                 "levels",
                 f"a 16-bit image has values from {low:,} to {high:,} only: {high // 257 + 1} of 256"
-                " levels are left of them (data.value_range says which become 0 and 255)",
+                f" levels are left of them; {choose}convert the files to 8 bits",
             )
         return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8))
     low_, high_ = levels

@@ -175,7 +175,11 @@ def _scan(source: RawSource, pictures: Iterable[RawPicture]) -> tuple[MapScan, l
     scan = scan_maps(source, maps, limit=None)
     found = [
         Problem(name, "", kind, said.removeprefix(f"{name}: "))
-        for kind, bad in (("mask", scan.unreadable), ("category", scan.unknown))
+        for kind, bad in (
+            ("mask", scan.unreadable),
+            ("lossy mask", scan.lossy),
+            ("category", scan.unknown),
+        )
         for name, said in sorted(bad.items())
     ]
     if (wrong := scan.suspicious()) is not None:

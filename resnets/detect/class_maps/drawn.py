@@ -7,13 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from resnets.data.dataset.in_memory import cores
 from resnets.data.decode.memory_budget import BUDGET
+from resnets.data.prefetch import in_order
+from resnets.detect.data.class_maps import Coding, MapPixels, MapScan, SemanticMap
 from resnets.detect.data.color_tables import IGNORE
 from resnets.detect.data.masks import render_masks
 from resnets.detect.data.types import Pixels, Segmentation, Target
 
 BACKGROUND = "background"
 BACKGROUNDS = frozenset({BACKGROUND, "_background_", "bg"})
+
+
+SCANNED = 100  # maps drawn before training, to say what they hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,15 @@ def with_background(classes: Sequence[str]) -> tuple[tuple[str, ...], int]:
     """Classes of pixels, and which of them is the background: the set's own, or a new first one."""
     own = [place for place, name in enumerate(classes) if name.lower() in BACKGROUNDS]
     return (tuple(classes), own[0]) if own else ((BACKGROUND, *classes), 0)
+
+
+def scan_drawn(maps: Sequence[SemanticMap], classes: Sequence[str], total: int) -> MapScan:
+    """The pixels of each class in `maps`, some of `total`."""
+    numbers = {**{label: label for label in range(len(classes))}, IGNORE: IGNORE}
+    scan = MapScan(Coding("ids", numbers, names=dict(enumerate(classes))), total)
+    for _, pixels in in_order(lambda each: each.read(), maps, workers=cores(), ahead=2 * cores()):
+        scan.add("", MapPixels(pixels, False, "drawn"))
+    return scan
 
 
 def drawn(target: Target, background: int, shift: int) -> Target:

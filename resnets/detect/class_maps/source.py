@@ -93,7 +93,10 @@ def open_semantic(
     scheme = open_scheme(store, class_map, bool(find_lists(store, SET_FOLDER)))
     if scheme is None:
         some = sorted(taken & set(store.rows))[:FEW_MAPS]
-        shares = _scan(store, some, Coding("", {})).shares()
+        scan = _scan(store, some, Coding("", {}))
+        if scan.lossy:
+            raise DataError(next(iter(scan.lossy.values())))
+        shares = scan.shares()
         raise DataError(
             f"{store.where}: class maps without names (pixels of {len(some)}: {shares}); add"
             " classes.txt beside them, one name a line from value 0 on, or set detect.class_map"
@@ -117,10 +120,15 @@ def scan_maps(source: RawSource, paths: Sequence[str], limit: int | None = SCANN
     assert source.coding is not None
     if limit is None or len(paths) <= limit:
         return _scan(source.store, paths, source.coding)
-    rows = np.unique(np.linspace(0, len(paths) - 1, limit).astype(int)).tolist()
+    rows = evenly_spread(len(paths), limit)
     scan = _scan(source.store, [paths[row] for row in rows], source.coding)
     scan.total = len(paths)
     return scan
+
+
+def evenly_spread(count: int, limit: int) -> list[int]:
+    """At most `limit` of `count` rows."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int)).tolist()
 
 
 def _scan(store: Store, paths: Sequence[str], coding: Coding) -> MapScan:

@@ -41,13 +41,15 @@ class MapPixels:
     """A class map as stored.
 
     values: (H, W) numbers, or colors as 0xRRGGBB where `in_color`. kind: "8-bit", "palette", ...
-    palette: the color of each number, of a palette or of greys.
+    palette: the color of each number, of a palette or of greys. lossy: the format that keeps no
+    exact values, or "".
     """
 
     values: NDArray[Any]
     in_color: bool
     kind: str
     palette: NDArray[np.int64] | None = None
+    lossy: str = ""
 
     def counts(self, where: NDArray[np.bool_] | None = None) -> dict[int, int]:
         """Pixels of each value, of all or of those `where` is set."""
@@ -177,10 +179,13 @@ class ClassMap:
     def read(self) -> Pixels:
         """(H, W) uint8 classes, 255 = counts for nothing.
 
-        DataError names an unreadable file, UnknownValueError one with values of no class.
+        DataError names a file that is unreadable or of a format that changes values,
+        UnknownValueError one with values of no class.
         """
         name = self.files.name(self.index)
         pixels = read_pixels(self.files.read(self.index), name)
+        if pixels.lossy:
+            raise DataError(_said_lossy(name, pixels.lossy))
         classes, unknown = self.coding.classes(pixels)
         if unknown.any():
             raise UnknownValueError(_said(name, pixels, unknown, self.coding))
@@ -194,7 +199,18 @@ class ClassMap:
 def read_pixels(data: bytes | memoryview, name: str) -> MapPixels:
     """The pixels of an encoded class map; DataError where it cannot be read as one."""
     with naming(name), open_image(data) as image:
-        return _pixels(image)
+        return replace(_pixels(image), lossy=_lossy_format(bytes(data[:64])))
+
+
+def _lossy_format(head: bytes) -> str:
+    """The format of an image that keeps no exact values, by its first bytes; "" for others."""
+    if head[:2] == b"\xff\xd8":
+        return "JPEG"
+    return "lossy WebP" if head[8:12] == b"WEBP" and b"VP8 " in head[12:] else ""
+
+
+def _said_lossy(name: str, format: str) -> str:
+    return f"{name}: class map is {format}, which changes pixel values; export PNG"
 
 
 def _pixels(image: Image.Image) -> MapPixels:
@@ -270,8 +286,9 @@ def remedy(found: Iterable[int], in_color: bool, coding: Coding) -> str:
 class MapScan:
     """What the class maps of a set hold: pixels by value, of `maps` maps of `total`.
 
-    unknown, unreadable, contradicting: what is wrong, by map: values of no class, a file that is no
-    class map, a palette of the stated colors for other numbers. palettes: the colors that palettes
+    unknown, unreadable, lossy, contradicting: what is wrong, by map: values of no class, a file
+    that is no class map, a format that changes values, a palette of the stated colors for other
+    numbers. palettes: the colors that palettes
     give each number, of maps that are read by number. other_colors: maps read so although colors
     are stated.
     """
@@ -284,6 +301,7 @@ class MapScan:
     kinds: Counter[str] = field(default_factory=Counter)
     unknown: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    lossy: dict[str, str] = field(default_factory=dict)
     contradicting: dict[str, str] = field(default_factory=dict)
     palettes: dict[int, set[int]] = field(default_factory=dict)
     other_colors: list[str] = field(default_factory=list)
@@ -302,7 +320,9 @@ class MapScan:
             self.pixels[by_color, value] += count
         classes, unknown = self.coding.classes(pixels)
         self.by_class.update(MapPixels(classes, False, "").counts(~unknown))
-        if unknown.any():
+        if pixels.lossy:  # says why its values are of no class, too
+            self.lossy[name] = _said_lossy(name, pixels.lossy)
+        elif unknown.any():
             self.unknown[name] = _said(name, pixels, unknown, self.coding)
 
     def _note_palette(self, name: str, pixels: MapPixels, used: Iterable[int]) -> None:
@@ -363,7 +383,7 @@ class MapScan:
                 f"all pixels are 0 or 255 ({share:.1f}%), and 255 counts for nothing unless told"
                 " otherwise; set detect.class_map=binary where 255 is a class, =ids where it is not"
             )
-        if self.maps and not counted and not self.unreadable and not self.unknown:
+        if self.maps and not counted and not (self.unreadable or self.unknown or self.lossy):
             return "no pixel of them counts for any class; see detect.class_map"
         return None
 

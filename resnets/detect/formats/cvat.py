@@ -1,11 +1,12 @@
 """CVAT's XML for images, version 1.1: boxes, polygons, ellipses and masks of many images.
 
-Turned boxes get the box around them. Shapes that enclose nothing, tags and attributes are counted;
-"CVAT for video" (tracks) is refused by name.
+Objects are in the order of their `z_order`. Turned boxes get the box around them. Shapes that
+enclose nothing, tags and attributes are counted; "CVAT for video" (tracks) is refused by name.
 """
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -102,8 +103,8 @@ def _part(
         name = read_name(image.get("name"))
         stated.append(Stated((name or "?",), path, title))
         size = read_side(image.get("height")), read_side(image.get("width"))
-        objects = []
-        for number, shape in enumerate(image):
+        objects: list[RawObject] = []
+        for number, shape in sorted(enumerate(image), key=lambda each: _z_order(each[1])):
             if shape.tag not in READ:
                 unread[shape.tag if shape.tag in NO_SHAPE else f"{shape.tag} shapes"] += 1
                 continue
@@ -158,6 +159,12 @@ def _object(
         flaws=tuple(flaws),
         bare=outline is None,
     )
+
+
+def _z_order(shape: ElementTree.Element) -> float:
+    """Shapes of a higher one lie on top; those of one lie in the order of the file."""
+    given = read_number(shape.get("z_order", "0"))
+    return given if math.isfinite(given) else 0.0
 
 
 Read = tuple[Box, Any, float | None]

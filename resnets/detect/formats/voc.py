@@ -40,6 +40,7 @@ CLASSES = (
     *("train", "tvmonitor"),
 )
 SET_FOLDER = "ImageSets/Main"
+IMAGENET_FOLDER = "ImageSets/CLS-LOC"
 UNLISTED = "unlisted"  # title of XML files in no list, where no list is for training
 _Parse = Callable[[str], "ElementTree.Element | str"]
 _FLAG = re.compile(r"\s+-?\d+\Z")
@@ -80,9 +81,21 @@ def _lists(store: Store, files: Sequence[str]) -> dict[str, list[str]]:
     """Image set -> stems, from the lists where VOC has them, or from any called like splits."""
     return (
         find_lists(store, SET_FOLDER)
+        or _imagenet_lists(store, files)
         or find_lists(store, "ImageSets", nested=False)
         or _loose_lists(store, files)
     )
+
+
+def _imagenet_lists(store: Store, files: Sequence[str]) -> dict[str, list[str]]:
+    """ImageNet's: train_loc names the training images with boxes, train_cls all of them."""
+    lists = find_lists(store, IMAGENET_FOLDER)
+    loc, cls = lists.pop("train_loc", None), lists.pop("train_cls", None)
+    if "train" in lists or not (loc or cls):
+        return lists
+    stems = frozenset(map(_stem, files))
+    own = loc or [path for path in cls or () if _stem(path) in stems]
+    return {"train": own, **lists}
 
 
 def find_lists(store: Store, folder: str, *, nested: bool = True) -> dict[str, list[str]]:

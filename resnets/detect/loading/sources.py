@@ -25,8 +25,8 @@ from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerpri
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
 from resnets.data.splits.source_names import versions_drawn_apart
-from resnets.detect.class_maps.drawn import drawn, with_background
-from resnets.detect.class_maps.source import find_semantic, open_semantic, scan_maps
+from resnets.detect.class_maps.drawn import SCANNED, drawn, scan_drawn, with_background
+from resnets.detect.class_maps.source import evenly_spread, find_semantic, open_semantic, scan_maps
 from resnets.detect.data.class_maps import UnknownValueError
 from resnets.detect.data.folder_splits import split_by_folders
 from resnets.detect.data.image_index import store_listing
@@ -430,6 +430,8 @@ class _Opener:
             pictures = self._of_one_class(pictures, titles)
         if self.source.coding is not None:
             pictures = self._with_known_values(pictures, titles)
+        if self.drawn:
+            self._say_shares(pictures, titles)
         return RawPart(pictures)
 
     def _of_one_class(self, pictures: list[RawPicture], titles: str) -> list[RawPicture]:
@@ -448,7 +450,12 @@ class _Opener:
         where = self.source.store.where
         maps = [picture.class_map for picture in pictures if picture.class_map is not None]
         scan = scan_maps(self.source, maps)
-        for bad, error in ((scan.unreadable, DataError), (scan.unknown, UnknownValueError)):
+        bad_maps = (
+            (scan.unreadable, DataError),
+            (scan.lossy, DataError),
+            (scan.unknown, UnknownValueError),
+        )
+        for bad, error in bad_maps:
             if bad and not self.detect.skip_bad:
                 first, *others = bad.values()
                 more = f" ({len(others):,} more maps likewise)" if others else ""
@@ -459,11 +466,25 @@ class _Opener:
         self.notes += lines
         for line in lines:
             log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
-        called, bad = self.source.store.called, scan.unknown | scan.unreadable
+        called, bad = self.source.store.called, scan.unknown | scan.unreadable | scan.lossy
         kept = [each for each in pictures if called(str(each.class_map)) not in bad]
         if not kept:
             raise DataError(f"{where}: no good class maps; {next(iter(bad.values()))}")
         return kept
+
+    def _say_shares(self, pictures: Sequence[RawPicture], titles: str) -> None:
+        """What share of the pixels each class has in maps drawn from outlines."""
+        classes, background = with_background(self.source.classes)
+        shift = len(classes) - len(self.source.classes)
+        targets = (
+            drawn(to_target(pictures[row], masks=True), background, shift)
+            for row in evenly_spread(len(pictures), SCANNED)
+        )
+        maps = [each.semantic for each in targets if each.semantic is not None]
+        lines = scan_drawn(maps, classes, len(pictures)).lines()
+        self.notes += lines
+        for line in lines:
+            log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
 
     def _unlisted(self, part: RawPart) -> RawPart:
         """The part without pictures that are in quarantine."""

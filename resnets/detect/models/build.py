@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from resnets.config import ConfigError, Preprocess, Recipe
+from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.loading.stream import DetectStream
 from resnets.detect.models.detector import Detector
@@ -30,6 +31,21 @@ HEADS = {
     "segment": ("fcn", "deeplabv3"),
     "localise": ("pcr", "rcnn"),
 }
+# Fields of DataSpec that these tasks read. Images are normalised as the weights were trained, else
+# as by ImageNet; "channel" is what a recipe says that says nothing.
+DATA_FIELDS = frozenset(
+    {"source", "val_fraction", "test_fraction", "split_seed", "split_rule", "overlap", "workers"}
+    | {"quarantine", "max_bad"}
+)
+NORMALISE = ("channel", "imagenet")
+INSTEAD = {
+    "value_range": "convert the images to 8 bits",
+    "augment": "see detect.flip, detect.scale and detect.crop",
+    "normalise": "images are normalised as by ImageNet, or as the weights say",
+    "labels_from": "annotations say the classes",
+    "truth": "annotations say the classes",
+}
+SIZES = frozenset({"size", "test_size", "resize", "grow_from", "grow_between", "grow_step"})
 
 
 def build_model(
@@ -100,6 +116,33 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError(f"compile: task {recipe.task!r} runs uncompiled; leave it off")
     if head == "rcnn" and recipe.detect.proposals_from is None:
         raise ConfigError("detect.proposals_from: name the run of a 'pcr' localiser")
+
+
+def check_data_fields(recipe: Recipe) -> None:
+    """ConfigError names the fields of `recipe.data` that are set and that its task does not read.
+
+    Runs of earlier versions may have such fields: it is for new runs.
+    """
+    default = DataSpec()
+    for name in (field.name for field in dataclasses.fields(DataSpec)):
+        value = getattr(recipe.data, name)
+        if name in DATA_FIELDS or value == getattr(default, name):
+            continue
+        if name == "normalise" and value in NORMALISE:
+            continue
+        path, shown = f"data.{name}", value
+        if name == "augment":
+            path, shown = next(
+                (f"data.augment.{field.name}", getattr(value, field.name))
+                for field in dataclasses.fields(value)
+                if getattr(value, field.name) != getattr(default.augment, field.name)
+            )
+        sizes = "see detect.train_sizes and detect.max_size" if name in SIZES else ""
+        instead = INSTEAD.get(name, sizes)
+        raise ConfigError(
+            f"{path}: {shown!r}: task {recipe.task!r} does not read it; leave it out"
+            + (f" ({instead})" if instead else "")
+        )
 
 
 def recompute_norms(net: Net, stream: DetectStream, recipe: Recipe) -> None:
