@@ -31,8 +31,8 @@ from resnets.weights.name_maps.maps import shorten
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.readers import caffe, keras
 from resnets.weights.readers.class_names import classes_of
-from resnets.weights.readers.file_type import refuse_other_kinds
-from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors
+from resnets.weights.readers.file_type import refuse_folder, refuse_other_kinds
+from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors, stated_in
 from resnets.weights.readers.stated import NOTHING, Stated, read_stated
 from resnets.weights.readers.torch_file import read_pickled
 
@@ -99,6 +99,7 @@ def read_path(source: str) -> Weights:
     if (path / folder.CONFIG).is_file():
         return dataclasses.replace(read_folder(path, whole), part=part)
     if path.is_dir():
+        refuse_folder(path)
         path = find_checkpoint(path)
     with naming(path):
         return _reader(path)(path, whole, part)
@@ -129,6 +130,7 @@ def _names_in(path: Path) -> list[str]:
 
 def read_folder(path: Path, source: str) -> Weights:
     """A folder as `resnets push`, timm and transformers write it: config.json and tensors."""
+    refuse_folder(path)
     described = folder.read_config(path)
     model = next((path / name for name in folder.MODELS if (path / name).is_file()), None)
     if model is None:
@@ -175,7 +177,8 @@ def unseen(spec: ModelSpec) -> dict[str, Any]:
 def _read_safetensors(path: Path, source: str, part: str | None) -> Weights:
     """A checkpoint of ours (averaged weights where it has them), or a plain state dict."""
     if "resnets" not in read_metadata(path):
-        return _bare(source, _in_memory(read_safetensors(path)[1]), part)
+        metadata, tensors = read_safetensors(path)
+        return _beside(stated_in(metadata), _in_memory(tensors), path, source, part)
     checkpoint = read_whole(path)
     recipe = checkpoint.recipe
     return Weights(
@@ -215,18 +218,28 @@ def _read_pickled(path: Path, source: str, part: str | None) -> Weights:
     if not contents:
         keys = shorten(str(key)[:40] for key in found)
         raise WeightsError(f"{path}: not a state dict (names to tensors) but keys {keys or 'none'}")
-    try:
-        classes = classes_of(found)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    weights = dataclasses.replace(
-        _bare(source, contents, part, classes), stated=read_stated(found, str(path))
-    )
+    weights = _beside(found, contents, path, source, part)
     _say_nameless(found, str(path))
     if found.get("__author__") == "torchvision":
         fields = {"stride_in": "3x3"}
         weights = dataclasses.replace(weights, preprocess=Preprocessor(Preprocess()), fields=fields)
     return weights
+
+
+def _beside(
+    found: Mapping[Any, Any],
+    contents: Mapping[str, LazyTensor],
+    path: Path,
+    source: str,
+    part: str | None,
+) -> Weights:
+    """Tensors, and what the table `found` of the same file says beside them."""
+    try:
+        classes = classes_of(found, str(path))
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    stated = read_stated(found, str(path), contents)
+    return dataclasses.replace(_bare(source, contents, part, classes), stated=stated)
 
 
 def _say_nameless(found: dict[Any, Any], source: str) -> None:

@@ -40,6 +40,7 @@ from resnets.weights.heads import no_names, read_classes, same_classes
 from resnets.weights.initial import net_from, recognise
 from resnets.weights.lazy_tensors import naming
 from resnets.weights.name_maps.candidates import fitting, listed
+from resnets.weights.readers.file_type import refuse_folder
 from resnets.weights.readers.safetensors_file import read_metadata
 from resnets.weights.stated_net import CIFAR_SIZE, stated_preprocess
 from resnets.weights.values import check_values
@@ -120,6 +121,8 @@ def _load(
         found = dataclasses.replace(read_folder(Path(place).expanduser(), source), part=part)
         return _published(found, model, classes, need, rename)
     path = file_of(place)
+    if path is None and Path(place).expanduser().is_dir():
+        refuse_folder(Path(place).expanduser())
     if path is not None and not _is_ours(path):
         found = dataclasses.replace(read_path(str(path)), source=source, part=part)
         return _published(found, model, classes, need, rename)
@@ -208,8 +211,7 @@ def _published(
     if classes is not None and (rename or not net.classes):
         named_there = net.classes
         net.classes = read_classes(classes, count, source)
-        if classes != "numbers":
-            _warn_of_names(source, named_there, net.classes)
+        warn_of_names(source, named_there, net.classes)
     if not net.classes:
         if need == "names":
             raise no_names(source, count)
@@ -223,7 +225,7 @@ def _published(
     return net.eval()
 
 
-def _warn_of_names(source: str, theirs: Sequence[str], given: Sequence[str]) -> None:
+def warn_of_names(source: str, theirs: Sequence[str], given: Sequence[str]) -> None:
     """Log where outputs are named otherwise than their file has it: order first, then names."""
     one, other = ([name.strip().casefold() for name in names] for names in (theirs, given))
     if not theirs or one == other:
@@ -291,6 +293,8 @@ def _state(net: Net, assumed: bool, weights: Weights) -> None:
     """Log in one line what is taken for what."""
     classes = ", ".join(net.classes[:SHOWN]) + (", ..." if len(net.classes) > SHOWN else "")
     whence = "preprocessing assumed, the file says none" if assumed else "preprocessing"
+    if assumed and weights.stated.unread:
+        whence = "preprocessing assumed, what the file states is not read"
     if weights.stated.seen:
         said = ", ".join("crop_pct" if each == "share" else each for each in weights.stated.seen)
         whence = f"preprocessing, {said} as the file states, the rest assumed"

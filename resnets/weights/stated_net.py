@@ -45,10 +45,10 @@ def check_arch(weights: Weights, spec: ModelSpec) -> None:
         return
     said = f"{source}: states that it is of {arch[:60]!r} ({place})"
     if weights.part is None and (known is not None or OTHERS.fullmatch(name)):
-        part = next((each for each in ("state_dict", "model") if _has(weights, each)), "PART")
+        part = next((each for each in ("state_dict", "model") if _has(weights, each)), None)
+        cure = f"say {source}#{part}" if part else "save it without that field"
         raise ConfigError(
-            f"{said}, another network than {spec.name}; if they compute the same, say"
-            f" {source}#{part}"
+            f"{said}, another network than {spec.name}; if they compute the same, {cure}"
         )
     if re.search(r"\d", name):
         log.warning("%s, which was not compared with %s", said, spec.name)

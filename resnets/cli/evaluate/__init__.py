@@ -172,12 +172,20 @@ def _numbers(scales: str | None) -> tuple[int, ...]:
 
 
 def _rename_outputs(nets: list[Net], text: str) -> None:
-    from resnets.weights.heads import read_classes
+    from resnets.weights.heads import read_classes, same_classes
+    from resnets.weights.load import warn_of_names
 
     for net in nets:
         if net.classes != nets[0].classes:
             raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
     names = read_classes(text, nets[0].spec.num_classes, nets[0].origin)
+    theirs = nets[0].classes
+    if text == "numbers" and names != theirs and same_classes(theirs, names) is not None:
+        raise ConfigError(
+            f"--classes numbers: {nets[0].origin} has the same names in another order"
+            f" ({', '.join(theirs[:3])}, ...); leave --classes out"
+        )
+    warn_of_names(nets[0].origin, theirs, names)
     for net in nets:
         net.classes = names
 

@@ -19,11 +19,39 @@ STARTS = (
     (b"<!doctype", "a web page, not the file that was to be downloaded; download it again"),
     (b"<html", "a web page, not the file that was to be downloaded; download it again"),
 )
+UNPACKED = "an archive of torch's that was unpacked"
+PICKLE = "data.pkl"  # in an archive of torch's
+ADAPTER = "adapter_config.json"
 NUMPY = "arrays of NumPy (npz); save the tensors as .safetensors or with torch.save"
+
+
+def refuse_folder(path: Path) -> None:
+    """WeightsError where a folder holds no weights as they are: of an adapter, or unpacked."""
+    inner = next(iter(sorted(path.glob(f"*/{PICKLE}"))), path / PICKLE)
+    archive = path if (path / PICKLE).is_file() else inner.parent
+    if (archive / PICKLE).is_file() and (archive / "data").is_dir():
+        raise WeightsError(
+            f"{path}: is {UNPACKED}; zip it again: (cd {archive.absolute().parent} &&"
+            f" zip -0 -r {archive.absolute().name}.pth {archive.absolute().name})"
+        )
+    adapter = next(iter(sorted(path.glob("adapter_model.*"))), path / ADAPTER)
+    if adapter.is_file() or (path / ADAPTER).is_file():
+        raise WeightsError(_of_adapter(path))
+
+
+def _of_adapter(path: Path) -> str:
+    return (
+        f"{path}: has an adapter (PEFT) that changes what the network computes; merge the adapter"
+        " first: model.merge_and_unload().save_pretrained(FOLDER)"
+    )
 
 
 def refuse_other_kinds(path: Path) -> None:
     """WeightsError, with the kind of the file, where it is known to be none of weights."""
+    if path.name == PICKLE and (path.parent / "data").is_dir():
+        refuse_folder(path.parent)
+    if path.name.startswith("adapter_model."):
+        raise WeightsError(_of_adapter(path))
     with open(path, "rb") as file:
         start = file.read(START)
     if kind := _kind(start, path):
@@ -60,4 +88,10 @@ def kind_of_archive(archive: zipfile.ZipFile) -> str:
         return NUMPY
     if any(name.endswith(("archive_format", "exported_program.json")) for name in names):
         return "a program of torch.export; save its tensors: torch.export.load(FILE).state_dict"
+    roots = [name.removesuffix(PICKLE) for name in names if f"/{name}".endswith(f"/{PICKLE}")]
+    if len(roots) == 1 and any(name.startswith(f"{roots[0]}data/") for name in names):
+        return (
+            "an archive of torch's that was zipped again without its top folder, or with more; "
+            f"unpack it so that {PICKLE} lies in one folder w, and zip that: zip -0 -r w.pth w"
+        )
     return f"a zip archive of {len(names)} files, not torch's; {UNPACK}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -35,6 +36,18 @@ def read_metadata(path: Path) -> dict[str, str]:
         if not 2 <= size <= LONGEST_HEADER:
             raise SafetensorError("not a safetensors file: its header has an impossible length")
         return _metadata(file.read(size))
+
+
+def stated_in(metadata: dict[str, str]) -> dict[str, Any]:
+    """Metadata as the table that they were before they became texts: JSON is read, else text."""
+    return {key: _value(text) for key, text in metadata.items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _metadata(header: bytes) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,11 +31,14 @@ FIELDS = frozenset(
         *("interpolation", "val_crop_size", "val_resize_size", "image_mean", "image_std"),
         *("to_rgb", "bgr", "crop_mode", "norm", "norm_layer", "act", "act_layer", "activation"),
         *("gp", "global_pool", "pool", "pooling", "output_stride", "model_kwargs", "multilabel"),
-        *("multi_label", "problem_type"),
+        "multi_label",
     }
 )
 # Values that say what is taken anyway.
 USUAL = ("", "relu", "batch", "batchnorm", "batchnorm2d", "bn", "avg", "bilinear", "center", "rgb")
+LOSSES = ("loss", "loss_fn", "loss_name", "criterion", "task", "task_type", "problem_type")
+MULTILABEL = re.compile(r"bce|binary_?cross|multi[-_ ]?label", re.I)
+SINGLE = "single_label_classification"  # transformers' problem_type of a softmax
 TEXT = re.compile(r"\b(mean|std|to_rgb|crop_size)\s*=\s*(\[[^\]]{1,80}\]|\([^)]{1,80}\)|\w+)")
 
 
@@ -43,28 +46,33 @@ TEXT = re.compile(r"\b(mean|std|to_rgb|crop_size)\s*=\s*(\[[^\]]{1,80}\]|\([^)]{
 class Stated:
     """arch: what the file calls its network, "" where it does not. place: where it says so.
 
-    seen: size, resize, mean, std, interpolation that it states, those that it does.
+    seen: size, resize, mean, std, interpolation that it states, those that it does. unread: whether
+    it states more that is not read.
     """
 
     arch: str = ""
     place: str = ""
     seen: Mapping[str, Any] = field(default_factory=dict)
+    unread: bool = False
 
 
 NOTHING = Stated()
 
 
-def read_stated(found: Mapping[Any, Any], source: str) -> Stated:
-    """What a pickled file says beside its tensors. What is not read is logged as a warning.
+def read_stated(found: Mapping[Any, Any], source: str, tensors: Iterable[str] = ()) -> Stated:
+    """What a file says beside its tensors. What is not read is logged as a warning.
 
-    WeightsError where arguments of timm's or torchvision's scripts ask for what is not here.
+    tensors: their names. WeightsError where arguments of timm's or torchvision's scripts ask for
+    what is not here.
     """
     arch, place, seen = "", "", dict[str, Any]()
     unread = []
+    sigmoid = [name for name in tensors if name.rpartition(".")[2] == "pos_weight"]
     for before, table in _tables(found, "", 0):
         for key in ARCH:
             if isinstance(table.get(key), str) and not arch:
                 arch, place = table[key], f"{before}{key}"
+        sigmoid += _multilabel(table, before, source)
         if "model" in table and {"crop_pct", "gp", "img_size"} & table.keys():
             seen |= _of_timm(table, f"{source}: {before.removesuffix('.')}")
         elif "val_crop_size" in table and "val_resize_size" in table:
@@ -79,7 +87,31 @@ def read_stated(found: Mapping[Any, Any], source: str) -> Stated:
     if unread:
         more = ", ..." if len(unread) > 4 else ""
         log.warning("%s: states %s, which is not read", source, ", ".join(unread[:4]) + more)
-    return Stated(arch, place, seen)
+    if sigmoid:
+        log.warning(
+            "%s: %s says that it was trained with a sigmoid for each class; the probabilities here"
+            " are of a softmax, which is not what it was trained for",
+            source, sigmoid[0],
+        )  # fmt: skip
+    return Stated(arch, place, seen, bool(unread))
+
+
+def _multilabel(table: Mapping[Any, Any], before: str, source: str) -> list[str]:
+    """Fields that say that several classes may be true at once.
+
+    WeightsError for transformers' problem_type, which their config.json is refused for too.
+    """
+    problem = table.get("problem_type")
+    if isinstance(problem, str) and problem not in ("", SINGLE):
+        raise WeightsError(
+            f"{source}: {before}problem_type = {_shown(problem)}: is another question; only"
+            f" {SINGLE!r}"
+        )
+    return [
+        f"{before}{key} {_shown(table[key])}"
+        for key in LOSSES
+        if isinstance(table.get(key), str) and MULTILABEL.search(table[key])
+    ]
 
 
 def _tables(
