@@ -180,12 +180,14 @@ def _rename_outputs(nets: list[Net], text: str) -> None:
             raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
     names = read_classes(text, nets[0].spec.num_classes, nets[0].origin)
     theirs = nets[0].classes
-    if text == "numbers" and names != theirs and same_classes(theirs, names) is not None:
+    moved = names != theirs and same_classes(theirs, names) is not None
+    if moved and text == "numbers":
         raise ConfigError(
             f"--classes numbers: {nets[0].origin} has the same names in another order"
             f" ({', '.join(theirs[:3])}, ...); leave --classes out"
         )
-    warn_of_names(nets[0].origin, theirs, names)
+    if moved:  # names that are others are those of the data, which are matched later
+        warn_of_names(nets[0].origin, theirs, names)
     for net in nets:
         net.classes = names
 
