@@ -74,7 +74,7 @@ class ModelSpec:
             raise ConfigError("model: depths, widths and num_classes must be at least 1")
         for name in ("in_channels", "stem_width", "groups", "width_per_group", "input_size"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"model: {name} must be at least 1")
+                raise ConfigError(f"model.{name}: {getattr(self, name)}, must be at least 1")
         for name in ("dropout", "drop_path", "norm_eps"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"model: {name} must be from 0 to below 1")
+                raise ConfigError(f"model.{name}: {getattr(self, name)}, must be from 0 to below 1")

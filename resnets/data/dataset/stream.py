@@ -76,7 +76,7 @@ class BlockFiles:
         block, place = self.where[index].tolist()
         data = self._block(block)[place]
         if not data:
-            raise DataError(f"{self.name(index)}: has no picture in it")
+            raise DataError(f"{self.name(index)}: contains no image")
         return data
 
     def identities(self) -> tuple[Sequence[str], str]:

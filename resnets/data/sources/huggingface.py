@@ -68,7 +68,7 @@ class ArrowFiles:
         if data is None and path:
             return read_file(self.root / path)
         if not data:
-            raise DataError(f"{self.name(index)}: has no picture in it")
+            raise DataError(f"{self.name(index)}: contains no image")
         return data
 
     def identities(self) -> tuple[Sequence[str], str] | None:
