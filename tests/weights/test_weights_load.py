@@ -197,7 +197,7 @@ def test_serve_takes_them(small: Path, tmp_path: Path) -> None:
     where = str(small)
     model = open_model(where, fingerprint(where), **options, loading=loading)
     assert model.classes == NAMES
-    model.explainable("bee")
+    model.prepare_explain("bee")
     run = make_run(tmp_path / "run", catalog.spec("resnet18", num_classes=3), Preprocess())
     beside = open_model(str(run), fingerprint(str(run)), **options, loading=loading)
     assert len(beside.classes) == 3  # it says its own
