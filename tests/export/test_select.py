@@ -139,7 +139,8 @@ def test_a_net_that_fails_its_proof_stays_in_torch_and_is_not_tried_again(
 ):
     last = read_checkpoint(Path(run, "checkpoints", "last.safetensors"))
     broken = dict(last.tensors)
-    broken["model/head.bias"] = torch.full_like(broken["model/head.bias"], torch.nan)
+    # Finite, but logits that overflow: no two runtimes can be compared.
+    broken["model/head.weight"] = broken["model/head.weight"] * 1e38
     path = tmp_path / "broken.safetensors"
     save_checkpoint(path, broken, last.meta)
     first = open_backend(path, precision="float32", images=None)
