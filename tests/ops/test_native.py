@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FLIP = """
-from resnets import native
+from resnets.ops import compiler as native
 found = native.kernel("flip")
 print(found.library is not None, found.reason, found.note, sep="|")
 """

@@ -12,8 +12,8 @@ import pytest
 from paths import GOLDEN
 
 from resnets import load, training
-from resnets.bulk.plan import held
-from resnets.bulk.run import BulkOptions, begin
+from resnets.bulk.plan import lock_output
+from resnets.bulk.run import BulkOptions, prepare_run
 from resnets.cli.main import main
 from resnets.config import DataSpec, from_toml
 from resnets.data import open_data
@@ -72,8 +72,8 @@ def test_a_packed_set_opens(written):
 
 def test_a_bulk_prediction_is_complete(written):
     out = written / "bulk"
-    with held(out):
-        run = begin(
+    with lock_output(out):
+        run = prepare_run(
             BulkOptions("run", "set", out, format="csv", backend="torch"), lambda text: None
         )
     assert run.missing == ()
