@@ -125,7 +125,7 @@ def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path,
     found = parquet.index_parquet(str(file))
 
     def problems() -> set[str]:
-        items = list(parquet.ParquetPictures(found).items(0, 48))
+        items = list(parquet.ParquetImages(found).items(0, 48))
         assert [item.name for item in items] == [f"set.parquet:{row}" for row in range(48)]
         said = set()
         for item in items:
@@ -160,7 +160,7 @@ def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_picture(
         *names, *(f"pets/cats/test:{row}" for row in range(8)),
     ]  # fmt: skip
     monkeypatch.setattr(parquet, "RETRY_DELAYS", (0, 0, 0))
-    pictures = parquet.ParquetPictures(parquet.index_parquet("hub:pets/cats"))
+    pictures = parquet.ParquetImages(parquet.index_parquet("hub:pets/cats"))
     (tmp_path / "20.parquet").unlink()
     with pytest.raises(DataError, match=r"20\.parquet: cannot be read"):
         list(pictures.items(15, 25))
