@@ -139,7 +139,7 @@ def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path,
         ends = {f"{file}: cannot be read (it ends before row {row})" for row in (0, 20, 40)}
         assert problems() == ends
     pq.write_table(pa.table({"image": cells[10:35]}), file, row_group_size=20)
-    assert problems() == {f"{file}: cannot be read (it has changed since it was found)"}
+    assert problems() == {f"{file}: cannot be read (the file has changed since it was indexed)"}
 
 
 def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_picture(
