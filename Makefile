@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install setup demo test test-slow lint lock audit bench clean
+.PHONY: install setup demo test test-slow lint docs wheel lock audit bench clean
 
-# What the command needs, and on top of it what the tests, the linters and the benchmarks need.
+# What the command needs, and on top of it what tests, linters, benchmarks and docs need.
 install: .venv/installed-plain
 setup: .venv/installed
 
@@ -17,7 +17,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c requirements.lock -e '.[dev]'
+	$(BIN)/pip install --quiet -c requirements.lock -e '.[dev,docs]'
 	@touch .venv/installed-plain $@
 
 demo: install
@@ -35,6 +35,16 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation site, in site/. Broken links and anchors are errors.
+docs: setup
+	$(BIN)/python docs/generate_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# dist/resnets-VERSION-py3-none-any.whl
+wheel: setup
+	rm -rf build
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 # Both need a network. The lock holds for all Python versions and systems that pyproject.toml names.
 lock: setup
@@ -59,4 +69,4 @@ bench: setup
 	$(BIN)/python benchmarks/scaling.py
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv runs build dist site *.egg-info

@@ -10,21 +10,34 @@ from resnets.utils.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSpec:
-    """Random changes to training pictures; all keyed by (seed, epoch, sample).
+    """Random augmentation of training images, a function of (seed, epoch, sample).
 
-    crop: "none"; "pad" zero-pads by `pad` pixels and crops back (CIFAR); "scale-jitter" samples
-    the shorter side from `scale` pixels and crops (the paper's ImageNet recipe); "random-resized"
-    samples an area share from `scale` and an aspect ratio in 3/4..4/3 (Szegedy et al. 2015).
-    pca_colour: standard deviation of the PCA colour shift (Krizhevsky et al. 2012), 0 = off.
-    policy: "rand" draws `policy_ops` random operations, applies each half of the time, and at
-    strength `policy_magnitude` in 0..10, itself normal with deviation `policy_std` (RandAugment,
-    Cubuk et al. 2020, as in timm); "trivial" applies one of any strength (TrivialAugment, Mueller
-    and Hutter 2021).
-    mixup, cutmix: the alpha of Zhang et al. 2018 and Yun et al. 2019, 0 = off; a batch takes one
-    of the two where both are on, and `mix_probability` is the share of batches that are mixed.
-    erase: share of pictures of which a random rectangle is erased (Zhong et al. 2020).
-    repeats: times a picture occurs in a batch, differently augmented (Hoffer et al. 2020); an
-    epoch stays as long and sees 1 / repeats of the pictures.
+    Attributes:
+        crop: Random crop. "pad" pads with zeros by `pad` and crops back, for CIFAR (the paper,
+            section 4.2); "scale-jitter" samples the shorter side from `scale` and crops (the paper,
+            section 3.4); "random-resized" samples an area fraction from `scale` and an aspect ratio
+            of 3/4 to 4/3 (Szegedy et al. 2015).
+        pad: [px] Zero padding on each side, for crop "pad".
+        scale: [px or fraction] Range of the shorter side in px for crop "scale-jitter"; of the area
+            fraction for "random-resized".
+        flip: Mirror each image left to right with probability 0.5.
+        pca_colour: [std] Standard deviation of the step along the principal components of the
+            colors; 0 is off (Krizhevsky et al. 2012).
+        policy: "rand" applies random operations (RandAugment, Cubuk et al. 2020, as in timm);
+            "trivial" one operation of random magnitude (TrivialAugment, Müller and Hutter 2021).
+        policy_ops: [operations] Operations drawn per image, each applied with probability 0.5, for
+            policy "rand".
+        policy_magnitude: [0 to 10] Mean magnitude of the operations, for policy "rand".
+        policy_std: [std] Standard deviation of that magnitude.
+        mixup: [alpha] Mix pairs of images with a weight from Beta(alpha, alpha); 0 is off (Zhang et
+            al. 2018). If cutmix is on too, each batch uses one of them.
+        cutmix: [alpha] Paste a rectangle of another image, of an area from Beta(alpha, alpha); 0 is
+            off (Yun et al. 2019).
+        mix_probability: [probability] Batches that are mixed at all.
+        erase: [probability] Chance that a rectangle of an image is replaced by noise (Zhong et al.
+            2020).
+        repeats: [copies] Differently augmented copies of an image in a batch; an epoch keeps its
+            length and has 1 / repeats of the distinct images (Hoffer et al. 2020).
     """
 
     crop: Literal["none", "pad", "scale-jitter", "random-resized"] = "none"
@@ -45,44 +58,53 @@ class AugmentSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """Where pictures come from and how they reach the net.
+    """Where images come from, and how they reach the network.
 
-    source: a name ("digits", "fashion-mnist", "cifar10", "cifar100"), "hub:ORG/NAME", or a path:
-    a folder of class folders, a tar of one, ImageNet's own layout, a packed set, a CSV of
-    path,label, Parquet, Arrow or WebDataset files, or a folder with IDX or CIFAR files.
-    truth: file with the labels of a flat validation folder (ImageNet's ground truth), where it is
-    not found beside it.
-    labels_from: what says the class of an image of a folder or archive: "auto" = class folders, in
-    split folders or not, or a table beside flat ones; "folder" = every folder at the top is a
-    class, whatever it is called; "name" = what comes before the number in the file's name.
-    streaming: read Parquet, WebDataset and Hub sets block by block, in an order that is random
-    within `shuffle_buffer` pictures, without copying them first.
-    quarantine: file that lists pictures to leave out, as `resnets data check` writes it; None =
-    quarantine.txt in the source's folder, where there is one.
-    max_bad: share of the training pictures that may be unreadable before a run stops; one always
-    may, unless it is 0. Each unreadable one is named; training takes another picture in its place,
-    evaluation leaves it out and says so.
-    size: pixels of the square the net sees; None = as stored (small sets only).
-    test_size: the same at test time; None = `size`. Pictures cut at random scales look larger in
-    training than at test, which a larger test size makes up for (Touvron et al. 2019, FixRes).
-    resize: shorter side before the centre crop at test time; None = `test_size`.
-    val_fraction, test_fraction: shares kept for validation and test where the source brings none.
-    A source with train/ and val/ but no test/ (ImageNet's layout) is tested on val/, and validated
-    on a share of train/.
-    split_rule: how those shares are drawn. "identity": each image by `split_seed` and its own path
-    below the class folders, so that images added or removed later move no others; at least one of
-    each class. "rank": by its place among the sorted files, as versions before did; files that
-    do not state a rule are of those.
-    overlap: what to do where byte-identical images are both trained on and held out. "refuse" to
-    start; "leave-out" of training; "allow", which log, protocols and report then say.
-    in_memory: whether the whole set lives as one uint8 tensor; "auto" = when all pictures share
-    one size and fit 2 GiB, or when they are read at a fixed size without random scaling.
-    grow_from: pixels that training starts with (progressive resizing), None = `size` throughout.
-    The size grows linearly to `size` between the two shares `grow_between` of the run, in steps
-    of `grow_step` pixels.
-    value_range: values of images with more than 8 bits that become 0 and 255; None = measured on
-    the training images, where those fill less than half of 16 bits. It travels with the weights.
-    workers: decode threads, 0 = one per core. Never changes a result.
+    Attributes:
+        source: A name ("digits", "fashion-mnist", "cifar10", "cifar100"), "hub:ORG/NAME", or a
+            path: class folders, an archive of them, ImageNet's layout, a packed data set, a
+            path,label table, Parquet, Arrow or WebDataset files, IDX or CIFAR files.
+        size: [px] Side of the square input; None uses the stored size, for data sets in which all
+            images have one size.
+        test_size: [px] Side at test time; None is `size`. Random crops show objects larger than the
+            center crop does, which a larger test size compensates (Touvron et al. 2019).
+        resize: [px] Shorter side before the center crop at test time; None is `test_size`.
+        val_fraction: [fraction] Training images held out for validation where the source has no
+            validation split.
+        test_fraction: [fraction] Images held out for testing where the source has no test split. A
+            source with train/ and val/ but no test/ is tested on val/, and validated on images held
+            out of train/.
+        split_seed: [seed] Seed by which images are held out.
+        split_rule: "identity" draws each image by `split_seed` and its own path, so that images
+            added later move no others; "rank" is the rule of earlier versions, by its index among
+            the sorted files.
+        overlap: What to do if byte-identical images are both in training and held out: "refuse",
+            "leave-out" (of training), or "allow" and report.
+        normalise: Normalization of the input: subtract the mean image of the training set (the
+            paper, section 3.4), or standardize each channel by the statistics of the training set
+            or of ImageNet. Pretrained weights bring their own.
+        in_memory: Keep the whole data set as one uint8 tensor. "auto" does if images share one size
+            and fit 2 GiB, or if they are read at a fixed size without random scaling.
+        grow_from: [px] Side at which training starts (progressive resizing); None is `size`
+            throughout.
+        grow_between: [fraction of the run] Where the side begins and ends to grow to `size`.
+        grow_step: [px] Step of that growth.
+        workers: [threads] Threads that decode images; 0 is one per core. Never changes a result.
+        truth: File with the labels of a flat validation folder (ImageNet's ground truth), if it is
+            not found beside it.
+        labels_from: Where the class of an image in a folder or archive comes from: "auto" detects
+            class folders, split folders and tables; "folder" takes every folder at the top as a
+            class; "name" takes the part of the file name before its number.
+        streaming: Read Parquet, WebDataset and Hub data sets in blocks, without copying them first.
+        shuffle_buffer: [images] Images buffered to shuffle a streamed data set.
+        quarantine: File that lists images to exclude, as `resnets data check` writes it; None is
+            quarantine.txt in the folder of the source, if there is one.
+        max_bad: [fraction] Training images that may be unreadable before a run stops; one always
+            may, unless this is 0.
+        value_range: [pixel value] Values that become 0 and 255 in images of more than 8 bits; None
+            measures them on the training images if those fill less than half of 16 bits. Stored
+            with the weights.
+        augment: Random augmentation, `AugmentSpec`.
     """
 
     source: str = "digits"
@@ -133,13 +155,23 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """From a picture to the net's input; travels with the weights.
+    """From an image to the network's input; stored with the weights.
 
-    A picture becomes `channels` planes (1 grey, 3 RGB), its shorter side `resize` px (antialiased
-    `interpolation`), its centre crop `size` px, its values (x / 255 - mean) / std. With
-    `mean_image` the checkpoint carries a mean picture (C, size, size) in 0..1 in place of `mean`.
-    value_range: values of images with more than 8 bits that become x = 0 and 255; None = 0 and
-    65,535.
+    An image becomes `channels` planes (1 gray, 3 RGB), its shorter side is resized to `resize` px
+    with antialiasing, its center is cropped to `size` px, and its values become
+    (x / 255 - mean) / std.
+
+    Attributes:
+        size: [px] Side of the center crop.
+        resize: [px] Shorter side before the crop.
+        channels: [channels] 1 is gray, 3 is RGB.
+        mean: [fraction of 255] Mean of each channel.
+        std: [fraction of 255] Standard deviation of each channel.
+        interpolation: Filter of the resizing.
+        channel_order: Order in which the network takes the channels.
+        mean_image: The checkpoint has a mean image (C, size, size) in 0..1 in place of `mean`.
+        value_range: [pixel value] Values that become x = 0 and 255 in images of more than 8 bits;
+            None is 0 and 65,535.
     """
 
     size: int = 224

@@ -14,58 +14,67 @@ Head = Literal["fpn", "c4", "fcn", "deeplabv3", "pcr", "rcnn"]
 
 @dataclass(frozen=True, kw_only=True)
 class DetectSpec:
-    """A detector's head, its pictures and its test (Ren et al. 2015; the paper's appendices).
+    """Detection, localization and segmentation: training images, head and test.
 
-    Pictures:
-    train_set, val_set, test_set: image sets of the source, joined by + ("train", "VOC2007:trainval+
-    VOC2012:trainval", "train2017"); "" = its own train, val and test sets, or what stands for them.
-    train_sizes: shorter sides in px, one drawn for each training picture (scale jitter).
-    max_size: longer side in px that no picture passes, in training and at test.
-    scale: range of a random factor on the drawn size (0.5, 2.0 for semantic segmentation).
-    crop: side in px of the square that semantic segmentation trains on.
-    flip, flip_vertical: mirror half of the training pictures left to right, top to bottom.
-    group_aspect: batches of wide or of tall pictures only, so that little is padded.
-    keep_empty: train on pictures without objects too.
-    keep_difficult: learn objects that VOC marks as difficult too; no test counts them.
-    repeat_threshold: repeat pictures of classes that fewer than this share of pictures hold
-    (repeat-factor sampling, Gupta et al. 2019; 0.001 for LVIS), 0 = off.
-    format: form of the annotations, where a set has several: "coco", "voc", "yolo", "labelme" or
-    "cvat"; "" = the first of coco, cvat, voc, labelme and yolo that is there.
-    skip_bad: leave out bad annotations instead of refusing to train.
-    upright: boxes are for images as EXIF turns them, where their size does not tell; else those
-    images are refused.
-    class_map: what the pixels of class maps mean (task "segment"). "ids": the numbers of the file
-    that names the classes; "binary": 0, and 1 or 255; "voc": VOC's numbers or colors;
-    "cityscapes": its labelIds or colors, "cityscapes-trainids": its trainIds. 255 is ignored, but
-    for "binary". "" = "ids", refused for maps of 0 and 255 alone.
-
-    Model:
-    head: "fpn" reads a feature pyramid (Lin et al. 2017); "c4" runs the net's last stage on each
-    region (the paper's appendix A; for VGG its fc6 and fc7, Ren et al. 2015). "fcn" and
-    "deeplabv3" label pixels, for task "segment". "pcr" puts one box a class, "rcnn" looks again at
-    its proposals, for task "localise" (appendix C).
-    pyramid_from: first stage that feeds the pyramid; None = the first at stride 4 (CIFAR: 1).
-    pyramid_width, region_width: channels of the pyramid; units of fc6 and fc7 on it.
-    anchor_sizes, anchor_ratios: sides of the anchors in px, and their heights over their widths.
-    A pyramid takes one size a level (one more than the stages that feed it); c4 takes any number.
-    roi: regions are cut from the maps by bilinear samples ("align", He et al. 2017) or by maxima
-    ("pool", Girshick 2015). roi_size: their side; None = 7 on a pyramid and for VGG, 14 for c4.
-    context: append the vector of the whole picture to that of each region (appendix B).
-    recompute_norm: replace the statistics of batch norms by true averages over the detection
-    training set before training; with finetune.freeze_norm they then stay (the paper's appendix A
-    takes them on ImageNet's training set instead).
-    anchors, regions: drawn from each picture for the two losses. proposals: boxes that the first
-    half hands to the second, in training and at test.
-    auxiliary: weight of a second FCN head, on the stage before the last ("segment").
-    proposals_from: run of a "pcr" localiser, of the same net, whose boxes "rcnn" starts from.
-
-    Test:
-    score_threshold, nms, max_detections: least score, overlap above which the weaker of two boxes
-    goes, and most boxes a picture.
-    refine: regions are read again at their regressed boxes, old and new boxes are suppressed
-    together at an overlap of 0.3, and each vote moves them (appendix B).
-    test_sizes: shorter sides of an image pyramid; each region is read at the two that suit it
-    best, merged by maxout (appendix B). () = one scale, the last of train_sizes.
+    Attributes:
+        train_set: Image sets to train on, joined by + ("train", "train2017",
+            "VOC2007:trainval+VOC2012:trainval"); "" is the source's own training split.
+        val_set: Image sets to validate on; "" is the source's own, or held-out training images.
+        test_set: Image sets to test on; "" is the source's own test split, or its validation split.
+        train_sizes: [px] Shorter sides, one drawn for each training image (scale jitter).
+        max_size: [px] Upper limit of the longer side, in training and at test.
+        scale: [factor] Range of a random factor on the drawn size: 0.5 to 2.0 for semantic
+            segmentation.
+        crop: [px] Side of the square that semantic segmentation trains on.
+        flip: Mirror training images left to right with probability 0.5.
+        flip_vertical: Mirror them top to bottom with probability 0.5.
+        group_aspect: Batches of wide or of tall images only, so that little is padded.
+        keep_empty: Train on images without objects too.
+        keep_difficult: Train on objects that VOC marks as difficult too; they are never tested.
+        repeat_threshold: [fraction] Repeat images of classes that are in fewer than this fraction
+            of the images; 0 is off, 0.001 is for LVIS (Gupta et al. 2019).
+        format: Annotation format to read if there are several; "" is the first of coco, cvat, voc,
+            labelme and yolo.
+        skip_bad: Exclude invalid annotations instead of refusing to train.
+        upright: Boxes refer to images rotated as their EXIF data says, where the annotated size
+            does not tell; otherwise such images are refused.
+        class_map: Encoding of the pixels of class maps: "ids" the numbers of the file that names
+            the classes; "binary" 0, and 1 or 255; "voc" and "cityscapes" their numbers or colors;
+            "cityscapes-trainids" its trainIds. "" is "ids", and refuses maps of 0 and 255 alone.
+        head: "fpn" is a feature pyramid (Lin et al. 2017). "c4" runs the last stage on each region
+            (the paper, appendix A; for VGG, Ren et al. 2015). "fcn" and "deeplabv3" are for task
+            "segment" (Long et al. 2015, Chen et al. 2017). "pcr" and "rcnn" are for task "localise"
+            (the paper, appendix C).
+        pyramid_from: [stage] First stage that feeds the pyramid; None is the first of stride 4 (1
+            for CIFAR networks).
+        pyramid_width: [channels] Width of the pyramid.
+        region_width: [units] Width of the two fully connected layers on each region.
+        anchor_sizes: [px] Sides of the anchors. A pyramid takes one per level (one more than the
+            stages that feed it); "c4" takes any number.
+        anchor_ratios: [factor] Height over width of the anchors.
+        roi: Regions are read by bilinear samples ("align", He et al. 2017) or by maxima ("pool",
+            Girshick 2015).
+        roi_size: [cells] Side of a region after that; None is 7 on a pyramid and for VGG, 14 for
+            "c4".
+        context: Append the features of the whole image to those of each region (the paper, appendix
+            B).
+        recompute_norm: Replace the running statistics of batch norms by averages over the detection
+            training set before training. The paper takes ImageNet's images instead (the paper,
+            appendix A).
+        anchors: [anchors] Anchors sampled per image for the loss of the proposals (Ren et al.
+            2015).
+        regions: [regions] Regions sampled per image for the loss of the boxes (Girshick 2015).
+        proposals: [boxes] Proposals kept per image, in training and at test.
+        auxiliary: [weight] Weight of the loss of a second FCN head on the stage before the last,
+            for task "segment".
+        proposals_from: Run of a "pcr" localizer with the same network, whose boxes "rcnn" starts
+            from.
+        score_threshold: [probability] Lowest score of a detection.
+        nms: [IoU] Overlap above which the weaker of two boxes of a class is suppressed.
+        max_detections: [boxes] Most detections per image.
+        refine: Read regions again at their regressed boxes, and vote (the paper, appendix B).
+        test_sizes: [px] Shorter sides of an image pyramid at test, merged by maxout (the paper,
+            appendix B); () is one scale, the last of `train_sizes`.
     """
 
     train_set: str = ""

@@ -12,23 +12,49 @@ Block = Literal["basic", "bottleneck", "preact-basic", "preact-bottleneck", "vgg
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Architecture of one net of the family: residual, plain, pre-activation or VGG.
+    """Architecture of a network: residual, plain, pre-activation or VGG.
 
-    `block="vgg"` reads `depths` as 3x3 convolutions per stage and ends each stage with a max pool
-    (Simonyan and Zisserman 2015); every other block is stacked `depths[i]` times in stage i + 1.
-    `widths` are the widths of the 3x3 convolutions; a bottleneck's output is four times as wide.
-    `shortcut` is the paper's option A, B or C (section 4.1), or "none" for the plain twin.
-    `stride_in` places a bottleneck's stride in its first 1x1 (the paper, "v1") or its 3x3 ("v1.5").
-
-    `stem_pool`, `conv_bias` and `norm_eps` are there for weights made elsewhere. "ceil" is the 3x3
-    pool of the authors' Caffe models: no padding, sizes rounded up. Biases on convolutions that a
-    norm follows change nothing that a net can learn: their Caffe ResNet-50 has one in the stem,
-    Keras has them on all.
-
-    drop_path: share of residual branches left out in training, the later the likelier (stochastic
-    depth, Huang et al. 2016). blur_pool: low-pass filter before each subsampling (Zhang 2019).
-    dilate: how many of the last stages keep their resolution and widen their kernels instead
-    (semantic segmentation, Chen et al. 2017).
+    Attributes:
+        name: Name shown in reports and stored with the weights; decides nothing.
+        block: Building block. "basic" is two 3x3 convolutions and "bottleneck" 1x1, 3x3, 1x1 (the
+            paper, Fig. 5); the preact variants apply norm and ReLU before each convolution (He et
+            al. 2016, ECCV); "vgg" is single 3x3 convolutions with a max pool after each stage
+            (Simonyan and Zisserman 2015).
+        depths: [blocks] Blocks of each stage; of 3x3 convolutions for "vgg".
+        widths: [channels] Width of the 3x3 convolutions of each stage. The output of a bottleneck
+            is four times as wide.
+        shortcut: Option where dimensions increase: A pads with zeros, B projects by a 1x1
+            convolution, C projects every shortcut (the paper, section 4.1). "none" removes all
+            shortcuts: the plain network.
+        stride_in: Which convolution of a bottleneck has the stride: "1x1", the first (the paper,
+            "v1"), or "3x3" ("v1.5", as in torchvision).
+        stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pool (the paper, Table 1),
+            "cifar" one 3x3 convolution (the paper, section 4.2).
+        stem_width: [channels] Width of the stem.
+        stem_pool: Max pool of the stem. "padded" pads by one pixel, as PyTorch models do; "ceil"
+            has no padding and rounds sizes up, as the authors' Caffe models do.
+        groups: [groups] Groups of the 3x3 convolutions of bottlenecks (Xie et al. 2017, ResNeXt).
+        width_per_group: [channels] Width of one group of the first stage, where 64 stands for
+            `widths`: 128 gives the wide residual networks of torchvision (Zagoruyko and Komodakis
+            2016).
+        norm: "batch" is batch normalization after each convolution (Ioffe and Szegedy 2015).
+        norm_eps: [variance] Added to the variance by batch normalization.
+        conv_bias: Convolutions with a bias, for weights of other libraries: "stem" for the authors'
+            Caffe ResNet-50, "all" for Keras. Batch normalization cancels these biases in training.
+        init: Initial weights: "he" is normal with variance 2 / fan_in (He et al. 2015), "naive"
+            normal with standard deviation 0.01 (Krizhevsky et al. 2012).
+        zero_init_residual: Initialize the scale of the last norm of each block to 0, so that blocks
+            start as the identity (Goyal et al. 2017).
+        dropout: [probability] Dropout before the head, or in the fully connected layers of VGG.
+        drop_path: [probability] Chance that the last residual branch is dropped for an image in
+            training; it grows linearly with depth from 0 (stochastic depth, Huang et al. 2016).
+        blur_pool: Low-pass filter before each subsampling (Zhang 2019).
+        dilate: [stages] The last stages that keep their resolution and dilate their kernels
+            instead, for semantic segmentation (Chen et al. 2017).
+        num_classes: [classes] Outputs of the head. Training sets it from the data.
+        in_channels: [channels] Channels of the input. Training sets it from the data.
+        input_size: [px] Side of the images that the network is made for: the default of data.size,
+            and what the fully connected layers of VGG depend on. Training sets it from the data.
     """
 
     name: str = "resnet18"

@@ -10,11 +10,20 @@ from resnets.utils.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSpec:
-    """The optimizer. The paper's is SGD, momentum 0.9, weight decay 1e-4 on every parameter.
+    """The optimizer. The paper's is SGD with momentum 0.9 and weight decay 1e-4 on every parameter.
 
-    kind "lamb" is You et al. 2020, for large batches. `betas` are those of AdamW and LAMB.
-    shard: where several processes train, each keeps the optimizer's state of its own part of the
-    parameters alone (ZeRO stage 1). The result is the same.
+    Attributes:
+        kind: Optimizer: SGD with momentum, AdamW (Loshchilov and Hutter 2019), or LAMB for large
+            batches (You et al. 2020).
+        lr: [per step] Learning rate at the peak of the schedule; it belongs to the batch size.
+        momentum: [fraction] Momentum of SGD.
+        nesterov: Nesterov's form of momentum, for SGD.
+        betas: [fraction] Decay rates of both moments, for AdamW and LAMB.
+        weight_decay: [per step] L2 penalty for SGD; decoupled for AdamW and LAMB.
+        decay_norm_and_bias: Apply weight decay to norms and biases too, as in the paper.
+        clip_norm: [norm] Upper limit of the norm of all gradients; None is no clipping.
+        shard: With several processes each holds the optimizer state of its part of the parameters
+            only (ZeRO stage 1, Rajbhandari et al. 2020). The result is the same.
     """
 
     kind: Literal["sgd", "adamw", "lamb"] = "sgd"
@@ -34,14 +43,21 @@ class OptimSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSpec:
-    """Learning rate over the run; all durations are shares of the whole, so they scale with it.
+    """Learning rate over the run. Durations are fractions of the run, so they scale with it.
 
-    steps: times `gamma` at each of `milestones`. cosine / linear: to `final` x lr.
-    one-cycle: linear up over `warmup`, linear down to `final` x lr. plateau: times `gamma` when
-    the error has not improved for `patience` evaluations in a row. warmup: linear from 0 for all
-    kinds.
-    hold_until_error: train at lr x `hold_factor` until the running training error in percent
-    falls below it (the paper's ResNet-110: lr 0.01 until 80%, section 4.2).
+    Attributes:
+        kind: "steps" multiplies by `gamma` at each of `milestones` (the paper, section 4.2);
+            "cosine" and "linear" fall to `final`; "one-cycle" rises linearly over `warmup`, then
+            falls linearly to `final`; "plateau" multiplies by `gamma` once the validation error has
+            not improved for `patience` evaluations (the paper, section 3.4).
+        milestones: [fraction of the run] Where "steps" multiplies.
+        gamma: [factor] Factor of "steps" and "plateau".
+        warmup: [fraction of the run] Linear warm-up from 0, for every kind (Goyal et al. 2017).
+        final: [factor of lr] Learning rate at the end.
+        patience: [evaluations] Evaluations without improvement, for "plateau".
+        hold_until_error: [percent] Train at `hold_factor` of the rate until the running training
+            error falls below this, as for ResNet-110; None is off (the paper, section 4.2).
+        hold_factor: [factor of lr] Learning rate until then.
     """
 
     kind: Literal["constant", "steps", "cosine", "linear", "one-cycle", "plateau"] = "steps"
@@ -56,12 +72,15 @@ class ScheduleSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec:
-    """How errors are measured: on validation during training, on test once at the end.
+    """Evaluation: on validation during training, on test once at the end.
 
-    watch_test: also measure the test set at every evaluation, to draw the paper's Fig. 4 and 6;
-    it is logged and decides nothing.
-    patience: stop early once the validation error has not improved for this many evaluations
-    (the best weights are kept in any case); None = train to the end.
+    Attributes:
+        every: [it or ep] Interval between evaluations, such as "1ep" or "500it".
+        batch_size: [images] Images computed at once; never changes a result.
+        watch_test: Also evaluate the test set each time, to plot its error (the paper, Fig. 4 and
+            6); it decides nothing.
+        patience: [evaluations] Stop once the validation error has not improved for this many
+            evaluations; None trains to the end. The best weights are kept in any case.
     """
 
     every: str = "1ep"
@@ -76,12 +95,13 @@ class EvalSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSpec:
-    """How pretrained weights are treated; matters only where a recipe names `weights`.
+    """Fine-tuning; has an effect only with pretrained `weights`.
 
-    head_first: share of the run in which only the head learns.
-    layer_decay: each stage learns at this many times the rate of the one after it (discriminative
-    rates, Howard and Ruder 2018); 1 = all alike.
-    freeze_norm: batch norms keep their pretrained statistics, scales and shifts.
+    Attributes:
+        head_first: [fraction of the run] Only the new head is trained during this part.
+        layer_decay: [factor] Learning rate of each stage relative to the next one; 1 is equal rates
+            (Howard and Ruder 2018).
+        freeze_norm: Batch norms keep their pretrained statistics, scales and shifts.
     """
 
     head_first: float = 0.0

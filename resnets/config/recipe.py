@@ -15,31 +15,47 @@ from resnets.utils.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training run, whole. `batch_size` is the global one, on any number of devices.
+    """One training run, whole: everything that decides its result.
 
-    micro_batch: the most pictures in one forward pass on one device; the gradients of several add
-    up to one step. 0 = no limit.
-    norm_batch: pictures that batch norm takes its statistics over while training, on any number of
-    devices: 32 as on each of the paper's 8 GPUs for ImageNet, 64 as on each of its two for CIFAR-10
-    ("ghost" batches, Hoffer et al. 2017). 0 = all that one
-    device has in one forward pass. sync_norm: the whole global batch, on all devices together.
-    duration, eval.every, checkpoint_every and log_every are "<n>it" or "<n>ep".
-    ema_decay: decay per step of the averaged weights, 0 = off.
-    precision "auto" is bfloat16 where the device computes it natively, else float32.
-    compile "auto" compiles when the run is long enough to pay for it.
-    recompute: recompute each stage's blocks in the backward pass instead of storing them.
-    loss: "bce" takes each class as a question of its own (Wightman et al. 2021, RSB).
-    keep_checkpoints: how many to go on from are kept, the last one among them.
-    checkpoint_url: where checkpoints go in place of the run's folder, under its name:
-    s3://bucket/runs, gs://..., file:///...
-    task: what is learnt. All but "classify" use `detect`.
-    weights: initial weights; None = random. See `resnets.create_model`. Weights whose
-    preprocessing is known bring their own normalisation, which then replaces data.normalise.
-    weights_head: "names" keeps their head where it is of the data's classes, by name (its rows are
-    brought into their order), and replaces it otherwise; "keep" keeps it by position, whatever its
-    classes are called; "new" always replaces it.
-    weights_size: "near" refuses weights that were made for images less than half as large as those
-    of this recipe; "any" does not.
+    Attributes:
+        name: Name of the recipe; run folders are named after it.
+        task: What is learned. All but "classify" use `detect`.
+        model: Architecture, `ModelSpec`.
+        data: Data set and input, `DataSpec`.
+        optim: Optimizer, `OptimSpec`.
+        schedule: Learning rate over the run, `ScheduleSpec`.
+        finetune: Treatment of pretrained weights, `FinetuneSpec`.
+        eval: Evaluation, `EvalSpec`.
+        detect: Detection and segmentation, `DetectSpec`.
+        duration: [it or ep] Length of the run: "64000it" is optimizer steps, "30ep" epochs.
+        batch_size: [images] Global batch size, whatever the number of devices.
+        micro_batch: [images] Most images in one forward pass on one device; gradients are
+            accumulated. 0 is no limit.
+        norm_batch: [images] Images over which batch norm takes its statistics, whatever the number
+            of devices: 32 as on each of the paper's 8 GPUs for ImageNet, 64 as on each of its two
+            for CIFAR-10; 0 is all of a forward pass ("ghost" batches, Hoffer et al. 2017).
+        sync_norm: Batch norm takes its statistics over the global batch, on all devices.
+        loss: "bce" is binary cross-entropy per class (Wightman et al. 2021).
+        label_smoothing: [fraction] Target probability spread over all classes (Szegedy et al.
+            2016).
+        ema_decay: [per step] Decay of the averaged weights, which are then evaluated; 0 is off.
+        precision: "auto" is bfloat16 where the device computes it natively, else float32.
+        channels_last: Store activations in channels-last memory format.
+        compile: torch.compile; "auto" if the run is long enough to gain from it.
+        recompute: Recompute activations in the backward pass instead of storing them (Chen et al.
+            2016).
+        weights: Initial weights, as `resnets.create_model` takes them; None is random. Their own
+            normalization then replaces data.normalise.
+        weights_head: "names" keeps the head if its classes are those of the data, in any order;
+            "keep" keeps it by position; "new" replaces it.
+        weights_size: "near" refuses weights made for images less than half as large as the
+            recipe's; "any" does not.
+        checkpoint_every: [it or ep] Interval between checkpoints.
+        keep_checkpoints: [files] Checkpoints to resume from that are kept, the last one included.
+        checkpoint_url: Where checkpoints are stored in place of the run folder, under its name:
+            s3://bucket/runs, gs://..., file:///...
+        log_every: [it or ep] Interval between rows of the log.
+        seed: [seed] Seed of initialization, order and augmentation.
     """
 
     name: str = "custom"

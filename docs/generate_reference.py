@@ -1,0 +1,219 @@
+"""Write docs/reference/: recipe fields, commands and public names, from the code that defines them.
+
+    python docs/generate_reference.py
+
+The tests run this too, and fail while a committed page differs from what it writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import re
+import typing
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import tyro
+from docstring_parser import parse
+
+import resnets
+from resnets.cli.main import COMMANDS
+from resnets.config.data import AugmentSpec, Preprocess
+from resnets.config.recipe import Recipe
+
+FOLDER = Path(__file__).parent / "reference"
+HEADER = "<!-- Written by docs/generate_reference.py; change the docstrings, not this page. -->\n"
+TABLES = '\n<div class="reference" markdown>\n', "\n</div>\n"  # site.css widens their second column
+UNIT = re.compile(r"^\[([^\]]+)\] ")
+# A citation: the paper with a section, or names with a year.
+SOURCE = re.compile(r" ?\(([^()]*(?:\b(?:19|20)\d\d\b|the paper, )[^()]*)\)")
+
+RECIPE_INTRO = f"""{HEADER}
+# Recipe fields
+
+Set any field with `--set path=value`, or in a TOML file that is given to `resnets train`. Values
+are written as in TOML: `--set optim.lr=0.05`, `--set model.shortcut=B`,
+`--set schedule.milestones=[0.5,0.75]`; `--set weights=none` is None.
+`resnets train --list` shows the recipes; `recipe.toml` in a run folder has the values of that run.
+
+"The paper" is He, Zhang, Ren, Sun: *Deep Residual Learning for Image Recognition*, CVPR 2016.
+"""
+
+COMMANDS_INTRO = f"""{HEADER}
+# Commands
+
+Every command prints the same with `--help`. `resnets --version` prints the version. Exit codes: 0
+done, 1 failed, 2 bad usage, 3 an artifact or data set that failed verification, 130 stopped by
+Ctrl-C, 143 and 129 ended by SIGTERM and SIGHUP.
+"""
+
+
+def recipe_page() -> str:
+    """All fields of a recipe: one table for each part of it.
+
+    Raises:
+        ValueError: A field has no description, or a number no unit.
+    """
+    return RECIPE_INTRO + "".join([TABLES[0], *_spec_section(Recipe, "", 2), TABLES[1]])
+
+
+def _spec_section(spec: type, prefix: str, level: int) -> Iterator[str]:
+    """The section of one dataclass, then those of its parts. `prefix` is its path, "data."."""
+    doc = parse(inspect.getdoc(spec) or "")
+    described = {param.arg_name: param.description or "" for param in doc.params}
+    hints = typing.get_type_hints(spec)
+    rows, parts = [], []
+    for field in dataclasses.fields(spec):
+        kind, path = hints[field.name], prefix + field.name
+        if dataclasses.is_dataclass(kind):
+            parts.append((kind, path + "."))
+            continue
+        text = " ".join(described.get(field.name, "").split())
+        unit = UNIT.match(text)
+        if not text or (unit is None and _is_number(kind)):
+            raise ValueError(f"{spec.__name__}.{field.name}: {'no unit' if text else 'no text'}")
+        sources = SOURCE.findall(text)
+        meaning = SOURCE.sub("", UNIT.sub("", text))
+        cells = (
+            _code(path),
+            meaning,
+            _type_name(kind),
+            unit[1] if unit else "",
+            _code(_toml_value(field.default)),
+            "; ".join(source[0].upper() + source[1:] for source in sources),
+        )
+        rows.append(_row(cells))
+    title = f"`{prefix.removesuffix('.')}`" if prefix else "The run"
+    yield f"\n{'#' * level} {title}\n\n{doc.short_description}\n"
+    if doc.long_description:
+        yield f"\n{doc.long_description}\n"
+    yield "\n| field | meaning | type | unit | default | source |\n|---|---|---|---|---|---|\n"
+    yield from rows
+    for kind, path in parts:
+        yield from _spec_section(kind, path, 2 if path.count(".") == 1 else 3)
+
+
+def _is_number(kind: object) -> bool:
+    parts = typing.get_args(kind) or (kind,)
+    return typing.get_origin(kind) is not typing.Literal and any(
+        part in (int, float) for part in parts
+    )
+
+
+def _type_name(kind: object) -> str:
+    """A type as users read it: choices in full, tuples as lists, None said by the default."""
+    parts = [part for part in typing.get_args(kind) if part is not type(None)]
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(_code(_toml_value(value)) for value in parts)
+    if typing.get_origin(kind) is tuple:
+        inner = _type_name(parts[0])
+        return f"list of {inner}" if parts[-1] is Ellipsis else f"{len(parts)} x {inner}"
+    if parts:  # X | None
+        return " or ".join(map(_type_name, parts))
+    return getattr(kind, "__name__", str(kind))
+
+
+def _toml_value(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value) or '""'
+
+
+def commands_page() -> str:
+    """All commands with their arguments and options."""
+    sections = (section for name in COMMANDS for section in _command_sections(name))
+    return COMMANDS_INTRO + "".join([TABLES[0], *sections, TABLES[1]])
+
+
+def _command_sections(name: str) -> Iterator[str]:
+    module = importlib.import_module(f"resnets.cli.{name}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tyro's own parser is another by default
+        parser = tyro.extras.get_parser(module.command, prog=f"resnets {name}")
+    yield from _parser_sections(parser, f"resnets {name}", 2)
+
+
+def _parser_sections(parser: argparse.ArgumentParser, name: str, level: int) -> Iterator[str]:
+    yield f"\n{'#' * level} {name}\n\n{_escape(parser.description or '')}\n"
+    actions = [action for action in parser._actions if action.dest != "help"]
+    rows = [_action_row(action) for action in actions if not isinstance(action.choices, dict)]
+    if rows:
+        yield "\n| argument | meaning | value | default |\n|---|---|---|---|\n"
+        yield from rows
+    for action in actions:
+        if isinstance(action.choices, dict):  # subcommands and their parsers
+            for word, below in action.choices.items():
+                yield from _parser_sections(below, f"{name} {word}", level + 1)
+
+
+def _action_row(action: argparse.Action) -> str:
+    """One argument: its names, its values, and its default, with which tyro ends the help."""
+    text, _, end = " ".join((action.help or "").split()).removesuffix(")").rpartition(" (")
+    default = end.removeprefix("default:").strip()
+    if default == "required":
+        shown = default
+    else:
+        is_stated = action.nargs != 0 and default not in ("None", "''", "", "repeatable")
+        shown = _code(default) if is_stated else ""
+    named = ", ".join(map(_code, sorted(action.option_strings, key=len)))
+    if action.choices:
+        value = " or ".join(map(_code, action.choices))
+    else:
+        metavar = str(action.metavar or "").replace("{None}|", "")
+        word = metavar.strip("[]").partition(" ")[0]
+        value = _code(f"{word} ..." if "..." in metavar else word)
+    if end == "repeatable":
+        value += ", repeatable"
+    return _row((named or _code(action.dest.upper()), text, value, shown))
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _escape(text: str) -> str:
+    return text.replace("<", "&lt;").replace("|", "\\|")
+
+
+def _row(cells: typing.Iterable[str]) -> str:
+    return f"| {' | '.join(map(_escape, cells))} |\n"
+
+
+API_INTRO = f"""{HEADER}
+# Python API
+
+What `import resnets` gives, and the values of which a recipe consists. All names are typed; other
+modules are not public and may change.
+"""
+
+
+def api_page() -> str:
+    """Directives for mkdocstrings: every public name, then the dataclasses of a recipe."""
+    public = [getattr(resnets, name) for name in resnets.__all__ if not name.startswith("_")]
+    parts = [kind for kind in typing.get_type_hints(Recipe).values() if inspect.isclass(kind)]
+    specs = [Recipe, *filter(dataclasses.is_dataclass, parts), AugmentSpec, Preprocess]
+    names = dict.fromkeys(map(_path, [*public, *specs]))  # in this order, each once
+    return API_INTRO + "".join(f"\n::: {name}\n" for name in names)
+
+
+def _path(value: object) -> str:
+    """The path at which a function, class or module is defined."""
+    if inspect.ismodule(value):
+        return value.__name__
+    return f"{value.__module__}.{getattr(value, '__qualname__', '')}"
+
+
+PAGES = {"recipe.md": recipe_page, "commands.md": commands_page, "api.md": api_page}
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for page, write in PAGES.items():
+        (FOLDER / page).write_text(write(), encoding="utf-8")
