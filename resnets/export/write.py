@@ -65,12 +65,18 @@ def check_format(kind: str, precision: str) -> None:
 def _export_program(
     module: InferenceModule, metadata: ArtifactMetadata
 ) -> torch.export.ExportedProgram:
-    """Export for any batch size; the example has two images, as torch specializes 0 and 1."""
+    """Export for any batch size; the example has two images, as torch specializes 0 and 1.
+
+    Stack traces are removed: they hold paths of the machine that exported.
+    """
     size, channels = metadata.preprocess.size, metadata.preprocess.channels
     example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
     with signals_later():
-        return torch.export.export(module, (example,), dynamic_shapes={INPUT: {0: batch}})
+        program = torch.export.export(module, (example,), dynamic_shapes={INPUT: {0: batch}})
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def _write_torch(model: Net, metadata: ArtifactMetadata, path: Path) -> None:
