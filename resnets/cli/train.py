@@ -113,6 +113,9 @@ def _train(
     means: dict[str, Any],
 ) -> int:
     """Train in this process; without a `recipe` go on with the run in `folder`."""
+    if recipe is not None and os.environ.get("RANK", "0") == "0":
+        what = f"{recipe.net_name}, {recipe.name}, {recipe.duration}"
+        logging.getLogger("resnets").info("%s: %s", folder, what)  # before seconds of imports
     from resnets import training
     from resnets.train.guards.interrupt import Interrupted
     from resnets.utils.distributed import init_distributed

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.data import Split
+from resnets.data.sources.scikit_learn import load_digits, load_photographs
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.truth import Truth
 from resnets.models import Net
@@ -102,10 +103,8 @@ def compare_full_images(model: Net, engine: Any, limit: float) -> dict[str, Any]
 
     Pixels may differ from the decoder's by 3 of 255, hence MIN_FULL_IMAGE_LIMIT.
     """
-    from sklearn.datasets import load_sample_images
-
     limit = max(limit, MIN_FULL_IMAGE_LIMIT)
-    photographs = [photograph[:400, :560] for photograph in load_sample_images().images]
+    photographs = [photograph[:400, :560] for photograph in load_photographs()]
     photographs = [_to_channels(each, engine.channels) for each in photographs]
     actual = [engine.full_image_logits(each) for each in photographs]
     if any(each is None for each in actual):
@@ -177,10 +176,8 @@ def compare_errors(
 
 def sample_images(preprocess: Preprocessor) -> tuple[NDArray[np.uint8], str]:
     """Ten real images of scikit-learn, preprocessed for a model, and their description."""
-    from sklearn.datasets import load_digits, load_sample_images
-
-    photographs = load_sample_images().images  # two, 640x427 px
-    digits = [(image * 255 / 16).astype(np.uint8) for image in load_digits().images[:8]]
+    photographs = load_photographs()  # two, 640x427 px
+    digits = [(image * 255 / 16).astype(np.uint8) for image in load_digits()[0][:8]]
     # Batch 1: a photograph; batch 2: the other one and a digit; batch 3: digits.
     views = [preprocess.picture(each) for each in (*photographs, *digits)]
     cut = torch.stack(views).permute(0, 2, 3, 1).contiguous().numpy()

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from resnets.config import ModelSpec
-from resnets.models.net import Net
-from resnets.models.resnet import ResNet
-from resnets.models.vgg import VGG
+
+if TYPE_CHECKING:
+    from resnets.models.net import Net
 
 __all__ = ["Net", "build"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Net` on first use (PEP 562): the names of the catalog do not need torch."""
+    if name == "Net":
+        from resnets.models.net import Net
+
+        return Net
+    raise AttributeError(f"module 'resnets.models' has no attribute {name!r}")
 
 
 def build(spec: ModelSpec) -> Net:
@@ -15,4 +26,7 @@ def build(spec: ModelSpec) -> Net:
 
     Raises ConfigError where fields of `spec` contradict each other.
     """
+    from resnets.models.resnet import ResNet
+    from resnets.models.vgg import VGG
+
     return VGG(spec) if spec.block == "vgg" else ResNet(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,19 +40,21 @@ def count(model: Net, size: int | None = None) -> Cost:
 
     Multiply-adds are those of convolutions and linear layers, as in the paper (Table 1), whose
     numbers are of "v1" nets with option A up to 34 layers; "v1.5" adds 0.23e9 at 50, 101 and 152
-    layers, because the first 1x1 of stages 2 to 4 still works at the larger size. The run is on
-    meta tensors: shapes only, so it takes milliseconds; the model's weights and modes stay as they
-    are.
+    layers, because the first 1x1 of stages 2 to 4 still works at the larger size. The model runs on
+    a batch of no pictures, which gives every shape and takes milliseconds; its weights, modes and
+    device stay as they are. (Meta tensors would do too, but torch runs them in Python and imports
+    torch._dynamo and sympy for it, which takes a second.)
     """
     size = size or model.spec.input_size
-    meta = {
-        name: tensor.detach().to("meta")
+    zero = torch.zeros((), device="cpu")
+    weights = {
+        name: zero.expand(tensor.shape)
         for named in (model.named_parameters(), model.named_buffers())
         for name, tensor in named
     }
-    picture = torch.empty(1, model.spec.in_channels, size, size, device="meta")
+    pictures = torch.empty(0, model.spec.in_channels, size, size, device="cpu")
     with _recorded(model) as layers, _evaluating(model), torch.no_grad():
-        torch.func.functional_call(model, meta, (picture,))
+        torch.func.functional_call(model, weights, (pictures,))
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         multiply_adds=sum(layer.multiply_adds for layer in layers),
@@ -106,7 +109,7 @@ def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
     """Products per output value, times the number of output values of one picture."""
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         return 0
-    return layer.weight[0].numel() * output[0].numel()
+    return layer.weight[0].numel() * math.prod(output.shape[1:])
 
 
 def _kind(layer: nn.Module) -> str:

@@ -17,8 +17,8 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import DataError, FileSplit, TensorSplit, open_data
 from resnets.data.dataset.identity import hash_names, hold_out
 from resnets.data.files.open import list_tar
-from resnets.data.sources.arrays import DEBIAN_FASHION_MNIST
 from resnets.data.sources.download import fetch_fashion_mnist
+from resnets.data.sources.idx import DEBIAN_FASHION_MNIST
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0)
 

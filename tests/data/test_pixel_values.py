@@ -20,7 +20,7 @@ from resnets.data.check.image import comparable
 from resnets.data.dataset.pack import open_pack
 from resnets.data.decode import pixel_values
 from resnets.data.decode.decode import decode_whole
-from resnets.data.sources.arrays import read_idx
+from resnets.data.sources.idx import read_idx
 from resnets.data.transforms.preprocess import fit_preprocess
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0)

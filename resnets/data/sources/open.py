@@ -11,20 +11,20 @@ from resnets.data.dataset.parts import Source
 from resnets.data.errors import DataError
 from resnets.data.files.open import Listing, list_folder
 from resnets.data.sources.archive import IMAGENET_TRAIN, open_imagenet, open_tar
-from resnets.data.sources.arrays import (
-    DEBIAN_FASHION_MNIST,
-    FASHION_CLASSES,
-    has_idx,
-    open_digits,
-    open_idx,
-)
 from resnets.data.sources.cifar import find_cifar, open_cifar
 from resnets.data.sources.class_folders import Tree, read_tree
 from resnets.data.sources.csv_table import open_table
 from resnets.data.sources.download import fetch_cifar, fetch_fashion_mnist
 from resnets.data.sources.folder_tables import described_tree, open_folder_table
 from resnets.data.sources.huggingface import HUB, is_tabular, open_tabular
+from resnets.data.sources.idx import (
+    DEBIAN_FASHION_MNIST,
+    FASHION_CLASSES,
+    has_idx,
+    open_idx,
+)
 from resnets.data.sources.parquet import open_parquet
+from resnets.data.sources.scikit_learn import open_digits
 from resnets.data.sources.webdataset import find_shards, open_shards
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.reader import TABLE_SUFFIXES

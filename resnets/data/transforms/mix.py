@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from resnets.config import AugmentSpec, ConfigError
@@ -28,6 +27,8 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
     ).tolist()
     if not (spec.mixup or spec.cutmix) or whether >= spec.mix_probability:
         return batch
+    from scipy.special import betaincinv  # deferred: slow to import
+
     images, targets = batch.images, batch.targets
     assert isinstance(images, Tensor)
     assert isinstance(targets, Tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -14,6 +15,21 @@ from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup
 
 Optimizer = torch.optim.Optimizer | ShardedOptimizer
+
+
+def _eager(optimizer: type[torch.optim.Optimizer]) -> Any:
+    """A subclass without torch's guards against compiling its methods, which ours never are.
+
+    The first call of a guard imports torch._dynamo, half of the time until training starts.
+    """
+    methods = {
+        name: inspect.unwrap(getattr(optimizer, name)) for name in ("add_param_group", "zero_grad")
+    }
+    step = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), {**methods, "step": step})
+
+
+SGD, AdamW, EagerLamb = _eager(torch.optim.SGD), _eager(torch.optim.AdamW), _eager(Lamb)
 
 
 def make_optimizer(
@@ -52,7 +68,7 @@ def _make(
     ]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if spec.kind == "sgd":
-        sgd = torch.optim.SGD(
+        sgd: torch.optim.Optimizer = SGD(
             groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, fused=fused
         )
         if spec.momentum:  # torch's fused step fails if some parameters start to train later
@@ -61,8 +77,8 @@ def _make(
                     sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     if spec.kind == "lamb":
-        return Lamb(groups, lr=spec.lr, betas=spec.betas)
-    return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
+        return EagerLamb(groups, lr=spec.lr, betas=spec.betas)
+    return AdamW(groups, lr=spec.lr, betas=spec.betas, fused=fused)
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -17,8 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-import fsspec
-
 from resnets.config import ConfigError
 from resnets.weights.checkpoint.store import Folder, Store
 from resnets.weights.errors import StoreError
@@ -77,6 +75,8 @@ class UrlStore:
     remote: ClassVar[bool] = True
 
     def __init__(self, url: str) -> None:
+        import fsspec  # deferred: slow to import
+
         self.url = url.rstrip("/")
         protocol = url.partition(":")[0]
         try:

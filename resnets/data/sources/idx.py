@@ -1,4 +1,4 @@
-"""Sets stored as arrays of pixels: scikit-learn's digits and IDX files (MNIST's format)."""
+"""Sets stored as IDX files, MNIST's format."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from resnets.data.dataset.parts import ArrayPart, Source
 from resnets.data.errors import DataError
@@ -37,21 +35,6 @@ IDX_KINDS = {
     0x0D: "32-bit floats",
     0x0E: "64-bit floats",
 }
-
-
-def open_digits() -> Source:
-    """scikit-learn's 1,797 handwritten digits, 8x8 upsampled bilinearly to 16x16, grey.
-
-    From Alpaydin and Kaynak's Optical Recognition of Handwritten Digits (UCI), its test part.
-    """
-    from sklearn.datasets import load_digits  # slow to import, and needed here only
-
-    digits = load_digits()
-    small = torch.from_numpy(digits.images).float()[:, None] * (255 / 16)
-    large = F.interpolate(small, size=(16, 16), mode="bilinear", align_corners=False)
-    images = large.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    labels = digits.target.astype(np.int64)
-    return Source("digits", tuple("0123456789"), ArrayPart("", images, labels))
 
 
 def has_idx(folder: Path) -> bool:
