@@ -1,36 +1,102 @@
 """Train, study and ship deep residual networks (He et al., CVPR 2016).
 
-`create_model` makes a net from its name, `load` reads one from a run or checkpoint. Both are
-imported when first asked for, so that the command line starts quickly.
+    import resnets
+
+    run = resnets.train("digits", epochs=5)
+    run.result["test"]["top1_error"]
+    resnets.predict(run, "scan.png")
+
+The names in `__all__` are the public API; docs/api.md describes it. They are imported when first
+used, so that the command line starts quickly.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resnets.utils import cpu_count, telemetry
+from resnets.utils.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from resnets import recipes, study
+    from resnets.api.evaluate import evaluate
+    from resnets.api.export import export
+    from resnets.api.predict import predict
+    from resnets.api.run import Run
+    from resnets.api.train import train
+    from resnets.config import (
+        AugmentSpec,
+        ConfigError,
+        DataSpec,
+        DetectSpec,
+        EvalSpec,
+        FinetuneSpec,
+        ModelSpec,
+        OptimSpec,
+        Preprocess,
+        Recipe,
+        ScheduleSpec,
+    )
+    from resnets.data import DataError, open_data
+    from resnets.train.guards.interrupt import Interrupted
+    from resnets.utils.errors import ResnetsError
     from resnets.weights.initial import create_model
     from resnets.weights.load import load
 
     __version__: str
 
-__all__ = ["__version__", "create_model", "load"]
+__all__ = [
+    "AugmentSpec",
+    "ConfigError",
+    "DataError",
+    "DataSpec",
+    "DetectSpec",
+    "EvalSpec",
+    "FinetuneSpec",
+    "Interrupted",
+    "ModelSpec",
+    "OptimSpec",
+    "Preprocess",
+    "Recipe",
+    "ResnetsError",
+    "Run",
+    "ScheduleSpec",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "export",
+    "load",
+    "open_data",
+    "predict",
+    "recipes",
+    "study",
+    "train",
+]
 
 telemetry.disable()
 cpu_count.limit_threads()
 
-_HOMES = {"create_model": "resnets.weights.initial", "load": "resnets.weights.load"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import an exported name on first use (PEP 562)."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("resnets")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'resnets' has no attribute {name!r}")
+_CONFIG = (
+    "AugmentSpec ConfigError DataSpec DetectSpec EvalSpec FinetuneSpec ModelSpec OptimSpec"
+    " Preprocess Recipe ScheduleSpec"
+)
+lazy_exports(
+    __name__,
+    dict.fromkeys(_CONFIG.split(), "resnets.config")
+    | {
+        "DataError": "resnets.data",
+        "Interrupted": "resnets.train.guards.interrupt",
+        "ResnetsError": "resnets.utils.errors",
+        "Run": "resnets.api.run",
+        "__version__": "resnets.api",
+        "create_model": "resnets.weights.initial",
+        "evaluate": "resnets.api.evaluate",
+        "export": "resnets.api.export",
+        "load": "resnets.weights.load",
+        "open_data": "resnets.data",
+        "predict": "resnets.api.predict",
+        "recipes": "resnets.recipes",
+        "study": "resnets.study",
+        "train": "resnets.api.train",
+    },
+)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from resnets.cli.loading import load_options
+from resnets.cli.loading import log_to_stderr
 from resnets.config import ConfigError
 from resnets.utils.terminal import say
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from resnets.runtime.artifact import Precision
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
-SHORT = {"float32": "", "bfloat16": "-bf16", "int8": "-int8"}
 
 
 def command(
@@ -53,41 +51,26 @@ def command(
     """
     if int8 and bf16:
         raise ConfigError("--int8 and --bf16 exclude each other")
-    from resnets.weights.checkpoint.format import task_of
-
-    if task_of(weights) != "classify":
-        raise ConfigError(
-            f"{weights}: detectors and segmenters cannot be exported yet; `resnets serve` and"
-            " `resnets predict` take the checkpoint"
-        )
-    from resnets.export.export import export
+    from resnets.api.export import export
     from resnets.export.verify import EXIT_VERIFICATION_FAILED, VerificationError
-    from resnets.runtime.artifact import is_artifact
-    from resnets.weights.load import load_model
 
-    if is_artifact(weights):
-        raise ConfigError(f"{weights}: is an artifact already; name the run or checkpoint")
     precision: Precision = "int8" if int8 else "bfloat16" if bf16 else "float32"
-    net = load_model(weights, load_options(model, classes))
-    source = Path(weights)
-    if out is None:
-        folder = source if source.is_dir() else source.parent if source.is_file() else Path()
-        out = folder / f"{net.spec.name}{SHORT[precision]}{SUFFIX[to]}"
+    log_to_stderr()
     try:
-        card = export(
-            net,
+        artifact = export(
+            weights,
             to,
-            precision,
-            out,
-            data=calibrate,
+            precision=precision,
+            out=out,
+            calibrate=calibrate,
             max_drop=max_drop,
-            source=source,
-            log=lambda text: say(text, error=True),
+            model=model,
+            classes=classes,
         )
     except VerificationError as verdict:
         say(f"resnets export: {verdict}", error=True)
         return EXIT_VERIFICATION_FAILED
-    _print(card, out)
+    _print(artifact.manifest, artifact.path)
     return 0
 
 

@@ -12,12 +12,42 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnets.config import ConfigError, Recipe, to_toml
+from resnets.utils.run_folders import run_folder
 from resnets.utils.terminal import say
 
 LOCAL = "localhost:0"  # the processes meet at a free port
 
 
-def check_devices(devices: int, max_restarts: int, device: str) -> None:
+def launch(
+    recipe: Recipe | None,
+    out: Path | None,
+    options: Sequence[str],
+    device: str,
+    devices: int,
+    max_restarts: int,
+) -> int:
+    """Run `resnets train` in each of `devices` processes; returns the exit code.
+
+    They train `recipe` into `out` (or a new folder), or without a recipe resume the run in `out`.
+    If one dies, all are stopped and started again, up to `max_restarts` times. Signals are passed
+    on, and the processes have half a minute to save.
+    """
+    _check_devices(devices, max_restarts, device)
+    if recipe is None:
+        return _launch(["--resume", str(out), *options, "--device", device], devices, max_restarts)
+    if out is None and "--go-on" in options:
+        raise ConfigError("--go-on needs --out: the folder of the run")
+    with (
+        run_folder(out, recipe.name) as folder,
+        tempfile.TemporaryDirectory(prefix="resnets-") as temporary,
+    ):
+        path = Path(temporary) / "recipe.toml"
+        path.write_text(to_toml(recipe), encoding="utf-8")
+        words = [str(path), "--out", str(folder), *options, "--device", device]
+        return _launch(words, devices, max_restarts)
+
+
+def _check_devices(devices: int, max_restarts: int, device: str) -> None:
     """Raise ConfigError where `devices` processes cannot be started here."""
     import torch
 
@@ -30,12 +60,7 @@ def check_devices(devices: int, max_restarts: int, device: str) -> None:
         raise ConfigError(f"--devices {devices}: there are {present} GPUs; or say --device cpu")
 
 
-def launch(recipe: Recipe | None, options: Sequence[str], devices: int, max_restarts: int) -> int:
-    """Run `resnets train RECIPE *options` in each of `devices` processes; returns the exit code.
-
-    Where one dies, all are stopped, and started again up to `max_restarts` times. Signals are
-    handed on, and the processes have half a minute to save.
-    """
+def _launch(words: Sequence[str], devices: int, max_restarts: int) -> int:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -55,20 +80,14 @@ def launch(recipe: Recipe | None, options: Sequence[str], devices: int, max_rest
         max_restarts=max_restarts,
         monitor_interval=0.1,
     )
-    with tempfile.TemporaryDirectory(prefix="resnets-") as folder:
-        words = ["-m", "resnets", "train", *options]
-        if recipe is not None:
-            path = Path(folder) / "recipe.toml"
-            path.write_text(to_toml(recipe), encoding="utf-8")
-            words.insert(3, str(path))
-        try:
-            elastic_launch(config, sys.executable)(*words)
-        except ChildFailedError as failed:
-            rank, first = min(failed.failures.items(), key=lambda item: item[1].timestamp)
-            say(f"resnets train: rank {rank} {_ended(first.exitcode)}", error=True)
-            return max(1, first.exitcode)
-        except SignalException as stop:
-            return 130 if stop.sigval == signal.SIGINT else 0
+    try:
+        elastic_launch(config, sys.executable)("-m", "resnets", "train", *words)
+    except ChildFailedError as failed:
+        rank, first = min(failed.failures.items(), key=lambda item: item[1].timestamp)
+        say(f"resnets train: rank {rank} {_ended(first.exitcode)}", error=True)
+        return max(1, first.exitcode)
+    except SignalException as stop:
+        return 130 if stop.sigval == signal.SIGINT else 0
     return 0
 
 

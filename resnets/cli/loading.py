@@ -23,8 +23,13 @@ def load_options(model: str | None, classes: str | None) -> LoadOptions:
     """The user's --model and --classes; from now on, what is decided about weights is printed."""
     from resnets.weights.load import LoadOptions
 
+    log_to_stderr()
+    return LoadOptions(model, classes)
+
+
+def log_to_stderr() -> None:
+    """Print what is logged from now on."""
     log = logging.getLogger("resnets")
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _Printed) for handler in log.handlers):
         log.addHandler(_Printed())
-    return LoadOptions(model, classes)

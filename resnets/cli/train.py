@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import logging
 import os
 import sys
-from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.table import Table
 
-from resnets.cli.runs import run_folder
-from resnets.config import ConfigError, Recipe, from_toml, parse_duration, replace_fields
+from resnets.config import ConfigError
 from resnets.utils.terminal import Console, say
 
-# Whether torchrun starts us again, after a process died.
+# Whether torchrun starts this process again, after one died; and whether it is the one that prints.
 RESTARTED = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+IS_MAIN = os.environ.get("RANK", "0") == "0"
 
 
 def command(
@@ -75,119 +73,55 @@ def command(
         return 0
     if (recipe is None) == (resume is None):
         raise ConfigError("name one recipe (see --list) or one run with --resume")
-    with ExitStack() as held:
-        if resume is not None:
-            if any(value is not None for value in (model, seed, out)) or set:
-                raise ConfigError(
-                    "--resume uses the run's own recipe; only --data, --epochs and --iterations go"
-                    " with it"
-                )
-            chosen, folder = None, _brought_back(resume)
-        else:
-            assert recipe is not None
-            chosen = _choose(recipe, data, model, epochs, iterations, seed, set)
-            folder = held.enter_context(_folder(out, chosen.name, go_on))
-        if devices != 1 or max_restarts:
-            from resnets.cli.launch import check_devices, launch
+    from resnets.api.recipe import choose_duration, choose_recipe
 
-            check_devices(devices, max_restarts, device)
-            options = ["--resume" if chosen is None else "--out", str(folder)]
-            options += ["--go-on"] if go_on else []
-            options += ["--data", data] if chosen is None and data is not None else []
-            options += ["--epochs", f"{epochs:g}"] if chosen is None and epochs is not None else []
-            options += ["--iterations", f"{iterations}"] if chosen is None and iterations else []
-            options += ["--fit-memory"] if fit_memory else []
-            options += ["--device", device, "--hang-after", f"{hang_after:g}"]
-            return launch(chosen, options, devices, max_restarts)
-        means = {"device": device, "hang_after": hang_after, "fit_memory": fit_memory}
-        if chosen is None:
-            means["duration"] = _duration(epochs, iterations)
-        return _train(chosen, folder, go_on or RESTARTED, data, means)
-
-
-def _train(
-    recipe: Recipe | None,
-    folder: Path,
-    go_on: bool,
-    data: str | None,
-    means: dict[str, Any],
-) -> int:
-    """Train in this process; without a `recipe` go on with the run in `folder`."""
-    if recipe is not None and os.environ.get("RANK", "0") == "0":
-        what = f"{recipe.net_name}, {recipe.name}, {recipe.duration}"
-        logging.getLogger("resnets").info("%s: %s", folder, what)  # before seconds of imports
-    from resnets import training
-    from resnets.train.guards.interrupt import Interrupted
-    from resnets.utils.distributed import init_distributed
-
-    with init_distributed(means["device"]) as rank:
-        begun = rank.broadcast_from_main(lambda: _begun(recipe, folder, go_on))
-        try:
-            if recipe is not None and begun and rank.is_main:
-                _say_ignored(recipe, folder)
-            if recipe is None or (go_on and begun):
-                result = training.resume(folder, data=data, group=rank, **means)
-            else:
-                result = training.run(recipe, folder, group=rank, **means)
-        except Interrupted as stop:
-            if rank.is_main:
-                say(f"{stop}; go on with: resnets train --resume {folder}")
-            return stop.code
-    if rank.is_main:
-        _show_result(result, folder)
-    return 0
-
-
-def _say_ignored(recipe: Recipe, folder: Path) -> None:
-    """With --go-on the run's own recipe holds; name the fields that were asked for otherwise."""
-    from resnets.train.resume import describe_differences
-    from resnets.weights.checkpoint.format import RECIPE
-
-    for line in describe_differences(recipe, from_toml(folder / RECIPE, stored=True)):
-        logging.getLogger("resnets").warning("--go-on: %s", line)
-
-
-def _begun(recipe: Recipe | None, folder: Path, go_on: bool) -> bool:
-    """Whether there is a run in `folder`; one on another machine may have left it behind a URL."""
-    from resnets.weights.checkpoint.format import RECIPE, place_for
-    from resnets.weights.checkpoint.manager import bring_back
-
-    if (folder / RECIPE).is_file():
-        return True
-    if not go_on or recipe is None or recipe.checkpoint_url is None:
-        return False
-    return bring_back(place_for(folder, recipe.checkpoint_url), folder)
-
-
-def _brought_back(where: Path) -> Path:
-    """The run folder to go on with; that of a URL is made where it is missing."""
-    from resnets.weights.checkpoint.format import RECIPE, place_for
-    from resnets.weights.checkpoint.manager import bring_back
-    from resnets.weights.checkpoint.store_url import url_of
-
-    url = url_of(where)
-    if url is None:
-        return where
-    folder = Path("runs") / where.name
-    if not (folder / RECIPE).is_file():
-        if not bring_back(url, folder):
-            raise ConfigError(f"--resume {url}: no run's checkpoints there")
-        return folder
-    kept = from_toml(folder / RECIPE, stored=True).checkpoint_url
-    if kept is None or place_for(folder, kept) != url:
-        raise ConfigError(
-            f"--resume {url}: {folder} holds another run; move it away, or go on with that one by "
-            f"--resume {folder}"
+    duration, chosen = choose_duration(epochs, iterations), None
+    if recipe is not None:
+        settings = dict(_split(text) for text in set)
+        chosen = choose_recipe(
+            recipe, data=data, model=model, duration=duration, seed=seed, fields=settings
         )
-    return folder
+    elif any(value is not None for value in (model, seed, out)) or set:
+        raise ConfigError(
+            "--resume uses the run's own recipe; only --data, --epochs and --iterations can"
+            " be given with it"
+        )
+    if devices != 1 or max_restarts:
+        from resnets.cli.launch import launch
 
+        options = ["--go-on"] if go_on else []
+        if chosen is None:
+            options += ["--data", data] if data is not None else []
+            options += ["--epochs", f"{epochs:g}"] if epochs is not None else []
+            options += ["--iterations", f"{iterations}"] if iterations is not None else []
+        options += ["--fit-memory"] if fit_memory else []
+        options += ["--hang-after", f"{hang_after:g}"]
+        return launch(chosen, resume or out, options, device, devices, max_restarts)
+    if chosen is not None and IS_MAIN:  # before seconds of imports
+        what = f"{chosen.net_name}, {chosen.name}, {chosen.duration}"
+        logging.getLogger("resnets").info("training %s", what)
+    from resnets.api.train import train
+    from resnets.train.guards.interrupt import Interrupted
 
-def _folder(out: Path | None, name: str, go_on: bool) -> AbstractContextManager[Path]:
-    """The run folder; several processes must be told one, since each would choose its own."""
-    if out is None and (go_on or "WORLD_SIZE" in os.environ):
-        why = "--go-on" if go_on else "torchrun"
-        raise ConfigError(f"{why} needs --out: the folder of the run")
-    return run_folder(out, name)
+    try:
+        run = train(
+            chosen,
+            data=data,
+            epochs=epochs,
+            iterations=iterations,
+            out=resume or out,
+            resume=resume is not None or go_on or RESTARTED,
+            device=device,
+            fit_memory=fit_memory,
+            hang_after=hang_after,
+        )
+    except Interrupted as stop:
+        if IS_MAIN:
+            say(stop)
+        return stop.code
+    if IS_MAIN:
+        _show_result(run.result, run.folder)
+    return 0
 
 
 class _Stderr:
@@ -200,60 +134,6 @@ class _Stderr:
     def flush(self) -> None:
         """Needed of a stream."""
         sys.stderr.flush()
-
-
-def _choose(
-    name: str,
-    data: str | None,
-    model: str | None,
-    epochs: float | None,
-    iterations: int | None,
-    seed: int | None,
-    settings: tuple[str, ...],
-) -> Recipe:
-    from resnets import recipes
-
-    if name.endswith(".toml"):
-        chosen = from_toml(name)
-        if model is not None:
-            chosen = _with_net(chosen, model)
-    else:
-        chosen = recipes.recipe(name, model)
-    changes: dict[str, Any] = {}
-    if data is not None:
-        changes["data.source"] = data if not Path(data).exists() else str(Path(data).resolve())
-    if (duration := _duration(epochs, iterations)) is not None:
-        changes["duration"] = duration
-    if seed is not None:
-        changes["seed"] = seed
-    chosen = replace_fields(chosen, changes)
-    return replace_fields(chosen, dict(_split(text) for text in settings))
-
-
-def _duration(epochs: float | None, iterations: int | None) -> str | None:
-    """The length of a run that the flags give, None where they give none."""
-    if epochs is not None and iterations is not None:
-        raise ConfigError("--epochs and --iterations exclude each other")
-    if epochs is None and iterations is None:
-        return None
-    duration = f"{iterations}it" if epochs is None else f"{epochs:g}ep"
-    parse_duration(duration, "--epochs/--iterations")
-    return duration
-
-
-def _with_net(recipe: Recipe, name: str) -> Recipe:
-    """A recipe read from a file, for another net."""
-    from resnets.models import catalog
-    from resnets.recipes.detection import split_name
-
-    now, detect = recipe.model, recipe.detect
-    if recipe.task == "classify":
-        spec = catalog.spec(name)
-    else:
-        spec, head = split_name(name, detect.head)
-        detect = dataclasses.replace(detect, head=head)
-    spec = dataclasses.replace(spec, num_classes=now.num_classes, in_channels=now.in_channels)
-    return dataclasses.replace(recipe, model=spec, detect=detect)
 
 
 def _split(text: str) -> tuple[str, str]:

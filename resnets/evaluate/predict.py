@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut, walk_unlabelled
+from resnets.data.transforms.preprocess import Picture
 from resnets.evaluate.batched_inference import NOT_FINITE, compute_in_groups
 
 MOST = 256  # pictures computed at once; a terminal sees their rows together
@@ -69,32 +71,35 @@ def find_pictures(paths: Iterable[str | Path], left_out: LeftOut | None = None) 
 
 
 def predict(
-    classifier: Classifier, paths: Sequence[Path], *, top_k: int = 5, workers: int
+    classifier: Classifier, images: Sequence[Picture], *, top_k: int = 5, workers: int
 ) -> Iterator[Prediction]:
-    """One `Prediction` for each of `paths`, in their order, the `top_k` likeliest classes each.
+    """One `Prediction` for each of `images`, in their order, the `top_k` likeliest classes each.
 
     `workers` threads decode the coming batch while the present one is computed (or several are);
-    one batch more is held than computed. A file that cannot be read yields its error.
+    one batch more is held than computed. An image that cannot be read yields its error. The path
+    of an image that is not a file is "image ROW".
     """
 
-    def read(path: Path) -> Tensor:
-        picture: Tensor = classifier.preprocess.picture(path)
+    def read(row: int) -> Tensor:
+        picture: Tensor = classifier.preprocess.picture(images[row])
         return picture
 
     def shares(pictures: Sequence[Tensor]) -> Tensor:
-        images = torch.stack([each.permute(1, 2, 0) for each in pictures])  # (B, H, W, C)
-        return torch.from_numpy(classifier.probabilities(images.numpy()))
+        pixels = torch.stack([each.permute(1, 2, 0) for each in pictures])  # (B, H, W, C)
+        return torch.from_numpy(classifier.probabilities(pixels.numpy()))
 
     for group in compute_in_groups(
         read,
         shares,
-        paths,
+        range(len(images)),
         group=min(MOST, classifier.batch),
         workers=workers,
         at_once=classifier.at_once,
         finite=True,
     ):
-        for path, found in group:
+        for row, found in group:
+            image = images[row]
+            path = Path(image) if isinstance(image, str | os.PathLike) else Path(f"image {row}")
             if isinstance(found, str):
                 yield Prediction(path, error=f"{path}: {found}" if found == NOT_FINITE else found)
                 continue

@@ -48,7 +48,7 @@ def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
     with atomic_write(out / CURVES) as temporary:
         temporary.write_text(svg, encoding="utf-8")
     environment = read_object(out / "environment.json")
-    page = _template("report.html.j2").render(
+    page = template("report.html.j2").render(
         recipe=recipe,
         toml=to_toml(recipe),
         result=result,
@@ -142,6 +142,7 @@ def _svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def _template(name: str) -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page template of the package."""
     loader = jinja2.PackageLoader("resnets", "templates")
     return jinja2.Environment(loader=loader, autoescape=True).get_template(name)

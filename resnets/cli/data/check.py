@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.table import Table
 
-from resnets.cli.runs import results_folder
 from resnets.config import ConfigError, DataSpec
 from resnets.config.detect import ClassMapScheme
+from resnets.utils.run_folders import results_folder
 from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import escape, say
 

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.table import Table
 
-from resnets.cli.loading import load_options
-from resnets.cli.runs import results_folder
-from resnets.config import ConfigError, dump_json
+from resnets.cli.loading import log_to_stderr
+from resnets.config import ConfigError
+from resnets.utils.environment_variables import environment_int
 from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import escape, say
 
 if TYPE_CHECKING:
-    from resnets.data import Split
     from resnets.evaluate import Evaluation
-    from resnets.evaluate.ensemble import Scored
     from resnets.evaluate.measure import Measurement
-    from resnets.evaluate.truth import Truth
-    from resnets.evaluate.views.views import Views
-    from resnets.models import Net
-    from resnets.utils.distributed import ProcessGroup
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
@@ -78,90 +69,36 @@ def command(
         device: auto, cpu, cuda, cuda:1, mps.
         precision: auto is bfloat16 where the device computes it natively, else float32.
     """
-    if not weights:
-        raise ConfigError("name at least one run or checkpoint")
-    if out is not None and out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file; name a folder")
-    with results_folder(out):
-        from resnets.weights.checkpoint.format import task_of
+    from resnets.api.evaluate import evaluate
+    from resnets.evaluate.measure import Measurement
 
-        if any(task_of(each) != "classify" for each in weights):
-            own: dict[str, object] = {
-                "model": model,
-                "classes": classes,
-                "labels": labels,
-                "flip": flip,
-            }
-            own |= {"views": views != "centre", "average": average != "probabilities"}
-            _only_for_classifiers(own)
-            from resnets.cli.evaluate.detect import evaluate
-
-            return evaluate(
-                weights,
-                data=data,
-                split=split,
-                image_set=image_set,
-                scales=_numbers(scales) or None,
-                refine=refine,
-                as_json=json,
-                out=out,
-                device=device,
-                precision=precision,
-            )
-        if refine:
-            raise ConfigError("--refine is for detectors; a classifier has no boxes")
-        if image_set:
-            raise ConfigError("--image-set is for detectors; name a part with --split")
-        from resnets.runtime.artifact import is_artifact
-
-        if any(map(is_artifact, weights)):
-            from resnets.cli.evaluate import artifact
-
-            own = {
-                "model": model,
-                "classes": classes,
-                "views": views != "centre",
-                "scales": scales,
-                "flip": flip,
-            }
-            found, pictures = artifact.evaluate(
-                weights,
-                data=data,
-                split=split,
-                labels=labels,
-                views=own,
-                device=device,
-                precision=precision,
-                quiet=json,
-            )
-            _report(found, pictures, out, as_json=json)
-            return 1 if found.errors else 0
-        from resnets.data.dataset.summary import announce
-        from resnets.evaluate.match import open_pictures
-        from resnets.evaluate.views.views import Views
-        from resnets.utils.distributed import init_distributed
-        from resnets.weights.load import load_model
-
-        options = load_options(model, classes)
-        shown = Views(views, _numbers(scales), flip)
-        nets = [load_model(each, replace(options, rename=False)) for each in weights]
-        if classes is not None:
-            _rename_outputs(nets, classes)
-        pictures, truth = open_pictures(nets[0], data, split, labels, nets[1:])
-        with init_distributed(device) as rank:
-            if rank.index == 0:
-                announce(pictures)
-            means = device, precision, average
-            found = _measure(nets, weights, pictures, truth, shown, means, rank, quiet=json)
-            if rank.index == 0:
-                _report(found, pictures, out, as_json=json)
+    log_to_stderr()
+    found = evaluate(
+        weights,
+        data,
+        split,
+        model=model,
+        classes=classes,
+        labels=labels,
+        views=views,
+        scales=_numbers(scales),
+        flip=flip,
+        average=average,
+        image_set=image_set,
+        refine=refine,
+        out=out,
+        device=device,
+        precision=precision,
+    )
+    if environment_int("RANK", 0) > 0:
         return 1 if found.errors else 0
+    if isinstance(found, Measurement):
+        _report(found, as_json=json)
+    else:
+        from resnets.cli.evaluate.detect import report
 
-
-def _only_for_classifiers(given: Mapping[str, object]) -> None:
-    for name, value in given.items():
-        if value:
-            raise ConfigError(f"--{name} is for classifiers; leave it out for a detector")
+        report(found, as_json=json)
+    return 1 if found.errors else 0
 
 
 def _numbers(scales: str | None) -> tuple[int, ...]:
@@ -171,85 +108,7 @@ def _numbers(scales: str | None) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _rename_outputs(nets: list[Net], text: str) -> None:
-    from resnets.weights.heads import read_classes, same_classes
-    from resnets.weights.load import warn_of_names
-
-    for net in nets:
-        if net.classes != nets[0].classes:
-            raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
-    names = read_classes(text, nets[0].spec.num_classes, nets[0].origin)
-    theirs = nets[0].classes
-    moved = names != theirs and same_classes(theirs, names) is not None
-    if moved and text == "numbers":
-        raise ConfigError(
-            f"--classes numbers: {nets[0].origin} has the same names in another order"
-            f" ({', '.join(theirs[:3])}, ...); leave --classes out"
-        )
-    if moved:  # names that are others are those of the data, which are matched later
-        warn_of_names(nets[0].origin, theirs, names)
-    for net in nets:
-        net.classes = names
-
-
-def _measure(
-    nets: list[Net],
-    weights: tuple[str, ...],
-    pictures: Split,
-    truth: Truth,
-    views: Views,
-    means: tuple[str, str, Literal["probabilities", "logits"]],
-    rank: ProcessGroup,
-    *,
-    quiet: bool,
-) -> Measurement:
-    from resnets.evaluate.ensemble import Ensemble
-    from resnets.evaluate.measure import measure
-    from resnets.evaluate.prepare import to_device, with_progress
-    from resnets.utils import environment
-
-    device, precision, average = means
-    for net in nets:
-        chosen, precise = to_device(net, device, precision)
-    ensemble = Ensemble(nets, views, average, chosen, precise)
-    if not quiet and rank.index == 0:
-        say(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
-
-    def watch(scored: Iterable[Scored]) -> Iterator[Scored]:
-        total = len(rank.shard(truth.rows))
-        for each in with_progress(scored, total, len, hidden=rank.index > 0):
-            for _, error in each.errors:
-                say(f"resnets evaluate: {error}", error=True)
-            yield each
-
-    found = measure(
-        ensemble,
-        pictures,
-        truth,
-        weights=_called(nets, weights),
-        watch=watch,
-        rank=rank,
-    )
-    if not math.isfinite(found.evaluation.loss):
-        raise ValueError(
-            f"{', '.join(weights)}: the net's outputs are not finite on this data (loss "
-            f"{found.evaluation.loss}); the run diverged, or try --precision float32"
-        )
-    return found
-
-
-def _called(nets: list[Net], weights: tuple[str, ...]) -> list[str]:
-    """What the protocol calls each net; the files of several may be called alike."""
-    if len(nets) == 1:
-        return [nets[0].origin]
-    return [
-        f"{net.spec.name} {where}: {net.origin}" for net, where in zip(nets, weights, strict=True)
-    ]
-
-
-def _report(found: Measurement, pictures: Split, out: Path | None, *, as_json: bool) -> None:
-    if out is not None:  # first: whoever reads what is printed may stop reading
-        _write(found, pictures, out)
+def _report(found: Measurement, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found.to_json()))  # noqa: T201
     else:
@@ -295,15 +154,3 @@ def show(evaluation: Evaluation) -> None:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"
-
-
-def _write(found: Measurement, pictures: Split, out: Path) -> None:
-    from resnets.evaluate.figures.confusion import save_figure
-    from resnets.evaluate.figures.error_grid import save_sheet
-
-    out.mkdir(parents=True, exist_ok=True)
-    figures, picture, sheet = out / "evaluation.json", out / "confusion.png", out / "errors.png"
-    dump_json(found.to_json(), figures)
-    save_figure(found.evaluation, picture)
-    save_sheet(pictures, found.mistakes, found.evaluation.protocol, sheet)
-    say(f"wrote {figures}, {picture} and {sheet}", error=True)

@@ -4,100 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from resnets.config import ConfigError
 from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import escape, say
 
 if TYPE_CHECKING:
-    from resnets.detect.data.types import DetectionSplit
+    from resnets.api.detect import DetectionEvaluation
     from resnets.detect.metrics.evaluator import DetectionMetrics
-    from resnets.detect.metrics.measure import Evaluator, Measured, Watch
-    from resnets.detect.metrics.unlabelled import Unlabelled
-    from resnets.detect.models.inference_input import InferenceInput
 
 ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
 
 
-def evaluate(
-    weights: Sequence[str],
-    *,
-    data: str | None,
-    split: Literal["test", "val", "train"],
-    image_set: str,
-    scales: tuple[int, ...] | None,
-    refine: bool,
-    as_json: bool,
-    out: Path | None,
-    device: str,
-    precision: str,
-) -> int:
-    """Measure one net, or several as an ensemble; 1 if any picture could not be read."""
-    from resnets.data.dataset.summary import announce
-    from resnets.detect.metrics.eval_split import choose_set, choose_split
-    from resnets.detect.metrics.measure import make_test, measure
-    from resnets.detect.metrics.unlabelled import Unlabelled
-    from resnets.detect.models.load import load
-    from resnets.detect.outputs import save_evaluation
-    from resnets.evaluate.prepare import to_device, with_progress
-    from resnets.utils import environment
-
-    models = tuple(load(each) for each in weights)
-    first = models[0]
-    assert first.recipe is not None
-    pictures: DetectionSplit | Unlabelled
-    if image_set:
-        pictures = choose_set(first.recipe, first.classes, data, image_set, first.fingerprint)
+def report(found: DetectionEvaluation, *, as_json: bool) -> None:
+    """Print what `resnets.evaluate` measured, or where results without ground truth were saved."""
+    if found.metrics is None:
+        count = sum(len(each["scores"]) for each in found.found)
+        say(f"{found.split.description}: {count:,} objects found; nothing is measured")
+    elif as_json:
+        print(json.dumps(found.metrics.to_json()))  # noqa: T201
     else:
-        pictures = choose_split(first.recipe, first.classes, data, split, first.fingerprint)
-    announce(pictures)
-    for model in models:
-        chosen, precise = to_device(model, device, precision)
-    test = make_test(models, first.preprocess, chosen, precise, refine or None, scales)
-    if not as_json:
-        say(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
-
-    def watch(shown: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
-        return with_progress(shown, total)
-
-    if isinstance(pictures, Unlabelled):
-        return _submit(test, pictures, out, watch)
-    named = ", ".join(model.origin for model in models)
-    measured = measure(test, pictures, named, watch)
-    if out is not None:
-        written = save_evaluation(measured.judgement, measured.split, measured.found, out)
-        say(f"wrote {', '.join(map(str, written))}", error=True)
-    _report(measured, as_json=as_json)
-    return 1 if measured.errors else 0
-
-
-def _submit(test: Evaluator, pictures: Unlabelled, out: Path | None, watch: Watch) -> int:
-    """Write what is found in images without ground truth; 1 if any cannot be read."""
-    from resnets.detect.metrics.measure import find_all
-    from resnets.detect.metrics.unlabelled import save_results
-
-    if out is None:
-        raise ConfigError("--out: name a folder for the results; there is nothing to measure by")
-    found, errors = find_all(test, pictures.split, watch)
-    written = save_results(pictures, found, out)
-    count = sum(len(each["scores"]) for each in found)
-    say(f"{pictures.split.description}: {count:,} objects found; nothing is measured")
-    say(f"wrote {', '.join(map(str, written[:3]))}{' ...' if written[3:] else ''}", error=True)
-    for error in errors:
-        say(f"resnets evaluate: {error}", error=True)
-    return 1 if errors else 0
-
-
-def _report(measured: Measured, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(measured.judgement.to_json()))  # noqa: T201
-    else:
-        show(measured.judgement)
-    for error in measured.errors:
+        show(found.metrics)
+    if found.written:
+        more = " ..." if len(found.written) > 3 else ""
+        say(f"wrote {', '.join(map(str, found.written[:3]))}{more}", error=True)
+    for error in found.errors:
         say(f"resnets evaluate: {error}", error=True)
 
 

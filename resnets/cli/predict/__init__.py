@@ -120,37 +120,27 @@ def command(
         if explain.exists() and not explain.is_dir():
             raise ConfigError(f"--explain {explain}: is a file; name a folder")
         explain.mkdir(parents=True, exist_ok=True)
+    from resnets.api.predict import classify, open_engine
     from resnets.data.dataset.summary import announce_folders
     from resnets.data.files.walk import LeftOut
-    from resnets.evaluate.predict import find_pictures, predict
-    from resnets.evaluate.prepare import with_progress
-    from resnets.export.select import open_backend
-    from resnets.runtime.base import describe_backend
-    from resnets.utils.cpu_count import cores
+    from resnets.evaluate.predict import find_pictures
 
     paths = find_pictures(pictures, left_out := LeftOut())
     announce_folders(pictures, len(paths), left_out)
-
-    def tell(text: str) -> None:
-        if not json:
-            say(text, error=True)
-
-    engine = open_backend(
+    engine = open_engine(
         weights,
-        backend=backend,
+        len(paths),
+        options=options,
         device=device,
         precision=precision,
-        images=len(paths),
+        backend=backend,
         calibrate=calibrate,
-        loading=options,
-        log=tell,
+        quiet=json,
     )
-    tell(f"predicting with {describe_backend(engine)}")
     failures = _Failures()
-    predictions = predict(engine, paths, top_k=top_k, workers=cores())
     # Rows that run over a terminal show progress enough, and a bar would cut into them.
     streaming = csv and sys.stdout.isatty()
-    predictions = failures.watch(with_progress(predictions, len(paths), hidden=streaming))
+    predictions = failures.watch(classify(engine, paths, top_k=top_k, hidden=streaming))
     if explain is not None:
         predictions = _explained(_net(weights, device, options), predictions, explain)
     if json:

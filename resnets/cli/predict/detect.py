@@ -32,32 +32,20 @@ def predict(
     precision: str,
 ) -> int:
     """Find objects, or label pixels; 1 if any picture could not be read."""
+    from resnets.api.detect import predict_objects
     from resnets.data.dataset.summary import announce_folders
-    from resnets.data.decode.bad_samples import BadSamples
     from resnets.data.files.walk import LeftOut
-    from resnets.detect.metrics.measure import make_test
-    from resnets.detect.models.load import load
-    from resnets.detect.predict import look
     from resnets.evaluate.predict import find_pictures
-    from resnets.evaluate.prepare import to_device, with_progress
-    from resnets.utils import environment
 
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"--threshold {threshold}: a score is in 0..1")
     if draw is not None:
         if draw.exists() and not draw.is_dir():
             raise ConfigError(f"--draw {draw}: is a file; name a folder")
         draw.mkdir(parents=True, exist_ok=True)
     paths = find_pictures(pictures, left_out := LeftOut())
     announce_folders(pictures, len(paths), left_out)
-    model = load(weights)
-    chosen, precise = to_device(model, device, precision)
-    test = make_test((model,), model.preprocess, chosen, precise)
-    if not as_json:
-        say(f"predicting in {precise} on {environment.device_name(chosen)}", error=True)
-    unreadable = BadSamples()
-    seen = with_progress(look(test, paths, threshold, unreadable), len(paths))
-    names = model.classes
+    names, seen, unreadable = predict_objects(
+        weights, paths, threshold=threshold, device=device, precision=precision, quiet=as_json
+    )
     if draw is not None:
         seen = _drawn(seen, names, draw)
     kept = [each.without_pixels() for each in seen]

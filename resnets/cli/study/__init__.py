@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from resnets.cli.runs import page_folder
 from resnets.cli.study.analyses import Gradients, Identity, Landscape, Responses, split_names
 from resnets.config import ConfigError, is_held
+from resnets.utils.run_folders import page_folder
 from resnets.utils.terminal import say
 
 if TYPE_CHECKING:

@@ -21,8 +21,11 @@ class _WaitEnded(BaseException):
     """A signal arrived while the run was waiting for a batch."""
 
 
-class Interrupted(Exception):  # noqa: N818  (a request, not an error)
-    """The run was asked to stop and has saved a checkpoint; `code`: the exit code to use."""
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop and has saved a checkpoint; `code`: the exit code to use.
+
+    Not an `Exception`, so that a script's `except Exception` does not swallow Ctrl-C.
+    """
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from resnets.config import hold_folder, new_folder
 from resnets.utils.environment_variables import environment_int
+from resnets.utils.files import hold_folder, new_folder
 
 RUNS = Path("runs")
 

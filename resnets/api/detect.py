@@ -1,0 +1,107 @@
+"""`resnets.evaluate` and `resnets.predict` for detectors, localizers and segmenters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnets.config import ConfigError
+from resnets.data.dataset.summary import announce
+from resnets.data.decode.bad_samples import BadSamples
+from resnets.detect.data.types import Detections, DetectionSplit
+from resnets.detect.metrics.eval_split import SplitName, choose_set, choose_split
+from resnets.detect.metrics.evaluator import DetectionMetrics
+from resnets.detect.metrics.measure import find_all, make_test, measure
+from resnets.detect.metrics.unlabelled import Unlabelled, save_results
+from resnets.detect.models.inference_input import InferenceInput
+from resnets.detect.models.load import load
+from resnets.detect.outputs import save_evaluation
+from resnets.detect.predict import Prediction, look
+from resnets.evaluate.prepare import to_device, with_progress
+from resnets.utils import environment
+from resnets.utils.terminal import say
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionEvaluation:
+    """Metrics of detectors on `split`, and what was found in each image that could be read.
+
+    metrics: None for images without ground truth. found: empty for segmenters and localizers.
+    errors: one message per unreadable image. written: files in `out`.
+    """
+
+    metrics: DetectionMetrics | None
+    split: DetectionSplit
+    found: list[Detections]
+    errors: list[str]
+    written: list[Path]
+
+
+def evaluate_detectors(
+    weights: Sequence[str],
+    data: str | None,
+    split: SplitName,
+    *,
+    image_set: str,
+    scales: tuple[int, ...] | None,
+    refine: bool,
+    out: Path | None,
+    device: str,
+    precision: str,
+    quiet: bool,
+) -> DetectionEvaluation:
+    """See `resnets.evaluate`."""
+    models = tuple(load(each) for each in weights)
+    first = models[0]
+    assert first.recipe is not None
+    images: DetectionSplit | Unlabelled
+    if image_set:
+        images = choose_set(first.recipe, first.classes, data, image_set, first.fingerprint)
+    else:
+        images = choose_split(first.recipe, first.classes, data, split, first.fingerprint)
+    for model in models:
+        chosen, precise = to_device(model, device, precision)
+    test = make_test(models, first.preprocess, chosen, precise, refine or None, scales)
+    if not quiet:
+        announce(images)
+        say(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
+
+    def watch(shown: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
+        return with_progress(shown, total, hidden=quiet)
+
+    if isinstance(images, Unlabelled):
+        if out is None:
+            raise ConfigError("--out: name a folder for the results; there is no ground truth")
+        found, errors = find_all(test, images.split, watch)
+        written = save_results(images, found, out)
+        return DetectionEvaluation(None, images.split, found, errors, list(written))
+    measured = measure(test, images, ", ".join(model.origin for model in models), watch)
+    written = []
+    if out is not None:
+        written = list(save_evaluation(measured.judgement, measured.split, measured.found, out))
+    return DetectionEvaluation(
+        measured.judgement, measured.split, measured.found, measured.errors, written
+    )
+
+
+def predict_objects(
+    weights: str,
+    paths: Sequence[Path],
+    *,
+    threshold: float,
+    device: str,
+    precision: str,
+    quiet: bool,
+) -> tuple[tuple[str, ...], Iterator[Prediction], BadSamples]:
+    """Class names, a prediction for each readable image, and the unreadable ones as they come."""
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"--threshold {threshold}: a score is in 0..1")
+    model = load(weights)
+    chosen, precise = to_device(model, device, precision)
+    test = make_test((model,), model.preprocess, chosen, precise)
+    if not quiet:
+        say(f"predicting in {precise} on {environment.device_name(chosen)}", error=True)
+    unreadable = BadSamples()
+    found = with_progress(look(test, paths, threshold, unreadable), len(paths), hidden=quiet)
+    return model.classes, found, unreadable

@@ -1,0 +1,269 @@
+"""`resnets.evaluate`: measure a model, or several as an ensemble, on a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnets.config import ConfigError, dump_json
+from resnets.data import Split
+from resnets.data.dataset.summary import announce
+from resnets.evaluate.ensemble import Ensemble, Scored
+from resnets.evaluate.figures.confusion import save_figure
+from resnets.evaluate.figures.error_grid import save_sheet
+from resnets.evaluate.match import SplitName, open_pictures
+from resnets.evaluate.measure import Measurement, measure
+from resnets.evaluate.prepare import to_device, with_progress
+from resnets.evaluate.truth import Truth
+from resnets.evaluate.views.views import Average, Kind, Views
+from resnets.export.score import evaluate_backend
+from resnets.models import Net
+from resnets.runtime.artifact import is_artifact
+from resnets.runtime.open import open_artifact
+from resnets.utils import environment
+from resnets.utils.distributed import ProcessGroup, init_distributed
+from resnets.utils.run_folders import results_folder
+from resnets.utils.terminal import say
+from resnets.weights.checkpoint.format import task_of
+from resnets.weights.heads import read_classes, same_classes
+from resnets.weights.load import LoadOptions, load_model, warn_of_names
+
+if TYPE_CHECKING:
+    from resnets.api.detect import DetectionEvaluation
+
+Weights = str | PathLike[str] | Net
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The arguments of `evaluate` that say on what, and how, its models are measured."""
+
+    data: str | None
+    split: SplitName
+    labels: Path | None
+    views: Views
+    average: Average
+    device: str
+    precision: str
+    quiet: bool
+
+
+def evaluate(
+    weights: Weights | Sequence[Weights],
+    data: str | PathLike[str] | None = None,
+    split: SplitName = "test",
+    *,
+    model: str | None = None,
+    classes: str | None = None,
+    labels: str | PathLike[str] | None = None,
+    views: Kind = "centre",
+    scales: Sequence[int] = (),
+    flip: bool = False,
+    average: Average = "probabilities",
+    image_set: str = "",
+    refine: bool = False,
+    out: str | PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    quiet: bool = False,
+) -> Measurement | DetectionEvaluation:
+    """Measure a model, or several as an ensemble, and return its metrics with their protocol.
+
+        found = resnets.evaluate(run, views="ten-crop")
+        found.evaluation.top1_error  # percent
+
+    Args:
+        weights: A run, checkpoint, file in a known format, published weights, a loaded model, or a
+            sequence of these, which vote together; or one artifact of `resnets.export`.
+        data: Data set as for `resnets.train`; default: what the run was trained on.
+        split: "test", "val" or "train"; the run's own validation and training images.
+        model: Catalog name of weights that do not state their architecture.
+        classes: Names of the outputs: a file with one per line, "a,b,c", "imagenet" or "numbers".
+        labels: True classes instead of the data set's: a .json, .csv or .txt file.
+        views: "centre" (one crop), "ten-crop", or "dense" (fully convolutional).
+        scales: Shorter sides in px; empty = the model's own ("dense": 224, 256, 384, 480, 640).
+        flip: Add each view's mirror image.
+        average: What is averaged over views and models.
+        image_set: Detectors: the images of one set, such as test-dev2017.
+        refine: Detectors: pool each region again at its regressed box, and let boxes vote.
+        out: Folder for evaluation.json, confusion.png and errors.png (of detectors precision.png,
+            misses.png and detections.json).
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: auto, float32, bfloat16.
+        quiet: Print nothing.
+
+    Unreadable images are left out; the result's `errors` name them. Raises ConfigError, DataError,
+    CheckpointError and WeightsError.
+    """
+    given = [weights] if isinstance(weights, str | PathLike | Net) else list(weights)
+    if not given:
+        raise ConfigError("name at least one run or checkpoint")
+    folder = None if out is None else Path(out)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {out}: is a file; name a folder")
+    paths = [fspath(each) for each in given if not isinstance(each, Net)]
+    source, sizes = None if data is None else fspath(data), tuple(scales)
+    with results_folder(folder):
+        if any(task_of(each) != "classify" for each in paths):
+            from resnets.api.detect import evaluate_detectors  # takes a second to import
+
+            _refuse(
+                "is for classifiers; leave it out for a detector",
+                model=model,
+                classes=classes,
+                labels=labels,
+                flip=flip,
+                views=views != "centre",
+                average=average != "probabilities",
+            )
+            return evaluate_detectors(
+                paths,
+                source,
+                split,
+                image_set=image_set,
+                scales=sizes or None,
+                refine=refine,
+                out=folder,
+                device=device,
+                precision=precision,
+                quiet=quiet,
+            )
+        _refuse("is for detectors, not for classifiers", refine=refine, image_set=image_set)
+        options = _Options(
+            source,
+            split,
+            None if labels is None else Path(labels),
+            Views(views, sizes, flip),
+            average,
+            device,
+            precision,
+            quiet,
+        )
+        if any(map(is_artifact, paths)):
+            _refuse(
+                "does not go with an artifact, which has its own model and centre view",
+                model=model,
+                classes=classes,
+                views=views != "centre",
+                scales=scales,
+                flip=flip,
+            )
+            return _evaluate_artifact(paths, options, folder)
+        rename = LoadOptions(model, classes, rename=False)
+        nets = [
+            each if isinstance(each, Net) else load_model(fspath(each), rename) for each in given
+        ]
+        if classes is not None:
+            _rename_outputs(nets, classes)
+        names = [each.origin if isinstance(each, Net) else fspath(each) for each in given]
+        return _evaluate_models(nets, names, options, folder)
+
+
+def _refuse(why: str, **options: object) -> None:
+    """Raise ConfigError for the first option that was given."""
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name.replace('_', '-')} {why}")
+
+
+def _evaluate_models(
+    nets: Sequence[Net], names: Sequence[str], options: _Options, out: Path | None
+) -> Measurement:
+    split, truth = open_pictures(nets[0], options.data, options.split, options.labels, nets[1:])
+    with init_distributed(options.device) as group:
+        quiet = options.quiet or not group.is_main
+        for net in nets:
+            device, precision = to_device(net, options.device, options.precision)
+        ensemble = Ensemble(nets, options.views, options.average, device, precision)
+        if not quiet:
+            announce(split)
+            say(f"evaluating in {precision} on {environment.device_name(device)}", error=True)
+        found = measure(
+            ensemble,
+            split,
+            truth,
+            weights=_protocol_names(nets, names),
+            watch=lambda scored: _progress(scored, truth, group, quiet),
+            rank=group,
+        )
+        if not math.isfinite(found.evaluation.loss):
+            raise ValueError(
+                f"{', '.join(names)}: the outputs are not finite on this data (loss"
+                f" {found.evaluation.loss}); the run diverged, or try precision float32"
+            )
+        if group.is_main and out is not None:
+            _write(found, split, out, quiet)
+    return found
+
+
+def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None) -> Measurement:
+    """Metrics of an artifact of `resnets export`, computed in its own runtime."""
+    if len(paths) > 1:
+        raise ConfigError("an artifact cannot be part of an ensemble; name it alone")
+    engine = open_artifact(Path(paths[0]), device=options.device, precision=options.precision)
+    split, truth = open_pictures(engine, options.data, options.split, options.labels)
+    if not options.quiet:
+        announce(split)
+        say(f"evaluating with {engine.name}", error=True)
+    group = ProcessGroup()
+    found = evaluate_backend(
+        engine, split, truth, lambda scored: _progress(scored, truth, group, options.quiet)
+    )
+    if out is not None:
+        _write(found, split, out, options.quiet)
+    return found
+
+
+def _progress(
+    scored: Iterable[Scored], truth: Truth, group: ProcessGroup, quiet: bool
+) -> Iterator[Scored]:
+    """Show progress and name unreadable images as they are found."""
+    total = len(group.shard(truth.rows))
+    for each in with_progress(scored, total, len, hidden=quiet):
+        for _, error in each.errors:
+            if not quiet:
+                say(f"resnets evaluate: {error}", error=True)
+        yield each
+
+
+def _rename_outputs(nets: Sequence[Net], text: str) -> None:
+    for net in nets:
+        if net.classes != nets[0].classes:
+            raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
+    names = read_classes(text, nets[0].spec.num_classes, nets[0].origin)
+    theirs = nets[0].classes
+    moved = names != theirs and same_classes(theirs, names) is not None
+    if moved and text == "numbers":
+        raise ConfigError(
+            f"--classes numbers: {nets[0].origin} has the same names in another order"
+            f" ({', '.join(theirs[:3])}, ...); leave --classes out"
+        )
+    if moved:  # names that are others are those of the data, which are matched later
+        warn_of_names(nets[0].origin, theirs, names)
+    for net in nets:
+        net.classes = names
+
+
+def _protocol_names(nets: Sequence[Net], names: Sequence[str]) -> list[str]:
+    """What the protocol calls each model; the files of several may have the same name."""
+    if len(nets) == 1:
+        return [nets[0].origin]
+    return [
+        f"{net.spec.name} {where}: {net.origin}" for net, where in zip(nets, names, strict=True)
+    ]
+
+
+def _write(found: Measurement, split: Split, out: Path, quiet: bool) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    figures, confusion, errors = (
+        out / name for name in ("evaluation.json", "confusion.png", "errors.png")
+    )
+    dump_json(found.to_json(), figures)
+    save_figure(found.evaluation, confusion)
+    save_sheet(split, found.mistakes, found.evaluation.protocol, errors)
+    if not quiet:
+        say(f"wrote {figures}, {confusion} and {errors}", error=True)

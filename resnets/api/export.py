@@ -1,0 +1,99 @@
+"""`resnets.export`: write a model as an artifact for another runtime, once it is verified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from resnets.config import ConfigError
+from resnets.export.export import export as export_model
+from resnets.models import Net
+from resnets.runtime.artifact import Kind, Precision, is_artifact
+from resnets.utils.terminal import say
+from resnets.weights.checkpoint.format import task_of
+from resnets.weights.load import LoadOptions, load_model
+
+SUFFIX: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+SHORT: dict[str, str] = {"float32": "", "bfloat16": "-bf16", "int8": "-int8"}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported model: its file, and the manifest that was written next to it."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def export(
+    weights: str | PathLike[str] | Net,
+    to: Kind = "onnx",
+    *,
+    precision: Precision = "float32",
+    out: str | PathLike[str] | None = None,
+    calibrate: str | PathLike[str] | None = None,
+    max_drop: float = 0.5,
+    model: str | None = None,
+    classes: str | None = None,
+    quiet: bool = False,
+) -> Artifact:
+    """Write a model as an artifact that takes uint8 images, once its outputs are verified.
+
+        artifact = resnets.export(run, "onnx")
+        resnets.predict(artifact, "cat.jpg")
+
+    Args:
+        weights: A run, checkpoint, file in a known format, published weights, or a loaded model.
+        to: "onnx" (.onnx), "openvino" (.xml and .bin) or "torch" (.pt2, torch.export).
+        precision: "float32"; "bfloat16" (openvino, torch); "int8" (onnx, openvino; with
+            `calibrate`).
+        out: File to write; default: MODEL[-int8|-bf16] with the format's suffix, in the run's
+            folder.
+        calibrate: Data set that calibrates int8 and on which errors are counted.
+        max_drop: Percentage points by which the top-1 error may rise.
+        model: Catalog name of weights that do not state their architecture.
+        classes: Names of the outputs, where the weights have none.
+        quiet: Print nothing.
+
+    Raises VerificationError if the artifact differs from the model; then nothing is written. Also
+    ConfigError, DataError, CheckpointError and WeightsError.
+    """
+    source: Path | None = None
+    if isinstance(weights, Net):
+        net = weights
+    else:
+        source = Path(weights)
+        if task_of(fspath(weights)) != "classify":
+            raise ConfigError(
+                f"{source}: detectors and segmenters cannot be exported yet; `resnets serve` and"
+                " `resnets predict` take the checkpoint"
+            )
+        if is_artifact(source):
+            raise ConfigError(f"{source}: is an artifact already; name the run or checkpoint")
+        net = load_model(fspath(weights), LoadOptions(model, classes))
+    if out is None:
+        folder = Path()
+        if source is not None:
+            folder = source if source.is_dir() else source.parent if source.is_file() else folder
+        out = folder / f"{net.spec.name}{SHORT[precision]}{SUFFIX[to]}"
+
+    def log(text: str) -> None:
+        if not quiet:
+            say(text, error=True)
+
+    manifest = export_model(
+        net,
+        to,
+        precision,
+        Path(out),
+        data=None if calibrate is None else fspath(calibrate),
+        max_drop=max_drop,
+        source=source,
+        log=log,
+    )
+    return Artifact(Path(out), manifest)

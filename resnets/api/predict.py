@@ -1,0 +1,152 @@
+"""`resnets.predict`: classify images, or find what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from resnets.config import ConfigError
+from resnets.data.dataset.summary import announce_folders
+from resnets.data.files.walk import LeftOut
+from resnets.data.transforms.preprocess import Picture
+from resnets.evaluate.predict import Prediction, find_pictures
+from resnets.evaluate.predict import predict as predict_images
+from resnets.evaluate.prepare import with_progress
+from resnets.export.select import open_backend
+from resnets.models import Net
+from resnets.runtime.base import Backend, describe_backend
+from resnets.runtime.torch import TorchEngine
+from resnets.utils.cpu_count import cores
+from resnets.utils.terminal import say
+from resnets.weights.checkpoint.format import task_of
+from resnets.weights.load import LoadOptions
+
+if TYPE_CHECKING:
+    from resnets.detect.predict import Prediction as DetectionPrediction
+
+Runtime = Literal["auto", "torch", "onnx", "openvino"]
+
+
+def predict(
+    weights: str | PathLike[str] | Net,
+    images: Picture | Sequence[Picture],
+    *,
+    top_k: int = 5,
+    threshold: float = 0.5,
+    model: str | None = None,
+    classes: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    backend: Runtime = "auto",
+    quiet: bool = True,
+) -> list[Prediction] | list[DetectionPrediction]:
+    """One prediction per image, in order; an image that cannot be read has an `error`.
+
+        for each in resnets.predict(run, ["cat.jpg", "photos/"]):
+            print(each.path, each.classes[0], each.probabilities[0])
+
+    Args:
+        weights: A run, checkpoint, artifact, published weights, or a loaded model.
+        images: A path (of a folder, all of its images), PIL image or uint8 array (H, W[, C]), or a
+            sequence of these. In-memory images are called "image 0", "image 1", ....
+        top_k: Classes per image, most probable first.
+        threshold: Detectors: lowest score of an object.
+        model: Catalog name of weights that do not state their architecture.
+        classes: Names of the outputs, where the weights have none.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: auto, float32, bfloat16, int8.
+        backend: auto, torch, onnx, openvino; see docs/predict.md.
+        quiet: Print nothing.
+
+    Raises ConfigError, DataError, CheckpointError and WeightsError.
+    """
+    given = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
+    found = _in_folders(given, quiet)
+    if not isinstance(weights, Net) and task_of(fspath(weights)) != "classify":
+        from resnets.api.detect import predict_objects  # takes a second to import
+
+        paths = [each for each in found if isinstance(each, Path)]
+        if len(paths) < len(found):
+            raise ConfigError("images: detectors and segmenters take files and folders")
+        _, objects, _ = predict_objects(
+            fspath(weights),
+            paths,
+            threshold=threshold,
+            device=device,
+            precision=precision,
+            quiet=quiet,
+        )
+        return list(objects)
+    engine = open_engine(
+        weights,
+        len(found),
+        options=LoadOptions(model, classes),
+        device=device,
+        precision=precision,
+        backend=backend,
+        quiet=quiet,
+    )
+    return list(classify(engine, found, top_k=top_k, hidden=quiet))
+
+
+def open_engine(
+    weights: str | PathLike[str] | Net,
+    images: int,
+    *,
+    options: LoadOptions,
+    device: str,
+    precision: str,
+    backend: Runtime,
+    calibrate: str | None = None,
+    quiet: bool,
+) -> Backend:
+    """What computes the predictions of about `images` images."""
+
+    def log(text: str) -> None:
+        if not quiet:
+            say(text, error=True)
+
+    if isinstance(weights, Net):
+        if backend not in ("auto", "torch") or precision == "int8":
+            raise ConfigError("a loaded model runs in torch, in float32 or bfloat16")
+        engine: Backend = TorchEngine(weights, device, precision)
+    else:
+        engine = open_backend(
+            fspath(weights),
+            backend=backend,
+            device=device,
+            precision=precision,
+            images=images,
+            calibrate=calibrate,
+            loading=options,
+            log=log,
+        )
+    log(f"predicting with {describe_backend(engine)}")
+    return engine
+
+
+def classify(
+    engine: Backend, images: Sequence[Picture], *, top_k: int, hidden: bool
+) -> Iterator[Prediction]:
+    """Predictions as they are computed, with a progress bar unless `hidden`."""
+    if top_k < 1:
+        raise ConfigError(f"--top-k {top_k}: must be at least 1")
+    found = predict_images(engine, images, top_k=top_k, workers=cores())
+    return with_progress(found, len(images), hidden=hidden)
+
+
+def _in_folders(images: Sequence[Picture], quiet: bool) -> list[Picture]:
+    """`images` with each folder replaced by the images in it."""
+    found: list[Picture] = []
+    left_out = LeftOut()
+    for each in images:
+        if isinstance(each, str | PathLike):
+            found.extend(find_pictures([fspath(each)], left_out))
+        else:
+            found.append(each)
+    if not quiet:
+        folders = [fspath(each) for each in images if isinstance(each, str | PathLike)]
+        announce_folders(folders, len(found), left_out)
+    return found

@@ -1,0 +1,92 @@
+"""A recipe from its name or file and from the options of a command or call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from resnets import recipes
+from resnets.config import (
+    ConfigError,
+    ModelSpec,
+    Recipe,
+    from_toml,
+    parse_duration,
+    replace_fields,
+)
+from resnets.models import catalog
+from resnets.recipes.detection import split_name
+
+
+def choose_recipe(
+    recipe: str | Path | Recipe,
+    *,
+    data: str | Path | None = None,
+    model: str | ModelSpec | None = None,
+    duration: str | None = None,
+    seed: int | None = None,
+    fields: Mapping[str, Any] | None = None,
+    where: str = "--set",
+) -> Recipe:
+    """`recipe`, a name (see `resnets.recipes`), a .toml file or a value, with the changes given.
+
+    model: a catalog name (of a detector with its head, as resnet50-fpn) or a spec. duration: as
+    "30ep" or "6400it". fields: other recipe fields, dotted ("optim.lr": 0.1) or nested
+    ("optim": {"lr": 0.1}); text is read as TOML where it can be. where: what errors call `fields`.
+    Raises ConfigError.
+    """
+    named = isinstance(recipe, str) and not recipe.endswith(".toml")
+    if isinstance(recipe, Recipe):
+        chosen = recipe
+    elif named:
+        chosen = recipes.recipe(str(recipe), model if isinstance(model, str) else None)
+    else:
+        chosen = from_toml(recipe)
+    if isinstance(model, ModelSpec) or (model is not None and not named):
+        chosen = _with_model(chosen, model)
+    changes: dict[str, Any] = {}
+    if data is not None:
+        changes["data.source"] = str(Path(data).resolve() if Path(data).exists() else data)
+    if duration is not None:
+        changes["duration"] = duration
+    if seed is not None:
+        changes["seed"] = seed
+    return replace_fields(replace_fields(chosen, changes), dict(_flat(fields or {})), where)
+
+
+def choose_duration(epochs: float | None, iterations: int | None) -> str | None:
+    """A run's length as recipes have it; None where neither is given."""
+    if epochs is not None and iterations is not None:
+        raise ConfigError("--epochs and --iterations exclude each other")
+    if epochs is None and iterations is None:
+        return None
+    duration = f"{iterations}it" if epochs is None else f"{epochs:g}ep"
+    parse_duration(duration, "--epochs/--iterations")
+    return duration
+
+
+def _with_model(recipe: Recipe, model: str | ModelSpec) -> Recipe:
+    """The recipe for another model; its data stay, and so do classes and channels."""
+    now, detect = recipe.model, recipe.detect
+    if isinstance(model, ModelSpec):
+        spec = model
+    elif recipe.task == "classify":
+        spec = catalog.spec(model)
+    else:
+        spec, head = split_name(model, detect.head)
+        detect = dataclasses.replace(detect, head=head)
+    spec = dataclasses.replace(spec, num_classes=now.num_classes, in_channels=now.in_channels)
+    return dataclasses.replace(recipe, model=spec, detect=detect)
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested fields by their dotted names; a part given as a spec replaces all of its fields."""
+    for name, value in fields.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,77 @@
+"""`Run`: a run folder as a Python object."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from resnets.config import ConfigError, Recipe, from_toml
+from resnets.models import Net
+from resnets.report.run_report import REPORT, draw_curves, figures_of, inline, template
+from resnets.train.log import read_rows
+from resnets.training import RESULT
+from resnets.utils.reading import read_object
+from resnets.weights.checkpoint.format import RECIPE
+from resnets.weights.load import load
+
+
+class Run:
+    """A finished or unfinished run in `folder`; a notebook shows its results and curves.
+
+    Everything is read from the folder's files when first used; ConfigError where there is no run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What the run trains, with everything that its data decided."""
+        return from_toml(self.folder / RECIPE, stored=True)
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """Metrics by split ("train", "val", "test"), each with its protocol; see docs/train.md.
+
+        Raises ConfigError if the run has not finished.
+        """
+        if not (self.folder / RESULT).is_file():
+            raise ConfigError(
+                f"{self.folder}: the run has not finished (no {RESULT}); resume it with"
+                f" resnets.train(out={str(self.folder)!r}, resume=True)"
+            )
+        return read_object(self.folder / RESULT)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl so far: `kind` ("train", "val", "time"), `step`, `epoch`, ..."""
+        return read_rows(self.folder)
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained HTML file; written when the run finishes."""
+        return self.folder / REPORT
+
+    @cached_property
+    def model(self) -> Net:
+        """The best model on validation (the last without a validation split), in eval mode."""
+        return load(self.folder)
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """Results and curves, for notebooks."""
+        finished = (self.folder / RESULT).is_file()
+        result = self.result if finished else {}
+        return template("run_inline.html.j2").render(
+            folder=str(self.folder),
+            title=f"{self.recipe.net_name} on {self.recipe.data.source}",
+            figures=figures_of(result),
+            result=result,
+            curves=inline(draw_curves(self.history)),
+        )

@@ -1,0 +1,150 @@
+"""`resnets.train`: train a model by a recipe, or resume a run, from Python or the command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from resnets import training
+from resnets.api.recipe import choose_duration, choose_recipe
+from resnets.api.run import Run
+from resnets.config import ConfigError, ModelSpec, Recipe, from_toml
+from resnets.train.guards.interrupt import Interrupted
+from resnets.train.resume import describe_differences
+from resnets.utils.distributed import init_distributed
+from resnets.utils.run_folders import RUNS, run_folder
+from resnets.weights.checkpoint.format import RECIPE, place_for
+from resnets.weights.checkpoint.manager import bring_back
+from resnets.weights.checkpoint.store_url import url_of
+
+log = logging.getLogger("resnets")
+
+
+def train(
+    recipe: str | Path | Recipe | None = None,
+    *,
+    data: str | Path | None = None,
+    model: str | ModelSpec | None = None,
+    epochs: float | None = None,
+    iterations: int | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    fit_memory: bool = False,
+    hang_after: float = 0.0,
+    quiet: bool = False,
+    **fields: Any,
+) -> Run:
+    """Train a model and return its run, whose folder holds checkpoints, metrics and a report.
+
+        run = resnets.train("pictures", data="photos", epochs=10, optim={"lr": 0.02})
+
+    Args:
+        recipe: A recipe's name (see `resnets.recipes`), a .toml file or a `Recipe`.
+        data: Data set: a name, hub:ORG/NAME, or a path (docs/data.md).
+        model: Catalog name (see `resnets info`) or a `ModelSpec`.
+        epochs: Length of the run; schedules scale with it.
+        iterations: The same in optimizer steps.
+        seed: Seed of initialization, order and augmentation.
+        out: Run folder; default runs/RECIPE-N.
+        resume: Resume the run in `out` if there is one, else start it. Without `recipe` there must
+            be one, `out` may be the URL of its checkpoints, `data` is the data set's new location
+            and `epochs` or `iterations` the new length of the whole run. With `recipe`, a run that
+            exists keeps its own; differences are logged.
+        device: auto, cpu, cuda, cuda:1, mps.
+        fit_memory: Halve micro-batches until they fit into memory; the batch size stays.
+        hang_after: Seconds after which an unfinished step ends the process; 0 = never.
+        quiet: Print nothing.
+        **fields: Other recipe fields: batch_size=64, optim={"lr": 0.1}, **{"data.size": 128}.
+
+    Under torchrun every process calls this alike. Ctrl-C or SIGTERM saves a checkpoint and raises
+    `Interrupted`, a KeyboardInterrupt that says how to resume. Signals are handled in the main
+    thread only. Raises ConfigError, DataError, Diverged, OutOfMemory and CheckpointError.
+    """
+    duration = choose_duration(epochs, iterations)
+    if recipe is None:
+        if not resume or out is None:
+            raise ConfigError("name a recipe, or a run to resume")
+        if model is not None or seed is not None or fields:
+            raise ConfigError(
+                "a resumed run uses its own recipe; only data, epochs and iterations can be given"
+            )
+        chosen, name = None, ""
+    else:
+        chosen = choose_recipe(
+            recipe,
+            data=data,
+            model=model,
+            duration=duration,
+            seed=seed,
+            fields=fields,
+            where="resnets.train",
+        )
+        name = chosen.name
+    if out is None and (resume or "WORLD_SIZE" in os.environ):
+        raise ConfigError("--out: needed to resume, and with several processes: the run's folder")
+    options: dict[str, Any] = {
+        "device": device,
+        "fit_memory": fit_memory,
+        "hang_after": hang_after,
+        "quiet": quiet,
+    }
+    with init_distributed(device) as group:
+        if recipe is None:
+            out = group.broadcast_from_main(lambda: _restore_from_url(Path(str(out))))
+        with run_folder(None if out is None else Path(out), name) as folder:
+            exists = resume and group.broadcast_from_main(lambda: _has_run(folder, chosen))
+            try:
+                if chosen is not None and not exists:
+                    training.run(chosen, folder, group=group, **options)
+                else:
+                    if chosen is None:
+                        options["duration"] = duration
+                    elif group.is_main:
+                        _log_differences(chosen, folder)
+                    moved = None if data is None else str(data)
+                    training.resume(folder, data=moved, group=group, **options)
+            except Interrupted as stop:
+                raise Interrupted(
+                    f"{stop}; resume with: resnets train --resume {folder} (in Python:"
+                    f" resnets.train(out={str(folder)!r}, resume=True))",
+                    stop.code,
+                ) from None
+    return Run(folder)
+
+
+def _has_run(folder: Path, recipe: Recipe | None) -> bool:
+    """Whether `folder` has a run; one of another machine is restored from its checkpoint URL."""
+    if (folder / RECIPE).is_file():
+        return True
+    if recipe is None or recipe.checkpoint_url is None:
+        return False
+    return bring_back(place_for(folder, recipe.checkpoint_url), folder)
+
+
+def _log_differences(recipe: Recipe, folder: Path) -> None:
+    """Log the fields in which the recipe asked for differs from that of the existing run."""
+    for line in describe_differences(recipe, from_toml(folder / RECIPE, stored=True)):
+        log.warning("%s: %s", folder, line)
+
+
+def _restore_from_url(where: Path) -> Path:
+    """The run folder to resume; that of a URL is made where it is missing."""
+    url = url_of(where)
+    if url is None:
+        return where
+    folder = RUNS / where.name
+    if not (folder / RECIPE).is_file():
+        if not bring_back(url, folder):
+            raise ConfigError(f"--resume {url}: no run's checkpoints there")
+        return folder
+    kept = from_toml(folder / RECIPE, stored=True).checkpoint_url
+    if kept is None or place_for(folder, kept) != url:
+        raise ConfigError(
+            f"--resume {url}: {folder} contains another run; move it away, or resume that one with"
+            f" --resume {folder}"
+        )
+    return folder

@@ -1,0 +1,158 @@
+"""The names that `import resnets` exports, and that Python and the command line do the same."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from paths import ROOT
+from PIL import Image
+
+import resnets
+from resnets.cli.main import main
+
+NAMES = {
+    *("AugmentSpec", "DataSpec", "DetectSpec", "EvalSpec", "FinetuneSpec", "ModelSpec"),
+    *("OptimSpec", "Preprocess", "Recipe", "ScheduleSpec"),
+    *("ConfigError", "DataError", "Interrupted", "ResnetsError"),
+    *("Run", "create_model", "evaluate", "export", "load", "open_data", "predict", "recipes"),
+    *("study", "train", "__version__"),
+}
+SHORT = {
+    "model": "cifar-resnet8",
+    "iterations": 80,
+    "device": "cpu",
+    "quiet": True,
+    "precision": "float32",
+    "eval": {"every": "40it"},
+    "log_every": "20it",
+    "checkpoint_every": "40it",
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return resnets.train("digits", out=tmp_path_factory.mktemp("api") / "run", **SHORT)
+
+
+def test_exported_names():
+    assert set(resnets.__all__) == NAMES
+    for name in NAMES:
+        assert getattr(resnets, name) is not None
+    assert set(dir(resnets)) >= NAMES
+
+
+def test_functions_are_not_hidden_by_subpackages_of_the_same_names():
+    import resnets.evaluate.run
+    import resnets.export.export
+    import resnets.train.loop
+
+    for name in ("train", "evaluate", "export", "predict"):
+        assert callable(getattr(resnets, name))
+    assert resnets.Recipe.__module__ == "resnets.config.recipe"
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, resnets; print(sorted({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_run_from_python_is_that_of_the_command_line(run, tmp_path):
+    words = ["train", "digits", "--model", "cifar-resnet8", "--iterations", "80", "--device", "cpu"]
+    words += ["--out", str(tmp_path / "run"), "--set", "precision=float32"]
+    words += ["--set", "eval.every=40it", "--set", "log_every=20it"]
+    assert main([*words, "--set", "checkpoint_every=40it"]) == 0
+    theirs = resnets.Run(tmp_path / "run")
+    assert theirs.recipe == run.recipe
+    for split in ("test", "val"):
+        assert theirs.result[split] == run.result[split]
+    for name, tensor in theirs.model.state_dict().items():
+        assert torch.equal(tensor, run.model.state_dict()[name])
+
+
+def test_a_run_gives_its_model_results_history_and_report(run):
+    assert run.result == json.loads((run.folder / "result.json").read_text())
+    assert run.result["test"]["top1_error"] < 40  # chance is 90
+    assert [row["step"] for row in run.history if row["kind"] == "val"] == [40, 80]
+    assert run.report.read_text().startswith("<!doctype html>")
+    assert run.recipe.model.name == "cifar-resnet8"
+    assert not run.model.training
+    page = run._repr_html_()
+    assert "<svg" in page
+    assert f"{run.result['test']['top1_error']:.2f}%" in page
+
+
+def test_fields_are_nested_dotted_or_specs(tmp_path):
+    fields = {"batch_size": 32, "optim": {"lr": 0.05}, "data.val_fraction": 0.2}
+    augment = resnets.AugmentSpec(crop="pad", pad=2)
+    run = resnets.train(
+        "digits", out=tmp_path / "run", **SHORT | {"iterations": 1}, **fields,
+        schedule=resnets.ScheduleSpec(kind="cosine"), **{"data.augment": augment},
+    )  # fmt: skip
+    assert (run.recipe.batch_size, run.recipe.optim.lr) == (32, 0.05)
+    assert run.recipe.optim.nesterov  # of the recipe
+    assert run.recipe.schedule == resnets.ScheduleSpec(kind="cosine")
+    assert run.recipe.data.augment == augment
+    assert run.recipe.data.val_fraction == 0.2
+
+
+def test_resuming_continues_or_starts_a_run(run, tmp_path):
+    out = tmp_path / "run"
+    options = SHORT | {"iterations": 40}
+    first = resnets.train("digits", out=out, resume=True, **options)
+    assert first.history[-1]["step"] == 40
+    with pytest.raises(resnets.ConfigError):
+        resnets.train("digits", out=out, **options)
+    longer = resnets.train(out=out, resume=True, iterations=60, device="cpu", quiet=True)
+    assert max(row["step"] for row in longer.history) == 60
+    with pytest.raises(resnets.ConfigError):
+        resnets.train(out=out, resume=True, seed=3)
+
+
+def test_predictions_of_files_images_and_arrays(run, tmp_path):
+    split = resnets.open_data(resnets.DataSpec(source="digits")).test()
+    pixels = split.images[:3, :, :, 0].numpy()
+    for place, each in enumerate(pixels):
+        Image.fromarray(each).save(tmp_path / f"{place}.png")
+    found = resnets.predict(run, tmp_path, top_k=3)
+    assert [each.path.name for each in found] == ["0.png", "1.png", "2.png"]
+    given = [pixels[0], Image.fromarray(pixels[1]), tmp_path / "2.png"]
+    for weights in (run, run.model):
+        again = resnets.predict(weights, given, top_k=3)
+        assert [each.classes for each in again] == [each.classes for each in found]
+        for one, other in zip(again, found, strict=True):
+            np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+    assert [each.path for each in again] == [Path("image 0"), Path("image 1"), tmp_path / "2.png"]
+
+
+def test_evaluation_is_that_of_the_run(run):
+    for weights in (run, run.model, [run.folder]):
+        found = resnets.evaluate(weights, device="cpu", precision="float32", quiet=True)
+        error = found.evaluation.top1_error
+        assert error == pytest.approx(run.result["test"]["top1_error"])
+    with pytest.raises(resnets.ConfigError):
+        resnets.evaluate(run, refine=True)
+
+
+def test_export_writes_a_verified_artifact(run, tmp_path):
+    artifact = resnets.export(run, "torch", out=tmp_path / "net.pt2", quiet=True)
+    assert artifact.manifest["parity"]["batches"]
+    assert artifact.path.is_file()
+    (one,) = resnets.predict(artifact, np.zeros((16, 16), np.uint8))
+    assert len(one.classes) == 5
+
+
+def test_training_works_in_a_thread(tmp_path):
+    runs = []
+    options = SHORT | {"iterations": 2}
+    thread = threading.Thread(
+        target=lambda: runs.append(resnets.train("digits", out=tmp_path / "run", **options))
+    )
+    thread.start()
+    thread.join()
+    assert runs[0].result["test"]["examples"] == 359
