@@ -238,8 +238,16 @@ def _beside(
         classes = classes_of(found, str(path))
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    stated = read_stated(found, str(path), contents)
-    return dataclasses.replace(_bare(source, contents, part, classes), stated=stated)
+    stated = read_stated(found, str(path), contents, part)
+    return Weights(
+        source,
+        contents,
+        fields={} if stated.spec is None else unseen(stated.spec),
+        classes=classes,
+        spec=stated.spec,
+        part=part,
+        stated=stated,
+    )
 
 
 def _say_nameless(found: dict[Any, Any], source: str) -> None:
@@ -260,12 +268,6 @@ def _kind(found: Any) -> str:
     if isinstance(found, list | tuple) and found and all(isinstance(x, LazyTensor) for x in found):
         return f"{type(found).__name__} of {len(found)} tensors without names"
     return "tensor without a name" if isinstance(found, LazyTensor) else type(found).__name__
-
-
-def _bare(
-    source: str, contents: Mapping[str, LazyTensor], part: str | None, classes: tuple[str, ...] = ()
-) -> Weights:
-    return Weights(source, contents, classes=classes, part=part)
 
 
 def _read_caffe(path: Path, source: str, part: str | None) -> Weights:

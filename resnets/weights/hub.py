@@ -35,6 +35,7 @@ from resnets.weights.folder import (
     same_net,
 )
 from resnets.weights.heads import imagenet_classes
+from resnets.weights.readers.file_type import ADAPTER, adapter_error
 from resnets.weights.readers.timm_config import catalog_name
 
 IMAGENET = 1000  # classes
@@ -225,6 +226,9 @@ def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
 
     try:
         model = get(MODEL)
+        with contextlib.suppress(utils.EntryNotFoundError, utils.RepositoryNotFoundError):
+            get(ADAPTER)
+            raise adapter_error(source)
         with contextlib.suppress(utils.EntryNotFoundError):
             config = get(CONFIG)
             if is_transformers(config):

@@ -145,7 +145,7 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
         stem = "stem" if "stem.conv.bias" in present else "none"
         fields["conv_bias"] = "all" if everywhere else stem
     known = format.preprocess(spec)
-    if {"mean", "std"} <= weights.stated.seen.keys():
+    if {"mean", "std"} <= weights.stated.preprocess.keys():
         known = stated_preprocess(weights, spec)
     first = names.own(tensors, f"{sketch.input_layer}.weight")
     head = names.own(tensors, HEAD[0])
@@ -158,7 +158,7 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
         )
     classes = _named_once(weights, rows)
     thousand = head is not None and head.shape[0] == IMAGENET
-    implied = known is not None and not weights.stated.seen
+    implied = known is not None and not weights.stated.preprocess
     if implied and known is not None and not classes and known.size > SMALL and thousand:
         classes = imagenet_classes()
     return dataclasses.replace(

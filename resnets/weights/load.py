@@ -124,7 +124,8 @@ def _load(
     if path is None and Path(place).expanduser().is_dir():
         refuse_folder(Path(place).expanduser())
     if path is not None and not _is_ours(path):
-        found = dataclasses.replace(read_path(str(path)), source=source, part=part)
+        found = read_path(str(path) if part is None else f"{path}#{part}")
+        found = dataclasses.replace(found, source=source)
         return _published(found, model, classes, need, rename)
     checkpoint = open_checkpoint(place) if path is None else read_whole(path)
     with naming(named(checkpoint.path)):
@@ -295,8 +296,8 @@ def _state(net: Net, assumed: bool, weights: Weights) -> None:
     whence = "preprocessing assumed, the file says none" if assumed else "preprocessing"
     if assumed and weights.stated.unread:
         whence = "preprocessing assumed, what the file states is not read"
-    if weights.stated.seen:
-        said = ", ".join("crop_pct" if each == "share" else each for each in weights.stated.seen)
+    if weights.stated.preprocess:
+        said = ", ".join(weights.stated.preprocess)
         whence = f"preprocessing, {said} as the file states, the rest assumed"
     say = log.warning if assumed else log.info
     say(

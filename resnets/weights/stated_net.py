@@ -61,16 +61,16 @@ def _has(weights: Weights, part: str) -> bool:
 def stated_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
     """What a file states of its images; ImageNet's where it does not."""
     assumed = _assumed(weights.source, spec)
-    seen = dict(weights.stated.seen)
-    share = seen.pop("share", None)
+    seen = dict(weights.stated.preprocess)
+    crop_pct = seen.pop("crop_pct", None)
     for name in ("mean", "std"):
         if name in seen and len(seen[name]) != assumed.channels:
             raise ConfigError(
                 f"{weights.source}: states {name} {seen[name]} for images of {assumed.channels}"
                 " channels"
             )
-    if share is not None:
-        seen["resize"] = resized(seen.get("size", assumed.size), share)
+    if crop_pct is not None:
+        seen["resize"] = resized(seen.get("size", assumed.size), crop_pct)
     return dataclasses.replace(assumed, **seen)
 
 

@@ -224,6 +224,14 @@ def test_a_damaged_file_in_the_hubs_cache_is_noticed(server: Server, caches: Pat
         resnets.create_model("resnet18", weights="timm:resnet18.a1_in1k")
 
 
+def test_an_adapter_in_a_repository_is_refused(server: Server, state) -> None:
+    place = "/pets/tuned/resolve/main/"
+    server.files[place + "model.safetensors"] = safetensors.torch.save(state)
+    server.files[place + "adapter_config.json"] = b"{}"
+    with pytest.raises(WeightsError, match="merge_and_unload"):
+        resnets.create_model("resnet18", weights="hub:pets/tuned")
+
+
 def test_files_put_into_the_cache_by_hand(caches: Path, state) -> None:
     place = caches / "resnets" / "hub" / "timm" / "resnet18.a1_in1k"
     place.mkdir(parents=True)

@@ -23,6 +23,10 @@ from resnets.weights.name_maps.rules import Format, Tensors, translate
 
 LONGEST = 120  # characters of a name in a message
 BATCH_COUNT = "num_batches_tracked"
+PADDLE = (
+    "; _mean and _variance are PaddlePaddle's names: call them running_mean and running_var, and"
+    " transpose the head's weight"
+)
 OWN = Format("resnets", rules=lambda _spec: None)
 
 
@@ -121,8 +125,10 @@ class NameMap:
                 for some, what in ((unknown, "it has no place for"), (missing, "missing"))
                 if some
             ]
+            paddle = any(name.endswith("._variance") for name in unknown)
             raise WeightsError(
-                f"{self.format.name} weights do not fit {self.net}: tensors {' and '.join(parts)}"
+                f"{self.format.name} weights do not fit {self.net}: tensors"
+                f" {' and '.join(parts)}{PADDLE if paddle else ''}"
             )
 
 

@@ -22,11 +22,15 @@ STARTS = (
 UNPACKED = "an archive of torch's that was unpacked"
 PICKLE = "data.pkl"  # in an archive of torch's
 ADAPTER = "adapter_config.json"
+SNAPSHOTS = "snapshots"
 NUMPY = "arrays of NumPy (npz); save the tensors as .safetensors or with torch.save"
 
 
 def refuse_folder(path: Path) -> None:
-    """WeightsError where a folder holds no weights as they are: of an adapter, or unpacked."""
+    """WeightsError where a folder holds no weights as they are.
+
+    It is an unpacked archive, has an adapter, or is a model in the Hugging Face Hub's cache.
+    """
     inner = next(iter(sorted(path.glob(f"*/{PICKLE}"))), path / PICKLE)
     archive = path if (path / PICKLE).is_file() else inner.parent
     if (archive / PICKLE).is_file() and (archive / "data").is_dir():
@@ -34,14 +38,22 @@ def refuse_folder(path: Path) -> None:
             f"{path}: is {UNPACKED}; zip it again: (cd {archive.absolute().parent} &&"
             f" zip -0 -r {archive.absolute().name}.pth {archive.absolute().name})"
         )
+    cached = path.parent if path.name == SNAPSHOTS else path
+    snapshots = sorted(each for each in (cached / SNAPSHOTS).glob("*") if each.is_dir())
+    if snapshots and cached.name.startswith("models--"):
+        raise WeightsError(
+            f"{path}: is a model in the cache of the Hugging Face Hub; name one of its snapshots:"
+            f" {', '.join(map(str, snapshots[:3]))}"
+        )
     adapter = next(iter(sorted(path.glob("adapter_model.*"))), path / ADAPTER)
     if adapter.is_file() or (path / ADAPTER).is_file():
-        raise WeightsError(_of_adapter(path))
+        raise adapter_error(path)
 
 
-def _of_adapter(path: Path) -> str:
-    return (
-        f"{path}: has an adapter (PEFT) that changes what the network computes; merge the adapter"
+def adapter_error(source: Path | str) -> WeightsError:
+    """What to raise over weights that an adapter (PEFT) changes."""
+    return WeightsError(
+        f"{source}: has an adapter (PEFT) that changes what the network computes; merge the adapter"
         " first: model.merge_and_unload().save_pretrained(FOLDER)"
     )
 
@@ -51,7 +63,7 @@ def refuse_other_kinds(path: Path) -> None:
     if path.name == PICKLE and (path.parent / "data").is_dir():
         refuse_folder(path.parent)
     if path.name.startswith("adapter_model."):
-        raise WeightsError(_of_adapter(path))
+        raise adapter_error(path)
     with open(path, "rb") as file:
         start = file.read(START)
     if kind := _kind(start, path):

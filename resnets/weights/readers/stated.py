@@ -1,129 +1,189 @@
-"""What a training script wrote beside the tensors of a file, on their network and its images.
+"""What a file states beside its tensors about its network and its images.
 
-Arguments of timm's and torchvision's scripts are read as their configs are: honoured, or refused by
-name. Of others it is said that they are there, and that nothing was made of them.
+Arguments of timm's and torchvision's training scripts and configs of OpenMMLab's libraries are read
+as config.json is: every field is honoured, or refused by name. The rest of the file, tables, lists
+and text at any depth, is searched for fields that look like a description of the network or of its
+preprocessing; those are logged as stated and not read.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from resnets.config import ConfigError
+from resnets.config import ConfigError, ModelSpec
 from resnets.config.fields import take_fields
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
+from resnets.weights.readers import openmmlab_config
 from resnets.weights.readers.timm_config import ABOUT, ARGS, POOL, SEEN
 from resnets.weights.readers.timm_config import square as square_size
 
 log = logging.getLogger("resnets")
 
-DEEPEST = 3  # tables inside each other
+DEEPEST = 12  # containers inside each other that are searched
+MOST = 100_000  # containers and texts that are searched
+LONGEST = 200_000  # characters of a text that are searched
+SHOWN = 4  # fields in a message
+# Held by tables whose readers read it, or of no use.
+UNSEARCHED = ("optimizer", "model_kwargs", "model_args")
 ARCH = ("arch", "architecture", "model", "model_name", "net", "backbone")
-# Fields on what images have to look like, or on what the network computes.
-FIELDS = frozenset(
+# Words before the name of a field: norm_mean, val_img_size.
+QUALIFIERS = frozenset(
     {
-        *("mean", "std", "img_size", "image_size", "input_size", "crop_size", "crop_pct"),
-        *("interpolation", "val_crop_size", "val_resize_size", "image_mean", "image_std"),
-        *("to_rgb", "bgr", "crop_mode", "norm", "norm_layer", "act", "act_layer", "activation"),
-        *("gp", "global_pool", "pool", "pooling", "output_stride", "model_kwargs", "multilabel"),
-        "multi_label",
+        *("norm", "normalize", "normalise", "normalization", "image", "img", "input", "pixel"),
+        *("val", "valid", "validation", "test", "eval", "data", "dataset", "channel", "rgb"),
     }
 )
+PREPROCESSING = frozenset(
+    {
+        *("mean", "means", "std", "stds", "size", "sz", "imgsz", "resolution", "crop"),
+        *("crop_size", "crop_pct", "crop_mode", "resize", "resize_size", "interpolation"),
+        *("to_rgb", "bgr", "bgr_to_rgb", "mu", "height", "width"),
+    }
+)
+COMPUTATION = frozenset(
+    {
+        *("norm", "norm_layer", "act", "act_layer", "activation", "gp", "global_pool", "pool"),
+        *("pooling", "output_stride", "model_kwargs", "multilabel", "multi_label"),
+    }
+)
+SIZES = frozenset({"size", "sz", "imgsz", "resolution", "crop", "resize", "height", "width"})
 # Values that say what is taken anyway.
 USUAL = ("", "relu", "batch", "batchnorm", "batchnorm2d", "bn", "avg", "bilinear", "center", "rgb")
+RESIZES = r"(?:\w+\.)*(?:Resize\w*|CenterCrop\w*|SmallestMaxSize|LongestMaxSize)"
+TRANSFORM = re.compile(rf"{RESIZES}|(?:\w+\.)*Normalize\w*")
+# In text: name=value or "name": value; --name value; Resize(...).
+ASSIGNED = re.compile(
+    r"\b([A-Za-z]\w*)['\"]?\s*[:=]\s*(\[[^\]]{1,80}\]|\([^)]{1,80}\)|[^\s,;()\[\]{}]{1,40})"
+)
+OPTION = re.compile(r"--([A-Za-z][\w-]*)[ =]([^\s-][^\n-]{0,40})")
+CALL = re.compile(rf"\b{RESIZES}\([^()]{{0,80}}\)?")
 LOSSES = ("loss", "loss_fn", "loss_name", "criterion", "task", "task_type", "problem_type")
+SIGMOID = ("bce_loss", "use_sigmoid")
 MULTILABEL = re.compile(r"bce|binary_?cross|multi[-_ ]?label", re.I)
 SINGLE = "single_label_classification"  # transformers' problem_type of a softmax
-TEXT = re.compile(r"\b(mean|std|to_rgb|crop_size)\s*=\s*(\[[^\]]{1,80}\]|\([^)]{1,80}\)|\w+)")
 
 
 @dataclass(frozen=True)
 class Stated:
     """arch: what the file calls its network, "" where it does not. place: where it says so.
 
-    seen: size, resize, mean, std, interpolation that it states, those that it does. unread: whether
-    it states more that is not read.
+    spec: the network, where a config in the file describes it whole. preprocess: fields of
+    `Preprocess` that it states, and crop_pct. unread: whether it states more that is not read.
     """
 
     arch: str = ""
     place: str = ""
-    seen: Mapping[str, Any] = field(default_factory=dict)
+    spec: ModelSpec | None = None
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
     unread: bool = False
 
 
 NOTHING = Stated()
 
 
-def read_stated(found: Mapping[Any, Any], source: str, tensors: Iterable[str] = ()) -> Stated:
-    """What a file says beside its tensors. What is not read is logged as a warning.
+def read_stated(
+    found: Mapping[Any, Any],
+    source: str,
+    tensors: Mapping[str, LazyTensor] = {},
+    part: str | None = None,
+) -> Stated:
+    """What the content `found` of a file says beside its `tensors`.
 
-    tensors: their names. WeightsError where arguments of timm's or torchvision's scripts ask for
-    what is not here.
+    What is stated and not read is logged as a warning. WeightsError where a config or a script's
+    arguments ask for what the networks here do not compute; with `part` (FILE#PART), which takes
+    tensors alone, that is logged too.
     """
-    arch, place, seen = "", "", dict[str, Any]()
-    unread = []
-    sigmoid = [name for name in tensors if name.rpartition(".")[2] == "pos_weight"]
-    for before, table in _tables(found, "", 0):
-        for key in ARCH:
-            if isinstance(table.get(key), str) and not arch:
-                arch, place = table[key], f"{before}{key}"
-        sigmoid += _multilabel(table, before, source)
-        if "model" in table and {"crop_pct", "gp", "img_size"} & table.keys():
-            seen |= _of_timm(table, f"{source}: {before.removesuffix('.')}")
-        elif "val_crop_size" in table and "val_resize_size" in table:
-            seen |= _of_torchvision(table)
-        else:
-            unread += [
-                f"{before}{key} {_shown(value)}"
-                for key, value in table.items()
-                if key in FIELDS and _says(value)
-            ]
-            unread += _in_text(table.get("cfg"), f"{before}cfg")
-    if unread:
-        more = ", ..." if len(unread) > 4 else ""
-        log.warning("%s: states %s, which is not read", source, ", ".join(unread[:4]) + more)
-    if sigmoid:
-        log.warning(
-            "%s: %s says that it was trained with a sigmoid for each class; the probabilities here"
-            " are of a softmax, which is not what it was trained for",
-            source, sigmoid[0],
-        )  # fmt: skip
-    return Stated(arch, place, seen, bool(unread))
-
-
-def _multilabel(table: Mapping[Any, Any], before: str, source: str) -> list[str]:
-    """Fields that say that several classes may be true at once.
-
-    WeightsError for transformers' problem_type, which their config.json is refused for too.
-    """
-    problem = table.get("problem_type")
-    if isinstance(problem, str) and problem not in ("", SINGLE):
-        raise WeightsError(
-            f"{source}: {before}problem_type = {_shown(problem)}: is another question; only"
-            f" {SINGLE!r}"
+    nodes = list(_nodes(found))
+    arch, arch_place = _arch(nodes)
+    spec, preprocess = None, dict[str, Any]()
+    unread, usual = [], False
+    done: list[str] = []  # places that a reader has read whole
+    for place, node in nodes:
+        if any(place == each or place.startswith(f"{each}.") for each in done):
+            continue
+        reader = next(
+            (read for fits, read in READERS if isinstance(node, dict) and fits(node)), None
         )
-    return [
-        f"{before}{key} {_shown(table[key])}"
-        for key in LOSSES
-        if isinstance(table.get(key), str) and MULTILABEL.search(table[key])
-    ]
+        if reader is None:
+            unread += _unread(node, place)
+            usual = usual or _states_usual(node)
+            continue
+        done.append(place)
+        try:
+            their_spec, theirs, others = reader(node, f"{source}: {place}")
+        except (ConfigError, WeightsError) as error:
+            if part is None:
+                raise WeightsError(f"{error}{_alone(found, source)}") from None
+            log.warning("%s; its tensors are taken alone, as #%s says", error, part)
+            unread.append(place)
+            continue
+        spec, preprocess = spec or their_spec, preprocess | theirs
+        unread += [f"{place}: {each}" for each in others]
+    unread += _constants(tensors)
+    if unread:
+        unread.sort(key=lambda each: re.search("mean|std", each, re.I) is None)  # they matter most
+        more = ", ..." if len(unread) > SHOWN else ""
+        log.warning("%s: states %s, which is not read", source, ", ".join(unread[:SHOWN]) + more)
+    _warn_of_sigmoid(nodes, tensors, source)
+    return Stated(arch, arch_place, spec, preprocess, bool(unread) or usual)
 
 
-def _tables(
-    found: Mapping[Any, Any], before: str, depth: int
-) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """The tables in a file that hold no tensors themselves but may say something of them."""
-    if not _is_state(found):
-        yield before, found
-    for key, inner in found.items():
-        plain = isinstance(inner, dict) and not _is_state(inner)
-        if plain and depth < DEEPEST and key not in ("optimizer", "model_kwargs", "model_args"):
-            yield from _tables(inner, f"{before}{key}.", depth + 1)
+def _alone(found: Mapping[Any, Any], source: str) -> str:
+    """How to take the tensors of a file without what stands beside them, for a message."""
+    states = (key for key, value in found.items() if isinstance(value, dict) and _is_state(value))
+    key = next(states, None)
+    return f"; to take its tensors alone, say {source}#{key}" if isinstance(key, str) else ""
+
+
+def _nodes(found: Mapping[Any, Any]) -> Iterator[tuple[str, dict[Any, Any] | str]]:
+    """Every table and text in a file with its place, from the top down; configs in text as tables.
+
+    Tables of tensors and of an optimizer's state are left out.
+    """
+    waiting: deque[tuple[str, Any, int]] = deque([("", found, 0)])
+    entered: set[int] = set()
+    while waiting and len(entered) < MOST:
+        place, value, depth = waiting.popleft()
+        if isinstance(value, str):
+            parsed = _parsed(value)
+            if parsed is None:
+                yield place, value
+                continue
+            value = parsed
+        if id(value) in entered or depth > DEEPEST:
+            continue
+        entered.add(id(value))
+        if isinstance(value, dict):
+            if not _is_state(value):
+                yield place, value
+            items = [(key, each) for key, each in value.items() if key not in UNSEARCHED]
+        else:
+            items = list(enumerate(value))
+        waiting += [
+            (f"{place}.{key}" if place else str(key), each, depth + 1)
+            for key, each in items
+            if isinstance(each, dict | list | tuple | str)
+        ]
+
+
+def _parsed(text: str) -> dict[Any, Any] | list[Any] | None:
+    """A table or list in JSON, or a config in Python source; None for other text."""
+    if text[:1] in ("{", "["):
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict | list):
+            return found
+    return openmmlab_config.parse_config(text)
 
 
 def _is_state(found: Mapping[Any, Any]) -> bool:
@@ -131,7 +191,139 @@ def _is_state(found: Mapping[Any, Any]) -> bool:
     return sum(isinstance(each, LazyTensor) for each in found.values()) > 2
 
 
-def _of_timm(table: Mapping[Any, Any], where: str) -> dict[str, Any]:
+def _arch(nodes: Sequence[tuple[str, dict[Any, Any] | str]]) -> tuple[str, str]:
+    """The first name of a network, and its place."""
+    for place, node in nodes:
+        for key in ARCH if isinstance(node, dict) and place.count(".") < 3 else ():
+            if isinstance(node, dict) and isinstance(node.get(key), str):
+                return node[key], f"{place}.{key}".removeprefix(".")
+    return "", ""
+
+
+def _unread(node: dict[Any, Any] | str, place: str) -> list[str]:
+    """Descriptions of a network or of its preprocessing in a table or text."""
+    if isinstance(node, str):
+        text = node[:LONGEST]
+        said = [
+            f"{name}={value}"
+            for name, value in [*ASSIGNED.findall(text), *OPTION.findall(text)]
+            if name.lower() != "size" and _describes(name, value)
+        ]
+        calls = [match[0] for match in CALL.finditer(text)]
+        return [f"{place}: {_clean(each)}" for each in dict.fromkeys(said + calls)]
+    before = f"{place}." if place else ""
+    named = [
+        f"{before}{key} {_shown(value)}"
+        for key, value in node.items()
+        if _describes(key, value) and not _is_usual(value)
+    ]
+    transforms = [
+        f"{before.removesuffix('.')}: {value.rpartition('.')[2]}"
+        for value in node.values()
+        if isinstance(value, str) and TRANSFORM.fullmatch(value)
+    ]
+    return [*named, *transforms]
+
+
+def _states_usual(node: dict[Any, Any] | str) -> bool:
+    """Whether a table states preprocessing, if only what is assumed without it."""
+    return isinstance(node, dict) and any(
+        _field(key) in PREPROCESSING and _is_usual(value) and value
+        for key, value in node.items()
+        if isinstance(key, str)
+    )
+
+
+def _field(key: str) -> str:
+    """The name of a field without the words before it: "mean" of "norm_mean" and "imageMean"."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[-.]", "_", key).lower().split("_")
+    while len(words) > 1 and words[0] in QUALIFIERS:
+        words = words[1:]
+    return "_".join(words)
+
+
+def _describes(key: Any, value: Any) -> bool:
+    """Whether a field says how images have to look, or what a network computes."""
+    if not isinstance(key, str):
+        return False
+    name = _field(key)
+    if name in SIZES:
+        sides = value if isinstance(value, list | tuple) else [value]
+        return bool(sides) and all(_is_side(side) for side in sides)
+    if key.lower() in COMPUTATION or name in PREPROCESSING:
+        return isinstance(value, str | int | float | list | tuple | dict) and bool(value)
+    return False
+
+
+def _is_side(value: Any) -> bool:
+    """Whether a value may be a side of an image, in px."""
+    if isinstance(value, str):
+        numbers = [int(each) for each in re.findall(r"\d{1,6}", value)]
+        return bool(numbers) and re.fullmatch(r"[\d\s,x()\[\]-]+", value) is not None
+    return type(value) is int and (8 <= value <= 8192 or value in (1, 3))
+
+
+def _is_usual(value: Any) -> bool:
+    """Whether a value is what is assumed without it."""
+    return (
+        isinstance(value, str) and value.lower().replace("nn.", "").replace("torch.", "") in USUAL
+    )
+
+
+def _constants(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """Means and deviations of an input's channels that are tensors, with their values."""
+    found = []
+    for name, tensor in tensors.items():
+        words = set(re.split(r"[._]", name.lower().rpartition(".")[2]))
+        small = tensor.size in (1, 3) and max(tensor.shape, default=0) == tensor.size
+        if small and words & {"mean", "std"} and not words & {"running", "moving", "pixel"}:
+            values = [round(float(value), 4) for value in tensor.read().flatten()]
+            found.append(f"{_clean(name)} {values}")
+    return found
+
+
+def _warn_of_sigmoid(
+    nodes: Sequence[tuple[str, dict[Any, Any] | str]],
+    tensors: Mapping[str, LazyTensor],
+    source: str,
+) -> None:
+    """Log fields that say that several classes may be true at once.
+
+    WeightsError for transformers' problem_type, which their config.json is refused for too.
+    """
+    found = [name for name in tensors if name.rpartition(".")[2] == "pos_weight"]
+    for place, node in nodes:
+        before = f"{place}." if place else ""
+        if not isinstance(node, dict):
+            continue
+        problem = node.get("problem_type")
+        if isinstance(problem, str) and problem not in ("", SINGLE):
+            raise WeightsError(
+                f"{source}: {before}problem_type = {_shown(problem)}: is another question; only"
+                f" {SINGLE!r}"
+            )
+        found += [
+            f"{before}{key} {_shown(node[key])}"
+            for key in LOSSES
+            if isinstance(node.get(key), str) and MULTILABEL.search(node[key])
+        ]
+        found += [f"{before}{key} True" for key in SIGMOID if node.get(key) is True]
+    if found:
+        log.warning(
+            "%s: %s says that it was trained with a sigmoid for each class; the probabilities here"
+            " are of a softmax, which is not what it was trained for",
+            source, found[0],
+        )  # fmt: skip
+
+
+Read = tuple[ModelSpec | None, dict[str, Any], list[str]]
+
+
+def _is_timm(table: Mapping[Any, Any]) -> bool:
+    return "model" in table and bool({"crop_pct", "gp", "img_size"} & table.keys())
+
+
+def _of_timm(table: Mapping[Any, Any], where: str) -> Read:
     """The arguments of timm's train.py, with its own rules for those that are not given."""
     given = {
         key: table[key]
@@ -145,7 +337,7 @@ def _of_timm(table: Mapping[Any, Any], where: str) -> dict[str, Any]:
             seen["input_size"] = square_size((3, size, size))
         take_fields({"gp": table.get("gp") or None}, where, {"gp": POOL})
         take_fields(table.get("model_kwargs") or {}, f"{where}.model_kwargs", ARGS, ABOUT)
-    except (ConfigError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:  # ConfigError is one
         said = str(error) if str(error).startswith(where) else f"{where}: {error}"
         raise WeightsError(said) from None
     stated: dict[str, Any] = {
@@ -154,44 +346,41 @@ def _of_timm(table: Mapping[Any, Any], where: str) -> dict[str, Any]:
     if "input_size" in seen:
         stated["size"] = seen["input_size"][1]
     if "crop_pct" in seen or "size" in stated:
-        stated["share"] = seen.get("crop_pct", 0.875)
-    return stated
+        stated["crop_pct"] = seen.get("crop_pct", 0.875)
+    return None, stated, []
 
 
-def _of_torchvision(table: Mapping[Any, Any]) -> dict[str, Any]:
+def _is_torchvision(table: Mapping[Any, Any]) -> bool:
+    return "val_crop_size" in table and "val_resize_size" in table
+
+
+def _of_torchvision(table: Mapping[Any, Any], where: str) -> Read:
     """The arguments of torchvision's references; its mean and deviation are ImageNet's."""
     size, resize = table["val_crop_size"], table["val_resize_size"]
     if type(size) is not int or type(resize) is not int or not 0 < size <= resize:
-        return {}
+        return None, {}, [f"val_crop_size {_shown(size)}", f"val_resize_size {_shown(resize)}"]
     how = table.get("interpolation", "bilinear")
-    usual = {"interpolation": how} if how in ("bilinear", "bicubic") else {}
-    return {"size": size, "resize": resize, **usual}
+    if how not in ("bilinear", "bicubic"):
+        return None, {"size": size, "resize": resize}, [f"interpolation {_shown(how)}"]
+    return None, {"size": size, "resize": resize, "interpolation": how}, []
 
 
-def resized(size: int, share: float) -> int:
+# What tells a table of a known kind, and its reader.
+READERS: Sequence[tuple[Callable[[Mapping[Any, Any]], bool], Callable[[Any, str], Read]]] = (
+    (openmmlab_config.is_config, openmmlab_config.read_openmmlab),
+    (_is_timm, _of_timm),
+    (_is_torchvision, _of_torchvision),
+)
+
+
+def resized(size: int, crop_pct: float) -> int:
     """The shorter side before a crop of `size`, as timm has it."""
-    return max(size, math.floor(size / share))
-
-
-def _says(value: Any) -> bool:
-    """Whether a field says another thing than what is assumed without it."""
-    if isinstance(value, str):
-        return value.lower().replace("nn.", "").replace("torch.", "") not in USUAL
-    return isinstance(value, int | float | list | tuple | dict) and bool(value)
-
-
-def _in_text(said: Any, place: str) -> list[str]:
-    """Fields in a configuration that is Python's text, as OpenMMLab has it in `meta.cfg`."""
-    if not isinstance(said, str):
-        return []
-    usual = ("123.675", "58.395", "True", "224")
-    return [
-        f"{place}: {name}={value}"
-        for name, value in dict(TEXT.findall(said[:200_000])).items()
-        if not any(each in value for each in usual)
-    ]
+    return max(size, math.floor(size / crop_pct))
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)[:60]
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return _clean(repr(value))
+
+
+def _clean(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text[:60])

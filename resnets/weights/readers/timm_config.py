@@ -28,6 +28,16 @@ def catalog_name(theirs: str) -> str | None:
     return next((name for name in catalog.names() if name.replace("-", "_") == theirs), None)
 
 
+def with_catalog_name(spec: ModelSpec) -> ModelSpec:
+    """`spec` named as the catalog names the network of the same architecture, else "resnet"."""
+    own = ("name", "num_classes", "in_channels", "input_size", "norm_eps")
+    for name in catalog.names():
+        known = catalog.spec(name)
+        if known == dataclasses.replace(spec, **{field: getattr(known, field) for field in own}):
+            return dataclasses.replace(spec, name=name)
+    return dataclasses.replace(spec, name="resnet")
+
+
 # What changes nothing in what the network computes: where it comes from, how it is trained, and
 # what another call of timm's would take instead.
 ABOUT = frozenset(

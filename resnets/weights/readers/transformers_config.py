@@ -9,8 +9,13 @@ from typing import Any
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.config.fields import only, take_fields, whole_number
-from resnets.models import catalog
-from resnets.weights.readers.timm_config import Described, deviations, names_of, numbers
+from resnets.weights.readers.timm_config import (
+    Described,
+    deviations,
+    names_of,
+    numbers,
+    with_catalog_name,
+)
 
 PROCESSOR = "preprocessor_config.json"
 SHARE = 224 / 256  # crop_pct where ConvNext's processor is not told one
@@ -62,25 +67,13 @@ def read_transformers(
         num_classes=said.get("num_labels", len(classes) or 2),
         in_channels=said.get("num_channels", 3),
     )
-    spec = dataclasses.replace(spec, name=_name(spec))
+    spec = with_catalog_name(spec)
     if all(re.fullmatch(r"LABEL_\d+", name) for name in classes):
         classes = ()
     seen = None if processor is None else read_processor(processor, f"{where}: {PROCESSOR}")
     if seen is not None:
         spec = dataclasses.replace(spec, input_size=seen.size)
     return Described(spec, seen, classes)
-
-
-def _name(spec: ModelSpec) -> str:
-    fields = ("block", "depths", "widths", "stem_width", "stride_in")
-    for name in catalog.names():
-        known = catalog.spec(name)
-        plain = known == dataclasses.replace(
-            spec, name=name, num_classes=known.num_classes, in_channels=known.in_channels
-        )
-        if plain and all(getattr(known, field) == getattr(spec, field) for field in fields):
-            return name
-    return "resnet"
 
 
 def read_processor(said: Mapping[str, Any], where: str) -> Preprocess:
