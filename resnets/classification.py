@@ -22,7 +22,7 @@ from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.models import Net, build
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, classification_loss
-from resnets.train.task import ExecutionPlan
+from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.adapt import check_size, fit_known
 from resnets.weights.checkpoint.fingerprint import read_fingerprint

@@ -1,14 +1,14 @@
-"""From a recipe to a finished run: `run` and `resume` open the task, choose the plan and train."""
+"""A training run: `run` opens the task, chooses the execution plan, builds the state and calls
+`fit`."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,17 +22,17 @@ from resnets.config import (
     hold_folder,
     to_toml,
 )
-from resnets.models import convolution, cost, norm_act
+from resnets.models import norm_act
 from resnets.models.norm import use_norm_batch
-from resnets.ops import compiler
 from resnets.report.run_report import write_report
 from resnets.train.batch_norm_check import check_norm_values
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.log import NullLog, RunLog
 from resnets.train.loop import fit
+from resnets.train.plan import ExecutionPlan, choose_plan, plan_changes
 from resnets.train.resume import extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
-from resnets.train.task import ExecutionPlan, Task
+from resnets.train.task import Task
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.openmp import LoadFollower, follow_load
@@ -40,62 +40,11 @@ from resnets.utils.terminal import valid_text
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint, find_checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 
-if TYPE_CHECKING:
-    from resnets.detect.task import DetectionTask
-
-# Compilation takes tens of seconds; it pays off where training takes minutes. Sustained training
-# rates in multiply-adds per second, low enough that "auto" errs towards not compiling.
-MULTIPLY_ADDS_PER_SECOND = {"cpu": 60e9, "cuda": 10e12, "mps": 1e12}
-MIN_SECONDS_TO_COMPILE = 300.0
 RESULT = "result.json"
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of this machine's part of a run; none of them changes what is learned.
-
-    group: this process and the number of processes (`init_distributed`). hang_after: seconds
-    after which an unfinished step ends the process; 0 = never. fit_memory: halve micro-batches
-    until they fit. quiet: print nothing to the terminal.
-    """
-
-    device: str = "auto"
-    group: ProcessGroup = field(default_factory=ProcessGroup)
-    hang_after: float = 0.0
-    fit_memory: bool = False
-    quiet: bool = False
-
-
 def run(
-    recipe: Recipe,
-    out: Path,
-    *,
-    device: str = "auto",
-    group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
-    hang_after: float = 0.0,
-    fit_memory: bool = False,
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Train with `recipe` into the new folder `out`; returns the contents of its result.json.
-
-    With several processes (`init_distributed`), each calls this with the same arguments, and the
-    main process writes. `hang_after`: seconds after which an unfinished step ends the process;
-    0 = never. `fit_memory`: see `train.fit_memory`.
-    Data and model are opened before anything is written. Raises ConfigError if `out` already
-    contains a run or another process is writing to it, DataError, Diverged, and Interrupted when a
-    signal asked the run to stop.
-    """
-    options = RunOptions(device, group, hang_after, fit_memory, quiet)
-    with _lock_folder(out, group):
-        group.broadcast_from_main(lambda: _check_new_run(recipe, out, fit_memory))
-        task = _open_main_first(group, lambda: _task_class(recipe).open(recipe))
-        plan = choose_plan(task.recipe, task.model, task.examples, device)
-        group.broadcast_from_main(lambda: _check_batch_norms(task, group))
-        group.broadcast_from_main(lambda: _write_recipe(out, task.recipe))
-        return _train(task, out, plan, options, None)
-
-
-def resume(
+    recipe: Recipe | None,
     out: Path,
     *,
     data: str | None = None,
@@ -106,50 +55,125 @@ def resume(
     fit_memory: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Resume the run in `out` from its last checkpoint; on one CPU, bit-identical to no stop.
+    """Train with `recipe` into the new folder `out`, or without one resume the run in `out`.
 
-    `data`: the data set's current location, if it moved. `duration` ("80ep", "6400it"): a new
-    length of the whole run. Fields that affect training come from the checkpoint's recipe; where
-    recipe.toml was edited, each difference is logged with the value in use. Differences from an
-    uninterrupted run are recorded in the checkpoint, result.json and the report.
-    A run stopped before its first checkpoint starts again from step 0. Only the main process needs
-    to see `out`, and the number of processes may change. Raises ConfigError, also if another
-    process is writing to `out`, CheckpointError, and DataError.
+    Returns the contents of result.json. With several processes (`init_distributed`) each calls this
+    with the same arguments, the main process writes, and only it needs to see `out`; their number
+    may change when a run is resumed. `hang_after`: seconds after which an unfinished step ends the
+    process; 0 = never. `fit_memory`: see `train.fit_memory`.
+
+    Data and model are opened before anything is written. A resumed run continues from its last
+    checkpoint (from step 0 if there is none), on one CPU bit-identical to an uninterrupted run.
+    `data`: the data set's current location. `duration` ("80ep", "6400it"): a new length of the
+    whole run. Fields that affect training come from the checkpoint's recipe; where recipe.toml was
+    edited, each difference is logged with the value in use. Differences from an uninterrupted run
+    are recorded in the checkpoint, result.json and the report.
+
+    Raises ConfigError (also if another process is writing to `out`), DataError, CheckpointError,
+    Diverged, OutOfMemory, and Interrupted when a signal asked the run to stop.
     """
-
-    def read() -> tuple[Recipe, Checkpoint | None, list[str]]:
-        recipe, checkpoint, notes = _read_run(out)
-        _check_fit_memory(recipe, fit_memory)
-        return recipe, checkpoint, notes
-
-    options = RunOptions(device, group, hang_after, fit_memory, quiet)
-    with _lock_folder(out, group, must_exist=True):
-        recipe, checkpoint, notes = group.broadcast_from_main(read)
-        if data is not None:
-            recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=data))
-        task_class = _task_class(recipe)
-        task = _open_main_first(
-            group,
-            lambda: (
-                task_class.open(recipe)
-                if checkpoint is None
-                else task_class.reopen(recipe, checkpoint)
-            ),
-        )
-        if duration is not None and duration != recipe.duration:
-            step = 0 if checkpoint is None else checkpoint.meta["step"]
-            schedule = None if checkpoint is None else checkpoint.meta["state"]["schedule"]
-            notes.append(extend(task.recipe, duration, task.examples, step, schedule))
-            task.recipe = dataclasses.replace(task.recipe, duration=duration)
+    with _lock_folder(out, group, must_exist=recipe is None):
+        start = group.broadcast_from_main(lambda: _start(recipe, out, data, fit_memory))
+        checkpoint, notes = start.checkpoint, start.notes
+        task = _open_main_first(group, lambda: _open_task(start.recipe, checkpoint))
+        if duration is not None and duration != start.recipe.duration:
+            notes = [*notes, _extend(task, duration, checkpoint)]
         plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint)
         group.broadcast_from_main(lambda: _check_batch_norms(task, group))
-        if notes or data is not None:
+        if recipe is not None or notes or data is not None:
             group.broadcast_from_main(lambda: _write_recipe(out, task.recipe))
-        return _train(task, out, plan, options, checkpoint, notes)
+
+        model = _place_model(task, plan, group, fit_memory, is_new=checkpoint is None)
+        stream = task.stream(torch.device(plan.device), group)
+        total = task.recipe.steps(task.recipe.duration, stream.examples)
+        state = new_state(task.model, task.recipe, total, group)
+        history = _history(checkpoint, notes := [*notes, *task.split_report.notes])
+        saver = _saver(task, out, plan, history)
+        if checkpoint is not None:
+            saver.restore(state, checkpoint)
+        if not group.is_main:  # the main process saved the sums of all
+            state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
+        log = RunLog(out, total, state.step, quiet) if group.is_main else NullLog()
+        with follow_load(log.info, plan.device) as load:
+            try:
+                _write_environment(out, plan, group, load)
+                log.info("\n".join(task.summary.lines()))
+                log.info(_headline(task, plan, group, checkpoint, out))
+                for note in notes:
+                    log.info(f"note: {note}")
+                fit(
+                    state,
+                    task.recipe,
+                    stream,
+                    task.loss_fn,
+                    evaluate=task.evaluator(plan, group),
+                    monitor=task.monitor,
+                    model=model,
+                    autocast=plan.autocast(),
+                    log=log,
+                    saver=saver,
+                    hang_after=hang_after,
+                )
+                if group.is_main:
+                    saver.wait()
+            finally:
+                log.close()
+                saver.close()
+                with suppress(OSError):  # report the error that ended the run instead
+                    _write_environment(out, plan, group, load)
+            return _write_results(task, out, state, plan, group, history)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a run starts: its recipe, a checkpoint to resume from, and how that differs."""
+
+    recipe: Recipe
+    checkpoint: Checkpoint | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def _start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool) -> _Start:
+    """A new run of `recipe`, or the run in `out`; raises ConfigError where it cannot start."""
+    if recipe is None:
+        start = _read_run(out)
+        if data is not None:
+            moved = replace(start.recipe.data, source=data)
+            start = replace(start, recipe=replace(start.recipe, data=moved))
+    else:
+        start = _Start(recipe)
+        if (out / RECIPE).exists():
+            raise ConfigError(f"{out} already contains a run; use --resume {out}, or another --out")
+        CheckpointManager(out, recipe).check_free()
+        to_toml(recipe)  # raises for values that cannot be written, before any data is read
+        if valid_text(str(out)) != str(out):  # safetensors cannot open such paths
+            raise ConfigError(f"--out {out}: not valid UTF-8; choose another folder name")
+    if fit_memory and start.recipe.sync_norm:
+        raise ConfigError(
+            "--fit-memory: cannot be combined with sync_norm, which needs the batch in one pass"
+        )
+    return start
+
+
+def _read_run(out: Path) -> _Start:
+    """The recipe to resume the run in `out` with, its newest checkpoint, and the differences."""
+    try:
+        edited = from_toml(out / RECIPE, stored=True)
+    except ConfigError as error:
+        checkpoint = CheckpointManager(out, Recipe()).newest()
+        if checkpoint is None:
+            raise
+        note = f"{error}; using the checkpoint's own recipe"
+        return _Start(checkpoint.recipe, checkpoint, [note])
+    checkpoint = CheckpointManager(out, edited).newest()
+    if checkpoint is None:
+        return _Start(edited)
+    recipe, notes = reconcile(edited, checkpoint.recipe)
+    return _Start(recipe, checkpoint, notes)
 
 
 @contextmanager
-def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool = False) -> Iterator[None]:
+def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool) -> Iterator[None]:
     """Keep other processes from writing to the run's folder until this run has been written.
 
     With `must_exist`, the folder has to contain a run.
@@ -165,22 +189,33 @@ def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool = False) ->
         yield
 
 
-def _check_new_run(recipe: Recipe, out: Path, fit_memory: bool) -> None:
-    """Raise ConfigError where a run with `recipe` cannot start in `out`."""
-    if (out / RECIPE).exists():
-        raise ConfigError(f"{out} already contains a run; use --resume {out}, or another --out")
-    CheckpointManager(out, recipe).check_free()
-    _check_fit_memory(recipe, fit_memory)
-    to_toml(recipe)  # raises for values that cannot be written, before any data is read
-    if valid_text(str(out)) != str(out):  # safetensors cannot open such paths
-        raise ConfigError(f"--out {out}: not valid UTF-8; choose another folder name")
+def _open_main_first(group: ProcessGroup, open_task: Callable[[], Task]) -> Task:
+    """Open the task in the main process first: it may download or unpack data."""
+    opened: list[Task] = []
+    group.broadcast_from_main(lambda: opened.append(open_task()))
+    return opened[0] if opened else open_task()
 
 
-def _check_fit_memory(recipe: Recipe, fit_memory: bool) -> None:
-    if fit_memory and recipe.sync_norm:
-        raise ConfigError(
-            "--fit-memory: cannot be combined with sync_norm, which needs the batch in one pass"
-        )
+def _open_task(recipe: Recipe, checkpoint: Checkpoint | None) -> Task:
+    """Data and model of the recipe's task: new, or as a run with `checkpoint` had them."""
+    if recipe.task == "classify":
+        if checkpoint is None:
+            return ClassificationTask.open(recipe)
+        return ClassificationTask.reopen(recipe, checkpoint)
+    from resnets.detect.task import DetectionTask  # its dependencies take a second to import
+
+    if checkpoint is None:
+        return DetectionTask.open(recipe)
+    return DetectionTask.reopen(recipe, checkpoint)
+
+
+def _extend(task: Task, duration: str, checkpoint: Checkpoint | None) -> str:
+    """Give the run a new length; returns the note that says what that changes."""
+    step = 0 if checkpoint is None else checkpoint.meta["step"]
+    schedule = None if checkpoint is None else checkpoint.meta["state"]["schedule"]
+    note = extend(task.recipe, duration, task.examples, step, schedule)
+    task.recipe = replace(task.recipe, duration=duration)
+    return note
 
 
 def _check_batch_norms(task: Task, group: ProcessGroup) -> None:
@@ -190,22 +225,6 @@ def _check_batch_norms(task: Task, group: ProcessGroup) -> None:
         check_norm_values(task.model, task.recipe, shape, group.world_size)
 
 
-def _read_run(out: Path) -> tuple[Recipe, Checkpoint | None, list[str]]:
-    """The recipe to resume the run in `out` with, its newest checkpoint, and the differences."""
-    try:
-        edited = from_toml(out / RECIPE, stored=True)
-    except ConfigError as error:
-        checkpoint = CheckpointManager(out, Recipe()).newest()
-        if checkpoint is None:
-            raise
-        return checkpoint.recipe, checkpoint, [f"{error}; using the checkpoint's own recipe"]
-    checkpoint = CheckpointManager(out, edited).newest()
-    if checkpoint is None:
-        return edited, None, []
-    recipe, notes = reconcile(edited, checkpoint.recipe)
-    return recipe, checkpoint, notes
-
-
 def _write_recipe(out: Path, recipe: Recipe) -> None:
     """Write recipe.toml to the folder and, where the recipe names one, to the checkpoint URL."""
     CheckpointManager(out, recipe).begin(recipe)
@@ -213,116 +232,28 @@ def _write_recipe(out: Path, recipe: Recipe) -> None:
         path.write_text(to_toml(recipe), encoding="utf-8")
 
 
-def _open_main_first(group: ProcessGroup, open_task: Callable[[], Task]) -> Task:
-    """Open the task in the main process first: it may download or unpack data."""
-    opened: list[Task] = []
-    group.broadcast_from_main(lambda: opened.append(open_task()))
-    return opened[0] if opened else open_task()
-
-
-def _task_class(recipe: Recipe) -> type[ClassificationTask] | type[DetectionTask]:
-    if recipe.task == "classify":
-        return ClassificationTask
-    from resnets.detect.task import DetectionTask  # its dependencies take a second to import
-
-    return DetectionTask
-
-
-def choose_plan(
-    recipe: Recipe, model: Any, examples: int, device: str, checkpoint: Checkpoint | None = None
-) -> ExecutionPlan:
-    """Resolve the recipe's "auto" settings: device, precision, compilation, kernels, malloc.
-
-    A run resumed from `checkpoint` keeps its precision if the device supports it and, on a device
-    of the same type, its other settings where possible: changing them would change results.
-    """
-    chosen = environment.pick_device(device)
-    malloc_tuned = chosen.type == "cpu" and environment.tune_malloc()
-    before = {} if checkpoint is None else checkpoint.meta.get("means", {})
-    precision = environment.pick_precision(recipe.precision, chosen)
-    if recipe.precision == "auto":
-        previous = before.get("precision", precision)
-        precision = previous if environment.computes(previous, chosen) else precision
-    if torch.device(before.get("device", "cpu")).type != chosen.type:
-        before = {}
-    compiled = recipe.compile == "on"
-    fused = chosen.type == "cpu" and not compiled and compiler.load("norm") is not None
-    fused = fused and before.get("fused", True)
-    can_compile = chosen.type == "cuda" or shutil.which("c++")
-    if recipe.compile == "auto" and not fused and recipe.task == "classify" and can_compile:
-        images = recipe.steps(recipe.duration, examples) * recipe.batch_size
-        multiply_adds = 3 * images * cost.count(model, recipe.model.input_size).multiply_adds
-        rate = MULTIPLY_ADDS_PER_SECOND.get(chosen.type, MULTIPLY_ADDS_PER_SECOND["cpu"])
-        compiled = multiply_adds / rate > MIN_SECONDS_TO_COMPILE
-        compiled = before["compiled"] if before.get("fused") is fused else compiled
-    tiles = fused and precision == "bfloat16" and convolution.has_kernel()
-    tiles = tiles and before.get("tiles", True)
-    return ExecutionPlan(str(chosen), precision, compiled, fused, tiles, malloc_tuned)
-
-
-def _train(
-    task: Task,
-    out: Path,
-    plan: ExecutionPlan,
-    options: RunOptions,
-    checkpoint: Checkpoint | None,
-    notes: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Build model and state, restore `checkpoint`, call `fit`, then evaluate and write results."""
-    recipe, device, group = task.recipe, torch.device(plan.device), options.group
+def _place_model(
+    task: Task, plan: ExecutionPlan, group: ProcessGroup, fit_memory: bool, *, is_new: bool
+) -> DataParallelModel:
+    """Bring the task's model to the device, in the form in which `plan` trains it."""
+    recipe, device = task.recipe, torch.device(plan.device)
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     task.model.to(device).to(memory_format=memory_format)
-    if checkpoint is None:
+    if is_new:
         task.setup(device)
     use_norm_batch(task.model, recipe.norm_batch, sync=recipe.sync_norm and group.world_size > 1)
     if plan.fused:
         norm_act.use_kernels(task.model)
-    model = DataParallelModel(
-        task.compiled_model() if plan.compiled else task.model, group, options.fit_memory
-    )
-    stream = task.stream(device, group)
-    total = recipe.steps(recipe.duration, stream.examples)
-    state = new_state(task.model, recipe, total, group)
-    notes = [*notes, *task.split_report.notes]
-    history = _history(checkpoint, notes)
+    forward = task.compiled_model() if plan.compiled else task.model
+    return DataParallelModel(forward, group, fit_memory)
+
+
+def _saver(task: Task, out: Path, plan: ExecutionPlan, history: list[dict[str, Any]]) -> Saver:
     metadata = {**task.metadata, "means": dataclasses.asdict(plan), "history": history}
-    saver = Saver(out, recipe, metadata, task.mean_image, task.split_report.fingerprint)
-    if checkpoint is not None:
-        saver.restore(state, checkpoint)
-    if not group.is_main:  # the main process saved the sums of all
-        state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
-    log = RunLog(out, total, state.step, options.quiet) if group.is_main else NullLog()
-    with follow_load(log.info, plan.device) as load:
-        try:
-            _write_environment(out, plan, group, load)
-            log.info("\n".join(task.summary.lines()))
-            log.info(_headline(task, plan, group, checkpoint, out))
-            for note in notes:
-                log.info(f"note: {note}")
-            fit(
-                state,
-                recipe,
-                stream,
-                task.loss_fn,
-                evaluate=task.evaluator(plan, group),
-                monitor=task.monitor,
-                model=model,
-                autocast=plan.autocast(),
-                log=log,
-                saver=saver,
-                hang_after=options.hang_after,
-            )
-            if group.is_main:
-                saver.wait()
-        finally:
-            log.close()
-            saver.close()
-            with suppress(OSError):  # report the error that ended the run instead
-                _write_environment(out, plan, group, load)
-        return _write_results(task, out, state, plan, group, history)
+    return Saver(out, task.recipe, metadata, task.mean_image, task.split_report.fingerprint)
 
 
-def _history(checkpoint: Checkpoint | None, notes: Sequence[str]) -> list[dict[str, Any]]:
+def _history(checkpoint: Checkpoint | None, notes: list[str]) -> list[dict[str, Any]]:
     """Notes to read the run's results with, each with the step from which it applies."""
     before = [] if checkpoint is None else list(checkpoint.meta.get("history", []))
     step = 0 if checkpoint is None else checkpoint.meta["step"]
@@ -342,34 +273,12 @@ def _write_environment(
 def _headline(
     task: Task, plan: ExecutionPlan, group: ProcessGroup, checkpoint: Checkpoint | None, out: Path
 ) -> str:
-    parts = [task.title, plan.precision, environment.device_name(torch.device(plan.device))]
+    parts = [task.title, str(plan)]
     parts += [f"{group.world_size} processes"] if group.world_size > 1 else []
-    parts += ["compiled"] if plan.compiled else []
-    parts += ["CPU kernels" + ", AMX" * plan.tiles] if plan.fused else []
-    parts += ["malloc tuned"] if plan.keeps_pages else []
     if checkpoint is not None:
         step = checkpoint.meta["step"]
-        parts.append(f"resuming at step {step:,}{_plan_changes(checkpoint, plan)}")
+        parts.append(f"resuming at step {step:,}{plan_changes(checkpoint, plan)}")
     return f"{out}: " + ", ".join(parts)
-
-
-def _plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:
-    """The settings of the checkpoint's execution plan that differ from `plan`."""
-    now = dataclasses.asdict(plan)
-    then, changes = now | checkpoint.meta.get("means", {}), []
-    if torch.device(then["device"]).type != torch.device(plan.device).type:
-        changes.append(then["device"])
-    if then["precision"] != plan.precision:
-        changes.append(then["precision"])
-    words = {
-        "compiled": ("not compiled", "compiled"),
-        "fused": ("no CPU kernels", "CPU kernels"),
-        "tiles": ("no AMX kernel", "AMX kernel"),
-    }
-    if then["fused"] != now["fused"]:
-        del words["tiles"]  # included in "fused"
-    changes += [word[then[name]] for name, word in words.items() if then[name] != now[name]]
-    return f" (before: {', '.join(changes)})" if changes else ""
 
 
 def _write_results(

@@ -23,7 +23,6 @@ TO_DIVIDE = {
     "resnets/detect/data/image_index.py": 585,
     "resnets/detect/formats/coco.py": 525,
     "resnets/detect/loading/sources.py": 568,
-    "resnets/training.py": 402,
 }
 
 

@@ -86,27 +86,25 @@ def train(
         name = chosen.name
     if out is None and (resume or "WORLD_SIZE" in os.environ):
         raise ConfigError("--out: needed to resume, and with several processes: the run's folder")
-    options: dict[str, Any] = {
-        "device": device,
-        "fit_memory": fit_memory,
-        "hang_after": hang_after,
-        "quiet": quiet,
-    }
     with init_distributed(device) as group:
         if recipe is None:
             out = group.broadcast_from_main(lambda: _restore_from_url(Path(str(out))))
         with run_folder(None if out is None else Path(out), name) as folder:
             exists = resume and group.broadcast_from_main(lambda: _has_run(folder, chosen))
             try:
-                if chosen is not None and not exists:
-                    training.run(chosen, folder, group=group, **options)
-                else:
-                    if chosen is None:
-                        options["duration"] = duration
-                    elif group.is_main:
-                        _log_differences(chosen, folder)
-                    moved = None if data is None else str(data)
-                    training.resume(folder, data=moved, group=group, **options)
+                if exists and chosen is not None and group.is_main:
+                    _log_differences(chosen, folder)
+                training.run(
+                    None if exists else chosen,
+                    folder,
+                    data=None if data is None or not resume else str(data),
+                    duration=duration if chosen is None else None,
+                    group=group,
+                    device=device,
+                    fit_memory=fit_memory,
+                    hang_after=hang_after,
+                    quiet=quiet,
+                )
             except Interrupted as stop:
                 raise Interrupted(
                     f"{stop}; resume with: resnets train --resume {folder} (in Python:"

@@ -30,7 +30,7 @@ from resnets.detect.models.localizer import Localiser, Refiner
 from resnets.detect.models.losses import model_losses
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn
-from resnets.train.task import ExecutionPlan
+from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError

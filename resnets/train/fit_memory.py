@@ -6,18 +6,21 @@ import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from resnets.config import Recipe
+from resnets.data.batch import Batch
 from resnets.train.data_parallel import DataParallelModel
+from resnets.train.loss import LossFn
 from resnets.train.state import TrainState
 from resnets.utils import environment
 from resnets.utils.errors import ResnetsError
 
-T = TypeVar("T")
+Step = Callable[
+    [TrainState, DataParallelModel, LossFn, Batch, torch.autocast, Recipe], None
+]  # `train_step`
 log = logging.getLogger("resnets")
 
 # Messages of errors other than torch.OutOfMemoryError: from CPU allocators, cuBLAS and cuDNN, and
@@ -42,6 +45,10 @@ class OutOfMemory(ResnetsError):  # noqa: N818  (what it says)
     """A step does not fit into memory, and its micro-batch cannot or must not be made smaller."""
 
 
+class PassOutOfMemory(OutOfMemory):
+    """A forward or backward pass does not fit; nothing was updated yet."""
+
+
 def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int, int]]:
     """(start, stop) of micro-batches of `size` out of `count` images; 0 = all at once.
 
@@ -52,50 +59,87 @@ def micro_batch_slices(count: int, size: int, recipe: Recipe) -> list[tuple[int,
     return [(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def run_with_oom_retry(
-    forward_backward: Callable[[], T],
+def with_oom_retry(step: Step) -> Step:
+    """`step` (`train_step`) that halves `state.micro_batch` until its passes fit into memory.
+
+    With several processes only the first batch is probed, in each process before any exchange, and
+    the smallest size of all is used: a process that failed later would leave the others waiting.
+    Later needs are not seen: larger batches, DDP's buckets, the optimizer's state.
+    """
+
+    def step_that_fits(
+        state: TrainState,
+        model: DataParallelModel,
+        loss_fn: LossFn,
+        batch: Batch,
+        autocast: torch.autocast,
+        recipe: Recipe,
+    ) -> None:
+        if model.group.world_size > 1:
+            if not model.probed:
+                _probe(state, model, loss_fn, batch, autocast, recipe)
+            step(state, model, loss_fn, batch, autocast, recipe)
+            return
+        while True:
+            buffers = _copy_buffers(state.model)
+            try:
+                step(state, model, loss_fn, batch, autocast, recipe)
+                return
+            except PassOutOfMemory:
+                _undo(state.model, buffers)
+            _halve_micro_batch(state, recipe, len(batch))
+
+    return step_that_fits
+
+
+def _probe(
     state: TrainState,
     model: DataParallelModel,
+    loss_fn: LossFn,
+    batch: Batch,
+    autocast: torch.autocast,
     recipe: Recipe,
-    count: int,
-) -> T:
-    """`forward_backward()` on `count` images, halving `state.micro_batch` until it fits.
-
-    Without `model.fit_memory`, running out of memory raises OutOfMemory. With several processes
-    only the first batch is probed, in each process before any exchange, and the smallest size of
-    all is used: a process that failed later would leave the others waiting. Later needs are not
-    seen: larger batches, DDP's buckets, the optimizer's state.
-    """
-    if model.group.world_size > 1 and model.fit_memory:
-        buffers = _copy_buffers(state.model)
-        while True:
-            failed = _try(forward_backward) is None
-            _undo(state.model, buffers)  # only a probe: the step itself is still to come
-            if not model.group.any(failed):
-                break
-            _halve_micro_batch(state, recipe, count)
-        model.fit_memory, model.probed = False, True
-    with outside_passes(state):
-        model.prepare()
-    while True:
-        buffers = _copy_buffers(state.model) if model.fit_memory else []
-        result = _try(forward_backward)
-        if result is not None:
-            return result
-        _undo(state.model, buffers)
-        if not model.fit_memory:
-            size = min(state.micro_batch or count, count)
-            raise OutOfMemory(
-                f"out of memory at step {state.step + 1:,} with a micro-batch of {size} images; "
-                + (PROBED_HINT if model.probed else "try --fit-memory, --set micro_batch=... or ")
-                + "--set recompute=true"
-            )
-        _halve_micro_batch(state, recipe, count)
+) -> None:
+    """Find the micro-batch whose passes fit in every process, before any of them exchanges data."""
+    state.freeze_schedule.apply(state.step)
+    buffers = _copy_buffers(state.model)
+    failed = True
+    while failed:
+        try:
+            with passes_in_memory(state, model, len(batch)):
+                for start, stop in micro_batch_slices(len(batch), state.micro_batch, recipe):
+                    with autocast:
+                        losses = loss_fn(model, batch.part(start, stop))
+                    losses.total.backward()
+            failed = False
+        except PassOutOfMemory:
+            failed = True
+        _undo(state.model, buffers)  # only a probe: the step itself is still to come
+        failed = model.group.any(failed)
+        if failed:
+            _halve_micro_batch(state, recipe, len(batch))
+    model.probed = True
 
 
 @contextmanager
-def outside_passes(state: TrainState) -> Iterator[None]:
-    """Context of a step outside its passes: raises OutOfMemory when memory runs out there."""
+def passes_in_memory(state: TrainState, model: DataParallelModel, count: int) -> Iterator[None]:
+    """Context of a step's passes over `count` images: raises PassOutOfMemory if memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = min(state.micro_batch or count, count)
+        raise PassOutOfMemory(
+            f"out of memory at step {state.step + 1:,} with a micro-batch of {size} images; "
+            + (PROBED_HINT if model.probed else "try --fit-memory, --set micro_batch=... or ")
+            + "--set recompute=true"
+        ) from None
+
+
+@contextmanager
+def update_in_memory(state: TrainState) -> Iterator[None]:
+    """Context of the rest of a step: raises OutOfMemory if memory runs out; it is not retried."""
     step = state.step + 1
     try:
         yield
@@ -114,16 +158,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         message in str(error) for message in OOM_MESSAGES
     )
-
-
-def _try(forward_backward: Callable[[], T]) -> T | None:
-    """`forward_backward()`, which never returns None; None if memory ran out."""
-    try:
-        return forward_backward()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
 
 
 def _halve_micro_batch(state: TrainState, recipe: Recipe, count: int) -> None:

@@ -13,6 +13,7 @@ from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.data.timings import Timings
 from resnets.train.data_parallel import DataParallelModel
+from resnets.train.fit_memory import with_oom_retry
 from resnets.train.guards.divergence import HINTS, Diverged
 from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.train.guards.watchdog import Watchdog
@@ -87,6 +88,7 @@ def fit(
         "save": recipe.steps(recipe.checkpoint_every, stream.examples),
         "epoch": recipe.steps("1ep", stream.examples),
     }
+    step = with_oom_retry(train_step) if model.fit_memory else train_step
     timer = StepTimer(stream.timings, state.seconds)
     divergence = DivergenceCheck(saver, group)
     watchdog = Watchdog(hang_after, lambda: _hang_message(state, saver, group, hang_after))
@@ -97,7 +99,7 @@ def fit(
             if (total - state.step) % every["epoch"] == 0:
                 state.epoch = Meter()  # counted back from the end: the last one is a whole epoch
             with timer.computing:
-                train_step(state, model, loss_fn, batch, autocast, recipe)
+                step(state, model, loss_fn, batch, autocast, recipe)
             watchdog.beat()
             stopping = group.any(signals.received is not None or log.error is not None)
             done = state.step == total

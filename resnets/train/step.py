@@ -9,7 +9,7 @@ from resnets.config import Recipe
 from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.fit_memory import micro_batch_slices, outside_passes, run_with_oom_retry
+from resnets.train.fit_memory import micro_batch_slices, passes_in_memory, update_in_memory
 from resnets.train.loss import Losses, LossFn
 from resnets.train.optim.optimizers import set_lr
 from resnets.train.state import TrainState
@@ -24,16 +24,28 @@ def train_step(
     autocast: torch.autocast,
     recipe: Recipe,
 ) -> None:
-    """Update the weights once with this process's share `batch` of the global batch."""
+    """Update the weights once with this process's share `batch` of the global batch.
+
+    The gradient is that of the global batch's mean loss, accumulated over micro-batches. Raises
+    OutOfMemory; `fit_memory.with_oom_retry` wraps this function where micro-batches may shrink.
+    """
     set_lr(state.optimizer, state.schedule.lr(state.step))
     state.freeze_schedule.apply(state.step)
-
-    def forward_backward() -> list[Losses]:
-        return _forward_backward(state, model, loss_fn, batch, autocast, recipe)
-
-    losses = run_with_oom_retry(forward_backward, state, model, recipe, len(batch))
-    model.update_running_stats(len(batch) / recipe.batch_size)
-    with outside_passes(state):
+    with update_in_memory(state):
+        model.prepare()
+    seed_step(recipe.seed, state.step, model.group)
+    all_losses: list[Losses] = []
+    with passes_in_memory(state, model, len(batch)):
+        for start, stop in micro_batch_slices(len(batch), state.micro_batch, recipe):
+            micro_batch = batch.part(start, stop)
+            with model.no_sync(more=stop < len(batch)):
+                with autocast:
+                    losses = loss_fn(model, micro_batch)
+                count = len(micro_batch) * model.group.world_size  # DDP averages over processes
+                _scaled(losses.total, count, recipe.batch_size).backward()
+            all_losses.append(losses)
+    with update_in_memory(state):
+        model.update_running_stats(len(batch) / recipe.batch_size)
         if recipe.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optim.clip_norm)
         state.optimizer.step()
@@ -41,35 +53,20 @@ def train_step(
         state.step += 1
         if state.ema is not None:
             state.ema.update_parameters(state.model)
-    for each in losses:
-        state.interval.add(each.sums, each.count)
-        state.epoch.add(each.sums, each.count)
+    _count(state, all_losses, model.group, recipe.batch_size)
+
+
+def _count(
+    state: TrainState, all_losses: list[Losses], group: ProcessGroup, batch_size: int
+) -> None:
+    """Add a step's losses to the log's sums and, while it waits for them, to the schedule's."""
+    for losses in all_losses:
+        state.interval.add(losses.sums, losses.count)
+        state.epoch.add(losses.sums, losses.count)
     if state.schedule.holding:
-        errors = sum(each.sums["errors"].item() for each in losses)
-        errors = model.group.sum({"errors": errors})["errors"]
-        state.schedule.observe_step(100 * errors / recipe.batch_size)
-
-
-def _forward_backward(
-    state: TrainState,
-    model: DataParallelModel,
-    loss_fn: LossFn,
-    batch: Batch,
-    autocast: torch.autocast,
-    recipe: Recipe,
-) -> list[Losses]:
-    """Accumulate gradients of the global batch's mean loss; returns each micro-batch's losses."""
-    seed_step(recipe.seed, state.step, model.group)
-    all_losses: list[Losses] = []
-    for start, stop in micro_batch_slices(len(batch), state.micro_batch, recipe):
-        micro_batch = batch.part(start, stop)
-        with model.no_sync(more=stop < len(batch)):
-            with autocast:
-                losses = loss_fn(model, micro_batch)
-            count = len(micro_batch) * model.group.world_size  # DDP averages over processes
-            _scaled(losses.total, count, recipe.batch_size).backward()
-        all_losses.append(losses)
-    return all_losses
+        errors = sum(losses.sums["errors"].item() for losses in all_losses)
+        errors = group.sum({"errors": errors})["errors"]
+        state.schedule.observe_step(100 * errors / batch_size)
 
 
 def _scaled(loss: Tensor, count: int, batch_size: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,35 +14,8 @@ from resnets.data.dataset.summary import DataSummary
 from resnets.data.splits.report import SetReport
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn
+from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
-
-
-@dataclass(frozen=True)
-class ExecutionPlan:
-    """How "auto" settings of the recipe were resolved on this machine.
-
-    Stored in the checkpoint (as "means"): a resumed run takes its precision from there if the
-    device supports it, and reports which other settings differ.
-
-    fused: norm, addition and ReLU in one kernel (`models.norm_act`), which compiling would undo.
-    tiles: weight gradients of convolutions on AMX tiles (`models.convolution`). keeps_pages:
-    malloc keeps freed memory (`tune_malloc`).
-    """
-
-    device: str
-    precision: str
-    compiled: bool
-    fused: bool
-    tiles: bool
-    keeps_pages: bool
-
-    def autocast(self) -> torch.autocast:
-        """The autocast context of the forward pass."""
-        return torch.autocast(
-            torch.device(self.device).type,
-            dtype=torch.bfloat16,
-            enabled=self.precision == "bfloat16",
-        )
 
 
 class Task(Protocol):

@@ -177,7 +177,7 @@ def test_resumed_run_is_bitwise_equal(pretrained, tmp_path, monkeypatch, kind, s
     monkeypatch.undo()
     assert read_checkpoint(tmp_path / "cut" / "checkpoints" / LAST).meta["step"] == stop_at
     torch.manual_seed(stop_at)  # whatever state the process is in
-    training.resume(tmp_path / "cut", device="cpu", quiet=True)
+    training.run(None, tmp_path / "cut", device="cpu", quiet=True)
     whole, cut = (
         read_checkpoint(tmp_path / name / "checkpoints" / LAST) for name in ("whole", "cut")
     )

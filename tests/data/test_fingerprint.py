@@ -383,7 +383,7 @@ def test_a_run_of_an_earlier_version_says_that_nothing_was_compared(tmp_path: Pa
         shutil.copy(OLD / name, run / "checkpoints" / name)
     shutil.copy(OLD / "recipe.toml", run)
     (run / "metrics.jsonl").write_text("")
-    result = training.resume(run, data=str(tree), device="cpu", quiet=True)
+    result = training.run(None, run, data=str(tree), device="cpu", quiet=True)
     assert result["set"]["changes"] is None
     assert any("no record" in each["note"] for each in result["history"])
     assert result["test"]["examples"] == 6

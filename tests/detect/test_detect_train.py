@@ -161,7 +161,7 @@ def test_resuming_is_bitwise_as_if_never_stopped(detection, coco, tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         training.run(plan(coco), out, device="cpu", quiet=True)
     monkeypatch.undo()
-    training.resume(out, device="cpu", quiet=True)
+    training.run(None, out, device="cpu", quiet=True)
     for name in ("last", "best"):
         one, other = (load_file(run / f"checkpoints/{name}.safetensors") for run in (whole, out))
         assert one.keys() == other.keys()

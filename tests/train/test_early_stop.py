@@ -63,7 +63,7 @@ def test_resuming_what_stopped_early_changes_nothing(tmp_path, frozen_error):
     out = tmp_path / "run"
     training.run(plan(), out, device="cpu", quiet=True)
     before = (out / "checkpoints" / LAST).read_bytes()
-    training.resume(out, device="cpu", quiet=True)
+    training.run(None, out, device="cpu", quiet=True)
     assert (out / "checkpoints" / LAST).read_bytes() == before
 
 
@@ -81,7 +81,7 @@ def test_a_resumed_run_stops_where_the_whole_one_does(tmp_path, frozen_error, mo
     with pytest.raises(Interrupted):
         training.run(plan(), out, device="cpu", quiet=True)
     monkeypatch.setattr(loop, "train_step", real)
-    training.resume(out, device="cpu", quiet=True)
+    training.run(None, out, device="cpu", quiet=True)
     assert steps(out, "val") == [3, 6, 9, 12, 15]
 
 

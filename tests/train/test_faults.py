@@ -64,7 +64,7 @@ def test_disk_full_ends_the_run_at_the_next_save(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"of step 4 \(No space left on device\); free 1 MiB"):
         training.run(plan, out, device="cpu", quiet=True)
     assert max(row["step"] for row in read_rows(out)) == 8
-    result = training.resume(out, device="cpu", quiet=True)
+    result = training.run(None, out, device="cpu", quiet=True)
     assert result["test"]["examples"] == 359
 
 
@@ -119,7 +119,7 @@ def test_without_its_last_checkpoint_a_run_ends_the_same(whole, tmp_path, caplog
     training.run(short(), tmp_path / "run", device="cpu", quiet=True)
     last = tmp_path / "run" / "checkpoints" / LAST
     harm(last)
-    training.resume(tmp_path / "run", device="cpu", quiet=True)
+    training.run(None, tmp_path / "run", device="cpu", quiet=True)
     assert f"{last}: " in caplog.text
     assert f"going on from {last.with_name(step_name(8))} instead" in caplog.text
     ours, theirs = read_checkpoint(last), read_checkpoint(whole / "checkpoints" / LAST)
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_vanishes_while_training_is_written_anew(tmp_path):
 
 def test_a_run_without_any_checkpoint_starts_again_and_says_so(whole, tmp_path, caplog):
     (tmp_path / "recipe.toml").write_text((whole / "recipe.toml").read_text())
-    training.resume(tmp_path, device="cpu", quiet=True)
+    training.run(None, tmp_path, device="cpu", quiet=True)
     assert f"{LAST}: no such checkpoint; starting again from the first step" in caplog.text
     ours = read_checkpoint(tmp_path / "checkpoints" / LAST)
     theirs = read_checkpoint(whole / "checkpoints" / LAST)
@@ -155,4 +155,4 @@ def test_disk_full_while_only_rows_are_written_saves_and_names_the_file(tmp_path
         with pytest.raises(ValueError, match="metrics.jsonl: .*No space left on device.*step 2"):
             training.run(short(), out, device="cpu", quiet=True)
     assert read_checkpoint(out / "checkpoints" / LAST).meta["step"] == 2
-    assert training.resume(out, device="cpu", quiet=True)["test"]["examples"] == 359
+    assert training.run(None, out, device="cpu", quiet=True)["test"]["examples"] == 359

@@ -1,5 +1,6 @@
 """Memory that really runs out, and the micro-batch that fits."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from resnets.config import Recipe, replace_fields
 from resnets.data.batch import Batch
@@ -16,11 +18,12 @@ from resnets.models import build, catalog
 from resnets.train import fit_memory
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
-from resnets.train.state import new_state
+from resnets.train.state import TrainState, new_state
 from resnets.train.step import train_step
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
+ONE = ProcessGroup()
 WORDS = [
     *("train", "digits", "--model", "cifar-resnet110", "--iterations", "1", "--device", "cpu"),
     *("--set", "batch_size=1024", "--set", "precision=float32", "--set", "log_every=1it"),
@@ -72,26 +75,48 @@ def plan(**changes: object) -> Recipe:
     return Recipe(model=catalog.spec("cifar-resnet8"), batch_size=32, **changes)
 
 
-def test_halving_keeps_ghost_batches_whole_and_what_a_failed_step_moved_is_put_back():
-    recipe = plan(norm_batch=8)
-    net = build(recipe.model)
-    state, forward = new_state(net, recipe, 10), DataParallelModel(net, fit_memory=True)
-    before = [buffer.clone() for buffer in net.buffers()]
-    asked = []
+def images(count: int = 32) -> Batch:
+    targets = torch.zeros(count, dtype=torch.int64)
+    return Batch(torch.randn(count, 3, 32, 32), targets, torch.arange(count))
 
-    def gradients() -> str:
-        asked.append(state.micro_batch)
-        net(torch.randn(4, 3, 32, 32)).sum().backward()
-        if state.micro_batch != 8:
+
+class Hungry(nn.Module):
+    """A network for whose forward pass no more than `most` images fit into memory."""
+
+    def __init__(self, net: nn.Module, most: int) -> None:
+        super().__init__()
+        self.net, self.most, self.asked = net, most, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.net(x)  # moves the norms' statistics
+        self.asked.append(len(x))
+        if len(x) > self.most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
-        assert all(each.grad is not None for each in net.parameters())
-        return "fits"
+        return logits
 
-    assert fit_memory.run_with_oom_retry(gradients, state, forward, recipe, 32) == "fits"
-    assert asked == [0, 16, 8]
-    moved = [torch.equal(*pair) for pair in zip(before, net.buffers(), strict=True)]
-    assert not all(moved)  # by the one that fitted
-    assert int(net.stem.norm.num_batches_tracked) == 1
+
+def take_step(net: nn.Module, recipe: Recipe, group: ProcessGroup = ONE, step=None) -> TrainState:
+    state, model = new_state(net, recipe, 10), DataParallelModel(net, group, fit_memory=True)
+    autocast = torch.autocast("cpu", enabled=False)
+    step = step or fit_memory.with_oom_retry(train_step)
+    step(state, model, classification_loss(), images(), autocast, recipe)
+    return state
+
+
+def test_halving_keeps_ghost_batches_whole_and_leaves_no_trace():
+    recipe = plan(norm_batch=8)
+    torch.manual_seed(0)
+    hungry = Hungry(build(recipe.model), 8)
+    torch.manual_seed(0)
+    fitting = Hungry(build(recipe.model), 8)
+    torch.manual_seed(1)
+    assert take_step(hungry, recipe).micro_batch == 8
+    assert hungry.asked == [32, 16, 8, 8, 8, 8]
+    torch.manual_seed(1)
+    take_step(fitting, dataclasses.replace(recipe, micro_batch=8))
+    assert fitting.asked == [8, 8, 8, 8]
+    for one, other in zip(hungry.state_dict().values(), fitting.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 def too_big() -> None:
@@ -100,18 +125,18 @@ def too_big() -> None:
 
 def test_after_probing_in_several_processes_the_hint_is_to_resume(monkeypatch):
     recipe = plan()
-    net = build(recipe.model)
-    state, forward = (
-        new_state(net, recipe, 10),
-        DataParallelModel(net, ProcessGroup(0, 2), fit_memory=True),
-    )
-    monkeypatch.setattr(
-        ProcessGroup, "any", lambda self, flag: flag
-    )  # the other one fares as we do
-    monkeypatch.setattr(forward, "prepare", lambda: None)
-    calls = iter([lambda: "fits", too_big])
+    net = Hungry(build(recipe.model), 16)
+    # Both processes fare alike.
+    monkeypatch.setattr(ProcessGroup, "any", lambda self, flag: flag)
+    monkeypatch.setattr(DataParallelModel, "prepare", lambda self: None)
+
+    def step(state, model, loss_fn, batch, autocast, recipe):
+        assert net.asked == [32, 16, 16]  # the probe
+        net.most = 8  # a later batch needs more
+        train_step(state, model, loss_fn, batch, autocast, recipe)
+
     with pytest.raises(fit_memory.OutOfMemory, match=r"--resume and --fit-memory"):
-        fit_memory.run_with_oom_retry(lambda: next(calls)(), state, forward, recipe, 32)
+        take_step(net, recipe, ProcessGroup(0, 2), fit_memory.with_oom_retry(step))
 
 
 def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
@@ -119,7 +144,7 @@ def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
     net = build(recipe.model)
     state, forward = new_state(net, recipe, 10), DataParallelModel(net)
     monkeypatch.setattr(state.optimizer, "step", too_big)
-    batch = Batch(torch.randn(32, 3, 32, 32), torch.zeros(32, dtype=torch.int64), torch.arange(32))
+    batch = images()
     with pytest.raises(fit_memory.OutOfMemory, match=r"at step 1.*optim\.shard"):
         train_step(
             state,
@@ -133,14 +158,9 @@ def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
 
 def test_what_cannot_be_halved_and_other_errors_are_not_tried_again():
     recipe = plan(norm_batch=32)
-    net = build(recipe.model)
-    state, forward = new_state(net, recipe, 10), DataParallelModel(net, fit_memory=True)
-
+    net = Hungry(build(recipe.model), 8)
     with pytest.raises(fit_memory.OutOfMemory, match=r"\b32\b.*recompute=true"):
-        fit_memory.run_with_oom_retry(too_big, state, forward, recipe, 32)
-
-    def wrong() -> None:
-        raise RuntimeError("shapes cannot be multiplied")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        fit_memory.run_with_oom_retry(wrong, state, forward, recipe, 32)
+        take_step(net, recipe)
+    assert net.asked == [32]
+    with pytest.raises(RuntimeError, match="channels"):
+        take_step(build(dataclasses.replace(recipe.model, in_channels=1)), plan())

@@ -18,6 +18,7 @@ from resnets.ops import compiler
 from resnets.recipes import recipe
 from resnets.train.guards.divergence import Diverged
 from resnets.train.log import read_rows
+from resnets.train.plan import choose_plan
 from resnets.utils import environment
 from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint
 
@@ -173,7 +174,7 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monke
     monkeypatch.setattr(environment, "_cpu_has_bf16", lambda: False)
     assert environment.pick_precision("auto", torch.device("cpu")) == "float32"
     monkeypatch.setattr(compiler, "load", lambda name: None)
-    training.resume(out, device="cpu")
+    training.run(None, out, device="cpu")
     assert json.loads((out / "environment.json").read_text())["precision"] == "bfloat16"
     said = " ".join(capsys.readouterr().err.split())
     assert " validation, bfloat16, " in said
@@ -189,7 +190,7 @@ def test_a_run_begun_without_kernels_goes_on_without_them(tmp_path, monkeypatch)
         training.run(short(12, checkpoint_every="6it"), whole, device="cpu", quiet=True)
     shutil.copytree(whole, out)
     (out / "checkpoints" / LAST).unlink()  # it goes on from step 6
-    training.resume(out, device="cpu", quiet=True)
+    training.run(None, out, device="cpu", quiet=True)
     assert not json.loads((out / "environment.json").read_text())["fused"]
     first, second = (read_checkpoint(run / "checkpoints" / LAST).tensors for run in (whole, out))
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
@@ -198,7 +199,7 @@ def test_a_run_begun_without_kernels_goes_on_without_them(tmp_path, monkeypatch)
 def test_fit_memory_and_sync_norm_exclude_each_other_on_resume_too(tmp_path):
     (tmp_path / "recipe.toml").write_text(to_toml(short(2, sync_norm=True)))
     for go in (
-        lambda: training.resume(tmp_path, fit_memory=True),
+        lambda: training.run(None, tmp_path, fit_memory=True),
         lambda: training.run(short(2, sync_norm=True), tmp_path / "new", fit_memory=True),
     ):
         with pytest.raises(ConfigError, match=r"--fit-memory: .*sync_norm"):
@@ -216,7 +217,7 @@ def test_resume_keeps_the_network_of_the_checkpoint(done, tmp_path):
     plan = short(80, "cifar-resnet14")
     plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, num_classes=10))
     (other / "recipe.toml").write_text(to_toml(plan))
-    result = training.resume(other, device="cpu", quiet=True)
+    result = training.run(None, other, device="cpu", quiet=True)
     assert result["net"] == "cifar-resnet8"
     assert any("model.name is 'cifar-resnet14'" in each["note"] for each in result["history"])
 
@@ -256,14 +257,12 @@ def test_auto_compiles_long_runs_only_and_where_no_kernel_serves(monkeypatch):
     from resnets.models import build
 
     kernel = compiler.load("norm")
-    assert training.choose_plan(recipe("digits"), nn.Identity(), 9, "cpu").fused == (
-        kernel is not None
-    )
+    assert choose_plan(recipe("digits"), nn.Identity(), 9, "cpu").fused == (kernel is not None)
     monkeypatch.setattr(compiler, "load", lambda name: None)
 
     plan = recipe("cifar10-fast")
     net = build(plan.model)
-    long = training.choose_plan(plan, net, 50_000, "cpu")
-    short_ = training.choose_plan(dataclasses.replace(plan, duration="50it"), net, 50_000, "cpu")
+    long = choose_plan(plan, net, 50_000, "cpu")
+    short_ = choose_plan(dataclasses.replace(plan, duration="50it"), net, 50_000, "cpu")
     assert not short_.compiled
     assert long.compiled == (shutil.which("c++") is not None)

@@ -66,7 +66,7 @@ def test_a_refused_run_leaves_no_folder(tmp_path, monkeypatch, capsys):
 def test_a_run_whose_recipe_was_deleted_resumes_by_its_checkpoint(whole, tmp_path):
     out = shutil.copytree(whole[0], tmp_path / "run")
     (out / "recipe.toml").unlink()
-    result = training.resume(out, device="cpu", quiet=True)
+    result = training.run(None, out, device="cpu", quiet=True)
     assert any("recipe.toml" in each["note"] for each in result["history"])
     assert (out / "recipe.toml").read_bytes() == (whole[0] / "recipe.toml").read_bytes()
 

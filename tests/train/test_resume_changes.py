@@ -59,7 +59,7 @@ def test_an_edited_recipe_is_reported_and_kept_out_of_training(run: Path) -> Non
     path = run / "recipe.toml"
     text = path.read_text()
     path.write_text(re.sub(r"^lr = .*", "lr = 0.7", text, flags=re.M))
-    training.resume(run, duration="10it", device="cpu", quiet=True)
+    training.run(None, run, duration="10it", device="cpu", quiet=True)
     assert any("optim.lr is 0.7" in line and "using 0.1" in line for line in notes(run))
     assert from_toml(path).optim.lr == 0.1  # what the run is trained by
     history = read_checkpoint(run / "checkpoints" / "last.safetensors").meta["history"]
@@ -91,7 +91,7 @@ def test_a_run_is_extended_and_says_what_the_schedule_does(
 def test_a_length_that_is_past_is_refused(run: Path) -> None:
     before = sorted(path.name for path in run.rglob("*"))
     with pytest.raises(ConfigError, match=r"--epochs/--iterations: 6it .*step 8"):
-        training.resume(run, duration="6it", device="cpu", quiet=True)
+        training.run(None, run, duration="6it", device="cpu", quiet=True)
     assert sorted(path.name for path in run.rglob("*")) == before
     assert from_toml(run / "recipe.toml").duration == "8it"
 
@@ -108,13 +108,13 @@ def test_a_damaged_recipe_gives_way_to_the_checkpoint(run: Path) -> None:
     path = run / "recipe.toml"
     whole = from_toml(path)
     path.write_text(path.read_text()[:100] + "\n[[[")
-    training.resume(run, device="cpu", quiet=True)
+    training.run(None, run, device="cpu", quiet=True)
     assert any("using the checkpoint's own recipe" in line for line in notes(run))
     assert from_toml(path) == whole
     shutil.rmtree(run / "checkpoints")
     path.write_text("[[[")
     with pytest.raises(ConfigError, match=r"recipe\.toml"):
-        training.resume(run, device="cpu", quiet=True)
+        training.run(None, run, device="cpu", quiet=True)
 
 
 def test_other_flags_are_still_refused(run: Path) -> None:

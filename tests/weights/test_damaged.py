@@ -87,7 +87,7 @@ def test_without_its_best_a_run_is_used_by_its_last(run, image, caplog, capsys, 
 def test_a_finished_run_resumes_without_its_best(run, caplog, harm):
     harm(run / "checkpoints" / BEST)
     rows = read_rows(run)
-    result = training.resume(run, device="cpu", quiet=True)
+    result = training.run(None, run, device="cpu", quiet=True)
     assert result["checkpoint"] == LAST
     assert read_rows(run) == rows
     assert f"{run / 'checkpoints' / BEST}: " in caplog.text
@@ -124,7 +124,7 @@ def test_the_task_is_read_past_a_damaged_header(tmp_path):
 
 def test_best_copied_over_last_is_passed_over(run, caplog):
     shutil.copyfile(run / "checkpoints" / BEST, run / "checkpoints" / LAST)
-    result = training.resume(run, device="cpu", quiet=True)
+    result = training.run(None, run, device="cpu", quiet=True)
     assert result["test"]["examples"] == 359
     assert f"{step_name(8)} instead" in caplog.text
     assert read_checkpoint(run / "checkpoints" / LAST).step == 12

@@ -33,7 +33,7 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
         return
     try:
         if (folder / RECIPE).exists() and CheckpointManager(folder, recipe).begun():
-            training.resume(folder, device=device, quiet=True)
+            training.run(None, folder, device=device, quiet=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)  # begun, but nothing worth keeping yet
             training.run(recipe, folder, device=device, quiet=True)

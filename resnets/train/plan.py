@@ -1,0 +1,107 @@
+"""The execution plan of a run: device, precision, kernels and compilation on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from resnets.config import Recipe
+from resnets.models import convolution, cost
+from resnets.ops import compiler
+from resnets.utils import environment
+from resnets.weights.checkpoint.format import Checkpoint
+
+# Compilation takes tens of seconds; it pays off where training takes minutes. Sustained training
+# rates in multiply-adds per second, low enough that "auto" errs towards not compiling.
+MULTIPLY_ADDS_PER_SECOND = {"cpu": 60e9, "cuda": 10e12, "mps": 1e12}
+MIN_SECONDS_TO_COMPILE = 300.0
+
+
+@dataclass(frozen=True)
+class ExecutionPlan:
+    """How "auto" settings of the recipe were resolved on this machine.
+
+    Stored in the checkpoint (as "means"): a resumed run takes its precision from there if the
+    device supports it, and reports which other settings differ.
+
+    fused: norm, addition and ReLU in one kernel (`models.norm_act`), which compiling would undo.
+    tiles: weight gradients of convolutions on AMX tiles (`models.convolution`). keeps_pages:
+    malloc keeps freed memory (`tune_malloc`).
+    """
+
+    device: str
+    precision: str
+    compiled: bool
+    fused: bool
+    tiles: bool
+    keeps_pages: bool
+
+    def __str__(self) -> str:
+        parts = [self.precision, environment.device_name(torch.device(self.device))]
+        parts += ["compiled"] if self.compiled else []
+        parts += ["CPU kernels" + ", AMX" * self.tiles] if self.fused else []
+        parts += ["malloc tuned"] if self.keeps_pages else []
+        return ", ".join(parts)
+
+    def autocast(self) -> torch.autocast:
+        """The autocast context of the forward pass."""
+        return torch.autocast(
+            torch.device(self.device).type,
+            dtype=torch.bfloat16,
+            enabled=self.precision == "bfloat16",
+        )
+
+
+def choose_plan(
+    recipe: Recipe, model: Any, examples: int, device: str, checkpoint: Checkpoint | None = None
+) -> ExecutionPlan:
+    """Resolve the recipe's "auto" settings: device, precision, compilation, kernels, malloc.
+
+    A run resumed from `checkpoint` keeps its precision if the device supports it and, on a device
+    of the same type, its other settings where possible: changing them would change results.
+    """
+    chosen = environment.pick_device(device)
+    malloc_tuned = chosen.type == "cpu" and environment.tune_malloc()
+    before = {} if checkpoint is None else checkpoint.meta.get("means", {})
+    precision = environment.pick_precision(recipe.precision, chosen)
+    if recipe.precision == "auto":
+        previous = before.get("precision", precision)
+        precision = previous if environment.computes(previous, chosen) else precision
+    if torch.device(before.get("device", "cpu")).type != chosen.type:
+        before = {}
+    compiled = recipe.compile == "on"
+    fused = chosen.type == "cpu" and not compiled and compiler.load("norm") is not None
+    fused = fused and before.get("fused", True)
+    can_compile = chosen.type == "cuda" or shutil.which("c++")
+    if recipe.compile == "auto" and not fused and recipe.task == "classify" and can_compile:
+        images = recipe.steps(recipe.duration, examples) * recipe.batch_size
+        multiply_adds = 3 * images * cost.count(model, recipe.model.input_size).multiply_adds
+        rate = MULTIPLY_ADDS_PER_SECOND.get(chosen.type, MULTIPLY_ADDS_PER_SECOND["cpu"])
+        compiled = multiply_adds / rate > MIN_SECONDS_TO_COMPILE
+        compiled = before["compiled"] if before.get("fused") is fused else compiled
+    tiles = fused and precision == "bfloat16" and convolution.has_kernel()
+    tiles = tiles and before.get("tiles", True)
+    return ExecutionPlan(str(chosen), precision, compiled, fused, tiles, malloc_tuned)
+
+
+def plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:
+    """The settings of the checkpoint's execution plan that differ from `plan`, for the log."""
+    now = dataclasses.asdict(plan)
+    then, changes = now | checkpoint.meta.get("means", {}), []
+    if torch.device(then["device"]).type != torch.device(plan.device).type:
+        changes.append(then["device"])
+    if then["precision"] != plan.precision:
+        changes.append(then["precision"])
+    words = {
+        "compiled": ("not compiled", "compiled"),
+        "fused": ("no CPU kernels", "CPU kernels"),
+        "tiles": ("no AMX kernel", "AMX kernel"),
+    }
+    if then["fused"] != now["fused"]:
+        del words["tiles"]  # included in "fused"
+    changes += [word[then[name]] for name, word in words.items() if then[name] != now[name]]
+    return f" (before: {', '.join(changes)})" if changes else ""
