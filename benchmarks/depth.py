@@ -28,7 +28,8 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
 
     from resnets.config import Recipe
     from resnets.data.batch import Batch
-    from resnets.models import build, catalog, norm_act
+    from resnets.models import build, catalog
+    from resnets.models.norm import use_cpu_kernels
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.loss import classification_loss
     from resnets.train.state import new_state
@@ -39,7 +40,7 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
     spec = catalog.spec(f"cifar-resnet{depth}")
     net = build(spec).to(memory_format=torch.channels_last)
     net.recompute = recompute
-    norm_act.use_kernels(net)
+    use_cpu_kernels(net)
     recipe = Recipe(model=spec, batch_size=batch)
     state, forward = new_state(net, recipe, 1000), DataParallelModel(net)
     images = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)

@@ -24,22 +24,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets import create_model
-from resnets.models import convolution, norm_act
-from resnets.models.blocks import PostActBlock
+from resnets.models.norm import BatchNormAct2d, use_cpu_kernels
+from resnets.ops import conv_weight_grad
 from resnets.utils import environment
 
 
 def layers(name: str, batch: int, size: int) -> Counter[tuple[object, ...]]:
     """What the net's convolutions and norms are given, and how often."""
     net, found = create_model(name, num_classes=10), Counter[tuple[object, ...]]()
-    blocks = (each for each in net.modules() if isinstance(each, PostActBlock))
-    adds = {id(block.closing_norm) for block in blocks if block.shortcut is not None}
 
-    def note(module: nn.Module, given: tuple[Tensor], _: Tensor) -> None:
-        shape = (batch, *given[0].shape[1:])
+    def note(module: nn.Module, given: tuple[Tensor | None, ...], _: Tensor) -> None:
+        x, *shortcut = given
+        if not isinstance(module, nn.BatchNorm2d | nn.Conv2d):
+            return
+        shape = (batch, *x.shape[1:])
         if isinstance(module, nn.BatchNorm2d):
-            found["norm", shape, id(module) in adds] += 1
-        elif isinstance(module, nn.Conv2d) and convolution.computes(module):
+            adds = bool(shortcut) and shortcut[0] is not None
+            found["norm", shape, adds] += 1
+        elif conv_weight_grad.supports(module):
             found[
                 "weights", shape, module.out_channels, module.kernel_size[0], module.stride[0]
             ] += 1
@@ -63,12 +65,12 @@ def weights(
     dy = maps(shape[0], co, *(-(-side // stride) for side in shape[2:]))
     how = ([stride] * 2, [size // 2] * 2, [1, 1], False, [0, 0], 1, [False, True, False])
     torch_ = lambda: torch.ops.aten.convolution_backward(dy, x, weight, None, *how)  # noqa: E731
-    return torch_, lambda: convolution.weight_gradient(x, dy, weight, stride, size // 2)
+    return torch_, lambda: conv_weight_grad.weight_gradient(x, dy, weight, stride, size // 2)
 
 
 def norm(shape: tuple[int, ...], adds: bool) -> tuple[Callable[[], object], ...]:
-    ours = nn.BatchNorm2d(shape[1]).train()
-    norm_act.use_kernels(ours)
+    ours = BatchNormAct2d(shape[1]).train()
+    use_cpu_kernels(ours)
     x, shortcut, pull = (maps(*shape).requires_grad_() for _ in range(3))
     given = [x, shortcut, ours.weight, ours.bias] if adds else [x, ours.weight, ours.bias]
 
@@ -79,7 +81,7 @@ def norm(shape: tuple[int, ...], adds: bool) -> tuple[Callable[[], object], ...]
         return torch.autograd.grad(y, given, pull)
 
     def kernel() -> object:
-        y = norm_act.norm_relu(ours, x, shortcut if adds else None)
+        y = ours(x, shortcut if adds else None)
         return torch.autograd.grad(y, given, pull)
 
     return by_hand, kernel
@@ -93,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     environment.tune_malloc()
-    if not convolution.has_kernel() or not norm_act.use_kernels(nn.Identity()):
+    if not conv_weight_grad.has_kernel() or not use_cpu_kernels(nn.Identity()):
         raise SystemExit("no kernels here: they take a C compiler and a processor with AMX")
     batch, size = (128, 32) if args.net.startswith("cifar-") else (16, 224)
     totals: dict[str, list[list[float]]] = {}

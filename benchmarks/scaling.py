@@ -43,7 +43,8 @@ def work(net_name: str, steps: int, compress: bool) -> None:
 
     from resnets.config import AugmentSpec, DataSpec, Recipe
     from resnets.data import TensorSplit, TrainStream, fit_preprocess
-    from resnets.models import build, catalog, norm_act
+    from resnets.models import build, catalog
+    from resnets.models.norm import use_cpu_kernels
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.loss import classification_loss
     from resnets.train.state import new_state
@@ -61,7 +62,7 @@ def work(net_name: str, steps: int, compress: bool) -> None:
     )
     with init_distributed("cpu") as rank:
         net = build(spec).to(memory_format=torch.channels_last)
-        norm_act.use_kernels(net)
+        use_cpu_kernels(net)
         preprocessor = fit_preprocess(split, recipe.data, 3)
         cpu = torch.device("cpu")
         batches = TrainStream(split, recipe.data, preprocessor, BATCH, 0, cpu, rank=rank).batches()

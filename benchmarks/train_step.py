@@ -132,7 +132,8 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     from resnets.data.dataset.split import TensorSplit
     from resnets.data.loading.loader import TrainStream
     from resnets.data.transforms.preprocess import fit_preprocess
-    from resnets.models import build, catalog, norm_act
+    from resnets.models import build, catalog
+    from resnets.models.norm import use_cpu_kernels
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.loss import classification_loss
     from resnets.train.state import new_state
@@ -155,7 +156,7 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
         batch_size=batch,
     )
     net = build(recipe.model).to(memory_format=torch.channels_last)
-    norm_act.use_kernels(net)
+    use_cpu_kernels(net)
     preprocessor = fit_preprocess(split, recipe.data, 3)
     cpu = torch.device("cpu")
     stream = TrainStream(split, recipe.data, preprocessor, batch, 0, cpu).batches()

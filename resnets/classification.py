@@ -19,7 +19,7 @@ from resnets.data.transforms.mirror_check import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess
 from resnets.data.transforms.progressive_resize import at_size
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
-from resnets.models import Net, build
+from resnets.models import ImageClassifier, build
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, classification_loss
 from resnets.train.plan import ExecutionPlan
@@ -42,7 +42,7 @@ class ClassificationTask:
         self,
         recipe: Recipe,
         splits: Splits,
-        model: Net,
+        model: ImageClassifier,
         preprocessor: Preprocessor,
         *,
         resumed: bool = False,

@@ -22,8 +22,7 @@ from resnets.config import (
     hold_folder,
     to_toml,
 )
-from resnets.models import norm_act
-from resnets.models.norm import use_norm_batch
+from resnets.models.norm import convert_batch_norms, use_cpu_kernels
 from resnets.report.run_report import write_report
 from resnets.train.batch_norm_check import check_norm_values
 from resnets.train.data_parallel import DataParallelModel
@@ -241,9 +240,10 @@ def _place_model(
     task.model.to(device).to(memory_format=memory_format)
     if is_new:
         task.setup(device)
-    use_norm_batch(task.model, recipe.norm_batch, sync=recipe.sync_norm and group.world_size > 1)
+    sync = recipe.sync_norm and group.world_size > 1
+    convert_batch_norms(task.model, recipe.norm_batch, sync)
     if plan.fused:
-        norm_act.use_kernels(task.model)
+        use_cpu_kernels(task.model)
     forward = task.compiled_model() if plan.compiled else task.model
     return DataParallelModel(forward, group, fit_memory)
 

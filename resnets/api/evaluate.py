@@ -21,7 +21,7 @@ from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.truth import Truth
 from resnets.evaluate.views.views import Average, Kind, Views
 from resnets.export.score import evaluate_backend
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.open import open_artifact
 from resnets.utils import environment
@@ -35,7 +35,7 @@ from resnets.weights.load import LoadOptions, load_model, warn_of_names
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation
 
-Weights = str | PathLike[str] | Net
+Weights = str | PathLike[str] | ImageClassifier
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ def evaluate(
     Unreadable images are left out; the result's `errors` name them. Raises ConfigError, DataError,
     CheckpointError and WeightsError.
     """
-    given = [weights] if isinstance(weights, str | PathLike | Net) else list(weights)
+    given = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else list(weights)
     if not given:
         raise ConfigError("name at least one run or checkpoint")
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
-    paths = [fspath(each) for each in given if not isinstance(each, Net)]
+    paths = [fspath(each) for each in given if not isinstance(each, ImageClassifier)]
     source, sizes = None if data is None else fspath(data), tuple(scales)
     with results_folder(folder):
         if any(task_of(each) != "classify" for each in paths):
@@ -155,11 +155,11 @@ def evaluate(
             return _evaluate_artifact(paths, options, folder)
         rename = LoadOptions(model, classes, rename=False)
         nets = [
-            each if isinstance(each, Net) else load_model(fspath(each), rename) for each in given
+            each if isinstance(each, ImageClassifier) else load_model(fspath(each), rename) for each in given
         ]
         if classes is not None:
             _rename_outputs(nets, classes)
-        names = [each.origin if isinstance(each, Net) else fspath(each) for each in given]
+        names = [each.origin if isinstance(each, ImageClassifier) else fspath(each) for each in given]
         return _evaluate_models(nets, names, options, folder)
 
 
@@ -171,7 +171,7 @@ def _refuse(why: str, **options: object) -> None:
 
 
 def _evaluate_models(
-    nets: Sequence[Net], names: Sequence[str], options: _Options, out: Path | None
+    nets: Sequence[ImageClassifier], names: Sequence[str], options: _Options, out: Path | None
 ) -> Measurement:
     split, truth = open_pictures(nets[0], options.data, options.split, options.labels, nets[1:])
     with init_distributed(options.device) as group:
@@ -230,7 +230,7 @@ def _progress(
         yield each
 
 
-def _rename_outputs(nets: Sequence[Net], text: str) -> None:
+def _rename_outputs(nets: Sequence[ImageClassifier], text: str) -> None:
     for net in nets:
         if net.classes != nets[0].classes:
             raise ConfigError(f"--classes {text}: {net.origin} has its outputs in another order")
@@ -248,7 +248,7 @@ def _rename_outputs(nets: Sequence[Net], text: str) -> None:
         net.classes = names
 
 
-def _protocol_names(nets: Sequence[Net], names: Sequence[str]) -> list[str]:
+def _protocol_names(nets: Sequence[ImageClassifier], names: Sequence[str]) -> list[str]:
     """What the protocol calls each model; the files of several may have the same name."""
     if len(nets) == 1:
         return [nets[0].origin]

@@ -9,7 +9,7 @@ from typing import Any
 
 from resnets.config import ConfigError
 from resnets.export.export import export as export_model
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Kind, Precision, is_artifact
 from resnets.utils.terminal import say
 from resnets.weights.checkpoint.format import task_of
@@ -31,7 +31,7 @@ class Artifact:
 
 
 def export(
-    weights: str | PathLike[str] | Net,
+    weights: str | PathLike[str] | ImageClassifier,
     to: Kind = "onnx",
     *,
     precision: Precision = "float32",
@@ -64,7 +64,7 @@ def export(
     ConfigError, DataError, CheckpointError and WeightsError.
     """
     source: Path | None = None
-    if isinstance(weights, Net):
+    if isinstance(weights, ImageClassifier):
         net = weights
     else:
         source = Path(weights)

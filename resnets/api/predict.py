@@ -15,7 +15,7 @@ from resnets.evaluate.predict import Prediction, find_pictures
 from resnets.evaluate.predict import predict as predict_images
 from resnets.evaluate.prepare import with_progress
 from resnets.export.select import open_backend
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend, describe_backend
 from resnets.runtime.torch import TorchEngine
 from resnets.utils.cpu_count import cores
@@ -30,7 +30,7 @@ Runtime = Literal["auto", "torch", "onnx", "openvino"]
 
 
 def predict(
-    weights: str | PathLike[str] | Net,
+    weights: str | PathLike[str] | ImageClassifier,
     images: Picture | Sequence[Picture],
     *,
     top_k: int = 5,
@@ -64,7 +64,7 @@ def predict(
     """
     given = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
     found = _in_folders(given, quiet)
-    if not isinstance(weights, Net) and task_of(fspath(weights)) != "classify":
+    if not isinstance(weights, ImageClassifier) and task_of(fspath(weights)) != "classify":
         from resnets.api.detect import predict_objects  # takes a second to import
 
         paths = [each for each in found if isinstance(each, Path)]
@@ -92,7 +92,7 @@ def predict(
 
 
 def open_engine(
-    weights: str | PathLike[str] | Net,
+    weights: str | PathLike[str] | ImageClassifier,
     images: int,
     *,
     options: LoadOptions,
@@ -108,7 +108,7 @@ def open_engine(
         if not quiet:
             say(text, error=True)
 
-    if isinstance(weights, Net):
+    if isinstance(weights, ImageClassifier):
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError("a loaded model runs in torch, in float32 or bfloat16")
         engine: Backend = TorchEngine(weights, device, precision)

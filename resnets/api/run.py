@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.config import ConfigError, Recipe, from_toml
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.report.run_report import REPORT, draw_curves, figures_of, inline, template
 from resnets.train.log import read_rows
 from resnets.training import RESULT
@@ -54,7 +54,7 @@ class Run:
         return self.folder / REPORT
 
     @cached_property
-    def model(self) -> Net:
+    def model(self) -> ImageClassifier:
         """The best model on validation (the last without a validation split), in eval mode."""
         return load(self.folder)
 

@@ -1,4 +1,4 @@
-"""What the net is."""
+"""The architecture of a model."""
 
 from __future__ import annotations
 
@@ -84,12 +84,42 @@ class ModelSpec:
     @property
     def residual(self) -> bool:
         """Whether blocks add a shortcut."""
-        return self.block != "vgg" and self.shortcut != "none"
+        return not self.is_vgg and self.shortcut != "none"
+
+    @property
+    def is_vgg(self) -> bool:
+        """Whether this is a VGG: stages of convolutions, no stem and no blocks."""
+        return self.block == "vgg"
+
+    @property
+    def is_preact(self) -> bool:
+        """Whether norm and relu come before each convolution (He et al., ECCV 2016)."""
+        return self.block.startswith("preact")
+
+    @property
+    def is_bottleneck(self) -> bool:
+        """Whether blocks have 1x1, 3x3 and 1x1 convolutions instead of two 3x3."""
+        return self.block.endswith("bottleneck")
 
     @property
     def expansion(self) -> int:
-        """Output width of a block over `widths` (4 for bottlenecks)."""
-        return 4 if self.block.endswith("bottleneck") else 1
+        """Output channels of a block over `widths`."""
+        return 4 if self.is_bottleneck else 1
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the last stage's output."""
+        return self.widths[-1] * self.expansion
+
+    @property
+    def layers_per_block(self) -> int:
+        """Convolutions of one block, that on the shortcut not counted; 1 for VGG."""
+        return 1 if self.is_vgg else 3 if self.is_bottleneck else 2
+
+    @property
+    def num_layers(self) -> int:
+        """Layers with weights, projections on shortcuts not counted (the paper's "20 layers")."""
+        return sum(self.depths) * self.layers_per_block + (3 if self.is_vgg else 2)
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.widths) or not self.depths:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from resnets.diagrams.svg import MUTED, Svg
 from resnets.diagrams.trace import conv_text
+from resnets.models.layers import DropPath
+from resnets.models.norm import NormAct
 
 FILL, STROKE = "#d6e6fb", "#5b86bf"
 BOX_WIDTH, BOX_HEIGHT = 150.0, 30.0
@@ -55,6 +58,20 @@ class _LayerTracer(fx.Tracer):
         known = isinstance(m, nn.Conv2d) or m.__module__.startswith("torch.nn")
         return known and not isinstance(m, nn.Sequential)
 
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Of a `NormAct` the norm is a leaf; addition and relu are traced."""
+        if not isinstance(m, NormAct):
+            return super().call_module(m, forward, args, kwargs)
+        x, *rest = args
+        y: Any = self.create_proxy("call_module", self.path_of_module(m), (x,), {})
+        return m.add_relu(y, *rest, **kwargs)
+
 
 def read_flow(block: nn.Module, title: str) -> Flow:
     """The data flow of a residual `block`, traced from its own `forward`."""
@@ -92,7 +109,7 @@ def _op(node: fx.Node, modules: dict[str, nn.Module]) -> Op | None:
         target = node.target
         return Op((target if isinstance(target, str) else target.__name__).rstrip("_"))
     module = modules[str(node.target)]
-    if isinstance(module, nn.Identity):
+    if isinstance(module, nn.Identity | DropPath):
         return None
     if isinstance(module, nn.Conv2d):
         return Op(conv_text(module), weighted=True)

@@ -13,8 +13,8 @@ from resnets.config import ConfigError, atomic_write
 from resnets.diagrams.block import draw_blocks, read_flow
 from resnets.diagrams.networks import draw_nets
 from resnets.diagrams.trace import read_column
-from resnets.models import Net, build, catalog
-from resnets.models.meta_build import shapes_only
+from resnets.models import ImageClassifier, build, catalog
+from resnets.models.cost import shapes_only
 
 # Where each kind of block is taken from. The second block of stage 1 keeps its dimensions, so its
 # shortcut is the identity: 64 channels in Fig. 5 left, 256 in Fig. 5 right.
@@ -26,7 +26,7 @@ BLOCKS = {
 }
 
 
-def net_diagram(nets: Sequence[Net], size: int | None = None) -> str:
+def net_diagram(nets: Sequence[ImageClassifier], size: int | None = None) -> str:
     """SVG of `nets` side by side, for pictures of `size` px (default: each net's own).
 
     One box per weighted layer and pool, rows aligned by output size, shortcuts as curves: solid

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
 from torch import nn
 
-from resnets.models import cost
-from resnets.models.blocks import Block, Projection
-from resnets.models.net import Net
+from resnets.models import ImageClassifier, cost
+from resnets.models.resnet import NoShortcut, Projection, ZeroPad
 
 Role = Literal["conv", "fc", "pool"]
 
@@ -69,17 +68,18 @@ class Column:
         return sum(unit.count * sum(box.role in roles for box in unit.boxes) for unit in self.units)
 
 
-def read_column(net: Net, size: int | None = None) -> Column:
+def read_column(net: ImageClassifier, size: int | None = None) -> Column:
     """The layers of `net` for pictures of `size` px (default: `net.spec.input_size`)."""
     counted = cost.count(net, size)
     shape: tuple[int, ...] = (net.spec.in_channels, counted.input_size, counted.input_size)
     units: list[Unit] = []
-    for block, group in groupby(_main_path(net, counted), key=lambda pair: _block(net, pair[0])):
+    blocks = net.blocks()
+    for name, group in groupby(_main_path(net, counted), key=lambda pair: _block(blocks, pair[0])):
         layers, boxes = zip(*group, strict=True)
-        if block is None:
+        if name is None:
             units += [Unit((box,)) for box in boxes]
         else:
-            units.append(Unit(boxes, _shortcut(block, widens=shape != layers[-1].output)))
+            units.append(Unit(boxes, _shortcut(blocks[name], widens=shape != layers[-1].output)))
         shape = layers[-1].output
     weighted = sum(box.role != "pool" for unit in units for box in unit.boxes)
     return Column(
@@ -94,7 +94,7 @@ def read_column(net: Net, size: int | None = None) -> Column:
     )
 
 
-def _main_path(net: Net, counted: cost.Cost) -> Iterator[tuple[cost.LayerCost, Box]]:
+def _main_path(net: ImageClassifier, counted: cost.Cost) -> Iterator[tuple[cost.LayerCost, Box]]:
     """What gets a box, from input to output.
 
     Norms are left out, as in Fig. 3, and so is a pool that finds its output size already there
@@ -128,23 +128,27 @@ def _words(layer: nn.Module) -> tuple[str, Role] | None:
     return None
 
 
-def _block(net: Net, layer: cost.LayerCost) -> Block | None:
-    """The residual or plain block that `layer` belongs to, if any."""
-    parent = net.get_submodule(layer.name.rpartition(".")[0])
-    return parent if isinstance(parent, Block) else None
+def _block(blocks: Mapping[str, nn.Module], layer: cost.LayerCost) -> str | None:
+    """The name of the residual or plain block that `layer` belongs to, if any."""
+    name = ".".join(layer.name.split(".")[:2])
+    return name if name in blocks else None
 
 
-def _shortcut(block: Block, widens: bool) -> Shortcut | None:
-    """The connection around `block`, None in a plain net."""
-    match block.shortcut:
-        case None:
+def _shortcut(block: nn.Module, widens: bool) -> Shortcut | None:
+    """The connection around `block`, None in a plain network."""
+    match getattr(block, "shortcut", None):
+        case None | NoShortcut():
             return None
         case Projection() as projection:
             words = conv_text(projection.conv)
             return Shortcut(widens, words.partition(",")[0], f"projection: {words}")
         case nn.Identity():
             return Shortcut(widens, "", "identity")
-    return Shortcut(widens, "zero pad", "identity, padded with zero channels")
+        case ZeroPad():
+            return Shortcut(widens, "zero pad", "identity, padded with zero channels")
+        case other:
+            name = type(other).__name__
+            return Shortcut(widens, name, name)
 
 
 def _detail(layer: cost.LayerCost) -> str:
@@ -156,14 +160,13 @@ def _detail(layer: cost.LayerCost) -> str:
     )
 
 
-def _title(net: Net, weighted: int) -> str:
+def _title(net: ImageClassifier, weighted: int) -> str:
     """The net in the words of Fig. 3, such as "34-layer residual"."""
-    if net.spec.block == "vgg":
+    if net.spec.is_vgg:
         return f"VGG-{weighted}"
     if not net.spec.residual:
         return f"{weighted}-layer plain"
-    preact = net.spec.block.startswith("preact")
-    return f"{weighted}-layer {'pre-activation' if preact else 'residual'}"
+    return f"{weighted}-layer {'pre-activation' if net.spec.is_preact else 'residual'}"
 
 
 def fold(column: Column) -> Column:

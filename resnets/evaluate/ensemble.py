@@ -17,7 +17,7 @@ from resnets.evaluate.batched_inference import compute_in_groups
 from resnets.evaluate.views.crops import Pixels, cut
 from resnets.evaluate.views.dense import fully_convolutional, normalise
 from resnets.evaluate.views.views import Average, Views, average_scores, logits_of
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.utils.cpu_count import cores
 
 FEWEST, MOST = 32, 1024  # pictures read and scored together
@@ -30,7 +30,12 @@ class Member:
     """
 
     def __init__(
-        self, net: Net, views: Views, columns: Tensor, device: torch.device, precision: str
+        self,
+        net: ImageClassifier,
+        views: Views,
+        columns: Tensor,
+        device: torch.device,
+        precision: str,
     ) -> None:
         views.check(net)
         self.net, self.views, self.columns = net, views, columns
@@ -109,7 +114,7 @@ class Ensemble:
 
     def __init__(
         self,
-        nets: Sequence[Net],
+        nets: Sequence[ImageClassifier],
         views: Views,
         average: Average,
         device: torch.device,
@@ -163,7 +168,7 @@ class Ensemble:
         return f"{len(parts)} nets, {self.average} averaged [{nets}]"
 
 
-def _columns(net: Net, first: Net) -> Tensor:
+def _columns(net: ImageClassifier, first: ImageClassifier) -> Tensor:
     """(K,): which output of `net` is each class of `first`."""
     if sorted(net.classes) != sorted(first.classes):
         lacking = sorted(set(first.classes) ^ set(net.classes))[:5]

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from resnets.config import ConfigError, atomic_write, hold_name
 from resnets.data import DataError, Split
@@ -21,7 +20,7 @@ from resnets.evaluate.batch_size import Budget
 from resnets.evaluate.batched_inference import NOT_FINITE, compute_in_groups
 from resnets.evaluate.views.crops import cut, picture_name
 from resnets.evaluate.views.views import Views, logits_of
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.models.resnet import ResNet
 from resnets.utils.terminal import valid_text
 
@@ -41,20 +40,20 @@ class Embedding:
     error: str | None = None
 
 
-def embed(net: Net, images: Tensor) -> Tensor:
+def embed(net: ImageClassifier, images: Tensor) -> Tensor:
     """The last stage's output, averaged over positions: (B, D) of normalised (B, C, H, W).
 
     Of a residual or plain net that is what its head reads; the closing norm and relu of a
     pre-activation net are applied first.
     """
     features = net.stages(images)[net.stage_names[-1]]
-    if isinstance(net, ResNet) and net.norm is not None:
-        features = F.relu(net.norm(features))
+    if isinstance(net, ResNet):
+        features = net.norm(features)
     return features.mean((2, 3))
 
 
 def embed_picture(
-    net: Net, picture: Path, *, device: torch.device, precision: str
+    net: ImageClassifier, picture: Path, *, device: torch.device, precision: str
 ) -> NDArray[np.float32]:
     """The vector (D,) of one picture, as `embeddings` gives it; DataError when there is none."""
     images = net.preprocess(picture)[None].to(device)
@@ -66,7 +65,7 @@ def embed_picture(
 
 
 def embeddings(
-    net: Net, split: Split, *, device: torch.device, precision: str, workers: int
+    net: ImageClassifier, split: Split, *, device: torch.device, precision: str, workers: int
 ) -> Iterator[Embedding]:
     """Each picture of `split`, its centre crop embedded, in order; `net` is on `device`.
 

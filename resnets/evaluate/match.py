@@ -35,7 +35,7 @@ SHOWN = 5  # class names in a message
 
 
 class Known(Protocol):
-    """What a net, or an artifact of one, says of itself: see `models.Net`."""
+    """What a net, or an artifact of one, says of itself: see `models.ImageClassifier`."""
 
     preprocess: Any
     classes: tuple[str, ...]

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from resnets.export.verify import EXIT_VERIFICATION_FAILED, VerificationError
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.artifact import (
     SUFFIXES,
     Kind,
@@ -58,7 +58,7 @@ class ArtifactKey:
 class ArtifactCache:
     """The cache entry of one artifact of one model."""
 
-    def __init__(self, model: Net, key: ArtifactKey) -> None:
+    def __init__(self, model: ImageClassifier, key: ArtifactKey) -> None:
         self.key, self.model_sha256 = key, model_sha256(model)
         identity = {
             **asdict(key),

@@ -35,7 +35,7 @@ from resnets.export.verify import (
     sample_images,
 )
 from resnets.export.write import check_format, write_artifact
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.artifact import (
     SUFFIXES,
     ArtifactMetadata,
@@ -74,7 +74,7 @@ class Evidence:
 
 
 def export(
-    model: Net,
+    model: ImageClassifier,
     kind: Kind,
     precision: Precision,
     out: Path,
@@ -125,7 +125,9 @@ def export(
         return {**manifest, "sha256": sums}
 
 
-def verify(model: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[str, Any]:
+def verify(
+    model: ImageClassifier, path: Path, evidence: Evidence, max_drop: float
+) -> dict[str, Any]:
     """The manifest of the artifact at `path`; VerificationError if it differs from `model`."""
     engine = open_artifact(path)
     metadata = engine.metadata
@@ -174,7 +176,7 @@ def verify(model: Net, path: Path, evidence: Evidence, max_drop: float) -> dict[
     return manifest
 
 
-def gather_evidence(model: Net, data: str | None, precision: Precision) -> Evidence:
+def gather_evidence(model: ImageClassifier, data: str | None, precision: Precision) -> Evidence:
     """Images from the data set `data`, or the sample images of scikit-learn."""
     if data is None:
         images, source = sample_images(model.preprocess)
@@ -194,7 +196,7 @@ def gather_evidence(model: Net, data: str | None, precision: Precision) -> Evide
     return Evidence(images, split.description, calibration, split, truth, baseline)
 
 
-def _evenly_spaced(model: Net, split: Split, count: int) -> NDArray[np.uint8]:
+def _evenly_spaced(model: ImageClassifier, split: Split, count: int) -> NDArray[np.uint8]:
     """Evenly spaced images of a split as the model gets them, (count, size, size, C)."""
     rows = np.linspace(0, len(split) - 1, count).astype(int).tolist()
     views: NDArray[np.uint8] = np.stack(
@@ -203,7 +205,7 @@ def _evenly_spaced(model: Net, split: Split, count: int) -> NDArray[np.uint8]:
     return views
 
 
-def _provenance(model: Net, source: Path | None) -> dict[str, Any]:
+def _provenance(model: ImageClassifier, source: Path | None) -> dict[str, Any]:
     """Source, package versions and date of an artifact."""
     weights: dict[str, Any] = {"weights": model.origin, "net": model_sha256(model)}
     try:

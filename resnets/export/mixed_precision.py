@@ -26,7 +26,7 @@ from resnets.export.write import (
     silence_exporters,
     write_openvino,
 )
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata, artifact_files
 from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.openvino_core import run_in_new_thread, shared_core
@@ -52,7 +52,7 @@ class Layer:
 
 
 def quantize_mixed(
-    model: Net,
+    model: ImageClassifier,
     metadata: ArtifactMetadata,
     path: Path,
     calibration: np.ndarray,

@@ -20,7 +20,7 @@ from pathlib import Path
 from resnets.config import ConfigError
 from resnets.export.cache import ArtifactCache, ArtifactKey, load_speed, save_speed
 from resnets.export.verify import VerificationError
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.models.cost import count
 from resnets.runtime.artifact import (
     SUFFIXES,
@@ -104,7 +104,7 @@ class BackendSelector:
     source: where `model` was loaded from. The other fields are those of `open_backend`.
     """
 
-    model: Net
+    model: ImageClassifier
     source: str
     precision: str
     images: int | None

@@ -15,7 +15,7 @@ from resnets.data import Split
 from resnets.data.sources.scikit_learn import load_digits, load_photographs
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.truth import Truth
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend
 from resnets.utils.errors import ResnetsError
 
@@ -57,7 +57,7 @@ class Parity:
     same_class: int
 
 
-def reference_logits(model: Net) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+def reference_logits(model: ImageClassifier) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """A function from images (B, size, size, C) to logits (B, K) of the unfolded float32 model."""
 
     def compute(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -70,7 +70,7 @@ def reference_logits(model: Net) -> Callable[[NDArray[np.uint8]], NDArray[np.flo
 
 
 def compare_logits(
-    model: Net, backend: Backend, images: NDArray[np.uint8], limit: float
+    model: ImageClassifier, backend: Backend, images: NDArray[np.uint8], limit: float
 ) -> list[Parity]:
     """Compare outputs at batch sizes 1, 2 and 7; VerificationError if they differ."""
     reference = reference_logits(model)
@@ -98,7 +98,7 @@ def compare_logits(
     return rows
 
 
-def compare_full_images(model: Net, engine: Any, limit: float) -> dict[str, Any] | None:
+def compare_full_images(model: ImageClassifier, engine: Any, limit: float) -> dict[str, Any] | None:
     """Compare outputs on full photographs that the graph resizes; None if it does not resize.
 
     Pixels may differ from the decoder's by 3 of 255, hence MIN_FULL_IMAGE_LIMIT.

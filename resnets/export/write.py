@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from resnets.config import ConfigError
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactMetadata, require_package
 from resnets.runtime.graph import INPUT, OUTPUT, InferenceModule
 from resnets.runtime.openvino_core import run_in_new_thread
@@ -29,7 +29,10 @@ WEIGHTED_OPS = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's opera
 
 
 def write_artifact(
-    model: Net, metadata: ArtifactMetadata, path: Path, calibration: np.ndarray | None = None
+    model: ImageClassifier,
+    metadata: ArtifactMetadata,
+    path: Path,
+    calibration: np.ndarray | None = None,
 ) -> None:
     """Write `model` (float32, on the CPU) to `path` in the format given by `metadata`.
 
@@ -79,13 +82,13 @@ def _export_program(
     return program
 
 
-def _write_torch(model: Net, metadata: ArtifactMetadata, path: Path) -> None:
+def _write_torch(model: ImageClassifier, metadata: ArtifactMetadata, path: Path) -> None:
     program = _export_program(InferenceModule(model, metadata.precision), metadata)
     torch.export.save(program, path, extra_files={f"{KEY}.json": metadata.to_json()})
 
 
 def _write_onnx(
-    model: Net, metadata: ArtifactMetadata, path: Path, calibration: np.ndarray | None
+    model: ImageClassifier, metadata: ArtifactMetadata, path: Path, calibration: np.ndarray | None
 ) -> None:
     import onnx
 
@@ -161,7 +164,9 @@ def write_openvino(
     ov.save_model(graph, path, compress_to_fp16=metadata.precision == "bfloat16")
 
 
-def openvino_model(model: Net, metadata: ArtifactMetadata, *, named: bool = False) -> Any:
+def openvino_model(
+    model: ImageClassifier, metadata: ArtifactMetadata, *, named: bool = False
+) -> Any:
     """Convert to a float32 openvino.Model for cropped images; named: name layers by module."""
     import openvino as ov
 

@@ -1,32 +1,41 @@
-"""The nets of the paper: one residual family and VGG, each built from a `ModelSpec`."""
+"""The networks of the paper, ResNet and VGG, each built from a `ModelSpec`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resnets.config import ModelSpec
+from resnets.config import ConfigError, ModelSpec
 
 if TYPE_CHECKING:
-    from resnets.models.net import Net
+    from resnets.models.block import MakeBlock
+    from resnets.models.classifier import ImageClassifier
+    from resnets.models.norm import MakeNorm
 
-__all__ = ["Net", "build"]
+__all__ = ["ImageClassifier", "build"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Net` on first use (PEP 562): the names of the catalog do not need torch."""
-    if name == "Net":
-        from resnets.models.net import Net
+    """Import `ImageClassifier` on first use (PEP 562): the catalog does not need torch."""
+    if name == "ImageClassifier":
+        from resnets.models.classifier import ImageClassifier
 
-        return Net
+        return ImageClassifier
     raise AttributeError(f"module 'resnets.models' has no attribute {name!r}")
 
 
-def build(spec: ModelSpec) -> Net:
-    """The net that `spec` describes, freshly initialised from torch's global random generator.
+def build(
+    spec: ModelSpec, *, block: MakeBlock | None = None, norm: MakeNorm | None = None
+) -> ImageClassifier:
+    """The model that `spec` describes, initialized from torch's global random generator.
 
-    Raises ConfigError where fields of `spec` contradict each other.
+    block, norm: replace those of the spec, see `block.BlockConfig`. Raises ConfigError if fields
+    of `spec` contradict each other, or if `block` returns maps of another shape than it must.
     """
     from resnets.models.resnet import ResNet
     from resnets.models.vgg import VGG
 
-    return VGG(spec) if spec.block == "vgg" else ResNet(spec)
+    if not spec.is_vgg:
+        return ResNet(spec, block=block, norm=norm)
+    if block is not None:
+        raise ConfigError(f"{spec.name}: VGG has no blocks to replace; use a resnet or plain model")
+    return VGG(spec, norm=norm)

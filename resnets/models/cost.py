@@ -1,17 +1,27 @@
-"""Parameters and multiply-adds of a net, counted from the running module."""
+"""Parameters and multiply-adds of a model, counted from the running module, and the paper's.
+
+`shapes_only` builds models without weights, for when only their shapes matter.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from resnets.models.blocks import ZeroPad
-from resnets.models.net import Net
+from resnets.models.block import eval_mode
+from resnets.models.classifier import ImageClassifier
+from resnets.models.layers import DropPath
+from resnets.models.resnet import NoShortcut, ZeroPad
+
+UNCOUNTED = (nn.Identity, nn.Dropout, DropPath, NoShortcut)
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one picture of `input_size` px costs; `layers` in the order in which they run."""
+    """Cost of one image of `input_size` px; `layers` in the order in which they run."""
 
     parameters: int
     multiply_adds: int
@@ -35,14 +45,14 @@ class Cost:
     layers: tuple[LayerCost, ...]
 
 
-def count(model: Net, size: int | None = None) -> Cost:
-    """Run `model` on one picture of `size` px (default `spec.input_size`) and count.
+def count(model: ImageClassifier, size: int | None = None) -> Cost:
+    """Run `model` on images of `size` px (default `spec.input_size`) and count.
 
     Multiply-adds are those of convolutions and linear layers, as in the paper (Table 1), whose
-    numbers are of "v1" nets with option A up to 34 layers; "v1.5" adds 0.23e9 at 50, 101 and 152
+    numbers are of "v1" models with option A up to 34 layers; "v1.5" adds 0.23e9 at 50, 101 and 152
     layers, because the first 1x1 of stages 2 to 4 still works at the larger size. The model runs on
-    a batch of no pictures, which gives every shape and takes milliseconds; its weights, modes and
-    device stay as they are. (Meta tensors would do too, but torch runs them in Python and imports
+    a batch of no images, which gives every shape and takes milliseconds; its weights, modes and
+    device are not changed. (Meta tensors would do too, but torch runs them in Python and imports
     torch._dynamo and sympy for it, which takes a second.)
     """
     size = size or model.spec.input_size
@@ -52,9 +62,9 @@ def count(model: Net, size: int | None = None) -> Cost:
         for named in (model.named_parameters(), model.named_buffers())
         for name, tensor in named
     }
-    pictures = torch.empty(0, model.spec.in_channels, size, size, device="cpu")
-    with _recorded(model) as layers, _evaluating(model), torch.no_grad():
-        torch.func.functional_call(model, weights, (pictures,))
+    images = torch.empty(0, model.spec.in_channels, size, size, device="cpu")
+    with _recorded(model) as layers, eval_mode(model), torch.no_grad():
+        torch.func.functional_call(model, weights, (images,))
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         multiply_adds=sum(layer.multiply_adds for layer in layers),
@@ -84,7 +94,7 @@ def _recorded(model: nn.Module) -> Iterator[list[LayerCost]]:
             lambda layer, _inputs, output, name=name: record(name, layer, output)
         )
         for name, module in model.named_modules()
-        if not any(module.children()) and not isinstance(module, nn.Identity | nn.Dropout)
+        if not any(module.children()) and not isinstance(module, UNCOUNTED)
     ]
     try:
         yield layers
@@ -93,27 +103,15 @@ def _recorded(model: nn.Module) -> Iterator[list[LayerCost]]:
             handle.remove()
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode while the context lasts; each module gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
-    """Products per output value, times the number of output values of one picture."""
+    """Products per output value, times the output values of one image."""
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         return 0
     return layer.weight[0].numel() * math.prod(output.shape[1:])
 
 
 def _kind(layer: nn.Module) -> str:
-    """A person's name for the layer, such as "conv 3x3, stride 2, 32 groups"."""
+    """The layer in words, such as "conv 3x3, stride 2, 32 groups"."""
     match layer:
         case nn.Conv2d():
             height, width = layer.kernel_size
@@ -131,3 +129,64 @@ def _kind(layer: nn.Module) -> str:
         case ZeroPad():
             return f"option A, stride {layer.stride}"
     return type(layer).__name__.lower()
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Within, models are built and run on the meta device: shapes without memory or values.
+
+    Initialization and batch norm, which change no shape, are skipped: torch runs both in Python
+    on meta tensors, and they would take nine tenths of the time.
+    """
+    with torch.device("meta"), _SkipValues():
+        yield
+
+
+class _SkipValues(TorchFunctionMode):
+    """Initializers and batch norms return the tensor they are given."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        if func is functional.batch_norm:
+            return args[0]
+        return func(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Published:
+    """The paper's figures for one model, in its own rounding; None where it gives none."""
+
+    parameters: str | None = None
+    multiply_adds: str | None = None
+
+
+# He et al., CVPR 2016. Multiply-adds: Table 1, which does not distinguish plain networks or
+# shortcut options; section 3.3 for VGG-19, 4.1 for VGG-16. Parameters: Table 6. The paper's
+# bottlenecks have their stride in the first 1x1 ("-v1"). Its errors are in `resnets.study.paper`.
+PUBLISHED = {
+    "resnet18": Published(multiply_adds="1.8G"),
+    "resnet18-a": Published(multiply_adds="1.8G"),
+    "plain18": Published(multiply_adds="1.8G"),
+    "resnet34": Published(multiply_adds="3.6G"),
+    "resnet34-a": Published(multiply_adds="3.6G"),
+    "plain34": Published(multiply_adds="3.6G"),
+    "resnet50-v1": Published(multiply_adds="3.8G"),
+    "resnet101-v1": Published(multiply_adds="7.6G"),
+    "resnet152-v1": Published(multiply_adds="11.3G"),
+    "vgg16": Published(multiply_adds="15.3G"),
+    "vgg19": Published(multiply_adds="19.6G"),
+    "cifar-resnet20": Published(parameters="0.27M"),
+    "cifar-resnet32": Published(parameters="0.46M"),
+    "cifar-resnet44": Published(parameters="0.66M"),
+    "cifar-resnet56": Published(parameters="0.85M"),
+    "cifar-resnet110": Published(parameters="1.7M"),
+    "cifar-resnet1202": Published(parameters="19.4M"),
+}

@@ -1,92 +1,215 @@
-"""Batch norms whose statistics are not those of one device's batch: ghost and synchronised ones."""
+"""Norms of every kind, each one module with what follows it: addition of the shortcut and relu.
+
+`BatchNormAct2d` is timm's idiom: it inherits from torch's norm, so parameters and buffers keep
+their names (`norm1.weight`), and trains with a fused CPU kernel (`ops.norm_act`). `GhostNormAct2d`
+and the two synchronized norms take their statistics from other batches than one device's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed, nn
-from torch.nn import functional as F
 
-BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # all kinds; the one is no subclass of the other
+from resnets.config import ModelSpec
+from resnets.models.layers import DropPath, add_shortcut
+from resnets.ops import conv_weight_grad
+from resnets.ops import norm_act as fused
+
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # all kinds; neither is a subclass of the other
+
+MakeNorm = Callable[[int], nn.Module]  # channels -> a module that normalizes (B, C, H, W)
 
 
-class GhostNorm(nn.BatchNorm2d):
-    """Batch norm over each `pictures` neighbours of a batch by themselves while it trains.
+class NormAct(nn.Module):
+    """`relu(norm(x) + shortcut)`: a norm, the addition at the end of a residual block, and relu.
 
-    "Ghost" batches (Hoffer et al. 2017, "Train longer, generalize better"); the paper's net had 32
-    pictures on each of 8 GPUs. Running statistics move when `settle` is called, once a step,
-    towards the mean over all of its ghosts: they do not depend on how many passes it took.
+    Subclasses inherit from this class and from the norm. relu: whether there is one. inplace:
+    whether the addition and relu may overwrite what the norm returned.
     """
 
-    pictures: int
-    sums: Tensor  # (2, C): of means and of variances since the last step
-    ghosts: Tensor  # how many those are
+    def __init__(self, *args: Any, relu: bool = True, inplace: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.relu, self.inplace = relu, inplace
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) to the same; B a multiple of `pictures` in training."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """`norm(x)` alone: (B, C, H, W) to the same shape."""
+        out: Tensor = super().forward(x)
+        return out
+
+    def add_relu(
+        self, y: Tensor, shortcut: Tensor | None = None, drop_path: DropPath | None = None
+    ) -> Tensor:
+        """`relu(y + shortcut)`; `drop_path` zeroes `y` for some images."""
+        y = add_shortcut(y, shortcut, drop_path, inplace=self.inplace)
+        return F.relu(y, inplace=self.inplace) if self.relu else y
+
+    def forward(
+        self, x: Tensor, shortcut: Tensor | None = None, drop_path: DropPath | None = None
+    ) -> Tensor:
+        """`relu(drop_path(norm(x)) + shortcut)`: all (B, C, H, W)."""
+        return self.add_relu(self.normalize(x), shortcut, drop_path)
+
+    def extra_repr(self) -> str:
+        """The norm's settings."""
+        return ", ".join(filter(None, (super().extra_repr(), "" if self.relu else "relu=False")))
+
+
+class IdentityAct(NormAct, nn.Identity):
+    """`relu(x + shortcut)`: what is left of a `NormAct` without a norm (`norm="none"`)."""
+
+
+class CustomNormAct(NormAct):
+    """A `NormAct` around any other norm, which is its child `norm`."""
+
+    def __init__(self, norm: nn.Module, *, relu: bool = True) -> None:
+        super().__init__(relu=relu, inplace=False)  # the norm may need its output to differentiate
+        self.norm = norm
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """`norm(x)` alone: (B, C, H, W) to the same shape."""
+        out: Tensor = self.norm(x)
+        return out
+
+
+class BatchNormAct2d(NormAct, nn.BatchNorm2d):
+    """Batch norm (Ioffe and Szegedy 2015), addition and relu, on a CPU fused into one kernel.
+
+    use_kernel: set by `use_cpu_kernels`; what the kernel does not support runs on torch.
+    """
+
+    use_kernel = False
+
+    def forward(
+        self, x: Tensor, shortcut: Tensor | None = None, drop_path: DropPath | None = None
+    ) -> Tensor:
+        """`relu(drop_path(norm(x)) + shortcut)`: all (B, C, H, W)."""
+        drops = drop_path is not None and drop_path.active
+        fuses = self.use_kernel and self.training and not drops
+        if fuses and fused.supports(x, shortcut, self.weight, self.group_size(x)):
+            return self._fused(x, shortcut)
+        return super().forward(x, shortcut, drop_path)
+
+    def group_size(self, x: Tensor) -> int:
+        """How many images of the batch `x` share statistics."""
+        return len(x)
+
+    def _fused(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        out = self._run_kernel(x, shortcut, self.running_mean, self.running_var, self.momentum)
+        self.num_batches_tracked.add_(1)
+        return out
+
+    def _run_kernel(
+        self, x: Tensor, shortcut: Tensor | None, means: Tensor, variances: Tensor, momentum: float
+    ) -> Tensor:
+        return fused.batch_norm_act(
+            *(x, shortcut, self.weight, self.bias, means, variances),
+            eps=self.eps,
+            momentum=momentum,
+            relu=self.relu,
+            group_size=self.group_size(x),
+        )
+
+
+class GhostNormAct2d(BatchNormAct2d):
+    """Batch norm over each `ghost_size` neighbors of a batch separately in training.
+
+    "Ghost" batches (Hoffer et al. 2017, "Train longer, generalize better"); the paper's networks
+    had 32 images on each of 8 GPUs. The running statistics move when `update_running_stats` is
+    called, once per step, towards the mean over the step's ghosts: they do not depend on the number
+    of passes.
+    """
+
+    ghost_size: int
+    sums: Tensor  # (2, C): of means and of variances since the last step
+    count: Tensor  # ghosts since the last step
+
+    def group_size(self, x: Tensor) -> int:
+        """How many images of the batch `x` share statistics."""
+        return self.ghost_size
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """`norm(x)` alone: (B, C, H, W) to the same shape."""
         if not self.training:
-            return super().forward(input)
-        parts = input.split(self.pictures)
-        means, variances = self.statistics(len(parts))
-        normed = [
+            return super().normalize(x)
+        parts = x.split(self.ghost_size)
+        means, variances = self._statistics(len(parts))
+        normalized = [
             F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
             for part, mean, variance in zip(parts, means, variances, strict=True)
         ]
-        self.note(means, variances)
-        return torch.cat(normed)
+        self._accumulate(means, variances)
+        return torch.cat(normalized)
 
-    def statistics(self, ghosts: int) -> tuple[Tensor, Tensor]:
-        """Room for the mean and the unbiased variance (ghosts, C) of each ghost."""
+    def _fused(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        means, variances = self._statistics(len(x) // self.ghost_size)
+        out = self._run_kernel(x, shortcut, means, variances, momentum=1.0)
+        self._accumulate(means, variances)
+        return out
+
+    def _statistics(self, ghosts: int) -> tuple[Tensor, Tensor]:
+        """Zeros for the mean and the unbiased variance (ghosts, C) of each ghost."""
         assert self.running_mean is not None
-        room = self.running_mean.new_zeros(2, ghosts, self.num_features)
-        return room[0], room[1]
+        zeros = self.running_mean.new_zeros(2, ghosts, self.num_features)
+        return zeros[0], zeros[1]
 
-    def note(self, means: Tensor, variances: Tensor) -> None:
-        """Count what `statistics` was filled with."""
+    def _accumulate(self, means: Tensor, variances: Tensor) -> None:
         with torch.no_grad():
             self.sums += torch.stack([means.sum(0), variances.sum(0)])
-            self.ghosts += len(means)
+            self.count += len(means)
 
-    def settle(self) -> None:
-        """Move the running statistics, at the end of a step."""
+    def update_running_stats(self) -> None:
+        """Update the running statistics, at the end of a step."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         if self.training:
-            mean, variance = self.sums / self.ghosts
+            mean, variance = self.sums / self.count
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance, self.momentum)
             self.num_batches_tracked.add_(1)
             self.sums.zero_()
-            self.ghosts.zero_()
+            self.count.zero_()
 
 
-class SyncNorm(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, on devices that torch's own does not serve."""
+class AllReduceNormAct2d(NormAct, nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, on devices that torch's does not support."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """`norm(x)` alone: (B, C, H, W) to the same shape."""
         if not self.training:
-            return super().forward(input)
+            return super().normalize(x)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        x = input.to(torch.promote_types(input.dtype, torch.float32))  # autocast gives bfloat16
-        place = (1, -1, 1, 1)
-        count = _total(x.new_tensor([x.numel() / x.shape[1]]))
-        mean = _total(x.sum((0, 2, 3))) / count
-        away = x - mean.view(place)
-        variance = _total(away.square().sum((0, 2, 3))) / count
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # autocast gives bfloat16
+        shape = (1, -1, 1, 1)
+        count = _all_reduce(wide.new_tensor([wide.numel() / wide.shape[1]]))
+        mean = _all_reduce(wide.sum((0, 2, 3))) / count
+        centered = wide - mean.view(shape)
+        variance = _all_reduce(centered.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (away * scale.view(place) + self.bias.view(place)).to(input.dtype)
+        return (centered * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
 
-class _Total(torch.autograd.Function):
+class SyncBatchNormAct(NormAct, nn.SyncBatchNorm):
+    """torch's batch norm over the batches of all processes (CUDA), addition and relu."""
+
+
+class _AllReduce(torch.autograd.Function):
     """The sum over all processes, whose gradient is the sum of theirs."""
 
     @staticmethod
@@ -102,48 +225,97 @@ class _Total(torch.autograd.Function):
         return total
 
 
-def _total(values: Tensor) -> Tensor:
-    return _Total.apply(values) if distributed.is_initialized() else values
+def _all_reduce(values: Tensor) -> Tensor:
+    return _AllReduce.apply(values) if distributed.is_initialized() else values
 
 
-def use_norm_batch(net: nn.Module, pictures: int, sync: bool) -> nn.Module:
-    """`net` with its batch norms replaced, weights and names kept; the same net where nothing is.
+def make_norm(
+    spec: ModelSpec,
+    channels: int,
+    custom: MakeNorm | None = None,
+    *,
+    relu: bool = True,
+    inplace: bool = True,
+) -> NormAct:
+    """The norm that `spec` asks for, or the one that `custom` returns, with addition and relu.
 
-    pictures: of each ghost batch, 0 = none. sync: statistics over all processes.
+    inplace: False if the input is needed afterwards, which a network without norms overwrites.
     """
-    if sync and next(net.parameters()).device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    if not (pictures or sync):
-        return net
-    for parent in list(net.modules()):
+    if custom is not None:
+        norm = custom(channels)
+        usual = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
+        return _converted(norm, BatchNormAct2d, relu) if usual else CustomNormAct(norm, relu=relu)
+    if spec.norm == "none":
+        return IdentityAct(relu=relu, inplace=inplace)
+    return BatchNormAct2d(channels, spec.norm_eps, relu=relu)
+
+
+def convert_batch_norms(model: nn.Module, ghost_size: int, sync: bool) -> nn.Module:
+    """Replace the batch norms of `model`, keeping weights and names; returns `model`.
+
+    ghost_size: images of each ghost batch, 0 = none. sync: statistics over all processes.
+    """
+    if not (ghost_size or sync):
+        return model
+    cuda = next(model.parameters()).device.type == "cuda"
+    kind: type[NormAct] = SyncBatchNormAct if cuda else AllReduceNormAct2d
+    kind = kind if sync else GhostNormAct2d
+    for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
-            if type(norm) is nn.BatchNorm2d:
-                setattr(parent, name, _replaced(norm, pictures))
-    return net
+            if type(norm) in (nn.BatchNorm2d, BatchNormAct2d):
+                converted = _converted(norm, kind, getattr(norm, "relu", False))
+                if isinstance(converted, GhostNormAct2d):
+                    _set_ghost_size(converted, ghost_size)
+                setattr(parent, name, converted)
+    return model
 
 
-def _replaced(norm: nn.BatchNorm2d, pictures: int) -> nn.BatchNorm2d:
-    """A ghost norm of `pictures`, or for 0 a synchronised one, with the weights of `norm`."""
-    kind = GhostNorm if pictures else SyncNorm
-    # Nothing is allocated: all that the norm holds is put in the place of the new one's.
-    with torch.device("meta"):
-        new = kind(norm.num_features, norm.eps, norm.momentum)
+def _converted(norm: nn.Module, kind: type[NormAct], relu: bool) -> NormAct:
+    """A norm of another `kind` with the weights and statistics of the batch norm `norm`."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.device("meta"):  # nothing is allocated: the tensors of `norm` replace the new ones
+        new = kind(norm.num_features, norm.eps, norm.momentum, relu=relu)
     new._parameters, new._buffers = norm._parameters, norm._buffers
     new.training = norm.training
-    if isinstance(new, GhostNorm):
-        new.pictures = pictures
-        like = norm.weight.detach()
-        new.register_buffer("sums", like.new_zeros(2, len(like)), persistent=False)
-        new.register_buffer("ghosts", like.new_zeros(()), persistent=False)
     return new
 
 
-def running_statistics(net: nn.Module) -> list[Tensor]:
-    """Running means and variances that each process moves by its own pictures alone."""
+def _set_ghost_size(norm: GhostNormAct2d, ghost_size: int) -> None:
+    norm.ghost_size = ghost_size
+    like = norm.weight.detach()
+    norm.register_buffer("sums", like.new_zeros(2, len(like)), persistent=False)
+    norm.register_buffer("count", like.new_zeros(()), persistent=False)
+
+
+def without_norm(norm: nn.Module) -> nn.Module:
+    """What is left of `norm` once it is folded into a convolution: addition and relu."""
+    rest = IdentityAct(relu=norm.relu) if isinstance(norm, NormAct) else nn.Identity()
+    return rest.train(norm.training)
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Running means and variances that each process updates from its own images alone."""
     return [
         buffer
-        for norm in net.modules()
-        if type(norm) in (nn.BatchNorm2d, GhostNorm) and norm.training
+        for norm in model.modules()
+        if type(norm) in (nn.BatchNorm2d, BatchNormAct2d, GhostNormAct2d) and norm.training
         for buffer in (norm.running_mean, norm.running_var)
         if isinstance(buffer, Tensor)
     ]
+
+
+def use_cpu_kernels(model: nn.Module) -> bool:
+    """Train `model` with the fused CPU kernels; returns False if this machine has none.
+
+    Shortcuts are the children called `shortcut`: see `ops.norm_act.fuse_second_use`.
+    """
+    if not fused.has_kernel():
+        return False
+    for module in list(model.modules()):
+        if isinstance(module, BatchNormAct2d):
+            module.use_kernel = True
+        shortcut = getattr(module, "shortcut", None)
+        if isinstance(shortcut, nn.Module):
+            fused.fuse_second_use(shortcut)
+    conv_weight_grad.use_kernel(model)
+    return True

@@ -8,67 +8,60 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.config import ConfigError, ModelSpec
-from resnets.models import layers
-from resnets.models.init import initialise
-from resnets.models.net import Net
-from resnets.models.norm_act import norm_relu
+from resnets.models.classifier import ImageClassifier, init_weights
+from resnets.models.norm import MakeNorm, make_norm
 
-CLASSIFIER_WIDTH = 4096
-POOLED = 7
+HIDDEN = 4096  # units of the first two linear layers
+POOLED = 7  # pixels to each side of the map that they read
 
 
 class ConvUnit(nn.Module):
-    """A 3x3 convolution, a norm where the spec has one, and relu.
+    """A 3x3 convolution, a norm if the spec has one, and relu.
 
-    The convolution has a bias even before a norm, as in every VGG checkpoint in circulation.
+    The convolution has a bias even before a norm, as in all common VGG checkpoints.
     """
 
-    def __init__(self, spec: ModelSpec, c_in: int, c_out: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, in_channels: int, out_channels: int, norm: MakeNorm | None
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm = layers.norm(spec, c_out)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm = make_norm(spec, out_channels, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, c_in, H, W) -> (B, c_out, H, W)."""
-        return norm_relu(self.norm, self.conv(x))
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        return self.norm(self.conv(x))
 
 
-class VGG(Net):
+class VGG(ImageClassifier):
     """Stages of 3x3 convolutions that end with a 2x2 max pool, then 4096-4096-K linear layers.
 
-    `stages(x)`: `stage1` ... `stage5`, strides 2, 4, 8, 16, 32 (there is no stem). The pool is the
-    last child of its stage, so `net.stage5[:-1]` gives conv5_3 at stride 16, which Faster R-CNN
+    `stages(x)`: `stage1` to `stage5`, strides 2, 4, 8, 16, 32 (there is no stem). The pool is the
+    last child of its stage, so `model.stage5[:-1]` gives conv5_3 at stride 16, which Faster R-CNN
     reads. Before the linear layers the features are average-pooled to 7x7.
+    norm: replaces that of the spec, as in `ResNet`.
     """
 
     input_layer: ClassVar[str] = "stage1.0.conv"
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        for field in ("drop_path", "blur_pool", "dilate"):
-            if getattr(spec, field):
-                raise ConfigError(f"model.{field}: only nets of blocks have it, not {spec.name}")
-        smallest = 2 ** len(spec.depths)
-        if spec.input_size < smallest:
-            raise ConfigError(
-                f"model.input_size: {spec.input_size} px is less than the {smallest} px that the "
-                f"{len(spec.depths)} pools of {spec.name} need; use larger pictures (data.size)"
-            )
+    def __init__(self, spec: ModelSpec, *, norm: MakeNorm | None = None) -> None:
+        super().__init__(spec, norm=norm)
+        _check_spec(spec)
         channels = spec.in_channels
-        names = []
-        for index, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True)):
-            inputs = (channels, *[width] * (depth - 1))
-            units = [ConvUnit(spec, c_in, width) for c_in in inputs]
-            names.append(f"stage{index + 1}")
-            self.add_module(names[-1], nn.Sequential(*units, nn.MaxPool2d(2)))
+        self.stage_names = tuple(f"stage{index + 1}" for index in range(len(spec.depths)))
+        for name, depth, width in zip(self.stage_names, spec.depths, spec.widths, strict=True):
+            units = [
+                ConvUnit(spec, in_channels, width, norm)
+                for in_channels in (channels, *[width] * (depth - 1))
+            ]
+            self.add_module(name, nn.Sequential(*units, nn.MaxPool2d(2)))
             channels = width
-        self.stage_names = tuple(names)
         self.pool = nn.AdaptiveAvgPool2d(POOLED)
-        self.fc1 = nn.Linear(channels * POOLED**2, CLASSIFIER_WIDTH)
-        self.fc2 = nn.Linear(CLASSIFIER_WIDTH, CLASSIFIER_WIDTH)
+        self.fc1 = nn.Linear(channels * POOLED**2, HIDDEN)
+        self.fc2 = nn.Linear(HIDDEN, HIDDEN)
         self.dropout = nn.Dropout(spec.dropout)
-        self.head = nn.Linear(CLASSIFIER_WIDTH, spec.num_classes)
-        initialise(self)
+        self.head = nn.Linear(HIDDEN, spec.num_classes)
+        init_weights(self)
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, K) from the last stage's output (B, C, H, W)."""
@@ -76,3 +69,16 @@ class VGG(Net):
         x = self.dropout(F.relu(self.fc1(x), inplace=True))
         x = self.dropout(F.relu(self.fc2(x), inplace=True))
         return self.head(x)
+
+
+def _check_spec(spec: ModelSpec) -> None:
+    """Raise ConfigError if `spec` has fields of blocks, or if its images are too small."""
+    for field in ("drop_path", "blur_pool", "dilate"):
+        if getattr(spec, field):
+            raise ConfigError(f"model.{field}: only models with blocks have it, not {spec.name}")
+    smallest = 2 ** len(spec.depths)
+    if spec.input_size < smallest:
+        raise ConfigError(
+            f"model.input_size: {spec.input_size} px is less than the {smallest} px that the "
+            f"{len(spec.depths)} pools of {spec.name} need; use larger images (data.size)"
+        )

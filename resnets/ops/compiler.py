@@ -1,11 +1,11 @@
-"""Small C kernels, compiled on the user's machine where it has a compiler; none are required.
+"""Small C kernels, compiled on the user's machine if it has a compiler; none are required.
 
 A kernel is one .c file without dependencies. It is compiled once and cached in the user's cache
-folder under a name that follows from everything the machine code depends on: source, flags,
-compiler, instruction set and C library. So a home directory may be shared by unlike machines.
+folder under a name derived from everything the machine code depends on: source, flags, compiler,
+instruction set and C library. So different machines can share a home directory.
 
-Nothing is loaded from the cache unless this user owns it, nobody else can write it, and its bytes
-match the checksum at its end: a file that was cut short, or planted by somebody else, is rebuilt.
+A cached file is loaded only if this user owns it, nobody else can write it, and its bytes match the
+checksum at its end: a file that was truncated, or planted by somebody else, is rebuilt.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from resnets.utils import environment
 
@@ -35,16 +36,18 @@ FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"),
     *("-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"),
 )
-SWITCH = "RESNETS_NATIVE"  # "0" leaves the kernels out
-SECONDS = 120
+ENABLED = "RESNETS_NATIVE"  # environment variable; "0" disables the kernels
+COMPILE_TIMEOUT = 120  # seconds
 DIGEST = hashlib.sha256().digest_size
+
+Signature = tuple[list[Any], Any]  # argument types and result type of a C function
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel file and what became of it: the loaded `library`, or the `reason` it has none.
+    """A kernel file: the loaded `library`, or the `reason` why there is none.
 
-    note: why it is not cached although it was built, "" where it is.
+    note: why it is not cached although it was built, "" if it is.
     """
 
     name: str
@@ -53,31 +56,39 @@ class Kernel:
     note: str = ""
 
 
-def load(name: str) -> ctypes.CDLL | None:
-    """The compiled kernel file `name` ("norm"), or None where there is none; see `kernel`."""
-    return kernel(name).library
+def load(name: str, **signatures: Signature) -> ctypes.CDLL | None:
+    """The compiled kernel file `name` ("norm"), or None if it is not available; see `kernel`.
+
+    signatures: for each function that is called, its argument types and result type.
+    """
+    library = kernel(name).library
+    if library is not None:
+        for function, (arguments, result) in signatures.items():
+            getattr(library, function).argtypes = arguments
+            getattr(library, function).restype = result
+    return library
 
 
 @lru_cache
 def kernel(name: str) -> Kernel:
-    """The kernel file `name`, compiled (about a second, once) or taken from the cache.
+    """The kernel file `name`, compiled (about a second, once) or loaded from the cache.
 
-    Only on Linux, where torch's own OpenMP threads serve the kernels too. A compiler that is there
-    but fails is reported with a warning; training then runs on torch's operators alone.
+    Only on Linux, where the kernels share torch's own OpenMP threads. A compiler that fails is
+    reported with a warning; training then uses torch's operators alone.
     """
-    if os.environ.get(SWITCH) == "0":
-        return Kernel(name, None, f"switched off by {SWITCH}=0")
+    if os.environ.get(ENABLED) == "0":
+        return Kernel(name, None, f"disabled by {ENABLED}=0")
     if sys.platform != "linux":
-        return Kernel(name, None, f"built on Linux only, this is {sys.platform}")
+        return Kernel(name, None, f"built on Linux only, not on {sys.platform}")
     command = shlex.split(os.environ.get("CC", "cc"))
     found = shutil.which(command[0]) if command else None
     if found is None:
-        return Kernel(name, None, f"no C compiler: {command[0] if command else 'CC'} is not found")
+        return Kernel(name, None, f"no C compiler: {command[0] if command else 'CC'} not found")
     try:
         return _built(name, [found, *command[1:]])
     except (OSError, subprocess.SubprocessError) as error:
         reason = _reason(error)
-        log.warning("native/%s.c: not used, torch's operators are: %s", name, reason)
+        log.warning("native/%s.c: not available, using torch's operators: %s", name, reason)
         return Kernel(name, None, reason)
 
 
@@ -88,17 +99,17 @@ def _built(name: str, compiler: list[str]) -> Kernel:
     library = cache / f"{name}-{_key(source, compiler)}.so"
     problem = _unsafe(cache)
     if not problem and _intact(library):
-        with contextlib.suppress(OSError):  # it may be of a machine with other libraries
+        with contextlib.suppress(OSError):  # built on a machine with other libraries
             return Kernel(name, ctypes.CDLL(str(library)))
-    # A private folder (mode 0700) in the cache, so that the rename below stays on one file system.
+    # A private folder (mode 0700) in the cache, so that the rename stays on one file system.
     with tempfile.TemporaryDirectory(dir=None if problem else cache) as folder:
         built = Path(folder, library.name)
         command = [*compiler, *FLAGS, str(source), "-o", str(built), "-lm"]
-        subprocess.run(command, capture_output=True, check=True, timeout=SECONDS)
+        subprocess.run(command, capture_output=True, check=True, timeout=COMPILE_TIMEOUT)
         _seal(built)
         if not problem:
             try:
-                os.replace(built, library)  # several processes may build at once; each is whole
+                os.replace(built, library)  # atomic: several processes may build at once
                 _sync(cache)
                 built = library
             except OSError as error:
@@ -107,7 +118,7 @@ def _built(name: str, compiler: list[str]) -> Kernel:
 
 
 def _key(source: Path, compiler: list[str]) -> str:
-    """Hash of everything that decides about the machine code and where it runs."""
+    """Hash of everything that determines the machine code and where it runs."""
     parts = (
         source.read_bytes(),
         _version(tuple(compiler)),
@@ -120,17 +131,17 @@ def _key(source: Path, compiler: list[str]) -> str:
 
 @lru_cache
 def _version(compiler: tuple[str, ...]) -> bytes:
-    """What the compiler says of itself."""
+    """Output of the compiler's --version."""
     return subprocess.run(
-        [*compiler, "--version"], capture_output=True, check=True, timeout=SECONDS
+        [*compiler, "--version"], capture_output=True, check=True, timeout=COMPILE_TIMEOUT
     ).stdout
 
 
 def _unsafe(cache: Path) -> str:
-    """Make the cache folder; why it cannot be used, "" where it can."""
+    """Create the cache folder; returns why it cannot be used, "" if it can."""
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(PermissionError):  # not ours; said below
+        with contextlib.suppress(PermissionError):  # not ours; reported below
             cache.chmod(0o700)
         if problem := _foreign(os.stat(cache)):
             return f"{cache}: {problem}"
@@ -141,15 +152,15 @@ def _unsafe(cache: Path) -> str:
     return ""
 
 
-def _foreign(found: os.stat_result) -> str:
-    """Why others than this user may have changed a file or folder, "" where they cannot have."""
-    if found.st_uid != os.geteuid():
-        return f"belongs to user {found.st_uid}"
-    return "others can write it" if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+def _foreign(status: os.stat_result) -> str:
+    """Why other users may have changed a file or folder, "" if they cannot have."""
+    if status.st_uid != os.geteuid():
+        return f"belongs to user {status.st_uid}"
+    return "other users can write it" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
 
 
 def _intact(library: Path) -> bool:
-    """Whether a cached library is ours and whole. A loader would map a cut one, and crash later."""
+    """Whether a cached library is ours and complete; loading a truncated one would crash later."""
     try:
         with open(library, "rb", opener=_no_links) as file:
             if _foreign(os.fstat(file.fileno())):
@@ -184,11 +195,11 @@ def _sync(folder: Path) -> None:
 
 
 def _reason(error: OSError | subprocess.SubprocessError) -> str:
-    """One line of why compiling or loading failed."""
+    """One line: why compiling or loading failed."""
     if isinstance(error, subprocess.CalledProcessError):
         lines = error.stderr.decode(errors="replace").strip().splitlines()
-        said = next((line for line in lines if "error" in line), lines[-1] if lines else "")
-        return f"{error.cmd[0]} failed with exit code {error.returncode}: {said[:200]}"
+        message = next((line for line in lines if "error" in line), lines[-1] if lines else "")
+        return f"{error.cmd[0]} failed with exit code {error.returncode}: {message[:200]}"
     if isinstance(error, subprocess.TimeoutExpired):
-        return f"the compiler took longer than {SECONDS} s"
+        return f"the compiler took longer than {COMPILE_TIMEOUT} s"
     return str(error)

@@ -1,4 +1,4 @@
-"""Mirroring and normalising of large pictures on a CPU, by a C kernel where one can be compiled."""
+"""Flipping and normalizing of large images on a CPU by a C kernel, if one can be compiled."""
 
 from __future__ import annotations
 
@@ -13,42 +13,34 @@ from torch import Tensor
 from resnets.ops import compiler
 
 
-@lru_cache
-def _kernel() -> ctypes._NamedFuncPointer | None:
-    """`flip_pictures` of native/flip.c, or None where there is no compiler."""
-    library = compiler.load("flip")
-    if library is None:
-        return None
-    where, whole = ctypes.c_void_p, ctypes.c_int
-    library.flip_pictures.argtypes = [
-        *(where, where, where, ctypes.c_int64, whole, whole, whole),
-        *(where, where, where, whole),
-    ]
-    return library.flip_pictures
-
-
-def flip_pictures(
-    pictures: Tensor,
+def flip_and_normalize(
+    images: Tensor,
     rows: Tensor,
-    turned: NDArray[np.bool_],
+    flipped: NDArray[np.bool_],
     means: Tensor,
     scale: Tensor,
     out: Tensor,
 ) -> bool:
-    """Fill `out` (B, H, W, C) float32 with (x - mean) * scale of `pictures` (N, H, W, C) uint8.
+    """Fill `out` (B, H, W, C) float32 with (x - mean) * scale of `images` (N, H, W, C) uint8.
 
-    rows (B,) int64 says which; means (2, H, W, C) are those of a picture as it is, and of one that
-    is mirrored because `turned` (B,) says so; scale (W, C). The numbers are those of the same steps
-    in torch. False, and nothing is done, where there is no kernel for it.
+    rows: (B,) int64, which images. flipped: (B,), which of them are mirrored. means: (2, H, W, C),
+    for images as stored and for mirrored ones. scale: (W, C). The result equals that of the same
+    steps in torch bit for bit. Returns False, and does nothing, if the kernel is not available.
     """
     kernel = _kernel()
-    dense = (pictures, rows, means, scale, out)
-    if kernel is None or not all(each.is_contiguous() for each in dense):
+    if kernel is None or not all(x.is_contiguous() for x in (images, rows, means, scale, out)):
         return False
-    assert 0 <= int(rows.min()) <= int(rows.max()) < len(pictures)
-    flags = np.ascontiguousarray(turned, np.uint8)
-    done = kernel(
-        *(pictures.data_ptr(), rows.data_ptr(), flags.ctypes.data, *out.shape),
+    assert 0 <= int(rows.min()) <= int(rows.max()) < len(images)
+    flags = np.ascontiguousarray(flipped, np.uint8)
+    done = kernel.flip_pictures(
+        *(images.data_ptr(), rows.data_ptr(), flags.ctypes.data, *out.shape),
         *(means.data_ptr(), scale.data_ptr(), out.data_ptr(), torch.get_num_threads()),
     )
     return bool(done)
+
+
+@lru_cache
+def _kernel() -> ctypes.CDLL | None:
+    pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    arguments = [pointer] * 3 + [size] + [number] * 3 + [pointer] * 3 + [number]
+    return compiler.load("flip", flip_pictures=(arguments, ctypes.c_int))

@@ -33,7 +33,7 @@ def split_name(name: str, default: Head) -> tuple[ModelSpec, Head]:
         spec, head = catalog.spec(net), cast(Head, end)
     else:
         spec = catalog.spec(name)
-        head = "c4" if spec.block == "vgg" and default == "fpn" else default
+        head = "c4" if spec.is_vgg and default == "fpn" else default
     if head in ("fcn", "deeplabv3"):
         spec = dataclasses.replace(spec, dilate=DILATED)
     return spec, head
@@ -235,7 +235,7 @@ def localise(net: str = "resnet50-pcr") -> Recipe:
 
 def _anchors(spec: ModelSpec, head: Head) -> tuple[int, ...]:
     """32 to 512 px, or 8 times the stride of each level where a pyramid has not the usual five."""
-    levels = len(spec.depths) - (1 if spec.block == "vgg" else 0)
+    levels = len(spec.depths) - (1 if spec.is_vgg else 0)
     if head != "fpn" or levels == 4:
         return (32, 64, 128, 256, 512)
     return tuple(8 * 2**level for level in range(levels + 1))

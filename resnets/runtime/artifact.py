@@ -25,7 +25,7 @@ import torch
 
 from resnets.config import ConfigError, Preprocess, Recipe, from_dict, stored_recipe, to_dict
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.utils.errors import ResnetsError
 from resnets.utils.reading import read_object
 
@@ -61,7 +61,9 @@ class ArtifactMetadata:
     floats: tuple[str, ...] = ()
 
     @classmethod
-    def from_model(cls, model: Net, kind: Kind, precision: Precision) -> ArtifactMetadata:
+    def from_model(
+        cls, model: ImageClassifier, kind: Kind, precision: Precision
+    ) -> ArtifactMetadata:
         """The metadata of an artifact exported from `model`."""
         spec = model.preprocess.spec
         return cls(
@@ -122,7 +124,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def model_sha256(model: Net) -> str:
+def model_sha256(model: ImageClassifier) -> str:
     """SHA-256 of everything that decides the outputs: weights, preprocessing and classes."""
     hasher = hashlib.sha256(
         json.dumps([asdict(model.spec), to_dict(model.preprocess.spec), model.classes]).encode()

@@ -17,7 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from resnets.models import Net
+from resnets.models import ImageClassifier
+from resnets.models.norm import without_norm
 
 
 class _ReadCounter(TorchFunctionMode):
@@ -42,25 +43,23 @@ class _ReadCounter(TorchFunctionMode):
         return out
 
 
-def fold_batch_norms(model: Net) -> Net:
+def fold_batch_norms(model: ImageClassifier) -> ImageClassifier:
     """Return a copy of `model` in eval mode with norms folded into preceding convolutions.
 
-    Folded norms become `nn.Identity` and their convolutions get biases; layer names are kept.
-    `model` itself is not modified.
+    Of folded norms only addition and relu are left, and their convolutions get biases; layer names
+    are kept. `model` itself is not modified.
     """
     folded = copy.deepcopy(model).eval()
-    for module in folded.modules():
-        module.__dict__.pop("fused", None)  # set by the training kernel
     layers = dict(folded.named_modules())
     with torch.no_grad():
         for norm, convolution in _foldable_norms(folded).items():
             fused = fuse_conv_bn_eval(layers[convolution], layers[norm])
             folded.set_submodule(convolution, fused)
-            folded.set_submodule(norm, nn.Identity())
+            folded.set_submodule(norm, without_norm(layers[norm]))
     return folded
 
 
-def _foldable_norms(model: Net) -> dict[str, str]:
+def _foldable_norms(model: ImageClassifier) -> dict[str, str]:
     """Map each norm that is the only reader of a convolution's output to that convolution.
 
     Runs the model on one image. (The meta device would compute nothing, but makes torch import its

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.fold_batch_norm import fold_batch_norms
 
 INPUT, OUTPUT = "pictures", "logits"
@@ -22,7 +22,7 @@ class InferenceModule(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, net: Net, precision: str = "float32", *, channels_first: bool = False
+        self, net: ImageClassifier, precision: str = "float32", *, channels_first: bool = False
     ) -> None:
         super().__init__()
         mean, scale = net.preprocess.mean_and_scale(torch.device("cpu"))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from resnets.evaluate.batch_size import Budget
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
 from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_error
 from resnets.runtime.graph import InferenceModule
@@ -23,7 +23,9 @@ from resnets.utils.signals import signals_later
 class TorchEngine(Engine):
     """A PyTorch model with folded batch norms, on any device."""
 
-    def __init__(self, model: Net, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self, model: ImageClassifier, device: str = "auto", precision: str = "auto"
+    ) -> None:
         self.device = environment.pick_device(device)
         if self.device.type == "cpu":
             environment.tune_malloc()

@@ -22,7 +22,7 @@ from resnets.data.dataset.summary import announce
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.evaluate.match import SplitName, match_classes, number_note, open_split, relabel
 from resnets.evaluate.prepare import to_device
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.utils.terminal import Console, escape
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
@@ -41,7 +41,7 @@ class Subject:
 
     label: str
     where: Path
-    net: Net
+    net: ImageClassifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,11 @@ def load_subjects(
 
 
 def draw_split(
-    net: Net, data: str | None, part: Literal["train", "held-out"], count: int, seed: int
+    net: ImageClassifier,
+    data: str | None,
+    part: Literal["train", "held-out"],
+    count: int,
+    seed: int,
 ) -> Split:
     """`count` pictures drawn by `seed` from the data of `net`, or from `data`; all where fewer.
 
@@ -112,7 +116,7 @@ def draw_split(
     return _draw(split, count, seed)
 
 
-def show(split: Split, net: Net, device: str) -> Pictures:
+def show(split: Split, net: ImageClassifier, device: str) -> Pictures:
     """Move `net` to `device` and make `split` the input it expects; DataError on other classes."""
     outputs = match_classes(split.classes, net.classes, split.description)
     chosen, precision = to_device(net, device, PRECISION)
@@ -163,7 +167,7 @@ def _draw(split: Split, count: int, seed: int) -> Split:
     return dataclasses.replace(split, files=files, labels=labels, description=description)
 
 
-def _unlike(first: Net, other: Net, data: str | None) -> str | None:
+def _unlike(first: ImageClassifier, other: ImageClassifier, data: str | None) -> str | None:
     """What keeps two nets from being shown the same pictures, or None."""
     if set(first.classes) != set(other.classes):
         return f"{len(other.classes)} and {len(first.classes)} classes, or others by name"

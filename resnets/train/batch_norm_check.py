@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from resnets.config import ConfigError, Recipe
-from resnets.models.meta_build import shapes_only
+from resnets.models.cost import shapes_only
 from resnets.models.norm import BATCH_NORMS
 from resnets.train.fit_memory import micro_batch_slices
 from resnets.train.optim.freeze import FreezeSchedule

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from resnets.config import Recipe
-from resnets.models import convolution, cost
-from resnets.ops import compiler
+from resnets.models import cost
+from resnets.ops import compiler, conv_weight_grad
 from resnets.utils import environment
 from resnets.weights.checkpoint.format import Checkpoint
 
@@ -28,8 +28,8 @@ class ExecutionPlan:
     Stored in the checkpoint (as "means"): a resumed run takes its precision from there if the
     device supports it, and reports which other settings differ.
 
-    fused: norm, addition and ReLU in one kernel (`models.norm_act`), which compiling would undo.
-    tiles: weight gradients of convolutions on AMX tiles (`models.convolution`). keeps_pages:
+    fused: norm, addition and ReLU in one kernel (`ops.norm_act`), which compiling would undo.
+    tiles: weight gradients of convolutions on AMX tiles (`ops.conv_weight_grad`). keeps_pages:
     malloc keeps freed memory (`tune_malloc`).
     """
 
@@ -83,7 +83,7 @@ def choose_plan(
         rate = MULTIPLY_ADDS_PER_SECOND.get(chosen.type, MULTIPLY_ADDS_PER_SECOND["cpu"])
         compiled = multiply_adds / rate > MIN_SECONDS_TO_COMPILE
         compiled = before["compiled"] if before.get("fused") is fused else compiled
-    tiles = fused and precision == "bfloat16" and convolution.has_kernel()
+    tiles = fused and precision == "bfloat16" and conv_weight_grad.has_kernel()
     tiles = tiles and before.get("tiles", True)
     return ExecutionPlan(str(chosen), precision, compiled, fused, tiles, malloc_tuned)
 

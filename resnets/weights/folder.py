@@ -24,7 +24,7 @@ from resnets.config import (
     to_dict,
 )
 from resnets.config.fields import take_fields
-from resnets.models import Net, catalog
+from resnets.models import ImageClassifier, catalog
 from resnets.utils.reading import reading
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import name_map
@@ -63,7 +63,10 @@ def same_net(one: ModelSpec, other: ModelSpec) -> str | None:
 
 
 def write_folder(
-    net: Net, out: Path, licence: str | None, format: Literal["timm", "transformers"] = "timm"
+    net: ImageClassifier,
+    out: Path,
+    licence: str | None,
+    format: Literal["timm", "transformers"] = "timm",
 ) -> None:
     """Write `net` into the existing folder `out`; preprocessing and classes where it has them.
 
@@ -88,11 +91,11 @@ def write_folder(
     dump_json({**config, "resnets": _own(net)}, out / CONFIG)
 
 
-def _config(net: Net, theirs: str | None, licence: str | None) -> dict[str, Any]:
+def _config(net: ImageClassifier, theirs: str | None, licence: str | None) -> dict[str, Any]:
     """timm's config.json."""
     spec, seen = net.spec, None if net.preprocess is None else net.preprocess.spec
     layers = {"first_conv": "conv1", "classifier": "fc"}
-    if spec.block == "vgg":
+    if spec.is_vgg:
         layers = {"first_conv": "features.0", "classifier": "head.fc"}
     config: dict[str, Any] = {
         "architecture": theirs or spec.name,
@@ -111,7 +114,7 @@ def _config(net: Net, theirs: str | None, licence: str | None) -> dict[str, Any]
     return config
 
 
-def _own(net: Net) -> dict[str, Any]:
+def _own(net: ImageClassifier) -> dict[str, Any]:
     """What theirs have no word for."""
     return {
         "format": FORMAT,

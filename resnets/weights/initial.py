@@ -14,8 +14,8 @@ from torch import Tensor
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.models import Net, build, catalog
-from resnets.models.meta_build import shapes_only
+from resnets.models import ImageClassifier, build, catalog
+from resnets.models.cost import shapes_only
 from resnets.weights import hub
 from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem
 from resnets.weights.errors import WeightsError
@@ -47,7 +47,7 @@ def create_model(
     in_channels: int | None = None,
     weights: str | None = None,
     classes: Sequence[str] | None = None,
-) -> Net:
+) -> ImageClassifier:
     """A net by catalog name or from a spec, in training mode, float32, on the CPU.
 
     weights: None draws them at random (torch's global generator). "torchvision:IMAGENET1K_V2",
@@ -140,7 +140,7 @@ def recognise(weights: Weights, spec: ModelSpec) -> Weights:
     format = names.format
     present = names.own_names(tensors)
     fields = {**format.needs, **weights.fields}
-    if spec.norm == "batch" and spec.block != "vgg":
+    if spec.norm == "batch" and not spec.is_vgg:
         everywhere = "stage1.0.conv1.bias" in present
         stem = "stem" if "stem.conv.bias" in present else "none"
         fields["conv_bias"] = "all" if everywhere else stem
@@ -191,7 +191,7 @@ def _named_once(weights: Weights, rows: int | None) -> tuple[str, ...]:
     return names
 
 
-def _read(weights: Weights, chosen: Selection, sketch: Net) -> Tensors:
+def _read(weights: Weights, chosen: Selection, sketch: ImageClassifier) -> Tensors:
     """The chosen tensors, once their sizes are known to be near those of the net."""
     own = {name: tensor.numel() for name, tensor in sketch.state_dict().items()}
     theirs = {their: own[name] for name, their in chosen.map.theirs.items() if their is not None}
@@ -227,7 +227,7 @@ def net_from(
     classes: Sequence[str] | None = None,
     policy: HeadPolicy = "names",
     whole: bool = False,
-) -> Net:
+) -> ImageClassifier:
     """The net `spec`, in training mode, with recognised `weights`; see `create_model`.
 
     classes, policy: the classes that the net is for, and what of the weights' head serves them
@@ -270,7 +270,7 @@ def _follow(spec: ModelSpec, weights: Weights) -> ModelSpec:
     return dataclasses.replace(spec, **changes)
 
 
-def _tensors_for(net: Net, weights: Weights) -> Tensors:
+def _tensors_for(net: ImageClassifier, weights: Weights) -> Tensors:
     """The weights' tensors under our names, the head's only where they have one."""
     assert weights.format is not None
     names: NameMap = own_map(net) if weights.format == OWN.name else name_map(weights.format, net)
@@ -281,7 +281,7 @@ def _tensors_for(net: Net, weights: Weights) -> Tensors:
 
 
 def _take_head(
-    net: Net,
+    net: ImageClassifier,
     found: Tensors,
     weights: Weights,
     classes: Sequence[str] | None,
@@ -312,7 +312,7 @@ def _take_head(
     return False
 
 
-def _adapt_first(net: Net, found: Tensors, source: str) -> None:
+def _adapt_first(net: ImageClassifier, found: Tensors, source: str) -> None:
     """Bring the first convolution to the net's input channels, and to its stem."""
     name = f"{net.input_layer}.weight"
     have, want = found[name].shape, net.state_dict()[name].shape
@@ -326,7 +326,7 @@ def _adapt_first(net: Net, found: Tensors, source: str) -> None:
         log.info("%s: 7x7 kernel of the stem adapted to 3x3, for small pictures", source)
 
 
-def _check(net: Net, found: Tensors, source: str) -> None:
+def _check(net: ImageClassifier, found: Tensors, source: str) -> None:
     """WeightsError where shapes differ or values are none of a network's."""
     own = net.state_dict()
     wrong = [

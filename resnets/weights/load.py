@@ -15,7 +15,7 @@ from torch import nn
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.models import Net, build, catalog
+from resnets.models import ImageClassifier, build, catalog
 from resnets.weights import folder, hub
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import (
@@ -69,7 +69,7 @@ NOTHING_SAID = LoadOptions()
 
 def load(
     where: str | Path, model: str | None = None, classes: str | Sequence[str] | None = None
-) -> Net:
+) -> ImageClassifier:
     """The net of a run, checkpoint, pushed folder or file, in eval mode, float32, on the CPU.
 
     Runs and checkpoints may lie behind a URL that fsspec opens.
@@ -93,7 +93,7 @@ def load_model(
     where: str | Path,
     options: LoadOptions = LoadOptions(),
     need: Literal["names", "head", "body"] = "names",
-) -> Net:
+) -> ImageClassifier:
     """What every command loads its network with: `load` with the user's options.
 
     need: "names" refuses outputs that nobody names; "body" takes weights without a head, for
@@ -111,7 +111,7 @@ def _load(
     classes: str | Sequence[str] | None,
     need: Need,
     rename: bool = True,
-) -> Net:
+) -> ImageClassifier:
     source = str(where)
     if hub.is_library(source):
         spec = None if model is None else catalog.spec(model)
@@ -138,7 +138,7 @@ def _net_of(
     part: str | None,
     model: str | None,
     classes: str | Sequence[str] | None,
-) -> Net:
+) -> ImageClassifier:
     """The net of one of our own checkpoints; `classes` are other names for its outputs."""
     recipe, path = checkpoint.recipe, checkpoint.path
     if model is not None:
@@ -189,7 +189,7 @@ def _published(
     classes: str | Sequence[str] | None,
     need: Need,
     rename: bool,
-) -> Net:
+) -> ImageClassifier:
     """The net that the source of `weights` or the user says they are of, with its own head."""
     source, spec = weights.source, weights.spec
     if spec is None:
@@ -290,7 +290,7 @@ def _check_model(source: str, theirs: ModelSpec, asked: ModelSpec) -> None:
         )
 
 
-def _state(net: Net, assumed: bool, weights: Weights) -> None:
+def _state(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
     """Log in one line what is taken for what."""
     classes = ", ".join(net.classes[:SHOWN]) + (", ..." if len(net.classes) > SHOWN else "")
     whence = "preprocessing assumed, the file says none" if assumed else "preprocessing"
@@ -336,7 +336,7 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], path: Path) -
     ]
     if wrong:
         shown = ", ".join(wrong[:3]) + (" ..." if len(wrong) > 3 else "")
-        name = net.spec.name if isinstance(net, Net) else "this model"
+        name = net.spec.name if isinstance(net, ImageClassifier) else "this model"
         raise CheckpointError(
             f"{named(path)}: holds another architecture than {name}: "
             f"{len(wrong)} tensors differ ({shown})"

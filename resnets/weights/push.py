@@ -12,7 +12,7 @@ import jinja2
 import torch
 
 from resnets.config import ConfigError, to_toml
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.utils.reading import read_object
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import published_name, write_folder
@@ -65,7 +65,7 @@ def push(
     return str(out)
 
 
-def _write_mmpretrain(net: Net, path: Path) -> None:
+def _write_mmpretrain(net: ImageClassifier, path: Path) -> None:
     """A checkpoint as mmengine has it, with the names of the classes."""
     meta = {"dataset_meta": {"classes": list(net.classes)}}
     state = name_map("mmpretrain", net).to_foreign(net.state_dict())
@@ -94,7 +94,7 @@ def _checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
     return result
 
 
-def card(net: Net, result: dict[str, Any], to: str, licence: str | None) -> str:
+def card(net: ImageClassifier, result: dict[str, Any], to: str, licence: str | None) -> str:
     """README.md: figures with their protocol, use, preprocessing, recipe and licence."""
     theirs = published_name(net.spec)
     seen = net.preprocess.spec
@@ -125,7 +125,7 @@ def card(net: Net, result: dict[str, Any], to: str, licence: str | None) -> str:
     )
 
 
-def _compare(net: Net, made: Path) -> None:
+def _compare(net: ImageClassifier, made: Path) -> None:
     """WeightsError unless the folder gives the same logits, bit for bit."""
     again = load(made)
     size = net.preprocess.spec.size

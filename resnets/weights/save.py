@@ -9,19 +9,19 @@ from pathlib import Path
 
 from resnets.config import ConfigError, Preprocess, hold_name
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.weights.folder import write_folder
 from resnets.weights.heads import read_classes
 
 
 def save_net(
-    net: Net,
+    net: ImageClassifier,
     out: Path,
     *,
     classes: Sequence[str] | None = None,
     preprocess: Preprocess | Preprocessor | None = None,
 ) -> None:
-    """See `Net.save`."""
+    """See `ImageClassifier.save`."""
     named = copy.copy(net)  # the same tensors; what is said of them may be another
     if classes is not None:
         named.classes = read_classes(classes, net.spec.num_classes, "the network")

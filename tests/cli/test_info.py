@@ -9,8 +9,7 @@ import pytest
 
 from resnets.cli.main import main
 from resnets.models import build, catalog, cost
-from resnets.models.meta_build import shapes_only
-from resnets.models.paper_sizes import PUBLISHED
+from resnets.models.cost import PUBLISHED, shapes_only
 
 
 @pytest.fixture(autouse=True)

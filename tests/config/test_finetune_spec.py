@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from resnets import training
 from resnets.config import ConfigError, FinetuneSpec, ModelSpec, OptimSpec, Recipe, replace_fields
-from resnets.models import Net, build
+from resnets.models import ImageClassifier, build
 from resnets.recipes import recipe
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.optim.freeze import FreezeSchedule
@@ -28,7 +28,9 @@ FINETUNE = FinetuneSpec(head_first=0.5, layer_decay=0.5, freeze_norm=True)
 HEAD = {"head.weight", "head.bias"}
 
 
-def moved(net: Net, spec: FinetuneSpec, steps: int, total: int, start: int = 0) -> set[str]:
+def moved(
+    net: ImageClassifier, spec: FinetuneSpec, steps: int, total: int, start: int = 0
+) -> set[str]:
     """Names of the tensors that `steps` steps of plain SGD change, the first being `start`."""
     tuning = FreezeSchedule(net, spec, total)
     plan = OptimSpec(lr=0.1, momentum=0.9, weight_decay=0.1)
@@ -46,18 +48,18 @@ def moved(net: Net, spec: FinetuneSpec, steps: int, total: int, start: int = 0) 
 
 
 @pytest.fixture
-def net() -> Net:
+def net() -> ImageClassifier:
     torch.manual_seed(0)
     return build(SPEC)
 
 
-def test_only_the_head_learns_at_first(net: Net) -> None:
+def test_only_the_head_learns_at_first(net: ImageClassifier) -> None:
     assert moved(net, FinetuneSpec(head_first=0.5), 2, 4) == HEAD
     everything = moved(net, FinetuneSpec(head_first=0.5), 1, 4, start=2)
     assert everything == set(net.state_dict())
 
 
-def test_the_rest_joins_the_head_in_the_middle_of_a_run(net: Net) -> None:
+def test_the_rest_joins_the_head_in_the_middle_of_a_run(net: ImageClassifier) -> None:
     everything = moved(net, FinetuneSpec(head_first=0.5), 4, 4)
     assert everything == set(net.state_dict())
 
@@ -67,14 +69,14 @@ def test_head_first_leaves_the_rest_alone_in_every_family() -> None:
         assert moved(build(spec), FinetuneSpec(head_first=1.0), 2, 2) == HEAD
 
 
-def test_frozen_norms_keep_statistics_scales_and_shifts(net: Net) -> None:
+def test_frozen_norms_keep_statistics_scales_and_shifts(net: ImageClassifier) -> None:
     names = {name for name in net.state_dict() if "norm" in name}
     assert moved(net, FinetuneSpec(freeze_norm=True), 2, 4) == set(net.state_dict()) - names
     both = FinetuneSpec(freeze_norm=True, head_first=0.5)
     assert moved(net, both, 4, 4) == set(net.state_dict()) - names
 
 
-def test_evaluation_between_steps_does_not_thaw(net: Net) -> None:
+def test_evaluation_between_steps_does_not_thaw(net: ImageClassifier) -> None:
     tuning = FreezeSchedule(net, FinetuneSpec(freeze_norm=True), 4)
     net.eval()
     tuning.apply(0)
@@ -82,7 +84,7 @@ def test_evaluation_between_steps_does_not_thaw(net: Net) -> None:
     assert not any(m.training for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def test_a_detectors_own_layers_are_new(net: Net) -> None:
+def test_a_detectors_own_layers_are_new(net: ImageClassifier) -> None:
     class Detector(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -112,7 +114,7 @@ def test_closing_norm_goes_with_the_last_stage() -> None:
     assert [rates[layer.weight] for layer in (vgg.head, vgg.fc2, vgg.fc1)] == [1, 0.5, 0.25]
 
 
-def test_without_weights_nothing_is_spared(net: Net) -> None:
+def test_without_weights_nothing_is_spared(net: ImageClassifier) -> None:
     plan = Recipe(finetune=FINETUNE)
     state = new_state(net, plan, 4)
     state.freeze_schedule.apply(0)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from resnets.data.decode.decode import RESAMPLE, Crop, render, render_pixels
 from resnets.ops import resize
-from resnets.ops.resize import resize_part
+from resnets.ops.resize import resize_box
 
 Boxed = Callable[[int, int], tuple[float, float, float, float]]
 
@@ -48,7 +48,7 @@ def test_kernel_agrees_with_pillow(pictures, size: int, filter: str) -> None:
     differences = []
     for pixels in pictures:
         for box in BOXES:
-            ours = resize_part(pixels, box, size, filter)
+            ours = resize_box(pixels, box, size, filter)
             if ours is None:  # what is left to Pillow; see the test below
                 continue
             wanted = by_pillow(pixels, box, size, filter)
@@ -74,8 +74,8 @@ def test_a_flat_picture_stays_flat(planes: int) -> None:
 def test_rows_of_a_larger_array_are_enough(pictures) -> None:
     large = pictures[0]
     part = large[20:120, 30:130]  # rows lie apart
-    ours = resize_part(part, (0, 0, 100, 100), 40)
-    alone = resize_part(part.copy(), (0, 0, 100, 100), 40)
+    ours = resize_box(part, (0, 0, 100, 100), 40)
+    alone = resize_box(part.copy(), (0, 0, 100, 100), 40)
     np.testing.assert_array_equal(ours, alone)
 
 

@@ -251,7 +251,7 @@ def test_images_between_parts_of_their_own(tmp_path: Path) -> None:
     assert "1 left out that were trained on" in second.test().description
 
 
-def net_of(known: Fingerprint, source: Path, origin: str = "net") -> resnets.models.Net:
+def net_of(known: Fingerprint, source: Path, origin: str = "net") -> resnets.models.ImageClassifier:
     """Something that was trained on `source`, as evaluation sees it."""
     spec = ModelSpec(depths=(1,), widths=(4,), stem="cifar", stem_width=4, num_classes=3)
     net = resnets.models.build(spec)

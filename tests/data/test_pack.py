@@ -28,7 +28,7 @@ from resnets.data.loading.pack_write import Packed, pack
 from resnets.data.sources.open import find_source
 from resnets.data.transforms.augment import train_views
 from resnets.ops import resize as resizing
-from resnets.ops.resize_torch import resize_part
+from resnets.ops.resize import resize_with_torch
 
 CPU = torch.device("cpu")
 WHOLE = DataSpec(val_fraction=0, test_fraction=0, size=48, resize=56, in_memory="never")
@@ -220,11 +220,11 @@ def test_torch_resizes_whole_pixel_boxes_as_torchvision_does() -> None:
         pixels = np.array(photo(int(rng.integers(100)), *rng.integers(60, 200, 2).tolist()))
         top, left = rng.integers(1, 20, 2).tolist()
         high, wide = rng.integers(25, 40, 2).tolist()
-        ours = resize_part(pixels, (left, top, left + wide, top + high), 32)
+        ours = resize_with_torch(pixels, (left, top, left + wide, top + high), 32)
         theirs = F.resized_crop(Image.fromarray(pixels), top, left, high, wide, [32, 32])
         if left * 32 % wide and top * 32 % high:  # off the grid of the scaled picture
             assert np.abs(ours.astype(int) - np.array(theirs)).max() <= 1
-    assert resize_part(pixels, (0.3, 0.3, 30.3, 30.3), 32) is None
+    assert resize_with_torch(pixels, (0.3, 0.3, 30.3, 30.3), 32) is None
 
 
 def test_torch_resizes_boxes_on_the_grid_with_what_lies_around_them() -> None:
@@ -237,7 +237,7 @@ def test_torch_resizes_boxes_on_the_grid_with_what_lies_around_them() -> None:
         left, top = int(rng.integers(wide - 31)), int(rng.integers(high - 31))
         box = grid_box(width, height, side, (left, top, left + 32, top + 32))
         inside = (*box[:2], min(box[2], width), min(box[3], height))
-        ours = resize_part(pixels, box, 32)
+        ours = resize_with_torch(pixels, box, 32)
         wanted = np.array(Image.fromarray(pixels).resize((32, 32), Image.BILINEAR, inside))
         assert np.abs(ours.astype(int) - wanted).max() <= 2
 

@@ -11,14 +11,13 @@ from resnets.config import ConfigError
 from resnets.diagrams.block import read_flow
 from resnets.diagrams.draw import BLOCKS, block_diagram, net_diagram, save_diagram
 from resnets.diagrams.trace import fold, read_column, short
-from resnets.models import Net, build, catalog
-from resnets.models.blocks import Block
-from resnets.models.meta_build import shapes_only
+from resnets.models import ImageClassifier, build, catalog
+from resnets.models.cost import shapes_only
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def sketch(name: str, **overrides: object) -> Net:
+def sketch(name: str, **overrides: object) -> ImageClassifier:
     with shapes_only():
         return build(catalog.spec(name, **overrides))
 
@@ -65,9 +64,8 @@ def test_dotted_curves_are_the_blocks_whose_output_has_another_shape(name: str) 
     def record(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         changes.append(inputs[0].shape != output.shape)
 
-    for module in net.modules():
-        if isinstance(module, Block):
-            module.register_forward_hook(record)
+    for block in net.blocks().values():
+        block.register_forward_hook(record)
     with shapes_only():
         net(torch.empty(1, 3, net.spec.input_size, net.spec.input_size))
     assert drawn == changes

@@ -13,10 +13,10 @@ from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import Letters
 from resnets.evaluate.figures.grad_cam import PANEL, explain, grad_cam
 from resnets.evaluate.figures.overlays import SIZE, wrapped
-from resnets.models import Net
+from resnets.models import ImageClassifier
 
 
-def with_hooks(net: Net, image: torch.Tensor, target: int) -> np.ndarray:
+def with_hooks(net: ImageClassifier, image: torch.Tensor, target: int) -> np.ndarray:
     """Selvaraju et al. 2017, eqs. 1 and 2, for one picture (1, C, H, W), in numpy."""
     kept = {}
     last = net.get_submodule(net.stage_names[-1])

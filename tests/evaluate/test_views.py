@@ -19,12 +19,14 @@ from resnets.data import FileSplit
 from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.views.crops import cut
 from resnets.evaluate.views.views import Average, Views, average_scores
-from resnets.models import Net
+from resnets.models import ImageClassifier
 
 CPU = torch.device("cpu")
 
 
-def logits_of(net: Net, split: FileSplit, views: Views, average: Average = "probabilities"):
+def logits_of(
+    net: ImageClassifier, split: FileSplit, views: Views, average: Average = "probabilities"
+):
     """(N, K) as the package computes them."""
     ensemble = Ensemble([net], views, average, CPU, "float32")
     parts = list(ensemble.scores(split, range(len(split)), workers=2))
@@ -43,7 +45,7 @@ def naive_pixels(folder: Path, number: int, side: int) -> np.ndarray:
         return np.asarray(image)
 
 
-def naive_input(net: Net, pixels: np.ndarray) -> torch.Tensor:
+def naive_input(net: ImageClassifier, pixels: np.ndarray) -> torch.Tensor:
     values = (pixels / 255 - 0.45) / 0.25
     return torch.from_numpy(values.transpose(2, 0, 1).astype(np.float32))[None]
 
@@ -60,7 +62,7 @@ def corners_and_centre(whole: np.ndarray) -> list[tuple[int, int]]:
     return [(0, 0), (0, right), (bottom, 0), (bottom, right), middle]
 
 
-def naive_ten_crop(net: Net, folder: Path, number: int, side: int) -> np.ndarray:
+def naive_ten_crop(net: ImageClassifier, folder: Path, number: int, side: int) -> np.ndarray:
     """Mean of the probabilities of ten crops, (K,)."""
     whole = naive_pixels(folder, number, side)
     total = np.zeros(len(CLASSES))
@@ -92,7 +94,7 @@ def test_crops_are_those_of_the_rescaled_picture(tmp_path: Path):
             assert np.abs(crop - wanted).max() <= 1  # only a box is resized, and rounds by itself
 
 
-def class_scores(net: Net, images: torch.Tensor) -> torch.Tensor:
+def class_scores(net: ImageClassifier, images: torch.Tensor) -> torch.Tensor:
     """Mean over positions of the class score map, found position by position, (K,)."""
     features = net.stages(images)[net.stage_names[-1]]
     height, width = features.shape[2:]
@@ -105,7 +107,7 @@ def class_scores(net: Net, images: torch.Tensor) -> torch.Tensor:
     return net.classify(torch.cat(windows)).mean(0)
 
 
-def naive_dense(net: Net, folder: Path, number: int, sides, flip: bool) -> np.ndarray:
+def naive_dense(net: ImageClassifier, folder: Path, number: int, sides, flip: bool) -> np.ndarray:
     """Mean over scales (and flips) of the probabilities of the whole picture, (K,)."""
     total = []
     for side in sides:

@@ -56,43 +56,43 @@ def fuzz_norm(random) -> None:
     import torch
     from torch import nn
 
-    from resnets.models import norm_act
-    from resnets.models.norm import use_norm_batch
+    from resnets.models.norm import BatchNormAct2d, convert_batch_norms, use_cpu_kernels
+    from resnets.ops.norm_act import second_use
 
     torch.set_num_threads(random.integers(1, 4))
     channels = int(random.choice([1, 2, 4, 8, 16, 32, 48, 64, 80, 7, 24]))
     images, height, width = (int(random.integers(1, 9)) for _ in range(3))
     if random.random() < 0.1:
         images, height, width = 40, 33, 17
-    norm = nn.Sequential(nn.BatchNorm2d(channels)).train()
+    norm = nn.Sequential(BatchNormAct2d(channels)).train()
     if images % 2 == 0 and random.random() < 0.3:
-        use_norm_batch(norm, images // 2, sync=False)
-    norm_act.use_kernels(norm)
+        convert_batch_norms(norm, images // 2, sync=False)
+    use_cpu_kernels(norm)
     kind = torch.bfloat16 if random.random() < 0.5 else torch.float32
     scale = float(10.0 ** random.integers(-20, 20))
     x = (torch.randn(images, channels, height, width) * scale).to(kind)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     shortcut = torch.randn_like(x).requires_grad_() if random.random() < 0.5 else None
     try:
-        y = norm_act.norm_relu(norm[0], x, shortcut)
+        y = norm[0](x, shortcut)
     except ValueError:  # one value of each channel
         return
     total = y.float().sum()
     if random.random() < 0.5:
-        total = total + norm_act.second_use(y).float().square().sum()
+        total = total + second_use(y).float().square().sum()
     total.backward()
 
 
 def fuzz_flip(random) -> None:
     import torch
 
-    from resnets.ops.flip import flip_pictures
+    from resnets.ops.flip import flip_and_normalize
 
     torch.set_num_threads(random.integers(1, 4))
     count, batch = (int(random.integers(1, 20)) for _ in range(2))
     height, width = (int(random.integers(1, 40)) for _ in range(2))
     planes = int(random.choice([1, 2, 3, 4]))
-    flip_pictures(
+    flip_and_normalize(
         torch.randint(256, (count, height, width, planes), dtype=torch.uint8),
         torch.randint(count, (batch,)),
         random.random(batch) < 0.5,
@@ -118,7 +118,7 @@ def random_box(random, width: int, height: int) -> tuple[float, float, float, fl
 def fuzz_resize(random) -> None:
     import numpy as np
 
-    from resnets.ops.resize import resize_part
+    from resnets.ops.resize import resize_box
 
     width, height = (int(random.integers(1, 120)) for _ in range(2))
     planes = int(random.choice([1, 3]))
@@ -127,7 +127,7 @@ def fuzz_resize(random) -> None:
         pixels = pixels[:, : max(1, width // 2)]
     box = random_box(random, pixels.shape[1], height)
     size = int(random.integers(1, 70))
-    resize_part(pixels, box, size, str(random.choice(["bilinear", "bicubic"])))
+    resize_box(pixels, box, size, str(random.choice(["bilinear", "bicubic"])))
 
 
 def fuzz_jpeg(random) -> None:
@@ -175,7 +175,7 @@ def fuzz_jpeg(random) -> None:
 def fuzz_conv_weights(random) -> None:
     import torch
 
-    from resnets.models.convolution import weight_gradient
+    from resnets.ops.conv_weight_grad import weight_gradient
 
     torch.set_num_threads(random.integers(1, 4))
     images, height, width = (int(random.integers(1, 9)) for _ in range(3))
@@ -195,10 +195,9 @@ def fuzz(kernel: str, calls: int, seed: int) -> None:
     """`calls` random calls of one kernel in this process."""
     import numpy as np
 
-    from resnets.models import convolution
-    from resnets.ops import compiler
+    from resnets.ops import compiler, conv_weight_grad
 
-    if kernel == "conv_weights" and not convolution.has_kernel():
+    if kernel == "conv_weights" and not conv_weight_grad.has_kernel():
         print(f"{kernel}: not run, this processor has no AMX")
         return
     found = compiler.kernel(kernel)

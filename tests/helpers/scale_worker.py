@@ -12,7 +12,7 @@ from torch import nn
 
 from resnets import create_model, training
 from resnets.config import OptimSpec, from_toml
-from resnets.models.norm import use_norm_batch
+from resnets.models.norm import convert_batch_norms
 from resnets.train.optim.optimizers import (
     load_state_tensors,
     make_optimizer,
@@ -31,7 +31,7 @@ def check_sync_norm(rank: ProcessGroup) -> None:
     nn.init.uniform_(plain[0].weight)
     sync = nn.Sequential(nn.BatchNorm2d(5)).double()
     sync.load_state_dict(plain.state_dict())
-    use_norm_batch(sync, 0, sync=True)
+    convert_batch_norms(sync, 0, sync=True)
     places = torch.from_numpy(rank.places(12, 3 if rank.world_size < 4 else 1))
     whole, mine = x.clone().requires_grad_(), x[places].clone().requires_grad_()
     out, part = plain(whole), sync(mine)

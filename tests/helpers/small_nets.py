@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from resnets.config import ModelSpec, Preprocess
 from resnets.data import FileSplit, Preprocessor
 from resnets.data.files.open import FolderFiles
-from resnets.models import Net, build
+from resnets.models import ImageClassifier, build
 
 CLASSES = ("ant", "bee", "cat", "dog")
 SIZES = ((40, 31), (31, 40), (64, 33), (50, 50), (40, 31), (33, 90), (200, 30))  # width, height
@@ -36,7 +36,7 @@ def small_net(
     seed: int = 0,
     mean_image: bool = False,
     channels: int = 3,
-) -> Net:
+) -> ImageClassifier:
     """A net in eval mode whose norms and biases are not at their first values."""
 
     torch.manual_seed(seed)
@@ -66,7 +66,7 @@ def small_net(
 
 
 @torch.no_grad()
-def _spread(net: Net, channels: int, size: int) -> None:
+def _spread(net: ImageClassifier, channels: int, size: int) -> None:
     """Scale the head so that spotted pictures are told apart: logits of mean 0, deviation 1.5."""
     spots = F.interpolate(2 * torch.randn(16, channels, 3, 3), size=(size, size), mode="bicubic")
     logits = net(spots)

@@ -8,8 +8,15 @@ from torch import nn
 
 from resnets.config import ConfigError, Recipe, replace_fields
 from resnets.data.batch import Batch
-from resnets.models import build, catalog, norm_act
-from resnets.models.norm import GhostNorm, SyncNorm, running_statistics, use_norm_batch
+from resnets.models import build, catalog
+from resnets.models.norm import (
+    AllReduceNormAct2d,
+    BatchNormAct2d,
+    GhostNormAct2d,
+    convert_batch_norms,
+    running_statistics,
+    use_cpu_kernels,
+)
 from resnets.ops import compiler
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loop import train_step
@@ -20,17 +27,17 @@ from resnets.utils.distributed import ProcessGroup
 OFF = torch.autocast("cpu", enabled=False)
 
 
-def ghost(channels: int, pictures: int) -> GhostNorm:
-    net = nn.Sequential(nn.BatchNorm2d(channels))
+def ghost(channels: int, images: int, relu: bool = True) -> GhostNormAct2d:
+    net = nn.Sequential(BatchNormAct2d(channels, relu=relu))
     nn.init.uniform_(net[0].weight)
     nn.init.uniform_(net[0].bias)
-    use_norm_batch(net, pictures, sync=False)
-    assert isinstance(net[0], GhostNorm)
+    convert_batch_norms(net, images, sync=False)
+    assert isinstance(net[0], GhostNormAct2d)
     return net[0]
 
 
 def test_each_ghost_is_normalised_by_itself_and_the_running_statistics_take_their_mean():
-    norm = ghost(8, 4).double()
+    norm = ghost(8, 4, relu=False).double()
     plain = nn.BatchNorm2d(8).double()
     plain.load_state_dict(norm.state_dict())
     x = torch.randn(12, 8, 5, 5, dtype=torch.float64) * 3 + 1
@@ -38,7 +45,7 @@ def test_each_ghost_is_normalised_by_itself_and_the_running_statistics_take_thei
     expected = torch.cat([copy.deepcopy(plain)(part) for part in parts])
     assert torch.allclose(norm(x), expected, atol=1e-12)
     assert int(norm.num_batches_tracked) == 0
-    norm.settle()
+    norm.update_running_stats()
     mean = torch.stack([part.mean((0, 2, 3)) for part in parts]).mean(0)
     variance = torch.stack([part.var((0, 2, 3)) for part in parts]).mean(0)
     assert torch.allclose(norm.running_mean, 0.1 * mean)
@@ -53,7 +60,7 @@ def test_each_ghost_is_normalised_by_itself_and_the_running_statistics_take_thei
 def test_the_kernel_computes_ghosts_as_torch_does(shortcut):
     slow, fast = ghost(16, 4), ghost(16, 4)
     fast.load_state_dict(slow.state_dict())
-    norm_act.use_kernels(fast)
+    use_cpu_kernels(fast)
     x = torch.randn(12, 16, 8, 8).to(memory_format=torch.channels_last)
     added = torch.randn_like(x) if shortcut else None
     weight = torch.randn_like(x)
@@ -61,8 +68,8 @@ def test_the_kernel_computes_ghosts_as_torch_does(shortcut):
     for norm in (slow, fast):
         mine = x.clone().requires_grad_()
         extra = None if added is None else added.clone().requires_grad_()
-        (norm_act.norm_relu(norm, mine, extra, keep=True) * weight).sum().backward()
-        norm.settle()
+        (norm(mine, extra) * weight).sum().backward()
+        norm.update_running_stats()
         grads = [mine.grad, norm.weight.grad, norm.bias.grad]
         grads += [] if extra is None else [extra.grad]
         found.append([*grads, norm.running_mean, norm.running_var])
@@ -74,7 +81,7 @@ def test_the_kernel_computes_ghosts_as_torch_does(shortcut):
 def step(recipe: Recipe, batch: Batch) -> nn.Module:
     torch.manual_seed(0)
     net = build(recipe.model)
-    use_norm_batch(net, recipe.norm_batch, sync=False)
+    convert_batch_norms(net, recipe.norm_batch, sync=False)
     state = new_state(net, recipe, 10)
     train_step(
         state, DataParallelModel(net, ProcessGroup()), classification_loss(), batch, OFF, recipe
@@ -121,6 +128,6 @@ def test_only_norms_that_learn_by_their_own_pictures_are_exchanged():
     norms = sum(isinstance(each, nn.BatchNorm2d) for each in net.modules())
     assert len(running_statistics(net)) == 2 * norms
     assert running_statistics(net.eval()) == []
-    use_norm_batch(net.train(), 0, sync=True)
+    convert_batch_norms(net.train(), 0, sync=True)
     assert running_statistics(net) == []
-    assert sum(isinstance(each, SyncNorm) for each in net.modules()) == norms
+    assert sum(isinstance(each, AllReduceNormAct2d) for each in net.modules()) == norms

@@ -11,9 +11,8 @@ from torchvision.models import resnet50
 from weights_state import random_state
 
 from resnets.config import ConfigError, ModelSpec
-from resnets.models import Net, build, catalog, cost
-from resnets.models.blocks import Block
-from resnets.models.layers import BlurredConv, low_pass
+from resnets.models import ImageClassifier, build, catalog, cost
+from resnets.models.layers import BlurredConv, DropPath, low_pass
 from resnets.weights.folder import published_name
 from resnets.weights.name_maps.maps import name_map
 
@@ -22,7 +21,7 @@ TINY = ModelSpec(
 )
 
 
-def tiny(**options: object) -> Net:
+def tiny(**options: object) -> ImageClassifier:
     torch.manual_seed(0)
     return build(dataclasses.replace(TINY, **options))
 
@@ -63,7 +62,7 @@ def test_dilation_sees_as_far_as_the_stride_it_replaces(block: str) -> None:
 
 def test_dropped_branches_follow_depth_and_keep_the_mean() -> None:
     net = tiny(drop_path=0.6)
-    rates = [module.drop_path for module in net.modules() if isinstance(module, Block)]
+    rates = [block.drop_path.p for block in net.blocks().values()]
     assert rates == pytest.approx([0, 0.2, 0.4, 0.6])
     block = net.stage2[1]
     x = torch.rand(1, 32, 4, 4).expand(4000, -1, -1, -1)
@@ -71,12 +70,16 @@ def test_dropped_branches_follow_depth_and_keep_the_mean() -> None:
     for norm in norms:
         norm.eval()
     with torch.no_grad():
-        branch = block.branch(x[:1])
-        dropped = block._drop(branch.expand(4000, -1, -1, -1))
+        branch, shortcut = block.paths(x[:1])
+        dropped = block.drop_path(branch.expand(4000, -1, -1, -1))
+        whole = block(x[:100])
     kept = dropped.flatten(1).abs().sum(1) > 0
     assert kept.float().mean() == pytest.approx(0.4, abs=0.03)
     torch.testing.assert_close(dropped[kept][:1], branch / 0.4)
-    assert torch.equal(block.eval()._drop(branch), branch)
+    for out in whole:  # norms in eval mode, as frozen ones are, do not switch it off
+        outcomes = ((branch / 0.4 + shortcut).relu()[0], shortcut.relu()[0])
+        assert any(torch.allclose(out, each, atol=1e-5) for each in outcomes)
+    assert torch.equal(DropPath(0.6).eval()(branch), branch)
 
 
 @pytest.mark.parametrize("block", ["basic", "preact-basic"])
@@ -118,7 +121,7 @@ def test_blurred_net_has_the_same_tensors_and_shifts_less(shortcut: str) -> None
     assert isinstance(blurred.stage2[0].conv1, BlurredConv)
     images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
-    def drift(net: Net) -> float:
+    def drift(net: ImageClassifier) -> float:
         """Relative change of the last stage's mean activation when the pictures move 1 px."""
         with torch.no_grad():
             one, two = (
@@ -152,8 +155,8 @@ def test_off_changes_nothing() -> None:
         ({"dilate": 2}, "model.dilate: 2 of 2 stages"),
         ({"dilate": -1}, "model.dilate"),
         ({"blur_pool": True, "stem": "imagenet", "stem_pool": "ceil"}, "model.blur_pool"),
-        ({"block": "vgg", "dilate": 1}, "model.dilate: only nets of blocks have it"),
-        ({"block": "vgg", "drop_path": 0.1}, "model.drop_path: only nets of blocks have it"),
+        ({"block": "vgg", "dilate": 1}, "model.dilate"),
+        ({"block": "vgg", "drop_path": 0.1}, "model.drop_path"),
     ],
 )
 def test_contradictions_are_named(options: dict, words: str) -> None:

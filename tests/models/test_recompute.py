@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from resnets.models import Net, build, catalog
+from resnets.models import ImageClassifier, build, catalog
 
 NETS = ["cifar-resnet32", "cifar-preact-resnet20", "cifar-plain20", "resnet50", "vgg11-bn"]
 
 
-def step(net: Net) -> Tensor:
+def step(net: ImageClassifier) -> Tensor:
     """One SGD step on fixed pictures; returns the loss."""
     data = torch.Generator().manual_seed(1)
     pictures = torch.randn(2, 3, 32, 32, generator=data)

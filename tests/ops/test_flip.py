@@ -36,7 +36,7 @@ def test_three_ways_agree(mean_image: bool, channels: int, monkeypatch: pytest.M
         return batch(pictures, rows, np.zeros(len(rows), np.int64), rows.numpy())
 
     by_kernel = images()
-    monkeypatch.setattr(augment, "flip_pictures", lambda *_: False)
+    monkeypatch.setattr(augment, "flip_and_normalize", lambda *_: False)
     one_by_one = images()
     monkeypatch.setattr(augment, "LARGE", SIZE + 1)
     whole_batch = images()

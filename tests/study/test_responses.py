@@ -41,7 +41,7 @@ def std(x):
 def by_hand(net, x):
     """The responses of a net of basic or bottleneck blocks, norms after convolutions."""
     found = {}
-    x = net.stem.norm(net.stem.conv(x))
+    x = net.stem.norm.normalize(net.stem.conv(x))
     found["stem.conv"] = std(x)
     x = relu(x)
     for stage in net.stage_names[1:]:
@@ -52,10 +52,12 @@ def by_hand(net, x):
             )
             for layer in layers:
                 out = relu(out) if layer != "conv1" else out
-                out = getattr(block, layer.replace("conv", "norm"))(getattr(block, layer)(out))
+                norm = getattr(block, layer.replace("conv", "norm"))
+                out = norm.normalize(getattr(block, layer)(out))
                 if getattr(block, layer).kernel_size == (3, 3):
                     found[f"{stage}.{position}.{layer}"] = std(out)
-            x = relu(out if block.shortcut is None else out + block.shortcut(x))
+            shortcut = block.shortcut(x)
+            x = relu(out if shortcut is None else out + shortcut)
     return found
 
 
@@ -83,7 +85,7 @@ def test_preactivation_takes_the_norm_that_follows_and_the_raw_end_of_a_branch()
     block = net.stage1[0]
     with torch.no_grad():
         x = net.stem(batch.images)
-        middle = block.norm2(block.conv1(relu(block.norm1(x))))
+        middle = block.norm2.normalize(block.conv1(block.norm1(x)))
         expected = {
             "stage1.0.conv1": std(middle),
             "stage1.0.conv2": std(block.conv2(relu(middle))),

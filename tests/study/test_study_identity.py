@@ -61,7 +61,7 @@ def test_ratios_equal_norms_taken_by_hand():
         x = net.stem(batch.images)
         for stage in ("stage1", "stage2", "stage3"):
             for position, block in enumerate(net.get_submodule(stage)):
-                branch = block.norm2(block.conv2(relu(block.norm1(block.conv1(x)))))
+                branch = block.norm2.normalize(block.conv2(block.norm1(block.conv1(x))))
                 shortcut = block.shortcut(x)
                 ratios = [f.norm() / s.norm() for f, s in zip(branch, shortcut, strict=True)]
                 expected[f"{stage}.{position}"] = torch.stack(ratios).mean().item()

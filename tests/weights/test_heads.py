@@ -46,7 +46,9 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def train(data: Path, weights: Path, out: Path, **changes: object) -> resnets.models.Net:
+def train(
+    data: Path, weights: Path, out: Path, **changes: object
+) -> resnets.models.ImageClassifier:
     recipe = Recipe(
         model=TINY,
         data=DataSpec(source=str(data), size=20, resize=20),

@@ -7,7 +7,7 @@ from torchvision import models as torchvision_models
 from weights_state import assert_same, logits, pictures, random_state
 
 from resnets.config import ModelSpec
-from resnets.models import Net, build, catalog
+from resnets.models import ImageClassifier, build, catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.formats import FORMATS
 from resnets.weights.name_maps.maps import detect, name_map, own_map
@@ -21,7 +21,7 @@ SHARED = [
 TINY = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=3)
 
 
-def pair(name: str) -> tuple[Net, nn.Module]:
+def pair(name: str) -> tuple[ImageClassifier, nn.Module]:
     """Ours and torchvision's net of that name, on meta: they hold no memory until filled."""
     with torch.device("meta"):
         return build(catalog.spec(name)), torchvision_models.get_model(name.replace("-", "_"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from weights_state import assert_same, logits, pictures, random_state
 
-from resnets.models import Net, build, catalog
+from resnets.models import ImageClassifier, build, catalog
 from resnets.weights.hub import TIMM
 from resnets.weights.name_maps.formats import FORMATS
 from resnets.weights.name_maps.maps import WeightsError, detect, name_map
@@ -23,7 +23,7 @@ NETS = [
 ]
 
 
-def pair(name: str) -> tuple[Net, torch.nn.Module]:
+def pair(name: str) -> tuple[ImageClassifier, torch.nn.Module]:
     """Ours and timm's, on meta: they hold no memory until filled."""
     with torch.device("meta"):
         return build(catalog.spec(name)), timm.create_model(name.replace("-", "_"))

@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def net() -> resnets.models.Net:
+def net() -> resnets.models.ImageClassifier:
     torch.manual_seed(0)
     return build(TINY)
 

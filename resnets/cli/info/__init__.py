@@ -13,7 +13,7 @@ from resnets.config import ConfigError
 from resnets.utils.terminal import say
 
 if TYPE_CHECKING:
-    from resnets.models import Net
+    from resnets.models import ImageClassifier
 
 Flag = tyro.conf.FlagCreatePairsOff
 BLOCK = "block:"  # prefix of a building block's name, for --diagram
@@ -52,7 +52,7 @@ def command(
         _draw_blocks(nets, diagram, json)
         return 0
     from resnets.models import build, catalog
-    from resnets.models.meta_build import shapes_only
+    from resnets.models.cost import shapes_only
 
     changes = {"input_size": size, "num_classes": classes}
     changes = {field: value for field, value in changes.items() if value is not None}
@@ -70,12 +70,11 @@ def command(
 
 def _show_kernels(json: bool) -> None:
     from resnets.data.decode import jpeg
-    from resnets.models import convolution
-    from resnets.ops import compiler
+    from resnets.ops import compiler, conv_weight_grad
 
     rows = []
     for name in compiler.NAMES:
-        if name == "conv_weights" and not convolution.processor_has_amx():
+        if name == "conv_weights" and not conv_weight_grad.processor_has_amx():
             found = compiler.Kernel(name, None, "needs a processor with AMX bfloat16")
         else:
             found = compiler.kernel(name)
@@ -91,7 +90,9 @@ def _show_kernels(json: bool) -> None:
         say(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
 
 
-def _show(nets: Sequence[Net], *, catalogue: bool, folded: bool, published: bool) -> None:
+def _show(
+    nets: Sequence[ImageClassifier], *, catalogue: bool, folded: bool, published: bool
+) -> None:
     from resnets.cli.info import tables
 
     if catalogue:
@@ -100,7 +101,7 @@ def _show(nets: Sequence[Net], *, catalogue: bool, folded: bool, published: bool
         tables.show_nets(nets, folded=folded, published=published)
 
 
-def _entry(net: Net) -> dict[str, Any]:
+def _entry(net: ImageClassifier) -> dict[str, Any]:
     """One net for --json; `output_shape` is without the batch: (C, H, W) or (K,)."""
     from resnets.models import cost
 
@@ -123,7 +124,7 @@ def _entry(net: Net) -> dict[str, Any]:
     }
 
 
-def _draw_nets(nets: Sequence[Net], path: Path) -> None:
+def _draw_nets(nets: Sequence[ImageClassifier], path: Path) -> None:
     from resnets.diagrams.draw import net_diagram, save_diagram
 
     save_diagram(net_diagram(nets), path)

@@ -11,9 +11,8 @@ from rich import box
 from rich.table import Table
 
 from resnets.diagrams.trace import short
-from resnets.models import Net, cost
-from resnets.models.blocks import Block
-from resnets.models.paper_sizes import PUBLISHED, Published
+from resnets.models import ImageClassifier, cost
+from resnets.models.cost import PUBLISHED, Published
 from resnets.study.paper import CIFAR10, IMAGENET, PaperError
 from resnets.utils.terminal import Console
 
@@ -43,7 +42,7 @@ class Group:
         )
 
 
-def show_nets(nets: Sequence[Net], *, folded: bool, published: bool) -> None:
+def show_nets(nets: Sequence[ImageClassifier], *, folded: bool, published: bool) -> None:
     """Print a table of layers and the totals of each net.
 
     With `folded`, equal blocks in a row are listed once. `published`: show the paper's figures.
@@ -61,7 +60,7 @@ def show_nets(nets: Sequence[Net], *, folded: bool, published: bool) -> None:
         console.print(_totals(counted, net.spec.name, published))
 
 
-def show_catalog(nets: Sequence[Net]) -> None:
+def show_catalog(nets: Sequence[ImageClassifier]) -> None:
     """Print one line per net."""
     console = Console(highlight=False)
     table = Table("net", "block, shortcut", **STYLE)
@@ -72,7 +71,7 @@ def show_catalog(nets: Sequence[Net]) -> None:
         spec = net.spec
         table.add_row(
             spec.name,
-            spec.block if spec.block == "vgg" else f"{spec.block}, {spec.shortcut}",
+            spec.block if spec.is_vgg else f"{spec.block}, {spec.shortcut}",
             str(counted.input_size),
             f"{counted.parameters:,}",
             short(counted.multiply_adds),
@@ -81,7 +80,7 @@ def show_catalog(nets: Sequence[Net]) -> None:
     console.print("\nAlso: cifar-resnetN, cifar-plainN and cifar-preact-resnetN for any N = 6n+2.")
 
 
-def _layer_table(net: Net, counted: cost.Cost, folded: bool) -> Table:
+def _layer_table(net: ImageClassifier, counted: cost.Cost, folded: bool) -> Table:
     """Layers in the order in which they run, one section per stage."""
     table = Table("layer", "kind", **STYLE)
     for heading in ("output", "parameters", "mult-adds"):
@@ -93,7 +92,7 @@ def _layer_table(net: Net, counted: cost.Cost, folded: bool) -> Table:
     return table
 
 
-def _groups(net: Net, counted: cost.Cost) -> Iterator[Group]:
+def _groups(net: ImageClassifier, counted: cost.Cost) -> Iterator[Group]:
     """The layers of each block, or of each unit of a VGG stage; other layers one by one."""
 
     def name_of(layer: cost.LayerCost) -> str:
@@ -104,7 +103,7 @@ def _groups(net: Net, counted: cost.Cost) -> Iterator[Group]:
         yield Group(name, tuple(layers))
 
 
-def _section(net: Net, name: str) -> str:
+def _section(net: ImageClassifier, name: str) -> str:
     """The stage that `name` is in, or "head"."""
     first = name.partition(".")[0]
     return first if first in net.stage_names else "head"
@@ -117,7 +116,7 @@ def _runs(groups: Iterator[Group], folded: bool) -> Iterator[list[Group]]:
     return ([group] for group in groups)
 
 
-def _add_run(table: Table, net: Net, run: Sequence[Group]) -> None:
+def _add_run(table: Table, net: ImageClassifier, run: Sequence[Group]) -> None:
     """Rows of equal groups: a line with the sum of all, then the layers of one of them."""
     first, layers = run[0], run[0].layers
     parameters = len(run) * sum(layer.parameters for layer in layers)
@@ -127,7 +126,7 @@ def _add_run(table: Table, net: Net, run: Sequence[Group]) -> None:
     if len(run) > 1:
         name = f"{first.name}-{run[-1].name.rpartition('.')[2]}  × {len(run)}"
     kind = " + ".join(layer.kind for layer in layers)
-    if isinstance(net.get_submodule(first.name), Block):
+    if first.name in net.blocks():
         kind = f"{net.spec.block} block"
     style = "bold" if several else None
     _add_row(table, name, kind, layers[-1].output, parameters, multiply_adds, style)

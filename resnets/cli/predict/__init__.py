@@ -21,7 +21,7 @@ from resnets.utils.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.evaluate.predict import Prediction
-    from resnets.models import Net
+    from resnets.models import ImageClassifier
     from resnets.weights.load import LoadOptions
 
 BULK = Bulk()
@@ -152,7 +152,7 @@ def command(
     return 1 if failures.count else 0
 
 
-def _net(weights: str, device: str, options: LoadOptions) -> Net:
+def _net(weights: str, device: str, options: LoadOptions) -> ImageClassifier:
     from resnets.evaluate.prepare import to_device
     from resnets.weights.load import load_model
 
@@ -175,7 +175,9 @@ class _Failures:
             yield prediction
 
 
-def _explained(net: Net, predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
+def _explained(
+    net: ImageClassifier, predictions: Iterable[Prediction], folder: Path
+) -> Iterator[Prediction]:
     """Hand on `predictions`, once the PNG of each is in `folder`: <name of the picture>.cam.png."""
     from resnets.evaluate.figures.grad_cam import explain
 

@@ -22,7 +22,7 @@ from resnets.data.decode.netpbm import pixels_of
 from resnets.data.decode.open_image import MAX_PIXELS, max_scans, open_image
 from resnets.data.decode.pixel_values import Levels, as_bytes
 from resnets.data.errors import DataError
-from resnets.ops.resize import kernel, resize_part
+from resnets.ops.resize import kernel, resize_box
 
 GREY_MODES = frozenset({"1", "L", "F", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -137,7 +137,7 @@ def render(image: Image.Image, view: Crop) -> NDArray[np.uint8]:
         across, down = image.width / width, image.height / height
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
     box = _inside(box, *image.size)
-    cut = None if kernel() is None else resize_part(_planes(image), box, *view.scaling)
+    cut = None if kernel() is None else resize_box(_planes(image), box, *view.scaling)
     if cut is None:
         small = image.resize((view.size, view.size), RESAMPLE[view.interpolation], box)
         return _planes(small.convert("L" if view.channels == 1 else "RGB")).copy()
@@ -148,7 +148,7 @@ def render_pixels(pixels: NDArray[np.uint8], view: Crop) -> NDArray[np.uint8]:
     """The same of an upright picture (H, W, 1 or 3) that is decoded already."""
     height, width, planes = pixels.shape
     box = _inside(view.box(width, height), width, height)
-    cut = resize_part(pixels, box, *view.scaling)
+    cut = resize_box(pixels, box, *view.scaling)
     if cut is None:
         return render(Image.fromarray(pixels[:, :, 0] if planes == 1 else pixels), view)
     return _with_channels(cut, view.channels)

@@ -24,7 +24,7 @@ from resnets.data.transforms.erase import Erase
 from resnets.data.transforms.policy import Policy
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.data.transforms.progressive_resize import resized
-from resnets.ops.flip import flip_pictures
+from resnets.ops.flip import flip_and_normalize
 
 # Principal components of ImageNet's RGB values in 0..1 (Krizhevsky et al. 2012, section 4.1; the
 # values of the authors' data layer as published with fb.resnet.torch). Columns of VECTORS belong
@@ -195,7 +195,7 @@ class BatchAugment:
         images = torch.empty((len(rows), *pictures.shape[1:]))
         mean, scale = self._mean.view(images.shape[1:]), self._scale.view(images.shape[1:])
         means = torch.stack([mean, mean.flip(1)])
-        if flip_pictures(pictures, rows, turned, means, scale[0], images):
+        if flip_and_normalize(pictures, rows, turned, means, scale[0], images):
             return images.permute(0, 3, 1, 2)
         for out, row, turn in zip(images, rows.tolist(), turned.tolist(), strict=True):
             out.copy_(pictures[row].flip(1) if turn else pictures[row])

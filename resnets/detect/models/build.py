@@ -18,7 +18,7 @@ from resnets.detect.models.layers import pad
 from resnets.detect.models.localizer import Localiser, Refiner
 from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.models.weights import find_whole, fit_whole, follow, read_published
-from resnets.models import Net, build
+from resnets.models import ImageClassifier, build
 from resnets.weights.checkpoint.store_url import url_of
 from resnets.weights.files import Weights, read_path, split_part
 from resnets.weights.hub import is_library
@@ -87,7 +87,7 @@ def _read(source: str, recipe: Recipe) -> Weights:
     return found if found.tensors else recognise(found, recipe.model)
 
 
-def assemble(net: Net, recipe: Recipe, num_classes: int) -> Model:
+def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:
     """`net` with the head that the recipe's task needs; its own head is given up."""
     net.recompute = recipe.recompute
     spec = recipe.detect
@@ -145,7 +145,7 @@ def check_data_fields(recipe: Recipe) -> None:
         )
 
 
-def recompute_norms(net: Net, stream: DetectStream, recipe: Recipe) -> None:
+def recompute_norms(net: ImageClassifier, stream: DetectStream, recipe: Recipe) -> None:
     """Make the batch norms' statistics plain averages over one epoch of the training images.
 
     Averages over batches, in place of the moving averages of training. After the paper's appendix

@@ -22,7 +22,7 @@ from resnets.detect.models.layers import (
     stage_strides,
 )
 from resnets.detect.models.roi_heads import RegionHeads
-from resnets.models import Net
+from resnets.models import ImageClassifier
 
 MASK_WIDTH, MASK_DEPTH, MASK_SIZE = 256, 4, 14  # He et al. 2017, Fig. 4
 
@@ -38,7 +38,9 @@ class Detector(nn.Module):
     The net loses its classification head. Pictures may have any size.
     """
 
-    def __init__(self, net: Net, spec: DetectSpec, num_classes: int, masks: bool = False) -> None:
+    def __init__(
+        self, net: ImageClassifier, spec: DetectSpec, num_classes: int, masks: bool = False
+    ) -> None:
         super().__init__()
         if spec.head not in ("c4", "fpn"):
             raise ConfigError(f"detect.head: {spec.head!r} finds no boxes; use fpn or c4")
@@ -71,7 +73,7 @@ class Detector(nn.Module):
             return self.pyramid(self.net.stages(pictures))
         names = self.net.stage_names
         x = self.net.stages(pictures, last=names[-2])[names[-2]]
-        if self.net.spec.block == "vgg":
+        if self.net.spec.is_vgg:
             x = self.net.get_submodule(names[-1])[:-1](x)  # type: ignore[index]  # without its pool
         return {"0": x}
 
@@ -95,19 +97,23 @@ class Detector(nn.Module):
         return of_proposals | of_regions if self.training else found
 
 
-def _shared(net: Net) -> tuple[int, tuple[int, ...]]:
+def _shared(net: ImageClassifier) -> tuple[int, tuple[int, ...]]:
     """Channels and stride of the map that a C4 detector shares."""
     channels, strides = stage_channels(net.spec), stage_strides(net.spec)
     if len(channels) < 2:
         raise ConfigError(f"detect.head: c4 needs two stages or more; {net.spec.name} has one")
     names = tuple(channels)
-    if net.spec.block == "vgg":
+    if net.spec.is_vgg:
         return channels[names[-1]], (strides[names[-2]],)
     return channels[names[-2]], (strides[names[-2]],)
 
 
 def _region_heads(
-    net: Net, spec: DetectSpec, channels: int, strides: tuple[int, ...], num_classes: int
+    net: ImageClassifier,
+    spec: DetectSpec,
+    channels: int,
+    strides: tuple[int, ...],
+    num_classes: int,
 ) -> RegionHeads:
     """Pooling, vector and prediction of each region."""
     size = _roi_size(net, spec)
@@ -128,22 +134,22 @@ def _region_heads(
     return RegionHeads(spec, region_pooler(spec.roi, strides, size), head, predictor)
 
 
-def _roi_size(net: Net, spec: DetectSpec) -> int:
+def _roi_size(net: ImageClassifier, spec: DetectSpec) -> int:
     if spec.roi_size is not None:
         return spec.roi_size
-    return 14 if spec.head == "c4" and net.spec.block != "vgg" else 7
+    return 14 if spec.head == "c4" and not net.spec.is_vgg else 7
 
 
-def _tail_width(net: Net) -> int:
+def _tail_width(net: ImageClassifier) -> int:
     """Length of the vector that `Tail` makes of a region."""
-    if net.spec.block == "vgg":
+    if net.spec.is_vgg:
         return net.fc2.out_features  # type: ignore[union-attr, return-value]
     return net.spec.widths[-1] * net.spec.expansion
 
 
 def _add_mask_head(
     heads: RegionHeads,
-    net: Net,
+    net: ImageClassifier,
     spec: DetectSpec,
     channels: int,
     strides: tuple[int, ...],
@@ -151,7 +157,7 @@ def _add_mask_head(
 ) -> None:
     """Mask R-CNN's third branch (He et al. 2017, Fig. 4): left on the last stage, right on FPN."""
     if spec.head == "c4":
-        if net.spec.block == "vgg":
+        if net.spec.is_vgg:
             raise ConfigError("task 'instances': VGG's fc6 and fc7 keep no map to draw masks from")
         heads.mask_roi_pool = region_pooler(spec.roi, strides, _roi_size(net, spec))
         heads.mask_head = Tail(net, pooled=False)

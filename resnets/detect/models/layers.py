@@ -15,7 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
 from resnets.config import ConfigError, DetectSpec, ModelSpec
-from resnets.models import Net
+from resnets.models import ImageClassifier
 
 DIVISOR = 32  # pictures of a batch are padded to multiples of this, as torchvision does
 CANONICAL = (224, 4)  # a region of 224 px is read at stride 2**4 (Lin et al. 2017, eq. 1)
@@ -34,10 +34,10 @@ def pad(images: Sequence[Tensor]) -> ImageList:
     return ImageList(batch, sizes)
 
 
-def behead(net: Net, *, stages_only: bool) -> None:
+def behead(net: ImageClassifier, *, stages_only: bool) -> None:
     """Give up the net's classification head; with `stages_only` all that follows its stages."""
     net.head = nn.Identity()  # type: ignore[assignment]
-    if stages_only and net.spec.block == "vgg":
+    if stages_only and net.spec.is_vgg:
         net.fc1, net.fc2 = nn.Identity(), nn.Identity()
     elif stages_only:
         net.norm = None  # type: ignore[assignment]  # a pre-activation net's last one
@@ -50,7 +50,7 @@ def to_float32(x: Tensor) -> Tensor:
 
 def stage_strides(spec: ModelSpec) -> dict[str, int]:
     """Stride of each named stage of the net `spec`, in pixels of its input."""
-    if spec.block == "vgg":
+    if spec.is_vgg:
         return {f"stage{index + 1}": 2 ** (index + 1) for index in range(len(spec.depths))}
     stride = 4 if spec.stem == "imagenet" else 1
     strides = {"stem": stride}
@@ -169,13 +169,13 @@ class Tail(nn.Module):
     here (in a tuple), so that no tensor is registered twice.
     """
 
-    def __init__(self, net: Net, pooled: bool = True) -> None:
+    def __init__(self, net: ImageClassifier, pooled: bool = True) -> None:
         super().__init__()
         self._net, self._pooled = (net,), pooled
 
     def forward(self, regions: Tensor) -> Tensor:
         """(R, C, h, w) -> (R, D)."""
         net = self._net[0]
-        if net.spec.block != "vgg":
+        if not net.spec.is_vgg:
             regions = net.get_submodule(net.stage_names[-1])(regions)
         return net.classify(regions) if self._pooled else regions

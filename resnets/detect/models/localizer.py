@@ -16,7 +16,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
 
 from resnets.config import ConfigError, DetectSpec, Recipe
 from resnets.detect.models.layers import behead, pad, to_float32
-from resnets.models import Net
+from resnets.models import ImageClassifier
 
 Sizes = list[tuple[int, int]]
 LIKELY = 5  # classes whose boxes R-CNN looks at again
@@ -30,9 +30,9 @@ class Localiser(nn.Module):
     on the same net is trained beside the boxes.
     """
 
-    def __init__(self, net: Net, spec: DetectSpec, num_classes: int) -> None:
+    def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
         super().__init__()
-        if net.spec.block == "vgg":
+        if net.spec.is_vgg:
             raise ConfigError(f"task 'localise': {net.spec.name}; use a residual or plain net")
         behead(net, stages_only=False)
         self.net, self.spec, self.num_classes = net, spec, num_classes
@@ -147,7 +147,9 @@ class Refiner(nn.Module):
     class are learnt from, `spec.regions` a picture, a quarter of them on the object.
     """
 
-    def __init__(self, net: Net, proposer: Localiser, spec: DetectSpec, num_classes: int) -> None:
+    def __init__(
+        self, net: ImageClassifier, proposer: Localiser, spec: DetectSpec, num_classes: int
+    ) -> None:
         super().__init__()
         behead(net, stages_only=False)
         self.net, self.spec, self.num_classes = net, spec, num_classes

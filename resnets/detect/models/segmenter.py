@@ -13,7 +13,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from resnets.config import ConfigError, DetectSpec, Recipe
 from resnets.detect.data.types import IGNORE
 from resnets.detect.models.layers import behead, stage_channels, to_float32
-from resnets.models import Net
+from resnets.models import ImageClassifier
 
 
 class Segmenter(nn.Module):
@@ -23,7 +23,7 @@ class Segmenter(nn.Module):
     head on the stage before helps training. Scores are enlarged to the picture's size.
     """
 
-    def __init__(self, net: Net, spec: DetectSpec, num_classes: int) -> None:
+    def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
         super().__init__()
         if spec.head not in ("fcn", "deeplabv3"):
             raise ConfigError(f"detect.head: {spec.head!r} labels no pixels; use fcn or deeplabv3")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError, DetectSpec, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import Weights, read_path
 from resnets.weights.heads import HeadPolicy, head_rows
@@ -151,7 +151,7 @@ def fit_whole(
     have another shape.
     """
     net, spec = model.net, model.spec
-    assert isinstance(net, Net)
+    assert isinstance(net, ImageClassifier)
     assert isinstance(spec, DetectSpec)
     tensors = dict(weights.tensors)
     if any(name.startswith("net.") for name in tensors):
@@ -231,7 +231,7 @@ def _from_detectron2(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("proposal_generator.") for name in tensors)
 
 
-def _body(net: Net, format: str, place: Callable[[str], str]) -> dict[str, str]:
+def _body(net: ImageClassifier, format: str, place: Callable[[str], str]) -> dict[str, str]:
     """Their name -> ours, of the net's tensors but its head; `place` adds what stands before."""
     theirs = name_map(format, _Named(net)).theirs  # type: ignore[arg-type]
     return {place(name): f"net.{own}" for own, name in theirs.items() if name is not None}
@@ -240,14 +240,14 @@ def _body(net: Net, format: str, place: Callable[[str], str]) -> dict[str, str]:
 class _Named:
     """A net as name maps see it; they only need its spec and the names of its tensors."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: ImageClassifier) -> None:
         self.spec, self._net = net.spec, net
 
     def state_dict(self) -> dict[str, Any]:
         return {name: None for name in self._net.state_dict() if not name.startswith("head.")}
 
 
-def _torchvision(tensors: Tensors, net: Net) -> Tensors:
+def _torchvision(tensors: Tensors, net: ImageClassifier) -> Tensors:
     """torchvision's detection and segmentation models."""
     detects = any(name.startswith("backbone.body.") for name in tensors)
     before = "backbone.body." if detects else "backbone."
@@ -262,7 +262,7 @@ def _torchvision(tensors: Tensors, net: Net) -> Tensors:
     return found
 
 
-def _detectron2(tensors: Tensors, net: Net, spec: DetectSpec) -> Tensors:
+def _detectron2(tensors: Tensors, net: ImageClassifier, spec: DetectSpec) -> Tensors:
     """detectron2's Faster and Mask R-CNN, FPN and C4 (its model zoo's names)."""
 
     def place(name: str) -> str:

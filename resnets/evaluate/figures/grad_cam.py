@@ -14,12 +14,12 @@ from resnets.config import Preprocess
 from resnets.data.decode.decode import decode
 from resnets.data.files.open import read_file
 from resnets.evaluate.figures.overlays import GAP, canvas, caption, heat, save
-from resnets.models import Net
+from resnets.models import ImageClassifier
 
 PANEL = 320  # px of each of the two pictures
 
 
-def grad_cam(net: Net, images: Tensor, targets: Tensor) -> Tensor:
+def grad_cam(net: ImageClassifier, images: Tensor, targets: Tensor) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017, eqs. 1 and 2) of classes `targets` (B,): (B, H, W) in 0..1.
 
     `images` (B, C, H, W) are normalised. The maps of the last stage are weighted by the mean
@@ -39,7 +39,7 @@ def grad_cam(net: Net, images: Tensor, targets: Tensor) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def explain(net: Net, path: Path, name: str, probability: float, out: Path) -> None:
+def explain(net: ImageClassifier, path: Path, name: str, probability: float, out: Path) -> None:
     """Write a PNG to `out`: what the net saw of the picture, and beside it the map of class `name`.
 
     DataError when the picture cannot be read.

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.data import Preprocessor
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.models.vgg import POOLED, VGG
 
 Forward = Callable[[Tensor], Tensor]
 
 
-def fully_convolutional(net: Net) -> Forward:
+def fully_convolutional(net: ImageClassifier) -> Forward:
     """`net` as a function of pictures (B, C, H, W) of any size to logits (B, K).
 
     The logits are the mean over all positions of the class score map (Sermanet et al. 2014;

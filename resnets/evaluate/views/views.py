@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resnets.config import ConfigError, Preprocess
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.models.vgg import VGG
 
 Kind = Literal["centre", "ten-crop", "dense"]
@@ -73,7 +73,7 @@ class Views:
         """Views of a picture, flips included."""
         return len(self.sides(preprocess)) * CROPS[self.kind] * (1 + self.flipped)
 
-    def check(self, net: Net) -> None:
+    def check(self, net: ImageClassifier) -> None:
         """Raise ConfigError where a scale is too small for the net."""
         spec: Preprocess = net.preprocess.spec
         if self.kind == "dense":

@@ -9,7 +9,7 @@ import torch
 
 from resnets.config import ModelSpec
 from resnets.diagrams.draw import net_diagram
-from resnets.models import Net, build, cost
+from resnets.models import ImageClassifier, build, cost
 from resnets.study.depth.summary import NetSummary
 from resnets.study.figures import KINDS
 from resnets.study.page import Figure, Row, Section, Table
@@ -46,7 +46,7 @@ def nets_section(nets: Sequence[NetSummary]) -> Section:
     return Section("The nets compared", "", figures=(figure,), tables=(table,))
 
 
-def _row(net: NetSummary, model: Net) -> Row:
+def _row(net: NetSummary, model: ImageClassifier) -> Row:
     spec = model.spec
     counted = cost.count(model, spec.input_size)
     blocks = " + ".join(map(str, spec.depths))
@@ -71,6 +71,6 @@ def _specs(nets: Sequence[NetSummary]) -> dict[str, ModelSpec]:
     return {net: dataclasses.replace(spec, **shape) for net, spec in specs.items()}
 
 
-def _build(spec: ModelSpec) -> Net:
+def _build(spec: ModelSpec) -> ImageClassifier:
     with torch.device("meta"):
         return build(spec)

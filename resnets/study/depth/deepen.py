@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from resnets.config import ConfigError
-from resnets.models import Net, build
-from resnets.models.blocks import Block
+from resnets.models import ImageClassifier, build
+from resnets.models.block import require
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Proof:
     plain_variation_before: float
 
 
-def deepen(net: Net, extra_blocks: int) -> Net:
+def deepen(net: ImageClassifier, extra_blocks: int) -> ImageClassifier:
     """A net with `extra_blocks` more blocks at the end of each stage, whose weights are null.
 
     The other weights and statistics are copies of those of `net`, whose mode it has. The last
@@ -58,7 +58,7 @@ def deepen(net: Net, extra_blocks: int) -> Net:
     spec = net.spec
     if extra_blocks < 1:
         raise ConfigError(f"extra blocks: {extra_blocks} must be at least 1")
-    if spec.block == "vgg":
+    if spec.is_vgg:
         raise ConfigError(f"{spec.name}: has no blocks to add to")
     if spec.shortcut == "C":
         raise ConfigError(
@@ -69,20 +69,19 @@ def deepen(net: Net, extra_blocks: int) -> Net:
     deep = copy.deepcopy(net)
     deep.spec = dataclasses.replace(spec, depths=depths, name=f"{spec.name}+{extra_blocks}")
     deep.origin = f"{net.origin}, deepened"
-    source = build(deep.spec)
+    source = build(deep.spec, **net.custom)
     for index, depth in enumerate(spec.depths):
         stage, new = (each.get_submodule(f"stage{index + 1}") for each in (deep, source))
         assert isinstance(stage, nn.Sequential)
         assert isinstance(new, nn.Sequential)
         for block in list(new)[depth:]:
-            assert isinstance(block, Block)
-            for parameter in block.last_layer.parameters():
+            for parameter in require(block, "last_layer").parameters():
                 nn.init.zeros_(parameter)
             stage.append(block)
     return deep.to(next(net.parameters()).device).train(net.training)
 
 
-def prove(net: Net, images: Tensor, extra_blocks: int) -> Proof:
+def prove(net: ImageClassifier, images: Tensor, extra_blocks: int) -> Proof:
     """Deepen a residual `net`, and a plain net of its shape, and compare logits on `images`.
 
     images: (B, C, H, W). The plain net has random weights, since those of a residual net are of
@@ -93,7 +92,8 @@ def prove(net: Net, images: Tensor, extra_blocks: int) -> Proof:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         deep = deepen(shallow, extra_blocks)
-        plain = build(dataclasses.replace(net.spec, shortcut="none")).to(device).train()
+        flat = dataclasses.replace(net.spec, shortcut="none")
+        plain = build(flat, **net.custom).to(device).train()
         before, after = plain(images), deepen(plain, extra_blocks)(images)
         stored = (deep(images) - shallow(images)).abs().max().item()
         batch = (deep.train()(images) - shallow.train()(images)).abs().max().item()
@@ -114,7 +114,7 @@ def _variation(logits: Tensor) -> float:
     return (logits.amax(0) - logits.amin(0)).max().item()
 
 
-def _weighted_layers(net: Net) -> int:
+def _weighted_layers(net: ImageClassifier) -> int:
     """Convolutions and linear layers, projections on shortcuts not counted."""
     return sum(
         isinstance(layer, nn.Conv2d | nn.Linear) and ".shortcut." not in name

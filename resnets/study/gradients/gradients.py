@@ -176,7 +176,7 @@ def network_specs(nets: Sequence[str]) -> list[ModelSpec]:
         raise ConfigError(f"nets: {', '.join(nets)}: name each once")
     specs = [catalog.spec(net) for net in nets]
     for spec in specs:
-        if spec.block == "vgg":
+        if spec.is_vgg:
             raise ConfigError(f"{spec.name}: not of the residual family; name plain or resnet nets")
         if spec.stem != specs[0].stem:
             raise ConfigError(

@@ -168,9 +168,7 @@ def net_spec(net: str) -> ModelSpec:
 
 def depth(spec: ModelSpec) -> int:
     """Layers with weights, projections on shortcuts not counted (the paper's "20 layers")."""
-    if spec.block == "vgg":
-        return sum(spec.depths) + 3
-    return sum(spec.depths) * (3 if spec.block.endswith("bottleneck") else 2) + 2
+    return spec.num_layers
 
 
 def folder_name(net: str, seed: int) -> str:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from resnets.data import Batch
-from resnets.models import Net
-from resnets.models.blocks import Block, ZeroPad
+from resnets.models import ImageClassifier
+from resnets.models.block import require, residual_paths
+from resnets.models.resnet import ZeroPad
 from resnets.study.batches import (
     Pictures,
     images_of,
@@ -79,7 +80,7 @@ class IdentityFigures:
     proof: Proof | None
 
 
-def block_ratios(net: Net, batches: Iterable[Batch]) -> dict[str, float]:
+def block_ratios(net: ImageClassifier, batches: Iterable[Batch]) -> dict[str, float]:
     """||F(x)|| / ||shortcut(x)|| of each residual block, a mean over pictures; eval mode.
 
     Raises ConfigError for a net without residual blocks.
@@ -95,7 +96,7 @@ def block_ratios(net: Net, batches: Iterable[Batch]) -> dict[str, float]:
     return {name: total / count for name, total in sums.items()}
 
 
-def _paths(net: Net, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _paths(net: ImageClassifier, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, F(x) and shortcut(x), both (B, C, H, W), of each residual block, first to last."""
     for stage_name in net.stage_names:
         stage = net.get_submodule(stage_name)
@@ -103,14 +104,14 @@ def _paths(net: Net, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
             x = stage(x)
             continue
         for position, block in enumerate(stage):
-            assert isinstance(block, Block)
-            branch, shortcut = block.paths(x)
-            assert shortcut is not None
+            branch, shortcut, out = residual_paths(block, x)
             yield f"{stage_name}.{position}", branch, shortcut
-            x = block(x)
+            x = out
 
 
-def measure_identity(net: Net, pictures: Pictures, seed: int, label: str) -> IdentityFigures:
+def measure_identity(
+    net: ImageClassifier, pictures: Pictures, seed: int, label: str
+) -> IdentityFigures:
     """All figures of a residual `net` on `pictures`; random lesions follow from `seed` alone."""
     blocks = residual_blocks(net)
     ratios = block_ratios(net, pictures.batches)
@@ -142,7 +143,7 @@ def measure_identity(net: Net, pictures: Pictures, seed: int, label: str) -> Ide
         label=label,
         error=pictures.evaluate(net).top1_error,
         blocks=tuple(
-            BlockFigures(name, _kind(block.shortcut), ratios[name], alone[name])
+            BlockFigures(name, _kind(require(block, "shortcut")), ratios[name], alone[name])
             for name, block in blocks.items()
         ),
         swaps=tuple(exchanged(pairs) for pairs in progress(neighbours, "swapping neighbours")),
@@ -171,7 +172,7 @@ def _random_pair(groups: list[list[str]], chance: random.Random) -> Pair:
     return first, second
 
 
-def _kind(shortcut: nn.Module | None) -> str:
+def _kind(shortcut: nn.Module) -> str:
     if isinstance(shortcut, nn.Identity):
         return "identity"
     return "zero-padded" if isinstance(shortcut, ZeroPad) else "projection"

@@ -13,36 +13,35 @@ import torch
 from torch import nn
 
 from resnets.config import ConfigError
-from resnets.models import Net
-from resnets.models.blocks import Block
+from resnets.models import ImageClassifier
+from resnets.models.block import require
 
 Pair = tuple[str, str]
 
 
-def residual_blocks(net: Net) -> dict[str, Block]:
+def residual_blocks(net: ImageClassifier) -> dict[str, nn.Module]:
     """The blocks of `net` that have a shortcut, by name ("stage1.0"), first to last.
 
     ConfigError for a net without any.
     """
-    found = {
-        name: block
-        for name, block in net.named_modules()
-        if isinstance(block, Block) and block.shortcut is not None
-    }
-    if not found:
+    if not net.spec.residual:
         raise ConfigError(
             f"{net.spec.name}: a plain net, it has no residual blocks; give a residual net"
         )
-    return found
+    return net.blocks()
 
 
-def identity_blocks(net: Net) -> list[str]:
+def identity_blocks(net: ImageClassifier) -> list[str]:
     """Names of the blocks whose shortcut is the identity: those that can be taken out whole."""
     blocks = residual_blocks(net)
-    return [name for name, block in blocks.items() if isinstance(block.shortcut, nn.Identity)]
+    return [
+        name
+        for name, block in blocks.items()
+        if isinstance(require(block, "shortcut"), nn.Identity)
+    ]
 
 
-def swappable(net: Net) -> list[list[str]]:
+def swappable(net: ImageClassifier) -> list[list[str]]:
     """Groups of two or more blocks of one stage that differ in nothing but their weights."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, block in residual_blocks(net).items():
@@ -52,13 +51,17 @@ def swappable(net: Net) -> list[list[str]]:
 
 
 @contextmanager
-def dropped(net: Net, names: Sequence[str]) -> Iterator[None]:
+def dropped(net: ImageClassifier, names: Sequence[str]) -> Iterator[None]:
     """`net` without the branches of the blocks called `names`, while the context lasts.
 
     Their last layers are null, so that F(x) = 0.
     """
     blocks = residual_blocks(net)
-    nulled = [parameter for name in names for parameter in blocks[name].last_layer.parameters()]
+    nulled = [
+        parameter
+        for name in names
+        for parameter in require(blocks[name], "last_layer").parameters()
+    ]
     kept = [parameter.detach().clone() for parameter in nulled]
     with torch.no_grad():
         for parameter in nulled:
@@ -72,7 +75,7 @@ def dropped(net: Net, names: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def swapped(net: Net, pairs: Sequence[Pair]) -> Iterator[None]:
+def swapped(net: ImageClassifier, pairs: Sequence[Pair]) -> Iterator[None]:
     """`net` with the blocks of each pair in each other's place, pair after pair, for the context.
 
     A pair must be of one group of `swappable`.
@@ -86,7 +89,7 @@ def swapped(net: Net, pairs: Sequence[Pair]) -> Iterator[None]:
             _exchange(net, pair)
 
 
-def _exchange(net: Net, pair: Pair) -> None:
+def _exchange(net: ImageClassifier, pair: Pair) -> None:
     """Exchange the modules at two places."""
     first, second = (net.get_submodule(name) for name in pair)
     net.set_submodule(pair[0], second)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from resnets.config import ModelSpec
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.study.batches import (
     Pictures,
     progress,
@@ -86,7 +86,7 @@ def moved(net: nn.Module, steps: Sequence[tuple[float, Direction]]) -> Iterator[
 
 
 def measure_landscape(
-    net: Net, pictures: Pictures, *, points: int, seed: int, label: str
+    net: ImageClassifier, pictures: Pictures, *, points: int, seed: int, label: str
 ) -> Landscape:
     """The loss of `net` on `pictures` from -1 to 1, along a line and on a plane.
 

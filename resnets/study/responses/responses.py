@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from resnets.config import ModelSpec
 from resnets.data import Batch
-from resnets.models import Net
+from resnets.models import ImageClassifier
+from resnets.models.norm import NormAct
 from resnets.study.batches import images_of
 
 SEED = 0  # of the draw of pictures
@@ -45,7 +46,7 @@ class NetResponses:
         return sorted((layer.std for layer in self.layers), reverse=True)
 
 
-def responses(net: Net, batches: Iterable[Batch]) -> tuple[LayerResponse, ...]:
+def responses(net: ImageClassifier, batches: Iterable[Batch]) -> tuple[LayerResponse, ...]:
     """Standard deviation of what each 3x3 convolution gives, in the order in which they run.
 
     A response is what leaves the convolution and its batch norm, where one follows, before relu
@@ -80,10 +81,11 @@ def _listening(net: nn.Module) -> Iterator[dict[str, Tensor]]:
         latest[:] = [(name, output)]
         heard[name] = _moments(output)
 
-    def after_norm(seen: Tensor, output: Tensor) -> None:
+    def after_norm(norm: nn.Module, seen: Tensor) -> None:
         for name, response in latest:
             if seen is response:
-                heard[name] = _moments(output)
+                assert isinstance(norm, NormAct)
+                heard[name] = _moments(norm.normalize(seen))
 
     handles = [
         layer.register_forward_hook(
@@ -92,9 +94,9 @@ def _listening(net: nn.Module) -> Iterator[dict[str, Tensor]]:
         for name, layer in net.named_modules()
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
     ] + [
-        layer.register_forward_hook(lambda _layer, inputs, output: after_norm(inputs[0], output))
+        layer.register_forward_pre_hook(lambda layer, inputs: after_norm(layer, inputs[0]))
         for layer in net.modules()
-        if isinstance(layer, nn.BatchNorm2d)
+        if isinstance(layer, NormAct)
     ]
     try:
         yield heard

@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import nn
 
 from resnets.config import FinetuneSpec
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.models.norm import BATCH_NORMS
 
 
 class FreezeSchedule:
     """Applies a `FinetuneSpec` to a model over a run of `total` steps.
 
-    Pretrained is the first `Net` in the model except for its head; a detector's own layers count
-    as new. What trains at a step depends only on the step, so a resumed run agrees.
+    Pretrained is the first `ImageClassifier` in the model except for its head; a detector's own
+    layers count as new. What trains at a step depends only on the step, so a resumed run agrees.
     """
 
     def __init__(self, model: nn.Module, spec: FinetuneSpec, total: int) -> None:
@@ -69,7 +69,7 @@ class FreezeSchedule:
 
 def _body(model: nn.Module) -> list[nn.Module]:
     """The parts of the model that hold pretrained weights, from input to output."""
-    net = next((module for module in model.modules() if isinstance(module, Net)), None)
+    net = next((module for module in model.modules() if isinstance(module, ImageClassifier)), None)
     if net is None:
         return []
     return [part for part in net.children() if part is not net.head and list(part.parameters())]

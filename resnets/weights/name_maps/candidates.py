@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from resnets.config import ModelSpec
-from resnets.models import Net, build, catalog
-from resnets.models.meta_build import shapes_only
+from resnets.models import ImageClassifier, build, catalog
+from resnets.models.cost import shapes_only
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
 from resnets.weights.name_maps.maps import maps_of
@@ -73,16 +73,15 @@ def _as_many(spec: ModelSpec, found: int) -> bool:
 
     Spares building all of the catalog for a file that is one of it.
     """
-    each = 1 if spec.block == "vgg" else 3 if spec.expansion > 1 else 2
-    least = each * sum(spec.depths) + (spec.block != "vgg")
+    least = spec.layers_per_block * sum(spec.depths) + (not spec.is_vgg)
     return any(least <= found / copies <= least + len(spec.depths) for copies in range(1, COPIES))
 
 
-def _counts(name: str, sketch: Net) -> bool:
+def _counts(name: str, sketch: ImageClassifier) -> bool:
     return not name.startswith("head.") and not name.endswith("num_batches_tracked")
 
 
-def _like(name: str, found: tuple[int, ...], own: tuple[int, ...], sketch: Net) -> bool:
+def _like(name: str, found: tuple[int, ...], own: tuple[int, ...], sketch: ImageClassifier) -> bool:
     """Equal shapes; the first convolution may take other channels, or be a CIFAR stem's."""
     if name == f"{sketch.input_layer}.weight" and len(found) == 4:
         return found[0] == own[0] and found[2:] in (own[2:], (3, 3))

@@ -15,7 +15,7 @@ from resnets.weights.name_maps.rules import Format, Rules, Tensors
 
 
 def _is_resnet(spec: ModelSpec) -> bool:
-    return spec.block in ("basic", "bottleneck")
+    return not spec.is_vgg and not spec.is_preact
 
 
 TORCHVISION_RESNET: Rules = (
@@ -31,7 +31,7 @@ TORCHVISION_RESNET: Rules = (
 
 def _torchvision(spec: ModelSpec) -> Rules | None:
     """torchvision.models.resnet and .vgg; there are no pre-activation nets."""
-    if spec.block == "vgg":
+    if spec.is_vgg:
         head = (("fc1.*", "classifier.0.*"), ("fc2.*", "classifier.3.*"))
         return (*_vgg_features(spec), *head, ("head.*", "classifier.6.*"))
     return TORCHVISION_RESNET if _is_resnet(spec) else None
@@ -52,7 +52,7 @@ def _vgg_features(spec: ModelSpec) -> Iterator[tuple[str, str]]:
 
 def _timm(spec: ModelSpec) -> Rules | None:
     """timm's resnet and vgg. Its pre-activation nets compute otherwise: no norm before the pool."""
-    if spec.block == "vgg":
+    if spec.is_vgg:
         head = (("fc1.*", "pre_logits.fc1.*"), ("fc2.*", "pre_logits.fc2.*"))
         return (*_vgg_features(spec), *head, ("head.*", "head.fc.*"))
     return TORCHVISION_RESNET if _is_resnet(spec) else None

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from resnets.models import Net
+from resnets.models import ImageClassifier
 from resnets.utils.terminal import printable
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.formats import FORMATS
@@ -138,12 +138,12 @@ def shorten(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def own_map(net: Net) -> NameMap:
+def own_map(net: ImageClassifier) -> NameMap:
     """The identity: our own names for `net`."""
     return NameMap(OWN, net.spec.name, {name: name for name in net.state_dict()}, _width(net))
 
 
-def name_map(format: str, net: Net) -> NameMap:
+def name_map(format: str, net: ImageClassifier) -> NameMap:
     """The map between `net` and `format`, a key of `FORMATS`.
 
     WeightsError where that library has no net of this kind.
@@ -157,18 +157,18 @@ def name_map(format: str, net: Net) -> NameMap:
     return NameMap(FORMATS[format], net.spec.name, theirs, _width(net))
 
 
-def _width(net: Net) -> int:
+def _width(net: ImageClassifier) -> int:
     head = getattr(net, "head", None)  # a detector's view of a net has none
     return 0 if head is None else head.in_features
 
 
-def maps_of(net: Net) -> list[NameMap]:
+def maps_of(net: ImageClassifier) -> list[NameMap]:
     """Our own names for `net`, and those of every format that has such a net."""
     foreign = (name for name, format in FORMATS.items() if format.rules(net.spec))
     return [own_map(net), *(name_map(name, net) for name in foreign)]
 
 
-def detect(tensors: Mapping[str, Tensor], net: Net) -> NameMap | None:
+def detect(tensors: Mapping[str, Tensor], net: ImageClassifier) -> NameMap | None:
     """The map whose names are most like those of `tensors`; None where none shares a single one."""
     best, most = None, 0
     for names in maps_of(net):

@@ -131,7 +131,7 @@ def write_transformers(
                 f"transformers has no network like {spec.name}: its {field.name} is "
                 f"{getattr(spec, field.name)!r}, and theirs {getattr(plain, field.name)!r}"
             )
-    if spec.block not in ("basic", "bottleneck") or len(spec.depths) != 4:
+    if spec.is_vgg or spec.is_preact or len(spec.depths) != 4:
         raise ConfigError(f"transformers has no network like {spec.name}")
     names = classes or [f"LABEL_{place}" for place in range(spec.num_classes)]
     config = {
@@ -143,7 +143,7 @@ def write_transformers(
         "embedding_size": spec.stem_width,
         "hidden_act": "relu",
         "downsample_in_first_stage": False,
-        "downsample_in_bottleneck": spec.stride_in == "1x1" and spec.expansion > 1,
+        "downsample_in_bottleneck": spec.stride_in == "1x1" and spec.is_bottleneck,
         "num_channels": spec.in_channels,
         "id2label": {str(place): name for place, name in enumerate(names)},
         "label2id": {name: place for place, name in enumerate(names)},

@@ -19,7 +19,7 @@ import resnets
 from fuzzing.readers import Reader, Way
 from resnets.config import ModelSpec, Preprocess, Recipe, dump_json, to_dict
 from resnets.data import Preprocessor
-from resnets.models import Net, build
+from resnets.models import ImageClassifier, build
 from resnets.train.state import Saver, new_state
 from resnets.weights import folder as folders
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
@@ -47,7 +47,7 @@ CLASSES = ("ant", "bee", "cat")
 
 
 @cache
-def _net() -> Net:
+def _net() -> ImageClassifier:
     torch.manual_seed(0)
     net = build(SMALL)
     net.classes, net.preprocess = CLASSES, Preprocessor(Preprocess(size=64, resize=72))
@@ -156,7 +156,7 @@ def load(root: Path) -> object:
 META = "checkpoint.json"
 
 
-def _meta(net: Net) -> dict[str, object]:
+def _meta(net: ImageClassifier) -> dict[str, object]:
     recipe = Recipe(name="pets", model=net.spec)
     assert net.preprocess is not None
     return {

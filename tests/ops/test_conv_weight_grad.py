@@ -5,10 +5,13 @@ import torch
 from torch import nn
 
 from resnets import create_model
-from resnets.models import convolution, norm_act
-from resnets.models.convolution import Conv2d, use_kernel
+from resnets.models.norm import use_cpu_kernels
+from resnets.ops import conv_weight_grad
+from resnets.ops.conv_weight_grad import Conv2d, use_kernel
 
-pytestmark = pytest.mark.skipif(not convolution.has_kernel(), reason="no AMX or no compiler here")
+pytestmark = pytest.mark.skipif(
+    not conv_weight_grad.has_kernel(), reason="no AMX or no compiler here"
+)
 
 # pictures, input channels, output channels, height, width, kernel size, stride
 SHAPES = [
@@ -87,7 +90,7 @@ def test_does_not_depend_on_the_number_of_threads(shape):
 @pytest.mark.parametrize("name", ["cifar-resnet8", "resnet50"])
 def test_a_net_of_the_catalog_trains_with_it(name):
     net = create_model(name, num_classes=10).to(memory_format=torch.channels_last)
-    assert norm_act.use_kernels(net)
+    assert use_cpu_kernels(net)
     x = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         net(x).sum().backward()
@@ -112,7 +115,7 @@ def test_what_it_cannot_compute_is_left_to_torch(monkeypatch):
         assert not served(conv(x))
         conv.weight.requires_grad_(True)
         assert served(conv(x))
-        monkeypatch.setattr(convolution, "_kernel", lambda: None)  # as on another machine
+        monkeypatch.setattr(conv_weight_grad, "_kernel", lambda: None)  # as on another machine
         assert not served(conv(x))
     with torch.autocast("cpu", torch.float16):
         assert conv(x).dtype == torch.float16
@@ -155,7 +158,7 @@ def test_gradients_asked_for_alone_and_maps_of_another_layout():
 
 def test_a_net_with_kernels_compiles_whole():
     net = create_model("cifar-resnet8").to(memory_format=torch.channels_last)
-    norm_act.use_kernels(net)
+    use_cpu_kernels(net)
     whole = torch.compile(net, fullgraph=True, backend="eager")
     x = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
@@ -173,7 +176,7 @@ def test_torch_defaults_do_not_reach_the_kernels():
             net(x).square().sum().backward()
         return net.stage1[0].conv1.weight.grad.clone()
 
-    norm_act.use_kernels(net)
+    use_cpu_kernels(net)
     expected = gradient()
     torch.set_default_dtype(torch.float64)
     try:
@@ -187,5 +190,5 @@ def test_a_block_is_drawn_after_training_too():
 
     net = create_model("resnet18")
     before = read_flow(net.stage2[0], "block")
-    norm_act.use_kernels(net)
+    use_cpu_kernels(net)
     assert read_flow(net.stage2[0], "block") == before

@@ -1,7 +1,7 @@
-"""Convolutions whose weights get their gradient from a kernel of our own.
+"""Weight gradients of convolutions by a kernel for CPUs with AMX.
 
-On a CPU with AMX, oneDNN takes half of a convolution's time for the gradient of its weights, which
-it rounds to bfloat16. native/conv_weights.c takes 0.6 to 0.7 of that time, and keeps float32.
+There oneDNN spends half of a convolution's time on the gradient of its weights, which it rounds to
+bfloat16. native/conv_weights.c takes 0.6 to 0.7 of that time and keeps float32.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from resnets.ops import compiler
 from resnets.utils import environment
 
 VECTOR = 16  # channels of a tile (conv_weights.c)
-WIDEST = 1 << 14  # channels at most (`zeros` there)
-MOST_THREADS = 16  # the kernel has no work for more, and oneDNN has
+MAX_CHANNELS = 1 << 14  # channels at most (`zeros` there)
+MAX_THREADS = 16  # the kernel has no work for more; oneDNN does
 
 
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d` that trains in bfloat16 on a CPU with the kernel's gradient.
 
-    As all kernels of ours it is for plain training: double backward, forward-mode differentiation
+    Like all kernels here it is for plain training: double backward, forward-mode differentiation
     and `torch.func` raise torch's error.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        if not _serves(self, input):
+        if not _uses_kernel(self, input):
             return super().forward(input)
         out: Tensor = _Convolve.apply(input, self.weight, self.stride, self.padding)
         return out
@@ -42,8 +42,8 @@ def has_kernel() -> bool:
     return _kernel() is not None
 
 
-def computes(conv: nn.Conv2d) -> bool:
-    """Whether the kernel is made for convolutions like this one."""
+def supports(conv: nn.Conv2d) -> bool:
+    """Whether the kernel computes convolutions like this one."""
     size, stride = conv.kernel_size[0], conv.stride[0]
     return (
         conv.bias is None
@@ -56,23 +56,24 @@ def computes(conv: nn.Conv2d) -> bool:
         and conv.stride == (stride, stride)
         and conv.padding == (size // 2, size // 2)
         and conv.in_channels % VECTOR == conv.out_channels % VECTOR == 0
-        and max(conv.in_channels, conv.out_channels) <= WIDEST
+        and max(conv.in_channels, conv.out_channels) <= MAX_CHANNELS
     )
 
 
-def use_kernel(net: nn.Module) -> None:
-    """Let the convolutions of `net` that the kernel is made for train with it, where there is one.
+def use_kernel(model: nn.Module) -> None:
+    """Train the convolutions of `model` that the kernel supports with it, if it is available.
 
-    They change their class, so that nets are made of torch's own layers, as other tools expect.
+    They change their class, so that models are built from torch's own layers, as other tools
+    expect.
     """
     if has_kernel():
-        for module in net.modules():
-            if type(module) is nn.Conv2d and computes(module):
+        for module in model.modules():
+            if type(module) is nn.Conv2d and supports(module):
                 module.__class__ = Conv2d
 
 
-def _serves(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether the kernel computes this: training on a CPU in bfloat16, channels last."""
+def _uses_kernel(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the kernel computes this call: training on a CPU in bfloat16, channels last."""
     return (
         not torch.compiler.is_compiling()
         and conv.training
@@ -85,8 +86,8 @@ def _serves(conv: nn.Conv2d, x: Tensor) -> bool:
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
-        and torch.get_num_threads() <= MOST_THREADS
-        and has_kernel()  # the net may come from another machine
+        and torch.get_num_threads() <= MAX_THREADS
+        and has_kernel()  # the model may come from another machine
     )
 
 
@@ -140,12 +141,11 @@ def processor_has_amx() -> bool:
 def _kernel() -> ctypes.CDLL | None:
     if not processor_has_amx():
         return None
-    library = compiler.load("conv_weights")
-    if library is None or not library.conv_weights_allowed():
-        return None
     pointer, sizes, small = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64), ctypes.c_int
-    library.conv_weights.argtypes = [pointer] * 4 + [sizes, small]
-    library.conv_weights.restype = None
-    library.conv_weights_scratch.argtypes = [sizes, small]
-    library.conv_weights_scratch.restype = ctypes.c_int64
-    return library
+    library = compiler.load(
+        "conv_weights",
+        conv_weights_allowed=([], ctypes.c_int),
+        conv_weights=([pointer] * 4 + [sizes, small], None),
+        conv_weights_scratch=([sizes, small], ctypes.c_int64),
+    )
+    return library if library is not None and library.conv_weights_allowed() else None

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnets import create_model
-from resnets.models import norm_act
-from resnets.ops import compiler
+from resnets.models.norm import BatchNormAct2d, use_cpu_kernels
+from resnets.ops import compiler, norm_act
 
 pytestmark = pytest.mark.skipif(compiler.load("norm") is None, reason="no C compiler here")
 SHAPES = ((4, 16, 8, 8), (4, 32, 5, 7), (2, 64, 9, 9), (5, 128, 3, 3), (2, 192, 4, 4))
@@ -29,13 +29,13 @@ def trained(norm, x, shortcut, pull):
     pull: of the output's gradient, or two of them, of an output that is used twice.
     """
     leaves = [leaf for leaf in (x, shortcut, norm.weight, norm.bias) if leaf is not None]
-    y = norm_act.norm_relu(norm, x, shortcut)
+    y = norm(x, shortcut)
     uses, pulls = (y, pull) if isinstance(pull, Tensor) else ((y, norm_act.second_use(y)), pull)
     return [y, *torch.autograd.grad(uses, leaves, pulls), norm.running_mean, norm.running_var]
 
 
-def lively_norm(channels):
-    norm = nn.BatchNorm2d(channels).train()
+def lively_norm(channels, relu=True):
+    norm = BatchNormAct2d(channels, relu=relu).train()
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     nn.init.normal_(norm.bias)
     return norm
@@ -52,9 +52,9 @@ def test_float32_equals_float64_of_torch(shape, adds, twice):
     exact = copy.deepcopy(norm).double()
     wide = [each.detach().double().requires_grad_() for each in (x, shortcut, *pulls)]
     expected = trained(exact, wide[0], wide[1] if adds else None, wide[2:] if twice else wide[2])
-    assert norm_act.use_kernels(norm)
+    assert use_cpu_kernels(norm)
     found = trained(norm, x, shortcut if adds else None, pulls if twice else pulls[0])
-    assert type(found[0].grad_fn).__name__ == "_NormReluBackward"
+    assert type(found[0].grad_fn).__name__ == "_BatchNormActBackward"
     assert norm.num_batches_tracked == exact.num_batches_tracked == 1
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-3)
@@ -64,11 +64,11 @@ def test_float32_equals_float64_of_torch(shape, adds, twice):
 def test_a_norm_without_relu(shape):
     torch.manual_seed(0)
     x, pull = maps(shape, 2)
-    norm = lively_norm(shape[1])
+    norm = lively_norm(shape[1], relu=False)
     exact, wide = copy.deepcopy(norm).double(), x.detach().double().requires_grad_()
-    norm_act.use_kernels(norm)
-    ours, theirs = norm_act.norm_alone(norm, x), exact(wide)
-    assert type(ours.grad_fn).__name__ == "_NormReluBackward"
+    use_cpu_kernels(norm)
+    ours, theirs = norm(x), exact(wide)
+    assert type(ours.grad_fn).__name__ == "_BatchNormActBackward"
     assert ours.min() < 0
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
     found = torch.autograd.grad(ours, (x, norm.weight, norm.bias), pull)
@@ -91,7 +91,7 @@ def test_bfloat16_is_as_close_to_the_truth_as_torch(adds, twice):
     exact = trained(copy.deepcopy(norm), *wide[:2], wide[2:] if twice else wide[2])
     pull = pulls if twice else pulls[0]
     torch_like = trained(copy.deepcopy(norm), x, shortcut, pull)
-    norm_act.use_kernels(norm)
+    use_cpu_kernels(norm)
     for ours, theirs, truth in zip(
         trained(norm, x, shortcut, pull), torch_like, exact, strict=True
     ):
@@ -107,7 +107,7 @@ def test_same_result_with_any_number_of_threads():
             torch.set_num_threads(count)
             torch.manual_seed(0)
             norm = lively_norm(32)
-            norm_act.use_kernels(norm)
+            use_cpu_kernels(norm)
             found.append(trained(norm, x, shortcut, pull))
     finally:
         torch.set_num_threads(threads)
@@ -118,8 +118,8 @@ def test_same_result_with_any_number_of_threads():
 def test_one_use_alone_and_none_at_all():
     x, _, pull = maps((4, 16, 8, 8), 3)
     norm = lively_norm(16)
-    norm_act.use_kernels(norm)
-    y = norm_act.norm_relu(norm, x)
+    use_cpu_kernels(norm)
+    y = norm(x)
     expected, found = (
         torch.autograd.grad(use, [x, norm.weight], pull, retain_graph=True)
         for use in (y, norm_act.second_use(y))
@@ -134,9 +134,9 @@ def test_one_use_alone_and_none_at_all():
 def test_offset_far_above_the_deviation_keeps_its_variance():
     x = torch.randn(64, 16, 8, 8) * 0.01 + 100
     x = x.contiguous(memory_format=torch.channels_last)
-    norm = nn.BatchNorm2d(16, momentum=1.0).train()
-    norm_act.use_kernels(norm)
-    norm_act.norm_relu(norm, x)
+    norm = BatchNormAct2d(16, momentum=1.0).train()
+    use_cpu_kernels(norm)
+    norm(x)
     exact = x.double().transpose(0, 1).flatten(1).var(1)
     torch.testing.assert_close(norm.running_var.double(), exact, rtol=1e-4, atol=0)
 
@@ -144,9 +144,9 @@ def test_offset_far_above_the_deviation_keeps_its_variance():
 def test_not_a_number_passes_on():
     x = torch.randn(4, 16, 4, 4).contiguous(memory_format=torch.channels_last)
     x[0, 3] = float("nan")
-    norm = nn.BatchNorm2d(16).train()
-    norm_act.use_kernels(norm)
-    y = norm_act.norm_relu(norm, x)
+    norm = BatchNormAct2d(16).train()
+    use_cpu_kernels(norm)
+    y = norm(x)
     assert y[:, 3].isnan().all()
     assert not y[:, 4].isnan().any()
 
@@ -161,7 +161,7 @@ def test_a_step_of_a_net_equals_torchs(name):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     twin = copy.deepcopy(net)
-    assert norm_act.use_kernels(twin)
+    assert use_cpu_kernels(twin)
     images = torch.randn(8, 3, size, size).contiguous(memory_format=torch.channels_last)
     targets = torch.arange(8)
     for each in (net, twin):
@@ -174,14 +174,14 @@ def test_a_step_of_a_net_equals_torchs(name):
 
 
 def test_what_does_not_fit_is_left_to_torch():
-    norm = nn.BatchNorm2d(24).train()
-    norm_act.use_kernels(norm)
+    norm = BatchNormAct2d(24).train()
+    use_cpu_kernels(norm)
     x = torch.randn(2, 24, 4, 4, requires_grad=True)
-    assert type(norm_act.norm_relu(norm, x).grad_fn).__name__ == "ReluBackward0"
-    wide = nn.BatchNorm2d(64).eval()
-    norm_act.use_kernels(wide)
+    assert type(norm(x).grad_fn).__name__ == "ReluBackward0"
+    wide = BatchNormAct2d(64).eval()
+    use_cpu_kernels(wide)
     x = torch.randn(2, 64, 4, 4).contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(norm_act.norm_relu(wide, x), F.relu(wide(x)))
+    torch.testing.assert_close(wide(x), F.relu(wide.normalize(x)))
 
 
 def test_without_a_compiler_nothing_is_lost(monkeypatch):
@@ -190,7 +190,7 @@ def test_without_a_compiler_nothing_is_lost(monkeypatch):
     norm_act._kernel.cache_clear()
     try:
         assert compiler.load("norm") is None
-        assert not norm_act.use_kernels(nn.BatchNorm2d(16))
+        assert not use_cpu_kernels(BatchNormAct2d(16))
     finally:
         monkeypatch.undo()
         compiler.kernel.cache_clear()

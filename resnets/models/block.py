@@ -1,0 +1,128 @@
+"""What a block is built from and what it must do, whether it is of the package or from outside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnets.config import ConfigError, ModelSpec
+from resnets.models import layers
+from resnets.models.norm import MakeNorm, NormAct, make_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """What a block is built from: the only argument of its constructor.
+
+    A block from outside the package, `ResNet(spec, block=MyBlock)`, is a callable that takes a
+    `BlockConfig` and returns a module that maps (B, in_channels, H, W) to (B, out_channels,
+    ceil(H / stride), ceil(W / stride)); which of the fields and methods it uses is up to it.
+    These attributes are optional, for what asks for them:
+
+    - `shortcut`, the module on the shortcut (`resnet.make_shortcut`): diagrams, studies and the
+      CPU kernels;
+    - `paths(x)`, which returns F(x) and what the shortcut adds to it: studies;
+    - `last_layer`, the layer at the end of F(x), which is zero if its weight and bias are:
+      `zero_init_residual`, and studies that remove or add blocks.
+
+    width: channels of the 3x3 convolutions. dilation: of the first 3x3 convolution and of the next.
+    drop_path: probability of dropping F(x) in training. first: whether it is the network's first
+    block. make_norm: the norm from outside the package, or None for that of the spec.
+    """
+
+    spec: ModelSpec
+    in_channels: int
+    width: int
+    stride: int = 1
+    dilation: tuple[int, int] = (1, 1)
+    drop_path: float = 0.0
+    first: bool = False
+    make_norm: MakeNorm | None = None
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the block's output: `width`, or four times that for a bottleneck spec."""
+        return self.width * self.spec.expansion
+
+    @property
+    def bottleneck_width(self) -> int:
+        """Channels inside a bottleneck: more in ResNeXt (Xie et al. 2017) and wide ResNets."""
+        return self.width * self.spec.width_per_group // 64 * self.spec.groups
+
+    @property
+    def bottleneck_strides(self) -> tuple[int, int]:
+        """Strides of a bottleneck's first 1x1 and of its 3x3."""
+        return (self.stride, 1) if self.spec.stride_in == "1x1" else (1, self.stride)
+
+    def conv(
+        self, in_channels: int, out_channels: int, kernel_size: int, **options: Any
+    ) -> nn.Conv2d:
+        """A convolution that keeps the resolution at stride 1; options of `layers.conv`."""
+        return layers.conv(self.spec, in_channels, out_channels, kernel_size, **options)
+
+    def norm(self, channels: int, *, relu: bool = True, inplace: bool = True) -> NormAct:
+        """A norm with relu; `norm(x, shortcut)` adds the shortcut in between."""
+        return make_norm(self.spec, channels, self.make_norm, relu=relu, inplace=inplace)
+
+
+MakeBlock = Callable[[BlockConfig], nn.Module]
+
+
+def require(block: nn.Module, name: str) -> Any:
+    """The attribute `name` of a block; raises ConfigError if a block from outside lacks it."""
+    if not hasattr(block, name):
+        raise ConfigError(
+            f"block {type(block).__qualname__} has no `{name}`, which is needed here; "
+            "resnets.models.block.BlockConfig describes it"
+        )
+    return getattr(block, name)
+
+
+def residual_paths(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """F(x), shortcut(x) and the output of a residual block in eval mode, all (B, C, H, W).
+
+    Raises ConfigError if a block from outside has no `paths`, or one that does not agree with its
+    `forward`, such as one that is inherited.
+    """
+    branch, shortcut = require(block, "paths")(x)
+    out = block(x)
+    total = branch + shortcut
+    if not any(torch.allclose(out, each, rtol=1e-3, atol=1e-3) for each in (total, total.relu())):
+        raise ConfigError(
+            f"block {type(block).__qualname__}: `paths(x)` returns other tensors than those that "
+            "`forward(x)` adds; resnets.models.block.BlockConfig describes it"
+        )
+    return branch, shortcut, out
+
+
+def check_blocks(stage: nn.Module, configs: Sequence[BlockConfig], name: str) -> None:
+    """Raise ConfigError unless the blocks of `stage` return the shape that they have to."""
+    for config, block in zip(configs[:2], stage.children(), strict=False):  # others are alike
+        x = torch.zeros(2, config.in_channels, 8, 8)
+        with eval_mode(block), torch.no_grad():
+            found = tuple(block(x).shape)
+        size = math.ceil(8 / config.stride)
+        expected = (2, config.out_channels, size, size)
+        if found != expected:
+            raise ConfigError(
+                f"block {name} maps {tuple(x.shape)} to {found}, expected {expected}; "
+                "resnets.models.block.BlockConfig describes what a block must do"
+            )
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode while the context lasts; each module gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,168 @@
+"""`ImageClassifier`, the base class of all models: logits, named stages, activation checkpointing.
+
+`init_weights` draws their initial weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from resnets.config import ModelSpec, Recipe
+from resnets.models.norm import BATCH_NORMS
+
+NAIVE_STD = 0.01
+
+
+class ImageClassifier(nn.Module, ABC):
+    """A chain of named stages and a head that returns logits.
+
+    Stages are submodules named by `stage_names` (`stem`, `stage1`, ...), so that a detector can run
+    some of them on whole images and the rest on regions. `head` is the linear layer that gives the
+    logits. Any input size works; the features are pooled to one size. `recompute` enables
+    activation checkpointing: about a third more computation for less memory, see `_run_stage`.
+    `custom` holds the `block` and `norm` that replace those of the spec.
+    A loaded model also carries its preprocessing, class names, recipe and origin.
+    """
+
+    stage_names: tuple[str, ...]
+    input_layer: ClassVar[str]
+    head: nn.Linear
+
+    def __init__(self, spec: ModelSpec, **custom: Callable[..., nn.Module] | None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.custom: dict[str, Any] = {name: part for name, part in custom.items() if part}
+        self.recompute = False
+        self.preprocess: Any = None
+        self.classes: tuple[str, ...] = ()
+        self.recipe: Recipe | None = None
+        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
+        self.origin = "random initialisation"
+
+    @property
+    def custom_names(self) -> dict[str, str]:
+        """Where the custom parts are defined, such as {"block": "my_blocks.SEBlock"}."""
+        return {key: _qualified_name(part) for key, part in self.custom.items()}
+
+    def blocks(self) -> dict[str, nn.Module]:
+        """The residual or plain blocks by name ("stage1.0"), from input to output."""
+        return {}
+
+    @abstractmethod
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, K) from the last stage's output (B, C, H, W)."""
+
+    def stages(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
+        """Output of every stage up to `last` (default: all) for images `x` (B, C, H, W)."""
+        outputs = {}
+        for name in self.stage_names:
+            x = outputs[name] = self._run_stage(self.get_submodule(name), x)
+            if name == last:
+                break
+        return outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images `x` (B, C, H, W)."""
+        return self.classify(self.stages(x)[self.stage_names[-1]])
+
+    def save(
+        self, folder: str | Path, *, classes: Sequence[str] | None = None, preprocess: Any = None
+    ) -> None:
+        """Write a new folder that `resnets.load` and every command read: weights, config.json.
+
+        classes, preprocess (a `Preprocess` or `Preprocessor`): replace those that the model carries
+        (`.classes`, `.preprocess`). Without either, loading warns that they are unknown. Raises
+        ConfigError if the folder is not empty.
+        """
+        # Imported by name: weights/ depends on models/, which must not import it.
+        saving = importlib.import_module("resnets.weights.save")
+        saving.save_net(self, Path(folder), classes=classes, preprocess=preprocess)
+
+    def _run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """One stage; with `recompute`, its blocks in segments that store their input only.
+
+        A block stores about four maps for its backward pass, a border between segments one. With
+        n blocks in segments of k, n/k borders and the 4k maps of the running segment are alive,
+        least at k = sqrt(n) / 2: 7 of the 200 blocks of a stage of cifar-resnet1202 leave 57 maps
+        of 800. One block (k = 1) leaves 204, a whole stage (k = n) all 800 in its backward pass.
+        A training step of batch 128 peaks at about 1 GiB instead of 11 (float32).
+        """
+        if not (
+            self.recompute
+            and self.training
+            and torch.is_grad_enabled()
+            and isinstance(stage, nn.Sequential)  # not the stem
+        ):
+            return stage(x)
+        length = max(2, round(math.sqrt(len(stage)) / 2))
+        for start in range(0, len(stage), length):
+            # Custom blocks may draw random numbers as stochastic depth does.
+            random = self.spec.drop_path > 0 or bool(self.custom)
+            x = _checkpointed(stage[start : start + length], x, random)
+        return x
+
+
+def _checkpointed(segment: nn.Sequential, x: Tensor, random: bool) -> Tensor:
+    """`segment(x)`, which runs again in the backward pass.
+
+    random: whether the segment draws random numbers, which must then be the same again.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_kept(segment)
+
+    # A compiled graph updates the statistics in its forward part only, and takes no contexts.
+    options: dict[str, Any] = {} if torch.compiler.is_compiling() else {"context_fn": contexts}
+    return checkpoint(segment, x, use_reentrant=False, preserve_rng_state=random, **options)
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Let batch norms update copies of their statistics for a batch that they see again."""
+    saved = [
+        (norm, name, buffer)
+        for norm in module.modules()
+        if isinstance(norm, BATCH_NORMS) and norm.training
+        for name, buffer in norm.named_buffers(recurse=False)
+    ]
+    for norm, name, buffer in saved:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in saved:
+            setattr(norm, name, buffer)
+
+
+def init_weights(model: ImageClassifier) -> None:
+    """Draw all convolution and linear weights as `model.spec.init` says; biases become zero.
+
+    "he": Gaussian of standard deviation sqrt(2 / fan_in), which keeps the signal's size through
+    relu layers (He et al., ICCV 2015); no relu follows the head, hence sqrt(1 / fan_in) there.
+    "naive": Gaussian of standard deviation 0.01 (Krizhevsky et al. 2012), whatever the fan-in.
+    Norms keep their weight 1 and bias 0.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        fan_in = layer.weight[0].numel()
+        gain = 1.0 if layer is model.head else 2.0
+        std = math.sqrt(gain / fan_in) if model.spec.init == "he" else NAIVE_STD
+        nn.init.normal_(layer.weight, std=std)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _qualified_name(part: Any) -> str:
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"
