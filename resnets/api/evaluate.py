@@ -155,11 +155,14 @@ def evaluate(
             return _evaluate_artifact(paths, options, folder)
         rename = LoadOptions(model, classes, rename=False)
         nets = [
-            each if isinstance(each, ImageClassifier) else load_model(fspath(each), rename) for each in given
+            each if isinstance(each, ImageClassifier) else load_model(fspath(each), rename)
+            for each in given
         ]
         if classes is not None:
             _rename_outputs(nets, classes)
-        names = [each.origin if isinstance(each, ImageClassifier) else fspath(each) for each in given]
+        names = [
+            each.origin if isinstance(each, ImageClassifier) else fspath(each) for each in given
+        ]
         return _evaluate_models(nets, names, options, folder)
 
 
