@@ -41,6 +41,9 @@ class DetectSpec:
         class_map: Encoding of the pixels of class maps: "ids" the numbers of the file that names
             the classes; "binary" 0, and 1 or 255; "voc" and "cityscapes" their numbers or colors;
             "cityscapes-trainids" its trainIds. "" is "ids", and refuses maps of 0 and 255 alone.
+        class_map_folder: Folder that holds the class maps ("1st_manual"), or several joined by +;
+            "" is found by its name or by its files, and refused where several folders match the
+            images one to one.
         head: "fpn" is a feature pyramid (Lin et al. 2017). "c4" runs the last stage on each region
             (the paper, appendix A; for VGG, Ren et al. 2015). "fcn" and "deeplabv3" are for task
             "segment" (Long et al. 2015, Chen et al. 2017). "pcr" and "rcnn" are for task "localise"
@@ -94,6 +97,7 @@ class DetectSpec:
     skip_bad: bool = False
     upright: bool = False
     class_map: ClassMapScheme = ""
+    class_map_folder: str = ""
     head: Head = "fpn"
     pyramid_from: int | None = None
     pyramid_width: int = 256

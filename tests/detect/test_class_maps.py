@@ -9,8 +9,8 @@ from PIL import Image
 from resnets.config import DataSpec, DetectSpec
 from resnets.data.errors import DataError
 from resnets.detect.check.run import annotation_tasks, check_annotations
+from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.schemes import read_class_table
-from resnets.detect.class_maps.source import find_semantic
 from resnets.detect.data.class_maps import UnknownValueError, read_pixels
 from resnets.detect.data.color_tables import CITYSCAPES, voc_color
 from resnets.detect.data.store import open_store
@@ -100,7 +100,10 @@ def test_common_codings_are_refused_until_named(tmp_path, scheme):
     assert report.problems
     split = opened(tmp_path, class_map=scheme)
     assert np.array_equal(split.targets[0].semantic.read(), TRUTH)
-    assert check_annotations(str(tmp_path), "segment", class_map=scheme).problems == []
+    assert (
+        check_annotations(str(tmp_path), "segment", detect=DetectSpec(class_map=scheme)).problems
+        == []
+    )
 
 
 def test_color_masks_with_alpha_and_sorted_palettes(tmp_path):
@@ -197,7 +200,10 @@ def test_sets_around_and_beside_folders_of_maps(tmp_path):
     for name in ("camvid", "inside", "beside"):
         (tmp_path / name / "classes.txt").write_text("background\nobject\n")
         found = find_semantic(open_store(str(tmp_path / name)))
-        assert {title: len(paths) for title, paths in found.items()} == {"train": 3, "test": 3}
+        assert {title: len(paths) for title, paths in found.parts.items()} == {
+            "train": 3,
+            "test": 3,
+        }
         data = DataSpec(source=str(tmp_path / name), val_fraction=0)
         splits = open_detection(data, task="segment")
         trained = {splits.train.files.name(row) for row in range(3)}

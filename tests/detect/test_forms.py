@@ -499,9 +499,10 @@ def test_several_forms_in_one_set_are_said_and_chosen(coco, tmp_path):
     source = find_source(str(tmp_path), "detect")
     assert "detect.format=yolo" in source.notes[0]
     assert "VOC" not in source.notes[0]
-    assert find_source(str(tmp_path), "detect", annotations="yolo").classes == source.classes
+    detect = DetectSpec(format="yolo")
+    assert find_source(str(tmp_path), "detect", detect).classes == source.classes
     with pytest.raises(DataError, match=r"detect\.format=labelme"):
-        find_source(str(tmp_path), "detect", annotations="labelme")
+        find_source(str(tmp_path), "detect", DetectSpec(format="labelme"))
 
 
 @pytest.mark.parametrize("form", ["yolo", "labelme", "cvat"])

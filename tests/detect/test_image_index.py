@@ -21,7 +21,8 @@ from colored_sets import (
 
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
-from resnets.detect.data.image_index import ImageIndex, Stated
+from resnets.detect.data.image_entries import Stated
+from resnets.detect.data.image_index import ImageIndex
 from resnets.detect.data.store import Store
 
 JSON = "annotations/instances_train.json"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.table import Table
 
-from resnets.config import ConfigError, DataSpec
+from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.config.detect import ClassMapScheme
 from resnets.utils.run_folders import results_folder
 from resnets.utils.terminal import console as terminal_console
@@ -61,6 +61,7 @@ class Check:
             pass the edge are cut there, what cannot be mended is left out.
         class_map: What the values of class maps mean, as `detect.class_map` says it: ids, binary,
             voc, cityscapes, cityscapes-trainids.
+        class_map_folder: Folder that holds the class maps, as `detect.class_map_folder` says it.
     """
 
     source: tyro.conf.Positional[str]
@@ -73,6 +74,7 @@ class Check:
     workers: int = 0
     repair: Path | None = None
     class_map: ClassMapScheme = ""
+    class_map_folder: str = ""
 
     def run(self) -> int:
         """Check and write the report; returns the exit code."""
@@ -97,18 +99,19 @@ class Check:
             workers=self.workers,
             quarantine=listed,
         )
-        tasks = annotation_tasks(self.source)
+        detect = DetectSpec(class_map=self.class_map, class_map_folder=self.class_map_folder)
+        tasks = annotation_tasks(self.source, detect)
         if self.repair is not None and not tasks:
             raise ConfigError(f"--repair: {self.source}: {why_none(self.source)}")
         contents = (
-            annotated_contents(spec, tasks[0], self.class_map)
+            annotated_contents(spec, tasks[0], detect)
             if tasks
             else with_shares(open_contents(spec), spec)
         )
         announce(contents)
         # Held from here on: a new folder inside the set must not be taken for one of its own.
         with results_folder(out), results_folder(self.repair):
-            annotated = check_annotated(self.source, tasks, self.workers, self.class_map)
+            annotated = check_annotated(self.source, tasks, detect, self.workers)
             report = check_data(spec, tiny=self.tiny, contents=contents, watch=_watch)
             if tasks:
                 report = report.annotated(annotated.bad, annotated.refusals, annotated.warnings)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from resnets.utils.terminal import say
 
 if TYPE_CHECKING:
+    from resnets.config import DetectSpec
     from resnets.detect.check.run import AnnotationReport
-    from resnets.detect.loading.sources import Task
+    from resnets.detect.data.records import Task
 
 ANNOTATIONS = "annotations.csv"
 MOST_LINES = 200  # problems printed; all of them are in annotations.csv
@@ -40,7 +41,7 @@ class Annotated:
 
 
 def check_annotated(
-    source: str, tasks: Sequence[Task], workers: int = 0, class_map: str = ""
+    source: str, tasks: Sequence[Task], detect: DetectSpec, workers: int = 0
 ) -> Annotated:
     """Check the annotations of a set for each of `tasks`."""
     from resnets.data.errors import DataError
@@ -50,7 +51,7 @@ def check_annotated(
     for task in tasks:
         try:
             reports.append(
-                check_annotations(source, task, workers=workers, watch=_watch, class_map=class_map)
+                check_annotations(source, task, workers=workers, watch=_watch, detect=detect)
             )
         except DataError as error:
             if task == "segment" and len(tasks) > 1:

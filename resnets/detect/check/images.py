@@ -6,11 +6,11 @@ both train and trainval list is one. An image that a training and a test set lis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
 
-from resnets.config import DataSpec
+from resnets.config import DataSpec, DetectSpec
 from resnets.data.check.held_out import SHARES
 from resnets.data.check.source import Contents, Section
 from resnets.data.dataset.content_hash import affordable, file_keys
@@ -23,20 +23,19 @@ from resnets.data.splits.check_findings import LEAK, UNLISTED, Finding
 from resnets.data.splits.roles import held_out_rows
 from resnets.detect.check.run import with_all
 from resnets.detect.data.image_index import ImageIndex, store_listing
-from resnets.detect.data.records import RawSource
+from resnets.detect.data.records import RawSource, Task
 from resnets.detect.data.store import Store, open_store
-from resnets.detect.loading.sources import Task
 
 APART = ("test", "val", "train", "trainval")  # those kept apart come first
 
 
-def annotated_contents(spec: DataSpec, task: Task, class_map: str = "") -> Contents:
+def annotated_contents(spec: DataSpec, task: Task, detect: DetectSpec | None = None) -> Contents:
     """The images of `spec.source`, which has annotations for `task`.
 
     Where those cannot be opened (`check_annotations` says why), all images that are no class maps.
     """
     try:
-        return _by_set(spec, with_all(spec.source, task, class_map))
+        return _by_set(spec, with_all(spec.source, task, detect))
     except DataError:
         store = open_store(spec.source)
         return Contents(spec.source, [_section(store, "", ImageIndex.of(store).images)], ())
@@ -48,7 +47,12 @@ def annotated_listing(where: str) -> str:
 
 
 def _by_set(spec: DataSpec, source: RawSource) -> Contents:
-    listed = {title: _listed(source, title) for title in source.titles}
+    pictures = {title: source.load(title).pictures for title in source.titles}
+    listed = {
+        title: sorted({each.path for each in found if each.path is not None})
+        for title, found in pictures.items()
+    }
+    maps = {each.class_map for found in pictures.values() for each in found}
     parts = _parts(source.titles)
     place: dict[str, str] = {}
     shared: dict[str, tuple[str, str]] = {}
@@ -64,13 +68,8 @@ def _by_set(spec: DataSpec, source: RawSource) -> Contents:
     ]
     if len(sections) == 1 and titles[0] not in ("test", "val"):
         sections = _shares(source, spec, list(place))
-    findings = [*_shared(source, spec, shared), *_unlisted(source, spec, place)]
+    findings = [*_shared(source, spec, shared), *_unlisted(source, spec, place.keys() | maps)]
     return Contents(spec.source, [each for each in sections if len(each.files)], findings)
-
-
-def _listed(source: RawSource, title: str) -> list[str]:
-    """The images that an image set lists and the set has, sorted."""
-    return sorted({each.path for each in source.load(title).pictures if each.path is not None})
 
 
 def _parts(titles: Sequence[str]) -> dict[str, str]:
@@ -112,8 +111,8 @@ def _shared(
         yield Finding(LEAK, name, f"listed in {kept} and in {part}", part, "", name, kept)
 
 
-def _unlisted(source: RawSource, spec: DataSpec, listed: dict[str, str]) -> Iterator[Finding]:
-    """Images that no image set lists, all in one finding."""
+def _unlisted(source: RawSource, spec: DataSpec, listed: Set[str | None]) -> Iterator[Finding]:
+    """Images that no image set lists and that are no class maps, all in one finding."""
     others = [path for path in ImageIndex.of(source.store).images if path not in listed]
     if others:
         more = f"and {len(others) - 1:,} more " if len(others) > 1 else ""

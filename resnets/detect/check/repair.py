@@ -23,7 +23,15 @@ from resnets.detect.check.rescaled import NOT_PROVED, Rescaled, are_proved_scale
 from resnets.detect.check.run import with_all
 from resnets.detect.data.image_sizes import Frame, scale_between
 from resnets.detect.data.masks import to_run
-from resnets.detect.data.records import ID_TWICE, Problem, RawObject, RawPart, RawPicture, RawSource
+from resnets.detect.data.records import (
+    ID_TWICE,
+    Problem,
+    RawObject,
+    RawPart,
+    RawPicture,
+    RawSource,
+    Task,
+)
 from resnets.detect.formats.box_form import mark_form
 from resnets.detect.formats.problems import (
     TOLERANCE,
@@ -33,7 +41,7 @@ from resnets.detect.formats.problems import (
     object_problems,
     picture_problems,
 )
-from resnets.detect.loading.sources import Task, to_target
+from resnets.detect.loading.opener import to_target
 from resnets.utils.csv_files import CsvWriter
 
 LIST = "repair.csv"

@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnets.config import atomic_write
+from resnets.config import DetectSpec, atomic_write
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip
 from resnets.data.layout.split_names import role_within
-from resnets.detect.class_maps.source import find_semantic, scan_maps
+from resnets.detect.class_maps.folders import find_semantic
+from resnets.detect.class_maps.source import scan_maps
 from resnets.detect.data.class_maps import MapScan
 from resnets.detect.data.image_sizes import StoredSize, read_sizes
-from resnets.detect.data.records import Problem, RawPart, RawPicture, RawSource
+from resnets.detect.data.records import Problem, RawPart, RawPicture, RawSource, Task
 from resnets.detect.data.store import open_store
 from resnets.detect.formats.foreign import EXPECTED, foreign_annotations
 from resnets.detect.formats.problems import NO_OUTLINE, check_part, same_but_case, with_sizes
 from resnets.detect.formats.registry import offers
-from resnets.detect.loading.sources import Task, find_source
+from resnets.detect.loading.sources import find_source
 from resnets.utils.csv_files import CsvWriter
 
 Watch = Callable[[Iterable[object], int], Iterable[object]]
@@ -60,9 +61,13 @@ class AnnotationReport:
         return f"{self.source.name}: {sets}; {len(self.problems):,} problems: {kinds}"
 
 
-def annotation_tasks(where: str) -> tuple[Task, ...]:
+def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task, ...]:
     """What the folder or tar at `where` has annotations for, of "instances" (boxes, with outlines
-    or without) and "segment" (class maps); empty for a set of plain pictures, or no set at all."""
+    or without) and "segment" (class maps); empty for a set of plain images, or no set at all.
+
+    Where `detect` states how class maps are encoded, or their folder, the set has some.
+    """
+    detect = detect or DetectSpec()
     path = Path(where).expanduser()
     if not path.is_dir() and not is_zip(path) and not tarfile.is_tarfile(path):
         return ()
@@ -71,7 +76,8 @@ def annotation_tasks(where: str) -> tuple[Task, ...]:
     except DataError:  # a set of pictures in a form of its own, such as CIFAR's
         return ()
     objects: tuple[Task, ...] = ("instances",) if offers(store) else ()
-    return (*objects, "segment") if find_semantic(store) else objects
+    stated = detect.class_map or detect.class_map_folder
+    return (*objects, "segment") if stated or find_semantic(store) else objects
 
 
 def why_none(where: str) -> str:
@@ -89,14 +95,14 @@ def check_annotations(
     *,
     workers: int = 0,
     watch: Watch | None = None,
-    class_map: str = "",
+    detect: DetectSpec | None = None,
 ) -> AnnotationReport:
     """Look at every annotation and at the header of every picture of the set at `where`.
 
-    Of class maps, coded as `class_map` says (`detect.class_map`), every pixel is looked at.
+    Of class maps, encoded and placed as `detect` says, every pixel is looked at.
     `watch(findings, total)` may show progress over pictures. DataError where there is no such set.
     """
-    source = with_all(where, task, class_map)
+    source = with_all(where, task, detect)
     parts = {title: source.load(title) for title in source.titles}
     sizes = _sizes(source, parts.values(), workers, watch)
     parts = {title: with_sizes(part, source.store, sizes) for title, part in parts.items()}
@@ -142,12 +148,12 @@ def write_problems(problems: Iterable[Problem], path: Path) -> None:
         writer.writerows([each.where, each.item, each.kind, each.said] for each in problems)
 
 
-def with_all(where: str, task: Task, class_map: str = "") -> RawSource:
+def with_all(where: str, task: Task, detect: DetectSpec | None = None) -> RawSource:
     """The set with all that it has: outlines where its form has them, else boxes."""
     if task == "instances":
         found = offers(open_store(where))
         task = task if found and found[0].format.outlines else "detect"
-    return find_source(where, task, class_map)
+    return find_source(where, task, detect)
 
 
 def outlined(part: RawPart) -> bool:

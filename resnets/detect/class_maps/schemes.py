@@ -16,7 +16,7 @@ from resnets.detect.data.color_tables import CITYSCAPES, CITYSCAPES_COLORS, VOC_
 from resnets.detect.data.documents import decode_text
 from resnets.detect.data.store import Store
 from resnets.detect.formats.name_files import without_gaps
-from resnets.detect.formats.voc import CLASSES as VOC_OBJECTS
+from resnets.detect.formats.voc.dataset import CLASSES as VOC_OBJECTS
 from resnets.detect.formats.yaml_text import load_yaml
 from resnets.utils.reading import reading
 

@@ -10,77 +10,32 @@ one. More than one candidate, or one file for two entries, is a problem and neve
 from __future__ import annotations
 
 import posixpath
-import re
-import unicodedata
-from bisect import bisect_left
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from urllib.parse import parse_qs, unquote
 
 from resnets.data.layout.split_names import split_role
 from resnets.data.splits.check_record import listing_fingerprint
+from resnets.detect.data.image_entries import Match, Stated
+from resnets.detect.data.image_names import (
+    Parts,
+    base_name,
+    closest,
+    common_end,
+    folded,
+    folder_of_set,
+    holds_no_images,
+    image_format,
+    is_inside,
+    is_no_image_folder,
+    nearest_holding,
+    path_parts,
+    plain_path,
+    same_spelling,
+    variants,
+)
 from resnets.detect.data.store import Store, has_image_suffix, is_text_path
-
-# Suffixes under which tools write the same format; "x.jpg" never stands for "x.png".
-_SAME_FORMAT = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif"}
-_IMAGE_FOLDERS = frozenset(
-    {"images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "frames"}
-)
-_KINDS = (
-    r"masks?|labels?|trimaps?|mattes?|alphas?|semantic|panoptic|instances?|segmentations?|seg"
-    r"|stuffthingmaps|pixelmaps|gt|ground_?truth|annotated|drawn|drawings?|overlays?|boxes"
-    r"|vis|viz|visuali[sz]ations?|visuali[sz]ed|previews?|thumb(?:nail)?s?|depths?|disparity|heatmaps?"
-)
-_NOT_IMAGES = re.compile(
-    rf"(?:{_KINDS})(?:[_\- ].*)?|.*[_\- ](?:{_KINDS})|segmentation(?:class|object).*", re.IGNORECASE
-)
-
-_DRAWN = re.compile(
-    r"(?:drawn|drawings?|overlays?|vis|viz|visuali[sz]ations?|visuali[sz]ed|previews?"
-    r"|predict(?:ed|ions?)?\d*|preds?)(?:[_\- ].*)?",
-    re.IGNORECASE,
-)
-
-Parts = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Stated:
-    """What one annotation entry says of its image.
-
-    names: paths or file names in order of preference, as written. beside: path of the annotation
-    file in the store. title: its image set. hints: further paths, that only choose among several.
-    own: the one of `names` that follows from the annotation file's name, "" where none does; the
-    others have to mean the same image. own_first: of names that do not, `own` is believed where
-    the image that the others mean has an entry of its own.
-    """
-
-    names: tuple[str, ...]
-    beside: str
-    title: str = ""
-    hints: tuple[str, ...] = ()
-    own: str = ""
-    own_first: bool = False
-
-    @property
-    def agrees(self) -> bool:
-        """Whether its names differ by folder and format at most."""
-        return not self.own or len({_stem(name) for name in self.names}) == 1
-
-
-@dataclass(frozen=True)
-class Match:
-    """The image of an entry, or why there is none: `kind` and `said` as a `Problem` has them.
-
-    renamed: the folder that the entry states, where the image lies in one of another name.
-    """
-
-    path: str | None
-    kind: str = ""
-    said: str = ""
-    renamed: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,14 +84,14 @@ class ImageIndex:
     def _by_stem(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = defaultdict(list)
         for path in self.paths:
-            name = _folded(posixpath.basename(path))
+            name = folded(posixpath.basename(path))
             found[posixpath.splitext(name)[0]].append(path)
         return found
 
     @cached_property
     def _folders(self) -> dict[str, _Folder]:
         names = dict.fromkeys(posixpath.dirname(path) for path in self.paths)
-        return {name: _Folder(name, _parts(name), not _holds_no_images(name)) for name in names}
+        return {name: _Folder(name, path_parts(name), not holds_no_images(name)) for name in names}
 
     @cached_property
     def _image_folders(self) -> list[str]:
@@ -188,9 +143,10 @@ class ImageIndex:
             open_ones = [p for p in others if not (entry.own_first and p in sure)]
             if open_ones and not self._alike((match.path, *open_ones)):
                 disputed |= dict.fromkeys((match.path, *open_ones), row)
+                names = ", ".join(map(base_name, entry.names))
                 said = (
                     f"its image may be {match.path} or {open_ones[0]}: the name of the file and"
-                    f" what it states ({', '.join(map(_shown, entry.names))}) differ; correct one"
+                    f" what it states ({names}) differ; correct one"
                 )
                 matches[row] = Match(None, "several images", said)
         for row, (entry, match) in enumerate(zip(entries, matches, strict=True)):
@@ -207,16 +163,16 @@ class ImageIndex:
         """
         groups: dict[tuple[str, str], set[str]] = defaultdict(set)
         for entry in entries:
-            stated = (variant for name in entry.names for variant in _variants(name))
-            groups[_group(entry)].update(_folded(posixpath.basename(name)) for name in stated)
+            stated = (variant for name in entry.names for variant in variants(name))
+            groups[_group(entry)].update(folded(posixpath.basename(name)) for name in stated)
         homes: dict[tuple[str, str], str | None] = {}
         titles = {title for _, title in groups}
-        titled = {title: _titled(title, self._image_folders) for title in titles}
+        titled = {title: folder_of_set(title, self._image_folders) for title in titles}
         for (folder, title), names in groups.items():
             found = [self._holding(name) for name in names]
             usable = [images for images, _ in found if images] or [others for _, others in found]
             homes[folder, title] = (
-                _around(folder, usable) or titled[title] or self._mirrored(folder, usable)
+                nearest_holding(folder, usable) or titled[title] or self._mirrored(folder, usable)
             )
         return homes
 
@@ -226,7 +182,7 @@ class ImageIndex:
         "images/siteB" of "json/siteB". Among those that hold an image of the annotations; where
         none of these shares anything, nothing is known.
         """
-        own = _parts(folder)
+        own = path_parts(folder)
         candidates = {each for folders in holding for each in folders}
         ranks = {each: common_end(own, self._folders[each].parts) for each in candidates}
         best = max(ranks.values(), default=0)
@@ -245,10 +201,10 @@ class ImageIndex:
     def _find(self, entry: Stated, home: str | None, start: int = 0) -> _Found:
         """The candidates for an entry, by the first of its names from `start` on that has any."""
         for later, name in enumerate(entry.names[start:], start):
-            for variant in _variants(name):
-                stated = _parts(posixpath.dirname(variant))
+            for variant in variants(name):
+                stated = path_parts(posixpath.dirname(variant))
                 rank, folders = self._nearest(stated, home)
-                if kept := _same_spelling(self._named(variant, folders), variant):
+                if kept := same_spelling(self._named(variant, folders), variant):
                     return _Found(tuple(kept), rank, later)
         return _Found()
 
@@ -276,8 +232,8 @@ class ImageIndex:
         folders: set[str] = set()
         for folder in self._by_last.get(stated[-1], ()) if stated else ():
             rank = common_end(stated, folder.parts)
-            named = any(map(_is_no_image_folder, folder.parts[len(folder.parts) - rank :]))
-            if not _is_in(folder.path, home) or not (folder.is_image or named) or rank < best:
+            named = any(map(is_no_image_folder, folder.parts[len(folder.parts) - rank :]))
+            if not is_inside(folder.path, home) or not (folder.is_image or named) or rank < best:
                 continue
             if rank > best:
                 best, folders = rank, set()
@@ -288,7 +244,7 @@ class ImageIndex:
             self._everywhere[home] = frozenset(
                 folder.path
                 for folder in self._folders.values()
-                if _is_in(folder.path, home) and (folder.is_image or folder.path == home)
+                if is_inside(folder.path, home) and (folder.is_image or folder.path == home)
             )
         return 0, self._everywhere[home]
 
@@ -305,15 +261,17 @@ class ImageIndex:
         """Images called `name`, in whatever folder or in one of `folders`; of any format where it
         has no suffix."""
         found: list[str] = []
-        for variant in _variants(name):
-            base = _folded(posixpath.basename(variant))
+        for variant in variants(name):
+            base = folded(posixpath.basename(variant))
             stem, suffix = posixpath.splitext(base)
             if has_image_suffix(base):
-                found += [p for p in self._of_stem(stem, folders) if _format(p) == _format(base)]
+                found += [
+                    p for p in self._of_stem(stem, folders) if image_format(p) == image_format(base)
+                ]
             else:
                 found += self._of_stem(base, folders)
                 whole = self._of_stem(stem, folders) if suffix else ()
-                found += [p for p in whole if _folded(posixpath.basename(p)) == base]
+                found += [p for p in whole if folded(posixpath.basename(p)) == base]
         return list(dict.fromkeys(found))
 
     def _of_stem(self, stem: str, folders: frozenset[str] | None) -> Sequence[str]:
@@ -338,11 +296,11 @@ class ImageIndex:
         if not paths:
             return Match(None, "missing image", f"its image is missing{self._elsewhere(entry)}")
         if len(paths) > 1:
-            folder, name = posixpath.dirname(entry.beside), _plain(entry.names[found.later])
+            folder, name = posixpath.dirname(entry.beside), plain_path(entry.names[found.later])
             for literal in (posixpath.join(folder, name), name):
                 paths = tuple(p for p in paths if literal in (p, posixpath.splitext(p)[0])) or paths
             for hint in (*entry.names[1:], *entry.hints):
-                paths = _closest(paths, hint)
+                paths = closest(paths, hint)
         if len(paths) > 1 and not self._alike(paths):
             listed = " or ".join(paths[:3])
             said = f"its image may be {listed}; state the folder with it, or remove the others"
@@ -385,7 +343,7 @@ class ImageIndex:
         taken = {posixpath.dirname(str(match.path)) for _, each, match in kept if each.rank}
         explicit = any(each.rank and _states_folder(entry) for entry, each, _ in kept)
         for row, match in enumerate(matches):
-            stated = posixpath.dirname(_plain(entries[row].names[0]))
+            stated = posixpath.dirname(plain_path(entries[row].names[0]))
             if match.path is None or found[row].rank or not stated:
                 continue
             own = not _states_folder(entries[row])
@@ -402,177 +360,8 @@ def _states_folder(entry: Stated) -> bool:
     return folder not in ("", posixpath.dirname(entry.beside))
 
 
-def renamed_folders(matches: Iterable[Match]) -> list[str]:
-    """What to note of folders that are stated by another name than they have."""
-    pairs = Counter(
-        (match.renamed, posixpath.dirname(match.path) or ".")
-        for match in matches
-        if match.path is not None and match.renamed
-    )
-    return [
-        f"{count:,} images stated in {stated}/, which is not there, are taken from {folder}/"
-        for (stated, folder), count in pairs.items()
-    ]
-
-
-def bare_folders(entries: Sequence[Stated], matches: Sequence[Match]) -> list[str]:
-    """What to note where bare file names are found in several folders, or far from their file.
-
-    An image of that name may be lost in one folder, and another of the same name lie elsewhere.
-    """
-    folders = Counter(
-        posixpath.dirname(match.path) or "."
-        for entry, match in zip(entries, matches, strict=True)
-        if match.path is not None and "/" not in _plain(entry.names[0])
-    )
-    if len(folders) < 2:
-        return []
-    listed = ", ".join(f"{count:,} from {folder}/" for folder, count in folders.most_common(5))
-    return [f"images stated without a folder are taken from {len(folders)} folders: {listed}"]
-
-
-def image_folder(path: str) -> bool:
-    """Whether the folder of `path` is one of images, not of masks, drawings or thumbnails."""
-    return not _holds_no_images(posixpath.dirname(path))
-
-
-def is_drawn(path: str) -> bool:
-    """Whether a file lies in a folder of drawings or predictions, not of annotations."""
-    return any(_DRAWN.fullmatch(part) for part in _parts(posixpath.dirname(path)))
-
-
 def _group(entry: Stated) -> tuple[str, str]:
     return posixpath.dirname(entry.beside), entry.title
-
-
-def _around(folder: str, holding: Sequence[Sequence[str]]) -> str | None:
-    """The nearest folder that `folder` is in, itself included, with one of `holding` in it.
-
-    `holding`: sorted folders.
-    """
-    while folder:
-        for folders in holding:
-            nearest = (bisect_left(folders, start) for start in (folder, f"{folder}/"))
-            if any(at < len(folders) and _is_in(folders[at], folder) for at in nearest):
-                return folder
-        folder = posixpath.dirname(folder)
-    return None
-
-
-def _is_in(path: str, folder: str | None) -> bool:
-    """Whether a folder is `folder` or in it; None = anywhere."""
-    return folder is None or path == folder or path.startswith(f"{folder}/")
-
-
-def _titled(title: str, images: Iterable[str]) -> str | None:
-    """The one folder, among `images` and those they are in, that is called like the image set."""
-    folders = {
-        "/".join(parts[:count])
-        for each in images
-        for parts in (each.split("/"),)
-        for count in range(1, len(parts) + 1)
-    }
-    name = title.rpartition(":")[2]
-    role = split_role(name)
-    for fits in (
-        lambda last: _folded(last) == _folded(name),
-        lambda last: role is not None and split_role(last) == role,
-    ):
-        called = {each for each in folders if name and fits(posixpath.basename(each))}
-        if len(called) == 1:
-            return called.pop()
-    return None
-
-
-def _holds_no_images(folder: str) -> bool:
-    """Whether a folder is called like one of masks or drawings, and no images/ inside one."""
-    parts = _parts(folder)
-    last = max((place for place, part in enumerate(parts) if part in _IMAGE_FOLDERS), default=-1)
-    return any(map(_is_no_image_folder, parts[last + 1 :]))
-
-
-def _is_no_image_folder(name: str) -> bool:
-    return _NOT_IMAGES.fullmatch(name) is not None
-
-
-def _variants(name: str) -> list[str]:
-    """A stated name with forward slashes: as written, then with URL escapes resolved."""
-    plain = [_plain(name)]
-    if "%" in name or "?" in name:
-        query = parse_qs(name.partition("?")[2]).get("d")  # Label Studio's local files
-        plain += [_plain(query[0] if query else unquote(name))]
-        plain += [_plain(unquote(name.partition("?")[0]))]
-    return list(dict.fromkeys(filter(None, plain)))
-
-
-def _plain(name: str) -> str:
-    """Without scheme and host, drive, leading slashes, "." and ".."."""
-    text = unicodedata.normalize("NFC", name).strip().replace("\\", "/")
-    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.\-]+://[^/]*", text):
-        text = text[scheme.end() :]
-    parts: list[str] = []
-    for part in re.sub(r"\A[A-Za-z]:", "", text).split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/".join(parts)
-
-
-def _closest(paths: Sequence[str], hint: str) -> tuple[str, ...]:
-    """Those of `paths` that share the longest end with `hint`, a path or a file name."""
-    stated = _parts(_plain(hint))
-    ranks = [common_end(stated, _parts(path)) for path in paths]
-    return tuple(path for path, rank in zip(paths, ranks, strict=True) if rank == max(ranks))
-
-
-def _same_spelling(paths: Sequence[str], name: str) -> Sequence[str]:
-    """Those of `paths` called exactly as stated, else but for case, else all."""
-    base = posixpath.basename(name)
-    if not has_image_suffix(base):
-        return paths
-    for spelled in (_composed, _folded):
-        found = [p for p in paths if spelled(posixpath.basename(p)) == spelled(base)]
-        if found:
-            return found
-    return paths
-
-
-def common_end(stated: Parts, parts: Parts) -> int:
-    """How many of the last parts of two paths are the same."""
-    count = 0
-    for one, other in zip(reversed(stated), reversed(parts), strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
-
-
-def _stem(name: str) -> str:
-    """A stated name without folders and the suffix of an image, folded."""
-    base = _shown(name)
-    return _folded(posixpath.splitext(base)[0] if has_image_suffix(base) else base)
-
-
-def _shown(name: str) -> str:
-    return posixpath.basename(_plain(name))
-
-
-def _parts(folder: str) -> Parts:
-    return tuple(_folded(folder).split("/")) if folder else ()
-
-
-def _format(name: str) -> str:
-    suffix = posixpath.splitext(name)[1].lower()
-    return _SAME_FORMAT.get(suffix, suffix)
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
-def _folded(text: str) -> str:
-    return unicodedata.normalize("NFC", text).casefold()
 
 
 def store_listing(store: Store) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from resnets.detect.data.class_maps import Coding
 from resnets.detect.data.image_sizes import StoredSize
 from resnets.detect.data.store import Store
 from resnets.detect.data.types import Segmentation
 from resnets.detect.data.values import Box
+
+Task = Literal["detect", "localise", "instances", "segment"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,9 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.layout.split_names import role_within
 from resnets.detect.data.documents import parse_json
-from resnets.detect.data.image_index import (
-    ImageIndex,
-    Match,
-    Stated,
-    bare_folders,
-    is_drawn,
-    renamed_folders,
-)
+from resnets.detect.data.image_entries import Match, Stated, bare_folders, renamed_folders
+from resnets.detect.data.image_index import ImageIndex
+from resnets.detect.data.image_names import is_drawn
 from resnets.detect.data.records import (
     ID_TWICE,
     Flaw,

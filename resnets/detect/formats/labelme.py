@@ -21,7 +21,8 @@ from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.data.layout.split_names import role_within, split_role
 from resnets.detect.data.documents import parse_json
-from resnets.detect.data.image_index import ImageIndex, Stated
+from resnets.detect.data.image_entries import Stated
+from resnets.detect.data.image_index import ImageIndex
 from resnets.detect.data.records import Flaw, Problem, RawObject, RawPart, RawPicture, RawSource
 from resnets.detect.data.store import Store
 from resnets.detect.data.values import NAN, Box, read_flag, read_name, read_number, read_side

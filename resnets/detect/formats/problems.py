@@ -96,6 +96,34 @@ def check_part(
     return Checked(pictures, problems, part.notes, warnings)
 
 
+def once_each(
+    pictures: Sequence[RawPicture],
+) -> tuple[list[RawPicture], int, list[Problem]]:
+    """Each image once, the number of entries that repeat another, a problem for those that differ.
+
+    Image sets that are joined share images where one is part of another ("train" and "trainval").
+    """
+    first: dict[str, RawPicture] = {}
+    kept, repeated, problems = [], 0, []
+    for picture in pictures:
+        assert picture.path is not None
+        other = first.setdefault(picture.path, picture)
+        if other is picture:
+            kept.append(picture)
+        elif _stated(other) == _stated(picture):
+            repeated += 1
+        else:
+            said = f"{other.where} annotates its image {picture.path} too, in another way"
+            problems.append(Problem(picture.where, picture.called, "one image for two", said))
+    return kept, repeated, problems
+
+
+def _stated(picture: RawPicture) -> tuple[object, ...]:
+    """What is annotated in an image, in no order."""
+    objects = Counter((o.label, o.box, o.crowd, o.difficult) for o in picture.objects)
+    return picture.class_map, frozenset(objects.items())
+
+
 def _all_crowd(pictures: Iterable[RawPicture]) -> list[Problem]:
     """A problem where every object is a crowd, of which nothing is learnt or measured."""
     objects = [(picture, each) for picture in pictures for each in picture.objects]

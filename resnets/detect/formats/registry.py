@@ -15,7 +15,8 @@ from resnets.detect.formats.coco import drawn_coco, find_coco, open_coco
 from resnets.detect.formats.cvat import find_cvat, open_cvat
 from resnets.detect.formats.labelme import find_labelme, open_labelme
 from resnets.detect.formats.unread import unread_lists
-from resnets.detect.formats.voc import find_voc, open_voc
+from resnets.detect.formats.voc.dataset import open_voc
+from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.formats.yolo.dataset import find_yolo, open_yolo
 
 

@@ -68,7 +68,7 @@ def mask_outline(mask: NDArray[Any], left: int, top: int, height: int, width: in
     if height * width > MAX_PIXELS:
         raise ValueError(f"is for an image of {width}x{height}, which none is")
     if left < 0 or top < 0 or top + high > height or left + wide > width:
-        raise ValueError(f"its mask of {wide}x{high} px at ({left}, {top}) passes the edge")
+        raise ValueError(f"of {wide}x{high} px at ({left}, {top}) passes the edge")
     whole = np.zeros((height, width), np.bool_)
     whole[top : top + high, left : left + wide] = mask
     columns = whole.T.reshape(-1)

@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -18,35 +17,31 @@ from resnets.data.dataset.parts import FilePart, Rows, Source
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
-from resnets.data.layout.split_names import Role, role_within, split_role
+from resnets.data.layout.split_names import role_within
 from resnets.data.sources.download import fetch_voc
 from resnets.data.splits.check_record import KnownLeaks, known_to
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
 from resnets.data.splits.source_names import versions_drawn_apart
-from resnets.detect.class_maps.drawn import SCANNED, drawn, scan_drawn, with_background
-from resnets.detect.class_maps.source import evenly_spread, find_semantic, open_semantic, scan_maps
-from resnets.detect.data.class_maps import UnknownValueError
+from resnets.detect.class_maps.folders import find_semantic
+from resnets.detect.class_maps.source import open_semantic
 from resnets.detect.data.folder_splits import split_by_folders
 from resnets.detect.data.image_index import store_listing
-from resnets.detect.data.records import RawPart, RawPicture, RawSource
+from resnets.detect.data.records import RawPart, RawSource, Task
 from resnets.detect.data.store import open_store
-from resnets.detect.data.types import ClassMap, DetectionSplit, Segmentation, Target
+from resnets.detect.data.types import DetectionSplit
 from resnets.detect.formats.coco import why_no_coco
 from resnets.detect.formats.foreign import EXPECTED, foreign_annotations
-from resnets.detect.formats.problems import check_part, look_at_images, refuse, same_but_case
 from resnets.detect.formats.registry import offers, open_offer
-from resnets.detect.formats.voc import find_voc, open_voc
+from resnets.detect.formats.voc.dataset import open_voc
+from resnets.detect.formats.voc.lists import find_voc
+from resnets.detect.loading.image_sets import Sets, announce_sets, choose_sets
+from resnets.detect.loading.opener import SplitOpener
 from resnets.utils.reading import reading
 
 log = logging.getLogger("resnets")
 NAMES = ("voc2007", "voc2012", "voc0712")
-Task = Literal["detect", "localise", "instances", "segment"]
-BAD = (
-    "`resnets data check` lists all and repairs them when told to,"
-    " detect.skip_bad=true leaves them out"
-)
 
 
 @dataclass(frozen=True)
@@ -89,11 +84,11 @@ def open_detection(
     `detect.skip_bad`.
     """
     detect = detect or DetectSpec()
-    source = find_source(data.source, task, detect.class_map, detect.format)
+    source = find_source(data.source, task, detect)
     with reading(data.source, DataError):
         sets = choose_sets(source.titles, detect)
-    _say_sets(source, sets)
-    opener = _Opener(source, detect, task, Quarantine.of(data), data.workers)
+    announce_sets(source, sets)
+    opener = SplitOpener(source, detect, task, Quarantine.of(data), data.workers)
     train_part = opener.part(sets.train)
     val = opener.part(sets.val) if sets.val else None
     if val is not None and _overlap(train_part, val):
@@ -224,14 +219,14 @@ def open_set(
     DataError as `open_detection`, where there is a set of that name.
     """
     try:
-        source = find_source(data.source, task, detect.class_map, detect.format)
+        source = find_source(data.source, task, detect)
     except DataError:
         if offers(open_store(data.source)):
             raise
         return None
     if title not in source.titles:
         return None
-    opener = _Opener(source, detect, task, Quarantine.of(data), data.workers)
+    opener = SplitOpener(source, detect, task, Quarantine.of(data), data.workers)
     pictures = list(opener.part(title).pictures)
     kept, note = pictures, ""
     if known is not None:
@@ -256,15 +251,15 @@ def open_set(
     return replace(split, summary=summary)
 
 
-def find_source(where: str, task: Task, class_map: str = "", annotations: str = "") -> RawSource:
+def find_source(where: str, task: Task, detect: DetectSpec | None = None) -> RawSource:
     """The set at `where`, for `task`; DataError when it has no annotations of that kind.
 
-    class_map: as `detect.class_map` codes class maps. annotations: `detect.format`.
+    Of `detect` the fields format, class_map and class_map_folder are read.
 
     VOC is known by name (`NAMES`) too, and downloaded where it is not in the cache.
     """
     with reading(where, DataError, "as annotations"):
-        source = _find_source(where, task, class_map, annotations)
+        source = _find_source(where, task, detect or DetectSpec())
 
     def load(title: str) -> RawPart:
         with reading(where, DataError, "as annotations"):
@@ -273,24 +268,25 @@ def find_source(where: str, task: Task, class_map: str = "", annotations: str = 
     return replace(source, load=load)
 
 
-def _find_source(where: str, task: Task, class_map: str, annotations: str) -> RawSource:
+def _find_source(where: str, task: Task, detect: DetectSpec) -> RawSource:
     store = open_store(str(fetch_voc(where)) if where in NAMES else where)
     name = store.name
     if task == "segment":
-        if maps := find_semantic(store):
-            return open_semantic(store, maps, name, class_map)
-        found = [each for each in offers(store, annotations) if each.format.outlines]
-        if found and not class_map:
+        if maps := find_semantic(store, detect.class_map_folder):
+            return open_semantic(store, maps, name, detect)
+        found = [each for each in offers(store, detect.format) if each.format.outlines]
+        if found and not detect.class_map:
             note = f"class maps are drawn from the outlines of {found[0].format.name}"
             source = open_offer(store, found, name, True)
             return replace(source, notes=(note, *source.notes))
         raise DataError(
             f"{where}: no class maps; expected images/ beside masks/ (or labels/, annotations/),"
-            " SegmentationClass/ as VOC has it, or semantic_<set>/: PNGs of one class a pixel"
+            " SegmentationClass/ as VOC has it, or semantic_<set>/: PNGs of one class a pixel;"
+            " detect.class_map_folder names a folder that is called otherwise"
         )
     if where in NAMES:
         return open_voc(store, find_voc(store), name, all_classes=True)
-    if found := offers(store, annotations):
+    if found := offers(store, detect.format):
         if task == "instances" and not found[0].format.outlines:
             raise DataError(
                 why_no_coco(store)
@@ -298,256 +294,13 @@ def _find_source(where: str, task: Task, class_map: str, annotations: str) -> Ra
                 " or labelme JSON, CVAT XML or YOLO text"
             )
         return split_by_folders(open_offer(store, found, name, task == "instances"))
-    if annotations:
-        raise DataError(f"{where}: no annotations of the form detect.format={annotations}")
+    if detect.format:
+        raise DataError(f"{where}: no annotations of the form detect.format={detect.format}")
     if store.below("", ".xml"):
         raise DataError(f"{where}: its image lists name none of its XML files; correct the lists")
     if why := why_no_coco(store):
         raise DataError(why)
     raise DataError(f"{where}: no annotations; {EXPECTED}{foreign_annotations(store)}")
-
-
-def _say_sets(source: RawSource, sets: Sets) -> None:
-    """Log what was understood: the image sets of each role, and those of none."""
-    for note in (*source.notes, *same_but_case(source.classes)):
-        log.warning("%s: %s", source.name, note)
-    used = {title for each in (sets.train, sets.val, sets.test) for title in each.split("+")}
-    trainval = any(_role(title) == "trainval" for title in source.titles)
-    unused = [title or "(no split)" for title in source.titles if title not in used]
-    if unused and not trainval:
-        log.warning("%s: image sets that are not used: %s", source.name, ", ".join(unused))
-
-
-@dataclass(frozen=True)
-class Sets:
-    """Titles of the image sets of each role, joined by +; "" = none of its own."""
-
-    train: str
-    val: str
-    test: str
-
-
-def choose_sets(titles: Sequence[str], detect: DetectSpec) -> Sets:
-    """The image sets that `detect` names, or the source's own of fitting names.
-
-    Those of one name in several folders or years are joined. ConfigError: a set that is not there;
-    DataError: none for training, or several for one role without a name in common.
-    """
-    named = {title: split_role(title.rpartition(":")[2]) for title in titles}
-    within = {title: _role(title) for title in titles}
-
-    def own(role: Role, path: str) -> str:
-        if found := [title for title in titles if named[title] == role]:
-            exact = [title for title in found if title.rpartition(":")[2].lower() == role]
-            found = exact or found
-        else:
-            found = [title for title in titles if within[title] == role]
-        if len({title.rpartition(":")[2] for title in found}) > 1:
-            raise DataError(
-                f"the image sets {', '.join(found)} may all be for {role}; name one, or several"
-                f" joined by +, with --set {path}="
-            )
-        return "+".join(found)
-
-    for path in ("train_set", "val_set", "test_set"):
-        for name in filter(None, getattr(detect, path).split("+")):
-            if name not in titles:
-                known = ", ".join(sorted(titles)) or "one set without a name"
-                raise ConfigError(f"detect.{path}: no image set {name}; there are {known}")
-    train = (
-        detect.train_set
-        or own("train", "detect.train_set")
-        or own("trainval", "detect.train_set")
-        or (titles[0] if len(titles) == 1 else "")
-    )
-    if not train and "" not in titles:
-        raise DataError(
-            f"none of the image sets {', '.join(sorted(titles))} is for training; name one with"
-            " --set detect.train_set=NAME"
-        )
-    val = detect.val_set or own("val", "detect.val_set")
-    test = detect.test_set or own("test", "detect.test_set")
-    taken = set(train.split("+"))
-    val = "" if taken & set(val.split("+")) else val
-    if not detect.test_set and taken & set(test.split("+")):
-        test = ""  # there is one set only
-    if val and not test and not detect.val_set:
-        val, test = "", val
-    return Sets(train, val, test)
-
-
-def _role(title: str) -> Role | None:
-    """The split that an image set is for, by its title ("VOC2007:train")."""
-    return role_within(title.rpartition(":")[2])
-
-
-class _Opener:
-    """Turns parts of a source into checked splits."""
-
-    def __init__(
-        self,
-        source: RawSource,
-        detect: DetectSpec,
-        task: Task,
-        quarantine: Quarantine,
-        workers: int = 0,
-    ) -> None:
-        self.source, self.detect, self.quarantine = source, detect, quarantine
-        self.workers = workers
-        self.task = task
-        self.notes: list[str] = []  # what was understood of the parts opened so far
-        self.drawn = task == "segment" and source.coding is None
-        self.masks = task == "instances" or self.drawn
-
-    def part(self, titles: str) -> RawPart:
-        """The good pictures of the sets `titles`; DataError names a bad one unless told to skip."""
-        pictures: list[RawPicture] = []
-        for title in titles.split("+"):
-            loaded = self._unlisted(self.source.load(title))
-            loaded = look_at_images(loaded, self.source.store, self.workers)
-            checked = check_part(
-                loaded, self.source.classes, masks=self.masks, upright=self.detect.upright
-            )
-            for note in (*checked.warnings, *checked.notes):
-                if note not in self.notes:
-                    self.notes.append(note)
-                    log.warning("%s: %s", self.source.name, note)
-            if not self.detect.skip_bad:
-                refuse(checked.problems, BAD)
-            if checked.problems:
-                kinds = Counter(problem.kind for problem in checked.problems)
-                log.warning(
-                    "%s %s: left out %d bad annotations or images (%s)",
-                    self.source.name,
-                    title,
-                    len(checked.problems),
-                    ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()),
-                )
-            pictures += checked.pictures
-        if not pictures:
-            raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good images")
-        if self.task == "localise":
-            pictures = self._of_one_class(pictures, titles)
-        if self.source.coding is not None:
-            pictures = self._with_known_values(pictures, titles)
-        if self.drawn:
-            self._say_shares(pictures, titles)
-        return RawPart(pictures)
-
-    def _of_one_class(self, pictures: list[RawPicture], titles: str) -> list[RawPicture]:
-        """The images whose objects are all of one class: before shares are drawn, so that each has
-        some."""
-        kept = [each for each in pictures if len({one.label for one in each.objects}) == 1]
-        title = " ".join(filter(None, (self.source.name, titles)))
-        if not kept:
-            raise DataError(f"{title}: no image with objects of one class only")
-        if left_out := len(pictures) - len(kept):
-            log.warning("%s: left out %d images without objects of one class", title, left_out)
-        return kept
-
-    def _with_known_values(self, pictures: list[RawPicture], titles: str) -> list[RawPicture]:
-        """The images, after a look at their class maps; DataError where values are of no class."""
-        where = self.source.store.where
-        maps = [picture.class_map for picture in pictures if picture.class_map is not None]
-        scan = scan_maps(self.source, maps)
-        bad_maps = (
-            (scan.unreadable, DataError),
-            (scan.lossy, DataError),
-            (scan.unknown, UnknownValueError),
-        )
-        for bad, error in bad_maps:
-            if bad and not self.detect.skip_bad:
-                first, *others = bad.values()
-                more = f" ({len(others):,} more maps likewise)" if others else ""
-                raise error(f"{first}{more}")
-        if (wrong := scan.suspicious()) is not None:
-            raise DataError(f"{where}: class maps: {wrong}")
-        lines = [*scan.lines(), *scan.warnings()]
-        self.notes += lines
-        for line in lines:
-            log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
-        called, bad = self.source.store.called, scan.unknown | scan.unreadable | scan.lossy
-        kept = [each for each in pictures if called(str(each.class_map)) not in bad]
-        if not kept:
-            raise DataError(f"{where}: no good class maps; {next(iter(bad.values()))}")
-        return kept
-
-    def _say_shares(self, pictures: Sequence[RawPicture], titles: str) -> None:
-        """What share of the pixels each class has in maps drawn from outlines."""
-        classes, background = with_background(self.source.classes)
-        shift = len(classes) - len(self.source.classes)
-        targets = (
-            drawn(to_target(pictures[row], masks=True), background, shift)
-            for row in evenly_spread(len(pictures), SCANNED)
-        )
-        maps = [each.semantic for each in targets if each.semantic is not None]
-        lines = scan_drawn(maps, classes, len(pictures)).lines()
-        self.notes += lines
-        for line in lines:
-            log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
-
-    def _unlisted(self, part: RawPart) -> RawPart:
-        """The part without pictures that are in quarantine."""
-        known = [picture for picture in part.pictures if picture.path is not None]
-        files = self.source.store.take([str(picture.path) for picture in known])
-        kept = set(self.quarantine.keep(files, np.arange(len(known))).tolist())
-        out = {id(picture) for row, picture in enumerate(known) if row not in kept}
-        pictures = [picture for picture in part.pictures if id(picture) not in out]
-        return replace(part, pictures=pictures)
-
-    def split(self, pictures: Sequence[RawPicture], description: str) -> DetectionSplit:
-        """The pictures as a split."""
-        paths = [picture.path for picture in pictures if picture.path is not None]
-        maps = [picture.class_map for picture in pictures if picture.class_map is not None]
-        map_files = self.source.store.take(maps) if maps else None
-        coding = self.source.coding
-        classes, ids = self.source.classes, self.source.stated_ids or self.source.category_ids
-        background = 0
-        if self.drawn:
-            classes, background = with_background(classes)
-            ids = (*range(len(classes)),) if len(classes) > len(ids) else ids
-        targets = []
-        for row, picture in enumerate(pictures):
-            target = to_target(picture, masks=self.masks)
-            if map_files is not None and coding is not None:
-                target = replace(target, semantic=ClassMap(map_files, row, coding))
-            if self.drawn:
-                target = drawn(target, background, len(classes) - len(self.source.classes))
-            targets.append(target)
-        return DetectionSplit(
-            files=self.source.store.take(paths),
-            targets=targets,
-            classes=classes,
-            description=description,
-            category_ids=ids,
-        )
-
-
-def to_target(picture: RawPicture, *, masks: bool) -> Target:
-    """What is known of a checked picture."""
-    objects = picture.objects
-    boxes = np.array([each.box for each in objects], np.float32).reshape(-1, 4)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    areas = sides[:, 0] * sides[:, 1]
-    stated = [each.area for each in objects]
-    outlines: list[Segmentation] = [
-        each.segmentation for each in objects if each.segmentation is not None
-    ]
-    return Target(
-        boxes=boxes,
-        labels=np.array([each.label for each in objects], np.int64),
-        crowd=np.array([each.crowd for each in objects], np.bool_),
-        difficult=np.array([each.difficult for each in objects], np.bool_),
-        areas=np.array(
-            [own if given is None else given for given, own in zip(stated, areas, strict=True)],
-            np.float32,
-        ),
-        masks=tuple(outlines) if masks else None,
-        semantic=None,
-        image_id=picture.image_id if picture.stated_id is None else picture.stated_id,
-        width=picture.width,
-        height=picture.height,
-    )
 
 
 def _hold_out_by_rank(

@@ -30,9 +30,9 @@ from resnets.detect.data.geometry import (
     cut,
     fitted_size,
 )
+from resnets.detect.data.records import Task
 from resnets.detect.data.types import DetectionSplit, Floats, Ints, Pixels, Target
 from resnets.detect.loading.sampling import Draws, Sampler, repeat_factors
-from resnets.detect.loading.sources import Task
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import single_threaded_pool
 

@@ -18,7 +18,9 @@ from typing import Any
 
 from resnets.data.errors import DataError
 from resnets.data.layout.split_names import Role, split_role
-from resnets.detect.data.image_index import ImageIndex, Stated, image_folder
+from resnets.detect.data.image_entries import Stated
+from resnets.detect.data.image_index import ImageIndex
+from resnets.detect.data.image_names import image_folder
 from resnets.detect.data.records import RawPart, RawSource
 from resnets.detect.data.store import Store, has_image_suffix, is_text_path
 from resnets.detect.data.values import read_name, read_number
@@ -142,7 +144,12 @@ class _Reader:
                 self.notes.append(f"{where}: {key}: {document[key]} is not there; left out")
                 continue
             title = "val" if role == "val" else key
-            images[title] = list(dict.fromkeys([*images.get(title, ()), *found]))
+            listed = [*images.get(title, ()), *found]
+            images[title] = list(dict.fromkeys(listed))
+            if repeated := len(listed) - len(images[title]):
+                self.notes.append(
+                    f"{title}: {repeated:,} entries listed more than once; each is read once"
+                )
         if not images:
             raise DataError(f"{where}: states no images; it needs train: with a folder")
         names = self._names(document, path, where)
@@ -270,15 +277,19 @@ class _Reader:
     def _listed(self, path: str) -> list[str]:
         """Images that a list names; what is not there is noted."""
         index = ImageIndex.of(self.store)
-        lines = list(dict.fromkeys(self.store.lines(path)))
-        matches = index.match([Stated((line,), path) for line in lines])
-        missing = [line for line, match in zip(lines, matches, strict=True) if match.path is None]
+        listed = self.store.lines(path)
+        lines = list(dict.fromkeys(listed))
+        matches = dict(
+            zip(lines, index.match([Stated((line,), path) for line in lines]), strict=True)
+        )
+        missing = [line for line, match in matches.items() if match.path is None]
         if missing:
             raise DataError(
                 f"{self.store.called(path)}: {len(missing):,} of its {len(lines):,} images are not"
                 f" there, such as {missing[0]}; restore them, or correct the list"
             )
-        return [match.path for match in matches if match.path is not None]
+        paths = (matches[line].path for line in listed)
+        return [path for path in paths if path is not None]
 
 
 def _agree(names: Mapping[int, str], others: Mapping[int, str]) -> bool:

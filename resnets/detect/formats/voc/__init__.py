@@ -1,0 +1,1 @@
+"""VOC XML annotations and their image lists."""
