@@ -1,4 +1,4 @@
-"""Names of nets and the `ModelSpec` each stands for."""
+"""The names of models and the `ModelSpec` of each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from resnets.config import Block, ConfigError, ModelSpec
 
-# Paper, Table 1: block and blocks per stage.
+# He et al., CVPR 2016, Table 1: block and blocks per stage.
 IMAGENET: dict[int, tuple[Block, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
@@ -27,28 +27,28 @@ VGG = {
     19: (2, 2, 4, 4, 4),
 }
 
-# Depths of the paper's Table 6; any other 6n+2 has a name too, and is built when asked for.
+# Depths of the paper's Table 6; models of any other 6n+2 layers can be asked for by name, too.
 CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
-# He et al., ECCV 2016: bottlenecks on CIFAR, 9n+2 layers (164 is a 6n+2 as well).
+# He et al., ECCV 2016: bottlenecks on CIFAR, 9n+2 layers (164 is 6n+2 as well).
 CIFAR_BOTTLENECK_DEPTHS = (164, 1001)
 
 
 def spec(name: str, **overrides: Any) -> ModelSpec:
-    """The net called `name`, with `overrides` of `ModelSpec` fields.
+    """The architecture of the model `name`, with `overrides` of `ModelSpec` fields.
 
-    Raises ConfigError with the nearest name for an unknown one.
+    Raises ConfigError with the nearest name if it is unknown.
     """
     known = _named()
     found = known.get(name) or _cifar_of_any_depth(name)
     if found is None:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), known, 1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "`resnets.models.catalog.names()` has all"
-        raise ConfigError(f"unknown net {name!r}; {hint}")
+        hint = f"did you mean {near[0]}?" if near else "`resnets info` lists all"
+        raise ConfigError(f"unknown model {name!r}; {hint}")
     return dataclasses.replace(found, **overrides)
 
 
 def names() -> list[str]:
-    """All listed names; besides these, cifar-resnetN and its like exist for every N = 6n+2."""
+    """All listed names; cifar-resnetN, cifar-plainN and cifar-preact-resnetN exist for any N = 6n+2."""
     return list(_named())
 
 
@@ -63,30 +63,30 @@ def _named() -> dict[str, ModelSpec]:
         )
         for depth in depths
     ]
-    return {net.name: net for net in (*_imagenet(), *_vgg(), *cifar)}
+    return {each.name: each for each in (*_imagenet(), *_vgg(), *cifar)}
 
 
 def _imagenet() -> list[ModelSpec]:
-    """Table 1's nets, their paper variants, plain twins, and what else the family holds.
+    """The models of Table 1, their variants in the paper, and later ones of the same family.
 
-    resnetN is option B with the stride in the 3x3 ("v1.5"), as most later code has it; -v1 has
-    the paper's stride; -a and -c are the shortcut options of Table 3. Tables 2 and 6 use A.
+    resnetN has option B and the stride in the 3x3 ("v1.5"), as in most later code; -v1 has the
+    paper's stride; -a and -c are the shortcut options of Table 3. Tables 2 and 6 use option A.
     """
-    nets = []
+    specs = []
     for depth, (block, depths) in IMAGENET.items():
-        net = ModelSpec(name=f"resnet{depth}", block=block, depths=depths)
-        nets += [net, _variant(net, f"preact-resnet{depth}", block=PREACT[block])]
+        base = ModelSpec(name=f"resnet{depth}", block=block, depths=depths)
+        specs += [base, _variant(base, f"preact-resnet{depth}", block=PREACT[block])]
         if block == "bottleneck":
-            nets.append(_variant(net, f"resnet{depth}-v1", stride_in="1x1"))
+            specs.append(_variant(base, f"resnet{depth}-v1", stride_in="1x1"))
         else:
-            nets.append(_variant(net, f"resnet{depth}-a", shortcut="A"))
-            nets.append(_variant(net, f"resnet{depth}-c", shortcut="C"))
-            nets.append(_variant(net, f"plain{depth}", shortcut="none"))
+            specs.append(_variant(base, f"resnet{depth}-a", shortcut="A"))
+            specs.append(_variant(base, f"resnet{depth}-c", shortcut="C"))
+            specs.append(_variant(base, f"plain{depth}", shortcut="none"))
     block, depths = IMAGENET[50]
     fifty = ModelSpec(block=block, depths=depths)
     hundred = dataclasses.replace(fifty, depths=IMAGENET[101][1])
     return [
-        *nets,
+        *specs,
         _variant(fifty, "resnext50_32x4d", groups=32, width_per_group=4),
         _variant(fifty, "wide_resnet50_2", width_per_group=128),
         _variant(hundred, "wide_resnet101_2", width_per_group=128),
@@ -94,10 +94,10 @@ def _imagenet() -> list[ModelSpec]:
 
 
 def _vgg() -> list[ModelSpec]:
-    """VGG with 11, 13, 16 and 19 layers, without norms as published, and with (-bn)."""
-    nets = []
+    """VGG with 11, 13, 16 and 19 layers, without norms as published, and with them (-bn)."""
+    specs = []
     for depth, depths in VGG.items():
-        net = ModelSpec(
+        base = ModelSpec(
             name=f"vgg{depth}",
             block="vgg",
             depths=depths,
@@ -106,19 +106,19 @@ def _vgg() -> list[ModelSpec]:
             norm="none",
             dropout=0.5,
         )
-        nets += [net, _variant(net, f"vgg{depth}-bn", norm="batch")]
-    return nets
+        specs += [base, _variant(base, f"vgg{depth}-bn", norm="batch")]
+    return specs
 
 
 def _cifar(family: str, depth: int) -> ModelSpec:
-    """A CIFAR net: three stages of n blocks (section 4.2); see `_cifar_of_any_depth` for depths.
+    """A CIFAR model: three stages of n blocks (section 4.2), shortcuts of option A.
 
-    Option A. The bottleneck nets project where shapes differ (option B), as their paper has it.
+    Models of bottlenecks project where shapes differ (option B), as in their paper.
     """
     bottleneck = depth in CIFAR_BOTTLENECK_DEPTHS
     block: Block = "bottleneck" if bottleneck else "basic"
     n = (depth - 2) // (9 if bottleneck else 6)
-    net = ModelSpec(
+    base = ModelSpec(
         name=f"{family}{depth}",
         block=PREACT[block] if family.startswith("cifar-preact") else block,
         depths=(n, n, n),
@@ -129,11 +129,11 @@ def _cifar(family: str, depth: int) -> ModelSpec:
         num_classes=10,
         input_size=32,
     )
-    return dataclasses.replace(net, shortcut="none") if family == "cifar-plain" else net
+    return dataclasses.replace(base, shortcut="none") if family == "cifar-plain" else base
 
 
 def _cifar_of_any_depth(name: str) -> ModelSpec | None:
-    """The CIFAR net of a depth that is not listed; ConfigError where no such depth exists."""
+    """The CIFAR model of a depth that is not listed; ConfigError if there is no such depth."""
     match = re.fullmatch(r"(cifar-resnet|cifar-plain|cifar-preact-resnet)(\d{1,5})", name)
     if match is None:
         return None
@@ -142,9 +142,9 @@ def _cifar_of_any_depth(name: str) -> ModelSpec | None:
         return _cifar(family, depth)
     nearest = max(8, round((depth - 2) / 6) * 6 + 2)
     raise ConfigError(
-        f"unknown net {name!r}; depths are 6n+2 (8, 14, 20, ...); did you mean {family}{nearest}?"
+        f"unknown model {name!r}; depths are 6n+2 (8, 14, 20, ...); did you mean {family}{nearest}?"
     )
 
 
-def _variant(net: ModelSpec, name: str, **changes: Any) -> ModelSpec:
-    return dataclasses.replace(net, name=name, **changes)
+def _variant(base: ModelSpec, name: str, **changes: Any) -> ModelSpec:
+    return dataclasses.replace(base, name=name, **changes)

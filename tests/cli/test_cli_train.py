@@ -75,7 +75,7 @@ def test_list_shows_docstrings(capsys):
     [
         ((), 2, "name one recipe"),
         (("digit",), 2, "unknown recipe 'digit'; did you mean digits?"),
-        (("digits", "--model", "resnet19"), 2, "unknown net 'resnet19'; did you mean resnet18?"),
+        (("digits", "--model", "resnet19"), 2, "unknown model 'resnet19'; did you mean resnet18?"),
         (("digits", "--set", "optim.rate=1"), 2, "unknown field optim.rate"),
         (("digits", "--set", "lr"), 2, "write it as path=value"),
         (("digits", "--epochs", "1", "--iterations", "2"), 2, "exclude each other"),

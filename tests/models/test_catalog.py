@@ -1,4 +1,4 @@
-"""Names of nets."""
+"""The names of models."""
 
 import pytest
 
@@ -57,10 +57,10 @@ def test_cifar_nets_of_any_depth(
     ],
 )
 def test_unknown_names_suggest_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(ConfigError, match=rf"unknown net '{name}'.*did you mean {nearest}\?"):
+    with pytest.raises(ConfigError, match=rf"unknown model '{name}'.*did you mean {nearest}\?"):
         catalog.spec(name)
 
 
 def test_unknown_name_like_nothing() -> None:
-    with pytest.raises(ConfigError, match="unknown net 'alexandria'"):
+    with pytest.raises(ConfigError, match="unknown model 'alexandria'"):
         catalog.spec("alexandria")

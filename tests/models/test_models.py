@@ -1,4 +1,4 @@
-"""Nets: their shapes, sizes, stages and building blocks."""
+"""Models: their shapes, sizes, stages and building blocks."""
 
 import dataclasses
 import math
