@@ -20,7 +20,6 @@ TO_DIVIDE = {
     "resnets/data/layout/folder_layout.py": 450,
     "resnets/data/sources/class_folders.py": 427,
     "resnets/detect/data/class_maps.py": 421,
-    "resnets/detect/formats/coco.py": 525,
 }
 
 

@@ -17,6 +17,7 @@ from resnets.data.splits.report import SetReport
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.loading.sources import DetectionSplits, open_detection
 from resnets.detect.loading.stream import DetectStream
+from resnets.detect.metrics.coco import require_coco
 from resnets.detect.metrics.evaluator import DetectionMetrics
 from resnets.detect.metrics.measure import Evaluator, make_test, measure
 from resnets.detect.models.build import (
@@ -76,6 +77,8 @@ class DetectionTask:
     def open(cls, recipe: Recipe) -> DetectionTask:
         """Data and a new model for `recipe`, with its initial weights."""
         check_data_fields(recipe)
+        if recipe.task in ("detect", "instances"):
+            require_coco()
         splits = _open_splits(recipe)
         torch.manual_seed(recipe.seed)
         model, preprocessor = build_model(recipe, len(splits.classes), splits.classes)

@@ -205,7 +205,7 @@ def test_what_cannot_be_tested_is_refused():
     segmenter = small_model(spec, "segment", dataclasses.replace(NET, dilate=2))
     detector = small_model(LOW)
     means = Preprocessor(Preprocess()), torch.device("cpu"), "float32"
-    with pytest.raises(ConfigError, match="for detectors only"):
+    with pytest.raises(ConfigError, match=r"^detect\.(refine|test_sizes)"):
         make_test((segmenter,), *means, refine=True)
     with pytest.raises(ConfigError, match="one size"):
         make_test((detector,), *means, scales=(400,))

@@ -110,7 +110,8 @@ class RawSource:
 
     category_ids: the source's own number of each class. has_masks: its objects have outlines.
     coding: what the pixels of class maps mean, where the set has some. notes: as a part has them.
-    stated_ids: category_ids as the file spells them, for results; () = as they are.
+    stated_ids: category_ids as the file spells them, for results; () = as they are. caveat: what
+    figures of the set do not take into account, for their protocol.
     """
 
     name: str
@@ -123,3 +124,4 @@ class RawSource:
     coding: Coding | None = None
     notes: Sequence[str] = ()
     stated_ids: tuple[int | str, ...] = ()
+    caveat: str = ""

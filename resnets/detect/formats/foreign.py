@@ -9,7 +9,7 @@ from resnets.detect.data.store import Store
 
 EXPECTED = (
     "expected COCO JSON (annotations/instances_<set>.json), VOC XML (Annotations/*.xml), YOLO text"
-    " (data.yaml, labels/), labelme JSON or CVAT XML"
+    " (data.yaml, labels/), labelme JSON, CVAT XML or CSV of run lengths (EncodedPixels)"
 )
 LOOKED = 4096  # bytes of a file
 LOOKED_AT = 50  # files
@@ -20,6 +20,10 @@ FORMS = (
     ("DOTA text", ".txt", rf"(?:{_NUMBER} ){{8}}\S+ [012]\s*"),
     ("DOTA text", ".txt", r"imagesource:.*"),
     ("a table of boxes", ".csv", r"(?i:.*\b(?:xmin|x_min|x1|bbox)\b.*)"),
+    ("VIA's CSV", ".csv", r"(?i:.*\bregion_shape_attributes\b.*)"),
+    ("VIA's JSON", ".json", r'(?s:.*"(?:_via_settings|shape_attributes)".*)'),
+    ("VoTT's JSON", ".json", r'(?s:.*"(?:boundingBox|visitedFrames)".*)'),
+    ("CreateML's JSON", ".json", r'(?s:\s*\[.*"coordinates".*)'),
     ("lines of JSON with boxes", ".jsonl", r'.*"(?:bbox|objects)".*'),
 )
 
@@ -29,7 +33,8 @@ def foreign_annotations(store: Store) -> str:
     for suffix in dict.fromkeys(form[1] for form in FORMS):
         for path in store.below("", suffix)[:LOOKED_AT]:
             text = store.head(path, LOOKED)[:LOOKED].decode("utf-8", "replace")
-            first = next((line for line in text.splitlines() if line.strip()), "")
+            lines = (line for line in text.splitlines() if line.strip())
+            first = text if suffix == ".json" else next(lines, "")
             for name, end, pattern in FORMS:
                 if end == suffix and re.fullmatch(pattern, first):
                     called = store.called(path)

@@ -68,11 +68,18 @@ def with_sizes(part: RawPart, store: Store, sizes: Mapping[str, StoredSize | str
 
 
 def check_part(
-    part: RawPart, classes: Sequence[str], *, masks: bool = False, upright: bool = False
+    part: RawPart,
+    classes: Sequence[str],
+    *,
+    masks: bool = False,
+    upright: bool = False,
+    ignore_bad: bool = False,
 ) -> Checked:
     """Leave out bad images and objects and say what is wrong with each.
 
-    `masks`: every object needs an outline. `upright`: as `DetectSpec` has it. Sizes are held
+    `masks`: every object needs an outline. `ignore_bad`: bad objects become crowds of their box, so
+    that their pixels are no background; an image with one whose box is unknown is left out.
+    `upright`: as `DetectSpec` has it. Sizes are held
     against those of the image files where `look_at_images` has read them.
     """
     pictures, problems = [], [*part.problems, *part.orphans]
@@ -85,11 +92,18 @@ def check_part(
         if found:
             continue
         kept = []
+        unknown = False
         for each in picture.objects:
             wrong = list(object_problems(each, picture, classes, masks))
             problems += [problem for problem in wrong if problem.kind != FORM]  # said once above
             if all(problem.kind == ID_TWICE for problem in wrong):
                 kept.append(clipped(each, picture))
+            elif ignore_bad and all(problem.kind != "duplicate" for problem in wrong):
+                ignored = _ignored(each, picture)
+                unknown = unknown or ignored is None
+                kept = kept if ignored is None else [ignored, *kept]  # known objects lie on top
+        if unknown:
+            continue
         if kept or not any(flaw.kind == FORM for each in picture.objects for flaw in each.flaws):
             pictures.append(replace(picture, objects=tuple(kept)))  # else not without objects
     warnings = [*extent_warnings(part.pictures), *outline_warnings(pictures)]
@@ -122,6 +136,18 @@ def _stated(picture: RawPicture) -> tuple[object, ...]:
     """What is annotated in an image, in no order."""
     objects = Counter((o.label, o.box, o.crowd, o.difficult) for o in picture.objects)
     return picture.class_map, frozenset(objects.items())
+
+
+def _ignored(each: RawObject, picture: RawPicture) -> RawObject | None:
+    """The object as a crowd that fills its box; None where it has no box in the image."""
+    if not all(map(math.isfinite, each.box)):
+        return None
+    ignored = clipped(each, picture)
+    left, top, right, bottom = ignored.box
+    if right <= left or bottom <= top:
+        return None
+    outline = [[left, top, right, top, right, bottom, left, bottom]]
+    return replace(ignored, label=max(0, each.label), crowd=True, segmentation=outline)
 
 
 def _all_crowd(pictures: Iterable[RawPicture]) -> list[Problem]:

@@ -11,9 +11,11 @@ from typing import Any
 
 from resnets.detect.data.records import RawSource
 from resnets.detect.data.store import Store
-from resnets.detect.formats.coco import drawn_coco, find_coco, open_coco
+from resnets.detect.formats.coco.dataset import open_coco
+from resnets.detect.formats.coco.find import drawn_coco, find_coco
 from resnets.detect.formats.cvat import find_cvat, open_cvat
 from resnets.detect.formats.labelme import find_labelme, open_labelme
+from resnets.detect.formats.rle_csv import find_rle_csv, open_rle_csv
 from resnets.detect.formats.unread import unread_lists
 from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
@@ -54,6 +56,7 @@ FORMATS = (
     Format("voc", "VOC XML", _find_voc, _voc, outlines=False),
     Format("labelme", "labelme JSON", find_labelme, open_labelme),
     Format("yolo", "YOLO text files", find_yolo, open_yolo),
+    Format("rle", "CSV of run lengths", find_rle_csv, open_rle_csv),
 )
 
 

@@ -51,7 +51,11 @@ class SplitOpener:
             loaded = self._unlisted(self.source.load(title))
             loaded = look_at_images(loaded, self.source.store, self.workers)
             checked = check_part(
-                loaded, self.source.classes, masks=self.masks, upright=self.detect.upright
+                loaded,
+                self.source.classes,
+                masks=self.masks,
+                upright=self.detect.upright,
+                ignore_bad=self.drawn,
             )
             for note in (*checked.warnings, *checked.notes):
                 self._note(note)
@@ -67,6 +71,11 @@ class SplitOpener:
                     ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()),
                 )
             pictures += checked.pictures
+            if self.drawn and checked.problems:
+                self._note(
+                    f"{title or 'all'}: pixels in the boxes of objects that are left out are"
+                    " ignored; an image with one whose box is unknown is left out"
+                )
         pictures, repeated, problems = once_each(pictures)
         if not self.detect.skip_bad:
             refuse(problems, BAD)
@@ -76,6 +85,12 @@ class SplitOpener:
             raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good images")
         if self.task == "localise":
             pictures = self._of_one_class(pictures, titles)
+        difficult = sum(each.difficult for picture in pictures for each in picture.objects)
+        if difficult and self.task != "segment" and not self.detect.keep_difficult:
+            self._note(
+                f"{titles or 'all'}: {difficult:,} objects are marked difficult: neither trained on"
+                " nor measured (detect.keep_difficult=true trains on them)"
+            )
         if self.source.coding is not None:
             pictures = self._with_known_values(pictures, titles)
         if self.drawn:
@@ -172,7 +187,7 @@ class SplitOpener:
             files=self.source.store.take(paths),
             targets=targets,
             classes=classes,
-            description=description,
+            description=", ".join(filter(None, (description, self.source.caveat))),
             category_ids=ids,
         )
 

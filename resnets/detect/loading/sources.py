@@ -31,7 +31,7 @@ from resnets.detect.data.image_index import store_listing
 from resnets.detect.data.records import RawPart, RawSource, Task
 from resnets.detect.data.store import open_store
 from resnets.detect.data.types import DetectionSplit
-from resnets.detect.formats.coco import why_no_coco
+from resnets.detect.formats.coco.find import why_no_coco
 from resnets.detect.formats.foreign import EXPECTED, foreign_annotations
 from resnets.detect.formats.registry import offers, open_offer
 from resnets.detect.formats.voc.dataset import open_voc

@@ -70,6 +70,11 @@ def coco_figures(
     )
 
 
+def require_coco() -> None:
+    """ConfigError where no library for COCO's figures is installed."""
+    _interface(None)
+
+
 def _interface(library: str | None) -> tuple[Any, Any]:
     for name, judge in LIBRARIES:
         if library in (None, name):

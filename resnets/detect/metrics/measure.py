@@ -24,6 +24,7 @@ from resnets.detect.metrics.evaluator import (
 )
 from resnets.detect.metrics.localization import Located
 from resnets.detect.metrics.segmentation import PixelMeter
+from resnets.detect.models.build import check_test
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.inference import DetectionInference
 from resnets.detect.models.inference_input import InferenceInput, class_map, in_stored, show
@@ -107,10 +108,7 @@ def make_test(
     spec = first.spec
     refine = spec.refine if refine is None else refine
     scales = tuple(sorted(spec.test_sizes if scales is None else scales))
-    if not isinstance(first, Detector) and (refine or scales):
-        raise ConfigError("--refine and --scales (detect.test_sizes) are for detectors only")
-    if len(scales) == 1:
-        raise ConfigError(f"detect.test_sizes: {scales} is one size; give two or more, or none")
+    check_test("detect" if isinstance(first, Detector) else "segment", refine, scales)
     home = spec.train_sizes[-1]
     shorter = max(scales, default=home)
     longer = round(spec.max_size * max(1.0, shorter / home))

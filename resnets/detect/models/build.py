@@ -114,8 +114,18 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.compile == "on" and recipe.task != "segment":  # ever new sizes, ever new graphs
         raise ConfigError(f"compile: task {recipe.task!r} runs uncompiled; leave it off")
+    check_test(recipe.task, recipe.detect.refine, recipe.detect.test_sizes)
     if head == "rcnn" and recipe.detect.proposals_from is None:
         raise ConfigError("detect.proposals_from: name the run of a 'pcr' localiser")
+
+
+def check_test(task: str, refine: bool, sizes: Sequence[int]) -> None:
+    """ConfigError where models of a task cannot be tested so: they are for detectors."""
+    if task not in ("detect", "instances") and (refine or sizes):
+        field = "detect.refine (--refine)" if refine else "detect.test_sizes (--scales)"
+        raise ConfigError(f"{field}: is for tasks detect and instances only, not {task!r}")
+    if len(sizes) == 1:
+        raise ConfigError(f"detect.test_sizes: {tuple(sizes)} is one size; give several, or none")
 
 
 def check_data_fields(recipe: Recipe) -> None:
