@@ -22,6 +22,7 @@ class DatasetIndex:
     "arrow" (read by `datasets`). count: of images. sha256: of their names, offsets and sizes, in
     order. column: that of the images. parts: of a Parquet data set, see `parquet.Part`. left_out,
     links: ignored files, and the number of links to folders followed (`data.files.walk`).
+    warnings: where images may be missing.
     """
 
     kind: Kind
@@ -33,6 +34,7 @@ class DatasetIndex:
     parts: tuple[dict[str, Any], ...] = ()
     left_out: tuple[str, ...] = ()
     links: int = 0
+    warnings: tuple[str, ...] = ()
 
     def save(self, work: Path) -> None:
         """Write the index to the work folder."""

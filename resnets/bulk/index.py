@@ -25,6 +25,7 @@ from resnets.data.dataset.pack import PackFiles, is_pack, open_pack
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, unzip_to_tar
 from resnets.data.files.open import TarFiles, list_tar, unpack
+from resnets.data.files.shards import missing_shards
 from resnets.data.files.walk import LeftOut, is_hidden, walk_unlabelled
 from resnets.data.sources.archive import inside
 from resnets.data.sources.arrow_files import find_tabular
@@ -38,6 +39,7 @@ Member = tuple[str, int, int, int]  # name, archive, offset, size
 def index_dataset(source: str, work: Path) -> DatasetIndex:
     """Index the data set `source` in `work`; DataError if it is missing or has no images."""
     path, left_out = Path(source).expanduser().absolute(), LeftOut()
+    warnings: Sequence[str] = ()
     home = None if source.startswith(HUB) or not path.exists() else find_tabular(path)
     if source.startswith(HUB) or home is not None:
         from resnets.bulk.arrow import index_arrow
@@ -47,12 +49,14 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
         index = index_parquet(where) or index_arrow(path)
         if home is not None:
             left_out.add_all(home.left_out)
+            warnings = home.warnings({"": index.count})
     elif path.is_dir():
         index = _index_files(path, walk_unlabelled(path, left_out), work)
         tars = sorted(file for file in path.iterdir() if _is_archive(file))
         if not index.count and tars:
             left_out = LeftOut()
             index = _index_spans(tars, work, left_out)
+            warnings = missing_shards([tar.name for tar in tars])
     elif not path.is_file():
         raise DataError(
             f"{source}: no such folder or file (built-in data sets cannot be read in bulk)"
@@ -65,7 +69,12 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
         index = _index_spans([path], work, left_out)
     if not index.count:
         raise DataError(f"{source}: no images in it{left_out.said()}")
-    index = replace(index, left_out=tuple(left_out.parts()), links=left_out.links)
+    index = replace(
+        index,
+        left_out=tuple(left_out.parts()),
+        links=left_out.links,
+        warnings=tuple(warnings),
+    )
     index.save(work)
     return index
 

@@ -181,7 +181,9 @@ def open_every(net: Known, source: str) -> Split:
     spec = net.recipe.data if net.recipe is not None else DataSpec()
     if net.recipe is None or not _same(source, spec.source):
         spec = dataclasses.replace(spec, quarantine=None, truth=None, labels_from="auto")
-    return open_all(dataclasses.replace(spec, source=source, in_memory="never"))
+    levels = net.preprocess.spec.value_range or FULL
+    spec = dataclasses.replace(spec, source=source, in_memory="never", value_range=levels)
+    return open_all(spec)
 
 
 def _open_for_labels(net: Known, source: str, name: SplitName, others: Sequence[Known]) -> Split:

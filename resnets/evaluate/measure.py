@@ -62,12 +62,14 @@ class Mistake:
 class Measurement:
     """An evaluation with the 24 most confident mistakes, surest first, and what was not counted.
 
-    errors: one message for each picture that could not be read.
+    errors: one message for each picture that could not be read. warnings: where the images may not
+    be what they seem, from the split's `DataSummary`.
     """
 
     evaluation: Evaluation
     mistakes: tuple[Mistake, ...]
     errors: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON: those of the evaluation, the mistakes and the errors."""
@@ -75,6 +77,7 @@ class Measurement:
             **self.evaluation.to_json(),
             "confident_errors": [mistake.to_json() for mistake in self.mistakes],
             "unreadable": list(self.errors),
+            "warnings": list(self.warnings),
         }
 
 
@@ -116,7 +119,13 @@ def measure(
     errors = sorted(rank.gather(errors))
     evaluation = evaluation.leaving_out(len(errors))
     surest = _surest(rank.gather(mistakes))
-    return Measurement(evaluation, tuple(surest), tuple(text for _, text in errors))
+    summary = getattr(split, "summary", None)
+    return Measurement(
+        evaluation,
+        tuple(surest),
+        tuple(text for _, text in errors),
+        () if summary is None else tuple(summary.warnings),
+    )
 
 
 def _mistakes(

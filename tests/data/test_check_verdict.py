@@ -118,6 +118,50 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert verdict(report)[0].weight == "refused"
 
 
+def test_one_image_under_two_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One label is wrong: the check fails, and training and evaluation of the run say so."""
+    root = tmp_path / "set"
+    for place, label in enumerate(("ant", "bee")):
+        fill(root / "train" / label, range(100 * place, 100 * place + 4))
+        fill(root / "test" / label, range(100 * place + 50, 100 * place + 54))
+    assert main(["data", "check", str(root), "--out", str(tmp_path / "good")]) == 0
+    for split, seed in (("train", 0), ("test", 50)):
+        shutil.copy(root / split / "ant" / f"{seed:03}.png", root / split / "bee" / "copy.png")
+    capsys.readouterr()
+    assert main(["data", "check", str(root), "--out", str(tmp_path / "bad")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "exit code 1"
+    assert verdict(check(root))[0].weight == "broken"
+    settings = [word for each in ("data.size=32", "batch_size=4") for word in ("--set", each)]
+    run = str(tmp_path / "run")
+    command = ["train", "digits", "--data", str(root), "--model", "cifar-resnet8", *settings]
+    command += ["--set", "model.in_channels=3", "--iterations", "1", "--device", "cpu"]
+    assert main([*command, "--out", run]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    (warning,) = result["data_summary"]["warnings"]
+    assert warning.startswith("4 images")  # two pairs
+    capsys.readouterr()
+    assert main(["evaluate", run, "--json", "--device", "cpu"]) == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert warning.startswith("2 images")  # those of the test split
+    listed = tmp_path / "list.txt"
+    listed.write_text("test/bee/copy.png\ntrain/bee/copy.png\n")
+    report = check_data(DataSpec(source=str(root), workers=1, quarantine=str(listed)))
+    assert exit_code(report) == 0
+
+
+def test_a_test_split_that_lacks_a_class_is_said(tmp_path: Path) -> None:
+    for place, label in enumerate(("ant", "bee", "cow")):
+        fill(tmp_path / "train" / label, range(100 * place, 100 * place + 4))
+        if label != "cow":
+            fill(tmp_path / "test" / label, range(100 * place + 50, 100 * place + 52))
+    spec = DataSpec(source=str(tmp_path), val_fraction=0)
+    (warning,) = open_data(spec, training=True).summary.warnings
+    assert warning.endswith(": cow")
+    fill(tmp_path / "test" / "cow", range(250, 252))
+    assert not open_data(spec, training=True).summary.warnings
+
+
 TABLES = {
     "good": (),
     "another file": ("images/9.png,ant",),

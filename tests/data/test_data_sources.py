@@ -1,6 +1,5 @@
 """Sets by name and by path: classes, shares, order, and what bad input says."""
 
-import gzip
 import pickle
 import shutil
 import tarfile
@@ -338,46 +337,6 @@ def test_without_network_the_message_says_where_files_go(
         (tmp_path / "FashionMNIST" / "raw" / name.removesuffix(".gz")).write_bytes(b"unpacked")
         (tmp_path / "FashionMNIST" / "raw" / name).write_bytes(b"packed")
     assert fetch_fashion_mnist() == tmp_path / "FashionMNIST" / "raw"
-
-
-def write_idx(path: Path, values: np.ndarray) -> None:
-    head = bytes((0, 0, 8, values.ndim)) + np.array(values.shape, ">u4").tobytes()
-    path.write_bytes(head + values.tobytes())
-
-
-def test_damaged_idx_files_are_named(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4), np.uint8)
-    write_idx(tmp_path / "train-images-idx3-ubyte", images)
-    spec = replace(WHOLE, source=str(tmp_path))
-    with pytest.raises(DataError, match="no train-labels-idx1-ubyte"):
-        open_data(spec)
-    write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([0, 3, 1, 0, 1, 2], np.uint8) % 4)
-    write_idx(tmp_path / "t10k-images-idx3-ubyte", images)
-    write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.array([0, 3, 1, 0, 1, 9], np.uint8))
-    with pytest.raises(DataError, match="labels go up to 9, but the training part has 4 classes"):
-        open_data(spec).test()
-    for name in ("images-idx3", "labels-idx1"):
-        (tmp_path / f"t10k-{name}-ubyte").unlink()
-    write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([0, 3, 1, 0, 1, 3], np.uint8))
-    with pytest.raises(DataError, match="class 2 has no pictures"):
-        open_data(spec)
-    labels = tmp_path / "train-labels-idx1-ubyte"
-    write_idx(labels, np.array([0, 1, 1, 0, 1], np.uint8))
-    with pytest.raises(DataError, match="do not belong together"):
-        open_data(spec)
-    write_idx(labels, np.array([0, 1, 1, 0, 1, 2], np.uint8))
-    splits = open_data(spec)
-    assert torch.equal(splits.train.images[..., 0], torch.from_numpy(images))
-    assert splits.test() is None
-    for damage, word in ((b"PNG", "not an IDX file"), (labels.read_bytes()[:-1], "cut short")):
-        labels.write_bytes(damage)
-        with pytest.raises(DataError, match=rf"train-labels-idx1-ubyte: {word}"):
-            open_data(spec)
-    labels.unlink()
-    packed = gzip.compress(bytes(100))
-    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(DataError, match=r"idx1-ubyte\.gz: cannot be read"):
-        open_data(spec)
 
 
 def test_bad_folders_say_what_is_wrong(tree: Path, tmp_path: Path) -> None:

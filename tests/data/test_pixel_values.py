@@ -20,7 +20,6 @@ from resnets.data.check.image import comparable
 from resnets.data.dataset.pack import open_pack
 from resnets.data.decode import pixel_values
 from resnets.data.decode.decode import decode_whole
-from resnets.data.sources.idx import read_idx
 from resnets.data.transforms.preprocess import fit_preprocess
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0)
@@ -143,14 +142,13 @@ def test_values_without_a_scale_are_refused_or_warned_about(caplog) -> None:
     assert len([each for each in caplog.messages if "levels" in each]) == 1
 
 
-def test_color_of_16_bits_that_keeps_few_levels_is_warned_about(tmp_path, caplog) -> None:
+def test_color_of_16_bits_that_keeps_few_levels_is_warned_about(tmp_path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         pixels = np.full((8, 8, 3), 4000)
         (tmp_path / name / "0.tif").write_bytes(tiff(pixels, extra=None, bits=16))
-    with caplog.at_level(logging.WARNING, "resnets"):
-        open_data(replace(WHOLE, source=str(tmp_path)))
-    assert any("color images of 16 bits" in each for each in caplog.messages)
+    (warning,) = open_data(replace(WHOLE, source=str(tmp_path))).summary.warnings
+    assert "3,855" in warning  # what 8 bits keep of 4,000
 
 
 def tiff(pixels: np.ndarray, extra: int | None, bits: int = 8, photometric: int = 2) -> bytes:
@@ -197,7 +195,7 @@ def test_floating_point_tiffs_with_white_as_zero_are_inverted(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("gap", [-9999.0, None])
-def test_values_that_mean_no_data_are_warned_about(tmp_path, gap, caplog) -> None:
+def test_values_that_mean_no_data_are_warned_about(tmp_path, gap) -> None:
     """They would set the range, and leave the image no contrast."""
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -205,9 +203,57 @@ def test_values_that_mean_no_data_are_warned_about(tmp_path, gap, caplog) -> Non
             pixels = rng.random((64, 64), np.float32)
             pixels[:8, :8] = 0 if gap is None else gap
             save(pixels, tmp_path / name / f"{number}.tif")
-    with caplog.at_level(logging.WARNING, "resnets"):
-        open_data(replace(WHOLE, source=str(tmp_path)))
-    assert any("value_range" in each for each in caplog.messages) == (gap is not None)
+    warnings = open_data(replace(WHOLE, source=str(tmp_path))).summary.warnings
+    assert any("-9999" in each for each in warnings) == (gap is not None)
+    assert len(warnings) == (gap is not None)
+
+
+def scaled_set(root: Path, kind: type, factor: int, offset: int = 0) -> Path:
+    """Two classes of noise whose 8-bit values are scaled."""
+    rng = np.random.default_rng(factor)
+    for name in ("a", "b"):
+        for number in range(8):
+            pixels = rng.integers(0, 256, (16, 16)) * factor + offset
+            save(pixels.astype(kind), root / name / f"{number}.png")
+    return root
+
+
+def small_run(root: Path, run: Path) -> dict:
+    settings = [word for each in ("data.size=32", "batch_size=8") for word in ("--set", each)]
+    command = ["train", "digits", "--model", "cifar-resnet8", "--data", str(root), *settings]
+    assert main([*command, "--out", str(run), "--iterations", "1", "--device", "cpu"]) == 0
+    return json.loads((run / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "warned"),
+    [
+        ((np.uint8, 1), (np.uint16, 16), True),  # 12 bits in 16: nearly black
+        ((np.uint16, 16), (np.uint16, 257), True),  # nearly white
+        ((np.uint8, 1), (np.uint16, 257), False),
+        ((np.uint16, 16), (np.uint16, 15), False),
+    ],
+)
+def test_images_at_another_scale_than_the_training_images_are_named_everywhere(
+    tmp_path, capsys, trained, tested, warned
+) -> None:
+    """In training's summary, result and report; in what evaluate prints, as text and as JSON."""
+    scaled_set(tmp_path / "set" / "train", *trained)
+    test = scaled_set(tmp_path / "set" / "test", *tested)
+    capsys.readouterr()
+    result = small_run(tmp_path / "set", tmp_path / "run")
+    said = capsys.readouterr().err
+    assert bool(result["data_summary"]["warnings"]) == warned == ("warning:" in said)
+    assert ("at the scale of" in result["test"]["protocol"]) == warned
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert ("warning:" in page) == warned
+    for extra in ([], ["--data", str(test)]):
+        assert main(["evaluate", str(tmp_path / "run"), "--json", "--device", "cpu", *extra]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert bool(found["warnings"]) == warned
+        assert ("at the scale of" in found["protocol"]) == warned
+    assert main(["data", "check", str(tmp_path / "set"), "--out", str(tmp_path / "check")]) == 0
+    assert ("WARNING" in capsys.readouterr().out) == warned
 
 
 @pytest.mark.filterwarnings("error")
@@ -232,11 +278,3 @@ def test_a_fourth_band_is_transparency_only_where_the_file_says_so(
     assert (seen == (255 if transparent else 100)).all()
     if extra is None:
         assert any("fourth band" in each for each in caplog.messages)
-
-
-def test_idx_files_of_other_types_are_refused_by_name(tmp_path) -> None:
-    for code, kind in ((0x0B, "16-bit"), (0x0D, "32-bit floats"), (0x77, "0x77")):
-        file = tmp_path / "train-images-idx3-ubyte"
-        file.write_bytes(bytes((0, 0, code, 1)) + struct.pack(">I", 2) + bytes(8))
-        with pytest.raises(DataError, match=kind):
-            read_idx(file)

@@ -281,6 +281,40 @@ def test_label_files_of_kinds_that_are_not_read_are_named(tmp_path, file, folder
         open_data(DataSpec(source=str(root)))
 
 
+def test_lists_of_numbered_images_are_named(tmp_path) -> None:
+    """FGVC-Aircraft: twenty lists of ID and label beside images that are called by numbers."""
+    ids = [f"{34309 + 7 * n:07}" for n in range(8)]
+    put(tmp_path, *(f"images/{each}.png" for each in ids))
+    for level in ("variant", "family", "manufacturer"):
+        for split, rows in (("train", ids[:4]), ("val", ids[4:6]), ("test", ids[6:])):
+            text = "".join(f"{each} Boeing 707\n" for each in rows)
+            (tmp_path / f"images_{level}_{split}.txt").write_text(text)
+            (tmp_path / f"images_{split}.txt").write_text("\n".join(rows))
+    (tmp_path / "sizes.txt").write_text("34309 5 5\n12 4 4\n17 3 2\n")
+    with pytest.raises(DataError, match=r"images_family_test\.txt.* and 9 more"):
+        open_data(DataSpec(source=str(tmp_path)))
+    with pytest.raises(DataError, match="tab or comma"):
+        opened(tmp_path / "images_variant_train.txt")
+
+
+def test_many_files_of_one_image_each_are_no_lists(tmp_path) -> None:
+    put(tmp_path, *(f"images/{n:04}.png" for n in range(12)))
+    (tmp_path / "labels").mkdir()
+    for number in range(12):
+        (tmp_path / "labels" / f"{number:04}.txt").write_text("0001 0.5\n0002 0.5\n0003 0.5\n")
+    with pytest.raises(DataError) as raised:
+        open_data(DataSpec(source=str(tmp_path)))
+    assert "0001.txt" not in str(raised.value)
+
+
+@pytest.mark.parametrize("file", ["train.txt", "labels.json"])
+def test_label_files_in_archives_are_named_as_in_folders(tmp_path, file) -> None:
+    put(tmp_path / "set", *FOLDERS)
+    (tmp_path / "set" / file).write_text('"left/a0.png": cat,\n"right/b1.png": dog\n')
+    for source in (tmp_path / "set", zipped(tmp_path / "set")):
+        assert any(file in warning for warning in opened(source).warnings)
+
+
 def test_the_annotations_of_tiny_imagenet_label_its_validation_images(tmp_path) -> None:
     put(tmp_path, "train/n1/images/n1_0.png", "train/n2/images/n2_0.png")
     put(tmp_path, "val/images/val_0.png", "val/images/val_1.png", "val/images/val_2.png")

@@ -41,9 +41,9 @@ class Check:
     are boxes, outlines or class maps (COCO, VOC, YOLO, labelme, CVAT), a line for each bad one.
     Writes report.html, files.csv and quarantine.txt, a list that training leaves out.
 
-    Exit code: 0 nothing that spoils a result, 3 leaks between parts, 1 images that cannot be read,
-    bad annotations, or a set that training refuses; 2 bad usage. What the quarantine lists already
-    does not count.
+    Exit code: 0 nothing that spoils a result, 3 leaks between parts, 1 images that cannot be read
+    or are there under two labels, bad annotations, or a set that training refuses; 2 bad usage.
+    What the quarantine lists already does not count.
 
     Args:
         source: Data set: a folder of class folders, a tar of one, ..., or any folder of images.
@@ -248,5 +248,9 @@ def _conclude(report: CheckReport, written: Written, code: int) -> None:
     found = warnings(report)
     for warning in found:
         say(f"WARNING: {warning}")
-    other = "else " if found else ""
-    say(f"exit code {code}" if code else f"nothing {other}that spoils a result was found")
+    if code:
+        say(f"exit code {code}")
+    elif found:
+        say(f"exit code 0, with {len(found):,} warning{'s' * (len(found) > 1)}: see above")
+    else:
+        say("nothing that spoils a result was found")

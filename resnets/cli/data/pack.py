@@ -63,7 +63,7 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
     from resnets.data.dataset.pack import SUFFIX
     from resnets.data.dataset.quarantine import Quarantine
     from resnets.data.dataset.summary import announce, summarize_source
-    from resnets.data.decode.pixel_values import said_of
+    from resnets.data.decode.pixel_values import describe_levels
     from resnets.data.loading.pack_write import pack
     from resnets.data.sources.open import find_source
 
@@ -88,7 +88,7 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
         )
     parts = ", ".join(f"{count:,} {role}" for role, count in packed.pictures.items())
     say(f"wrote {out}: {parts}, {_bytes(packed.size)}")
-    for said in said_of(packed.value_range):
+    for said in describe_levels(packed.value_range):
         say(said)
     say(f"use it: resnets train RECIPE --data {out}")
     if packed.unreadable:

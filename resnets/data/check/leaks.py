@@ -17,6 +17,8 @@ from resnets.data.splits.check_findings import (
     Kind,
 )
 
+ELSEWHERE = "filed under"  # in the detail of copies with another label
+
 
 @dataclass(frozen=True)
 class _Twin:
@@ -83,7 +85,7 @@ def _of_partners(
 
 def _finding(contents: Contents, row: int, twin: _Twin) -> Finding:
     (kept_part, kept_label), (part, label) = map(contents.part_and_label, (twin.row, row))
-    other = f", which is filed under {kept_label}" if label != kept_label else ""
+    other = f", which is {ELSEWHERE} {kept_label}" if label != kept_label else ""
     path, kept = contents.path(row), contents.path(twin.row)
     return Finding(twin.kind, path, f"{twin.how}{other}", part, label, kept, kept_part)
 

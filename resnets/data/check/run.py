@@ -25,7 +25,7 @@ from resnets.data.check.duplicates import (
 )
 from resnets.data.check.held_out import with_shares
 from resnets.data.check.image import Look, comparable, look, reason, thumbnail
-from resnets.data.check.leaks import copies_found
+from resnets.data.check.leaks import ELSEWHERE, copies_found
 from resnets.data.check.source import Contents, open_contents
 from resnets.data.check.source_names import copies_by_name
 from resnets.data.dataset.quarantine import Quarantine
@@ -99,6 +99,19 @@ class CheckReport:
             each.kind.weight == "broken" and each.path not in self.left_out
             for each in self.findings
         )
+
+    def copies(self, *kinds: Kind, other_label: bool) -> list[Finding]:
+        """Copies within a part, with the label of the other image or another; none in quarantine.
+
+        kinds: DUPLICATE, NEAR_DUPLICATE.
+        """
+        return [
+            each
+            for each in self.findings
+            if each.kind in kinds
+            and (ELSEWHERE in each.detail) == other_label
+            and not {each.path, each.twin} & self.left_out
+        ]
 
     @property
     def refused(self) -> list[str]:

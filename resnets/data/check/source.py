@@ -8,18 +8,19 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnets.config import DataSpec
+from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.pack import is_pack
 from resnets.data.dataset.parts import Source
 from resnets.data.dataset.quarantine import QUARANTINE, path_within, prefixes
 from resnets.data.dataset.summary import DataSummary, SplitSummary, summarize_source
-from resnets.data.decode.pixel_values import Levels, measure_levels
+from resnets.data.decode.pixel_values import FULL, Levels
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, list_archive
 from resnets.data.files.open import Files, Listing, list_folder
@@ -50,6 +51,7 @@ from resnets.data.splits.check_findings import (
     Finding,
 )
 from resnets.data.splits.open import check_classes
+from resnets.data.tables.beside import may_label
 from resnets.data.tables.flat_labels import is_table
 
 
@@ -110,10 +112,32 @@ class Contents:
     def __len__(self) -> int:
         return self.starts[-1]
 
-    @cached_property
+    @property
     def levels(self) -> Levels | None:
         """Values of images with more than 8 bits that become 0 and 255, as training scales them."""
-        return measure_levels(self, np.arange(len(self)))
+        return self._probed[0]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Where the set, or the values of its images, may not be what they seem."""
+        return tuple(dict.fromkeys((*self.summary.warnings, *self._probed[1])))
+
+    @cached_property
+    def _probed(self) -> tuple[Levels | None, tuple[str, ...]]:
+        """The levels of the training images, and warnings on those and on images kept apart."""
+        rows = {
+            each.part: np.arange(start, end)
+            for each, (start, end) in zip(self.sections, pairwise(self.starts), strict=True)
+        }
+        apart = [part for part in rows if part in ("test", "val") and len(rows) > 1]
+        training = [rows[part] for part in rows if part not in apart]
+        every = np.concatenate(training) if training else np.arange(len(self))
+        probe = probe_images(self, every)
+        warnings = [*probe.warnings]
+        for part in apart:
+            found = probe_images(self, rows[part], probe.levels or FULL).warnings
+            warnings += [f"{part} images: {each}" for each in found]
+        return probe.levels, tuple(warnings)
 
     def where(self, number: int) -> tuple[int, int]:
         """Which section a picture is in, and its row there."""
@@ -171,7 +195,7 @@ def _images(path: Path, closed: list[OSError]) -> Listing | None:
             return None
         listing = list_folder(path, is_table, closed.append)
     elif path.is_file() and not is_pack(path) and (is_zip(path) or tarfile.is_tarfile(path)):
-        listing = list_archive(path, lambda path: is_label(path) or is_table(path))
+        listing = list_archive(path, lambda path: is_label(path) or may_label(path))
     else:
         return None
     if listing.others and not is_zip(path) and is_sharded(listing):

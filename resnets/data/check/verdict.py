@@ -12,6 +12,7 @@ from typing import Literal
 
 from resnets.config import DataSpec
 from resnets.data.check.classes import TEST, TRAIN, VAL, class_table, role_of
+from resnets.data.check.leaks import ELSEWHERE
 from resnets.data.check.run import CheckReport
 from resnets.data.splits.check_findings import (
     DUPLICATE,
@@ -37,7 +38,6 @@ UNSEEN = {
     STRAY: "in no class folder",
     UNLISTED: "in no image set",
 }
-ELSEWHERE = "filed under"  # in the detail of copies with another label
 DONE, FAILED, LEAKING = 0, 1, 3  # exit codes
 SHOWN = 3  # classes named in a sentence
 
@@ -55,11 +55,13 @@ class Point:
 
 
 def exit_code(report: CheckReport) -> int:
-    """3 where parts that are kept apart share images, 1 where images cannot be read, annotations
-    are bad or training refuses the set, else 0. What is in quarantine does not count."""
+    """3 where parts that are kept apart share images, 1 where images cannot be read or are there
+    under two labels, annotations are bad or training refuses the set, else 0. What is in quarantine
+    does not count."""
     if report.leaks:
         return LEAKING
-    return FAILED if report.broken or report.annotations or report.refused else DONE
+    bad = report.broken or report.annotations or report.refused
+    return FAILED if bad or report.copies(DUPLICATE, other_label=True) else DONE
 
 
 def verdict(report: CheckReport) -> list[Point]:
@@ -74,7 +76,13 @@ def verdict(report: CheckReport) -> list[Point]:
 
 def warnings(report: CheckReport) -> list[str]:
     """What may spoil a result, though nothing proves it."""
-    found = list(report.warnings)
+    found = [*report.warnings, *report.contents.warnings]
+    if near := report.copies(NEAR_DUPLICATE, other_label=True):
+        found.append(
+            f"{len(near):,} {_plural(len(near), 'image is a near-copy', 'images are near-copies')}"
+            f" of an image with another label: {near[0].path} ({near[0].detail}); one of the labels"
+            " may be wrong"
+        )
     copies = [
         each for each in _of(report, SAME_SOURCE) if not {each.path, each.twin} & report.left_out
     ]
@@ -174,6 +182,12 @@ def _broken(report: CheckReport) -> Iterator[Point]:
         count = f"{report.broken:,} {_plural(report.broken, 'image')} cannot be read"
         advice = "Training takes other images in their place, evaluation leaves them out."
         yield Point("broken", count, advice)
+    if mislabelled := report.copies(DUPLICATE, other_label=True):
+        total, first = len(mislabelled), mislabelled[0]
+        same = _plural(total, "image is the same as one", "images are the same as others")
+        text = f"{total:,} {same} with another label: one label of each pair is wrong"
+        advice = f"Such as {first.path} ({first.detail}). Remove or move the wrong ones."
+        yield Point("broken", text, advice)
     if report.annotations:
         bad = f"{report.annotations:,} bad {_plural(report.annotations, 'annotation')}"
         advice = (
@@ -227,16 +241,8 @@ def _unmeasured(report: CheckReport) -> dict[str, list[str]]:
 
 
 def _duplicates(report: CheckReport) -> Iterator[Point]:
-    found = [each for each in report.findings if each.kind in (DUPLICATE, NEAR_DUPLICATE)]
-    found = [each for each in found if not {each.path, each.twin} & report.left_out]
-    elsewhere = [each for each in found if ELSEWHERE in each.detail]
-    if elsewhere:
-        count, first = len(elsewhere), elsewhere[0]
-        copies = _plural(count, "image is a copy", "images are copies")
-        text = f"{count:,} {copies} of an image with another label in the same part"
-        advice = f"One label of each pair is wrong. Such as {first.path} ({first.detail})."
-        yield Point("suspect", text, advice)
-    if alike := len(found) - len(elsewhere):
+    alike = len(report.copies(DUPLICATE, NEAR_DUPLICATE, other_label=False))
+    if alike:
         text = f"{alike:,} {_plural(alike, 'image is a copy', 'images are copies')} of another in"
         advice = "They count twice; --leave-out duplicate,near-duplicate lists them too."
         yield Point("suspect", f"{text} the same part", advice)

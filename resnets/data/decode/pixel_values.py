@@ -1,41 +1,38 @@
 """Stored pixel values -> 8-bit grey or RGB, as the file's own tags say what they are.
 
 Transparency is laid over white; palettes and CMYK become RGB. Values of more than 8 bits are scaled
-by the range that the set's training images have (`value_range`), else by that of 16 bits; where a
-TIFF says that zero is white, they are inverted within it, as Pillow does for 8 bits and fewer. A
-fourth band of a TIFF is transparency only where the file says so (ExtraSamples). What is not plain
-is said once a process.
+by the range that the set's training images have (`data.value_range`), else by that of 16 bits;
+where a TIFF says that zero is white, they are inverted within it, as Pillow does for 8 bits and
+fewer. A fourth band of a TIFF is transparency only where the file says so (ExtraSamples). What is
+not plain is said once a process.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops
-
-from resnets.data.decode.open_image import open_image
 
 log = logging.getLogger("resnets")
 
 Levels = tuple[float, float]  # the values that become 0 and 255
 FULL: Levels = (0.0, 65535.0)
 
-SAMPLE = 64  # training images that are looked at
-PIXELS = 1 << 16  # of each at most, evenly spaced
-TAILS = (0.05, 99.95)  # percentiles of their values: a few hot pixels do not decide
-ENOUGH = 128  # levels of 256: values that keep as many are scaled as 16 bits
-BULK = (5, 95)  # percentiles between which most values lie
 FEW = 16  # levels of one image below which its scale is questioned
 
 PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES = 262, 277, 338  # tags of a TIFF
 WHITE_IS_ZERO = 0
 RGB, ALPHA = 2, (1, 2)  # their values: associated and unassociated alpha
 
-SAID: set[str] = set()
+NOTES = {
+    "white": "a TIFF of more than 8 bits says that zero is white (PhotometricInterpretation 0): it"
+    " is inverted, and so are all others",
+    "bands": "a TIFF has a fourth band that its tags do not call transparency (near infrared?): the"
+    " first three are taken as RGB, here and in all others",
+}
+SAID: set[str] = set()  # keys of NOTES, and "levels"
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -65,18 +62,10 @@ def as_bytes(
         scaled = _scaled(image, levels, takes_range)
         if not is_inverted(image):
             return scaled
-        _say(
-            "white",
-            "a TIFF of more than 8 bits says that zero is white (PhotometricInterpretation 0): it"
-            " is inverted, and so are all others",
-        )
+        _say("white", NOTES["white"])
         return ImageChops.invert(scaled)
-    if _has_fourth_band(image):
-        _say(
-            "bands",
-            "a TIFF has a fourth band that its tags do not call transparency (near infrared?):"
-            " the first three are taken as RGB, here and in all others",
-        )
+    if has_fourth_band(image):
+        _say("bands", NOTES["bands"])
         return Image.merge("RGB", image.split()[:3])
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         picture = image.convert("RGBA")
@@ -85,79 +74,14 @@ def as_bytes(
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-class Readable(Protocol):
-    """Encoded images by number."""
-
-    def read(self, index: int, /) -> bytes | memoryview:
-        """The bytes of one."""
-
-
-def measure_levels(files: Readable, rows: NDArray[np.int64]) -> Levels | None:
-    """The range of the values of the images `rows`, by a sample that follows from them alone.
-
-    None where they have 8 bits, or fill so much of 16 that 128 levels or more are kept. Logs a
-    warning where images of 16-bit color keep few levels, which cannot be mended here, or where deep
-    and 8-bit images are mixed.
-    """
-    places = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64))
-    values: list[NDArray[np.float64]] = []
-    seen, highest, deep_color = 0, 0, False
-    for row in rows[places].tolist():
-        try:
-            with open_image(files.read(row)) as image:
-                seen += 1
-                color = not is_deep(image) and "16" in _raw_mode(image)
-                if not color and not is_deep(image):
-                    continue
-                image.load()
-                if color:
-                    deep_color, highest = True, max(highest, int(np.asarray(image).max()))
-                else:
-                    values.append(_some(np.asarray(image)))
-        except Exception:  # named when its turn comes
-            continue
-    if deep_color and highest < 64:
-        log.warning(
-            "color images of 16 bits whose values end at %s of 65,535 keep %s of 256 levels:"
-            " Pillow reads their upper 8 bits; convert them to 8 bits before",
-            *(f"{highest * 257:,}", highest + 1),
-        )
-    if not values:
-        return None
-    if len(values) < seen:
-        log.warning(
-            "%s of %s sampled images have more than 8 bits, the others 8: they are scaled apart",
-            *(len(values), seen),
-        )
-    every = np.concatenate(values)
-    low, high = (float(each) for each in np.percentile(every, TAILS))
-    _warn_of_outliers(every, low, high)
-    if low >= 0 and high <= FULL[1] and (high - low) / 257 >= ENOUGH:
-        return None
-    return low, max(high, low + 1e-6)
+def note_once(kind: str) -> str:
+    """A text of NOTES for a summary; decoding does not log it again."""
+    SAID.add(kind)
+    return NOTES[kind]
 
 
-def _warn_of_outliers(values: NDArray[np.float64], low: float, high: float) -> None:
-    """Warn where a few values, such as those that mean "no data", leave the others no contrast.
-
-    One value may be that of most pixels, a background; the others are to spread over the levels.
-    """
-    distinct, counts = np.unique(values, return_counts=True)
-    others = values[values != distinct[counts.argmax()]]
-    if not len(others) or high <= low:
-        return
-    least, most = np.percentile(others, BULK)
-    if (most - least) / (high - low) * 256 < FEW < len(distinct):
-        log.warning(
-            "values go from %g to %g, but most of them from %g to %g, which is less than %s of 256"
-            " levels; if the others mean that there is no data, set data.value_range to the range"
-            " of those that count",
-            *(low, high, least, most, FEW),
-        )
-
-
-def said_of(levels: Levels | None) -> tuple[str, ...]:
-    """What a summary says of a range; nothing where it is that of 16 bits."""
+def describe_levels(levels: Levels | None) -> tuple[str, ...]:
+    """A note for summaries on a range of values; nothing where it is that of 16 bits."""
     if levels is None or tuple(levels) == FULL:
         return ()
     low, high = levels
@@ -193,26 +117,13 @@ def _scaled(image: Image.Image, levels: Levels | None, takes_range: bool) -> Ima
     return Image.fromarray((np.clip(share, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 
-def _some(values: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Up to PIXELS of the finite values of an image."""
-    flat = values.reshape(-1)
-    flat = flat[:: max(1, len(flat) // PIXELS)].astype(np.float64)
-    return flat[np.isfinite(flat)]
-
-
-def _has_fourth_band(image: Image.Image) -> bool:
+def has_fourth_band(image: Image.Image) -> bool:
     """Whether Pillow takes a band of a TIFF for transparency that the file does not call so."""
     tags = getattr(image, "tag_v2", None)
     if tags is None or image.mode != "RGBA" or tags.get(SAMPLES) != 4:
         return False
     extra: Sequence[int] = tags.get(EXTRA_SAMPLES) or ()
     return tags.get(PHOTOMETRIC) == RGB and not any(each in ALPHA for each in extra)
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How Pillow calls the stored pixels."""
-    tiles = getattr(image, "tile", None)
-    return str(tiles[0][3]) if tiles else ""
 
 
 def _say(kind: str, message: str) -> None:

@@ -24,13 +24,14 @@ from rich.progress import track
 from resnets.config import ConfigError, atomic_write
 from resnets.data.dataset.content_hash import content_keys
 from resnets.data.dataset.identity import identify
+from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, packed
 from resnets.data.dataset.parts import Part, Source
 from resnets.data.dataset.quarantine import Quarantine, path_within, prefixes
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_whole, picture_header, scaled_size
 from resnets.data.decode.netpbm import encode
-from resnets.data.decode.pixel_values import Levels, measure_levels
+from resnets.data.decode.pixel_values import Levels
 from resnets.data.errors import DataError
 from resnets.data.files.open import Files
 from resnets.data.prefetch import in_order
@@ -80,7 +81,10 @@ def pack(
         raise ConfigError(f"--size {size}: the shorter side in pixels must be 1 or more")
     parts = _parts(source)
     assert source.train.files is not None
-    levels = measure_levels(source.train.files, np.arange(len(source.train.labels)))
+    probe = probe_images(source.train.files, np.arange(len(source.train.labels)))
+    levels = probe.levels
+    for warning in probe.warnings:
+        log.warning("%s", warning)
     _check_room(parts, size, out)
     packed, entries, workers = Packed(value_range=levels), {}, workers or cores()
     with atomic_write(out) as temporary:

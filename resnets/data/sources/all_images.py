@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from resnets.config import DataSpec
+from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.parts import ArrayPart, Part, Source
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.split import FileSplit, Split, TensorSplit
@@ -70,8 +71,8 @@ class JoinedFiles:
 def open_all(spec: DataSpec) -> Split:
     """All images of `spec.source` with their classes where they have any (label -1 where not).
 
-    In the order of their parts and paths; those in quarantine are left out. DataError where there
-    are none.
+    In the order of their parts and paths; those in quarantine are left out. A sample of them is
+    compared with `spec.value_range`. DataError where there are none.
     """
     try:
         source = find_source(replace(spec, streaming=False))
@@ -79,9 +80,19 @@ def open_all(spec: DataSpec) -> Split:
         loose = _unlabelled(spec)
         if loose is None:
             raise
-        return replace(loose, description=f"{loose.description} without classes ({error})")
+        without = f"{loose.description} without classes ({error})"
+        return _probed(replace(loose, description=without), spec)
     parts = [source.train, source.val, source.test() if source.test else None]
-    return _joined(source, [part for part in parts if part is not None], spec)
+    return _probed(_joined(source, [part for part in parts if part is not None], spec), spec)
+
+
+def _probed(split: Split, spec: DataSpec) -> Split:
+    """The split with warnings of what a sample of its images holds."""
+    if not isinstance(split, FileSplit) or split.summary is None:
+        return split
+    found = probe_images(split.files, np.arange(len(split)), spec.value_range).warnings
+    summary = replace(split.summary, warnings=(*split.summary.warnings, *found))
+    return replace(split, summary=summary)
 
 
 def open_unlabelled(source: str) -> FileSplit | None:
@@ -144,7 +155,14 @@ def _joined(source: Source, parts: Sequence[Part], spec: DataSpec) -> Split:
     every = SplitSummary("images", len(joined), "all splits, with a class or without")
     left_out = source.left_out.without((STRAY, MASKS, NO_LABELS) if beside is not None else ())
     summary = DataSummary(
-        source.name, source.classes, [every], None, left_out.parts(), left_out.links, source.notes
+        source.name,
+        source.classes,
+        [every],
+        None,
+        left_out.parts(),
+        left_out.links,
+        source.notes,
+        warnings=source.warnings,
     )
     given = torch.from_numpy(np.concatenate(labels))
     return FileSplit(joined, given, source.classes, about, summary=summary)

@@ -26,7 +26,7 @@ from resnets.data.files.open import (
 )
 from resnets.data.sources import webdataset
 from resnets.data.sources.class_folders import open_flat, open_tree
-from resnets.data.tables.flat_labels import is_table
+from resnets.data.tables.beside import may_label
 from resnets.utils.reading import reading
 
 IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -37,7 +37,7 @@ def open_tar(
 ) -> Source | None:
     """The set in a tar, whichever of the three it is; None for one that cannot be streamed."""
     listing = list_archive(
-        archive, lambda path: _is_tar(path) or webdataset.is_label(path) or is_table(path)
+        archive, lambda path: _is_tar(path) or webdataset.is_label(path) or may_label(path)
     )
     if not is_zip(archive) and webdataset.is_sharded(listing):
         return webdataset.open_shards([archive], archive.name, streaming=streaming)

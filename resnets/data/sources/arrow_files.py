@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from resnets.data.errors import DataError
 from resnets.data.files.open import read_file
+from resnets.data.files.shards import missing_shards
 from resnets.data.files.walk import LeftOut, file_head, suffix_of, walk_folder, why_not_image
 from resnets.data.layout.split_names import role_within
 from resnets.data.tables.label_columns import find_picture
@@ -93,6 +94,25 @@ class TabularFiles:
                 )
         return found
 
+    def warnings(self, rows: Mapping[str, int]) -> tuple[str, ...]:
+        """Where images may be missing: numbered files that are not there, and splits that have
+        other `rows`, by their titles, than README.md states."""
+        if self.kind == "saved" or self.alone:
+            return ()
+        found = [f"{self.root.name}: {each}" for each in missing_shards(self.paths)]
+        stated = _stated_rows(_card(self.root / "README.md"))
+        if set(rows) == {""}:  # one table, perhaps with a column of splits
+            stated = {"": sum(stated.values())} if stated else {}
+        here = {role_within(title) or title: count for title, count in rows.items()}
+        for title, count in stated.items():
+            have = here.get(role_within(title) or title, 0)
+            if have != count:
+                found.append(
+                    f"{self.root.name}/README.md states {count:,} images"
+                    f"{f' of {title}' * bool(title)}, but there are {have:,}; fetch the set again"
+                )
+        return tuple(found)
+
     def absolute(self, paths: Sequence[str]) -> list[str]:
         """The paths of files for those who open them."""
         root = self.root.resolve()
@@ -134,7 +154,7 @@ def find_tabular(path: Path) -> TabularFiles | None:
         return TabularFiles(path.parent, _kind(path.name), (path.name,), alone=True)
     saved, tables, left_out = is_saved(path), list[str](), LeftOut()
     folders: set[str] = set()
-    images = 0
+    images, tars = 0, 0
     for found in walk_folder(path, left_out):
         if found.endswith("/"):
             continue
@@ -142,6 +162,7 @@ def find_tabular(path: Path) -> TabularFiles | None:
         if suffix_of(name) in TABLES:
             tables.append(found)
             continue
+        tars += suffix_of(name) == ".tar"
         reason = why_not_image(found, partial(file_head, path / found))
         if reason is None:
             images += 1
@@ -156,7 +177,8 @@ def find_tabular(path: Path) -> TabularFiles | None:
             left_out.add(reason or BESIDE, found)
     if saved:
         return TabularFiles(path, "saved", tuple(sorted(tables)), left_out)
-    if not tables or (images and not any(_holds_images(path / table) for table in tables)):
+    beside = images or tars  # img2dataset writes a table of what is in each tar
+    if not tables or (beside and not any(_holds_images(path / table) for table in tables)):
         return None
     kinds = {_kind(table): table for table in tables}
     if len(kinds) > 1:
@@ -213,6 +235,19 @@ def _card(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise DataError(f"{file}: its head is not YAML ({' '.join(str(error).split())})") from None
     return found if isinstance(found, dict) else {}
+
+
+def _stated_rows(card: Mapping[str, Any]) -> dict[str, int]:
+    """Images of each split by the head of README.md; none where it is of several sets."""
+    stated = card.get("dataset_info")
+    if isinstance(stated, list) and len(stated) == 1:
+        stated = stated[0]
+    splits = stated.get("splits") if isinstance(stated, dict) else None
+    return {
+        str(each["name"]): each["num_examples"]
+        for each in (splits if isinstance(splits, list) else ())
+        if isinstance(each, dict) and "name" in each and isinstance(each.get("num_examples"), int)
+    }
 
 
 def _patterns(listed: Any) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from resnets.data.files.open import FolderFiles
 from resnets.data.layout.class_names import check_spellings
 from resnets.data.tables.labels import ONE_LABEL, check_lists, class_names, number_labels
 from resnets.data.tables.paths import TablePaths
-from resnets.data.tables.reader import TableRow, check_one_label, open_table_file
+from resnets.data.tables.reader import SPACE, TableRow, check_one_label, open_table_file
 from resnets.utils.terminal import printable
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")  # whole numbers as pandas writes them beside a missing one
@@ -42,7 +42,9 @@ def open_table(file: Path, name: str | None = None, root: Path | None = None) ->
     # Sorted by path, so that the order of the lines never changes a result.
     check_lists([row.label for row in written], lambda row: f"{file}: line {written[row].line}")
     table.warn_of_unused()
-    rows = sorted(_located(file, _as_classes(file, written), paths), key=lambda row: row.path)
+    by_space = table.delimiter == SPACE
+    located = _located(file, _as_classes(file, written), paths, by_space)
+    rows = sorted(located, key=lambda row: row.path)
     _check_once(file, rows)
     found = f"; {paths.guessed:,} images found by their names" if paths.guessed else ""
     said = f"{file.name}: {table.said()}{found}"
@@ -79,7 +81,9 @@ def _as_classes(file: Path, rows: Sequence[TableRow]) -> Sequence[TableRow]:
     return rows
 
 
-def _located(file: Path, rows: Sequence[TableRow], paths: TablePaths) -> list[TableRow]:
+def _located(
+    file: Path, rows: Sequence[TableRow], paths: TablePaths, by_space: bool
+) -> list[TableRow]:
     """The rows with the paths of their images; DataError where some are missing."""
     located, missing = [], []
     for row in rows:
@@ -90,9 +94,11 @@ def _located(file: Path, rows: Sequence[TableRow], paths: TablePaths) -> list[Ta
             located.append(replace(row, path=path))
     if missing:
         first = missing[0]
+        spaces = "; the last space of a line separates path and label: put a tab or comma there"
         raise DataError(
             f"{file}: line {first.line}: no file {paths.root / printable(first.path)}"
             + (f", and {len(missing) - 1:,} more are missing" if len(missing) > 1 else "")
+            + (f"{spaces}, where labels have spaces" if by_space and " " in first.path else "")
             + "; paths are relative to the table's folder, and a header has path,label"
         )
     return located

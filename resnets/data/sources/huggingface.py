@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,11 @@ def open_tabular(source: str) -> Source:
         files = ArrowFiles(pictures.with_format("arrow"), title, piece.rows, folder)
         return FilePart(piece.title, files, piece.labels)
 
-    return from_tables(name, source, tables, part_of, left_out)
+    found = from_tables(name, source, tables, part_of, left_out)
+    if home is None:
+        return found
+    rows = {title: len(table.labels) for title, table in tables.items()}
+    return replace(found, warnings=(*found.warnings, *home.warnings(rows)))
 
 
 def _table(part: Any, columns: Columns) -> Table:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +31,10 @@ FASHION_CLASSES = (
     "Bag",
     "Ankle boot",
 )
+IDX_NAME = re.compile(
+    r"(?P<prefix>(?:.+-)?)(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte"
+    r"(?:\.gz)?"
+)
 IDX_UBYTE = 0x08  # IDX type code of unsigned bytes
 IDX_KINDS = {
     0x09: "signed bytes",
@@ -39,20 +47,40 @@ IDX_KINDS = {
 
 def has_idx(folder: Path) -> bool:
     """Whether the folder holds MNIST-like IDX files."""
-    return any(folder.glob("train-images*idx3-ubyte*"))
+    return any(key.split == "train" for key in _idx_files(folder))
 
 
 def open_idx(folder: Path, name: str, classes: tuple[str, ...] | None = None) -> Source:
     """A folder of IDX files: train-images, train-labels and, as the test set, t10k-images, -labels.
 
-    Files may be gzipped. Without `classes` a class is called by its number.
+    Files may be gzipped, may be called train-images.idx3-ubyte, and may lie in a folder of their
+    own name each, as some unpackers leave them. EMNIST's are called emnist-NAME-train-..., with
+    emnist-NAME-mapping.txt for the names of the classes. Without `classes` or such a file a class
+    is called by its number. DataError where the folder holds several sets.
     """
-    train = _idx_part(folder, "train", "train")
-    named = classes or tuple(str(label) for label in range(int(train.labels.max()) + 1))
-    has_test = any(folder.glob("t10k-images*idx3-ubyte*"))
-    return Source(
-        name, named, train, test=(lambda: _idx_part(folder, "test", "t10k")) if has_test else None
-    )
+    files = _idx_files(folder)
+    prefixes = sorted({key.prefix for key in files if key.split == "train"})
+    if len(prefixes) > 1:
+        shown = ", ".join(prefix or "train" for prefix in prefixes)
+        raise DataError(
+            f"{folder}: holds several sets ({shown}); put each into a folder of its own"
+        )
+    (prefix,) = prefixes
+    train = _idx_part(folder, files, "train", prefix, "train")
+    mapping = folder / f"{prefix}mapping.txt"
+    names, notes = classes, tuple[str, ...]()
+    if names is None and prefix and mapping.is_file():
+        named = _mapped(mapping)
+        train, names = _renumbered(train, named, mapping), tuple(named.values())
+        notes = (f"classes from {mapping.name}; images are as stored, EMNIST's lie on their side",)
+    names = names or tuple(str(label) for label in range(int(train.labels.max()) + 1))
+    tests = [key.split for key in files if key.prefix == prefix and key.split != "train"]
+
+    def test() -> ArrayPart:
+        part = _idx_part(folder, files, "test", prefix, tests[0])
+        return _renumbered(part, named, mapping) if notes else part
+
+    return Source(name, names, train, test=test if tests else None, notes=notes)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -79,19 +107,59 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def _idx_part(folder: Path, title: str, prefix: str) -> ArrayPart:
-    images = read_idx(_idx_file(folder, f"{prefix}-images", "idx3"))
-    labels = read_idx(_idx_file(folder, f"{prefix}-labels", "idx1"))
+class _Key(NamedTuple):
+    prefix: str  # "", or "emnist-letters-"
+    split: str
+    kind: str  # "images" or "labels"
+
+
+def _idx_files(folder: Path) -> dict[_Key, Path]:
+    """The IDX files of a folder, or in folders that are called like them; plain before gzipped."""
+    found: dict[_Key, Path] = {}
+    for place in sorted(folder.glob("*ubyte*"), key=lambda path: (path.is_dir(), path.name)):
+        inner = sorted(place.glob("*ubyte*")) if place.is_dir() else [place]
+        for file in inner:
+            name = IDX_NAME.fullmatch(file.name)
+            if name is not None and not file.is_dir():
+                found.setdefault(_Key(name["prefix"], name["split"], name["kind"]), file)
+    return found
+
+
+def _idx_part(
+    folder: Path, files: Mapping[_Key, Path], title: str, prefix: str, split: str
+) -> ArrayPart:
+    for kind in ("images", "labels"):
+        if _Key(prefix, split, kind) not in files:
+            number = "3" if kind == "images" else "1"
+            name = f"{prefix}{split}-{kind}-idx{number}-ubyte"
+            raise DataError(f"{folder}: no {name} or {name}.gz in it")
+    images, labels = (read_idx(files[_Key(prefix, split, kind)]) for kind in ("images", "labels"))
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise DataError(
-            f"{folder}: {prefix}-images {images.shape} and {prefix}-labels {labels.shape}"
+            f"{folder}: {split}-images {images.shape} and {split}-labels {labels.shape}"
             " do not belong together"
         )
     return ArrayPart(title, images[..., None].copy(), labels.astype(np.int64))
 
 
-def _idx_file(folder: Path, stem: str, kind: str) -> Path:
-    found = sorted(folder.glob(f"{stem}*{kind}-ubyte*"))
-    if not found:
-        raise DataError(f"{folder}: no {stem}-{kind}-ubyte or {stem}-{kind}-ubyte.gz in it")
-    return found[0]
+def _mapped(file: Path) -> dict[int, str]:
+    """The names of EMNIST's labels: lines of a label and the codes of its letters."""
+    named: dict[int, str] = {}
+    for number, line in enumerate(read_file(file).decode("ascii", "replace").splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) < 2 or not all(map(str.isdecimal, words)):
+            raise DataError(f"{file}: line {number}: expected a label and the codes of its letters")
+        named[int(words[0])] = chr(int(words[1]))
+    if len(set(named.values())) < len(named):
+        raise DataError(f"{file}: names two labels alike")
+    return dict(sorted(named.items()))
+
+
+def _renumbered(part: ArrayPart, named: Mapping[int, str], file: Path) -> ArrayPart:
+    """The part with labels as places among those that are named: EMNIST's letters begin at 1."""
+    known = np.array(list(named), np.int64)
+    if unknown := sorted(set(part.labels.tolist()) - set(named)):
+        raise DataError(f"{file}: does not name the label {unknown[0]}")
+    return replace(part, labels=np.searchsorted(known, part.labels))

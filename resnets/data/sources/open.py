@@ -25,7 +25,7 @@ from resnets.data.sources.idx import (
 )
 from resnets.data.sources.parquet import open_parquet
 from resnets.data.sources.scikit_learn import open_digits
-from resnets.data.sources.webdataset import find_shards, open_shards
+from resnets.data.sources.webdataset import open_shard_folder
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.reader import TABLE_SUFFIXES
 
@@ -43,8 +43,8 @@ def find_source(spec: DataSpec) -> Source:
     if source.startswith(HUB) or (path.exists() and is_tabular(path)):
         where = source if source.startswith(HUB) else str(path)
         return open_parquet(where) if streaming else open_tabular(where)
-    if path.is_dir() and (found := find_shards(path)):
-        return open_shards(found, path.resolve().name, streaming=streaming)
+    if path.is_dir() and (shards := open_shard_folder(path, streaming=streaming)) is not None:
+        return shards
     if path.suffix.lower() in SPREADSHEETS and path.is_file():
         raise DataError(f"{source}: a spreadsheet; save its sheet as CSV (path,label)")
     stored = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ import numpy as np
 from resnets.data.dataset.parts import Rows, Source
 from resnets.data.dataset.stream import StreamPart
 from resnets.data.errors import DataError
-from resnets.data.files.walk import LeftOut
-from resnets.data.sources.arrow_files import check_same_classes, find_tabular
+from resnets.data.sources.arrow_files import TabularFiles, check_same_classes, find_tabular
 from resnets.data.sources.huggingface import (
     HUB,
     called,
@@ -100,7 +99,7 @@ def open_parquet(source: str) -> Source:
     DataError where it is not of Parquet, or cannot be read or fetched.
     """
     library(source)
-    urls, left_out = _urls(source)
+    urls, home = _urls(source)
     every = [url for files in urls.values() for url in files]
     if other := next((url for url in every if not url.lower().endswith(".parquet")), None):
         raise DataError(
@@ -134,18 +133,22 @@ def open_parquet(source: str) -> Source:
     def part_of(piece: Piece) -> StreamPart:
         return _part(name, files[piece.table], columns[piece.table].picture, piece)
 
-    return from_tables(name, source, tables, part_of, left_out)
+    if home is None:
+        return from_tables(name, source, tables, part_of)
+    opened = from_tables(name, source, tables, part_of, home.left_out)
+    rows = {title: len(table.labels) for title, table in tables.items()}
+    return replace(opened, warnings=(*opened.warnings, *home.warnings(rows)))
 
 
-def _urls(source: str) -> tuple[dict[str, list[str]], LeftOut]:
-    """The files by split, and what else there is."""
+def _urls(source: str) -> tuple[dict[str, list[str]], TabularFiles | None]:
+    """The files by split, and the folder that they are in; None on the Hub."""
     if source.startswith(HUB):
         with reading(source):
             found = builder_of(source).config.data_files
-        return {str(title): list(files) for title, files in found.items()}, LeftOut()
+        return {str(title): list(files) for title, files in found.items()}, None
     home = find_tabular(Path(source))
     assert home is not None
-    return {title: home.absolute(paths) for title, paths in home.splits().items()}, home.left_out
+    return {title: home.absolute(paths) for title, paths in home.splits().items()}, home
 
 
 def _names(urls: Sequence[str]) -> dict[str, str]:

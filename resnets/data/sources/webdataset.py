@@ -2,9 +2,10 @@
 
 Nothing is unpacked or copied: the headers are read once, and each picture by its offset. A label is
 the text of key.cls (a number or a name), or "label" or "cls" of key.json; they have to agree where
-there are several; classes.txt (or
-classnames.txt) beside the tars names numbered classes, one a line. The part a shard belongs to is
-in its name: train-0000.tar, val-0000.tar; without, all are one part.
+there are several; classes.txt (or classnames.txt), beside the tars or in the folder above, names
+numbered classes, one a line. The split of a shard is in its name, train-0000.tar, or that of its
+folder, train/0000.tar; without, all are one. Numbers that are missing are warned of, and so are
+shards that nshards.txt, which lies beside them in some sets, counts and that are not there.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,15 @@ from resnets.data.dataset.parts import PART_NAMES, FilePart, Part, Rows, Source,
 from resnets.data.dataset.stream import StreamPart
 from resnets.data.errors import DataError
 from resnets.data.files.open import Listing, TarFiles, is_picture, list_tar, read_file
+from resnets.data.files.shards import missing_shards
+from resnets.data.layout.split_names import split_role
 from resnets.data.tables.labels import NUMBER, ONE_LABEL, class_names, is_list, number_labels
 from resnets.utils.cpu_count import cores
 
 LABELS = (".cls", ".json")
 JSON_LABELS = ("label", "cls")
 CLASS_FILES = ("classes.txt", "classnames.txt")
+COUNT_FILE = "nshards.txt"
 BLOCK = 256  # neighbouring pictures that streaming reads at once
 TITLE = re.compile(rf"(?:.*[-_.])?({'|'.join(sorted(PART_NAMES))})(?=[-_.\d]|$)", re.IGNORECASE)
 
@@ -94,9 +98,19 @@ class ShardBlocks:
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The tars of a folder that has tars of samples, sorted; none where it is something else."""
-    tars = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+    """The tars of samples of a folder, or of its folders train/, test/, ..., sorted.
+
+    None where the first of them is something else.
+    """
+    tars = _tars(folder)
+    if not tars:
+        named = (each for each in folder.glob("*") if not each.suffix and split_role(each.name))
+        tars = [tar for each in sorted(named) if each.is_dir() for tar in _tars(each)]
     return tars if tars and is_sharded(list_tar(tars[0], is_label)) else []
+
+
+def _tars(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
 
 
 def is_sharded(listing: Listing) -> bool:
@@ -117,7 +131,10 @@ def is_label(path: str) -> bool:
 
 
 def open_shards(shards: Sequence[Path], name: str, *, streaming: bool) -> Source:
-    """The set in `shards`, all in one folder. DataError names a sample without a label."""
+    """The set in `shards`, in one folder or in one for each split.
+
+    DataError names a sample without a label.
+    """
     shards = sorted(shards)
     with ThreadPoolExecutor(cores()) as pool:
         found = list(pool.map(_index, shards))
@@ -140,6 +157,30 @@ def open_shards(shards: Sequence[Path], name: str, *, streaming: bool) -> Source
         make = _streamed if streaming else FilePart
         parts[title] = make(title, files, numbers)
     return by_role(name, classes, parts, str(shards[0].parent))
+
+
+def open_shard_folder(folder: Path, *, streaming: bool) -> Source | None:
+    """The set of all shards that `find_shards` finds; None where there are none."""
+    shards = find_shards(folder)
+    if not shards:
+        return None
+    source = open_shards(shards, folder.resolve().name, streaming=streaming)
+    return replace(source, warnings=(*source.warnings, *_missing(shards)))
+
+
+def _missing(shards: Sequence[Path]) -> Iterator[str]:
+    """Warnings of shards that are not there, by the numbers of others or by nshards.txt."""
+    folders = sorted({shard.parent for shard in shards})
+    for folder in folders:
+        here = [shard.name for shard in shards if shard.parent == folder]
+        found = missing_shards(here)
+        yield from (f"{folder.name}: {each}" for each in found)
+        count = folder / COUNT_FILE
+        if found or not count.is_file():
+            continue
+        stated = read_file(count).strip()
+        if stated.isdigit() and int(stated) != len(here):
+            yield f"{folder.name}/{COUNT_FILE} counts {int(stated):,} shards, not {len(here):,}"
 
 
 @dataclass(frozen=True)
@@ -166,8 +207,10 @@ def _streamed(title: str, files: ShardFiles, labels: Rows) -> StreamPart:
 
 
 def _listed(folder: Path, labels: Sequence[str]) -> tuple[str, ...] | None:
-    """Names of numbered classes, where a file beside the shards has them."""
-    file = next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
+    """Names of numbered classes, where a file beside or above the shards has them."""
+    places = (folder, folder.parent) if split_role(folder.name) else (folder,)
+    files = [place / name for place in places for name in CLASS_FILES]
+    file = next((each for each in files if each.is_file()), None)
     if file is None or not all(map(NUMBER.fullmatch, labels)):
         return None
     text = read_file(file).decode("utf-8", "replace")
@@ -182,7 +225,7 @@ def _listed(folder: Path, labels: Sequence[str]) -> tuple[str, ...] | None:
 
 def _title(shard: Path) -> str:
     found = TITLE.match(shard.name.removesuffix(".tar"))
-    return found[1].lower() if found else ""
+    return found[1].lower() if found else split_role(shard.parent.name) or ""
 
 
 def _index(shard: Path) -> list[_Sample]:

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from resnets.config import DataSpec
-from resnets.data.dataset.frames import frames_left_out
+from resnets.data.dataset.image_probe import ImageProbe, probe_images
 from resnets.data.dataset.parts import Rows, Source
 from resnets.data.dataset.split import Split, with_summary
 from resnets.data.dataset.summary import DataSummary, origin_of, summarize
-from resnets.data.decode.pixel_values import Levels, measure_levels, said_of
+from resnets.data.decode.pixel_values import FULL, Levels, describe_levels
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
 from resnets.data.sources.open import find_source
 from resnets.data.splits.check_record import KnownLeaks, known_to, source_listing
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.overlap import Overlap
-from resnets.data.splits.roles import Roles, Share, choose_roles
-from resnets.data.splits.source_names import versions_drawn_apart
+from resnets.data.splits.roles import TITLES, Roles, Share, choose_roles
+from resnets.data.splits.source_names import versions_apart
 from resnets.data.tables.flat_labels import UNREAD_TABLES
 
 log = logging.getLogger("resnets")
@@ -97,29 +97,47 @@ def open_data(
     source = find_source(spec)
     check_classes(source, 1 if other else 2)
     roles = choose_roles(source, spec, known, other=other, whole=whole)
-    warnings = roles.label_conflicts() if training else ()
+    warnings = list(roles.label_conflicts()) if training else []
     overlap = roles.settle_overlap() if training else None
     if training:
         roles.warn_of_absent()
         for line in roles.shortfalls():
             log.warning("%s: %s", spec.source, line)
-    share = roles.share(TRAIN)
-    if share is None and training:
-        raise _none_left(spec.source)
-    if training:
-        warnings = (*warnings, *versions_drawn_apart(roles))
+        if roles.share(TRAIN) is None:
+            raise _none_left(spec.source)
+        warnings += [*roles.unmeasured_classes(), *versions_apart(roles)]
     levels = spec.value_range or source.value_range
-    if levels is None and share is not None and share.part.files is not None:
-        levels = measure_levels(share.part.files, share.rows)
-    if share is not None and share.part.files is not None:
-        warnings = (*warnings, *frames_left_out(share.part.files, share.rows))
+    if levels is None or training:
+        probe = _probe(roles.share(TRAIN), levels)
+        levels = probe.levels
+        warnings += probe.warnings
+    if training:
+        for role in roles.own_roles():
+            found = _probe(roles.share(role), levels or FULL).warnings
+            warnings += [f"{TITLES[role]} images: {each}" for each in found]
 
     changes = roles.changes() if known is not None and not roles.other else None
-    summary = _summary(roles, changes, said_of(levels), warnings)
+    summary = _summary(roles, changes, describe_levels(levels), warnings)
 
     def opened(role: int) -> Split | None:
-        split = _open(roles, role, replace(spec, value_range=levels))
-        return None if split is None else with_summary(split, summary)
+        share = roles.share(role)
+        if share is None:
+            return None
+        probe = ImageProbe(levels)
+        if not training or role in roles.own_roles():
+            probe = _probe(share, levels or FULL)
+        split = share.part.open(
+            share.rows,
+            source.classes,
+            ", ".join(filter(None, (roles.description(role), probe.note))),
+            replace(spec, value_range=levels),
+            training=role == TRAIN,
+        )
+        if training:
+            return with_summary(split, summary)
+        conflicts = roles.label_conflicts(role) if known is not None else ()
+        found = (*summary.warnings, *conflicts, *probe.warnings)
+        return with_summary(split, replace(summary, warnings=tuple(dict.fromkeys(found))))
 
     return Splits(
         opened(TRAIN),
@@ -135,6 +153,12 @@ def open_data(
         value_range=levels,
         checked=known_to(roles, lambda: source_listing(source, spec.source)) if training else None,
     )
+
+
+def _probe(share: Share | None, levels: Levels | None) -> ImageProbe:
+    if share is None or share.part.files is None or len(share.rows) == 0:
+        return ImageProbe(levels)
+    return probe_images(share.part.files, share.rows, levels)
 
 
 def _summary(
@@ -173,20 +197,6 @@ def _summary(
         warnings=(*source.warnings, *warnings),
     )
     return summarize(source, shares, out)
-
-
-def _open(roles: Roles, role: int, spec: DataSpec) -> Split | None:
-    """The images of a role, opened."""
-    share = roles.share(role)
-    if share is None:
-        return None
-    return share.part.open(
-        share.rows,
-        roles.source.classes,
-        roles.description(role),
-        spec,
-        training=role == TRAIN,
-    )
 
 
 def check_classes(source: Source, least: int) -> None:

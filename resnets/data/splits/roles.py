@@ -249,9 +249,29 @@ class Roles:
             title += f", {TITLES[role]} share (seed {self.spec.split_seed})"
         return title
 
-    def label_conflicts(self) -> tuple[str, ...]:
-        """A warning where byte-identical images have different labels."""
-        shares = [(role, self.share(role)) for role in (TRAIN, VAL, TEST)]
+    def own_roles(self) -> list[int]:
+        """The held-out roles that the source has a part of its own for."""
+        return [role for role in (VAL, TEST) if self._own_part(role) is not None]
+
+    def unmeasured_classes(self) -> list[str]:
+        """A line for each part of the source that is held out and lacks classes of training."""
+        lines = []
+        for role in self.own_roles():
+            if (share := self.share(role)) is None:
+                continue
+            counts = np.bincount(share.part.labels[share.rows], minlength=len(self.source.classes))
+            names = [self.source.classes[label] for label in np.flatnonzero(counts == 0)]
+            if names:
+                classes = "class" if len(names) == 1 else "classes"
+                lines.append(
+                    f"no {TITLES[role]} image is of {len(names):,} {classes}, whose errors are not"
+                    f" measured: {_some(names)}"
+                )
+        return lines
+
+    def label_conflicts(self, *chosen: int) -> tuple[str, ...]:
+        """A warning where byte-identical images of some roles, or all, have different labels."""
+        shares = [(role, self.share(role)) for role in chosen or (TRAIN, VAL, TEST)]
         return label_conflicts(
             [
                 Labelled(share.part, share.rows, self._keys_of(role).content[share.rows])

@@ -59,21 +59,20 @@ def sources_by_name(paths: Sequence[str], labels: Sequence[Hashable]) -> dict[in
     return found
 
 
-def versions_drawn_apart(roles: Roles) -> list[str]:
-    """A warning where held-out images that were drawn are versions of training images."""
-    own = {VAL: roles.source.val, TEST: roles.source.test}
+def versions_apart(roles: Roles) -> list[str]:
+    """A warning where held-out images are versions of training images."""
     names: list[str] = []
     labels: list[int] = []
     sides: list[int] = []
     for role in (TRAIN, VAL, TEST):
-        if own.get(role) is not None or (share := roles.share(role)) is None:
+        if (share := roles.share(role)) is None:
             continue
         if (files := share.part.files) is None:
             return []
         names += [files.name(row) for row in share.rows.tolist()]
         labels += share.part.labels[share.rows].tolist()
         sides += [role] * len(share.rows)
-    if not any(sides):  # TRAIN is 0: nothing is drawn
+    if not any(sides):  # TRAIN is 0: nothing is held out
         return []
     sources = sources_by_name(names, labels)
     counts = Counter(sources.values())

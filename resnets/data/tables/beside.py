@@ -27,6 +27,8 @@ HEAD = 1 << 16  # bytes that are read of a file
 MOST_FILES = 40  # that are looked at
 MOST_FOLDERS = 100  # whose files are looked at
 LEAST = 2  # images that a file names
+LONG_NUMBER = 4  # digits of a number that may be the name of an image
+MANY_TEXTS = 10  # in a folder, from which those that are called like images are not looked at
 # How tables begin that data check, predict and bulk prediction write.
 WRITTEN = re.compile(
     r"path,finding,weight,|path,class1,(id1,)?probability1|path,class,(score,left,|pixels\r?\n)"
@@ -54,7 +56,7 @@ def label_files(
 
     Quarantine lists, such as the file `quarantine`, and what this package writes are none.
     """
-    known = _known(listing, classes)
+    known, ids = _known(listing, classes)
     numbered = {str(int(name)) for name in classes if name.isdecimal()}
     found = []
     for path, head in _heads(listing, Path(where).expanduser()):
@@ -65,7 +67,7 @@ def label_files(
         if _is_quarantine(path, text, where, quarantine) or WRITTEN.match(text):
             continue
         cells = set(CELL.split(text))
-        named = [cell for cell in cells if _names(cell, known)]
+        named = [cell for cell in cells if _names(cell, known)] or _leading(text, ids)
         if len(named) < LEAST:
             continue
         said = cells
@@ -125,9 +127,15 @@ def _unread(files: Sequence[LabelFile]) -> str:
     )
 
 
-def _known(listing: Listing, classes: Sequence[str]) -> set[str]:
-    """What a file may call the images; numbers alone may be anything."""
+def may_label(path: str) -> bool:
+    """Whether a file of a listing is text that may say labels."""
+    return suffix_of(path) in TEXTS
+
+
+def _known(listing: Listing, classes: Sequence[str]) -> tuple[set[str], set[str]]:
+    """What a file may call the images, and names that are numbers: those may mean anything."""
     known: set[str] = set()
+    ids: set[str] = set()
     for path in listing.paths:
         if path in listing.others:
             continue
@@ -138,7 +146,17 @@ def _known(listing: Listing, classes: Sequence[str]) -> set[str]:
         stem = posixpath.splitext(posixpath.basename(path))[0]
         if re.search(r"[^\W\d_]", stem) and stem not in classes:
             known.add(stem)
-    return known
+        elif stem.isdecimal() and len(stem) >= LONG_NUMBER:
+            ids.add(stem)
+    return known, ids
+
+
+def _leading(text: str, ids: set[str]) -> list[str]:
+    """The numbers that most lines begin with, where these are names of images."""
+    lines = text.splitlines()[:-1] if len(text) >= HEAD else text.splitlines()
+    first = [cells[0] for line in lines if (cells := CELL.split(line.strip(), maxsplit=1))[0]]
+    found = [cell for cell in first if cell in ids]
+    return found if 2 * len(found) > len(first) else []
 
 
 def _other_words(text: str, cells: set[str], known: set[str]) -> bool:
@@ -169,15 +187,16 @@ def _names(cell: str, known: set[str]) -> bool:
 
 def _heads(listing: Listing, root: Path) -> Iterator[tuple[str, bytes | None]]:
     """Paths of what may be label files with their first bytes, None for a spreadsheet."""
+    stems = {posixpath.splitext(posixpath.basename(path))[0] for path in listing.images().paths}
     if not root.is_dir():
-        rows = (row for row, path in enumerate(listing.paths) if path in listing.others)
-        for row, _ in zip(rows, range(MOST_FILES), strict=False):
-            if suffix_of(listing.paths[row]) in TEXTS:
-                yield listing.paths[row], bytes(listing.files.read(row)[:HEAD])
+        row_of = {path: row for row, path in enumerate(listing.paths) if path in listing.others}
+        texts = list(filter(may_label, row_of))
+        for path in _without_own(texts, stems)[:MOST_FILES]:
+            yield path, bytes(listing.files.read(row_of[path])[:HEAD])
         return
     left = MOST_FILES
     for folder in ("", *listing.folders[: MOST_FOLDERS - 1]):
-        for path in _candidates(root, folder):
+        for path in _candidates(root, folder, stems):
             if not left:
                 return
             left -= 1
@@ -191,8 +210,8 @@ def _heads(listing: Listing, root: Path) -> Iterator[tuple[str, bytes | None]]:
                 continue
 
 
-def _candidates(root: Path, folder: str) -> list[str]:
-    """The label files of a folder; none where each image has one of its own, as in YOLO sets."""
+def _candidates(root: Path, folder: str, stems: set[str]) -> list[str]:
+    """What may be label files of a folder."""
     try:
         with os.scandir(root / folder) as entries:
             names = [
@@ -204,4 +223,11 @@ def _candidates(root: Path, folder: str) -> list[str]:
             ]
     except OSError:
         return []
-    return [posixpath.join(folder, name) for name in sorted(names)] if len(names) <= 10 else []
+    return _without_own([posixpath.join(folder, name) for name in sorted(names)], stems)
+
+
+def _without_own(paths: list[str], stems: set[str]) -> list[str]:
+    """The files without those of one image each, as YOLO sets have them."""
+    if len(paths) <= MANY_TEXTS:
+        return paths
+    return [path for path in paths if posixpath.splitext(posixpath.basename(path))[0] not in stems]

@@ -23,7 +23,7 @@ from resnets.data.splits.check_record import KnownLeaks, known_to
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
-from resnets.data.splits.source_names import versions_drawn_apart
+from resnets.data.splits.source_names import versions_apart
 from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.source import open_semantic
 from resnets.detect.data.folder_splits import split_by_folders
@@ -149,7 +149,7 @@ def open_detection(
     ]
     summary = _summary(source, sets, train_part, val, rows, data, opener.notes)
     if training:
-        summary = replace(summary, warnings=(*summary.warnings, *versions_drawn_apart(roles)))
+        summary = replace(summary, warnings=(*summary.warnings, *versions_apart(roles)))
     train = opened(TRAIN)
     if train is None:
         raise DataError(f"{data.source}: {sets.train or 'it'} has no good images to train on")
