@@ -92,6 +92,11 @@ class ModelSpec:
         return self.block == "vgg"
 
     @property
+    def is_resnet(self) -> bool:
+        """Whether blocks are those of ResNet, which other libraries have too."""
+        return self.block in ("basic", "bottleneck")
+
+    @property
     def is_preact(self) -> bool:
         """Whether norm and relu come before each convolution (He et al., ECCV 2016)."""
         return self.block.startswith("preact")

@@ -1,4 +1,4 @@
-"""A building block as in the paper's Fig. 2 and Fig. 5, drawn from the block's own data flow."""
+"""A building block as in Fig. 2 and Fig. 5, drawn from the data flow of its `forward`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from resnets.models.norm import NormAct
 
 FILL, STROKE = "#d6e6fb", "#5b86bf"
 BOX_WIDTH, BOX_HEIGHT = 150.0, 30.0
-STEP = 46.0  # height of an arrow between two boxes; holds the words beside it
+STEP = 46.0  # height of an arrow between two boxes; for the text beside it
 SWING = 52.0  # how far the shortcut swings out beyond the boxes
 MARGIN, HEADER = 22.0, 74.0
-LEFT = 64.0  # room for F(x) and its brace
+LEFT = 64.0  # width of F(x) and its brace
 PITCH = LEFT + BOX_WIDTH + SWING + 84
 RADIUS = 9.0  # of the addition's circle
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -28,7 +28,7 @@ ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 @dataclass(frozen=True)
 class Op:
-    """One operation of a block; weighted layers get a box, the others words beside the arrow."""
+    """One operation of a block; weighted layers get a box, others text beside the arrow."""
 
     text: str
     weighted: bool = False
@@ -38,8 +38,8 @@ class Op:
 class Flow:
     """A block's data flow, each part in order from input to output.
 
-    `shared` comes before the two ways part, `branch` is F(x), `shortcut` is empty for the
-    identity, `after` follows the addition.
+    `shared` comes before the paths part, `branch` is F(x), `shortcut` is empty for the identity,
+    `after` follows the addition.
     """
 
     title: str
@@ -79,10 +79,10 @@ def read_flow(block: nn.Module, title: str) -> Flow:
     modules = dict(block.named_modules())
     addition = next(node for node in graph.nodes if _is_addition(node))
     left, right = (_upstream(node) for node in addition.all_input_nodes)
-    meet = next(node for node in left if node in right)
-    ways = sorted((left[: left.index(meet)], right[: right.index(meet)]), key=len)
-    shortcut, branch = ([_op(node, modules) for node in reversed(way)] for way in ways)
-    shared = [_op(node, modules) for node in reversed(_upstream(meet)) if node.op != "placeholder"]
+    fork = next(node for node in left if node in right)
+    paths = sorted((left[: left.index(fork)], right[: right.index(fork)]), key=len)
+    shortcut, branch = ([_op(node, modules) for node in reversed(path)] for path in paths)
+    shared = [_op(node, modules) for node in reversed(_upstream(fork)) if node.op != "placeholder"]
     output = next(node for node in graph.nodes if node.op == "output")
     after = _upstream(output.all_input_nodes[0])
     end = [_op(node, modules) for node in reversed(after[: after.index(addition)])]
@@ -104,7 +104,7 @@ def _upstream(node: fx.Node) -> list[fx.Node]:
 
 
 def _op(node: fx.Node, modules: dict[str, nn.Module]) -> Op | None:
-    """What a node of the graph is called in the drawing; None for the identity."""
+    """The operation of a node of the graph; None for the identity."""
     if node.op != "call_module":
         target = node.target
         return Op((target if isinstance(target, str) else target.__name__).rstrip("_"))
@@ -121,93 +121,93 @@ def draw_blocks(flows: Sequence[Flow]) -> str:
     svg = Svg()
     bottoms = [_draw_flow(svg, flow, MARGIN + PITCH * i) for i, flow in enumerate(flows)]
     title = " | ".join(flow.title for flow in flows)
-    words = "; ".join(map(_describe, flows)) + "."
-    return svg.render(MARGIN + PITCH * len(flows), max(bottoms) + MARGIN, title, words)
+    description = "; ".join(map(_describe, flows)) + "."
+    return svg.render(MARGIN + PITCH * len(flows), max(bottoms) + MARGIN, title, description)
 
 
 def _draw_flow(svg: Svg, flow: Flow, left: float) -> float:
     """One block at `left`; returns its lowest point, px."""
-    centre = left + LEFT + BOX_WIDTH / 2
+    center = left + LEFT + BOX_WIDTH / 2
     svg.open_group("block")
-    svg.text(centre, MARGIN + 8, flow.title, size=15, bold=True)
-    svg.text(centre - 10, HEADER, "x", size=15, anchor="end", italic=True)
-    svg.text(centre + 10, HEADER, f"{flow.width}-d", anchor="start", colour=MUTED)
+    svg.text(center, MARGIN + 8, flow.title, size=15, bold=True)
+    svg.text(center - 10, HEADER, "x", size=15, anchor="end", italic=True)
+    svg.text(center + 10, HEADER, f"{flow.width}-d", anchor="start", color=MUTED)
     y = HEADER - 10
     if flow.shared:
-        y = _draw_way(svg, flow.shared, centre, y)
+        y = _draw_path(svg, flow.shared, center, y)
     fork = y + 20
-    svg.line(centre, y, centre, fork)
-    top = _draw_way(svg, flow.branch, centre, fork)
+    svg.line(center, y, center, fork)
+    top = _draw_path(svg, flow.branch, center, fork)
     addition = top + RADIUS
     _draw_brace(svg, left + LEFT - 6, fork + 6, top - 6)
-    _draw_shortcut(svg, flow, centre, fork, addition)
-    svg.circle(centre, addition, RADIUS)
-    svg.line(centre - 5, addition, centre + 5, addition)
-    svg.line(centre, addition - 5, centre, addition + 5)
-    svg.text(centre - RADIUS - 6, addition, "F(x) + x", size=13, anchor="end", italic=True)
-    bottom = _draw_way(svg, flow.after, centre, addition + RADIUS)
+    _draw_shortcut(svg, flow, center, fork, addition)
+    svg.circle(center, addition, RADIUS)
+    svg.line(center - 5, addition, center + 5, addition)
+    svg.line(center, addition - 5, center, addition + 5)
+    svg.text(center - RADIUS - 6, addition, "F(x) + x", size=13, anchor="end", italic=True)
+    bottom = _draw_path(svg, flow.after, center, addition + RADIUS)
     svg.close_group()
     return bottom
 
 
-def _draw_way(svg: Svg, ops: Sequence[Op], centre: float, y: float) -> float:
+def _draw_path(svg: Svg, ops: Sequence[Op], center: float, y: float) -> float:
     """`ops` downwards from height y, ending in an arrow; returns the height of its tip."""
-    words: list[str] = []
+    text: list[str] = []
     for op in ops:
         if not op.weighted:
-            words.append(op.text)
+            text.append(op.text)
             continue
-        y = _draw_arrow(svg, words, centre, y)
-        words = []
-        left = centre - BOX_WIDTH / 2
+        y = _draw_arrow(svg, text, center, y)
+        text = []
+        left = center - BOX_WIDTH / 2
         svg.open_group("layer conv")
         svg.rect(left, y, BOX_WIDTH, BOX_HEIGHT, fill=FILL, stroke=STROKE, radius=4)
-        svg.text(centre, y + BOX_HEIGHT / 2, op.text, size=13)
+        svg.text(center, y + BOX_HEIGHT / 2, op.text, size=13)
         svg.close_group()
         y += BOX_HEIGHT
-    return _draw_arrow(svg, words, centre, y)
+    return _draw_arrow(svg, text, center, y)
 
 
-def _draw_arrow(svg: Svg, words: Sequence[str], centre: float, y: float) -> float:
-    """An arrow down from height y with `words` one below the other beside it; returns its tip."""
-    svg.arrow_down(centre, y, y + STEP)
-    for row, word in enumerate(words):
-        height = y + STEP / 2 - 2 + 13 * (row - (len(words) - 1) / 2)
-        svg.text(centre + 9, height, word, size=11, anchor="start", colour=MUTED)
+def _draw_arrow(svg: Svg, lines: Sequence[str], center: float, y: float) -> float:
+    """An arrow down from height y with `lines` of text beside it; returns the height of its tip."""
+    svg.arrow_down(center, y, y + STEP)
+    for row, line in enumerate(lines):
+        height = y + STEP / 2 - 2 + 13 * (row - (len(lines) - 1) / 2)
+        svg.text(center + 9, height, line, size=11, anchor="start", color=MUTED)
     return y + STEP
 
 
 def _draw_brace(svg: Svg, x: float, top: float, bottom: float) -> None:
-    """F(x), the residual function, and what belongs to it."""
+    """The label F(x) and the brace around its layers."""
     middle = (top + bottom) / 2
     svg.path(
         f"M{x:g} {top:g}q-6 0 -6 6V{middle - 6:g}q0 6 -6 6q6 0 6 6V{bottom - 6:g}q0 6 6 6",
-        colour=MUTED,
+        color=MUTED,
     )
     svg.text(x - 18, middle, "F(x)", size=15, anchor="end", italic=True)
 
 
-def _draw_shortcut(svg: Svg, flow: Flow, centre: float, fork: float, addition: float) -> None:
-    """The curve around the branch, with what is done on it."""
-    right = centre + BOX_WIDTH / 2
-    out, start = right + SWING, centre + RADIUS
+def _draw_shortcut(svg: Svg, flow: Flow, center: float, fork: float, addition: float) -> None:
+    """The curve around the branch, with the operations on it."""
+    right = center + BOX_WIDTH / 2
+    out, start = right + SWING, center + RADIUS
     svg.open_group("shortcut")
     svg.path(
-        f"M{centre:g} {fork:g}H{right - 10:g}C{out:g} {fork:g} {out:g} {fork + 20:g} "
+        f"M{center:g} {fork:g}H{right - 10:g}C{out:g} {fork:g} {out:g} {fork + 20:g} "
         f"{out:g} {fork + 60:g}V{addition - 60:g}C{out:g} {addition - 20:g} {out:g} {addition:g} "
         f"{right - 10:g} {addition:g}H{start + 4:g}"
     )
     svg.tip_left(start, addition)
     middle = (fork + addition) / 2
-    words = [op.text for op in flow.shortcut] or ["identity"]
+    lines = [op.text for op in flow.shortcut] or ["identity"]
     svg.text(out + 8, middle - 9, "x", size=15, anchor="start", italic=True)
-    for row, word in enumerate(words):
-        svg.text(out + 8, middle + 8 + 13 * row, word, size=12, anchor="start")
+    for row, line in enumerate(lines):
+        svg.text(out + 8, middle + 8 + 13 * row, line, size=12, anchor="start")
     svg.close_group()
 
 
 def _describe(flow: Flow) -> str:
-    """One block in words, for readers who do not see the drawing."""
+    """One block in words, for screen readers."""
 
     def listed(ops: Sequence[Op]) -> str:
         return ", ".join(op.text for op in ops)

@@ -1,4 +1,4 @@
-"""Nets side by side as in the paper's Fig. 3: rows aligned by output size, shortcuts as curves."""
+"""Models side by side as in Fig. 3: rows aligned by output size, shortcuts as curves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from resnets.diagrams.svg import HAIRLINE, MUTED, Svg, text_width
 from resnets.diagrams.trace import Column, Unit, fold
 
-# Fill and stroke by output size, smallest first; Fig. 3 colours its stages in this manner.
+# Fill and stroke by output size, smallest first; as in Fig. 3.
 PALETTE = (
     ("#d6e6fb", "#5b86bf"),
     ("#fad7d5", "#bf6a66"),
@@ -17,16 +17,16 @@ PALETTE = (
     ("#fdebc8", "#c09a45"),
     ("#d3eeec", "#4f9d98"),
 )
-HEAD_COLOURS = ("#eceef2", "#7b8494")
-POOL_COLOURS = ("#ffffff", "#9aa1ad")
+HEAD_COLORS = ("#eceef2", "#7b8494")
+POOL_COLORS = ("#ffffff", "#9aa1ad")
 
-FOLD_ABOVE = 60  # weighted layers; deeper nets show a run of equal blocks once
+FOLD_ABOVE = 60  # weighted layers; deeper models show a run of equal blocks once
 FONT_SIZE = 11.0
 BOX_HEIGHT = 20.0
-GAP = 16.0  # between boxes, holds the arrow
+GAP = 16.0  # between boxes, for the arrow
 PITCH = BOX_HEIGHT + GAP
 MARGIN = 20.0
-LABEL_WIDTH = 62.0  # the output sizes at the left
+LABEL_WIDTH = 62.0  # of the output sizes at the left
 HEADER = 104.0
 BAND_GAP = 10.0
 COLUMN_GAP = 30.0
@@ -37,7 +37,7 @@ BRACE_WIDTH = 52.0
 
 @dataclass(frozen=True)
 class UnitLayout:
-    """Where one unit of a column lies: the top of each of its boxes, px."""
+    """Position of one unit of a column: the top of each of its boxes, px."""
 
     unit: Unit
     tops: tuple[float, ...]
@@ -53,15 +53,15 @@ class UnitLayout:
         return self.tops[-1] + BOX_HEIGHT + GAP * 0.25
 
 
-def draw_nets(columns: Sequence[Column]) -> str:
+def draw_models(columns: Sequence[Column]) -> str:
     """SVG of `columns` (at least one), left to right."""
     if any(column.total("conv", "fc") > FOLD_ABOVE for column in columns):
         columns = [fold(column) for column in columns]
     svg = Svg()
     tops, bottom = _rows(columns)
     sizes = [size for size in tops if size > 1]
-    colours = {size: PALETTE[rank % len(PALETTE)] for rank, size in enumerate(sorted(sizes))} | {
-        1: HEAD_COLOURS
+    colors = {size: PALETTE[rank % len(PALETTE)] for rank, size in enumerate(sorted(sizes))} | {
+        1: HEAD_COLORS
     }
     box_width = 16 + max(
         text_width(box.text, FONT_SIZE) for column in columns for box in column.boxes
@@ -71,7 +71,7 @@ def draw_nets(columns: Sequence[Column]) -> str:
     _draw_bands(svg, tops, width)
     left = MARGIN + LABEL_WIDTH
     for column, column_width in zip(columns, widths, strict=True):
-        _draw_column(svg, column, left, box_width, tops, colours)
+        _draw_column(svg, column, left, box_width, tops, colors)
         left += column_width
     height = _draw_legend(svg, columns, bottom, width) + MARGIN
     title = " | ".join(column.title for column in columns)
@@ -90,7 +90,7 @@ def _rows(columns: Sequence[Column]) -> tuple[dict[int, float], float]:
 
 
 def _column_width(column: Column, box_width: float) -> float:
-    """Room for boxes with what is beside them, and for the title, which is centred on them."""
+    """Width of the boxes with what is beside them, and of the title centered on them."""
     head = max(
         text_width(column.title, TITLE_SIZE), *(text_width(line, SMALL) for line in column.lines)
     )
@@ -99,7 +99,7 @@ def _column_width(column: Column, box_width: float) -> float:
 
 
 def _beside(unit: Unit) -> float:
-    """Room at the right of a unit's boxes for its curve, its words and its brace."""
+    """Width of the curve, label and brace at the right of a unit's boxes."""
     label = 6 + text_width(unit.shortcut.label, SMALL) if unit.shortcut else 0
     return (BULGE if unit.shortcut else 0) + label + (BRACE_WIDTH if unit.count > 1 else 0)
 
@@ -108,10 +108,10 @@ def _draw_bands(svg: Svg, tops: dict[int, float], width: float) -> None:
     """Output sizes at the left and a hairline between rows of one size."""
     for size, top in tops.items():
         border = top - GAP + 0.5  # between the curves that end above it and start below it
-        svg.line(MARGIN, border, width - MARGIN, border, colour=HAIRLINE)
+        svg.line(MARGIN, border, width - MARGIN, border, color=HAIRLINE)
         middle = top + BOX_HEIGHT / 2
-        svg.text(MARGIN, middle - 6.5, "output", size=SMALL, anchor="start", colour=MUTED)
-        svg.text(MARGIN, middle + 5.5, f"size: {size}", size=SMALL, anchor="start", colour=MUTED)
+        svg.text(MARGIN, middle - 6.5, "output", size=SMALL, anchor="start", color=MUTED)
+        svg.text(MARGIN, middle + 5.5, f"size: {size}", size=SMALL, anchor="start", color=MUTED)
 
 
 def _draw_column(
@@ -120,79 +120,79 @@ def _draw_column(
     left: float,
     box_width: float,
     tops: dict[int, float],
-    colours: dict[int, tuple[str, str]],
+    colors: dict[int, tuple[str, str]],
 ) -> None:
-    """One net: header, boxes with arrows, curves and braces."""
-    centre = left + box_width / 2
-    svg.open_group("net")
-    svg.text(centre, MARGIN + 8, column.title, size=TITLE_SIZE, bold=True)
+    """One model: header, boxes with arrows, curves and braces."""
+    center = left + box_width / 2
+    svg.open_group("model")
+    svg.text(center, MARGIN + 8, column.title, size=TITLE_SIZE, bold=True)
     for row, line in enumerate(column.lines):
-        svg.text(centre, MARGIN + 26 + 13 * row, line, size=10, colour=MUTED)
-    svg.text(centre, HEADER - 14, column.image, size=FONT_SIZE)
+        svg.text(center, MARGIN + 26 + 13 * row, line, size=10, color=MUTED)
+    svg.text(center, HEADER - 14, column.input_label, size=FONT_SIZE)
     above = HEADER - 6
-    for place in _places(column, tops):
-        for box, top in zip(place.unit.boxes, place.tops, strict=True):
-            svg.arrow_down(centre, above, top)
-            fill, stroke = POOL_COLOURS if box.role == "pool" else colours[box.size]
-            svg.open_group(f"layer {box.role}", box.detail)
+    for layout in _layouts(column, tops):
+        for box, top in zip(layout.unit.boxes, layout.tops, strict=True):
+            svg.arrow_down(center, above, top)
+            fill, stroke = POOL_COLORS if box.role == "pool" else colors[box.size]
+            svg.open_group(f"layer {box.role}", box.tooltip)
             svg.rect(left, top, box_width, BOX_HEIGHT, fill=fill, stroke=stroke, radius=3)
-            svg.text(centre, top + BOX_HEIGHT / 2, box.text, size=FONT_SIZE)
+            svg.text(center, top + BOX_HEIGHT / 2, box.text, size=FONT_SIZE)
             svg.close_group()
             above = top + BOX_HEIGHT
-        if place.unit.shortcut:
-            _draw_curve(svg, place, centre, left + box_width)
-        if place.unit.count > 1:
-            _draw_brace(svg, place, left + box_width)
+        if layout.unit.shortcut:
+            _draw_curve(svg, layout, center, left + box_width)
+        if layout.unit.count > 1:
+            _draw_brace(svg, layout, left + box_width)
     svg.close_group()
 
 
-def _places(column: Column, tops: dict[int, float]) -> list[UnitLayout]:
+def _layouts(column: Column, tops: dict[int, float]) -> list[UnitLayout]:
     """Each unit with the tops of its boxes, filling every row of one size from its top."""
     used = dict.fromkeys(tops, 0)
-    places = []
+    layouts = []
     for unit in column.units:
         ys = []
         for box in unit.boxes:
             ys.append(tops[box.size] + PITCH * used[box.size])
             used[box.size] += 1
-        places.append(UnitLayout(unit, tuple(ys)))
-    return places
+        layouts.append(UnitLayout(unit, tuple(ys)))
+    return layouts
 
 
-def _draw_curve(svg: Svg, place: UnitLayout, centre: float, right: float) -> None:
+def _draw_curve(svg: Svg, layout: UnitLayout, center: float, right: float) -> None:
     """A shortcut from above the unit's first box to below its last: dotted where it widens."""
-    shortcut = place.unit.shortcut
+    shortcut = layout.unit.shortcut
     assert shortcut is not None
-    out, y1, y2 = right + BULGE, place.start, place.end
+    out, y1, y2 = right + BULGE, layout.start, layout.end
     turn = min(16.0, (y2 - y1) / 3)
-    svg.open_group(f"shortcut {'widening' if shortcut.widens else 'same'}", shortcut.detail)
+    svg.open_group(f"shortcut {'widening' if shortcut.widens else 'same'}", shortcut.tooltip)
     svg.path(
-        f"M{centre:g} {y1:g}H{right - 6:g}Q{out:g} {y1:g} {out:g} {y1 + turn:g}"
-        f"V{y2 - turn:g}Q{out:g} {y2:g} {right - 6:g} {y2:g}H{centre + 4:g}",
+        f"M{center:g} {y1:g}H{right - 6:g}Q{out:g} {y1:g} {out:g} {y1 + turn:g}"
+        f"V{y2 - turn:g}Q{out:g} {y2:g} {right - 6:g} {y2:g}H{center + 4:g}",
         dotted=shortcut.widens,
     )
-    svg.tip_left(centre + 0.8, y2)
+    svg.tip_left(center + 0.8, y2)
     if shortcut.label:
-        svg.text(out + 4, (y1 + y2) / 2, shortcut.label, size=SMALL, anchor="start", colour=MUTED)
+        svg.text(out + 4, (y1 + y2) / 2, shortcut.label, size=SMALL, anchor="start", color=MUTED)
     svg.close_group()
 
 
-def _draw_brace(svg: Svg, place: UnitLayout, right: float) -> None:
+def _draw_brace(svg: Svg, layout: UnitLayout, right: float) -> None:
     """A brace beside a unit that stands for several equal ones, with their number."""
-    x = right + 2 + _beside(place.unit) - BRACE_WIDTH
-    top, bottom = place.tops[0], place.tops[-1] + BOX_HEIGHT
+    x = right + 2 + _beside(layout.unit) - BRACE_WIDTH
+    top, bottom = layout.tops[0], layout.tops[-1] + BOX_HEIGHT
     middle = (top + bottom) / 2
     svg.open_group("fold")
     svg.path(
         f"M{x:g} {top:g}q5 0 5 5V{middle - 5:g}q0 5 5 5q-5 0 -5 5V{bottom - 5:g}q0 5 -5 5",
-        colour=MUTED,
+        color=MUTED,
     )
-    svg.text(x + 14, middle, f"× {place.unit.count}", size=FONT_SIZE, anchor="start", bold=True)
+    svg.text(x + 14, middle, f"× {layout.unit.count}", size=FONT_SIZE, anchor="start", bold=True)
     svg.close_group()
 
 
 def _draw_legend(svg: Svg, columns: Sequence[Column], top: float, width: float) -> float:
-    """What the curves and braces mean, one line each; returns the lowest point, px."""
+    """The legend of curves and braces, one line each; returns its lowest point, px."""
     units = [unit for column in columns for unit in column.units]
     shortcuts = [unit.shortcut for unit in units if unit.shortcut]
     rows: list[tuple[str, str]] = []
@@ -204,21 +204,21 @@ def _draw_legend(svg: Svg, columns: Sequence[Column], top: float, width: float) 
         rows.append(("fold", "n equal blocks in a row, drawn once"))
     if not rows:
         return top
-    svg.line(MARGIN, top, width - MARGIN, top, colour=HAIRLINE)
+    svg.line(MARGIN, top, width - MARGIN, top, color=HAIRLINE)
     y = top + 4
-    for kind, words in rows:
+    for kind, text in rows:
         y += 15
         x = MARGIN
         if kind == "fold":
             svg.text(x, y, "× n", size=10, anchor="start", bold=True)
         else:
             svg.path(f"M{x:g} {y:g}h26", dotted=kind == "dotted")
-        svg.text(x + 36, y, words, size=10, anchor="start", colour=MUTED)
+        svg.text(x + 36, y, text, size=10, anchor="start", color=MUTED)
     return y + 4
 
 
 def _describe(column: Column) -> str:
-    """One column in words, for readers who do not see the drawing."""
+    """One column in words, for screen readers."""
     counts = [
         f"{column.total('conv')} convolutions",
         f"{column.total('pool')} pools",

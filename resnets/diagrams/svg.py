@@ -1,6 +1,6 @@
-"""A small SVG writer: just the shapes the diagrams need, without ids, scripts or style sheets.
+"""A small SVG writer: the shapes that the diagrams need, without ids, scripts or style sheets.
 
-Everything is a presentation attribute, so that several drawings can stand inline in one page.
+Styles are presentation attributes, so that several drawings can be inlined in one page.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Svg:
         """An outlined circle around (x, y)."""
         self._add("circle", cx=x, cy=y, r=radius, fill="#ffffff", stroke=INK)
 
-    def path(self, commands: str, *, colour: str = INK, dotted: bool = False) -> None:
+    def path(self, commands: str, *, color: str = INK, dotted: bool = False) -> None:
         """An unfilled path; `commands` is SVG path data."""
         style: dict[str, object] = {"stroke-width": 1.6 if dotted else 1.1}
         if dotted:
             style |= {"stroke-dasharray": "0.1 3.4", "stroke-linecap": "round"}
-        self._add("path", d=commands, fill="none", stroke=colour, **style)
+        self._add("path", d=commands, fill="none", stroke=color, **style)
 
-    def line(self, x1: float, y1: float, x2: float, y2: float, *, colour: str = INK) -> None:
+    def line(self, x1: float, y1: float, x2: float, y2: float, *, color: str = INK) -> None:
         """A straight line."""
-        self.path(f"M{_num(x1)} {_num(y1)}L{_num(x2)} {_num(y2)}", colour=colour)
+        self.path(f"M{_num(x1)} {_num(y1)}L{_num(x2)} {_num(y2)}", color=color)
 
     def arrow_down(self, x: float, top: float, bottom: float) -> None:
         """A vertical arrow whose tip is at (x, bottom)."""
@@ -65,11 +65,11 @@ class Svg:
         self,
         x: float,
         y: float,
-        words: str,
+        content: str,
         *,
         size: float = 11,
         anchor: str = "middle",
-        colour: str = INK,
+        color: str = INK,
         bold: bool = False,
         italic: bool = False,
     ) -> None:
@@ -77,15 +77,15 @@ class Svg:
         extra = {"font-weight": "bold"} if bold else {}
         if italic:
             extra["font-style"] = "italic"
-        # Offsetting the baseline by hand, as few renderers know `dominant-baseline`.
+        # The baseline is offset here, as few renderers support `dominant-baseline`.
         attributes = _attributes(
-            {"x": x, "y": y + 0.35 * size, "font-size": size, "text-anchor": anchor, "fill": colour}
+            {"x": x, "y": y + 0.35 * size, "font-size": size, "text-anchor": anchor, "fill": color}
             | extra
         )
-        self._parts.append(f"<text{attributes}>{escape(words)}</text>")
+        self._parts.append(f"<text{attributes}>{escape(content)}</text>")
 
     def open_group(self, kind: str, tooltip: str | None = None) -> None:
-        """Start a group of class `kind`; a viewer shows `tooltip` under the mouse."""
+        """Start a group of class `kind`; viewers show `tooltip` on hover."""
         title = "" if tooltip is None else f"<title>{escape(tooltip)}</title>"
         self._parts.append(f"<g class={quoteattr(kind)}>{title}")
 
@@ -94,7 +94,7 @@ class Svg:
         self._parts.append("</g>")
 
     def render(self, width: float, height: float, title: str, description: str) -> str:
-        """The whole document: a white card of `width` x `height` px, legible on any page."""
+        """The whole document: a white card of `width` x `height` px."""
         w, h = _num(width), _num(height)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
@@ -108,9 +108,9 @@ class Svg:
         self._parts.append(f"<{tag}{_attributes(attributes)}/>")
 
 
-def text_width(words: str, size: float) -> float:
-    """Rough width of `words` in px, for layout: Helvetica averages just over half an em."""
-    return 0.55 * size * len(words)
+def text_width(content: str, size: float) -> float:
+    """Approximate width of `content` in px: Helvetica averages just over half an em."""
+    return 0.55 * size * len(content)
 
 
 def _attributes(values: dict[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""What a diagram shows of a net, read from the net itself: its modules and the shapes they give."""
+"""What a diagram shows of a model, read from its modules and the shapes that they return."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Box:
     text: str
     size: int
     role: Role
-    detail: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -31,31 +31,31 @@ class Shortcut:
 
     widens: bool
     label: str
-    detail: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What can repeat: a block with its shortcut, or one layer; stands for `count` equal ones."""
+    """What can repeat: a block with its shortcut, or one layer; `count` equal ones in a row."""
 
     boxes: tuple[Box, ...]
     shortcut: Shortcut | None = None
     count: int = 1
 
     @property
-    def looks(self) -> tuple[object, ...]:
-        """Everything that is drawn; units of equal looks differ only in name."""
+    def appearance(self) -> tuple[object, ...]:
+        """Everything that is drawn; units of equal appearance differ only in name."""
         shortcut = self.shortcut and (self.shortcut.widens, self.shortcut.label)
         return tuple((box.text, box.size, box.role) for box in self.boxes), shortcut
 
 
 @dataclass(frozen=True)
 class Column:
-    """One net: title, lines below it, words on the input, and its units from input to output."""
+    """One model: title, lines below it, label of the input, and units from input to output."""
 
     title: str
     lines: tuple[str, ...]
-    image: str
+    input_label: str
     units: tuple[Unit, ...]
 
     @property
@@ -64,17 +64,19 @@ class Column:
         return (box for unit in self.units for box in unit.boxes)
 
     def total(self, *roles: Role) -> int:
-        """Layers of these roles in the main path, repeats counted."""
+        """Layers of these roles on the main path, repeats counted."""
         return sum(unit.count * sum(box.role in roles for box in unit.boxes) for unit in self.units)
 
 
-def read_column(net: ImageClassifier, size: int | None = None) -> Column:
-    """The layers of `net` for pictures of `size` px (default: `net.spec.input_size`)."""
-    counted = cost.count(net, size)
-    shape: tuple[int, ...] = (net.spec.in_channels, counted.input_size, counted.input_size)
+def read_column(model: ImageClassifier, size: int | None = None) -> Column:
+    """The layers of `model` for images of `size` px (default: `model.spec.input_size`)."""
+    counted = cost.count(model, size)
+    shape: tuple[int, ...] = (model.spec.in_channels, counted.input_size, counted.input_size)
     units: list[Unit] = []
-    blocks = net.blocks()
-    for name, group in groupby(_main_path(net, counted), key=lambda pair: _block(blocks, pair[0])):
+    blocks = model.blocks()
+    for name, group in groupby(
+        _main_path(model, counted), key=lambda pair: _block(blocks, pair[0])
+    ):
         layers, boxes = zip(*group, strict=True)
         if name is None:
             units += [Unit((box,)) for box in boxes]
@@ -83,39 +85,39 @@ def read_column(net: ImageClassifier, size: int | None = None) -> Column:
         shape = layers[-1].output
     weighted = sum(box.role != "pool" for unit in units for box in unit.boxes)
     return Column(
-        title=_title(net, weighted),
+        title=_title(model, weighted),
         lines=(
-            net.spec.name,
-            f"{short(counted.parameters)} parameters",
-            f"{short(counted.multiply_adds)} multiply-adds",
+            model.spec.name,
+            f"{format_count(counted.parameters)} parameters",
+            f"{format_count(counted.multiply_adds)} multiply-adds",
         ),
-        image=f"image, {counted.input_size} × {counted.input_size}",
+        input_label=f"image, {counted.input_size} × {counted.input_size}",
         units=tuple(units),
     )
 
 
-def _main_path(net: ImageClassifier, counted: cost.Cost) -> Iterator[tuple[cost.LayerCost, Box]]:
-    """What gets a box, from input to output.
+def _main_path(model: ImageClassifier, counted: cost.Cost) -> Iterator[tuple[cost.LayerCost, Box]]:
+    """The layers that get a box, from input to output.
 
-    Norms are left out, as in Fig. 3, and so is a pool that finds its output size already there
-    (VGG's last one at 224 px).
+    Norms are left out, as in Fig. 3, and so is a pool that does not change its input's size (VGG's
+    last one at 224 px).
     """
     row = counted.input_size
     shape: tuple[int, ...] = ()
     for layer in counted.layers:
-        words = _words(net.get_submodule(layer.name))
-        if words is None or ".shortcut." in layer.name:
+        found = _text_and_role(model.get_submodule(layer.name))
+        if found is None or ".shortcut." in layer.name:
             continue
-        text, role = words
+        text, role = found
         if role == "pool" and layer.output == shape:
             continue
         shape = layer.output
         row = min(row, shape[-1] if len(shape) == 3 else 1)
-        yield layer, Box(text, row, role, _detail(layer))
+        yield layer, Box(text, row, role, _tooltip(layer))
 
 
-def _words(layer: nn.Module) -> tuple[str, Role] | None:
-    """What Fig. 3 writes on the box of `layer`, and what it is; None for what it leaves out."""
+def _text_and_role(layer: nn.Module) -> tuple[str, Role] | None:
+    """The text on the box of `layer` in Fig. 3 and its role; None for what it leaves out."""
     match layer:
         case nn.Conv2d():
             return conv_text(layer), "conv"
@@ -140,8 +142,8 @@ def _shortcut(block: nn.Module, widens: bool) -> Shortcut | None:
         case None | NoShortcut():
             return None
         case Projection() as projection:
-            words = conv_text(projection.conv)
-            return Shortcut(widens, words.partition(",")[0], f"projection: {words}")
+            text = conv_text(projection.conv)
+            return Shortcut(widens, text.partition(",")[0], f"projection: {text}")
         case nn.Identity():
             return Shortcut(widens, "", "identity")
         case ZeroPad():
@@ -151,27 +153,27 @@ def _shortcut(block: nn.Module, widens: bool) -> Shortcut | None:
             return Shortcut(widens, name, name)
 
 
-def _detail(layer: cost.LayerCost) -> str:
-    """The tooltip of a box."""
+def _tooltip(layer: cost.LayerCost) -> str:
+    """Name, output and cost of a layer."""
     shape = " × ".join(map(str, layer.output))
     return (
         f"{layer.name}: {layer.kind}, output {shape}, {layer.parameters:,} parameters, "
-        f"{short(layer.multiply_adds)} multiply-adds"
+        f"{format_count(layer.multiply_adds)} multiply-adds"
     )
 
 
-def _title(net: ImageClassifier, weighted: int) -> str:
-    """The net in the words of Fig. 3, such as "34-layer residual"."""
-    if net.spec.is_vgg:
+def _title(model: ImageClassifier, weighted: int) -> str:
+    """The model in the words of Fig. 3, such as "34-layer residual"."""
+    if model.spec.is_vgg:
         return f"VGG-{weighted}"
-    if not net.spec.residual:
+    if not model.spec.residual:
         return f"{weighted}-layer plain"
-    return f"{weighted}-layer {'pre-activation' if net.spec.is_preact else 'residual'}"
+    return f"{weighted}-layer {'pre-activation' if model.spec.is_preact else 'residual'}"
 
 
 def fold(column: Column) -> Column:
     """`column` with each run of equal units drawn once."""
-    runs = [list(run) for _, run in groupby(column.units, key=lambda unit: unit.looks)]
+    runs = [list(run) for _, run in groupby(column.units, key=lambda unit: unit.appearance)]
     units = tuple(replace(run[0], count=sum(unit.count for unit in run)) for run in runs)
     return replace(column, units=units)
 
@@ -179,16 +181,16 @@ def fold(column: Column) -> Column:
 def conv_text(conv: nn.Conv2d) -> str:
     """A convolution in the words of Fig. 3, such as "3x3 conv, 128, /2"."""
     height, width = conv.kernel_size
-    words = [f"{height}x{width} conv", str(conv.out_channels)]
+    parts = [f"{height}x{width} conv", str(conv.out_channels)]
     if conv.stride[0] > 1:
-        words.append(f"/{conv.stride[0]}")
+        parts.append(f"/{conv.stride[0]}")
     if conv.groups > 1:
-        words.append(f"{conv.groups} groups")
-    return ", ".join(words)
+        parts.append(f"{conv.groups} groups")
+    return ", ".join(parts)
 
 
-def short(number: int) -> str:
-    """Three digits and a unit: 3.66G, 21.8M, 0.27M, 9408."""
+def format_count(number: int) -> str:
+    """Three significant digits and a unit: 3.66G, 21.8M, 0.27M, 9408."""
     for unit, scale, least in (("G", 10**9, 10**9), ("M", 10**6, 10**5)):
         if number >= least:
             return f"{float(f'{number / scale:.3g}'):g}{unit}"

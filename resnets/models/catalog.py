@@ -48,7 +48,7 @@ def spec(name: str, **overrides: Any) -> ModelSpec:
 
 
 def names() -> list[str]:
-    """All listed names; cifar-resnetN, cifar-plainN and cifar-preact-resnetN exist for any N = 6n+2."""
+    """All listed names; cifar-resnetN, -plainN and -preact-resnetN exist for any N = 6n+2."""
     return list(_named())
 
 

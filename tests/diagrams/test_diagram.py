@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError
 from resnets.diagrams.block import read_flow
-from resnets.diagrams.draw import BLOCKS, block_diagram, net_diagram, save_diagram
-from resnets.diagrams.trace import fold, read_column, short
+from resnets.diagrams.draw import block_diagram, model_diagram, save_diagram
+from resnets.diagrams.trace import fold, format_count, read_column
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
+from resnets.models.resnet import BLOCKS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -23,7 +24,7 @@ def sketch(name: str, **overrides: object) -> ImageClassifier:
 
 
 def draw(*names: str, size: int | None = None) -> ET.Element:
-    return ET.fromstring(net_diagram([sketch(name) for name in names], size))
+    return ET.fromstring(model_diagram([sketch(name) for name in names], size))
 
 
 def groups(root: ET.Element, kind: str) -> list[ET.Element]:
@@ -40,7 +41,7 @@ def counts(column: ET.Element) -> dict[str, int]:
 
 
 def test_fig3_has_the_papers_boxes_and_curves() -> None:
-    vgg, plain, residual = groups(draw("vgg19", "plain34", "resnet34-a"), "net")
+    vgg, plain, residual = groups(draw("vgg19", "plain34", "resnet34-a"), "model")
     assert list(counts(vgg).values()) == [16, 3, 5, 0, 0]
     assert list(counts(plain).values()) == [33, 1, 2, 0, 0]
     assert list(counts(residual).values()) == [33, 1, 2, 13, 3]
@@ -85,7 +86,7 @@ def test_words_come_from_the_convolutions() -> None:
 
 def test_rows_of_one_size_start_at_one_height() -> None:
     tops = []
-    for column in groups(draw("vgg19", "plain34", "resnet34"), "net"):
+    for column in groups(draw("vgg19", "plain34", "resnet34"), "model"):
         boxes = [group.find(f"{SVG}rect") for group in groups(column, "layer")]
         tops.append([float(box.get("y", "")) for box in boxes if box is not None])
         assert tops[-1] == sorted(set(tops[-1]))  # always downwards, nothing on top of another
@@ -118,7 +119,7 @@ def test_deep_nets_are_folded_and_lose_no_layer(name: str, layers: int) -> None:
 
 def test_a_figure_folds_all_its_nets_or_none() -> None:
     assert not groups(draw("cifar-resnet56"), "fold")
-    shallow, deep = groups(draw("cifar-resnet20", "cifar-resnet110"), "net")
+    shallow, deep = groups(draw("cifar-resnet20", "cifar-resnet110"), "model")
     assert [text for text in words(shallow) if "×" in text][1:] == ["× 3", "× 2", "× 2"]
     assert [text for text in words(deep) if "×" in text][1:] == ["× 18", "× 17", "× 17"]
 
@@ -192,7 +193,7 @@ def test_unknown_block() -> None:
     [(0, "0"), (9408, "9408"), (269_722, "0.27M"), (21_797_672, "21.8M"), (999_900_000, "1000M")],
 )
 def test_short_numbers(number: int, text: str) -> None:
-    assert short(number) == text
+    assert format_count(number) == text
 
 
 def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -125,9 +125,9 @@ def _entry(net: ImageClassifier) -> dict[str, Any]:
 
 
 def _draw_nets(nets: Sequence[ImageClassifier], path: Path) -> None:
-    from resnets.diagrams.draw import net_diagram, save_diagram
+    from resnets.diagrams.draw import model_diagram, save_diagram
 
-    save_diagram(net_diagram(nets), path)
+    save_diagram(model_diagram(nets), path)
     _say_drawn([net.spec.name for net in nets], path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from resnets.diagrams.trace import short
+from resnets.diagrams.trace import format_count
 from resnets.models import ImageClassifier, cost
 from resnets.models.cost import PUBLISHED, Published
 from resnets.study.paper import CIFAR10, IMAGENET, PaperError
@@ -74,7 +74,7 @@ def show_catalog(nets: Sequence[ImageClassifier]) -> None:
             spec.block if spec.is_vgg else f"{spec.block}, {spec.shortcut}",
             str(counted.input_size),
             f"{counted.parameters:,}",
-            short(counted.multiply_adds),
+            format_count(counted.multiply_adds),
         )
     console.print(table)
     console.print("\nAlso: cifar-resnetN, cifar-plainN and cifar-preact-resnetN for any N = 6n+2.")
@@ -150,14 +150,14 @@ def _add_row(
         kind,
         "×".join(map(str, output)),
         f"{parameters:,}" if parameters else "",
-        short(multiply_adds) if multiply_adds else "",
+        format_count(multiply_adds) if multiply_adds else "",
         style=style,
     )
 
 
 def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
     """Parameters and multiply-adds of the whole net, beside the paper's figures if it has any."""
-    multiply_adds = f"{counted.multiply_adds:,} ({short(counted.multiply_adds)})"
+    multiply_adds = f"{counted.multiply_adds:,} ({format_count(counted.multiply_adds)})"
     # A v1.5 bottleneck net is shown beside its v1 twin, which is the one that the paper has.
     source = f"{name}-v1" if f"{name}-v1" in PUBLISHED else name
     paper, error = PUBLISHED.get(source, Published()), (CIFAR10 | IMAGENET).get(source)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from resnets.config import ModelSpec
-from resnets.diagrams.draw import net_diagram
+from resnets.diagrams.draw import model_diagram
 from resnets.models import ImageClassifier, build, cost
 from resnets.study.depth.summary import NetSummary
 from resnets.study.figures import KINDS
@@ -30,7 +30,7 @@ def nets_section(nets: Sequence[NetSummary]) -> Section:
         drawn = [name for mine in by_kind for name in dict.fromkeys([*mine[:1], *mine[-1:]])]
     figure = Figure(
         name="nets",
-        figure=net_diagram([models[name] for name in drawn]),
+        figure=model_diagram([models[name] for name in drawn]),
         caption=f"{which}, drawn from the modules that are trained. One box is one layer; curves "
         "are shortcuts, dotted where the number of channels grows. A plain net is its residual "
         "twin without them.",

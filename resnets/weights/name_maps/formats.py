@@ -13,11 +13,6 @@ from resnets.config import ModelSpec, Preprocess
 from resnets.weights.name_maps.formats_caffe import CAFFE, DETECTRON, KERAS
 from resnets.weights.name_maps.rules import Format, Rules, Tensors
 
-
-def _is_resnet(spec: ModelSpec) -> bool:
-    return not spec.is_vgg and not spec.is_preact
-
-
 TORCHVISION_RESNET: Rules = (
     ("stem.conv.*", "conv1.*"),
     ("stem.norm.*", "bn1.*"),
@@ -34,7 +29,7 @@ def _torchvision(spec: ModelSpec) -> Rules | None:
     if spec.is_vgg:
         head = (("fc1.*", "classifier.0.*"), ("fc2.*", "classifier.3.*"))
         return (*_vgg_features(spec), *head, ("head.*", "classifier.6.*"))
-    return TORCHVISION_RESNET if _is_resnet(spec) else None
+    return TORCHVISION_RESNET if spec.is_resnet else None
 
 
 def _vgg_features(spec: ModelSpec) -> Iterator[tuple[str, str]]:
@@ -55,7 +50,7 @@ def _timm(spec: ModelSpec) -> Rules | None:
     if spec.is_vgg:
         head = (("fc1.*", "pre_logits.fc1.*"), ("fc2.*", "pre_logits.fc2.*"))
         return (*_vgg_features(spec), *head, ("head.*", "head.fc.*"))
-    return TORCHVISION_RESNET if _is_resnet(spec) else None
+    return TORCHVISION_RESNET if spec.is_resnet else None
 
 
 def _timm_encode(tensors: Tensors) -> Tensors:
@@ -75,7 +70,7 @@ def _timm_decode(tensors: Tensors) -> Tensors:
 
 def _cifar(spec: ModelSpec) -> Rules | None:
     """CIFAR-10 nets as most repositories name them; option A has no tensors in its shortcuts."""
-    if not _is_resnet(spec):
+    if not spec.is_resnet:
         return None
     shortcut = (
         ("stage#.#.shortcut.conv.*", "layer#.#.shortcut.0.*"),
@@ -94,7 +89,7 @@ def _cifar_preprocess(spec: ModelSpec) -> Preprocess | None:
 
 def _detectron2(spec: ModelSpec) -> Rules | None:
     """detectron2.modeling.backbone.resnet; a backbone has no head."""
-    if not _is_resnet(spec):
+    if not spec.is_resnet:
         return None
     return (
         ("stem.conv.*", "stem.conv1.*"),
@@ -114,7 +109,7 @@ def _detectron2_decode(tensors: Tensors) -> Tensors:
 
 def _transformers(spec: ModelSpec, before: str) -> Rules | None:
     """transformers' ResNetForImageClassification; `before` is empty in a ResNetModel."""
-    if not _is_resnet(spec):
+    if not spec.is_resnet:
         return None
     stem, block = f"{before}embedder.embedder", f"{before}encoder.stages.#-1.layers.#"
     return (
@@ -130,7 +125,7 @@ def _transformers(spec: ModelSpec, before: str) -> Rules | None:
 
 def _mmpretrain(spec: ModelSpec) -> Rules | None:
     """mmpretrain's ImageClassifier with a ResNet and a LinearClsHead."""
-    if not _is_resnet(spec):
+    if not spec.is_resnet:
         return None
     body = ((ours, f"backbone.{theirs}") for ours, theirs in TORCHVISION_RESNET[:-1])
     return (*body, ("head.*", "head.fc.*"))
@@ -138,7 +133,7 @@ def _mmpretrain(spec: ModelSpec) -> Rules | None:
 
 def _sequential(spec: ModelSpec) -> Rules | None:
     """torchvision's net as nn.Sequential(*net.children()): numbers for names, relu and pool too."""
-    if not _is_resnet(spec):
+    if not spec.is_resnet:
         return None
     numbers = {"conv1": 0, "bn1": 1, "fc": 5 + len(spec.depths)}
     rules = []

@@ -34,7 +34,7 @@ def caffe_preprocess(mean: tuple[float, ...]) -> Preprocess:
 
 def _is_authors(spec: ModelSpec) -> bool:
     """Nets of bottlenecks with projections on an ImageNet stem, as the authors released."""
-    return spec.is_bottleneck and not spec.is_preact and spec.shortcut == "B" and spec.groups == 1
+    return spec.is_resnet and spec.is_bottleneck and spec.shortcut == "B" and spec.groups == 1
 
 
 def _leaves(ours: str, theirs: str, leaves: Mapping[str, str | None]) -> Rules:

@@ -131,7 +131,7 @@ def write_transformers(
                 f"transformers has no network like {spec.name}: its {field.name} is "
                 f"{getattr(spec, field.name)!r}, and theirs {getattr(plain, field.name)!r}"
             )
-    if spec.is_vgg or spec.is_preact or len(spec.depths) != 4:
+    if not spec.is_resnet or len(spec.depths) != 4:
         raise ConfigError(f"transformers has no network like {spec.name}")
     names = classes or [f"LABEL_{place}" for place in range(spec.num_classes)]
     config = {
