@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
+from resnets.utils.environment import sum_dtype
+
 BINS = 15
 
 
@@ -59,8 +61,7 @@ class ClassificationMeter:
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.num_classes = num_classes
-        # float32 sums lose digits over a million examples; Apple's devices have nothing wider.
-        wide = torch.float32 if device.type == "mps" else torch.float64
+        wide = sum_dtype(device)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)

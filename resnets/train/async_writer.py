@@ -22,24 +22,24 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._buffers: dict[str, torch.Tensor] = {}
-        self._copied: torch.cuda.Event | None = None
+        self._copied: list[torch.cuda.Event] = []
 
     def copy(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Start copying; later work of the current stream does not affect the copies."""
+        """Start copying; later work on the tensors' devices does not affect the copies."""
         previous, self._buffers = self._buffers, {}
         for name, tensor in tensors.items():
             tensor, buffer = tensor.detach(), previous.get(name)
             if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
                 buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self._buffers[name] = buffer.copy_(tensor, non_blocking=tensor.is_cuda)
-        if any(tensor.is_cuda for tensor in tensors.values()):
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+        devices = {tensor.device for tensor in tensors.values() if tensor.is_cuda}
+        # On each device's own stream: the current device may be another one.
+        self._copied = [torch.cuda.current_stream(each).record_event() for each in devices]
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """The finished copies; valid until the next `copy`."""
-        if self._copied is not None:
-            self._copied.synchronize()
+        for event in self._copied:
+            event.synchronize()
         return self._buffers
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from resnets.config import FinetuneSpec, Recipe, to_dict
 from resnets.data.splits.fingerprint import Fingerprint
 from resnets.train.async_writer import Snapshot, Writer
 from resnets.train.guards.divergence import HINTS, Diverged, not_finite
-from resnets.train.optim.ema import make_ema
+from resnets.train.optim.ema import AveragedModel
 from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.optim.optimizers import (
     Optimizer,
@@ -26,6 +25,7 @@ from resnets.train.optim.optimizers import (
 from resnets.train.optim.schedule import Schedule
 from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup
+from resnets.utils.environment import sum_dtype
 from resnets.weights.checkpoint.fingerprint import Record
 from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, Encoded
 from resnets.weights.checkpoint.manager import CheckpointManager
@@ -44,7 +44,8 @@ class Meter:
     def add(self, sums: Mapping[str, torch.Tensor], count: int) -> None:
         """Add one batch."""
         for name, value in sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.double()
+            total = self.sums.get(name)
+            self.sums[name] = value.to(sum_dtype(value.device)) if total is None else total + value
         self.count += count
 
     def reduce_to_main(self, group: ProcessGroup) -> Meter:
@@ -115,7 +116,7 @@ def new_state(
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
 ) -> TrainState:
     """State of a run at step 0."""
-    ema = make_ema(model, recipe.ema_decay) if recipe.ema_decay else None
+    ema = AveragedModel(model, recipe.ema_decay) if recipe.ema_decay else None
     # Without pretrained weights, nothing is frozen and all layers share one learning rate.
     finetune = recipe.finetune if recipe.weights else FinetuneSpec()
     freeze_schedule = FreezeSchedule(model, finetune, total)
@@ -172,7 +173,7 @@ class Saver:
         tensors |= _prefixed("optim", state.remote_optimizer_state)
         if state.ema is not None:
             tensors |= _prefixed("ema", state.ema.module.state_dict())
-            tensors["n_averaged"] = state.ema.n_averaged
+            tensors["n_averaged"] = torch.tensor(state.ema.n_averaged)
         self._save(LAST, tensors, {"step": state.step, "state": loop}, final)
         state.remote_optimizer_state = {}  # copied by now; frees its memory
         if final:
@@ -230,7 +231,7 @@ class Saver:
         load_state_tensors(state.model, state.optimizer, checkpoint.group("optim"))
         if state.ema is not None:
             load_weights(state.ema.module, checkpoint.group("ema"), checkpoint.path)
-            state.ema.n_averaged.copy_(checkpoint.tensors["n_averaged"])
+            state.ema.n_averaged = int(checkpoint.tensors["n_averaged"])
         loop = checkpoint.meta["state"]
         state.step, state.seconds = checkpoint.step, loop["seconds"]
         state.stale = loop.get("stale", 0)  # missing in older checkpoints
@@ -251,7 +252,7 @@ def _meter_to_json(meter: Meter) -> dict[str, Any]:
 
 def _meter_from_json(data: Mapping[str, Any], device: torch.device) -> Meter:
     sums = {
-        name: torch.tensor(value, dtype=torch.float64, device=device)
+        name: torch.tensor(value, dtype=sum_dtype(device), device=device)
         for name, value in data["sums"].items()
     }
     return Meter(sums, data["count"])

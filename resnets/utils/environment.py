@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from resnets.utils import cpu_count
 from resnets.utils.errors import ConfigError
@@ -58,6 +60,23 @@ def computes(precision: str, device: torch.device) -> bool:
     if precision == "float32" or device.type == "cpu":
         return True
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+
+def copy_to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tensor:
+    """`values` on `device`; the host does not wait for the copy.
+
+    CUDA copies from pageable memory only after it has waited for the stream, so they go through
+    pinned memory.
+    """
+    tensor = torch.as_tensor(values)
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """The type in which sums over many batches are kept on `device`: MPS has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _cpu_has_bf16() -> bool:

@@ -23,6 +23,7 @@ from resnets.data.transforms.mix import mix, mix_unit
 from resnets.data.transforms.preprocess import Preprocessor, prepare
 from resnets.data.transforms.progressive_resize import at_size, check_growth, size_at
 from resnets.utils.distributed import ProcessGroup
+from resnets.utils.environment import copy_to_device
 
 
 class TrainStream:
@@ -84,7 +85,7 @@ class TrainStream:
         for step, (images, ids) in enumerate(pictures(start_step, total), start_step):
             images = images if self.channels_last else images.contiguous()
             rows = torch.from_numpy(ids)
-            batch = Batch(images, self.labels[rows.to(self.device)], rows)
+            batch = Batch(images, self.labels[copy_to_device(rows, self.device)], rows)
             with self.timings.augmenting:
                 batch = mix(self.spec.augment, self.seed, step, batch)
             yield batch

@@ -25,6 +25,7 @@ from resnets.data.transforms.policy import Policy
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.data.transforms.progressive_resize import resized
 from resnets.ops.flip import flip_and_normalize
+from resnets.utils.environment import copy_to_device
 
 # Principal components of ImageNet's RGB values in 0..1 (Krizhevsky et al. 2012, section 4.1; the
 # values of the authors' data layer as published with fb.resnet.torch). Columns of VECTORS belong
@@ -162,7 +163,7 @@ class BatchAugment:
     ) -> Tensor:
         """The pictures `rows` (B,) of `padded`, changed by the policy: (B, S + 2 pad, ...)."""
         inside = slice(self.margin, self.margin + self.size)
-        pictures = padded.index_select(0, rows.to(self.device))[:, inside, inside].contiguous()
+        pictures = padded.index_select(0, self._here(rows))[:, inside, inside].contiguous()
         return self._pad(policy(pictures, epochs, ids))
 
     def _crop(self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
@@ -171,7 +172,7 @@ class BatchAugment:
             return self._flip(padded, rows, epochs, ids)
         count, size, wide = len(ids), self.size, self.size + 2 * self.margin
         place = self.places(epochs, ids)
-        picture = rows.to(self.device)[:, None, None] * (wide * wide)
+        picture = self._here(rows)[:, None, None] * (wide * wide)
         channels = padded.shape[3]
         pixels = padded.view(-1, channels).index_select(0, (picture + place).view(-1))
         images = pixels.view(count, -1).float()
@@ -183,7 +184,7 @@ class BatchAugment:
         turned = self._flipped(epochs, ids) & self.spec.flip
         if self.device.type == "cpu" and self.size >= LARGE:
             return self._flip_each(pictures, rows, turned)
-        images = pictures.index_select(0, rows.to(self.device)).float()
+        images = pictures.index_select(0, self._here(rows)).float()
         images.view(len(ids), -1).sub_(self._mean.view(1, -1)).mul_(self._scale)
         if self.spec.flip:
             here = self._here(np.flatnonzero(turned))
@@ -235,8 +236,8 @@ class BatchAugment:
         padded = F.pad(images, (0, 0, margin, margin, margin, margin)) if margin else images
         return padded.contiguous()
 
-    def _here(self, values: NDArray) -> Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+    def _here(self, values: Tensor | NDArray) -> Tensor:
+        return copy_to_device(values, self.device)
 
 
 def _check(spec: AugmentSpec, preprocessor: Preprocessor) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from resnets.config import AugmentSpec, ConfigError
 from resnets.data import order
 from resnets.data.batch import Batch
+from resnets.utils.environment import copy_to_device
 
 
 def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
@@ -32,7 +33,7 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
     images, targets = batch.images, batch.targets
     assert isinstance(images, Tensor)
     assert isinstance(targets, Tensor)
-    other = partners(len(images), spec.repeats).to(images.device)
+    other = copy_to_device(partners(len(images), spec.repeats), images.device)
     cut = bool(spec.cutmix) and (not spec.mixup or which < 0.5)
     alpha = spec.cutmix if cut else spec.mixup
     share = float(betaincinv(alpha, alpha, quantile))  # the quantile function of Beta

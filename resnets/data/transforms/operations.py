@@ -134,7 +134,8 @@ def translate_x(pixels: Tensor, size: int) -> Tensor:
 
 def along_y(matrices: Tensor) -> Tensor:
     """The same with x and y exchanged: upwards in place of to the left."""
-    return matrices[:, [1, 0]][:, :, [1, 0, 2]]
+    x, y, shift = matrices.flip(1).split(1, 2)  # an index list would have to go to the device
+    return torch.cat((y, x, shift), 2)
 
 
 def _torchvision() -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 from resnets.config import AugmentSpec
 from resnets.data import order
 from resnets.data.transforms.operations import OPERATIONS, Scene
+from resnets.utils.environment import copy_to_device
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -85,12 +86,12 @@ class Policy:
     def __call__(self, images: Tensor, epochs: Ints, ids: Ints) -> Tensor:
         """Change `images` (B, S, S, C) uint8 of samples `ids` (B,) in `epochs` (B,), in place."""
         names, device = list(self.space), images.device
-        scene = replace(self.scene, fill=self.scene.fill.to(device))
+        scene = replace(self.scene, fill=copy_to_device(self.scene.fill, device))
         for layer in range(self.layers):
             kinds, strengths = self.draw(epochs, ids, layer, images.shape[2])
             for kind, chosen in _groups(kinds, images):
-                rows = torch.from_numpy(chosen).to(device, non_blocking=True)
-                strength = torch.from_numpy(strengths[chosen]).to(device, non_blocking=True)
+                rows = copy_to_device(chosen, device)
+                strength = copy_to_device(strengths[chosen], device)
                 group = images.index_select(0, rows).permute(0, 3, 1, 2)
                 group = OPERATIONS[names[kind]](group, strength.view(-1, 1, 1, 1), scene)
                 images.index_copy_(0, rows, group.permute(0, 2, 3, 1))

@@ -34,7 +34,7 @@ from resnets.detect.data.records import Task
 from resnets.detect.data.types import DetectionSplit, Floats, Ints, Pixels, Target
 from resnets.detect.loading.sampling import Draws, Sampler, repeat_factors
 from resnets.utils.cpu_count import cores
-from resnets.utils.environment import single_threaded_pool
+from resnets.utils.environment import copy_to_device, single_threaded_pool
 
 AHEAD = 3  # batches read ahead of the one in use, fewer where they take more than AHEAD_BYTES
 AHEAD_BYTES = 1 << 30
@@ -220,10 +220,7 @@ class DetectStream:
         return target
 
     def _put(self, values: np.ndarray[Any, Any]) -> Tensor:
-        tensor = torch.from_numpy(values)
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return copy_to_device(values, self.device)
 
 
 def learnable(target: Target, detect: DetectSpec) -> Target:

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+from torch import Tensor, nn
 
 
-def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Averaged copy of `model`; its decay grows as (1 + n) / (10 + n) up to `decay`.
+class AveragedModel:
+    """`module`, a copy of `model` whose weights follow it; n_averaged: updates so far.
 
-    The ramp reduces the weight of the random start in short runs. Call
-    `update_parameters(model)` after each step.
+    The decay grows as (1 + n) / (10 + n) up to `decay`, which reduces the weight of the random
+    start in short runs. The first update copies. In place of `torch.optim.swa_utils.AveragedModel`
+    because that keeps its counter on the device and reads it twice in each update, for which the
+    host waits.
     """
 
-    def average(averaged: Tensors, current: Tensors, updates: torch.Tensor | int) -> None:
-        count = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averaged, current, updates)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.n_averaged = 0
+        self.module = copy.deepcopy(model).requires_grad_(False)
 
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the averaged parameters and buffers towards those of `model`."""
+        count, self.n_averaged = self.n_averaged, self.n_averaged + 1
+        weight = 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
+        floats: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for averaged, current in zip(_tensors(self.module), _tensors(model), strict=True):
+            if count and averaged.is_floating_point():
+                floats[0].append(averaged)
+                floats[1].append(current)
+            else:
+                averaged.copy_(current)
+        if count:
+            torch._foreach_lerp_(*floats, weight)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return (each.detach() for each in chain(model.parameters(), model.buffers()))

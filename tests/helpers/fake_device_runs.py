@@ -1,0 +1,128 @@
+"""What the product does on a simulated device, in a process of its own; prints one JSON object.
+
+python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [resume] [cell] [commands]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import fake_device
+import torch
+from detect_sets import write_coco
+
+from resnets import recipes, training
+from resnets.cli.main import main
+from resnets.config import replace_fields
+from resnets.study.grid.worker import train_cell
+from resnets.train import loop
+from resnets.train.async_writer import Snapshot
+
+SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precision": "float32"}
+
+
+def waits_of_a_step(recipe_fields: dict[str, str], folder: Path, kind: str) -> dict[str, Any]:
+    """Run 8 steps; waits of steps 4 to 7, with the making of their batches, and the test loss."""
+    step, seen = loop.train_step, Counter[tuple[str, str]]()
+
+    def counted(state: Any, *args: Any) -> None:
+        if state.step == 3:
+            fake_device.waits.clear()
+        step(state, *args)
+        if state.step == 7:
+            seen.update(fake_device.waits)
+
+    loop.train_step = counted
+    try:
+        recipe = replace_fields(recipes.recipe("digits"), SHORT | recipe_fields)
+        result = training.run(recipe, folder, device=kind, quiet=True)
+    finally:
+        loop.train_step = step
+    waits = {f"{kind}, {place.partition(':')[0]}": n / 4 for (kind, place), n in seen.items()}
+    return {"waits": waits, "loss": result["test"]["loss"]}
+
+
+def resumed(folder: Path, kind: str) -> float:
+    """The test loss of a run that was stopped at step 4 and resumed."""
+    recipe = replace_fields(recipes.recipe("digits"), SHORT | {"duration": "4it"})
+    training.run(recipe, folder, device=kind, quiet=True)
+    return training.resume(folder, duration="8it", device=kind, quiet=True)["test"]["loss"]
+
+
+def commands(folder: Path, kind: str) -> dict[str, int]:
+    """Exit statuses of commands, by the command."""
+    run, coco = folder / "plain", folder / "coco"
+    for split in ("train2017", "val2017"):
+        write_coco(coco, split, [(96, 64)] * 4, seed=len(split))
+    tiny = ["--set", "batch_size=2", "--set", "detect.train_sizes=[64]", "--set", "weights=none"]
+    small = ["--data", str(coco), "--iterations", "2", *tiny]
+    maps = ["--model", "resnet18-fcn", "--set", "detect.crop=64"]
+    statuses = {}
+    for name, *words in (
+        ("evaluate", str(run), "--views", "ten-crop", "--out", str(folder / "evaluated")),
+        ("features", str(run), "digits", "--out", str(folder / "features.parquet")),
+        ("study", "responses", str(run)),
+        ("train", "detect-small", *small, "--out", str(folder / "detector")),
+        ("train", "segment", *small, *maps, "--out", str(folder / "maps")),
+    ):
+        status = main([name, *words, "--device", kind])
+        statuses[" ".join([name, *words[:1]])] = status
+    return statuses
+
+
+def mixed_devices(kind: str) -> str:
+    """What an operator of tensors on two devices raises."""
+    try:
+        torch.ones(2, device=kind) + torch.ones(2)
+    except RuntimeError as error:
+        return type(error).__name__
+    return ""
+
+
+def copies_of_another_device() -> bool:
+    """Whether a snapshot of tensors that are not on the current device is complete."""
+    fake_device.set_device(0)
+    tensor, snapshot = torch.arange(4.0).to("cuda:1"), Snapshot()
+    snapshot.copy({"a": tensor})
+    return bool((snapshot.tensors()["a"] == torch.arange(4.0)).all())
+
+
+def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
+    """What `parts` ask for, on the simulated device."""
+    mixing = {"data.augment.mixup": "0.2", "data.augment.cutmix": "1", "ema_decay": "0.9"}
+    policy = {"data.augment.policy": "trivial", "optim.clip_norm": "1.0", "norm_batch": "32"}
+    found: dict[str, Any] = {"plain": waits_of_a_step({}, folder / "plain", kind)}
+    if "settings" in parts:
+        found["mixing"] = waits_of_a_step(mixing, folder / "mixing", kind)
+        found["policy"] = waits_of_a_step(policy, folder / "policy", kind)
+    if "resume" in parts:
+        found["resumed"] = resumed(folder / "resumed", kind)
+    if "cell" in parts:
+        train_cell(replace_fields(recipes.recipe("digits"), SHORT), folder / "cell", kind)
+        found["cell"] = (folder / "cell" / "result.json").is_file()
+    if "commands" in parts:
+        with contextlib.redirect_stdout(sys.stderr):
+            found["statuses"] = commands(folder, kind)
+    found["mixed"] = mixed_devices(kind)
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    kind, folder, parts = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+    if kind == "cpu":
+        found = {"plain": waits_of_a_step({}, folder / "plain", "cpu")}
+        print(json.dumps(found | {"resumed": resumed(folder / "resumed", "cpu")}))
+    elif kind == "cuda:1":
+        fake_device.install("cuda", 1)
+        with fake_device.FakeDevice():
+            print(json.dumps(copies_of_another_device()))
+    else:
+        fake_device.install(kind)
+        with fake_device.FakeDevice():
+            print(json.dumps(run_parts(kind, folder, parts)))

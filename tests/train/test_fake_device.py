@@ -1,0 +1,61 @@
+"""Training and commands on a simulated CUDA or MPS device (helpers/fake_device.py)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+
+
+def on_device(kind: str, folder: Path, *parts: str) -> Any:
+    """What fake_device_runs.py prints."""
+    path = os.pathsep.join([str(HELPERS), *sys.path])
+    done = subprocess.run(
+        [sys.executable, str(HELPERS / "fake_device_runs.py"), kind, str(folder), *parts],
+        env={**os.environ, "PYTHONPATH": path, "RESNETS_NATIVE": "0", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return on_device("cpu", tmp_path_factory.mktemp("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_device_computes_what_the_cpu_does_without_waiting(
+    kind: str, tmp_path: Path, cpu
+) -> None:
+    found = on_device(kind, tmp_path, "settings", "resume", "cell")
+    assert found["mixed"] == "RuntimeError"
+    near = 1e-6 if kind == "mps" else 0  # sums in float32
+    assert found["plain"]["loss"] == pytest.approx(cpu["plain"]["loss"], rel=near)
+    assert found["resumed"] == pytest.approx(cpu["resumed"], rel=near)
+    assert found["cell"]
+    waits = {settings: found[settings]["waits"] for settings in ("plain", "mixing", "policy")}
+    # torchvision's equalize; drawn three times in these two steps' four images
+    equalize = {"boolean index, data/transforms/operations.py": 1.5}
+    assert waits == {"plain": {}, "mixing": {}, "policy": equalize}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_commands_work_on_a_device(kind: str, tmp_path: Path) -> None:
+    found = on_device(kind, tmp_path, "commands")
+    assert len(found["statuses"]) == 5
+    assert set(found["statuses"].values()) == {0}
+
+
+def test_a_checkpoint_waits_for_copies_from_a_device_that_is_not_the_current_one(
+    tmp_path: Path,
+) -> None:
+    assert on_device("cuda:1", tmp_path) is True
