@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -21,12 +22,14 @@ from resnets.data.transforms.progressive_resize import at_size
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.models import ImageClassifier, build
 from resnets.train.loop import Evaluate
-from resnets.train.loss import LossFn, classification_loss
+from resnets.train.loss import LossFn, classification_loss, custom_loss
+from resnets.train.parts import CustomParts
 from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.adapt import check_size, fit_known
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+from resnets.weights.custom_model import build_custom
 from resnets.weights.initial import net_from, read_weights
 from resnets.weights.load import load, read_preprocess
 
@@ -45,6 +48,7 @@ class ClassificationTask:
         model: ImageClassifier,
         preprocessor: Preprocessor,
         *,
+        parts: CustomParts = CustomParts(),  # noqa: B008 (frozen)
         resumed: bool = False,
     ) -> None:
         if recipe.eval.patience is not None and splits.val is None:
@@ -52,6 +56,7 @@ class ClassificationTask:
                 "eval.patience: stopping early needs a validation split; set data.val_fraction"
             )
         model.recompute = recipe.recompute
+        self.parts = parts
         self.recipe, self.splits, self.model = recipe, splits, model
         self.preprocessor, self.mean_image = preprocessor, preprocessor.mean_image
         self.data_name, self.summary = splits.name, splits.summary
@@ -72,9 +77,13 @@ class ClassificationTask:
         )
 
     @classmethod
-    def open(cls, recipe: Recipe) -> ClassificationTask:
+    def open(
+        cls,
+        recipe: Recipe,
+        parts: CustomParts = CustomParts(),  # noqa: B008 (frozen)
+    ) -> ClassificationTask:
         """Open the data; build the model and preprocessing for its classes and image size."""
-        splits = open_data(recipe.data, training=True)
+        splits = open_data(recipe.data, source=parts.data, training=True)
         data = dataclasses.replace(recipe.data, value_range=splits.value_range)
         recipe = dataclasses.replace(recipe, data=data)
         if data.augment.flip and (warning := mirror_warning(splits.classes)):
@@ -97,24 +106,34 @@ class ClassificationTask:
             recipe.model, num_classes=len(splits.classes), input_size=preprocessor.spec.size
         )
         torch.manual_seed(recipe.seed)
-        if weights is None:
+        names: dict[str, str] = {}
+        if parts.model is not None:
+            model, names = build_custom(parts.model, spec)
+        elif weights is None:
             model = build(spec)
         else:
             check_size(weights, spec, spec.input_size, recipe.weights_size)
             model = net_from(weights, spec, classes=splits.classes, policy=recipe.weights_head)
-        return cls(dataclasses.replace(recipe, model=model.spec), splits, model, preprocessor)
+        recipe = parts.named_in(dataclasses.replace(recipe, model=model.spec), names)
+        return cls(recipe, splits, model, preprocessor, parts=parts)
 
     @classmethod
-    def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> ClassificationTask:
+    def reopen(
+        cls, recipe: Recipe, checkpoint: Checkpoint, parts: CustomParts
+    ) -> ClassificationTask:
         """Open a run to resume; its initial weights are not needed again."""
         fingerprint = read_fingerprint(checkpoint)
-        splits = open_data(recipe.data, fingerprint, training=True)
+        splits = open_data(recipe.data, fingerprint, source=parts.data, training=True)
         if checkpoint.classes != splits.classes:
             raise CheckpointError(
                 f"{checkpoint.path}: its classes differ from those of {splits.name}"
             )
-        model, preprocessor = build(recipe.model), read_preprocess(checkpoint)
-        return cls(recipe, splits, model, preprocessor, resumed=True)
+        if parts.model is None:
+            model = build(recipe.model)
+        else:
+            model, _ = build_custom(parts.model, recipe.model)
+        preprocessor = read_preprocess(checkpoint)
+        return cls(recipe, splits, model, preprocessor, parts=parts, resumed=True)
 
     @property
     def examples(self) -> int:
@@ -123,7 +142,9 @@ class ClassificationTask:
 
     @property
     def loss_fn(self) -> LossFn:
-        """The recipe's loss."""
+        """The recipe's loss, or the one that was given."""
+        if self.parts.loss is not None:
+            return custom_loss(self.parts.loss)
         return classification_loss(self.recipe.label_smoothing, self.recipe.loss)
 
     def smallest_input(self) -> tuple[int, int, int]:
@@ -180,7 +201,10 @@ class ClassificationTask:
         self, path: Path, plan: ExecutionPlan, group: ProcessGroup
     ) -> dict[str, Any]:
         """Metrics of the run's checkpoint `path` on validation and, this once, on test."""
-        model = group.broadcast_from_main(lambda: load(path)).to(plan.device)
+        given = self.parts.model
+        if isinstance(given, nn.Module):  # the network that was trained, which keeps its weights
+            given = copy.deepcopy(given)
+        model = group.broadcast_from_main(lambda: load(path, given)).to(plan.device)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
             if split is None:

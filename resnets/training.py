@@ -28,6 +28,7 @@ from resnets.train.batch_norm_check import check_norm_values
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.log import NullLog, RunLog
 from resnets.train.loop import fit
+from resnets.train.parts import CustomParts
 from resnets.train.plan import ExecutionPlan, choose_plan, plan_changes
 from resnets.train.resume import extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
@@ -53,13 +54,15 @@ def run(
     hang_after: float = 0.0,
     fit_memory: bool = False,
     quiet: bool = False,
+    parts: CustomParts = CustomParts(),  # noqa: B008 (frozen)
 ) -> dict[str, Any]:
     """Train with `recipe` into the new folder `out`, or without one resume the run in `out`.
 
     Returns the contents of result.json. With several processes (`init_distributed`) each calls this
     with the same arguments, the main process writes, and only it needs to see `out`; their number
     may change when a run is resumed. `hang_after`: seconds after which an unfinished step ends the
-    process; 0 = never. `fit_memory`: see `train.fit_memory`.
+    process; 0 = never. `fit_memory`: see `train.fit_memory`. `parts`: Python objects in place of
+    what the recipe names; a resumed run needs them again.
 
     Data and model are opened before anything is written. A resumed run continues from its last
     checkpoint (from step 0 if there is none), on one CPU bit-identical to an uninterrupted run.
@@ -74,7 +77,10 @@ def run(
     with _lock_folder(out, group, must_exist=recipe is None):
         start = group.broadcast_from_main(lambda: _start(recipe, out, data, fit_memory))
         checkpoint, notes = start.checkpoint, start.notes
-        task = _open_main_first(group, lambda: _open_task(start.recipe, checkpoint))
+        parts.check(start.recipe)
+        if checkpoint is not None:
+            notes = [*notes, *parts.changes(checkpoint.recipe)]
+        task = _open_main_first(group, lambda: _open_task(start.recipe, checkpoint, parts))
         if duration is not None and duration != start.recipe.duration:
             notes = [*notes, _extend(task, duration, checkpoint)]
         plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint)
@@ -195,12 +201,12 @@ def _open_main_first(group: ProcessGroup, open_task: Callable[[], Task]) -> Task
     return opened[0] if opened else open_task()
 
 
-def _open_task(recipe: Recipe, checkpoint: Checkpoint | None) -> Task:
+def _open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts) -> Task:
     """Data and model of the recipe's task: new, or as a run with `checkpoint` had them."""
     if recipe.task == "classify":
         if checkpoint is None:
-            return ClassificationTask.open(recipe)
-        return ClassificationTask.reopen(recipe, checkpoint)
+            return ClassificationTask.open(recipe, parts)
+        return ClassificationTask.reopen(recipe, checkpoint, parts)
     from resnets.detect.task import DetectionTask  # its dependencies take a second to import
 
     if checkpoint is None:

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from resnets.api.weights import Weights, path_or_model
 from resnets.config import ConfigError, dump_json
 from resnets.data import Split
+from resnets.data.dataset.parts import Source
 from resnets.data.dataset.summary import announce
+from resnets.data.sources.objects import source_of
 from resnets.evaluate.ensemble import Ensemble, Scored
 from resnets.evaluate.figures.confusion import save_figure
 from resnets.evaluate.figures.error_grid import save_sheet
@@ -35,14 +38,12 @@ from resnets.weights.load import LoadOptions, load_model, warn_of_names
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation
 
-Weights = str | PathLike[str] | ImageClassifier
-
 
 @dataclass(frozen=True)
 class _Options:
     """The arguments of `evaluate` that say on what, and how, its models are measured."""
 
-    data: str | None
+    data: str | Source | None
     split: SplitName
     labels: Path | None
     views: Views
@@ -54,7 +55,7 @@ class _Options:
 
 def evaluate(
     weights: Weights | Sequence[Weights],
-    data: str | PathLike[str] | None = None,
+    data: str | PathLike[str] | Any = None,
     split: SplitName = "test",
     *,
     model: str | None = None,
@@ -79,7 +80,8 @@ def evaluate(
     Args:
         weights: A run, checkpoint, file in a known format, published weights, a loaded model, or a
             sequence of these, which vote together; or one artifact of `resnets.export`.
-        data: Data set as for `resnets.train`; default: what the run was trained on.
+        data: Data set as for `resnets.train`, also a Python object, all of which is "test" if it
+            has one part; default: what the run was trained on.
         split: "test", "val" or "train"; the run's own validation and training images.
         model: Catalog name of weights that do not state their architecture.
         classes: Names of the outputs: a file with one per line, "a,b,c", "imagenet" or "numbers".
@@ -99,14 +101,17 @@ def evaluate(
     Unreadable images are left out; the result's `errors` name them. Raises ConfigError, DataError,
     CheckpointError and WeightsError.
     """
-    given = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else list(weights)
+    several = [weights] if isinstance(weights, str | PathLike | ImageClassifier) else weights
+    given = [path_or_model(each) for each in several]
     if not given:
         raise ConfigError("name at least one run or checkpoint")
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {out}: is a file; name a folder")
-    paths = [fspath(each) for each in given if not isinstance(each, ImageClassifier)]
-    source, sizes = None if data is None else fspath(data), tuple(scales)
+    paths = [each for each in given if isinstance(each, str)]
+    sizes = tuple(scales)
+    path = fspath(data) if isinstance(data, str | PathLike) else None
+    source = source_of(data) if path is None and data is not None else None
     with results_folder(folder):
         if any(task_of(each) != "classify" for each in paths):
             from resnets.api.detect import evaluate_detectors  # takes a second to import
@@ -119,10 +124,11 @@ def evaluate(
                 flip=flip,
                 views=views != "centre",
                 average=average != "probabilities",
+                data=source,
             )
             return evaluate_detectors(
                 paths,
-                source,
+                path,
                 split,
                 image_set=image_set,
                 scales=sizes or None,
@@ -134,7 +140,7 @@ def evaluate(
             )
         _refuse("is for detectors, not for classifiers", refine=refine, image_set=image_set)
         options = _Options(
-            source,
+            path if source is None else source,
             split,
             None if labels is None else Path(labels),
             Views(views, sizes, flip),
@@ -155,14 +161,12 @@ def evaluate(
             return _evaluate_artifact(paths, options, folder)
         rename = LoadOptions(model, classes, rename=False)
         nets = [
-            each if isinstance(each, ImageClassifier) else load_model(fspath(each), rename)
+            each if isinstance(each, ImageClassifier) else load_model(each, rename)
             for each in given
         ]
         if classes is not None:
             _rename_outputs(nets, classes)
-        names = [
-            each.origin if isinstance(each, ImageClassifier) else fspath(each) for each in given
-        ]
+        names = [each.origin if isinstance(each, ImageClassifier) else each for each in given]
         return _evaluate_models(nets, names, options, folder)
 
 

@@ -7,6 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from resnets.api.weights import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.export.export import export as export_model
 from resnets.models import ImageClassifier
@@ -31,7 +32,7 @@ class Artifact:
 
 
 def export(
-    weights: str | PathLike[str] | ImageClassifier,
+    weights: Weights,
     to: Kind = "onnx",
     *,
     precision: Precision = "float32",
@@ -64,18 +65,19 @@ def export(
     ConfigError, DataError, CheckpointError and WeightsError.
     """
     source: Path | None = None
-    if isinstance(weights, ImageClassifier):
-        net = weights
+    given = path_or_model(weights)
+    if isinstance(given, ImageClassifier):
+        net = given
     else:
-        source = Path(weights)
-        if task_of(fspath(weights)) != "classify":
+        source = Path(given)
+        if task_of(given) != "classify":
             raise ConfigError(
                 f"{source}: detectors and segmenters cannot be exported yet; `resnets serve` and"
                 " `resnets predict` take the checkpoint"
             )
         if is_artifact(source):
             raise ConfigError(f"{source}: is an artifact already; name the run or checkpoint")
-        net = load_model(fspath(weights), LoadOptions(model, classes))
+        net = load_model(given, LoadOptions(model, classes))
     if out is None:
         folder = Path()
         if source is not None:

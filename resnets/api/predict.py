@@ -7,6 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from resnets.api.weights import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.data.dataset.summary import announce_folders
 from resnets.data.files.walk import LeftOut
@@ -30,7 +31,7 @@ Runtime = Literal["auto", "torch", "onnx", "openvino"]
 
 
 def predict(
-    weights: str | PathLike[str] | ImageClassifier,
+    weights: Weights,
     images: Picture | Sequence[Picture],
     *,
     top_k: int = 5,
@@ -62,16 +63,17 @@ def predict(
 
     Raises ConfigError, DataError, CheckpointError and WeightsError.
     """
+    source = path_or_model(weights)
     given = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
     found = _in_folders(given, quiet)
-    if not isinstance(weights, ImageClassifier) and task_of(fspath(weights)) != "classify":
+    if isinstance(source, str) and task_of(source) != "classify":
         from resnets.api.detect import predict_objects  # takes a second to import
 
         paths = [each for each in found if isinstance(each, Path)]
         if len(paths) < len(found):
             raise ConfigError("images: detectors and segmenters take files and folders")
         _, objects, _ = predict_objects(
-            fspath(weights),
+            source,
             paths,
             threshold=threshold,
             device=device,
@@ -80,7 +82,7 @@ def predict(
         )
         return list(objects)
     engine = open_engine(
-        weights,
+        source,
         len(found),
         options=LoadOptions(model, classes),
         device=device,
@@ -92,7 +94,7 @@ def predict(
 
 
 def open_engine(
-    weights: str | PathLike[str] | ImageClassifier,
+    weights: str | ImageClassifier,
     images: int,
     *,
     options: LoadOptions,
@@ -114,7 +116,7 @@ def open_engine(
         engine: Backend = TorchEngine(weights, device, precision)
     else:
         engine = open_backend(
-            fspath(weights),
+            weights,
             backend=backend,
             device=device,
             precision=precision,

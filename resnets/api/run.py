@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from resnets.config import ConfigError, Recipe, from_toml
 from resnets.models import ImageClassifier
@@ -13,6 +17,7 @@ from resnets.train.log import read_rows
 from resnets.training import RESULT
 from resnets.utils.reading import read_object
 from resnets.weights.checkpoint.format import RECIPE
+from resnets.weights.custom_model import MakeModel
 from resnets.weights.load import load
 
 
@@ -20,10 +25,15 @@ class Run:
     """A finished or unfinished run in `folder`; a notebook shows its results and curves.
 
     Everything is read from the folder's files when first used; ConfigError where there is no run.
+    model: the network of a run whose network is from outside the package, as `resnets.load` takes
+    it.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(
+        self, folder: str | PathLike[str], model: nn.Module | MakeModel | None = None
+    ) -> None:
         self.folder = Path(folder)
+        self.custom_model = model
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -56,7 +66,8 @@ class Run:
     @cached_property
     def model(self) -> ImageClassifier:
         """The best model on validation (the last without a validation split), in eval mode."""
-        return load(self.folder)
+        given = self.custom_model
+        return load(self.folder, copy.deepcopy(given) if isinstance(given, nn.Module) else given)
 
     def __fspath__(self) -> str:
         return str(self.folder)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from resnets import training
 from resnets.api.recipe import choose_duration, choose_recipe
 from resnets.api.run import Run
-from resnets.config import ConfigError, ModelSpec, Recipe, from_toml
+from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe, from_toml
+from resnets.data.sources.objects import source_of
 from resnets.train.guards.interrupt import Interrupted
+from resnets.train.parts import CustomParts, Loss
 from resnets.train.resume import describe_differences
 from resnets.utils.distributed import init_distributed
 from resnets.utils.run_folders import RUNS, run_folder
 from resnets.weights.checkpoint.format import RECIPE, place_for
 from resnets.weights.checkpoint.manager import bring_back
 from resnets.weights.checkpoint.store_url import url_of
+from resnets.weights.custom_model import MakeModel
 
 log = logging.getLogger("resnets")
 
@@ -25,8 +31,9 @@ log = logging.getLogger("resnets")
 def train(
     recipe: str | Path | Recipe | None = None,
     *,
-    data: str | Path | None = None,
-    model: str | ModelSpec | None = None,
+    data: str | PathLike[str] | DataSpec | Any = None,
+    model: str | ModelSpec | nn.Module | MakeModel | None = None,
+    loss: Loss | None = None,
     epochs: float | None = None,
     iterations: int | None = None,
     seed: int | None = None,
@@ -44,8 +51,15 @@ def train(
 
     Args:
         recipe: A recipe's name (see `resnets.recipes`), a .toml file or a `Recipe`.
-        data: Data set: a name, hub:ORG/NAME, or a path (docs/data.md).
-        model: Catalog name (see `resnets info`) or a `ModelSpec`.
+        data: Data set: a name, hub:ORG/NAME, or a path (docs/data.md), or a `DataSpec`. Or a Python
+            object: (images, labels) arrays or tensors, a torch data set, an iterable of (image,
+            label), or a mapping of "train", "val" and "test" to these (docs/api.md).
+        model: Catalog name (see `resnets info`) or a `ModelSpec`. Or a Python object: an
+            `nn.Module` that returns logits (B, K), or a function that makes one from a `ModelSpec`
+            whose num_classes, in_channels and input_size are those of the data, such as
+            `functools.partial(ResNet, block=MyBlock)`.
+        loss: A function of logits (B, K) and classes (B,) that returns their mean loss, or (B,)
+            values; in place of the recipe's.
         epochs: Length of the run; schedules scale with it.
         iterations: The same in optimizer steps.
         seed: Seed of initialization, order and augmentation.
@@ -53,7 +67,7 @@ def train(
         resume: Resume the run in `out` if there is one, else start it. Without `recipe` there must
             be one, `out` may be the URL of its checkpoints, `data` is the data set's new location
             and `epochs` or `iterations` the new length of the whole run. With `recipe`, a run that
-            exists keeps its own; differences are logged.
+            exists keeps its own; differences are logged. Python objects are given again.
         device: auto, cpu, cuda, cuda:1, mps.
         fit_memory: Halve micro-batches until they fit into memory; the batch size stays.
         hang_after: Seconds after which an unfinished step ends the process; 0 = never.
@@ -65,10 +79,20 @@ def train(
     thread only. Raises ConfigError, DataError, Diverged, OutOfMemory and CheckpointError.
     """
     duration = choose_duration(epochs, iterations)
+    parts = CustomParts(
+        None if isinstance(model, str | ModelSpec) else model,
+        loss,
+        None if data is None or isinstance(data, str | PathLike | DataSpec) else source_of(data),
+    )
+    if isinstance(data, DataSpec):
+        fields["data"], data = data, None
+    elif data is not None:
+        data = fspath(data) if parts.data is None else parts.data.name
+    named_model = model if isinstance(model, str | ModelSpec) else None
     if recipe is None:
         if not resume or out is None:
             raise ConfigError("name a recipe, or a run to resume")
-        if model is not None or seed is not None or fields:
+        if named_model is not None or seed is not None or fields:
             raise ConfigError(
                 "a resumed run uses its own recipe; only data, epochs and iterations can be given"
             )
@@ -77,7 +101,7 @@ def train(
         chosen = choose_recipe(
             recipe,
             data=data,
-            model=model,
+            model=named_model,
             duration=duration,
             seed=seed,
             fields=fields,
@@ -97,13 +121,14 @@ def train(
                 training.run(
                     None if exists else chosen,
                     folder,
-                    data=None if data is None or not resume else str(data),
+                    data=data if exists else None,
                     duration=duration if chosen is None else None,
                     group=group,
                     device=device,
                     fit_memory=fit_memory,
                     hang_after=hang_after,
                     quiet=quiet,
+                    parts=parts,
                 )
             except Interrupted as stop:
                 raise Interrupted(
@@ -111,7 +136,7 @@ def train(
                     f" resnets.train(out={str(folder)!r}, resume=True))",
                     stop.code,
                 ) from None
-    return Run(folder)
+    return Run(folder, parts.model)
 
 
 def _has_run(folder: Path, recipe: Recipe | None) -> bool:

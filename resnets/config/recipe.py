@@ -56,6 +56,8 @@ class Recipe:
             s3://bucket/runs, gs://..., file:///...
         log_every: [it or ep] Interval between rows of the log.
         seed: [seed] Seed of initialization, order and augmentation.
+        custom: Names of the Python objects that were passed to `resnets.train` in place of what a
+            recipe can name: "model", "block", "norm", "loss". Set by the run.
     """
 
     name: str = "custom"
@@ -87,6 +89,7 @@ class Recipe:
     checkpoint_url: str | None = None
     log_every: str = "100it"
     seed: int = 0
+    custom: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         for path, text in (

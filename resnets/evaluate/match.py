@@ -18,6 +18,7 @@ from torch import Tensor
 from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.dataset.content_hash import file_keys
+from resnets.data.dataset.parts import Source
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.split import with_summary
 from resnets.data.decode.pixel_values import FULL
@@ -45,7 +46,7 @@ class Known(Protocol):
 
 def open_pictures(
     net: Known,
-    source: str | None,
+    source: str | Source | None,
     name: SplitName,
     labels: Path | None = None,
     others: Sequence[Known] = (),
@@ -55,7 +56,7 @@ def open_pictures(
     others: the further members of an ensemble; no image that any of them trained on is held out.
     Raises as `open_split`, `match_classes` and `read_truth` do.
     """
-    if labels is None or source is None:
+    if labels is None or source is None or isinstance(source, Source):
         pictures = open_split(net, source, name, stored=True, others=others)
     else:
         pictures = _open_for_labels(net, source, name, others)
@@ -87,7 +88,7 @@ def _record(nets: Sequence[Known]) -> tuple[Fingerprint | None, str]:
 
 def open_split(
     net: Known,
-    source: str | None,
+    source: str | Source | None,
     name: SplitName,
     *,
     stored: bool = False,
@@ -99,20 +100,24 @@ def open_split(
     size the pictures are read at is the one that travels with the weights. "test" of another source
     than the net was trained on is its test part, or all of it where it has no parts: none of its
     images were trained on. `stored` leaves images in their files, whole, for views at any scale.
-    others: see `open_pictures`. Raises ConfigError when there is neither a source nor a recipe,
-    DataError when there is no such split.
+    others: see `open_pictures`. A set that is given as a Python object (`Source`) is told by its
+    images to be the run's own or another. Raises ConfigError when there is neither a source nor a
+    recipe, DataError when there is no such split.
     """
     if net.recipe is None and source is None:
         raise ConfigError(f"{net.origin}: does not say what it was trained on; name it with --data")
+    given = source if isinstance(source, Source) else None
+    where = source.name if isinstance(source, Source) else source
     spec = net.recipe.data if net.recipe is not None else DataSpec()
     seen: Preprocess = net.preprocess.spec
-    foreign = net.recipe is None or (source is not None and not _same(source, spec.source))
+    foreign = net.recipe is None or given is not None
+    foreign |= where is not None and not _same(where, spec.source)
     whole = foreign and name == "test"
     known, unknown = _record((net, *others))
     splits = open_data(
         dataclasses.replace(
             spec,
-            source=source or spec.source,
+            source=where or spec.source,
             quarantine=None if foreign else spec.quarantine,
             truth=None if foreign else spec.truth,
             labels_from="auto" if foreign else spec.labels_from,
@@ -124,6 +129,7 @@ def open_split(
             in_memory="never" if stored or seen.interpolation != "bilinear" else spec.in_memory,
         ),
         known,
+        source=given,
         other=foreign,
         whole=whole,
     )

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from resnets.config import ConfigError
 from resnets.data.batch import Batch
 
 
@@ -50,6 +52,45 @@ def classification_loss(
         errors = logits.detach().argmax(1).ne(batch.targets).sum()
         sums = {"loss": loss.detach() * len(batch), "errors": errors}
         return Losses(loss, sums, len(batch))
+
+    return loss_fn
+
+
+def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> LossFn:
+    """`loss(logits, targets)` of logits (B, K) and classes (B,) as the loss to minimize.
+
+    It returns the mean over the images, or (B,) values; mixed images (mixup, cutmix) need the
+    latter, which are weighted by the shares of their two classes. A module is moved to the device
+    of the logits; its own parameters are not trained. Raises ConfigError for another result.
+    """
+
+    def values(logits: torch.Tensor, targets: torch.Tensor, batch: Batch) -> torch.Tensor:
+        value = loss(logits, targets)
+        if value.shape not in ((), (len(batch),)):
+            raise ConfigError(
+                f"loss: returns {tuple(value.shape)} for {len(batch)} images; a mean () or one"
+                " value per image are needed"
+            )
+        if value.dim() == 0 and batch.other is not None:
+            raise ConfigError(
+                "loss: returns a mean, which cannot be weighted for mixed images; return one value"
+                " per image, or set data.augment.mixup and cutmix to 0"
+            )
+        return value
+
+    def loss_fn(model: Callable[..., torch.Tensor], batch: Batch) -> Losses:
+        logits = model(batch.images).float()  # (B, K)
+        assert isinstance(batch.targets, torch.Tensor)
+        if isinstance(loss, nn.Module):
+            loss.to(logits.device)
+        total = values(logits, batch.targets, batch)
+        if batch.other is not None and batch.share is not None:
+            other = values(logits, batch.other, batch)
+            total = batch.share * total + (1 - batch.share) * other
+        total = total.mean()
+        errors = logits.detach().argmax(1).ne(batch.targets).sum()
+        sums = {"loss": total.detach() * len(batch), "errors": errors}
+        return Losses(total, sums, len(batch))
 
     return loss_fn
 

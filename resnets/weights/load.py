@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ from resnets.weights.checkpoint.format import (
     read_whole,
 )
 from resnets.weights.checkpoint.store_url import named
+from resnets.weights.custom_model import MODEL_KEYS, MakeModel, build_custom
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import (
     Weights,
@@ -68,7 +70,9 @@ NOTHING_SAID = LoadOptions()
 
 
 def load(
-    where: str | Path, model: str | None = None, classes: str | Sequence[str] | None = None
+    where: str | PathLike[str],
+    model: str | nn.Module | MakeModel | None = None,
+    classes: str | Sequence[str] | None = None,
 ) -> ImageClassifier:
     """The net of a run, checkpoint, pushed folder or file, in eval mode, float32, on the CPU.
 
@@ -80,13 +84,20 @@ def load(
     "torchvision:resnet50.IMAGENET1K_V2".
 
     model: the network of a file that does not say it, such as a state dict; anything that
-    `create_model` takes as `weights` is taken here then. classes: names of the outputs, in their
-    order: a sequence, or text as `--classes` takes it. Outputs that nobody names are called "0",
-    "1", .... Preprocessing that a file does not say is assumed, and logged.
+    `create_model` takes as `weights` is taken here then. For a run of a network from outside the
+    package: that network, an `nn.Module` which gets the weights, or the function that makes it from
+    a `ModelSpec`; ConfigError names its classes where it is missing. classes: names of the
+    outputs, in their order: a sequence, or text as `--classes` takes it. Outputs that nobody names
+    are called "0", "1", .... Preprocessing that a file does not say is assumed, and logged.
 
     Raises CheckpointError, WeightsError, and ConfigError for an unknown name or another network.
     """
-    return _load(where, model, classes, "head")
+    if model is None or isinstance(model, str):
+        return _load(fspath(where), model, classes, "head")
+    path = file_of(fspath(where))
+    checkpoint = open_checkpoint(fspath(where)) if path is None else read_whole(path)
+    with naming(named(checkpoint.path)):
+        return _net_of(checkpoint, fspath(where), None, None, classes, model)
 
 
 def load_model(
@@ -138,12 +149,25 @@ def _net_of(
     part: str | None,
     model: str | None,
     classes: str | Sequence[str] | None,
+    custom: nn.Module | MakeModel | None = None,
 ) -> ImageClassifier:
-    """The net of one of our own checkpoints; `classes` are other names for its outputs."""
+    """The net of one of our own checkpoints; `classes` are other names for its outputs.
+
+    custom: its network, where that is from outside the package.
+    """
     recipe, path = checkpoint.recipe, checkpoint.path
     if model is not None:
         _check_model(source, recipe.model, catalog.spec(model))
-    net = build(recipe.model)
+    missing = [name for key, name in (recipe.custom or {}).items() if key in MODEL_KEYS]
+    if custom is not None:
+        net, _ = build_custom(custom, recipe.model)
+    elif missing:
+        raise ConfigError(
+            f"{named(path)}: its network is from outside the package ({', '.join(missing)}); give"
+            f" it, in Python: resnets.load({source!r}, model=...)"
+        )
+    else:
+        net = build(recipe.model)
     averaged = checkpoint.group("ema") if part in (None, "ema") else {}
     load_weights(net, chosen_group(checkpoint, part, source), path)
     check_values(net.state_dict(), named(path))

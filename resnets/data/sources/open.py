@@ -23,6 +23,7 @@ from resnets.data.sources.idx import (
     has_idx,
     open_idx,
 )
+from resnets.data.sources.objects import refuse_name
 from resnets.data.sources.parquet import open_parquet
 from resnets.data.sources.scikit_learn import open_digits
 from resnets.data.sources.webdataset import open_shard_folder
@@ -39,6 +40,7 @@ def find_source(spec: DataSpec) -> Source:
     ConfigError where `spec.streaming` asks for what only Parquet and WebDataset can do.
     """
     source, streaming = spec.source, spec.streaming
+    refuse_name(source)
     path = Path(source).expanduser()
     if source.startswith(HUB) or (path.exists() and is_tabular(path)):
         where = source if source.startswith(HUB) else str(path)

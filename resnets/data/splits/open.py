@@ -74,6 +74,7 @@ def open_data(
     spec: DataSpec,
     known: Fingerprint | None = None,
     *,
+    source: Source | None = None,
     training: bool = False,
     other: bool = False,
     whole: bool = False,
@@ -84,6 +85,7 @@ def open_data(
     and each image's own identity (`data.dataset.identity`). Images in quarantine are left out of
     the shares they would be in.
 
+    source: the set, where it is given as a Python object; `spec.source` names it then.
     known: what the run remembers of its set. Images keep the role they had there, and none that
     was trained on is held out. other: the source is not the one that the run names; unless `known`
     tells that it is the same set at another place, only images that were trained on are taken out
@@ -94,7 +96,7 @@ def open_data(
     DataError says what is missing, empty, damaged or of one class only, or which images are both
     trained on and held out.
     """
-    source = find_source(spec)
+    source = source or find_source(spec)
     check_classes(source, 1 if other else 2)
     roles = choose_roles(source, spec, known, other=other, whole=whole)
     warnings = list(roles.label_conflicts()) if training else []

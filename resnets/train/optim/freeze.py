@@ -70,6 +70,6 @@ class FreezeSchedule:
 def _body(model: nn.Module) -> list[nn.Module]:
     """The parts of the model that hold pretrained weights, from input to output."""
     net = next((module for module in model.modules() if isinstance(module, ImageClassifier)), None)
-    if net is None:
+    if net is None or not net.stage_names:  # one from outside the package, with its own weights
         return []
     return [part for part in net.children() if part is not net.head and list(part.parameters())]

@@ -1,0 +1,70 @@
+"""Python objects that a run uses in place of what its recipe can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from resnets.config import ConfigError, Recipe
+from resnets.data.dataset.parts import Source
+from resnets.utils.python_objects import PREFIX, qualified_name
+from resnets.weights.custom_model import MODEL_KEYS, MakeModel
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class CustomParts:
+    """Objects from outside the package; None where the recipe's own are used.
+
+    model: an `nn.Module` that returns logits (B, K), or a function that makes one from a
+    `ModelSpec`. loss: a function of logits (B, K) and classes (B,), see `loss.custom_loss`. data:
+    the data set. The recipe of a run with such parts names them in `custom` and `data.source`.
+    """
+
+    model: nn.Module | MakeModel | None = None
+    loss: Loss | None = None
+    data: Source | None = None
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ConfigError where a run of `recipe` needs other parts than these."""
+        custom = recipe.custom or {}
+        if self.model is None and (missing := [custom[key] for key in MODEL_KEYS if key in custom]):
+            raise ConfigError(
+                f"the run's network is from outside the package ({', '.join(missing)}); give it as"
+                " model=..."
+            )
+        if self.loss is None and "loss" in custom:
+            raise ConfigError(
+                f"the run's loss is from outside the package ({custom['loss']}); give it as"
+                " loss=..."
+            )
+        if (self.model or self.loss or self.data) and recipe.task != "classify":
+            raise ConfigError(f"task {recipe.task}: takes no model, loss or data as Python objects")
+        if self.data is None and recipe.data.source.startswith(PREFIX):
+            name = recipe.data.source.removeprefix(PREFIX)
+            raise ConfigError(
+                f"the run's data set is a Python object ({name}); give it as data=..."
+            )
+        if self.model is not None and recipe.weights is not None:
+            raise ConfigError(
+                "weights: are of the package's own networks; load initial weights into the model"
+                " that is given, and set weights=None"
+            )
+        if self.loss is not None and recipe.label_smoothing:
+            raise ConfigError("label_smoothing: is not used by the loss that is given; set it to 0")
+
+    def named_in(self, recipe: Recipe, model: dict[str, str]) -> Recipe:
+        """`recipe` with the names of these parts; `model`: those of the network's."""
+        names = dict(model)
+        if self.loss is not None:
+            names["loss"] = qualified_name(self.loss)
+        return replace(recipe, custom=names or None)
+
+    def changes(self, recipe: Recipe) -> list[str]:
+        """Notes for a resumed run: which parts have another name than the recipe says."""
+        before = (recipe.custom or {}).get("loss", recipe.loss)
+        now = recipe.loss if self.loss is None else qualified_name(self.loss)
+        return [] if now == before else [f"loss: {before} until here, {now} from here on"]

@@ -1,0 +1,96 @@
+"""Networks from outside the package, given as Python objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from resnets.config import ConfigError, ModelSpec
+from resnets.models import ImageClassifier
+from resnets.utils.python_objects import qualified_name
+
+MakeModel = Callable[[ModelSpec], nn.Module]
+MODEL_KEYS = ("model", "block", "norm")  # of `Recipe.custom`: what a network is made of
+
+
+class CustomModel(ImageClassifier):
+    """A module that returns logits (B, K) for images (B, C, H, W); it has no named stages."""
+
+    stage_names = ()
+
+    def __init__(self, spec: ModelSpec, module: nn.Module) -> None:
+        super().__init__(spec)
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        logits: Tensor = self.module(x)
+        return logits
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Not available: see `stages`."""
+        self._refuse()
+
+    def stages(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
+        """Not available: raises ConfigError."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise ConfigError(
+            f"{self.spec.name}: a network from outside the package gives logits only; features,"
+            " dense views and studies of stages need one built from stages, such as"
+            " ResNet(spec, block=...)"
+        )
+
+
+def build_custom(
+    model: nn.Module | MakeModel, spec: ModelSpec
+) -> tuple[ImageClassifier, dict[str, str]]:
+    """The network `model` for `spec`, and where its parts are defined.
+
+    The names are those of "block" and "norm" for a network of the package with such parts, and of
+    "model" for any other; none are needed for a network of the package alone. Raises ConfigError
+    where it does not take the images or does not return as many logits as there are classes.
+    """
+    made = model if isinstance(model, nn.Module) else model(spec)
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"model: gives a {type(made).__name__}, not an nn.Module")
+    inner = made.module if isinstance(made, CustomModel) else made
+    if isinstance(inner, ImageClassifier):
+        net, names = inner, inner.custom_names
+        if not type(inner).__module__.startswith("resnets."):
+            names = {"model": qualified_name(inner)}
+    else:
+        net = CustomModel(replace(spec, name=type(inner).__name__), inner)
+        names = {"model": qualified_name(type(inner))}
+    _check_logits(net, spec)
+    return net, names
+
+
+def _check_logits(net: ImageClassifier, spec: ModelSpec) -> None:
+    """Raise ConfigError unless `net` takes images of `spec` and returns logits (B, K)."""
+    modes = {module: module.training for module in net.modules()}
+    first = next(net.parameters(), None)
+    device = None if first is None else first.device
+    images = torch.zeros(2, spec.in_channels, spec.input_size, spec.input_size, device=device)
+    try:
+        with torch.no_grad():
+            logits = net.eval()(images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"model: {net.spec.name} does not take images {tuple(images.shape)}: {reason}"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (2, spec.num_classes):
+        raise ConfigError(
+            f"model: {net.spec.name} returns {shape} for 2 images, not logits (2,"
+            f" {spec.num_classes}): one per class"
+        )
