@@ -26,7 +26,7 @@ from resnets.utils import environment
 
 BASE = AugmentSpec(flip=True)
 CHANGES = {
-    "pca_colour": {"pca_colour": 0.1},
+    "pca_color": {"pca_color": 0.1},
     "policy rand": {"policy": "rand"},
     "policy trivial": {"policy": "trivial"},
     "erase 0.25": {"erase": 0.25},
@@ -68,7 +68,7 @@ def main() -> None:
         return lambda: next(batches)
 
     base = spent(stream({}), rounds) / count
-    print(f"{'flip, normalise':28s} {base * 1e6:8.1f} us/picture")
+    print(f"{'flip, normalize':28s} {base * 1e6:8.1f} us/picture")
     for name, change in CHANGES.items():
         more = spent(stream(change), rounds) / count - base
         print(f"+ {name:26s} {more * 1e6:8.1f}")

@@ -71,10 +71,10 @@ def plot(depths: list[int], rows: dict[str, list[dict[str, float]]], path: Path)
     for axis, key, title in zip(
         axes, ("ms", "mib"), ("time of a step, ms", "memory of a step, MiB"), strict=True
     ):
-        for (name, found), colour in zip(rows.items(), ("#0b5fa5", "#c2410c"), strict=True):
+        for (name, found), color in zip(rows.items(), ("#0b5fa5", "#c2410c"), strict=True):
             values = [each[key] for each in found]
-            axis.plot(depths, values, "o", color=colour, label=name)
-            axis.plot(depths, np.polyval(np.polyfit(depths, values, 1), depths), color=colour)
+            axis.plot(depths, values, "o", color=color, label=name)
+            axis.plot(depths, np.polyval(np.polyfit(depths, values, 1), depths), color=color)
         axis.set(title=title, xlabel="layers", xlim=(0, None), ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)

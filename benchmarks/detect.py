@@ -101,9 +101,9 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     model = assemble(build(recipe.model), recipe, CLASSES).to(memory_format=torch.channels_last)
     state = new_state(model, recipe, 1000)
     images, targets = pictures(size, batch)
-    normalised = [(image - 0.45) / 0.22 for image in images]
+    normalized = [(image - 0.45) / 0.22 for image in images]
     forward = DataParallelModel(model, ProcessGroup())
-    given = Batch(normalised, targets, torch.arange(batch))
+    given = Batch(normalized, targets, torch.arange(batch))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
     finder = DetectionInference([model])
 
@@ -113,7 +113,7 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     def infer() -> None:
         model.eval()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            finder(normalised)
+            finder(normalized)
 
     return {"training": train, "inference": infer}
 

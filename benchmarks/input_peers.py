@@ -14,14 +14,14 @@ SIZE, BATCH = 224, 64
 Batches = Iterator[torch.Tensor]
 
 
-def loader(dataset: object, normalised: bool) -> Batches:
+def loader(dataset: object, normalized: bool) -> Batches:
     """Endless batches as everybody loads them; what is not normalised yet is, batch by batch."""
     from torch.utils.data import DataLoader
 
     mean, std = (255 * torch.tensor(each)[:, None, None] for each in (MEAN, STD))
     while True:
         for images, _ in DataLoader(dataset, BATCH, shuffle=True, drop_last=True):
-            yield images if normalised else images.float().sub_(mean).div_(std)
+            yield images if normalized else images.float().sub_(mean).div_(std)
 
 
 def torchvision_v1(folder: Path) -> Batches:

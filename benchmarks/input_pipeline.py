@@ -90,7 +90,7 @@ def ours(source: Path, uint8: bool = False) -> Batches:
         workers=1,
         val_fraction=0.0,
         test_fraction=0.0,
-        normalise="imagenet",
+        normalize="imagenet",
         in_memory="never",
         augment=AugmentSpec(crop="random-resized", scale=(0.08, 1.0), flip=True),
     )

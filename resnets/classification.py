@@ -98,7 +98,7 @@ class ClassificationTask:
             preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
         else:
             log.info(
-                "%s: using the normalization of the weights, not data.normalise", recipe.weights
+                "%s: using the normalization of the weights, not data.normalize", recipe.weights
             )
             channels = recipe.model.in_channels
             preprocessor = fit_known(weights.preprocess, splits.train, data, channels)

@@ -34,7 +34,7 @@ def pictures(folder: Path, augment: AugmentSpec) -> torch.Tensor:
     """(SHOWN, S, S, 3) in 0..1: four batches of the two photographs."""
     spec = DataSpec(
         source=str(folder), size=112, val_fraction=0, test_fraction=0, augment=augment,
-        normalise="imagenet",
+        normalize="imagenet",
     )  # fmt: skip
     train = open_data(spec).train
     preprocessor = fit_preprocess(train, spec, 3)

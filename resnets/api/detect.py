@@ -13,7 +13,7 @@ from resnets.detect.data.types import Detections, DetectionSplit
 from resnets.detect.metrics.eval_split import SplitName, choose_set, choose_split
 from resnets.detect.metrics.evaluator import DetectionMetrics
 from resnets.detect.metrics.measure import find_all, make_test, measure
-from resnets.detect.metrics.unlabelled import Unlabelled, save_results
+from resnets.detect.metrics.unlabeled import Unlabeled, save_results
 from resnets.detect.models.inference_input import InferenceInput
 from resnets.detect.models.load import load
 from resnets.detect.outputs import save_evaluation
@@ -55,7 +55,7 @@ def evaluate_detectors(
     models = tuple(load(each) for each in weights)
     first = models[0]
     assert first.recipe is not None
-    images: DetectionSplit | Unlabelled
+    images: DetectionSplit | Unlabeled
     if image_set:
         images = choose_set(first.recipe, first.classes, data, image_set, first.fingerprint)
     else:
@@ -70,7 +70,7 @@ def evaluate_detectors(
     def watch(shown: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
         return with_progress(shown, total, hidden=quiet)
 
-    if isinstance(images, Unlabelled):
+    if isinstance(images, Unlabeled):
         if out is None:
             raise ConfigError("--out: name a folder for the results; there is no ground truth")
         found, errors = find_all(test, images.split, watch)

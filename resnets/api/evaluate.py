@@ -61,7 +61,7 @@ def evaluate(
     model: str | None = None,
     classes: str | None = None,
     labels: str | PathLike[str] | None = None,
-    views: Kind = "centre",
+    views: Kind = "center",
     scales: Sequence[int] = (),
     flip: bool = False,
     average: Average = "probabilities",
@@ -122,7 +122,7 @@ def evaluate(
                 classes=classes,
                 labels=labels,
                 flip=flip,
-                views=views != "centre",
+                views=views != "center",
                 average=average != "probabilities",
                 data=source,
             )
@@ -154,7 +154,7 @@ def evaluate(
                 "does not go with an artifact, which has its own model and centre view",
                 model=model,
                 classes=classes,
-                views=views != "centre",
+                views=views != "center",
                 scales=scales,
                 flip=flip,
             )

@@ -47,7 +47,7 @@ def train(
 ) -> Run:
     """Train a model and return its run, whose folder holds checkpoints, metrics and a report.
 
-        run = resnets.train("pictures", data="photos", epochs=10, optim={"lr": 0.02})
+        run = resnets.train("scratch", data="photos", epochs=10, optim={"lr": 0.02})
 
     Args:
         recipe: A recipe's name (see `resnets.recipes`), a .toml file or a `Recipe`.

@@ -26,7 +26,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, unzip_to_tar
 from resnets.data.files.open import TarFiles, list_tar, unpack
 from resnets.data.files.shards import missing_shards
-from resnets.data.files.walk import LeftOut, is_hidden, walk_unlabelled
+from resnets.data.files.walk import LeftOut, is_hidden, walk_unlabeled
 from resnets.data.sources.archive import inside
 from resnets.data.sources.arrow_files import find_tabular
 from resnets.data.sources.huggingface import HUB
@@ -51,7 +51,7 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
             left_out.add_all(home.left_out)
             warnings = home.warnings({"": index.count})
     elif path.is_dir():
-        index = _index_files(path, walk_unlabelled(path, left_out), work)
+        index = _index_files(path, walk_unlabeled(path, left_out), work)
         tars = sorted(file for file in path.iterdir() if _is_archive(file))
         if not index.count and tars:
             left_out = LeftOut()
@@ -95,7 +95,7 @@ def _listed_paths(file: Path) -> Iterator[str]:
             raise DataError(f"{file}: not UTF-8; save the file as UTF-8") from None
         return
     paths = TablePaths(file.parent)
-    table = open_table_file(file, paths.is_file, paths.is_known, labelled=False)
+    table = open_table_file(file, paths.is_file, paths.is_known, labeled=False)
     if table is None:
         return
     rows = table.rows()

@@ -92,7 +92,7 @@ def _print(card: dict[str, Any], out: Path) -> None:
             f" {errors['top1_error_before']:.2f}%, on {errors['pictures']:,} pictures"
         )
     if mixed := card.get("mixed"):
-        few, rest = len(mixed["float"]), mixed["quantised"]
+        few, rest = len(mixed["float"]), mixed["quantized"]
         say(
             f"  in float: {', '.join(mixed['float'])} ({few} of {few + rest} layers,"
             f" {mixed['float_multiply_adds']:.0%} of the multiply-adds)"

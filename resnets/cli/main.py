@@ -58,11 +58,13 @@ def _run(name: str, words: list[str]) -> int:
     import tyro
 
     from resnets.config import ConfigError, RemoteError
+    from resnets.config.aliases import current_words
 
     module = importlib.import_module(f"resnets.cli.{name}")
     if os.environ.get("WORLD_SIZE", "1") != "1":  # the line says which of them speaks
         name = f"{name}: rank {os.environ.get('RANK', '?')}"
     try:
+        words = current_words(words)
         check_words(words)
         code = tyro.cli(module.command, prog=f"resnets {name}", args=words)
         return int(code or 0)

@@ -17,7 +17,7 @@ def command(
     model: str | None = None,
     classes: str | None = None,
     format: Literal["timm", "transformers", "mmpretrain"] = "timm",
-    licence: str | None = None,
+    license: str | None = None,
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Put a net where others find it: weights, config.json and a model card (README.md).
@@ -39,6 +39,6 @@ def command(
     from resnets.weights.push import push
 
     options = load_options(model, classes)
-    place = push(weights, to, licence=licence, private=private, options=options, format=format)
+    place = push(weights, to, license=license, private=private, options=options, format=format)
     say(f"pushed {weights}: {place}")
     return 0

@@ -21,7 +21,7 @@ class AugmentSpec:
         scale: [px or fraction] Range of the shorter side in px for crop "scale-jitter"; of the area
             fraction for "random-resized".
         flip: Mirror each image left to right with probability 0.5.
-        pca_colour: [std] Standard deviation of the step along the principal components of the
+        pca_color: [std] Standard deviation of the step along the principal components of the
             colors; 0 is off (Krizhevsky et al. 2012).
         policy: "rand" applies random operations (RandAugment, Cubuk et al. 2020, as in timm);
             "trivial" one operation of random magnitude (TrivialAugment, Müller and Hutter 2021).
@@ -34,8 +34,8 @@ class AugmentSpec:
         cutmix: [alpha] Paste a rectangle of another image, of an area from Beta(alpha, alpha); 0 is
             off (Yun et al. 2019).
         mix_probability: [probability] Batches that are mixed at all.
-        erase: [probability] Chance that a rectangle of an image is replaced by noise (Zhong et al.
-            2020).
+        random_erase: [probability] Chance that a rectangle of an image is replaced by noise (Zhong
+            et al. 2020).
         repeats: [copies] Differently augmented copies of an image in a batch; an epoch keeps its
             length and has 1 / repeats of the distinct images (Hoffer et al. 2020).
     """
@@ -44,7 +44,7 @@ class AugmentSpec:
     pad: int = 4
     scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = False
-    pca_colour: float = 0.0
+    pca_color: float = 0.0
     policy: Literal["none", "rand", "trivial"] = "none"
     policy_ops: int = 2
     policy_magnitude: float = 7.0
@@ -52,7 +52,7 @@ class AugmentSpec:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_probability: float = 1.0
-    erase: float = 0.0
+    random_erase: float = 0.0
     repeats: int = 1
 
 
@@ -80,7 +80,7 @@ class DataSpec:
             the sorted files.
         overlap: What to do if byte-identical images are both in training and held out: "refuse",
             "leave-out" (of training), or "allow" and report.
-        normalise: Normalization of the input: subtract the mean image of the training set (the
+        normalize: Normalization of the input: subtract the mean image of the training set (the
             paper, section 3.4), or standardize each channel by the statistics of the training set
             or of ImageNet. Pretrained weights bring their own.
         in_memory: Keep the whole data set as one uint8 tensor. "auto" does if images share one size
@@ -90,8 +90,8 @@ class DataSpec:
         grow_between: [fraction of the run] Where the side begins and ends to grow to `size`.
         grow_step: [px] Step of that growth.
         workers: [threads] Threads that decode images; 0 is one per core. Never changes a result.
-        truth: File with the labels of a flat validation folder (ImageNet's ground truth), if it is
-            not found beside it.
+        ground_truth: File with the labels of a flat validation folder (ImageNet's ground truth),
+            if it is not found beside it.
         labels_from: Where the class of an image in a folder or archive comes from: "auto" detects
             class folders, split folders and tables; "folder" takes every folder at the top as a
             class; "name" takes the part of the file name before its number.
@@ -99,8 +99,8 @@ class DataSpec:
         shuffle_buffer: [images] Images buffered to shuffle a streamed data set.
         quarantine: File that lists images to exclude, as `resnets data check` writes it; None is
             quarantine.txt in the folder of the source, if there is one.
-        max_bad: [fraction] Training images that may be unreadable before a run stops; one always
-            may, unless this is 0.
+        max_unreadable: [fraction] Training images that may be unreadable before a run stops; one
+            always may, unless this is 0.
         value_range: [pixel value] Values that become 0 and 255 in images of more than 8 bits; None
             measures them on the training images if those fill less than half of 16 bits. Stored
             with the weights.
@@ -116,23 +116,23 @@ class DataSpec:
     split_seed: int = 0
     split_rule: Literal["identity", "rank"] = "identity"
     overlap: Literal["refuse", "leave-out", "allow"] = "refuse"
-    normalise: Literal["per-pixel-mean", "channel", "imagenet"] = "channel"
+    normalize: Literal["per-pixel-mean", "channel", "imagenet"] = "channel"
     in_memory: Literal["auto", "always", "never"] = "auto"
     grow_from: int | None = None
     grow_between: tuple[float, float] = (0.35, 0.8)
     grow_step: int = 32
     workers: int = 0
-    truth: str | None = None
+    ground_truth: str | None = None
     labels_from: Literal["auto", "folder", "name"] = "auto"
     streaming: bool = False
     shuffle_buffer: int = 10_000
     quarantine: str | None = None
-    max_bad: float = 0.01
+    max_unreadable: float = 0.01
     value_range: tuple[float, float] | None = None
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
     def __post_init__(self) -> None:
-        for name in ("val_fraction", "test_fraction", "max_bad"):
+        for name in ("val_fraction", "test_fraction", "max_unreadable"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is not in [0, 1)")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:

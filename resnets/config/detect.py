@@ -35,8 +35,8 @@ class DetectSpec:
             of the images; 0 is off, 0.001 is for LVIS (Gupta et al. 2019).
         format: Annotation format to read if there are several; "" is the first of coco, cvat, voc,
             labelme, yolo and rle.
-        skip_bad: Exclude invalid annotations instead of refusing to train.
-        upright: Boxes refer to images rotated as their EXIF data says, where the annotated size
+        skip_invalid: Exclude invalid annotations instead of refusing to train.
+        apply_exif: Boxes refer to images rotated as their EXIF data says, where the annotated size
             does not tell; otherwise such images are refused.
         class_map: Encoding of the pixels of class maps: "ids" the numbers of the file that names
             the classes; "binary" 0, and 1 or 255; "voc" and "cityscapes" their numbers or colors;
@@ -46,7 +46,7 @@ class DetectSpec:
             images one to one.
         head: "fpn" is a feature pyramid (Lin et al. 2017). "c4" runs the last stage on each region
             (the paper, appendix A; for VGG, Ren et al. 2015). "fcn" and "deeplabv3" are for task
-            "segment" (Long et al. 2015, Chen et al. 2017). "pcr" and "rcnn" are for task "localise"
+            "segment" (Long et al. 2015, Chen et al. 2017). "pcr" and "rcnn" are for task "localize"
             (the paper, appendix C).
         pyramid_from: [stage] First stage that feeds the pyramid; None is the first of stride 4 (1
             for CIFAR networks).
@@ -64,16 +64,17 @@ class DetectSpec:
         recompute_norm: Replace the running statistics of batch norms by averages over the detection
             training set before training. The paper takes ImageNet's images instead (the paper,
             appendix A).
-        anchors: [anchors] Anchors sampled per image for the loss of the proposals (Ren et al.
+        rpn_batch_size: [anchors] Anchors sampled per image for the loss of the proposals (Ren et
+            al. 2015).
+        box_batch_size: [regions] Regions sampled per image for the loss of the boxes (Girshick
             2015).
-        regions: [regions] Regions sampled per image for the loss of the boxes (Girshick 2015).
         proposals: [boxes] Proposals kept per image, in training and at test.
-        auxiliary: [weight] Weight of the loss of a second FCN head on the stage before the last,
-            for task "segment".
+        aux_loss_weight: [weight] Weight of the loss of a second FCN head on the stage before the
+            last, for task "segment".
         proposals_from: Run of a "pcr" localizer with the same network, whose boxes "rcnn" starts
             from.
         score_threshold: [probability] Lowest score of a detection.
-        nms: [IoU] Overlap above which the weaker of two boxes of a class is suppressed.
+        nms_threshold: [IoU] Overlap above which the weaker of two boxes of a class is suppressed.
         max_detections: [boxes] Most detections per image.
         refine: Read regions again at their regressed boxes, and vote (the paper, appendix B).
         test_sizes: [px] Shorter sides of an image pyramid at test, merged by maxout (the paper,
@@ -94,8 +95,8 @@ class DetectSpec:
     keep_difficult: bool = False
     repeat_threshold: float = 0.0
     format: AnnotationFormat = ""
-    skip_bad: bool = False
-    upright: bool = False
+    skip_invalid: bool = False
+    apply_exif: bool = False
     class_map: ClassMapScheme = ""
     class_map_folder: str = ""
     head: Head = "fpn"
@@ -108,13 +109,13 @@ class DetectSpec:
     roi_size: int | None = None
     context: bool = False
     recompute_norm: bool = False
-    anchors: int = 256
-    regions: int = 512
+    rpn_batch_size: int = 256
+    box_batch_size: int = 512
     proposals: tuple[int, int] = (2000, 1000)
-    auxiliary: float = 0.0
+    aux_loss_weight: float = 0.0
     proposals_from: str | None = None
     score_threshold: float = 0.05
-    nms: float = 0.5
+    nms_threshold: float = 0.5
     max_detections: int = 100
     refine: bool = False
     test_sizes: tuple[int, ...] = ()
@@ -124,8 +125,8 @@ class DetectSpec:
         self._check_model()
 
     def _check_model(self) -> None:
-        counts = ("pyramid_width", "region_width", "anchors", "regions", "max_detections")
-        for name in counts:
+        counts = ("pyramid_width", "region_width", "rpn_batch_size", "box_batch_size")
+        for name in (*counts, "max_detections"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"detect.{name}: {getattr(self, name)} must be at least 1")
         if not self.anchor_sizes or min(self.anchor_sizes) < 1:
@@ -134,7 +135,7 @@ class DetectSpec:
             raise ConfigError(f"detect.anchor_ratios: {self.anchor_ratios} must be above 0")
         if min(self.proposals) < 1:
             raise ConfigError(f"detect.proposals: {self.proposals} must be at least 1")
-        for name in ("score_threshold", "nms"):
+        for name in ("score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"detect.{name}: {getattr(self, name)} is not in 0..1")
         if any(size < 16 for size in self.test_sizes):

@@ -45,7 +45,7 @@ class Recipe:
         recompute: Recompute activations in the backward pass instead of storing them (Chen et al.
             2016).
         weights: Initial weights, as `resnets.create_model` takes them; None is random. Their own
-            normalization then replaces data.normalise.
+            normalization then replaces data.normalize.
         weights_head: "names" keeps the head if its classes are those of the data, in any order;
             "keep" keeps it by position; "new" replaces it.
         weights_size: "near" refuses weights made for images less than half as large as the
@@ -61,7 +61,7 @@ class Recipe:
     """
 
     name: str = "custom"
-    task: Literal["classify", "detect", "localise", "instances", "segment"] = "classify"
+    task: Literal["classify", "detect", "localize", "instances", "segment"] = "classify"
     model: ModelSpec = field(default_factory=ModelSpec)
     data: DataSpec = field(default_factory=DataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pydantic
 import tomli_w
 
+from resnets.config.aliases import current_path, with_current_names
 from resnets.config.recipe import Recipe
 from resnets.utils.errors import ConfigError
 from resnets.utils.files import atomic_write
@@ -36,6 +37,8 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
     """Build a spec from plain data, or raise one ConfigError line that names the field."""
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: must have fields, got {data!r:.40}")
+    if kind is Recipe:
+        data = with_current_names(data, "recipe")
     _refuse_unknown(kind, data, where, "")
     try:
         return pydantic.TypeAdapter(kind).validate_python(data)
@@ -102,7 +105,7 @@ def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set"
     """A copy with dotted fields changed ("optim.lr": 0.05); values may be TOML text."""
     data = to_dict(recipe)
     for path, value in changes.items():
-        *parents, leaf = path.split(".")
+        *parents, leaf = current_path(path).split(".")
         node = data
         for parent in parents:
             node = node.setdefault(parent, {})

@@ -17,7 +17,7 @@ from resnets.detect.data.types import IGNORE, Detections, Pixels
 from resnets.evaluate.figures.fonts import Letters
 from resnets.utils.terminal import printable
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 TagBox = tuple[float, float, float, float]
 SMALLEST = 640  # px: smaller pictures are enlarged, so that labels leave something to see
 TINT = 0.45  # how much of its colour a mask lays over the picture
@@ -31,11 +31,11 @@ class Mark:
 
     box: tuple[float, float, float, float]
     tag: str
-    colour: Colour
+    color: Color
     mask: Pixels | None = None
 
 
-def class_colour(label: int) -> Colour:
+def class_color(label: int) -> Color:
     """A colour for a class, the same everywhere; neighbours differ most."""
     hue = (0.02 + label * GOLDEN_TURN) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.80 - 0.25 * (label % 3 == 2), 0.95)
@@ -53,7 +53,7 @@ def marks(found: Detections, classes: Sequence[str], threshold: float) -> list[M
         left, top, right, bottom = np.asarray(found["boxes"][place], np.float64).tolist()
         tag = f"{classes[label]} {scores[place]:.0%}"
         mask = decode_run(dict(found["masks"][place])) if "masks" in found else None
-        chosen.append(Mark((left, top, right, bottom), tag, class_colour(label), mask))
+        chosen.append(Mark((left, top, right, bottom), tag, class_color(label), mask))
     return chosen
 
 
@@ -70,7 +70,7 @@ def draw(pixels: Pixels, chosen: Sequence[Mark]) -> Image.Image:
     boxes = [tuple(value * scale for value in mark.box) for mark in chosen]
     for mark, box in zip(chosen, boxes, strict=True):
         left, top, right, bottom = box
-        pen.rectangle(_ordered(left, top, right, bottom), outline=mark.colour, width=thick)
+        pen.rectangle(_ordered(left, top, right, bottom), outline=mark.color, width=thick)
     taken: list[TagBox] = []
     for mark, box in reversed(list(zip(chosen, boxes, strict=True))):  # surest take their place
         taken.append(_write_tag(page, pen, mark, (box[0], box[1], box[2], box[3]), taken))
@@ -82,7 +82,7 @@ def draw_classes(pixels: Pixels, classes: Pixels, names: Sequence[str]) -> Image
     present, counts = np.unique(classes[classes != IGNORE], return_counts=True)
     palette = np.zeros((256, 3), np.float64)
     for label in present.tolist():
-        palette[label] = class_colour(label)
+        palette[label] = class_color(label)
     counted = (classes != IGNORE)[..., None]
     mixed = np.where(counted, 0.45 * pixels + 0.55 * palette[classes], pixels)
     picture = Image.fromarray(mixed.round().astype(np.uint8))
@@ -90,7 +90,7 @@ def draw_classes(pixels: Pixels, classes: Pixels, names: Sequence[str]) -> Image
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
     shares = counts / max(1, counts.sum())
     rows = [
-        (names[present[place]], shares[place], class_colour(int(present[place])))
+        (names[present[place]], shares[place], class_color(int(present[place])))
         for place in np.argsort(-counts, kind="stable")[:LEGEND].tolist()
     ]
     return _with_legend(picture, rows)
@@ -110,8 +110,8 @@ def _tinted(pixels: Pixels, chosen: Sequence[Mark]) -> Image.Image:
         if mark.mask is None:
             continue
         inside = mark.mask.astype(bool)
-        mixed[inside] = (1 - TINT) * mixed[inside] + TINT * np.array(mark.colour, np.float32)
-        mixed[_outline(inside)] = mark.colour
+        mixed[inside] = (1 - TINT) * mixed[inside] + TINT * np.array(mark.color, np.float32)
+        mixed[_outline(inside)] = mark.color
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 
@@ -132,8 +132,8 @@ def _write_tag(
     places = ((left, top - high), (left, bottom), (left, top), (right - wide, bottom - high))
     spots = [_fitted(x, y, wide, high, page.size) for x, y in places]
     place = min(spots, key=lambda spot: sum(_shared(spot, other) for other in taken))
-    pen.rectangle(place, fill=mark.colour)
-    bright = np.dot(mark.colour, (0.299, 0.587, 0.114)) > 140
+    pen.rectangle(place, fill=mark.color)
+    bright = np.dot(mark.color, (0.299, 0.587, 0.114)) > 140
     at = (place[0] + 3, place[1] + high / 2)
     letters.draw(pen, at, tag, "black" if bright else "white", anchor="lm")
     return place
@@ -155,17 +155,17 @@ def _ordered(left: float, top: float, right: float, bottom: float) -> TagBox:
     return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
-def _with_legend(picture: Image.Image, rows: Sequence[tuple[str, float, Colour]]) -> Image.Image:
+def _with_legend(picture: Image.Image, rows: Sequence[tuple[str, float, Color]]) -> Image.Image:
     letters, high, wide = Letters(14), 22, 210
     columns = max(1, picture.width // wide)
     lines = -(-len(rows) // columns)
     page = Image.new("RGB", (picture.width, picture.height + lines * high + 10), "white")
     page.paste(picture, (0, 0))
     pen = ImageDraw.Draw(page)
-    for number, (name, share, colour) in enumerate(rows):
+    for number, (name, share, color) in enumerate(rows):
         x = 8 + number % columns * wide
         y = picture.height + 6 + number // columns * high
-        pen.rectangle((x, y + 3, x + 14, y + 17), fill=colour)
+        pen.rectangle((x, y + 3, x + 14, y + 17), fill=color)
         said = f"{share:.0%}" if share >= 0.005 else "<1%"
         letters.draw(pen, (x + 20, y + 10), f"{printable(name)} {said}", "#1f2933", anchor="lm")
     return page

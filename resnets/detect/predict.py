@@ -19,7 +19,7 @@ from resnets.detect.draw import draw, draw_classes, marks
 from resnets.detect.metrics.localization import Located
 from resnets.detect.metrics.measure import Evaluator
 from resnets.detect.models.inference_input import InferenceInput, show
-from resnets.detect.models.localizer import Localiser, Refiner
+from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.segmenter import Segmenter
 
 
@@ -75,7 +75,7 @@ def look(
             latest[:] = [each]
             yield each
 
-    if isinstance(test.models[0], Localiser | Refiner):
+    if isinstance(test.models[0], Localizer | Refiner):
         for located in test.located(noted()):
             shown = latest[0]
             yield Prediction(paths[shown.row], shown.stored, likeliest(located), None)

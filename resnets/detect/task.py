@@ -27,7 +27,7 @@ from resnets.detect.models.build import (
     recompute_norms,
 )
 from resnets.detect.models.load import load
-from resnets.detect.models.localizer import Localiser, Refiner
+from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.losses import model_losses
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn
@@ -189,7 +189,7 @@ def _take_proposer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> P
     assert recipe.detect.proposals_from is not None
     where = recipe.detect.proposals_from
     found = load(where)
-    if not isinstance(found, Localiser) or found.classes != splits.classes:
+    if not isinstance(found, Localizer) or found.classes != splits.classes:
         raise ConfigError(f"detect.proposals_from: {where} is no 'pcr' localiser of these classes")
     try:
         model.proposer.load_state_dict(found.state_dict())

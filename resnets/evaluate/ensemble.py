@@ -15,7 +15,7 @@ from resnets.data import DataError, Split
 from resnets.evaluate.batch_size import Budget
 from resnets.evaluate.batched_inference import compute_in_groups
 from resnets.evaluate.views.crops import Pixels, cut
-from resnets.evaluate.views.dense import fully_convolutional, normalise
+from resnets.evaluate.views.dense import fully_convolutional, normalize
 from resnets.evaluate.views.views import Average, Views, average_scores, logits_of
 from resnets.models import ImageClassifier
 from resnets.utils.cpu_count import cores
@@ -72,7 +72,7 @@ class Member:
 
         A mirror image is that of the normalised picture, as in training.
         """
-        inputs = normalise(self.net.preprocess, images.to(self.device))
+        inputs = normalize(self.net.preprocess, images.to(self.device))
         shown = [inputs, inputs.flip(3)] if self.views.flipped else [inputs]
         scores = [logits_of(self.forward, each, precision=self.precision) for each in shown]
         return torch.stack(scores, 1)[..., self.columns].cpu()

@@ -77,7 +77,7 @@ def embeddings(
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def compute(images: Tensor) -> Tensor:
-        inputs = net.preprocess.normalise(images.to(device))
+        inputs = net.preprocess.normalize(images.to(device))
         return logits_of(lambda x: embed(net, x), inputs, precision=precision).cpu()
 
     budget = Budget(device)

@@ -22,7 +22,7 @@ from resnets.data.dataset.parts import Source
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.split import with_summary
 from resnets.data.decode.pixel_values import FULL
-from resnets.data.sources.all_images import open_all, open_unlabelled
+from resnets.data.sources.all_images import open_all, open_unlabeled
 from resnets.data.splits.fingerprint import Fingerprint
 from resnets.data.tables.synsets import WNIDS
 from resnets.evaluate.truth import Truth, own_truth, read_truth
@@ -119,7 +119,7 @@ def open_split(
             spec,
             source=where or spec.source,
             quarantine=None if foreign else spec.quarantine,
-            truth=None if foreign else spec.truth,
+            ground_truth=None if foreign else spec.ground_truth,
             labels_from="auto" if foreign else spec.labels_from,
             streaming=False if foreign else spec.streaming,
             size=seen.size,
@@ -186,7 +186,7 @@ def open_every(net: Known, source: str) -> Split:
     """
     spec = net.recipe.data if net.recipe is not None else DataSpec()
     if net.recipe is None or not _same(source, spec.source):
-        spec = dataclasses.replace(spec, quarantine=None, truth=None, labels_from="auto")
+        spec = dataclasses.replace(spec, quarantine=None, ground_truth=None, labels_from="auto")
     levels = net.preprocess.spec.value_range or FULL
     spec = dataclasses.replace(spec, source=source, in_memory="never", value_range=levels)
     return open_all(spec)
@@ -194,7 +194,7 @@ def open_every(net: Known, source: str) -> Split:
 
 def _open_for_labels(net: Known, source: str, name: SplitName, others: Sequence[Known]) -> Split:
     """The images that a file labels: a split of `source`, or all of what has no classes."""
-    loose, (known, _) = open_unlabelled(source), _record((net, *others))
+    loose, (known, _) = open_unlabeled(source), _record((net, *others))
     if loose is not None and any("/" not in path for path in _paths_within(loose, source)):
         return loose if name == "train" else _without_trained(loose, known)
     try:

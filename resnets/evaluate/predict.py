@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data.errors import DataError
-from resnets.data.files.walk import LeftOut, walk_unlabelled
+from resnets.data.files.walk import LeftOut, walk_unlabeled
 from resnets.data.transforms.preprocess import Picture
 from resnets.evaluate.batched_inference import NOT_FINITE, compute_in_groups
 
@@ -61,7 +61,7 @@ def find_pictures(paths: Iterable[str | Path], left_out: LeftOut | None = None) 
             found.append(path)
             continue
         passed_over = LeftOut()
-        images = [path / name for name in walk_unlabelled(path, passed_over)]
+        images = [path / name for name in walk_unlabeled(path, passed_over)]
         if not images:
             raise DataError(f"{path}: no images in this folder{passed_over.said()}")
         found.extend(images)

@@ -145,7 +145,7 @@ def verify(
             "name": "pictures",
             "type": "uint8",
             "shape": ["batch", *spatial, engine.channels],
-            "is": "RGB" if engine.channels == 3 else "grey",
+            "is": "RGB" if engine.channels == 3 else "gray",
             "cut_already": [engine.size, engine.size],
         },
         "output": {

@@ -92,7 +92,7 @@ def quantize_mixed(
         speeds = [measure_relative_speed(open_artifact(each), base) for each in (path, plain_path)]
         manifest["mixed"] = {
             "float": {layer.name: layer.sensitivity for layer in layers[:count]},
-            "quantised": len(layers) - count,
+            "quantized": len(layers) - count,
             "float_multiply_adds": sum(layer.share for layer in layers[:count]),
             "all_int8": {"verdict": int8_error.reason, "top1_error": int8_error.top1_error},
             "times_as_fast_as": float_precision,

@@ -63,7 +63,7 @@ def reference_logits(model: ImageClassifier) -> Callable[[NDArray[np.uint8]], ND
     def compute(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
             planes = torch.from_numpy(images).permute(0, 3, 1, 2)
-            logits: NDArray[np.float32] = model(model.preprocess.normalise(planes)).numpy()
+            logits: NDArray[np.float32] = model(model.preprocess.normalize(planes)).numpy()
             return logits
 
     return compute

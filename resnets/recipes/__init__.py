@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from resnets.config import ConfigError, Recipe
+from resnets.config import ConfigError, Recipe, aliases
 from resnets.recipes import (
     cifar,
     detection,
+    image_folder,
     imagenet,
     imagenet_fast,
     imagenet_rsb,
-    pictures,
     small,
 )
 
@@ -33,20 +33,21 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
         "imagenet-fast-16": imagenet_fast.imagenet_fast_16,
         "imagenet-fast-18": imagenet_fast.imagenet_fast_18,
         "imagenet-fast-40": imagenet_fast.imagenet_fast_40,
-        "pictures": pictures.pictures,
-        "finetune": pictures.finetune,
+        "scratch": image_folder.scratch,
+        "finetune": image_folder.finetune,
         "detect": detection.detect,
         "detect-paper": detection.detect_paper,
         "detect-small": detection.detect_small,
         "instances": detection.instances,
         "segment": detection.segment,
-        "localise": detection.localise,
+        "localize": detection.localize,
     }
 )
 
 
 def recipe(name: str, net: str | None = None) -> Recipe:
     """The recipe called `name`, for `net` or its own default; ConfigError suggests the nearest."""
+    name = aliases.RECIPES.get(name, name)
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, 1)
         hint = f"did you mean {near[0]}?" if near else "see `resnets train --list`"

@@ -35,7 +35,7 @@ def cifar10_paper(net: str = "cifar-resnet20") -> Recipe:
         data=DataSpec(
             source="cifar10",
             val_fraction=0.0,
-            normalise="per-pixel-mean",
+            normalize="per-pixel-mean",
             augment=PAD_AND_FLIP,
             overlap=PUBLISHED,
         ),
@@ -81,7 +81,7 @@ def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
         data=DataSpec(
             source="cifar10",
             val_fraction=0.0,
-            normalise="channel",
+            normalize="channel",
             augment=PAD_AND_FLIP,
             overlap=PUBLISHED,
             grow_from=24,

@@ -53,7 +53,7 @@ def detect(net: str = "resnet50-fpn") -> Recipe:
         name="detect",
         task="detect",
         model=spec,
-        data=DataSpec(source="coco", normalise="imagenet"),
+        data=DataSpec(source="coco", normalize="imagenet"),
         detect=DetectSpec(
             head=head, train_sizes=(800,), max_size=1333, anchor_sizes=_anchors(spec, head)
         ),
@@ -91,7 +91,7 @@ def detect_paper(net: str = "resnet101-c4") -> Recipe:
         name="detect-paper",
         task="detect",
         model=spec,
-        data=DataSpec(source="coco", normalise="imagenet"),
+        data=DataSpec(source="coco", normalize="imagenet"),
         detect=DetectSpec(
             head=head,
             train_sizes=(600,),
@@ -99,9 +99,9 @@ def detect_paper(net: str = "resnet101-c4") -> Recipe:
             anchor_sizes=(64, 128, 256, 512) if head == "c4" else (32, 64, 128, 256, 512),
             roi="pool" if head == "c4" else "align",
             recompute_norm=spec.norm == "batch",
-            regions=128,
+            box_batch_size=128,
             proposals=(2000, 300),
-            nms=0.3,
+            nms_threshold=0.3,
         ),
         optim=OptimSpec(lr=1e-3, weight_decay=1e-4),
         schedule=ScheduleSpec(kind="steps", milestones=(0.75,)),
@@ -121,16 +121,16 @@ def detect_small(net: str = "resnet18-fpn") -> Recipe:
     A pyramid from stride 8 on with half the usual channels, shorter sides of 288 to 352 px, flips
     both ways (cells and aerial views have no up), batch norms trained, averaged weights. Anchors
     are those of blood cells; set detect.anchor_sizes to what your objects measure at 320 px.
-    Command: resnets train detect-small --data BCCD --set detect.skip_bad=true (one of its boxes has
-    no area). Hardware and time: two CPU cores, under two hours. Expected: mAP@.5 above 0.75 on
-    BCCD's test set; reached here: see docs/results.md.
+    Command: resnets train detect-small --data BCCD --set detect.skip_invalid=true (one of its
+    boxes has no area). Hardware and time: two CPU cores, under two hours. Expected: mAP@.5 above
+    0.75 on BCCD's test set; reached here: see docs/results.md.
     """
     spec, head = split_name(net, "fpn")
     return Recipe(
         name="detect-small",
         task="detect",
         model=spec,
-        data=DataSpec(source="pictures"),
+        data=DataSpec(source="images"),
         detect=DetectSpec(
             head=head,
             train_sizes=(288, 320, 352, 320),
@@ -140,8 +140,8 @@ def detect_small(net: str = "resnet18-fpn") -> Recipe:
             pyramid_width=128,
             region_width=256,
             anchor_sizes=(28, 64, 128, 256),
-            anchors=128,
-            regions=128,
+            rpn_batch_size=128,
+            box_batch_size=128,
             proposals=(500, 200),
         ),
         optim=OptimSpec(lr=0.02, weight_decay=1e-4, decay_norm_and_bias=False, clip_norm=10.0),
@@ -176,14 +176,14 @@ def segment(net: str = "resnet50-deeplabv3") -> Recipe:
         name="segment",
         task="segment",
         model=spec,
-        data=DataSpec(source="voc2012", normalise="imagenet"),
+        data=DataSpec(source="voc2012", normalize="imagenet"),
         detect=DetectSpec(
             head=head,
             train_sizes=(520,),
             max_size=1040,
             scale=(0.5, 2.0),
             crop=480,
-            auxiliary=0.5,
+            aux_loss_weight=0.5,
         ),
         optim=OptimSpec(lr=0.02, weight_decay=1e-4),
         schedule=ScheduleSpec(kind="linear", warmup=0.02),
@@ -195,32 +195,32 @@ def segment(net: str = "resnet50-deeplabv3") -> Recipe:
     )
 
 
-def localise(net: str = "resnet50-pcr") -> Recipe:
+def localize(net: str = "resnet50-pcr") -> Recipe:
     """Class and one box, as ImageNet's localisation task asks (after the paper's appendix C).
 
     A per-class RPN ("PCR") on the net: 8 anchors an image, half of them on the object; the class
     comes from a linear layer trained beside it. Then R-CNN on its proposals:
-    resnets train localise --model resnet50-rcnn --set detect.proposals_from=runs/localise-1.
+    resnets train localize --model resnet50-rcnn --set detect.proposals_from=runs/localise-1.
     The paper's protocol is another one: batches of 256 crops of 224 px, classes from separately
     trained classification networks, and for its best figures dense and multi-scale testing. So its
     errors are not to be expected of this recipe.
-    Command: resnets train localise --data DATA (VOC XML or COCO JSON; images with objects of one
+    Command: resnets train localize --data DATA (VOC XML or COCO JSON; images with objects of one
     class). Hardware and time: not measured. Expected: not known. Not run here at full length: no
     ImageNet.
     """
     spec, head = split_name(net, "pcr")
     return Recipe(
-        name="localise",
-        task="localise",
+        name="localize",
+        task="localize",
         model=spec,
-        data=DataSpec(source="imagenet", normalise="imagenet"),
+        data=DataSpec(source="imagenet", normalize="imagenet"),
         detect=DetectSpec(
             head=head,
             train_sizes=(224, 256),
             max_size=512,
             anchor_sizes=(64, 128, 224),
-            anchors=8,
-            regions=8,
+            rpn_batch_size=8,
+            box_batch_size=8,
             proposals=(200, 200),
             group_aspect=False,
         ),

@@ -31,8 +31,8 @@ def imagenet_paper(net: str = "resnet50-v1") -> Recipe:
             size=224,
             resize=256,
             val_fraction=0.02,
-            normalise="per-pixel-mean",
-            augment=AugmentSpec(crop="scale-jitter", scale=(256, 480), flip=True, pca_colour=0.1),
+            normalize="per-pixel-mean",
+            augment=AugmentSpec(crop="scale-jitter", scale=(256, 480), flip=True, pca_color=0.1),
         ),
         optim=OptimSpec(lr=0.1, momentum=0.9, weight_decay=1e-4),
         schedule=ScheduleSpec(kind="plateau", gamma=0.1, patience=5),
@@ -62,7 +62,7 @@ def imagenet_90(net: str = "resnet50") -> Recipe:
             size=224,
             resize=256,
             val_fraction=0.0,
-            normalise="imagenet",
+            normalize="imagenet",
             augment=INCEPTION_CROP,
         ),
         optim=OptimSpec(lr=0.1, nesterov=True, weight_decay=1e-4, decay_norm_and_bias=False),
@@ -94,9 +94,9 @@ def imagenet_tv2(net: str = "resnet50") -> Recipe:
             test_size=224,
             resize=232,
             val_fraction=0.0,
-            normalise="imagenet",
+            normalize="imagenet",
             augment=replace(
-                INCEPTION_CROP, policy="trivial", mixup=0.2, cutmix=1.0, erase=0.1, repeats=4
+                INCEPTION_CROP, policy="trivial", mixup=0.2, cutmix=1.0, random_erase=0.1, repeats=4
             ),
         ),
         optim=OptimSpec(lr=0.5, weight_decay=2e-5, decay_norm_and_bias=False),

@@ -57,7 +57,7 @@ def _fast(net: str, epochs: int, grow_between: tuple[float, float]) -> Recipe:
             test_size=256,
             resize=292,
             val_fraction=0.0,
-            normalise="imagenet",
+            normalize="imagenet",
             grow_from=160,
             grow_between=grow_between,
             augment=INCEPTION_CROP,

@@ -50,7 +50,7 @@ def imagenet_rsb_a2(net: str = "resnet50") -> Recipe:
             size=224,
             resize=236,
             val_fraction=0.0,
-            normalise="imagenet",
+            normalize="imagenet",
             augment=replace(
                 INCEPTION_CROP,
                 policy="rand",

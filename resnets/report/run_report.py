@@ -37,7 +37,7 @@ FIGURES = {
     "loss": "loss",
 }
 DRAWN = ("top1_error", "AP50", "mean_iou")  # beside the loss: the first that a run has
-STAGE_COLOURS = ("#c8591a", "#d9a441", "#7fa7c9", "#2a6fbb")
+STAGE_COLORS = ("#c8591a", "#d9a441", "#7fa7c9", "#2a6fbb")
 CURVES_OF = (("train", "--", "#2a6fbb"), ("val", "-", "#c8591a"), ("test", "-", "#3f8f4f"))
 
 
@@ -78,11 +78,11 @@ def draw_curves(rows: list[dict[str, Any]]) -> str:
         measured = next((key for key in DRAWN if any(key in row for row in rows)), DRAWN[0])
         labels = {measured: f"{FIGURES[measured]} (%)", "loss": "loss"}
         for axes, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
-            for kind, style, colour in CURVES_OF:
+            for kind, style, color in CURVES_OF:
                 found = (row for row in rows if row["kind"] == kind and key in row)
                 points = [(row["epoch"], row[key]) for row in found]
                 if points:
-                    axes.plot(*zip(*points, strict=True), style, color=colour, label=kind)
+                    axes.plot(*zip(*points, strict=True), style, color=color, label=kind)
             axes.set_xlabel("epoch")
             axes.set_ylabel(label)
             highest = axes.dataLim.ymax  # not finite without a point
@@ -106,9 +106,9 @@ def draw_stages(rows: list[dict[str, Any]]) -> str:
         figure = Figure(figsize=(9, 2.2), layout="constrained")
         axes = figure.subplots()
         below = [0.0] * len(epochs)
-        for (stage, title), colour in zip(STAGES.items(), STAGE_COLOURS, strict=True):
+        for (stage, title), color in zip(STAGES.items(), STAGE_COLORS, strict=True):
             shares = [100 * row[stage] for row in epochs]
-            axes.bar(starts, shares, widths, below, align="edge", color=colour, label=title)
+            axes.bar(starts, shares, widths, below, align="edge", color=color, label=title)
             below = [low + share for low, share in zip(below, shares, strict=True)]
         axes.set_xlabel("epoch")
         axes.set_ylabel("time (%)")

@@ -1,6 +1,6 @@
 """Resize and center crop inside a graph, so that it accepts full images of any size.
 
-Both functions prepend what the decoder does otherwise (`data.decode.decode.centre_box`): resize the
+Both functions prepend what the decoder does otherwise (`data.decode.decode.center_box`): resize the
 shorter side to `resize` px, antialiased as in Pillow, and crop the center `size` px. Images of
 `size` x `size` px are passed through, so one file serves both. A runtime that knows the input size
 in advance removes these nodes.

@@ -20,7 +20,7 @@ from resnets.detect.data.geometry import fitted_size
 from resnets.detect.metrics.measure import Evaluator, make_test
 from resnets.detect.models.inference_input import InferenceInput
 from resnets.detect.models.load import load as load_vision_model
-from resnets.detect.models.localizer import Localiser, Refiner
+from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.predict import at_least, likeliest
 from resnets.evaluate.batched_inference import NOT_FINITE
@@ -150,7 +150,7 @@ class Classifier:
         if class_name is None:
             class_name = self.classes[int(self.compute([pixels])[0].argmax())]
         tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        image = self._torch_model.preprocess.normalise(tensor)
+        image = self._torch_model.preprocess.normalize(tensor)
         target = torch.tensor([self.classes.index(class_name)])
         activation = grad_cam(self._torch_model, image, target)[0].numpy()
         size = max(PANEL, self.backend.size)
@@ -212,7 +212,7 @@ class VisionModel:
             ]
             return result
         objects = answer.objects
-        objects = objects if self.task == "localise" else at_least(objects, options.threshold)
+        objects = objects if self.task == "localize" else at_least(objects, options.threshold)
         result["objects"] = [
             _object(objects, row, self.classes)
             for row in np.argsort(-objects["scores"], kind="stable").tolist()
@@ -229,12 +229,12 @@ class VisionModel:
 
     def _infer(self, inputs: InferenceInput) -> Prediction:
         batch = inputs.image[None].to(self.evaluator.device)
-        image = self.evaluator.preprocessor.normalise(batch)[0]
+        image = self.evaluator.preprocessor.normalize(batch)[0]
         inputs = dataclasses.replace(inputs, image=image)
         model = self.evaluator.models[0]
         if isinstance(model, Segmenter):
             return Prediction(inputs.stored, None, next(self.evaluator.maps(iter([inputs]))))
-        if isinstance(model, Localiser | Refiner):
+        if isinstance(model, Localizer | Refiner):
             located = next(self.evaluator.located(iter([inputs])))
             return Prediction(inputs.stored, likeliest(located), None)
         return Prediction(inputs.stored, next(self.evaluator.objects(iter([inputs]))), None)

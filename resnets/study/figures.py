@@ -95,7 +95,7 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def series_colours(count: int) -> list[str]:
+def series_colors(count: int) -> list[str]:
     """`count` colours from shallow to deep, spread over the palette; beyond six they repeat."""
     if count > len(SERIES):
         return [SERIES[index % len(SERIES)] for index in range(count)]
@@ -137,7 +137,7 @@ def error_curves(nets: Sequence[NetCurves], held_out: str, *, narrow: bool = Fal
     ordered = sorted(nets, key=lambda net: (net.depth, net.shortcut))
     labels = net_labels(ordered)
     names = list(dict.fromkeys(labels[net.net] for net in ordered))
-    colours = dict(zip(names, series_colours(len(names)), strict=True))
+    colors = dict(zip(names, series_colors(len(names)), strict=True))
     top = _error_limit(nets)
     last = max((step for net in nets for step in _steps(net)), default=1)
     with house_style():
@@ -149,10 +149,10 @@ def error_curves(nets: Sequence[NetCurves], held_out: str, *, narrow: bool = Fal
             bold = kind == "residual"
             ends = []
             for net in (net for net in ordered if net.kind == kind):
-                colour = colours[labels[net.net]]
-                end = _draw_net(axes, net, colour, bold)
+                color = colors[labels[net.net]]
+                end = _draw_net(axes, net, color, bold)
                 if end is not None:
-                    ends.append((min(end, top), labels[net.net], colour))
+                    ends.append((min(end, top), labels[net.net], color))
             axes.set(title=f"{kind.capitalize()} nets", xlim=(0, last), ylim=(0, top))
             _label_ends(axes, ends, top, gap)
             _label_axes(axes, "iteration", "error (%)")
@@ -179,17 +179,17 @@ def depth_errors(nets: Sequence[NetCurves], held_out: str, *, narrow: bool = Fal
     with house_style():
         figure, grid = _canvas(2, narrow)
         for axes, (title, points) in zip(grid, last, strict=True):
-            for kind, (colour, marker, width) in styles.items():
+            for kind, (color, marker, width) in styles.items():
                 mine = sorted(
                     ((net.depth, np.asarray(errors)) for net, errors in points if net.kind == kind),
                     key=lambda point: point[0],
                 )
                 for depth, errors in mine:
                     places = np.full(len(errors), depths.index(depth))
-                    axes.plot(places, errors, marker, color=colour, alpha=0.45, ms=5, mew=0)
+                    axes.plot(places, errors, marker, color=color, alpha=0.45, ms=5, mew=0)
                 means = [errors.mean() for _, errors in mine]
-                axes.plot([depths.index(depth) for depth, _ in mine], means, color=colour, lw=width)
-                axes.plot([], [], marker=marker, color=colour, lw=width, label=kind)
+                axes.plot([depths.index(depth) for depth, _ in mine], means, color=color, lw=width)
+                axes.plot([], [], marker=marker, color=color, lw=width, label=kind)
             axes.set_xticks(range(len(depths)), [f"{depth:,}" for depth in depths])
             axes.set_title(title)
             axes.margins(x=0.08)
@@ -214,7 +214,7 @@ def _canvas(panels: int, narrow: bool) -> tuple[Figure, list[Axes]]:
     return figure, flat
 
 
-def _draw_net(axes: Axes, net: NetCurves, colour: str, bold: bool) -> float | None:
+def _draw_net(axes: Axes, net: NetCurves, color: str, bold: bool) -> float | None:
     """Draw one net's lines; returns the height of the end of its solid line (or dashed one)."""
     end = None
     for errors, style, width in (
@@ -226,15 +226,15 @@ def _draw_net(axes: Axes, net: NetCurves, colour: str, bold: bool) -> float | No
         steps = sorted(errors)
         values = [np.asarray(errors[step]) for step in steps]
         means = [value.mean() for value in values]
-        axes.plot(steps, means, linestyle=style, color=colour, lw=width, zorder=3)
+        axes.plot(steps, means, linestyle=style, color=color, lw=width, zorder=3)
         if style == "-" and len(values[0]) > 1:
             lows, highs = [value.min() for value in values], [value.max() for value in values]
-            axes.fill_between(steps, lows, highs, color=colour, alpha=0.16, lw=0)
+            axes.fill_between(steps, lows, highs, color=color, alpha=0.16, lw=0)
         end = float(means[-1])
     for points in net.unfinished:
         if points:
-            axes.plot(*zip(*points, strict=True), linestyle=":", color=colour, lw=1.1)
-            axes.plot(*points[-1], "x", color=colour, ms=7, mew=1.8, clip_on=False, zorder=4)
+            axes.plot(*zip(*points, strict=True), linestyle=":", color=color, lw=1.1)
+            axes.plot(*points[-1], "x", color=color, ms=7, mew=1.8, clip_on=False, zorder=4)
     return end
 
 
@@ -260,12 +260,12 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], top: float, 
     for height, _, _ in sorted(ends):
         places.append(max(height, places[-1] + gap) if places else height)
     overflow = max(0.0, places[-1] - top) if places else 0.0
-    for (_, label, colour), place in zip(sorted(ends), places, strict=True):
+    for (_, label, color), place in zip(sorted(ends), places, strict=True):
         axes.annotate(
             label,
             (1.015, (place - overflow) / top),
             xycoords="axes fraction",
-            color=colour,
+            color=color,
             va="center",
             fontsize=LABEL_SIZE,
             fontweight="bold",

@@ -207,8 +207,8 @@ def _themed(svg: str) -> str:
     names |= {"#000000": "ink", "#ffffff": "card"}
 
     def variable(match: re.Match[str]) -> str:
-        colour = match[0]
-        return f"var(--{names[colour]})" if colour in names else colour
+        color = match[0]
+        return f"var(--{names[color]})" if color in names else color
 
     return re.sub(r"(?<=: )#[0-9a-f]{6}\b", variable, svg)
 

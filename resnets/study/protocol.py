@@ -12,7 +12,7 @@ from resnets.utils.reading import read_object
 ENVIRONMENT = "environment.json"
 # Fields in which the cells of one grid are meant to differ.
 CELL_FIELDS = ("name", "model", "seed")
-NORMALISE = {
+NORMALIZE = {
     "per-pixel-mean": "the training set's mean picture subtracted",
     "channel": "each channel shifted and scaled by the training set's mean and deviation",
     "imagenet": "each channel shifted and scaled by ImageNet's mean and deviation",
@@ -24,7 +24,7 @@ def describe_training(recipe: Recipe) -> str:
     start = "He initialisation" if recipe.weights is None else f"the weights of {recipe.weights}"
     return (
         f"Pictures come from {recipe.data.source}, {_size(recipe)}, with "
-        f"{NORMALISE[recipe.data.normalise]}; {_augmentation(recipe.data.augment)}. Training "
+        f"{NORMALIZE[recipe.data.normalize]}; {_augmentation(recipe.data.augment)}. Training "
         f"starts from {start} and lasts {duration(recipe.duration)} at batch size "
         f"{recipe.batch_size} with {_optimizer(recipe.optim)}. {_schedule(recipe.schedule)}"
     )
@@ -104,7 +104,7 @@ def _augmentation(spec: AugmentSpec) -> str:
         "random-resized": [f"training crops cover a random {low:.0%} to {high:.0%} of the picture"],
     }[spec.crop]
     parts = [*parts, *(["half of them are mirrored"] if spec.flip else [])]
-    parts += ["their colours are shifted along principal components"] if spec.pca_colour else []
+    parts += ["their colours are shifted along principal components"] if spec.pca_color else []
     return " and ".join(parts) or "training pictures are not augmented"
 
 

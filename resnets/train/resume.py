@@ -18,10 +18,10 @@ EDITABLE = frozenset(
         "keep_checkpoints",
         "log_every",
         "data.source",  # current location; its images are compared with those of the run
-        "data.truth",
+        "data.ground_truth",
         "data.quarantine",
         "data.workers",
-        "data.max_bad",
+        "data.max_unreadable",
         "data.overlap",
     }
 )

@@ -102,7 +102,7 @@ def fit_known(known: Preprocessor, split: Split, data: DataSpec, channels: int) 
     A set that was read at its size already keeps the interpolation it was read with. Raises
     ConfigError as `fit_preprocess`.
     """
-    sizes = fit_preprocess(split, replace(data, normalise="imagenet"), channels).spec
+    sizes = fit_preprocess(split, replace(data, normalize="imagenet"), channels).spec
     if channels != known.spec.channels:
         known = _other_planes(known, channels)
     read = isinstance(split, TensorSplit) and split.prepared is not None

@@ -65,7 +65,7 @@ def same_net(one: ModelSpec, other: ModelSpec) -> str | None:
 def write_folder(
     net: ImageClassifier,
     out: Path,
-    licence: str | None,
+    license: str | None,
     format: Literal["timm", "transformers"] = "timm",
 ) -> None:
     """Write `net` into the existing folder `out`; preprocessing and classes where it has them.
@@ -82,7 +82,7 @@ def write_folder(
         if processor is not None:
             dump_json(processor, out / PROCESSOR)
     else:
-        config = _config(net, theirs, licence)
+        config = _config(net, theirs, license)
         if theirs is not None:
             state = name_map("torchvision", net).to_foreign(state)
     safetensors.torch.save_file(state, out / MODEL, metadata={"format": "pt"})
@@ -91,7 +91,7 @@ def write_folder(
     dump_json({**config, "resnets": _own(net)}, out / CONFIG)
 
 
-def _config(net: ImageClassifier, theirs: str | None, licence: str | None) -> dict[str, Any]:
+def _config(net: ImageClassifier, theirs: str | None, license: str | None) -> dict[str, Any]:
     """timm's config.json."""
     spec, seen = net.spec, None if net.preprocess is None else net.preprocess.spec
     layers = {"first_conv": "conv1", "classifier": "fc"}
@@ -106,7 +106,7 @@ def _config(net: ImageClassifier, theirs: str | None, licence: str | None) -> di
             **({} if seen is None else _seen(spec, seen)),
             "num_classes": spec.num_classes,
             **layers,
-            **({} if licence is None else {"license": licence}),
+            **({} if license is None else {"license": license}),
         },
     }
     if spec.in_channels != 3:

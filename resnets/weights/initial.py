@@ -85,11 +85,11 @@ def create_model(
 def read_weights(source: str, spec: ModelSpec) -> Weights:
     """What `create_model` takes as `weights`, read and recognised for the net `spec`."""
     if hub.is_library(source):
-        return recognise(hub.read_library(source, spec), spec)
+        return recognize(hub.read_library(source, spec), spec)
     if not isinstance(source, str | Path):
         raise ConfigError(f"weights: {source!r}: is no text{_meant(str(source), spec)}")
     try:
-        return recognise(read_path(str(source)), spec)
+        return recognize(read_path(str(source)), spec)
     except ConfigError as error:
         if Path(source).expanduser().exists() or not (hint := _meant(source, spec)):
             raise
@@ -116,7 +116,7 @@ def _meant(source: str, spec: ModelSpec) -> str:
     return ""
 
 
-def recognise(weights: Weights, spec: ModelSpec) -> Weights:
+def recognize(weights: Weights, spec: ModelSpec) -> Weights:
     """`weights` with their tensors, their format, and what it tells of net and preprocessing.
 
     Raises WeightsError where no format has these names, or the file cannot be read.

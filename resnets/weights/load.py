@@ -39,7 +39,7 @@ from resnets.weights.files import (
     split_part,
 )
 from resnets.weights.heads import no_names, read_classes, same_classes
-from resnets.weights.initial import net_from, recognise
+from resnets.weights.initial import net_from, recognize
 from resnets.weights.lazy_tensors import naming
 from resnets.weights.name_maps.candidates import fitting, listed
 from resnets.weights.readers.file_type import refuse_folder
@@ -218,13 +218,13 @@ def _published(
     source, spec = weights.source, weights.spec
     if spec is None:
         spec = _said(weights, model)
-        weights = recognise(weights, spec)
+        weights = recognize(weights, spec)
         spec = _sized(weights, spec, need)
     elif model is not None:
         _check_model(source, spec, catalog.spec(model))
-        weights = recognise(weights, spec)
+        weights = recognize(weights, spec)
     else:
-        weights = recognise(weights, spec)
+        weights = recognize(weights, spec)
     if spec.num_classes == 1 and need != "body":
         raise WeightsError(
             f"{source}: has one output, as of a sigmoid; classes here are told apart by a softmax,"
@@ -338,7 +338,7 @@ def _state(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
 
 def in_words(seen: Preprocess) -> str:
     """Preprocessing in one line."""
-    planes = seen.channel_order.upper() if seen.channels == 3 else "grey"
+    planes = seen.channel_order.upper() if seen.channels == 3 else "gray"
     mean = "a mean image" if seen.mean_image else f"mean {_numbers(seen.mean)}"
     return (
         f"shorter side {seen.resize} px ({seen.interpolation}), center {seen.size} px, {planes}, "

@@ -30,7 +30,7 @@ def push(
     where: str,
     to: str,
     *,
-    licence: str | None = None,
+    license: str | None = None,
     private: bool = False,
     options: LoadOptions = NOTHING_SAID,
     format: Literal["timm", "transformers", "mmpretrain"] = "timm",
@@ -50,10 +50,10 @@ def push(
     result = find_result(Path(where))
 
     def write(made: Path) -> None:
-        write_folder(net, made, licence, "transformers" if format == "transformers" else "timm")
+        write_folder(net, made, license, "transformers" if format == "transformers" else "timm")
         if format == "mmpretrain":
             _write_mmpretrain(net, made / "model.pth")
-        (made / CARD).write_text(card(net, result, to, licence), encoding="utf-8")
+        (made / CARD).write_text(card(net, result, to, license), encoding="utf-8")
         _compare(net, made)
 
     if remote:
@@ -94,7 +94,7 @@ def _checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
     return result
 
 
-def card(net: ImageClassifier, result: dict[str, Any], to: str, licence: str | None) -> str:
+def card(net: ImageClassifier, result: dict[str, Any], to: str, license: str | None) -> str:
     """README.md: figures with their protocol, use, preprocessing, recipe and licence."""
     theirs = published_name(net.spec)
     seen = net.preprocess.spec
@@ -121,7 +121,7 @@ def card(net: ImageClassifier, result: dict[str, Any], to: str, licence: str | N
         toml=to_toml(net.recipe) if net.recipe is not None else "",
         place=to if remote else name,
         timm_place=f"hf_hub:{to.removeprefix(HUB)}" if remote else f"local-dir:{name}",
-        licence=licence,
+        license=license,
     )
 
 

@@ -8,8 +8,8 @@ import re
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import (
-    IMAGENET_GREY_MEAN,
-    IMAGENET_GREY_STD,
+    IMAGENET_GRAY_MEAN,
+    IMAGENET_GRAY_STD,
     IMAGENET_MEAN,
     IMAGENET_STD,
 )
@@ -85,6 +85,6 @@ def _assumed(source: str, spec: ModelSpec) -> Preprocess:
         size=size,
         resize=size if small else round(SHARE * size),
         channels=channels,
-        mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GREY_MEAN,
-        std=IMAGENET_STD if channels == 3 else IMAGENET_GREY_STD,
+        mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GRAY_MEAN,
+        std=IMAGENET_STD if channels == 3 else IMAGENET_GRAY_STD,
     )

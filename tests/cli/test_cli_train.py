@@ -34,7 +34,7 @@ def run(*words):
 
 def test_a_folder_becomes_a_classifier(folder, tmp_path, capsys):
     out = tmp_path / "run"
-    words = ("train", "pictures", "--data", folder, "--model", "cifar-resnet8")
+    words = ("train", "scratch", "--data", folder, "--model", "cifar-resnet8")
     assert run(*words, "--iterations", 12, "--out", out, *SMALL) == 0
     said = capsys.readouterr()
     assert f"report: {out}/report.html" in said.out
@@ -81,7 +81,7 @@ def test_list_shows_docstrings(capsys):
         (("digits", "--epochs", "1", "--iterations", "2"), 2, "exclude each other"),
         (("digits", "--iterations", "0"), 2, "not a duration"),
         (("missing.toml",), 2, "missing.toml: cannot be read as a recipe"),
-        (("pictures", "--data", "nowhere/at/all"), 1, "nowhere/at/all"),
+        (("scratch", "--data", "nowhere/at/all"), 1, "nowhere/at/all"),
         (("--resume", "nowhere"), 2, "nowhere: no run to resume here"),
         (("digits", "--resume", "nowhere"), 2, "name one recipe"),
     ],
@@ -111,7 +111,7 @@ def test_bad_folders_are_named(folder, tmp_path, capsys, spoil, message):
     root = tmp_path / "copy"
     shutil.copytree(folder, root)
     spoil(root)
-    words = ("train", "pictures", "--data", root, "--model", "cifar-resnet8", "--iterations", 8)
+    words = ("train", "scratch", "--data", root, "--model", "cifar-resnet8", "--iterations", 8)
     assert run(*words, "--out", tmp_path / "run", *SMALL) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in said
@@ -125,7 +125,7 @@ def test_a_broken_picture_is_named_and_the_run_goes_on(folder, tmp_path, caplog,
     shutil.copytree(folder, root)
     half = (root / "red" / "1.jpg").read_bytes()[:400]
     (root / "red" / "0.jpg").write_bytes(half if data is None else data)
-    words = ("train", "pictures", "--data", root, "--model", "cifar-resnet8", "--iterations", 8)
+    words = ("train", "scratch", "--data", root, "--model", "cifar-resnet8", "--iterations", 8)
     assert run(*words, "--out", tmp_path / "run", *SMALL) == 0
     (said,) = {each.message for each in caplog.records if "cannot be read" in each.message}
     assert said.startswith(f"{root / 'red' / '0.jpg'}: cannot be read as a picture")

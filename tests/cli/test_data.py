@@ -42,7 +42,7 @@ def test_pack_and_verify(shapes: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_run_on_a_packed_set(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "pack", "shapes", "--out", "s.pack"]) == 0
-    words = ["train", "pictures", "--model", "cifar-resnet8", "--data", "s.pack", "--device", "cpu"]
+    words = ["train", "scratch", "--model", "cifar-resnet8", "--data", "s.pack", "--device", "cpu"]
     sizes = ["data.size=16", "data.resize=20", "batch_size=4", "compile=off"]
     options = [word for size in sizes for word in ("--set", size)]
     assert main([*words, *options, "--iterations", "2", "--out", "run"]) == 0
@@ -58,7 +58,7 @@ def test_unreadable_pictures_are_named_and_left_out(
 ) -> None:
     (shapes / "round" / "00.png").write_bytes(b"")
     (shapes / "square" / "01.png").write_bytes(b"GIF89a")
-    code, out, err = said(capsys, "pack", "shapes", "--max-bad", "0.1")
+    code, out, err = said(capsys, "pack", "shapes", "--max-unreadable", "0.1")
     assert code == 1
     assert "wrote shapes-400.pack: 22 train, 0.1 MB" in out
     assert err.splitlines()[-1].startswith("resnets data pack: 2 ")
@@ -67,7 +67,7 @@ def test_unreadable_pictures_are_named_and_left_out(
     Path("shapes-400.pack").unlink()
     code, out, err = said(capsys, "pack", "shapes")
     assert (code, out) == (1, "")
-    assert "2 of them cannot be read, data.max_bad = 0.01 allows 1" in err
+    assert "2 of them cannot be read, data.max_unreadable = 0.01 allows 1" in err
     assert not list(Path().glob("*.pack*"))
     Path("list.txt").write_text("round/00.png\tempty\nsquare/01.png\n")
     code, out, err = said(capsys, "pack", "shapes", "--quarantine", "list.txt")
@@ -96,7 +96,7 @@ def test_verify_names_damaged_pictures(shapes: Path, capsys: pytest.CaptureFixtu
         (["shapes", "--out", "set.tar"], 2, "--out set.tar: packed sets end in .pack"),
         (["shapes", "--out", "no/set.pack"], 2, "--out no/set.pack: there is no folder no"),
         (["shapes", "--out", "here.pack"], 2, "--out here.pack: exists already"),
-        (["shapes", "--max-bad", "1.5"], 2, "data.max_bad: 1.5 is not in [0, 1)"),
+        (["shapes", "--max-unreadable", "1.5"], 2, "data.max_unreadable: 1.5 is not in [0, 1)"),
         (["shapes", "--quarantine", "none.txt"], 2, "none.txt cannot be read"),
         (["nowhere"], 1, "nowhere: no such folder or file"),
         (["shapes", "--verify"], 1, "shapes: no such file; make it with `resnets data pack`"),

@@ -20,24 +20,24 @@ from resnets.data import TrainStream, fit_preprocess, open_data
 from resnets.models import build, catalog
 from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
 
-COLOURS = {"blue": (40, 40, 220), "green": (40, 200, 40), "red": (220, 40, 40)}
+COLORS = {"blue": (40, 40, 220), "green": (40, 200, 40), "red": (220, 40, 40)}
 
 
-def paint(path: Path, colour: tuple[int, int, int], seed: int) -> None:
+def paint(path: Path, color: tuple[int, int, int], seed: int) -> None:
     noise = np.random.default_rng(seed).integers(-30, 31, (12, 12, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
+    Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(path)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """20 training and 8 test pictures of each of three colours; one red test picture is green."""
-    root = tmp_path_factory.mktemp("colours")
-    for number, (name, colour) in enumerate(COLOURS.items()):
+    root = tmp_path_factory.mktemp("colors")
+    for number, (name, color) in enumerate(COLORS.items()):
         for k in range(28):
             part = "train" if k < 20 else "test"
-            paint(root / part / name / f"{k:02}.png", colour, 100 * number + k)
-    paint(root / "test" / "red" / "20.png", COLOURS["green"], 0)
+            paint(root / part / name / f"{k:02}.png", color, 100 * number + k)
+    paint(root / "test" / "red" / "20.png", COLORS["green"], 0)
     return root
 
 
@@ -245,7 +245,7 @@ def test_label_files_decide_what_is_right(capsys, checkpoint, data, tmp_path):
     labels = tmp_path / "labels.csv"
     rows = [
         f"{name}/{path.name},{name}"
-        for name in COLOURS
+        for name in COLORS
         for path in sorted((data / "test" / name).iterdir())
         if (name, path.name) != ("blue", "20.png")
     ]
@@ -258,7 +258,7 @@ def test_label_files_decide_what_is_right(capsys, checkpoint, data, tmp_path):
     # A flat folder has nothing but such a file.
     flat = tmp_path / "flat"
     flat.mkdir()
-    for name in COLOURS:
+    for name in COLORS:
         shutil.copy(data / "test" / name / "25.png", flat / f"{name}.png")
     (tmp_path / "real.json").write_text("[[0], [1, 0], [2]]", encoding="utf-8")
     words = ("evaluate", checkpoint, "--json", "--data", flat, "--labels", tmp_path / "real.json")
@@ -267,7 +267,7 @@ def test_label_files_decide_what_is_right(capsys, checkpoint, data, tmp_path):
 
 
 def test_folders_with_numbers_name_outputs(capsys, checkpoint, data, tmp_path):
-    for number, name in enumerate(COLOURS):  # as ImageNet-V2 comes
+    for number, name in enumerate(COLORS):  # as ImageNet-V2 comes
         shutil.copytree(data / "test" / name, tmp_path / "v2" / str(number))
     words = ("evaluate", checkpoint, "--data", tmp_path / "v2", "--json")
     result = json.loads(call(capsys, *words)[1])
@@ -277,7 +277,7 @@ def test_folders_with_numbers_name_outputs(capsys, checkpoint, data, tmp_path):
 def test_unreadable_pictures_are_named_and_left_out(capsys, checkpoint, data, tmp_path):
     folder, labels = tmp_path / "pictures", []
     folder.mkdir()
-    for name in COLOURS:
+    for name in COLORS:
         for path in sorted((data / "test" / name).iterdir()):
             shutil.copy(path, folder / f"{name}-{path.name}")
             labels.append(f"{name}-{path.name},{name}")

@@ -153,7 +153,7 @@ def test_imagenet_recipe_trains_on_photographs(photographs, tmp_path, name):
 
 
 def test_finetune_from_a_run(photographs, tmp_path, capsys):
-    run("pictures", photographs, tmp_path / "first", "data.resize=56", "data.val_fraction=0.2")
+    run("scratch", photographs, tmp_path / "first", "data.resize=56", "data.val_fraction=0.2")
     result = run(
         "finetune", photographs, tmp_path / "second", "data.resize=56", "data.val_fraction=0.2",
         f"weights={tmp_path / 'first'}", "finetune.layer_decay=0.7", "finetune.freeze_norm=true",

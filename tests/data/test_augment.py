@@ -78,8 +78,8 @@ def test_mean_is_subtracted_where_pixels_were_and_padding_is_zero(images: torch.
     batch = augmented(
         AugmentSpec(crop="pad", flip=True), Preprocessor(spec, mean), images, epochs, ids
     )
-    centred = (images.numpy() / 255 - mean.permute(1, 2, 0).numpy()) / np.array(spec.std)
-    wanted = np.stack([naive_crop(centred[row], 4, 9, 5, row) for row in ids])
+    centered = (images.numpy() / 255 - mean.permute(1, 2, 0).numpy()) / np.array(spec.std)
+    wanted = np.stack([naive_crop(centered[row], 4, 9, 5, row) for row in ids])
     assert_close(batch.permute(0, 2, 3, 1).double().numpy(), wanted, rtol=1e-5, atol=1e-6)
     assert (batch == 0).any()  # padding is in view, and exactly zero
 
@@ -92,11 +92,11 @@ def test_without_augmentation_training_sees_what_evaluation_sees(images: torch.T
     ):
         preprocessor = Preprocessor(spec, picture)
         batch = augmented(AugmentSpec(), preprocessor, images, np.zeros(20, int), np.arange(20))
-        assert_close(batch, preprocessor.normalise(images.permute(0, 3, 1, 2)), rtol=0, atol=0)
+        assert_close(batch, preprocessor.normalize(images.permute(0, 3, 1, 2)), rtol=0, atol=0)
 
 
 def test_a_sample_does_not_depend_on_its_batch(images: torch.Tensor) -> None:
-    spec = AugmentSpec(crop="pad", flip=True, pca_colour=0.1, policy="rand", erase=0.5)
+    spec = AugmentSpec(crop="pad", flip=True, pca_color=0.1, policy="rand", random_erase=0.5)
     ids, epochs = np.arange(20), np.full(20, 2)
     together = augmented(spec, Preprocessor(PLAIN), images, epochs, ids)
     for row in (0, 13):
@@ -106,13 +106,13 @@ def test_a_sample_does_not_depend_on_its_batch(images: torch.Tensor) -> None:
     assert not torch.equal(other, together)
 
 
-def test_pca_colour_has_the_published_covariance() -> None:
+def test_pca_color_has_the_published_covariance() -> None:
     count = 20_000
-    grey = torch.full((1, 1, 1, 3), 128, dtype=torch.uint8)
+    gray = torch.full((1, 1, 1, 3), 128, dtype=torch.uint8)
     spec = replace(PLAIN, size=1, resize=1, mean=(128 / 255,) * 3, std=(1.0,) * 3)
-    augment = BatchAugment(AugmentSpec(pca_colour=0.1), Preprocessor(spec), 1, CPU)
+    augment = BatchAugment(AugmentSpec(pca_color=0.1), Preprocessor(spec), 1, CPU)
     rows = torch.zeros(count, dtype=torch.int64)
-    shift = augment(augment.pad(grey), rows, np.zeros(count, int), np.arange(count)).flatten(1)
+    shift = augment(augment.pad(gray), rows, np.zeros(count, int), np.arange(count)).flatten(1)
     values, vectors = np.linalg.eigh(np.cov(shift.numpy().T))
     assert_close(np.sqrt(values[::-1]), 0.1 * np.array(PCA_VALUES), rtol=0.03, atol=0)
     brightness = np.abs(vectors[:, -1])  # the first component moves all colours alike
@@ -175,7 +175,7 @@ def test_resized_crop_keeps_area_and_ratio_within_bounds(width: int, height: int
         assert 0.55 < share.mean() < 0.7
 
 
-def test_resized_crop_takes_the_centre_when_no_try_fits() -> None:
+def test_resized_crop_takes_the_center_when_no_try_fits() -> None:
     box = resized_box((1.0, 1.0), np.full((3, 4), 0.99))
     assert box(400, 100) == pytest.approx((133.333, 0, 266.667, 100), abs=1e-2)
 
@@ -187,7 +187,7 @@ def test_resized_crop_takes_the_centre_when_no_try_fits() -> None:
         (AugmentSpec(crop="scale-jitter", scale=(480, 256)), 3, "data.augment.scale"),
         (AugmentSpec(crop="random-resized", scale=(0.0, 2.0)), 3, "data.augment.scale"),
         (AugmentSpec(crop="pad", pad=-1), 3, "data.augment.pad"),
-        (AugmentSpec(pca_colour=0.1), 1, "data.augment.pca_colour"),
+        (AugmentSpec(pca_color=0.1), 1, "data.augment.pca_color"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(

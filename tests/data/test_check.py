@@ -84,8 +84,8 @@ def test_each_sort_of_odd_picture(tree: Path) -> None:
     exif[0x0112] = 6
     save(scene(104), ant / "turned.jpg", exif=exif)
     save(scene(105).convert("CMYK"), ant / "print.jpg")
-    grey = np.asarray(scene(106).convert("L")).astype(np.uint16) * 257
-    save(Image.fromarray(grey), ant / "deep.png")
+    gray = np.asarray(scene(106).convert("L")).astype(np.uint16) * 257
+    save(Image.fromarray(gray), ant / "deep.png")
     save(scene(107).convert("P"), ant / "colours.gif")
     save(scene(108), ant / "moving.webp", save_all=True, append_images=[scene(109), scene(110)])
     (ant / "notes.txt").write_text("notes")
@@ -247,7 +247,7 @@ def test_alike_images_do_not_make_all_pairs(kind: str) -> None:
     assert (0, count - 1) in propose(replace(known, part=parts)).pairs
 
 
-def test_other_colours_are_not_read_again() -> None:
+def test_other_colors_are_not_read_again() -> None:
     words = np.zeros(25, np.uint64)
     tones = np.arange(25, dtype=np.uint64) * np.uint64(0x090909)
     known = replace(shapes_of(words), tone=tones)

@@ -89,7 +89,7 @@ def test_training_repeats_a_known_leak(
     (root / "train/a/caf\udce9\n.png").rename(root / "train/a/again.png")
     assert main(["data", "check", str(root), "--out", "checked"]) == 3
     small = ["--set", "data.size=16", "--set", "data.resize=16", "--set", "batch_size=4"]
-    words = ["train", "pictures", "--data", str(root), "--model", "cifar-resnet8", *small]
+    words = ["train", "scratch", "--data", str(root), "--model", "cifar-resnet8", *small]
     words += ["--iterations", "1", "--set", "data.val_fraction=0"]
     assert main([*words, "--out", "one"]) == 0
     said = "1 training images are copies or near-copies of test images"

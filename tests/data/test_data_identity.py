@@ -175,9 +175,9 @@ def test_keys_of_too_many_bytes_are_not_read(
     assert not affordable(files)
 
 
-def write_scans(root: Path, first: int, count: int, **grey: int) -> None:
+def write_scans(root: Path, first: int, count: int, **gray: int) -> None:
     """Scans without compression in wide black margins: one size, and the same ends."""
-    for name, value in grey.items():
+    for name, value in gray.items():
         (root / name).mkdir(parents=True)
         for number in range(first, first + count):
             pixels = np.zeros((320, 320), np.uint8)

@@ -227,7 +227,7 @@ def test_an_odd_size_that_probing_misses_leaves_files(tmp_path: Path) -> None:
     assert isinstance(open_data(replace(WHOLE, source=str(tmp_path))).train, FileSplit)
 
 
-def test_grey_files_stay_grey(tmp_path: Path) -> None:
+def test_gray_files_stay_gray(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_pictures(tmp_path / name, 2)
         for path in (tmp_path / name).iterdir():
@@ -422,7 +422,7 @@ def test_a_truncated_picture_is_named(tree: Path) -> None:
     path = tree / "cow" / "210.png"
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DataError, match=r"cow/210\.png: cannot be read as a picture"):
-        open_data(replace(WHOLE, source=str(tree), max_bad=0))
+        open_data(replace(WHOLE, source=str(tree), max_unreadable=0))
 
 
 def test_cifar10_tar(shared_data: Path) -> None:

@@ -85,7 +85,7 @@ def test_any_part_is_as_in_a_whole_decode(photo, kind: str, mode: str) -> None:
 
 
 @in_part
-def test_grey_views_of_colour_are_the_stored_brightness(photo) -> None:
+def test_gray_views_of_color_are_the_stored_brightness(photo) -> None:
     for options in KINDS.values():
         for box in random_boxes(*photo.size, 5):
             found = difference(encoded(photo, **options), view_of(box, channels=1))

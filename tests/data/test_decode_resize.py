@@ -31,8 +31,8 @@ def pictures() -> list[NDArray[np.uint8]]:
     edges = 255 * (rng.random((15, 20, 3)).repeat(10, 0).repeat(10, 1) > 0.5)
     rows, columns = np.mgrid[0:150, 0:200]
     smooth = np.stack([rows + columns, columns, 255 - rows], -1) % 256
-    colour = [each.astype(np.uint8) for each in (noise, edges, smooth)]
-    return [*colour, *(np.ascontiguousarray(each[:, :, :1]) for each in colour)]
+    color = [each.astype(np.uint8) for each in (noise, edges, smooth)]
+    return [*color, *(np.ascontiguousarray(each[:, :, :1]) for each in color)]
 
 
 def by_pillow(pixels: NDArray[np.uint8], box: tuple, size: int, filter: str) -> NDArray[np.uint8]:

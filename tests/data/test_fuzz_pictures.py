@@ -104,7 +104,7 @@ def go_through(capfd, caplog, place: Path, count: int) -> None:
     run = place / "run"
     sets = [
         "data.size=24",
-        "data.max_bad=0.97",
+        "data.max_unreadable=0.97",
         "data.augment.crop=random-resized",
         "batch_size=32",
     ]
@@ -152,7 +152,7 @@ def go_through(capfd, caplog, place: Path, count: int) -> None:
 
     words = [*words, "--set", f"data.quarantine={place / 'check' / 'quarantine.txt'}"]
     words[words.index("--out") + 1] = place / "clean"
-    words[words.index("data.max_bad=0.97")] = "data.max_bad=0"
+    words[words.index("data.max_unreadable=0.97")] = "data.max_unreadable=0"
     code, _, err = call(capfd, *words, "--epochs", 1)
     assert code == 0, err
     assert not [record for record in caplog.records if record.name == "resnets"]

@@ -66,9 +66,9 @@ def test_the_end_is_full_size_whatever_the_step(step: int, share: float) -> None
     assert size_at(slow, 30, 10, 10) == 30
 
 
-@pytest.mark.parametrize("normalise", ["per-pixel-mean", "channel"])
-def test_pictures_in_memory_are_cropped_then_resized(normalise: str) -> None:
-    train = stream(replace(GROWN, normalise=normalise))
+@pytest.mark.parametrize("normalize", ["per-pixel-mean", "channel"])
+def test_pictures_in_memory_are_cropped_then_resized(normalize: str) -> None:
+    train = stream(replace(GROWN, normalize=normalize))
     for step, size in ((0, 8), (50, 12), (90, 16)):
         full = next(train.batches(step))
         small = next(train.batches(step, 100))
@@ -82,16 +82,16 @@ def test_pictures_in_memory_are_cropped_then_resized(normalise: str) -> None:
 @pytest.mark.parametrize(
     "augment",
     [
-        AugmentSpec(crop="random-resized", scale=(0.35, 1.0), flip=True, erase=0.0),
-        AugmentSpec(crop="scale-jitter", scale=(48, 60), flip=True, pca_colour=0.1),
+        AugmentSpec(crop="random-resized", scale=(0.35, 1.0), flip=True, random_erase=0.0),
+        AugmentSpec(crop="scale-jitter", scale=(48, 60), flip=True, pca_color=0.1),
     ],
 )
-@pytest.mark.parametrize("normalise", ["per-pixel-mean", "channel"])
+@pytest.mark.parametrize("normalize", ["per-pixel-mean", "channel"])
 def test_the_decoder_cuts_the_same_part_at_fewer_pixels(
-    photos: str, augment: AugmentSpec, normalise: str
+    photos: str, augment: AugmentSpec, normalize: str
 ) -> None:
     spec = DataSpec(source=photos, size=48, grow_from=24, grow_step=8, augment=augment)
-    spec = replace(spec, normalise=normalise)
+    spec = replace(spec, normalize=normalize)
     train = stream(spec)
     for step, size in ((0, 24), (70, 40), (99, 48)):
         small = next(train.batches(step, 100))
@@ -110,7 +110,7 @@ def test_files_and_memory_grow_alike(photos: str) -> None:
 
 
 def test_a_grown_batch_is_the_same_whenever_it_is_read(photos: str) -> None:
-    augment = AugmentSpec(crop="random-resized", flip=True, mixup=0.2, cutmix=1.0, erase=0.5)
+    augment = AugmentSpec(crop="random-resized", flip=True, mixup=0.2, cutmix=1.0, random_erase=0.5)
     spec = DataSpec(source=photos, size=32, grow_from=16, grow_step=8, augment=augment, workers=1)
     whole = list(islice(stream(spec).batches(0, 12), 12))
     assert sorted({batch.images.shape[2] for batch in whole}) == [16, 24, 32]
@@ -122,9 +122,9 @@ def test_a_grown_batch_is_the_same_whenever_it_is_read(photos: str) -> None:
 def test_training_and_test_may_differ_in_size(photos: str) -> None:
     augment = AugmentSpec(crop="random-resized", flip=True)
     spec = DataSpec(source=photos, size=32, test_size=40, resize=48, augment=augment)
-    for normalise in ("per-pixel-mean", "channel"):
-        train = stream(replace(spec, normalise=normalise))
-        same = stream(replace(spec, normalise=normalise, test_size=None, resize=None))
+    for normalize in ("per-pixel-mean", "channel"):
+        train = stream(replace(spec, normalize=normalize))
+        same = stream(replace(spec, normalize=normalize, test_size=None, resize=None))
         batch, wanted = next(train.batches()).images, next(same.batches()).images
         assert batch.shape == (4, 3, 32, 32)
         assert (batch - wanted).abs().mean() < 0.15 * wanted.std()  # means of two crops differ

@@ -101,7 +101,7 @@ def test_splits_within_each_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("test", ["test", "test1", "seg_pred/seg_pred", "test/unknown", "Test"])
-def test_unlabelled_test_images_are_left_out_with_a_count(tmp_path: Path, test: str) -> None:
+def test_unlabeled_test_images_are_left_out_with_a_count(tmp_path: Path, test: str) -> None:
     put(tmp_path, "train/cat", "train/dog", "val/cat", "val/dog")
     put(tmp_path, test, count=5)
     assert read(tmp_path) == (("cat", "dog"), {"train": 4, "test": 4})

@@ -26,7 +26,7 @@ from resnets.data import (
 )
 
 CPU = torch.device("cpu")
-JITTER = AugmentSpec(crop="scale-jitter", scale=(40, 60), flip=True, pca_colour=0.1)
+JITTER = AugmentSpec(crop="scale-jitter", scale=(40, 60), flip=True, pca_color=0.1)
 RESIZED = AugmentSpec(crop="random-resized", scale=(0.35, 1.0), flip=True)
 
 
@@ -133,7 +133,7 @@ def test_evaluation_sees_each_picture_once_as_prediction_does(photos: str, in_me
 def test_a_broken_picture_is_named_when_its_batch_is_due(photos: str, tmp_path: Path) -> None:
     root = shutil.copytree(photos, tmp_path / "broken")
     whole = DataSpec(source=str(root), size=32, val_fraction=0, test_fraction=0, augment=RESIZED)
-    train = stream(replace(whole, max_bad=0))
+    train = stream(replace(whole, max_unreadable=0))
     path = root / "dog" / "7.jpg"
     path.write_bytes(path.read_bytes()[:300])
     broken = train.split.files.paths.index("dog/7.jpg")
@@ -164,7 +164,7 @@ def test_imagenette_tar_streams_photographs(shared_data: Path) -> None:
     spec = DataSpec(
         source=str(shared_data / "imagenette160.tar"),
         size=64,
-        normalise="imagenet",
+        normalize="imagenet",
         augment=replace(JITTER, scale=(64, 120)),
         in_memory="never",
     )

@@ -166,7 +166,9 @@ def test_ratios_of_erased_rectangles_are_as_published() -> None:
     assert (places[:, 1] + wide <= 64).all()
 
 
-ALL = AugmentSpec(crop="pad", flip=True, mixup=0.2, cutmix=1.0, mix_probability=0.9, erase=0.5)
+ALL = AugmentSpec(
+    crop="pad", flip=True, mixup=0.2, cutmix=1.0, mix_probability=0.9, random_erase=0.5
+)
 
 
 def test_a_stream_mixes_and_goes_on_where_it_stopped() -> None:
@@ -196,7 +198,7 @@ def test_a_stream_mixes_and_goes_on_where_it_stopped() -> None:
         ({"mixup": -0.1}, "data.augment.mixup"),
         ({"cutmix": -1.0}, "data.augment.cutmix"),
         ({"mix_probability": 1.5}, "data.augment.mix_probability"),
-        ({"erase": -0.5}, "data.augment.erase"),
+        ({"random_erase": -0.5}, "data.augment.random_erase"),
         ({"repeats": 0}, "data.augment.repeats"),
     ],
 )

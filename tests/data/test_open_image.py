@@ -14,11 +14,11 @@ from scan_bombs import BOMBS, segment
 
 import resnets
 from resnets.data.decode import jpeg, open_image
-from resnets.data.decode.decode import Crop, centre_box, decode, decode_whole
+from resnets.data.decode.decode import Crop, center_box, decode, decode_whole
 from resnets.data.decode.open_image import CLIENT_FORMATS, count_scans, heif_available
 from resnets.data.errors import DataError
 
-VIEW = Crop(16, 3, centre_box(16, 16))
+VIEW = Crop(16, 3, center_box(16, 16))
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:

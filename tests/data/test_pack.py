@@ -22,7 +22,7 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import DataError, TrainStream, fit_preprocess, open_data
 from resnets.data.dataset import pack as packing
 from resnets.data.dataset.quarantine import Quarantine
-from resnets.data.decode.decode import Crop, centre_box, decode_whole, grid_box, scaled_size
+from resnets.data.decode.decode import Crop, center_box, decode_whole, grid_box, scaled_size
 from resnets.data.decode.netpbm import encode, pixels_of
 from resnets.data.loading.pack_write import Packed, pack
 from resnets.data.sources.open import find_source
@@ -156,7 +156,7 @@ def test_all_kinds_of_pictures_are_stored_as_they_are_read(tmp_path: Path) -> No
         whole = decode_whole(raw.files.read(row), name)
         assert np.array_equal(np.broadcast_to(stored, whole.shape), whole), name
         for channels in (1, 3):
-            view = Crop(24, channels, centre_box(24, 28))
+            view = Crop(24, channels, center_box(24, 28))
             difference = np.abs(ours.read(row, view).astype(int) - raw.read(row, view))
             assert difference.mean() < 1.5, name
     assert planes.pop("grey.png") == planes.pop("deep.png") == 1
@@ -181,7 +181,7 @@ def test_views_are_those_of_the_raw_pictures(
     write(photos, out, 500)
     spec = replace(WHOLE, source=str(out), augment=augment)
     split = open_data(spec).train
-    preprocessor = fit_preprocess(split, replace(spec, normalise="imagenet"), 3)
+    preprocessor = fit_preprocess(split, replace(spec, normalize="imagenet"), 3)
     rows = np.arange(len(split))
     views = train_views(augment, preprocessor, 3, np.zeros_like(rows), rows)
     # Without the kernel, a random box is resized alone: at its edge nothing outside counts.
@@ -205,7 +205,7 @@ def test_evaluation_of_a_set_packed_at_its_test_size_is_that_of_the_raw_set(
     write(photos, out, WHOLE.resize)
     raw = open_data(replace(WHOLE, source=str(photos))).test()
     ours = open_data(replace(WHOLE, source=str(out))).test()
-    view = Crop(48, 3, centre_box(48, 56))
+    view = Crop(48, 3, center_box(48, 56))
     for row in range(len(raw)):
         difference = ours.read(row, view).astype(int) - raw.read(row, view)
         assert np.abs(difference).max() <= 2
@@ -252,7 +252,7 @@ def test_the_same_pictures_are_held_out_though_some_were_left_out(tmp_path: Path
         (root / name).write_bytes(b"no picture")
     (root / "quarantine.txt").write_text("z/05.png\tugly\nz/29.png\tugly\n")
     out = tmp_path / "flat.pack"
-    result = write(root, out, max_bad=0.1)
+    result = write(root, out, max_unreadable=0.1)
     assert result.pictures == {"train": 56}
     assert [each.split(":")[0][-8:] for each in result.unreadable] == ["x/09.png", "y/13.png"]
     spec = DataSpec(size=16, in_memory="never", split_seed=3)
@@ -266,7 +266,7 @@ def test_the_same_pictures_are_held_out_though_some_were_left_out(tmp_path: Path
 
 
 def test_batches_do_not_depend_on_workers_or_the_start(packed: Path) -> None:
-    spec = replace(WHOLE, source=str(packed), augment=RANDOM, normalise="imagenet")
+    spec = replace(WHOLE, source=str(packed), augment=RANDOM, normalize="imagenet")
 
     def stream(workers: int) -> TrainStream:
         chosen = replace(spec, workers=workers)
@@ -415,7 +415,7 @@ def test_a_picture_whose_header_is_damaged_is_named_when_read(packed: Path, tmp_
         file.write(b"P9")
     split = open_data(replace(WHOLE, source=str(path))).train
     with pytest.raises(DataError, match=r"copy\.pack:train/cat/07\.png: cannot be read as a pict"):
-        split.read(3, Crop(8, 3, centre_box(8, 8)))
+        split.read(3, Crop(8, 3, center_box(8, 8)))
 
 
 def broken_copy(photos: Path, folder: Path, *names: str) -> Path:
@@ -433,16 +433,16 @@ def leftovers(folder: Path) -> list[str]:
 def test_too_many_unreadable_pictures_leave_no_file(photos: Path, tmp_path: Path) -> None:
     root = broken_copy(photos, tmp_path, "train/cat/01.png", "train/dog/02.png")
     with pytest.raises(DataError, match=r"2 of them cannot be read.*train/cat/01\.png"):
-        write(root, tmp_path / "b.pack", max_bad=0.05)
+        write(root, tmp_path / "b.pack", max_unreadable=0.05)
     assert leftovers(tmp_path) == []
-    assert write(root, tmp_path / "b.pack", max_bad=0.1).pictures["train"] == 24
+    assert write(root, tmp_path / "b.pack", max_unreadable=0.1).pictures["train"] == 24
 
 
 def test_a_class_without_readable_pictures_is_an_error(photos: Path, tmp_path: Path) -> None:
     names = [f"val/cat/{number}.png" for number in (27, 29, 31, 33)]
     root = broken_copy(photos, tmp_path, *names)
     with pytest.raises(DataError, match="broken val: no picture of class cat is left"):
-        write(root, tmp_path / "b.pack", max_bad=0.9)
+        write(root, tmp_path / "b.pack", max_unreadable=0.9)
     assert leftovers(tmp_path) == []
 
 
@@ -500,7 +500,7 @@ def test_imagenette_is_packed_and_trained_on(shared_data: Path, tmp_path: Path) 
     result = write(tmp_path / "raw" / "imagenette" / "val", out, 96)
     assert result.pictures == {"train": 200}
     assert result.size == out.stat().st_size
-    spec = replace(WHOLE, source=str(out), augment=RANDOM, normalise="imagenet")
+    spec = replace(WHOLE, source=str(out), augment=RANDOM, normalize="imagenet")
     train = open_data(spec).train
     batch = next(TrainStream(train, spec, fit_preprocess(train, spec, 3), 64, 0, CPU).batches())
     assert batch.images.shape == (64, 3, 48, 48)

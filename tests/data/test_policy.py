@@ -32,12 +32,12 @@ TIMM = dict(
     )
 )
 TORCHVISION = {
-    name: {"colour": "Color", "autocontrast": "AutoContrast"}.get(name)
+    name: {"color": "Color", "autocontrast": "AutoContrast"}.get(name)
     or name.title().replace("_", "")
     for name in TRIVIAL
 }
 WARPS = {"rotate", "shear_x", "shear_y", "translate_x", "translate_y"}
-ROUNDED = {"autocontrast", "colour", "contrast"}
+ROUNDED = {"autocontrast", "color", "contrast"}
 
 
 def photograph(seed: int, channels: int = 3) -> Image.Image:

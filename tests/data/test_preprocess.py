@@ -36,7 +36,7 @@ def photo() -> Image.Image:
     return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
 
 
-def test_picture_is_resize_and_centre_crop(photo: Image.Image) -> None:
+def test_picture_is_resize_and_center_crop(photo: Image.Image) -> None:
     for spec in (STORED, replace(STORED, interpolation="bicubic", size=49)):
         mode = reference.InterpolationMode(spec.interpolation)
         for picture in (photo, photo.rotate(90, expand=True), photo.resize((20, 31))):
@@ -66,7 +66,7 @@ def test_path_image_and_array_agree(photo: Image.Image, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured(photo: Image.Image, tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_is_honored(photo: Image.Image, tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     photo.save(path := tmp_path / "turned.jpg", exif=exif, quality=95)
@@ -89,21 +89,21 @@ def test_damaged_exif_does_not_condemn_a_picture(photo: Image.Image, tmp_path: P
         assert_close(preprocessor.picture(path), preprocessor.picture(clean), rtol=0, atol=0)
 
 
-def test_unusual_modes_become_8_bit_rgb_or_grey(photo: Image.Image, tmp_path: Path) -> None:
-    grey = photo.convert("L")
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+def test_unusual_modes_become_8_bit_rgb_or_gray(photo: Image.Image, tmp_path: Path) -> None:
+    gray = photo.convert("L")
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     clear = photo.convert("RGBA")
     clear.putalpha(0)
     opaque = photo.convert("RGBA")
     white = Image.new("RGB", photo.size, "white")
     cases = {
-        "deep.png": (deep, grey, 0),
-        "deep.tif": (deep, grey, 0),
-        "grey.png": (grey, grey, 0),
-        "bits.png": (grey.convert("1"), grey.convert("1").convert("L"), 0),
+        "deep.png": (deep, gray, 0),
+        "deep.tif": (deep, gray, 0),
+        "grey.png": (gray, gray, 0),
+        "bits.png": (gray.convert("1"), gray.convert("1").convert("L"), 0),
         "clear.png": (clear, white, 0),
         "opaque.png": (opaque, photo, 0),
-        "grey-alpha.png": (grey.convert("LA"), grey, 0),
+        "grey-alpha.png": (gray.convert("LA"), gray, 0),
         "palette.png": (photo.quantize(32), photo.quantize(32).convert("RGB"), 0),
         "palette.gif": (photo.quantize(32), photo.quantize(32).convert("RGB"), 0),
         "print.jpg": (photo.convert("CMYK"), photo, 40),
@@ -198,19 +198,19 @@ def test_channel_statistics_are_exact(channels: int) -> None:
     assert fitted.spec.mean == pytest.approx((images / 255).mean((0, 1, 2)), rel=1e-9)
     assert fitted.spec.std == pytest.approx((images / 255).std((0, 1, 2)), rel=1e-9)
     assert json.loads(json.dumps(asdict(fitted.spec)))["mean"] == list(fitted.spec.mean)
-    inputs = fitted.normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
+    inputs = fitted.normalize(torch.from_numpy(images).permute(0, 3, 1, 2))
     assert_close(inputs.mean((0, 2, 3)), torch.zeros(channels), rtol=0, atol=1e-5)
     assert_close(inputs.std((0, 2, 3)), torch.ones(channels), rtol=1e-4, atol=0)
 
 
 def test_per_pixel_mean_is_the_mean_picture() -> None:
     images = np.random.default_rng(2).integers(0, 256, (700, 5, 5, 3), np.uint8)
-    fitted = fit_preprocess(split_of(images), DataSpec(normalise="per-pixel-mean"), 3)
+    fitted = fit_preprocess(split_of(images), DataSpec(normalize="per-pixel-mean"), 3)
     wanted = torch.from_numpy((images / 255).mean(0)).permute(2, 0, 1).float()
     assert fitted.spec.mean_image
     assert_close(fitted.mean_image, wanted, rtol=1e-6, atol=1e-7)
     assert fitted.spec.std == (1.0, 1.0, 1.0)
-    inputs = fitted.normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
+    inputs = fitted.normalize(torch.from_numpy(images).permute(0, 3, 1, 2))
     assert_close(inputs.mean(0), torch.zeros(3, 5, 5), rtol=0, atol=1e-5)
 
 
@@ -219,18 +219,18 @@ def test_constant_pictures_do_not_divide_by_zero() -> None:
     assert torch.isfinite(fitted(np.full((3, 3), 7, np.uint8))).all()
 
 
-def test_grey_set_feeds_an_rgb_net_and_the_reverse() -> None:
-    grey = np.random.default_rng(3).integers(0, 256, (9, 8, 8, 1), np.uint8)
-    split = split_of(grey)
+def test_gray_set_feeds_an_rgb_net_and_the_reverse() -> None:
+    gray = np.random.default_rng(3).integers(0, 256, (9, 8, 8, 1), np.uint8)
+    split = split_of(gray)
     fitted = fit_preprocess(split, DataSpec(), 3)
     ready = prepare(split, fitted)
-    assert_close(ready.images, torch.from_numpy(grey.repeat(3, 3)), rtol=0, atol=0)
+    assert_close(ready.images, torch.from_numpy(gray.repeat(3, 3)), rtol=0, atol=0)
     assert len(set(fitted.spec.mean)) == 1
     back = prepare(
         ready, Preprocessor(Preprocess(size=8, resize=8, channels=1, mean=(0.0,), std=(1.0,)))
     )
-    assert_close(back.images, torch.from_numpy(grey), rtol=0, atol=0)
-    imagenet = fit_preprocess(split, DataSpec(normalise="imagenet"), 1)
+    assert_close(back.images, torch.from_numpy(gray), rtol=0, atol=0)
+    imagenet = fit_preprocess(split, DataSpec(normalize="imagenet"), 1)
     assert len(imagenet.spec.mean) == 1
 
 
@@ -259,7 +259,7 @@ def test_files_are_measured_as_the_set_in_memory(photo: Image.Image, tmp_path: P
     assert isinstance(files, FileSplit)
     for kind in ("channel", "per-pixel-mean"):
         one, two = (
-            fit_preprocess(each, replace(spec, normalise=kind), 3) for each in (memory, files)
+            fit_preprocess(each, replace(spec, normalize=kind), 3) for each in (memory, files)
         )
         assert one.spec == two.spec
         assert one.mean_image is None or torch.equal(one.mean_image, two.mean_image)

@@ -174,7 +174,9 @@ def test_empty_and_damaged_cells_are_unreadable_pictures(
     data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
     columns = {"image": [None, b"", b"no picture", *data[3:]], "label": digits}
     file = plain(tmp_path / "holes.parquet", columns)
-    train = open_data(replace(WHOLE, source=str(file), streaming=streaming, max_bad=0.1)).train
+    train = open_data(
+        replace(WHOLE, source=str(file), streaming=streaming, max_unreadable=0.1)
+    ).train
     for row in (0, 1):
         with pytest.raises(DataError, match=rf"holes\.parquet:{row}: contains no image"):
             train.files.read(row)

@@ -128,7 +128,7 @@ def test_truth_may_lie_elsewhere_and_cover_more(imagenet: Path, tmp_path: Path) 
     write_devkit(elsewhere)
     for number in (1, 2, 5, 12):
         (imagenet / "val" / f"{picture(number)}.JPEG").unlink()
-    spec = DataSpec(source=str(imagenet), truth=str(elsewhere / DEVKIT / "data" / TRUTH))
+    spec = DataSpec(source=str(imagenet), ground_truth=str(elsewhere / DEVKIT / "data" / TRUTH))
     test = open_data(spec).test()
     kept = [wnid for k, wnid in enumerate(answers(), start=1) if k not in (1, 2, 5, 12)]
     assert [test.classes[label] for label in test.labels] == kept
@@ -159,7 +159,7 @@ def test_flat_pictures_alone(imagenet: Path) -> None:
     assert [alone.classes[label] for label in alone.train.labels] == answers()
     named = [wnid.replace("n0", "class-") for wnid in answers()]
     (imagenet / "own.txt").write_text("\n".join(named))
-    alone = open_data(replace(whole, truth=str(imagenet / "own.txt")))
+    alone = open_data(replace(whole, ground_truth=str(imagenet / "own.txt")))
     assert [alone.classes[label] for label in alone.train.labels] == named
 
 
@@ -171,7 +171,7 @@ def test_labels_by_line_need_one_order_of_names(tmp_path: Path) -> None:
     for number in range(1, 13):
         pixels = np.full((8, 8, 3), 20 * number, np.uint8)
         Image.fromarray(pixels).save(root / f"{number}.png")
-    spec = DataSpec(source=str(root), truth=str(file), val_fraction=0, test_fraction=0)
+    spec = DataSpec(source=str(root), ground_truth=str(file), val_fraction=0, test_fraction=0)
     with pytest.raises(DataError, match="path,label"):
         open_data(spec)
     for path in root.iterdir():
@@ -226,7 +226,7 @@ def test_tars_as_they_are_downloaded(imagenet: Path, tmp_path: Path) -> None:
 def test_bad_ground_truth_is_named(imagenet: Path) -> None:
     def refused(words: str, truth: str | None = None) -> None:
         with pytest.raises(DataError, match=words) as caught:
-            open_data(DataSpec(source=str(imagenet), truth=truth))
+            open_data(DataSpec(source=str(imagenet), ground_truth=truth))
         assert "\n" not in str(caught.value)
 
     def given(text: str, suffix: str = "txt") -> str:
@@ -234,8 +234,8 @@ def test_bad_ground_truth_is_named(imagenet: Path) -> None:
         file.write_text(text)
         return str(file)
 
-    refused("set/val/: its .* images .* are in no class folders; .*--set data.truth=FILE")
-    refused("data.truth: nowhere.txt: no such file", "nowhere.txt")
+    refused("set/val/: its .* images .* are in no class folders; .*--set data.ground_truth=FILE")
+    refused("data.ground_truth: nowhere.txt: no such file", "nowhere.txt")
     refused(r"given\.txt: its numbers count from 1.*meta\.mat", given("1\n" * 12))
     refused(r"given\.txt: labels 3 pictures, but there are 12", given("n01440764\n" * 3))
     line = f"{picture(1)}.JPEG 2\n"

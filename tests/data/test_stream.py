@@ -193,7 +193,7 @@ def test_a_damaged_block_is_tried_once_and_named_by_each_of_its_pictures() -> No
 
 
 def test_training_reads_few_blocks_at_a_time(parquet: Path) -> None:
-    spec = spec_of(parquet, val_fraction=0, test_fraction=0, normalise="imagenet", workers=1)
+    spec = spec_of(parquet, val_fraction=0, test_fraction=0, normalize="imagenet", workers=1)
     train = open_data(spec).train
     stream = TrainStream(train, spec, fit_preprocess(train, spec, 3), 10, 0, CPU)
     most = 0

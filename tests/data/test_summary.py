@@ -96,7 +96,7 @@ def test_commands_print_the_block_on_stderr_and_keep_it(
 
     run = tmp_path / "run"
     out, err = said(
-        "train", "pictures", "--data", folder, "--iterations", 1, "--out", run,
+        "train", "scratch", "--data", folder, "--iterations", 1, "--out", run,
         "--model", "cifar-resnet8", *TINY,
     )  # fmt: skip
     for words in ("2 classes (cat, dog)", "(Training)", "(Testing)", "2 links", ".dng"):
@@ -124,7 +124,7 @@ def test_commands_print_the_block_on_stderr_and_keep_it(
 
 def test_annotated_sets_have_one(shared_data: Path) -> None:
     data = DataSpec(source=str(shared_data / "bccd.tar"))
-    found = open_detection(data, DetectSpec(skip_bad=True))
+    found = open_detection(data, DetectSpec(skip_invalid=True))
     assert found.summary.classes == found.classes
     counts = {each.role: each.images for each in found.summary.splits}
     assert counts["train"] == len(found.train)

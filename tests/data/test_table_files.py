@@ -205,7 +205,7 @@ def test_a_table_inside_an_archive_is_the_same() -> None:
 def test_a_long_table_is_read_row_by_row(tmp_path: Path) -> None:
     file = tmp_path / "long.csv"
     file.write_text("id,path\n" + "".join(f"{i},{i}.jpg\n" for i in range(200_000)))
-    table = open_table_file(file, lambda cell: cell.endswith(".jpg"), labelled=False)
+    table = open_table_file(file, lambda cell: cell.endswith(".jpg"), labeled=False)
     assert table is not None
     assert sum(1 for _ in table.rows()) == 200_000
 

@@ -72,7 +72,7 @@ def test_rows_that_may_mean_either_split_label_neither(tmp_path) -> None:
     with pytest.raises(DataError, match=r"line 2.*(train|valid)/0\.png"):
         opened(tmp_path)
     with pytest.raises(DataError, match=r"valid/0\.png|0\.png"):
-        opened(tmp_path, truth=str(file))
+        opened(tmp_path, ground_truth=str(file))
     rows = [f"{split}/{n}.png,{LABELS[n]}" for split in ("train", "valid") for n in range(4)]
     table(file, "path,label", *rows)
     assert sizes(opened(tmp_path))[0] == 4
@@ -152,7 +152,7 @@ def test_columns_that_look_like_folds_or_groups_are_warned_of(flat, caplog, name
     assert f"'{name}'" in source.notes[0]
     assert "'colour'" in source.notes[0]
     assert f"'{name}'" in caplog.text
-    assert "colour" not in caplog.text
+    assert "color" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["fold", "Patient ID", "cv"])

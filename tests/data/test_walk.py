@@ -25,10 +25,10 @@ from resnets.data.files.walk import (
     SPECIAL,
     LeftOut,
     walk_images,
-    walk_unlabelled,
+    walk_unlabeled,
 )
 from resnets.detect.data.store import open_store
-from resnets.evaluate.match import open_unlabelled
+from resnets.evaluate.match import open_unlabeled
 from resnets.evaluate.predict import find_pictures
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")
@@ -145,9 +145,9 @@ def test_all_commands_see_the_same_images(tmp_path: Path) -> None:
     expected = ["a/1.jfif", "a/b/2", "link/2", "top.jpg"]
     assert list(list_folder(root).paths) == expected
     assert [each.relative_to(root).as_posix() for each in find_pictures([root])] == expected
-    assert list(open_unlabelled(str(root)).files.paths) == expected
+    assert list(open_unlabeled(str(root)).files.paths) == expected
     assert sorted(open_store(str(root)).rows) == expected
-    assert list(walk_unlabelled(root)) == expected
+    assert list(walk_unlabeled(root)) == expected
     (tmp_path / "work").mkdir()
     assert index_dataset(str(root), tmp_path / "work").count == len(expected)
 

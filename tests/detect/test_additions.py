@@ -19,7 +19,7 @@ LOW = dataclasses.replace(FPN, score_threshold=0.0, train_sizes=(64,), max_size=
 
 def shifting(share: float):
     """A detector that finds class 1 everywhere and moves each box right by `share` of its width."""
-    model = small_model(dataclasses.replace(LOW, max_detections=400, nms=1.0))
+    model = small_model(dataclasses.replace(LOW, max_detections=400, nms_threshold=1.0))
     predictor = model.roi_heads.box_predictor
     for layer in (predictor.cls_score, predictor.bbox_pred):
         nn.init.zeros_(layer.weight)

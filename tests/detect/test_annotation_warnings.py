@@ -83,7 +83,7 @@ def test_a_set_of_crowds_only_is_refused(tmp_path):
     with pytest.raises(DataError):
         opened(root)
     with pytest.raises(DataError, match="crowd"):
-        next(stream(root, skip_bad=True).batches())
+        next(stream(root, skip_invalid=True).batches())
 
 
 def test_fields_that_are_not_read_are_said(tmp_path):

@@ -126,7 +126,7 @@ def test_values_of_no_class_stop_training_with_one_line(tmp_path):
         opened(tmp_path)
     assert "p0.png" in str(caught.value)
     with pytest.raises(DataError, match="no good"):
-        opened(tmp_path, skip_bad=True) and pytest.fail("all maps are bad")
+        opened(tmp_path, skip_invalid=True) and pytest.fail("all maps are bad")
 
 
 def test_a_value_in_a_map_that_was_not_looked_at_ends_the_run(tmp_path, monkeypatch):

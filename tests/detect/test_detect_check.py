@@ -78,10 +78,10 @@ def test_every_kind_of_problem_is_found_and_named(broken):
 
 def test_training_refuses_with_one_line_and_can_be_told_to_skip(broken, caplog):
     data = DataSpec(source=str(broken), val_fraction=0, test_fraction=0)
-    with pytest.raises(DataError, match=r"and 11 more; .*detect\.skip_bad=true") as caught:
+    with pytest.raises(DataError, match=r"and 11 more; .*detect\.skip_invalid=true") as caught:
         open_detection(data, task="instances")
     assert "\n" not in str(caught.value)
-    split = open_detection(data, DetectSpec(skip_bad=True), "instances").train
+    split = open_detection(data, DetectSpec(skip_invalid=True), "instances").train
     assert len(split) == 6
     assert "left out 12 bad" in caplog.text
     for target in split.targets:

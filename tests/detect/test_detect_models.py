@@ -163,8 +163,8 @@ def test_segmenters_label_every_pixel_and_leave_out_what_counts_for_nothing():
     torch.testing.assert_close(model(images, half)["loss_pixels"], wanted)
 
 
-def test_localisers_give_each_class_a_share_and_a_box():
-    model = small_model(PCR, "localise")
+def test_localizers_give_each_class_a_share_and_a_box():
+    model = small_model(PCR, "localize")
     with torch.no_grad():
         shares, boxes = model(pictures())
     assert shares.shape == (2, 3)
@@ -177,18 +177,18 @@ def test_localisers_give_each_class_a_share_and_a_box():
     assert set(losses) == {"loss_class", "loss_objectness", "loss_box_reg"}
 
 
-def test_a_localisers_box_is_that_of_the_likeliest_anchor():
-    model = small_model(PCR, "localise")
+def test_a_localizers_box_is_that_of_the_likeliest_anchor():
+    model = small_model(PCR, "localize")
     with torch.no_grad():
         _, objectness, offsets, anchors, _ = model.read(pictures()[:1])
         _, boxes = model(pictures()[:1])
-    centres = (anchors[0][:, :2] + anchors[0][:, 2:]) / 2
+    centers = (anchors[0][:, :2] + anchors[0][:, 2:]) / 2
     best = [
         max(
             (
                 row
                 for row in range(len(anchors[0]))
-                if centres[row, 0] < 130 and centres[row, 1] < 90
+                if centers[row, 0] < 130 and centers[row, 1] < 90
             ),
             key=lambda row: objectness[0, row, label].item(),
         )
@@ -203,7 +203,7 @@ def test_a_localisers_box_is_that_of_the_likeliest_anchor():
 def test_rcnn_looks_again_at_the_proposals_and_leaves_the_proposer_alone():
     spec = dataclasses.replace(PCR, head="rcnn", proposals=(20, 10))
     net = dataclasses.replace(NET, input_size=32)
-    model = small_model(spec, "localise", net)
+    model = small_model(spec, "localize", net)
     losses = model.train()(pictures()[:1], targets()[:1])
     sum(losses.values()).backward()
     assert all(p.grad is None for p in model.proposer.parameters())
@@ -254,7 +254,7 @@ def test_names_say_net_and_head():
     [
         ("segment", FPN, "detect.head: 'fpn' is not for task 'segment'; use fcn or deeplabv3"),
         ("detect", SEGMENT, "detect.head: 'fcn' is not for task 'detect'; use fpn or c4"),
-        ("localise", dataclasses.replace(PCR, head="rcnn"), "detect.proposals_from"),
+        ("localize", dataclasses.replace(PCR, head="rcnn"), "detect.proposals_from"),
     ],
 )
 def test_heads_and_tasks_have_to_fit(task, spec, said):

@@ -35,8 +35,8 @@ def test_coco_folder_and_tar_agree(tmp_path):
         mine = [e for e in document["annotations"] if e["image_id"] == target.image_id]
         x, y, w, h = mine[0]["bbox"]
         assert target.boxes[0].tolist() == [x, y, x + w, y + h]
-        colour = pixels[y + h // 2, x + w // 2]
-        assert colour.argmax() == target.labels[0]
+        color = pixels[y + h // 2, x + w // 2]
+        assert color.argmax() == target.labels[0]
         assert len(target.masks) == len(target) == 2
 
 
@@ -194,7 +194,7 @@ def test_bccd_keeps_its_own_split(shared_data):
     source = str(shared_data / "bccd.tar")
     with pytest.raises(DataError, match=r"BloodImage_00343.xml: object 4: its box .* has no area"):
         opened(source)
-    splits = opened(source, skip_bad=True)
+    splits = opened(source, skip_invalid=True)
     assert splits.classes == ("Platelets", "RBC", "WBC")
     assert (len(splits.train), len(splits.val), len(splits.test())) == (205, 87, 72)
     assert sum(len(target) for target in splits.train.targets) == 2804

@@ -201,15 +201,15 @@ def test_c4_with_recomputed_and_frozen_norms(coco, tmp_path):
     assert not torch.equal(start["stage4.0.conv1.weight"], end["stage4.0.conv1.weight"])
 
 
-def test_localisation_then_rcnn_on_its_proposals(one_class, tmp_path):
+def test_localization_then_rcnn_on_its_proposals(one_class, tmp_path):
     first = tmp_path / "pcr"
-    result = training.run(plan(one_class, PCR, "localise"), first, device="cpu", quiet=True)
+    result = training.run(plan(one_class, PCR, "localize"), first, device="cpu", quiet=True)
     assert {"top1_error", "given_error"} <= set(result["test"])
     assert "top5_error" not in result["test"]  # of three classes
     assert result["test"]["error"] == result["test"]["top1_error"]
     net = dataclasses.replace(NET, input_size=32)
     second = dataclasses.replace(PCR, head="rcnn", proposals_from=str(first))
-    told = plan(one_class, second, "localise", model=net)
+    told = plan(one_class, second, "localize", model=net)
     out = tmp_path / "rcnn"
     wide = dataclasses.replace(told, model=dataclasses.replace(net, widths=(8, 12, 16, 24)))
     with pytest.raises(ConfigError, match="another net or other anchors"):
@@ -254,7 +254,7 @@ def test_crowds_teach_nothing():
         ("value_range", (0.0, 4095.0)),
         ("size", 64),
         ("in_memory", "always"),
-        ("normalise", "per-pixel-mean"),
+        ("normalize", "per-pixel-mean"),
         ("labels_from", "folder"),
         ("augment", AugmentSpec(mixup=0.2)),
     ],
@@ -269,8 +269,13 @@ def test_data_fields_that_detection_does_not_read_are_refused_by_name(coco, fiel
 
 def test_data_fields_of_the_recipes_are_all_read():
     read = {"val_fraction": 0.3, "test_fraction": 0.3, "split_seed": 1, "workers": 1}
-    read |= {"quarantine": "list.txt", "max_bad": 0.1, "overlap": "allow", "split_rule": "rank"}
-    for name in ("detect", "detect-paper", "detect-small", "instances", "segment", "localise"):
+    read |= {
+        "quarantine": "list.txt",
+        "max_unreadable": 0.1,
+        "overlap": "allow",
+        "split_rule": "rank",
+    }
+    for name in ("detect", "detect-paper", "detect-small", "instances", "segment", "localize"):
         told = recipe(name)
         check_data_fields(told)
         check_data_fields(dataclasses.replace(told, data=dataclasses.replace(told.data, **read)))
@@ -291,7 +296,7 @@ def test_messages_on_16_bit_images_name_no_field_that_detection_does_not_read(tm
 
 
 @pytest.mark.parametrize(
-    "name", ["detect", "detect-paper", "detect-small", "instances", "segment", "localise"]
+    "name", ["detect", "detect-paper", "detect-small", "instances", "segment", "localize"]
 )
 def test_recipes_describe_models_that_can_be_built(name):
     for net in ("resnet18", "resnet50-v1", "preact-resnet18"):

@@ -14,7 +14,7 @@ from PIL import Image
 from resnets.cli.main import main
 from resnets.config import DataSpec, OptimSpec, Recipe
 from resnets.detect.data.masks import decode_run, encode_masks
-from resnets.detect.draw import class_colour, draw, draw_classes, marks, save_drawing
+from resnets.detect.draw import class_color, draw, draw_classes, marks, save_drawing
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.coco import coco_figures
 from resnets.detect.metrics.curves import save_curves
@@ -22,19 +22,19 @@ from resnets.detect.metrics.error_page import save_misses, worst_misses
 from resnets.detect.metrics.results import coco_results
 from resnets.training import run
 
-GREY = np.full((120, 160, 3), 128, np.uint8)
+GRAY = np.full((120, 160, 3), 128, np.uint8)
 
 
-def test_boxes_are_drawn_where_they_are_in_their_class_colour():
+def test_boxes_are_drawn_where_they_are_in_their_class_color():
     found = detections([[40, 30, 120, 90], [0, 0, 20, 20]], [0.8, 0.3], [1, 0])
-    page = draw(GREY, marks(found, ("cat", "dog"), 0.5))
+    page = draw(GRAY, marks(found, ("cat", "dog"), 0.5))
     assert page.size == (640, 480)  # enlarged four times
     pixels = np.asarray(page)
     for x, y in ((160, 240), (480, 240), (320, 359)):
         near = pixels[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3)
-        assert (near == class_colour(1)).all(1).any()
+        assert (near == class_color(1)).all(1).any()
     assert (pixels[200, 300] == 128).all()
-    assert not (pixels == class_colour(0)).all(2).any()  # below the threshold
+    assert not (pixels == class_color(0)).all(2).any()  # below the threshold
 
 
 def test_masks_are_tinted_inside_and_outlined():
@@ -42,12 +42,12 @@ def test_masks_are_tinted_inside_and_outlined():
     mask[0, 50:80, 60:100] = 1
     found = detections([[55, 45, 105, 85]], [0.9], [0])
     found["masks"] = encode_masks(mask)
-    large = np.kron(GREY, np.ones((6, 6, 1), np.uint8))
-    plain, tinted = (np.asarray(draw(GREY, some)) for some in ([], marks(found, ["x"], 0)))
+    large = np.kron(GRAY, np.ones((6, 6, 1), np.uint8))
+    plain, tinted = (np.asarray(draw(GRAY, some)) for some in ([], marks(found, ["x"], 0)))
     assert plain.shape == tinted.shape
     assert large.shape == (720, 960, 3)
     assert (plain == 128).all()
-    expected = 0.55 * 128 + 0.45 * np.array(class_colour(0))
+    expected = 0.55 * 128 + 0.45 * np.array(class_color(0))
     assert np.abs(tinted[65 * 4, 80 * 4] - expected).max() < 2
     assert (tinted[20 * 4, 20 * 4] == 128).all()
 
@@ -73,13 +73,13 @@ def test_tags_do_not_cover_each_other(monkeypatch):
 def test_class_maps_get_a_legend():
     classes = np.zeros((120, 160), np.uint8)
     classes[:30], classes[100:] = 1, 255
-    page = draw_classes(GREY, classes, ("sea", "sky"))
+    page = draw_classes(GRAY, classes, ("sea", "sky"))
     assert page.width == 640
     assert page.height > 480
     pixels = np.asarray(page)
     assert (pixels[470, 300] == 128).all()  # counts for nothing: not tinted
     shown = set(map(tuple, pixels[480:].reshape(-1, 3).tolist()))
-    assert {class_colour(0), class_colour(1)} <= shown
+    assert {class_color(0), class_color(1)} <= shown
 
 
 def test_the_kinds_of_misses():
@@ -144,7 +144,7 @@ def test_results_have_the_sources_numbers():
 
 def test_jpeg_and_png_by_suffix(tmp_path):
     for name, kind in (("a.jpg", "JPEG"), ("b.png", "PNG")):
-        save_drawing(Image.fromarray(GREY), tmp_path / name)
+        save_drawing(Image.fromarray(GRAY), tmp_path / name)
         assert Image.open(tmp_path / name).format == kind
 
 
@@ -156,7 +156,7 @@ def tiny_run(root, task, spec):
     )  # fmt: skip
     recipe = Recipe(
         task=task, model=NET, detect=detect, duration="3it", batch_size=2,
-        data=DataSpec(source=str(root / "set"), val_fraction=0.2, normalise="imagenet"),
+        data=DataSpec(source=str(root / "set"), val_fraction=0.2, normalize="imagenet"),
         optim=OptimSpec(lr=0.01),
     )  # fmt: skip
     run(recipe, root / task, device="cpu", quiet=True)

@@ -102,7 +102,7 @@ def test_real_outlines_of_coco_survive_labelme_and_cvat(shared_data, tmp_path):
     assert {k: len(v[2]) for k, v in one.items()} == {k: len(v[2]) for k, v in other.items()}
     areas = [
         (target.image_id, round(float(area)))
-        for split in (train_split(tmp_path / "labelme", "instances", skip_bad=True),)
+        for split in (train_split(tmp_path / "labelme", "instances", skip_invalid=True),)
         for target in split.targets
         for area in target.areas
     ]
@@ -208,7 +208,7 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path, row):
     assert any("p0.txt" in each.where and each.item == "line 2" for each in report.problems)
     with pytest.raises(DataError):
         train_split(tmp_path)
-    assert len(train_split(tmp_path, skip_bad=True).targets[0]) == 1
+    assert len(train_split(tmp_path, skip_invalid=True).targets[0]) == 1
 
 
 def test_empty_missing_repeated_and_orphan_label_files_are_counted(tmp_path):
@@ -263,7 +263,7 @@ def test_a_label_file_for_two_images_belongs_to_neither(tmp_path):
     assert dict(report.by_kind) == {"several images": 1}
     with pytest.raises(DataError, match=r"p0\.txt"):
         train_split(tmp_path)
-    assert len(train_split(tmp_path, skip_bad=True)) == 2
+    assert len(train_split(tmp_path, skip_invalid=True)) == 2
     (tmp_path / "images/train/p0.png").write_bytes((tmp_path / "images/train/p0.jpg").read_bytes())
     assert len(train_split(tmp_path)) == 3
 
@@ -423,7 +423,7 @@ def test_labelme_files_that_are_wrong(tmp_path):
         "missing image": 1,
         "annotations": 1,
     }
-    split = train_split(tmp_path, skip_bad=True)
+    split = train_split(tmp_path, skip_invalid=True)
     assert [len(target) for target in split.targets if len(target)] == [1]
 
 

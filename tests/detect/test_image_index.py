@@ -64,7 +64,7 @@ def test_a_stated_folder_that_lacks_the_file_means_missing(tmp_path):
     (tmp_path / "images/cam1/f2.jpg").unlink()
     with pytest.raises(DataError, match="cam1/f2.jpg: its image is missing"):
         opened(tmp_path)
-    assert right(opened(tmp_path, skip_bad=True).train) == 7
+    assert right(opened(tmp_path, skip_invalid=True).train) == 7
     report = check_annotations(str(tmp_path), "instances")
     assert dict(report.by_kind) == {"missing image": 1}
 
@@ -72,7 +72,7 @@ def test_a_stated_folder_that_lacks_the_file_means_missing(tmp_path):
 def test_no_image_of_a_folder_that_others_state_takes_the_place_of_a_missing_one(tmp_path):
     put(tmp_path / JSON, document(two_cameras(tmp_path)))
     shutil.rmtree(tmp_path / "images/cam1")
-    assert right(opened(tmp_path, skip_bad=True).train) == 4
+    assert right(opened(tmp_path, skip_invalid=True).train) == 4
     report = check_annotations(str(tmp_path), "instances")
     assert dict(report.by_kind) == {"missing image": 4}
 
@@ -146,7 +146,7 @@ def test_voc_folders_of_annotations_and_images_correspond(tmp_path):
         put(tmp_path / f"annotations/{below}.xml", xml(number, "wrong.jpg"))
     assert right(opened(tmp_path).train) == 8
     (tmp_path / "images/cam1/f2.jpg").unlink()
-    assert right(opened(tmp_path, skip_bad=True).train) == 7
+    assert right(opened(tmp_path, skip_invalid=True).train) == 7
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_an_xml_that_names_the_image_of_another_does_not_take_it(tmp_path):
     put(tmp_path / "Annotations/p2.xml", xml(2, "p3.jpg"))
     with pytest.raises(DataError, match=r"p2.xml: p3.jpg: its image is missing"):
         opened(tmp_path)
-    assert right(opened(tmp_path, skip_bad=True).train) == 5
+    assert right(opened(tmp_path, skip_invalid=True).train) == 5
 
 
 @pytest.mark.parametrize("wrong", ["shared", "damaged", "missing"])
@@ -347,7 +347,7 @@ def test_names_that_mean_two_images_are_problems(tmp_path, form, folder):
         stating(tmp_path, form, name, number, {"a": "b", "b": "a"}.get(name, name) + ".png")
     report = check_annotations(str(tmp_path), "detect")
     assert dict(report.by_kind) == {"several images": 2}
-    assert right(opened(tmp_path, skip_bad=True).train) == 2
+    assert right(opened(tmp_path, skip_invalid=True).train) == 2
 
 
 @pytest.mark.parametrize("form", ["voc", "labelme"])
@@ -362,7 +362,7 @@ def test_files_that_were_renumbered_never_get_the_image_of_another(tmp_path, for
     report = check_annotations(str(tmp_path), "detect")
     assert set(report.by_kind) <= {"several images", "one image for two", "missing image"}
     with contextlib.suppress(DataError):  # where none is left
-        right(opened(tmp_path, skip_bad=True).train)
+        right(opened(tmp_path, skip_invalid=True).train)
 
 
 @pytest.mark.parametrize("stale", ["0.png", "template.png"])
@@ -386,7 +386,7 @@ def test_annotations_of_a_folder_are_of_the_images_in_the_folder_called_like_it(
     if not deep:
         with pytest.raises(DataError, match=r"0\.png: its image is missing"):
             opened(tmp_path)
-        assert right(opened(tmp_path, skip_bad=True).train) == 2
+        assert right(opened(tmp_path, skip_invalid=True).train) == 2
     (tmp_path / f"images/siteA{deep}/0.png").unlink()
     assert check_annotations(str(tmp_path), "detect").by_kind["missing image"] == 1
 

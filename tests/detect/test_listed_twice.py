@@ -83,7 +83,7 @@ def test_documents_that_annotate_an_image_in_two_ways_are_refused(tmp_path):
     write_coco(tmp_path, {"a": (range(4), 1), "b": (range(2, 6), 2)})
     with pytest.raises(DataError, match="one image for two"):
         opened(tmp_path, train_set="a+b")
-    assert len(opened(tmp_path, train_set="a+b", skip_bad=True).train) == 6
+    assert len(opened(tmp_path, train_set="a+b", skip_invalid=True).train) == 6
 
 
 def test_yolo_lists_and_folders(tmp_path):

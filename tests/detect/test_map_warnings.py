@@ -76,7 +76,7 @@ def test_maps_that_cannot_be_read_fail_the_check_and_training(tmp_path, how, bad
     with pytest.raises(DataError):
         opened(root)
     if bad < 4:
-        assert len(opened(root, skip_bad=True).train) == 4 - bad
+        assert len(opened(root, skip_invalid=True).train) == 4 - bad
 
 
 def test_sorted_palettes_are_read_and_counted_by_the_stated_colors(tmp_path):
@@ -134,7 +134,7 @@ def test_maps_of_a_format_that_changes_values_are_problems(tmp_path, suffix, opt
     assert [(each.kind, each.where) for each in report.problems] == [("lossy mask", str(path))]
     with pytest.raises(DataError, match="export PNG"):
         opened(root)
-    assert len(opened(root, skip_bad=True).train) == 2
+    assert len(opened(root, skip_invalid=True).train) == 2
     split = ClassMap(open_store(root).take([f"masks/p1.{suffix}"]), 0, Coding("ids", {0: 0}))
     with pytest.raises(DataError):
         split.read()

@@ -14,7 +14,7 @@ from resnets.recipes import RECIPES
 SIZE = (24, 32)
 
 
-@pytest.mark.parametrize("task", ["segment", "localise"])
+@pytest.mark.parametrize("task", ["segment", "localize"])
 @pytest.mark.parametrize(
     "fields", [{"test_sizes": (160,)}, {"test_sizes": (160, 200)}, {"refine": True}]
 )
@@ -70,7 +70,7 @@ BOX_ONLY = {"bbox": [5, 5, 10, 10]}
 
 def test_pixels_of_objects_with_a_box_only_are_no_background(tmp_path):
     write(tmp_path, [OUTLINED, BOX_ONLY])
-    splits = opened(tmp_path, "segment", skip_bad=True)
+    splits = opened(tmp_path, "segment", skip_invalid=True)
     expected = np.zeros(SIZE, np.uint8)
     expected[5:15, 5:15] = 255
     expected[2:8, 2:8] = 1  # what is known lies on top
@@ -83,7 +83,7 @@ def test_an_image_with_an_object_of_no_place_is_left_out_of_class_maps(tmp_path)
     document = json.loads((tmp_path / "annotations.json").read_text())
     document["annotations"].append({"id": 99, "image_id": 0, "category_id": 1, "bbox": "?"})
     (tmp_path / "annotations.json").write_text(json.dumps(document))
-    assert len(opened(tmp_path, "segment", skip_bad=True).train) == 2
+    assert len(opened(tmp_path, "segment", skip_invalid=True).train) == 2
 
 
 def test_difficult_objects_are_counted(tmp_path):

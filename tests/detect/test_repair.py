@@ -111,7 +111,7 @@ def test_a_user_can_say_that_boxes_are_for_upright_images(tmp_path):
     put(tmp_path / JSON, made)
     with pytest.raises(DataError, match=r"p0.jpg: is turned by EXIF orientation 3"):
         opened(tmp_path)
-    assert right(opened(tmp_path, upright=True).train) == 6
+    assert right(opened(tmp_path, apply_exif=True).train) == 6
 
 
 def test_outlines_move_with_their_boxes(tmp_path):
@@ -255,7 +255,7 @@ def test_corners_for_sides_are_left_out_though_one_box_is_odd(tmp_path, odd):
     made["annotations"][3]["bbox"] = odd
     put(tmp_path / "set" / JSON, made)
     with pytest.raises(DataError, match=r"set.*no good images"):
-        opened(tmp_path / "set", skip_bad=True)
+        opened(tmp_path / "set", skip_invalid=True)
     assert check_annotations(str(tmp_path / "set"), "instances").by_kind["box form"] == 1
     report = repaired(tmp_path / "set", tmp_path / "out")
     assert (report.kept, report.left_out) == (0, 12)

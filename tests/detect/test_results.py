@@ -19,7 +19,7 @@ from resnets.detect.metrics.coco import coco_figures
 from resnets.detect.metrics.eval_split import choose_set, choose_split, reorder
 from resnets.detect.metrics.results import coco_results
 from resnets.detect.metrics.segmentation import PixelMeter
-from resnets.detect.metrics.unlabelled import Unlabelled, open_unlabelled, save_results
+from resnets.detect.metrics.unlabeled import Unlabeled, open_unlabeled, save_results
 from resnets.detect.metrics.voc import voc_figures
 from resnets.detect.models.inference_input import _stretched, class_map
 
@@ -66,7 +66,7 @@ def test_a_set_without_ground_truth_gets_the_server_form(tmp_path):
     path.write_text(json.dumps(info))
     assert len(choose_set(recipe_of(tmp_path), CLASSES, str(tmp_path), "train")) == 3
     found = choose_set(recipe_of("elsewhere"), ("blue", "red"), str(tmp_path), "test-dev2017")
-    assert isinstance(found, Unlabelled)
+    assert isinstance(found, Unlabeled)
     assert "2 of 2" not in found.split.description
     answers = [detections([[1, 2, 9, 10]], [0.5], [0]), detections([[1, 2, 9, 10]], [0.5], [1])]
     (written,) = save_results(found, answers, tmp_path / "out")
@@ -83,9 +83,9 @@ def test_a_set_without_ground_truth_gets_the_server_form(tmp_path):
     broken.write_text(whole)
     (tmp_path / "test-dev2017/test-dev20170002.png").unlink()
     with pytest.raises(DataError, match="1 images"):
-        open_unlabelled(str(tmp_path), "test-dev2017", CLASSES)
+        open_unlabeled(str(tmp_path), "test-dev2017", CLASSES)
     with pytest.raises(DataError, match="no image set"):
-        open_unlabelled(str(tmp_path), "test2019", CLASSES)
+        open_unlabeled(str(tmp_path), "test2019", CLASSES)
 
 
 def test_vocs_test_set_gets_a_file_for_each_class(tmp_path):
@@ -107,7 +107,7 @@ def test_a_plain_folder_of_images_is_a_set_by_its_name(tmp_path):
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (20, 20)).save(path)
-    found = open_unlabelled(str(tmp_path), "photos", CLASSES)
+    found = open_unlabeled(str(tmp_path), "photos", CLASSES)
     assert [target.image_id for target in found.split.targets] == ["p0", "p1"]
 
 

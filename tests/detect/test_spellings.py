@@ -267,7 +267,7 @@ def test_bad_xml_is_one_line_that_names_the_file(tmp_path, content, says):
         opened(tmp_path)
     assert "p2.xml" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert right(opened(tmp_path, skip_bad=True).train) == 5
+    assert right(opened(tmp_path, skip_invalid=True).train) == 5
     assert time.process_time() - start < 5
 
 
@@ -305,7 +305,7 @@ def test_a_json_lists_images_of_other_folders_of_the_machine_only_by_its_own_nam
     put(tmp_path / "set" / JSON, made)
     with pytest.raises(DataError, match=r"\.\./p1.jpg: its image is missing"):
         opened(tmp_path / "set")
-    assert right(opened(tmp_path / "set", skip_bad=True).train) == 1
+    assert right(opened(tmp_path / "set", skip_invalid=True).train) == 1
     put(tmp_path / "set" / JSON, made | {"info": {"pictures": "/"}})
     with pytest.raises(DataError, match="its image is missing"):
         opened(tmp_path / "set")
@@ -355,7 +355,7 @@ def test_boxes_that_are_shares_are_not_taken_for_pixels(tmp_path, form):
 
 
 @pytest.mark.parametrize("keep_empty", [False, True])
-def test_localisation_leaves_images_without_objects_out_of_every_share(tmp_path, keep_empty):
+def test_localization_leaves_images_without_objects_out_of_every_share(tmp_path, keep_empty):
     voc(tmp_path, range(6))
     empty = "<annotation><size><width>96</width><height>64</height></size></annotation>"
     for number in range(6, 14):
@@ -364,14 +364,14 @@ def test_localisation_leaves_images_without_objects_out_of_every_share(tmp_path,
         put(tmp_path / f"Annotations/p{number}.xml", empty if number < 12 else difficult)
     detect = DetectSpec(keep_empty=keep_empty)
     data = DataSpec(source=str(tmp_path), val_fraction=0.2, test_fraction=0.2)
-    splits = open_detection(data, detect, "localise")
+    splits = open_detection(data, detect, "localize")
     shares = (splits.train, splits.val, splits.test())
     assert sum(map(len, shares)) == 8
     for share in shares:
         assert all(len(set(target.labels.tolist())) == 1 for target in share.targets)
     preprocessor = Preprocessor(Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3))
     stream = DetectStream(
-        splits.train, data, detect, preprocessor, 2, 0, torch.device("cpu"), "localise"
+        splits.train, data, detect, preprocessor, 2, 0, torch.device("cpu"), "localize"
     )
     batches = stream.batches()
     for _ in range(6):  # a net for one class an image cannot learn from none

@@ -106,7 +106,7 @@ def test_torchvisions_segmenters_give_its_outputs(name):
     make = getattr(torchvision.models.segmentation, name)
     wanted = lively(make(weights=None, weights_backbone=None, num_classes=4, aux_loss=True))
     head = name.partition("_")[0]
-    model = ours(f"resnet50-{head}", "segment", 4, auxiliary=0.5)
+    model = ours(f"resnet50-{head}", "segment", 4, aux_loss_weight=0.5)
     fit_whole(model, whole(wanted.state_dict()))
     image = torch.randn(1, 3, 33, 49).double()
     with torch.no_grad():

@@ -87,9 +87,9 @@ def test_heat_lies_where_the_net_looks(tmp_path: Path):
         page = np.asarray(image.convert("RGB")).astype(int)
     left, right = page[12 : 12 + PANEL, 12 : 12 + PANEL], page[12 : 12 + PANEL, 24 + PANEL : -12]
     assert np.abs(left - left.mean(2, keepdims=True)).max() == 0  # the picture itself is grey
-    colour = right.max(2) - right.min(2)
-    row, column = np.unravel_index(colour.argmax(), colour.shape)
-    y, x = (np.argwhere(colour > 0.9 * colour.max()).mean(0) / PANEL).tolist()
+    color = right.max(2) - right.min(2)
+    row, column = np.unravel_index(color.argmax(), color.shape)
+    y, x = (np.argwhere(color > 0.9 * color.max()).mean(0) / PANEL).tolist()
     assert 0.55 < y < 0.95, (row, column)
     assert 0.05 < x < 0.4
     assert page.shape == (PANEL + 24 + 44, 2 * PANEL + 36, 3)

@@ -116,7 +116,7 @@ def test_a_set_of_odd_names_is_trained_resumed_and_evaluated(tmp_path, capfd) ->
     with open(folder + b"/br\xf6ken\x1b[2J.png", "wb") as stream:
         stream.write(b"nothing")
     run, out = str(tmp_path / "run"), str(tmp_path / "evaluated")
-    options = ["--set", "data.size=16", "--set", "data.max_bad=0.5", "--device", "cpu"]
+    options = ["--set", "data.size=16", "--set", "data.max_unreadable=0.5", "--device", "cpu"]
     begin = ["train", "digits", "--data", os.fsdecode(root), "--model", "cifar-resnet8"]
     assert main([*begin, "--iterations", "2", "--out", run, *options]) == 0
     (tmp_path / "run" / "report.html").unlink()

@@ -142,7 +142,7 @@ def test_table_of_many_classes_shows_the_ten_worst(capsys):
 
 
 @pytest.mark.parametrize("planes", [2, 10, 31, 300])
-def test_figure_is_a_whole_png_with_a_coloured_diagonal(planes: int, tmp_path: Path):
+def test_figure_is_a_whole_png_with_a_colored_diagonal(planes: int, tmp_path: Path):
     result = evaluate(Brightest(planes), batches(planes, (planes * 2,), wrong=1), planes)
     save_figure(result, tmp_path / "confusion.png")
     with Image.open(tmp_path / "confusion.png") as image:

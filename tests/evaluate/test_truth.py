@@ -133,7 +133,7 @@ def test_numbers_that_are_not_padded_have_two_orders(tmp_path: Path, name: str):
     assert table.paired == ""
 
 
-def test_pixels_without_files_are_labelled_as_stored(tmp_path: Path):
+def test_pixels_without_files_are_labeled_as_stored(tmp_path: Path):
     labels = ["ant"] * 6 + ["bee"] * 6
     names = [f"picture {number}" for number in range(12)]
     file = write(tmp_path / "a.txt", "\n".join(labels))

@@ -55,7 +55,7 @@ def softmax(logits: torch.Tensor) -> np.ndarray:
     return powers / powers.sum()
 
 
-def corners_and_centre(whole: np.ndarray) -> list[tuple[int, int]]:
+def corners_and_center(whole: np.ndarray) -> list[tuple[int, int]]:
     """Top and left of the five 28 px crops."""
     bottom, right = whole.shape[0] - 28, whole.shape[1] - 28
     middle = (round(bottom / 2), round(right / 2))
@@ -66,7 +66,7 @@ def naive_ten_crop(net: ImageClassifier, folder: Path, number: int, side: int) -
     """Mean of the probabilities of ten crops, (K,)."""
     whole = naive_pixels(folder, number, side)
     total = np.zeros(len(CLASSES))
-    for top, left in corners_and_centre(whole):
+    for top, left in corners_and_center(whole):
         crop = whole[top : top + 28, left : left + 28]
         for shown in (crop, crop[:, ::-1]):
             total += softmax(net(naive_input(net, shown))[0])
@@ -89,7 +89,7 @@ def test_crops_are_those_of_the_rescaled_picture(tmp_path: Path):
     for number in range(len(split)):
         whole = naive_pixels(tmp_path, number, 37)
         crops = cut(split, number, Views("ten-crop", (37,)), net.preprocess.spec)
-        for crop, (top, left) in zip(crops, corners_and_centre(whole), strict=True):
+        for crop, (top, left) in zip(crops, corners_and_center(whole), strict=True):
             wanted = whole[top : top + 28, left : left + 28].astype(int)
             assert np.abs(crop - wanted).max() <= 1  # only a box is resized, and rounds by itself
 
@@ -155,7 +155,7 @@ def test_dense_at_the_training_size_of_square_pictures_is_the_net_itself(spec, t
     torch.testing.assert_close(dense, logits_of(net, split, Views()), atol=1e-5, rtol=1e-5)
 
 
-def test_centre_is_what_prediction_sees(tmp_path: Path):
+def test_center_is_what_prediction_sees(tmp_path: Path):
     net = small_net(RESIDUAL)
     split = paint_pictures(tmp_path)
     seen = net.preprocess([tmp_path / f"{k:02}.png" for k in range(len(split))])
@@ -166,7 +166,7 @@ def test_centre_is_what_prediction_sees(tmp_path: Path):
     torch.testing.assert_close(flipped, both)
 
 
-def test_grey_nets_and_mean_pictures(tmp_path: Path):
+def test_gray_nets_and_mean_pictures(tmp_path: Path):
     split = paint_pictures(tmp_path, ((28, 28), (60, 28)))
     net = small_net(RESIDUAL, resize=28, mean_image=True, channels=1)
     pixels = []
@@ -234,7 +234,7 @@ def test_protocol_names_the_views(views: Views, said: str):
     assert views.describe(Preprocess(), "probabilities") == said
 
 
-def test_plain_centre_is_one_view():
+def test_plain_center_is_one_view():
     plain = Preprocess(size=32, resize=32)
     assert Views().describe(plain, "probabilities") == "1 view, 32x32 px"
 

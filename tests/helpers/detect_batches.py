@@ -11,7 +11,9 @@ PLAIN = Preprocessor(Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
 
 
 def stream(root, task="instances", batch_size=2, seed=0, workers=2, **fields):
-    data = DataSpec(source=str(root), val_fraction=0, test_fraction=0, workers=workers, max_bad=0.3)
+    data = DataSpec(
+        source=str(root), val_fraction=0, test_fraction=0, workers=workers, max_unreadable=0.3
+    )
     detect = DetectSpec(**{"train_sizes": (60, 90), "max_size": 200, "crop": 64, **fields})
     split = open_detection(data, detect, task).train
     device = torch.device("cpu")

@@ -13,10 +13,14 @@ NET = ModelSpec(name="small-residual", depths=(1, 1, 1, 1), widths=(8, 12, 16, 2
 VGG = ModelSpec(
     name="small-vgg", block="vgg", depths=(1, 1, 1), widths=(6, 8, 8), dropout=0.5, norm="none"
 )
-FPN = DetectSpec(pyramid_width=16, region_width=24, regions=32, anchors=32, proposals=(60, 40))
+FPN = DetectSpec(
+    pyramid_width=16, region_width=24, box_batch_size=32, rpn_batch_size=32, proposals=(60, 40)
+)
 C4 = dataclasses.replace(FPN, head="c4", roi_size=6, anchor_sizes=(16, 32))
-SEGMENT = dataclasses.replace(FPN, head="fcn", auxiliary=0.4)
-PCR = dataclasses.replace(FPN, head="pcr", anchor_sizes=(32, 64), anchors=8, regions=6)
+SEGMENT = dataclasses.replace(FPN, head="fcn", aux_loss_weight=0.4)
+PCR = dataclasses.replace(
+    FPN, head="pcr", anchor_sizes=(32, 64), rpn_batch_size=8, box_batch_size=6
+)
 
 
 def small_model(

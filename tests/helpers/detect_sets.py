@@ -10,7 +10,7 @@ from PIL import Image
 
 from resnets.detect.data.types import Detections, DetectionSplit, Target
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
 CATEGORIES = [{"id": 3, "name": "red"}, {"id": 7, "name": "green"}, {"id": 9, "name": "blue"}]
 
 
@@ -18,7 +18,7 @@ def picture(width: int, height: int, boxes: list[tuple[str, tuple[int, ...]]], s
     """Noise (H, W, 3) with filled rectangles (left, top, right, bottom)."""
     pixels = np.random.default_rng(seed).integers(90, 140, (height, width, 3)).astype(np.uint8)
     for name, (left, top, right, bottom) in boxes:
-        pixels[top:bottom, left:right] = COLOURS[name]
+        pixels[top:bottom, left:right] = COLORS[name]
     return pixels
 
 

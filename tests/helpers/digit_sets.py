@@ -21,8 +21,8 @@ def digit_files(count: int, classes: int = 4, kind: str = "PNG") -> list[tuple[b
     for pixels, digit in zip(digits.images, digits.target.tolist(), strict=True):
         if digit < classes and taken[digit] < count:
             taken[digit] += 1
-            grey = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).resize((16, 16))
+            gray = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).resize((16, 16))
             stream = io.BytesIO()
-            grey.convert("RGB").save(stream, kind)
+            gray.convert("RGB").save(stream, kind)
             files.append((stream.getvalue(), digit))
     return files

@@ -215,7 +215,7 @@ def test_zero_init_starts_every_block_as_its_shortcut(block: str, norm: str) -> 
         assert torch.equal(x, shortcut if block.startswith("preact") else shortcut.relu())
 
 
-def test_he_and_naive_initialisation() -> None:
+def test_he_and_naive_initialization() -> None:
     torch.manual_seed(0)
     he, naive = (build(catalog.spec("cifar-resnet20", init=init)) for init in ("he", "naive"))
     conv = he.get_submodule("stage3.1.conv1").weight
@@ -226,7 +226,7 @@ def test_he_and_naive_initialisation() -> None:
     assert conv.std().item() == pytest.approx(0.01, rel=0.02)
 
 
-def test_he_initialisation_keeps_the_signal_in_a_deep_plain_net_without_norms() -> None:
+def test_he_initialization_keeps_the_signal_in_a_deep_plain_net_without_norms() -> None:
     torch.manual_seed(0)
     sizes = {}
     for init in ("he", "naive"):

@@ -36,7 +36,7 @@ def ghost(channels: int, images: int, relu: bool = True) -> GhostNormAct2d:
     return net[0]
 
 
-def test_each_ghost_is_normalised_by_itself_and_the_running_statistics_take_their_mean():
+def test_each_ghost_is_normalized_by_itself_and_the_running_statistics_take_their_mean():
     norm = ghost(8, 4, relu=False).double()
     plain = nn.BatchNorm2d(8).double()
     plain.load_state_dict(norm.state_dict())

@@ -85,7 +85,7 @@ def test_the_command_says_so_and_writes_nothing(
             pixels = np.full((32, 32, 3), 50 * number, np.uint8)
             Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
     settings = [word for each in (*size, "data.size=32") for word in ("--set", each)]
-    command = ["train", "pictures", "--model", "resnet18", "--data", str(tmp_path / "set")]
+    command = ["train", "scratch", "--model", "resnet18", "--data", str(tmp_path / "set")]
     command += ["--iterations", "2", "--device", "cpu", "--out", str(tmp_path / "run"), *settings]
     assert main(command) == 2
     said = capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 
 from resnets.study.convergence import caution, convergence
 from resnets.study.depth.presets import depth_grid, shortcut_grid
-from resnets.study.depth.summary import summarise
+from resnets.study.depth.summary import summarize
 from resnets.study.depth.text import findings, lead, shortcuts_lead
 from resnets.study.depth.verdict import degradation
 from resnets.study.figures import house_style, whole_numbers
@@ -86,7 +86,7 @@ def test_short_study_concludes_nothing():
     assert first.startswith("Not converged: 1,000 iterations (2.6 epochs), training error 42.0%")
     assert "train worse" not in lead(verdict)
     assert {finding.tone for finding in findings(verdict)} == {"open"}
-    assert shortcuts_lead(summarise(grid)).startswith("Not converged: 1,000 iterations")
+    assert shortcuts_lead(summarize(grid)).startswith("Not converged: 1,000 iterations")
 
 
 def test_deep_net_that_is_still_falling_is_said():

@@ -23,7 +23,7 @@ from resnets.study.gradients.page import degradation_remains, gradients_page
 from resnets.study.gradients.study import gradients_study
 from resnets.train.loss import classification_loss
 
-GREY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
+GRAY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
 CPU = torch.device("cpu")
 
 
@@ -35,7 +35,7 @@ def batch_of(count, seed=0):
 
 def net_of(name, **changes):
     torch.manual_seed(0)
-    return build(catalog.spec(name, **(GREY | changes)))
+    return build(catalog.spec(name, **(GRAY | changes)))
 
 
 @pytest.mark.parametrize("changes", [{}, {"shortcut": "B"}, {"norm": "none"}])
@@ -66,8 +66,8 @@ def test_measuring_leaves_the_net_as_it_was():
 
 def digits_recipe(net, steps, **changes):
     return Recipe(
-        model=catalog.spec(net, **(GREY | changes)),
-        data=DataSpec(source="digits", normalise="per-pixel-mean", val_fraction=0.0),
+        model=catalog.spec(net, **(GRAY | changes)),
+        data=DataSpec(source="digits", normalize="per-pixel-mean", val_fraction=0.0),
         schedule=ScheduleSpec(kind="constant"),
         duration=f"{steps}it",
         batch_size=32,

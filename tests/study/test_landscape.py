@@ -63,7 +63,7 @@ def test_moving_touches_no_norm_nor_bias_and_is_undone_exactly(shown):
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
-def test_centre_is_the_net_and_other_points_are_the_moved_net(shown):
+def test_center_is_the_net_and_other_points_are_the_moved_net(shown):
     net, pictures = shown
     found = measure_landscape(net, pictures, points=3, seed=1, label="net")
     assert [point.alpha for point in found.line] == [-1, -0.5, 0, 0.5, 1]
@@ -74,9 +74,9 @@ def test_centre_is_the_net_and_other_points_are_the_moved_net(shown):
         net, pictures.batches, net.classes, protocol="", precision="float32",
         device=torch.device("cpu"),
     )  # fmt: skip
-    for centre in (found.centre, found.plane[4]):
-        assert (centre.alpha, centre.beta) == (0, 0)
-        assert (centre.loss, centre.error) == (intact.loss, intact.top1_error)
+    for center in (found.center, found.plane[4]):
+        assert (center.alpha, center.beta) == (0, 0)
+        assert (center.loss, center.error) == (intact.loss, intact.top1_error)
     by_hand, ways = copy.deepcopy(net), (random_direction(net, 2), random_direction(net, 3))
     with torch.no_grad():
         for name, parameter in by_hand.named_parameters():
@@ -85,7 +85,7 @@ def test_centre_is_the_net_and_other_points_are_the_moved_net(shown):
     corner = found.plane[2]
     assert (corner.alpha, corner.beta) == (1, -1)
     assert corner.loss == pytest.approx(pictures.evaluate(by_hand).loss, rel=1e-4)
-    assert corner.loss != found.centre.loss
+    assert corner.loss != found.center.loss
     middle = [point for point in found.plane if point.beta == 0]
     assert middle == [point for point in found.line if point.alpha in (-1, 0, 1)]
 

@@ -25,7 +25,7 @@ from resnets.study.identity.page import identity_page
 from resnets.study.identity.study import identity_study
 from resnets.weights.load import load
 
-GREY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
+GRAY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
 
 
 def images_of(count, seed=0):
@@ -39,7 +39,7 @@ def batch_of(count):
 def small(name, **changes):
     """A net whose weights and statistics are as training leaves them: none is trivial."""
     torch.manual_seed(0)
-    net = build(catalog.spec(name, **(GREY | changes)))
+    net = build(catalog.spec(name, **(GRAY | changes)))
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -166,7 +166,7 @@ def test_new_blocks_can_learn():
 @pytest.mark.parametrize("training", [False, True])
 def test_deepened_plain_net_answers_the_same_to_all(training):
     torch.manual_seed(0)
-    plain = build(catalog.spec("cifar-plain14", **GREY)).train(training)
+    plain = build(catalog.spec("cifar-plain14", **GRAY)).train(training)
     images = images_of(16)
     with torch.no_grad():
         shallow, deep = plain(images), deepen(plain, 1)(images)

@@ -128,7 +128,7 @@ def test_same_figure_twice_keeps_ids_apart_and_needs_nothing_from_outside(tmp_pa
     }
 
 
-def test_inline_colours_follow_the_theme_and_files_keep_theirs(tmp_path: Path) -> None:
+def test_inline_colors_follow_the_theme_and_files_keep_theirs(tmp_path: Path) -> None:
     figure = Figure("one", plot(1, 2), "First.", "A line.")
     text = write_page(page_of(Section("S", "", (figure,))), tmp_path).read_text(encoding="utf-8")
     inline = text[text.index("<svg") :]
@@ -183,19 +183,19 @@ def test_show(value: float | str | None, text: str) -> None:
     assert show(value) == text
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 @pytest.mark.parametrize("setting", [0, 1], ids=["light", "dark"])
-def test_colours_of_text_and_lines_stand_out_from_the_card(setting: int) -> None:
+def test_colors_of_text_and_lines_stand_out_from_the_card(setting: int) -> None:
     card = luminance(THEME["card"][setting])
-    for name, colours in THEME.items():
+    for name, colors in THEME.items():
         if name in ("card", "line"):
             continue
-        low, high = sorted((card, luminance(colours[setting])))
+        low, high = sorted((card, luminance(colors[setting])))
         assert (high + 0.05) / (low + 0.05) >= 4.5, name
 
 

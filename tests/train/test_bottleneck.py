@@ -21,7 +21,7 @@ from resnets.train.log import read_rows
 from resnets.train.timing import STAGES, StepTimer, format_stages, summarize
 
 CPU = torch.device("cpu")
-SPEC = DataSpec(size=16, in_memory="never", workers=1, normalise="imagenet")
+SPEC = DataSpec(size=16, in_memory="never", workers=1, normalize="imagenet")
 ROW = {
     "seconds": 10.0,
     "waiting": 0.41,

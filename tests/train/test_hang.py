@@ -18,7 +18,7 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import open_data, order
 from resnets.data.dataset.reader import Plan, read_ahead
-from resnets.data.decode.decode import Crop, centre_box
+from resnets.data.decode.decode import Crop, center_box
 from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream
 from resnets.train.guards.interrupt import Interrupted
@@ -56,7 +56,7 @@ def test_the_one_readable_image_of_a_set_takes_the_place_of_all(tmp_path):
     spoil(tmp_path / "train")
     (tmp_path / "train/train0003.png").write_bytes(good)
     training = stream(tmp_path, batch_size=4)
-    training.ledger.max_bad = 1.0
+    training.ledger.max_unreadable = 1.0
     ids = [batch.ids.tolist() for batch in islice(training.batches(), 3)]
     assert ids == [[2] * 4] * 3
 
@@ -82,8 +82,8 @@ def test_classification_without_a_readable_image_ends(tmp_path):
         spoil(tmp_path / name)
     data = DataSpec(source=str(tmp_path), val_fraction=0, test_fraction=0, in_memory="never")
     split = open_data(data).train
-    split.unreadable.max_bad = None
-    view = Crop(16, 3, centre_box(16, 16))
+    split.unreadable.max_unreadable = None
+    view = Crop(16, 3, center_box(16, 16))
     plans = [Plan(np.arange(4), np.zeros(4, np.int64), [view] * 4)] * 9
     with pytest.raises(DataError):
         list(read_ahead(split, plans, 2, seed=0))

@@ -230,7 +230,7 @@ def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path):
         "data.size": 16,
         "duration": "1it",
         "batch_size": 8,
-        "data.normalise": "channel",
+        "data.normalize": "channel",
     }
     result = training.run(replace_fields(plan, fields), tmp_path / "run", device="cpu", quiet=True)
     assert result["net"] == "cifar-resnet1202"

@@ -69,7 +69,7 @@ def spoilt(root: Path) -> Recipe:
     for split in (whole.train, whole.val, whole.test()):
         path = split.files.name(0)  # in each, since copies would stay on one side
         Path(path).write_text(f"<html>404 {path}</html>")
-    data = {"source": str(root), "size": 16, "max_bad": 0.1}
+    data = {"source": str(root), "size": 16, "max_unreadable": 0.1}
     fields = {f"data.{name}": value for name, value in data.items()}
     return plan(batch_size=16, norm_batch=4, **fields)
 

@@ -61,7 +61,7 @@ def spoil(path: Path) -> Path:
 
 def stream_of(spec: DataSpec, batch_size: int = 8) -> TrainStream:
     train = open_data(spec).train
-    preprocessor = fit_preprocess(train, replace(spec, normalise="imagenet"), 3)
+    preprocessor = fit_preprocess(train, replace(spec, normalize="imagenet"), 3)
     return TrainStream(train, spec, preprocessor, batch_size, 3, CPU)
 
 
@@ -112,7 +112,7 @@ def test_another_picture_takes_the_place_of_a_broken_one(tree: Path, kind: str, 
 def test_replacements_are_the_same_whenever_a_batch_is_asked_for(tree: Path) -> None:
     for number in (2, 7, 11):
         spoil(tree / "bee" / f"{number:02}.png")
-    spec = DataSpec(source=str(tree), size=16, augment=JITTER, max_bad=0.06, **FILES)
+    spec = DataSpec(source=str(tree), size=16, augment=JITTER, max_unreadable=0.06, **FILES)
     whole = list(islice(stream_of(spec).batches(), 20))
     for start, workers in ((0, 1), (7, 3), (13, 2)):
         again = stream_of(replace(spec, workers=workers)).batches(start)
@@ -126,7 +126,7 @@ def test_a_replacement_that_is_broken_is_replaced_too(tree: Path) -> None:
     for number in range(5, COUNT):
         spoil(tree / "ant" / f"{number:02}.png")
         spoil(tree / "bee" / f"{number:02}.png")
-    spec = DataSpec(source=str(tree), size=16, augment=JITTER, max_bad=0.9, **FILES)
+    spec = DataSpec(source=str(tree), size=16, augment=JITTER, max_unreadable=0.9, **FILES)
     stream = stream_of(spec)
     for batch in islice(stream.batches(), 30):
         assert set((batch.ids % COUNT).tolist()) <= set(range(5))
@@ -141,13 +141,14 @@ def test_too_many_stop_the_run_with_one_line(tree: Path) -> None:
     with pytest.raises(DataError) as caught:
         list(islice(stream_of(spec).batches(), 20))
     message = str(caught.value)
-    assert "root, 60 pictures: 2 of them cannot be read, data.max_bad = 0.01 allows 1" in message
+    assert "root, 60 pictures: 2 of them cannot be read" in message
+    assert "data.max_unreadable = 0.01 allows 1" in message
     assert "ant/04.png" in message
     assert "ant/08.png" in message
     assert "`resnets data check`" in message
     assert "\n" not in message
     with pytest.raises(DataError, match=r"ant/0[48]\.png: cannot be read as a picture"):
-        list(islice(stream_of(replace(spec, max_bad=0.0)).batches(), 20))
+        list(islice(stream_of(replace(spec, max_unreadable=0.0)).batches(), 20))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_sets_in_memory_hold_the_readable_ones(tree: Path, size: int | None, cap
     spoil(tree / "ant" / "00.png")  # the first header that is probed
     (tree / "bee" / "17.png").write_bytes(b"")
     spec = DataSpec(
-        source=str(tree), size=size, val_fraction=0, test_fraction=0, max_bad=0.05, workers=1
+        source=str(tree), size=size, val_fraction=0, test_fraction=0, max_unreadable=0.05, workers=1
     )
     split = open_data(spec).train
     assert isinstance(split, TensorSplit)
@@ -179,8 +180,8 @@ def test_sets_in_memory_hold_the_readable_ones(tree: Path, size: int | None, cap
     assert torch.equal(split.images, whole.images[kept])
     assert torch.equal(split.labels, whole.labels[kept])
     assert len(caplog.records) == len(split.unreadable) == 2
-    with pytest.raises(DataError, match=r"2 of them cannot be read, data\.max_bad = 0\.01 allows"):
-        open_data(replace(spec, max_bad=0.01))
+    with pytest.raises(DataError, match=r"read, data\.max_unreadable = 0\.01 allows"):
+        open_data(replace(spec, max_unreadable=0.01))
 
 
 @pytest.mark.parametrize("in_memory", ["never", "auto"])
@@ -188,11 +189,11 @@ def test_evaluation_leaves_out_what_it_cannot_read(tree: Path, in_memory: str, c
     for number in (0, 1, 2, 3, 9):
         spoil(tree / "ant" / f"{number:02}.png")
     spec = DataSpec(source=str(tree), size=16, in_memory=in_memory, test_fraction=0.9)
-    test = open_data(replace(spec, max_bad=0.4)).test()
-    stored = open_data(replace(spec, max_bad=0.4, in_memory="never")).test()
+    test = open_data(replace(spec, max_unreadable=0.4)).test()
+    stored = open_data(replace(spec, max_unreadable=0.4, in_memory="never")).test()
     assert test is not None
     spoilt = {f"ant/{number:02}.png" for number in (0, 1, 2, 3, 9)} & set(stored.files.paths)
-    preprocessor = fit_preprocess(test, replace(spec, normalise="imagenet"), 3)
+    preprocessor = fit_preprocess(test, replace(spec, normalize="imagenet"), 3)
     for _ in range(2):  # whether asked for the first time or again
         batches = list(eval_batches(test, preprocessor, 4, CPU))
         count = sum(len(batch) for batch in batches)
@@ -209,7 +210,7 @@ def test_a_set_that_cannot_be_read_at_all_is_an_error(tree: Path) -> None:
     preprocessor = stream_of(DataSpec(source=str(tree), size=16, **FILES)).preprocessor
     for path in tree.glob("*/*.png"):
         spoil(path)
-    files = open_data(DataSpec(source=str(tree), size=16, **FILES, max_bad=0.5)).train
+    files = open_data(DataSpec(source=str(tree), size=16, **FILES, max_unreadable=0.5)).train
     assert isinstance(files, FileSplit)
     files = replace(files, unreadable=BadSamples(files.description, 60))
     with pytest.raises(DataError, match="60 of them cannot be read, among them .*ant/00.png"):
@@ -243,7 +244,7 @@ def test_a_run_goes_on_and_says_what_it_could_not_read(tree: Path, tmp_path: Pat
     bad = [Path(split.files.name(0)) for split in (splits.train, splits.val, splits.test())]
     for path in bad:
         spoil(path)
-    recipe = small_recipe(tree, max_bad=0.05)
+    recipe = small_recipe(tree, max_unreadable=0.05)
     result = training.run(recipe, tmp_path / "run", device="cpu", quiet=True)
     for name, path in zip(("train", "val", "test"), bad, strict=True):
         (message,) = result[name]["unreadable"]
@@ -270,7 +271,7 @@ def test_the_limit_ends_a_run_of_the_command_line(tree: Path, tmp_path: Path, ca
     assert code == 1
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("resnets train: root, training share")
-    assert "cannot be read, data.max_bad = 0.01 allows 1, among them" in last
+    assert "cannot be read, data.max_unreadable = 0.01 allows 1, among them" in last
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])

@@ -50,7 +50,7 @@ def test_too_few_units_for_all_ranks_are_refused():
 
 
 MIXED = AugmentSpec(
-    crop="pad", flip=True, mixup=0.3, cutmix=1.0, repeats=2, erase=0.5, policy="rand"
+    crop="pad", flip=True, mixup=0.3, cutmix=1.0, repeats=2, random_erase=0.5, policy="rand"
 )
 
 
@@ -99,7 +99,7 @@ def streamed() -> tuple[StreamSplit, Counted]:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_streams_are_divided_so_that_each_rank_reads_its_own_blocks(count):
-    spec = DataSpec(size=16, normalise="imagenet", workers=1)
+    spec = DataSpec(size=16, normalize="imagenet", workers=1)
     steps, ids, loads = 1024 // 64, [], []
     for index in range(count):
         split, blocks = streamed()

@@ -35,7 +35,7 @@ def folder(path: Path, config: dict[str, Any]) -> Path:
     return path
 
 
-def test_fields_are_honoured(tmp_path: Path) -> None:
+def test_fields_are_honored(tmp_path: Path) -> None:
     args = {
         "output_stride": 16, "channels": [8, 8, 8, 8], "drop_path_rate": 0.1, "in_chans": 3,
         "act_layer": "relu", "layers": [1, 1, 2, 1],
@@ -52,7 +52,7 @@ def test_fields_are_honoured(tmp_path: Path) -> None:
     assert found.classes == ("a", "b", "c")
 
 
-def test_honoured_fields_give_timms_logits(tmp_path: Path) -> None:
+def test_honored_fields_give_timms_logits(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     args = {"output_stride": 8, "base_width": 32, "cardinality": 2}
     theirs = timm.create_model("resnet50", num_classes=3, **args)

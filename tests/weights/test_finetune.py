@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def recipe(folder: Path, weights: Path) -> Recipe:
     return Recipe(
         model=dataclasses.replace(SMALL, stride_in="3x3"),
-        data=DataSpec(source=str(folder), size=32, resize=36, normalise="channel"),
+        data=DataSpec(source=str(folder), size=32, resize=36, normalize="channel"),
         optim=OptimSpec(lr=0.0),
         duration="2it",
         batch_size=4,

@@ -286,7 +286,7 @@ def test_unknown_names_suggest_the_nearest(caches, net: str, weights: str, words
     assert "\n" not in str(caught.value)
 
 
-def test_a_misspelt_file_suggests_its_neighbour(tmp_path: Path) -> None:
+def test_a_misspelt_file_suggests_its_neighbor(tmp_path: Path) -> None:
     (tmp_path / "resnet18.pth").touch()
     with pytest.raises(ConfigError, match=r"did you mean .*resnet18\.pth\?"):
         resnets.create_model("resnet18", weights=str(tmp_path / "resnet-18.pth"))
@@ -298,7 +298,7 @@ def test_named_weights_are_refused_by_a_net_that_computes_otherwise() -> None:
         resnets.create_model(spec, weights="torchvision:DEFAULT")
 
 
-def test_imagenet_weights_for_small_grey_pictures(
+def test_imagenet_weights_for_small_gray_pictures(
     published, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "resnets")

@@ -70,10 +70,10 @@ def test_other_classes_and_channels(tmp_path: Path, said: pytest.LogCaptureFixtu
     trunk = net.get_submodule("stage2").state_dict()
     for key, value in found.get_submodule("stage2").state_dict().items():
         assert torch.equal(value, trunk[key])
-    grey = torch.randn(2, 1, 32, 32)
+    gray = torch.randn(2, 1, 32, 32)
     net.eval(), found.eval()
     torch.testing.assert_close(
-        found.stages(grey)["stage2"], net.stages(grey.repeat(1, 3, 1, 1))["stage2"]
+        found.stages(gray)["stage2"], net.stages(gray.repeat(1, 3, 1, 1))["stage2"]
     )
 
 
@@ -149,18 +149,18 @@ def test_preprocessing_for_other_sizes_and_planes() -> None:
     assert (larger.spec.interpolation, larger.spec.channel_order) == ("bicubic", "bgr")
 
 
-def test_fine_tuning_keeps_the_weights_normalisation() -> None:
+def test_fine_tuning_keeps_the_weights_normalization() -> None:
     """Sizes are the recipe's; mean, deviation, order and interpolation the weights'."""
     spec = Preprocess(mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5), interpolation="bicubic")
     known = Preprocessor(dataclasses.replace(spec, channel_order="bgr"))
     pixels = torch.zeros(4, 40, 40, 3, dtype=torch.uint8)
     split = TensorSplit(pixels, torch.zeros(4, dtype=torch.int64), ("a",), "four")
-    data = DataSpec(size=32, resize=36, augment=AugmentSpec(), normalise="channel")
+    data = DataSpec(size=32, resize=36, augment=AugmentSpec(), normalize="channel")
     found = fit_known(known, split, data, 3).spec
     assert (found.size, found.resize, found.mean) == (32, 36, (0.1, 0.2, 0.3))
     assert (found.interpolation, found.channel_order) == ("bicubic", "bgr")
-    grey = fit_known(known, split, data, 1).spec
-    assert (grey.channels, grey.mean, grey.channel_order) == (1, pytest.approx((0.2,)), "rgb")
+    gray = fit_known(known, split, data, 1).spec
+    assert (gray.channels, gray.mean, gray.channel_order) == (1, pytest.approx((0.2,)), "rgb")
     read = dataclasses.replace(split, prepared=(32, 36, "bilinear"))
     assert fit_known(known, read, data, 3).spec.interpolation == "bilinear"
 

@@ -16,7 +16,7 @@ from resnets.config import ModelSpec
 from resnets.models import build
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import read_path
-from resnets.weights.initial import recognise
+from resnets.weights.initial import recognize
 from resnets.weights.name_maps.maps import name_map
 
 SPEC = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=5)
@@ -83,7 +83,7 @@ def test_a_head_of_more_layers_is_not_taken(
     make, named = HEADS[name]
     path = tmp_path / "w.pth"
     torch.save(make(state), path)
-    found = recognise(read_path(str(path)), SPEC)
+    found = recognize(read_path(str(path)), SPEC)
     assert found.head_rows is None
     assert named in found.head_note
     assert any(record.levelno == logging.WARNING for record in caplog.records)
@@ -224,6 +224,6 @@ def test_layers_of_keras_between_features_and_outputs(tmp_path: Path) -> None:
                 layer, leaf = full.split("/")
                 value = torch.ones(width) if width else torch.ones(32, 32)
                 file[f"{layer}/{layer}/{leaf}:0"] = value.numpy()
-        found = recognise(read_path(str(tmp_path / f"{name}.h5")), spec)
+        found = recognize(read_path(str(tmp_path / f"{name}.h5")), spec)
         assert (found.head_rows is None) == (name != "plain"), name
         assert all(full in found.head_note for full in beside)

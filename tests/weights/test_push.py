@@ -60,8 +60,8 @@ def test_a_pushed_folder_loads_everywhere(
     assert torch.equal(start.get_submodule("stem.conv").weight, expected.stem.conv.weight)
 
 
-def test_the_card_has_figures_protocol_recipe_and_licence(run: Path, tmp_path: Path) -> None:
-    push(str(run), str(tmp_path / "pets"), licence="apache-2.0")
+def test_the_card_has_figures_protocol_recipe_and_license(run: Path, tmp_path: Path) -> None:
+    push(str(run), str(tmp_path / "pets"), license="apache-2.0")
     text = (tmp_path / "pets" / "README.md").read_text()
     _, head, body = text.split("---\n", 2)
     assert 'license: "apache-2.0"' in head
@@ -105,7 +105,7 @@ def test_nets_of_ours_alone(tmp_path: Path, spec: ModelSpec, seen: Preprocess) -
     assert "Not stated" in text
 
 
-def test_a_grey_net_that_timm_has(tmp_path: Path) -> None:
+def test_a_gray_net_that_timm_has(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     spec = dataclasses.replace(SHARED, in_channels=1)
     seen = Preprocess(size=32, resize=32, channels=1, mean=(0.5,), std=(0.2,))

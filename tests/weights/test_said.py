@@ -15,7 +15,7 @@ from resnets.config import ConfigError, ModelSpec
 from resnets.models import build
 from resnets.weights.errors import WeightsError
 from resnets.weights.files import read_path
-from resnets.weights.initial import recognise
+from resnets.weights.initial import recognize
 from resnets.weights.readers.class_names import classes_of
 from resnets.weights.readers.timm_config import read_timm
 from resnets.weights.readers.transformers_config import read_processor, read_transformers
@@ -40,11 +40,11 @@ def test_names_of_classes_that_contradict_each_other_are_refused(tmp_path: Path,
 
 def test_names_that_cannot_be_those_of_the_head(tmp_path: Path, state, caplog) -> None:
     torch.save({"model": state, "classes": ["none", *NAMES]}, tmp_path / "w.pth")
-    assert recognise(read_path(str(tmp_path / "w.pth")), TINY).classes == ()
+    assert recognize(read_path(str(tmp_path / "w.pth")), TINY).classes == ()
     assert "names 4 classes" in caplog.text
     torch.save({"model": state, "classes": ["ant", "bee", "ant"]}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="ant"):
-        recognise(read_path(str(tmp_path / "w.pth")), TINY)
+        recognize(read_path(str(tmp_path / "w.pth")), TINY)
 
 
 def test_given_names_in_another_order_are_warned_of(tmp_path: Path, caplog) -> None:

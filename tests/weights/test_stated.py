@@ -110,7 +110,7 @@ def test_arguments_of_torchvisions_script(file) -> None:
 @pytest.mark.parametrize(
     "given", [{"gp": "max"}, {"model_kwargs": {"act_layer": "silu"}}, {"std": [0.0] * 3}]
 )
-def test_arguments_that_cannot_be_honoured_are_refused(file, given: dict[str, Any]) -> None:
+def test_arguments_that_cannot_be_honored_are_refused(file, given: dict[str, Any]) -> None:
     with pytest.raises(WeightsError, match=next(iter(given))):
         resnets.load(file(timm_arguments(**given)), model=NET, classes=NAMES)
 

@@ -215,7 +215,7 @@ def test_timms_bce_loss_is_a_sigmoid(tmp_path: Path, small: State, caplog) -> No
     assert "bce_loss" in caplog.text
 
 
-def test_paddles_names_are_recognised(tmp_path: Path) -> None:
+def test_paddles_names_are_recognized(tmp_path: Path) -> None:
     net = resnets.create_model("resnet18", num_classes=3)
     theirs = name_map("torchvision", net).to_foreign(random_state(net, seed=1))
     state = {

@@ -169,7 +169,7 @@ def test_fine_tuning_that_cannot_be_measured_stops(
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg11-bn", "cifar-resnet20"])
-def test_every_format_is_recognised_in_a_file(tmp_path: Path, name: str, caplog) -> None:
+def test_every_format_is_recognized_in_a_file(tmp_path: Path, name: str, caplog) -> None:
     """By its names alone, which is what a file shows before its tensors are read."""
     from resnets.models.cost import shapes_only
     from resnets.weights.lazy_tensors import LazyTensor

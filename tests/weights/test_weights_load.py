@@ -68,7 +68,7 @@ def test_a_bare_state_dict_is_loaded_by_its_network(theirs, bare: Path) -> None:
     assert resnets.load(bare, model="resnet18").classes == ("0", "1", "2", "3")
 
 
-def test_a_grey_network_for_small_images(tmp_path: Path) -> None:
+def test_a_gray_network_for_small_images(tmp_path: Path) -> None:
     net = build(catalog.spec("cifar-resnet8", num_classes=5, in_channels=1))
     safetensors.torch.save_file(net.state_dict(), tmp_path / "w.safetensors")
     found = resnets.load(tmp_path / "w.safetensors", model="cifar-resnet8")

@@ -53,7 +53,7 @@ class Check:
         quarantine: List of images that are left out already, as data.quarantine of training;
             default quarantine.txt in the set's folder, where there is one.
         tiny: Shorter side in px below which an image is called tiny.
-        truth: Labels of a flat validation folder (ImageNet's ground truth).
+        ground_truth: Labels of a flat validation folder (ImageNet's ground truth).
         labels_from: What says an image's class (data.labels_from): auto, folder (each top folder is
             a class) or name (cat of cat.0.jpg).
         workers: Threads, 0 = one per core.
@@ -69,7 +69,7 @@ class Check:
     leave_out: str = "leak,near-leak"
     quarantine: str | None = None
     tiny: int = 16
-    truth: str | None = None
+    ground_truth: str | None = None
     labels_from: Literal["auto", "folder", "name"] = "auto"
     workers: int = 0
     repair: Path | None = None
@@ -94,7 +94,7 @@ class Check:
             raise ConfigError(f"--out {out}: is a file; name a folder")
         spec = DataSpec(
             source=self.source,
-            truth=self.truth,
+            ground_truth=self.ground_truth,
             labels_from=self.labels_from,
             workers=self.workers,
             quarantine=listed,
@@ -115,7 +115,7 @@ class Check:
             report = check_data(spec, tiny=self.tiny, contents=contents, watch=_watch)
             if tasks:
                 report = report.annotated(annotated.bad, annotated.refusals, annotated.warnings)
-            recipe = RECIPES.get(tasks[0], "detect") if tasks else "pictures"
+            recipe = RECIPES.get(tasks[0], "detect") if tasks else "scratch"
             written = write_check(report, out, spec, leave_out, recipe)
             _remember(report, spec, written, annotated=bool(tasks))
             _show(report, written)

@@ -26,10 +26,10 @@ class Pack:
         size: Shorter side in px that larger pictures are scaled to; 256 to 500 suit nets of 224 px.
         out: File to write; default NAME-SIZE.pack in this folder.
         quarantine: List of pictures to leave out, as `resnets data check` writes it.
-        truth: Labels of a flat validation folder (ImageNet's ground truth).
+        ground_truth: Labels of a flat validation folder (ImageNet's ground truth).
         labels_from: What says an image's class (data.labels_from): auto, folder (each top folder is
             a class) or name (cat of cat.0.jpg).
-        max_bad: Share of unreadable pictures above which nothing is written.
+        max_unreadable: Share of unreadable pictures above which nothing is written.
         workers: Threads, 0 = one per core.
         verify: Compare each picture of a packed file with its checksum; writes nothing.
     """
@@ -38,9 +38,9 @@ class Pack:
     size: int = 400
     out: Path | None = None
     quarantine: str | None = None
-    truth: str | None = None
+    ground_truth: str | None = None
     labels_from: Literal["auto", "folder", "name"] = "auto"
-    max_bad: float = 0.01
+    max_unreadable: float = 0.01
     workers: int = 0
     verify: Flag = False
 
@@ -51,9 +51,9 @@ class Pack:
         spec = DataSpec(
             source=self.source,
             quarantine=self.quarantine,
-            truth=self.truth,
+            ground_truth=self.ground_truth,
             labels_from=self.labels_from,
-            max_bad=self.max_bad,
+            max_unreadable=self.max_unreadable,
             workers=self.workers,
         )
         return _pack(spec, self.size, self.out)
@@ -84,7 +84,7 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
             size,
             quarantine=Quarantine.of(spec),
             workers=spec.workers,
-            max_bad=spec.max_bad,
+            max_unreadable=spec.max_unreadable,
         )
     parts = ", ".join(f"{count:,} {role}" for role, count in packed.pictures.items())
     say(f"wrote {out}: {parts}, {_bytes(packed.size)}")

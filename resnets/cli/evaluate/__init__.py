@@ -33,7 +33,7 @@ def command(
     model: str | None = None,
     classes: str | None = None,
     labels: Path | None = None,
-    views: Literal["centre", "ten-crop", "dense"] = "centre",
+    views: Literal["center", "ten-crop", "dense"] = "center",
     scales: str | None = None,
     flip: Flag = False,
     refine: Flag = False,

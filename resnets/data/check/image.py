@@ -112,8 +112,8 @@ def shape_of(thumb: NDArray[np.uint8]) -> int:
     The perceptual hash of Zauner 2010 ("Implementation and benchmarking of perceptual image hash
     functions"), whose Hamming distance is small between pictures saved or scaled again.
     """
-    grey = thumb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    low = np.round(dctn(grey, norm="ortho")[:8, :8], 1)  # rounded: a flat picture has none
+    gray = thumb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    low = np.round(dctn(gray, norm="ortho")[:8, :8], 1)  # rounded: a flat picture has none
     low[0, 0] = -np.inf  # the mean is no shape
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 

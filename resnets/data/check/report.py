@@ -70,7 +70,7 @@ def write_check(
     out: Path,
     spec: DataSpec,
     kinds: frozenset[Kind] = LEAKS,
-    recipe: str = "pictures",
+    recipe: str = "scratch",
 ) -> Written:
     """Write files.csv, report.html and quarantine.txt into folder `out`.
 

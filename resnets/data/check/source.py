@@ -45,7 +45,7 @@ from resnets.data.splits.check_findings import (
     NO_PICTURE,
     ODD_FOLDER,
     STRAY,
-    UNLABELLED,
+    UNLABELED,
     UNREAD,
     UNREADABLE,
     Finding,
@@ -290,7 +290,7 @@ def _folders(listing: Listing, layout: Layout) -> Iterator[Finding]:
 def _left_out(listing: Listing, layout: Layout) -> Iterator[Finding]:
     """Images that training does not see."""
     for row, reason in sorted(layout.left_out.items()):
-        kind = {MASKS: MASK, NO_LABELS: UNLABELLED}.get(reason, STRAY)
+        kind = {MASKS: MASK, NO_LABELS: UNLABELED}.get(reason, STRAY)
         yield Finding(kind, listing.paths[row], reason)
 
 

@@ -24,7 +24,7 @@ from resnets.data.splits.check_findings import (
     NEAR_DUPLICATE,
     SAME_SOURCE,
     STRAY,
-    UNLABELLED,
+    UNLABELED,
     UNLISTED,
     UNMEASURED,
     UNREAD,
@@ -34,7 +34,7 @@ from resnets.data.splits.check_findings import (
 
 UNSEEN = {
     MASK: "lie beside the image they are a mask, map or copy of",
-    UNLABELLED: "without a label",
+    UNLABELED: "without a label",
     STRAY: "in no class folder",
     UNLISTED: "in no image set",
 }
@@ -107,15 +107,15 @@ def usable(report: CheckReport) -> dict[str, int]:
     return found
 
 
-def train_command(spec: DataSpec, quarantine: Path, recipe: str = "pictures") -> str:
+def train_command(spec: DataSpec, quarantine: Path, recipe: str = "scratch") -> str:
     """What to paste into a shell to train on the set without what `quarantine` lists."""
     path = Path(spec.source).expanduser()
     source = str(path.resolve()) if path.exists() else spec.source
     settings = [f"data.quarantine={quarantine.resolve()}"]
     if spec.labels_from != "auto":
         settings.append(f"data.labels_from={spec.labels_from}")
-    if spec.truth is not None:
-        settings.append(f"data.truth={Path(spec.truth).expanduser().resolve()}")
+    if spec.ground_truth is not None:
+        settings.append(f"data.ground_truth={Path(spec.ground_truth).expanduser().resolve()}")
     words = ["resnets", "train", recipe, "--data", source]
     for setting in settings:
         words += ["--set", setting]
@@ -182,8 +182,8 @@ def _broken(report: CheckReport) -> Iterator[Point]:
         count = f"{report.broken:,} {_plural(report.broken, 'image')} cannot be read"
         advice = "Training takes other images in their place, evaluation leaves them out."
         yield Point("broken", count, advice)
-    if mislabelled := report.copies(DUPLICATE, other_label=True):
-        total, first = len(mislabelled), mislabelled[0]
+    if mislabeled := report.copies(DUPLICATE, other_label=True):
+        total, first = len(mislabeled), mislabeled[0]
         same = _plural(total, "image is the same as one", "images are the same as others")
         text = f"{total:,} {same} with another label: one label of each pair is wrong"
         advice = f"Such as {first.path} ({first.detail}). Remove or move the wrong ones."
@@ -192,7 +192,7 @@ def _broken(report: CheckReport) -> Iterator[Point]:
         bad = f"{report.annotations:,} bad {_plural(report.annotations, 'annotation')}"
         advice = (
             "Training refuses them; each has a line in annotations.csv. --repair NEW_FOLDER"
-            " corrects boxes and outlines, --set detect.skip_bad=true trains without bad ones."
+            " corrects boxes and outlines, --set detect.skip_invalid=true trains without bad ones."
         )
         yield Point("broken", bad, advice)
 

@@ -15,7 +15,7 @@ from rich.progress import track
 from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.split import FileSplit, Split, TensorSplit
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.decode.decode import Crop, centre_box, decode, decode_whole, picture_header
+from resnets.data.decode.decode import Crop, center_box, decode, decode_whole, picture_header
 from resnets.data.errors import DataError
 from resnets.data.files.open import Files
 from resnets.utils.cpu_count import cores
@@ -31,7 +31,7 @@ class _Probe:
     """What evenly spaced headers say: the common (height, width) or None; whether all are grey."""
 
     size: tuple[int, int] | None
-    grey: bool
+    gray: bool
 
 
 class _UnlikeError(Exception):
@@ -58,7 +58,7 @@ def load_files(
     otherwise pictures of one size are read as stored. "auto" keeps at most 2 GiB of pixels.
     Unreadable pictures are named and left out of memory; DataError when training has too many.
     """
-    unreadable = BadSamples(description, len(files), spec.max_bad if training else None)
+    unreadable = BadSamples(description, len(files), spec.max_unreadable if training else None)
     if spec.in_memory != "never":
         prepared = None
         if spec.size is not None and not (training and random_scaling(spec)):
@@ -76,7 +76,7 @@ def load_files(
             f"data.in_memory: 'always', but the pictures of {description} differ in size;"
             " set data.size and no random scaling, or 'auto'"
         )
-    channels = 1 if _probe(files).grey else 3
+    channels = 1 if _probe(files).gray else 3
     given = torch.from_numpy(labels)
     levels = spec.value_range
     return FileSplit(files, given, classes, description, channels, unreadable, levels)
@@ -89,7 +89,7 @@ def _read_at_size(
     size, resize, interpolation = prepared
     if not _fits(spec, len(files), size, size):
         return None
-    view = Crop(size, 3, centre_box(size, resize), interpolation, spec.value_range)
+    view = Crop(size, 3, center_box(size, resize), interpolation, spec.value_range)
 
     def read(index: int) -> NDArray[np.uint8]:
         return decode(files.read(index), view, files.name(index))
@@ -130,8 +130,8 @@ def _probe(files: Files) -> _Probe:
         except DataError:  # named when its turn comes
             continue
     sizes = {(height, width) for width, height, _ in headers}
-    grey = bool(headers) and all(grey for *_, grey in headers)
-    return _Probe(sizes.pop() if len(sizes) == 1 else None, grey)
+    gray = bool(headers) and all(gray for *_, gray in headers)
+    return _Probe(sizes.pop() if len(sizes) == 1 else None, gray)
 
 
 def _fill(
@@ -158,7 +158,7 @@ def _fill(
     pool = ThreadPoolExecutor(workers or cores())
     try:
         chunks = range(0, count, CHUNK)
-        grey = list(_progress(pool.map(work, chunks), len(chunks), unreadable.of))
+        gray = list(_progress(pool.map(work, chunks), len(chunks), unreadable.of))
     finally:
         pool.shutdown(cancel_futures=True)
     kept = [row for row in range(count) if row not in unreadable]
@@ -166,7 +166,7 @@ def _fill(
         if place < row:  # in place: the set may fill most of the memory
             pixels[place] = pixels[row]
     pixels = pixels[: len(kept)]
-    return np.ascontiguousarray(pixels[..., :1]) if all(grey) else pixels
+    return np.ascontiguousarray(pixels[..., :1]) if all(gray) else pixels
 
 
 def _progress(done: Iterator[bool], total: int, description: str) -> Iterator[bool]:

@@ -202,13 +202,15 @@ class StreamPart:
             torch.from_numpy(self.labels[rows]),
             classes,
             description,
-            channels=1 if _all_grey(files) else 3,
-            unreadable=BadSamples(description, len(files), spec.max_bad if training else None),
+            channels=1 if _all_gray(files) else 3,
+            unreadable=BadSamples(
+                description, len(files), spec.max_unreadable if training else None
+            ),
             buffer=spec.shuffle_buffer,
         )
 
 
-def _all_grey(files: BlockFiles) -> bool:
+def _all_gray(files: BlockFiles) -> bool:
     """Whether the first pictures that can be read are grey, all of them."""
     found = []
     for row in range(min(PROBES, len(files))):

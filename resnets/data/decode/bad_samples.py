@@ -19,12 +19,12 @@ SHOWN = 3  # files named by the error that stops a run
 class BadSamples:
     """The unreadable pictures of one split of `total` pictures; safe to use from several threads.
 
-    `max_bad` is the share that may be unreadable: one picture always may, unless it is 0. None =
-    any number may, as where a net is measured; but of a known `total` one must be readable.
+    `max_unreadable` is the share that may be unreadable: one picture always may, unless it is 0.
+    None = any number may, as where a net is measured; but of a known `total` one must be readable.
     """
 
-    def __init__(self, of: str = "", total: int = 0, max_bad: float | None = None) -> None:
-        self.of, self.total, self.max_bad = of, total, max_bad
+    def __init__(self, of: str = "", total: int = 0, max_unreadable: float | None = None) -> None:
+        self.of, self.total, self.max_unreadable = of, total, max_unreadable
         self._found: dict[int, str] = {}
         self._lock = threading.Lock()
 
@@ -33,7 +33,7 @@ class BadSamples:
 
         Raises DataError when that makes too many.
         """
-        if self.max_bad == 0:
+        if self.max_unreadable == 0:
             raise error
         with self._lock:
             new = row not in self._found
@@ -64,7 +64,11 @@ class BadSamples:
     @property
     def most(self) -> int:
         """How many may be unreadable."""
-        share = self.total if self.max_bad is None else int(self.max_bad * self.total + 1e-9)
+        share = (
+            self.total
+            if self.max_unreadable is None
+            else int(self.max_unreadable * self.total + 1e-9)
+        )
         return min(self.total - 1, max(1, share))
 
     def exhausted(self) -> DataError:
@@ -76,8 +80,8 @@ class BadSamples:
         return [message.partition(": ")[0] for message in self.messages[:SHOWN]]
 
     def _too_many(self, count: int) -> str:
-        share, names = self.max_bad, ", ".join(self._names())
-        limit = "" if share is None else f", data.max_bad = {share:g} allows {self.most:,}"
+        share, names = self.max_unreadable, ", ".join(self._names())
+        limit = "" if share is None else f", data.max_unreadable = {share:g} allows {self.most:,}"
         return (
             f"{self.of}: {count:,} of them cannot be read{limit}, among them {names};"
             " find them all with `resnets data check`, and leave them out with data.quarantine"

@@ -24,7 +24,7 @@ from resnets.data.decode.pixel_values import Levels, as_bytes
 from resnets.data.errors import DataError
 from resnets.ops.resize import kernel, resize_box
 
-GREY_MODES = frozenset({"1", "L", "F", "I", "I;16", "I;16L", "I;16B", "I;16N"})
+GRAY_MODES = frozenset({"1", "L", "F", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 TRANSPOSE = {  # what Pillow calls the turns that undo EXIF orientations 2..8
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -123,7 +123,7 @@ def decode_fitted(
 def picture_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]:
     """Width and height of the upright picture, and whether it is grey, without decoding it."""
     with naming(name), open_image(data) as image:
-        return *_upright_size(image), image.mode in GREY_MODES
+        return *_upright_size(image), image.mode in GRAY_MODES
 
 
 def render(image: Image.Image, view: Crop) -> NDArray[np.uint8]:
@@ -154,7 +154,7 @@ def render_pixels(pixels: NDArray[np.uint8], view: Crop) -> NDArray[np.uint8]:
     return _with_channels(cut, view.channels)
 
 
-def centre_box(size: int, resize: int) -> Callable[[int, int], Box]:
+def center_box(size: int, resize: int) -> Callable[[int, int], Box]:
     """The centre `size` x `size` of a picture scaled to shorter side `resize`."""
 
     def box(width: int, height: int) -> Box:

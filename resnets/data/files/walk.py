@@ -300,7 +300,7 @@ def walk_images(
             counted.add(reason, path)
 
 
-def walk_unlabelled(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
+def walk_unlabeled(root: Path, left_out: LeftOut | None = None) -> Iterator[str]:
     """The same for what needs no classes: a folder that may not be listed stands for itself.
 
     Reading it then says why. DataError where `root` is one.

@@ -34,8 +34,8 @@ NOISE = frozenset(
         *("small", "full", "resized", "cropped", "crops", "new", "jpg", "jpeg", "png"),
     )
 )
-UNLABELLED = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "submission"))
-GENERIC = NOISE | UNLABELLED | {"all", "unknown", "files", "content"}
+UNLABELED = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "submission"))
+GENERIC = NOISE | UNLABELED | {"all", "unknown", "files", "content"}
 IMAGE_FOLDERS = frozenset(
     (
         *(
@@ -149,8 +149,8 @@ def read_layout(
             return _finish(by_class[0], top, paths, by_class[1])
         return _finish([_classes_in(top, None, "")], top, paths)
     others = [each.name for each in top.filled if each.name not in roles]
-    labelled = [name for name, folder in inner.items() if folder.filled]
-    if not labelled and others and len(set(roles.values())) == 1:
+    labeled = [name for name, folder in inner.items() if folder.filled]
+    if not labeled and others and len(set(roles.values())) == 1:
         return _one_like_a_split(top, next(iter(roles)), roles, where, paths)
     if others:
         split = min(roles, key=lambda name: (roles[name] != "train", name))
@@ -227,7 +227,7 @@ def _inside(split: _Folder) -> _Folder:
 def _role(name: str) -> Role | None:
     """The split that a folder's name says."""
     words = [word for word in name_words(name) if word not in NOISE]
-    if any(word in UNLABELLED for word in words):
+    if any(word in UNLABELED for word in words):
         return "test" if len(words) == 1 else None
     return split_role("".join(words)) or split_role(name) or MORE_ROLES.get("".join(words))
 

@@ -37,11 +37,11 @@ GRID = 64  # pixels of each side whose colours are counted
 SMALL = 32  # pixels of each side of what is compared
 ALIKE = 0.97  # correlation of the brightness of copies; other scenes of one kind reach 0.9
 FLAT = 2.0  # spread of the brightness of an image without content
-COLOURS = 48  # of a mask, at most; photographs have hundreds
+COLORS = 48  # of a mask, at most; photographs have hundreds
 COVERED = 0.9  # share of a lossy mask that has one of two colours
 APART = 4  # sixteenths of the range between these
 Relation = Literal["second", "first", "different", "unlike"]  # what is left out, or why nothing
-GREY = frozenset({"1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "LA"})
+GRAY = frozenset({"1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B", "LA"})
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ def _relation(files: Files, pair: tuple[int, int], systematic: bool) -> Relation
     (size, mode), (other, other_mode) = (_header(files, row) for row in pair)
     if size != other:
         return "unlike"
-    if mode not in GREY and other_mode in GREY and other_mode != "P":
+    if mode not in GRAY and other_mode in GRAY and other_mode != "P":
         return "second"
-    if not systematic and (mode in GREY or other_mode != "P"):
+    if not systematic and (mode in GRAY or other_mode != "P"):
         return "unlike"
     (first, small), (second, other_small) = (_pixels(files, row) for row in pair)
     if _is_copy(small, other_small) or _is_map(second):
@@ -182,14 +182,14 @@ def _is_copy(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
     return float(np.corrcoef(first.ravel(), second.ravel())[0, 1]) > ALIKE
 
 
-def _is_map(colours: NDArray[np.uint8]) -> bool:
+def _is_map(colors: NDArray[np.uint8]) -> bool:
     """Whether an image has few colours, as masks have."""
-    return len(np.unique(colours, axis=0)) <= max(2, min(COLOURS, len(colours) // 8))
+    return len(np.unique(colors, axis=0)) <= max(2, min(COLORS, len(colors) // 8))
 
 
-def _is_lossy_map(colours: NDArray[np.uint8]) -> bool:
+def _is_lossy_map(colors: NDArray[np.uint8]) -> bool:
     """Whether nearly all pixels have two colours that are far apart, about, as of a JPEG mask."""
-    coarse, counts = np.unique(colours >> 4, axis=0, return_counts=True)
+    coarse, counts = np.unique(colors >> 4, axis=0, return_counts=True)
     two = np.argsort(counts)[-2:]
     apart = int(np.ptp(coarse[two].astype(np.int64), axis=0).max())
-    return apart >= APART and float(counts[two].sum()) >= COVERED * len(colours)
+    return apart >= APART and float(counts[two].sum()) >= COVERED * len(colors)

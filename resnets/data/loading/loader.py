@@ -169,7 +169,7 @@ def eval_batches(
     parts = wanted.split(batch_size) if len(wanted) else ()
     for ids, pixels in _eval_pixels(split, preprocessor, parts, device, workers):
         images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
-        yield Batch(preprocessor.normalise(images), split.labels[ids].to(device), ids)
+        yield Batch(preprocessor.normalize(images), split.labels[ids].to(device), ids)
 
 
 def _eval_pixels(

@@ -66,7 +66,7 @@ def pack(
     *,
     quarantine: Quarantine,
     workers: int = 0,
-    max_bad: float = 0.01,
+    max_unreadable: float = 0.01,
 ) -> Packed:
     """Write all parts of `source` to the new file `out`, whole or not at all.
 
@@ -74,8 +74,9 @@ def pack(
     than `size` px are scaled down to it (antialiased, bilinear), none is scaled up. What is in
     `quarantine` is left out, and so is an unreadable picture, which is logged; both keep their
     places in the index, so that the same pictures are held out of a packed set as of the raw one.
-    DataError when more than the share `max_bad` of a part is unreadable, a class of a part is left
-    without pictures, or the disk has too little room. ConfigError when the source cannot be packed.
+    DataError when more than the share `max_unreadable` of a part is unreadable, a class of a part
+    is left without pictures, or the disk has too little room. ConfigError when the source cannot be
+    packed.
     """
     if size < 1:
         raise ConfigError(f"--size {size}: the shorter side in pixels must be 1 or more")
@@ -91,7 +92,7 @@ def pack(
         with temporary.open("wb") as file:
             file.write(bytes(HEADER.size))
             for role, part in parts.items():
-                unreadable = BadSamples(part_name(source, part), len(part.labels), max_bad)
+                unreadable = BadSamples(part_name(source, part), len(part.labels), max_unreadable)
                 cut = partial(shrunk, size=size, levels=levels)
                 entries[role] = _write_part(file, workers, part, cut, quarantine, unreadable)
                 written = np.flatnonzero(entries[role]["bytes"])
@@ -163,12 +164,12 @@ def _write_part(
 def shrunk(files: Files, row: int, size: int, levels: Levels | None = None) -> NDArray[np.uint8]:
     """The picture (H, W, 1 or 3), upright, its shorter side `size` px or less; levels: `View`."""
     data, name = files.read(row), files.name(row)
-    width, height, grey = picture_header(data, name)
+    width, height, gray = picture_header(data, name)
     pixels = decode_whole(data, name, levels)
     if min(width, height) > size:
         scaled = scaled_size(width, height, size)
         pixels = np.array(Image.fromarray(pixels).resize(scaled, Image.Resampling.BILINEAR))
-    return np.ascontiguousarray(pixels[:, :, :1]) if grey else pixels
+    return np.ascontiguousarray(pixels[:, :, :1]) if gray else pixels
 
 
 def _finish(file: IO[bytes], index: dict[str, Any]) -> None:
@@ -203,11 +204,11 @@ def _check_room(parts: dict[str, Part], size: int, out: Path) -> None:
 def _stored_bytes(files: Files, row: int, size: int) -> int:
     """Bytes of a packed picture; 0 for an unreadable one."""
     try:
-        width, height, grey = picture_header(files.read(row), files.name(row))
+        width, height, gray = picture_header(files.read(row), files.name(row))
     except DataError:
         return 0
     wide, high = scaled_size(width, height, min(size, width, height))
-    return wide * high * (1 if grey else 3)
+    return wide * high * (1 if gray else 3)
 
 
 def _check_classes(source: Source, part: Part, written: NDArray[np.int64]) -> None:

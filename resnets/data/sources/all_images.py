@@ -24,7 +24,7 @@ from resnets.data.dataset.summary import DataSummary, SplitSummary, summarize_im
 from resnets.data.errors import DataError
 from resnets.data.files.archives import list_archive
 from resnets.data.files.open import Files, FolderFiles, Listing
-from resnets.data.files.walk import LeftOut, walk_unlabelled
+from resnets.data.files.walk import LeftOut, walk_unlabeled
 from resnets.data.layout.folder_layout import MASKS, NO_LABELS, STRAY
 from resnets.data.sources.open import find_source
 
@@ -77,7 +77,7 @@ def open_all(spec: DataSpec) -> Split:
     try:
         source = find_source(replace(spec, streaming=False))
     except DataError as error:
-        loose = _unlabelled(spec)
+        loose = _unlabeled(spec)
         if loose is None:
             raise
         without = f"{loose.description} without classes ({error})"
@@ -95,20 +95,20 @@ def _probed(split: Split, spec: DataSpec) -> Split:
     return replace(split, summary=summary)
 
 
-def open_unlabelled(source: str) -> FileSplit | None:
+def open_unlabeled(source: str) -> FileSplit | None:
     """Every image of a folder or archive, whatever folders they are in, without classes.
 
     None for any other source, or where there are none.
     """
-    return _unlabelled(DataSpec(source=source))
+    return _unlabeled(DataSpec(source=source))
 
 
-def _unlabelled(spec: DataSpec) -> FileSplit | None:
+def _unlabeled(spec: DataSpec) -> FileSplit | None:
     path = Path(spec.source).expanduser()
     files: Files
     left_out = LeftOut()
     if path.is_dir():
-        files = FolderFiles(path, list(walk_unlabelled(path, left_out)))
+        files = FolderFiles(path, list(walk_unlabeled(path, left_out)))
     elif path.is_file() and (listing := _listing(path)) is not None:
         files, left_out = listing.files, listing.left_out
     else:
@@ -182,7 +182,7 @@ def _beside(spec: DataSpec, files: Sequence[Files], quarantine: Quarantine) -> F
     if not root.is_dir() or not all(isinstance(each, FolderFiles) for each in files):
         return None
     known = {each.name(row) for each in files for row in range(len(each))}
-    others = [path for path in walk_unlabelled(root) if str(root / path) not in known]
+    others = [path for path in walk_unlabeled(root) if str(root / path) not in known]
     if quarantine.paths:
         listed = quarantine.listed(others).tolist()
         others = [path for path, out in zip(others, listed, strict=True) if not out]

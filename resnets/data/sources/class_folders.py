@@ -35,7 +35,7 @@ from resnets.data.tables.flat_labels import (
     UNNAMED,
     UNREAD_TABLES,
     FlatLabels,
-    UnlabelledError,
+    UnlabeledError,
     flat_labels,
     is_table,
 )
@@ -236,7 +236,7 @@ def _by_folders(
         if not split.flat:
             parts[split.role or "train"] = _part(split, classes, listing, where, notes)
             continue
-        if (part := _labelled(split, flat(split), classes, listing, layout, notes)) is not None:
+        if (part := _labeled(split, flat(split), classes, listing, layout, notes)) is not None:
             parts[split.role or "train"] = part
     source = by_role(name, classes, parts, where)
     source = replace(
@@ -296,7 +296,7 @@ def _all_flat(
             raise DataError(
                 f"{where}: {split.title}/ has class folders, but {training.title}/ has none"
             )
-        if (part := _labelled(split, flat(split), classes, listing, layout, notes)) is not None:
+        if (part := _labeled(split, flat(split), classes, listing, layout, notes)) is not None:
             parts[split.role or "train"] = part
     source = by_role(name, classes, parts, where)
     left_out = left_out_of(layout, listing)
@@ -347,7 +347,7 @@ def _flat(
     others = [[paths[row] for row in each.rows] for each in layout.splits if each is not split]
     try:
         found = flat_labels(split, chosen, listing, where, named, others)
-    except UnlabelledError as error:
+    except UnlabeledError as error:
         if not test:
             raise
         log.warning("%s: %s/ is left out as unlabelled: %s", where, split.title, error)
@@ -374,7 +374,7 @@ def _said(split: SplitRows, found: FlatLabels) -> str:
     return f"labels of {split.title or 'the images'} from {found.file}{columns}"
 
 
-def _labelled(
+def _labeled(
     split: SplitRows,
     found: FlatLabels | None,
     classes: tuple[str, ...],
@@ -417,7 +417,7 @@ def _no_labels(where: str, folder: str, paths: Sequence[str], folders: Sequence[
     else:
         way = (
             "sort them into a folder for each class, put a labels.csv of path,label there, or name"
-            " one by --set data.truth=FILE"
+            " one by --set data.ground_truth=FILE"
         )
     annotated = {"labels", "annotations", "labelme", "bboxes"}
     beside = next((each for each in folders if each.lower().split("/")[-1] in annotated), None)

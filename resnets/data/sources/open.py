@@ -82,7 +82,7 @@ def _whole(source: str, path: Path, spec: DataSpec) -> Source:
     if found := find_cifar(path):
         return open_cifar(*found, name)
     if (path / IMAGENET_TRAIN).is_file():
-        return open_imagenet(path, name, spec.truth)
+        return open_imagenet(path, name, spec.ground_truth)
     return read_folder(path, list_folder(path, is_table), spec).source
 
 
@@ -92,9 +92,11 @@ def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
     Raises as `open_folder_table` and `read_tree`, which call the folder `spec.source`.
     """
     name = path.resolve().name
-    described = None if spec.truth is not None else open_folder_table(path, listing, name)
+    described = None if spec.ground_truth is not None else open_folder_table(path, listing, name)
     if described is None:
-        return read_tree(listing, name, spec.source, spec.truth, spec.labels_from, spec.quarantine)
+        return read_tree(
+            listing, name, spec.source, spec.ground_truth, spec.labels_from, spec.quarantine
+        )
     return described_tree(described, listing)
 
 

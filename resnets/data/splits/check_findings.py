@@ -138,7 +138,7 @@ MASK = Kind(
     "Masks, maps or copies that lie beside the image they belong to; training does not see them.",
     "note",
 )  # fmt: skip
-UNLABELLED = Kind(
+UNLABELED = Kind(
     "unlabelled", "Without a label",
     "Images of a test folder without class folders or labels; training does not see them.",
     "note",
@@ -164,7 +164,7 @@ UNMEASURED = Kind(
 KINDS = (
     LEAK, NEAR_LEAK, LAYOUT, UNREADABLE, TRUNCATED, BOMB, EMPTY_CLASS, UNMEASURED, IMBALANCE,
     SAME_SOURCE, UNREAD, DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP,
-    PALETTE, ANIMATED, NO_PICTURE, STRAY, MASK, UNLABELLED, UNLISTED, ODD_FOLDER,
+    PALETTE, ANIMATED, NO_PICTURE, STRAY, MASK, UNLABELED, UNLISTED, ODD_FOLDER,
 )  # fmt: skip
 LEAKS = frozenset({LEAK, NEAR_LEAK})
 

@@ -193,29 +193,29 @@ class Fingerprint(Keyed):
         left = np.sort(self.content[in_place])
         return self._moved_in(keys) & ~_isin(keys.content, left)
 
-    def relabelled(self, keys: Keyed) -> NDArray[np.bool_]:
+    def relabeled(self, keys: Keyed) -> NDArray[np.bool_]:
         """(N,) whether an image is known by its content, in other classes than it has now.
 
         By its path, where contents are not known.
         """
         by_content = keys.content != 0
-        known = np.where(by_content, _isin(keys.content, np.sort(self._labelled.content)), False)
+        known = np.where(by_content, _isin(keys.content, np.sort(self._labeled.content)), False)
         same = _isin(_pairs(keys.content, keys.labels), self._content_labels)
-        by_id = ~by_content & _isin(keys.ids, np.sort(self._labelled.ids))
+        by_id = ~by_content & _isin(keys.ids, np.sort(self._labeled.ids))
         same_id = _isin(_pairs(keys.ids, keys.labels), self._id_labels)
         return (keys.labels != 0) & ((known & ~same) | (by_id & ~same_id))
 
     @cached_property
-    def _labelled(self) -> Keyed:
+    def _labeled(self) -> Keyed:
         return self.take(self.labels != 0)
 
     @cached_property
     def _content_labels(self) -> Keys:
-        return np.sort(_pairs(self._labelled.content, self._labelled.labels))
+        return np.sort(_pairs(self._labeled.content, self._labeled.labels))
 
     @cached_property
     def _id_labels(self) -> Keys:
-        return np.sort(_pairs(self._labelled.ids, self._labelled.labels))
+        return np.sort(_pairs(self._labeled.ids, self._labeled.labels))
 
     def trained(self, content: Keys) -> NDArray[np.bool_]:
         """(N,) whether an image has the content of one that was trained on."""
@@ -241,7 +241,7 @@ class Fingerprint(Keyed):
     def changes(self, current: Fingerprint) -> Changes:
         """What became of the recorded images, and which are new."""
         replaced, gone = self._replaced(current), self._gone(current)
-        relabelled, renamed = self.relabelled(current), self._renamed(current)
+        relabeled, renamed = self.relabeled(current), self._renamed(current)
         new = self.roles_of(current) == NEW
         new |= self._inserted(current) | (self._moved_in(current) & ~renamed)
         count = {
@@ -250,7 +250,7 @@ class Fingerprint(Keyed):
                 "removed": int((gone & (self.roles == role)).sum()),
                 "changed": int((replaced & (current.roles == role)).sum()),
                 "renamed": int((renamed & (current.roles == role)).sum()),
-                "relabelled": int((relabelled & (current.roles == role)).sum()),
+                "relabelled": int((relabeled & (current.roles == role)).sum()),
             }
             for role, name in enumerate(ROLES)
         }

@@ -12,7 +12,7 @@ from resnets.data.dataset.parts import Part, Rows
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class Labeled:
     """Images of a part: its `rows`, and their (N,) content keys, 0 = not known."""
 
     part: Part
@@ -25,7 +25,7 @@ class Labelled:
         return f"{self.part.title} image {row}".strip() if files is None else files.name(row)
 
 
-def label_conflicts(shares: Sequence[Labelled], classes: Sequence[str]) -> tuple[str, ...]:
+def label_conflicts(shares: Sequence[Labeled], classes: Sequence[str]) -> tuple[str, ...]:
     """One warning where images of equal content have different labels, in one split or in two."""
     content = np.concatenate([share.content for share in shares])
     labels = np.concatenate([share.part.labels[share.rows] for share in shares])
@@ -55,7 +55,7 @@ def label_conflicts(shares: Sequence[Labelled], classes: Sequence[str]) -> tuple
     )
 
 
-def _name(shares: Sequence[Labelled], place: int) -> str:
+def _name(shares: Sequence[Labeled], place: int) -> str:
     for share in shares:
         if place < len(share.rows):
             return share.name(place)

@@ -28,7 +28,7 @@ from resnets.data.splits.fingerprint import (
     rows_by_role,
     salted,
 )
-from resnets.data.splits.label_conflicts import Labelled, label_conflicts
+from resnets.data.splits.label_conflicts import Labeled, label_conflicts
 from resnets.data.splits.overlap import Overlap, copied, earlier, find_overlap
 
 TITLES = ("training", "validation", "test")
@@ -274,7 +274,7 @@ class Roles:
         shares = [(role, self.share(role)) for role in chosen or (TRAIN, VAL, TEST)]
         return label_conflicts(
             [
-                Labelled(share.part, share.rows, self._keys_of(role).content[share.rows])
+                Labeled(share.part, share.rows, self._keys_of(role).content[share.rows])
                 for role, share in shares
                 if share is not None
             ],

@@ -130,11 +130,11 @@ SPLITS = tuple(map(plain, SPLIT_NAMES))
 
 
 def find_columns(
-    sample: Rows, exists: Callable[[str], bool], where: str, *, labelled: bool = True
+    sample: Rows, exists: Callable[[str], bool], where: str, *, labeled: bool = True
 ) -> Columns:
     """The columns of a table that begins with the rows `sample`, a header among them or not.
 
-    `exists` says whether a cell names an image; `labelled`: whether a label is needed. DataError
+    `exists` says whether a cell names an image; `labeled`: whether a label is needed. DataError
     where a column cannot be told.
     """
     first, count = sample[0], len(sample[0])
@@ -149,7 +149,7 @@ def find_columns(
     header = tuple(cell.strip() for cell in first) if headed else ()
     body = sample[1:] if headed else sample
     path = _path(names if headed else [], is_image, where, header)
-    if not labelled:
+    if not labeled:
         return Columns(path, None, None, count, header)
     split = _split(names if headed else [], body, path, where)
     flags = tuple(

@@ -45,7 +45,7 @@ class FlatLabels:
     said: str = ""
 
 
-class UnlabelledError(DataError):
+class UnlabeledError(DataError):
     """A table does not say the labels of a split, which may do without if it is the test split."""
 
 
@@ -88,7 +88,7 @@ def flat_labels(
         table, known = _read(bytes(listing.files.read(row)), place, every)
     except DataError as error:
         if split.role == "test":  # a table of test images need not have labels
-            raise UnlabelledError(str(error)) from error
+            raise UnlabeledError(str(error)) from error
         raise
     keys = [_key(path, known) for path in paths]
     if not _is_own(split, listing.paths[row], others):
@@ -121,7 +121,7 @@ def _check_truth(file: str, names: Sequence[str], others: Sequence[Sequence[str]
     stems = {posixpath.splitext(name)[0]: name for name in names}
     for path in chain.from_iterable(others):
         if (name := stems.get(posixpath.splitext(posixpath.basename(path))[0])) is not None:
-            raise UnlabelledError(
+            raise UnlabeledError(
                 f"{file}: {name} may mean {path} of another split; give each split a table of its"
                 " own, in its folder"
             )
@@ -146,7 +146,7 @@ def _check_owner(
     for other, theirs in zip(others, found, strict=True):
         for path, key in zip(other, theirs, strict=True):
             if key is not None and key in here:
-                raise UnlabelledError(
+                raise UnlabeledError(
                     f"{place}: line {known[key].line}: {key!r} may mean {here[key]} and {path}, of"
                     " two splits; write paths with their folders, or put a table into the folder"
                     " of each split"

@@ -4,7 +4,7 @@ Known files: the devkit's ILSVRC2012_validation_ground_truth.txt, numbers that i
 (the devkit unpacked, or as its .tar.gz); Kaggle's LOC_val_solution.csv (ImageId,PredictionString);
 Caffe's val.txt ("ILSVRC2012_val_00000001.JPEG 65", places in the sorted classes); Tiny ImageNet's
 val_annotations.txt (image, class and a box, with tabs); val.csv of path,label. Any of these by
-another name with `data.truth`.
+another name with `data.ground_truth`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def find_labels(where: Path, prefix: str, truth: str | None) -> Path | None:
     if truth is not None:
         file = Path(truth).expanduser()
         if not file.is_file():
-            raise DataError(f"data.truth: {truth}: no such file")
+            raise DataError(f"data.ground_truth: {truth}: no such file")
         return file
     return next(iter(_candidates(where, prefix)), None)
 

@@ -121,21 +121,21 @@ class Table:
 
 
 def open_table_file(
-    file: Path, *tests: Callable[[str], bool], labelled: bool = True
+    file: Path, *tests: Callable[[str], bool], labeled: bool = True
 ) -> Table | None:
     """How the table `file` is written; None where it has no rows.
 
     `tests` say whether a cell names an image, which tells columns and delimiters apart; the first
     counts by which any does. DataError: it is no text, or its columns cannot be told.
     """
-    return _open(str(file), lambda: _reading(file), tests, labelled)
+    return _open(str(file), lambda: _reading(file), tests, labeled)
 
 
 def open_table_bytes(
-    data: bytes, place: str, *tests: Callable[[str], bool], labelled: bool = True
+    data: bytes, place: str, *tests: Callable[[str], bool], labeled: bool = True
 ) -> Table | None:
     """The same of a table's bytes, of a member of an archive for one, that is called `place`."""
-    return _open(place, lambda: io.BytesIO(data), tests, labelled)
+    return _open(place, lambda: io.BytesIO(data), tests, labeled)
 
 
 def check_one_label(row: TableRow, place: str) -> None:
@@ -150,7 +150,7 @@ def _open(
     place: str,
     open_: Callable[[], IO[bytes]],
     tests: Sequence[Callable[[str], bool]],
-    labelled: bool,
+    labeled: bool,
 ) -> Table | None:
     with open_() as stream:
         encoding, text = _head(stream.read(HEAD))
@@ -160,7 +160,7 @@ def _open(
             break
     if not sample:
         return None
-    columns = find_columns(sample, exists, place, labelled=labelled)
+    columns = find_columns(sample, exists, place, labeled=labeled)
     return Table(place, open_, encoding, delimiter, columns)
 
 

@@ -129,7 +129,9 @@ class BatchAugment:
         self.margin = spec.pad if spec.crop == "pad" else 0
         self.bgr = preprocessor.spec.channel_order == "bgr"
         channels = preprocessor.spec.channels
-        self._erase = Erase(spec.erase, seed, self.size, channels) if spec.erase else None
+        self._erase = (
+            Erase(spec.random_erase, seed, self.size, channels) if spec.random_erase else None
+        )
         means = preprocessor.spec.mean
         self._policy = None if spec.policy == "none" else Policy(spec, seed, means, bgr=self.bgr)
         mean, scale = preprocessor.mean_and_scale(device)
@@ -153,8 +155,8 @@ class BatchAugment:
             padded = self._change(self._policy, padded, rows, epochs, ids)
             rows = torch.arange(len(ids))
         images = self._crop(padded, rows, epochs, ids)
-        if self.spec.pca_colour:
-            images.add_(self._colour_shift(epochs, ids)[:, :, None, None])
+        if self.spec.pca_color:
+            images.add_(self._color_shift(epochs, ids)[:, :, None, None])
         images = resized(images, size or self.size)
         return images if self._erase is None else self._erase(images, epochs, ids)
 
@@ -222,11 +224,11 @@ class BatchAugment:
         draws = order.uniform(self.seed, epochs, ids, stream)
         return self._here((draws * (2 * self.margin + 1)).astype(np.int64))
 
-    def _colour_shift(self, epochs: Ints, ids: Ints) -> Tensor:
+    def _color_shift(self, epochs: Ints, ids: Ints) -> Tensor:
         """(B, 3): a random step along each principal component, in units of normalised pixels."""
-        streams = order.STREAM_COLOUR + np.arange(6)
+        streams = order.STREAM_COLOR + np.arange(6)
         draws = order.uniform(self.seed, epochs[:, None], ids[:, None], streams)
-        alpha = self.spec.pca_colour * order.normal(draws[:, :3], draws[:, 3:])
+        alpha = self.spec.pca_color * order.normal(draws[:, :3], draws[:, 3:])
         shift = (alpha * PCA_VALUES) @ np.array(PCA_VECTORS).T * 255
         shift = shift[:, ::-1].copy() if self.bgr else shift
         return self._here(shift.astype(np.float32)) * self._scale[:, :3]
@@ -254,7 +256,7 @@ def _check(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
     for name in ("mixup", "cutmix"):
         if getattr(spec, name) < 0:
             raise ConfigError(f"data.augment.{name}: alpha {getattr(spec, name)} must be 0 or more")
-    for name in ("erase", "mix_probability"):
+    for name in ("random_erase", "mix_probability"):
         if not 0 <= getattr(spec, name) <= 1:
             raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be a share in 0..1")
     if not 0 <= spec.policy_magnitude <= 10:
@@ -266,5 +268,5 @@ def _check(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
             raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be 0 or more")
     if spec.repeats < 1:
         raise ConfigError(f"data.augment.repeats: {spec.repeats} must be 1 or more")
-    if spec.pca_colour and preprocessor.spec.channels != 3:
-        raise ConfigError("data.augment.pca_colour: grey pictures have no colour; set it to 0")
+    if spec.pca_color and preprocessor.spec.channels != 3:
+        raise ConfigError("data.augment.pca_color: grey pictures have no colour; set it to 0")

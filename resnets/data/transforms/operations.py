@@ -31,7 +31,7 @@ class Scene:
     bgr: bool = False
 
 
-def grey(images: Tensor, scene: Scene) -> Tensor:
+def gray(images: Tensor, scene: Scene) -> Tensor:
     """(B, 1, S, S) float32: brightness of each pixel, rounded as Pillow does."""
     planes = images.contiguous().float().unbind(1)  # strided planes take thrice as long
     if len(planes) == 1:
@@ -46,15 +46,15 @@ def blend(plain: Tensor, images: Tensor, strength: Tensor) -> Tensor:
     return torch.lerp(plain, images.float(), strength).clamp_(0, 255).byte()
 
 
-def colour(images: Tensor, strength: Tensor, scene: Scene) -> Tensor:
+def color(images: Tensor, strength: Tensor, scene: Scene) -> Tensor:
     """Saturation: 0 is grey."""
-    images = images.contiguous()  # the layout of `grey`
-    return blend(grey(images, scene), images, strength)
+    images = images.contiguous()  # the layout of `gray`
+    return blend(gray(images, scene), images, strength)
 
 
 def contrast(images: Tensor, strength: Tensor, scene: Scene) -> Tensor:
     """Distance from the mean brightness of the picture."""
-    mean = grey(images, scene).mean((1, 2, 3), keepdim=True).add_(0.5).floor_()
+    mean = gray(images, scene).mean((1, 2, 3), keepdim=True).add_(0.5).floor_()
     return blend(mean, images, strength)
 
 
@@ -154,7 +154,7 @@ OPERATIONS: dict[str, Operation] = {
     "posterize": lambda images, bits, _: posterize(images, bits),
     "solarize": lambda images, threshold, _: solarize(images, threshold),
     "solarize_add": lambda images, amount, _: solarize_add(images, amount),
-    "colour": colour,
+    "color": color,
     "contrast": contrast,
     "brightness": lambda images, strength, _: brightness(images, strength),
     "sharpness": lambda images, strength, _: sharpness(images, strength),

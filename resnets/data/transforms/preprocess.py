@@ -17,14 +17,14 @@ from resnets.config import ConfigError, DataSpec, Preprocess
 from resnets.data.dataset.reader import Plan, read_ahead
 from resnets.data.dataset.split import Split, TensorSplit
 from resnets.data.dataset.stream import StreamSplit
-from resnets.data.decode.decode import Crop, centre_box, decode, naming, render
+from resnets.data.decode.decode import Crop, center_box, decode, naming, render
 from resnets.data.errors import DataError
 from resnets.data.files.open import read_file
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-IMAGENET_GREY_MEAN, IMAGENET_GREY_STD = (0.449,), (0.226,)  # averages of the above
+IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD = (0.449,), (0.226,)  # averages of the above
 SAMPLE = 10_000  # pictures read for the statistics of a set that is not in memory
 CHUNK = 100  # pictures whose pixels are summed at a time, in float64
 SMALLEST_STD = 1 / 255
@@ -65,7 +65,7 @@ class Preprocessor:
     def view(self) -> Crop:
         """The centre view that evaluation and prediction see."""
         spec = self.spec
-        box = centre_box(spec.size, spec.resize)
+        box = center_box(spec.size, spec.resize)
         return Crop(spec.size, spec.channels, box, spec.interpolation, spec.value_range)
 
     def picture(self, picture: Picture) -> Tensor:
@@ -78,7 +78,7 @@ class Preprocessor:
                 pixels = render(image, self.view)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 to float32 on its device: (x / 255 - mean) / std."""
         images = images.flip(1) if self.spec.channel_order == "bgr" else images
         mean, scale = self.mean_and_scale(images.device)
@@ -94,14 +94,14 @@ class Preprocessor:
     def __call__(self, picture: Picture | Sequence[Picture]) -> Tensor:
         """The net's input: float32 (C, size, size) of a picture, (B, C, size, size) of a list."""
         if isinstance(picture, Sequence) and not isinstance(picture, str):
-            return self.normalise(torch.stack([self.picture(each) for each in picture]))
-        return self.normalise(self.picture(picture)[None])[0]
+            return self.normalize(torch.stack([self.picture(each) for each in picture]))
+        return self.normalize(self.picture(picture)[None])[0]
 
 
 def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
     """The preprocessing for a net of `channels` planes trained on `split`.
 
-    `spec.normalise`: "per-pixel-mean" subtracts the training set's mean picture (He et al. 2016,
+    `spec.normalize`: "per-pixel-mean" subtracts the training set's mean picture (He et al. 2016,
     section 4.2) and keeps the scale 0..1; "channel" brings each plane to mean 0, deviation 1;
     "imagenet" uses ImageNet's constants. A set that is not in memory is measured on 10,000 evenly
     spaced pictures at most (of a stream, its first). ConfigError when pictures differ in size and
@@ -112,14 +112,14 @@ def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
         size=size,
         resize=spec.resize or size,
         channels=channels,
-        mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GREY_MEAN,
-        std=IMAGENET_STD if channels == 3 else IMAGENET_GREY_STD,
+        mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GRAY_MEAN,
+        std=IMAGENET_STD if channels == 3 else IMAGENET_GRAY_STD,
         value_range=spec.value_range,
     )
-    if spec.normalise == "imagenet":
+    if spec.normalize == "imagenet":
         return Preprocessor(known)
     total, squares, count = _sums(split, Preprocessor(known), spec.workers)
-    if spec.normalise == "per-pixel-mean":
+    if spec.normalize == "per-pixel-mean":
         image = (total / (255 * count)).float()
         means = tuple(image.mean((1, 2)).tolist())
         fitted = replace(known, mean=means, std=(1.0,) * channels, mean_image=True)
@@ -151,7 +151,7 @@ def prepare(split: Split, preprocessor: Preprocessor) -> Split:
     stored = split.images.shape[1:]
     if stored == (spec.size, spec.size, spec.channels) and resize == spec.size:
         return split
-    view = Crop(spec.size, spec.channels, centre_box(spec.size, resize), spec.interpolation)
+    view = Crop(spec.size, spec.channels, center_box(spec.size, resize), spec.interpolation)
     images = torch.cat(list(_read_all(split, np.arange(len(split)), view, 0)))
     return replace(split, images=images, prepared=wanted)
 

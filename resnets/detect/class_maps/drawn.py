@@ -42,7 +42,7 @@ class DrawnMap:
                 classes[render_masks([outline], self.size, self.size)[0] > 0] = label
         return classes
 
-    def relabelled(self, labels: Sequence[int]) -> DrawnMap:
+    def relabeled(self, labels: Sequence[int]) -> DrawnMap:
         """The same map with class `labels[k]` in the place of class k."""
         moved = [each if each == IGNORE else int(labels[each]) for each in self.labels]
         return replace(self, labels=moved, background=int(labels[self.background]))

@@ -24,7 +24,7 @@ from resnets.detect.data.color_tables import CITYSCAPES_COLORS, IGNORE, VOC_COLO
 
 SHOWN = 5  # values, files or classes in a message
 COLORS = 1 << 24
-GREYS = np.arange(256) * 0x010101  # the color that each grey is
+GRAYS = np.arange(256) * 0x010101  # the color that each grey is
 
 BLOCK = 1 << 20  # pixels that are counted at a time
 
@@ -119,7 +119,7 @@ class Coding:
         """Whether the colors of a map, of which `used` values occur, tell its classes."""
         if pixels.in_color or pixels.palette is None:
             return pixels.in_color
-        if pixels.palette is GREYS and all(number in self.numbers for number in used):
+        if pixels.palette is GRAYS and all(number in self.numbers for number in used):
             return False
         return all(int(pixels.palette[number]) in self.colors for number in used)
 
@@ -133,7 +133,7 @@ class Coding:
                 return f"number {number} is {own}, its color #{palette[number]:06x} is {other}"
         return ""
 
-    def relabelled(self, labels: Sequence[int]) -> Coding:
+    def relabeled(self, labels: Sequence[int]) -> Coding:
         """The coding with class `labels[k]` in the place of class k; IGNORE for those without."""
 
         def moved(given: Mapping[int, int]) -> dict[int, int]:
@@ -164,7 +164,7 @@ class SemanticMap(Protocol):
     def read(self) -> Pixels:
         """(H, W) uint8 classes, 255 = counts for nothing; DataError names an unreadable file."""
 
-    def relabelled(self, labels: Sequence[int]) -> SemanticMap:
+    def relabeled(self, labels: Sequence[int]) -> SemanticMap:
         """The same map with class `labels[k]` in the place of class k."""
 
 
@@ -191,9 +191,9 @@ class ClassMap:
             raise UnknownValueError(_said(name, pixels, unknown, self.coding))
         return classes
 
-    def relabelled(self, labels: Sequence[int]) -> ClassMap:
+    def relabeled(self, labels: Sequence[int]) -> ClassMap:
         """The same map with class `labels[k]` in the place of class k."""
-        return replace(self, coding=self.coding.relabelled(labels))
+        return replace(self, coding=self.coding.relabeled(labels))
 
 
 def read_pixels(data: bytes | memoryview, name: str) -> MapPixels:
@@ -220,7 +220,7 @@ def _pixels(image: Image.Image) -> MapPixels:
     if mode == "P":
         return MapPixels(np.asarray(image), False, "palette", _palette(image))
     if mode == "L":
-        return MapPixels(np.asarray(image), False, "8-bit", GREYS)
+        return MapPixels(np.asarray(image), False, "8-bit", GRAYS)
     if mode == "I" or mode.startswith("I;"):
         return MapPixels(np.asarray(image).astype(np.int32), False, "16-bit")
     if mode in ("LA", "PA", "La"):
@@ -232,7 +232,7 @@ def _pixels(image: Image.Image) -> MapPixels:
         raise ValueError("parts of it are transparent; a class map has one opaque value a pixel")
     red, green, blue = planes[..., 0], planes[..., 1], planes[..., 2]
     if np.array_equal(red, green) and np.array_equal(red, blue):
-        return MapPixels(red.copy(), False, f"grey {mode}", GREYS)
+        return MapPixels(red.copy(), False, f"grey {mode}", GRAYS)
     codes = red.astype(np.int32)
     for plane in (green, blue):
         codes <<= 8
@@ -329,7 +329,7 @@ class MapScan:
         """Keep the colors of a palette whose numbers are read, unless it is one of greys."""
         assert pixels.palette is not None
         colors = {number: int(pixels.palette[number]) for number in used}
-        if all(color == GREYS[number] for number, color in colors.items()):
+        if all(color == GRAYS[number] for number, color in colors.items()):
             return
         for number, color in colors.items():
             self.palettes.setdefault(number, set()).add(color)

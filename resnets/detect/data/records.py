@@ -12,7 +12,7 @@ from resnets.detect.data.store import Store
 from resnets.detect.data.types import Segmentation
 from resnets.detect.data.values import Box
 
-Task = Literal["detect", "localise", "instances", "segment"]
+Task = Literal["detect", "localize", "instances", "segment"]
 
 
 @dataclass(frozen=True, slots=True)

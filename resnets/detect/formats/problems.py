@@ -270,7 +270,7 @@ def _size_problems(
             f"its set's {what} are for images as stored"
             if frame
             else f"its size does not tell whether its {what} are for the image as stored or"
-            f" upright; detect.upright=true says upright; for {what} on the stored pixels remove"
+            f" upright; detect.apply_exif=true says upright; for {what} on the stored pixels remove"
             " the tag"
         )
         said = f"is turned by EXIF orientation {stored.orientation}; {which}"

@@ -22,7 +22,7 @@ from resnets.detect.formats.problems import check_part, look_at_images, once_eac
 log = logging.getLogger("resnets")
 BAD = (
     "`resnets data check` lists all and repairs them when told to,"
-    " detect.skip_bad=true leaves them out"
+    " detect.skip_invalid=true leaves them out"
 )
 
 
@@ -54,12 +54,12 @@ class SplitOpener:
                 loaded,
                 self.source.classes,
                 masks=self.masks,
-                upright=self.detect.upright,
+                upright=self.detect.apply_exif,
                 ignore_bad=self.drawn,
             )
             for note in (*checked.warnings, *checked.notes):
                 self._note(note)
-            if not self.detect.skip_bad:
+            if not self.detect.skip_invalid:
                 refuse(checked.problems, BAD)
             if checked.problems:
                 kinds = Counter(problem.kind for problem in checked.problems)
@@ -77,13 +77,13 @@ class SplitOpener:
                     " ignored; an image with one whose box is unknown is left out"
                 )
         pictures, repeated, problems = once_each(pictures)
-        if not self.detect.skip_bad:
+        if not self.detect.skip_invalid:
             refuse(problems, BAD)
         if repeated:
             self._note(f"{titles}: {repeated:,} entries listed more than once; each is read once")
         if not pictures:
             raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good images")
-        if self.task == "localise":
+        if self.task == "localize":
             pictures = self._of_one_class(pictures, titles)
         difficult = sum(each.difficult for picture in pictures for each in picture.objects)
         if difficult and self.task != "segment" and not self.detect.keep_difficult:
@@ -125,7 +125,7 @@ class SplitOpener:
             (scan.unknown, UnknownValueError),
         )
         for bad, error in bad_maps:
-            if bad and not self.detect.skip_bad:
+            if bad and not self.detect.skip_invalid:
                 first, *others = bad.values()
                 more = f" ({len(others):,} more maps likewise)" if others else ""
                 raise error(f"{first}{more}")

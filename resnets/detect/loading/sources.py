@@ -81,7 +81,7 @@ def open_detection(
     the training set: `data.val_fraction` and `data.test_fraction` of its images; those in
     quarantine are left out everywhere. `known`, `training`, `other` and `whole`: as of `open_data`.
     DataError says what is missing, damaged or overlaps, and names bad annotations unless
-    `detect.skip_bad`.
+    `detect.skip_invalid`.
     """
     detect = detect or DetectSpec()
     source = find_source(data.source, task, detect)

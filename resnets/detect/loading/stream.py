@@ -67,7 +67,7 @@ class DetectStream:
     Crowds, and difficult objects unless `detect.keep_difficult`, are no training examples. `ids`
     are rows of `split`. Threads (`data.workers`) never change a result. Another picture, chosen by
     (seed, epoch, row), takes the place of one that cannot be read; where more than the share
-    `data.max_bad` cannot, a DataError is raised when the batch is due. Of each batch of
+    `data.max_unreadable` cannot, a DataError is raised when the batch is due. Of each batch of
     `batch_size` pictures those at `places` are given; None = all.
     """
 
@@ -89,9 +89,9 @@ class DetectStream:
         self.preprocessor = plane_preprocessor(preprocessor)
         self.timings = Timings(device)
         self.timings.decoding.threads = self.workers
-        self.ledger = BadSamples(split.description, len(split), data.max_bad)
+        self.ledger = BadSamples(split.description, len(split), data.max_unreadable)
         learnt = [learnable(target, detect) for target in split.targets]
-        keep = task == "segment" or (detect.keep_empty and task != "localise")
+        keep = task == "segment" or (detect.keep_empty and task != "localize")
         self.rows = np.array([row for row, each in enumerate(learnt) if keep or len(each)])
         if not len(self.rows):
             raise DataError(f"{split.description}: {_nothing_learnt(split.targets)}")
@@ -161,7 +161,7 @@ class DetectStream:
                 with self.timings.decoding.working():
                     return self._read(row, epoch, row + COPIES * int(draws.copies[place]))
             except DataError as error:
-                if isinstance(error, UnknownValueError) and not self.detect.skip_bad:
+                if isinstance(error, UnknownValueError) and not self.detect.skip_invalid:
                     raise
                 self.ledger.add(row, error)
         raise self.ledger.exhausted()
@@ -204,7 +204,7 @@ class DetectStream:
         return Batch(images, [self._target(sample) for sample in samples], ids)
 
     def _image(self, pixels: Pixels) -> Tensor:
-        return self.preprocessor.normalise(self._put(pixels).permute(2, 0, 1)[None])[0]
+        return self.preprocessor.normalize(self._put(pixels).permute(2, 0, 1)[None])[0]
 
     def _target(self, sample: Sample) -> dict[str, Any]:
         sides = sample.boxes[:, 2:] - sample.boxes[:, :2]

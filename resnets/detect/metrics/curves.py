@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from resnets.config import atomic_write
-from resnets.detect.draw import class_colour
+from resnets.detect.draw import class_color
 from resnets.detect.metrics.coco import CocoFigures
 from resnets.evaluate.figures.fonts import figure_fonts, label
 
-INK, SOFT, GREY = "#1f2933", "#616e7c", "#cbd2d9"
+INK, SOFT, GRAY = "#1f2933", "#616e7c", "#cbd2d9"
 RECALL = np.linspace(0, 1, 101)
 OVERLAPS = ((0, "0.50", "#2f6fb0"), (5, "0.75", "#c8553d"), (8, "0.90", "#7b8794"))
 NAMED = 10  # classes up to which each curve has its own colour and name
@@ -43,10 +43,10 @@ def _figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: s
     head = f"{kind}: mAP@[.5,.95] {_shown(ap)}, mAP@.5 {_shown(ap50)}"
     figure.suptitle("\n".join((head, *lines)), fontsize=10, color=INK, x=0.01, ha="left")
     left, right = figure.subplots(1, 2, sharey=True)
-    for place, overlap, colour in OVERLAPS:
+    for place, overlap, color in OVERLAPS:
         curve = _mean(figures.precision[place])
         said = f"overlap {overlap}: {_shown(float(np.nanmean(curve)))}"
-        left.plot(RECALL, curve, color=colour, linewidth=2, label=said)
+        left.plot(RECALL, curve, color=color, linewidth=2, label=said)
     _frame(left, "Mean over classes", "precision")
     left.legend(edgecolor="white", framealpha=0.85, fontsize=9, loc="best")
     _classes(right, figures, classes)
@@ -61,12 +61,12 @@ def _classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
     shown = {row for _, row in named}
     for _, row in known:
         if row not in shown:
-            axes.plot(RECALL, figures.precision[0, :, row], color=GREY, linewidth=0.8)
+            axes.plot(RECALL, figures.precision[0, :, row], color=GRAY, linewidth=0.8)
     for share, row in named:
-        colour = tuple(0.85 * value / 255 for value in class_colour(row))
+        color = tuple(0.85 * value / 255 for value in class_color(row))
         name = label(f"{classes[row]}: {_shown(share)}")
         curve = figures.precision[0, :, row]
-        axes.plot(RECALL, curve, color=colour, linewidth=1.6, label=name)
+        axes.plot(RECALL, curve, color=color, linewidth=1.6, label=name)
     if named:
         axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 

@@ -117,8 +117,8 @@ def _chosen(misses: Sequence[Miss]) -> list[Miss]:
 def _tile(split: DetectionSplit, miss: Miss) -> Tile:
     """The miss in its surroundings, what it is, and its file."""
     happened, why = miss.said
-    colour = GREEN if miss.found is None else RED
-    lines = (Said(happened, colour, strong=True), Said(why), file_of(split.files.name(miss.row)))
+    color = GREEN if miss.found is None else RED
+    lines = (Said(happened, color, strong=True), Said(why), file_of(split.files.name(miss.row)))
     return Tile(_surroundings(split.read(miss.row)[0], miss), lines)
 
 
@@ -129,8 +129,8 @@ def _surroundings(pixels: np.ndarray, miss: Miss) -> Image.Image:
     height, width = pixels.shape[:2]
     side = max(CONTEXT * float((high - low).max()), 0.2 * min(height, width), 8.0)
     side = min(side, float(max(height, width)))
-    centre = (low + high) / 2
-    left, top = centre[0] - side / 2, centre[1] - side / 2
+    center = (low + high) / 2
+    left, top = center[0] - side / 2, center[1] - side / 2
     left = min(max(left, 0.0), width - side) if width >= side else (width - side) / 2
     top = min(max(top, 0.0), height - side) if height >= side else (height - side) / 2
     scale = TILE / side
@@ -149,8 +149,8 @@ def _surroundings(pixels: np.ndarray, miss: Miss) -> Image.Image:
     )
     tile.paste(inside, (round(max(0.0, -left) * scale), round(max(0.0, -top) * scale)))
     pen = ImageDraw.Draw(tile)
-    for box, colour in ((miss.missed, "#3ddc5b"), (miss.found, "#ff4b33")):
+    for box, color in ((miss.missed, "#3ddc5b"), (miss.found, "#ff4b33")):
         if box is not None:
             x1, y1, x2, y2 = ((box - [left, top, left, top]) * scale).tolist()
-            pen.rectangle((x1, y1, max(x1 + 2, x2), max(y1 + 2, y2)), outline=colour, width=3)
+            pen.rectangle((x1, y1, max(x1 + 2, x2), max(y1 + 2, y2)), outline=color, width=3)
     return tile

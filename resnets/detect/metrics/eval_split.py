@@ -16,7 +16,7 @@ from resnets.data.splits.fingerprint import Fingerprint
 from resnets.detect.data.types import IGNORE, DetectionSplit, Target
 from resnets.detect.loading.sources import DetectionSplits, open_detection, open_set
 from resnets.detect.metrics.localization import single_class
-from resnets.detect.metrics.unlabelled import Unlabelled, open_unlabelled
+from resnets.detect.metrics.unlabeled import Unlabeled, open_unlabeled
 
 SHOWN = 5  # class names in a message
 log = logging.getLogger("resnets")
@@ -47,7 +47,7 @@ def choose_split(
     split = _named(splits, name) or (splits.train if other else None)
     if split is None:
         raise DataError(f"{splits.name}: has no {name} split; choose another --split")
-    if recipe.task == "localise":
+    if recipe.task == "localize":
         split = single_class(split)
     return reorder(split, classes)
 
@@ -58,7 +58,7 @@ def choose_set(
     source: str | None,
     title: str,
     known: Fingerprint | None = None,
-) -> DetectionSplit | Unlabelled:
+) -> DetectionSplit | Unlabeled:
     """The image set `title` of `source`, or of a net's own data, with ground truth or without.
 
     DataError where there is none of that name, or its classes are none of `classes`.
@@ -67,10 +67,10 @@ def choose_set(
     data, detect, _ = _specs(recipe, source, "test")
     split = open_set(data, detect, recipe.task, title, known)
     if split is not None:
-        return reorder(single_class(split) if recipe.task == "localise" else split, classes)
+        return reorder(single_class(split) if recipe.task == "localize" else split, classes)
     if recipe.task not in ("detect", "instances"):
         raise DataError(f"{data.source}: no image set {title} with ground truth")
-    return open_unlabelled(data.source, title, classes)
+    return open_unlabeled(data.source, title, classes)
 
 
 def _specs(
@@ -102,7 +102,7 @@ def reorder(split: DetectionSplit, classes: Sequence[str]) -> DetectionSplit:
 
     def moved(target: Target) -> Target:
         semantic = target.semantic
-        semantic = None if semantic is None else semantic.relabelled(labels)
+        semantic = None if semantic is None else semantic.relabeled(labels)
         return dataclasses.replace(target, labels=lookup[target.labels], semantic=semantic)
 
     number_of = dict(zip(outputs, split.category_ids, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnets.detect.data.types import Detections, DetectionSplit
 from resnets.detect.metrics.coco import CocoFigures, coco_figures
-from resnets.detect.metrics.localization import LocalisationFigures, Located, localisation_figures
+from resnets.detect.metrics.localization import LocalizationFigures, Located, localization_figures
 from resnets.detect.metrics.segmentation import PixelMeter, SemanticFigures
 from resnets.detect.metrics.voc import VocFigures, voc_figures
 
@@ -26,7 +26,7 @@ class DetectionMetrics:
     boxes: CocoFigures | None = None
     masks: CocoFigures | None = None
     voc: VocFigures | None = None
-    located: LocalisationFigures | None = None
+    located: LocalizationFigures | None = None
     semantic: SemanticFigures | None = None
 
     @property
@@ -62,7 +62,7 @@ class DetectionMetrics:
                 row["voc"] = {"ap": area, "ap11": ap11}
         if self.located is not None:
             figures = {k: v for k, v in asdict(self.located).items() if v is not None}
-            return found | {"localisation": figures}
+            return found | {"localization": figures}
         if self.semantic is not None:
             found["semantic"] = self.headline
             for row, iou in zip(per_class, self.semantic.class_iou, strict=True):
@@ -87,8 +87,8 @@ def judge_objects(
 def judge_located(
     split: DetectionSplit, located: Sequence[Located], protocol: str
 ) -> DetectionMetrics:
-    """One box a class against pictures of one class (`localise_score.single_class`)."""
-    figures = localisation_figures(split, located)
+    """One box a class against pictures of one class (`localize_score.single_class`)."""
+    figures = localization_figures(split, located)
     return DetectionMetrics(split.classes, len(split), protocol, located=figures)
 
 

@@ -27,7 +27,7 @@ class Located(TypedDict):
 
 
 @dataclass(frozen=True)
-class LocalisationFigures:
+class LocalizationFigures:
     """Errors in percent of `pictures`.
 
     top1_error, top5_error: no hit among the one or five likeliest classes with their boxes. Of five
@@ -44,7 +44,7 @@ class LocalisationFigures:
     pictures: int
 
 
-def localisation_figures(split: DetectionSplit, located: Sequence[Located]) -> LocalisationFigures:
+def localization_figures(split: DetectionSplit, located: Sequence[Located]) -> LocalizationFigures:
     """Figures of `located`, one entry for each picture of `split` (see `single_class`).
 
     An image's class is that of its objects; a box may lie on any of them (the paper's appendix
@@ -64,7 +64,7 @@ def localisation_figures(split: DetectionSplit, located: Sequence[Located]) -> L
     top1, top5, given, class_top1, class_top5 = errors.tolist()
     if len(split.classes) <= TOP:
         top5 = class_top5 = None
-    return LocalisationFigures(top1, top5, given, class_top1, class_top5, len(split))
+    return LocalizationFigures(top1, top5, given, class_top1, class_top5, len(split))
 
 
 def on_object(boxes: Floats, truth: Floats) -> Flags:

@@ -28,7 +28,7 @@ from resnets.detect.models.build import check_test
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.inference import DetectionInference
 from resnets.detect.models.inference_input import InferenceInput, class_map, in_stored, show
-from resnets.detect.models.localizer import Localiser, Refiner
+from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.segmenter import Segmenter
 from resnets.utils.distributed import ProcessGroup
 
@@ -102,7 +102,7 @@ def make_test(
     ConfigError where models of different kinds, or additions that their kind lacks, are asked for.
     """
     first = models[0]
-    assert isinstance(first, Detector | Segmenter | Localiser | Refiner)
+    assert isinstance(first, Detector | Segmenter | Localizer | Refiner)
     if any(type(each) is not type(first) for each in models):
         raise ConfigError("an ensemble needs models of one task")
     spec = first.spec
@@ -198,8 +198,8 @@ def _measure(
             semantic = split.targets[seen[-1]].semantic
             assert semantic is not None
             meter.add(classes, semantic.read())
-    localises = isinstance(first, Localiser | Refiner)
-    located = list(test.located(noted())) if localises else []
+    localizes = isinstance(first, Localizer | Refiner)
+    located = list(test.located(noted())) if localizes else []
     found, located = (_joined(rank, seen, each) for each in (found, located))
     meter.confusion = np.sum(rank.gather([meter.confusion]), axis=0)
     seen, errors = sorted(rank.gather(seen)), rank.gather(unreadable.messages)

@@ -15,35 +15,35 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.loading.stream import DetectStream
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.layers import pad
-from resnets.detect.models.localizer import Localiser, Refiner
+from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.models.weights import find_whole, fit_whole, follow, read_published
 from resnets.models import ImageClassifier, build
 from resnets.weights.checkpoint.store_url import url_of
 from resnets.weights.files import Weights, read_path, split_part
 from resnets.weights.hub import is_library
-from resnets.weights.initial import net_from, read_weights, recognise
+from resnets.weights.initial import net_from, read_weights, recognize
 
-Model = Detector | Segmenter | Localiser | Refiner
+Model = Detector | Segmenter | Localizer | Refiner
 HEADS = {
     "detect": ("fpn", "c4"),
     "instances": ("fpn", "c4"),
     "segment": ("fcn", "deeplabv3"),
-    "localise": ("pcr", "rcnn"),
+    "localize": ("pcr", "rcnn"),
 }
 # Fields of DataSpec that these tasks read. Images are normalised as the weights were trained, else
 # as by ImageNet; "channel" is what a recipe says that says nothing.
 DATA_FIELDS = frozenset(
     {"source", "val_fraction", "test_fraction", "split_seed", "split_rule", "overlap", "workers"}
-    | {"quarantine", "max_bad"}
+    | {"quarantine", "max_unreadable"}
 )
-NORMALISE = ("channel", "imagenet")
+NORMALIZE = ("channel", "imagenet")
 INSTEAD = {
     "value_range": "convert the images to 8 bits",
     "augment": "see detect.flip, detect.scale and detect.crop",
-    "normalise": "images are normalised as by ImageNet, or as the weights say",
+    "normalize": "images are normalised as by ImageNet, or as the weights say",
     "labels_from": "annotations say the classes",
-    "truth": "annotations say the classes",
+    "ground_truth": "annotations say the classes",
 }
 SIZES = frozenset({"size", "test_size", "resize", "grow_from", "grow_between", "grow_step"})
 
@@ -84,7 +84,7 @@ def _read(source: str, recipe: Recipe) -> Weights:
     if not Path(split_part(source)[0]).expanduser().exists() and url_of(source) is None:
         return read_weights(source, recipe.model)  # says what is wrong
     found = find_whole(read_path(source))
-    return found if found.tensors else recognise(found, recipe.model)
+    return found if found.tensors else recognize(found, recipe.model)
 
 
 def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:
@@ -93,11 +93,11 @@ def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:
     spec = recipe.detect
     if recipe.task == "segment":
         return Segmenter(net, spec, num_classes)
-    if recipe.task != "localise":
+    if recipe.task != "localize":
         return Detector(net, spec, num_classes, masks=recipe.task == "instances")
     if spec.head == "pcr":
-        return Localiser(net, spec, num_classes)
-    proposer = Localiser(build(net.spec), spec, num_classes)
+        return Localizer(net, spec, num_classes)
+    proposer = Localizer(build(net.spec), spec, num_classes)
     return Refiner(net, proposer, spec, num_classes)
 
 
@@ -138,7 +138,7 @@ def check_data_fields(recipe: Recipe) -> None:
         value = getattr(recipe.data, name)
         if name in DATA_FIELDS or value == getattr(default, name):
             continue
-        if name == "normalise" and value in NORMALISE:
+        if name == "normalize" and value in NORMALIZE:
             continue
         path, shown = f"data.{name}", value
         if name == "augment":

@@ -69,7 +69,7 @@ class DetectionInference:
         proposals = self._propose(home)
         read = self._read(views, proposals, sizes)
         pools = [candidates(*each, self.spec.score_threshold) for each in read]
-        overlap = self.spec.nms
+        overlap = self.spec.nms_threshold
         if self.refine:
             again = self._read(views, [_best_boxes(*each) for each in read], sizes)
             fresh = (candidates(*each, self.spec.score_threshold) for each in again)

@@ -74,7 +74,7 @@ def show(
                 unreadable.add(place, error)
                 continue
             image = torch.from_numpy(small).to(device).permute(2, 0, 1)[None]
-            yield InferenceInput(place, stored, preprocessor.normalise(image)[0])
+            yield InferenceInput(place, stored, preprocessor.normalize(image)[0])
     finally:
         pool.shutdown(cancel_futures=True)
 

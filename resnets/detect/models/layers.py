@@ -124,7 +124,7 @@ def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProp
         ProposalHead(channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
-        batch_size_per_image=spec.anchors,
+        batch_size_per_image=spec.rpn_batch_size,
         positive_fraction=0.5,
         pre_nms_top_n={"training": candidates[0], "testing": candidates[1]},
         post_nms_top_n={"training": spec.proposals[0], "testing": spec.proposals[1]},

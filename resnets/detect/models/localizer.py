@@ -1,4 +1,4 @@
-"""`Localiser` and `Refiner`: the class of a picture's object and one box (paper, appendix C)."""
+"""`Localizer` and `Refiner`: the class of a picture's object and one box (paper, appendix C)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Sizes = list[tuple[int, int]]
 LIKELY = 5  # classes whose boxes R-CNN looks at again
 
 
-class Localiser(nn.Module):
+class Localizer(nn.Module):
     """A per-class RPN ("PCR"): two 1x1 convolutions on the last stage, and a classifier.
 
     For each of A anchors at each place and each class: is it this class's object (a binary logistic
@@ -33,7 +33,7 @@ class Localiser(nn.Module):
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
         super().__init__()
         if net.spec.is_vgg:
-            raise ConfigError(f"task 'localise': {net.spec.name}; use a residual or plain net")
+            raise ConfigError(f"task 'localize': {net.spec.name}; use a residual or plain net")
         behead(net, stages_only=False)
         self.net, self.spec, self.num_classes = net, spec, num_classes
         channels = net.spec.widths[-1] * net.spec.expansion
@@ -47,7 +47,7 @@ class Localiser(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
         self.matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
-        self.sampler = BalancedPositiveNegativeSampler(spec.anchors, 0.5)
+        self.sampler = BalancedPositiveNegativeSampler(spec.rpn_batch_size, 0.5)
         self.preprocess: Any = None
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
@@ -144,11 +144,11 @@ class Refiner(nn.Module):
     """R-CNN on a localiser's proposals: each is warped to the net's input and judged anew.
 
     `proposer` is trained before and stays as it is. Regions of `spec.proposals` boxes of the true
-    class are learnt from, `spec.regions` a picture, a quarter of them on the object.
+    class are learnt from, `spec.box_batch_size` a picture, a quarter of them on the object.
     """
 
     def __init__(
-        self, net: ImageClassifier, proposer: Localiser, spec: DetectSpec, num_classes: int
+        self, net: ImageClassifier, proposer: Localizer, spec: DetectSpec, num_classes: int
     ) -> None:
         super().__init__()
         behead(net, stages_only=False)
@@ -158,7 +158,7 @@ class Refiner(nn.Module):
         self.proposer = proposer.requires_grad_(False).eval()
         self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.matcher = Matcher(0.5, 0.5, allow_low_quality_matches=False)
-        self.sampler = BalancedPositiveNegativeSampler(spec.regions, 0.25)
+        self.sampler = BalancedPositiveNegativeSampler(spec.box_batch_size, 0.25)
         self.preprocess: Any = None
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
@@ -186,7 +186,7 @@ class Refiner(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> Any:
-        """As a `Localiser`'s; classes are still the proposer's, boxes of the likeliest are new."""
+        """As a `Localizer`'s; classes are still the proposer's, boxes of the likeliest are new."""
         if self.training:
             assert targets is not None
             return self._losses(images, targets)
@@ -229,5 +229,5 @@ class Refiner(nn.Module):
 
 def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
     """Which anchors have their centre in the picture (H, W), not in its padding."""
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    return (centres[:, 0] < size[1]) & (centres[:, 1] < size[0])
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    return (centers[:, 0] < size[1]) & (centers[:, 1] < size[0])

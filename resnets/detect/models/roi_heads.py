@@ -37,11 +37,11 @@ class RegionHeads(RoIHeads):
             predictor,
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=spec.regions,
+            batch_size_per_image=spec.box_batch_size,
             positive_fraction=0.25,
             bbox_reg_weights=None,
             score_thresh=spec.score_threshold,
-            nms_thresh=spec.nms,
+            nms_thresh=spec.nms_threshold,
             detections_per_img=spec.max_detections,
         )
         self.context = spec.context

@@ -19,8 +19,8 @@ from resnets.models import ImageClassifier
 class Segmenter(nn.Module):
     """A net whose last stages dilate (`ModelSpec.dilate`) and a head on its last stage.
 
-    head "fcn": Long et al. 2015; "deeplabv3": Chen et al. 2017. With `spec.auxiliary`, a second FCN
-    head on the stage before helps training. Scores are enlarged to the picture's size.
+    head "fcn": Long et al. 2015; "deeplabv3": Chen et al. 2017. With `spec.aux_loss_weight`, a
+    second FCN head on the stage before helps training. Scores are enlarged to the picture's size.
     """
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
@@ -32,7 +32,7 @@ class Segmenter(nn.Module):
         channels = list(stage_channels(net.spec).values())
         make = FCNHead if spec.head == "fcn" else DeepLabHead
         self.classifier = make(channels[-1], num_classes)
-        helped = spec.auxiliary > 0 and len(channels) > 1
+        helped = spec.aux_loss_weight > 0 and len(channels) > 1
         self.aux_classifier = FCNHead(channels[-2], num_classes) if helped else None
         self.preprocess: Any = None
         self.classes: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Segmenter(nn.Module):
         losses = {"loss_pixels": _pixel_loss(scores, targets)}
         if self.aux_classifier is not None:
             helper = self._scores(self.aux_classifier, stages[self.net.stage_names[-2]], size)
-            losses["loss_auxiliary"] = self.spec.auxiliary * _pixel_loss(helper, targets)
+            losses["loss_auxiliary"] = self.spec.aux_loss_weight * _pixel_loss(helper, targets)
         return losses
 
     def _scores(self, head: nn.Module, features: Tensor, size: torch.Size) -> Tensor:

@@ -80,10 +80,8 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
     size = 10 if len(counts) <= 12 else 7
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            colour = "white" if shares[row, column] > 0.4 else INK
-            axes.text(
-                column, row, f"{count}", ha="center", va="center", fontsize=size, color=colour
-            )
+            color = "white" if shares[row, column] > 0.4 else INK
+            axes.text(column, row, f"{count}", ha="center", va="center", fontsize=size, color=color)
 
 
 def _name_classes(axes: Axes, classes: tuple[str, ...]) -> None:
@@ -108,16 +106,16 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     counts = sums.bin_counts[filled]
     accuracy, confidence = sums.bin_hits[filled] / counts, sums.bin_confidence[filled] / counts
     low = np.minimum(accuracy, confidence)
-    centres = ((np.arange(BINS) + 0.5) / BINS)[filled]
+    centers = ((np.arange(BINS) + 0.5) / BINS)[filled]
     width = 0.92 / BINS
-    axes.bar(centres, low, width, color=BLUE, label="accuracy")
+    axes.bar(centers, low, width, color=BLUE, label="accuracy")
     gaps = (
         ("more accurate than confident", accuracy - low, "#bcd3ea", BLUE),
         ("more confident than accurate", confidence - low, "#f3d3cb", RED),
     )
     for title, height, fill, edge in gaps:
         axes.bar(
-            centres, height, width, bottom=low, label=title,
+            centers, height, width, bottom=low, label=title,
             color=fill, hatch="////", edgecolor=edge, linewidth=0,
         )  # fmt: skip
     axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1)
@@ -136,9 +134,9 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
 
 def _confidence(axes: Axes, evaluation: Evaluation) -> None:
     """How often each confidence is given."""
-    centres = (np.arange(BINS) + 0.5) / BINS
+    centers = (np.arange(BINS) + 0.5) / BINS
     share = evaluation.sums.bin_counts / evaluation.examples
-    axes.bar(centres, share, 0.92 / BINS, color=SOFT)
+    axes.bar(centers, share, 0.92 / BINS, color=SOFT)
     axes.set_ylabel("share", color=INK)
     axes.set_xlabel("confidence of the predicted class", color=INK)
     axes.yaxis.set_major_formatter("{x:.0%}")

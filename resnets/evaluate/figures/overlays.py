@@ -32,7 +32,7 @@ def caption(
     text: str,
     width: int,
     *,
-    colour: str = INK,
+    color: str = INK,
     strong: bool = False,
 ) -> None:
     """Write one line at `place` (left, top), cut short with an ellipsis where it passes `width`."""
@@ -42,7 +42,7 @@ def caption(
         while text and letters.width(f"{text}…") > width:
             text = text[:-1]
         text += "…"
-    letters.draw(ImageDraw.Draw(page), place, text, colour)
+    letters.draw(ImageDraw.Draw(page), place, text, color)
 
 
 def wrapped(text: str, width: int, *, strong: bool = False) -> list[str]:
@@ -67,9 +67,9 @@ def heat(picture: Image.Image, activation: NDArray[np.float32]) -> Image.Image:
     """`picture` under a map (H, W) in 0..1: nothing at 0, the more and the redder the higher."""
     level = Image.fromarray(activation).resize(picture.size, Image.Resampling.BICUBIC)
     values = np.clip(np.asarray(level), 0, 1)[..., None]
-    colours = matplotlib.colormaps["turbo"](values[..., 0])[..., :3] * 255
-    grey = np.asarray(picture.convert("L").convert("RGB"), np.float64)
-    mixed = grey * (1 - 0.6 * values**0.5) + colours * 0.6 * values**0.5
+    colors = matplotlib.colormaps["turbo"](values[..., 0])[..., :3] * 255
+    gray = np.asarray(picture.convert("L").convert("RGB"), np.float64)
+    mixed = gray * (1 - 0.6 * values**0.5) + colors * 0.6 * values**0.5
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 
@@ -78,7 +78,7 @@ class Said:
     """One text below a tile."""
 
     text: str
-    colour: str = SOFT
+    color: str = SOFT
     strong: bool = False
 
 
@@ -105,7 +105,7 @@ def save_tiles(title: str, protocol: str, tiles: Sequence[Tile], side: int, path
     page = canvas(width, head + sum(heights) + GAP)
     caption(page, (GAP, GAP), title, width - 2 * GAP, strong=True)
     for number, note in enumerate(notes, start=1):
-        caption(page, (GAP, GAP + number * LINE), note, width - 2 * GAP, colour=SOFT)
+        caption(page, (GAP, GAP + number * LINE), note, width - 2 * GAP, color=SOFT)
     top = head + GAP
     for row, said_below, high in zip(rows, texts, heights, strict=True):
         for place, (tile, lines) in enumerate(zip(row, said_below, strict=True)):
@@ -113,7 +113,7 @@ def save_tiles(title: str, protocol: str, tiles: Sequence[Tile], side: int, path
             page.paste(tile.picture, (left, top))
             for number, said in enumerate(lines):
                 where = (left, top + side + 3 + number * LINE)
-                caption(page, where, said.text, side, colour=said.colour, strong=said.strong)
+                caption(page, where, said.text, side, color=said.color, strong=said.strong)
         top += high
     save(page, path)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from resnets.config import Preprocess
 from resnets.data import DataError, FileSplit, Split, TensorSplit
-from resnets.data.decode.decode import Box, Crop, centre_box, decode_whole, grid_box, scaled_size
+from resnets.data.decode.decode import Box, Crop, center_box, decode_whole, grid_box, scaled_size
 from resnets.evaluate.views.views import LONGEST, Views
 
 Pixels = NDArray[np.uint8]
@@ -23,10 +23,10 @@ def cut(split: Split, index: int, views: Views, preprocess: Preprocess) -> list[
     right, centre. A dense view is the whole picture. DataError names a picture that cannot be read.
     """
     sides, spec = views.sides(preprocess), preprocess
-    if views.kind == "centre":  # the very road of prediction
+    if views.kind == "center":  # the very road of prediction
         return [
             split.read(index, Crop(spec.size, spec.channels, box, spec.interpolation))
-            for box in (centre_box(spec.size, side) for side in sides)
+            for box in (center_box(spec.size, side) for side in sides)
         ]
     picture = stored(split, index).convert("L" if spec.channels == 1 else "RGB")
     if views.kind == "dense":
@@ -38,7 +38,7 @@ def cut(split: Split, index: int, views: Views, preprocess: Preprocess) -> list[
         wanted = [
             (square, box)
             for side in sides
-            for box in _corners_and_centre(*picture.size, side, spec.size)
+            for box in _corners_and_center(*picture.size, side, spec.size)
         ]
     method = Image.Resampling[spec.interpolation.upper()]
     return [
@@ -67,7 +67,7 @@ def picture_name(split: Split, index: int) -> str:
     return f"picture {index}"
 
 
-def _corners_and_centre(width: int, height: int, side: int, size: int) -> Iterator[Box]:
+def _corners_and_center(width: int, height: int, side: int, size: int) -> Iterator[Box]:
     """Where the five crops of the picture at shorter side `side` lie in the stored one."""
     wide, high = scaled_size(width, height, side)
     right, bottom = wide - size, high - size

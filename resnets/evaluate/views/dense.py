@@ -43,8 +43,8 @@ def _vgg(net: VGG) -> Forward:
     return forward
 
 
-def normalise(preprocessor: Preprocessor, images: Tensor) -> Tensor:
-    """`preprocessor.normalise` for pictures of any size, (B, C, H, W) uint8 to float32.
+def normalize(preprocessor: Preprocessor, images: Tensor) -> Tensor:
+    """`preprocessor.normalize` for pictures of any size, (B, C, H, W) uint8 to float32.
 
     A mean picture is stretched over pictures of another size than its own.
     """
@@ -53,4 +53,4 @@ def normalise(preprocessor: Preprocessor, images: Tensor) -> Tensor:
         size = (images.shape[2], images.shape[3])
         mean = F.interpolate(mean[None], size, mode="bilinear", antialias=True)[0]
         preprocessor = Preprocessor(preprocessor.spec, mean)
-    return preprocessor.normalise(images)
+    return preprocessor.normalize(images)

@@ -18,12 +18,12 @@ from resnets.config import ConfigError, Preprocess
 from resnets.models import ImageClassifier
 from resnets.models.vgg import VGG
 
-Kind = Literal["centre", "ten-crop", "dense"]
+Kind = Literal["center", "ten-crop", "dense"]
 Average = Literal["probabilities", "logits"]
 PAPER_SIZE, PAPER_SCALES = 224, (224, 256, 384, 480, 640)  # section 3.4
-CROPS = {"centre": 1, "ten-crop": 5, "dense": 1}  # pictures cut at each scale, before flips
+CROPS = {"center": 1, "ten-crop": 5, "dense": 1}  # pictures cut at each scale, before flips
 SHOWN = {
-    "centre": "centre crop",
+    "center": "centre crop",
     "ten-crop": "corners and centre",
     "dense": "whole picture up to 4:1",
 }
@@ -40,7 +40,7 @@ class Views:
     adds each view's mirror image.
     """
 
-    kind: Kind = "centre"
+    kind: Kind = "center"
     scales: tuple[int, ...] = ()
     flip: bool = False
 

@@ -14,7 +14,7 @@ from resnets.study.convergence import RULE
 from resnets.study.depth import text
 from resnets.study.depth.architectures import nets_section
 from resnets.study.depth.presets import PRESETS
-from resnets.study.depth.summary import WORD, NetSummary, Which, summarise, where
+from resnets.study.depth.summary import WORD, NetSummary, Which, summarize, where
 from resnets.study.depth.verdict import MARGIN, Verdict, degradation
 from resnets.study.figures import KINDS, depth_errors, error_curves
 from resnets.study.grid.cells import CELLS, RECIPE, Cell, Grid, folder_name, read_cells, read_grid
@@ -36,7 +36,7 @@ def depth_page(folder: Path) -> Page:
     ConfigError where `folder` holds no grid.
     """
     grid, cells = read_grid(folder), read_cells(folder)
-    nets = summarise(cells)
+    nets = summarize(cells)
     recipes = _recipes(nets)
     recipe = next(iter(recipes.values()), None)
     verdict = degradation(cells)

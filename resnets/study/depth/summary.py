@@ -106,7 +106,7 @@ class NetSummary:
         return {step: [errors[step] for errors in series] for step in sorted(shared)}
 
 
-def summarise(cells: Sequence[Cell]) -> list[NetSummary]:
+def summarize(cells: Sequence[Cell]) -> list[NetSummary]:
     """The nets of a grid: plain before residual, shallow before deep."""
     held_out: HeldOut = "test" if any(cell.last("test") for cell in cells) else "val"
     ordered = sorted(cells, key=lambda cell: (cell.kind, cell.depth, cell.net, cell.seed))

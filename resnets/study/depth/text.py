@@ -133,11 +133,11 @@ def what_curves_show(nets: Sequence[NetSummary]) -> str:
     """Caption of the error curves: how to read them, and what each kind of net does."""
     word = WORD[nets[0].held_out]
     many = len({net.depth for net in nets}) > 1
-    colours = "colours run from shallow to deep" if many else "each net has its colour"
+    colors = "colours run from shallow to deep" if many else "each net has its colour"
     seen = " ".join(filter(None, (_what_kind_does(nets, kind) for kind in KINDS)))
     return (
         f"Error while training. Dashed lines are the training error, solid lines the {word} "
-        f"error; {colours}. Lines are means over seeds, bands span the seeds. The first tenth of "
+        f"error; {colors}. Lines are means over seeds, bands span the seeds. The first tenth of "
         f"the run, where every net is near chance, may be cut off. {seen}"
     )
 

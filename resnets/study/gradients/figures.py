@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
 from matplotlib.lines import Line2D
 
-from resnets.study.figures import LINE, house_style, series_colours, whole_numbers
+from resnets.study.figures import LINE, house_style, series_colors, whole_numbers
 from resnets.study.gradients.gradients import EXPLODED, SCHEMES, VANISHED, Measurement, Trace
 
 FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis
@@ -56,10 +56,10 @@ def draw_training(traces: Sequence[Trace], iterations: int, *, narrow: bool) -> 
 def _looks(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
     """Line properties of each net: one colour for each depth, plain dashed, residual solid."""
     depths = sorted({depth_of(trace) for trace in traces})
-    colours = dict(zip(depths, series_colours(len(depths)), strict=True))
+    colors = dict(zip(depths, series_colors(len(depths)), strict=True))
     return {
         trace.spec.name: {
-            "color": colours[depth_of(trace)],
+            "color": colors[depth_of(trace)],
             "linestyle": "-" if trace.spec.residual else (0, (4, 2)),
             "lw": 2.2 if trace.spec.residual else 1.4,
         }

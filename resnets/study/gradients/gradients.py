@@ -192,7 +192,7 @@ def short_recipe(spec: ModelSpec, source: str, iterations: int, seed: int) -> Re
     return Recipe(
         name="gradients",
         model=spec,
-        data=DataSpec(source=source, size=size, normalise="per-pixel-mean", val_fraction=0.0),
+        data=DataSpec(source=source, size=size, normalize="per-pixel-mean", val_fraction=0.0),
         schedule=ScheduleSpec(kind="constant"),
         duration=f"{iterations}it",
         precision=PRECISION,

@@ -117,7 +117,7 @@ def measure_identity(
     ratios = block_ratios(net, pictures.batches)
     chance = random.Random(seed)
     identity, groups = identity_blocks(net), swappable(net)
-    neighbours = [(pair,) for group in groups for pair in pairwise(group)]
+    neighbors = [(pair,) for group in groups for pair in pairwise(group)]
 
     def without(names: tuple[str, ...]) -> float:
         with dropped(net, names):
@@ -146,7 +146,7 @@ def measure_identity(
             BlockFigures(name, _kind(require(block, "shortcut")), ratios[name], alone[name])
             for name, block in blocks.items()
         ),
-        swaps=tuple(exchanged(pairs) for pairs in progress(neighbours, "swapping neighbours")),
+        swaps=tuple(exchanged(pairs) for pairs in progress(neighbors, "swapping neighbours")),
         drops_at_random=tuple(
             Lesion(tuple((name,) for name in names), without(names))
             for names in progress(drops, "dropping several blocks")

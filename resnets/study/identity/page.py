@@ -17,7 +17,7 @@ from resnets.study.page import Figure, Finding, Numbers, Page, Section, Table, s
 NOT_TRAINED = (
     "These figures describe the network as it is; they say nothing about what training makes of it."
 )
-COLOURS = {"identity": SERIES[4], "zero-padded": SERIES[0], "projection": SERIES[0]}
+COLORS = {"identity": SERIES[4], "zero-padded": SERIES[0], "projection": SERIES[0]}
 
 
 def identity_page(
@@ -144,14 +144,14 @@ def _blocks_section(figures: IdentityFigures) -> Section:
 def _draw_blocks(figures: IdentityFigures, *, narrow: bool) -> Plot:
     blocks = figures.blocks
     places = range(1, len(blocks) + 1)
-    colours = [COLOURS[block.shortcut] for block in blocks]
+    colors = [COLORS[block.shortcut] for block in blocks]
     with house_style():
         figure = Plot(figsize=NARROW if narrow else WIDE, layout="constrained")
         left, right = figure.subplots(*((2, 1) if narrow else (1, 2)))
-        left.bar(places, [block.ratio for block in blocks], color=colours)
+        left.bar(places, [block.ratio for block in blocks], color=colors)
         left.set(title="Size of the correction", ylabel="‖F(x)‖ / ‖shortcut(x)‖")
         rises = [block.error_without - figures.error for block in blocks]
-        right.bar(places, rises, bottom=figures.error, color=colours)
+        right.bar(places, rises, bottom=figures.error, color=colors)
         right.axhline(figures.error, color=SOFT, lw=1)
         where = {block.name: place for place, block in zip(places, blocks, strict=True)}
         for swap in figures.swaps:

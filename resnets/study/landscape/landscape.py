@@ -45,7 +45,7 @@ class Landscape:
     plane: tuple[Point, ...]
 
     @property
-    def centre(self) -> Point:
+    def center(self) -> Point:
         """The trained net itself."""
         return self.line[len(self.line) // 2]
 

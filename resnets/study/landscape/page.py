@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Plot
 from matplotlib.ticker import FuncFormatter
 
 from resnets.evaluate.figures.fonts import label
-from resnets.study.figures import SERIES, house_style, series_colours
+from resnets.study.figures import SERIES, house_style, series_colors
 from resnets.study.landscape.landscape import Landscape, Point
 from resnets.study.page import Figure, Finding, Numbers, Page, Section, Table
 
@@ -48,7 +48,7 @@ def landscape_page(
                 label=each.label,
                 value=f"{share:.0%} low",
                 detail=f"of the plane has less than half the loss of guessing "
-                f"({_guess(each) / 2:.2f}); at the centre it is {each.centre.loss:.3g}",
+                f"({_guess(each) / 2:.2f}); at the centre it is {each.center.loss:.3g}",
             )
             for each, share in zip(landscapes, widths, strict=True)
         ),
@@ -105,13 +105,13 @@ def _line_figure(landscapes: Sequence[Landscape]) -> Figure:
 
 
 def _draw_lines(landscapes: Sequence[Landscape], *, narrow: bool) -> Plot:
-    colours = series_colours(len(landscapes))
+    colors = series_colors(len(landscapes))
     with house_style():
         figure = Plot(figsize=LINE_SIZES[narrow], layout="constrained")
         losses, errors = figure.subplots(*((2, 1) if narrow else (1, 2)))
-        for each, colour in zip(landscapes, colours, strict=True):
+        for each, color in zip(landscapes, colors, strict=True):
             look: dict[str, Any] = {
-                "color": colour,
+                "color": color,
                 "label": label(each.label),
                 "linestyle": "-" if each.spec.residual else (0, (4, 2)),
                 "lw": 2.2 if each.spec.residual else 1.4,
@@ -169,8 +169,8 @@ def _draw_plane(axes: Axes, landscape: Landscape) -> None:
         crossed = [float(level) for level in np.geomspace(low, high, 5)[1:-1]]
     if crossed:
         places_of = np.searchsorted(LEVELS, crossed) * len(SERIES) // len(LEVELS)
-        colours = [SERIES[min(place, len(SERIES) - 1)] for place in places_of]
-        lines = axes.contour(places, places, losses, levels=crossed, colors=colours, linewidths=1.2)
+        colors = [SERIES[min(place, len(SERIES) - 1)] for place in places_of]
+        lines = axes.contour(places, places, losses, levels=crossed, colors=colors, linewidths=1.2)
         axes.clabel(lines, crossed[::2], fmt="%.3g", fontsize=7.5)
     axes.plot(0, 0, "+", color=SERIES[-1], ms=9, mew=1.6)
     axes.set(title=label(landscape.label), xlabel="alpha", ylabel="beta", aspect="equal")
@@ -203,8 +203,8 @@ def _table(landscapes: Sequence[Landscape], widths: Sequence[float]) -> Table:
         rows=tuple(
             (
                 each.label,
-                each.centre.loss,
-                each.centre.error,
+                each.center.loss,
+                each.center.error,
                 max(point.loss for point in each.plane),
                 100 * share,
             )

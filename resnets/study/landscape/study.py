@@ -55,7 +55,7 @@ def landscape_study(
         protocol.append(f"{subject.label}: {pictures.protocol}.")
         doubts[subject.label] = caution(
             subject.where,
-            landscapes[-1].centre.error,
+            landscapes[-1].center.error,
             len(pictures.classes),
             errors_of="training",
         )

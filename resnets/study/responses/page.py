@@ -10,7 +10,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure as Plot
 
 from resnets.evaluate.figures.fonts import label
-from resnets.study.figures import NARROW, WIDE, house_style, series_colours, whole_numbers
+from resnets.study.figures import NARROW, WIDE, house_style, series_colors, whole_numbers
 from resnets.study.page import Figure, Finding, Numbers, Page, Section, Table
 from resnets.study.responses.responses import NetResponses
 
@@ -170,13 +170,13 @@ def _draw(nets: Sequence[NetResponses], *, narrow: bool) -> Plot:
     """Fig. 7: original order, and sorted."""
     ordered = sorted(nets, key=lambda net: (len(net.layers), net.spec.residual))
     sizes = sorted({len(net.layers) for net in nets})
-    colours = dict(zip(sizes, series_colours(len(sizes)), strict=True))
+    colors = dict(zip(sizes, series_colors(len(sizes)), strict=True))
     with house_style():
         figure = Plot(figsize=NARROW if narrow else WIDE, layout="constrained")
         panels = figure.subplots(*((2, 1) if narrow else (1, 2)), sharey=True)
         for net in ordered:
             look = {
-                "color": colours[len(net.layers)],
+                "color": colors[len(net.layers)],
                 "linestyle": "-" if net.spec.residual else (0, (4, 2)),
                 "lw": 2.2 if net.spec.residual else 1.3,
             }

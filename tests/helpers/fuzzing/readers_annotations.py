@@ -141,7 +141,7 @@ def _read(root: Path, task: Task) -> None:
         val_fraction=0.25,
         test_fraction=0.25,
     )
-    found = open_detection(data, DetectSpec(skip_bad=True), task)
+    found = open_detection(data, DetectSpec(skip_invalid=True), task)
     for split in (found.train, found.val, found.test()):
         for target in () if split is None else split.targets:
             if target.semantic is not None:

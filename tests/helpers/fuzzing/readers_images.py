@@ -62,7 +62,7 @@ def whole(root: Path) -> object:
 
 def view(root: Path) -> object:
     data, name = _read(root)
-    return decode.decode(data, decode.Crop(16, 3, decode.centre_box(16, 18)), name)
+    return decode.decode(data, decode.Crop(16, 3, decode.center_box(16, 18)), name)
 
 
 def fitted(root: Path) -> object:
@@ -147,7 +147,7 @@ def whole_levels(root: Path) -> object:
 
 def view_levels(root: Path) -> object:
     data, name = _read(root)
-    box = decode.centre_box(16, 18)
+    box = decode.center_box(16, 18)
     return decode.decode(data, decode.Crop(16, 3, box, levels=LEVELS), name)
 
 

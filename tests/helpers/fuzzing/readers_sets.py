@@ -22,14 +22,14 @@ from fuzzing.readers import HOME, Reader
 from resnets.config import DataSpec
 from resnets.data.dataset.pack import HEADER, MAGIC, VERSION, open_pack
 from resnets.data.dataset.quarantine import HEAD, Quarantine, read_quarantine
-from resnets.data.decode.decode import Crop, centre_box
+from resnets.data.decode.decode import Crop, center_box
 from resnets.data.loading.pack_write import pack
 from resnets.data.sources.open import find_source
 from resnets.data.splits.open import open_data
 from resnets.data.tables.ground_truth import read_labels
 
 CLASSES = ("ant", "bee")
-VIEW = Crop(8, 3, centre_box(8, 8))
+VIEW = Crop(8, 3, center_box(8, 8))
 
 
 def pictures(count: int = 4) -> list[tuple[str, bytes]]:

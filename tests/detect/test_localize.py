@@ -8,7 +8,7 @@ from resnets.config import DataSpec
 from resnets.data.errors import DataError
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.evaluator import judge_located
-from resnets.detect.metrics.localization import localisation_figures, on_object, single_class
+from resnets.detect.metrics.localization import localization_figures, on_object, single_class
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_errors_agree_with_brute_force(single, seed):
     whole = bare_split(
         [bare_target(t.boxes.round(), t.labels, (t.height, t.width)) for t in single.targets], 80
     )
-    figures = localisation_figures(whole, located)
+    figures = localization_figures(whole, located)
     errors = figures.top1_error, figures.top5_error, figures.given_error
     assert errors == pytest.approx(brute_force(whole, located))
     assert 0 < figures.given_error < 100
@@ -87,7 +87,7 @@ def test_the_true_boxes_make_no_error(single):
     judged = judge_located(single, located, "p")
     assert judged.headline == dict.fromkeys(judged.headline, 0.0)
     assert judged.located.pictures == len(single) > 10
-    assert "localisation" in judged.to_json()
+    assert "localization" in judged.to_json()
 
 
 def test_overlap_of_one_half_is_enough():
@@ -100,10 +100,10 @@ def test_right_class_with_a_wrong_box_fails_only_where_the_box_counts():
     split = bare_split([bare_target([[0, 0, 10, 10], [50, 50, 60, 60]], [2, 2])])
     boxes = np.zeros((3, 4), np.float32)
     boxes[2] = [20, 20, 40, 40]
-    figures = localisation_figures(split, [{"scores": np.array([0.1, 0.2, 0.9]), "boxes": boxes}])
+    figures = localization_figures(split, [{"scores": np.array([0.1, 0.2, 0.9]), "boxes": boxes}])
     assert (figures.class_top1_error, figures.top1_error, figures.given_error) == (0, 100, 100)
     boxes[2] = [50, 50, 60, 58]  # on the second of the two objects
-    figures = localisation_figures(split, [{"scores": np.array([0.9, 0.2, 0.1]), "boxes": boxes}])
+    figures = localization_figures(split, [{"scores": np.array([0.9, 0.2, 0.1]), "boxes": boxes}])
     assert (figures.top1_error, figures.top5_error, figures.given_error) == (100, None, 0)
 
 

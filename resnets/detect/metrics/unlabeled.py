@@ -34,7 +34,7 @@ LIST_FOLDER = "ImageSets/Main"
 
 
 @dataclass(frozen=True, eq=False)
-class Unlabelled:
+class Unlabeled:
     """A set without ground truth: its targets hold no objects. voc: its server is VOC's."""
 
     split: DetectionSplit
@@ -47,7 +47,7 @@ class Unlabelled:
         return summarize_images(self.title, len(self.split), LeftOut())
 
 
-def open_unlabelled(where: str, title: str, classes: Sequence[str]) -> Unlabelled:
+def open_unlabeled(where: str, title: str, classes: Sequence[str]) -> Unlabeled:
     """The images of the set `title`: of an image_info_<title>.json, a list of VOC's, or a folder.
 
     Categories are matched to `classes` by name. DataError where there is no such set, or images of
@@ -62,7 +62,7 @@ def open_unlabelled(where: str, title: str, classes: Sequence[str]) -> Unlabelle
     if title in lists:
         entries = [Stated((_image_of(stem),), "", "JPEGImages") for stem in lists[title]]
         ids = [PurePosixPath(stem).name for stem in lists[title]]
-        return Unlabelled(_split(store, entries, ids, title, classes, None), title, True)
+        return Unlabeled(_split(store, entries, ids, title, classes, None), title, True)
     every = filter(image_folder, ImageIndex.of(store).paths)
     images = [path for path in every if title in PurePosixPath(path).parts[:-1]]
     if not images:
@@ -73,21 +73,21 @@ def open_unlabelled(where: str, title: str, classes: Sequence[str]) -> Unlabelle
     ids = [posixpath.splitext(PurePosixPath(path).name)[0] for path in images]
     if len(set(ids)) < len(ids):
         ids = [posixpath.splitext(path)[0] for path in images]
-    return Unlabelled(_known(store, images, ids, title, classes, None), title, False)
+    return Unlabeled(_known(store, images, ids, title, classes, None), title, False)
 
 
-def save_results(unlabelled: Unlabelled, found: Sequence[Detections], out: Path) -> list[Path]:
+def save_results(unlabeled: Unlabeled, found: Sequence[Detections], out: Path) -> list[Path]:
     """Write what was found in the form of the set's server into `out`; returns the files."""
     out.mkdir(parents=True, exist_ok=True)
-    split = unlabelled.split
+    split = unlabeled.split
     ids = [target.image_id for target in split.targets]
-    if not unlabelled.voc:
+    if not unlabeled.voc:
         path = out / "detections.json"
         dump_json(coco_results(ids, found, split.category_ids), path, indent=None)
         return [path]
     written = []
     for label, name in enumerate(split.classes):
-        path = out / f"comp4_det_{unlabelled.title.rpartition(':')[2]}_{_safe(name)}.txt"
+        path = out / f"comp4_det_{unlabeled.title.rpartition(':')[2]}_{_safe(name)}.txt"
         lines = [
             line
             for image_id, each in zip(ids, found, strict=True)
@@ -109,7 +109,7 @@ def _lines(image_id: int | str, found: Detections, label: int) -> list[str]:
     return lines
 
 
-def _of_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unlabelled:
+def _of_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unlabeled:
     where = store.called(path)
     document = parse_json(store.read(path), where)
     parts = [
@@ -128,7 +128,7 @@ def _of_json(store: Store, path: str, title: str, classes: Sequence[str]) -> Unl
         raise DataError(f"{where}: images: one has no id")
     numbers: dict[str, Any] = {read_name(e.get("name")): stated_id(e.get("id")) for e in categories}
     split = _split(store, entries, [stated_id(each) for each in ids], title, classes, numbers)
-    return Unlabelled(split, title, False)
+    return Unlabeled(split, title, False)
 
 
 def _split(

@@ -14,18 +14,18 @@ from resnets.config import (
 from resnets.models import catalog
 
 
-def pictures(net: str = "resnet18") -> Recipe:
+def scratch(net: str = "resnet18") -> Recipe:
     """Any folder of class folders from random weights, at 128 px.
 
-    Command: resnets train pictures --data FOLDER. Hardware and time: about 20 minutes on two CPU
+    Command: resnets train scratch --data FOLDER. Hardware and time: about 20 minutes on two CPU
     cores for 3,000 pictures. Expected: far below fine-tuning where pretrained weights are at hand;
     reached here on Imagenette: see docs/results.md.
     """
     return Recipe(
-        name="pictures",
+        name="scratch",
         model=catalog.spec(net, zero_init_residual=True),
         data=DataSpec(
-            source="pictures",
+            source="images",
             size=128,
             resize=144,
             augment=AugmentSpec(crop="random-resized", scale=(0.35, 1.0), flip=True),
@@ -57,10 +57,10 @@ def finetune(net: str = "resnet50") -> Recipe:
         name="finetune",
         model=catalog.spec(net),
         data=DataSpec(
-            source="pictures",
+            source="images",
             size=224,
             resize=256,
-            normalise="imagenet",
+            normalize="imagenet",
             augment=AugmentSpec(crop="random-resized", scale=(0.35, 1.0), flip=True),
         ),
         optim=OptimSpec(lr=0.01, nesterov=True, weight_decay=1e-4, decay_norm_and_bias=False),

@@ -1,0 +1,120 @@
+"""Names of earlier versions are read everywhere and written nowhere."""
+
+import dataclasses
+import subprocess
+import sys
+import tomllib
+from typing import Any
+
+import pytest
+from paths import GOLDEN
+
+from resnets import recipes
+from resnets.config import (
+    ConfigError,
+    Recipe,
+    aliases,
+    from_dict,
+    from_toml,
+    replace_fields,
+    to_dict,
+    to_toml,
+)
+
+FIELDS = aliases.FIELDS["recipe"]
+# Values that are not the defaults.
+OTHERS: dict[str, Any] = {
+    "data.normalise": "imagenet",
+    "data.truth": "labels.txt",
+    "data.max_bad": 0.5,
+    "data.augment.pca_colour": 0.1,
+    "data.augment.erase": 0.25,
+    "detect.skip_bad": True,
+    "detect.upright": True,
+    "detect.nms": 0.3,
+    "detect.anchors": 7,
+    "detect.regions": 9,
+    "detect.auxiliary": 0.4,
+}
+
+
+def value_of(recipe: Recipe, path: str) -> Any:
+    found: Any = recipe
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+@pytest.mark.parametrize("old", FIELDS)
+def test_a_recipe_with_an_old_field(old: str) -> None:
+    new, value = FIELDS[old], OTHERS[old]
+    assert value_of(Recipe(), new) != value
+    nested: dict[str, Any] = {}
+    table = nested
+    for name in old.split(".")[:-1]:
+        table = table.setdefault(name, {})
+    table[old.rpartition(".")[2]] = value
+    assert value_of(from_dict(Recipe, nested), new) == value
+    changed = replace_fields(Recipe(), {old: value})
+    assert value_of(changed, new) == value
+    written = tomllib.loads(to_toml(changed))
+    assert from_dict(Recipe, written) == changed
+    for name in old.split(".")[:-1]:
+        written = written[name]
+    assert old.rpartition(".")[2] not in written
+
+
+def test_a_recipe_with_both_names_of_a_field_keeps_the_new_one() -> None:
+    both = {"data": {"normalise": "channel", "normalize": "imagenet"}}
+    assert from_dict(Recipe, both).data.normalize == "imagenet"
+
+
+def test_a_misspelt_field_of_an_old_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="normalize"):
+        from_dict(Recipe, {"data": {"normalises": "imagenet"}})
+
+
+@pytest.mark.parametrize("path", aliases.VALUES["recipe"])
+def test_old_values(path: str) -> None:
+    for old, new in aliases.VALUES["recipe"][path].items():
+        assert value_of(replace_fields(Recipe(), {path: old}), path) == new
+
+
+@pytest.mark.parametrize("old", aliases.RECIPES)
+def test_old_names_of_recipes(old: str) -> None:
+    assert old not in recipes.RECIPES
+    assert recipes.recipe(old) == recipes.recipe(aliases.RECIPES[old])
+
+
+def test_a_recipe_of_an_earlier_version() -> None:
+    path = GOLDEN / "written_2026_11_30" / "run" / "recipe.toml"
+    assert "normalise" in path.read_text()
+    written = to_dict(from_toml(path))
+    assert {"normalize", "max_unreadable"} <= written["data"].keys()
+    names = {field.name for field in dataclasses.fields(Recipe().data)}
+    assert written["data"].keys() <= names
+
+
+def test_old_flags() -> None:
+    words = ["push", "run", "--licence", "mit", "--licence=mit", "--max_bad", "1", "--", "--truth"]
+    assert aliases.current_words(words) == [
+        *("push", "run", "--license", "mit", "--license=mit", "--max-unreadable", "1", "--"),
+        "--truth",
+    ]
+    for words in (["--views", "centre"], ["--views=centre"]):
+        assert "=".join(aliases.current_words(words)) == "--views=center"
+    assert aliases.current_words(["--data", "centre"]) == ["--data", "centre"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("new", sorted(set(aliases.FLAGS.values())))
+def test_new_flags_exist(new: str) -> None:
+    commands = ("train", "push", "evaluate", "predict", "data check", "data pack")
+    helps = (
+        subprocess.run(
+            [sys.executable, "-m", "resnets", *command.split(), "--help"],
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for command in commands
+    )  # fmt: skip
+    assert any(new in text for text in helps)
