@@ -425,6 +425,7 @@ def test_a_truncated_picture_is_named(tree: Path) -> None:
         open_data(replace(WHOLE, source=str(tree), max_unreadable=0))
 
 
+@pytest.mark.slow
 def test_cifar10_tar(shared_data: Path) -> None:
     splits = open_data(DataSpec(source=str(shared_data / "cifar10.tar.xz")))
     assert splits.train.images.shape == (45_029, 32, 32, 3)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -210,7 +211,7 @@ def test_two_processes_count_what_one_does(tmp_path: Path, monkeypatch: pytest.M
         script = SECOND.format(
             tests=str(Path(__file__).parent), helpers=str(HELPERS), folder=str(tmp_path)
         )
-        with subprocess.Popen(
+        with forked.Popen(
             [sys.executable, "-c", script],
             env=os.environ | {"RANK": "1", "LOCAL_RANK": "1"},
             stdout=subprocess.PIPE,

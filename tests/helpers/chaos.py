@@ -1,9 +1,9 @@
 """A run that is killed at random times, again and again, until it is done; and runs that race.
 
-    python tests/helpers/chaos.py [--processes 2] [--kills 100] [--steps 40] [--seed 1] [--forked]
+    python tests/helpers/chaos.py [--processes 2] [--kills 100] [--steps 40] [--seed 1]
 
 compares its weights and rows with those of a run that nothing befell, and prints what it did.
-With --forked each attempt is forked from a process that has imported everything (see forked.py).
+Each attempt is forked from a process that has imported everything (see forked.py).
 
     python tests/helpers/chaos.py --race 50 [--seed 1]
 
@@ -24,6 +24,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import forked
+
 TRAIN = [
     *("train", "digits", "--model", "cifar-resnet8", "--device", "cpu"),
     *("--set", "checkpoint_every=5it", "--set", "eval.every=200it", "--set", "log_every=5it"),
@@ -37,12 +39,8 @@ def train(kills: int, processes: int, steps: int = 40) -> list[str]:
     return [*TRAIN, "--iterations", str(steps * kills), "--devices", str(processes)]
 
 
-def start(words: Sequence[str], forked: bool = False) -> subprocess.Popen[bytes]:
-    if forked:
-        from forked import Fork, prepare
-
-        prepare()
-    return (Fork if forked else subprocess.Popen)(
+def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    return forked.Popen(
         [sys.executable, "-m", "resnets", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -54,8 +52,7 @@ def workers(process: subprocess.Popen[bytes], processes: int) -> list[int]:
     """The processes that train: `process` itself, or the children of the launcher."""
     if processes == 1:
         return [process.pid]
-    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+    return forked.children(process.pid)
 
 
 def last_written(folder: Path) -> float:
@@ -64,7 +61,7 @@ def last_written(folder: Path) -> float:
 
 
 def chaos(
-    folder: Path, train: Sequence[str], processes: int, wanted: int, seed: int, forked: bool = False
+    folder: Path, train: Sequence[str], processes: int, wanted: int, seed: int
 ) -> tuple[int, Path]:
     """Kill the run of `train` up to `wanted` times, then let it end; the count and its folder.
 
@@ -75,14 +72,13 @@ def chaos(
     luck, kills, what = random.Random(seed), 0, Counter[str]()
     out = folder / "chaos"
     words = [*train, "--out", str(out), "--go-on"]
-    latest = 2 if forked else 6  # seconds after the start
     while True:
-        before, process = last_written(out), start(words, forked)
+        before, process = last_written(out), start(words)
         if kills < wanted:
             early = luck.random() < 0.15
             while not early and process.poll() is None and last_written(out) <= before:
                 time.sleep(0.01)
-            time.sleep(luck.uniform(0, latest if early else 0.5))
+            time.sleep(luck.uniform(0, 2 if early else 0.5))
         if kills < wanted and process.poll() is None:
             whom, mine = luck.choice(("one", "all")), workers(process, processes)
             if whom == "one" and mine:
@@ -116,7 +112,6 @@ def races(folder: Path, wanted: int, seed: int) -> list[str]:
 
 
 def main() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     from same import difference
 
     parser = argparse.ArgumentParser()
@@ -124,7 +119,6 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--steps", type=int, default=40, help="of training for each kill")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--forked", action="store_true")
     parser.add_argument("--race", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -132,12 +126,10 @@ def main() -> None:
             sys.exit(bool(races(Path(folder), given.race, given.seed)))
         whole = Path(folder) / "whole"
         words = train(given.kills, given.processes, given.steps)
-        first = start([*words, "--out", str(whole)], given.forked)
+        first = start([*words, "--out", str(whole)])
         error = first.communicate()[1].decode()  # a pipe that nobody reads would stop it
         assert first.returncode == 0, error
-        kills, out = chaos(
-            Path(folder), words, given.processes, given.kills, given.seed, given.forked
-        )
+        kills, out = chaos(Path(folder), words, given.processes, given.kills, given.seed)
         found = difference(whole, out)
         print(found or f"weights and rows bitwise equal after {kills} kills")
         sys.exit(bool(found) or kills < given.kills)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
+
 HERE = Path(__file__).parent
 STEPS = 16
 TRAIN = [
@@ -18,7 +20,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 def start(*words: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
     """`resnets words ...`, whose workers meet `fault` (see tests/sitecustomize)."""
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, "-m", "resnets", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

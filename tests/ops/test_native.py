@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from paths import HELPERS
 
@@ -23,13 +24,13 @@ print(found.library is not None, found.reason, found.note, sep="|")
 
 def run_kernel(cache: Path, code: str = FLIP, **environment: str) -> list[str]:
     """[loaded, reason, note] of the flip kernel in a fresh process whose cache is `cache`."""
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", code],
         env={**os.environ, "RESNETS_CACHE": str(cache), **environment},
         capture_output=True,
         text=True,
-        check=True,
     )
+    assert done.returncode == 0, done.stderr
     return done.stdout.strip().split("|")
 
 
@@ -107,7 +108,7 @@ def test_a_folder_of_others_is_not_used(cache):
 def test_processes_that_build_at_once_do_not_disturb_each_other(tmp_path):
     environment = {**os.environ, "RESNETS_CACHE": str(tmp_path)}
     racing = [
-        subprocess.Popen(
+        forked.Popen(
             [sys.executable, "-c", FLIP], env=environment, stdout=subprocess.PIPE, text=True
         )
         for _ in range(3)
@@ -134,13 +135,13 @@ def test_what_keeps_a_kernel_away_is_said(cache, tmp_path):
     loaded, reason, _ = run_kernel(cache, CC=str(failing))
     assert loaded == "False"
     assert "no space" in reason
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-m", "resnets", "info", "--kernels", "--json"],
         env={**os.environ, "RESNETS_CACHE": str(cache), "CC": str(failing)},
         capture_output=True,
         text=True,
-        check=True,
     )
+    assert done.returncode == 0, done.stderr
     rows = {row["kernel"]: row for row in json.loads(done.stdout)}
     assert set(rows) == {"norm", "conv_weights", "flip", "resize", "jpeg"}
     assert not any(row["used"] for row in rows.values())

@@ -1,6 +1,5 @@
 """The server under load: batches, shedding, clients that stall or leave, reload, its end."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import httpx
 import pytest
 import torch
@@ -192,7 +192,7 @@ def test_reload_exchanges_the_net_and_drops_nothing(tmp_path: Path):
 def test_the_command_serves_and_sigterm_answers_what_was_accepted(net: str):
     command = [sys.executable, "-m", "resnets", "serve", f"net={net}", "--port", "0"]
     command += ["--backend", "torch", "--device", "cpu", "--max-delay-ms", "900"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    process = forked.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         first = next(line for line in process.stderr if '"event": "serving"' in line)

@@ -8,6 +8,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
 from paths import HELPERS
@@ -312,7 +313,7 @@ def test_budgets_too_small_to_mean_anything(budget, message):
 
 
 STUDY = [
-    *("study", "depth", "--nets", "cifar-plain8,cifar-resnet32", "--data", "digits"),
+    *("study", "depth", "--nets", "cifar-plain8,cifar-resnet14", "--data", "digits"),
     *("--recipe", "digits", "--seeds", "1", "--budget", "100it", "--jobs", "2"),
     *("--set", "checkpoint_every=5it", "--set", "precision=float32", "--device", "cpu"),
 ]
@@ -320,8 +321,8 @@ STUDY = [
 
 def start_held(step, *words):
     """The command, whose deep net goes no farther than `step` until it is asked to stop."""
-    held = [str(HELPERS / "held.py"), "cifar-resnet32-seed0", str(step)]
-    return subprocess.Popen(
+    held = [str(HELPERS / "held.py"), "cifar-resnet14-seed0", str(step)]
+    return forked.Popen(
         [sys.executable, *held, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -337,7 +338,7 @@ def wait_for_step(folder, step, process):
             plain, residual = read_cells(folder)
             if plain.status == "done" and residual.rows and residual.rows[-1]["step"] >= step:
                 return
-        time.sleep(0.01)
+        time.sleep(0.05)
     process.kill()
     raise AssertionError(f"step {step} not reached: {process.communicate()}")
 
@@ -373,7 +374,7 @@ def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):
     assert killed.status == "running"
 
     assert main([*STUDY, "--out", str(folder)]) == 0
-    assert "cifar-resnet32-seed0: training, going on at step" in capfd.readouterr().err
+    assert "cifar-resnet14-seed0: training, going on at step" in capfd.readouterr().err
     assert read_cells(folder)[0] == plain
     end = read_cells(folder)[1]
     assert end.status == "done"

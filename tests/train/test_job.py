@@ -14,6 +14,7 @@ from torch import nn
 import resnets
 from resnets import training
 from resnets.config import ConfigError, from_toml, replace_fields, to_toml
+from resnets.models import catalog
 from resnets.ops import compiler
 from resnets.recipes import recipe
 from resnets.train.guards.divergence import Diverged
@@ -222,9 +223,13 @@ def test_resume_keeps_the_network_of_the_checkpoint(done, tmp_path):
     assert any("model.name is 'cifar-resnet14'" in each["note"] for each in result["history"])
 
 
-def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path):
-    """A slice of the real thing: 1,202 layers, few pictures, so that CI can afford it."""
+@pytest.mark.parametrize("depth", [110, pytest.param(1202, marks=pytest.mark.slow)])
+def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path, depth):
+    """A slice of the real thing: its recipe for 1,202 layers, with few pictures, and fewer
+    layers where time is short."""
     plan = recipe("cifar10-paper", "cifar-resnet1202")
+    assert plan.recompute
+    plan = dataclasses.replace(plan, model=catalog.spec(f"cifar-resnet{depth}"))
     fields = {
         "data.source": "digits",
         "data.size": 16,
@@ -233,7 +238,7 @@ def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path):
         "data.normalize": "channel",
     }
     result = training.run(replace_fields(plan, fields), tmp_path / "run", device="cpu", quiet=True)
-    assert result["net"] == "cifar-resnet1202"
+    assert result["net"] == f"cifar-resnet{depth}"
     assert result["train"]["loss"] > 0
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -76,7 +77,7 @@ def spoilt(root: Path) -> Recipe:
 
 def torchrun(count: int, *words: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
-    return subprocess.run(
+    return forked.run(
         [sys.executable, *launcher, *words],
         capture_output=True,
         text=True,

@@ -3,12 +3,12 @@
 import json
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import chaos
+import forked
 import pytest
 import torch
 from same import difference
@@ -125,7 +125,7 @@ def test_a_thread_that_fails_to_read_ends_all_with_one_line_each(tmp_path):
 def test_what_torchrun_starts_needs_a_folder_and_errors_are_said_once(tmp_path):
     run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     words = ("-m", "resnets", "train", "digits", "--data", "nowhere", "--out", str(tmp_path))
-    done = subprocess.run(
+    done = forked.run(
         [*run, *words, "--device", "cpu"],
         capture_output=True, text=True, env=ENVIRONMENT, timeout=300,
     )  # fmt: skip

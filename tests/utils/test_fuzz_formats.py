@@ -43,10 +43,10 @@ def counted(rows: list[dict]) -> int:
 
 
 def test_some_hundred_damaged_files_and_those_that_were_kept(tmp_path: Path) -> None:
-    rows = fuzz(tmp_path, "--count", "300")
-    assert counted(rows) >= 300
-    assert sum(row.get("read", 0) for row in rows) > 30
-    assert sum(row.get("refused", 0) for row in rows) > 100
+    rows = fuzz(tmp_path, "--count", "150")
+    assert counted(rows) >= 150
+    assert sum(row.get("read", 0) for row in rows) > 15
+    assert sum(row.get("refused", 0) for row in rows) > 50
 
 
 @pytest.mark.slow

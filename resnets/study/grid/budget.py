@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import re
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from resnets.data.loading.loader import TrainStream
 from resnets.data.transforms.preprocess import fit_preprocess
 from resnets.models import build
 from resnets.study.grid.cells import Grid, cell_recipe
-from resnets.study.grid.worker import become_worker
+from resnets.study.grid.worker import become_worker, worker_context
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
@@ -106,7 +105,7 @@ def _enough(fewest: int, unit: str, epoch: int, grid: Grid, found: Survey, jobs:
 
 def survey_apart(grid: Grid, device: str, threads: int, *, timed: bool) -> Survey:
     """`survey` in a process of its own, so that its data, nets and device memory go with it."""
-    context = multiprocessing.get_context("spawn")
+    context = worker_context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_survey_into, args=(sender, grid, device, threads, timed), daemon=True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import multiprocessing
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from resnets.study.grid.cells import (
     write_grid,
 )
 from resnets.study.grid.progress import StudyProgress
-from resnets.study.grid.worker import work
+from resnets.study.grid.worker import work, worker_context
 from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
@@ -198,7 +197,7 @@ class _Crew:
     def _start(self, folder: Path, place: Slot, progress: StudyProgress) -> None:
         cell = self.cells[folder]
         recipe = cell_recipe(self.grid, cell.net, cell.seed)
-        process = multiprocessing.get_context("spawn").Process(
+        process = worker_context().Process(
             target=work, args=(recipe, folder, place.device, place.threads), name=folder.name
         )
         process.start()

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
@@ -19,6 +20,13 @@ from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.interrupt import Interrupted
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import CheckpointManager
+
+
+def worker_context() -> ForkServerContext:
+    """Starts worker processes, forked from one that has imported what they need (seconds each)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
