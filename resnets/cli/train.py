@@ -15,10 +15,6 @@ from rich.table import Table
 from resnets.config import ConfigError
 from resnets.utils.terminal import Console, say
 
-# Whether torchrun starts this process again, after one died; and whether it is the one that prints.
-RESTARTED = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-IS_MAIN = os.environ.get("RANK", "0") == "0"
-
 
 def command(
     recipe: tyro.conf.Positional[str | None] = None,
@@ -97,7 +93,10 @@ def command(
         options += ["--fit-memory"] if fit_memory else []
         options += ["--hang-after", f"{hang_after:g}"]
         return launch(chosen, resume or out, options, device, devices, max_restarts)
-    if chosen is not None and IS_MAIN:  # before seconds of imports
+    # Whether torchrun starts this process again, after one died; whether it is the one that prints.
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    is_main = os.environ.get("RANK", "0") == "0"
+    if chosen is not None and is_main:  # before seconds of imports
         what = f"{chosen.net_name}, {chosen.name}, {chosen.duration}"
         logging.getLogger("resnets").info("training %s", what)
     from resnets.api.train import train
@@ -110,16 +109,16 @@ def command(
             epochs=epochs,
             iterations=iterations,
             out=resume or out,
-            resume=resume is not None or go_on or RESTARTED,
+            resume=resume is not None or go_on or restarted,
             device=device,
             fit_memory=fit_memory,
             hang_after=hang_after,
         )
     except Interrupted as stop:
-        if IS_MAIN:
+        if is_main:
             say(stop)
         return stop.code
-    if IS_MAIN:
+    if is_main:
         _show_result(run.result, run.folder)
     return 0
 

@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 SERVER = "FORK_SERVER"  # environment variable: the server's socket, for processes that it forked
 PRELOAD = (
-    *("resnets.cli.train", "resnets.training", "torch.distributed.run"),
+    *("resnets.cli.train", "resnets.training", "torch.distributed.launcher.api"),
     *("matplotlib.figure", "torch.utils.tensorboard", "torchvision.transforms.v2.functional"),
 )
 
@@ -212,9 +212,9 @@ def _run(request: dict[str, Any], streams: list[int], pipe: tuple[int, int]) -> 
         os.dup2(stream, number)
     for number in (*streams, *pipe):
         os.close(number)
-    environment = request["environment"]
+    environment = request["environment"] | {SERVER: os.environ[SERVER]}
     os.environ.clear()
-    os.environ.update(environment | {SERVER: os.environ.get(SERVER, "")})
+    os.environ.update(environment)
     os.chdir(request["cwd"])
     unbuffered = bool(environment.get("PYTHONUNBUFFERED"))
     out = open(1, "w", closefd=False, buffering=1 if unbuffered else -1)  # noqa: SIM115
@@ -222,7 +222,7 @@ def _run(request: dict[str, Any], streams: list[int], pipe: tuple[int, int]) -> 
     sys.stdout = sys.__stdout__ = out
     sys.stderr = sys.__stderr__ = err
     paths = environment.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:0] = [path for path in paths if path and path not in sys.path]
+    sys.path[1:1] = [path for path in paths if path and path not in sys.path]
     sys.modules.pop("sitecustomize", None)
     with suppress(ImportError):
         importlib.import_module("sitecustomize")
