@@ -41,7 +41,7 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         data = with_current_names(data, "recipe")
     _refuse_unknown(kind, data, where, "")
     try:
-        return _adapter(kind).validate_python(data)
+        return _adapter(kind).validate_python(data)  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"]) or "value"

@@ -110,7 +110,7 @@ def test_asked_to_stop_saves_and_resumes(uninterrupted, tmp_path, number, code):
     process.send_signal(number)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, out + err
-    assert f"go on with: resnets train --resume {folder}" in out
+    assert f"resnets train --resume {folder}" in out
     stopped_at = read_checkpoint(folder / "checkpoints" / LAST).meta["step"]
     assert 10 <= stopped_at < STEPS
     code, out, err = finish("train", "--resume", str(folder), "--device", "cpu")
