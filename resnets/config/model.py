@@ -139,3 +139,49 @@ class ModelSpec:
         for name in ("dropout", "drop_path", "norm_eps"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name}: {getattr(self, name)}, must be from 0 to below 1")
+
+    def check(self) -> None:
+        """Raise ConfigError if fields contradict each other; building a model calls it."""
+        if self.is_vgg:
+            _check_vgg(self)
+        else:
+            _check_residual(self)
+
+
+def _check_vgg(spec: ModelSpec) -> None:
+    for field in ("drop_path", "blur_pool", "dilate"):
+        if getattr(spec, field):
+            raise ConfigError(f"model.{field}: only models with blocks have it, not {spec.name}")
+    smallest = 2 ** len(spec.depths)
+    if spec.input_size < smallest:
+        raise ConfigError(
+            f"model.input_size: {spec.input_size} px is less than the {smallest} px that the "
+            f"{len(spec.depths)} pools of {spec.name} need; use larger images (data.size)"
+        )
+
+
+def _check_residual(spec: ModelSpec) -> None:
+    channels = (spec.stem_width, *(width * spec.expansion for width in spec.widths))
+    if spec.shortcut == "A" and list(channels) != sorted(channels):
+        raise ConfigError(
+            f"model.shortcut: option A pads with zeros and cannot narrow; stem_width and widths "
+            f"give {channels}; use B"
+        )
+    if not spec.is_bottleneck and (spec.groups, spec.width_per_group) != (1, 64):
+        raise ConfigError(
+            f"model.groups, model.width_per_group: only bottlenecks have them, not {spec.block!r}"
+        )
+    if spec.groups < 1 or min(spec.widths) * spec.width_per_group < 64:
+        raise ConfigError(
+            f"model.groups {spec.groups} with width_per_group {spec.width_per_group}: too narrow"
+        )
+    if not 0 <= spec.drop_path < 1 or (spec.drop_path and not spec.residual):
+        raise ConfigError(
+            f"model.drop_path: {spec.drop_path} must be in [0, 1), and {spec.name} residual"
+        )
+    if not 0 <= spec.dilate < len(spec.depths):
+        raise ConfigError(
+            f"model.dilate: {spec.dilate} of {len(spec.depths)} stages; the first one has no stride"
+        )
+    if spec.blur_pool and spec.stem_pool == "ceil":
+        raise ConfigError("model.blur_pool: needs model.stem_pool 'padded', not 'ceil'")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from resnets.config import ConfigError
 from resnets.diagrams.svg import MUTED, Svg
 from resnets.diagrams.trace import conv_text
 from resnets.models.layers import DropPath
@@ -74,12 +75,18 @@ class _LayerTracer(fx.Tracer):
 
 
 def read_flow(block: nn.Module, title: str) -> Flow:
-    """The data flow of a residual `block`, traced from its own `forward`."""
-    graph = _LayerTracer().trace(block)
+    """The data flow of a residual `block`, traced from its own `forward`.
+
+    Raises ConfigError if `forward` cannot be traced, or adds no shortcut.
+    """
     modules = dict(block.named_modules())
-    addition = next(node for node in graph.nodes if _is_addition(node))
-    left, right = (_upstream(node) for node in addition.all_input_nodes)
-    fork = next(node for node in left if node in right)
+    try:
+        graph = _LayerTracer().trace(block)
+        addition = next(node for node in graph.nodes if _is_addition(node))
+        left, right = (_upstream(node) for node in addition.all_input_nodes)
+        fork = next(node for node in left if node in right)
+    except (fx.proxy.TraceError, StopIteration) as error:
+        raise ConfigError(f"{title}: its data flow cannot be drawn ({error or 'no sum'})") from None
     paths = sorted((left[: left.index(fork)], right[: right.index(fork)]), key=len)
     shortcut, branch = ([_op(node, modules) for node in reversed(path)] for path in paths)
     shared = [_op(node, modules) for node in reversed(_upstream(fork)) if node.op != "placeholder"]

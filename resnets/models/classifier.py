@@ -40,6 +40,7 @@ class ImageClassifier(nn.Module, ABC):
 
     def __init__(self, spec: ModelSpec, **custom: Callable[..., nn.Module] | None) -> None:
         super().__init__()
+        spec.check()
         self.spec = spec
         self.custom: dict[str, Any] = {name: part for name, part in custom.items() if part}
         self.recompute = False

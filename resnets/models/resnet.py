@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.config import ConfigError, ModelSpec
+from resnets.config import ModelSpec
 from resnets.models import layers
 from resnets.models.block import BlockConfig, MakeBlock, check_blocks, require
 from resnets.models.classifier import ImageClassifier, init_weights
@@ -280,7 +280,6 @@ class ResNet(ImageClassifier):
         self, spec: ModelSpec, *, block: MakeBlock | None = None, norm: MakeNorm | None = None
     ) -> None:
         super().__init__(spec, block=block, norm=norm)
-        _check_spec(spec)
         self.stem = Stem(spec, norm)
         self.stage_names = ("stem", *(f"stage{index + 1}" for index in range(len(spec.depths))))
         make_block = block or BLOCKS[spec.block]
@@ -346,31 +345,3 @@ def _block_configs(spec: ModelSpec, norm: MakeNorm | None) -> list[list[BlockCon
             stages[-1].append(config)
             channels, number = config.out_channels, number + 1
     return stages
-
-
-def _check_spec(spec: ModelSpec) -> None:
-    """Raise ConfigError if the fields of `spec` contradict each other."""
-    channels = (spec.stem_width, *(width * spec.expansion for width in spec.widths))
-    if spec.shortcut == "A" and list(channels) != sorted(channels):
-        raise ConfigError(
-            f"model.shortcut: option A pads with zeros and cannot narrow; stem_width and widths "
-            f"give {channels}; use B"
-        )
-    if not spec.is_bottleneck and (spec.groups, spec.width_per_group) != (1, 64):
-        raise ConfigError(
-            f"model.groups, model.width_per_group: only bottlenecks have them, not {spec.block!r}"
-        )
-    if spec.groups < 1 or min(spec.widths) * spec.width_per_group < 64:
-        raise ConfigError(
-            f"model.groups {spec.groups} with width_per_group {spec.width_per_group}: too narrow"
-        )
-    if not 0 <= spec.drop_path < 1 or (spec.drop_path and not spec.residual):
-        raise ConfigError(
-            f"model.drop_path: {spec.drop_path} must be in [0, 1), and {spec.name} residual"
-        )
-    if not 0 <= spec.dilate < len(spec.depths):
-        raise ConfigError(
-            f"model.dilate: {spec.dilate} of {len(spec.depths)} stages; the first one has no stride"
-        )
-    if spec.blur_pool and spec.stem_pool == "ceil":
-        raise ConfigError("model.blur_pool: needs model.stem_pool 'padded', not 'ceil'")

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnets.config import ConfigError, ModelSpec
+from resnets.config import ModelSpec
 from resnets.models.classifier import ImageClassifier, init_weights
 from resnets.models.norm import MakeNorm, make_norm
 
@@ -46,7 +46,6 @@ class VGG(ImageClassifier):
 
     def __init__(self, spec: ModelSpec, *, norm: MakeNorm | None = None) -> None:
         super().__init__(spec, norm=norm)
-        _check_spec(spec)
         channels = spec.in_channels
         self.stage_names = tuple(f"stage{index + 1}" for index in range(len(spec.depths)))
         for name, depth, width in zip(self.stage_names, spec.depths, spec.widths, strict=True):
@@ -69,16 +68,3 @@ class VGG(ImageClassifier):
         x = self.dropout(F.relu(self.fc1(x), inplace=True))
         x = self.dropout(F.relu(self.fc2(x), inplace=True))
         return self.head(x)
-
-
-def _check_spec(spec: ModelSpec) -> None:
-    """Raise ConfigError if `spec` has fields of blocks, or if its images are too small."""
-    for field in ("drop_path", "blur_pool", "dilate"):
-        if getattr(spec, field):
-            raise ConfigError(f"model.{field}: only models with blocks have it, not {spec.name}")
-    smallest = 2 ** len(spec.depths)
-    if spec.input_size < smallest:
-        raise ConfigError(
-            f"model.input_size: {spec.input_size} px is less than the {smallest} px that the "
-            f"{len(spec.depths)} pools of {spec.name} need; use larger images (data.size)"
-        )

@@ -183,6 +183,19 @@ def test_flow_of_blocks_with_projections() -> None:
     assert not preact.after
 
 
+class DataDependent(nn.Module):
+    """A block whose forward asks for values, which a tracer cannot follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize("block", [DataDependent(), nn.Sequential(nn.Conv2d(3, 3, 1))])
+def test_blocks_that_cannot_be_drawn_are_an_error_of_one_line(block: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="mine"):
+        read_flow(block, "mine")
+
+
 def test_unknown_block() -> None:
     with pytest.raises(ConfigError, match="did you mean bottleneck"):
         block_diagram(["bottlenek"])
