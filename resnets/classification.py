@@ -16,9 +16,8 @@ from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data import FileSplit, Split, Splits, open_data, prepare
 from resnets.data.loading.loader import TrainStream, eval_batches
 from resnets.data.splits.report import SetReport
-from resnets.data.transforms.mirror_check import mirror_warning
-from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess
-from resnets.data.transforms.progressive_resize import at_size
+from resnets.data.transforms.augment import mirror_warning
+from resnets.data.transforms.preprocess import Preprocessor, at_size, fit_preprocess
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.models import ImageClassifier, build
 from resnets.train.loop import Evaluate

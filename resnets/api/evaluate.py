@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from resnets.api.weights import Weights, path_or_model
 from resnets.config import ConfigError, dump_json
 from resnets.data import Split
-from resnets.data.dataset.parts import Source
+from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import announce
 from resnets.data.sources.objects import source_of
 from resnets.evaluate.ensemble import Ensemble, Scored

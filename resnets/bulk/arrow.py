@@ -13,7 +13,7 @@ import numpy as np
 from resnets.bulk.data_set import DatasetIndex, Item, require_exists
 from resnets.data.sources.arrow_files import find_tabular, is_saved
 from resnets.data.sources.huggingface import ArrowFiles, called, library, part_name, reading
-from resnets.data.tables.label_columns import find_picture
+from resnets.data.tables.arrow_columns import find_picture
 
 
 class ArrowImages:

@@ -14,7 +14,7 @@ from pathlib import Path
 from resnets.bulk.data_set import INDEX_FILE, DatasetIndex, ImageSet, Item, require_exists
 from resnets.bulk.names import Names, memory_map
 from resnets.data.errors import DataError
-from resnets.data.files.open import read_file
+from resnets.data.files.folder import read_file
 from resnets.data.sources.webdataset import read_span
 from resnets.utils.reading import read_object, reading
 

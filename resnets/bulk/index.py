@@ -24,8 +24,8 @@ from resnets.config import dump_json
 from resnets.data.dataset.pack import PackFiles, is_pack, open_pack
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, unzip_to_tar
-from resnets.data.files.open import TarFiles, list_tar, unpack
 from resnets.data.files.shards import missing_shards
+from resnets.data.files.tar import TarFiles, list_tar, unpack
 from resnets.data.files.walk import LeftOut, is_hidden, walk_unlabeled
 from resnets.data.sources.archive import inside
 from resnets.data.sources.arrow_files import find_tabular

@@ -18,7 +18,7 @@ from typing import Any
 
 from resnets.bulk.data_set import DatasetIndex, Item, require_exists
 from resnets.data.errors import DataError
-from resnets.data.files.open import read_file
+from resnets.data.files.folder import read_file
 from resnets.data.sources.arrow_files import find_tabular
 from resnets.data.sources.huggingface import (
     HUB,
@@ -30,7 +30,7 @@ from resnets.data.sources.huggingface import (
     reason,
 )
 from resnets.data.sources.parquet import FOOTERS_AT_ONCE, builder_of, features_of
-from resnets.data.tables.label_columns import find_picture
+from resnets.data.tables.arrow_columns import find_picture
 
 ROWS = 32  # per batch read from a file
 BUFFER = 1 << 20  # bytes read from a column at once

@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_whole
-from resnets.data.files.open import FolderFiles, read_file
+from resnets.data.files.folder import FolderFiles, read_file
 from resnets.detect.data.class_maps import MapPixels
 from resnets.detect.data.types import Detections, Pixels
 from resnets.detect.draw import draw, draw_classes, marks

@@ -18,13 +18,13 @@ from torch import Tensor
 from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.dataset.content_hash import file_keys
-from resnets.data.dataset.parts import Source
 from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.dataset.source import Source
 from resnets.data.dataset.split import with_summary
 from resnets.data.decode.pixel_values import FULL
-from resnets.data.sources.all_images import open_all, open_unlabeled
+from resnets.data.splits.all_images import open_all, open_unlabeled
 from resnets.data.splits.fingerprint import Fingerprint
-from resnets.data.tables.synsets import WNIDS
+from resnets.data.tables.ground_truth import WNIDS
 from resnets.evaluate.truth import Truth, own_truth, read_truth
 from resnets.evaluate.views.crops import picture_name
 from resnets.weights.hub import imagenet_classes

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from resnets.data import DataError
-from resnets.data.tables.by_position import first_pair, order_by_name
-from resnets.data.tables.labels import ambiguous_number
+from resnets.data.tables.labels import ambiguous_number, first_pair, order_by_name
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 from resnets.utils.reading import reading
 

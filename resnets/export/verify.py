@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.data import Split
-from resnets.data.sources.scikit_learn import load_digits, load_photographs
+from resnets.data.sources.builtin import load_digits, load_photographs
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.truth import Truth
 from resnets.models import ImageClassifier

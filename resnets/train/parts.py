@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from resnets.config import ConfigError, Recipe
-from resnets.data.dataset.parts import Source
+from resnets.data.dataset.source import Source
 from resnets.utils.python_objects import PREFIX, qualified_name
 from resnets.weights.custom_model import MODEL_KEYS, MakeModel
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
-from resnets.data.sources.download import why_away
+from resnets.data.sources.builtin import why_away
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.utils import environment

@@ -11,7 +11,7 @@ import pytest
 from resnets.cli.main import main
 from resnets.config import ConfigError, from_toml, to_toml
 from resnets.config.recipe import Recipe
-from resnets.data.transforms.progressive_resize import size_at
+from resnets.data.transforms.preprocess import size_at
 from resnets.recipes import RECIPES, recipe
 from resnets.train.log import read_rows
 from resnets.train.optim.schedule import Schedule

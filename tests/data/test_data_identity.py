@@ -21,7 +21,8 @@ from resnets.data.dataset.content_hash import affordable, file_keys, key_of
 from resnets.data.dataset.identity import below_classes, hash_names, hold_out
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.files.archives import list_zip
-from resnets.data.files.open import FolderFiles, list_tar
+from resnets.data.files.folder import FolderFiles
+from resnets.data.files.tar import list_tar
 from resnets.data.loading.pack_write import pack
 from resnets.data.sources.open import find_source
 from resnets.evaluate.match import open_split

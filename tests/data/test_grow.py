@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import TrainStream, eval_batches, fit_preprocess, open_data
-from resnets.data.transforms.progressive_resize import size_at
+from resnets.data.transforms.preprocess import size_at
 
 CPU = torch.device("cpu")
 PAD = AugmentSpec(crop="pad", pad=2, flip=True)

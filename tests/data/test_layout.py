@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnets.config import DataSpec
 from resnets.data import DataError
-from resnets.data.check.source import open_contents
+from resnets.data.check.contents import open_contents
 from resnets.data.dataset.summary import summarize_source
 from resnets.data.layout.folder_layout import MASKS, NO_LABELS, STRAY
 from resnets.data.sources.open import find_source

@@ -6,7 +6,7 @@ import pytest
 
 from resnets.classification import ClassificationTask
 from resnets.config import replace_fields
-from resnets.data.transforms.mirror_check import mirror_warning
+from resnets.data.transforms.augment import mirror_warning
 from resnets.recipes import recipe
 
 

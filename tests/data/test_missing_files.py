@@ -14,8 +14,8 @@ from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import open_data
 from resnets.data.files.shards import missing_shards
-from resnets.data.sources.all_images import open_all
 from resnets.data.sources.open import find_source
+from resnets.data.splits.all_images import open_all
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")
 

@@ -22,8 +22,15 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import DataError, TrainStream, fit_preprocess, open_data
 from resnets.data.dataset import pack as packing
 from resnets.data.dataset.quarantine import Quarantine
-from resnets.data.decode.decode import Crop, center_box, decode_whole, grid_box, scaled_size
-from resnets.data.decode.netpbm import encode, pixels_of
+from resnets.data.decode.decode import (
+    Crop,
+    center_box,
+    decode_whole,
+    encode,
+    grid_box,
+    pixels_of,
+    scaled_size,
+)
 from resnets.data.loading.pack_write import Packed, pack
 from resnets.data.sources.open import find_source
 from resnets.data.transforms.augment import train_views

@@ -14,7 +14,7 @@ from digit_sets import digit_files
 from resnets.bulk.index import index_dataset
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.dataset.parts import Source
+from resnets.data.dataset.source import Source
 from resnets.data.sources.huggingface import ArrowFiles
 from resnets.data.sources.open import find_source
 

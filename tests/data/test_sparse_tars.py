@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from resnets.data.errors import DataError
-from resnets.data.files.open import list_tar
+from resnets.data.files.tar import list_tar
 
 HOLE = 1 << 20
 

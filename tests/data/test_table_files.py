@@ -9,7 +9,7 @@ from digit_sets import digit_files
 
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.sources.csv_table import open_table
+from resnets.data.sources.label_table import open_table
 from resnets.data.sources.open import find_source
 from resnets.data.tables.columns import plain
 from resnets.data.tables.reader import open_table_bytes, open_table_file

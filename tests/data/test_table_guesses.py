@@ -10,7 +10,7 @@ from digit_sets import digit_files
 
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.dataset.parts import Source
+from resnets.data.dataset.source import Source
 from resnets.data.sources.open import find_source
 from resnets.data.tables.labels import number_labels
 

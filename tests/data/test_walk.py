@@ -16,7 +16,8 @@ from resnets.config import DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.files import walk as walking
 from resnets.data.files.archives import list_archive, list_zip
-from resnets.data.files.open import list_folder, list_tar
+from resnets.data.files.folder import list_folder
+from resnets.data.files.tar import list_tar
 from resnets.data.files.walk import (
     BROKEN_LINK,
     HIDDEN,

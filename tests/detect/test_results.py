@@ -10,9 +10,9 @@ from detect_sets import bare_split, bare_target, detections, save, write_coco, w
 from PIL import Image
 
 from resnets.config import DataSpec, Recipe
-from resnets.data.decode import memory_budget
+from resnets.data.decode import open_image
 from resnets.data.decode.decode import decode_fitted, decode_whole
-from resnets.data.decode.memory_budget import PixelBudget
+from resnets.data.decode.open_image import PixelBudget
 from resnets.data.errors import DataError
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.coco import coco_figures
@@ -194,7 +194,7 @@ def test_large_images_wait_for_each_other():
         each.join(10)
     assert not any(each.is_alive() for each in threads)
     assert max(most) <= 250
-    assert memory_budget.BUDGET.limit == memory_budget.DECODED_PIXELS
+    assert open_image.BUDGET.limit == open_image.DECODED_PIXELS
 
 
 def test_class_maps_of_large_images_are_made_in_bands(monkeypatch):

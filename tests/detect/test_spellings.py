@@ -10,7 +10,7 @@ from colored_sets import CATEGORIES, HEIGHT, WIDTH, document, draw, opened, put,
 
 from resnets.config import DataSpec, DetectSpec, Preprocess
 from resnets.data.errors import DataError
-from resnets.data.layout.split_names import role_within, split_role
+from resnets.data.layout.folder_names import role_within, split_role
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.check.run import check_annotations
 from resnets.detect.data.masks import bounds_of, encode_masks

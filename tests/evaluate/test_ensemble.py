@@ -16,7 +16,7 @@ from small_nets import CLASSES, PREACT, RESIDUAL, SIZES, paint_pictures, small_n
 from torch import Tensor, nn
 
 from resnets.data import DataError, FileSplit, TensorSplit
-from resnets.data.files.open import FolderFiles
+from resnets.data.files.folder import FolderFiles
 from resnets.evaluate.batch_size import CPU_PIXELS, Budget
 from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.measure import measure

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from resnets.config import ModelSpec, Preprocess
 from resnets.data import FileSplit, Preprocessor
-from resnets.data.files.open import FolderFiles
+from resnets.data.files.folder import FolderFiles
 from resnets.models import ImageClassifier, build
 
 CLASSES = ("ant", "bee", "cat", "dog")

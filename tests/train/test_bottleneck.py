@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnets import training
 from resnets.config import AugmentSpec, DataSpec, replace_fields
 from resnets.data import FileSplit, TrainStream, fit_preprocess, open_data
-from resnets.data.decode.netpbm import encode
+from resnets.data.decode.decode import encode
 from resnets.data.timings import Decoding, Stopwatch
 from resnets.recipes import recipe
 from resnets.report.run_report import draw_stages

@@ -27,7 +27,7 @@ from resnets.data import (
 )
 from resnets.data.dataset.quarantine import QUARANTINE
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.files.open import read_file
+from resnets.data.files.folder import read_file
 from resnets.models import catalog
 from resnets.train.log import read_rows
 

@@ -80,7 +80,7 @@ class Counted:
         self.loaded: list[int] = []
 
     def load(self, block: int) -> list[bytes]:
-        from resnets.data.decode.netpbm import encode
+        from resnets.data.decode.decode import encode
 
         self.loaded.append(block)
         return [encode(np.full((16, 16, 3), block, np.uint8)) for _ in range(8)]

@@ -12,7 +12,8 @@ import pytest
 
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.files.unpickle import PickleError, unpickle
+from resnets.data.files.pickle_machine import PickleError
+from resnets.data.files.unpickle import unpickle
 from resnets.data.files.unpickle_numpy import ARRAYS
 
 

@@ -79,10 +79,10 @@ class Check:
     def run(self) -> int:
         """Check and write the report; returns the exit code."""
         from resnets.cli.data.check_boxes import check_annotated, repair, show_annotated
+        from resnets.data.check.contents import open_contents
         from resnets.data.check.held_out import with_shares
         from resnets.data.check.report import write_check
         from resnets.data.check.run import check_data
-        from resnets.data.check.source import open_contents
         from resnets.data.check.verdict import exit_code
         from resnets.data.dataset.summary import announce
         from resnets.detect.check.images import annotated_contents

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnets.data.check.source import Contents
-from resnets.data.dataset.parts import VAL_NAMES
+from resnets.data.check.contents import Contents
+from resnets.data.dataset.source import VAL_NAMES
 from resnets.data.splits.check_findings import IMBALANCE, UNMEASURED, Finding
 
 MANY, SMALLEST, LARGEST = 20, 10, 3  # classes that are shown

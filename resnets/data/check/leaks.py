@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
+from resnets.data.check.contents import Contents
 from resnets.data.check.duplicates import Pair
-from resnets.data.check.source import Contents
 from resnets.data.splits.check_findings import (
     DUPLICATE,
     LEAK,
     LEAKS,
     NEAR_DUPLICATE,
     NEAR_LEAK,
+    SAME_SOURCE,
     Finding,
     Kind,
 )
+from resnets.data.splits.image_versions import sources_by_name
 
 ELSEWHERE = "filed under"  # in the detail of copies with another label
 
@@ -92,3 +94,16 @@ def _finding(contents: Contents, row: int, twin: _Twin) -> Finding:
 
 def _part(contents: Contents, row: int) -> str:
     return contents.part_and_label(row)[0]
+
+
+def copies_by_name(contents: Contents) -> Iterator[Finding]:
+    """Images of which a part that is kept apart has another version of the same source."""
+    first: dict[Hashable, tuple[str, str]] = {}
+    paths = [contents.path(number) for number in range(len(contents))]
+    labels = [contents.part_and_label(number)[1] for number in range(len(contents))]
+    for number, source in sorted(sources_by_name(paths, labels).items()):
+        path, (part, label) = paths[number], contents.part_and_label(number)
+        twin, twin_part = first.setdefault(source, (path, part))
+        if twin_part != part:
+            detail = f"of the same source as {twin} in {twin_part}"
+            yield Finding(SAME_SOURCE, path, detail, part, label, twin, twin_part)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from resnets.config import DataSpec, atomic_write
 from resnets.data.check.classes import class_table, role_of, shown_classes, suffix_counts
+from resnets.data.check.contents import Contents
 from resnets.data.check.run import CheckReport
-from resnets.data.check.source import Contents
 from resnets.data.check.verdict import exit_code, train_command, usable, verdict
 from resnets.data.dataset.quarantine import QUARANTINE, Quarantine, write_quarantine
 from resnets.data.decode.decode import decode_whole

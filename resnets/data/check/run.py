@@ -14,6 +14,7 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.check.classes import class_findings
+from resnets.data.check.contents import Contents, open_contents
 from resnets.data.check.duplicates import (
     ALIKE,
     Pair,
@@ -25,9 +26,7 @@ from resnets.data.check.duplicates import (
 )
 from resnets.data.check.held_out import with_shares
 from resnets.data.check.image import Look, comparable, look, reason, thumbnail
-from resnets.data.check.leaks import ELSEWHERE, copies_found
-from resnets.data.check.source import Contents, open_contents
-from resnets.data.check.source_names import copies_by_name
+from resnets.data.check.leaks import ELSEWHERE, copies_by_name, copies_found
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.errors import DataError
 from resnets.data.splits.check_findings import (

@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.progress import track
 
 from resnets.data.dataset.in_memory import cores
-from resnets.data.dataset.parts import ArrayPart, FilePart, Part
+from resnets.data.dataset.source import ArrayPart, FilePart, Part
 from resnets.data.errors import DataError
-from resnets.data.files.open import Files, FolderFiles, TarFiles, open_regular
+from resnets.data.files.folder import Files, FolderFiles, open_regular
+from resnets.data.files.tar import TarFiles
 
 Keys: TypeAlias = NDArray[np.uint64]
 

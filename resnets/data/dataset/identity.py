@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from resnets.data import order
 from resnets.data.dataset.content_hash import Keys, pixel_keys
-from resnets.data.dataset.parts import FilePart, Part, Rows
-from resnets.data.files.open import Files
+from resnets.data.dataset.source import FilePart, Part, Rows
+from resnets.data.files.folder import Files
 
 FULL = 2.0**64
 

@@ -17,7 +17,7 @@ from resnets.data.dataset.split import FileSplit, Split, TensorSplit
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import Crop, center_box, decode, decode_whole, picture_header
 from resnets.data.errors import DataError
-from resnets.data.files.open import Files
+from resnets.data.files.folder import Files
 from resnets.utils.cpu_count import cores
 from resnets.utils.terminal import Console, escape
 

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.dataset.parts import FilePart, Source
+from resnets.data.dataset.source import FilePart, Source
 from resnets.data.errors import DataError
 from resnets.utils.reading import reading
 

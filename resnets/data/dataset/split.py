@@ -13,7 +13,7 @@ from torch import Tensor
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import Crop, decode, render_pixels
 from resnets.data.decode.pixel_values import Levels
-from resnets.data.files.open import Files
+from resnets.data.files.folder import Files
 
 if TYPE_CHECKING:
     from resnets.data.dataset.summary import DataSummary

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data import order
-from resnets.data.dataset.parts import Rows
+from resnets.data.dataset.source import Rows
 from resnets.data.dataset.split import FileSplit
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import picture_header

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.dataset.parts import Part, Rows, Source
+from resnets.data.dataset.source import Part, Rows, Source
 from resnets.data.files.walk import LeftOut
 from resnets.utils.terminal import printable, say
 

@@ -7,6 +7,7 @@ that to read a JPEG at reduced resolution. Pictures are turned upright by their 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,7 @@ from PIL import Image
 
 from resnets.data.decode import jpeg
 from resnets.data.decode.exif import Box, turn_of
-from resnets.data.decode.memory_budget import BUDGET
-from resnets.data.decode.netpbm import pixels_of
-from resnets.data.decode.open_image import MAX_PIXELS, max_scans, open_image
+from resnets.data.decode.open_image import BUDGET, MAX_PIXELS, max_scans, open_image
 from resnets.data.decode.pixel_values import Levels, as_bytes
 from resnets.data.errors import DataError
 from resnets.ops.resize import kernel, resize_box
@@ -271,3 +270,24 @@ def _upright(image: Image.Image, levels: Levels | None, *, takes_range: bool = T
     image.load()
     image = as_bytes(image, levels, takes_range=takes_range)
     return image if turn is None else image.transpose(turn)
+
+
+HEADER = re.compile(rb"P([56])\n(\d{1,9}) (\d{1,9})\n255\n")
+
+
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """A picture (H, W, 1) or (H, W, 3) as a file that any reader of PGM and PPM opens."""
+    height, width, planes = pixels.shape
+    header = f"P{5 if planes == 1 else 6}\n{width} {height}\n255\n"
+    return header.encode() + pixels.tobytes()
+
+
+def pixels_of(data: bytes | memoryview) -> NDArray[np.uint8] | None:
+    """The pixels (H, W, C) where they lie, uncopied; None for files other than `encode` makes."""
+    found = HEADER.match(data)
+    if found is None:
+        return None
+    width, height, planes = int(found[2]), int(found[3]), 1 if found[1] == b"5" else 3
+    if min(width, height) < 1 or len(data) - found.end() != width * height * planes:
+        return None
+    return np.frombuffer(data, np.uint8, offset=found.end()).reshape(height, width, planes)

@@ -15,7 +15,8 @@ import logging
 import re
 import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -239,3 +240,33 @@ def _what_it_is(start: bytes) -> str:
         return "a TIFF that is damaged, or not of 1, 3 or 4 bands of 1, 8 or 16 bits"
     starts = (JPEG_START, PNG_START, b"GIF8", b"BM", b"RIFF")
     return "its header is damaged" if start.startswith(starts) else "no image format known here"
+
+
+# Pillow takes four bytes a pixel, and as many again for a copy: half a gigabyte at most.
+DECODED_PIXELS = 1 << 26
+
+
+class PixelBudget:
+    """Threads that decode large images wait for each other; one image alone may be of any size."""
+
+    def __init__(self, limit: int = DECODED_PIXELS) -> None:
+        self.limit = limit
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def room(self, pixels: int) -> Iterator[None]:
+        """Hold room for `pixels`, once there is enough, or nobody else holds any."""
+        with self._changed:
+            while self._used and self._used + pixels > self.limit:
+                self._changed.wait()
+            self._used += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= pixels
+                self._changed.notify_all()
+
+
+BUDGET = PixelBudget()

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
-from resnets.data.files.open import Files, Listing, follow_links, list_tar, sort_members
+from resnets.data.files.folder import Files, Listing
+from resnets.data.files.tar import follow_links, list_tar, sort_members
 from resnets.data.files.walk import HEAD_BYTES, LeftOut
 from resnets.utils.reading import reading
 

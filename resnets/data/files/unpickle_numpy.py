@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.files.unpickle import Known, PickleError, Unbuilt
+from resnets.data.files.pickle_machine import Known, PickleError, Unbuilt
 
 NUMBERS = re.compile(r"[<>=|]?[biuf][1248]")  # dtypes of plain numbers
 ORDERS = ("<", ">", "=", "|")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from resnets.data.errors import DataError
 
+NUMBERED = re.compile(r"(.*?[^\W\d_].*?)[\s._-]*[(\[]?\d+[)\]]?")
 BLANKS = re.compile(r"[\s_-]+")
 
 
@@ -23,6 +25,26 @@ def class_key(name: str) -> str:
     True
     """
     return BLANKS.sub(" ", clean_name(name).casefold()).strip()
+
+
+def label_in_name(path: str) -> str | None:
+    """The label before the number of a file's name: "cat" of "train/cat.12.jpg"; None without one.
+
+    >>> [label_in_name(name) for name in ("cat.0.jpg", "great_dane_12.png", "img (3).jpg", "7.jpg")]
+    ['cat', 'great_dane', 'img', None]
+    """
+    base = path.rpartition("/")[2]
+    stem = base.rpartition(".")[0] or base
+    found = NUMBERED.fullmatch(stem)
+    return clean_name(found[1]) if found else None
+
+
+def labels_in_names(paths: Sequence[str]) -> list[str]:
+    """Names that look like labels in most file names, two at least; else none."""
+    found = Counter(filter(None, map(label_in_name, paths)))
+    if len(found) < 2 or found.total() < 0.8 * len(paths) or 2 * len(found) > len(paths):
+        return []
+    return sorted(found)
 
 
 def check_distinct(folders: Iterable[tuple[str, str]], where: str) -> None:

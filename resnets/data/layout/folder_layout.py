@@ -13,57 +13,25 @@ split folders beside class folders, folders that each hold the same class folder
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from resnets.data.errors import DataError
+from resnets.data.layout.ambiguous import odd_classes, repeated_folders
 from resnets.data.layout.class_names import class_key, clean_name
-from resnets.data.layout.doubts import name_words, odd_classes, repeated_folders
-from resnets.data.layout.split_names import Role, role_within, split_role
+from resnets.data.layout.folder_names import (
+    FOLD,
+    GENERIC,
+    IMAGE_FOLDERS,
+    Role,
+    folder_role,
+    folder_roles,
+    is_mask_folder,
+    may_be_class,
+    name_words,
+)
 
-MORE_ROLES: dict[str, Role] = {  # as folders alone are called
-    **dict.fromkeys(("evaluation", "eval", "holdout", "heldout"), "test"),
-}
-NOISE = frozenset(
-    (
-        *("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "photo", "photos"),
-        *("picture", "pictures", "split", "splits", "folder", "seg", "raw", "sample", "samples"),
-        *("small", "full", "resized", "cropped", "crops", "new", "jpg", "jpeg", "png"),
-    )
-)
-UNLABELED = frozenset(("pred", "predict", "prediction", "unlabeled", "unlabelled", "submission"))
-GENERIC = NOISE | UNLABELED | {"all", "unknown", "files", "content"}
-IMAGE_FOLDERS = frozenset(
-    (
-        *(
-            "image",
-            "images",
-            "img",
-            "imgs",
-            "rgb",
-            "photo",
-            "photos",
-            "color",
-            "colour",
-            "jpegimages",
-        ),
-        *("input", "inputs", "original", "originals", "picture", "pictures", "leftimg8bit"),
-    )
-)
-MASK_FOLDERS = frozenset(
-    (
-        *("mask", "masks", "depth", "depths", "label", "labels", "annotation", "annotations", "gt"),
-        *("groundtruth", "segmentation", "segmentations", "seg", "segs", "trimap", "trimaps"),
-        *("segmentationclass", "segmentationobject", "target", "targets", "gtfine", "disparity"),
-        *("output", "outputs", "edges", "contours", "matte", "mattes", "alpha", "normals"),
-    )
-)
-FOLD = re.compile(r"(?:k?[-_ ]?folds?|cv|partition)[-_ ]*\d+", re.IGNORECASE)
-NO_CLASSES = IMAGE_FOLDERS | MASK_FOLDERS | GENERIC  # what folders below a class may be called
-NUMBERED = re.compile(r"(.*?[^\W\d_].*?)[\s._-]*[(\[]?\d+[)\]]?")
 AS_CLASSES = "take every folder as a class by --set data.labels_from=folder"
 
 STRAY = "image in no class folder"
@@ -139,7 +107,7 @@ def read_layout(
     top = _top(_grow(paths, folders))
     if labels_from == "folder":
         return _finish([_classes_in(top, None, "", as_written=True)], top, paths)
-    roles = _roles([each.name for each in top.filled])
+    roles = folder_roles([each.name for each in top.filled])
     inner = {each.name: _inside(each) for each in top.filled if each.name in roles}
     if not top.filled:
         return Layout([SplitRows(None, "", top.prefix, sorted(top.rows), flat=True)])
@@ -160,26 +128,6 @@ def read_layout(
             f" or {AS_CLASSES}"
         )
     return _splits(top, roles, inner, where, paths)
-
-
-def label_in_name(path: str) -> str | None:
-    """The label before the number of a file's name: "cat" of "train/cat.12.jpg"; None without one.
-
-    >>> [label_in_name(name) for name in ("cat.0.jpg", "great_dane_12.png", "img (3).jpg", "7.jpg")]
-    ['cat', 'great_dane', 'img', None]
-    """
-    base = path.rpartition("/")[2]
-    stem = base.rpartition(".")[0] or base
-    found = NUMBERED.fullmatch(stem)
-    return clean_name(found[1]) if found else None
-
-
-def labels_in_names(paths: Sequence[str]) -> list[str]:
-    """Names that look like labels in most file names, two at least; else none."""
-    found = Counter(filter(None, map(label_in_name, paths)))
-    if len(found) < 2 or found.total() < 0.8 * len(paths) or 2 * len(found) > len(paths):
-        return []
-    return sorted(found)
 
 
 def _grow(paths: Sequence[str], folders: Sequence[str]) -> _Folder:
@@ -207,7 +155,7 @@ def _top(folder: _Folder) -> _Folder:
     while len(folder.filled) == 1:
         (only,) = folder.filled
         nested = sum(each.count for each in only.filled)
-        if _role(only.name) or not only.filled or len(only.rows) >= max(nested, 1):
+        if folder_role(only.name) or not only.filled or len(only.rows) >= max(nested, 1):
             break
         folder = only
     return folder
@@ -217,39 +165,11 @@ def _inside(split: _Folder) -> _Folder:
     """The folder that holds a split's class folders: seg_train/seg_train/, train/images/."""
     while len(split.filled) == 1 and not split.rows:
         (only,) = split.filled
-        alike = class_key(only.name) == class_key(split.name) or _role(only.name) is not None
+        alike = class_key(only.name) == class_key(split.name) or folder_role(only.name) is not None
         if not alike and not set(name_words(only.name)) <= GENERIC:
             break
         split = only
     return split
-
-
-def _role(name: str) -> Role | None:
-    """The split that a folder's name says."""
-    words = [word for word in name_words(name) if word not in NOISE]
-    if any(word in UNLABELED for word in words):
-        return "test" if len(words) == 1 else None
-    return split_role("".join(words)) or split_role(name) or MORE_ROLES.get("".join(words))
-
-
-def _roles(names: Sequence[str]) -> dict[str, Role]:
-    """Those of sibling folders that are splits: asl_train and asl_test by what they differ in."""
-    found = {name: role for name in names if (role := _role(name)) is not None}
-    if found or len(names) < 2:
-        return found
-    within = {name: role_within(name) for name in names}
-    rests = {_without_role(name) for name in names}
-    if len(rests) == 1 and len({role for role in within.values() if role}) == len(names):
-        return {name: role for name, role in within.items() if role is not None}
-    return {}
-
-
-def _without_role(name: str) -> str:
-    return " ".join(word for word in name_words(name) if split_role(word) is None)
-
-
-def _is_masks(name: str) -> bool:
-    return "".join(name_words(name)) in MASK_FOLDERS
 
 
 def _splits(
@@ -325,7 +245,7 @@ def _classes_in(
 def _splits_in_classes(top: _Folder, where: str) -> tuple[list[SplitRows], dict[int, str]] | None:
     """cat/train/..., cat/test/..., the same for all classes, and rows of masks beside them; None
     for another layout."""
-    inside = {each.name: _roles([below.name for below in each.filled]) for each in top.filled}
+    inside = {each.name: folder_roles([below.name for below in each.filled]) for each in top.filled}
     with_splits = [name for name, roles in inside.items() if len(set(roles.values())) > 1]
     if not with_splits:
         return None
@@ -333,7 +253,7 @@ def _splits_in_classes(top: _Folder, where: str) -> tuple[list[SplitRows], dict[
         others = [
             below.name
             for below in each.filled
-            if below.name not in inside[each.name] and not _is_masks(below.name)
+            if below.name not in inside[each.name] and not is_mask_folder(below.name)
         ]
         if others or each.rows or not inside[each.name]:
             said = f"holds {others[0]}/ too" if others else "does not, or other images too"
@@ -378,7 +298,7 @@ def _refuse_odd(top: _Folder, where: str) -> None:
             f" train on into train/ and the others into test/, or {AS_CLASSES}"
         )
     images = [name for name in names if "".join(name_words(name)) in IMAGE_FOLDERS]
-    masks = [name for name in names if _is_masks(name)]
+    masks = [name for name in names if is_mask_folder(name)]
     if images and masks:
         raise DataError(
             f"{where}: {top.prefix}{masks[0]}/ beside {images[0]}/ looks like masks or maps of"
@@ -387,17 +307,13 @@ def _refuse_odd(top: _Folder, where: str) -> None:
         )
     below = {each.name: {sub.name: sub.count for sub in each.filled} for each in top.filled}
     own = {each.name: len(each.rows) for each in top.filled}
-    shared = repeated_folders(own, below, _may_be_class)
+    shared = repeated_folders(own, below, may_be_class)
     if shared:
         raise DataError(
             f"{where}: {_shown(names)} hold folders of the same names, {_shown(shared)}, which look"
             " like the classes; call the folders above them train, val and test, or put the images"
             f" of each class together, or {AS_CLASSES}"
         )
-
-
-def _may_be_class(name: str) -> bool:
-    return "".join(name_words(name)) not in NO_CLASSES and _role(name) is None
 
 
 def _finish(
@@ -434,7 +350,7 @@ def _masks_below(split: SplitRows, paths: Sequence[str]) -> Iterator[int]:
     other: set[str] = set()
     for row, name in zip(split.rows, split.names, strict=False):
         folders = paths[row][start:].split("/")[1:-1]
-        if any(map(_is_masks, folders)):
+        if any(map(is_mask_folder, folders)):
             found.setdefault(name, []).append(row)
         else:
             other.add(name)

@@ -20,8 +20,7 @@ from resnets.data.dataset.stream import StreamSplit
 from resnets.data.timings import Timings
 from resnets.data.transforms.augment import BatchAugment, Ints, train_views
 from resnets.data.transforms.mix import mix, mix_unit
-from resnets.data.transforms.preprocess import Preprocessor, prepare
-from resnets.data.transforms.progressive_resize import at_size, check_growth, size_at
+from resnets.data.transforms.preprocess import Preprocessor, at_size, check_growth, prepare, size_at
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.environment import copy_to_device
 

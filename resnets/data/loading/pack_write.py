@@ -26,14 +26,13 @@ from resnets.data.dataset.content_hash import content_keys
 from resnets.data.dataset.identity import identify
 from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, packed
-from resnets.data.dataset.parts import Part, Source
 from resnets.data.dataset.quarantine import Quarantine, path_within, prefixes
+from resnets.data.dataset.source import Part, Source
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.decode.decode import decode_whole, picture_header, scaled_size
-from resnets.data.decode.netpbm import encode
+from resnets.data.decode.decode import decode_whole, encode, picture_header, scaled_size
 from resnets.data.decode.pixel_values import Levels
 from resnets.data.errors import DataError
-from resnets.data.files.open import Files
+from resnets.data.files.folder import Files
 from resnets.data.prefetch import in_order
 from resnets.utils.cpu_count import cores
 from resnets.utils.terminal import Console, escape

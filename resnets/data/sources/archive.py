@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from resnets.data.dataset.parts import Source, by_role
+from resnets.data.dataset.source import Source, by_role
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, list_archive
-from resnets.data.files.open import (
-    Listing,
+from resnets.data.files.folder import Listing
+from resnets.data.files.tar import (
     TarFiles,
     check_end,
     is_picture,
@@ -25,8 +25,9 @@ from resnets.data.files.open import (
     refuse_sparse,
 )
 from resnets.data.sources import webdataset
-from resnets.data.sources.class_folders import open_flat, open_tree
-from resnets.data.tables.beside import may_label
+from resnets.data.sources.class_folders import open_tree
+from resnets.data.sources.flat_split import open_flat
+from resnets.data.tables.unread_labels import may_label
 from resnets.utils.reading import reading
 
 IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

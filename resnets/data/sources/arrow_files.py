@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resnets.data.errors import DataError
-from resnets.data.files.open import read_file
+from resnets.data.files.folder import read_file
 from resnets.data.files.shards import missing_shards
 from resnets.data.files.walk import LeftOut, file_head, suffix_of, walk_folder, why_not_image
-from resnets.data.layout.split_names import role_within
-from resnets.data.tables.label_columns import find_picture
+from resnets.data.layout.folder_names import role_within
+from resnets.data.tables.arrow_columns import find_picture
 from resnets.utils.terminal import printable
 
 TABLES = (".parquet", ".arrow")

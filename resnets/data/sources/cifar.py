@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.dataset.parts import ArrayPart, Source
+from resnets.data.dataset.source import ArrayPart, Source
 from resnets.data.errors import DataError
-from resnets.data.files.open import read_file
-from resnets.data.files.unpickle import PickleError, unpickle
+from resnets.data.files.folder import read_file
+from resnets.data.files.pickle_machine import PickleError
+from resnets.data.files.unpickle import unpickle
 from resnets.data.files.unpickle_numpy import ARRAYS
 
 PIXELS = 3 * 32 * 32

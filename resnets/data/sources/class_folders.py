@@ -2,45 +2,46 @@
 
 `layout` says which file belongs to which split and class. With a validation but no test split
 (ImageNet's layout) validation is the test set. A flat split takes its labels from a file
-(`ground_truth`); a flat test split without one has no labels, and is left out.
+(`flat_split`); a flat test split without one has no labels, and is left out.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from resnets.data.dataset.parts import FilePart, Source, by_role
+from resnets.data.dataset.source import FilePart, Source, by_role
 from resnets.data.errors import DataError
 from resnets.data.files.file_type import archives_within
-from resnets.data.files.open import Listing
-from resnets.data.files.walk import LeftOut, suffix_of
-from resnets.data.layout.class_names import check_distinct, match_names
-from resnets.data.layout.folder_layout import (
-    MASKS,
-    NO_LABELS,
-    Layout,
-    SplitRows,
+from resnets.data.files.folder import Listing
+from resnets.data.files.walk import LeftOut
+from resnets.data.layout.class_names import (
+    check_distinct,
     label_in_name,
-    labels_in_names,
-    read_layout,
+    match_names,
 )
-from resnets.data.layout.image_pairs import masks_beside
-from resnets.data.layout.split_names import Role
-from resnets.data.tables.beside import label_files, named_files, said_of
+from resnets.data.layout.folder_layout import MASKS, Layout, SplitRows, read_layout
+from resnets.data.layout.folder_names import Role
+from resnets.data.layout.mask_files import masks_beside
+from resnets.data.sources.flat_split import (
+    describe_labels,
+    flat_split_labels,
+    labeled_part,
+    numbered_part,
+)
 from resnets.data.tables.flat_labels import (
     UNNAMED,
     UNREAD_TABLES,
     FlatLabels,
-    UnlabeledError,
     flat_labels,
     is_table,
 )
 from resnets.data.tables.ground_truth import imagenet_names
-from resnets.data.tables.labels import class_names, number_labels
+from resnets.data.tables.labels import class_names
+from resnets.data.tables.unread_labels import label_files, named_files, said_of
 
 log = logging.getLogger("resnets")
 
@@ -92,7 +93,7 @@ def read_tree(
             check_distinct(split.class_folders, where)
 
     def flat(split: SplitRows) -> FlatLabels | None:
-        return _flat(split, layout, everything, where, truth)
+        return flat_split_labels(split, layout, everything, where, truth)
 
     training = _training(layout, where)
     if labels_from == "auto" and (alone := _in_one_folder(layout, everything, where)) is not None:
@@ -149,16 +150,6 @@ def _in_one_folder(
         " --data, or call it labels.csv"
     )
     return replace(layout, notes=(*layout.notes, note)), split
-
-
-def open_flat(
-    listing: Listing, title: str, classes: Sequence[str], where: str, truth: str | None
-) -> FilePart:
-    """All images of a listing as one split, whose labels are in a file beside it."""
-    split = SplitRows("val", title, "", range(len(listing.paths)), flat=True)
-    found = _flat(split, Layout([split]), listing, where, truth)
-    assert found is not None
-    return _numbered(split, found, classes, listing)
 
 
 def tree_layout(listing: Listing, where: str, labels_from: str = "auto") -> Layout:
@@ -236,7 +227,7 @@ def _by_folders(
         if not split.flat:
             parts[split.role or "train"] = _part(split, classes, listing, where, notes)
             continue
-        if (part := _labeled(split, flat(split), classes, listing, layout, notes)) is not None:
+        if (part := labeled_part(split, flat(split), classes, listing, layout, notes)) is not None:
             parts[split.role or "train"] = part
     source = by_role(name, classes, parts, where)
     source = replace(
@@ -286,9 +277,9 @@ def _all_flat(
         return _by_column(layout, training, own, listing, name, where)
     classes = class_names(own.labels)
     parts: dict[str, FilePart] = {
-        training.role or "train": _numbered(training, own, classes, listing)
+        training.role or "train": numbered_part(training, own, classes, listing)
     }
-    notes = [_said(training, own)]
+    notes = [describe_labels(training, own)]
     for split in layout.splits:
         if split is training:
             continue
@@ -296,7 +287,7 @@ def _all_flat(
             raise DataError(
                 f"{where}: {split.title}/ has class folders, but {training.title}/ has none"
             )
-        if (part := _labeled(split, flat(split), classes, listing, layout, notes)) is not None:
+        if (part := labeled_part(split, flat(split), classes, listing, layout, notes)) is not None:
             parts[split.role or "train"] = part
     source = by_role(name, classes, parts, where)
     left_out = left_out_of(layout, listing)
@@ -320,7 +311,7 @@ def _by_column(
     layout = replace(layout, splits=splits)
     classes = class_names(label_of[row] for row in _training(layout, where).rows)
     parts = {
-        str(split.role): _numbered(
+        str(split.role): numbered_part(
             split,
             replace(own, labels=[label_of[row] for row in split.rows]),
             classes,
@@ -330,98 +321,5 @@ def _by_column(
         for split in splits
     }
     source = by_role(name, classes, parts, where)
-    left_out, notes = left_out_of(layout, listing), (*layout.notes, _said(every, own))
+    left_out, notes = left_out_of(layout, listing), (*layout.notes, describe_labels(every, own))
     return Tree(replace(source, left_out=left_out, notes=notes), layout, parts)
-
-
-def _flat(
-    split: SplitRows, layout: Layout, listing: Listing, where: str, truth: str | None
-) -> FlatLabels | None:
-    """Labels of a split without class folders; None for test images, which may have none."""
-    paths = [path for path in listing.paths if path not in listing.others]
-    chosen = [paths[row] for row in split.rows]
-    beside_flat_val = any(each.flat and each.role == "val" for each in layout.splits)
-    test = split.role == "test" and len(layout.splits) > 1
-    # The file that labels ImageNet's validation images does not label its test images.
-    named = None if test and beside_flat_val else truth
-    others = [[paths[row] for row in each.rows] for each in layout.splits if each is not split]
-    try:
-        found = flat_labels(split, chosen, listing, where, named, others)
-    except UnlabeledError as error:
-        if not test:
-            raise
-        log.warning("%s: %s/ is left out as unlabelled: %s", where, split.title, error)
-        found = None
-    if found is None and not test:
-        unread = label_files(listing, where, ())
-        raise DataError(
-            _no_labels(where, split.folder, chosen, listing.folders)
-            + (f"; {named_files(unread)}: not read, convert to such a table" if unread else "")
-        )
-    if found is None:
-        layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
-    return found
-
-
-def _fits(found: FlatLabels, classes: Sequence[str], split: SplitRows) -> bool:
-    """Whether what a table says of a test split are labels: Kaggle's has other columns."""
-    known = {*classes, *map(str, range(len(classes)))}
-    return split.role != "test" or not known.isdisjoint(found.labels)
-
-
-def _said(split: SplitRows, found: FlatLabels) -> str:
-    columns = f" ({found.said})" if found.said else ""
-    return f"labels of {split.title or 'the images'} from {found.file}{columns}"
-
-
-def _labeled(
-    split: SplitRows,
-    found: FlatLabels | None,
-    classes: tuple[str, ...],
-    listing: Listing,
-    layout: Layout,
-    notes: list[str],
-) -> FilePart | None:
-    """A flat split with the labels `found` for it; None where there are none, which is noted."""
-    if found is None:
-        return None
-    if not _fits(found, classes, split):
-        layout.left_out.update(dict.fromkeys(split.rows, NO_LABELS))
-        notes.append(f"{found.file} names none of the classes: {split.title}/ has no labels")
-        return None
-    notes.append(_said(split, found))
-    return _numbered(split, found, classes, listing)
-
-
-def _numbered(
-    split: SplitRows,
-    found: FlatLabels,
-    classes: Sequence[str],
-    listing: Listing,
-    *,
-    by_place: bool = True,
-) -> FilePart:
-    def place(row: int) -> str:
-        return f"{found.file}: the label of {listing.paths[split.rows[row]]}"
-
-    labels = number_labels(found.labels, classes, place, by_place=by_place)
-    return FilePart(split.title, listing.files.take(np.array(split.rows, np.int64)), labels)
-
-
-def _no_labels(where: str, folder: str, paths: Sequence[str], folders: Sequence[str]) -> str:
-    place = f"{where}/{folder}" if folder else where
-    found = labels_in_names(paths)
-    if found:
-        said = f"its file names look like labels ({', '.join(found[:4])}): take them by --set"
-        way = f"{said} data.labels_from=name, or sort the images into a folder for each class"
-    else:
-        way = (
-            "sort them into a folder for each class, put a labels.csv of path,label there, or name"
-            " one by --set data.ground_truth=FILE"
-        )
-    annotated = {"labels", "annotations", "labelme", "bboxes"}
-    beside = next((each for each in folders if each.lower().split("/")[-1] in annotated), None)
-    if beside is not None:
-        way += f"; if {beside}/ holds annotations of objects, train a detection recipe"
-    kinds = ", ".join(sorted({suffix_of(path) or "no suffix" for path in paths})[:4])
-    return f"{place}: its {len(paths):,} images ({kinds}) are in no class folders; {way}"

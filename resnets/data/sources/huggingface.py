@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.config import ConfigError
-from resnets.data.dataset.parts import FilePart, Source
+from resnets.data.dataset.source import FilePart, Source
 from resnets.data.errors import DataError
-from resnets.data.files.open import read_file
+from resnets.data.files.folder import read_file
 from resnets.data.files.walk import NOT_IMAGE, LeftOut
 from resnets.data.sources.arrow_files import (
     TabularFiles,
@@ -32,8 +32,8 @@ from resnets.data.sources.arrow_files import (
     file_features,
     find_tabular,
 )
-from resnets.data.sources.download import why_away
-from resnets.data.tables.label_columns import Columns, Piece, Table, find_columns, from_tables
+from resnets.data.sources.builtin import why_away
+from resnets.data.tables.arrow_columns import Columns, Piece, Table, find_columns, from_tables
 
 HUB = "hub:"
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")

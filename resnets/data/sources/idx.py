@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.dataset.parts import ArrayPart, Source
+from resnets.data.dataset.source import ArrayPart, Source
 from resnets.data.errors import DataError
-from resnets.data.files.open import read_file
+from resnets.data.files.folder import read_file
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (

@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.in_memory import MEMORY_LIMIT
-from resnets.data.dataset.parts import ArrayPart, FilePart, Part, Rows, Source
+from resnets.data.dataset.source import ArrayPart, FilePart, Part, Rows, Source
 from resnets.data.dataset.split import Split
-from resnets.data.decode.netpbm import encode
+from resnets.data.decode.decode import encode
 from resnets.data.errors import DataError
 from resnets.utils.python_objects import PREFIX, qualified_name
 

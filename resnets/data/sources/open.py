@@ -7,15 +7,13 @@ from pathlib import Path
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.pack import is_pack, open_pack
-from resnets.data.dataset.parts import Source
+from resnets.data.dataset.source import Source
 from resnets.data.errors import DataError
-from resnets.data.files.open import Listing, list_folder
+from resnets.data.files.folder import Listing, list_folder
 from resnets.data.sources.archive import IMAGENET_TRAIN, open_imagenet, open_tar
+from resnets.data.sources.builtin import fetch_cifar, fetch_fashion_mnist, open_digits
 from resnets.data.sources.cifar import find_cifar, open_cifar
 from resnets.data.sources.class_folders import Tree, read_tree
-from resnets.data.sources.csv_table import open_table
-from resnets.data.sources.download import fetch_cifar, fetch_fashion_mnist
-from resnets.data.sources.folder_tables import described_tree, open_folder_table
 from resnets.data.sources.huggingface import HUB, is_tabular, open_tabular
 from resnets.data.sources.idx import (
     DEBIAN_FASHION_MNIST,
@@ -23,9 +21,9 @@ from resnets.data.sources.idx import (
     has_idx,
     open_idx,
 )
+from resnets.data.sources.label_table import described_tree, open_folder_table, open_table
 from resnets.data.sources.objects import refuse_name
 from resnets.data.sources.parquet import open_parquet
-from resnets.data.sources.scikit_learn import open_digits
 from resnets.data.sources.webdataset import open_shard_folder
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.reader import TABLE_SUFFIXES

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from resnets.data.dataset.parts import Rows, Source
+from resnets.data.dataset.source import Rows, Source
 from resnets.data.dataset.stream import StreamPart
 from resnets.data.errors import DataError
 from resnets.data.sources.arrow_files import TabularFiles, check_same_classes, find_tabular
@@ -30,7 +30,7 @@ from resnets.data.sources.huggingface import (
     reason,
     split_name,
 )
-from resnets.data.tables.label_columns import Columns, Piece, Table, find_columns, from_tables
+from resnets.data.tables.arrow_columns import Columns, Piece, Table, find_columns, from_tables
 
 FOOTERS_AT_ONCE = 16  # requests to the Hub that wait beside each other
 

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.data.dataset.parts import PART_NAMES, FilePart, Part, Rows, Source, by_role
+from resnets.data.dataset.source import PART_NAMES, FilePart, Part, Rows, Source, by_role
 from resnets.data.dataset.stream import StreamPart
 from resnets.data.errors import DataError
-from resnets.data.files.open import Listing, TarFiles, is_picture, list_tar, read_file
+from resnets.data.files.folder import Listing, read_file
 from resnets.data.files.shards import missing_shards
-from resnets.data.layout.split_names import split_role
+from resnets.data.files.tar import TarFiles, is_picture, list_tar
+from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.labels import NUMBER, ONE_LABEL, class_names, is_list, number_labels
 from resnets.utils.cpu_count import cores
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnets.config import dump_json
-from resnets.data.dataset.parts import Source
 from resnets.data.dataset.quarantine import path_within, prefixes
-from resnets.data.files.open import Files, FolderFiles
+from resnets.data.dataset.source import Source
+from resnets.data.files.folder import Files, FolderFiles
 from resnets.data.splits.check_findings import LEAKS, Finding
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles

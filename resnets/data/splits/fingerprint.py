@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.data.dataset.content_hash import Keys
-from resnets.data.dataset.identity import hash_names
-from resnets.data.dataset.parts import Rows
+from resnets.data.dataset.content_hash import Keys, content_keys
+from resnets.data.dataset.identity import hash_names, identify
+from resnets.data.dataset.source import Part, Rows
 from resnets.data.errors import DataError
 from resnets.data.order import random_bits
 
@@ -366,3 +366,13 @@ def rows_by_role(roles: NDArray[np.int64]) -> tuple[Rows, Rows, Rows]:
     """Rows of each role, sorted."""
     train, val, test = (np.flatnonzero(roles == role) for role in range(len(ROLES)))
     return train, val, test
+
+
+def keys_of_part(part: Part, role: int, classes: Sequence[str]) -> Keyed:
+    """The keys of all images of a part that the source has for a role."""
+    content = content_keys(part)
+    identity = identify(part, content)
+    stems = np.where(identity.stems == 0, 0, salted(identity.stems, role)).astype(np.uint64)
+    if content is None:
+        content = np.zeros(len(identity.ids), np.uint64)
+    return Keyed(salted(identity.ids, role), content, stems, label_keys(part.labels, classes))

@@ -10,7 +10,7 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.dataset.image_probe import ImageProbe, probe_images
-from resnets.data.dataset.parts import Rows, Source
+from resnets.data.dataset.source import Rows, Source
 from resnets.data.dataset.split import Split, with_summary
 from resnets.data.dataset.summary import DataSummary, origin_of, summarize
 from resnets.data.decode.pixel_values import FULL, Levels, describe_levels
@@ -19,9 +19,9 @@ from resnets.data.files.walk import LeftOut
 from resnets.data.sources.open import find_source
 from resnets.data.splits.check_record import KnownLeaks, known_to, source_listing
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.splits.image_versions import versions_apart
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import TITLES, Roles, Share, choose_roles
-from resnets.data.splits.source_names import versions_apart
 from resnets.data.tables.flat_labels import UNREAD_TABLES
 
 log = logging.getLogger("resnets")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from resnets.data.dataset.content_hash import Keys
-from resnets.data.dataset.parts import Rows
+from resnets.data.dataset.source import Rows
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
 
 NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}

@@ -9,11 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from resnets.config import DataSpec
-from resnets.data.dataset.content_hash import content_keys
-from resnets.data.dataset.identity import hold_out, hold_out_by_rank, identify
+from resnets.data.dataset.identity import hold_out, hold_out_by_rank
 from resnets.data.dataset.pack import PackFiles
-from resnets.data.dataset.parts import Part, Rows, Source
 from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.source import Part, Rows, Source
 from resnets.data.errors import DataError
 from resnets.data.splits.fingerprint import (
     FEW,
@@ -24,11 +23,10 @@ from resnets.data.splits.fingerprint import (
     Changes,
     Fingerprint,
     Keyed,
-    label_keys,
+    keys_of_part,
     rows_by_role,
-    salted,
 )
-from resnets.data.splits.label_conflicts import Labeled, label_conflicts
+from resnets.data.splits.label_warnings import Labeled, label_conflicts, unmeasured_classes
 from resnets.data.splits.overlap import Overlap, copied, earlier, find_overlap
 
 TITLES = ("training", "validation", "test")
@@ -54,7 +52,7 @@ def held_out_rows(
         return by_rank(part.labels, val_fraction=val, test_fraction=test, seed=spec.split_seed)
     if not val and not test:
         return np.arange(len(part.labels)), _none(), _none()
-    keyed = keys() if keys else _keyed(part, TRAIN, source.classes)
+    keyed = keys() if keys else keys_of_part(part, TRAIN, source.classes)
     return hold_out(
         part.labels,
         keyed.ids,
@@ -134,7 +132,7 @@ class Roles:
         part = self._own_part(role)
         place = TRAIN if part is None else role
         if place not in self._keys:
-            self._keys[place] = _keyed(part or self.source.train, place, self.source.classes)
+            self._keys[place] = keys_of_part(part or self.source.train, place, self.source.classes)
         return self._keys[place]
 
     @cached_property
@@ -255,18 +253,11 @@ class Roles:
 
     def unmeasured_classes(self) -> list[str]:
         """A line for each part of the source that is held out and lacks classes of training."""
-        lines = []
+        lines: list[str] = []
         for role in self.own_roles():
-            if (share := self.share(role)) is None:
-                continue
-            counts = np.bincount(share.part.labels[share.rows], minlength=len(self.source.classes))
-            names = [self.source.classes[label] for label in np.flatnonzero(counts == 0)]
-            if names:
-                classes = "class" if len(names) == 1 else "classes"
-                lines.append(
-                    f"no {TITLES[role]} image is of {len(names):,} {classes}, whose errors are not"
-                    f" measured: {_some(names)}"
-                )
+            if (share := self.share(role)) is not None:
+                labels = share.part.labels[share.rows]
+                lines += unmeasured_classes(labels, self.source.classes, TITLES[role])
         return lines
 
     def label_conflicts(self, *chosen: int) -> tuple[str, ...]:
@@ -393,15 +384,6 @@ def _named(share: Share | None, place: int) -> str:
     assert share is not None
     row, files = int(share.rows[place]), share.part.files
     return f"{share.part.title} image {row}".strip() if files is None else files.name(row)
-
-
-def _keyed(part: Part, role: int, classes: Sequence[str]) -> Keyed:
-    content = content_keys(part)
-    identity = identify(part, content)
-    stems = np.where(identity.stems == 0, 0, salted(identity.stems, role)).astype(np.uint64)
-    if content is None:
-        content = np.zeros(len(identity.ids), np.uint64)
-    return Keyed(salted(identity.ids, role), content, stems, label_keys(part.labels, classes))
 
 
 def _some(names: Sequence[str]) -> str:

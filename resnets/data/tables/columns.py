@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from resnets.data.errors import DataError
-from resnets.data.layout.split_names import split_role
+from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.labels import ONE_LABEL
 from resnets.utils.terminal import printable
 

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from resnets.data.errors import DataError
-from resnets.data.files.open import Listing
+from resnets.data.files.folder import Listing
 from resnets.data.files.walk import suffix_of
 from resnets.data.layout.class_names import check_spellings
 from resnets.data.layout.folder_layout import SplitRows

@@ -15,17 +15,16 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from resnets.data.errors import DataError
-from resnets.data.files.open import read_file
+from resnets.data.files.folder import read_file
 from resnets.data.files.walk import IMAGE_SUFFIXES
-from resnets.data.tables.by_position import first_pair, order_by_name
-from resnets.data.tables.labels import NUMBER
+from resnets.data.tables.labels import NUMBER, first_pair, order_by_name
 from resnets.data.tables.reader import TABLE_SUFFIXES, check_one_label, open_table_file
-from resnets.data.tables.synsets import WNIDS
 
 log = logging.getLogger("resnets")
 
@@ -210,3 +209,9 @@ def _stem(path: str) -> str:
     base = posixpath.basename(path.replace("\\", "/"))
     stem, suffix = posixpath.splitext(base)
     return stem if suffix.lower() in IMAGE_SUFFIXES else base
+
+
+# One a line, sorted: the classes of ILSVRC 2012, as its devkit and every training folder name them.
+WNIDS: tuple[str, ...] = tuple(
+    resources.files("resnets.data.tables").joinpath("imagenet_wnids.txt").read_text("ascii").split()
+)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from resnets.config import ConfigError, DataSpec, Preprocess
 from resnets.data.dataset.reader import Plan, read_ahead
@@ -19,7 +20,7 @@ from resnets.data.dataset.split import Split, TensorSplit
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.decode.decode import Crop, center_box, decode, naming, render
 from resnets.data.errors import DataError
-from resnets.data.files.open import read_file
+from resnets.data.files.folder import read_file
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
@@ -208,3 +209,46 @@ def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
             " (H, W, 3), or uint16 of (H, W) or (H, W, 1)"
         )
     return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and planes == 1 else pixels)
+
+
+def check_growth(spec: DataSpec, size: int) -> None:
+    """ConfigError where training pictures of `size` px cannot grow as `spec` says."""
+    start, (begin, end) = spec.grow_from, spec.grow_between
+    if start is not None and not 1 <= start <= size:
+        raise ConfigError(f"data.grow_from: {start} px is not in 1..{size}, the size of the net")
+    if not 0 <= begin <= end <= 1:
+        raise ConfigError(f"data.grow_between: {spec.grow_between} must be shares 0 <= a <= b <= 1")
+    if spec.grow_step < 1:
+        raise ConfigError(f"data.grow_step: {spec.grow_step} px must be 1 or more")
+
+
+def size_at(spec: DataSpec, size: int, step: int, total: int | None) -> int:
+    """Pixels of the training pictures of batch `step` out of `total`; `size` without growth.
+
+    Linear between the two shares of the run, rounded to whole `grow_step` above `grow_from`. From
+    the second share on it is `size`, as it is where `total` is None.
+    """
+    if spec.grow_from is None or total is None:
+        return size
+    begin, end = (share * total for share in spec.grow_between)
+    if step >= end:
+        return size
+    grown = max(0.0, step - begin) / max(1.0, end - begin) * (size - spec.grow_from)
+    return min(size, spec.grow_from + int(grown / spec.grow_step + 0.5) * spec.grow_step)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) float -> (B, C, size, size) by antialiased bilinear resizing."""
+    if images.shape[2] == size:
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+def at_size(preprocessor: Preprocessor, size: int) -> Preprocessor:
+    """The same for pictures of `size` px, with the mean picture resized to it."""
+    spec, image = preprocessor.spec, preprocessor.mean_image
+    if size == spec.size:
+        return preprocessor
+    image = None if image is None else resized(image[None], size)[0]
+    spec = replace(spec, size=size, resize=max(size, spec.resize))
+    return replace(preprocessor, spec=spec, mean_image=image)

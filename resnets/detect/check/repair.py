@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.config import ConfigError, atomic_write, dump_json
-from resnets.data.files.open import FolderFiles
+from resnets.data.files.folder import FolderFiles
 from resnets.detect.check.repair_boxes import IDENTITY, Move, box_around, inside, kept_outline
 from resnets.detect.check.rescaled import NOT_PROVED, Rescaled, are_proved_scaled, why_not_scaled
 from resnets.detect.check.run import with_all

@@ -15,7 +15,7 @@ from pathlib import Path
 from resnets.config import DetectSpec, atomic_write
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip
-from resnets.data.layout.split_names import role_within
+from resnets.data.layout.folder_names import role_within
 from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.source import scan_maps
 from resnets.detect.data.class_maps import MapScan

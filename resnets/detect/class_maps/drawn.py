@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from resnets.data.dataset.in_memory import cores
-from resnets.data.decode.memory_budget import BUDGET
+from resnets.data.decode.open_image import BUDGET
 from resnets.data.prefetch import in_order
 from resnets.detect.data.class_maps import Coding, MapPixels, MapScan, SemanticMap
 from resnets.detect.data.color_tables import IGNORE

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from resnets.data.errors import DataError
-from resnets.data.layout.split_names import role_within
+from resnets.data.layout.folder_names import role_within
 from resnets.detect.class_maps.pairing import (
     BESIDE_SET,
     MAP_FOLDERS,

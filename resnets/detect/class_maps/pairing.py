@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from resnets.data.layout.split_names import role_within
+from resnets.data.layout.folder_names import role_within
 from resnets.detect.data.store import Store, is_text_path
 
 MAP_FOLDERS = frozenset(

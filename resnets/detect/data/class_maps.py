@@ -19,7 +19,7 @@ from PIL import Image
 from resnets.data.decode.decode import naming
 from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
-from resnets.data.files.open import Files
+from resnets.data.files.folder import Files
 from resnets.detect.data.color_tables import CITYSCAPES_COLORS, IGNORE, VOC_COLORS
 
 SHOWN = 5  # values, files or classes in a message

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from resnets.data.layout.split_names import role_within, split_role
+from resnets.data.layout.folder_names import role_within, split_role
 from resnets.detect.data.records import RawPart, RawPicture, RawSource
 from resnets.detect.data.store import is_text_path
 

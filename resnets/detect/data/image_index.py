@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from resnets.data.layout.split_names import split_role
+from resnets.data.layout.folder_names import split_role
 from resnets.data.splits.check_record import listing_fingerprint
 from resnets.detect.data.image_entries import Match, Stated
 from resnets.detect.data.image_names import (

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qs, unquote
 
-from resnets.data.layout.split_names import split_role
+from resnets.data.layout.folder_names import split_role
 from resnets.detect.data.store import has_image_suffix
 
 Parts = tuple[str, ...]

@@ -14,7 +14,8 @@ import numpy as np
 
 from resnets.data.errors import DataError
 from resnets.data.files.archives import list_archive
-from resnets.data.files.open import Files, FolderFiles, TarFiles, list_folder
+from resnets.data.files.folder import Files, FolderFiles, list_folder
+from resnets.data.files.tar import TarFiles
 from resnets.data.files.walk import LeftOut, read_suffixes
 from resnets.detect.data.documents import decode_text
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from resnets.data.decode.open_image import MAX_PIXELS
 from resnets.data.errors import DataError
-from resnets.data.layout.split_names import role_within, split_role
+from resnets.data.layout.folder_names import role_within, split_role
 from resnets.detect.data.documents import parse_xml
 from resnets.detect.data.image_entries import Stated
 from resnets.detect.data.image_index import ImageIndex

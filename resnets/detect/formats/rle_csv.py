@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from resnets.data.errors import DataError
-from resnets.data.layout.split_names import role_within
+from resnets.data.layout.folder_names import role_within
 from resnets.detect.data.documents import decode_text
 from resnets.detect.data.image_entries import Stated
 from resnets.detect.data.image_index import ImageIndex

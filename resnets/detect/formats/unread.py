@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
 
-from resnets.data.layout.split_names import split_role
+from resnets.data.layout.folder_names import split_role
 from resnets.detect.data.store import Store
 
 READ = {

@@ -13,17 +13,17 @@ from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data import order
 from resnets.data.dataset.content_hash import affordable, file_keys
 from resnets.data.dataset.identity import hash_names, hash_stems
-from resnets.data.dataset.parts import FilePart, Rows, Source
 from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.source import FilePart, Rows, Source
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
-from resnets.data.layout.split_names import role_within
-from resnets.data.sources.download import fetch_voc
+from resnets.data.layout.folder_names import role_within
+from resnets.data.sources.builtin import fetch_voc
 from resnets.data.splits.check_record import KnownLeaks, known_to
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.splits.image_versions import versions_apart
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
-from resnets.data.splits.source_names import versions_apart
 from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.source import open_semantic
 from resnets.detect.data.folder_splits import split_by_folders

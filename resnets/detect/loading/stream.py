@@ -16,7 +16,7 @@ from resnets.config import DataSpec, DetectSpec
 from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.decode.memory_budget import BUDGET
+from resnets.data.decode.open_image import BUDGET
 from resnets.data.errors import DataError
 from resnets.data.timings import Timings
 from resnets.data.transforms.preprocess import Preprocessor

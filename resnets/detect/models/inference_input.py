@@ -16,7 +16,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import decode_fitted
 from resnets.data.errors import DataError
-from resnets.data.files.open import Files
+from resnets.data.files.folder import Files
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.geometry import fitted_size
 from resnets.detect.data.masks import encode_masks

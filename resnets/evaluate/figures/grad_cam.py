@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from resnets.config import Preprocess
 from resnets.data.decode.decode import decode
-from resnets.data.files.open import read_file
+from resnets.data.files.folder import read_file
 from resnets.evaluate.figures.overlays import GAP, canvas, caption, heat, save
 from resnets.models import ImageClassifier
 

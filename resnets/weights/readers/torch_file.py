@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from resnets.data.files.unpickle import Known, PickleError, Unbuilt, Unpickler, hashable
+from resnets.data.files.pickle_machine import Known, PickleError, Unbuilt, hashable
+from resnets.data.files.unpickle import Unpickler
 from resnets.data.files.unpickle_numpy import ARRAYS
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor

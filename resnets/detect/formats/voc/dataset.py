@@ -3,7 +3,7 @@
 Accepted: Annotations/, JPEGImages/ and ImageSets/Main/ as VOC has them, for one year or for several
 beside each other (VOC2007/, VOC2012/), in upper or lower case; and any folder or tar with XML files
 and their images, split by folders called train, val and test where there are any
-(`data.layout.split_names`). Which file belongs to which entry: `image_index`.
+(`data.layout.folder_names`). Which file belongs to which entry: `image_index`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from resnets.data.layout.split_names import role_within, split_role
+from resnets.data.layout.folder_names import role_within, split_role
 from resnets.detect.data.image_names import common_end
 from resnets.detect.data.store import Store, has_image_suffix
 from resnets.detect.data.values import read_name

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from resnets.data.errors import DataError
-from resnets.data.layout.split_names import Role, split_role
+from resnets.data.layout.folder_names import Role, split_role
 from resnets.detect.data.image_entries import Stated
 from resnets.detect.data.image_index import ImageIndex
 from resnets.detect.data.image_names import image_folder

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from resnets.data.errors import DataError
-from resnets.data.layout.split_names import split_role
+from resnets.data.layout.folder_names import split_role
 from resnets.detect.data.store import Store, is_text_path
 
 NAME_FILES = ("classes.txt", "obj.names", "class.names", "classes.names", "_darknet.labels")

@@ -87,10 +87,5 @@ def odd_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def name_words(name: str) -> list[str]:
-    """The words of a folder's name in lower case, without digits."""
-    return re.findall(r"[^\W\d_]+", name.lower())
-
-
 def _listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" * (len(names) > most))

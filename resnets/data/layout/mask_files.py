@@ -21,7 +21,7 @@ from PIL import Image
 from resnets.data.decode.open_image import open_image
 from resnets.data.decode.pixel_values import FULL, as_bytes
 from resnets.data.errors import DataError
-from resnets.data.files.open import Files
+from resnets.data.files.folder import Files
 from resnets.data.files.walk import HEIC_SUFFIXES, IMAGE_SUFFIXES, suffix_of
 
 MASK_NAME = re.compile(

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data.dataset.image_probe import probe_images
-from resnets.data.dataset.parts import ArrayPart, Part, Source
 from resnets.data.dataset.quarantine import Quarantine
+from resnets.data.dataset.source import ArrayPart, Part, Source
 from resnets.data.dataset.split import FileSplit, Split, TensorSplit
 from resnets.data.dataset.summary import DataSummary, SplitSummary, summarize_images
 from resnets.data.errors import DataError
 from resnets.data.files.archives import list_archive
-from resnets.data.files.open import Files, FolderFiles, Listing
+from resnets.data.files.folder import Files, FolderFiles, Listing
 from resnets.data.files.walk import LeftOut, walk_unlabeled
 from resnets.data.layout.folder_layout import MASKS, NO_LABELS, STRAY
 from resnets.data.sources.open import find_source

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from resnets.data.dataset.quarantine import HEAD as QUARANTINE_HEAD
 from resnets.data.dataset.quarantine import QUARANTINE
-from resnets.data.files.open import Listing
+from resnets.data.files.folder import Listing
 from resnets.data.files.walk import IMAGE_SUFFIXES, suffix_of
 from resnets.data.tables.columns import is_suspicious, shown_names
 from resnets.utils.terminal import printable

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from resnets.config import DataSpec
 from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.pack import is_pack
-from resnets.data.dataset.parts import Source
 from resnets.data.dataset.quarantine import QUARANTINE, path_within, prefixes
+from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import DataSummary, SplitSummary, summarize_source
 from resnets.data.decode.pixel_values import FULL, Levels
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, list_archive
-from resnets.data.files.open import Files, Listing, list_folder
+from resnets.data.files.folder import Files, Listing, list_folder
 from resnets.data.files.walk import (
     BROKEN_LINK,
     HIDDEN,
@@ -51,8 +51,8 @@ from resnets.data.splits.check_findings import (
     Finding,
 )
 from resnets.data.splits.open import check_classes
-from resnets.data.tables.beside import may_label
 from resnets.data.tables.flat_labels import is_table
+from resnets.data.tables.unread_labels import may_label
 
 
 @dataclass(frozen=True, eq=False)

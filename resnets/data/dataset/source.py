@@ -14,7 +14,7 @@ from resnets.config import DataSpec
 from resnets.data.dataset.in_memory import load_files
 from resnets.data.dataset.split import Split, TensorSplit
 from resnets.data.errors import DataError
-from resnets.data.files.open import Files
+from resnets.data.files.folder import Files
 from resnets.data.files.walk import LeftOut
 
 Rows = NDArray[np.int64]

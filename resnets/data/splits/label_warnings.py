@@ -1,4 +1,4 @@
-"""Byte-identical images that lie in two classes: at least one of their labels is wrong."""
+"""Labels that cannot be right, or that are not measured: one image in two classes, absent ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnets.data.dataset.content_hash import Keys
-from resnets.data.dataset.parts import Part, Rows
+from resnets.data.dataset.source import Part, Rows
+
+SHOWN = 3  # class names in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,18 @@ def label_conflicts(shares: Sequence[Labeled], classes: Sequence[str]) -> tuple[
         f"{count:,} images lie in two classes: byte-identical files under different labels, such"
         f" as {pair}; remove or move the wrong ones",
     )
+
+
+def unmeasured_classes(labels: Rows, classes: Sequence[str], title: str) -> tuple[str, ...]:
+    """A line where some of the `classes` are not among the `labels` (N,) of a held-out split."""
+    counts = np.bincount(labels, minlength=len(classes))
+    absent = [classes[int(label)] for label in np.flatnonzero(counts == 0)]
+    if not absent:
+        return ()
+    count = f"{len(absent):,} class{'es' * (len(absent) > 1)}"
+    more = f" and {len(absent) - SHOWN:,} more" if len(absent) > SHOWN else ""
+    names = ", ".join(absent[:SHOWN]) + more
+    return (f"no {title} image is of {count}, whose errors are not measured: {names}",)
 
 
 def _name(shares: Sequence[Labeled], place: int) -> str:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnets.data.dataset.parts import Part, Rows, Source, by_role
+from resnets.data.dataset.source import Part, Rows, Source, by_role
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
-from resnets.data.layout.split_names import split_role
+from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.columns import GROUPS, LABELS, SPLITS, flag_role, plain, shown_names
 from resnets.data.tables.labels import ONE_LABEL, class_names, is_list, number_labels
 from resnets.data.tables.reader import open_table_bytes
