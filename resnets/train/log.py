@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,7 @@ from resnets.utils.terminal import Console
 
 METRICS = "metrics.jsonl"
 DAMAGED = "metrics-damaged.txt"
+NOTEBOOK_SECONDS = 0.5  # between two drawings of a notebook's progress bar
 _log = logging.getLogger(__name__)
 # Metrics in percent that are also printed, and their labels.
 PERCENTAGES = {
@@ -58,10 +61,11 @@ class RunLog:
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._tensorboard = TensorBoardLog(folder, step)
         self._console = Console(stderr=True)
-        self._bar = None if quiet or not sys.stderr.isatty() else _progress_bar(self._console)
-        if self._bar is not None:
-            self._task = self._bar.add_task("training", total=total, completed=step, metrics="")
-            self._bar.start()
+        self._bar: TerminalBar | NotebookBar | None = None
+        if not quiet and in_notebook():
+            self._bar = NotebookBar(total, step)
+        elif not quiet and sys.stderr.isatty():
+            self._bar = TerminalBar(self._console, total, step)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row to every output."""
@@ -83,7 +87,7 @@ class RunLog:
         rate = row["images_per_second"]
         speed = f"{rate:,.{0 if rate >= 10 else 1}f} images/s"
         if self._bar is not None:
-            self._bar.update(self._task, completed=row["step"], metrics=f"{metrics}  {speed}")
+            self._bar.update(row["step"], f"{metrics}  {speed}")
             return
         remaining = (self.total - row["step"]) * row["seconds_per_step"]
         self.info(
@@ -94,7 +98,7 @@ class RunLog:
     def tick(self, step: int) -> None:
         """Advance the progress bar, if there is one."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+            self._bar.update(step)
 
     def info(self, text: str) -> None:
         """Print a line to the terminal."""
@@ -104,7 +108,7 @@ class RunLog:
     def close(self) -> None:
         """Flush and release files and the progress bar."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
         self._tensorboard.close()
         with suppress(OSError):  # reported by `error`
             self._file.close()
@@ -245,12 +249,64 @@ def format_duration(seconds: float) -> str:
     return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"
 
 
-def _progress_bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}"),
-        console=console,
-    )
+class TerminalBar:
+    """A progress bar in a terminal; what is printed meanwhile appears above it."""
+
+    def __init__(self, console: Console, total: int, step: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("training", total=total, completed=step, metrics="")
+        self._progress.start()
+
+    def update(self, step: int, metrics: str | None = None) -> None:
+        """Show the step and, if given, new metrics."""
+        self._progress.update(self._task, completed=step)
+        if metrics is not None:
+            self._progress.update(self._task, metrics=metrics)
+
+    def close(self) -> None:
+        """Leave the terminal."""
+        self._progress.stop()
+
+
+class NotebookBar:
+    """A progress bar in the output of a notebook's cell, redrawn twice a second."""
+
+    def __init__(self, total: int, step: int) -> None:
+        from IPython.display import HTML, display
+
+        self._html, self._total, self._step, self._metrics = HTML, total, step, ""
+        self._drawn, self._start, self._began = time.monotonic(), step, time.monotonic()
+        self._handle = display(self._bar(), display_id=True)
+
+    def update(self, step: int, metrics: str | None = None) -> None:
+        """Show the step and, if given, new metrics."""
+        self._step, self._metrics = step, self._metrics if metrics is None else metrics
+        if time.monotonic() - self._drawn > NOTEBOOK_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Draw the bar as it is now."""
+        self._drawn = time.monotonic()
+        self._handle.update(self._bar())
+
+    def _bar(self) -> Any:
+        done = max(1, self._step - self._start)
+        seconds = (time.monotonic() - self._began) / done * (self._total - self._step)
+        words = [f"{self._step:,}/{self._total:,}", f"ETA {format_duration(seconds)}"]
+        text = html.escape("  ".join([*words, self._metrics]))
+        bar = f'<progress value="{self._step}" max="{self._total}"></progress>'
+        return self._html(f"<div>training {bar} <code>{text}</code></div>")
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")

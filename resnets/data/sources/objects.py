@@ -230,7 +230,7 @@ def _pixels(image: Any, name: str, *, batch: bool = False) -> Pixels:
     if not 0 <= low <= high <= 1:
         raise DataError(
             f"data: {name}: values from {low:.4g} to {high:.4g}; give uint8, or floats from 0 to 1,"
-            " before any normalization (the recipe's data.normalise does that)"
+            " before any normalization (the recipe's data.normalize does that)"
         )
     return np.ascontiguousarray(np.round(values * 255).astype(np.uint8))
 

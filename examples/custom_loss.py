@@ -1,0 +1,29 @@
+"""A loss from outside the package: the focal loss (Lin et al. 2017), for rare classes.
+
+python examples/custom_loss.py --epochs 20
+"""
+
+import argparse
+
+from torch import Tensor
+from torch.nn import functional as F
+
+import resnets
+
+
+def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
+    """(B,) values for logits (B, K) and classes (B,): easy images count less."""
+    cross_entropy = F.cross_entropy(logits, targets, reduction="none")
+    return (1 - (-cross_entropy).exp()) ** gamma * cross_entropy
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=float, default=20)
+parser.add_argument("--out", default="runs/focal-loss")
+arguments = parser.parse_args()
+
+# resume: the same command continues a run that was stopped.
+run = resnets.train(
+    "digits", loss=focal_loss, epochs=arguments.epochs, out=arguments.out, resume=True
+)
+print(f"{run.result['test']['top1_error']:.2f}% test error; report: {run.report}")

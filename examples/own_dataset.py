@@ -1,0 +1,57 @@
+"""A data set from outside the package: a `torch.utils.data.Dataset`, and a network of one's own.
+
+python examples/own_dataset.py --epochs 20
+"""
+
+import argparse
+
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import resnets
+
+
+class Even(Dataset):
+    """Scikit-learn's digits, told apart as even and odd."""
+
+    classes = ("even", "odd")  # without it, classes are called "0" and "1"
+
+    def __init__(self, rows: slice) -> None:
+        digits = load_digits()
+        self.images, self.labels = digits.images[rows], digits.target[rows] % 2
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        pixels = (self.images[row] * (255 / 16)).astype("uint8")
+        return Image.fromarray(pixels).resize((16, 16)), int(self.labels[row])
+
+
+class SmallNet(nn.Module):
+    """Returns logits (B, K) for images (B, C, H, W)."""
+
+    def __init__(self, spec: resnets.ModelSpec) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            *(nn.Conv2d(spec.in_channels, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU()),
+        )
+        self.head = nn.Linear(64, spec.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.convs(x).mean((2, 3)))
+
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=float, default=20)
+parser.add_argument("--out", default="runs/own-dataset")
+arguments = parser.parse_args()
+data = {"train": Even(slice(1400)), "test": Even(slice(1400, None))}
+run = resnets.train("digits", data=data, model=SmallNet, epochs=arguments.epochs, out=arguments.out)
+print(f"{run.result['test']['top1_error']:.2f}% test error")
+image, label = data["test"][0]
+(prediction,) = resnets.predict(run, image)
+print(f"{Even.classes[label]} image: {prediction.probabilities[0]:.0%} {prediction.classes[0]}")
