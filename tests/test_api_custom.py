@@ -117,7 +117,7 @@ def test_custom_parts_go_through_the_same_run(tiny_run):
     assert row["loss"] < 0.2  # of squared errors
 
 
-def test_a_checkpoint_names_its_foreign_network_and_loads_with_it(tiny_run, capsys):
+def test_a_checkpoint_names_its_foreign_network_and_loads_with_it(tiny_run, tmp_path, capsys):
     run, data = tiny_run
     with pytest.raises(resnets.ConfigError, match=r"test_api_custom\.TinyNet"):
         resnets.load(run.folder)
@@ -133,6 +133,9 @@ def test_a_checkpoint_names_its_foreign_network_and_loads_with_it(tiny_run, caps
     assert torch.equal(logits, again)
     found = resnets.predict(run, list(images[:3]))
     assert [each.classes[0] for each in found] == [str(k) for k in logits[:3].argmax(1).tolist()]
+    artifact = resnets.export(run, "torch", out=tmp_path / "tiny.pt2", quiet=True)
+    (exported,) = resnets.predict(artifact, images[0])
+    assert exported.classes[0] == found[0].classes[0]
     error = 100 * (logits.argmax(1).numpy() != labels).mean()
     measured = resnets.evaluate(run, (images, labels), quiet=True, precision="float32")
     assert measured.evaluation.top1_error == pytest.approx(error)
