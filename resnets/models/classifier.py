@@ -48,7 +48,7 @@ class ImageClassifier(nn.Module, ABC):
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
         self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
-        self.origin = "random initialisation"
+        self.origin = "random initialization"
 
     @property
     def custom_names(self) -> dict[str, str]:

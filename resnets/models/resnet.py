@@ -288,7 +288,9 @@ class ResNet(ImageClassifier):
             if block is not None:
                 check_blocks(self.get_submodule(name), configs, self.custom_names["block"])
         channels = spec.out_channels
-        self.norm = make_norm(spec, channels, norm) if spec.is_preact else nn.Identity()
+        self.norm: nn.Module = nn.Identity()
+        if spec.is_preact:
+            self.norm = make_norm(spec, channels, norm, inplace=False)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(spec.dropout)
         self.head = nn.Linear(channels, spec.num_classes)

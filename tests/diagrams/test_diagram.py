@@ -1,4 +1,4 @@
-"""Diagrams show what the modules are: boxes, curves and words are checked against the nets."""
+"""Diagrams show what the modules are: boxes, curves and words are checked against the models."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_fig3_has_the_papers_boxes_and_curves() -> None:
         "34-layer plain",
         "34-layer residual",
     ]
-    # The plain net is its residual twin without the shortcuts: the same boxes in the same order.
+    # The plain model is its residual twin without the shortcuts: the same boxes in the same order.
     assert words(plain)[4:] == [word for word in words(residual)[4:] if word != "zero pad"]
 
 
@@ -58,17 +58,17 @@ def test_fig3_has_the_papers_boxes_and_curves() -> None:
     "name", ["resnet18", "resnet18-c", "resnet50-v1", "preact-resnet50", "cifar-resnet20"]
 )
 def test_dotted_curves_are_the_blocks_whose_output_has_another_shape(name: str) -> None:
-    net = sketch(name)
-    drawn = [unit.shortcut.widens for unit in read_column(net).units if unit.shortcut]
+    model = sketch(name)
+    drawn = [unit.shortcut.widens for unit in read_column(model).units if unit.shortcut]
     changes: list[bool] = []
 
     def record(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         changes.append(inputs[0].shape != output.shape)
 
-    for block in net.blocks().values():
+    for block in model.blocks().values():
         block.register_forward_hook(record)
     with shapes_only():
-        net(torch.empty(1, 3, net.spec.input_size, net.spec.input_size))
+        model(torch.empty(1, 3, model.spec.input_size, model.spec.input_size))
     assert drawn == changes
     column = counts(draw(name))
     assert column["shortcut widening"] == sum(changes)
@@ -107,7 +107,7 @@ def test_a_pool_that_enlarges_does_not_turn_the_drawing_upwards() -> None:
 @pytest.mark.parametrize(
     ("name", "layers"), [("cifar-resnet110", 110), ("cifar-resnet1202", 1202), ("resnet152", 152)]
 )
-def test_deep_nets_are_folded_and_lose_no_layer(name: str, layers: int) -> None:
+def test_deep_models_are_folded_and_lose_no_layer(name: str, layers: int) -> None:
     column = fold(read_column(sketch(name)))
     assert column.total("conv", "fc") == layers
     root = draw(name)
@@ -117,7 +117,7 @@ def test_deep_nets_are_folded_and_lose_no_layer(name: str, layers: int) -> None:
     assert braces == [f"× {unit.count}" for unit in column.units if unit.count > 1]
 
 
-def test_a_figure_folds_all_its_nets_or_none() -> None:
+def test_a_figure_folds_all_its_models_or_none() -> None:
     assert not groups(draw("cifar-resnet56"), "fold")
     shallow, deep = groups(draw("cifar-resnet20", "cifar-resnet110"), "model")
     assert [text for text in words(shallow) if "×" in text][1:] == ["× 3", "× 2", "× 2"]

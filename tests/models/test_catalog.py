@@ -38,7 +38,7 @@ def test_overrides() -> None:
         ("cifar-plain164", (18, 18, 18), "bottleneck", "none"),
     ],
 )
-def test_cifar_nets_of_any_depth(
+def test_cifar_models_of_any_depth(
     name: str, depths: tuple[int, ...], block: str, shortcut: str
 ) -> None:
     spec = catalog.spec(name)

@@ -21,8 +21,8 @@ TABLE_1 = {  # paper, Table 1, in 1e9; rounded there, and 50 layers rounded down
 
 def count(name: str, size: int | None = None) -> cost.Cost:
     with torch.device("meta"):
-        net = build(catalog.spec(name))
-    return cost.count(net, size)
+        model = build(catalog.spec(name))
+    return cost.count(model, size)
 
 
 @pytest.mark.parametrize(("name", "billions"), TABLE_1.items())
@@ -33,11 +33,11 @@ def test_multiply_adds_are_the_papers(name: str, billions: float) -> None:
 @pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "preact-resnet18", "vgg11-bn"])
 def test_multiply_adds_agree_with_torchs_counter(name: str) -> None:
     with torch.device("meta"):
-        net = build(catalog.spec(name)).eval()
-        picture = torch.empty(1, 3, 96, 96)
+        model = build(catalog.spec(name)).eval()
+        image = torch.empty(1, 3, 96, 96)
     with FlopCounterMode(display=False) as counter:
-        net(picture)
-    assert cost.count(net, 96).multiply_adds * 2 == counter.get_total_flops()
+        model(image)
+    assert cost.count(model, 96).multiply_adds * 2 == counter.get_total_flops()
 
 
 def test_layers_of_resnet18() -> None:
@@ -61,13 +61,13 @@ def test_size_scales_the_convolutions_only() -> None:
     assert large.parameters == small.parameters
 
 
-def test_counting_leaves_the_net_as_it_was() -> None:
-    net = build(catalog.spec("cifar-resnet20"))
-    frozen = net.get_submodule("stem.norm").eval()
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    cost.count(net)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+def test_counting_leaves_the_model_as_it_was() -> None:
+    model = build(catalog.spec("cifar-resnet20"))
+    frozen = model.get_submodule("stem.norm").eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cost.count(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not frozen.training
-    assert all(m.training for m in net.modules() if m is not frozen)
-    assert not any(m._forward_hooks for m in net.modules())
-    assert isinstance(net.head, nn.Linear)
+    assert all(m.training for m in model.modules() if m is not frozen)
+    assert not any(m._forward_hooks for m in model.modules())
+    assert isinstance(model.head, nn.Linear)

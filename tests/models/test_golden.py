@@ -1,4 +1,4 @@
-"""First logits and first loss of freshly initialised nets, which may not drift.
+"""First logits and first loss of freshly initialised models, which may not drift.
 
 After a change that is meant to alter them: `python tests/models/test_golden.py` writes them anew.
 """
@@ -28,18 +28,18 @@ NETS = [
 
 
 def first_numbers(name: str) -> dict[str, Any]:
-    """Logits of the first of four fixed pictures (in part) and the training loss of all.
+    """Logits of the first of four fixed images (in part) and the training loss of all.
 
-    In float64: batch norm over so few pictures would enlarge the rounding of one CPU or another.
+    In float64: batch norm over so few images would enlarge the rounding of one CPU or another.
     """
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     try:
-        net = build(catalog.spec(name, num_classes=10))
+        model = build(catalog.spec(name, num_classes=10))
     finally:
         torch.set_default_dtype(torch.float32)
-    pictures = torch.linspace(-2, 2, 4 * 3 * 32 * 32, dtype=torch.float64).mul(7).sin()
-    logits = net(pictures.reshape(4, 3, 32, 32))
+    images = torch.linspace(-2, 2, 4 * 3 * 32 * 32, dtype=torch.float64).mul(7).sin()
+    logits = model(images.reshape(4, 3, 32, 32))
     loss = F.cross_entropy(logits, torch.arange(4))
     return {"logits": [round(x, 5) for x in logits[0, :4].tolist()], "loss": round(loss.item(), 5)}
 

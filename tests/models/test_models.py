@@ -36,8 +36,8 @@ def on_meta(name: str) -> ImageClassifier:
         return build(catalog.spec(name))
 
 
-def size(net: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in net.parameters())
+def size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(("name", "count"), CIFAR_PARAMETERS.items())
@@ -45,7 +45,7 @@ def test_cifar_parameters_are_the_papers(name: str, count: int) -> None:
     assert size(on_meta(name)) == count
 
 
-def test_torchvision_shares_every_net_expected() -> None:
+def test_torchvision_shares_every_model_expected() -> None:
     assert len(SHARED_WITH_TORCHVISION) == 5 + 3 + 8
 
 
@@ -82,18 +82,18 @@ def test_plain_twin_differs_in_the_shortcut_only(plain: str, residual: str) -> N
 def test_stages_have_names_widths_and_strides(
     name: str, pixels: int, shapes: list[tuple[int, int]]
 ) -> None:
-    net = on_meta(name)
-    stages = net.stages(torch.empty(2, 3, pixels, pixels, device="meta"))
+    model = on_meta(name)
+    stages = model.stages(torch.empty(2, 3, pixels, pixels, device="meta"))
     stem = [] if name.startswith("vgg") else ["stem"]
     assert list(stages) == stem + [f"stage{i + 1}" for i in range(len(shapes) - len(stem))]
     assert [tuple(x.shape) for x in stages.values()] == [(2, c, side, side) for c, side in shapes]
-    assert net.classify(stages[list(stages)[-1]]).shape == (2, net.spec.num_classes)
+    assert model.classify(stages[list(stages)[-1]]).shape == (2, model.spec.num_classes)
 
 
 def test_vgg_gives_conv5_3_before_its_pool() -> None:
-    net = on_meta("vgg16")
-    stages = net.stages(torch.empty(1, 3, 224, 224, device="meta"))
-    last: nn.Sequential = net.get_submodule("stage5")
+    model = on_meta("vgg16")
+    stages = model.stages(torch.empty(1, 3, 224, 224, device="meta"))
+    last: nn.Sequential = model.get_submodule("stage5")
     assert last[:-1](stages["stage4"]).shape == (1, 512, 14, 14)
 
 
@@ -106,12 +106,12 @@ def test_any_input_size_works(name: str, shape: tuple[int, int]) -> None:
 
 def test_stages_are_what_forward_computes_with() -> None:
     torch.manual_seed(0)
-    net = build(TINY).eval()
+    model = build(TINY).eval()
     x = torch.randn(2, 3, 9, 9)
-    stages = net.stages(x)
-    assert torch.equal(net(x), net.classify(stages["stage2"]))
+    stages = model.stages(x)
+    assert torch.equal(model(x), model.classify(stages["stage2"]))
     kept = {name: tensor.clone() for name, tensor in stages.items()}
-    net.get_submodule("stage1")(stages["stem"])
+    model.get_submodule("stage1")(stages["stem"])
     assert all(torch.equal(stages[name], kept[name]) for name in kept)
 
 
@@ -150,8 +150,8 @@ def test_the_gradient_of_option_a_keeps_the_layout():
     ],
 )
 def test_shortcut_options(option: str, kinds: list[type]) -> None:
-    net = build(dataclasses.replace(TINY, shortcut=option))
-    found = list(net.blocks().values())
+    model = build(dataclasses.replace(TINY, shortcut=option))
+    found = list(model.blocks().values())
     assert [type(block.shortcut) for block in found] == kinds
     x = torch.randn(2, 4, 6, 6)
     for block in found:
@@ -181,34 +181,34 @@ def by_hand(block: PreActBasicBlock, x: Tensor) -> Tensor:
 
 def test_preactivation_order() -> None:
     torch.manual_seed(0)
-    net = build(dataclasses.replace(TINY, block="preact-basic")).eval()
-    first = net.get_submodule("stage1.0")
+    model = build(dataclasses.replace(TINY, block="preact-basic")).eval()
+    first = model.get_submodule("stage1.0")
     assert isinstance(first.norm1, nn.Identity)  # the stem has normalised and activated already
-    x = net.get_submodule("stem")(torch.randn(2, 3, 8, 8))
+    x = model.get_submodule("stem")(torch.randn(2, 3, 8, 8))
     for name in ("stage1.0", "stage1.1", "stage2.0", "stage2.1"):
-        block = net.get_submodule(name)
+        block = model.get_submodule(name)
         expected = by_hand(block, x)
         x = block(x)
         torch.testing.assert_close(x, expected)
     assert (x < 0).any()  # no relu after the addition
-    assert (net.get_submodule("stem")(torch.randn(1, 3, 8, 8)) >= 0).all()
+    assert (model.get_submodule("stem")(torch.randn(1, 3, 8, 8)) >= 0).all()
 
 
 def test_preactivation_without_norm_leaves_the_input_alone() -> None:
-    net = build(dataclasses.replace(TINY, block="preact-basic", norm="none"))
+    model = build(dataclasses.replace(TINY, block="preact-basic", norm="none"))
     x = torch.randn(2, 4, 6, 6)
     kept = x.clone()
-    net.get_submodule("stage1.1")(x)
+    model.get_submodule("stage1.1")(x)
     assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("block", ["basic", "bottleneck", "preact-basic", "preact-bottleneck"])
 def test_zero_init_starts_every_block_as_its_shortcut(block: str, norm: str) -> None:
-    net = build(dataclasses.replace(TINY, block=block, norm=norm, zero_init_residual=True))
-    x = net.get_submodule("stem")(torch.randn(2, 3, 8, 8))
+    model = build(dataclasses.replace(TINY, block=block, norm=norm, zero_init_residual=True))
+    x = model.get_submodule("stem")(torch.randn(2, 3, 8, 8))
     for name in ("stage1.0", "stage1.1", "stage2.0"):
-        unit = net.get_submodule(name)
+        unit = model.get_submodule(name)
         branch, shortcut = unit.paths(x)
         assert branch.abs().max() == 0
         x = unit(x)
@@ -226,12 +226,12 @@ def test_he_and_naive_initialization() -> None:
     assert conv.std().item() == pytest.approx(0.01, rel=0.02)
 
 
-def test_he_initialization_keeps_the_signal_in_a_deep_plain_net_without_norms() -> None:
+def test_he_initialization_keeps_the_signal_in_a_deep_plain_model_without_norms() -> None:
     torch.manual_seed(0)
     sizes = {}
     for init in ("he", "naive"):
-        net = build(catalog.spec("cifar-plain32", norm="none", init=init)).eval()
-        sizes[init] = net.stages(torch.randn(4, 3, 32, 32))["stage3"].std().item()
+        model = build(catalog.spec("cifar-plain32", norm="none", init=init)).eval()
+        sizes[init] = model.stages(torch.randn(4, 3, 32, 32))["stage3"].std().item()
     assert 1e-2 < sizes["he"] < 10
     assert sizes["naive"] < 1e-20
 
@@ -251,8 +251,8 @@ def test_contradictions_are_config_errors(changes: dict[str, object], words: str
 
 
 def test_1202_layers_build_and_run() -> None:
-    net = build(catalog.spec("cifar-resnet1202"))
-    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    model = build(catalog.spec("cifar-resnet1202"))
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert len(convs) + 1 == 1202
     with torch.inference_mode():
-        assert net(torch.randn(2, 3, 16, 16)).isfinite().all()
+        assert model(torch.randn(2, 3, 16, 16)).isfinite().all()

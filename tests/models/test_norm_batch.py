@@ -28,12 +28,12 @@ OFF = torch.autocast("cpu", enabled=False)
 
 
 def ghost(channels: int, images: int, relu: bool = True) -> GhostNormAct2d:
-    net = nn.Sequential(BatchNormAct2d(channels, relu=relu))
-    nn.init.uniform_(net[0].weight)
-    nn.init.uniform_(net[0].bias)
-    convert_batch_norms(net, images, sync=False)
-    assert isinstance(net[0], GhostNormAct2d)
-    return net[0]
+    model = nn.Sequential(BatchNormAct2d(channels, relu=relu))
+    nn.init.uniform_(model[0].weight)
+    nn.init.uniform_(model[0].bias)
+    convert_batch_norms(model, images, sync=False)
+    assert isinstance(model[0], GhostNormAct2d)
+    return model[0]
 
 
 def test_each_ghost_is_normalized_by_itself_and_the_running_statistics_take_their_mean():
@@ -80,14 +80,14 @@ def test_the_kernel_computes_ghosts_as_torch_does(shortcut):
 
 def step(recipe: Recipe, batch: Batch) -> nn.Module:
     torch.manual_seed(0)
-    net = build(recipe.model)
-    convert_batch_norms(net, recipe.norm_batch, sync=False)
-    state = new_state(net, recipe, 10)
+    model = build(recipe.model)
+    convert_batch_norms(model, recipe.norm_batch, sync=False)
+    state = new_state(model, recipe, 10)
     train_step(
-        state, DataParallelModel(net, ProcessGroup()), classification_loss(), batch, OFF, recipe
+        state, DataParallelModel(model, ProcessGroup()), classification_loss(), batch, OFF, recipe
     )
     assert state.interval.count == len(batch)
-    return net
+    return model
 
 
 def recipe(**changes: object) -> Recipe:
@@ -123,11 +123,11 @@ def test_sizes_that_do_not_go_together_are_refused(changes, said):
         recipe(**changes)
 
 
-def test_only_norms_that_learn_by_their_own_pictures_are_exchanged():
-    net = build(catalog.spec("cifar-resnet8"))
-    norms = sum(isinstance(each, nn.BatchNorm2d) for each in net.modules())
-    assert len(running_statistics(net)) == 2 * norms
-    assert running_statistics(net.eval()) == []
-    convert_batch_norms(net.train(), 0, sync=True)
-    assert running_statistics(net) == []
-    assert sum(isinstance(each, AllReduceNormAct2d) for each in net.modules()) == norms
+def test_only_norms_that_learn_by_their_own_images_are_exchanged():
+    model = build(catalog.spec("cifar-resnet8"))
+    norms = sum(isinstance(each, nn.BatchNorm2d) for each in model.modules())
+    assert len(running_statistics(model)) == 2 * norms
+    assert running_statistics(model.eval()) == []
+    convert_batch_norms(model.train(), 0, sync=True)
+    assert running_statistics(model) == []
+    assert sum(isinstance(each, AllReduceNormAct2d) for each in model.modules()) == norms

@@ -40,14 +40,14 @@ def test_the_fewest_images_of_a_pass(changes: dict, processes: int, images: int)
 
 def test_only_maps_of_one_pixel_are_refused() -> None:
     one = recipe(batch_size=1)
-    net = build(one.model)
+    model = build(one.model)
     with pytest.raises(ConfigError, match="batch_size=1"):
-        check_norm_values(net, one, (3, 32, 32), 1)
-    check_norm_values(net, one, (3, 64, 64), 1)
-    check_norm_values(net, recipe(batch_size=2), (3, 32, 32), 1)
+        check_norm_values(model, one, (3, 32, 32), 1)
+    check_norm_values(model, one, (3, 64, 64), 1)
+    check_norm_values(model, recipe(batch_size=2), (3, 32, 32), 1)
     check_norm_values(build(catalog.spec("cifar-resnet20")), one, (3, 32, 32), 1)
     check_norm_values(build(catalog.spec("vgg11")), one, (3, 224, 224), 1)
-    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
 def test_frozen_norms_need_nothing() -> None:
@@ -57,8 +57,8 @@ def test_frozen_norms_need_nothing() -> None:
 
 def test_a_pooled_map_has_one_pixel_at_any_size() -> None:
     one = recipe(batch_size=1)
-    net = build(catalog.spec("resnet18"))
-    model = Segmenter(net, DetectSpec(head="deeplabv3"), 3)
+    model = build(catalog.spec("resnet18"))
+    model = Segmenter(model, DetectSpec(head="deeplabv3"), 3)
     with pytest.raises(ConfigError, match="classifier"):
         check_norm_values(model, one, (3, 96, 96), 1)
     fcn = Segmenter(build(catalog.spec("resnet18")), DetectSpec(head="fcn"), 3)
@@ -66,11 +66,11 @@ def test_a_pooled_map_has_one_pixel_at_any_size() -> None:
 
 
 def test_kernels_refuse_what_torch_refuses() -> None:
-    net = build(catalog.spec("resnet18", input_size=32)).train()
-    use_cpu_kernels(net.to(memory_format=torch.channels_last))
+    model = build(catalog.spec("resnet18", input_size=32)).train()
+    use_cpu_kernels(model.to(memory_format=torch.channels_last))
     images = torch.randn(1, 3, 32, 32).to(memory_format=torch.channels_last)
     with pytest.raises(ValueError, match="1 value per channel"):
-        net(images)
+        model(images)
 
 
 @pytest.mark.parametrize("native", ["1", "0"])

@@ -28,7 +28,7 @@ def tiny(**options: object) -> ImageClassifier:
 
 @pytest.mark.parametrize("stages", [1, 2])
 def test_dilated_stages_equal_torchvision(stages: int) -> None:
-    """DeepLab's backbone: the same weights give the same maps as torchvision's dilated net."""
+    """DeepLab's backbone: the same weights give the same maps as torchvision's dilated model."""
     with torch.device("meta"):
         ours = build(catalog.spec("resnet50", dilate=stages))
         replaced = [index >= 3 - stages for index in range(3)]
@@ -49,22 +49,22 @@ def test_dilated_stages_equal_torchvision(stages: int) -> None:
 @pytest.mark.parametrize("block", ["basic", "bottleneck", "preact-basic", "preact-bottleneck"])
 def test_dilation_sees_as_far_as_the_stride_it_replaces(block: str) -> None:
     """A dilated stage gives, on its grid of every second place, what the strided stage gives."""
-    net = build(ModelSpec(block=block, depths=(1, 2, 1), widths=(8, 16, 32), stem_width=8)).eval()
-    dilated = build(dataclasses.replace(net.spec, dilate=1)).eval()
-    dilated.load_state_dict(net.state_dict())
+    model = build(ModelSpec(block=block, depths=(1, 2, 1), widths=(8, 16, 32), stem_width=8)).eval()
+    dilated = build(dataclasses.replace(model.spec, dilate=1)).eval()
+    dilated.load_state_dict(model.state_dict())
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        strided, wide = net.stages(images)["stage3"], dilated.stages(images)["stage3"]
+        strided, wide = model.stages(images)["stage3"], dilated.stages(images)["stage3"]
     assert wide.shape[-1] == 2 * strided.shape[-1]
     inside = wide[..., ::2, ::2][..., 1:-1, 1:-1]
     torch.testing.assert_close(inside, strided[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-5)
 
 
 def test_dropped_branches_follow_depth_and_keep_the_mean() -> None:
-    net = tiny(drop_path=0.6)
-    rates = [block.drop_path.p for block in net.blocks().values()]
+    model = tiny(drop_path=0.6)
+    rates = [block.drop_path.p for block in model.blocks().values()]
     assert rates == pytest.approx([0, 0.2, 0.4, 0.6])
-    block = net.stage2[1]
+    block = model.stage2[1]
     x = torch.rand(1, 32, 4, 4).expand(4000, -1, -1, -1)
     norms = {m for m in block.modules() if isinstance(m, nn.BatchNorm2d)}
     for norm in norms:
@@ -87,10 +87,10 @@ def test_recomputed_blocks_drop_the_same_branches(block: str) -> None:
     stored = tiny(block=block, drop_path=0.5, depths=(4, 4))
     recomputed = copy.deepcopy(stored)
     recomputed.recompute = True
-    for net in (stored, recomputed):
+    for model in (stored, recomputed):
         torch.manual_seed(3)
         images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-        F.cross_entropy(net(images), torch.arange(8) % 5).backward()
+        F.cross_entropy(model(images), torch.arange(8) % 5).backward()
     for one, other in zip(stored.parameters(), recomputed.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
 
@@ -110,7 +110,7 @@ def test_low_pass_is_the_triangle_filter(size: tuple[int, int], stride: int) -> 
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B", "none"])
-def test_blurred_net_has_the_same_tensors_and_shifts_less(shortcut: str) -> None:
+def test_blurred_model_has_the_same_tensors_and_shifts_less(shortcut: str) -> None:
     plain = build(
         ModelSpec(depths=(1, 1, 1), widths=(16, 32, 64), stem_width=16, shortcut=shortcut)
     )
@@ -121,12 +121,12 @@ def test_blurred_net_has_the_same_tensors_and_shifts_less(shortcut: str) -> None
     assert isinstance(blurred.stage2[0].conv1, BlurredConv)
     images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
-    def drift(net: ImageClassifier) -> float:
-        """Relative change of the last stage's mean activation when the pictures move 1 px."""
+    def drift(model: ImageClassifier) -> float:
+        """Relative change of the last stage's mean activation when the images move 1 px."""
         with torch.no_grad():
             one, two = (
-                net.eval().stages(pictures)["stage3"].mean((2, 3))
-                for pictures in (images, images.roll(1, 3))
+                model.eval().stages(shifted)["stage3"].mean((2, 3))
+                for shifted in (images, images.roll(1, 3))
             )
         return float((one - two).norm() / one.norm())
 
@@ -165,13 +165,13 @@ def test_contradictions_are_named(options: dict, words: str) -> None:
 
 
 def test_stochastic_depth_compiles_without_a_graph_break() -> None:
-    net = tiny(drop_path=0.5)
-    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    model = tiny(drop_path=0.5)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
     compiled(torch.randn(2, 3, 16, 16)).sum().backward()
 
 
-def test_published_names_are_for_nets_that_compute_alike() -> None:
-    """Stochastic depth is over when a net is published; dilation and blurring are not."""
+def test_published_names_are_for_models_that_compute_alike() -> None:
+    """Stochastic depth is over when a model is published; dilation and blurring are not."""
     spec = catalog.spec("resnet50")
     assert published_name(dataclasses.replace(spec, drop_path=0.1)) == "resnet50"
     assert published_name(dataclasses.replace(spec, dilate=2)) is None

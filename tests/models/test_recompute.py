@@ -14,13 +14,13 @@ from resnets.models import ImageClassifier, build, catalog
 NETS = ["cifar-resnet32", "cifar-preact-resnet20", "cifar-plain20", "resnet50", "vgg11-bn"]
 
 
-def step(net: ImageClassifier) -> Tensor:
-    """One SGD step on fixed pictures; returns the loss."""
+def step(model: ImageClassifier) -> Tensor:
+    """One SGD step on fixed images; returns the loss."""
     data = torch.Generator().manual_seed(1)
-    pictures = torch.randn(2, 3, 32, 32, generator=data)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    images = torch.randn(2, 3, 32, 32, generator=data)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     torch.manual_seed(2)
-    loss = F.cross_entropy(net(pictures), torch.tensor([1, 3]))
+    loss = F.cross_entropy(model(images), torch.tensor([1, 3]))
     loss.backward()
     optimizer.step()
     return loss.detach()
@@ -47,23 +47,23 @@ def test_recomputed_step_is_bitwise_the_same(name: str) -> None:
 
 
 def test_frozen_norms_stay_frozen() -> None:
-    net = build(catalog.spec("cifar-resnet20"))
-    net.recompute = True
-    for module in net.modules():
+    model = build(catalog.spec("cifar-resnet20"))
+    model.recompute = True
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    step(net)
-    assert net.get_submodule("stage1.0.norm1").running_mean.abs().max() == 0
+    step(model)
+    assert model.get_submodule("stage1.0.norm1").running_mean.abs().max() == 0
 
 
 def peak_bytes(recompute: bool) -> int:
     """Peak memory of a training step of batch 128; on fake tensors, so nothing is computed."""
     with FakeTensorMode():
-        net = build(catalog.spec("cifar-resnet56"))
-        net.recompute = recompute
-        pictures = torch.empty(128, 3, 32, 32)
+        model = build(catalog.spec("cifar-resnet56"))
+        model.recompute = recompute
+        images = torch.empty(128, 3, 32, 32)
         with MemTracker() as tracker:
-            F.cross_entropy(net(pictures), torch.zeros(128, dtype=torch.long)).backward()
+            F.cross_entropy(model(images), torch.zeros(128, dtype=torch.long)).backward()
     return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
 
 

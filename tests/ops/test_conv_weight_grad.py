@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
     not conv_weight_grad.has_kernel(), reason="no AMX or no compiler here"
 )
 
-# pictures, input channels, output channels, height, width, kernel size, stride
+# images, input channels, output channels, height, width, kernel size, stride
 SHAPES = [
     (8, 16, 16, 32, 32, 3, 1),
     (3, 16, 32, 32, 32, 3, 2),
@@ -27,7 +27,7 @@ SHAPES = [
     (3, 256, 512, 9, 9, 3, 2),
     (2, 512, 1024, 14, 14, 1, 2),
     (2, 16, 16, 1, 1, 3, 1),
-    (40, 32, 32, 3, 2, 3, 1),  # more pictures than groups
+    (40, 32, 32, 3, 2, 3, 1),  # more images than groups
 ]
 
 
@@ -88,13 +88,13 @@ def test_does_not_depend_on_the_number_of_threads(shape):
 
 
 @pytest.mark.parametrize("name", ["cifar-resnet8", "resnet50"])
-def test_a_net_of_the_catalog_trains_with_it(name):
-    net = create_model(name, num_classes=10).to(memory_format=torch.channels_last)
-    assert use_cpu_kernels(net)
+def test_a_model_of_the_catalog_trains_with_it(name):
+    model = create_model(name, num_classes=10).to(memory_format=torch.channels_last)
+    assert use_cpu_kernels(model)
     x = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        net(x).sum().backward()
-    convs = [each for each in net.modules() if isinstance(each, nn.Conv2d)]
+        model(x).sum().backward()
+    convs = [each for each in model.modules() if isinstance(each, nn.Conv2d)]
     ours = [each for each in convs if type(each) is Conv2d]
     assert len(ours) == len(convs) - 1
     assert all(each.weight.grad.isfinite().all() for each in convs)
@@ -156,27 +156,27 @@ def test_gradients_asked_for_alone_and_maps_of_another_layout():
     assert dw.shape == conv.weight.shape
 
 
-def test_a_net_with_kernels_compiles_whole():
-    net = create_model("cifar-resnet8").to(memory_format=torch.channels_last)
-    use_cpu_kernels(net)
-    whole = torch.compile(net, fullgraph=True, backend="eager")
+def test_a_model_with_kernels_compiles_whole():
+    model = create_model("cifar-resnet8").to(memory_format=torch.channels_last)
+    use_cpu_kernels(model)
+    whole = torch.compile(model, fullgraph=True, backend="eager")
     x = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
         whole(x).sum().backward()
-    assert net.stage1[0].conv1.weight.grad.isfinite().all()
+    assert model.stage1[0].conv1.weight.grad.isfinite().all()
 
 
 def test_torch_defaults_do_not_reach_the_kernels():
-    net = create_model("cifar-resnet8").to(memory_format=torch.channels_last)
+    model = create_model("cifar-resnet8").to(memory_format=torch.channels_last)
     x = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
 
     def gradient():
-        net.zero_grad()
+        model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            net(x).square().sum().backward()
-        return net.stage1[0].conv1.weight.grad.clone()
+            model(x).square().sum().backward()
+        return model.stage1[0].conv1.weight.grad.clone()
 
-    use_cpu_kernels(net)
+    use_cpu_kernels(model)
     expected = gradient()
     torch.set_default_dtype(torch.float64)
     try:
@@ -188,7 +188,7 @@ def test_torch_defaults_do_not_reach_the_kernels():
 def test_a_block_is_drawn_after_training_too():
     from resnets.diagrams.block import read_flow
 
-    net = create_model("resnet18")
-    before = read_flow(net.stage2[0], "block")
-    use_cpu_kernels(net)
-    assert read_flow(net.stage2[0], "block") == before
+    model = create_model("resnet18")
+    before = read_flow(model.stage2[0], "block")
+    use_cpu_kernels(model)
+    assert read_flow(model.stage2[0], "block") == before

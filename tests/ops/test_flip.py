@@ -1,4 +1,4 @@
-"""Large pictures on a CPU: the kernel, the loop in torch and the whole batch agree to the bit."""
+"""Large images on a CPU: the kernel, the loop in torch and the whole batch agree to the bit."""
 
 import numpy as np
 import pytest
@@ -29,11 +29,11 @@ def test_three_ways_agree(mean_image: bool, channels: int, monkeypatch: pytest.M
     change = AugmentSpec(crop="random-resized", flip=True)
     batch = augment.BatchAugment(change, Preprocessor(spec, mean), 3, torch.device("cpu"))
     shape = (10, SIZE, SIZE, channels)
-    pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    stored = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     rows = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
 
     def images() -> Tensor:
-        return batch(pictures, rows, np.zeros(len(rows), np.int64), rows.numpy())
+        return batch(stored, rows, np.zeros(len(rows), np.int64), rows.numpy())
 
     by_kernel = images()
     monkeypatch.setattr(augment, "flip_and_normalize", lambda *_: False)

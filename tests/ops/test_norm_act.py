@@ -152,24 +152,24 @@ def test_not_a_number_passes_on():
 
 
 @pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-plain20", "preact-resnet50", "vgg16-bn"])
-def test_a_step_of_a_net_equals_torchs(name):
+def test_a_step_of_a_model_equals_torchs(name):
     torch.manual_seed(0)
     size = 64 if name == "preact-resnet50" else 32
-    net = create_model(name, num_classes=10).to(memory_format=torch.channels_last).train()
-    net.requires_grad_(True)
-    for module in net.modules():
+    model = create_model(name, num_classes=10).to(memory_format=torch.channels_last).train()
+    model.requires_grad_(True)
+    for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    twin = copy.deepcopy(net)
+    twin = copy.deepcopy(model)
     assert use_cpu_kernels(twin)
     images = torch.randn(8, 3, size, size).contiguous(memory_format=torch.channels_last)
     targets = torch.arange(8)
-    for each in (net, twin):
+    for each in (model, twin):
         F.cross_entropy(each(images), targets).backward()
-    for (path, ours), theirs in zip(twin.named_parameters(), net.parameters(), strict=True):
+    for (path, ours), theirs in zip(twin.named_parameters(), model.parameters(), strict=True):
         off = (ours.grad - theirs.grad).norm() / theirs.grad.norm().clamp(min=1e-3)
         assert off < 5e-2, (path, off)
-    for (path, ours), theirs in zip(twin.named_buffers(), net.buffers(), strict=True):
+    for (path, ours), theirs in zip(twin.named_buffers(), model.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4, msg=path)
 
 

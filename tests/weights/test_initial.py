@@ -234,7 +234,7 @@ def test_damaged_bytes_never_escape_as_other_errors(tmp_path: Path) -> None:
 def test_unknown_nets_and_no_weights() -> None:
     with pytest.raises(ConfigError, match="did you mean resnet50"):
         resnets.create_model("resnet5O")
-    assert resnets.create_model(catalog.spec("cifar-resnet20")).origin == "random initialisation"
+    assert resnets.create_model(catalog.spec("cifar-resnet20")).origin == "random initialization"
 
 
 def test_version_is_the_packages() -> None:

@@ -60,7 +60,7 @@ class Detector(nn.Module):
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
         self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
-        self.origin = "random initialisation"
+        self.origin = "random initialization"
 
     @property
     def masks(self) -> bool:

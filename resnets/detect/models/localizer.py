@@ -52,7 +52,7 @@ class Localizer(nn.Module):
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
         self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
-        self.origin = "random initialisation"
+        self.origin = "random initialization"
 
     def read(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Sizes]:
         """Class logits (B, K), objectness (B, N, K), offsets (B, N, K, 4), anchors, sizes.
@@ -163,7 +163,7 @@ class Refiner(nn.Module):
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
         self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
-        self.origin = "random initialisation"
+        self.origin = "random initialization"
 
     def train(self, mode: bool = True) -> Refiner:
         """Training mode for all but the proposer."""

@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
         self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
-        self.origin = "random initialisation"
+        self.origin = "random initialization"
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
         """Scores (B, K, H, W) of pictures (B, C, H, W); with `targets` the losses by name.

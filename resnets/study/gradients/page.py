@@ -38,7 +38,7 @@ def gradients_page(
         lead=_lead(traces, remains),
         findings=(*(_scheme_finding(scheme, traces) for scheme in SCHEMES), *remains),
         sections=(
-            _section("at random initialisation", "start", traces, 0),
+            _section("at random initialization", "start", traces, 0),
             _section(f"after {iterations:,} steps", "end", traces, -1),
             _training_section(traces, iterations),
             _degradation_section(traces, remains),
