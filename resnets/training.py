@@ -255,7 +255,7 @@ def _place_model(
 
 
 def _saver(task: Task, out: Path, plan: ExecutionPlan, history: list[dict[str, Any]]) -> Saver:
-    metadata = {**task.metadata, "means": dataclasses.asdict(plan), "history": history}
+    metadata = {**task.metadata, "execution_plan": dataclasses.asdict(plan), "history": history}
     return Saver(out, task.recipe, metadata, task.mean_image, task.split_report.fingerprint)
 
 
@@ -309,8 +309,9 @@ def _write_results(
     result["seconds"] = state.seconds
     images = state.step * recipe.batch_size
     result["images_per_second"] = images / max(1e-9, state.seconds)
-    result["set"], result["history"] = task.split_report.to_json(), history
-    result["net"], result["data"], result["checkpoint"] = recipe.net_name, task.data_name, path.name
+    result["splits"], result["history"] = task.split_report.to_json(), history
+    result["model"], result["data"] = recipe.net_name, task.data_name
+    result["checkpoint"] = path.name
     result["data_summary"] = task.summary.to_json()
     dump_json(result, out / RESULT)
     write_report(out, recipe, result)

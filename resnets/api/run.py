@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from resnets.config import ConfigError, Recipe, from_toml
+from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
 from resnets.report.run_report import REPORT, draw_curves, figures_of, inline, template
 from resnets.train.log import read_rows
 from resnets.training import RESULT
-from resnets.utils.reading import read_object
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.custom_model import MakeModel
 from resnets.weights.load import load
@@ -51,7 +51,7 @@ class Run:
                 f"{self.folder}: the run has not finished (no {RESULT}); resume it with"
                 f" resnets.train(out={str(self.folder)!r}, resume=True)"
             )
-        return read_object(self.folder / RESULT)
+        return read_json(self.folder / RESULT, "result")
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from resnets.bulk.write import Format
 from resnets.config import ConfigError, atomic_write, dump_json, from_dict, hold_folder
+from resnets.config.aliases import read_json, with_current_names
 from resnets.utils.files import LOCK
-from resnets.utils.reading import read_object
 
 MANIFEST, SUMMARY, WORK = "manifest.json", "summary.json", ".work"
 FORMAT = 1
@@ -52,7 +52,7 @@ class Manifest:
     """A bulk prediction: data set and model as given by the user, and their checksums."""
 
     data: str
-    pictures: int
+    images: int
     data_sha256: str
     model: str
     model_sha256: str
@@ -62,11 +62,11 @@ class Manifest:
     def read(cls, out: Path) -> Manifest | None:
         """Read the manifest of a folder; None if there is none, ConfigError if it is damaged."""
         try:
-            content = json.loads((out / MANIFEST).read_text("utf-8"))
+            content = with_current_names(json.loads((out / MANIFEST).read_text("utf-8")), "bulk")
             if content.pop("format") != FORMAT:
                 raise ValueError("unknown format version")
             found = from_dict(cls, content, str(out / MANIFEST))
-            if found.pictures < 0 or found.options.shard_size < 1:
+            if found.images < 0 or found.options.shard_size < 1:
                 raise ValueError("not a number of images")
             return found
         except FileNotFoundError:
@@ -84,12 +84,12 @@ class Manifest:
     @property
     def shards(self) -> int:
         """Number of shards."""
-        return -(-self.pictures // self.options.shard_size)
+        return -(-self.images // self.options.shard_size)
 
     def span(self, shard: int) -> tuple[int, int]:
         """First row of a shard, and the row after its last."""
         start = shard * self.options.shard_size
-        return start, min(start + self.options.shard_size, self.pictures)
+        return start, min(start + self.options.shard_size, self.images)
 
     def path(self, out: Path, shard: int) -> Path:
         """The file of a shard."""
@@ -108,8 +108,8 @@ class Manifest:
         """ConfigError if the data set or the weights differ from those of `out`."""
         if self.data_sha256 != current.data_sha256:
             raise ConfigError(
-                f"{out}: started with {self.pictures:,} images of {self.data}, which are not"
-                f" the {current.pictures:,} of {current.data} now; choose another --out"
+                f"{out}: started with {self.images:,} images of {self.data}, which are not"
+                f" the {current.images:,} of {current.data} now; choose another --out"
             )
         if self.model_sha256 != current.model_sha256:
             other = (
@@ -153,7 +153,7 @@ class Checksums:
         """All stored checksums."""
         checksums: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            checksums |= read_object(self.summary).get("sha256", {})
+            checksums |= read_json(self.summary, "bulk-summary").get("sha256", {})
         if self.folder.is_dir():
             files = [each for each in self.folder.iterdir() if not each.name.startswith(".")]
             checksums |= {each.name: each.read_text("ascii", "replace") for each in files}

@@ -119,9 +119,9 @@ class Run:
         summary, manifest = Summary(), self.manifest
         for shard in range(manifest.shards):
             summary.add(manifest.path(self.job.out, shard), manifest.options.format)
-        if summary.rows != manifest.pictures:
+        if summary.rows != manifest.images:
             raise DataError(
-                f"{self.job.out}: {summary.rows:,} rows of {manifest.pictures:,} images; a shard"
+                f"{self.job.out}: {summary.rows:,} rows of {manifest.images:,} images; a shard"
                 " was modified, run the same command again"
             )
         sums = {"sha256": dict(sorted(Checksums(self.job.out).known().items()))}

@@ -170,9 +170,9 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """JSON-compatible values, classes sorted by name."""
         return {
-            "pictures": self.rows,
+            "images": self.rows,
             "unreadable": self.unreadable,
-            "likeliest": dict(sorted(self.classes.items())),
+            "top_classes": dict(sorted(self.classes.items())),
             "first_errors": self.errors,
         }
 

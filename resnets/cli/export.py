@@ -84,12 +84,12 @@ def _print(card: dict[str, Any], out: Path) -> None:
     say(f"{out}: {card['runtime']} {card['precision']}, {size:.1f} MB")
     say(
         f"  outputs: {worst:.2g} of their spread away from the net's (allowed {parity['limit']:g})"
-        f" at batch {batches}, on {parity['pictures']}"
+        f" at batch {batches}, on {parity['images']}"
     )
     if errors := card.get("errors"):
         say(
             f"  top-1 error: {errors['top1_error_after']:.2f}%, the net's"
-            f" {errors['top1_error_before']:.2f}%, on {errors['pictures']:,} pictures"
+            f" {errors['top1_error_before']:.2f}%, on {errors['images']:,} images"
         )
     if mixed := card.get("mixed"):
         few, rest = len(mixed["float"]), mixed["quantized"]

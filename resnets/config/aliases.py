@@ -7,7 +7,11 @@ an old name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
+
+from resnets.utils.errors import ConfigError, ResnetsError
+from resnets.utils.reading import read_object
 
 RECIPES: Mapping[str, str] = {"pictures": "scratch", "localise": "localize"}
 
@@ -19,9 +23,15 @@ FLAGS: Mapping[str, str] = {
 
 FLAG_VALUES: Mapping[str, Mapping[str, str]] = {"--views": {"centre": "center"}}
 
-Kind = Literal["recipe"]
+REQUEST: Mapping[str, str] = {"pictures": "images", "picture": "image"}  # of a server, JSON
 
-# Dotted paths of fields, old to new, in each kind of file. A new name is in the table it was in.
+Kind = Literal[
+    "recipe", "checkpoint", "environment", "result", "artifact", "manifest", "bulk", "bulk-summary"
+]
+
+# Dotted paths of fields, old to new, in each kind of file: "checkpoint" is the header of one,
+# "artifact" what an exported file states inside, "manifest" the JSON beside it. Fields keep their
+# table, and tables come after their fields.
 FIELDS: Mapping[Kind, Mapping[str, str]] = {
     "recipe": {
         "data.normalise": "data.normalize",
@@ -36,6 +46,30 @@ FIELDS: Mapping[Kind, Mapping[str, str]] = {
         "detect.regions": "detect.box_batch_size",
         "detect.auxiliary": "detect.aux_loss_weight",
     },
+    "checkpoint": {
+        "means.tiles": "means.amx",
+        "means.keeps_pages": "means.malloc_tuned",
+        "means": "execution_plan",
+        "state.stale": "state.evals_since_best",
+    },
+    "environment": {"tiles": "amx", "keeps_pages": "malloc_tuned"},
+    "result": {"net": "model", "set": "splits"},
+    "artifact": {"net": "model"},
+    "manifest": {
+        "artefact": "artifact",
+        "net": "model",
+        "input.is": "input.color",
+        "input.cut_already": "input.precropped",
+        "output.is": "output.description",
+        "parity.pictures": "parity.images",
+        "parity.whole_pictures": "parity.full_images",
+        "errors.pictures": "errors.images",
+        "errors.rise": "errors.top1_error_rise",
+        "mixed.quantised": "mixed.quantized",
+        "source.net": "source.model_sha256",
+    },
+    "bulk": {"pictures": "images"},
+    "bulk-summary": {"pictures": "images", "likeliest": "top_classes"},
 }
 
 # Values of fields, under their new paths, old to new.
@@ -65,6 +99,13 @@ def with_current_names(found: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
         if isinstance(table.get(key), str):
             table[key] = values.get(table[key], table[key])
     return current
+
+
+def read_json(
+    path: Path, kind: Kind, error: type[ResnetsError] = ConfigError, remedy: str = ""
+) -> dict[str, Any]:
+    """The JSON object in a file of any version; `error` where it cannot be read or is no object."""
+    return with_current_names(read_object(path, error, remedy), kind)
 
 
 def current_words(words: Sequence[str]) -> list[str]:

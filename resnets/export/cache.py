@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from resnets.config.aliases import read_json
 from resnets.export.verify import EXIT_VERIFICATION_FAILED, VerificationError
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import (
@@ -32,7 +33,6 @@ from resnets.runtime.artifact import (
     versions,
 )
 from resnets.utils import environment
-from resnets.utils.reading import read_object
 
 FAILURE_FILE = "refused.txt"
 PACKAGE = Path(__file__).parents[1]
@@ -126,8 +126,8 @@ class ArtifactCache:
                     Path(staging, FAILURE_FILE).write_text(reason, "utf-8")
                     self._publish(staging)
                 raise VerificationError(reason)
-            manifest = read_object(manifest_path(staging / self.path.name))
-            if manifest["source"]["net"] != self.model_sha256:
+            manifest = read_json(manifest_path(staging / self.path.name), "manifest")
+            if manifest["source"]["model_sha256"] != self.model_sha256:
                 raise VerificationError(f"{source} changed during export")
             self._publish(staging)
         _keep_newest()
@@ -171,7 +171,7 @@ def save_speed(artifact: Path, speed: float) -> None:
 
 
 def _speed_file(artifact: Path) -> Path:
-    sums = read_object(manifest_path(artifact))["sha256"]
+    sums = read_json(manifest_path(artifact), "manifest")["sha256"]
     identity = [sums, torch.get_num_threads(), *_environment()]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     return environment.cache() / "speeds" / name

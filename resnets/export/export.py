@@ -47,6 +47,7 @@ from resnets.runtime.artifact import (
     model_sha256,
     versions,
 )
+from resnets.runtime.graph import INPUT
 from resnets.runtime.open import open_artifact
 from resnets.runtime.torch import TorchEngine
 from resnets.weights.checkpoint.format import CheckpointError, find_checkpoint
@@ -139,20 +140,20 @@ def verify(
         "artifact": path.name,
         "runtime": metadata.kind,
         "precision": metadata.precision,
-        "net": metadata.net,
+        "model": metadata.model,
         "classes": list(metadata.classes),
         "input": {
-            "name": "pictures",
+            "name": INPUT,
             "type": "uint8",
             "shape": ["batch", *spatial, engine.channels],
-            "is": "RGB" if engine.channels == 3 else "gray",
-            "cut_already": [engine.size, engine.size],
+            "color": "RGB" if engine.channels == 3 else "gray",
+            "precropped": [engine.size, engine.size],
         },
         "output": {
             "name": "logits",
             "type": "float32",
             "shape": ["batch", len(metadata.classes)],
-            "is": "scores before the softmax, in the order of the classes",
+            "description": "scores before the softmax, in the order of the classes",
         },
         "preprocess": {
             **to_dict(metadata.preprocess),
@@ -163,11 +164,11 @@ def verify(
             + NORMALIZATION,
         },
         "parity": {
-            "pictures": evidence.source,
+            "images": evidence.source,
             "measure": "root mean square difference over the deviation of the model's logits",
             "limit": limit,
             "batches": [dataclasses.asdict(each) for each in parity],
-            "whole_pictures": full_images,
+            "full_images": full_images,
         },
     }
     if evidence.split is not None and evidence.truth is not None and evidence.baseline is not None:
@@ -207,7 +208,7 @@ def _evenly_spaced(model: ImageClassifier, split: Split, count: int) -> NDArray[
 
 def _provenance(model: ImageClassifier, source: Path | None) -> dict[str, Any]:
     """Source, package versions and date of an artifact."""
-    weights: dict[str, Any] = {"weights": model.origin, "net": model_sha256(model)}
+    weights: dict[str, Any] = {"weights": model.origin, "model_sha256": model_sha256(model)}
     try:
         if source is not None:
             weights["sha256"] = file_sha256(find_checkpoint(source))

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from resnets.config import ConfigError
+from resnets.config.aliases import read_json
 from resnets.export.cache import ArtifactCache, ArtifactKey, load_speed, save_speed
 from resnets.export.verify import VerificationError
 from resnets.models import ImageClassifier
@@ -35,7 +36,6 @@ from resnets.runtime.base import Backend, Engine, Runtime
 from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.torch import TorchEngine
 from resnets.utils import environment
-from resnets.utils.reading import read_object
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
 # Below this number of multiply-adds no artifact is exported or timed. torch needs 25 to 50 s for
@@ -312,9 +312,9 @@ def _describe_rise(rise: float) -> str:
 def _measured_rise(path: Path, sha256: str) -> float | None:
     """Rise of the top-1 error of an int8 artifact; None if it is of other weights, or unknown."""
     try:
-        manifest = read_object(manifest_path(path))
-        if manifest["precision"] == "int8" and manifest["source"]["net"] == sha256:
-            return float(manifest["errors"]["rise"])
+        manifest = read_json(manifest_path(path), "manifest")
+        if manifest["precision"] == "int8" and manifest["source"]["model_sha256"] == sha256:
+            return float(manifest["errors"]["top1_error_rise"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None

@@ -119,7 +119,7 @@ def compare_full_images(model: ImageClassifier, engine: Any, limit: float) -> di
             f" the relative difference of the logits is {relative:.2g}, allowed {limit:g};"
             " nothing was written"
         )
-    return {"pictures": "two photographs, 560x400 px", "relative": relative, "limit": limit}
+    return {"images": "two photographs, 560x400 px", "relative": relative, "limit": limit}
 
 
 def _to_channels(photograph: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
@@ -166,9 +166,9 @@ def compare_errors(
                 "top5_error_after": after.top5_error,
             }
         ),
-        "rise": rise,
+        "top1_error_rise": rise,
         "max_drop": max_drop,
-        "pictures": after.examples,
+        "images": after.examples,
         "protocol_before": baseline.protocol,
         "protocol_after": after.protocol,
     }

@@ -13,9 +13,9 @@ import jinja2
 import numpy as np
 
 from resnets.config import Recipe, atomic_write, to_toml
+from resnets.config.aliases import read_json
 from resnets.train.log import read_rows
 from resnets.train.timing import STAGES, TIME, format_stages, summarize
-from resnets.utils.reading import read_object
 from resnets.utils.terminal import valid_text
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def write_report(out: Path, recipe: Recipe, result: dict[str, Any]) -> None:
     svg, spent = draw_curves(rows), summarize(rows)
     with atomic_write(out / CURVES) as temporary:
         temporary.write_text(svg, encoding="utf-8")
-    environment = read_object(out / "environment.json")
+    environment = read_json(out / "environment.json", "environment")
     page = template("report.html.j2").render(
         recipe=recipe,
         toml=to_toml(recipe),

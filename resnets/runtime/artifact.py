@@ -24,10 +24,10 @@ from typing import Any, Literal
 import torch
 
 from resnets.config import ConfigError, Preprocess, Recipe, from_dict, stored_recipe, to_dict
+from resnets.config.aliases import read_json, with_current_names
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.utils.errors import ResnetsError
-from resnets.utils.reading import read_object
 
 Kind = Literal["onnx", "openvino", "torch"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -45,7 +45,7 @@ class ArtifactError(ResnetsError):
 class ArtifactMetadata:
     """The metadata stored inside an artifact.
 
-    kind: runtime that executes it. precision: of its computation. net: name of the architecture.
+    kind: runtime that executes it. precision: of its computation. model: name of the architecture.
     classes: names of the outputs, in order. preprocess: the transforms before the graph and inside
     it. origin: the weights it was exported from. recipe: the recipe of their run, None if unknown.
     floats: layers of an int8 model that are not quantized (see `export/mixed_precision.py`).
@@ -53,7 +53,7 @@ class ArtifactMetadata:
 
     kind: Kind
     precision: Precision
-    net: str
+    model: str
     classes: tuple[str, ...]
     preprocess: Preprocess
     origin: str
@@ -88,7 +88,7 @@ class ArtifactMetadata:
     def from_json(cls, text: str | None, path: Path) -> ArtifactMetadata:
         """Parse JSON; ArtifactError if `path` was not written by this package."""
         try:
-            plain: dict[str, Any] = json.loads(text or "")
+            plain = with_current_names(json.loads(text or ""), "artifact")
             if plain.pop("format") != FORMAT:
                 raise ValueError("unknown format version")
             recipe, where = plain.pop("recipe"), str(path)
@@ -148,7 +148,7 @@ def check_artifact_files(path: Path) -> dict[str, Any] | None:
     if not source.is_file():
         return None
     try:
-        manifest = read_object(source, ArtifactError)
+        manifest = read_json(source, "manifest", ArtifactError)
         sums = dict(manifest["sha256"])
     except (ValueError, KeyError, TypeError):
         raise ArtifactError(f"{source}: not the manifest of an artifact; export again") from None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from resnets.models import ImageClassifier
 from resnets.runtime.fold_batch_norm import fold_batch_norms
 
-INPUT, OUTPUT = "pictures", "logits"
+INPUT, OUTPUT = "images", "logits"
 
 
 class InferenceModule(nn.Module):
@@ -38,9 +38,9 @@ class InferenceModule(nn.Module):
             self.net = self.net.to(memory_format=torch.channels_last)
         self.eval()
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(B, size, size, C) uint8 -> logits (B, K) float32."""
-        images = pictures.permute(0, 3, 1, 2)  # channels last in memory
+        images = images.permute(0, 3, 1, 2)  # channels last in memory
         images = images.contiguous() if self.channels_first else images
         images = images.flip(1) if self.bgr else images
         images = (images.float() - self.mean) * self.scale

@@ -10,7 +10,7 @@ import torch
 
 from resnets.runtime.artifact import KEY, ArtifactMetadata, require_package
 from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
-from resnets.runtime.graph import INPUT, OUTPUT
+from resnets.runtime.graph import OUTPUT
 
 
 class OnnxEngine(ArtifactEngine):
@@ -37,13 +37,14 @@ class OnnxEngine(ArtifactEngine):
         text = self.any_size().get_modelmeta().custom_metadata_map.get(KEY)
         super().__init__(ArtifactMetadata.from_json(text, path), path)
         self.session = session(self.size)
+        self.input_name = self.session.get_inputs()[0].name  # earlier versions had another
         self.any_size.cache_clear()
 
     def full_image_logits(self, image: Images) -> Scores | None:
         """See `ArtifactEngine.full_image_logits`."""
-        scores: Scores = self.any_size().run([OUTPUT], {INPUT: image[None]})[0][0]
+        scores: Scores = self.any_size().run([OUTPUT], {self.input_name: image[None]})[0][0]
         return scores
 
     def _compute(self, images: Images) -> Scores:
-        scores: Scores = self.session.run([OUTPUT], {INPUT: images})[0]
+        scores: Scores = self.session.run([OUTPUT], {self.input_name: images})[0]
         return scores

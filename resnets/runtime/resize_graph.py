@@ -20,9 +20,9 @@ VIEW = "view"  # input of the model itself: uint8 (batch, size, size, channels)
 # target: height and width after resizing; start and stop: the center, rounded half to even as in
 # Python. The branch not taken is not computed; a runtime that knows the size removes it.
 ONNX = """<ir_version: {ir}, opset_import: ["" : {opset}]>
-cut (uint8[batch,height,width,{channels}] pictures) => (uint8[batch,{size},{size},{channels}] view)
+cut (uint8[batch,height,width,{channels}] images) => (uint8[batch,{size},{size},{channels}] view)
 {{
-    shape = Shape(pictures)
+    shape = Shape(images)
     from = Constant<value_ints=[1]>()
     to = Constant<value_ints=[3]>()
     stored = Slice(shape, from, to)
@@ -33,7 +33,7 @@ cut (uint8[batch,height,width,{channels}] pictures) => (uint8[batch,{size},{size
     ready = Cast<to=9>(least)
     view = If (ready) <
         then_branch = taken () => (uint8[batch,{size},{size},{channels}] asis) {{
-            asis = Identity(pictures)
+            asis = Identity(images)
         }},
         else_branch = scaled () => (uint8[batch,{size},{size},{channels}] made) {{
             short = ReduceMin<keepdims=1>(stored)
@@ -47,7 +47,7 @@ cut (uint8[batch,height,width,{channels}] pictures) => (uint8[batch,{size},{size
             whole = Round(middle)
             start = Cast<to=7>(whole)
             stop = Add(start, wanted)
-            planes = Transpose<perm=[0, 3, 1, 2]>(pictures)
+            planes = Transpose<perm=[0, 3, 1, 2]>(images)
             floats = Cast<to=1>(planes)
             all = Shape(floats)
             zero = Constant<value_ints=[0]>()

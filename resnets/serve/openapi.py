@@ -19,11 +19,11 @@ REQUEST_BODY: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"pictures": {"type": "array", "items": BINARY}},
+                    "properties": {"images": {"type": "array", "items": BINARY}},
                 }
             },
             "application/json": {
-                "schema": {"type": "object", "properties": {"pictures": BASE64_LIST}},
+                "schema": {"type": "object", "properties": {"images": BASE64_LIST}},
             },
         },
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnets.config import AugmentSpec, OptimSpec, Recipe, ScheduleSpec, parse_duration, to_dict
-from resnets.utils.reading import read_object
+from resnets.config.aliases import read_json
 
 ENVIRONMENT = "environment.json"
 # Fields in which the cells of one grid are meant to differ.
@@ -61,7 +61,7 @@ def merge_environments(folders: Sequence[Path]) -> dict[str, Any]:
         path = folder / ENVIRONMENT
         if not path.is_file():
             continue
-        for key, value in read_object(path).items():
+        for key, value in read_json(path, "environment").items():
             texts = found.setdefault(key.replace("_", " "), [])
             if _plain(value) not in texts:
                 texts.append(_plain(value))

@@ -199,19 +199,21 @@ def _evaluate(
         error = results["val"][monitor]
         improved = error < state.schedule.best_error
         state.schedule.observe_evaluation(error)
-        state.stale = 0 if improved else state.stale + 1
+        since = state.evals_since_best + 1
+        state.evals_since_best = 0 if improved else since
         if improved and group.is_main:
             saver.save_best(state)
     if out_of_patience(state, recipe):
         log.info(
-            f"stopped early at step {state.step:,}: eval.patience={state.stale} evaluations without"
-            f" a lower {monitor} on validation; the lowest was {state.schedule.best_error:.2f}%"
+            f"stopped early at step {state.step:,}: eval.patience={state.evals_since_best}"
+            f" evaluations without a lower {monitor} on validation; the lowest was"
+            f" {state.schedule.best_error:.2f}%"
         )
 
 
 def out_of_patience(state: TrainState, recipe: Recipe) -> bool:
     """Whether `eval.patience` evaluations in a row did not improve."""
-    return recipe.eval.patience is not None and state.stale >= recipe.eval.patience
+    return recipe.eval.patience is not None and state.evals_since_best >= recipe.eval.patience
 
 
 class DivergenceCheck:

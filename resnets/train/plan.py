@@ -25,11 +25,11 @@ MIN_SECONDS_TO_COMPILE = 300.0
 class ExecutionPlan:
     """How "auto" settings of the recipe were resolved on this machine.
 
-    Stored in the checkpoint (as "means"): a resumed run takes its precision from there if the
-    device supports it, and reports which other settings differ.
+    Stored in the checkpoint (as "execution_plan"): a resumed run takes its precision from there if
+    the device supports it, and reports which other settings differ.
 
     fused: norm, addition and ReLU in one kernel (`ops.norm_act`), which compiling would undo.
-    tiles: weight gradients of convolutions on AMX tiles (`ops.conv_weight_grad`). keeps_pages:
+    amx: weight gradients of convolutions on AMX tiles (`ops.conv_weight_grad`). malloc_tuned:
     malloc keeps freed memory (`tune_malloc`).
     """
 
@@ -37,14 +37,14 @@ class ExecutionPlan:
     precision: str
     compiled: bool
     fused: bool
-    tiles: bool
-    keeps_pages: bool
+    amx: bool
+    malloc_tuned: bool
 
     def __str__(self) -> str:
         parts = [self.precision, environment.device_name(torch.device(self.device))]
         parts += ["compiled"] if self.compiled else []
-        parts += ["CPU kernels" + ", AMX" * self.tiles] if self.fused else []
-        parts += ["malloc tuned"] if self.keeps_pages else []
+        parts += ["CPU kernels" + ", AMX" * self.amx] if self.fused else []
+        parts += ["malloc tuned"] if self.malloc_tuned else []
         return ", ".join(parts)
 
     def autocast(self) -> torch.autocast:
@@ -66,7 +66,7 @@ def choose_plan(
     """
     chosen = environment.pick_device(device)
     malloc_tuned = chosen.type == "cpu" and environment.tune_malloc()
-    before = {} if checkpoint is None else checkpoint.meta.get("means", {})
+    before = {} if checkpoint is None else checkpoint.meta.get("execution_plan", {})
     precision = environment.pick_precision(recipe.precision, chosen)
     if recipe.precision == "auto":
         previous = before.get("precision", precision)
@@ -83,15 +83,15 @@ def choose_plan(
         rate = MULTIPLY_ADDS_PER_SECOND.get(chosen.type, MULTIPLY_ADDS_PER_SECOND["cpu"])
         compiled = multiply_adds / rate > MIN_SECONDS_TO_COMPILE
         compiled = before["compiled"] if before.get("fused") is fused else compiled
-    tiles = fused and precision == "bfloat16" and conv_weight_grad.has_kernel()
-    tiles = tiles and before.get("tiles", True)
-    return ExecutionPlan(str(chosen), precision, compiled, fused, tiles, malloc_tuned)
+    amx = fused and precision == "bfloat16" and conv_weight_grad.has_kernel()
+    amx = amx and before.get("amx", True)
+    return ExecutionPlan(str(chosen), precision, compiled, fused, amx, malloc_tuned)
 
 
 def plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:
     """The settings of the checkpoint's execution plan that differ from `plan`, for the log."""
     now = dataclasses.asdict(plan)
-    then, changes = now | checkpoint.meta.get("means", {}), []
+    then, changes = now | checkpoint.meta.get("execution_plan", {}), []
     if torch.device(then["device"]).type != torch.device(plan.device).type:
         changes.append(then["device"])
     if then["precision"] != plan.precision:
@@ -99,9 +99,9 @@ def plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:
     words = {
         "compiled": ("not compiled", "compiled"),
         "fused": ("no CPU kernels", "CPU kernels"),
-        "tiles": ("no AMX kernel", "AMX kernel"),
+        "amx": ("no AMX kernel", "AMX kernel"),
     }
     if then["fused"] != now["fused"]:
-        del words["tiles"]  # included in "fused"
+        del words["amx"]  # included in "fused"
     changes += [word[then[name]] for name, word in words.items() if then[name] != now[name]]
     return f" (before: {', '.join(changes)})" if changes else ""

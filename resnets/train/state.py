@@ -78,9 +78,9 @@ class Meter:
 class TrainState:
     """Model, optimizer, schedule, averaged weights and position of one run.
 
-    stale: evaluations since the lowest validation error. micro_batch: see Recipe; smaller if the
-    recipe's did not fit into memory. remote_optimizer_state: the part of the optimizer's state
-    that other processes hold, as of the last `gather`.
+    evals_since_best: evaluations since the lowest validation error. micro_batch: see Recipe;
+    smaller if the recipe's did not fit into memory. remote_optimizer_state: the part of the
+    optimizer's state that other processes hold, as of the last `gather`.
     """
 
     model: nn.Module
@@ -89,7 +89,7 @@ class TrainState:
     ema: AveragedModel | None
     freeze_schedule: FreezeSchedule
     step: int = 0
-    stale: int = 0
+    evals_since_best: int = 0
     micro_batch: int = 0
     seconds: float = 0.0
     interval: Meter = field(default_factory=Meter)
@@ -162,7 +162,7 @@ class Saver:
         """Write everything needed to resume exactly; waits for the `final` one."""
         loop = {
             "seconds": state.seconds,
-            "stale": state.stale,
+            "evals_since_best": state.evals_since_best,
             "micro_batch": state.micro_batch,
             "schedule": state.schedule.state_dict(),
             "interval": _meter_to_json(state.interval),
@@ -234,7 +234,8 @@ class Saver:
             state.ema.n_averaged = int(checkpoint.tensors["n_averaged"])
         loop = checkpoint.meta["state"]
         state.step, state.seconds = checkpoint.step, loop["seconds"]
-        state.stale = loop.get("stale", 0)  # missing in older checkpoints
+        # Missing in older checkpoints.
+        state.evals_since_best = loop.get("evals_since_best", 0)
         state.micro_batch = loop.get("micro_batch", state.micro_batch)
         state.schedule.load_state_dict(loop["schedule"])
         device = next(state.model.parameters()).device

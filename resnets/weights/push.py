@@ -12,8 +12,8 @@ import jinja2
 import torch
 
 from resnets.config import ConfigError, to_toml
+from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
-from resnets.utils.reading import read_object
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import published_name, write_folder
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
@@ -76,7 +76,7 @@ def find_result(where: Path) -> dict[str, Any]:
     """result.json of the run `where` is or lies in; empty where there is none."""
     for run in (where, where.parent.parent):
         if (run / RESULT).is_file():
-            result = _checked(read_object(run / RESULT, remedy=REMEDY), run / RESULT)
+            result = _checked(read_json(run / RESULT, "result", remedy=REMEDY), run / RESULT)
             return result if where == run or result.get("checkpoint") == where.name else {}
     return {}
 

@@ -89,8 +89,8 @@ def test_bad_pictures_are_rows_with_an_error_and_counted(digits_run, tmp_path):
         assert "set/" not in found["a-cut.png"]["error"]
         assert found["gone.png"]["error"].startswith("cannot be read (No such file")
         summary = json.loads((out / "summary.json").read_text())
-        assert (summary["pictures"], summary["unreadable"]) == (52, 2)
-        assert sum(summary["likeliest"].values()) == 50
+        assert (summary["images"], summary["unreadable"]) == (52, 2)
+        assert sum(summary["top_classes"].values()) == 50
         assert summary["first_errors"][0].startswith("a-cut.png: ")
 
 

@@ -20,6 +20,7 @@ from resnets.config import (
     to_dict,
     to_toml,
 )
+from resnets.weights.checkpoint.format import read_checkpoint
 
 FIELDS = aliases.FIELDS["recipe"]
 # Values that are not the defaults.
@@ -93,6 +94,45 @@ def test_a_recipe_of_an_earlier_version() -> None:
     assert {"normalize", "max_unreadable"} <= written["data"].keys()
     names = {field.name for field in dataclasses.fields(Recipe().data)}
     assert written["data"].keys() <= names
+
+
+@pytest.mark.parametrize("kind", aliases.FIELDS)
+def test_old_fields_of_every_file(kind: aliases.Kind) -> None:
+    """Each old path, alone in a file, becomes its new one, and the new one stays."""
+    for old, new in aliases.FIELDS[kind].items():
+        found: dict[str, Any] = {}
+        table = found
+        *parents, key = old.split(".")
+        for name in parents:
+            table = table.setdefault(name, {})
+        table[key] = 1
+        current = aliases.with_current_names(found, kind)
+        assert aliases.with_current_names(current, kind) == current
+        for name in new.split(".")[:-1]:
+            current = current[aliases.FIELDS[kind].get(name, name)]
+        assert current == {new.rpartition(".")[2]: 1}
+
+
+def test_files_of_an_earlier_version() -> None:
+    written = GOLDEN / "written_2026_11_30"
+    result = aliases.read_json(written / "run" / "result.json", "result")
+    assert (result["model"], result["splits"]["images"]["train"]) == ("tiny", 4)
+    environment = aliases.read_json(written / "run" / "environment.json", "environment")
+    assert (environment["amx"], environment["malloc_tuned"]) == (False, True)
+    manifest = aliases.read_json(written / "net.onnx.json", "manifest")
+    assert manifest["input"]["precropped"] == [16, 16]
+    assert len(manifest["source"]["model_sha256"]) == 64
+    summary = aliases.read_json(written / "bulk" / "summary.json", "bulk-summary")
+    assert (summary["images"], summary["top_classes"]) == (12, {"digit1": 12})
+    meta = read_checkpoint(written / "run" / "checkpoints" / "last.safetensors").meta
+    assert meta["execution_plan"]["malloc_tuned"] is True
+    assert "evals_since_best" in meta["state"]
+
+
+def test_a_class_called_as_an_old_field_keeps_its_name() -> None:
+    found = {"likeliest": {"net": 3, "pictures": 4}}
+    current = aliases.with_current_names(found, "bulk-summary")
+    assert current == {"top_classes": {"net": 3, "pictures": 4}}
 
 
 def test_old_flags() -> None:

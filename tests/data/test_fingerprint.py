@@ -361,10 +361,10 @@ def test_resume_and_evaluate_report_a_changed_set(
     assert "changed since training" in protocol
     assert main(["train", "--resume", str(run), "--iterations", "12", "--device", "cpu"]) == 0
     result = json.loads((run / "result.json").read_text())
-    changes = result["set"]["changes"]
+    changes = result["splits"]["changes"]
     assert sum(each["added"] for each in changes.values()) == 20
     assert changes["train"]["removed"] == 1
-    assert sum(result["set"]["images"].values()) == 36 + 20 - 1
+    assert sum(result["splits"]["images"].values()) == 36 + 20 - 1
     after = shares(opened(tree, resnets.load(run).fingerprint))
     assert before[0] - after[0] == {min(before[0])}
     assert before[1] <= after[1]
@@ -384,7 +384,7 @@ def test_a_run_of_an_earlier_version_says_that_nothing_was_compared(tmp_path: Pa
     shutil.copy(OLD / "recipe.toml", run)
     (run / "metrics.jsonl").write_text("")
     result = training.run(None, run, data=str(tree), device="cpu", quiet=True)
-    assert result["set"]["changes"] is None
+    assert result["splits"]["changes"] is None
     assert any("no record" in each["note"] for each in result["history"])
     assert result["test"]["examples"] == 6
 
@@ -423,7 +423,7 @@ def test_overlap_left_out_or_allowed(tmp_path: Path) -> None:
     assert "2 of them" in open_split(net, None, "test", stored=True).description
     allowed = recipe(root, overlap="allow")
     result = training.run(allowed, tmp_path / "run", device="cpu", quiet=True)
-    assert result["set"]["overlap"] == {"test": 2}
+    assert result["splits"]["overlap"] == {"test": 2}
     assert "byte-identical" in result["test"]["protocol"]
     assert "byte-identical" in (tmp_path / "run" / "report.html").read_text()
 

@@ -132,13 +132,13 @@ def test_export_and_use(capsys, digits_run, tmp_path, kind, flag, suffix, packag
     assert all(
         each["relative"] < manifest["parity"]["limit"] for each in manifest["parity"]["batches"]
     )
-    whole = manifest["parity"]["whole_pictures"]
+    whole = manifest["parity"]["full_images"]
     assert (whole is None) == (kind == "torch")
     assert manifest["input"]["shape"] == (
         ["batch", 16, 16, 1] if whole is None else ["batch", "height", "width", 1]
     )
     errors = manifest["errors"]
-    assert errors["rise"] == errors["top1_error_after"] - errors["top1_error_before"]
+    assert errors["top1_error_rise"] == errors["top1_error_after"] - errors["top1_error_before"]
     assert errors["top1_error_before"] < 20  # it has learnt to read
     assert len(manifest["source"]["sha256"]) == 64
     precision = manifest["precision"]
@@ -205,8 +205,8 @@ def test_more_errors_than_allowed_are_refused_with_the_numbers(digits_run):
     ):
         compare_errors("torch float32", own, after, 0.5)
     found = compare_errors("torch float32", own, own, 0.0)
-    assert found["rise"] == 0.0
-    assert found["pictures"] == len(evidence.split)
+    assert found["top1_error_rise"] == 0.0
+    assert found["images"] == len(evidence.split)
 
 
 def test_an_artifact_proves_itself_against_its_own_net_only(digits_run, tmp_path):

@@ -53,7 +53,7 @@ def test_one_picture_in_every_form_gets_the_nets_own_answer(served: Running, pat
         served.client.post("/predict", content=data, headers=RAW),
         served.client.post("/predict", files={"a": ("a.png", data)}),
         served.client.post("/predict", json={"picture": text}),
-        served.client.post("/predict", json={"pictures": [f"data:image/png;base64,{text}"]}),
+        served.client.post("/predict", json={"images": [f"data:image/png;base64,{text}"]}),
     ]
     wanted = expected(paths["net"], data)
     for answer in answers:
@@ -121,8 +121,8 @@ REFUSED = [
     (400, "not JSON", "/predict", b"{", "application/json"),
     (400, "must be", "/predict", b"[" * 100_000, "application/json"),
     (400, "must be", "/predict", b'{"a": 1}', "application/json"),
-    (400, "list", "/predict", b'{"pictures": "x"}', "application/json"),
-    (400, "image 1 is not base64", "/predict", b'{"pictures": ["*"]}', "application/json"),
+    (400, "list", "/predict", b'{"images": "x"}', "application/json"),
+    (400, "image 1 is not base64", "/predict", b'{"images": ["*"]}', "application/json"),
     (400, "no image", "/predict", b'{"pictures": []}', "application/json"),
     (400, "empty", "/predict", b"", "image/png"),
     (400, "multipart", "/predict", b"x", "multipart/form-data"),
@@ -134,7 +134,7 @@ REFUSED = [
     (422, "cannot be read", "/predict", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ""),
     (413, "megapixels", "/predict", BOMB, "image/png"),
     (413, "megapixels", "/explain", BOMB, "image/png"),
-    (413, "more than 8 images", "/predict", json.dumps({"pictures": ["aa=="] * 9}).encode(),
+    (413, "more than 8 images", "/predict", json.dumps({"images": ["aa=="] * 9}).encode(),
      "application/json"),
     (422, "top_k", "/predict?top_k=0", picture(), "image/png"),
     (422, "top_k", "/predict?top_k=many", picture(), "image/png"),

@@ -219,7 +219,7 @@ def test_resume_keeps_the_network_of_the_checkpoint(done, tmp_path):
     plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, num_classes=10))
     (other / "recipe.toml").write_text(to_toml(plan))
     result = training.run(None, other, device="cpu", quiet=True)
-    assert result["net"] == "cifar-resnet8"
+    assert result["model"] == "cifar-resnet8"
     assert any("model.name is 'cifar-resnet14'" in each["note"] for each in result["history"])
 
 
@@ -238,7 +238,7 @@ def test_resnet1202_recipe_recomputes_and_takes_a_step(tmp_path, depth):
         "data.normalize": "channel",
     }
     result = training.run(replace_fields(plan, fields), tmp_path / "run", device="cpu", quiet=True)
-    assert result["net"] == f"cifar-resnet{depth}"
+    assert result["model"] == f"cifar-resnet{depth}"
     assert result["train"]["loss"] > 0
 
 

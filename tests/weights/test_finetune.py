@@ -60,7 +60,7 @@ def test_a_run_from_the_authors_weights(folder: Path, tmp_path: Path) -> None:
     first = net.get_submodule("stem.conv").weight
     assert torch.equal(first, torch.from_numpy(blobs["conv1"][0]))
     assert from_toml(out / "recipe.toml").model == net.spec
-    assert json.loads((out / "result.json").read_text())["net"] == "small"
+    assert json.loads((out / "result.json").read_text())["model"] == "small"
 
 
 def test_missing_weights_leave_nothing_behind(folder: Path, tmp_path: Path) -> None:

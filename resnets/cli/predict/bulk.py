@@ -121,7 +121,7 @@ def _work(run: Run) -> int:
     if stopped is not None:
         why = stopped if isinstance(stopped, WorkerError) else "stopped"
         _say(
-            f"{why}; {run.written:,} of {run.manifest.pictures:,} pictures are written, in whole"
+            f"{why}; {run.written:,} of {run.manifest.images:,} pictures are written, in whole"
             " shards, and the same command goes on from there"
         )
         return 1 if isinstance(stopped, WorkerError) else _code(stopped)
@@ -139,7 +139,7 @@ def _work(run: Run) -> int:
 def _introduce(run: Run) -> None:
     from resnets.utils.cpu_count import cores
 
-    pictures, left = run.manifest.pictures, run.images_left
+    pictures, left = run.manifest.images, run.images_left
     _say(f"{pictures:,} pictures in {run.manifest.shards:,} shards, with {run.computing}")
     if left < pictures:
         _say(f"going on: {pictures - left:,} are done, {left:,} are left")
@@ -179,7 +179,7 @@ def _shown(run: Run) -> Generator[Event, None, None]:
     def pictures(event: Event) -> int:
         return event.images if isinstance(event, Progress) else 0
 
-    total, left = run.manifest.pictures, run.images_left
+    total, left = run.manifest.images, run.images_left
     first = told = 0.0  # when the workers had begun, and when a line was printed
     computed = counted = 0  # since then, and in all
     with closing(run.work()) as events:
@@ -201,7 +201,7 @@ def _shown(run: Run) -> Generator[Event, None, None]:
 
 def _whole(run: Run) -> str:
     manifest = run.manifest
-    return f"{manifest.pictures:,} pictures in {manifest.shards:,} shards in {run.job.out}"
+    return f"{manifest.images:,} pictures in {manifest.shards:,} shards in {run.job.out}"
 
 
 def _clock(seconds: float) -> str:

@@ -84,7 +84,7 @@ def images_of_body(body: bytes, content_type: str, limits: Limits) -> list[bytes
     """The encoded images of a body, one or more.
 
     image/*, application/octet-stream or no type: the body is one image. multipart/form-data:
-    each part is one. application/json: {"pictures": ["<base64>", ...]}, or "picture" with one; a
+    each part is one. application/json: {"images": ["<base64>", ...]}, or "image" with one; a
     data: URL is read as its base64. RequestError (400, 413, 415) says what is wrong.
     """
     media_type, options = parse_options_header(content_type.encode("latin-1", "replace"))

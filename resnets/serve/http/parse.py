@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator
 
+from resnets.config.aliases import REQUEST
 from resnets.serve.http.limits import RequestError
 
 CHUNK_SIZE = 1 << 20  # bytes; a multiple of 4
@@ -30,8 +31,8 @@ MAX_DATA_URL_HEADER = 1024  # bytes before its data
 
 
 def images_of_json(body: bytes, limit: int) -> list[bytes]:
-    """The images of {"pictures": ["<base64>", ...]}, or "picture" with one; a data: URL is read as
-    its base64.
+    """The images of {"images": ["<base64>", ...]}, or "image" with one; a data: URL is read as its
+    base64.
 
     RequestError (400, 413) where the body is anything else, or has more than `limit`.
     """
@@ -43,13 +44,14 @@ def images_of_json(body: bytes, limit: int) -> list[bytes]:
     if not isinstance(value, dict) or len(value) != 1:
         raise _wrong_shape()
     ((key, items),) = value.items()
-    name = strings[int(key)]
-    if name == b"picture":
+    name = strings[int(key)].decode("latin-1")
+    name = REQUEST.get(name, name)
+    if name == "image":
         items = [items]
-    elif name != b"pictures":
+    elif name != "images":
         raise _wrong_shape()
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise RequestError(400, '"pictures" must be a list of base64 texts')
+        raise RequestError(400, '"images" must be a list of base64 texts')
     if len(items) > limit:
         raise too_many(limit)
     return [_from_base64(strings[int(item)], number) for number, item in enumerate(items, 1)]
@@ -168,4 +170,4 @@ def _malformed(reason: str) -> RequestError:
 
 
 def _wrong_shape() -> RequestError:
-    return RequestError(400, 'the JSON must be {"pictures": ["<base64>", ...]}')
+    return RequestError(400, 'the JSON must be {"images": ["<base64>", ...]}')

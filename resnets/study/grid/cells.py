@@ -26,6 +26,7 @@ from resnets.config import (
     replace_fields,
     to_dict,
 )
+from resnets.config.aliases import read_json
 from resnets.models import catalog
 from resnets.train.log import read_rows
 from resnets.utils.reading import read_object, reading
@@ -237,7 +238,7 @@ def read_cell(folder: Path, net: str, seed: int) -> Cell:
     status: Literal["done", "running", "failed", "missing"] = "missing"
     error, result = None, None
     if (run / RESULT).is_file():
-        status, result = "done", read_object(run / RESULT, remedy=AGAIN)
+        status, result = "done", read_json(run / RESULT, "result", remedy=AGAIN)
     elif (run / FAILED).is_file():
         found = read_object(run / FAILED, remedy=AGAIN).get("error")
         status, error = "failed", str(found or "for a reason that is not known")

@@ -22,6 +22,7 @@ import safetensors
 import torch
 
 from resnets.config import ConfigError, Recipe, stored_recipe
+from resnets.config.aliases import with_current_names
 from resnets.weights.checkpoint.store import Folder, Store
 from resnets.weights.checkpoint.store_url import named, open_store, path_of, url_of
 from resnets.weights.errors import CheckpointError, StoreError
@@ -187,7 +188,7 @@ def read_checkpoint(where: str | Path) -> Checkpoint:
     described = {key: value for key, value in meta.items() if key != "sha256"}
     if digest != _digest(tensors, described if version > 1 else None):
         raise CheckpointError(f"{named(path)}: checksum differs, the file is damaged")
-    return Checkpoint(path, tensors, meta)
+    return Checkpoint(path, tensors, with_current_names(meta, "checkpoint"))
 
 
 def read_whole(path: Path) -> Checkpoint:

@@ -166,7 +166,7 @@ def _meta(net: ImageClassifier) -> dict[str, object]:
         "preprocess": to_dict(net.preprocess.spec),
         "state": {
             "seconds": 1.5,
-            "stale": 1,
+            "evals_since_best": 1,
             "micro_batch": 4,
             "schedule": new_state(net, recipe, 10).schedule.state_dict(),
             "interval": {"sums": {"loss": 1.0, "errors": 2.0}, "count": 7},
