@@ -23,16 +23,17 @@ from resnets.config import (
     to_toml,
 )
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
-from resnets.report.run_report import write_report
+from resnets.report.run import write_run_report
 from resnets.train.batch_norm_check import check_norm_values
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.log import NullLog, RunLog
+from resnets.train.log import NullLog, RunLog, read_rows
 from resnets.train.loop import fit
 from resnets.train.parts import CustomParts
 from resnets.train.plan import ExecutionPlan, choose_plan, plan_changes
 from resnets.train.resume import extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.task import Task
+from resnets.train.timing import STAGES, stage_summary
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.openmp import LoadFollower, follow_load
@@ -314,5 +315,6 @@ def _write_results(
     result["checkpoint"] = path.name
     result["data_summary"] = task.summary.to_json()
     dump_json(result, out / RESULT)
-    write_report(out, recipe, result)
+    rows = read_rows(out)
+    write_run_report(out, recipe, result, rows, stages=STAGES, stage_summary=stage_summary(rows))
     return result

@@ -13,7 +13,8 @@ from torch import nn
 from resnets.config import ConfigError, Recipe, from_toml
 from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
-from resnets.report.run_report import REPORT, draw_curves, figures_of, inline, template
+from resnets.report.page import REPORT
+from resnets.report.run import run_summary
 from resnets.train.log import read_rows
 from resnets.training import RESULT
 from resnets.weights.checkpoint.format import RECIPE
@@ -79,10 +80,5 @@ class Run:
         """Results and curves, for notebooks."""
         finished = (self.folder / RESULT).is_file()
         result = self.result if finished else {}
-        return template("run_inline.html.j2").render(
-            folder=str(self.folder),
-            title=f"{self.recipe.net_name} on {self.recipe.data.source}",
-            figures=figures_of(result),
-            result=result,
-            curves=inline(draw_curves(self.history)),
-        )
+        title = f"{self.recipe.net_name} on {self.recipe.data.source}"
+        return run_summary(self.folder, title, result, self.history)

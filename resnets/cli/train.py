@@ -150,14 +150,14 @@ def _show_recipes() -> None:
 
 
 def _show_result(result: dict[str, Any], folder: Path) -> None:
-    from resnets.report.run_report import figures_of
+    from resnets.report.run import metrics_of
 
-    figures = figures_of(result)
-    table = Table("split", *figures.values(), "pictures", "protocol")
+    metrics = metrics_of(result)
+    table = Table("split", *metrics.values(), "images", "protocol")
     for name in ("test", "val", "train"):
         if name in result:
             row = result[name]
-            values = (_written(key, row.get(key)) for key in figures)
+            values = (_written(key, row.get(key)) for key in metrics)
             table.add_row(name, *values, f"{row['examples']:,}", row["protocol"])
     console = Console()
     console.print(table)

@@ -26,7 +26,15 @@ FLAG_VALUES: Mapping[str, Mapping[str, str]] = {"--views": {"centre": "center"}}
 REQUEST: Mapping[str, str] = {"pictures": "images", "picture": "image"}  # of a server, JSON
 
 Kind = Literal[
-    "recipe", "checkpoint", "environment", "result", "artifact", "manifest", "bulk", "bulk-summary"
+    "recipe",
+    "checkpoint",
+    "environment",
+    "result",
+    "artifact",
+    "manifest",
+    "bulk",
+    "bulk-summary",
+    "study",
 ]
 
 # Dotted paths of fields, old to new, in each kind of file: "checkpoint" is the header of one,
@@ -69,6 +77,7 @@ FIELDS: Mapping[Kind, Mapping[str, str]] = {
         "source.net": "source.model_sha256",
     },
     "bulk": {"pictures": "images"},
+    "study": {"nets": "models"},
     "bulk-summary": {"pictures": "images", "likeliest": "top_classes"},
 }
 

@@ -1,1 +1,1 @@
-"""The report of a training run."""
+"""Pages and figures: one base template and one theme for every report of the product."""

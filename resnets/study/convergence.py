@@ -2,17 +2,17 @@
 
 Studies compare where networks *end*. A comparison of two networks that have both hardly started is
 a race over the first steps, which deeper networks lose whatever they would reach in the end. So a
-comparison counts only where the better of its two networks has converged:
+comparison is valid only where the better of its two networks has converged:
 
 1. it has fitted its training data: its last training error is at most FITTED of the error of
    guessing (15% with 10 classes); or
-2. it has levelled off: it trained for at least LEVEL_EPOCHS passes, its training error fell by
+2. it has leveled off: it trained for at least LEVEL_EPOCHS epochs, its training error fell by
    less than LEVEL points over the last fifth of the run, and it has learned at all (error at most
-   LEARNED of that of guessing). Without the passes a curve says little, since it flattens as soon
+   LEARNED of that of guessing). Without the epochs a curve shows little, since it flattens as soon
    as the learning rate falls, however early that is.
 
-The worse network need not have converged, because fitting worse is what is claimed of it. Where
-its error was still falling (`still_falling`), how far it would have come stays open.
+The worse network need not have converged, because fitting worse is the claim. Where its error was
+still falling (`still_falling`), where it would have ended stays open.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ LEVEL_EPOCHS = 30.0
 LEVEL = 1.0  # points
 TAIL = 0.2  # share of the run over which a curve must be level
 
-# The rule for readers of a page.
+# The rule, for readers of a page.
 RULE = (
-    "A comparison counts only where the better of its two networks has converged: its training "
-    "error is at most a sixth of that of guessing, or it has levelled off (less than "
+    "A comparison is valid only where the better of its two networks has converged: its training "
+    "error is at most a sixth of that of guessing, or it has leveled off (less than "
     f"{LEVEL:g} point in the last fifth of at least {LEVEL_EPOCHS:g} epochs, and an error of at "
     "most half of that of guessing)."
 )
@@ -52,10 +52,10 @@ class Convergence:
     """How far the training of one network came; means over its runs.
 
     error: last training error in percent. fell: points by which the training error fell over the
-    last fifth of the run; None where a run has too few rows to say. classes: of the data.
+    last fifth of the run; None where a run has too few rows. classes: of the data.
     """
 
-    net: str
+    model: str
     steps: int
     epochs: float
     error: float
@@ -64,7 +64,7 @@ class Convergence:
 
     @property
     def converged(self) -> bool:
-        """Whether a comparison may rest on this network; see the module's rule."""
+        """Whether a comparison may rest on this network, by the rule of the module."""
         chance = guessing(self.classes)
         if self.error <= FITTED * chance:
             return True
@@ -85,14 +85,14 @@ class Convergence:
         """Such as "80 iterations (4 epochs), training error 81.0% (cifar-plain20)"."""
         return (
             f"{self.steps:,} iteration{'' if self.steps == 1 else 's'} "
-            f"({count_epochs(self.epochs)}), training error {self.error:.1f}% ({self.net})"
+            f"({count_epochs(self.epochs)}), training error {self.error:.1f}% ({self.model})"
         )
 
 
-def convergence(net: str, runs: Sequence[Rows], classes: int) -> Convergence | None:
-    """Read the evidence from the rows of metrics.jsonl of one network's runs.
+def convergence(model: str, runs: Sequence[Rows], classes: int) -> Convergence | None:
+    """How far one network's training came, from the rows of metrics.jsonl of each of its runs.
 
-    `runs` holds one sequence of rows for each run. None where a run has no "train" row.
+    None without runs, or where a run has no "train" row.
     """
     training = [[row for row in rows if row["kind"] == "train"] for rows in runs]
     if not training or not all(training):
@@ -101,7 +101,7 @@ def convergence(net: str, runs: Sequence[Rows], classes: int) -> Convergence | N
     falls = [_fall(rows) for rows in training]
     measured = [fall for fall in falls if fall is not None]
     return Convergence(
-        net=net,
+        model=model,
         steps=max(row["step"] for row in last),
         epochs=statistics.fmean(row.get("epoch", 0.0) for row in last),
         error=statistics.fmean(row["top1_error"] for row in last),
@@ -110,12 +110,11 @@ def convergence(net: str, runs: Sequence[Rows], classes: int) -> Convergence | N
     )
 
 
-def caution(where: Path, error: float, classes: int, *, errors_of: str) -> str:
-    """What a page about a trained network has to say first; empty where it has learned enough.
+def caution(path: Path, error: float, classes: int, *, errors_of: str) -> str:
+    """Why a page about a trained network concludes nothing; empty if it was trained long enough.
 
-    where: a run or a checkpoint in one, whose metrics.jsonl is read where there is one.
-    error: measured on the images of the study, in percent; `errors_of` names them ("held-out",
-    "training"). A page with a caution describes and concludes nothing.
+    path: a run or a checkpoint in one, whose metrics.jsonl is read if it exists. error: measured on
+    the images of the study, in percent; `errors_of` names them ("held-out", "training").
     """
     chance = guessing(classes)
     if error <= FITTED * chance:
@@ -125,11 +124,11 @@ def caution(where: Path, error: float, classes: int, *, errors_of: str) -> str:
     )
     if error >= UNTRAINED * chance:
         return f"The network is untrained: {measured}."
-    rows = _run_rows(where)
+    rows = _run_rows(path)
     found = convergence("the run", [rows], classes) if rows else None
-    # Where many passes leave a high training error, heavy augmentation can be why: not judged here.
+    # After many epochs a high training error can be due to heavy augmentation: not judged here.
     if found is not None and not found.converged and found.epochs < LEVEL_EPOCHS:
-        trained = found.text.removesuffix(f" ({found.net})")
+        trained = found.text.removesuffix(f" ({found.model})")
         return f"The network has not converged: {trained}; {measured}."
     if error > LEARNED * chance:
         return f"The network is barely trained: {measured}."
@@ -137,7 +136,7 @@ def caution(where: Path, error: float, classes: int, *, errors_of: str) -> str:
 
 
 def cautions(found: Mapping[str, str]) -> str:
-    """The cautions of several networks, by label, as one text; empty where none has any."""
+    """The cautions of several networks, by label, as one text; empty if there are none."""
     return " ".join(
         f"{label}: {text[0].lower()}{text[1:]}" for label, text in found.items() if text
     )
@@ -159,6 +158,6 @@ def _fall(rows: Rows) -> float | None:
     return statistics.fmean(before) - statistics.fmean(late) if before and late else None
 
 
-def _run_rows(where: Path) -> Rows:
-    """The rows of the run that `where` is, or is a checkpoint of; none where there are none."""
-    return read_rows(where.parent.parent if where.parent.name == "checkpoints" else where)
+def _run_rows(path: Path) -> Rows:
+    """The rows of a run, or of the run of a checkpoint; empty if there are none."""
+    return read_rows(path.parent.parent if path.parent.name == "checkpoints" else path)

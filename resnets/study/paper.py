@@ -1,4 +1,4 @@
-"""The errors that the paper reports, in percent, and which net and data each belongs to.
+"""The errors reported in the paper, in percent, by model and data set.
 
 He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR 2016.
 """
@@ -18,10 +18,9 @@ Dataset = Literal["cifar10", "imagenet"]
 
 @dataclass(frozen=True)
 class PaperError:
-    """What the paper says of one net, in percent; `spread` is the standard deviation over `runs`.
+    """Reported errors of one model in percent; `spread` is the standard deviation over `runs`.
 
-    `top1` is None where the paper draws a curve and prints no number; `remark` then says what the
-    curve shows.
+    `top1` is None where the paper has a curve and no number; `remark` then describes it.
     """
 
     source: str
@@ -34,7 +33,7 @@ class PaperError:
 
     @property
     def text(self) -> str:
-        """The top-1 error as the tables print it: "8.75", "6.43 (6.61 ± 0.16)" or "above 60"."""
+        """The top-1 error as in the tables: "8.75", "6.43 (6.61 ± 0.16)" or "above 60"."""
         if self.top1 is None:
             return self.remark
         if self.best is None or self.spread is None:
@@ -42,7 +41,7 @@ class PaperError:
         return f"{self.best:.2f} ({self.top1:.2f} ± {self.spread:.2f})"
 
 
-# Section 4.2. The plain nets are curves in Fig. 6 left; of plain-110 the text gives the bound.
+# Section 4.2. The plain networks are curves in Fig. 6 left; of plain-110 the text gives the bound.
 CIFAR10 = {
     "cifar-resnet20": PaperError("Table 6", 8.75),
     "cifar-resnet32": PaperError("Table 6", 7.51),
@@ -57,7 +56,7 @@ CIFAR10 = {
     "cifar-plain110": PaperError("section 4.2", remark="above 60"),
 }
 
-# Tables 2 and 3: 10-crop on the validation set. The paper's bottleneck nets are the v1 ones.
+# Tables 2 and 3: 10-crop on the validation set. The paper's bottleneck networks are the v1 ones.
 IMAGENET = {
     "vgg16": PaperError("Table 3", 28.07, 9.33),
     "plain18": PaperError("Table 2", 27.94),
@@ -71,8 +70,8 @@ IMAGENET = {
     "resnet152-v1": PaperError("Table 3", 21.43, 5.71),
 }
 
-# What makes two nets the same one here; classes and input size follow the data.
-BUILD = (
+# Fields by which two models are the same; classes and input size follow the data.
+ARCHITECTURE = (
     "block",
     "depths",
     "widths",
@@ -94,7 +93,7 @@ PROTOCOL: dict[Dataset, str] = {
 
 
 def dataset(source: str) -> Dataset | None:
-    """Which of the paper's sets `DataSpec.source` means, by its name; None for any other data."""
+    """The paper's data set that `DataSpec.source` names; None for any other data."""
     name = re.sub(r"[-_ ]", "", PurePath(source).name.lower()).split(".")[0]
     if name in ("cifar10", "cifar10batchespy", "cifar10batchesbin"):
         return "cifar10"
@@ -102,12 +101,12 @@ def dataset(source: str) -> Dataset | None:
 
 
 def reported(spec: ModelSpec, source: str) -> PaperError | None:
-    """What the paper reports for the net `spec` on `source`; None where it reports nothing.
+    """The paper's errors of the model `spec` on `source`; None if it reports none.
 
-    A net is known by how it is built, not by its name.
+    A model is recognized by its architecture, not by its name.
     """
     data = dataset(source)
     for name, error in ERRORS[data].items() if data else ():
-        if all(getattr(spec, part) == getattr(catalog.spec(name), part) for part in BUILD):
+        if all(getattr(spec, part) == getattr(catalog.spec(name), part) for part in ARCHITECTURE):
             return error
     return None

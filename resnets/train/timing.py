@@ -117,6 +117,12 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {**epochs[-1], "seconds": seconds, **means}
 
 
+def stage_summary(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The stages of all epochs among `rows` and the bottleneck, as one line; None without any."""
+    row = summarize(rows)
+    return None if row is None else format_stages(row)
+
+
 def format_stages(row: Mapping[str, Any]) -> str:
     """An epoch's stages and its bottleneck, as one line."""
     parts = [f"{row[stage]:.0%} {title}" for stage, title in STAGES.items()]

@@ -8,12 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 import torch
 
 from resnets.config import ConfigError, to_toml
 from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
+from resnets.report.page import render
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import published_name, write_folder
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
@@ -100,11 +100,8 @@ def card(net: ImageClassifier, result: dict[str, Any], to: str, license: str | N
     seen = net.preprocess.spec
     name = to.removeprefix(HUB).rstrip("/").rpartition("/")[2]
     remote = to.startswith(HUB)
-    loader = jinja2.PackageLoader("resnets", "templates")
-    template = jinja2.Environment(  # Markdown, not HTML: nothing to escape
-        loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    ).get_template("card.md.j2")
-    return template.render(
+    return render(
+        "card.md.j2",
         name=name,
         library="resnets" if theirs is None else "timm",
         net=net.spec.name,

@@ -19,9 +19,9 @@ def study(tmp_path_factory):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("depth", "name the nets (--nets"),
+        ("depth", "name the models (--models"),
         ("depth --preset quik", "did you mean quick?"),
-        ("depth --nets cifar-plain20,cifar-resnett20", "did you mean cifar-resnet20?"),
+        ("depth --models cifar-plain20,cifar-resnett20", "did you mean cifar-resnet20?"),
         ("depth --nets cifar-plain20 --seeds 0", "seeds: 0 must be at least 1"),
         ("depth --nets cifar-plain20 --budget soon", "is not a budget such as"),
         ("depth --nets cifar-plain20 --recipe cifar10-papr", "did you mean cifar10-paper?"),
@@ -66,7 +66,7 @@ def test_a_finished_study_only_gets_a_new_report(study, tmp_path, capsys):
 def test_another_grid_does_not_mix_in(study, capsys):
     words = ["--nets", "cifar-plain8,cifar-resnet8", "--recipe", "digits", "--budget", "24it"]
     assert main(["study", "depth", *words, "--out", str(study)]) == 2
-    assert "holds a study with nets = " in capsys.readouterr().err
+    assert "contains a study with models = " in capsys.readouterr().err
 
 
 def test_failures_are_reported_and_everything_failed_is_a_failure(tmp_path, capsys, monkeypatch):
@@ -84,7 +84,7 @@ def test_failures_are_reported_and_everything_failed_is_a_failure(tmp_path, caps
     assert captured.err.count("failed: the loss is") == 2
     for cell in cells:
         assert json.loads((cell.folder / "failed.json").read_text())["error"] == cell.error
-    assert "Nothing to say of degradation" in captured.out
+    assert "No answer on degradation" in captured.out
     assert (folder / "report.html").is_file()
 
 
@@ -116,8 +116,8 @@ def test_nets_may_have_their_own_numbers_of_seeds():
     from resnets.study.depth.presets import depth_grid
 
     nets = ("cifar-plain20", "cifar-resnet20")
-    assert depth_grid(nets=nets, seeds=_counts("3,1")).seeds == (3, 1)
-    assert depth_grid(nets=nets, seeds=_counts("2")).seeds == (2, 2)
+    assert depth_grid(models=nets, seeds=_counts("3,1")).seeds == (3, 1)
+    assert depth_grid(models=nets, seeds=_counts("2")).seeds == (2, 2)
     for wrong in ("3,1,1", "0", "three"):
         with pytest.raises(ConfigError, match="seeds"):
-            depth_grid(nets=nets, seeds=_counts(wrong))
+            depth_grid(models=nets, seeds=_counts(wrong))

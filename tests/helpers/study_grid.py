@@ -22,7 +22,7 @@ def trained_grid(factory: pytest.TempPathFactory) -> Path:
     if (folder / STUDY).exists():
         return folder
     grid = Grid(
-        nets=NETS,
+        models=NETS,
         seeds=(2,) * len(NETS),
         data="digits",
         recipe="digits",
@@ -54,6 +54,8 @@ def with_gaps(whole: Path, folder: Path) -> Path:
     rows = (stopped / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (stopped / "metrics.jsonl").write_text("".join(rows[: len(rows) // 2]), encoding="utf-8")
     grid = read_grid(folder)
-    wider = dataclasses.replace(grid, nets=(*grid.nets, "cifar-resnet20"), seeds=(*grid.seeds, 1))
+    wider = dataclasses.replace(
+        grid, models=(*grid.models, "cifar-resnet20"), seeds=(*grid.seeds, 1)
+    )
     write_grid(wider, folder)
     return folder

@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 
 from resnets.study.convergence import caution, convergence
+from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid, shortcut_grid
-from resnets.study.depth.summary import summarize
-from resnets.study.depth.text import findings, lead, shortcuts_lead
 from resnets.study.depth.verdict import degradation
-from resnets.study.figures import house_style, whole_numbers
-from resnets.study.grid.cells import Cell
-from resnets.study.page import minus_signs
+from resnets.study.grid.cells import Cell, Grid, read_cell, write_grid
 
 
 def curve(*errors, epochs=164.0, steps=64_000):
@@ -47,29 +44,29 @@ FALLING = (90, 85, 80, 75, 70, 65, 60, 55, 50, 40)
     ],
 )
 def test_rule(errors, epochs, classes, converged):
-    found = convergence("net", [curve(*errors, epochs=epochs)], classes)
+    found = convergence("model", [curve(*errors, epochs=epochs)], classes)
     assert found is not None
     assert found.converged is converged
 
 
 def test_rule_is_of_the_mean_over_runs_and_needs_rows_of_all():
     runs = [curve(10.0), curve(24.0)]
-    found = convergence("net", runs, 10)
+    found = convergence("model", runs, 10)
     assert found is not None
     assert found.error == 17.0
     assert not found.converged
-    assert convergence("net", [*runs, []], 10) is None
-    assert convergence("net", [], 10) is None
+    assert convergence("model", [*runs, []], 10) is None
+    assert convergence("model", [], 10) is None
 
 
-def cells(net, *runs, **where):
+def cells(model, *runs, **where):
     return [
-        Cell(net, seed, Path("nowhere"), "done", None, [*rows, rows[-1] | {"kind": "test"}], {})
+        Cell(model, seed, Path("nowhere"), "done", None, [*rows, rows[-1] | {"kind": "test"}], {})
         for seed, rows in enumerate(curve(*errors, **where) for errors in runs)
     ]
 
 
-def test_short_study_concludes_nothing():
+def test_short_study_concludes_nothing(tmp_path):
     """As a study of 1,000 iterations on CIFAR-10 ended: a difference of 33 points, at the start."""
     short = {"epochs": 2.6, "steps": 1000}
     grid = [
@@ -82,11 +79,26 @@ def test_short_study_concludes_nothing():
     assert verdict.plain.rises is None
     assert verdict.residual.rises is None
     assert verdict.twins.falls is None
-    first = lead(verdict).splitlines()[0]
-    assert first.startswith("Not converged: 1,000 iterations (2.6 epochs), training error 42.0%")
-    assert "train worse" not in lead(verdict)
-    assert {finding.tone for finding in findings(verdict)} == {"open"}
-    assert shortcuts_lead(summarize(grid)).startswith("Not converged: 1,000 iterations")
+    models = tuple(dict.fromkeys(cell.model for cell in grid))
+    for study in ("depth", "shortcuts"):
+        folder = tmp_path / study
+        write_grid(
+            Grid(study=study, models=models, seeds=(2,) * 4, data="cifar10",
+                 recipe="cifar10-paper", budget="1000it"),
+            folder,
+        )  # fmt: skip
+        for cell in grid:
+            run = read_cell(folder, cell.model, cell.seed).folder
+            run.mkdir(parents=True)
+            (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cell.rows))
+            (run / "result.json").write_text('{"data": "cifar10"}')
+        report = write_grid_page(folder)
+        assert report.lead.startswith("Not converged: 1,000 iterations (2.6 epochs), training")
+        assert "train worse" not in report.lead
+        page = report.path.read_text(encoding="utf-8")
+        assert page.count('<li class="open">') == 3
+        assert '<li class="good">' not in page
+        assert '<li class="bad">' not in page
 
 
 def test_deep_net_that_is_still_falling_is_said():
@@ -107,27 +119,10 @@ def test_one_run_is_one_run():
     assert "1 run of each" in verdict.statement
 
 
-def test_numbers_of_the_lead_have_minus_signs():
-    assert minus_signs("-14.80 points (-21.1 to -8.5) of cifar-plain56 on 2026-11-21") == (
-        "−14.80 points (−21.1 to −8.5) of cifar-plain56 on 2026-11-21"
-    )
-
-
 def test_digits_are_studied_by_their_own_recipe_and_never_mirrored():
-    for grid in (depth_grid(nets=["cifar-plain20"]), shortcut_grid(nets=["cifar-resnet20"])):
+    for grid in (depth_grid(models=["cifar-plain20"]), shortcut_grid(models=["cifar-resnet20"])):
         assert grid.recipe == "digits"
-    assert depth_grid(nets=["cifar-plain20"], data="cifar10").recipe == "cifar10-paper"
-
-
-def test_ticks_of_layers_are_whole():
-    from matplotlib.figure import Figure
-
-    for last in (1, 3, 7, 19, 110):
-        with house_style():
-            axes = Figure().subplots()
-            axes.set_xlim(0, last + 1)
-            whole_numbers(axes)
-            assert all(tick == round(tick) for tick in axes.get_xticks()), last
+    assert depth_grid(models=["cifar-plain20"], data="cifar10").recipe == "cifar10-paper"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from resnets.config import ConfigError, DataSpec, Recipe, ScheduleSpec
 from resnets.data import Batch, TrainStream, fit_preprocess, open_data
 from resnets.models import build, catalog
-from resnets.study.gradients.gradients import (
+from resnets.study.gradients.measure import (
     SCHEMES,
     LayerGradient,
     Measurement,
@@ -19,8 +19,7 @@ from resnets.study.gradients.gradients import (
     layer_gradients,
     trace_gradients,
 )
-from resnets.study.gradients.page import degradation_remains, gradients_page
-from resnets.study.gradients.study import gradients_study
+from resnets.study.gradients.study import comparisons, gradients_study, write_gradients
 from resnets.train.loss import classification_loss
 
 GRAY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
@@ -109,7 +108,7 @@ def test_a_measured_gradient_is_the_one_of_the_update(digits):
 def test_naive_init_without_norm_vanishes_and_ends_early(digits):
     recipe = digits_recipe("cifar-plain32", 10, norm="none", init="naive")
     trace = trace_gradients(recipe, *digits, CPU)
-    assert trace.measurements[-1].state == "vanishes"
+    assert trace.measurements[-1].state == "vanishing"
     assert trace.training_error is None
     assert len(trace.measurements) < 10
 
@@ -118,7 +117,7 @@ def test_a_loss_that_is_no_number_ends_the_training(digits):
     recipe = digits_recipe("cifar-resnet20", 10, norm="none")
     recipe = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, lr=1e6))
     trace = trace_gradients(recipe, *digits, CPU)
-    assert trace.measurements[-1].state == "not a number"
+    assert trace.measurements[-1].state == "not finite"
     assert trace.training_error is None
     assert len(trace.measurements) < 10
 
@@ -140,11 +139,11 @@ def measured(step, *gradients, loss=1.0):
     ("gradients", "loss", "state"),
     [
         ((0.1, 0.2, 0.3), 1.0, "healthy"),
-        ((1.9e-6, 0.2, 0.3), 1.0, "vanishes"),
-        ((0.1, 0.0, 0.3), 1.0, "vanishes"),
-        ((21.0, 0.2, 0.3), 1.0, "explodes"),
-        ((math.nan, 0.2, 0.3), 1.0, "not a number"),
-        ((0.1, 0.2, 0.3), math.inf, "not a number"),
+        ((1.9e-6, 0.2, 0.3), 1.0, "vanishing"),
+        ((0.1, 0.0, 0.3), 1.0, "vanishing"),
+        ((21.0, 0.2, 0.3), 1.0, "exploding"),
+        ((math.nan, 0.2, 0.3), 1.0, "not finite"),
+        ((0.1, 0.2, 0.3), math.inf, "not finite"),
     ],
 )
 def test_state_of_a_measurement(gradients, loss, state):
@@ -157,29 +156,27 @@ def test_ratio_is_of_the_first_and_the_last_convolution():
 
 
 def trace_of(net, error, *states, scheme=SCHEMES[0]):
-    gradients = {"healthy": 0.1, "vanishes": 1e-9, "explodes": 100.0}
+    gradients = {"healthy": 0.1, "vanishing": 1e-9, "exploding": 100.0}
     spec = dataclasses.replace(catalog.spec(net), norm=scheme.norm, init=scheme.init)
     steps = tuple(measured(step, gradients[state], 0.1, 0.1) for step, state in enumerate(states))
     return Trace(spec, steps, error)
 
 
-def page_of(*traces):
-    return gradients_page(
-        traces, data="", iterations=2, seed=0, recipe="", commands=(), environment={}
+@pytest.fixture
+def report_of(tmp_path):
+    return lambda *traces: write_gradients(
+        tmp_path, traces, data="", iterations=2, seed=0, recipe="", commands=[], environment={}
     )
 
 
-def test_degradation_that_remains_is_said_and_that_does_not_is_not():
+def test_degradation_that_remains_is_reported_and_no_other(report_of):
     shallow = trace_of("cifar-plain20", 10.0, "healthy", "healthy")
     deep = trace_of("cifar-plain56", 60.0, "healthy", "healthy")
     residual = trace_of("cifar-resnet56", 12.0, "healthy", "healthy")
-    found = degradation_remains([shallow, deep, residual])
-    assert [each.label.split(" against ")[1].split(",")[0] for each in found] == [
-        "cifar-resnet56",
-        "cifar-plain20",
-    ]
-    assert all(each.tone == "bad" and "no gradient of" in each.detail for each in found)
-    assert "train worse in 2 of 2" in page_of(shallow, deep, residual).lead
+    found = comparisons([shallow, deep, residual])
+    assert [each.peer.spec.name for each in found] == ["cifar-resnet56", "cifar-plain20"]
+    assert all(each.converged and each.worse and not each.vanishing for each in found)
+    assert "train worse in 2 of 2" in report_of(shallow, deep, residual).lead
     short = [
         trace_of(net, error, "healthy", "healthy")
         for net, error in (
@@ -188,22 +185,24 @@ def test_degradation_that_remains_is_said_and_that_does_not_is_not():
             ("cifar-resnet56", 81.0),
         )
     ]
-    assert [each.tone for each in degradation_remains(short)] == ["open", "open"]
-    assert "train worse" not in page_of(*short).lead
-    assert "not converged (lowest training error 70.0%)" in page_of(*short).lead
+    assert not any(each.converged for each in comparisons(short))
+    assert "train worse" not in report_of(*short).lead
+    assert "not converged (lowest training error 70.0%)" in report_of(*short).lead
     good = trace_of("cifar-plain56", 9.0, "healthy", "healthy")
-    assert "No degradation is seen" in page_of(shallow, good, residual).lead
-    assert degradation_remains([residual]) == ()
+    assert "No degradation is seen" in report_of(shallow, good, residual).lead
+    assert comparisons([residual]) == []
 
 
-def test_a_vanished_gradient_is_not_called_healthy():
+def test_a_vanished_gradient_is_not_called_healthy(report_of):
     shallow = trace_of("cifar-plain20", 10.0, "healthy", "healthy")
-    deep = trace_of("cifar-plain56", 60.0, "healthy", "vanishes")
-    (found,) = degradation_remains([shallow, deep])
-    assert "vanishes in 1 of 2 measurements" in found.detail
-    page = page_of(shallow, deep)
-    assert page.lead.startswith("Even with batch norm and He initialisation a gradient vanishes")
-    assert page.findings[0].value == "fails in 1 of 2"
+    deep = trace_of("cifar-plain56", 60.0, "healthy", "vanishing")
+    (found,) = comparisons([shallow, deep])
+    assert found.vanishing == 1
+    report = report_of(shallow, deep)
+    assert report.lead.startswith("Even with batch norm and He initialization a gradient vanishes")
+    page = report.path.read_text(encoding="utf-8")
+    assert "vanishes in 1 of 2 measurements" in page
+    assert "fails in 1 of 2" in page
 
 
 def test_study_writes_every_scheme(tmp_path):
@@ -212,7 +211,7 @@ def test_study_writes_every_scheme(tmp_path):
         data=None, iterations=10, seed=0, device="cpu", out=tmp_path,
     )  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "numbers" / "gradient-states.csv").open()))
-    assert [(row["net"], row["scheme"]) for row in rows] == [
+    assert [(row["model"], row["scheme"]) for row in rows] == [
         (net, str(scheme)) for net in ("cifar-plain8", "cifar-resnet8") for scheme in SCHEMES
     ]
     layers = list(csv.DictReader((tmp_path / "numbers" / "gradients-start.csv").open()))
@@ -225,11 +224,11 @@ def test_study_writes_every_scheme(tmp_path):
 @pytest.mark.parametrize(
     ("nets", "iterations", "message"),
     [
-        ([], 10, "name at least one net"),
+        ([], 10, "name at least one model"),
         (["cifar-plain20", "cifar-plain20"], 10, "name each once"),
         (["cifar-plain21"], 10, "did you mean"),
         (["vgg16"], 10, "not of the residual family"),
-        (["cifar-plain20", "resnet18"], 10, "unlike stems"),
+        (["cifar-plain20", "resnet18"], 10, "different stems"),
         (["cifar-plain20"], 9, "--iterations 9"),
     ],
 )

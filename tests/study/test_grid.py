@@ -20,12 +20,11 @@ from resnets.data import DataError
 from resnets.models import build
 from resnets.study.depth.presets import depth_grid, paper_cifar10, paper_imagenet, shortcut_grid
 from resnets.study.grid import budget
-from resnets.study.grid.budget import Survey, fix, parse_budget, survey
+from resnets.study.grid.budget import Survey, parse_budget, set_steps, survey
 from resnets.study.grid.cells import (
     Grid,
     cell_recipe,
-    depth,
-    net_spec,
+    model_spec,
     read_cell,
     read_cells,
     read_grid,
@@ -37,7 +36,7 @@ from resnets.study.grid.worker import train_cell
 from resnets.training import run
 
 TINY = Grid(
-    nets=("cifar-plain8", "cifar-resnet8"),
+    models=("cifar-plain8", "cifar-resnet8"),
     seeds=(1, 1),
     data="digits",
     recipe="digits",
@@ -56,14 +55,14 @@ def changed(**fields):
     ("fields", "message"),
     [
         ({"seeds": (1, 0)}, "seeds: 0 must be at least 1"),
-        ({"seeds": (1,)}, "1 numbers for 2 nets"),
-        ({"nets": (), "seeds": ()}, "name at least one"),
-        ({"nets": ("cifar-plain8", "cifar-plain8")}, "cifar-plain8 is named twice"),
-        ({"nets": ("resnet34:A", "resnet34-a")}, "is named twice"),
-        ({"nets": ("cifar-plain8", "resnet18")}, "two families"),
-        ({"nets": ("cifar-plain8", "cifar-resnet57")}, "did you mean cifar-resnet56"),
-        ({"nets": ("cifar-plain8", "cifar-resnet8:D")}, "unknown shortcut option 'D'"),
-        ({"nets": ("cifar-plain8", "cifar-plain8:A")}, "no shortcuts to choose"),
+        ({"seeds": (1,)}, "1 numbers for 2 models"),
+        ({"models": (), "seeds": ()}, "name at least one"),
+        ({"models": ("cifar-plain8", "cifar-plain8")}, "cifar-plain8 is named twice"),
+        ({"models": ("resnet34:A", "resnet34-a")}, "is named twice"),
+        ({"models": ("cifar-plain8", "resnet18")}, "two families"),
+        ({"models": ("cifar-plain8", "cifar-resnet57")}, "did you mean cifar-resnet56"),
+        ({"models": ("cifar-plain8", "cifar-resnet8:D")}, "unknown shortcut option 'D'"),
+        ({"models": ("cifar-plain8", "cifar-plain8:A")}, "no shortcuts to choose"),
     ],
 )
 def test_grids_that_make_no_sense(fields, message):
@@ -95,17 +94,17 @@ def test_files_that_are_no_study(tmp_path, text, message):
     "net", ["cifar-plain20", "cifar-resnet20:B", "cifar-resnet164", "resnet50:C", "vgg16-bn"]
 )
 def test_depth_counts_the_layers_of_the_real_net(net):
-    model = build(net_spec(net))
+    model = build(model_spec(net))
     weighted = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear) and "shortcut" not in name
     ]
-    assert depth(net_spec(net)) == len(weighted)
+    assert model_spec(net).num_layers == len(weighted)
 
 
 def test_cell_recipe_is_the_grids():
-    grid = changed(nets=("cifar-plain8", "cifar-resnet8:B"), settings=("optim.lr=0.3",))
+    grid = changed(models=("cifar-plain8", "cifar-resnet8:B"), settings=("optim.lr=0.3",))
     recipe = cell_recipe(grid, "cifar-resnet8:B", 4)
     assert (recipe.model.name, recipe.model.shortcut) == ("cifar-resnet8:B", "B")
     assert (recipe.seed, recipe.duration, recipe.data.source) == (4, "25it", "digits")
@@ -142,31 +141,33 @@ def test_settings_that_do_not_fit(setting, message):
 
 def test_paper_presets_are_the_papers():
     grid = paper_cifar10()
-    seeds = dict(zip(grid.nets, grid.seeds, strict=True))
+    seeds = dict(zip(grid.models, grid.seeds, strict=True))
     assert seeds["cifar-resnet110"] == 5
     assert sum(grid.seeds) == 15
     assert "cifar-plain110" in seeds
     assert "cifar-resnet1202" in seeds
-    recipe = cell_recipe(dataclasses.replace(grid, iterations=64000, epoch=391), grid.nets[0], 0)
+    recipe = cell_recipe(dataclasses.replace(grid, iterations=64000, epoch=391), grid.models[0], 0)
     assert (recipe.batch_size, recipe.optim.lr, recipe.duration) == (128, 0.1, "64000it")
     imagenet = paper_imagenet()
-    assert [net_spec(net).shortcut for net in imagenet.nets] == ["none", "none", "A", "A"]
+    assert [model_spec(net).shortcut for net in imagenet.nets] == ["none", "none", "A", "A"]
 
 
 def test_preset_parts_can_be_replaced():
-    grid = depth_grid("paper-cifar10", nets=("cifar-plain20", "cifar-resnet110"), budget="32000it")
+    grid = depth_grid(
+        "paper-cifar10", models=("cifar-plain20", "cifar-resnet110"), budget="32000it"
+    )
     assert grid.seeds == (1, 5)
     assert (grid.budget, grid.recipe, grid.data) == ("32000it", "cifar10-paper", "cifar10")
     assert depth_grid("quick", seeds=2).seeds == (2,) * 4
     with pytest.raises(ConfigError, match="did you mean quick"):
         depth_grid("quik")
-    with pytest.raises(ConfigError, match="name the nets"):
+    with pytest.raises(ConfigError, match="name the models"):
         depth_grid()
 
 
 def test_shortcut_grid_has_every_option():
-    grid = shortcut_grid(nets=("resnet34", "plain34", "resnet18:B"))
-    assert grid.nets == ("resnet34:A", "resnet34:B", "resnet34:C", "plain34", "resnet18:B")
+    grid = shortcut_grid(models=("resnet34", "plain34", "resnet18:B"))
+    assert grid.models == ("resnet34:A", "resnet34:B", "resnet34:C", "plain34", "resnet18:B")
     assert (grid.study, grid.recipe) == ("shortcuts", "digits")  # the default data
 
 
@@ -181,14 +182,14 @@ def test_parse_budget():
 def test_steps_are_timed_for_every_net(monkeypatch):
     # By this process's own seconds of the CPU, which nobody else's work makes longer.
     monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=time.process_time))
-    found = survey(changed(nets=("cifar-plain8", "cifar-resnet56")), "cpu", timed=True)
+    found = survey(changed(models=("cifar-plain8", "cifar-resnet56")), "cpu", timed=True)
     assert found.examples == 1269
     assert found.seconds["cifar-resnet56"] > found.seconds["cifar-plain8"] > 0
 
 
 def test_training_order_starts_with_the_deepest_net_of_the_first_seed(tmp_path):
     nets = ("cifar-plain8", "cifar-resnet20", "cifar-resnet14")
-    write_grid(changed(nets=nets, seeds=(2, 1, 2)), tmp_path)
+    write_grid(changed(models=nets, seeds=(2, 1, 2)), tmp_path)
     order = [(cell.depth, cell.seed) for cell in training_order(read_cells(tmp_path), jobs=2)]
     assert order == [(20, 0), (14, 0), (8, 0), (14, 1), (8, 1)]
 
@@ -245,7 +246,7 @@ def test_a_broken_cell_does_not_take_the_grid_down(tmp_path, capfd):
 
 def test_another_grid_or_a_mixed_one_is_refused(tmp_path):
     write_grid(TINY, tmp_path)
-    with pytest.raises(ConfigError, match=r"holds a study with recipe = 'digits', not 'cifar10"):
+    with pytest.raises(ConfigError, match=r"contains a study with recipe = 'digits', not 'cifar10"):
         run_grid(changed(recipe="cifar10-fast"), tmp_path)
     other = cell_recipe(changed(settings=("optim.lr=0.2",)), "cifar-plain8", 0)
     folder = read_cell(tmp_path, "cifar-plain8", 0).folder
@@ -254,20 +255,20 @@ def test_another_grid_or_a_mixed_one_is_refused(tmp_path):
         run_grid(TINY, tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
-    with pytest.raises(ConfigError, match="holds no study"):
+    with pytest.raises(ConfigError, match="contains no study"):
         run_grid(TINY, tmp_path / "other")
 
 
-def test_a_study_begun_before_shares_followed_identity_keeps_its_rule(tmp_path):
+def test_a_study_of_an_earlier_version_keeps_its_rules_and_old_names_of_fields_are_read(tmp_path):
     write_grid(TINY, tmp_path)
     lines = (tmp_path / "study.toml").read_text().splitlines()
-    old = [line for line in lines if not line.startswith("version")]
+    old = [line.replace("models", "nets") for line in lines if not line.startswith("version")]
     assert len(old) == len(lines) - 1
     (tmp_path / "study.toml").write_text("\n".join(old))
     recipe = cell_recipe(read_grid(tmp_path), "cifar-plain8", 0)
     assert (recipe.data.split_rule, recipe.data.overlap) == ("rank", "allow")
     assert cell_recipe(TINY, "cifar-plain8", 0).data.split_rule == "identity"
-    assert read_grid(tmp_path).asked == TINY.asked
+    assert read_grid(tmp_path).requested == TINY.requested
 
 
 def test_one_study_is_trained_by_one_process(tmp_path):
@@ -284,18 +285,18 @@ TIMED = Survey(examples=1259, seconds={"cifar-plain8": 0.05, "cifar-resnet8": 0.
 )
 def test_budgets_become_steps(budget, iterations):
     """One step of both runs takes 0.2 s; of 300 s, a tenth is kept back, and 2 x 10 s to start."""
-    fixed = fix(changed(budget=budget, iterations=0, epoch=0), TIMED, jobs=1)
+    fixed = set_steps(changed(budget=budget, iterations=0, epoch=0), TIMED, jobs=1)
     assert (fixed.iterations, fixed.epoch) == (iterations, 20)
-    assert fixed.asked == changed(budget=budget).asked
+    assert fixed.requested == changed(budget=budget).requested
 
 
 def test_minutes_are_for_the_whole_grid():
     """Twice the workers do about twice the steps, three times the seeds a third."""
-    steps = fix(changed(budget="30min"), TIMED, jobs=1).iterations
-    assert fix(changed(budget="30min"), TIMED, jobs=2).iterations == pytest.approx(
+    steps = set_steps(changed(budget="30min"), TIMED, jobs=1).iterations
+    assert set_steps(changed(budget="30min"), TIMED, jobs=2).iterations == pytest.approx(
         2 * steps, rel=0.02
     )
-    more = fix(changed(budget="30min", seeds=(3, 3)), TIMED, jobs=1).iterations
+    more = set_steps(changed(budget="30min", seeds=(3, 3)), TIMED, jobs=1).iterations
     assert more == pytest.approx(steps / 3, rel=0.05)
 
 
@@ -309,11 +310,11 @@ def test_minutes_are_for_the_whole_grid():
 )
 def test_budgets_too_small_to_mean_anything(budget, message):
     with pytest.raises(ConfigError, match=message):
-        fix(changed(budget=budget), TIMED, jobs=1)
+        set_steps(changed(budget=budget), TIMED, jobs=1)
 
 
 STUDY = [
-    *("study", "depth", "--nets", "cifar-plain8,cifar-resnet14", "--data", "digits"),
+    *("study", "depth", "--models", "cifar-plain8,cifar-resnet14", "--data", "digits"),
     *("--recipe", "digits", "--seeds", "1", "--budget", "100it", "--jobs", "2"),
     *("--set", "checkpoint_every=5it", "--set", "precision=float32", "--device", "cpu"),
 ]
@@ -362,7 +363,7 @@ def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert f"go on with: resnets study depth --resume {folder}" in out
+    assert f"resume with: resnets study depth --resume {folder}" in out
     plain, stopped = read_cells(folder)
     assert (plain.status, stopped.status) == ("done", "running")
 
@@ -374,7 +375,7 @@ def test_stopped_killed_and_restarted(tmp_path, capfd, monkeypatch):
     assert killed.status == "running"
 
     assert main([*STUDY, "--out", str(folder)]) == 0
-    assert "cifar-resnet14-seed0: training, going on at step" in capfd.readouterr().err
+    assert "cifar-resnet14-seed0: training, resumed at step" in capfd.readouterr().err
     assert read_cells(folder)[0] == plain
     end = read_cells(folder)[1]
     assert end.status == "done"

@@ -11,16 +11,15 @@ from study_runs import train_on_digits
 from resnets.config import ConfigError
 from resnets.evaluate import evaluate_model
 from resnets.models import catalog
-from resnets.study.batches import draw_split, show
-from resnets.study.landscape.landscape import (
+from resnets.study.analysis import draw_split, prepare_images
+from resnets.study.landscape.measure import (
     Landscape,
     Point,
     measure_landscape,
     moved,
     random_direction,
 )
-from resnets.study.landscape.page import landscape_page, low_loss_share
-from resnets.study.landscape.study import landscape_study
+from resnets.study.landscape.study import landscape_study, low_loss_share, write_landscapes
 from resnets.weights.load import load
 
 
@@ -34,7 +33,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shown(runs):
     net = load(runs["cifar-resnet8"])
-    return net, show(draw_split(net, None, "train", 64, 0), net, "cpu")
+    return net, prepare_images(draw_split(net, None, "train", 64, 0), net, "cpu")
 
 
 def test_each_filter_of_a_direction_is_as_long_as_the_nets(shown):
@@ -108,8 +107,10 @@ def test_losses_that_are_no_number_are_gaps(tmp_path):
     )
     line = tuple(point for point in plane if point.beta == 0)
     net = Landscape("net", catalog.spec("cifar-plain8"), line, plane)
-    page = landscape_page([net], measured="", commands=(), environment={})
-    assert page.findings[0].value == "33% low"
+    report = write_landscapes(
+        tmp_path, [net], protocols={}, caution="", commands=[], environment={}
+    )
+    assert "33% low" in report.path.read_text(encoding="utf-8")
 
 
 def test_study_compares_nets_on_the_same_pictures(runs, tmp_path):
@@ -120,7 +121,7 @@ def test_study_compares_nets_on_the_same_pictures(runs, tmp_path):
     assert len(rows) == 2 * 9
     text = report.path.read_text()
     assert text.count("40 drawn (seed 0) from digits, training share") == 2
-    assert "stored ones" in text
+    assert "stored statistics" in text
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10])

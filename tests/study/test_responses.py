@@ -1,6 +1,7 @@
 """Responses against a forward pass written out by hand, and the report made of them."""
 
 import csv
+import re
 
 import pytest
 import torch
@@ -11,10 +12,8 @@ from torch.nn.functional import relu
 from resnets.config import ConfigError
 from resnets.data import Batch, DataError
 from resnets.models import build, catalog
-from resnets.study.page import Page
-from resnets.study.responses.page import responses_page
-from resnets.study.responses.responses import LayerResponse, NetResponses, responses
-from resnets.study.responses.study import responses_study
+from resnets.study.responses.measure import LayerResponse, ModelResponses, layer_responses
+from resnets.study.responses.study import depths, responses_study, twins, write_responses
 
 
 def digits_like(count, seed=0):
@@ -75,7 +74,7 @@ def test_equals_a_forward_pass_by_hand(name, changes):
     net, batch = small(name, **changes), digits_like(20)
     with torch.no_grad():
         expected = by_hand(net, batch.images)
-    measured = {each.layer: each.std for each in responses(net, [batch])}
+    measured = {each.layer: each.std for each in layer_responses(net, [batch])}
     assert list(measured) == list(expected)
     assert measured == pytest.approx(expected, rel=1e-5)
 
@@ -90,7 +89,7 @@ def test_preactivation_takes_the_norm_that_follows_and_the_raw_end_of_a_branch()
             "stage1.0.conv1": std(middle),
             "stage1.0.conv2": std(block.conv2(relu(middle))),
         }
-    measured = {each.layer: each.std for each in responses(net, [batch])}
+    measured = {each.layer: each.std for each in layer_responses(net, [batch])}
     assert {layer: measured[layer] for layer in expected} == pytest.approx(expected, rel=1e-5)
 
 
@@ -100,40 +99,47 @@ def test_batches_of_unlike_length_make_one_standard_deviation():
         Batch(whole.images[rows], whole.targets[rows], whole.ids[rows])
         for rows in (slice(0, 7), slice(7, 30))
     ]
-    once = [each.std for each in responses(net, [whole])]
-    assert [each.std for each in responses(net, parts)] == pytest.approx(once, rel=1e-6)
+    once = [each.std for each in layer_responses(net, [whole])]
+    assert [each.std for each in layer_responses(net, parts)] == pytest.approx(once, rel=1e-6)
 
 
 def test_leaves_no_hooks_behind():
     net = small("cifar-resnet8")
-    responses(net, [digits_like(4)])
+    layer_responses(net, [digits_like(4)])
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def net_responses(name, *stds):
+def responses_of(name, *stds):
     layers = tuple(LayerResponse(f"layer{index}", value) for index, value in enumerate(stds))
-    return NetResponses(name, catalog.spec(name), layers)
+    return ModelResponses(name, catalog.spec(name), layers)
 
 
-def page_of(*nets) -> Page:
-    return responses_page(nets, measured="", commands=(), environment={})
+def test_comparisons_follow_the_numbers():
+    plain = responses_of("cifar-plain20", 1.0, 1.2)
+    shallow = responses_of("cifar-resnet20", 0.5, 0.7)
+    deep = responses_of("cifar-resnet56", 0.2, 0.4)
+    (twin,), (family,) = twins([plain, shallow, deep]), depths([plain, shallow, deep])
+    assert (twin.result, family.result) == ("smaller", "smaller")
+    assert twin.ratio == pytest.approx(0.6 / 1.1)
+    assert twins([responses_of("cifar-plain20", 0.3), shallow])[0].result == "larger"
+    assert depths([shallow, responses_of("cifar-resnet56", 0.9)])[0].result == "larger"
+    assert twins([responses_of("cifar-plain20", 0.601), shallow])[0].result == "equal"
+    assert twins([shallow]) == depths([shallow]) == []
 
 
-def test_findings_follow_the_numbers():
-    plain, shallow = (
-        net_responses("cifar-plain20", 1.0, 1.2),
-        net_responses("cifar-resnet20", 0.5, 0.7),
+@pytest.mark.parametrize(("caution", "tones"), [("", ["good", "good"]), ("Short.", ["open"] * 2)])
+def test_page_judges_only_without_a_caution(tmp_path, caution, tones):
+    models = [
+        responses_of("cifar-plain20", 1.0, 1.2),
+        responses_of("cifar-resnet20", 0.5, 0.7),
+        responses_of("cifar-resnet56", 0.2, 0.4),
+    ]
+    report = write_responses(
+        tmp_path, models, protocols={}, caution=caution, commands=[], environment={}
     )
-    deep = net_responses("cifar-resnet56", 0.2, 0.4)
-    assert [finding.tone for finding in page_of(plain, shallow, deep).findings] == ["good", "good"]
-    assert page_of(plain, shallow).findings[0].value == "0.55×"
-    turned = page_of(
-        net_responses("cifar-plain20", 0.3), shallow, net_responses("cifar-resnet56", 0.9)
-    )
-    assert [finding.tone for finding in turned.findings] == ["bad", "bad"]
-    equal = page_of(net_responses("cifar-plain20", 0.601), shallow)
-    assert [finding.tone for finding in equal.findings] == ["open"]
-    assert page_of(shallow).findings == ()
+    page = report.path.read_text(encoding="utf-8")
+    assert re.findall(r'<li class="(\w+)">', page) == tones
+    assert ("2 comparisons agree" in report.lead) is not bool(caution)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +154,7 @@ def test_study_writes_every_layer_of_every_net(runs, tmp_path):
         list(runs.values()), data=None, examples=60, device="cpu", out=tmp_path
     )
     rows = list(csv.DictReader((tmp_path / "numbers" / "responses.csv").open()))
-    assert [row["net"] for row in rows] == ["cifar-resnet8"] * 7 + ["cifar-plain8"] * 7
+    assert [row["model"] for row in rows] == ["cifar-resnet8"] * 7 + ["cifar-plain8"] * 7
     text = report.path.read_text()
     assert "60 drawn (seed 0) from digits, validation share" in text
     assert "resnets study responses" in text
@@ -165,7 +171,7 @@ def test_two_runs_of_one_net_are_told_apart(runs, tmp_path):
 def test_unlike_data_are_refused(runs, tmp_path):
     other = train_on_digits(tmp_path / "other", "cifar-resnet8", 2, split_seed=1)
     pair = [runs["cifar-resnet8"], other]
-    with pytest.raises(ConfigError, match=r"unlike data \(data.split_seed 1 and 0\)"):
+    with pytest.raises(ConfigError, match=r"different data \(data.split_seed 1 and 0\)"):
         responses_study(pair, data=None, examples=20, device="cpu", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 from study_grid import trained_grid, with_gaps
 
-from resnets.study.depth.page import depth_page
-from resnets.study.page import write_page
+from resnets.study.depth.page import write_grid_page
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -31,8 +30,8 @@ PROBE = """
   parent.document.title = JSON.stringify({
     scroll: document.documentElement.scrollWidth, inner: innerWidth,
     fetched: performance.getEntriesByType("resource").length,
-    narrow: shown.filter(svg => svg.classList.contains("narrow")).length,
-    wide: shown.filter(svg => svg.classList.contains("wide")).length,
+    rows: [...document.querySelectorAll(".panels")].map(figure => new Set(
+      [...figure.children].map(svg => Math.round(svg.getBoundingClientRect().top))).size),
     widest: Math.max(...[...document.querySelectorAll("p, h1, h2, figure, .scroll, pre")]
       .map(element => element.getBoundingClientRect().right)),
     smallest: Math.min(...shown.filter(svg => svg.classList.contains("plot"))
@@ -47,7 +46,7 @@ PROBE = """
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a study with gaps: it has every part a report can have."""
     folder = with_gaps(trained_grid(tmp_path_factory), tmp_path_factory.mktemp("look") / "study")
-    return write_page(depth_page(folder), folder)
+    return write_grid_page(folder).path
 
 
 @pytest.fixture
@@ -121,4 +120,4 @@ def test_page_does_not_scroll_sideways_and_fetches_nothing(
     assert seen["fetched"] == 0
     assert seen["smallest"] > 10, "text in a plot is too small to read"
     phone = width < 640
-    assert (seen["narrow"], seen["wide"]) == ((2, 0) if phone else (0, 2))
+    assert seen["rows"] == ([2, 2] if phone else [1, 1])  # of two panels each

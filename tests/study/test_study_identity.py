@@ -11,18 +11,17 @@ from torch.nn.functional import relu
 from resnets.config import ConfigError
 from resnets.data import Batch
 from resnets.models import build, catalog
-from resnets.study.batches import draw_split, show
-from resnets.study.depth.deepen import deepen, prove
-from resnets.study.identity.identity import block_ratios, measure_identity
+from resnets.study.analysis import draw_split, prepare_images
+from resnets.study.identity.deepen import compare_deepened, deepen
 from resnets.study.identity.lesion import (
     dropped,
     identity_blocks,
     residual_blocks,
-    swappable,
+    swappable_blocks,
     swapped,
 )
-from resnets.study.identity.page import identity_page
-from resnets.study.identity.study import identity_study
+from resnets.study.identity.measure import block_ratios, measure_identity
+from resnets.study.identity.study import identity_study, write_identity
 from resnets.weights.load import load
 
 GRAY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
@@ -117,12 +116,12 @@ def test_which_blocks_may_be_dropped_whole_or_swapped():
     stage1 = ["stage1.0", "stage1.1", "stage1.2"]
     later = ["stage2.1", "stage2.2", "stage3.1", "stage3.2"]
     assert identity_blocks(net) == stage1 + later
-    assert swappable(net) == [stage1, later[:2], later[2:]]
+    assert swappable_blocks(net) == [stage1, later[:2], later[2:]]
     projected = small("cifar-resnet20", shortcut="C")
     assert identity_blocks(projected) == []
-    assert swappable(projected) == [stage1, later[:2], later[2:]]
+    assert swappable_blocks(projected) == [stage1, later[:2], later[2:]]
     # The first pre-activation block has no norm of its own.
-    assert swappable(small("cifar-preact-resnet20"))[0] == ["stage1.1", "stage1.2"]
+    assert swappable_blocks(small("cifar-preact-resnet20"))[0] == ["stage1.1", "stage1.2"]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_deepened_plain_net_answers_the_same_to_all(training):
 def test_the_proof_sees_equality_and_constancy():
     net = small("cifar-resnet14")
     before = logits(net)
-    proof = prove(net, images_of(16), 2)
+    proof = compare_deepened(net, images_of(16), 2)
     assert (proof.eval_difference, proof.train_difference) == (0.0, 0.0)
     assert (proof.shallow_layers, proof.deep_layers) == (14, 26)
     assert proof.plain_variation == 0.0
@@ -198,7 +197,7 @@ def test_what_cannot_be_deepened():
 
 def test_figures_of_a_run_equal_lesions_done_by_hand(run):
     net = load(run)
-    pictures = show(draw_split(net, None, "held-out", 60, 0), net, "cpu")
+    pictures = prepare_images(draw_split(net, None, "held-out", 60, 0), net, "cpu")
     figures = measure_identity(net, pictures, 0, "net")
     assert figures.error == pictures.evaluate(net).top1_error
     assert len(figures.blocks) == 6
@@ -207,9 +206,9 @@ def test_figures_of_a_run_equal_lesions_done_by_hand(run):
     block = figures.blocks[-1]
     assert (block.name, block.shortcut) == ("stage3.1", "identity")
     assert block.error_without == pictures.evaluate(cut).top1_error
-    assert [lesion.places for lesion in figures.swaps] == [(("stage1.0", "stage1.1"),)]
+    assert [lesion.blocks for lesion in figures.swaps] == [(("stage1.0", "stage1.1"),)]
     # 4 identity blocks: 1, 2 and 3 at random, and all.
-    assert [len(lesion.places) for lesion in figures.drops_at_random] == [1] * 5 + [2] * 5 + [
+    assert [len(lesion.blocks) for lesion in figures.random_drops] == [1] * 5 + [2] * 5 + [
         3
     ] * 5 + [4]
     again = measure_identity(load(run).to(memory_format=torch.channels_last), pictures, 0, "net")
@@ -230,7 +229,7 @@ def test_study_of_a_run(run, tmp_path):
 
 def test_plain_net_is_refused_before_anything_is_written(tmp_path):
     plain = train_on_digits(tmp_path / "plain", "cifar-plain8", 2)
-    with pytest.raises(ConfigError, match="cifar-plain8: a plain net"):
+    with pytest.raises(ConfigError, match="cifar-plain8: a plain network"):
         identity_study(plain, data=None, examples=9, seed=0, device="cpu", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -241,9 +240,11 @@ def test_projections_everywhere_leave_gaps_not_errors(tmp_path):
     run = train_on_digits(tmp_path / "run", "cifar-resnet8", 2)
     trained = load(run)
     net.classes, net.preprocess, net.recipe = trained.classes, trained.preprocess, trained.recipe
-    pictures = show(draw_split(net, None, "held-out", 20, 0), net, "cpu")
+    pictures = prepare_images(draw_split(net, None, "held-out", 20, 0), net, "cpu")
     figures = measure_identity(net, pictures, 0, "net")
-    assert figures.proof is None
-    page = identity_page(figures, measured="", commands=(), environment={})
-    assert "none of its blocks can be an identity" in page.lead
-    assert "Option C projects" in page.sections[-1].text
+    assert figures.deepened is None
+    report = write_identity(
+        tmp_path / "out", figures, protocol="", caution="", commands=[], environment={}
+    )
+    assert "none of its blocks can be an identity" in report.lead
+    assert "Option C projects" in report.path.read_text(encoding="utf-8")

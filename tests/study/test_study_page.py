@@ -3,36 +3,25 @@
 import csv
 import dataclasses
 import json
-import re
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure as Plot
 from study_grid import ITERATIONS, NETS, REASON, trained_grid, with_gaps
 
 from resnets.config import dump_json, to_toml
 from resnets.models import catalog
 from resnets.recipes import recipe
+from resnets.report.page import minus_signs
 from resnets.study import paper
-from resnets.study.depth.page import depth_page
+from resnets.study.depth.figures import ErrorCurves, curve_labels, depth_errors, error_curves
+from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import PRESETS
+from resnets.study.depth.protocol import differences
 from resnets.study.depth.verdict import degradation
-from resnets.study.figures import THEME, NetCurves, depth_errors, error_curves, net_labels
 from resnets.study.grid.cells import Grid, read_cells, write_grid
-from resnets.study.page import (
-    Figure,
-    Numbers,
-    Page,
-    Section,
-    Table,
-    minus_signs,
-    show,
-    write_page,
-)
-from resnets.study.protocol import differences
 
 
 class Elements(HTMLParser):
@@ -58,7 +47,7 @@ class Elements(HTMLParser):
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study with its report written."""
     folder = trained_grid(tmp_path_factory)
-    write_page(depth_page(folder), folder)
+    write_grid_page(folder)
     return folder
 
 
@@ -66,7 +55,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gappy(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same study with a failed, a stopped and a missing run."""
     folder = with_gaps(study, tmp_path_factory.mktemp("gaps") / "study-depth-2")
-    write_page(depth_page(folder), folder)
+    write_grid_page(folder)
     return folder
 
 
@@ -85,120 +74,6 @@ def metric_rows(folder: Path, run: str, step: int, kind: str) -> list[dict[str, 
     return [row for row in rows if row["step"] == step and row["kind"] == kind]
 
 
-# --- the page as a file -----------------------------------------------------------------------
-
-
-def plot(*values: float) -> Plot:
-    figure = Plot(figsize=(3, 2))
-    axes = figure.subplots()
-    axes.plot(values, marker="o", color=THEME["series-1"][0])
-    axes.set_title("a < b & c")
-    axes.imshow([[0, 1], [2, 3]])
-    return figure
-
-
-def page_of(*sections: Section) -> Page:
-    return Page("Title & <more>", "Lead.", sections, "How.", ("resnets study",), {"torch": "2"})
-
-
-def test_same_figure_twice_keeps_ids_apart_and_needs_nothing_from_outside(tmp_path: Path) -> None:
-    figures = (
-        Figure("one", plot(1, 2), "First.", "A line.", narrow=plot(1, 2)),
-        Figure("two", plot(1, 2), "Second.", 'Quotes " and <tags>.'),
-        Figure("three", '<svg width="9" viewBox="0 0 9 9"><path id="p"/></svg>', "Third.", "Box."),
-    )
-    path = write_page(page_of(Section("S", "Text.", figures)), tmp_path / "deep" / "out")
-    page = Elements(path.read_text(encoding="utf-8"))
-    ids = [attributes["id"] for _, attributes in page.found if "id" in attributes]
-    assert len(ids) == len(set(ids)) > 20
-    text = path.read_text(encoding="utf-8")
-    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text))
-    assert {one or two for one, two in used} <= set(ids)
-    assert not page.of("script")
-    assert not page.of("link")
-    assert "http://" not in text
-    assert "https://" not in text
-    assert all(each["href"].startswith("data:") for each in page.of("image"))
-    labels = [svg["aria-label"] for svg in page.of("svg")]
-    assert labels == ["A line.", "A line.", 'Quotes " and <tags>.', "Box."]
-    assert all(svg["role"] == "img" for svg in page.of("svg"))
-    assert "Title & <more>" in page.text
-    assert {file.name for file in (path.parent / "figures").iterdir()} == {
-        *("one.svg", "one.png", "two.svg", "two.png", "three.svg")
-    }
-
-
-def test_inline_colors_follow_the_theme_and_files_keep_theirs(tmp_path: Path) -> None:
-    figure = Figure("one", plot(1, 2), "First.", "A line.")
-    text = write_page(page_of(Section("S", "", (figure,))), tmp_path).read_text(encoding="utf-8")
-    inline = text[text.index("<svg") :]
-    assert "var(--series-1)" in inline
-    assert "#000000" not in inline
-    alone = (tmp_path / "figures" / "one.svg").read_text(encoding="utf-8")
-    assert THEME["series-1"][0] in alone
-    assert "var(" not in alone
-
-
-def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    paths = [
-        write_page(
-            page_of(Section("S", "", (Figure("one", plot(1), "C.", "A."),))), tmp_path / name
-        )
-        for name in "ab"
-    ]
-    first, second = (path.read_bytes() for path in paths)
-    assert first == second
-
-
-def test_table_shows_gaps_and_its_csv_has_the_raw_numbers(tmp_path: Path) -> None:
-    shown = Table("pretty", ("Net", "Error"), (("a", "1.23 ± 0.10"), ("b", None)), "Errors.")
-    raw = Table(
-        "raw",
-        ("Net", "Error"),
-        (("a", "1.23"),),
-        "Errors.",
-        numbers=Numbers(("net", "mean"), (("a", 1.23456), ("b", None))),
-    )
-    path = write_page(page_of(Section("S", "", tables=(shown, raw))), tmp_path)
-    assert read_csv(tmp_path, "pretty") == [
-        {"Net": "a", "Error": "1.23 ± 0.10"},
-        {"Net": "b", "Error": ""},
-    ]
-    assert read_csv(tmp_path, "raw")[0] == {"net": "a", "mean": "1.23456"}
-    assert '<td class="n gap">–</td>' in path.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "–"),
-        (12345, "12,345"),
-        (0.0, "0.00"),
-        (-1.234, "−1.23"),
-        (0.00012345, "0.00012"),
-        ("as is", "as is"),
-    ],
-)
-def test_show(value: float | str | None, text: str) -> None:
-    assert show(value) == text
-
-
-def luminance(color: str) -> float:
-    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-@pytest.mark.parametrize("setting", [0, 1], ids=["light", "dark"])
-def test_colors_of_text_and_lines_stand_out_from_the_card(setting: int) -> None:
-    card = luminance(THEME["card"][setting])
-    for name, colors in THEME.items():
-        if name in ("card", "line"):
-            continue
-        low, high = sorted((card, luminance(colors[setting])))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, name
-
-
 # --- the depth study --------------------------------------------------------------------------
 
 
@@ -206,7 +81,12 @@ def test_report_has_all_its_parts(study: Path) -> None:
     page = read_page(study)
     assert dict(page.found)["html"] == {"lang": "en"}
     sections = {each["id"] for each in page.of("section")}
-    assert {"the-question", "errors-while-training", "final-errors", "the-nets-compared"} < sections
+    assert {
+        "the-question",
+        "errors-during-training",
+        "final-errors",
+        "the-networks-compared",
+    } < sections
     assert {"protocol", "repeat-it", "environment"} < sections
     assert "gaps" not in sections
     assert len(page.of("caption")) == len(page.of("table")) == 4
@@ -217,14 +97,14 @@ def test_report_has_all_its_parts(study: Path) -> None:
     assert minus_signs(degradation(read_cells(study)).statement.partition(". ")[2]) in page.text
     for words in ("SGD", f"{ITERATIONS} iterations", "batch size 16", "padded by 1 px", "numpy"):
         assert words in page.text
-    assert f"--nets {','.join(NETS)} --seeds 2 --budget {ITERATIONS}it" in page.text
+    assert f"--models {','.join(NETS)} --seeds 2 --budget {ITERATIONS}it" in page.text
     assert "Paper" not in page.text
 
 
 def test_every_error_of_the_table_is_the_mean_of_rows_it_names(study: Path) -> None:
     shown = read_page(study).text
     rows = read_csv(study, "errors")
-    assert [row["net"] for row in rows] == list(NETS)
+    assert [row["model"] for row in rows] == list(NETS)
     for row in rows:
         for kind in ("training", "test"):
             for which in ("last", "best"):
@@ -264,12 +144,12 @@ def test_gaps_are_marked_with_their_reason_and_left_out_of_means(gappy: Path) ->
     assert (
         "3 of 9 runs did not reach their end (1 failed, 1 unfinished, 1 not started)" in page.text
     )
-    gaps = {(row["Net"], row["Seed"]): row for row in read_csv(gappy, "gaps")}
+    gaps = {(row["Model"], row["Seed"]): row for row in read_csv(gappy, "gaps")}
     assert gaps["cifar-plain14", "1"]["Reason"] == REASON
     assert REASON in page.text
     assert gaps["cifar-resnet20", "0"]["Last step"] == ""
     assert 0 < int(gaps["cifar-resnet14", "1"]["Last step"]) < ITERATIONS
-    errors = {row["net"]: row for row in read_csv(gappy, "errors")}
+    errors = {row["model"]: row for row in read_csv(gappy, "errors")}
     assert errors["cifar-plain14"]["seeds finished"] == "1"
     assert errors["cifar-plain14"]["training last standard deviation"] == ""
     assert errors["cifar-resnet20"]["test last mean"] == ""
@@ -278,15 +158,16 @@ def test_gaps_are_marked_with_their_reason_and_left_out_of_means(gappy: Path) ->
 
 
 def test_a_study_of_which_nothing_has_run_still_has_a_report(tmp_path: Path) -> None:
-    grid = Grid(nets=NETS, seeds=(1,) * 4, data="digits", recipe="digits", budget="50it")
+    grid = Grid(models=NETS, seeds=(1,) * 4, data="digits", recipe="digits", budget="50it")
     write_grid(grid, tmp_path)
-    write_page(depth_page(tmp_path), tmp_path)
+    write_grid_page(tmp_path)
     assert "4 of 4 runs did not reach their end (4 not started)" in read_page(tmp_path).text
 
 
 def test_a_presets_study_is_repeated_by_its_name(tmp_path: Path) -> None:
     write_grid(PRESETS["paper-imagenet"](), tmp_path)
-    assert depth_page(tmp_path).commands[0] == "resnets study depth --preset paper-imagenet"
+    page = write_grid_page(tmp_path).path.read_text(encoding="utf-8")
+    assert "resnets study depth --preset paper-imagenet\n" in page
 
 
 def write_run(folder: Path, net: str, seed: int, source: str, error: float) -> None:
@@ -309,19 +190,18 @@ def test_the_papers_numbers_stand_beside_its_own_data_only(
     tmp_path: Path, source: str, papers: bool
 ) -> None:
     nets = ("cifar-plain110", "cifar-resnet20", "cifar-resnet110")
-    grid = Grid(nets=nets, seeds=(2, 2, 2), data=source, recipe="cifar10-paper", budget="64000it")
+    grid = Grid(models=nets, seeds=(2, 2, 2), data=source, recipe="cifar10-paper", budget="64000it")
     write_grid(grid, tmp_path)
     for net in nets:
         for seed in range(2):
             write_run(tmp_path / "cells" / f"{net}-seed{seed}", net, seed, source, 9.0 + seed)
-    page = depth_page(tmp_path)
-    tables = {table.name: table for section in page.sections for table in section.tables}
-    shown = tables["errors"]
-    assert (shown.columns[-1] == "Paper") == papers
-    assert ("Paper: test error of a single view" in shown.caption) == papers
+    write_grid_page(tmp_path)
+    page, rows = read_page(tmp_path), read_csv(tmp_path, "errors")
+    assert ("paper" in rows[0]) == papers
+    assert ("Paper: test error of a single view" in page.text) == papers
     if papers:
-        assert [row[-1] for row in shown.rows] == ["above 60", "8.75", "6.43 (6.61 ± 0.16)"]
-    assert "exceptions: schedule.hold_until_error = none for cifar-resnet20." in page.protocol
+        assert [row["paper"] for row in rows] == ["above 60", "8.75", "6.43 (6.61 ± 0.16)"]
+    assert "exceptions: schedule.hold_until_error = none for cifar-resnet20." in page.text
 
 
 # --- its parts --------------------------------------------------------------------------------
@@ -360,8 +240,10 @@ def test_every_net_with_a_number_of_the_paper_is_in_the_catalog() -> None:
             assert catalog.spec(name).name == name
 
 
-def curves(net: str, kind: str, depth: int, shortcut: str, end: float = 5.0) -> NetCurves:
-    return NetCurves(net, kind, depth, shortcut, {100: [90.0], 1000: [end]}, {1000: [end, end + 2]})
+def curves(net: str, kind: str, depth: int, shortcut: str, end: float = 5.0) -> ErrorCurves:
+    return ErrorCurves(
+        net, kind, depth, shortcut, {100: [90.0], 1000: [end]}, {1000: [end, end + 2]}
+    )
 
 
 def test_panels_share_axes_and_residual_lines_are_bold() -> None:
@@ -397,11 +279,11 @@ def test_every_seed_lies_within_the_axes_of_the_depth_figure() -> None:
 
 def test_labels_tell_nets_of_one_depth_apart() -> None:
     twins = [curves("p", "plain", 34, "none"), curves("r", "residual", 34, "A")]
-    assert set(net_labels(twins).values()) == {"34 layers"}
+    assert set(curve_labels(twins).values()) == {"34 layers"}
     options = [*twins, curves("s", "residual", 34, "B")]
-    assert net_labels(options) == {"p": "34 layers", "r": "34 layers, A", "s": "34 layers, B"}
+    assert curve_labels(options) == {"p": "34 layers", "r": "34 layers, A", "s": "34 layers, B"}
     versions = [curves("v1", "residual", 50, "B"), curves("v1.5", "residual", 50, "B")]
-    assert net_labels(versions) == {"v1": "v1", "v1.5": "v1.5"}
+    assert curve_labels(versions) == {"v1": "v1", "v1.5": "v1.5"}
 
 
 def test_differences_name_field_value_and_nets() -> None:

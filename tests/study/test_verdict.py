@@ -9,12 +9,12 @@ from resnets.study.depth.verdict import degradation
 from resnets.study.grid.cells import Cell
 
 
-def cell(net, seed, error, status="done"):
-    """A run of `net` whose last rows of training error are 100 and `error`."""
+def cell(model, seed, error, status="done"):
+    """A run of `model` whose last rows of training error are 100 and `error`."""
     rows = [{"kind": "train", "step": 10, "top1_error": 100.0}]
     rows += [{"kind": "train", "step": 20, "top1_error": error}]
     rows += [{"kind": "test", "step": 20, "top1_error": 0.0}]
-    return Cell(net, seed, Path("nowhere"), status, None, rows, {} if status == "done" else None)
+    return Cell(model, seed, Path("nowhere"), status, None, rows, {} if status == "done" else None)
 
 
 def runs(net, *errors):
@@ -36,7 +36,7 @@ def test_degradation_of_plain_nets_alone():
     assert verdict.plain.rises is True
     assert verdict.residual.rises is False
     assert verdict.statement.startswith(
-        "Degradation: deeper plain nets train worse, deeper residual nets do not."
+        "Degradation: deeper plain networks train worse, deeper residual networks do not."
     )
     assert verdict.plain.points == pytest.approx(66.2333, abs=1e-3)
     assert verdict.twins.falls is True
@@ -104,7 +104,7 @@ def test_only_finished_runs_count_and_the_others_are_named():
         cell("cifar-resnet110", 0, 50.0, "missing"),
     ]
     verdict = degradation(PLAIN_DEGRADES + unfinished)
-    assert verdict.plain.second.net == "cifar-plain56"
+    assert verdict.plain.second.model == "cifar-plain56"
     assert statistics.fmean(verdict.plain.second_errors) == pytest.approx(68.333, abs=1e-3)
     assert "(cifar-plain110, cifar-plain56, cifar-resnet110)" in verdict.statement
 
@@ -117,11 +117,11 @@ def test_one_shortcut_option_is_compared_with_itself():
         *runs("cifar-resnet56", 2.0, 2.1),
     ]
     verdict = degradation(mixed)
-    assert verdict.residual.first.net == "cifar-resnet32"
-    assert verdict.residual.second.net == "cifar-resnet56"
+    assert verdict.residual.first.model == "cifar-resnet32"
+    assert verdict.residual.second.model == "cifar-resnet56"
 
 
 def test_nothing_finished():
     verdict = degradation([cell("cifar-plain20", 0, 5.0, "missing")])
     assert verdict.plain is None
-    assert verdict.statement.startswith("Nothing to say of degradation")
+    assert verdict.statement.startswith("No answer on degradation")

@@ -16,7 +16,8 @@ from resnets.data import FileSplit, TrainStream, fit_preprocess, open_data
 from resnets.data.decode.decode import encode
 from resnets.data.timings import Decoding, Stopwatch
 from resnets.recipes import recipe
-from resnets.report.run_report import draw_stages
+from resnets.report.figures import to_svg
+from resnets.report.run import plot_stages
 from resnets.train.log import read_rows
 from resnets.train.timing import STAGES, StepTimer, format_stages, summarize
 
@@ -193,12 +194,12 @@ def test_a_run_tells_it_each_epoch_and_in_its_report(
 
 def test_stages_are_drawn_for_each_epoch() -> None:
     rows = [{"kind": "time", "epoch": float(end), **ROW} for end in (1, 2, 3)]
-    svg = draw_stages(rows)
-    assert svg == draw_stages(rows)
+    plot = plot_stages(rows, STAGES)
+    svg = to_svg(plot, "stages")
+    assert svg == to_svg(plot_stages(rows, STAGES), "stages")
     for title in STAGES.values():
         assert title in svg
-    more = draw_stages([*rows, {"kind": "time", "epoch": 4.0, **ROW}])
-    assert more.count("<path") == svg.count("<path") + len(STAGES)  # a bar of each
+    assert len(plot.axes[0].patches) == len(rows) * len(STAGES)  # a bar of each
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -1,4 +1,4 @@
-"""The studies of nets as they are: `resnets study responses`, `gradients` and the like."""
+"""The studies of trained models, and that of gradients: `resnets study responses` and others."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from resnets.utils.run_folders import page_folder
 from resnets.utils.terminal import say
 
 if TYPE_CHECKING:
-    from resnets.study.page import Report
+    from resnets.report.page import Report
+
+Checkpoints = Annotated[tuple[Path, ...], tyro.conf.Positional]
 
 
 @dataclass(frozen=True)
 class Responses:
-    """Fig. 7: how strongly each layer of trained nets responds.
+    """Fig. 7: how strongly each layer of trained models responds.
 
     Args:
         checkpoints: Runs or checkpoints of one data set.
-        model: Network of weights that do not say it themselves, as `resnets info` names it.
-        classes: Names of the outputs in order, where the weights do not name them: FILE or a,b,c.
-        data: Where the data lie, if not where the runs had them.
-        examples: Held-out pictures to measure on.
+        model: Architecture of weights that do not state it, as `resnets info` names it.
+        classes: Names of the outputs in order, if the weights do not name them: FILE or a,b,c.
+        data: Location of the data, if not where the runs had them.
+        examples: Held-out images to measure on.
         out: Folder to write; default runs/study-responses-N.
         device: auto, cpu, cuda, cuda:1, mps.
     """
 
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    checkpoints: Checkpoints
     model: str | None = None
     classes: str | None = None
     data: str | None = None
@@ -39,36 +41,35 @@ class Responses:
     device: str = "auto"
 
     def run(self) -> int:
-        """Do the study; returns the exit code."""
+        """Run the study; returns the exit code."""
         from resnets.study.responses.study import responses_study
 
         with page_folder(self.out, "study-responses") as out:
-            return _show(
-                responses_study(
-                    self.checkpoints,
-                    data=self.data,
-                    examples=self.examples,
-                    device=self.device,
-                    out=out,
-                    loading=load_options(self.model, self.classes),
-                )
+            report = responses_study(
+                self.checkpoints,
+                data=self.data,
+                examples=self.examples,
+                device=self.device,
+                out=out,
+                loading=load_options(self.model, self.classes),
             )
+        return _show(report)
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients by layer, with and without batch norm and He initialisation.
+    """Gradients by layer, with and without batch norm and He initialization.
 
     Args:
-        nets: Nets, separated by commas, such as cifar-plain56,cifar-resnet56.
+        models: Models, separated by commas, such as cifar-plain56,cifar-resnet56.
         data: Data set; the embedded digits by default.
-        iterations: Training steps of each net.
-        seed: Seed of initialisation and order.
+        iterations: Training steps of each model.
+        seed: Seed of initialization and order.
         out: Folder to write; default runs/study-gradients-N.
         device: auto, cpu, cuda, cuda:1, mps.
     """
 
-    nets: Annotated[str, tyro.conf.Positional]
+    models: Annotated[str, tyro.conf.Positional]
     data: str | None = None
     iterations: int = 200
     seed: int = 0
@@ -76,33 +77,32 @@ class Gradients:
     device: str = "auto"
 
     def run(self) -> int:
-        """Do the study; returns the exit code."""
+        """Run the study; returns the exit code."""
         from resnets.study.gradients.study import gradients_study
 
         with page_folder(self.out, "study-gradients") as out:
-            return _show(
-                gradients_study(
-                    split_names(self.nets),
-                    data=self.data,
-                    iterations=self.iterations,
-                    seed=self.seed,
-                    device=self.device,
-                    out=out,
-                )
+            report = gradients_study(
+                split_names(self.models),
+                data=self.data,
+                iterations=self.iterations,
+                seed=self.seed,
+                device=self.device,
+                out=out,
             )
+        return _show(report)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """How near each block of a trained net is to the identity, and what lesions cost.
+    """How close each block of a trained model is to the identity, and the cost of lesions.
 
     Args:
-        checkpoint: Run or checkpoint of a residual net.
-        model: Network of weights that do not say it themselves, as `resnets info` names it.
-        classes: Names of the outputs in order, where the weights do not name them: FILE or a,b,c.
-        data: Where the data lie, if not where the run had them.
-        examples: Held-out pictures to measure on.
-        seed: Seed of the pictures and of the random lesions.
+        checkpoint: Run or checkpoint of a residual network.
+        model: Architecture of weights that do not state it, as `resnets info` names it.
+        classes: Names of the outputs in order, if the weights do not name them: FILE or a,b,c.
+        data: Location of the data, if not where the run had them.
+        examples: Held-out images to measure on.
+        seed: Seed of the images and of the random lesions.
         out: Folder to write; default runs/study-identity-N.
         device: auto, cpu, cuda, cuda:1, mps.
     """
@@ -117,40 +117,39 @@ class Identity:
     device: str = "auto"
 
     def run(self) -> int:
-        """Do the study; returns the exit code."""
+        """Run the study; returns the exit code."""
         from resnets.study.identity.study import identity_study
 
         with page_folder(self.out, "study-identity") as out:
-            return _show(
-                identity_study(
-                    self.checkpoint,
-                    data=self.data,
-                    examples=self.examples,
-                    seed=self.seed,
-                    device=self.device,
-                    out=out,
-                    loading=load_options(self.model, self.classes),
-                )
+            report = identity_study(
+                self.checkpoint,
+                data=self.data,
+                examples=self.examples,
+                seed=self.seed,
+                device=self.device,
+                out=out,
+                loading=load_options(self.model, self.classes),
             )
+        return _show(report)
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """Loss around trained nets, along filter-normalised random directions.
+    """Loss around trained models, along filter-normalized random directions.
 
     Args:
         checkpoints: Runs or checkpoints of one data set.
-        model: Network of weights that do not say it themselves, as `resnets info` names it.
-        classes: Names of the outputs in order, where the weights do not name them: FILE or a,b,c.
-        data: Where the data lie, if not where the runs had them.
-        examples: Training pictures to measure on.
+        model: Architecture of weights that do not state it, as `resnets info` names it.
+        classes: Names of the outputs in order, if the weights do not name them: FILE or a,b,c.
+        data: Location of the data, if not where the runs had them.
+        examples: Training images to measure on.
         steps: Points on each side of the plane, odd.
-        seed: Seed of the pictures and of the directions.
+        seed: Seed of the images and of the directions.
         out: Folder to write; default runs/study-landscape-N.
         device: auto, cpu, cuda, cuda:1, mps.
     """
 
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    checkpoints: Checkpoints
     model: str | None = None
     classes: str | None = None
     data: str | None = None
@@ -161,33 +160,32 @@ class Landscape:
     device: str = "auto"
 
     def run(self) -> int:
-        """Do the study; returns the exit code."""
+        """Run the study; returns the exit code."""
         from resnets.study.landscape.study import landscape_study
 
         with page_folder(self.out, "study-landscape") as out:
-            return _show(
-                landscape_study(
-                    self.checkpoints,
-                    data=self.data,
-                    examples=self.examples,
-                    steps=self.steps,
-                    seed=self.seed,
-                    device=self.device,
-                    out=out,
-                    loading=load_options(self.model, self.classes),
-                )
+            report = landscape_study(
+                self.checkpoints,
+                data=self.data,
+                examples=self.examples,
+                steps=self.steps,
+                seed=self.seed,
+                device=self.device,
+                out=out,
+                loading=load_options(self.model, self.classes),
             )
+        return _show(report)
 
 
-def split_names(nets: str | None) -> tuple[str, ...]:
+def split_names(names: str | None) -> tuple[str, ...]:
     """Names separated by commas."""
-    return tuple(name.strip() for name in (nets or "").split(",") if name.strip())
+    return tuple(name.strip() for name in (names or "").split(",") if name.strip())
 
 
 def _show(report: Report) -> int:
-    """Print what the page says first, and where it is."""
-    if report.page.caution:
-        say(f"No conclusion. {report.page.caution}")
-    say(report.page.lead)
+    """Print the caution and the lead of the page, and its path."""
+    if report.caution:
+        say(f"No conclusion. {report.caution}")
+    say(report.lead)
     say(f"report: {report.path}")
     return 0

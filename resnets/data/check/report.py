@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from PIL import Image
 
 from resnets.config import DataSpec, atomic_write
@@ -20,6 +19,7 @@ from resnets.data.dataset.quarantine import QUARANTINE, Quarantine, write_quaran
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.splits.check_findings import KINDS, LEAKS, Finding, Kind
+from resnets.report.page import render
 from resnets.utils.csv_files import CsvWriter
 
 TABLE, PAGE = "files.csv", "report.html"
@@ -117,10 +117,9 @@ def _page(report: CheckReport, written: Written, kinds: frozenset[Kind]) -> str:
         (kind, [ReportItem(each, thumbnail(each.path), thumbnail(each.twin)) for each in some])
         for kind, some in chosen.items()
     ]
-    loader = jinja2.PackageLoader("resnets", "templates")
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("check.html.j2")
     table = class_table(report.contents)
-    page = template.render(
+    return render(
+        "check.html.j2",
         report=report,
         source=Path(report.contents.source).name or report.contents.source,
         points=verdict(report),
@@ -136,7 +135,6 @@ def _page(report: CheckReport, written: Written, kinds: frozenset[Kind]) -> str:
         table=TABLE,
         quarantine=QUARANTINE,
     )
-    return page.encode("utf-8", "replace").decode()  # names that are not UTF-8
 
 
 def _thumbnails(contents: Contents, paths: set[str]) -> Callable[[str], Picture]:

@@ -1,25 +1,28 @@
-"""The report of a depth study: the paper's argument in the numbers of one grid."""
+"""The page of a grid: the paper's argument in the numbers of one study."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from resnets.config import Recipe, from_toml, to_toml
+import torch
+
+from resnets.config import ModelSpec, Recipe, from_toml, to_toml
+from resnets.diagrams.draw import model_diagram
+from resnets.models import ImageClassifier, build, cost
+from resnets.report.page import Figure, Numbers, Report, Row, Table, write_page
 from resnets.study import paper
+from resnets.study.analysis import study_command
 from resnets.study.convergence import RULE
-from resnets.study.depth import text
-from resnets.study.depth.architectures import nets_section
+from resnets.study.depth.figures import KINDS, depth_errors, error_curves
 from resnets.study.depth.presets import PRESETS
-from resnets.study.depth.summary import WORD, NetSummary, Which, summarize, where
-from resnets.study.depth.verdict import MARGIN, Verdict, degradation
-from resnets.study.figures import KINDS, depth_errors, error_curves
+from resnets.study.depth.protocol import differences, format_duration, merge_environments
+from resnets.study.depth.summary import SPLIT_NAMES, ModelSummary, Which, run_folder, summarize
+from resnets.study.depth.verdict import MARGIN, Verdict, degradation, reached_by
 from resnets.study.grid.cells import CELLS, RECIPE, Cell, Grid, folder_name, read_cells, read_grid
-from resnets.study.page import Figure, Numbers, Page, Row, Section, Table
-from resnets.study.protocol import differences, merge_environments
 
 STATUS = {
     "done": "done",
@@ -27,56 +30,66 @@ STATUS = {
     "failed": "✕\N{NO-BREAK SPACE}failed",
     "missing": "○\N{NO-BREAK SPACE}not\N{NO-BREAK SPACE}started",
 }
+MAX_DRAWN = 4  # of more models than that, only the shallowest and deepest of each kind are drawn
 
 
-def depth_page(folder: Path) -> Page:
-    """The report of the grid in `folder`, finished or not; gaps are marked with their reason.
+def write_grid_page(folder: Path) -> Report:
+    """Write the page of the grid in `folder`, finished or not; gaps are shown with their reason.
 
-    A grid of shortcut options (Table 3) is reported in the same way, with its own words. Raises
-    ConfigError where `folder` holds no grid.
+    A grid of shortcut options (Table 3) has the same page with other text. Raises ConfigError
+    where `folder` contains no grid.
     """
     grid, cells = read_grid(folder), read_cells(folder)
-    nets = summarize(cells)
-    recipes = _recipes(nets)
+    models, verdict = summarize(cells), degradation(cells)
+    recipes = _recipes(models)
     recipe = next(iter(recipes.values()), None)
-    verdict = degradation(cells)
+    reported = [_reported(model, recipe) for model in models]
     gaps = [cell for cell in cells if cell.status != "done"]
-    depths = grid.study == "depth"
-    question = text.QUESTION if depths else text.SHORTCUTS
-    sections = [
-        Section("The question", question),
-        _curves_section(nets),
-        _errors_section(nets, verdict, recipe),
-        nets_section(nets),
-        *([_gaps_section(gaps)] if gaps else []),
-    ]
-    return Page(
-        title=text.title(grid, cells),
-        lead=text.lead(verdict) if depths else text.shortcuts_lead(nets),
-        findings=text.findings(verdict),
-        warning=text.warning(cells),
-        sections=tuple(sections),
-        protocol=text.protocol(recipe, nets, differences(recipes)),
+    return write_page(
+        folder,
+        f"study/{grid.study}.html.j2",
+        figures=[*_error_figures(models), _diagram(models)],
+        tables=[
+            _summary_table(models, reported),
+            *_verdict_table(verdict),
+            _cells_table(models),
+            _models_table(models),
+            *([_gaps_table(gaps)] if gaps else []),
+        ],
+        data=next((cell.result["data"] for cell in cells if cell.result), grid.data),
+        models=models,
+        cells=cells,
+        held_out=SPLIT_NAMES[models[0].held_out],
+        verdict=verdict,
+        margin=MARGIN,
+        rule=RULE,
+        ranking=_ranking(models),
+        best=min(_reached(models), key=lambda each: each.error, default=None),
+        paper_protocol=paper.PROTOCOL[data] if (data := _paper_data(recipe)) else None,
+        recipe_spec=recipe,
         recipe=f"# as of {next(iter(recipes))}\n{to_toml(recipe)}" if recipe else "",
+        differences=differences(recipes),
+        protocols=_protocols(models),
+        format_duration=format_duration,
         commands=_commands(folder, grid),
         environment=merge_environments([cell.folder for cell in cells]),
     )
 
 
-def _recipes(nets: Sequence[NetSummary]) -> dict[str, Recipe]:
-    """The recipe of each net begun, by its name; of each run of a net whose runs disagree.
+def _recipes(models: Sequence[ModelSummary]) -> dict[str, Recipe]:
+    """The recipe of each model started, by its name; of each run if a model's runs differ.
 
     A recipe of the kind that most of them share comes first.
     """
     found: dict[str, Recipe] = {}
-    for net in nets:
-        begun = {
+    for model in models:
+        started = {
             cell.folder.name: from_toml(cell.folder / RECIPE, stored=True)
-            for cell in net.cells
+            for cell in model.cells
             if (cell.folder / RECIPE).is_file()
         }
-        agree = len({dataclasses.replace(recipe, seed=0) for recipe in begun.values()}) == 1
-        found |= {net.net: next(iter(begun.values()))} if agree else begun
+        agree = len({dataclasses.replace(recipe, seed=0) for recipe in started.values()}) == 1
+        found |= {model.name: next(iter(started.values()))} if agree else started
     alike = {
         name: sum(not differences({"one": recipe, "other": other}) for other in found.values())
         for name, recipe in found.items()
@@ -84,76 +97,85 @@ def _recipes(nets: Sequence[NetSummary]) -> dict[str, Recipe]:
     return dict(sorted(found.items(), key=lambda item: -alike[item[0]]))
 
 
-def _curves_section(nets: Sequence[NetSummary]) -> Section:
-    """Errors while training (the paper's Fig. 4 and 6)."""
-    title = "Errors while training"
-    curves = [net.curves() for net in nets]
-    if not any(net.train or net.unfinished for net in curves):
-        return Section(title, "No run has logged anything yet.")
-    word = WORD[nets[0].held_out]
-    columns = ("net", "seed", "kind", "step", "epoch", "top1_error", "run folder")
+def _paper_data(recipe: Recipe | None) -> paper.Dataset | None:
+    return paper.dataset(recipe.data.source) if recipe else None
+
+
+def _reported(model: ModelSummary, recipe: Recipe | None) -> paper.PaperError | None:
+    return paper.reported(model.cells[0].spec, recipe.data.source) if recipe else None
+
+
+def _protocols(models: Sequence[ModelSummary]) -> list[str]:
+    """How the held-out errors were measured: the protocols in the runs' results."""
+    held_out = models[0].held_out
+    results = [cell.result or {} for model in models for cell in model.cells]
+    return sorted({each[held_out]["protocol"] for each in results if held_out in each})
+
+
+def _ranking(models: Sequence[ModelSummary]) -> list[ModelSummary]:
+    """Models with finished runs by held-out error, lowest first."""
+    measured = [
+        (errors.mean, index, model)
+        for index, model in enumerate(models)
+        if (errors := model.errors(model.held_out, "last")).mean is not None
+    ]
+    return [model for _, _, model in sorted(measured)]
+
+
+def _reached(models: Sequence[ModelSummary]) -> list[Any]:
+    return [found for model in models if (found := reached_by(model.cells)) is not None]
+
+
+def _error_figures(models: Sequence[ModelSummary]) -> list[Figure]:
+    """Errors during training (Fig. 4 and 6), and against depth where depths differ."""
+    curves = [model.curves() for model in models]
+    if not any(model.train or model.unfinished for model in curves):
+        return []
+    held_out = SPLIT_NAMES[models[0].held_out]
+    columns = ("model", "seed", "kind", "step", "epoch", "top1_error", "run folder")
     rows = tuple(
-        (net.net, cell.seed, row["kind"], row["step"], row["epoch"], row["top1_error"], where(cell))
-        for net in nets
-        for cell in net.cells
+        (
+            *(model.name, cell.seed, row["kind"], row["step"], row["epoch"], row["top1_error"]),
+            run_folder(cell),
+        )
+        for model in models
+        for cell in model.cells
         for row in cell.rows
-        if row["kind"] in ("train", net.held_out)
+        if row["kind"] in ("train", model.held_out)
     )
-    figure = Figure(
-        name="error-curves",
-        figure=error_curves(curves, word),
-        narrow=error_curves(curves, word, narrow=True),
-        caption=text.what_curves_show(nets),
-        alt=f"Line plots of training and {word} error against iterations, one panel for plain and "
-        f"one for residual nets. {text.ends_of_lines(nets)}",
-        numbers=Numbers(columns, rows),
-    )
-    return Section(title, "", figures=(figure,))
+    figures = [Figure("error-curves", error_curves(curves, held_out), Numbers(columns, rows))]
+    depths = {kind: [model.depth for model in curves if model.kind == kind] for kind in KINDS}
+    one_each = all(len(set(found)) == len(found) for found in depths.values())
+    several = max(len(set(found)) for found in depths.values()) > 1
+    if one_each and several and any(model.train for model in curves):
+        plot = depth_errors(curves, held_out)
+        figures.append(Figure("error-against-depth", plot, _errors_by_cell(models)))
+    return figures
 
 
-def _errors_section(nets: Sequence[NetSummary], verdict: Verdict, recipe: Recipe | None) -> Section:
-    """Final errors: against depth where depths differ, and as tables, the paper's beside ours."""
-    tables = (_summary_table(nets, recipe), *_verdict_table(verdict), _cells_table(nets))
-    curves = [net.curves() for net in nets]
-    depths = {kind: {net.depth for net in curves if net.kind == kind} for kind in KINDS}
-    one_each = all(len(depths[kind]) == sum(net.kind == kind for net in curves) for kind in KINDS)
-    finished = any(net.train for net in curves)
-    if not (finished and one_each and max(map(len, depths.values())) > 1):
-        return Section("Final errors", "", tables=tables)
-    word = WORD[nets[0].held_out]
-    figure = Figure(
-        name="error-against-depth",
-        figure=depth_errors(curves, word),
-        narrow=depth_errors(curves, word, narrow=True),
-        caption=text.what_depth_shows(nets),
-        alt=f"Final training and {word} error against the number of layers, plain and residual. "
-        + text.ends_of_lines(nets),
-        numbers=_errors_by_cell(nets),
-    )
-    return Section("Final errors", "", figures=(figure,), tables=tables)
-
-
-def _summary_table(nets: Sequence[NetSummary], recipe: Recipe | None) -> Table:
+def _summary_table(
+    models: Sequence[ModelSummary], reported: Sequence[paper.PaperError | None]
+) -> Table:
     """Mean and spread over seeds, last and best, training and held out, beside the paper's."""
-    held_out = nets[0].held_out
-    reported = [_reported(net, recipe) for net in nets]
+    held_out = models[0].held_out
     last_and_best: tuple[Which, ...] = ("last", "best")
     series = [(kind, which) for kind in ("train", held_out) for which in last_and_best]
-    columns = ["Net", "Layers", "Seeds"]
-    columns += [f"{WORD[kind].capitalize()} error, {which}" for kind, which in series]
-    raw = ["net", "layers", "seeds finished", "seeds"]
+    columns = ["Model", "Layers", "Seeds"]
+    columns += [f"{SPLIT_NAMES[kind].capitalize()} error, {which}" for kind, which in series]
+    raw = ["model", "layers", "seeds finished", "seeds"]
     raw += [
-        f"{WORD[kind]} {which} {part}"
+        f"{SPLIT_NAMES[kind]} {which} {part}"
         for kind, which in series
         for part in ("mean", "standard deviation", "run folder@step")
     ]
     rows, numbers = [], []
-    for net, found in zip(nets, reported, strict=True):
-        errors = [net.errors(kind, which) for kind, which in series]
-        seeds = f"{len(net.done)} of {len(net.cells)}" if len(net.done) < len(net.cells) else None
-        row: Row = (net.net, net.depth, seeds or len(net.done), *(each.text for each in errors))
+    for model, found in zip(models, reported, strict=True):
+        errors = [model.errors(kind, which) for kind, which in series]
+        done, total = len(model.done), len(model.cells)
+        seeds = f"{done} of {total}" if done < total else done
+        row: Row = (model.name, model.depth, seeds, *(each.text for each in errors))
         parts = [part for each in errors for part in (each.mean, each.spread, each.trace)]
-        number: Row = (net.net, net.depth, len(net.done), len(net.cells), *parts)
+        number: Row = (model.name, model.depth, done, total, *parts)
         if any(reported):
             row += (found.text if found else None,)
             number += (found.text if found else None, found.source if found else None)
@@ -162,115 +184,120 @@ def _summary_table(nets: Sequence[NetSummary], recipe: Recipe | None) -> Table:
     if any(reported):
         columns.append("Paper")
         raw += ["paper", "paper source"]
-    return Table(
-        name="errors",
-        columns=tuple(columns),
-        rows=tuple(rows),
-        caption=text.table_caption(recipe),
-        numbers=Numbers(tuple(raw), tuple(numbers)),
-    )
+    return Table("errors", tuple(columns), tuple(rows), Numbers(tuple(raw), tuple(numbers)))
 
 
 def _verdict_table(verdict: Verdict) -> list[Table]:
-    """The differences that the verdict rests on; no table where there are none."""
+    """The differences on which the verdict rests; no table if there are none."""
     rows: list[Row] = []
     for found in filter(None, (verdict.plain, verdict.residual, verdict.twins)):
         first, second = map(statistics.fmean, (found.first_errors, found.second_errors))
         low, high = found.interval or (None, None)
         runs = f"{len(found.first_errors)}, {len(found.second_errors)}"
-        rows.append((f"{found.first.net} → {found.second.net}", first, second, found.points))
-        rows[-1] += (low, high, runs)
+        title = f"{found.first.model} → {found.second.model}"
+        rows.append((title, first, second, found.points, low, high, runs))
     columns = ("Comparison", "First", "Second", "Difference", "Low", "High", "Runs")
-    caption = (
-        "What the verdict rests on: last training errors in percent, means over the finished runs, "
-        "their difference in points, and the 90% interval that the spread between seeds leaves "
-        f"it (Welch). A rise of less than {MARGIN:g} point is not called degradation. {RULE}"
-    )
-    return [Table("verdict", columns, tuple(rows), caption)] if rows else []
+    return [Table("verdict", columns, tuple(rows))] if rows else []
 
 
-def _reported(net: NetSummary, recipe: Recipe | None) -> paper.PaperError | None:
-    return paper.reported(net.cells[0].spec, recipe.data.source) if recipe else None
-
-
-def _cells_table(nets: Sequence[NetSummary]) -> Table:
+def _cells_table(models: Sequence[ModelSummary]) -> Table:
     """Each run by itself, with the steps its numbers come from."""
-    numbers = _errors_by_cell(nets)
-    return Table(
-        name="runs",
-        columns=tuple(name.capitalize() for name in numbers.columns),
-        rows=numbers.rows,
-        numbers=numbers,
-        caption="Every run: its errors in percent, each with the step of its row in metrics.jsonl "
-        "in the run folder.",
-        folded=True,
-    )
+    numbers = _errors_by_cell(models)
+    columns = tuple(name.capitalize() for name in numbers.columns)
+    return Table("runs", columns, numbers.rows, numbers)
 
 
-def _errors_by_cell(nets: Sequence[NetSummary]) -> Numbers:
-    held_out = nets[0].held_out
-    columns = ["net", "seed", "status"]
+def _errors_by_cell(models: Sequence[ModelSummary]) -> Numbers:
+    held_out = models[0].held_out
+    columns = ["model", "seed", "status"]
     for kind in ("train", held_out):
         for which in ("last", "best"):
-            columns += [f"{WORD[kind]} {which}", f"{WORD[kind]} {which} step"]
+            columns += [f"{SPLIT_NAMES[kind]} {which}", f"{SPLIT_NAMES[kind]} {which} step"]
     rows: list[Row] = []
-    for net in nets:
-        for cell in net.cells:
-            found = [
-                row for kind in ("train", held_out) for row in (cell.last(kind), cell.best(kind))
-            ]
-            pairs = [
-                value
-                for row in found
-                for value in ((row["top1_error"], row["step"]) if row else (None, None))
-            ]
-            rows.append((cell.net, cell.seed, STATUS[cell.status], *pairs, where(cell)))
+    for cell in (cell for model in models for cell in model.cells):
+        found = [row for kind in ("train", held_out) for row in (cell.last(kind), cell.best(kind))]
+        pairs = [
+            value
+            for row in found
+            for value in ((row["top1_error"], row["step"]) if row else (None, None))
+        ]
+        rows.append((cell.model, cell.seed, STATUS[cell.status], *pairs, run_folder(cell)))
     return Numbers((*columns, "run folder"), tuple(rows))
 
 
-def _gaps_section(gaps: Sequence[Cell]) -> Section:
+def _gaps_table(gaps: Sequence[Cell]) -> Table:
     """The cells that did not reach their end, with the reason."""
     reasons = {
-        "running": "Still running, or stopped before its end; the same command goes on with it.",
+        "running": "Still running, or stopped before its end; the same command resumes it.",
         "missing": "Not started yet; the same command trains it.",
     }
     rows = tuple(
         (
-            cell.net,
+            cell.model,
             cell.seed,
             STATUS[cell.status],
             max((row["step"] for row in cell.rows), default=None),
             cell.error or reasons.get(cell.status, "No reason was recorded."),
-            where(cell),
+            run_folder(cell),
         )
         for cell in gaps
     )
-    return Section(
-        "Gaps",
-        "These runs are part of the study and have no final numbers. They are left out of all "
-        "means, and their curves end in a cross.",
-        tables=(
-            Table(
-                name="gaps",
-                columns=("Net", "Seed", "Status", "Last step", "Reason", "Run folder"),
-                rows=rows,
-                caption="Runs without a final number.",
-            ),
-        ),
+    return Table("gaps", ("Model", "Seed", "Status", "Last step", "Reason", "Run folder"), rows)
+
+
+def _models_table(models: Sequence[ModelSummary]) -> Table:
+    """The models compared, with their cost counted from the built modules."""
+    columns = (
+        *("Model", "Kind", "Layers", "Blocks per stage", "Shortcut", "Parameters"),
+        "Multiply-adds",
     )
+    rows = []
+    for summary, model in zip(models, _build_all(models), strict=True):
+        spec, counted = model.spec, cost.count(model, model.spec.input_size)
+        blocks = " + ".join(map(str, spec.depths))
+        row = (summary.name, summary.kind, summary.depth, blocks, spec.shortcut)
+        rows.append((*row, counted.parameters, counted.multiply_adds))
+    return Table("models-compared", columns, tuple(rows))
 
 
-def _commands(folder: Path, grid: Grid) -> tuple[str, ...]:
+def _diagram(models: Sequence[ModelSummary]) -> Figure:
+    """Layer diagrams of the models; of many, the shallowest and the deepest of each kind."""
+    drawn = [model.name for model in models]
+    if len(models) > MAX_DRAWN:
+        by_kind = [[model.name for model in models if model.kind == kind] for kind in KINDS]
+        drawn = [name for mine in by_kind for name in dict.fromkeys([*mine[:1], *mine[-1:]])]
+    built = {model.spec.name: model for model in _build_all(models)}
+    return Figure("models", model_diagram([built[name] for name in drawn]))
+
+
+def _build_all(models: Sequence[ModelSummary]) -> list[ImageClassifier]:
+    """Each model as trained; one not trained yet has the classes and image size of the others."""
+    started = [cell.spec for model in models for cell in model.cells if cell.status != "missing"]
+    shape = {}
+    if started:
+        fields = ("num_classes", "in_channels", "input_size")
+        shape = {key: getattr(started[0], key) for key in fields}
+    specs: list[ModelSpec] = [
+        dataclasses.replace(model.cells[0].spec, name=model.name, **shape) for model in models
+    ]
+    with torch.device("meta"):
+        return [build(spec) for spec in specs]
+
+
+def _commands(folder: Path, grid: Grid) -> list[str]:
     """The whole study again, and one run by itself."""
-    run = f"{folder.name}/{CELLS}/{folder_name(grid.nets[0], 0)}/{RECIPE}"
-    one = shlex.join(["resnets", "train", run])
-    preset = next((name for name, make in PRESETS.items() if make() == grid.asked), None)
+    run = f"{folder.name}/{CELLS}/{folder_name(grid.models[0], 0)}/{RECIPE}"
+    one = f"resnets train {run}"
+    preset = next((name for name, make in PRESETS.items() if make() == grid.requested), None)
     if preset is not None:
-        return (f"resnets study {grid.study} --preset {preset}", one)
-    budget = f"{grid.iterations}it" if grid.iterations else grid.budget
+        return [study_command(grid.study, preset=preset), one]
     counts = [str(count) for count in grid.seeds]
-    seeds = counts[0] if len(set(counts)) == 1 else ",".join(counts)
-    words = ["resnets", "study", grid.study, "--data", grid.data, "--nets", ",".join(grid.nets)]
-    words += ["--seeds", seeds, "--budget", budget, "--recipe", grid.recipe]
-    words += [word for setting in grid.settings for word in ("--set", setting)]
-    return (shlex.join(words), one)
+    flags = {
+        "data": grid.data,
+        "models": ",".join(grid.models),
+        "seeds": counts[0] if len(set(counts)) == 1 else ",".join(counts),
+        "budget": f"{grid.iterations}it" if grid.iterations else grid.budget,
+        "recipe": grid.recipe,
+    }
+    settings = [word for setting in grid.settings for word in ("--set", setting)]
+    return [study_command(grid.study, *settings, **flags), one]

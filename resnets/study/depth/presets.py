@@ -1,4 +1,4 @@
-"""The grid that a command asks for: a preset, what replaces parts of it, or all said by hand."""
+"""The grids of the depth and shortcut studies: presets, changed presets, or custom ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from resnets import recipes
 from resnets.config import ConfigError
-from resnets.study.grid.cells import Grid, net_spec
+from resnets.study.grid.cells import Grid, model_spec
 
 PAPER_DEPTHS = (20, 32, 44, 56, 110)
 SEEDS = 3
@@ -20,14 +20,14 @@ DIGITS = "digits"  # the embedded set, and its recipe
 def quick() -> Grid:
     """Embedded digits: degradation in minutes on two CPU cores.
 
-    Command: resnets study depth --preset quick. Time: 2 min 47 s on two idle cores with
-    AMX. Reached here, final training error over three seeds: plain 20 layers
-    0.1%, 56 layers 34 to 48%; residual 20 layers 0.0%, 56 layers 0.1%. What lets the deep residual
-    net catch up within 200 steps, where a constant rate leaves it at 16% test error, is the
-    recipe's one-cycle schedule: warm-up over a fifth of the run, then down to zero.
+    Command: resnets study depth --preset quick. Time: 2 min 47 s on two idle cores with AMX.
+    Final training error over three seeds: plain 20 layers 0.1%, 56 layers 34 to 48%; residual 20
+    layers 0.0%, 56 layers 0.1%. The deep residual network catches up within 200 steps because of
+    the recipe's one-cycle schedule (warm-up over a fifth of the run, then down to zero); a constant
+    rate leaves it at 16% test error.
     """
     return Grid(
-        nets=("cifar-plain20", "cifar-plain56", "cifar-resnet20", "cifar-resnet56"),
+        models=("cifar-plain20", "cifar-plain56", "cifar-resnet20", "cifar-resnet56"),
         seeds=(3, 3, 3, 3),
         data=DIGITS,
         recipe=DIGITS,
@@ -42,15 +42,15 @@ def quick() -> Grid:
 
 
 def paper_cifar10() -> Grid:
-    """Table 6 and Fig. 6: plain and residual nets of 20 to 110 layers, and residual 1202.
+    """Table 6 and Fig. 6: plain and residual networks of 20 to 110 layers, and residual 1202.
 
-    One seed each, five for the 110-layer residual net, as Table 6 has it.
+    One seed each, five for the 110-layer residual model, as in Table 6.
     """
-    nets = [f"cifar-plain{depth}" for depth in PAPER_DEPTHS]
-    nets += [f"cifar-resnet{depth}" for depth in (*PAPER_DEPTHS, 1202)]
+    models = [f"cifar-plain{depth}" for depth in PAPER_DEPTHS]
+    models += [f"cifar-resnet{depth}" for depth in (*PAPER_DEPTHS, 1202)]
     return Grid(
-        nets=tuple(nets),
-        seeds=tuple(5 if net == "cifar-resnet110" else 1 for net in nets),
+        models=tuple(models),
+        seeds=tuple(5 if model == "cifar-resnet110" else 1 for model in models),
         data="cifar10",
         recipe="cifar10-paper",
         budget="64000it",
@@ -58,9 +58,9 @@ def paper_cifar10() -> Grid:
 
 
 def paper_imagenet() -> Grid:
-    """Table 2 and Fig. 4: plain and residual nets of 18 and 34 layers, option A."""
+    """Table 2 and Fig. 4: plain and residual networks of 18 and 34 layers, option A."""
     return Grid(
-        nets=("plain18", "plain34", "resnet18-a", "resnet34-a"),
+        models=("plain18", "plain34", "resnet18-a", "resnet34-a"),
         seeds=(1, 1, 1, 1),
         data="imagenet",
         recipe="imagenet-paper",
@@ -76,41 +76,41 @@ PRESETS: Mapping[str, Callable[[], Grid]] = MappingProxyType(
 def depth_grid(
     preset: str | None = None,
     *,
-    nets: Sequence[str] = (),
+    models: Sequence[str] = (),
     data: str | None = None,
     seeds: int | Sequence[int] | None = None,
     budget: str | None = None,
     recipe: str | None = None,
     settings: Sequence[str] = (),
 ) -> Grid:
-    """The grid of a depth study; whatever is given replaces that part of the preset.
+    """The grid of a depth study; each argument given replaces that part of the preset.
 
-    seeds: runs of each net, or one number for each of them. Without a preset `nets` must be given,
-    the data are the embedded digits, the recipe is the paper's for the family of nets (for digits
-    the recipe "digits", since the paper's mirrors images), the budget the recipe's own, and there
+    seeds: runs of each model, or one number per model. Without a preset `models` is required, the
+    data are the embedded digits, the recipe is the paper's for the family of models (for digits the
+    recipe "digits", since the paper's mirrors images), the budget is the recipe's own, and there
     are three seeds. Raises ConfigError.
     """
     if preset is not None:
         grid = _preset(preset)
-        counts = dict(zip(grid.nets, grid.seeds, strict=True))
-        nets = tuple(nets) or grid.nets
+        counts = dict(zip(grid.models, grid.seeds, strict=True))
+        models = tuple(models) or grid.models
         data, recipe, budget = data or grid.data, recipe or grid.recipe, budget or grid.budget
         settings = (*grid.settings, *settings)
     else:
-        if not nets:
+        if not models:
             raise ConfigError(
-                "name the nets (--nets cifar-plain20,cifar-resnet20,...) or a --preset"
+                "name the models (--models cifar-plain20,cifar-resnet20,...) or a --preset"
             )
-        counts = dict.fromkeys(nets, SEEDS)
-        recipe = recipe or _default_recipe(nets[0], data or DIGITS)
+        counts = dict.fromkeys(models, SEEDS)
+        recipe = recipe or _default_recipe(models[0], data or DIGITS)
     if seeds is None:
-        seeds = [counts.get(net, 1) for net in nets]
+        seeds = [counts.get(model, 1) for model in models]
     elif isinstance(seeds, int):
-        seeds = [seeds] * len(nets)
+        seeds = [seeds] * len(models)
     return Grid(
-        nets=tuple(nets),
+        models=tuple(models),
         seeds=tuple(seeds),
-        data=_place(data or DIGITS),
+        data=_absolute(data or DIGITS),
         recipe=recipe,
         budget=budget or recipes.recipe(recipe).duration,
         settings=tuple(settings),
@@ -119,28 +119,28 @@ def depth_grid(
 
 def shortcut_grid(
     *,
-    nets: Sequence[str],
+    models: Sequence[str],
     data: str | None = None,
     seeds: int | Sequence[int] | None = None,
     budget: str | None = None,
     recipe: str | None = None,
     settings: Sequence[str] = (),
 ) -> Grid:
-    """The grid that compares shortcut options, as Table 3 does: each net with A, B and C.
+    """The grid that compares shortcut options, as Table 3 does: each model with A, B and C.
 
-    A net written NAME:OPTION, and a plain one, stands for itself alone.
+    A model given as NAME:OPTION, and a plain one, is taken as it is.
     """
     options = [
         named
-        for net in nets
+        for model in models
         for named in (
-            (f"{net}:A", f"{net}:B", f"{net}:C")
-            if ":" not in net and net_spec(net).residual
-            else (net,)
+            (f"{model}:A", f"{model}:B", f"{model}:C")
+            if ":" not in model and model_spec(model).residual
+            else (model,)
         )
     ]
     grid = depth_grid(
-        nets=options, data=data, seeds=seeds, budget=budget, recipe=recipe, settings=settings
+        models=options, data=data, seeds=seeds, budget=budget, recipe=recipe, settings=settings
     )
     return dataclasses.replace(grid, study="shortcuts")
 
@@ -153,12 +153,12 @@ def _preset(name: str) -> Grid:
     return PRESETS[name]()
 
 
-def _default_recipe(net: str, data: str) -> str:
+def _default_recipe(model: str, data: str) -> str:
     if data == DIGITS:
         return DIGITS
-    return "cifar10-paper" if net_spec(net).stem == "cifar" else "imagenet-paper"
+    return "cifar10-paper" if model_spec(model).stem == "cifar" else "imagenet-paper"
 
 
-def _place(data: str) -> str:
-    """A path made absolute, so that the study can be resumed from anywhere; names stay."""
+def _absolute(data: str) -> str:
+    """A path made absolute, so that the study can be resumed from anywhere; names are kept."""
     return str(Path(data).resolve()) if Path(data).exists() else data

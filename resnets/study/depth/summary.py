@@ -1,4 +1,4 @@
-"""A grid's cells gathered by net: errors over seeds, and the curves to draw."""
+"""A grid's cells grouped by model: errors over seeds, and the curves to plot."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from resnets.study.figures import NetCurves
+from resnets.study.depth.figures import ErrorCurves
 from resnets.study.grid.cells import Cell
 
 HeldOut = Literal["test", "val"]
 Which = Literal["last", "best"]
-WORD = {"test": "test", "val": "validation", "train": "training"}
+SPLIT_NAMES = {"test": "test", "val": "validation", "train": "training"}
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,15 @@ class Errors:
 
     @property
     def trace(self) -> str:
-        """Where the values come from: "<run folder>@<step>" for each row."""
-        return " ".join(f"{where(cell)}@{row['step']}" for cell, row in self.rows)
+        """The source of each value: "<run folder>@<step>" for each row."""
+        return " ".join(f"{run_folder(cell)}@{row['step']}" for cell, row in self.rows)
 
 
 @dataclass(frozen=True)
-class NetSummary:
-    """One net of a grid. Only finished cells (`done`) enter `errors`.
+class ModelSummary:
+    """One model of a grid over its seeds. Only finished cells (`done`) count in `errors`."""
 
-    `errors` maps (kind of row, "last" or "best") to the errors over seeds.
-    """
-
-    net: str
+    name: str
     cells: tuple[Cell, ...]
     held_out: HeldOut
 
@@ -80,10 +77,10 @@ class NetSummary:
         picked = [(cell, getattr(cell, which)(kind)) for cell in self.done]
         return Errors(tuple((cell, row) for cell, row in picked if row is not None))
 
-    def curves(self) -> NetCurves:
-        """What to draw of this net."""
-        return NetCurves(
-            net=self.net,
+    def curves(self) -> ErrorCurves:
+        """The curves to plot of this model."""
+        return ErrorCurves(
+            name=self.name,
             kind=self.kind,
             depth=self.depth,
             shortcut=self.cells[0].shortcut,
@@ -106,16 +103,16 @@ class NetSummary:
         return {step: [errors[step] for errors in series] for step in sorted(shared)}
 
 
-def summarize(cells: Sequence[Cell]) -> list[NetSummary]:
-    """The nets of a grid: plain before residual, shallow before deep."""
+def summarize(cells: Sequence[Cell]) -> list[ModelSummary]:
+    """The models of a grid: plain before residual, shallow before deep."""
     held_out: HeldOut = "test" if any(cell.last("test") for cell in cells) else "val"
-    ordered = sorted(cells, key=lambda cell: (cell.kind, cell.depth, cell.net, cell.seed))
+    ordered = sorted(cells, key=lambda cell: (cell.kind, cell.depth, cell.model, cell.seed))
     grouped: dict[str, list[Cell]] = {}
     for cell in ordered:
-        grouped.setdefault(cell.net, []).append(cell)
-    return [NetSummary(net, tuple(group), held_out) for net, group in grouped.items()]
+        grouped.setdefault(cell.model, []).append(cell)
+    return [ModelSummary(name, tuple(group), held_out) for name, group in grouped.items()]
 
 
-def where(cell: Cell) -> str:
-    """The cell's run folder as seen from the study's."""
+def run_folder(cell: Cell) -> str:
+    """The cell's run folder, relative to the study's."""
     return f"cells/{cell.folder.name}"

@@ -1,9 +1,9 @@
-"""Whether deeper nets train worse here, computed from a grid's cells, with its uncertainty.
+"""Whether deeper networks train worse in a grid, with the uncertainty of the answer.
 
-The figure judged is the *training* error, since degradation is not overfitting (paper, section 1).
-A rise is claimed, or ruled out, only where chance between seeds explains it in less than one case
+The criterion is the *training* error, since degradation is not overfitting (paper, section 1). A
+rise is claimed, or ruled out, only where the spread between seeds explains it in less than one case
 of twenty, and where the better of the two networks has converged (`resnets.study.convergence`);
-otherwise the verdict says that it cannot say.
+otherwise the verdict is open.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ MARGIN = 1.0
 
 @dataclass(frozen=True)
 class Difference:
-    """Final training error of net `second` less that of `first`, in percentage points.
+    """Final training error of `second` minus that of `first`, in percentage points.
 
-    errors: of each finished run. low, high: Welch's 90% interval over seeds; None with fewer than
-    two finished runs of either net, since one run has no spread. reached: how far the training of
-    each of the two came.
+    first_errors, second_errors: of each finished run. reached: how far the training of each of the
+    two came.
     """
 
     first: Cell
@@ -43,7 +42,7 @@ class Difference:
 
     @property
     def better(self) -> Convergence:
-        """The net of the two that trains better: the comparison counts where it has converged."""
+        """The model that trains better: the comparison is valid where it has converged."""
         return min(self.reached, key=lambda each: each.error)
 
     @property
@@ -58,15 +57,16 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Lower and upper bound of the difference."""
+        """Welch's 90% interval over seeds; None with fewer than two finished runs of either."""
         return _welch(self.first_errors, self.second_errors)
 
     @property
     def rises(self) -> bool | None:
-        """False: `second` trains worse by less than MARGIN, if at all. True: it trains worse.
+        """True: `second` trains worse. False: it does not, or by less than MARGIN.
 
-        None: the seeds cannot say, or the runs were too short. A rise below MARGIN is none, however
-        sure: 0.1 points between two nets that both fit their data is not what the paper means.
+        None: undecided, because of the spread between seeds or because the runs were too short. A
+        rise below MARGIN does not count, however significant: 0.1 points between two models that
+        both fit their data is not what the paper means.
         """
         if self.interval is None or not self.better.converged:
             return None
@@ -75,7 +75,7 @@ class Difference:
 
     @property
     def falls(self) -> bool | None:
-        """True: `second` trains better; the mirror image of `rises`."""
+        """True: `second` trains better; `rises` with the two exchanged."""
         mirrored = Difference(
             self.second, self.first, self.second_errors, self.first_errors, self.reached[::-1]
         )
@@ -86,7 +86,7 @@ class Difference:
         """Such as "from 1.80% (cifar-plain20) to 69.50% (cifar-plain56): +67.70 points, ..."."""
         first, second = map(statistics.fmean, (self.first_errors, self.second_errors))
         return (
-            f"from {first:.2f}% ({self.first.net}) to {second:.2f}% ({self.second.net}), "
+            f"from {first:.2f}% ({self.first.model}) to {second:.2f}% ({self.second.model}), "
             f"{self.points:+.2f} points, {self._certainty}"
         )
 
@@ -99,18 +99,18 @@ class Difference:
             else f"{first} run{'' if first == 1 else 's'} of each"
         )
         if self.interval is None:
-            return f"{runs}; two or more of each are needed to tell it from chance"
+            return f"{runs}; two or more of each are needed for an interval"
         low, high = self.interval
         return f"90% interval {low:+.2f} to {high:+.2f}, {runs}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a grid says of the paper's claim.
+    """What a grid shows about the paper's claim.
 
-    plain, residual: shallowest to deepest net of that kind, None where the grid has not two depths
-    of it. twins: the plain net and the residual net of the greatest depth both have. statement:
-    all of it in a few sentences, for people.
+    plain, residual: shallowest to deepest network of that kind; None where the grid does not have
+    two depths of it. twins: the plain and the residual network of the greatest depth both have.
+    statement: all of it in a few sentences.
     """
 
     statement: str
@@ -140,9 +140,9 @@ Runs = dict[int, list[tuple[Cell, float]]]
 
 
 def _runs(cells: Sequence[Cell], kind: Kind) -> Runs:
-    """Depth -> finished cells with their final training error, of one family of nets.
+    """Depth -> finished cells with their final training error, of one family of models.
 
-    Where a grid holds several of a kind (shortcut options, blocks), the one with most depths.
+    Of several families of a kind (shortcut options, blocks), the one with most depths.
     """
     families: dict[tuple[str, str], Runs] = {}
     for cell in cells:
@@ -171,11 +171,11 @@ def _difference(first: list[tuple[Cell, float]], second: list[tuple[Cell, float]
 
 
 def reached_by(cells: Sequence[Cell]) -> Convergence | None:
-    """How far the training of one net came, over its finished `cells`; None without any row."""
+    """How far the training of one model came, over its finished `cells`; None without rows."""
     done = [cell for cell in cells if cell.status == "done"]
     if not done:
         return None
-    return convergence(done[0].net, [cell.rows for cell in done], done[0].spec.num_classes)
+    return convergence(done[0].model, [cell.rows for cell in done], done[0].spec.num_classes)
 
 
 def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
@@ -196,56 +196,56 @@ def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
 
 def _headline(plain: Difference | None, residual: Difference | None) -> str:
     if plain is None:
-        return "Nothing to say of degradation: it takes finished plain nets of two depths."
+        return "No answer on degradation: it requires finished plain networks of two depths."
     if not plain.better.converged:
         return f"Not converged: {plain.better.text}; no conclusion about degradation."
     if plain.rises is None:
         return (
-            "Not enough seeds to say whether plain nets degrade here."
+            "Not enough seeds to say whether plain networks degrade here."
             if plain.interval is None
-            else "Too uncertain to say whether plain nets degrade here: the seeds differ too much."
+            else "Too uncertain to say whether plain networks degrade here: the seeds differ."
         )
     if not plain.rises:
-        return "No degradation seen here: deeper plain nets train no worse than shallow ones."
+        return "No degradation seen here: deeper plain networks train no worse than shallow ones."
     found = "Degradation"
     if plain.worse.still_falling:  # where they would end is not known
         found += f" within {plain.worse.steps:,} iterations"
     if residual is None or residual.rises is None:
-        return f"{found}: deeper plain nets train worse."
+        return f"{found}: deeper plain networks train worse."
     if residual.rises:
-        return f"{found}: deeper nets train worse, plain and residual alike."
-    return f"{found}: deeper plain nets train worse, deeper residual nets do not."
+        return f"{found}: deeper networks train worse, plain and residual alike."
+    return f"{found}: deeper plain networks train worse, deeper residual networks do not."
 
 
 def _sentence(kind: Kind, found: Difference | None) -> str:
-    return f"Training error of the {kind} nets: {found.text}." if found else ""
+    return f"Training error of the {kind} networks: {found.text}." if found else ""
 
 
 def _too_short(plain: Difference | None, *others: Difference | None) -> list[str]:
-    """The comparisons that the headline does not name and that no conclusion may rest on."""
-    named = {plain.better.net} if plain is not None else set()
-    short = {each.better.net: each.better for each in others if each is not None}
+    """The invalid comparisons that the headline does not name."""
+    named = {plain.better.model} if plain is not None else set()
+    short = {each.better.model: each.better for each in others if each is not None}
     return [
-        f"Not converged: {reached.text}; its comparisons conclude nothing."
-        for net, reached in short.items()
-        if not reached.converged and net not in named
+        f"Not converged: {reached.text}; no conclusion from its comparisons."
+        for model, reached in short.items()
+        if not reached.converged and model not in named
     ]
 
 
 def _open_ends(*found: Difference | None) -> list[str]:
-    """The nets that train worse and were still improving when their runs ended."""
+    """The models that train worse and were still improving when their runs ended."""
     falling = {
-        each.worse.net: each.worse
+        each.worse.model: each.worse
         for each in found
         if each is not None and each.better.converged and each.worse.still_falling
     }
     return [
-        f"The training error of {net} was still falling when its runs ended (by {reached.fell:.1f} "
-        "points over the last fifth), so how large the difference would become is open."
-        for net, reached in falling.items()
+        f"The training error of {model} was still falling when its runs ended (by "
+        f"{reached.fell:.1f} points over the last fifth), so the final difference is open."
+        for model, reached in falling.items()
     ]
 
 
 def _left_out(cells: Sequence[Cell]) -> str:
-    nets = sorted({cell.net for cell in cells if cell.status != "done"})
-    return f"Unfinished runs are left out ({', '.join(nets)})." if nets else ""
+    models = sorted({cell.model for cell in cells if cell.status != "done"})
+    return f"Unfinished runs are left out ({', '.join(models)})." if models else ""

@@ -1,4 +1,4 @@
-"""How long each net of a grid trains: a budget in steps, epochs or minutes, settled once."""
+"""How long each model of a grid trains: a budget in steps, epochs or minutes, resolved once."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from resnets.train.step import train_step
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 
-# Fewer steps than this, or than one pass over the training set, say nothing about a net.
-FEWEST_STEPS = 20
+# Fewer steps than this, or than one pass over the training set, show nothing about a model.
+MIN_STEPS = 20
 # Seconds from the start of a worker to its first step, and from its last to the written report.
 CELL_OVERHEAD = 10.0
-# Share of a budget in minutes that is planned for; the rest is for what timing alone misses.
+# Fraction of a budget in minutes that is planned; the rest is for what timing does not capture.
 PLANNED = 0.9
 TIMED_STEPS, TIMED_SECONDS = 5, 10.0
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a study has to know before it starts.
+    """What resolving a budget needs.
 
-    examples: training pictures. seconds: net -> seconds of one training step with its share of the
-    evaluations; empty where no timing was asked for.
+    examples: training images. seconds: model -> seconds of one training step with its share of the
+    evaluations; empty if not timed.
     """
 
     examples: int
@@ -55,30 +55,30 @@ def parse_budget(text: str) -> tuple[float, str]:
     return float(match[1]), match[2]
 
 
-def settle(grid: Grid, jobs: int, device: str, threads: int) -> Grid:
-    """`fix` the grid's steps by a look at its data and, for minutes, a few timed steps per net."""
+def resolve_budget(grid: Grid, jobs: int, device: str, threads: int) -> Grid:
+    """`set_steps` from the size of the data and, for minutes, a few timed steps per model."""
     timed = parse_budget(grid.budget)[1] == "min"
-    return fix(grid, survey_apart(grid, device, threads, timed=timed), jobs)
+    return set_steps(grid, survey_in_subprocess(grid, device, threads, timed=timed), jobs)
 
 
-def fix(grid: Grid, found: Survey, jobs: int) -> Grid:
-    """The grid with the steps that its budget comes to when `jobs` cells train at a time.
+def set_steps(grid: Grid, found: Survey, jobs: int) -> Grid:
+    """The grid with the number of steps its budget allows when `jobs` cells train at a time.
 
     Raises ConfigError where they are too few to mean anything.
     """
     amount, unit = parse_budget(grid.budget)
-    recipe = cell_recipe(grid, grid.nets[0], 0)
+    recipe = cell_recipe(grid, grid.models[0], 0)
     epoch = recipe.steps("1ep", found.examples)
     if unit == "min":
         steps = int(_steps_within(60 * amount, grid, found, jobs))
     else:
         steps = recipe.steps(grid.budget, found.examples)
-    fewest = max(FEWEST_STEPS, epoch)
+    fewest = max(MIN_STEPS, epoch)
     if steps < fewest:
         raise ConfigError(
             f"budget: {grid.budget} is {max(0, steps)} steps for each of {sum(grid.seeds)} runs, "
             f"too few to mean anything: one pass over the training set takes {epoch}; give "
-            f"{_enough(fewest, unit, epoch, grid, found, jobs)} or more"
+            f"{_min_budget(fewest, unit, epoch, grid, found, jobs)} or more"
         )
     return dataclasses.replace(grid, iterations=steps, epoch=epoch)
 
@@ -91,10 +91,10 @@ def _steps_within(seconds: float, grid: Grid, found: Survey, jobs: int) -> float
 
 def _seconds_per_round(grid: Grid, found: Survey) -> float:
     """Seconds of one step of every cell, one after the other."""
-    return sum(n * found.seconds[net] for net, n in zip(grid.nets, grid.seeds, strict=True))
+    return sum(n * found.seconds[model] for model, n in zip(grid.models, grid.seeds, strict=True))
 
 
-def _enough(fewest: int, unit: str, epoch: int, grid: Grid, found: Survey, jobs: int) -> str:
+def _min_budget(fewest: int, unit: str, epoch: int, grid: Grid, found: Survey, jobs: int) -> str:
     if unit == "it":
         return f"{fewest}it"
     if unit == "ep":
@@ -103,8 +103,8 @@ def _enough(fewest: int, unit: str, epoch: int, grid: Grid, found: Survey, jobs:
     return f"{int(busy / (60 * PLANNED * jobs)) + 1}min"
 
 
-def survey_apart(grid: Grid, device: str, threads: int, *, timed: bool) -> Survey:
-    """`survey` in a process of its own, so that its data, nets and device memory go with it."""
+def survey_in_subprocess(grid: Grid, device: str, threads: int, *, timed: bool) -> Survey:
+    """`survey` in a process of its own, which frees data, models and device memory at its end."""
     context = worker_context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
@@ -116,7 +116,7 @@ def survey_apart(grid: Grid, device: str, threads: int, *, timed: bool) -> Surve
         found = receiver.recv()
     except EOFError:
         process.join()
-        raise ValueError(f"looking at the data ended with exit code {process.exitcode}") from None
+        raise ValueError(f"opening the data ended with exit code {process.exitcode}") from None
     finally:
         process.terminate()
     if isinstance(found, Exception):
@@ -133,8 +133,8 @@ def _survey_into(sender: Connection, grid: Grid, device: str, threads: int, time
 
 
 def survey(grid: Grid, device: str, *, timed: bool) -> Survey:
-    """Open the grid's data and count it; with `timed`, train each net for a few steps."""
-    recipe, target = cell_recipe(grid, grid.nets[0], 0), environment.pick_device(device)
+    """Open the grid's data and count the images; with `timed`, train each model for a few steps."""
+    recipe, target = cell_recipe(grid, grid.models[0], 0), environment.pick_device(device)
     splits = open_data(recipe.data)
     data = dataclasses.replace(recipe.data, value_range=splits.value_range)
     recipe = dataclasses.replace(recipe, data=data)
@@ -151,39 +151,39 @@ def survey(grid: Grid, device: str, *, timed: bool) -> Survey:
         target,
         channels_last=recipe.channels_last,
     )
-    watched = sum(len(split) for split in (splits.val, splits.test()) if split is not None)
+    held_out = sum(len(split) for split in (splits.val, splits.test()) if split is not None)
     # A forward pass is about a third of a step.
     evaluations = (
-        watched / recipe.batch_size / 3 / recipe.steps(recipe.eval.every, len(splits.train))
+        held_out / recipe.batch_size / 3 / recipe.steps(recipe.eval.every, len(splits.train))
     )
     seconds = {}
-    for net in grid.nets:
-        recipe = cell_recipe(grid, net, 0)
-        model = dataclasses.replace(recipe.model, num_classes=len(splits.classes))
-        step = time_step(dataclasses.replace(recipe, model=model), stream, target)
-        seconds[net] = step * (1 + evaluations)
+    for name in grid.models:
+        recipe = cell_recipe(grid, name, 0)
+        spec = dataclasses.replace(recipe.model, num_classes=len(splits.classes))
+        step = time_step(dataclasses.replace(recipe, model=spec), stream, target)
+        seconds[name] = step * (1 + evaluations)
     return Survey(len(splits.train), seconds)
 
 
 def time_step(recipe: Recipe, stream: TrainStream, device: torch.device) -> float:
-    """Seconds of one training step of `recipe`, not compiled: the mean of a few, after one."""
+    """Seconds of one training step of `recipe`, not compiled: mean of a few after a warm-up."""
     if device.type == "cpu":
         environment.tune_malloc()
-    net = build(recipe.model).to(device)
-    net.recompute = recipe.recompute
+    model = build(recipe.model).to(device)
+    model.recompute = recipe.recompute
     if recipe.channels_last:
-        net.to(memory_format=torch.channels_last)
-    state = new_state(net, recipe, TIMED_STEPS + 1)
+        model.to(memory_format=torch.channels_last)
+    state = new_state(model, recipe, TIMED_STEPS + 1)
     precision = environment.pick_precision(recipe.precision, device)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
     loss_fn = classification_loss(recipe.label_smoothing)
-    batches, forward = stream.batches(), DataParallelModel(net, ProcessGroup())
-    begin = 0.0
+    batches, forward = stream.batches(), DataParallelModel(model, ProcessGroup())
+    start = 0.0
     while state.step <= TIMED_STEPS:
         train_step(state, forward, loss_fn, next(batches), autocast, recipe)
-        state.interval.means()  # reading a sum waits for the device
+        state.interval.means()  # reading a sum synchronizes with the device
         if state.step == 1:
-            begin = time.perf_counter()
-        elif time.perf_counter() - begin > TIMED_SECONDS:
+            start = time.perf_counter()
+        elif time.perf_counter() - start > TIMED_SECONDS:
             break
-    return (time.perf_counter() - begin) / (state.step - 1)
+    return (time.perf_counter() - start) / (state.step - 1)

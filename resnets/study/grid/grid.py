@@ -1,4 +1,4 @@
-"""Training a grid: cells in worker processes, resumable at any point, one failure at a time."""
+"""Train a grid: cells in worker processes, resumable at any point, failures kept apart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from resnets.config import ConfigError, from_toml, hold_folder, to_dict
-from resnets.study.grid.budget import settle
+from resnets.study.grid.budget import resolve_budget
 from resnets.study.grid.cells import (
     RECIPE,
     STUDY,
@@ -39,17 +39,17 @@ from resnets.weights.checkpoint.format import LAST
 log = logging.getLogger("resnets")
 
 POLL_SECONDS = 1.0
-# On a CPU, processes with one thread each beat one process with several. cifar-resnet20, batch 128,
-# 32 px, bfloat16, two cores shared with other work, runs interleaved: 2 x 1 thread gave 160 to 730
-# images/s, 1 x 2 threads 9 to 165 (ratio 3 to 31): the threads of one step wait for each other, and
-# so for whatever else holds a core. No more than this many: each holds its own data and maps.
-JOBS_AT_MOST = 8
-OVER = ("done", "failed")
+# On a CPU, processes of one thread each are faster than one process of several. cifar-resnet20,
+# batch size 128, 32 px, bfloat16, two cores shared with other work, runs interleaved: 2 x 1 thread
+# gave 160 to 730 images/s, 1 x 2 threads 9 to 165 (ratio 3 to 31), since the threads of one step
+# wait for each other. Limited because each process holds its own data and activations.
+MAX_JOBS = 8
+ENDED = ("done", "failed")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where one cell trains at a time."""
+    """A device and number of threads for training one cell at a time."""
 
     device: str
     threads: int
@@ -58,12 +58,12 @@ class Slot:
 def run_grid(
     grid: Grid, folder: Path, *, jobs: int | None = None, device: str = "auto"
 ) -> list[Cell]:
-    """Train every cell of `grid` in `folder`, or what is left of them; returns the cells.
+    """Train every cell of `grid` in `folder` that has not ended; returns all cells.
 
-    `jobs` cells train at a time, one process each; None picks a number (`slots`). Nothing finished
-    is repeated, a killed cell goes on at its last checkpoint, and a failed one is left as it is.
-    Raises ConfigError where `folder` holds something else, a study of another grid, or is being
-    worked on, and Stopped when a signal asked for it and every cell at work has saved.
+    `jobs` cells train at a time, one process each; None chooses a number (`slots`). Finished cells
+    are not repeated, a killed cell resumes from its last checkpoint, and a failed one stays failed.
+    Raises ConfigError where `folder` holds something else, a study of another grid, or is in use,
+    and Interrupted after a signal, once every running cell has saved.
     """
     with hold_folder(folder):
         return train_grid(grid, folder, jobs=jobs, device=device)
@@ -72,27 +72,27 @@ def run_grid(
 def train_grid(
     grid: Grid, folder: Path, *, jobs: int | None = None, device: str = "auto"
 ) -> list[Cell]:
-    """`run_grid` in a folder that the caller holds."""
+    """`run_grid` in a folder locked by the caller."""
     if not (folder / STUDY).is_file():
         _begin(grid, folder, slots(jobs, device, sum(grid.seeds)))
-    kept = read_grid(folder)
-    _refuse_other(kept, grid, folder)
+    stored = read_grid(folder)
+    _check_same(stored, grid, folder)
     cells = read_cells(folder)
-    left = sum(cell.status not in OVER for cell in cells)
-    if mixed := _mixed(kept, cells):
+    left = sum(cell.status not in ENDED for cell in cells)
+    if mixed := _mixed(stored, cells):
         if left:
-            raise ConfigError(f"{mixed}; move the folder away to train it anew")
+            raise ConfigError(f"{mixed}; move the folder away to train it again")
         log.warning("%s", mixed)
     if left:
-        _Crew(kept, cells, slots(jobs, device, left)).train()
+        _WorkerPool(stored, cells, slots(jobs, device, left)).train()
     return read_cells(folder)
 
 
 def slots(jobs: int | None, device: str, cells: int) -> list[Slot]:
-    """Places for `jobs` workers at a time, never more than `cells`.
+    """Slots for `jobs` workers at a time, at most `cells`.
 
-    "auto" and "cuda" are all CUDA devices in turn. By default there is one worker for each of
-    them, and on a CPU one for each core, at most JOBS_AT_MOST; workers share the cores as threads.
+    "auto" and "cuda" are all CUDA devices in turn. By default there is one worker per device, on a
+    CPU one per core, at most MAX_JOBS; workers share the cores as threads.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs: {jobs} must be at least 1")
@@ -101,39 +101,39 @@ def slots(jobs: int | None, device: str, cells: int) -> list[Slot]:
     else:
         devices = [str(pick_device(device))]
     if jobs is None:
-        jobs = min(cores(), JOBS_AT_MOST) if devices == ["cpu"] else len(devices)
+        jobs = min(cores(), MAX_JOBS) if devices == ["cpu"] else len(devices)
     jobs = min(jobs, cells)
     threads = max(1, torch.get_num_threads() // jobs)
     return [Slot(devices[index % len(devices)], threads) for index in range(jobs)]
 
 
-def _begin(grid: Grid, folder: Path, places: Sequence[Slot]) -> None:
-    """Check the grid against recipe and data, settle its budget, then write study.toml."""
+def _begin(grid: Grid, folder: Path, slots: Sequence[Slot]) -> None:
+    """Check the grid against recipe and data, resolve its budget, then write study.toml."""
     if any(each.name != LOCK for each in folder.iterdir()):
-        raise ConfigError(f"{folder}: exists and holds no study; give another --out")
-    for net in grid.nets:
-        cell_recipe(grid, net, seed=0)  # raises where a setting does not fit
-    write_grid(settle(grid, len(places), places[0].device, places[0].threads), folder)
+        raise ConfigError(f"{folder}: exists and contains no study; give another --out")
+    for model in grid.models:
+        cell_recipe(grid, model, seed=0)  # raises where a setting is invalid
+    write_grid(resolve_budget(grid, len(slots), slots[0].device, slots[0].threads), folder)
 
 
-def _refuse_other(kept: Grid, asked: Grid, folder: Path) -> None:
-    """Raise where the study in `folder` is not the one asked for."""
-    if found := _difference(to_dict(kept.asked), to_dict(asked.asked)):
+def _check_same(stored: Grid, requested: Grid, folder: Path) -> None:
+    """Raise ConfigError where the study in `folder` is not the requested one."""
+    if found := _difference(to_dict(stored.requested), to_dict(requested.requested)):
         path, theirs, ours = found
         raise ConfigError(
-            f"{folder}: holds a study with {path} = {theirs!r}, not {ours!r}; go on with it as it "
+            f"{folder}: contains a study with {path} = {theirs!r}, not {ours!r}; resume it as it "
             f"is (--resume {folder}) or give another --out"
         )
 
 
 def _mixed(grid: Grid, cells: Sequence[Cell]) -> str | None:
-    """Which cell was trained by another recipe than the grid gives it; None where none was."""
+    """Which cell was trained by another recipe than the grid's; None if none was."""
     for cell in cells:
         if cell.status != "done" and not (cell.folder / "checkpoints" / LAST).exists():
             continue
         theirs = from_toml(cell.folder / RECIPE, stored=True)
-        ours = cell_recipe(grid, cell.net, cell.seed)
-        # A run fits these two to its data before it writes its recipe.
+        ours = cell_recipe(grid, cell.model, cell.seed)
+        # A run adapts these two to its data before it writes its recipe.
         fitted = dataclasses.replace(
             ours.model,
             num_classes=theirs.model.num_classes,
@@ -163,20 +163,20 @@ def _difference(
     return None
 
 
-class _Crew:
-    """Worker processes at work, and the cells still waiting for one; both by cell folder."""
+class _WorkerPool:
+    """The running worker processes and the cells waiting for one, both by cell folder."""
 
-    def __init__(self, grid: Grid, cells: Sequence[Cell], places: Sequence[Slot]) -> None:
-        self.grid, self.free = grid, deque(places)
+    def __init__(self, grid: Grid, cells: Sequence[Cell], slots: Sequence[Slot]) -> None:
+        self.grid, self.free = grid, deque(slots)
         self.cells = {cell.folder: cell for cell in cells}
         self.waiting = deque(
-            cell.folder for cell in training_order(cells, len(places)) if cell.status not in OVER
+            cell.folder for cell in training_order(cells, len(slots)) if cell.status not in ENDED
         )
         self.workers: dict[Path, tuple[BaseProcess, Slot]] = {}
         self.stopping = False
 
     def train(self) -> None:
-        """Train all; raises Stopped when asked to stop, once the workers have saved and ended."""
+        """Train all; raises Interrupted after a signal, once the workers have saved and ended."""
         progress = StudyProgress(self.grid, list(self.cells.values()))
         try:
             with StopSignals() as signals:
@@ -186,40 +186,40 @@ class _Crew:
                     while self.waiting and self.free:
                         self._start(self.waiting.popleft(), self.free.popleft(), progress)
                     wait([process.sentinel for process, _ in self.workers.values()], POLL_SECONDS)
-                    self._look(progress)
+                    self._poll(progress)
                 if self.stopping:
-                    raise Interrupted("stopped; what was at work has saved", signals.exit_code)
+                    raise Interrupted("stopped; running cells have saved", signals.exit_code)
         finally:
             for process, _ in self.workers.values():
                 process.kill()
             progress.close()
 
-    def _start(self, folder: Path, place: Slot, progress: StudyProgress) -> None:
+    def _start(self, folder: Path, slot: Slot, progress: StudyProgress) -> None:
         cell = self.cells[folder]
-        recipe = cell_recipe(self.grid, cell.net, cell.seed)
+        recipe = cell_recipe(self.grid, cell.model, cell.seed)
         process = worker_context().Process(
-            target=work, args=(recipe, folder, place.device, place.threads), name=folder.name
+            target=work, args=(recipe, folder, slot.device, slot.threads), name=folder.name
         )
         process.start()
-        self.workers[folder] = process, place
-        progress.begins(cell)
+        self.workers[folder] = process, slot
+        progress.started(cell)
 
-    def _look(self, progress: StudyProgress) -> None:
-        """See how far the workers are, and free the slots of those that have ended."""
-        for folder, (process, place) in list(self.workers.items()):
-            ended = process.exitcode is not None  # before reading what it has written
+    def _poll(self, progress: StudyProgress) -> None:
+        """Read the state of the workers, and free the slots of those that have ended."""
+        for folder, (process, slot) in list(self.workers.items()):
+            ended = process.exitcode is not None  # before reading its files
             self.cells[folder] = reread(self.cells[folder])
             if ended:
                 process.join()
                 del self.workers[folder]
-                self.free.append(place)
-                progress.ends(self.cells[folder], process.exitcode)
+                self.free.append(slot)
+                progress.ended(self.cells[folder], process.exitcode)
         progress.show(list(self.cells.values()), [self.cells[each] for each in self.workers])
 
     def _stop(self, progress: StudyProgress) -> None:
-        """Have the workers save and end, and start no more."""
+        """Have the workers save and end, and start no others."""
         self.stopping = True
         self.waiting.clear()
         for process, _ in self.workers.values():
             process.terminate()
-        progress.say(f"stopping: {len(self.workers)} at work will save (Ctrl-C again: at once)")
+        progress.log(f"stopping: {len(self.workers)} running will save (Ctrl-C again: immediately)")

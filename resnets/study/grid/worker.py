@@ -1,4 +1,4 @@
-"""What a study's child processes do: train one cell, and end with their parent."""
+"""The child processes of a study: each trains one cell, and ends with its parent."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def worker_context() -> ForkServerContext:
 
 
 def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
-    """Train the cell in `folder` to its end, from where it stands; a finished one is left alone.
+    """Train the cell in `folder` to its end, resuming it if it was started; no-op if it has ended.
 
-    A run that cannot be trained (it diverged, its memory does not fit) leaves failed.json with the
-    reason in one line. Raises Stopped, and what is not its fault: BusyError (a process that is
-    being ended still holds the folder), OSError, CheckpointError (a full disk, a URL that does not
-    answer), DataError (a disk that is not mounted).
+    A run that cannot be trained (it diverged, it does not fit into memory) leaves failed.json with
+    the reason in one line. Raises Interrupted, and errors that do not belong to the cell: BusyError
+    (a process that is ending still holds the folder), OSError and CheckpointError (a full disk, a
+    URL that does not answer), DataError (a disk that is not mounted).
     """
     if (folder / RESULT).exists() or (folder / FAILED).exists():
         return
@@ -43,9 +43,9 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
         if (folder / RECIPE).exists() and CheckpointManager(folder, recipe).begun():
             training.run(None, folder, device=device, quiet=True)
         else:
-            shutil.rmtree(folder, ignore_errors=True)  # begun, but nothing worth keeping yet
+            shutil.rmtree(folder, ignore_errors=True)  # started, but without a checkpoint
             training.run(recipe, folder, device=device, quiet=True)
-    except BusyError:  # a process that is being ended: no property of the cell
+    except BusyError:  # another process is ending; the cell is sound
         raise
     except (Diverged, OutOfMemory, ConfigError) as error:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,8 +56,7 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
 def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
     """Body of a worker process: `train_cell` with `threads` threads, ending with its parent.
 
-    Exits with 1 and one line where the disk or the like failed: that is no property of the cell,
-    which goes on when the study does.
+    Exits with 1 and one line where the disk or the like failed: the cell is resumed with the study.
     """
     become_worker(threads)
     # A worker of a killed study may still be saving this cell.
@@ -65,16 +64,17 @@ def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
         try:
             train_cell(recipe, folder, device)
         except Interrupted:
-            return  # saved; the parent knows that it asked
+            return  # saved; the parent requested it
         except (OSError, ValueError) as error:
             raise SystemExit(f"{folder.name}: {error}") from None
 
 
 def become_worker(threads: int) -> None:
-    """Make this process a study's child: `threads` threads, and no life beyond its parent's.
+    """Make this process a study's child: `threads` threads, and an end with its parent's.
 
-    Ctrl-C reaches the whole process group: the training loop hears it and saves, and outside the
-    loop the parent decides. A killed parent cannot, so a thread waits for its end and stops us.
+    Ctrl-C reaches the whole process group: the training loop handles it and saves, and outside the
+    loop the parent decides. A killed parent cannot, so a thread waits for its end and stops this
+    process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)

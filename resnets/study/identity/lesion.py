@@ -1,7 +1,7 @@
-"""Damage to trained residual nets: blocks dropped or swapped (Veit et al., NIPS 2016).
+"""Lesions of trained residual networks: blocks dropped or swapped (Veit et al., NIPS 2016).
 
-A dropped block keeps its shortcut and loses its branch; an identity block is then gone. The net
-is damaged in place while a context lasts, and whole again after it.
+A dropped block keeps its shortcut and loses its branch; an identity block then does nothing. The
+model is changed in place inside a context, and restored after it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from resnets.models.block import require
 Pair = tuple[str, str]
 
 
-def residual_blocks(net: ImageClassifier) -> dict[str, nn.Module]:
-    """The blocks of `net` that have a shortcut, by name ("stage1.0"), first to last.
+def residual_blocks(model: ImageClassifier) -> dict[str, nn.Module]:
+    """The blocks of `model` that have a shortcut, by name ("stage1.0"), first to last.
 
-    ConfigError for a net without any.
+    Raises ConfigError for a model without any.
     """
-    if not net.spec.residual:
+    if not model.spec.residual:
         raise ConfigError(
-            f"{net.spec.name}: a plain net, it has no residual blocks; give a residual net"
+            f"{model.spec.name}: a plain network without residual blocks; give a residual network"
         )
-    return net.blocks()
+    return model.blocks()
 
 
-def identity_blocks(net: ImageClassifier) -> list[str]:
-    """Names of the blocks whose shortcut is the identity: those that can be taken out whole."""
-    blocks = residual_blocks(net)
+def identity_blocks(model: ImageClassifier) -> list[str]:
+    """Names of the blocks whose shortcut is the identity: those that can be removed entirely."""
+    blocks = residual_blocks(model)
     return [
         name
         for name, block in blocks.items()
@@ -41,56 +41,53 @@ def identity_blocks(net: ImageClassifier) -> list[str]:
     ]
 
 
-def swappable(net: ImageClassifier) -> list[list[str]]:
-    """Groups of two or more blocks of one stage that differ in nothing but their weights."""
+def swappable_blocks(model: ImageClassifier) -> list[list[str]]:
+    """Groups of two or more blocks of one stage that differ only in their weights."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for name, block in residual_blocks(net).items():
+    for name, block in residual_blocks(model).items():
         stage = name.split(".")[0]
         groups.setdefault((stage, repr(block)), []).append(name)  # repr has all shapes and strides
     return [names for names in groups.values() if len(names) > 1]
 
 
 @contextmanager
-def dropped(net: ImageClassifier, names: Sequence[str]) -> Iterator[None]:
-    """`net` without the branches of the blocks called `names`, while the context lasts.
-
-    Their last layers are null, so that F(x) = 0.
-    """
-    blocks = residual_blocks(net)
-    nulled = [
+def dropped(model: ImageClassifier, names: Sequence[str]) -> Iterator[None]:
+    """Context in which the blocks called `names` have no branch: their last layers are zero."""
+    blocks = residual_blocks(model)
+    zeroed = [
         parameter
         for name in names
         for parameter in require(blocks[name], "last_layer").parameters()
     ]
-    kept = [parameter.detach().clone() for parameter in nulled]
+    saved = [parameter.detach().clone() for parameter in zeroed]
     with torch.no_grad():
-        for parameter in nulled:
+        for parameter in zeroed:
             parameter.zero_()
     try:
         yield
     finally:
         with torch.no_grad():
-            for parameter, value in zip(nulled, kept, strict=True):
+            for parameter, value in zip(zeroed, saved, strict=True):
                 parameter.copy_(value)
 
 
 @contextmanager
-def swapped(net: ImageClassifier, pairs: Sequence[Pair]) -> Iterator[None]:
-    """`net` with the blocks of each pair in each other's place, pair after pair, for the context.
+def swapped(model: ImageClassifier, pairs: Sequence[Pair]) -> Iterator[None]:
+    """Context in which the blocks of each pair are exchanged, pair after pair.
 
-    A pair must be of one group of `swappable`.
+    The blocks of a pair must belong to one group of `swappable_blocks`.
     """
     for pair in pairs:
-        _exchange(net, pair)
+        _exchange(model, pair)
     try:
         yield
     finally:
         for pair in reversed(pairs):
-            _exchange(net, pair)
+            _exchange(model, pair)
 
 
-def _exchange(net: ImageClassifier, pair: Pair) -> None:
-    """Exchange the modules at two places."""
-    first, second = (net.get_submodule(name) for name in pair)
-    net.set_submodule(pair[0], second)
-    net.set_submodule(pair[1], first)
+def _exchange(model: ImageClassifier, pair: Pair) -> None:
+    """Exchange two modules."""
+    first, second = (model.get_submodule(name) for name in pair)
+    model.set_submodule(pair[0], second)
+    model.set_submodule(pair[1], first)

@@ -84,7 +84,7 @@ def _prepare() -> None:
     import yaml  # noqa: F401
 
     from resnets.config import Recipe, from_dict, to_dict
-    from resnets.study.grid.cells import net_spec
+    from resnets.study.grid.cells import model_spec
 
     cache = tempfile.mkdtemp(prefix="fuzzing-cache-")
     datasets.config.HF_DATASETS_CACHE = Path(cache)
@@ -92,7 +92,7 @@ def _prepare() -> None:
     datasets.disable_progress_bars()
     torch.set_num_threads(1)
     from_dict(Recipe, to_dict(Recipe()))
-    net_spec("cifar-resnet8")
+    model_spec("cifar-resnet8")
     gc.freeze()  # so that forked processes share what was imported
     logging.getLogger("resnets").addHandler(_Formatting())
     logging.getLogger("resnets").propagate = False

@@ -20,13 +20,13 @@ from resnets.config import Recipe, dump_json, from_toml, to_toml
 from resnets.data.decode.open_image import CLIENT_FORMATS, open_image
 from resnets.data.splits import check_record
 from resnets.evaluate.truth import read_truth
-from resnets.report.run_report import write_report
+from resnets.report.run import write_run_report
 from resnets.serve.http.limits import RequestError
 from resnets.serve.http.parse import images_of_json, multipart_parts
+from resnets.study.depth.protocol import merge_environments
 from resnets.study.grid.cells import Grid, read_cells, write_grid
-from resnets.study.protocol import merge_environments
 from resnets.train.log import RunLog, read_rows
-from resnets.train.timing import STAGES
+from resnets.train.timing import STAGES, stage_summary
 from resnets.utils import files as locks
 from resnets.weights.heads import read_classes
 from resnets.weights.push import card, find_result
@@ -85,7 +85,11 @@ def rows(root: Path) -> object:
 
 def report(root: Path) -> object:
     """The page that is written when a resumed run ends."""
-    return write_report(root / "run", Recipe(), RESULT)
+    rows = read_rows(root / "run")
+    summary = stage_summary(rows)
+    return write_run_report(
+        root / "run", Recipe(), RESULT, rows, stages=STAGES, stage_summary=summary
+    )
 
 
 def resumed_log(root: Path) -> object:
@@ -122,7 +126,13 @@ def write_studies(folder: Path) -> None:
     nets = ("cifar-resnet8", "cifar-plain8")
     root = folder / "study" / "study"
     grid = Grid(
-        nets=nets, seeds=(2, 1), data="digits", recipe="digits", budget="4it", iterations=4, epoch=4
+        models=nets,
+        seeds=(2, 1),
+        data="digits",
+        recipe="digits",
+        budget="4it",
+        iterations=4,
+        epoch=4,
     )
     write_grid(grid, root)
     for number, (net, seed) in enumerate(grid.names):

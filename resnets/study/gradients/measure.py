@@ -1,7 +1,7 @@
-"""Gradient norms by layer, with and without batch norm, with He and with naive initialisation.
+"""Gradient norms by layer, with and without batch norm, with He and naive initialization.
 
-The paper (section 4.1) argues that vanishing gradients are not why deep plain nets train worse:
-batch norm keeps the forward signals alive and the backward ones healthy. This measures it.
+The paper (section 4.1) argues that vanishing gradients are not the reason why deep plain networks
+train worse: batch norm keeps forward signals from vanishing and backward ones healthy.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe, ScheduleSpe
 from resnets.data import Batch, Preprocessor, Splits, TrainStream
 from resnets.evaluate.prepare import to_device
 from resnets.models import build, catalog
-from resnets.study.batches import PRECISION
+from resnets.study.analysis import PRECISION
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import LossFn, classification_loss
 from resnets.train.state import Meter, new_state
 from resnets.train.step import train_step
 from resnets.utils.distributed import ProcessGroup
 
-MEASUREMENTS = 20  # of each training, about
-# At the paper's rate of 0.1, a layer whose gradient norm is VANISHED times its weight's needs
-# 100,000 equal steps to change by 1%; one at EXPLODED is overwritten by a single step.
+MEASUREMENTS = 20  # per run, about
+# At the paper's learning rate of 0.1, a layer whose gradient norm is VANISHED times its weight's
+# needs 100,000 equal steps to change by 1%; one at EXPLODED is overwritten by a single step.
 VANISHED, EXPLODED = 1e-6, 10.0
 
-State = Literal["vanishes", "explodes", "healthy", "not a number"]
+State = Literal["vanishing", "exploding", "healthy", "not finite"]
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """What keeps signals alive, or does not: `norm` and `init` of the `ModelSpec`."""
+    """What keeps signals from vanishing: `norm` and `init` of the `ModelSpec`."""
 
     norm: Literal["batch", "none"]
     init: Literal["he", "naive"]
@@ -57,7 +57,7 @@ SCHEMES = (
 
 @dataclass(frozen=True)
 class LayerGradient:
-    """L2 norms of the loss's gradient by a layer's weight, and of that weight."""
+    """L2 norms of the loss gradient with respect to a layer's weight, and of that weight."""
 
     layer: str
     gradient: float
@@ -65,15 +65,15 @@ class LayerGradient:
 
     @property
     def relative(self) -> float:
-        """Norm of the gradient over that of the weight: the layer's change at rate 1."""
+        """Gradient norm over weight norm: the layer's relative change at learning rate 1."""
         return self.gradient / self.weight if self.weight else math.inf
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Loss of the batch, and gradients by layer, of which update number `step` (0-based) is made.
+    """Loss of the batch and gradients by layer that update number `step` (from 0) uses.
 
-    `layers` are the convolutions in order, then the head.
+    `layers` are the convolutions in order, then the classifier.
     """
 
     step: int
@@ -88,21 +88,21 @@ class Measurement:
 
     @property
     def state(self) -> State:
-        """Whether any layer's gradient is too small or too large for its weights to be trained."""
+        """Whether any layer's gradient is too small or too large to train its weights."""
         if not all(map(math.isfinite, (self.loss, *(layer.gradient for layer in self.layers)))):
-            return "not a number"
+            return "not finite"
         shares = [layer.relative for layer in self.layers]
         if min(shares) < VANISHED:
-            return "vanishes"
-        return "explodes" if max(shares) > EXPLODED else "healthy"
+            return "vanishing"
+        return "exploding" if max(shares) > EXPLODED else "healthy"
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One short training of `spec`.
+    """One short run of `spec`.
 
-    `training_error` in percent is a mean over its last tenth; None where it ended early, because
-    the loss was no number any more or no layer had any gradient left (the last measurement's).
+    training_error: mean over its last tenth, in percent; None where it ended early, because the
+    loss was no longer finite or no layer had a gradient (the last measurement).
     """
 
     spec: ModelSpec
@@ -111,19 +111,20 @@ class Trace:
 
     @property
     def scheme(self) -> Scheme:
-        """How its signals are kept alive."""
+        """The norm and initialization of the run."""
         return Scheme(self.spec.norm, self.spec.init)
 
 
 def layer_gradients(
-    net: nn.Module, loss_fn: LossFn, batch: Batch
+    model: nn.Module, loss_fn: LossFn, batch: Batch
 ) -> tuple[float, tuple[LayerGradient, ...]]:
-    """Loss of `batch`, and its gradients by the weights of the convolutions and of the head.
+    """Loss of `batch` and its gradients for the weights of the convolutions and the classifier.
 
-    Projections on shortcuts are left out: they stand beside the layers, not among them. Computed
-    in training mode on a copy, so that `net` and its batch norm statistics stay as they are.
+    Projections on shortcuts are left out: they are parallel to the layers, not among them.
+    Computed in training mode on a copy, so that `model` and its batch norm statistics do not
+    change.
     """
-    twin = copy.deepcopy(net).train()
+    twin = copy.deepcopy(model).train()
     weights = {
         name: layer.weight
         for name, layer in twin.named_modules()
@@ -140,27 +141,27 @@ def layer_gradients(
 def trace_gradients(
     recipe: Recipe, splits: Splits, preprocessor: Preprocessor, device: torch.device
 ) -> Trace:
-    """Train by `recipe` from random weights, in float32, and measure the gradients on the way.
+    """Train by `recipe` from random weights, in float32, and measure the gradients along the way.
 
-    A measured gradient is the one that the step's update is made of: same batch, same weights.
+    A measured gradient is the one that the step's update uses: same batch, same weights.
     """
     torch.manual_seed(recipe.seed)
-    net = build(recipe.model)
-    to_device(net, str(device), PRECISION)
+    model = build(recipe.model)
+    to_device(model, str(device), PRECISION)
     stream = TrainStream(
         splits.train, recipe.data, preprocessor, recipe.batch_size, recipe.seed, device
     )
     total = recipe.steps(recipe.duration, stream.examples)
-    state, loss_fn = new_state(net, recipe, total), classification_loss()
-    forward = DataParallelModel(net, ProcessGroup())
+    state, loss_fn = new_state(model, recipe, total), classification_loss()
+    forward = DataParallelModel(model, ProcessGroup())
     every, tail = max(1, total // MEASUREMENTS), total - max(1, total // 10)
     float32 = torch.autocast(device.type, enabled=False)
     measured: list[Measurement] = []
     for batch in islice(stream.batches(0, total), total):
         if state.step % every == 0 or state.step == total - 1:
-            now = Measurement(state.step, *layer_gradients(net, loss_fn, batch))
+            now = Measurement(state.step, *layer_gradients(model, loss_fn, batch))
             measured.append(now)
-            if now.state == "not a number" or not any(each.gradient for each in now.layers):
+            if now.state == "not finite" or not any(each.gradient for each in now.layers):
                 return Trace(recipe.model, tuple(measured), None)
         if state.step == tail:
             state.interval = Meter()
@@ -168,26 +169,28 @@ def trace_gradients(
     return Trace(recipe.model, tuple(measured), state.interval.means()["top1_error"])
 
 
-def network_specs(nets: Sequence[str]) -> list[ModelSpec]:
-    """The nets, which must be of the residual family, of one stem, and named once each."""
-    if not nets:
-        raise ConfigError("name at least one net, such as cifar-plain56,cifar-resnet56")
-    if len(set(nets)) < len(nets):
-        raise ConfigError(f"nets: {', '.join(nets)}: name each once")
-    specs = [catalog.spec(net) for net in nets]
+def model_specs(names: Sequence[str]) -> list[ModelSpec]:
+    """The models called `names`, which must be distinct, of the residual family and of one stem."""
+    if not names:
+        raise ConfigError("name at least one model, such as cifar-plain56,cifar-resnet56")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"models: {', '.join(names)}: name each once")
+    specs = [catalog.spec(name) for name in names]
     for spec in specs:
         if spec.is_vgg:
-            raise ConfigError(f"{spec.name}: not of the residual family; name plain or resnet nets")
+            raise ConfigError(
+                f"{spec.name}: not of the residual family; name plain or residual ones"
+            )
         if spec.stem != specs[0].stem:
             raise ConfigError(
-                f"{spec.name} and {specs[0].name}: of unlike stems ({spec.stem}, {specs[0].stem}), "
-                "which see pictures of unlike sizes; study them apart"
+                f"{spec.name} and {specs[0].name}: of different stems ({spec.stem}, "
+                f"{specs[0].stem}), which take images of different sizes; study them separately"
             )
     return specs
 
 
 def short_recipe(spec: ModelSpec, source: str, iterations: int, seed: int) -> Recipe:
-    """The paper's optimizer and batch at its first rate (section 4.2), without augmentation."""
+    """The paper's optimizer and batch size at its first learning rate (section 4.2), constant."""
     size = spec.input_size if spec.stem == "imagenet" else None
     return Recipe(
         name="gradients",

@@ -1,4 +1,4 @@
-"""The paper's constructed solution (section 1): a deeper net that is no worse than a shallower one.
+"""The paper's constructed solution (section 1): a deeper model no worse than a shallower one.
 
 "The added layers are identity mapping, and the other layers are copied from the learned shallower
 model." A residual block is the identity as soon as its last layer's weights are zero, so here the
@@ -20,56 +20,56 @@ from resnets.models.block import require
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What `prove` saw of a net deepened by `extra_blocks` in each stage, on `pictures` pictures.
+class DeepenedComparison:
+    """A model compared with itself deepened by `extra_blocks` per stage, on `images` images.
 
     eval_difference, train_difference: largest absolute difference between the logits of the
-    shallow net and of the deepened one, with stored and with batch statistics; 0.0 means equal
-    bits, but for the sign of a zero. plain_variation: largest absolute difference between the
-    logits of any two pictures in a plain net deepened in the same way, with batch statistics; 0.0
-    means that it gives one answer to all. plain_variation_before: before it was deepened.
+    shallow model and of the deepened one, with stored and with batch statistics; 0.0 means equal
+    bits, except for the sign of a zero. plain_variation: largest absolute difference between the
+    logits of any two images in a plain network deepened in the same way, with batch statistics;
+    0.0 means that it gives all images the same logits. plain_variation_before: before it was
+    deepened.
     """
 
     shallow_layers: int
     deep_layers: int
     extra_blocks: int
-    pictures: int
+    images: int
     eval_difference: float
     train_difference: float
     plain_variation: float
     plain_variation_before: float
 
 
-def deepen(net: ImageClassifier, extra_blocks: int) -> ImageClassifier:
-    """A net with `extra_blocks` more blocks at the end of each stage, whose weights are null.
+def deepen(model: ImageClassifier, extra_blocks: int) -> ImageClassifier:
+    """A copy of `model` with `extra_blocks` zero blocks added at the end of each stage.
 
-    The other weights and statistics are copies of those of `net`, whose mode it has. The last
-    layer of each new branch (its norm's weight and bias, or its convolution's) is zero; the rest
-    of the branch is drawn at random, since it makes no difference. So F(x) = 0, and
+    The last layer of each new branch (its norm's weight and bias, or its convolution's) is zero;
+    the rest of the branch is random, since it makes no difference. So F(x) = 0, and
 
-    - in a residual net each new block gives relu(x + 0) = x, as x comes out of a relu, or x + 0
-      in a pre-activation net: the deepened net computes what `net` does, bit for bit, in
-      training as in evaluation (dropout apart);
-    - in a plain net each new block gives relu(0) = 0: the deepened net gives one answer to all.
+    - in a residual network each new block gives relu(x + 0) = x, as x comes out of a ReLU, or
+      x + 0 in a pre-activation network: the deepened model computes what `model` does, bit for
+      bit, in training as in evaluation (except for dropout);
+    - in a plain network each new block gives relu(0) = 0: all images get the same logits.
 
     Raises ConfigError for a VGG, for option C, whose new shortcuts are projections and not the
     identity, and when `extra_blocks` is less than 1.
     """
-    spec = net.spec
+    spec = model.spec
     if extra_blocks < 1:
         raise ConfigError(f"extra blocks: {extra_blocks} must be at least 1")
     if spec.is_vgg:
         raise ConfigError(f"{spec.name}: has no blocks to add to")
     if spec.shortcut == "C":
         raise ConfigError(
-            f"{spec.name}: option C projects on every shortcut, so a block of null weights is not "
-            "the identity; use a net with option A or B"
+            f"{spec.name}: option C projects on every shortcut, so a block of zero weights is not "
+            "the identity; use a model with option A or B"
         )
     depths = tuple(depth + extra_blocks for depth in spec.depths)
-    deep = copy.deepcopy(net)
+    deep = copy.deepcopy(model)
     deep.spec = dataclasses.replace(spec, depths=depths, name=f"{spec.name}+{extra_blocks}")
-    deep.origin = f"{net.origin}, deepened"
-    source = build(deep.spec, **net.custom)
+    deep.origin = f"{model.origin}, deepened"
+    source = build(deep.spec, **model.custom)
     for index, depth in enumerate(spec.depths):
         stage, new = (each.get_submodule(f"stage{index + 1}") for each in (deep, source))
         assert isinstance(stage, nn.Sequential)
@@ -78,30 +78,32 @@ def deepen(net: ImageClassifier, extra_blocks: int) -> ImageClassifier:
             for parameter in require(block, "last_layer").parameters():
                 nn.init.zeros_(parameter)
             stage.append(block)
-    return deep.to(next(net.parameters()).device).train(net.training)
+    return deep.to(next(model.parameters()).device).train(model.training)
 
 
-def prove(net: ImageClassifier, images: Tensor, extra_blocks: int) -> Proof:
-    """Deepen a residual `net`, and a plain net of its shape, and compare logits on `images`.
+def compare_deepened(
+    model: ImageClassifier, images: Tensor, extra_blocks: int
+) -> DeepenedComparison:
+    """Deepen a residual `model`, and a plain network of its shape, and compare logits.
 
-    images: (B, C, H, W). The plain net has random weights, since those of a residual net are of
-    no use without its shortcuts. Works on copies; ConfigError as `deepen`.
+    images: (B, C, H, W). The plain network has random weights, since those of a residual network
+    are of no use without its shortcuts. Works on copies; raises ConfigError as `deepen` does.
     """
-    shallow = copy.deepcopy(net).eval()
-    device = next(net.parameters()).device
+    shallow = copy.deepcopy(model).eval()
+    device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         deep = deepen(shallow, extra_blocks)
-        flat = dataclasses.replace(net.spec, shortcut="none")
-        plain = build(flat, **net.custom).to(device).train()
+        plain_spec = dataclasses.replace(model.spec, shortcut="none")
+        plain = build(plain_spec, **model.custom).to(device).train()
         before, after = plain(images), deepen(plain, extra_blocks)(images)
         stored = (deep(images) - shallow(images)).abs().max().item()
         batch = (deep.train()(images) - shallow.train()(images)).abs().max().item()
-    return Proof(
+    return DeepenedComparison(
         shallow_layers=_weighted_layers(shallow),
         deep_layers=_weighted_layers(deep),
         extra_blocks=extra_blocks,
-        pictures=len(images),
+        images=len(images),
         eval_difference=stored,
         train_difference=batch,
         plain_variation=_variation(after),
@@ -110,13 +112,13 @@ def prove(net: ImageClassifier, images: Tensor, extra_blocks: int) -> Proof:
 
 
 def _variation(logits: Tensor) -> float:
-    """Largest spread over pictures of any of the logits (B, K)."""
+    """Largest range over images of any of the logits (B, K)."""
     return (logits.amax(0) - logits.amin(0)).max().item()
 
 
-def _weighted_layers(net: ImageClassifier) -> int:
+def _weighted_layers(model: ImageClassifier) -> int:
     """Convolutions and linear layers, projections on shortcuts not counted."""
     return sum(
         isinstance(layer, nn.Conv2d | nn.Linear) and ".shortcut." not in name
-        for name, layer in net.named_modules()
+        for name, layer in model.named_modules()
     )

@@ -1,4 +1,4 @@
-"""How strongly each 3x3 layer responds (paper, section 4.2, Fig. 7)."""
+"""Standard deviation of layer responses (paper, section 4.2, Fig. 7)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from resnets.config import ModelSpec
 from resnets.data import Batch
 from resnets.models import ImageClassifier
 from resnets.models.norm import NormAct
-from resnets.study.batches import images_of
+from resnets.study.analysis import images_of
 
-SEED = 0  # of the draw of pictures
+SEED = 0  # draws the images
 
 
 @dataclass(frozen=True)
 class LayerResponse:
-    """Standard deviation of the response of one 3x3 convolution, named as in the net."""
+    """Standard deviation of the response of one 3x3 convolution, named as in the model."""
 
     layer: str
     std: float
 
 
 @dataclass(frozen=True)
-class NetResponses:
-    """The responses of one net, first layer to last."""
+class ModelResponses:
+    """The responses of one model, first layer to last."""
 
     label: str
     spec: ModelSpec
@@ -42,23 +42,24 @@ class NetResponses:
 
     @property
     def sorted(self) -> list[float]:
-        """Standard deviations from the largest down, as in the lower half of Fig. 7."""
+        """Standard deviations in descending order, as in the lower half of Fig. 7."""
         return sorted((layer.std for layer in self.layers), reverse=True)
 
 
-def responses(net: ImageClassifier, batches: Iterable[Batch]) -> tuple[LayerResponse, ...]:
-    """Standard deviation of what each 3x3 convolution gives, in the order in which they run.
+def layer_responses(model: ImageClassifier, batches: Iterable[Batch]) -> tuple[LayerResponse, ...]:
+    """Standard deviation of the response of each 3x3 convolution, in execution order.
 
-    A response is what leaves the convolution and its batch norm, where one follows, before relu
-    or addition. It is taken over all pictures, channels and places. `net` is put in eval mode.
+    A response is the output of the convolution and of the batch norm that follows it, if any,
+    before ReLU or addition. It is taken over all images, channels and positions. `model` is put in
+    eval mode.
     """
-    net.eval()
+    model.eval()
     count = 0
     sums: dict[str, Tensor] = {}
-    with torch.inference_mode(), _listening(net) as heard:
+    with torch.inference_mode(), _record_moments(model) as recorded:
         for batch in batches:
-            net(images_of(batch))
-            for layer, moments in heard.items():
+            model(images_of(batch))
+            for layer, moments in recorded.items():
                 sums[layer] = sums.get(layer, 0) + len(batch) * moments
             count += len(batch)
     means = {layer: (total / count).tolist() for layer, total in sums.items()}
@@ -69,37 +70,37 @@ def responses(net: ImageClassifier, batches: Iterable[Batch]) -> tuple[LayerResp
 
 
 @contextmanager
-def _listening(net: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While it lasts: layer -> mean and mean square (2,) of its response in the last forward pass.
+def _record_moments(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Layer -> mean and mean square (2,) of its response in the last forward pass.
 
-    Taken at once, as the relu after it may work in place.
+    Computed in the hook, as the ReLU that follows may work in place.
     """
-    heard: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
     latest: list[tuple[str, Tensor]] = []  # the newest convolution and its output
 
     def after_conv(name: str, output: Tensor) -> None:
         latest[:] = [(name, output)]
-        heard[name] = _moments(output)
+        recorded[name] = _moments(output)
 
-    def after_norm(norm: nn.Module, seen: Tensor) -> None:
+    def before_norm(norm: nn.Module, x: Tensor) -> None:
         for name, response in latest:
-            if seen is response:
+            if x is response:
                 assert isinstance(norm, NormAct)
-                heard[name] = _moments(norm.normalize(seen))
+                recorded[name] = _moments(norm.normalize(x))
 
     handles = [
         layer.register_forward_hook(
             lambda _layer, _inputs, output, name=name: after_conv(name, output)
         )
-        for name, layer in net.named_modules()
+        for name, layer in model.named_modules()
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
     ] + [
-        layer.register_forward_pre_hook(lambda layer, inputs: after_norm(layer, inputs[0]))
-        for layer in net.modules()
+        layer.register_forward_pre_hook(lambda layer, inputs: before_norm(layer, inputs[0]))
+        for layer in model.modules()
         if isinstance(layer, NormAct)
     ]
     try:
-        yield heard
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()

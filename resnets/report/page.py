@@ -1,0 +1,220 @@
+"""Pages: one self-contained HTML file, rendered from a template that extends base.html.j2.
+
+The text of a page is in its template; Python hands over values, figures and tables. Beside
+report.html stand figures/NAME.svg and .png, and numbers/NAME.csv with what each figure and table
+shows. A drawing that is SVG text already has no .png.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import jinja2
+from markupsafe import Markup
+
+from resnets.report.figures import THEME, inline_drawing, inline_plot, to_svg
+from resnets.utils.csv_files import CsvWriter
+from resnets.utils.files import atomic_write
+from resnets.utils.terminal import valid_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Plot
+
+REPORT = "report.html"
+PNG_DPI = 200
+MINUS = "\N{MINUS SIGN}"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+Cell = str | float | int | None
+Row = tuple[Cell, ...]
+Tone = Literal["good", "bad", "open"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The content of a CSV file: raw values, with the run folder and step each comes from."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def write(self, path: Path) -> None:
+        """Write the CSV file, whole or not at all."""
+        with (
+            atomic_write(path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
+            writer = CsvWriter(file)
+            writer.writerow(self.columns)
+            writer.writerows(self.rows)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page. `name` (lower case, digits, hyphens) is that of its CSV file.
+
+    None is shown as a dash. `numbers` goes into the CSV file where the page shows prettier text
+    than the raw values.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    numbers: Numbers | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the CSV file below `folder`."""
+        numbers = self.numbers or Numbers(self.columns, self.rows)
+        numbers.write(folder / "numbers" / f"{self.name}.csv")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a page: a matplotlib figure, or a drawing as SVG text."""
+
+    name: str
+    plot: Plot | str
+    numbers: Numbers | None = None
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as an SVG document."""
+        return self.plot if isinstance(self.plot, str) else to_svg(self.plot, self.name)
+
+    @cached_property
+    def markup(self) -> Markup:
+        """The figure as it stands in a page."""
+        if isinstance(self.plot, str):
+            return inline_drawing(self.svg, self.name)
+        return inline_plot(self.plot, self.svg, self.name)
+
+    def write(self, folder: Path) -> None:
+        """Write the figure's files below `folder`."""
+        with atomic_write(folder / "figures" / f"{self.name}.svg") as temporary:
+            temporary.write_text(self.svg, encoding="utf-8")
+        if not isinstance(self.plot, str):
+            with atomic_write(folder / "figures" / f"{self.name}.png") as temporary:
+                self.plot.savefig(temporary, format="png", dpi=PNG_DPI)
+        if self.numbers is not None:
+            self.numbers.write(folder / "numbers" / f"{self.name}.csv")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A written page: the path of its report.html, the text of its lead, and its caution."""
+
+    path: Path
+    lead: str
+    caution: str
+
+
+def write_page(
+    folder: Path,
+    template: str,
+    *,
+    figures: Sequence[Figure] = (),
+    tables: Sequence[Table] = (),
+    **values: Any,
+) -> Report:
+    """Render `template` into report.html in `folder` (created if missing), with its files.
+
+    The template gets `values`, and the figures and tables by name. report.html is replaced whole
+    or not at all, after all that stands beside it.
+    """
+    shown: list[Figure | Table] = [*figures, *tables]
+    names = [each.name for each in shown]
+    assert len(set(names)) == len(names), f"names are used twice: {names}"
+    assert all(NAME.fullmatch(name) for name in names), f"unfit for files and ids: {names}"
+    for subfolder in ("figures", "numbers"):
+        (folder / subfolder).mkdir(parents=True, exist_ok=True)
+    for each in shown:
+        each.write(folder)
+    page = render(
+        template,
+        figures={each.name: each for each in figures},
+        tables={each.name: each for each in tables},
+        **values,
+    )
+    path = folder / REPORT
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Report(path, lead_of(page), values.get("caution", ""))
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a template of report/templates, escaped where its name ends in .html.j2."""
+    return valid_text(_environment().get_template(template).render(**values))
+
+
+def lead_of(page: str) -> str:
+    """The paragraphs of a page's lead as plain lines."""
+    match = re.search(r'<div class="lead">(.*?)</div>', page, re.DOTALL)
+    paragraphs = match[1].split("</p>") if match else []
+    return "\n".join(filter(None, (Markup(each).striptags() for each in paragraphs)))
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("resnets.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    filters: Mapping[str, Callable[..., Any]] = {
+        "anchor": _anchor,
+        "cell": format_cell,
+        "minus": minus_signs,
+        "numeric": is_numeric,
+        "sections": _sections,
+    }
+    environment.filters |= filters
+    environment.globals |= {"theme": THEME, "plural": plural}
+    return environment
+
+
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """The count with its noun, such as "1 run" and "1,200 runs"."""
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
+
+
+def format_cell(value: Cell) -> str:
+    """A value as a table shows it: a dash for None, two decimals, more where they are all zero."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool | str):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = f"{value:,.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+    return text.replace("-", MINUS)
+
+
+def minus_signs(text: str) -> str:
+    """`text` with minus signs before numbers, in place of hyphens."""
+    return re.sub(r"(?<![\w.])-(?=\d)", MINUS, text)
+
+
+def is_numeric(rows: Sequence[Row], column: int) -> bool:
+    """Whether most of a column's cells are numbers, or text that starts with one: align right."""
+    cells = [row[column] for row in rows if row[column] is not None]
+    numbers = [
+        cell for cell in cells if not isinstance(cell, str) or re.match(r"[-−+±<>]?\s?\d", cell)
+    ]
+    return bool(cells) and 2 * len(numbers) >= len(cells)
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _sections(body: str) -> list[tuple[str, Markup]]:
+    """Anchor and title of each section in the body of a page, for its table of contents."""
+    found = re.findall(r'<section id="([^"]+)">\s*<h2>(.*?)</h2>', body, re.DOTALL)
+    return [(anchor, Markup(title)) for anchor, title in found]

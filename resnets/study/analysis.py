@@ -1,0 +1,223 @@
+"""What the analyses of trained models share: comparable models, images to measure on, plots.
+
+All of them compute in float32, so that equal models give equal bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from resnets.config import ConfigError
+from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, order
+from resnets.data.dataset.summary import announce
+from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
+from resnets.evaluate.match import SplitName, match_classes, number_note, open_split, relabel
+from resnets.evaluate.prepare import to_device
+from resnets.models import ImageClassifier
+from resnets.utils.terminal import Console, escape
+from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
+
+T = TypeVar("T")
+
+BATCH_SIZE = 250
+PRECISION: Literal["float32"] = "float32"
+# Fields of `DataSpec` that decide which images a split holds, of `Preprocess` how they are cropped.
+SPLIT_FIELDS = ("val_fraction", "test_fraction", "split_seed", "split_rule")
+CROP_FIELDS = ("size", "resize", "channels", "interpolation")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A trained model under study; `label` is its name on the page, unique there."""
+
+    label: str
+    path: Path
+    model: ImageClassifier
+
+
+@dataclass(frozen=True, eq=False)
+class LabeledImages:
+    """Labeled images as one model expects them, on its device, for repeated measurements.
+
+    Targets are indices into the model's outputs, `classes`.
+    """
+
+    batches: tuple[Batch, ...]
+    classes: tuple[str, ...]
+    protocol: str
+    device: torch.device
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        """Errors and loss of `model` on these images, in eval mode."""
+        return evaluate_model(
+            model,
+            self.batches,
+            self.classes,
+            protocol=self.protocol,
+            precision=PRECISION,
+            device=self.device,
+        )
+
+
+def load_models(
+    checkpoints: Sequence[Path],
+    data: str | None,
+    loading: LoadOptions = NOTHING_SAID,
+) -> list[TrainedModel]:
+    """The models of runs or checkpoints, after checking that one set of images suits them all.
+
+    `data` replaces the source named in the recipes. Raises ConfigError without checkpoints, or
+    where they were trained on different data, and CheckpointError.
+    """
+    if not checkpoints:
+        raise ConfigError("name at least one run or checkpoint")
+    models = [load_model(str(path), loading) for path in checkpoints]
+    for path, model in zip(checkpoints[1:], models[1:], strict=True):
+        difference = _difference(models[0], model, data)
+        if difference is not None:
+            raise ConfigError(
+                f"{path} and {checkpoints[0]} were trained on different data ({difference}); "
+                "study checkpoints of one data set together"
+            )
+    names = [model.spec.name for model in models]
+    return [
+        TrainedModel(name if names.count(name) == 1 else f"{name} ({_title(path)})", path, model)
+        for name, path, model in zip(names, checkpoints, models, strict=True)
+    ]
+
+
+def draw_split(
+    model: ImageClassifier,
+    data: str | None,
+    part: Literal["train", "held-out"],
+    count: int,
+    seed: int,
+) -> Split:
+    """`count` images drawn by `seed` from the data of `model`, or from `data`; all if fewer.
+
+    "held-out" is the validation split, or the test set where the recipe has none. Raises
+    ConfigError and DataError.
+    """
+    if count < 1:
+        raise ConfigError(f"--examples {count}: must be at least 1")
+    has_val = model.recipe is not None and model.recipe.data.val_fraction > 0
+    name: SplitName = "train" if part == "train" else "val" if has_val else "test"
+    split = open_split(model, data, name)
+    announce(split)
+    return _draw(split, count, seed)
+
+
+def prepare_images(split: Split, model: ImageClassifier, device: str) -> LabeledImages:
+    """Move `model` to `device` and `split` into the form it expects; DataError on other classes."""
+    outputs = match_classes(split.classes, model.classes, split.description)
+    chosen, precision = to_device(model, device, PRECISION)
+    batches = eval_batches(split, model.preprocess, BATCH_SIZE, chosen)
+    note = number_note(split.classes, model.classes)
+    protocol = describe_protocol(
+        size=model.preprocess.spec.size,
+        precision=precision,
+        weights=model.origin,
+        data=", ".join(filter(None, (split.description, note))),
+    )
+    return LabeledImages(tuple(relabel(batches, outputs)), model.classes, protocol, chosen)
+
+
+def images_of(batch: Batch) -> Tensor:
+    """The batch's images as one tensor (B, C, H, W)."""
+    assert isinstance(batch.images, Tensor)
+    return batch.images
+
+
+def progress(items: Sequence[T], description: str) -> Iterable[T]:
+    """Iterate over `items` with a progress bar on stderr where that is a terminal."""
+    console = Console(stderr=True)
+    return track(
+        items,
+        escape(description),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def check_finite(value: float, path: Path | str) -> float:
+    """`value`, or a ValueError saying that the outputs of the model at `path` are not finite."""
+    if not math.isfinite(value):
+        raise ValueError(f"{path}: the model's outputs are not finite; its run diverged")
+    return value
+
+
+def study_command(study: str, *words: object, **flags: object) -> str:
+    """The shell command that repeats a study; flags that are None are left out."""
+    given = [(f"--{name}", str(value)) for name, value in flags.items() if value is not None]
+    return shlex.join(
+        ["resnets", "study", study, *map(str, words), *(word for pair in given for word in pair)]
+    )
+
+
+def line_style(*, residual: bool, color: str) -> dict[str, Any]:
+    """How a model's line is drawn: plain networks dashed, residual networks solid and bolder."""
+    return {
+        "color": color,
+        "linestyle": "-" if residual else (0, (4, 2)),
+        "lw": 2.2 if residual else 1.4,
+    }
+
+
+def _draw(split: Split, count: int, seed: int) -> Split:
+    """`count` images of `split` in its own order: data sets are often stored class by class."""
+    if count >= len(split):
+        return split
+    rows = order.permutation(len(split), seed, 0)[:count].copy()
+    rows.sort()
+    labels = split.labels[torch.from_numpy(rows)]
+    description = f"{count:,} drawn (seed {seed}) from {split.description}"
+    if isinstance(split, TensorSplit):
+        images = split.images[torch.from_numpy(rows)]
+        return dataclasses.replace(split, images=images, labels=labels, description=description)
+    assert isinstance(split, FileSplit)
+    files = split.files.take(rows)
+    return dataclasses.replace(split, files=files, labels=labels, description=description)
+
+
+def _difference(first: ImageClassifier, other: ImageClassifier, data: str | None) -> str | None:
+    """Why two models cannot be measured on the same images, or None."""
+    if set(first.classes) != set(other.classes):
+        return f"{len(other.classes)} and {len(first.classes)} classes, or others by name"
+    fields = [
+        (name, *_both(name, first.preprocess.spec, other.preprocess.spec)) for name in CROP_FIELDS
+    ]
+    if first.recipe is not None and other.recipe is not None:
+        ours, theirs = first.recipe.data, other.recipe.data
+        if data is None and _location(ours.source) != _location(theirs.source):
+            return f"{theirs.source} and {ours.source}"
+        fields += [(f"data.{name}", *_both(name, ours, theirs)) for name in SPLIT_FIELDS]
+    for name, one, another in fields:
+        if one != another:
+            return f"{name} {another} and {one}"
+    return None
+
+
+def _both(name: str, ours: object, theirs: object) -> tuple[object, object]:
+    return getattr(ours, name), getattr(theirs, name)
+
+
+def _location(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+def _title(path: Path) -> str:
+    """The run folder's name of a run or of a checkpoint inside it."""
+    inside = path.parent.name == "checkpoints"
+    return f"{path.parent.parent.name}/{path.name}" if inside else path.name

@@ -1,0 +1,211 @@
+"""The two figures of the depth study: error curves, and final errors against depth."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from resnets.report.figures import (
+    PANEL,
+    SERIES,
+    SOFT,
+    figure_style,
+    integer_ticks,
+    series_colors,
+    subplots,
+)
+
+KINDS = ("plain", "residual")
+WARM_UP = 0.1  # fraction of a run ignored in scaling the error axis: every model starts near chance
+LABEL_SIZE = 9.5  # points, of the names at the lines' ends
+
+
+@dataclass(frozen=True)
+class ErrorCurves:
+    """Errors of one model in percent over its seeds.
+
+    `train` and `held_out` map a step to the errors of the finished seeds at that step;
+    `unfinished` has the (step, training error) points of each seed that did not finish.
+    """
+
+    name: str
+    kind: str
+    depth: int
+    shortcut: str
+    train: Mapping[int, Sequence[float]]
+    held_out: Mapping[int, Sequence[float]]
+    unfinished: Sequence[Sequence[tuple[int, float]]] = field(default=())
+
+
+def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:
+    """A short label for each model: its depth, with the shortcut option or the name if needed.
+
+    The same label in both panels means the same color, so plain and residual twins share theirs.
+    """
+    candidates = (
+        {model.name: f"{model.depth} layers" for model in models},
+        {
+            model.name: f"{model.depth} layers"
+            + ("" if model.kind == "plain" else f", {model.shortcut}")
+            for model in models
+        },
+    )
+    for labels in candidates:
+        counts = Counter((model.kind, labels[model.name]) for model in models)
+        if max(counts.values(), default=0) <= 1:
+            return labels
+    return {model.name: model.name for model in models}
+
+
+def error_curves(models: Sequence[ErrorCurves], held_out: str) -> Figure:
+    """Error against iterations, as in Fig. 6: a panel each for plain and residual.
+
+    Dashed: training; solid: `held_out` ("test" or "validation"). Residual networks have thicker
+    lines (here only; Fig. 4 has thin lines for training and bold ones for validation). Lines are
+    means over seeds, bands their range, a cross the end of a run that did not finish.
+    """
+    kinds = [kind for kind in KINDS if any(model.kind == kind for model in models)]
+    ordered = sorted(models, key=lambda model: (model.depth, model.shortcut))
+    labels = curve_labels(ordered)
+    names = list(dict.fromkeys(labels[model.name] for model in ordered))
+    colors = dict(zip(names, series_colors(len(names)), strict=True))
+    top = _error_limit(models)
+    last = max((step for model in models for step in _steps(model)), default=1)
+    gap = 1.25 * LABEL_SIZE / (72 * 0.7 * PANEL[1]) * top  # a line of text on the error axis, about
+    with figure_style():
+        figure, panels = subplots(1, len(kinds), share="both")
+        for axes, kind in zip(panels, kinds, strict=True):
+            ends = []
+            for model in (model for model in ordered if model.kind == kind):
+                color = colors[labels[model.name]]
+                end = _plot_model(axes, model, color, bold=kind == "residual")
+                if end is not None:
+                    ends.append((min(end, top), labels[model.name], color))
+            axes.set(title=f"{kind.capitalize()} networks", xlim=(0, last), ylim=(0, top))
+            axes.set(xlabel="iteration", ylabel="error (%)")
+            _label_ends(axes, ends, top, gap)
+            integer_ticks(axes)
+            axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        _line_legend(figure, held_out, any(model.unfinished for model in models))
+    return figure
+
+
+def depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Figure:
+    """Final error against depth, training and `held_out`: dots are seeds, lines join the means.
+
+    Depths are evenly spaced, as 20, 32, 44, 56, 110 and 1202 fit no scale.
+    """
+    depths = sorted({model.depth for model in models})
+    last = [
+        (title, [(model, series[max(series)]) for model, series in pairs if series])
+        for title, pairs in (
+            ("Training error", [(model, model.train) for model in models]),
+            (f"{held_out.capitalize()} error", [(model, model.held_out) for model in models]),
+        )
+    ]
+    styles = {"plain": (SERIES[0], "s", 1.4), "residual": (SERIES[4], "o", 2.4)}
+    with figure_style():
+        figure, panels = subplots(1, 2, share="both")
+        for axes, (title, points) in zip(panels, last, strict=True):
+            for kind, (color, marker, width) in styles.items():
+                mine = sorted(
+                    ((model.depth, np.asarray(errors)) for model, errors in points
+                     if model.kind == kind),
+                    key=lambda point: point[0],
+                )  # fmt: skip
+                for depth, errors in mine:
+                    positions = np.full(len(errors), depths.index(depth))
+                    axes.plot(positions, errors, marker, color=color, alpha=0.45, ms=5, mew=0)
+                means = [errors.mean() for _, errors in mine]
+                axes.plot([depths.index(depth) for depth, _ in mine], means, color=color, lw=width)
+                axes.plot([], [], marker=marker, color=color, lw=width, label=kind)
+            axes.set_xticks(range(len(depths)), [f"{depth:,}" for depth in depths])
+            axes.set(title=title, xlabel="weighted layers", ylabel="error (%)")
+            axes.margins(x=0.08)
+        panels[0].set_ylim(bottom=0)  # of both, now that both are drawn
+        handles, words = panels[0].get_legend_handles_labels()
+        figure.legend(handles, words, loc="outside upper right", ncols=len(words))
+    return figure
+
+
+def _plot_model(axes: Axes, model: ErrorCurves, color: str, *, bold: bool) -> float | None:
+    """Plot one model's lines; returns the last value of its solid line (or dashed one)."""
+    end = None
+    for errors, style, width in (
+        (model.train, (0, (4, 2)), 1.5 if bold else 0.9),
+        (model.held_out, "-", 2.3 if bold else 1.2),
+    ):
+        if not errors:
+            continue
+        steps = sorted(errors)
+        values = [np.asarray(errors[step]) for step in steps]
+        means = [value.mean() for value in values]
+        marker = "o" if len(steps) == 1 else None
+        axes.plot(steps, means, ls=style, color=color, lw=width, marker=marker, ms=4, zorder=3)
+        if style == "-" and len(values[0]) > 1:
+            lows, highs = [value.min() for value in values], [value.max() for value in values]
+            axes.fill_between(steps, lows, highs, color=color, alpha=0.16, lw=0)
+        end = float(means[-1])
+    for points in model.unfinished:
+        if points:
+            axes.plot(*zip(*points, strict=True), linestyle=":", color=color, lw=1.1)
+            axes.plot(*points[-1], "x", color=color, ms=7, mew=1.8, clip_on=False, zorder=4)
+    return end
+
+
+def _error_limit(models: Sequence[ErrorCurves]) -> float:
+    """Top of the error axis: the largest mean error after the first tenth of the run."""
+    largest = 0.0
+    for model in models:
+        for errors in (model.train, model.held_out):
+            after = WARM_UP * max(errors, default=0)
+            means = [float(np.mean(values)) for step, values in errors.items() if step >= after]
+            largest = max([largest, *means])
+    return min(100.0, 1.08 * largest) or 100.0
+
+
+def _steps(model: ErrorCurves) -> list[int]:
+    unfinished = [step for points in model.unfinished for step, _ in points]
+    return [*model.train, *model.held_out, *unfinished]
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], top: float, gap: float) -> None:
+    """Label each line at its right end, moved apart where lines end close to each other."""
+    heights: list[float] = []
+    for end, _, _ in sorted(ends):
+        heights.append(max(end, heights[-1] + gap) if heights else end)
+    overflow = max(0.0, heights[-1] - top) if heights else 0.0
+    for (_, label, color), height in zip(sorted(ends), heights, strict=True):
+        axes.annotate(
+            label,
+            (1.015, (height - overflow) / top),
+            xycoords="axes fraction",
+            color=color,
+            va="center",
+            fontsize=LABEL_SIZE,
+            fontweight="bold",
+            annotation_clip=False,
+        )
+
+
+def _line_legend(figure: Figure, held_out: str, unfinished: bool) -> None:
+    handles = [
+        Line2D([], [], color=SOFT, lw=1.2, linestyle=(0, (4, 2)), label="training"),
+        Line2D([], [], color=SOFT, lw=1.8, label=held_out),
+    ]
+    if unfinished:
+        handles.append(
+            Line2D([], [], color=SOFT, lw=1.1, ls=":", marker="x", mew=1.8, label="did not finish")
+        )
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+
+
+def _thousands(step: float, _: int) -> str:
+    return f"{step / 1000:g}k" if step >= 1000 else f"{step:g}"
