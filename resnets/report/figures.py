@@ -178,6 +178,7 @@ def _themed(svg: str) -> str:
         return f"var(--{names[color]})" if color in names else color
 
     svg = re.sub(r"(?<=: )#[0-9a-f]{6}\b", variable, svg)
+    svg = re.sub(r"font-family: [^\";]+", "font-family: var(--sans)", svg)
     return re.sub(r"font: ([^\"';]*?px) [^\";]+", r"font: \1 var(--sans)", svg)
 
 
