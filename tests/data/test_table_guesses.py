@@ -58,7 +58,7 @@ def described(root: Path, head: str, *cells: str) -> Path:
 def test_a_table_of_training_images_does_not_label_test_images(tmp_path, caplog, truth) -> None:
     put(tmp_path, *(f"train/{n}.png" for n in range(6)), *(f"test/{n}.png" for n in range(4)))
     file = table(tmp_path / "labels.csv", "id,label", *(f"{n},{LABELS[n]}" for n in range(6)))
-    found = opened(tmp_path, **({"truth": str(file)} if truth else {}))
+    found = opened(tmp_path, **({"ground_truth": str(file)} if truth else {}))
     assert sizes(found) == (6, 0, 0)
     assert found.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
     assert "4 .png (unlabelled image)" in found.left_out.said()
@@ -321,7 +321,7 @@ def test_the_annotations_of_tiny_imagenet_label_its_validation_images(tmp_path) 
     rows = [f"val_{n}.png\t{label}\t0\t0\t62\t62" for n, label in enumerate(("n2", "n1", "n2"))]
     file = tmp_path / "val" / "val_annotations.txt"
     file.write_text("\n".join(rows) + "\n")
-    for spec in ({}, {"truth": str(file)}):
+    for spec in ({}, {"ground_truth": str(file)}):
         found = opened(tmp_path, **spec)
         assert found.test().labels.tolist() == [1, 0, 1]
         assert not found.warnings
@@ -360,7 +360,7 @@ def test_numbers_of_a_test_split_that_may_be_names_or_places_are_refused(tmp_pat
     file = table(
         place / ("truth.csv" if truth else "labels.csv"), "path,label", "b.png,1", "c.png,2"
     )
-    spec = {"truth": str(file)} if truth else {}
+    spec = {"ground_truth": str(file)} if truth else {}
     with pytest.raises(DataError, match="truth.csv" if truth else "labels.csv"):
         opened(tmp_path, **spec)
     table(file, "path,label", "b.png,1", "c.png,3")  # no place

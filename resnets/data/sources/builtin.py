@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.nn import functional as F
 
 from resnets.data.dataset.source import ArrayPart, Source
+from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
+from resnets.data.files.folder import read_file
 from resnets.utils import environment
 
 PATIENCE = 5.0  # seconds for a server to answer at all
@@ -132,7 +133,7 @@ def load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 def load_photographs() -> list[NDArray[np.uint8]]:
     """Two photographs, uint8 (427, 640, 3), as `sklearn.datasets.load_sample_images` has them."""
     folder = _datasets() / "images"
-    return [np.asarray(Image.open(folder / name).convert("RGB")) for name in PHOTOGRAPHS]
+    return [decode_whole(read_file(folder / name), name) for name in PHOTOGRAPHS]
 
 
 def _datasets() -> Path:
