@@ -19,6 +19,7 @@ from resnets.utils.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from resnets import recipes, study
+    from resnets.api.data import open_data
     from resnets.api.evaluate import evaluate
     from resnets.api.export import export
     from resnets.api.predict import predict
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         Recipe,
         ScheduleSpec,
     )
-    from resnets.data import DataError, open_data
+    from resnets.data import DataError
     from resnets.train.guards.interrupt import Interrupted
     from resnets.utils.errors import ResnetsError
     from resnets.weights.initial import create_model
@@ -93,7 +94,7 @@ lazy_exports(
         "evaluate": "resnets.api.evaluate",
         "export": "resnets.api.export",
         "load": "resnets.weights.load",
-        "open_data": "resnets.data",
+        "open_data": "resnets.api.data",
         "predict": "resnets.api.predict",
         "recipes": "resnets.recipes",
         "study": "resnets.study",

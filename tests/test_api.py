@@ -115,7 +115,7 @@ def test_resuming_continues_or_starts_a_run(run, tmp_path):
 
 
 def test_predictions_of_files_images_and_arrays(run, tmp_path):
-    split = resnets.open_data(resnets.DataSpec(source="digits")).test()
+    split = resnets.open_data("digits").test()
     pixels = split.images[:3, :, :, 0].numpy()
     for place, each in enumerate(pixels):
         Image.fromarray(each).save(tmp_path / f"{place}.png")

@@ -67,7 +67,7 @@ def make_tiny(spec: resnets.ModelSpec) -> nn.Module:
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Images (1797, 16, 16) uint8 and labels."""
-    splits = resnets.open_data(resnets.DataSpec(source="digits", val_fraction=0, test_fraction=0))
+    splits = resnets.open_data("digits", val_fraction=0, test_fraction=0)
     return splits.train.images[..., 0].numpy(), splits.train.labels.numpy()
 
 
@@ -222,6 +222,14 @@ def test_images_that_change_have_no_fingerprint_and_the_run_says_so(tmp_path):
     run = resnets.train("digits", out=tmp_path / "run", **options, **OPTIONS, **{"data.size": 16})
     assert not run.model.fingerprint.content.any()
     assert any("fingerprint" in note for note in run.result["data_summary"]["notes"])
+
+
+def test_a_python_data_set_is_split_like_any_other():
+    splits = resnets.open_data(digits())
+    ours = resnets.open_data("digits")
+    assert splits.val is not None
+    assert torch.equal(splits.val.labels, ours.val.labels)  # by the identity of the pixels
+    assert torch.equal(splits.test().images, ours.test().images)
 
 
 def test_forms_of_data_give_the_same_images():

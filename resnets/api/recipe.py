@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from resnets.recipes.detection import split_name
 def choose_recipe(
     recipe: str | Path | Recipe,
     *,
-    data: str | Path | None = None,
+    data: str | PathLike[str] | None = None,
     model: str | ModelSpec | None = None,
     duration: str | None = None,
     seed: int | None = None,
@@ -48,12 +49,17 @@ def choose_recipe(
         chosen = _with_model(chosen, model)
     changes: dict[str, Any] = {}
     if data is not None:
-        changes["data.source"] = str(Path(data).resolve() if Path(data).exists() else data)
+        changes["data.source"] = data_source(data)
     if duration is not None:
         changes["duration"] = duration
     if seed is not None:
         changes["seed"] = seed
     return replace_fields(replace_fields(chosen, changes), dict(_flat(fields or {})), where)
+
+
+def data_source(data: str | PathLike[str]) -> str:
+    """What a recipe says of a data set: its name, or its absolute path."""
+    return str(Path(data).resolve() if Path(data).exists() else data)
 
 
 def choose_duration(epochs: float | None, iterations: int | None) -> str | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from os import PathLike, fspath
+from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from resnets import training
-from resnets.api.recipe import choose_duration, choose_recipe
+from resnets.api.recipe import choose_duration, choose_recipe, data_source
 from resnets.api.run import Run
 from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe, from_toml
 from resnets.data.sources.objects import source_of
@@ -79,49 +80,48 @@ def train(
     thread only. Raises ConfigError, DataError, Diverged, OutOfMemory and CheckpointError.
     """
     duration = choose_duration(epochs, iterations)
-    parts = CustomParts(
-        None if isinstance(model, str | ModelSpec) else model,
-        loss,
-        None if data is None or isinstance(data, str | PathLike | DataSpec) else source_of(data),
-    )
-    if isinstance(data, DataSpec):
-        fields["data"], data = data, None
-    elif data is not None:
-        data = fspath(data) if parts.data is None else parts.data.name
     named_model = model if isinstance(model, str | ModelSpec) else None
-    if recipe is None:
-        if not resume or out is None:
-            raise ConfigError("name a recipe, or a run to resume")
-        if named_model is not None or seed is not None or fields:
-            raise ConfigError(
-                "a resumed run uses its own recipe; only data, epochs and iterations can be given"
-            )
-        chosen, name = None, ""
+    parts = CustomParts(None if named_model is not None else model, loss)  # type: ignore[arg-type]
+    if isinstance(data, DataSpec):
+        fields["data"], source = data, None
+    elif data is None or isinstance(data, str | PathLike):
+        source = None if data is None else data_source(data)
     else:
+        opened = source_of(data)
+        parts, source = replace(parts, data=opened), opened.name
+    chosen = None
+    if recipe is not None:
         chosen = choose_recipe(
             recipe,
-            data=data,
+            data=source,
             model=named_model,
             duration=duration,
             seed=seed,
             fields=fields,
             where="resnets.train",
         )
-        name = chosen.name
+    elif not resume or out is None:
+        raise ConfigError("name a recipe, or a run to resume")
+    elif named_model is not None or seed is not None or fields:
+        raise ConfigError(
+            "a resumed run uses its own recipe; only data, epochs and iterations can be given"
+        )
     if out is None and (resume or "WORLD_SIZE" in os.environ):
         raise ConfigError("--out: needed to resume, and with several processes: the run's folder")
     with init_distributed(device) as group:
-        if recipe is None:
+        if chosen is None:
             out = group.broadcast_from_main(lambda: _restore_from_url(Path(str(out))))
+        name = "" if chosen is None else chosen.name
         with run_folder(None if out is None else Path(out), name) as folder:
             exists = resume and group.broadcast_from_main(lambda: _has_run(folder, chosen))
+            resumes = exists or chosen is None
             try:
                 if exists and chosen is not None and group.is_main:
                     _log_differences(chosen, folder)
                 training.run(
-                    None if exists else chosen,
+                    None if resumes else chosen,
                     folder,
-                    data=data if exists else None,
+                    data=source if resumes else None,
                     duration=duration if chosen is None else None,
                     group=group,
                     device=device,

@@ -156,6 +156,11 @@ def _net_of(
     custom: its network, where that is from outside the package.
     """
     recipe, path = checkpoint.recipe, checkpoint.path
+    if recipe.task != "classify":
+        raise ConfigError(
+            f"{source}: is for task {recipe.task}, not a classifier; `evaluate` and `predict` take"
+            " its path"
+        )
     if model is not None:
         _check_model(source, recipe.model, catalog.spec(model))
     missing = [name for key, name in (recipe.custom or {}).items() if key in MODEL_KEYS]
