@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from resnets.data import DataError
     from resnets.train.guards.interrupt import Interrupted
     from resnets.utils.errors import ResnetsError
-    from resnets.weights.initial import create_model
+    from resnets.weights.create import create_model
     from resnets.weights.load import load
 
     __version__: str
@@ -90,7 +90,7 @@ lazy_exports(
         "ResnetsError": "resnets.utils.errors",
         "Run": "resnets.api.run",
         "__version__": "resnets.api",
-        "create_model": "resnets.weights.initial",
+        "create_model": "resnets.weights.create",
         "evaluate": "resnets.api.evaluate",
         "export": "resnets.api.export",
         "load": "resnets.weights.load",

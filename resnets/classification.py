@@ -28,8 +28,8 @@ from resnets.utils.distributed import ProcessGroup
 from resnets.weights.adapt import check_size, fit_known
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+from resnets.weights.create import net_from, read_weights
 from resnets.weights.custom_model import build_custom
-from resnets.weights.initial import net_from, read_weights
 from resnets.weights.load import load, read_preprocess
 
 log = logging.getLogger("resnets")

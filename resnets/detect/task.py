@@ -35,7 +35,7 @@ from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
-from resnets.weights.files import read_preprocess
+from resnets.weights.read import read_preprocess
 
 # The figure that chooses the best checkpoint: the first of these that a task has.
 DECIDES = ("mask_AP", "AP", "mean_iou")

@@ -86,7 +86,7 @@ class ImageClassifier(nn.Module, ABC):
         ConfigError if the folder is not empty.
         """
         # Imported by name: weights/ depends on models/, which must not import it.
-        saving = importlib.import_module("resnets.weights.save")
+        saving = importlib.import_module("resnets.weights.folder")
         saving.save_net(self, Path(folder), classes=classes, preprocess=preprocess)
 
     def _run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.serve.http.limits import RequestError
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, find_checkpoint, task_of
 from resnets.weights.checkpoint.store_url import path_of, url_of
-from resnets.weights.files import split_part
 from resnets.weights.load import NOTHING_SAID, LoadOptions, in_words, load_model, says_model
+from resnets.weights.read import split_part
 
 Json = dict[str, Any]
 

@@ -11,12 +11,21 @@ from torch import Tensor
 
 from resnets.config import ConfigError, DataSpec, ModelSpec, Preprocess
 from resnets.data import Split, TensorSplit
-from resnets.data.transforms.preprocess import Preprocessor, fit_preprocess
-from resnets.weights.files import Weights
+from resnets.data.transforms.preprocess import (
+    IMAGENET_GRAY_MEAN,
+    IMAGENET_GRAY_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessor,
+    fit_preprocess,
+)
+from resnets.weights.read import Weights
+from resnets.weights.readers.stored_config import resized
 
 log = logging.getLogger("resnets")
 
 CIFAR_SIZE = 32  # px that a 3x3 stem without pool is for
+IMAGENET_RESIZE = 256 / 224  # shorter side over the crop, as ImageNet models are evaluated
 STEM_STRIDE = 4  # of the ImageNet stem: 2 by its convolution, 2 by its pool
 
 
@@ -141,3 +150,35 @@ def _other_planes(known: Preprocessor, channels: int) -> Preprocessor:
     if image is not None:
         image = image.mean(0, keepdim=True).expand(channels, -1, -1).contiguous()
     return Preprocessor(changed, image)
+
+
+def stated_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
+    """What a file states of its images; ImageNet's where it does not."""
+    assumed = _assumed(weights.source, spec)
+    seen = dict(weights.stored.preprocess)
+    crop_pct = seen.pop("crop_pct", None)
+    for name in ("mean", "std"):
+        if name in seen and len(seen[name]) != assumed.channels:
+            raise ConfigError(
+                f"{weights.source}: states {name} {seen[name]} for images of {assumed.channels}"
+                " channels"
+            )
+    if crop_pct is not None:
+        seen["resize"] = resized(seen.get("size", assumed.size), crop_pct)
+    return replace(assumed, **seen)
+
+
+def _assumed(source: str, spec: ModelSpec) -> Preprocess:
+    """What most networks of its kind see: ImageNet's constants, at the size of its stem."""
+    channels = spec.in_channels
+    if channels not in (1, 3):
+        raise ConfigError(f"{source}: takes {channels} channels; images have 1 (grey) or 3 (RGB)")
+    small = spec.stem == "cifar"
+    size = CIFAR_SIZE if small else spec.input_size
+    return Preprocess(
+        size=size,
+        resize=size if small else round(IMAGENET_RESIZE * size),
+        channels=channels,
+        mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GRAY_MEAN,
+        std=IMAGENET_STD if channels == 3 else IMAGENET_GRAY_STD,
+    )

@@ -7,8 +7,11 @@ read; others carry ours.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +23,18 @@ from resnets.config import (
     Preprocess,
     dump_json,
     from_dict,
+    hold_name,
     stored_recipe,
     to_dict,
 )
 from resnets.config.fields import take_fields
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, catalog
 from resnets.utils.reading import reading
 from resnets.weights.errors import WeightsError
+from resnets.weights.heads import read_classes
 from resnets.weights.name_maps.maps import name_map
-from resnets.weights.readers.timm_config import Described, names_of, read_timm
+from resnets.weights.readers.timm_config import ParsedConfig, names_of, read_timm
 from resnets.weights.readers.transformers_config import (
     PROCESSOR,
     read_transformers,
@@ -137,7 +143,7 @@ def _seen(spec: ModelSpec, seen: Preprocess) -> dict[str, Any]:
     }
 
 
-def read_config(path: Path) -> Described:
+def read_config(path: Path) -> ParsedConfig:
     """What config.json in the folder `path` says, written by us, timm or transformers.
 
     WeightsError where it is broken, is of a network that is none of ours, or has a field that is
@@ -151,7 +157,7 @@ def read_config(path: Path) -> Described:
             raise WeightsError(str(error)) from None
 
 
-def _read_config(path: Path, file: Path) -> Described:
+def _read_config(path: Path, file: Path) -> ParsedConfig:
     config = _json(file)
     if "resnets" in config:
         return _read_own(config["resnets"], str(file))
@@ -181,7 +187,7 @@ def _json(file: Path) -> dict[str, Any]:
     return found
 
 
-def _read_own(own: dict[str, Any], where: str) -> Described:
+def _read_own(own: dict[str, Any], where: str) -> ParsedConfig:
     if own["format"] != FORMAT:
         raise WeightsError(f"{where}: format {own['format']}, this version reads {FORMAT}")
     said = take_fields(
@@ -195,4 +201,45 @@ def _read_own(own: dict[str, Any], where: str) -> Described:
         },
         frozenset({"format"}),
     )
-    return Described(said["model"], said.get("preprocess"), said["classes"], said.get("recipe"))
+    return ParsedConfig(said["model"], said.get("preprocess"), said["classes"], said.get("recipe"))
+
+
+def save_net(
+    net: ImageClassifier,
+    out: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    preprocess: Preprocess | Preprocessor | None = None,
+) -> None:
+    """See `ImageClassifier.save`."""
+    named = copy.copy(net)  # the same tensors; what is said of them may be another
+    if classes is not None:
+        named.classes = read_classes(classes, net.spec.num_classes, "the network")
+    elif net.classes and len(net.classes) != net.spec.num_classes:
+        raise ConfigError(
+            f"classes: the network has {net.spec.num_classes} outputs and {len(net.classes)} names"
+        )
+    if preprocess is not None:
+        given = preprocess if isinstance(preprocess, Preprocessor) else Preprocessor(preprocess)
+        named.preprocess = given
+    into_new_folder(out.expanduser(), lambda made: write_folder(named, made, None), str(out))
+
+
+def into_new_folder(out: Path, write: Callable[[Path], None], said: str) -> None:
+    """Let `write` fill a folder beside `out`, and rename it once that is done.
+
+    ConfigError where `out` holds something or another process writes it; `said` is what the user
+    calls it.
+    """
+    with hold_name(out):
+        if out.is_symlink() and not out.exists():
+            raise ConfigError(f"{said}: is a link to nothing; name a new folder")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{said}: holds something already; name a new folder")
+        with tempfile.TemporaryDirectory(prefix=".save-", dir=out.resolve().parent) as temporary:
+            made = Path(temporary) / "net"
+            made.mkdir()
+            write(made)
+            if out.exists():
+                out.rmdir()
+            made.rename(out)

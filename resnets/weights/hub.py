@@ -24,7 +24,6 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.utils import environment
 from resnets.weights.errors import WeightsError
-from resnets.weights.files import Weights, read_folder, read_path
 from resnets.weights.folder import (
     CONFIG,
     MEAN,
@@ -35,6 +34,7 @@ from resnets.weights.folder import (
     same_net,
 )
 from resnets.weights.heads import imagenet_classes
+from resnets.weights.read import Weights, read_folder, read_path
 from resnets.weights.readers.file_type import ADAPTER, adapter_error
 from resnets.weights.readers.timm_config import catalog_name
 

@@ -18,6 +18,7 @@ from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.weights import folder, hub
+from resnets.weights.adapt import CIFAR_SIZE, stated_preprocess
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import (
     FOLDER,
@@ -28,9 +29,14 @@ from resnets.weights.checkpoint.format import (
     read_whole,
 )
 from resnets.weights.checkpoint.store_url import named
+from resnets.weights.checks import check_values
+from resnets.weights.create import net_from, recognize
 from resnets.weights.custom_model import MODEL_KEYS, MakeModel, build_custom
 from resnets.weights.errors import WeightsError
-from resnets.weights.files import (
+from resnets.weights.heads import no_names, read_classes, same_classes
+from resnets.weights.lazy_tensors import naming
+from resnets.weights.name_maps.candidates import fitting, listed
+from resnets.weights.read import (
     Weights,
     chosen_group,
     read_folder,
@@ -38,14 +44,8 @@ from resnets.weights.files import (
     read_preprocess,
     split_part,
 )
-from resnets.weights.heads import no_names, read_classes, same_classes
-from resnets.weights.initial import net_from, recognize
-from resnets.weights.lazy_tensors import naming
-from resnets.weights.name_maps.candidates import fitting, listed
 from resnets.weights.readers.file_type import refuse_folder
 from resnets.weights.readers.safetensors_file import read_metadata
-from resnets.weights.stated_net import CIFAR_SIZE, stated_preprocess
-from resnets.weights.values import check_values
 
 log = logging.getLogger("resnets")
 
@@ -323,10 +323,10 @@ def _state(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
     """Log in one line what is taken for what."""
     classes = ", ".join(net.classes[:SHOWN]) + (", ..." if len(net.classes) > SHOWN else "")
     whence = "preprocessing assumed, the file says none" if assumed else "preprocessing"
-    if assumed and weights.stated.unread:
+    if assumed and weights.stored.unread:
         whence = "preprocessing assumed, what the file states is not read"
-    if weights.stated.preprocess:
-        said = ", ".join(weights.stated.preprocess)
+    if weights.stored.preprocess:
+        said = ", ".join(weights.stored.preprocess)
         whence = f"preprocessing, {said} as the file states, the rest assumed"
     say = log.warning if assumed else log.info
     say(

@@ -15,10 +15,9 @@ from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
 from resnets.report.page import render
 from resnets.weights.errors import WeightsError
-from resnets.weights.folder import published_name, write_folder
+from resnets.weights.folder import into_new_folder, published_name, write_folder
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
 from resnets.weights.name_maps.maps import name_map
-from resnets.weights.save import into_new_folder
 
 CARD, RESULT = "README.md", "result.json"
 SPLITS = ("test", "val")

@@ -12,7 +12,7 @@ import pytest
 
 from resnets.config import ConfigError, atomic_write, hold_folder, hold_name, new_folder
 from resnets.utils.files import LOCK, hold_file
-from resnets.weights.save import into_new_folder
+from resnets.weights.folder import into_new_folder
 
 
 @pytest.fixture(autouse=True)

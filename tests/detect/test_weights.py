@@ -22,8 +22,8 @@ from resnets.detect.models.weights import find_whole, fit_whole
 from resnets.models import build, catalog
 from resnets.recipes.detection import split_name
 from resnets.weights.errors import WeightsError
-from resnets.weights.files import Weights
 from resnets.weights.lazy_tensors import stored
+from resnets.weights.read import Weights
 
 AS_GIVEN = {
     "min_size": 96,

@@ -31,7 +31,7 @@ from resnets.weights.checkpoint.format import (
 )
 from resnets.weights.checkpoint.manager import CheckpointManager
 from resnets.weights.checkpoint.store_url import UrlStore, path_of, url_of
-from resnets.weights.files import READERS
+from resnets.weights.read import READERS
 
 
 class Shaky(MemoryFileSystem):

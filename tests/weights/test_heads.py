@@ -18,9 +18,9 @@ from resnets.data.tables.ground_truth import WNIDS
 from resnets.detect.models.build import build_model
 from resnets.detect.models.weights import find_whole, fit_whole
 from resnets.models import build, catalog
-from resnets.weights.files import Weights
 from resnets.weights.heads import imagenet_classes, read_classes, same_classes
 from resnets.weights.lazy_tensors import stored
+from resnets.weights.read import Weights
 
 TINY = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=3)
 

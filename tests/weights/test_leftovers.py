@@ -14,10 +14,10 @@ from weights_state import random_state
 import resnets
 from resnets.config import ModelSpec
 from resnets.models import build
+from resnets.weights.create import recognize
 from resnets.weights.errors import WeightsError
-from resnets.weights.files import read_path
-from resnets.weights.initial import recognize
 from resnets.weights.name_maps.maps import name_map
+from resnets.weights.read import read_path
 
 SPEC = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=5)
 State = dict[str, Tensor]

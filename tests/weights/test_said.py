@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 import resnets
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import build
+from resnets.weights.create import recognize
 from resnets.weights.errors import WeightsError
-from resnets.weights.files import read_path
-from resnets.weights.initial import recognize
+from resnets.weights.read import read_path
 from resnets.weights.readers.class_names import classes_of
 from resnets.weights.readers.timm_config import read_timm
 from resnets.weights.readers.transformers_config import read_processor, read_transformers

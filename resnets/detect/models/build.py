@@ -20,9 +20,9 @@ from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.models.weights import find_whole, fit_whole, follow, read_published
 from resnets.models import ImageClassifier, build
 from resnets.weights.checkpoint.store_url import url_of
-from resnets.weights.files import Weights, read_path, split_part
+from resnets.weights.create import net_from, read_weights, recognize
 from resnets.weights.hub import is_library
-from resnets.weights.initial import net_from, read_weights, recognize
+from resnets.weights.read import Weights, read_path, split_part
 
 Model = Detector | Segmenter | Localizer | Refiner
 HEADS = {

@@ -9,8 +9,8 @@ from resnets.config import ConfigError
 from resnets.detect.models.build import Model, build_model
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import open_checkpoint
-from resnets.weights.files import read_preprocess
 from resnets.weights.load import load_weights
+from resnets.weights.read import read_preprocess
 
 
 def load(where: str | Path) -> Model:

@@ -14,7 +14,7 @@ from resnets.models import catalog
 
 
 @dataclass(frozen=True)
-class Described:
+class ParsedConfig:
     """What config.json says of the tensors beside it; None and () where it does not say."""
 
     spec: ModelSpec | None = None
@@ -55,7 +55,7 @@ POOL = only("avg", "fastavg", why="is no pool of the networks here")
 STRIDES = {32: 0, 16: 1, 8: 2}
 
 
-def read_timm(config: Mapping[str, Any], where: str) -> Described:
+def read_timm(config: Mapping[str, Any], where: str) -> ParsedConfig:
     """ConfigError names a field that is not known here or that the networks cannot express."""
     inner = "pretrained_cfg" in config
     top = take_fields(
@@ -81,7 +81,7 @@ def read_timm(config: Mapping[str, Any], where: str) -> Described:
         spec = dataclasses.replace(spec, num_classes=count, in_channels=channels)
         if "input_size" in seen:
             spec = dataclasses.replace(spec, input_size=seen["input_size"][1])
-    return Described(spec, _preprocess(seen, channels, place), names)
+    return ParsedConfig(spec, _preprocess(seen, channels, place), names)
 
 
 def _spec(

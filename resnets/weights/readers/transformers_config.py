@@ -10,7 +10,7 @@ from typing import Any
 from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.config.fields import only, take_fields, whole_number
 from resnets.weights.readers.timm_config import (
-    Described,
+    ParsedConfig,
     deviations,
     names_of,
     numbers,
@@ -42,7 +42,7 @@ SEEN_ABOUT = frozenset(
 
 def read_transformers(
     config: Mapping[str, Any], processor: Mapping[str, Any] | None, where: str
-) -> Described:
+) -> ParsedConfig:
     """ConfigError names a field that is not known here or that the networks cannot express."""
     kind = config.get("model_type")
     if kind != "resnet":
@@ -73,7 +73,7 @@ def read_transformers(
     seen = None if processor is None else read_processor(processor, f"{where}: {PROCESSOR}")
     if seen is not None:
         spec = dataclasses.replace(spec, input_size=seen.size)
-    return Described(spec, seen, classes)
+    return ParsedConfig(spec, seen, classes)
 
 
 def read_processor(said: Mapping[str, Any], where: str) -> Preprocess:

@@ -15,8 +15,8 @@ from weights_state import random_state
 import resnets
 from resnets.config import ConfigError
 from resnets.weights.errors import WeightsError
-from resnets.weights.files import read_path
 from resnets.weights.name_maps.maps import name_map
+from resnets.weights.read import read_path
 from resnets.weights.readers.openmmlab_config import parse_config
 
 NET, NAMES = "cifar-resnet8", ["ant", "bee", "cat"]

@@ -17,9 +17,9 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
 from resnets.weights import hub
-from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem
+from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem, stated_preprocess
+from resnets.weights.checks import check_arch, check_values, warn_of_values
 from resnets.weights.errors import WeightsError
-from resnets.weights.files import Weights, read_path
 from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
 from resnets.weights.lazy_tensors import LazyTensor, naming
 from resnets.weights.name_maps.candidates import fitting_hint
@@ -27,8 +27,7 @@ from resnets.weights.name_maps.leftovers import report
 from resnets.weights.name_maps.maps import OWN, NameMap, maps_of, name_map, own_map, shorten
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.name_maps.select import HEAD, Selection, select
-from resnets.weights.stated_net import check_arch, stated_preprocess
-from resnets.weights.values import check_values, warn_of_values
+from resnets.weights.read import Weights, read_path
 
 log = logging.getLogger("resnets")
 
@@ -145,7 +144,7 @@ def recognize(weights: Weights, spec: ModelSpec) -> Weights:
         stem = "stem" if "stem.conv.bias" in present else "none"
         fields["conv_bias"] = "all" if everywhere else stem
     known = format.preprocess(spec)
-    if {"mean", "std"} <= weights.stated.preprocess.keys():
+    if {"mean", "std"} <= weights.stored.preprocess.keys():
         known = stated_preprocess(weights, spec)
     first = names.own(tensors, f"{sketch.input_layer}.weight")
     head = names.own(tensors, HEAD[0])
@@ -158,7 +157,7 @@ def recognize(weights: Weights, spec: ModelSpec) -> Weights:
         )
     classes = _named_once(weights, rows)
     thousand = head is not None and head.shape[0] == IMAGENET
-    implied = known is not None and not weights.stated.preprocess
+    implied = known is not None and not weights.stored.preprocess
     if implied and known is not None and not classes and known.size > SMALL and thousand:
         classes = imagenet_classes()
     return dataclasses.replace(

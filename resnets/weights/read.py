@@ -33,7 +33,7 @@ from resnets.weights.readers import caffe, keras
 from resnets.weights.readers.class_names import classes_of
 from resnets.weights.readers.file_type import refuse_folder, refuse_other_kinds
 from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors, stated_in
-from resnets.weights.readers.stated import NOTHING, Stated, read_stated
+from resnets.weights.readers.stored_config import NO_CONFIG, StoredConfig, read_stored_config
 from resnets.weights.readers.torch_file import read_pickled
 
 log = logging.getLogger("resnets")
@@ -52,7 +52,7 @@ class Weights:
     the source says. format, tensors: how they are named and what they are, once that is recognised.
     head_note: why they have no head that serves. head_rows: classes that it is for. assumed: the
     preprocessing is that of most networks in this format, the file says none. channels,
-    stem_kernel: input channels and side of the first convolution. stated: what a training script
+    stem_kernel: input channels and side of the first convolution. stored: what a training script
     wrote beside the tensors.
     """
 
@@ -71,7 +71,7 @@ class Weights:
     assumed: bool = False
     channels: int | None = None
     stem_kernel: int | None = None
-    stated: Stated = NOTHING
+    stored: StoredConfig = NO_CONFIG
 
 
 def split_part(source: str) -> tuple[str, str | None]:
@@ -238,15 +238,15 @@ def _beside(
         classes = classes_of(found, str(path))
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
-    stated = read_stated(found, str(path), contents, part)
+    stored = read_stored_config(found, str(path), contents, part)
     return Weights(
         source,
         contents,
-        fields={} if stated.spec is None else unseen(stated.spec),
+        fields={} if stored.spec is None else unseen(stored.spec),
         classes=classes,
-        spec=stated.spec,
+        spec=stored.spec,
         part=part,
-        stated=stated,
+        stored=stored,
     )
 
 

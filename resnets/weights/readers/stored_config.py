@@ -72,7 +72,7 @@ SINGLE = "single_label_classification"  # transformers' problem_type of a softma
 
 
 @dataclass(frozen=True)
-class Stated:
+class StoredConfig:
     """arch: what the file calls its network, "" where it does not. place: where it says so.
 
     spec: the network, where a config in the file describes it whole. preprocess: fields of
@@ -86,15 +86,15 @@ class Stated:
     unread: bool = False
 
 
-NOTHING = Stated()
+NO_CONFIG = StoredConfig()
 
 
-def read_stated(
+def read_stored_config(
     found: Mapping[Any, Any],
     source: str,
     tensors: Mapping[str, LazyTensor] = {},
     part: str | None = None,
-) -> Stated:
+) -> StoredConfig:
     """What the content `found` of a file says beside its `tensors`.
 
     What is stated and not read is logged as a warning. WeightsError where a config or a script's
@@ -133,7 +133,7 @@ def read_stated(
         more = ", ..." if len(unread) > SHOWN else ""
         log.warning("%s: states %s, which is not read", source, ", ".join(unread[:SHOWN]) + more)
     _warn_of_sigmoid(nodes, tensors, source)
-    return Stated(arch, arch_place, spec, preprocess, bool(unread) or usual)
+    return StoredConfig(arch, arch_place, spec, preprocess, bool(unread) or usual)
 
 
 def _alone(found: Mapping[Any, Any], source: str) -> str:

@@ -1,25 +1,65 @@
-"""Whether the values of a network's tensors can be those of trained weights.
+"""Checks that names and shapes of tensors do not give: the stated architecture, and the values.
 
-Shapes and names tell nothing of a file that was written by halves, or before its norms had seen an
-image. Values that no training gives are refused, those that hardly any gives are warned of.
+A file may state another architecture with the same tensors, may be truncated, or written before
+its norms had seen an image. What cannot be right is refused, what rarely is gives a warning.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from resnets.config import ConfigError, ModelSpec
+from resnets.models import catalog
+from resnets.weights import folder
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import BATCH_COUNT, shorten
+from resnets.weights.read import Weights
 
 log = logging.getLogger("resnets")
 
 MEAN, VAR = "running_mean", "running_var"
 # Their norms are folded into a scale and a shift, which stands as a norm of mean 0 and variance 1.
 FOLDED = frozenset({"detectron", "detectron2", "caffe"})
+
+# Names of networks with tensors like those here that compute otherwise.
+OTHERS = re.compile(
+    r"(legacy_)?(se|eca|sk|gc|dark|lambda_|halo|bot|cot)_?(resnet|resnext)\w*"
+    r"|resnet(blur|aa|rs|v2|_?gn)\w*|resne(t|xt)\d+(c|d|s|t|ts|_gn|_clip\w*)(_\w+)?"
+)
+
+
+def check_arch(weights: Weights, spec: ModelSpec) -> None:
+    """ConfigError where a file itself says that it is of another network than `spec`.
+
+    FILE#PART takes the tensors alone; what cannot be told is logged.
+    """
+    arch, place, source = weights.stored.arch, weights.stored.place, weights.source
+    if not arch:
+        return
+    name = arch.rpartition("/")[2].partition(".")[0].lower()
+    ours = {re.sub(r"^cifar|[-_]", "", each): each for each in catalog.names()}
+    known = ours.get(re.sub(r"^(tv|gluon|cifar\d*)(?=_)|[-_]", "", name))
+    field = None if known is None else folder.same_net(catalog.spec(known), spec)
+    if known is not None and (field in (None, "stem") or known == spec.name):
+        return
+    said = f"{source}: states that it is of {arch[:60]!r} ({place})"
+    if weights.part is None and (known is not None or OTHERS.fullmatch(name)):
+        part = next((each for each in ("state_dict", "model") if _has(weights, each)), None)
+        cure = f"say {source}#{part}" if part else "save it without that field"
+        raise ConfigError(
+            f"{said}, another network than {spec.name}; if they compute the same, {cure}"
+        )
+    if re.search(r"\d", name):
+        log.warning("%s, which was not compared with %s", said, spec.name)
+
+
+def _has(weights: Weights, part: str) -> bool:
+    return any(name.startswith(f"{part}.") for name in weights.contents)
 
 
 def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
