@@ -14,7 +14,7 @@ import inspect
 import re
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import tyro
@@ -22,7 +22,7 @@ from docstring_parser import parse
 
 import resnets
 from resnets.cli.main import COMMANDS
-from resnets.config.data import AugmentSpec, Preprocess
+from resnets.config import aliases
 from resnets.config.recipe import Recipe
 
 FOLDER = Path(__file__).parent / "reference"
@@ -58,7 +58,17 @@ def recipe_page() -> str:
     Raises:
         ValueError: A field has no description, or a number no unit.
     """
-    return RECIPE_INTRO + "".join([TABLES[0], *_spec_section(Recipe, "", 2), TABLES[1]])
+    sections = "".join([TABLES[0], *_spec_section(Recipe, "", 2), TABLES[1]])
+    return RECIPE_INTRO + sections + _renamed("fields", aliases.FIELDS["recipe"])
+
+
+def _renamed(what: str, names: Mapping[str, str]) -> str:
+    """The section of earlier names, old to new."""
+    rows = "".join(_row((_code(new), _code(old))) for old, new in names.items())
+    return (
+        f"\n## Renamed {what}\n\nEarlier names are understood; nothing is written with them.\n"
+        f"\n| name | earlier name |\n|---|---|\n{rows}"
+    )
 
 
 def _spec_section(spec: type, prefix: str, level: int) -> Iterator[str]:
@@ -130,7 +140,8 @@ def _toml_value(value: object) -> str:
 def commands_page() -> str:
     """All commands with their arguments and options."""
     sections = (section for name in COMMANDS for section in _command_sections(name))
-    return COMMANDS_INTRO + "".join([TABLES[0], *sections, TABLES[1]])
+    text = "".join([TABLES[0], *sections, TABLES[1]])
+    return COMMANDS_INTRO + text + _renamed("options", aliases.FLAGS)
 
 
 def _command_sections(name: str) -> Iterator[str]:
@@ -190,18 +201,15 @@ def _row(cells: typing.Iterable[str]) -> str:
 API_INTRO = f"""{HEADER}
 # Python API
 
-What `import resnets` gives, and the values of which a recipe consists. All names are typed; other
-modules are not public and may change.
+What `import resnets` gives. All names are typed; other modules are not public and may change.
 """
 
 
 def api_page() -> str:
-    """Directives for mkdocstrings: every public name, then the dataclasses of a recipe."""
+    """Directives for mkdocstrings: the public functions and modules, then the classes."""
     public = [getattr(resnets, name) for name in resnets.__all__ if not name.startswith("_")]
-    parts = [kind for kind in typing.get_type_hints(Recipe).values() if inspect.isclass(kind)]
-    specs = [Recipe, *filter(dataclasses.is_dataclass, parts), AugmentSpec, Preprocess]
-    names = dict.fromkeys(map(_path, [*public, *specs]))  # in this order, each once
-    return API_INTRO + "".join(f"\n::: {name}\n" for name in names)
+    public.sort(key=inspect.isclass)
+    return API_INTRO + "".join(f"\n::: {_path(value)}\n" for value in public)
 
 
 def _path(value: object) -> str:

@@ -126,7 +126,7 @@ class Manifest:
             before, value = getattr(self.options, field.name), getattr(current, field.name)
             if value != before:
                 option = names.get(field.name, field.name)
-                raise ConfigError(f"{out}: started with --{option} {before}, not {value}; {HINT}")
+                raise ConfigError(f"{out}: its {option} is {before}, not {value}; {HINT}")
 
 
 def shard_size(pictures: int) -> int:

@@ -1,7 +1,8 @@
 """Process shards on a cluster with Ray Data: one model per actor, one block per shard.
 
-Ray reschedules the tasks of an actor or node that died; shards are written atomically, so doing one
-twice is harmless. All nodes need `out`, the data set and the model at the same paths.
+Ray Data restarts actors that died and retries their tasks, by default without limit; shards are
+written atomically, so doing one twice is harmless. All nodes need `out`, the data set and the model
+at the same paths.
 """
 
 from __future__ import annotations
@@ -89,8 +90,6 @@ def _map(ray: Any, job: Job, shards: Sequence[int], actors: int, gpus: int) -> I
         ),
         num_cpus=1,
         num_gpus=gpus,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     for row in done.iter_rows():
         if row["failure"]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from resnets.cli.process import Ended, check_words, ended_by_signals, open_standard_streams
 
 NO_HOME = "Could not determine home directory."  # how pathlib says it
+GROUPS = ("data", "study")  # commands that consist of subcommands
 COMMANDS = {
     "train": "train a net from a recipe, or go on with a stopped run",
     "evaluate": "measure a run or checkpoint on a data set",
@@ -61,12 +62,15 @@ def _run(name: str, words: list[str]) -> int:
     from resnets.config.aliases import current_words
 
     module = importlib.import_module(f"resnets.cli.{name}")
+    program = f"resnets {name}"
+    if name in GROUPS and words and not words[0].startswith("-"):
+        name = f"{name} {words[0]}"  # as errors call it
     if os.environ.get("WORLD_SIZE", "1") != "1":  # the line says which of them speaks
         name = f"{name}: rank {os.environ.get('RANK', '?')}"
     try:
         words = current_words(words)
         check_words(words)
-        code = tyro.cli(module.command, prog=f"resnets {name}", args=words)
+        code = tyro.cli(module.command, prog=program, args=words)
         return int(code or 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

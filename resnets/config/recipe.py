@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 from resnets.config.data import DataSpec
@@ -11,6 +12,8 @@ from resnets.config.detect import DetectSpec
 from resnets.config.model import ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.utils.errors import ConfigError
+
+DURATIONS = ("duration", "checkpoint_every", "log_every", "eval.every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +95,8 @@ class Recipe:
     custom: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        for path, text in (
-            ("duration", self.duration),
-            ("checkpoint_every", self.checkpoint_every),
-            ("log_every", self.log_every),
-            ("eval.every", self.eval.every),
-        ):
-            parse_duration(text, path)
+        for path in DURATIONS:
+            parse_duration(attrgetter(path)(self), path)
         if self.batch_size < 1:
             raise ConfigError(f"batch_size: {self.batch_size} must be at least 1")
         if self.keep_checkpoints < 1:
@@ -144,6 +142,8 @@ class Recipe:
 def parse_duration(text: str, path: str) -> tuple[float, Literal["it", "ep"]]:
     """Split "64000it" or "2.5ep" into amount and unit; ConfigError names `path` otherwise."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(it|ep)", text.strip())
+    number = re.fullmatch(r"\d+(?:\.\d+)?", text.strip())
+    hint = f"; give {number[0]}it (optimizer steps) or {number[0]}ep (epochs)" if number else ""
     if not match or float(match[1]) <= 0:
-        raise ConfigError(f"{path}: {text!r} is not a duration such as '64000it' or '30ep'")
+        raise ConfigError(f"{path}: {text!r} is not a duration such as '64000it' or '30ep'{hint}")
     return float(match[1]), "it" if match[2] == "it" else "ep"

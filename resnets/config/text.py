@@ -14,7 +14,7 @@ import pydantic
 import tomli_w
 
 from resnets.config.aliases import current_path, with_current_names
-from resnets.config.recipe import Recipe
+from resnets.config.recipe import DURATIONS, Recipe, parse_duration
 from resnets.utils.errors import ConfigError
 from resnets.utils.files import atomic_write
 from resnets.utils.reading import reading
@@ -44,10 +44,13 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         return _adapter(kind).validate_python(data)  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"]) or "value"
+        path = ".".join(str(part) for part in first["loc"])  # empty: the message names the field
+        if path in DURATIONS and isinstance(first["input"], int | float):
+            parse_duration(str(first["input"]), f"{where}: {path}")  # says which unit is missing
         message = first["msg"].removeprefix("Value error, ").removeprefix(f"{path}: ")
         given = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
-        raise ConfigError(f"{where}: {path}: {message}{given}") from None
+        named = f"{where}: {path}" if path else where
+        raise ConfigError(f"{named}: {message}{given}") from None
 
 
 @cache

@@ -51,12 +51,13 @@ def _read_block(kind: str) -> Flow:
     return read_flow(model.blocks()["stage1.1"], title)
 
 
-def save_diagram(svg: str, path: Path) -> None:
+def save_diagram(svg: str, path: str | Path) -> None:
     """Write a diagram atomically; an existing file is replaced.
 
     Raises ConfigError unless `path` ends in .svg in an existing folder, OSError if it cannot be
     written.
     """
+    path = Path(path)
     if path.suffix.lower() != ".svg":
         raise ConfigError(f"{path}: diagrams are SVG only; name a file that ends in .svg")
     if not path.parent.is_dir():

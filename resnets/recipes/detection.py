@@ -121,8 +121,8 @@ def detect_small(net: str = "resnet18-fpn") -> Recipe:
     A pyramid from stride 8 on with half the usual channels, shorter sides of 288 to 352 px, flips
     both ways (cells and aerial views have no up), batch norms trained, averaged weights. Anchors
     are those of blood cells; set detect.anchor_sizes to what your objects measure at 320 px.
-    Command: resnets train detect-small --data BCCD --set detect.skip_invalid=true (one of its
-    boxes has no area). Hardware and time: two CPU cores, under two hours. Expected: mAP@.5 above
+    Command: resnets train detect-small --data BCCD --set detect.skip_invalid=true (two of its
+    boxes have no area). Hardware and time: two CPU cores, under two hours. Expected: mAP@.5 above
     0.75 on BCCD's test set; reached here: see docs/results.md.
     """
     spec, head = split_name(net, "fpn")

@@ -45,6 +45,11 @@ def _escaped(letter: str) -> str:
     return SHORT.get(letter) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Such as "1 image" and "2,000 images"; `many` is the plural where it is not `one` and an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def escape(text: object) -> str:
     """`text` on one line, for rich: printable, and none of it taken for markup."""
     return escape_markup(printable(text))

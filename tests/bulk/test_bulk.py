@@ -201,11 +201,11 @@ def test_another_set_net_or_option_is_refused(digits_run, nested_digits, tmp_pat
     folder = shutil.copytree(nested_digits[0], tmp_path / "set")
     predict_here(digits_run, folder, out, top=3)
     for option, wanted in (("top", 2), ("format", "csv"), ("shard_size", 7), ("batch", 9)):
-        with pytest.raises(ConfigError, match=rf"out: started with --\S+ \w+, not {wanted}; "):
+        with pytest.raises(ConfigError, match=rf"out: its \S+ is \w+, not {wanted}; "):
             predict_here(digits_run, folder, out, **{"top": 3, option: wanted})
     begun = json.loads((out / "manifest.json").read_text())["options"]["precision"]
     other = "float32" if begun == "bfloat16" else "bfloat16"
-    with pytest.raises(ConfigError, match=f"started with --precision {begun}, not {other}; "):
+    with pytest.raises(ConfigError, match=f"its precision is {begun}, not {other}; "):
         predict_here(digits_run, folder, out, top=3, precision=other)
     other = save_digits_run(tmp_path / "other")
     _change_a_weight(other)

@@ -114,7 +114,7 @@ def test_bad_use_is_one_line(
     Path("note.txt").write_text("nothing")
     found, out, err = said(capsys, "pack", *words)
     assert (found, out) == (code, "")
-    assert err.startswith("resnets data: ")
+    assert err.startswith("resnets data pack: ")
     assert message in err
     assert err.count("\n") == 1
     assert Path("here.pack").read_text() == "taken"

@@ -64,6 +64,8 @@ def test_set_none_clears_an_optional_field():
         ({"model.block": "dense"}, "model.block: .*'basic'.*'dense'"),
         ({"model.depths": "[1, 2]"}, "must be equally long"),
         ({"duration": "5 days"}, "not a duration such as '64000it'"),
+        ({"checkpoint_every": "5"}, "checkpoint_every: .* 5it .* or 5ep"),
+        ({"eval.every": "2.5"}, r"eval\.every: .* 2\.5it .* or 2\.5ep"),
         ({"data.val_fraction": "1.5"}, r"not in \[0, 1\)"),
         ({"batch_size": "0"}, "at least 1"),
         ({"seed.x": "1"}, "seed has no fields"),

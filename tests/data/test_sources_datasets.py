@@ -106,6 +106,13 @@ def test_what_save_to_disk_wrote_and_its_files(
     for source in (tmp_path / "one", arrow):
         alone = open_data(replace(WHOLE, source=str(source))).train
         assert [alone.files.read(row) for row in range(48)] == [data for data, _ in pictures]
+    with pa.memory_map(str(arrow)) as stream:  # the file form, which `datasets` does not read
+        table = pa.ipc.open_stream(stream).read_all()
+    with pa.ipc.new_file(str(tmp_path / "file.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    alone = open_data(replace(WHOLE, source=str(tmp_path / "file.arrow"))).train
+    assert [alone.files.read(row) for row in range(48)] == [data for data, _ in pictures]
+    assert alone.classes == NAMES
     file = parquet / "train-1.parquet"
     alone = open_data(replace(WHOLE, source=str(file))).train
     assert alone.description == "train-1.parquet, 12 pictures"

@@ -212,7 +212,7 @@ def test_short_numbers(number: int, text: str) -> None:
 def test_saving_is_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "out.svg"
     save_diagram("<svg/>", path)
-    save_diagram("<svg>2</svg>", path)
+    save_diagram("<svg>2</svg>", str(path))
     assert path.read_text() == "<svg>2</svg>"
     (tmp_path / "folder.svg").mkdir()
     with pytest.raises(OSError, match="directory"):

@@ -3,35 +3,41 @@
 import importlib
 import re
 import shlex
+import tomllib
 
 import pytest
 import tyro
+import yaml
+from doc_blocks import blocks, commands
 from paths import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCED = re.compile(r"^( *)```[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-
-
-def commands():
-    """(page, command) of each `resnets` line in a fenced block, continued lines joined."""
-    for page in PAGES:
-        for block in FENCED.findall(page.read_text(encoding="utf-8")):
-            for line in block[1].replace("\\\n", " ").splitlines():
-                words = line.strip().removeprefix("$ ")
-                if words.startswith("resnets "):
-                    yield page.name, words
-
-
-COMMANDS = list(commands())
+COMMANDS = [(place, line) for place, line, _ in commands()]
+OURS = [(place, line) for place, line in COMMANDS if line.startswith("resnets ")]
+# Of code that is not run: why not. Anything else has to run.
+REASONS = {
+    "needs a network",
+    "needs GPUs",
+    "needs a cluster",
+    "installs packages",
+    "runs tests",
+    "uses names of yours",
+}
+LANGUAGES = {"bash", "console", "json", "python", "text", "toml", "yaml"}
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) > 40
+    assert len(OURS) > 40
+
+
+def test_blocks_have_a_language_and_a_reason_not_to_run():
+    for block in blocks():
+        assert block.language in LANGUAGES, block.place
+        assert block.reason is None or block.reason in REASONS, block.place
 
 
 @pytest.mark.filterwarnings("ignore:get_parser")
-@pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_command_does_what_it_seems_to_when_pasted(page, command):
+@pytest.mark.parametrize(("place", "command"), OURS)
+def test_command_does_what_it_seems_to_when_pasted(place, command):
     lexer = shlex.shlex(command, posix=True, punctuation_chars=True)  # comments are dropped
     lexer.whitespace_split = True
     words = list(lexer)
@@ -42,10 +48,23 @@ def test_command_does_what_it_seems_to_when_pasted(page, command):
     tyro.extras.get_parser(module.command).parse_args(words[2:])
 
 
-def test_make_targets_of_the_docs_exist():
+def test_make_targets_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in PAGES:
-        for target in re.findall(
-            r"^make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE
-        ):
-            assert target in targets, page.name
+    named = [shlex.split(line, comments=True) for _, line in COMMANDS if line.startswith("make ")]
+    assert named
+    for words in named:
+        assert set(words[1:]) <= targets
+
+
+def test_extras_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = "\n".join(line for _, line in COMMANDS)
+    named = re.findall(r"(?:resnets|\.)\[([a-z0-9,]+)\]'", lines)
+    assert named
+    for group in named:
+        assert set(group.split(",")) <= set(project["optional-dependencies"])
+
+
+def test_yaml_can_be_read():
+    for block in blocks("yaml"):
+        assert yaml.safe_load(block.text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resnets.cli.process import Ended
 from resnets.config import ConfigError
-from resnets.utils.terminal import say
+from resnets.utils.terminal import counted, say
 
 if TYPE_CHECKING:
     from resnets.bulk.pool import Event
@@ -132,7 +132,8 @@ def _work(run: Run) -> int:
     _say(f"{_whole(run)}; {run.images_left / seconds:,.0f} images/s in {_clock(seconds)}")
     if summary.unreadable:
         shown = "; ".join(summary.errors[:SHOWN])
-        _say(f"{summary.unreadable:,} pictures could not be read (column error): {shown}")
+        unreadable = counted(summary.unreadable, "picture")
+        _say(f"{unreadable} could not be read (column error): {shown}")
     return 0
 
 
@@ -140,7 +141,8 @@ def _introduce(run: Run) -> None:
     from resnets.utils.cpu_count import cores
 
     pictures, left = run.manifest.images, run.images_left
-    _say(f"{pictures:,} pictures in {run.manifest.shards:,} shards, with {run.computing}")
+    shards = counted(run.manifest.shards, "shard")
+    _say(f"{counted(pictures, 'picture')} in {shards}, with {run.computing}")
     if left < pictures:
         _say(f"going on: {pictures - left:,} are done, {left:,} are left")
     if run.processes == 1 and len(run.missing) > 1 and run.engine == "local" and cores() > 1:
@@ -201,7 +203,8 @@ def _shown(run: Run) -> Generator[Event, None, None]:
 
 def _whole(run: Run) -> str:
     manifest = run.manifest
-    return f"{manifest.images:,} pictures in {manifest.shards:,} shards in {run.job.out}"
+    shards = counted(manifest.shards, "shard")
+    return f"{counted(manifest.images, 'picture')} in {shards} in {run.job.out}"
 
 
 def _clock(seconds: float) -> str:

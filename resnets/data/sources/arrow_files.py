@@ -25,6 +25,7 @@ from resnets.data.tables.arrow_columns import find_picture
 from resnets.utils.terminal import printable
 
 TABLES = (".parquet", ".arrow")
+ARROW_MAGIC = b"ARROW1"
 SAVED_FILES = frozenset({"dataset_dict.json", "state.json", "dataset_info.json"})
 BESIDE = "image beside the tables"
 Kind = Literal["parquet", "arrow", "saved"]
@@ -189,6 +190,11 @@ def find_tabular(path: Path) -> TabularFiles | None:
     return TabularFiles(path, next(iter(kinds)), tuple(sorted(tables)), left_out)
 
 
+def is_file_form(file: Path | str) -> bool:
+    """Whether an Arrow file has the file form (Feather V2), not the stream form."""
+    return file_head(Path(file)).startswith(ARROW_MAGIC)
+
+
 def file_features(file: Path | str) -> Any:
     """The columns of a Parquet or Arrow file as `datasets` sees them."""
     import pyarrow as pa
@@ -198,10 +204,8 @@ def file_features(file: Path | str) -> Any:
     if suffix_of(str(file)) == ".parquet":
         return Features.from_arrow_schema(pq.read_schema(file))
     with pa.memory_map(str(file)) as stream:
-        try:
-            schema = pa.ipc.open_stream(stream).schema
-        except pa.ArrowInvalid:
-            schema = pa.ipc.open_file(stream).schema
+        opened = pa.ipc.open_file if is_file_form(file) else pa.ipc.open_stream
+        schema = opened(stream).schema
     return Features.from_arrow_schema(schema)
 
 

@@ -31,6 +31,7 @@ from resnets.data.sources.arrow_files import (
     escaped,
     file_features,
     find_tabular,
+    is_file_form,
 )
 from resnets.data.sources.builtin import why_away
 from resnets.data.tables.arrow_columns import Columns, Piece, Table, find_columns, from_tables
@@ -161,14 +162,24 @@ def _load(home: TabularFiles) -> dict[str, Any]:
         every = [(file, file_features(file)) for file in files]
         check_same_classes(every, find_columns(every[0][1], files[0]).label)
         if home.kind == "arrow":
-            parts[title] = datasets.concatenate_datasets(
-                list(map(datasets.Dataset.from_file, files))
-            )
+            parts[title] = datasets.concatenate_datasets(list(map(_arrow_dataset, files)))
         else:
             parts[title] = datasets.load_dataset(
                 "parquet", data_files=list(map(escaped, files)), split="train"
             )
     return parts
+
+
+def _arrow_dataset(file: str) -> Any:
+    """An Arrow file, memory-mapped; `datasets` reads the stream form alone."""
+    import datasets
+    import pyarrow as pa
+
+    if not is_file_form(file):
+        return datasets.Dataset.from_file(file)
+    table = pa.ipc.open_file(pa.memory_map(file)).read_all()  # views of the mapped file
+    in_memory = datasets.table.InMemoryTable(table)
+    return datasets.Dataset(in_memory, fingerprint=datasets.fingerprint.Hasher.hash(file))
 
 
 def _saved(home: TabularFiles, left_out: LeftOut) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from resnets.detect.formats.problems import NO_OUTLINE, check_part, same_but_cas
 from resnets.detect.formats.registry import offers
 from resnets.detect.loading.sources import find_source
 from resnets.utils.csv_files import CsvWriter
+from resnets.utils.terminal import counted
 
 Watch = Callable[[Iterable[object], int], Iterable[object]]
 
@@ -50,15 +51,16 @@ class AnnotationReport:
     def summary(self) -> str:
         """One line: what was looked at and how much of it is bad."""
         sets = ", ".join(
-            f"{title or 'all'} {count['images']:,} images with {count['objects']:,} objects"
+            f"{title or 'all'} {counted(count['images'], 'image')}"
+            f" with {counted(count['objects'], 'object')}"
             for title, count in self.counts.items()
         )
         if not self.problems:
-            count = len(self.warnings)
-            end = f"no bad ones, {count:,} warning{'s' * (count > 1)}" if count else "nothing wrong"
+            warnings = counted(len(self.warnings), "warning")
+            end = f"no bad ones, {warnings}" if self.warnings else "nothing wrong"
             return f"{self.source.name}: {sets}; {end}"
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.by_kind.most_common())
-        return f"{self.source.name}: {sets}; {len(self.problems):,} problems: {kinds}"
+        return f"{self.source.name}: {sets}; {counted(len(self.problems), 'problem')}: {kinds}"
 
 
 def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task, ...]:
