@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from resnets.config import (
     ConfigError,
     ModelSpec,
     Recipe,
+    flat_fields,
     from_toml,
     parse_duration,
     replace_fields,
@@ -54,7 +55,7 @@ def choose_recipe(
         changes["duration"] = duration
     if seed is not None:
         changes["seed"] = seed
-    return replace_fields(replace_fields(chosen, changes), dict(_flat(fields or {})), where)
+    return replace_fields(replace_fields(chosen, changes), dict(flat_fields(fields or {})), where)
 
 
 def data_source(data: str | PathLike[str]) -> str:
@@ -85,14 +86,3 @@ def _with_model(recipe: Recipe, model: str | ModelSpec) -> Recipe:
         detect = dataclasses.replace(detect, head=head)
     spec = dataclasses.replace(spec, num_classes=now.num_classes, in_channels=now.in_channels)
     return dataclasses.replace(recipe, model=spec, detect=detect)
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested fields by their dotted names; a part given as a spec replaces all of its fields."""
-    for name, value in fields.items():
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -11,6 +11,7 @@ from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.config.recipe import Recipe, parse_duration
 from resnets.config.text import (
     dump_json,
+    flat_fields,
     from_dict,
     from_toml,
     replace_fields,
@@ -39,6 +40,7 @@ __all__ = [
     "ScheduleSpec",
     "atomic_write",
     "dump_json",
+    "flat_fields",
     "from_dict",
     "from_toml",
     "hold_file",

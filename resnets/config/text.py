@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,6 +126,17 @@ def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set"
         else:
             node[leaf] = _parse_value(value) if isinstance(value, str) else value
     return from_dict(Recipe, data, where)
+
+
+def flat_fields(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested fields by their dotted names; a part given as a spec replaces all of its fields."""
+    for name, value in fields.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            yield from flat_fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _parse_value(text: str) -> Any:

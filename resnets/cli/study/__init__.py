@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from resnets.cli.study.analyses import Gradients, Identity, Landscape, Responses, split_names
-from resnets.config import ConfigError, is_held
-from resnets.utils.run_folders import page_folder
+from resnets.config import ConfigError
 from resnets.utils.terminal import say
 
 if TYPE_CHECKING:
@@ -146,42 +145,21 @@ def _counts(text: str | None) -> int | list[int] | None:
 
 
 def _train(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
-    """Train what is left of the grid, and write its report in any case."""
-    from resnets.study.depth.page import write_grid_page
-    from resnets.study.grid.grid import train_grid
+    """Train what is left of the grid, and print what its report concludes."""
+    from resnets.study.run import run_study
     from resnets.train.guards.interrupt import Interrupted
 
-    with page_folder(out or _unfinished(grid), f"study-{grid.study}") as folder:
-        try:
-            cells = train_grid(grid, folder, jobs=jobs, device=device)
-        except Interrupted as stop:
-            say(f"{stop}; resume with: resnets study {grid.study} --resume {folder}")
-            return stop.code
-        report = write_grid_page(folder)
-    say(report.lead)
-    unfinished = [cell.folder.name for cell in cells if cell.status not in ("done", "failed")]
-    failed = [cell.folder.name for cell in cells if cell.status == "failed"]
+    try:
+        study = run_study(grid, out, jobs=jobs, device=device)
+    except Interrupted as stop:
+        say(stop)
+        return stop.code
+    say(study.lead)
+    unfinished = [cell.folder.name for cell in study.cells if cell.status not in ("done", "failed")]
+    failed = [cell.folder.name for cell in study.cells if cell.status == "failed"]
     if failed:
         say(f"failed: {', '.join(failed)} (reason: failed.json in each; remove it to try again)")
     if unfinished:
-        say(f"not finished: {', '.join(unfinished)}; resume with --resume {folder}")
-    say(f"report: {report.path}")
-    return 1 if unfinished or len(failed) == len(cells) else 0
-
-
-def _unfinished(grid: Grid) -> Path | None:
-    """The latest study of the same grid under runs/ that was stopped or killed.
-
-    One that another process is training does not count.
-    """
-    from resnets.study.grid.cells import STUDY, read_cells, read_grid
-
-    plans = Path("runs").glob(f"study-{grid.study}-*/{STUDY}")
-    for plan in sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True):
-        if is_held(plan.parent):
-            continue
-        if read_grid(plan.parent).requested == grid and any(
-            cell.status in ("running", "missing") for cell in read_cells(plan.parent)
-        ):
-            return plan.parent
-    return None
+        say(f"not finished: {', '.join(unfinished)}; resume with --resume {study.folder}")
+    say(f"report: {study.report}")
+    return 1 if unfinished or len(failed) == len(study.cells) else 0

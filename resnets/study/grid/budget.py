@@ -25,6 +25,7 @@ from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
+from resnets.utils.spawn import without_main
 
 # Fewer steps than this, or than one pass over the training set, show nothing about a model.
 MIN_STEPS = 20
@@ -110,7 +111,8 @@ def survey_in_subprocess(grid: Grid, device: str, threads: int, *, timed: bool) 
     process = context.Process(
         target=_survey_into, args=(sender, grid, device, threads, timed), daemon=True
     )
-    process.start()
+    with without_main():
+        process.start()
     sender.close()
     try:
         found = receiver.recv()

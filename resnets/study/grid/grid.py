@@ -34,6 +34,7 @@ from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
 from resnets.utils.files import LOCK
+from resnets.utils.spawn import without_main
 from resnets.weights.checkpoint.format import LAST
 
 log = logging.getLogger("resnets")
@@ -200,7 +201,8 @@ class _WorkerPool:
         process = worker_context().Process(
             target=work, args=(recipe, folder, slot.device, slot.threads), name=folder.name
         )
-        process.start()
+        with without_main():
+            process.start()
         self.workers[folder] = process, slot
         progress.started(cell)
 

@@ -1,0 +1,158 @@
+"""`resnets.study.depth` and `resnets.study.shortcuts`: train a grid of models, write its report."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from resnets.config import flat_fields, is_held
+from resnets.study.depth.page import write_grid_page
+from resnets.study.depth.presets import depth_grid, shortcut_grid
+from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
+from resnets.study.grid.grid import train_grid
+from resnets.train.guards.interrupt import Interrupted
+from resnets.utils.run_folders import RUNS, page_folder
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in `folder`: the cells of its grid, and its `report` with the conclusion `lead`."""
+
+    folder: Path
+    cells: list[Cell]
+    lead: str
+    report: Path
+
+    def _repr_html_(self) -> str:
+        report = html.escape(str(self.report))
+        return f"<p>{html.escape(self.lead)}</p><p>report: <code>{report}</code></p>"
+
+
+def depth(
+    models: Sequence[str] | None = None,
+    *,
+    preset: str | None = None,
+    data: str | None = None,
+    seeds: int | Sequence[int] | None = None,
+    budget: str | None = None,
+    recipe: str | None = None,
+    jobs: int | None = None,
+    out: str | PathLike[str] | None = None,
+    device: str = "auto",
+    **fields: Any,
+) -> Study:
+    """Train models of several depths, plain and residual: do deeper ones train worse (Fig. 1, 6)?
+
+        study = resnets.study.depth(["cifar-plain20", "cifar-resnet20"], data="cifar10")
+
+    Args:
+        models: Catalog names; NAME:OPTION for another shortcut option.
+        preset: "quick" (minutes, embedded digits), "paper-cifar10" or "paper-imagenet".
+        data: Data set: a name or a path.
+        seeds: Runs of each model, or one number per model; two or more give an uncertainty.
+        budget: Length of each run as "2000it" or "30ep", or of the whole study as "5min".
+        recipe: Recipe of all runs.
+        jobs: Runs trained at a time, each in a process of its own.
+        out: Folder; default runs/study-depth-N. A study of the same grid in it is resumed, and by
+            default the latest one that was stopped.
+        device: auto (all GPUs, else the CPU), cpu, cuda, cuda:1, mps.
+        **fields: Other recipe fields, as for `resnets.train`.
+
+    Works in scripts without `if __name__ == "__main__"`. Ctrl-C lets every run save and raises
+    `Interrupted`. Raises ConfigError and DataError.
+    """
+    grid = depth_grid(
+        preset,
+        models=_names(models),
+        data=data,
+        seeds=_counts(seeds),
+        budget=budget,
+        recipe=recipe,
+        settings=_settings(fields),
+    )
+    return run_study(grid, out, jobs=jobs, device=device)
+
+
+def shortcuts(
+    models: Sequence[str] = ("cifar-resnet20",),
+    *,
+    data: str | None = None,
+    seeds: int | Sequence[int] | None = None,
+    budget: str | None = None,
+    recipe: str | None = None,
+    jobs: int | None = None,
+    out: str | PathLike[str] | None = None,
+    device: str = "auto",
+    **fields: Any,
+) -> Study:
+    """Compare the shortcut options A, B and C (Table 3): each model trained with each of them.
+
+    The arguments are those of `depth`.
+    """
+    grid = shortcut_grid(
+        models=_names(models),
+        data=data,
+        seeds=_counts(seeds),
+        budget=budget,
+        recipe=recipe,
+        settings=_settings(fields),
+    )
+    return run_study(grid, out, jobs=jobs, device=device)
+
+
+def run_study(
+    grid: Grid, out: str | PathLike[str] | None, *, jobs: int | None, device: str
+) -> Study:
+    """Train what is left of the grid in `out`, and write its report in any case."""
+    found = _unfinished(grid) if out is None else Path(out)
+    with page_folder(found, f"study-{grid.study}") as folder:
+        try:
+            cells = train_grid(grid, folder, jobs=jobs, device=device)
+        except Interrupted as stop:
+            raise Interrupted(
+                f"{stop}; resume with: resnets study {grid.study} --resume {folder} (in Python: the"
+                f" same call with out={str(folder)!r})",
+                stop.code,
+            ) from None
+        page = write_grid_page(folder)
+    return Study(folder, cells, page.lead, page.path)
+
+
+def _unfinished(grid: Grid) -> Path | None:
+    """The latest study of the same grid under runs/ that was stopped or killed.
+
+    One that another process is training does not count.
+    """
+    plans = RUNS.glob(f"study-{grid.study}-*/{STUDY}")
+    for plan in sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True):
+        if is_held(plan.parent):
+            continue
+        if read_grid(plan.parent).requested == grid and any(
+            cell.status in ("running", "missing") for cell in read_cells(plan.parent)
+        ):
+            return plan.parent
+    return None
+
+
+def _names(models: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (models,) if isinstance(models, str) else tuple(models or ())
+
+
+def _counts(seeds: int | Sequence[int] | None) -> int | list[int] | None:
+    return seeds if seeds is None or isinstance(seeds, int) else list(seeds)
+
+
+def _settings(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Recipe fields as a grid keeps them: path=value."""
+
+    def text(value: Any) -> str:
+        if value is None:
+            return "none"
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return tuple(f"{name}={text(value)}" for name, value in flat_fields(fields))
