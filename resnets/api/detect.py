@@ -10,14 +10,14 @@ from resnets.config import ConfigError
 from resnets.data.dataset.summary import announce
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.detect.data.types import Detections, DetectionSplit
-from resnets.detect.metrics.eval_split import SplitName, choose_set, choose_split
-from resnets.detect.metrics.evaluator import DetectionMetrics
-from resnets.detect.metrics.measure import find_all, make_test, measure
-from resnets.detect.metrics.unlabeled import Unlabeled, save_results
-from resnets.detect.models.inference_input import InferenceInput
+from resnets.detect.evaluate.measure import find_all, measure
+from resnets.detect.evaluate.splits import SplitName, choose_set, choose_split
+from resnets.detect.evaluate.unlabeled import Unlabeled, save_results
+from resnets.detect.evaluate.write import save_evaluation
+from resnets.detect.metrics.meters import DetectionMetrics
 from resnets.detect.models.load import load
-from resnets.detect.outputs import save_evaluation
-from resnets.detect.predict import Prediction, look
+from resnets.detect.models.predictor import InferenceInput, Predictor
+from resnets.detect.predict import Prediction, predict_files
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.utils import environment
 from resnets.utils.terminal import say
@@ -62,26 +62,26 @@ def evaluate_detectors(
         images = choose_split(first.recipe, first.classes, data, split, first.fingerprint)
     for model in models:
         chosen, precise = to_device(model, device, precision)
-    test = make_test(models, first.preprocess, chosen, precise, refine or None, scales)
+    predictor = Predictor.of(models, first.preprocess, chosen, precise, refine or None, scales)
     if not quiet:
         announce(images)
         say(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
 
-    def watch(shown: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
-        return with_progress(shown, total, hidden=quiet)
+    def watch(inputs: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
+        return with_progress(inputs, total, hidden=quiet)
 
     if isinstance(images, Unlabeled):
         if out is None:
             raise ConfigError("--out: name a folder for the results; there is no ground truth")
-        found, errors = find_all(test, images.split, watch)
+        found, errors = find_all(predictor, images.split, watch)
         written = save_results(images, found, out)
         return DetectionEvaluation(None, images.split, found, errors, list(written))
-    measured = measure(test, images, ", ".join(model.origin for model in models), watch)
+    measured = measure(predictor, images, ", ".join(model.origin for model in models), watch)
     written = []
     if out is not None:
-        written = list(save_evaluation(measured.judgement, measured.split, measured.found, out))
+        written = list(save_evaluation(measured.metrics, measured.split, measured.found, out))
     return DetectionEvaluation(
-        measured.judgement, measured.split, measured.found, measured.errors, written
+        measured.metrics, measured.split, measured.found, measured.errors, written
     )
 
 
@@ -99,9 +99,11 @@ def predict_objects(
         raise ConfigError(f"--threshold {threshold}: a score is in 0..1")
     model = load(weights)
     chosen, precise = to_device(model, device, precision)
-    test = make_test((model,), model.preprocess, chosen, precise)
+    predictor = Predictor.of((model,), model.preprocess, chosen, precise)
     if not quiet:
         say(f"predicting in {precise} on {environment.device_name(chosen)}", error=True)
     unreadable = BadSamples()
-    found = with_progress(look(test, paths, threshold, unreadable), len(paths), hidden=quiet)
+    found = with_progress(
+        predict_files(predictor, paths, threshold, unreadable), len(paths), hidden=quiet
+    )
     return model.classes, found, unreadable

@@ -1,64 +1,201 @@
-"""The files that an evaluation and a prediction leave behind."""
+"""What detectors, localizers and segmenters output for an image: as JSON, drawn and counted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from resnets.config import dump_json
-from resnets.detect.data.types import Detections, DetectionSplit
-from resnets.detect.metrics.curves import save_curves
-from resnets.detect.metrics.error_page import save_misses, worst_misses
-from resnets.detect.metrics.evaluator import DetectionMetrics
-from resnets.detect.metrics.results import coco_results
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from resnets.detect.data.class_maps import MapPixels
+from resnets.detect.data.types import Detections, Located, Pixels
+from resnets.detect.draw import draw, draw_classes, marks
 
-def save_evaluation(
-    judged: DetectionMetrics, split: DetectionSplit, found: Sequence[Detections], out: Path
-) -> list[Path]:
-    """Write what was measured into `out` and return the files, evaluation.json first.
-
-    With detections also detections.json (COCO's result format), precision.png, mask_precision.png
-    where there are masks, and misses.png, the worst ones.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    written = [out / "evaluation.json"]
-    dump_json(judged.to_json(), written[0])
-    for kind, figures in (("", judged.boxes), ("mask_", judged.masks)):
-        if figures is not None:
-            written.append(out / f"{kind}precision.png")
-            title = "masks" if kind else "boxes"
-            save_curves(figures, judged.classes, judged.protocol, written[-1], title)
-    if judged.boxes is not None:
-        written.append(out / "misses.png")
-        save_misses(split, worst_misses(split, found), judged.protocol, written[-1])
-        written.append(out / "detections.json")
-        ids = [target.image_id for target in split.targets]
-        dump_json(coco_results(ids, found, split.category_ids), written[-1], indent=None)
-    return written
+Json = dict[str, Any]
 
 
-def coco_document(
-    paths: Sequence[Path],
-    sizes: Sequence[tuple[int, int]],
-    found: Sequence[Detections],
-    classes: Sequence[str],
-) -> dict[str, Any]:
-    """COCO JSON of what was found in pictures of `sizes` (H, W); annotations carry a score.
+class Output(Protocol):
+    """What a model found in an image, in pixels of the upright stored image."""
 
-    Pictures and categories are numbered from 1.
-    """
-    numbers = range(1, len(paths) + 1)
-    entries = coco_results(list(numbers), found, range(1, len(classes) + 1))
-    for number, entry in enumerate(entries, start=1):
-        _, _, width, height = entry["bbox"]
-        entry |= {"id": number, "area": round(width * height, 2), "iscrowd": 0}
-    return {
-        "images": [
-            {"id": number, "file_name": str(path), "width": size[1], "height": size[0]}
-            for number, path, size in zip(numbers, paths, sizes, strict=True)
-        ],
-        "annotations": entries,
-        "categories": [{"id": label, "name": name} for label, name in enumerate(classes, 1)],
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        ...
+
+    @property
+    def objects(self) -> Detections | None:
+        """What was found as objects; None for a model that labels pixels."""
+        ...
+
+    def to_json(self, classes: Sequence[str]) -> Json:
+        """Plain values: width, height, and objects by score or the area of each class."""
+        ...
+
+    def draw(self, pixels: Pixels, classes: Sequence[str]) -> Image.Image:
+        """The image (H, W, 3) uint8 with what was found in it."""
+        ...
+
+    def counts(self, classes: Sequence[str]) -> dict[str, int]:
+        """Objects, or pixels, of each class that was found, most first."""
+        ...
+
+    def above(self, threshold: float) -> Output:
+        """Without detections whose score is below `threshold`."""
+        ...
+
+    def without_pixels(self) -> Output:
+        """Without values per pixel, which `draw` needs: for many images they fill the memory."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectsOutput:
+    """Detected objects, with masks where the detector predicts them."""
+
+    size: tuple[int, int]
+    objects: Detections
+
+    def to_json(self, classes: Sequence[str]) -> Json:
+        """See `Output`; masks are COCO's compressed run lengths."""
+        order = np.argsort(-self.objects["scores"], kind="stable").tolist()
+        found = [_object_json(self.objects, row, classes) for row in order]
+        return {**_size_json(self.size), "objects": found}
+
+    def draw(self, pixels: Pixels, classes: Sequence[str]) -> Image.Image:
+        """See `Output`."""
+        return draw(pixels, marks(self.objects, classes, 0.0))
+
+    def counts(self, classes: Sequence[str]) -> dict[str, int]:
+        """See `Output`."""
+        return _named(np.bincount(self.objects["labels"], minlength=1), classes)
+
+    def above(self, threshold: float) -> ObjectsOutput:
+        """See `Output`."""
+        found = self.objects
+        kept = np.flatnonzero(np.asarray(found["scores"]) >= threshold)
+        chosen = Detections(
+            boxes=found["boxes"][kept], scores=found["scores"][kept], labels=found["labels"][kept]
+        )
+        if "masks" in found:
+            chosen["masks"] = [found["masks"][row] for row in kept.tolist()]
+        return replace(self, objects=chosen)
+
+    def without_pixels(self) -> ObjectsOutput:
+        """Itself: masks are kept as run lengths."""
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class LocationOutput:
+    """A score and a box for each class; as an object, the most likely class in its box."""
+
+    size: tuple[int, int]
+    located: Located
+
+    @property
+    def objects(self) -> Detections:
+        """The one object."""
+        best = int(np.argmax(self.located["scores"]))
+        rows = slice(best, best + 1)
+        return Detections(
+            boxes=np.nan_to_num(self.located["boxes"][rows]),
+            scores=self.located["scores"][rows],
+            labels=np.array([best], np.int64),
+        )
+
+    @property
+    def _as_objects(self) -> ObjectsOutput:
+        return ObjectsOutput(self.size, self.objects)
+
+    def to_json(self, classes: Sequence[str]) -> Json:
+        """See `Output`."""
+        return self._as_objects.to_json(classes)
+
+    def draw(self, pixels: Pixels, classes: Sequence[str]) -> Image.Image:
+        """See `Output`."""
+        return self._as_objects.draw(pixels, classes)
+
+    def counts(self, classes: Sequence[str]) -> dict[str, int]:
+        """See `Output`."""
+        return self._as_objects.counts(classes)
+
+    def above(self, threshold: float) -> LocationOutput:
+        """Itself: a localizer always finds one object."""
+        return self
+
+    def without_pixels(self) -> LocationOutput:
+        """Itself."""
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class PixelsOutput:
+    """The class of each pixel (H, W), or only the number of pixels of each class."""
+
+    size: tuple[int, int]
+    classes: Pixels | None
+    areas: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, classes: Pixels) -> PixelsOutput:
+        """The output with `classes` (H, W)."""
+        areas = np.zeros(256, np.int64)
+        for label, count in MapPixels(classes, False, "").counts().items():
+            areas[label] = count
+        return cls((classes.shape[0], classes.shape[1]), classes, areas)
+
+    @property
+    def objects(self) -> None:
+        """None: pixels are labeled, not objects."""
+        return None
+
+    def to_json(self, classes: Sequence[str]) -> Json:
+        """See `Output`; areas are fractions of the image, largest first."""
+        whole = max(1, int(self.areas.sum()))
+        areas = [
+            {"class": name, "share": round(count / whole, 6)}
+            for name, count in self.counts(classes).items()
+        ]
+        return {**_size_json(self.size), "areas": areas}
+
+    def draw(self, pixels: Pixels, classes: Sequence[str]) -> Image.Image:
+        """See `Output`."""
+        assert self.classes is not None
+        return draw_classes(pixels, self.classes, classes)
+
+    def counts(self, classes: Sequence[str]) -> dict[str, int]:
+        """See `Output`."""
+        return _named(self.areas, classes)
+
+    def above(self, threshold: float) -> PixelsOutput:
+        """Itself."""
+        return self
+
+    def without_pixels(self) -> PixelsOutput:
+        """Its areas alone."""
+        return replace(self, classes=None)
+
+
+def _named(counts: NDArray[Any], classes: Sequence[str]) -> dict[str, int]:
+    order = np.argsort(-counts, kind="stable").tolist()
+    return {classes[label]: int(counts[label]) for label in order if counts[label]}
+
+
+def _size_json(size: tuple[int, int]) -> Json:
+    return {"width": size[1], "height": size[0]}
+
+
+def _object_json(objects: Detections, row: int, classes: Sequence[str]) -> Json:
+    found: Json = {
+        "class": classes[int(objects["labels"][row])],
+        "score": round(float(objects["scores"][row]), 6),
+        "box": [round(float(value), 2) for value in objects["boxes"][row]],
     }
+    if "masks" in objects:
+        counts = objects["masks"][row]["counts"]
+        counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        found["mask"] = {"size": list(objects["masks"][row]["size"]), "counts": counts}
+    return found

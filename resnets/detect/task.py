@@ -15,11 +15,12 @@ from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data.splits.fingerprint import Fingerprint
 from resnets.data.splits.report import SetReport
 from resnets.data.transforms.preprocess import Preprocessor
+from resnets.detect.evaluate.measure import measure
 from resnets.detect.loading.sources import DetectionSplits, open_detection
 from resnets.detect.loading.stream import DetectStream
 from resnets.detect.metrics.coco import require_coco
-from resnets.detect.metrics.evaluator import DetectionMetrics
-from resnets.detect.metrics.measure import Evaluator, make_test, measure
+from resnets.detect.metrics.meters import DetectionMetrics
+from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import (
     Model,
     build_model,
@@ -29,6 +30,7 @@ from resnets.detect.models.build import (
 from resnets.detect.models.load import load
 from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.losses import model_losses
+from resnets.detect.models.predictor import Predictor
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn
 from resnets.train.plan import ExecutionPlan
@@ -147,12 +149,12 @@ class DetectionTask:
         present = {name: split for name, split in watched.items() if split is not None}
 
         def evaluate(model: nn.Module) -> dict[str, dict[str, float]]:
-            test = self._test(model, plan)
+            predictor = self._predictor(model, plan)
             measured = {
-                name: measure(test, split, "training", rank=group)
+                name: measure(predictor, split, "training", group=group)
                 for name, split in present.items()
             }
-            return {name: figures(each.judgement) for name, each in measured.items()}
+            return {name: figures(each.metrics) for name, each in measured.items()}
 
         return evaluate if present else None
 
@@ -161,16 +163,18 @@ class DetectionTask:
     ) -> dict[str, Any]:
         """Metrics of the run's checkpoint `path` on validation and, this once, on test."""
         model = group.broadcast_from_main(lambda: load(path))
-        test = self._test(model.to(plan.device), plan)
+        predictor = self._predictor(model.to(plan.device), plan)
         result: dict[str, Any] = {}
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
             if split is not None:
-                judged = measure(test, split, model.origin, rank=group).judgement
-                result[name] = {**figures(judged), **judged.to_json()}
+                metrics = measure(predictor, split, model.origin, group=group).metrics
+                result[name] = {**figures(metrics), **metrics.to_json()}
         return result
 
-    def _test(self, model: nn.Module, plan: ExecutionPlan) -> Evaluator:
-        return make_test((model,), self.preprocessor, torch.device(plan.device), plan.precision)
+    def _predictor(self, model: nn.Module, plan: ExecutionPlan) -> Predictor:
+        assert isinstance(model, DetectionModel)
+        device = torch.device(plan.device)
+        return Predictor.of((model,), self.preprocessor, device, plan.precision)
 
 
 def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionSplits:
@@ -185,12 +189,12 @@ def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionS
 
 
 def _take_proposer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
-    """Weights of the localiser that R-CNN starts from; without others, its net starts there too."""
+    """Weights of the localizer that R-CNN starts from; without others, its net starts there too."""
     assert recipe.detect.proposals_from is not None
     where = recipe.detect.proposals_from
     found = load(where)
     if not isinstance(found, Localizer) or found.classes != splits.classes:
-        raise ConfigError(f"detect.proposals_from: {where} is no 'pcr' localiser of these classes")
+        raise ConfigError(f"detect.proposals_from: {where} is no 'pcr' localizer of these classes")
     try:
         model.proposer.load_state_dict(found.state_dict())
     except RuntimeError:
@@ -203,11 +207,11 @@ def _take_proposer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> P
     return found.preprocess
 
 
-def figures(judged: DetectionMetrics) -> dict[str, float]:
+def figures(metrics: DetectionMetrics) -> dict[str, float]:
     """What a log shows, in percent, and `error`: 100 less the figure that is to grow."""
-    if judged.located is not None:
-        named = {name: value for name, value in judged.headline.items() if value is not None}
+    if metrics.located is not None:
+        named = {name: value for name, value in metrics.headline.items() if value is not None}
         return {**named, "error": named["top1_error"]}
-    percent = {name: 100 * (value or 0.0) for name, value in judged.headline.items()}
+    percent = {name: 100 * (value or 0.0) for name, value in metrics.headline.items()}
     decides = next(name for name in DECIDES if name in percent)
     return {**percent, "error": 100 - percent[decides]}

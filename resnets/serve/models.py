@@ -15,14 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.config import ConfigError
-from resnets.data.decode.decode import decode, decode_fitted
-from resnets.detect.data.geometry import fitted_size
-from resnets.detect.metrics.measure import Evaluator, make_test
-from resnets.detect.models.inference_input import InferenceInput
+from resnets.data.decode.decode import decode
 from resnets.detect.models.load import load as load_vision_model
-from resnets.detect.models.localizer import Localizer, Refiner
-from resnets.detect.models.segmenter import Segmenter
-from resnets.detect.predict import at_least, likeliest
+from resnets.detect.models.predictor import InferenceInput, Predictor
+from resnets.detect.outputs import Output
 from resnets.evaluate.batched_inference import NOT_FINITE
 from resnets.evaluate.figures.grad_cam import PANEL, grad_cam
 from resnets.evaluate.figures.overlays import heat
@@ -158,15 +154,6 @@ class Classifier:
         return _png(heat(Image.fromarray(decode(data, view, name)), activation)), class_name
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prediction:
-    """Result for an image of `size` (H, W): objects, or the class of each pixel."""
-
-    size: tuple[int, int]
-    objects: Any
-    classes: NDArray[np.uint8] | None
-
-
 class VisionModel:
     """A detector, localizer or segmenter; processes images one by one."""
 
@@ -178,46 +165,22 @@ class VisionModel:
         self.task: str = model.recipe.task
         self.classes = model.classes
         resolved_device, resolved_precision = to_device(model, device, precision)
-        self.evaluator: Evaluator = make_test(
+        self.predictor = Predictor.of(
             (model,), model.preprocess, resolved_device, resolved_precision
         )
         self.engine = f"torch {resolved_precision}"
 
     def prepare(self, data: bytes, name: str) -> InferenceInput:
         """The whole image, resized for the model; the original pixels are not kept."""
+        return self.predictor.prepare(data, name)
 
-        def size_of(width: int, height: int) -> tuple[int, int]:
-            return fitted_size(width, height, self.evaluator.shorter, self.evaluator.longer)
+    def compute(self, prepared: Sequence[InferenceInput]) -> Sequence[Output]:
+        """One output per image."""
+        return [self.predictor.infer(inputs) for inputs in prepared]
 
-        small, stored = decode_fitted(data, name, size_of)
-        return InferenceInput(0, stored, torch.from_numpy(small).permute(2, 0, 1))
-
-    def compute(self, prepared: Sequence[InferenceInput]) -> Sequence[Prediction]:
-        """One prediction per image."""
-        return [self._infer(inputs) for inputs in prepared]
-
-    def describe(self, answer: Prediction, options: PredictOptions) -> Json:
-        """Objects by score, in px of the upright image; or the share of each class."""
-        height, width = answer.size
-        result: Json = {"width": width, "height": height}
-        if answer.classes is not None:
-            labels, counts = np.unique(answer.classes, return_counts=True)
-            order = np.argsort(-counts, kind="stable").tolist()
-            result["areas"] = [
-                {
-                    "class": self.classes[int(labels[index])],
-                    "share": round(float(counts[index]) / answer.classes.size, 6),
-                }
-                for index in order
-            ]
-            return result
-        objects = answer.objects
-        objects = objects if self.task == "localize" else at_least(objects, options.threshold)
-        result["objects"] = [
-            _object(objects, row, self.classes)
-            for row in np.argsort(-objects["scores"], kind="stable").tolist()
-        ]
-        return result
+    def describe(self, answer: Output, options: PredictOptions) -> Json:
+        """Objects by score, in px of the upright image; or the fraction of each class."""
+        return answer.above(options.threshold).to_json(self.classes)
 
     def prepare_explain(self, class_name: str | None) -> None:
         """RequestError."""
@@ -226,18 +189,6 @@ class VisionModel:
     def explain(self, data: bytes, name: str, class_name: str | None) -> tuple[bytes, str]:
         """Not supported."""
         raise NotImplementedError
-
-    def _infer(self, inputs: InferenceInput) -> Prediction:
-        batch = inputs.image[None].to(self.evaluator.device)
-        image = self.evaluator.preprocessor.normalize(batch)[0]
-        inputs = dataclasses.replace(inputs, image=image)
-        model = self.evaluator.models[0]
-        if isinstance(model, Segmenter):
-            return Prediction(inputs.stored, None, next(self.evaluator.maps(iter([inputs]))))
-        if isinstance(model, Localizer | Refiner):
-            located = next(self.evaluator.located(iter([inputs])))
-            return Prediction(inputs.stored, likeliest(located), None)
-        return Prediction(inputs.stored, next(self.evaluator.objects(iter([inputs]))), None)
 
 
 def open_model(
@@ -300,19 +251,6 @@ def fingerprint(where: str) -> str:
     if not files:
         digest.update(where.encode())
     return digest.hexdigest()[:12]
-
-
-def _object(objects: Any, row: int, classes: Sequence[str]) -> Json:
-    result: Json = {
-        "class": classes[int(objects["labels"][row])],
-        "score": round(float(objects["scores"][row]), 6),
-        "box": [round(float(value), 2) for value in objects["boxes"][row]],
-    }
-    if "masks" in objects:
-        counts = objects["masks"][row]["counts"]
-        counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        result["mask"] = {"size": list(objects["masks"][row]["size"]), "counts": counts}
-    return result
 
 
 def _png(image: Image.Image) -> bytes:

@@ -9,9 +9,9 @@ from torch import nn
 
 from resnets.config import ConfigError, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.metrics.measure import make_test
 from resnets.detect.models.inference import DetectionInference, _voted, two_scales
 from resnets.detect.models.layers import pad
+from resnets.detect.models.predictor import Predictor
 from resnets.detect.models.roi_heads import candidates
 
 LOW = dataclasses.replace(FPN, score_threshold=0.0, train_sizes=(64,), max_size=200)
@@ -206,12 +206,12 @@ def test_what_cannot_be_tested_is_refused():
     detector = small_model(LOW)
     means = Preprocessor(Preprocess()), torch.device("cpu"), "float32"
     with pytest.raises(ConfigError, match=r"^detect\.(refine|test_sizes)"):
-        make_test((segmenter,), *means, refine=True)
+        Predictor.of((segmenter,), *means, refine=True)
     with pytest.raises(ConfigError, match="one size"):
-        make_test((detector,), *means, scales=(400,))
+        Predictor.of((detector,), *means, scales=(400,))
     with pytest.raises(ConfigError, match="one task"):
-        make_test((detector, segmenter), *means)
+        Predictor.of((detector, segmenter), *means)
     with pytest.raises(ConfigError, match="same classes"):
         DetectionInference([detector, small_model(LOW, classes=4)])
-    test = make_test((detector,), *means, scales=(96, 64))
-    assert (test.shorter, test.longer, test.scales) == (96, 300, (64, 96))
+    test = Predictor.of((detector,), *means, scales=(96, 64))
+    assert (test.shorter, test.longer, test.options.scales) == (96, 300, (64, 96))

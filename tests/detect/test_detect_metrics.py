@@ -11,10 +11,10 @@ from detect_sets import bare_split, bare_target, detections, random_detections
 
 from resnets.config import DataSpec
 from resnets.detect.data.masks import encode_masks, render_masks
+from resnets.detect.evaluate.write import coco_results
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.coco import NUMBERS, coco_figures
-from resnets.detect.metrics.evaluator import judge_maps, judge_objects
-from resnets.detect.metrics.results import coco_results
+from resnets.detect.metrics.meters import object_metrics, pixel_metrics
 from resnets.detect.metrics.segmentation import PixelMeter
 from resnets.detect.metrics.voc import area_under, eleven_point, voc_figures
 
@@ -75,20 +75,20 @@ def test_perfect_and_empty_answers(coco_test):
         size = target.height, target.width
         each["masks"] = encode_masks(render_masks(target.masks, size, size))
         perfect.append(each)
-    judged = judge_objects(coco_test, perfect, "p", masks=True)
+    judged = object_metrics(coco_test, perfect, "p", masks=True)
     assert judged.boxes.numbers["AP"] == judged.masks.numbers["AP"] == pytest.approx(1.0)
     assert judged.voc.map == judged.voc.map11 == pytest.approx(1.0)
     assert set(judged.headline) == {"AP", "AP50", "AP75", "mask_AP", "mask_AP50"}
     json.dumps(judged.to_json(), allow_nan=False)
     empty = [detections([], [], [])] * len(coco_test)
-    nothing = judge_objects(coco_test, empty, "p")
+    nothing = object_metrics(coco_test, empty, "p")
     assert nothing.boxes.numbers["AP"] == nothing.voc.map == 0.0
 
 
 def test_classes_without_objects_count_for_nothing():
     split = bare_split([bare_target([[0, 0, 10, 10]], [1])])
     found = [detections([[0, 0, 10, 10], [50, 50, 60, 60]], [0.9, 0.8], [1, 2])]
-    judged = judge_objects(split, found, "p")
+    judged = object_metrics(split, found, "p")
     assert judged.boxes.class_ap == (None, pytest.approx(1.0), None)
     assert judged.voc.area == (None, 1.0, None)
     assert judged.boxes.numbers["APl"] is None
@@ -209,6 +209,6 @@ def test_the_truth_scores_one_on_real_class_maps(shared_data):
     for target in split.targets:
         truth = target.semantic.read()
         meter.add(np.where(truth == 255, 0, truth), truth)
-    judged = judge_maps(split, meter, "p")
+    judged = pixel_metrics(split, meter, "p")
     assert judged.semantic.mean_iou == judged.semantic.pixel_accuracy == 1.0
     json.dumps(judged.to_json(), allow_nan=False)

@@ -15,11 +15,11 @@ from resnets.cli.main import main
 from resnets.config import DataSpec, OptimSpec, Recipe
 from resnets.detect.data.masks import decode_run, encode_masks
 from resnets.detect.draw import class_color, draw, draw_classes, marks, save_drawing
+from resnets.detect.evaluate.curves import save_curves
+from resnets.detect.evaluate.error_page import save_misses, worst_misses
+from resnets.detect.evaluate.write import coco_results
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.coco import coco_figures
-from resnets.detect.metrics.curves import save_curves
-from resnets.detect.metrics.error_page import save_misses, worst_misses
-from resnets.detect.metrics.results import coco_results
 from resnets.training import run
 
 GRAY = np.full((120, 160, 3), 128, np.uint8)
@@ -206,7 +206,7 @@ def test_evaluate_on_other_data_matches_classes_by_name(masks_run, place, tmp_pa
         entry[key] = turned[entry[key]]
     path.write_text(json.dumps(document))
     recipe = Recipe(task="instances", data=DataSpec(source="elsewhere"))
-    from resnets.detect.metrics.eval_split import choose_split
+    from resnets.detect.evaluate.splits import choose_split
 
     split = choose_split(recipe, ("red", "green", "blue"), str(tmp_path), "test")
     plain = open_detection(DataSpec(source=str(tmp_path), test_fraction=0, val_fraction=0)).train

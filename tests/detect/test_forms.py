@@ -16,8 +16,8 @@ from resnets.cli.main import main
 from resnets.config import DataSpec, DetectSpec
 from resnets.data.errors import DataError
 from resnets.detect.check.run import annotation_tasks, check_annotations
+from resnets.detect.evaluate.splits import reorder
 from resnets.detect.loading.sources import find_source, open_detection
-from resnets.detect.metrics.eval_split import reorder
 
 WIDTH, HEIGHT = 80, 60
 

@@ -1,4 +1,4 @@
-"""Localisation error (ImageNet's), held against a brute-force check on real pictures."""
+"""Localization error (ImageNet's), held against a brute-force check on real pictures."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from detect_sets import bare_split, bare_target
 from resnets.config import DataSpec
 from resnets.data.errors import DataError
 from resnets.detect.loading.sources import open_detection
-from resnets.detect.metrics.evaluator import judge_located
 from resnets.detect.metrics.localization import localization_figures, on_object, single_class
+from resnets.detect.metrics.meters import location_metrics
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_true_boxes_make_no_error(single):
         boxes = np.full((len(single.classes), 4), np.nan, np.float32)
         scores[target.labels[0]], boxes[target.labels[0]] = 1, target.boxes[0]
         located.append({"scores": scores, "boxes": boxes})
-    judged = judge_located(single, located, "p")
+    judged = location_metrics(single, located, "p")
     assert judged.headline == dict.fromkeys(judged.headline, 0.0)
     assert judged.located.pictures == len(single) > 10
     assert "localization" in judged.to_json()

@@ -9,9 +9,10 @@ import torch
 
 from resnets import training
 from resnets.config import DataSpec, DetectSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
+from resnets.detect.evaluate.measure import measure
 from resnets.detect.loading.sources import open_detection
-from resnets.detect.metrics.measure import make_test, measure
 from resnets.detect.models.load import load
+from resnets.detect.models.predictor import Predictor
 from resnets.models import catalog
 
 
@@ -74,8 +75,8 @@ def test_sixteen_pictures_are_learnt_by_heart(shared_data, tmp_path):
     train = open_detection(recipe.data, recipe.detect, "instances").train
     assert len(train) == 16
     assert model.preprocess is not None
-    test = make_test((model,), model.preprocess, torch.device("cpu"), "float32")
-    judged = measure(test, train, model.origin).judgement
+    test = Predictor.of((model,), model.preprocess, torch.device("cpu"), "float32")
+    judged = measure(test, train, model.origin).metrics
     assert judged.boxes is not None
     assert judged.masks is not None
     assert judged.boxes.numbers["AP50"] > 0.9

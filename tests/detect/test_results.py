@@ -14,14 +14,14 @@ from resnets.data.decode import open_image
 from resnets.data.decode.decode import decode_fitted, decode_whole
 from resnets.data.decode.open_image import PixelBudget
 from resnets.data.errors import DataError
+from resnets.detect.evaluate.splits import choose_set, choose_split, reorder
+from resnets.detect.evaluate.unlabeled import Unlabeled, open_unlabeled, save_results
+from resnets.detect.evaluate.write import coco_results
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.coco import coco_figures
-from resnets.detect.metrics.eval_split import choose_set, choose_split, reorder
-from resnets.detect.metrics.results import coco_results
 from resnets.detect.metrics.segmentation import PixelMeter
-from resnets.detect.metrics.unlabeled import Unlabeled, open_unlabeled, save_results
 from resnets.detect.metrics.voc import voc_figures
-from resnets.detect.models.inference_input import _stretched, class_map
+from resnets.detect.models.to_stored import _stretched, class_map
 
 CLASSES = ("red", "green", "blue")
 
@@ -202,7 +202,7 @@ def test_class_maps_of_large_images_are_made_in_bands(monkeypatch):
 
     logits = torch.randn(5, 13, 17)
     whole = class_map(logits, (97, 61))
-    monkeypatch.setattr("resnets.detect.models.inference_input.WHOLE", 5 * 61 * 7)
+    monkeypatch.setattr("resnets.detect.models.to_stored.WHOLE", 5 * 61 * 7)
     assert (class_map(logits, (97, 61)) == whole).mean() > 0.999
     plane = torch.arange(4.0).reshape(1, 4, 1)
     expected = torch.nn.functional.interpolate(plane[None], (9, 1), mode="bilinear")[0]

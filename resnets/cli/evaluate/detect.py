@@ -13,7 +13,7 @@ from resnets.utils.terminal import escape, say
 
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation
-    from resnets.detect.metrics.evaluator import DetectionMetrics
+    from resnets.detect.metrics.meters import DetectionMetrics
 
 ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
 
@@ -79,8 +79,8 @@ def _overall(judged: DetectionMetrics) -> Iterator[tuple[str, str]]:
         yield "pixel accuracy", _shown(judged.semantic.pixel_accuracy)
     if judged.located is not None:
         found = judged.located
-        yield _tops("localisation error", found.top1_error, found.top5_error)
-        yield "localisation error, class given", f"{found.given_error:.2f}%"
+        yield _tops("localization error", found.top1_error, found.top5_error)
+        yield "localization error, class given", f"{found.given_error:.2f}%"
         yield _tops("class error", found.class_top1_error, found.class_top5_error)
 
 

@@ -64,17 +64,17 @@ def _write(
     as_csv: bool,
 ) -> None:
     from resnets.config import dump_json
-    from resnets.detect.outputs import coco_document
+    from resnets.detect.evaluate.write import coco_document
 
-    found = [each.found for each in seen if each.found is not None]
+    found = [each.output.objects for each in seen if each.output.objects is not None]
     document = None
     if len(found) == len(seen) and (draw is not None or as_json):
-        paths, sizes = [each.path for each in seen], [each.size for each in seen]
+        paths, sizes = [each.path for each in seen], [each.output.size for each in seen]
         document = coco_document(paths, sizes, found, names)
     if draw is not None and document is not None:
         dump_json(document, draw / "detections.json", indent=None)
     if as_json:
-        shares = [{"path": str(each.path), "pixels": each.counts(names)} for each in seen]
+        shares = [{"path": str(each.path), "pixels": each.output.counts(names)} for each in seen]
         print(json.dumps(shares if document is None else document))  # noqa: T201
     elif as_csv:
         _print_csv(seen, names)
@@ -87,27 +87,28 @@ def _drawn(seen: Iterable[Prediction], names: Sequence[str], folder: Path) -> It
     from resnets.detect.draw import save_drawing
 
     written: Counter[str] = Counter()
-    for sight in seen:
-        stem = sight.path.name
+    for each in seen:
+        stem = each.path.name
         written[stem] += 1
         again = f".{written[stem]}" if written[stem] > 1 else ""
-        save_drawing(sight.drawn(names), folder / f"{stem}{again}.seen.png")
-        yield sight
+        save_drawing(each.draw(names), folder / f"{stem}{again}.seen.png")
+        yield each
     say(f"wrote {written.total():,} drawings to {folder}", error=True)
 
 
 def _print_csv(seen: Sequence[Prediction], names: Sequence[str]) -> None:
     writer = CsvWriter(sys.stdout)
-    if any(each.found is None for each in seen):
+    if any(each.output.objects is None for each in seen):
         writer.writerow(["path", "class", "pixels"])
         for each in seen:
-            writer.writerows([each.path, *entry] for entry in each.counts(names).items())
+            writer.writerows([each.path, *entry] for entry in each.output.counts(names).items())
         return
     writer.writerow(["path", "class", "score", "left", "top", "right", "bottom"])
     for each in seen:
-        assert each.found is not None
-        for place, box in enumerate(each.found["boxes"].tolist()):
-            label, score = int(each.found["labels"][place]), each.found["scores"][place]
+        found = each.output.objects
+        assert found is not None
+        for row, box in enumerate(found["boxes"].tolist()):
+            label, score = int(found["labels"][row]), found["scores"][row]
             writer.writerow([each.path, names[label], f"{score:.4f}", *(f"{v:.1f}" for v in box)])
 
 
@@ -116,9 +117,9 @@ def _print_table(seen: Sequence[Prediction], names: Sequence[str]) -> None:
     table.add_column("picture", overflow="fold")
     table.add_column("seen", overflow="fold")
     for each in seen:
-        counts = each.counts(names)
-        if each.found is None:
-            total = each.size[0] * each.size[1]
+        counts = each.output.counts(names)
+        if each.output.objects is None:
+            total = each.output.size[0] * each.output.size[1]
             text = ", ".join(f"{name} {count / total:.0%}" for name, count in counts.items())
         else:
             text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"

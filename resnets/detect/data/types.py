@@ -42,6 +42,16 @@ class Detections(TypedDict):
     masks: NotRequired[Sequence[dict[str, Any]]]
 
 
+class Located(TypedDict):
+    """One box for each of K classes in an image, as a localizer gives it.
+
+    scores: (K,) how likely each class is. boxes: (K, 4) px of the stored image; NaN = none.
+    """
+
+    scores: Floats
+    boxes: Floats
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """What is known of one picture; M objects.

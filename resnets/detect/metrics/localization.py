@@ -1,29 +1,18 @@
-"""ImageNet's localisation error: is the class right, and does the box lie on an object of it?"""
+"""ImageNet's localization error: is the class right, and does the box lie on an object of it?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
 
 import numpy as np
 
 from resnets.data.errors import DataError
 from resnets.detect.data.box_iou import box_iou
-from resnets.detect.data.types import DetectionSplit, Flags, Floats
+from resnets.detect.data.types import DetectionSplit, Flags, Floats, Located
 
 TOP = 5  # of so few classes a top-5 error says nothing
 OVERLAP = 0.5  # ILSVRC's (Russakovsky et al. 2015, section 4.2): a box is right from here on
-
-
-class Located(TypedDict):
-    """One box for each of K classes in one picture, as a localiser gives it.
-
-    scores: (K,) how likely each class is. boxes: (K, 4) px of the stored picture; NaN = none.
-    """
-
-    scores: Floats
-    boxes: Floats
 
 
 @dataclass(frozen=True)

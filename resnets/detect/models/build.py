@@ -1,4 +1,4 @@
-"""From a recipe to a detector, localiser or segmenter, with initial weights."""
+"""From a recipe to a detector, localizer or segmenter, with initial weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.optim.swa_utils import update_bn
 from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.loading.stream import DetectStream
+from resnets.detect.models.base import InferenceOptions
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.layers import pad
 from resnets.detect.models.localizer import Localizer, Refiner
@@ -31,7 +32,7 @@ HEADS = {
     "segment": ("fcn", "deeplabv3"),
     "localize": ("pcr", "rcnn"),
 }
-# Fields of DataSpec that these tasks read. Images are normalised as the weights were trained, else
+# Fields of DataSpec that these tasks read. Images are normalized as the weights were trained, else
 # as by ImageNet; "channel" is what a recipe says that says nothing.
 DATA_FIELDS = frozenset(
     {"source", "val_fraction", "test_fraction", "split_seed", "split_rule", "overlap", "workers"}
@@ -41,7 +42,7 @@ NORMALIZE = ("channel", "imagenet")
 INSTEAD = {
     "value_range": "convert the images to 8 bits",
     "augment": "see detect.flip, detect.scale and detect.crop",
-    "normalize": "images are normalised as by ImageNet, or as the weights say",
+    "normalize": "images are normalized as by ImageNet, or as the weights say",
     "labels_from": "annotations say the classes",
     "ground_truth": "annotations say the classes",
 }
@@ -114,18 +115,10 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.compile == "on" and recipe.task != "segment":  # ever new sizes, ever new graphs
         raise ConfigError(f"compile: task {recipe.task!r} runs uncompiled; leave it off")
-    check_test(recipe.task, recipe.detect.refine, recipe.detect.test_sizes)
+    options = InferenceOptions(recipe.detect.refine, recipe.detect.test_sizes)
+    options.check(recipe.task in ("detect", "instances"))
     if head == "rcnn" and recipe.detect.proposals_from is None:
-        raise ConfigError("detect.proposals_from: name the run of a 'pcr' localiser")
-
-
-def check_test(task: str, refine: bool, sizes: Sequence[int]) -> None:
-    """ConfigError where models of a task cannot be tested so: they are for detectors."""
-    if task not in ("detect", "instances") and (refine or sizes):
-        field = "detect.refine (--refine)" if refine else "detect.test_sizes (--scales)"
-        raise ConfigError(f"{field}: is for tasks detect and instances only, not {task!r}")
-    if len(sizes) == 1:
-        raise ConfigError(f"detect.test_sizes: {tuple(sizes)} is one size; give several, or none")
+        raise ConfigError("detect.proposals_from: name the run of a 'pcr' localizer")
 
 
 def check_data_fields(recipe: Recipe) -> None:

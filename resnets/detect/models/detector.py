@@ -10,7 +10,11 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
-from resnets.config import ConfigError, DetectSpec, Recipe
+from resnets.config import ConfigError, DetectSpec
+from resnets.detect.data.types import DetectionSplit
+from resnets.detect.metrics.meters import ObjectMeter
+from resnets.detect.models.base import DetectionModel, InferenceOptions
+from resnets.detect.models.inference import DetectionInference
 from resnets.detect.models.layers import (
     Pyramid,
     Tail,
@@ -22,12 +26,14 @@ from resnets.detect.models.layers import (
     stage_strides,
 )
 from resnets.detect.models.roi_heads import RegionHeads
+from resnets.detect.models.to_stored import detections
+from resnets.detect.outputs import ObjectsOutput
 from resnets.models import ImageClassifier
 
 MASK_WIDTH, MASK_DEPTH, MASK_SIZE = 256, 4, 14  # He et al. 2017, Fig. 4
 
 
-class Detector(nn.Module):
+class Detector(DetectionModel):
     """Faster R-CNN (Ren et al. 2015) on `net`; with `masks` Mask R-CNN (He et al. 2017).
 
     head "c4": all stages of the net but the last serve proposals and regions, the last one and
@@ -38,14 +44,15 @@ class Detector(nn.Module):
     The net loses its classification head. Pictures may have any size.
     """
 
+    detects = True
+
     def __init__(
         self, net: ImageClassifier, spec: DetectSpec, num_classes: int, masks: bool = False
     ) -> None:
-        super().__init__()
         if spec.head not in ("c4", "fpn"):
             raise ConfigError(f"detect.head: {spec.head!r} finds no boxes; use fpn or c4")
         behead(net, stages_only=spec.head == "fpn")
-        self.net, self.spec, self.num_classes = net, spec, num_classes
+        super().__init__(net, spec, num_classes)
         self.pyramid = Pyramid(net.spec, spec) if spec.head == "fpn" else None
         if self.pyramid is None:
             channels, strides, levels = *_shared(net), 1
@@ -56,11 +63,6 @@ class Detector(nn.Module):
         self.roi_heads = _region_heads(net, spec, channels, strides, num_classes)
         if masks:
             _add_mask_head(self.roi_heads, net, spec, channels, strides, num_classes)
-        self.preprocess: Any = None
-        self.classes: tuple[str, ...] = ()
-        self.recipe: Recipe | None = None
-        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
-        self.origin = "random initialization"
 
     @property
     def masks(self) -> bool:
@@ -86,7 +88,7 @@ class Detector(nn.Module):
     ) -> Any:
         """Losses by name in training, else for each picture boxes, scores and labels (and masks).
 
-        images: (C, H, W) float32, normalised. targets, in training: dicts of boxes (M, 4), labels
+        images: (C, H, W) float32, normalized. targets, in training: dicts of boxes (M, 4), labels
         (M,) from 1 and, for Mask R-CNN, masks (M, H, W). Boxes are in pixels of these pictures;
         masks come out as (D, 1, 28, 28) shares to be pasted into their boxes.
         """
@@ -95,6 +97,22 @@ class Detector(nn.Module):
         proposals, of_proposals = self.rpn(padded, features, targets)
         found, of_regions = self.roi_heads(features, proposals, padded.image_sizes, targets)
         return of_proposals | of_regions if self.training else found
+
+    def infer(
+        self,
+        image: Tensor,
+        size: tuple[int, int],
+        others: Sequence[Detector] = (),
+        options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
+    ) -> ObjectsOutput:
+        """See `DetectionModel`."""
+        finder = DetectionInference((self, *others), options.refine, options.scales)
+        (found,) = finder([image])
+        return ObjectsOutput(size, detections(found, image.shape[-2:], size))
+
+    def meter(self, split: DetectionSplit, others: Sequence[Detector] = ()) -> ObjectMeter:
+        """See `DetectionModel`."""
+        return ObjectMeter(masks=any(each.masks for each in (self, *others)))
 
 
 def _shared(net: ImageClassifier) -> tuple[int, tuple[int, ...]]:

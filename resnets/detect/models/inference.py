@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,9 +13,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_area, box_iou
 
 from resnets.config import ConfigError
-from resnets.detect.models.detector import Detector
 from resnets.detect.models.layers import pad
 from resnets.detect.models.roi_heads import candidates, suppress
+
+if TYPE_CHECKING:
+    from resnets.detect.models.detector import Detector
 
 REFINED_OVERLAP = 0.3  # suppression of the union of old and new boxes (appendix B)
 VOTE_OVERLAP = 0.5  # boxes that vote for a kept one (Gidaris and Komodakis 2015)
@@ -58,7 +61,7 @@ class DetectionInference:
     def __call__(self, images: Sequence[Tensor]) -> list[Detections]:
         """Boxes (D, 4), scores and labels (from 1) of each picture, best first.
 
-        images: (C, H, W) float32, normalised; boxes are in their pixels. With `test_sizes` they
+        images: (C, H, W) float32, normalized; boxes are in their pixels. With `test_sizes` they
         are resized from here, so give them at the largest one; proposals come from the pictures
         at the shorter side that detectors were trained on.
         """

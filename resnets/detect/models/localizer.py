@@ -14,15 +14,45 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
 
-from resnets.config import ConfigError, DetectSpec, Recipe
+from resnets.config import ConfigError, DetectSpec
+from resnets.detect.data.types import DetectionSplit, Located
+from resnets.detect.metrics.meters import LocationMeter
+from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.models.layers import behead, pad, to_float32
+from resnets.detect.outputs import LocationOutput
 from resnets.models import ImageClassifier
 
 Sizes = list[tuple[int, int]]
 LIKELY = 5  # classes whose boxes R-CNN looks at again
 
 
-class Localizer(nn.Module):
+class _LocalizationModel(DetectionModel):
+    """One box for each class, and how likely the class is."""
+
+    def infer(
+        self,
+        image: Tensor,
+        size: tuple[int, int],
+        others: Sequence[_LocalizationModel] = (),
+        options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
+    ) -> LocationOutput:
+        """See `DetectionModel`; scores and boxes of an ensemble are averaged."""
+        with torch.no_grad():
+            answers = [model([image]) for model in (self, *others)]
+        scores, boxes = (torch.stack(some).mean(0)[0] for some in zip(*answers, strict=True))
+        (height, width), (high, wide) = size, image.shape[-2:]
+        scale = boxes.new_tensor([width / wide, height / high] * 2)
+        located = Located(scores=scores.cpu().numpy(), boxes=(boxes * scale).cpu().numpy())
+        return LocationOutput(size, located)
+
+    def meter(
+        self, split: DetectionSplit, others: Sequence[_LocalizationModel] = ()
+    ) -> LocationMeter:
+        """See `DetectionModel`."""
+        return LocationMeter()
+
+
+class Localizer(_LocalizationModel):
     """A per-class RPN ("PCR"): two 1x1 convolutions on the last stage, and a classifier.
 
     For each of A anchors at each place and each class: is it this class's object (a binary logistic
@@ -31,11 +61,10 @@ class Localizer(nn.Module):
     """
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
-        super().__init__()
         if net.spec.is_vgg:
             raise ConfigError(f"task 'localize': {net.spec.name}; use a residual or plain net")
         behead(net, stages_only=False)
-        self.net, self.spec, self.num_classes = net, spec, num_classes
+        super().__init__(net, spec, num_classes)
         channels = net.spec.widths[-1] * net.spec.expansion
         self.anchors = AnchorGenerator((spec.anchor_sizes,), (spec.anchor_ratios,))
         each = self.anchors.num_anchors_per_location()[0]
@@ -48,11 +77,6 @@ class Localizer(nn.Module):
         self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
         self.matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
         self.sampler = BalancedPositiveNegativeSampler(spec.rpn_batch_size, 0.5)
-        self.preprocess: Any = None
-        self.classes: tuple[str, ...] = ()
-        self.recipe: Recipe | None = None
-        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
-        self.origin = "random initialization"
 
     def read(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Sizes]:
         """Class logits (B, K), objectness (B, N, K), offsets (B, N, K, 4), anchors, sizes.
@@ -140,8 +164,8 @@ class Localizer(nn.Module):
         }
 
 
-class Refiner(nn.Module):
-    """R-CNN on a localiser's proposals: each is warped to the net's input and judged anew.
+class Refiner(_LocalizationModel):
+    """R-CNN on a localizer's proposals: each is warped to the net's input and judged anew.
 
     `proposer` is trained before and stays as it is. Regions of `spec.proposals` boxes of the true
     class are learnt from, `spec.box_batch_size` a picture, a quarter of them on the object.
@@ -150,20 +174,14 @@ class Refiner(nn.Module):
     def __init__(
         self, net: ImageClassifier, proposer: Localizer, spec: DetectSpec, num_classes: int
     ) -> None:
-        super().__init__()
         behead(net, stages_only=False)
-        self.net, self.spec, self.num_classes = net, spec, num_classes
+        super().__init__(net, spec, num_classes)
         channels = net.spec.widths[-1] * net.spec.expansion
         self.predictor = FastRCNNPredictor(channels, num_classes + 1)
         self.proposer = proposer.requires_grad_(False).eval()
         self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.matcher = Matcher(0.5, 0.5, allow_low_quality_matches=False)
         self.sampler = BalancedPositiveNegativeSampler(spec.box_batch_size, 0.25)
-        self.preprocess: Any = None
-        self.classes: tuple[str, ...] = ()
-        self.recipe: Recipe | None = None
-        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
-        self.origin = "random initialization"
 
     def train(self, mode: bool = True) -> Refiner:
         """Training mode for all but the proposer."""
@@ -228,6 +246,6 @@ class Refiner(nn.Module):
 
 
 def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which anchors have their centre in the picture (H, W), not in its padding."""
+    """Which anchors have their center in the picture (H, W), not in its padding."""
     centers = (anchors[:, :2] + anchors[:, 2:]) / 2
     return (centers[:, 0] < size[1]) & (centers[:, 1] < size[0])

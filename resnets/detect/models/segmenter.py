@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,13 +11,17 @@ from torch.nn import functional as F
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
-from resnets.config import ConfigError, DetectSpec, Recipe
-from resnets.detect.data.types import IGNORE
+from resnets.config import ConfigError, DetectSpec
+from resnets.detect.data.types import IGNORE, DetectionSplit
+from resnets.detect.metrics.meters import SegmentationMeter
+from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.models.layers import behead, stage_channels, to_float32
+from resnets.detect.models.to_stored import class_map
+from resnets.detect.outputs import PixelsOutput
 from resnets.models import ImageClassifier
 
 
-class Segmenter(nn.Module):
+class Segmenter(DetectionModel):
     """A net whose last stages dilate (`ModelSpec.dilate`) and a head on its last stage.
 
     head "fcn": Long et al. 2015; "deeplabv3": Chen et al. 2017. With `spec.aux_loss_weight`, a
@@ -24,21 +29,15 @@ class Segmenter(nn.Module):
     """
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
-        super().__init__()
         if spec.head not in ("fcn", "deeplabv3"):
             raise ConfigError(f"detect.head: {spec.head!r} labels no pixels; use fcn or deeplabv3")
         behead(net, stages_only=True)
-        self.net, self.spec, self.num_classes = net, spec, num_classes
+        super().__init__(net, spec, num_classes)
         channels = list(stage_channels(net.spec).values())
         make = FCNHead if spec.head == "fcn" else DeepLabHead
         self.classifier = make(channels[-1], num_classes)
         helped = spec.aux_loss_weight > 0 and len(channels) > 1
         self.aux_classifier = FCNHead(channels[-2], num_classes) if helped else None
-        self.preprocess: Any = None
-        self.classes: tuple[str, ...] = ()
-        self.recipe: Recipe | None = None
-        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
-        self.origin = "random initialization"
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
         """Scores (B, K, H, W) of pictures (B, C, H, W); with `targets` the losses by name.
@@ -55,6 +54,22 @@ class Segmenter(nn.Module):
             helper = self._scores(self.aux_classifier, stages[self.net.stage_names[-2]], size)
             losses["loss_auxiliary"] = self.spec.aux_loss_weight * _pixel_loss(helper, targets)
         return losses
+
+    def infer(
+        self,
+        image: Tensor,
+        size: tuple[int, int],
+        others: Sequence[Segmenter] = (),
+        options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
+    ) -> PixelsOutput:
+        """See `DetectionModel`; probabilities of an ensemble are averaged."""
+        with torch.no_grad():
+            each = [model(image[None])[0].softmax(0) for model in (self, *others)]
+        return PixelsOutput.of(class_map(torch.stack(each).mean(0), size))
+
+    def meter(self, split: DetectionSplit, others: Sequence[Segmenter] = ()) -> SegmentationMeter:
+        """See `DetectionModel`."""
+        return SegmentationMeter(split)
 
     def _scores(self, head: nn.Module, features: Tensor, size: torch.Size) -> Tensor:
         return F.interpolate(to_float32(head(features)), size=size, mode="bilinear")

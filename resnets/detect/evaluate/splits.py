@@ -14,9 +14,9 @@ from resnets.config import DataSpec, DetectSpec, Recipe
 from resnets.data.errors import DataError
 from resnets.data.splits.fingerprint import Fingerprint
 from resnets.detect.data.types import IGNORE, DetectionSplit, Target
+from resnets.detect.evaluate.unlabeled import Unlabeled, open_unlabeled
 from resnets.detect.loading.sources import DetectionSplits, open_detection, open_set
 from resnets.detect.metrics.localization import single_class
-from resnets.detect.metrics.unlabeled import Unlabeled, open_unlabeled
 
 SHOWN = 5  # class names in a message
 log = logging.getLogger("resnets")

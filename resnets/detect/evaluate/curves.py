@@ -20,7 +20,7 @@ from resnets.evaluate.figures.fonts import figure_fonts, label
 INK, SOFT, GRAY = "#1f2933", "#616e7c", "#cbd2d9"
 RECALL = np.linspace(0, 1, 101)
 OVERLAPS = ((0, "0.50", "#2f6fb0"), (5, "0.75", "#c8553d"), (8, "0.90", "#7b8794"))
-NAMED = 10  # classes up to which each curve has its own colour and name
+NAMED = 10  # classes up to which each curve has its own color and name
 LETTERS = 12  # of the protocol's 9 pt that an inch holds
 
 

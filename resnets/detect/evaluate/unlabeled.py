@@ -26,9 +26,9 @@ from resnets.detect.data.image_names import image_folder
 from resnets.detect.data.store import Store, open_store
 from resnets.detect.data.types import Detections, DetectionSplit, Target
 from resnets.detect.data.values import read_id, read_name
+from resnets.detect.evaluate.write import coco_results
 from resnets.detect.formats.coco.objects import stated_id
 from resnets.detect.formats.voc.lists import find_lists
-from resnets.detect.metrics.results import coco_results
 
 LIST_FOLDER = "ImageSets/Main"
 

@@ -1,0 +1,98 @@
+"""The files that an evaluation and a prediction leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnets.config import dump_json
+from resnets.detect.data.types import Detections, DetectionSplit
+from resnets.detect.evaluate.curves import save_curves
+from resnets.detect.evaluate.error_page import save_misses, worst_misses
+from resnets.detect.metrics.meters import DetectionMetrics
+
+
+def save_evaluation(
+    metrics: DetectionMetrics, split: DetectionSplit, found: Sequence[Detections], out: Path
+) -> list[Path]:
+    """Write the metrics into `out` and return the files, evaluation.json first.
+
+    With detections also detections.json (COCO's result format), precision.png, mask_precision.png
+    where there are masks, and misses.png, the worst ones.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    written = [out / "evaluation.json"]
+    dump_json(metrics.to_json(), written[0])
+    for kind, figures in (("", metrics.boxes), ("mask_", metrics.masks)):
+        if figures is not None:
+            written.append(out / f"{kind}precision.png")
+            title = "masks" if kind else "boxes"
+            save_curves(figures, metrics.classes, metrics.protocol, written[-1], title)
+    if metrics.boxes is not None:
+        written.append(out / "misses.png")
+        save_misses(split, worst_misses(split, found), metrics.protocol, written[-1])
+        written.append(out / "detections.json")
+        ids = [target.image_id for target in split.targets]
+        dump_json(coco_results(ids, found, split.category_ids), written[-1], indent=None)
+    return written
+
+
+def coco_document(
+    paths: Sequence[Path],
+    sizes: Sequence[tuple[int, int]],
+    found: Sequence[Detections],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """COCO JSON of what was found in pictures of `sizes` (H, W); annotations carry a score.
+
+    Pictures and categories are numbered from 1.
+    """
+    numbers = range(1, len(paths) + 1)
+    entries = coco_results(list(numbers), found, range(1, len(classes) + 1))
+    for number, entry in enumerate(entries, start=1):
+        _, _, width, height = entry["bbox"]
+        entry |= {"id": number, "area": round(width * height, 2), "iscrowd": 0}
+    return {
+        "images": [
+            {"id": number, "file_name": str(path), "width": size[1], "height": size[0]}
+            for number, path, size in zip(numbers, paths, sizes, strict=True)
+        ],
+        "annotations": entries,
+        "categories": [{"id": label, "name": name} for label, name in enumerate(classes, 1)],
+    }
+
+
+def coco_results(
+    image_ids: Sequence[int | str],
+    found: Sequence[Detections],
+    category_ids: Sequence[int | str | None],
+) -> list[dict[str, Any]]:
+    """One entry an object: image_id, category_id, bbox (left, top, width, height), score.
+
+    Objects of classes that the data does not have (None) are left out. Those with masks have a
+    segmentation too, as compressed run lengths.
+    """
+    entries = []
+    for image_id, each in zip(image_ids, found, strict=True):
+        boxes, labels = np.asarray(each["boxes"], np.float64), np.asarray(each["labels"])
+        for place, score in enumerate(np.asarray(each["scores"], np.float64).tolist()):
+            category = category_ids[int(labels[place])]
+            if category is None:
+                continue
+            left, top, right, bottom = (round(value, 2) for value in boxes[place].tolist())
+            entry: dict[str, Any] = {
+                "image_id": image_id,
+                "category_id": category,
+                "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
+                "score": round(score, 5),
+            }
+            if "masks" in each:
+                run = each["masks"][place]
+                counts = run["counts"]
+                text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+                entry["segmentation"] = {"size": [int(v) for v in run["size"]], "counts": text}
+            entries.append(entry)
+    return entries

@@ -1,0 +1,138 @@
+"""`Predictor`: from an image to a model's output, for predict, evaluate and serve alike."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from resnets.config import ConfigError
+from resnets.data.decode.bad_samples import BadSamples
+from resnets.data.decode.decode import decode_fitted
+from resnets.data.errors import DataError
+from resnets.data.files.folder import Files
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.detect.data.geometry import fitted_size
+from resnets.detect.data.types import DetectionSplit
+from resnets.detect.metrics.meters import Meter
+from resnets.detect.models.base import DetectionModel, InferenceOptions
+from resnets.detect.outputs import Output
+from resnets.utils.cpu_count import cores
+
+
+@dataclass(frozen=True, eq=False)
+class InferenceInput:
+    """An image resized for a model.
+
+    row: its number among those that are read. stored: (H, W) px of the upright stored image.
+    image: (3, h, w) uint8.
+    """
+
+    row: int
+    stored: tuple[int, int]
+    image: Tensor
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model, or an ensemble of one kind, with its preprocessing.
+
+    shorter, longer: [px] the shorter side of its inputs, and the most that the longer may have.
+    """
+
+    models: tuple[DetectionModel, ...]
+    preprocessor: Preprocessor
+    shorter: int
+    longer: int
+    device: torch.device
+    precision: str
+    options: InferenceOptions = InferenceOptions()  # noqa: RUF009 (frozen)
+
+    @classmethod
+    def of(
+        cls,
+        models: Sequence[DetectionModel],
+        preprocessor: Preprocessor,
+        device: torch.device,
+        precision: str,
+        refine: bool | None = None,
+        scales: tuple[int, ...] | None = None,
+    ) -> Predictor:
+        """As the recipe of the first of `models` tests, with `refine` and `scales` where given.
+
+        ConfigError: models of different kinds, or options that their kind does not have.
+        """
+        first = models[0]
+        if any(type(each) is not type(first) for each in models):
+            raise ConfigError("an ensemble needs models of one task")
+        spec = first.spec
+        options = InferenceOptions(
+            spec.refine if refine is None else refine,
+            tuple(sorted(spec.test_sizes if scales is None else scales)),
+        )
+        options.check(first.detects)
+        home = spec.train_sizes[-1]
+        shorter = max(options.scales, default=home)
+        longer = round(spec.max_size * max(1.0, shorter / home))
+        return cls(tuple(models), preprocessor, shorter, longer, device, precision, options)
+
+    def prepare(self, data: bytes | memoryview, name: str, row: int = 0) -> InferenceInput:
+        """An encoded image, upright and resized; DataError names one that cannot be read."""
+        pixels, stored = decode_fitted(
+            data,
+            name,
+            lambda width, height: fitted_size(width, height, self.shorter, self.longer),
+        )
+        return InferenceInput(row, stored, torch.from_numpy(pixels).permute(2, 0, 1))
+
+    def inputs(
+        self, files: Files, unreadable: BadSamples, workers: int = 0
+    ) -> Iterator[InferenceInput]:
+        """Every image of `files` once, in order; those that cannot be read are noted and left out.
+
+        Some are decoded ahead by `workers` threads, 0 = one per core.
+        """
+        workers = workers or cores()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="predict")
+        waiting: deque[tuple[int, Future[InferenceInput]]] = deque()
+
+        def read(row: int) -> InferenceInput:
+            return self.prepare(files.read(row), files.name(row), row)
+
+        try:
+            for row in range(len(files) + 2 * workers):
+                if row < len(files):
+                    waiting.append((row, pool.submit(read, row)))
+                if row < 2 * workers or not waiting:
+                    continue
+                place, task = waiting.popleft()
+                try:
+                    inputs = task.result()
+                except DataError as error:
+                    unreadable.add(place, error)
+                    continue
+                yield inputs
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def infer(self, inputs: InferenceInput) -> Output:
+        """What the model finds, or the ensemble on average; models are in eval mode."""
+        first, *others = self.models
+        image = self.preprocessor.normalize(inputs.image.to(self.device)[None])[0]
+        with torch.no_grad(), self._autocast():
+            return first.infer(image, inputs.stored, others, self.options)
+
+    def meter(self, split: DetectionSplit) -> Meter:
+        """What adds up the metrics of outputs on `split`."""
+        first, *others = self.models
+        return first.meter(split, others)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision != "bfloat16":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
