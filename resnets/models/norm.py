@@ -1,7 +1,7 @@
 """Norms of every kind, each one module with what follows it: addition of the shortcut and relu.
 
 `BatchNormAct2d` is timm's idiom: it inherits from torch's norm, so parameters and buffers keep
-their names (`norm1.weight`), and trains with a fused CPU kernel (`ops.norm_act`). `GhostNormAct2d`
+their names (`norm1.weight`), and trains with a fused CPU kernel (`ops.norm_act`). The ghost norm
 and the two synchronized norms take their statistics from other batches than one device's.
 """
 
@@ -118,7 +118,7 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
         )
 
 
-class GhostNormAct2d(BatchNormAct2d):
+class GhostBatchNormAct2d(BatchNormAct2d):
     """Batch norm over each `ghost_size` neighbors of a batch separately in training.
 
     "Ghost" batches (Hoffer et al. 2017, "Train longer, generalize better"); the paper's networks
@@ -180,7 +180,7 @@ class GhostNormAct2d(BatchNormAct2d):
             self.count.zero_()
 
 
-class AllReduceNormAct2d(NormAct, nn.BatchNorm2d):
+class AllReduceBatchNormAct2d(NormAct, nn.BatchNorm2d):
     """Batch norm over the batches of all processes, on devices that torch's does not support."""
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -243,8 +243,9 @@ def make_norm(
     """
     if custom is not None:
         norm = custom(channels)
-        usual = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats
-        return _converted(norm, BatchNormAct2d, relu) if usual else CustomNormAct(norm, relu=relu)
+        if _is_batch_norm(norm):
+            return convert_norm(norm, BatchNormAct2d, relu)
+        return CustomNormAct(norm, relu=relu)
     if spec.norm == "none":
         return IdentityAct(relu=relu, inplace=inplace)
     return BatchNormAct2d(channels, spec.norm_eps, relu=relu)
@@ -258,19 +259,27 @@ def convert_batch_norms(model: nn.Module, ghost_size: int, sync: bool) -> nn.Mod
     if not (ghost_size or sync):
         return model
     cuda = next(model.parameters()).device.type == "cuda"
-    kind: type[NormAct] = SyncBatchNormAct if cuda else AllReduceNormAct2d
-    kind = kind if sync else GhostNormAct2d
+    kind: type[NormAct] = SyncBatchNormAct if cuda else AllReduceBatchNormAct2d
+    kind = kind if sync else GhostBatchNormAct2d
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
-            if type(norm) in (nn.BatchNorm2d, BatchNormAct2d):
-                converted = _converted(norm, kind, getattr(norm, "relu", False))
-                if isinstance(converted, GhostNormAct2d):
+            if _is_batch_norm(norm):
+                converted = convert_norm(norm, kind, getattr(norm, "relu", False))
+                if isinstance(converted, GhostBatchNormAct2d):
                     _set_ghost_size(converted, ghost_size)
                 setattr(parent, name, converted)
     return model
 
 
-def _converted(norm: nn.Module, kind: type[NormAct], relu: bool) -> NormAct:
+def _is_batch_norm(norm: nn.Module) -> bool:
+    """Whether this is a batch norm of one device's batch with weights and a moving average."""
+    if type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
+        return False
+    assert isinstance(norm, nn.BatchNorm2d)
+    return norm.affine and norm.track_running_stats and norm.momentum is not None
+
+
+def convert_norm(norm: nn.Module, kind: type[NormAct], relu: bool) -> NormAct:
     """A norm of another `kind` with the weights and statistics of the batch norm `norm`."""
     assert isinstance(norm, nn.BatchNorm2d)
     with torch.device("meta"):  # nothing is allocated: the tensors of `norm` replace the new ones
@@ -280,7 +289,7 @@ def _converted(norm: nn.Module, kind: type[NormAct], relu: bool) -> NormAct:
     return new
 
 
-def _set_ghost_size(norm: GhostNormAct2d, ghost_size: int) -> None:
+def _set_ghost_size(norm: GhostBatchNormAct2d, ghost_size: int) -> None:
     norm.ghost_size = ghost_size
     like = norm.weight.detach()
     norm.register_buffer("sums", like.new_zeros(2, len(like)), persistent=False)
@@ -298,7 +307,7 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
     return [
         buffer
         for norm in model.modules()
-        if type(norm) in (nn.BatchNorm2d, BatchNormAct2d, GhostNormAct2d) and norm.training
+        if type(norm) in (nn.BatchNorm2d, BatchNormAct2d, GhostBatchNormAct2d) and norm.training
         for buffer in (norm.running_mean, norm.running_var)
         if isinstance(buffer, Tensor)
     ]

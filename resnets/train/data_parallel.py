@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resnets.models.norm import GhostNormAct2d, running_statistics
+from resnets.models.norm import GhostBatchNormAct2d, running_statistics
 from resnets.utils.distributed import ProcessGroup
 
 
@@ -34,7 +34,7 @@ class DataParallelModel:
         self._forward = forward
         self._parameters = list(forward.parameters())  # thousands in a deep model, used each step
         self._trainable: tuple[bool, ...] | None = None
-        self._ghost_norms: list[GhostNormAct2d] = []
+        self._ghost_norms: list[GhostBatchNormAct2d] = []
         self._running_stats: list[Tensor] = []
         self.module: nn.Module = forward  # what a call goes through
 
@@ -45,7 +45,7 @@ class DataParallelModel:
             return
         self._trainable = trainable
         modules = self._forward.modules()
-        self._ghost_norms = [each for each in modules if isinstance(each, GhostNormAct2d)]
+        self._ghost_norms = [each for each in modules if isinstance(each, GhostBatchNormAct2d)]
         if self.group.world_size == 1:
             return
         self._running_stats = running_statistics(self._forward)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from resnets.config import ConfigError
 from resnets.models import build, catalog
 from resnets.models.block import BlockConfig, require, residual_paths
-from resnets.models.norm import BatchNormAct2d, CustomNormAct, use_cpu_kernels
+from resnets.models.norm import BatchNormAct2d, CustomNormAct, convert_batch_norms, use_cpu_kernels
 from resnets.models.resnet import BasicBlock, ResNet, make_shortcut
 
 SPEC = catalog.spec("cifar-resnet8", num_classes=5)
@@ -99,6 +99,14 @@ def test_a_batch_norm_of_other_settings_keeps_its_names_and_the_kernels() -> Non
     norm = model.get_submodule("stage1.0.norm1")
     assert isinstance(norm, BatchNormAct2d)
     assert (norm.eps, norm.momentum) == (1e-3, 0.01)
+
+
+@pytest.mark.parametrize("settings", [{"affine": False}, {"momentum": None}])
+def test_a_batch_norm_that_the_kernels_do_not_know_is_wrapped(settings: dict) -> None:
+    model = build(SPEC, norm=lambda channels: nn.BatchNorm2d(channels, **settings))
+    assert isinstance(model.get_submodule("stage1.0.norm1"), CustomNormAct)
+    use_cpu_kernels(convert_batch_norms(model, 2, sync=False))
+    F.cross_entropy(model(images()), torch.arange(4)).backward()
 
 
 def test_a_block_of_the_package_may_be_used_from_outside() -> None:

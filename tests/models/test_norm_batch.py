@@ -10,10 +10,12 @@ from resnets.config import ConfigError, Recipe, replace_fields
 from resnets.data.batch import Batch
 from resnets.models import build, catalog
 from resnets.models.norm import (
-    AllReduceNormAct2d,
+    AllReduceBatchNormAct2d,
     BatchNormAct2d,
-    GhostNormAct2d,
+    GhostBatchNormAct2d,
+    SyncBatchNormAct,
     convert_batch_norms,
+    convert_norm,
     running_statistics,
     use_cpu_kernels,
 )
@@ -27,12 +29,12 @@ from resnets.utils.distributed import ProcessGroup
 OFF = torch.autocast("cpu", enabled=False)
 
 
-def ghost(channels: int, images: int, relu: bool = True) -> GhostNormAct2d:
+def ghost(channels: int, images: int, relu: bool = True) -> GhostBatchNormAct2d:
     model = nn.Sequential(BatchNormAct2d(channels, relu=relu))
     nn.init.uniform_(model[0].weight)
     nn.init.uniform_(model[0].bias)
     convert_batch_norms(model, images, sync=False)
-    assert isinstance(model[0], GhostNormAct2d)
+    assert isinstance(model[0], GhostBatchNormAct2d)
     return model[0]
 
 
@@ -123,6 +125,19 @@ def test_sizes_that_do_not_go_together_are_refused(changes, said):
         recipe(**changes)
 
 
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_norm_that_torch_synchronizes_keeps_relu_and_shortcut(relu):
+    norm = BatchNormAct2d(8, relu=relu)
+    nn.init.normal_(norm.bias)
+    x, shortcut = torch.randn(4, 8, 5, 5), torch.randn(4, 8, 5, 5)
+    with torch.no_grad():
+        norm(x)  # statistics that differ from the initial ones
+        synchronized = convert_norm(norm, SyncBatchNormAct, relu).eval()
+        assert isinstance(synchronized, nn.SyncBatchNorm)
+        assert torch.equal(synchronized(x, shortcut), norm.eval()(x, shortcut))
+        assert torch.equal(synchronized(x), norm(x))
+
+
 def test_only_norms_that_learn_by_their_own_images_are_exchanged():
     model = build(catalog.spec("cifar-resnet8"))
     norms = sum(isinstance(each, nn.BatchNorm2d) for each in model.modules())
@@ -130,4 +145,4 @@ def test_only_norms_that_learn_by_their_own_images_are_exchanged():
     assert running_statistics(model.eval()) == []
     convert_batch_norms(model.train(), 0, sync=True)
     assert running_statistics(model) == []
-    assert sum(isinstance(each, AllReduceNormAct2d) for each in model.modules()) == norms
+    assert sum(isinstance(each, AllReduceBatchNormAct2d) for each in model.modules()) == norms
