@@ -17,6 +17,7 @@ RECIPES: Mapping[str, str] = {"pictures": "scratch", "localise": "localize"}
 
 FLAGS: Mapping[str, str] = {
     "--licence": "--license",
+    "--nets": "--models",
     "--max-bad": "--max-unreadable",
     "--truth": "--ground-truth",
 }

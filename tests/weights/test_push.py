@@ -69,7 +69,7 @@ def test_the_card_has_figures_protocol_recipe_and_license(run: Path, tmp_path: P
     assert "| test | 4.25% | 0.00% | 1,200 | 1 view, 64x64 px, float32, best, pets test |" in body
     assert 'weights = "torchvision:DEFAULT"' in body
     assert "torchvision.models.resnet18(num_classes=3)" in body
-    assert "centre crop of 64 px" in body
+    assert "center crop of 64 px" in body
     import yaml
 
     front = yaml.safe_load(head)
@@ -120,7 +120,7 @@ def test_a_checkpoint_alone_has_no_figures(run: Path, tmp_path: Path) -> None:
     (run / "result.json").unlink()
     push(str(run / "checkpoints" / "best.safetensors"), str(tmp_path / "net"))
     text = (tmp_path / "net" / "README.md").read_text()
-    assert "None came with these weights (best.safetensors (step 3))" in text
+    assert "None were published with these weights (best.safetensors (step 3))" in text
     assert "model-index" not in text
 
 

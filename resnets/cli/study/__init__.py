@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resnets.study.grid.cells import Grid
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-Models = Annotated[str | None, tyro.conf.arg(aliases=["--nets"])]
+
 WITH_RESUME = ("resume", "jobs", "device")  # options that a resumed study takes
 
 
@@ -40,7 +40,7 @@ class GridStudy:
         device: auto (all GPUs, else the CPU), cpu, cuda, cuda:1, mps.
     """
 
-    models: Models = None
+    models: str | None = None
     data: str | None = None
     seeds: str | None = None
     budget: str | None = None
@@ -101,7 +101,7 @@ class Depth(GridStudy):
 class Shortcuts(GridStudy):
     """Compare the shortcut options A, B and C (Table 3): each model trained with each of them."""
 
-    models: Models = "cifar-resnet20"
+    models: str | None = "cifar-resnet20"
 
     def grid(self) -> Grid:
         """The grid that the options describe."""
