@@ -122,6 +122,8 @@ def _type_name(kind: object) -> str:
     if typing.get_origin(kind) is tuple:
         inner = _type_name(parts[0])
         return f"list of {inner}" if parts[-1] is Ellipsis else f"{len(parts)} x {inner}"
+    if typing.get_origin(kind) is dict:
+        return f"table of {_type_name(parts[1])}"
     if parts:  # X | None
         return " or ".join(map(_type_name, parts))
     return getattr(kind, "__name__", str(kind))
@@ -208,6 +210,7 @@ What `import resnets` gives. All names are typed; other modules are not public a
 def api_page() -> str:
     """Directives for mkdocstrings: the public functions and modules, then the classes."""
     public = [getattr(resnets, name) for name in resnets.__all__ if not name.startswith("_")]
+    public += [getattr(resnets.study, name) for name in resnets.study.__all__]
     public.sort(key=inspect.isclass)
     return API_INTRO + "".join(f"\n::: {_path(value)}\n" for value in public)
 
