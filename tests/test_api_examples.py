@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from digit_trees import write_tree
 from paths import ROOT
-from resnets.data.sources.scikit_learn import load_digits
+from resnets.data.sources.builtin import load_digits
 
 import resnets
 

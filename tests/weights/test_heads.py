@@ -9,7 +9,7 @@ import pytest
 import torch
 from detect_nets import FPN, NET, small_model
 from PIL import Image
-from test_initial import run_folder
+from test_create import run_folder
 
 import resnets
 from resnets import training
