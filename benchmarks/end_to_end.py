@@ -102,7 +102,7 @@ def _ours(name: str, net: str, size: int, pictures: Path, folder: Path) -> Step:
     paths = list(islice(cycle(find_pictures([pictures])), MANY))
     if name == "ours: files":
         return lambda: sum(1 for _ in predict(engine, paths, top_k=1, workers=threads()))
-    read = engine.preprocess.picture
+    read = engine.preprocess.to_tensor
     if name == "raw decode":
         pool = ThreadPoolExecutor(threads())
         return lambda: sum(1 for _ in pool.map(read, paths))

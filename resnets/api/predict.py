@@ -11,7 +11,7 @@ from resnets.api.weights import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.data.dataset.summary import announce_folders
 from resnets.data.files.walk import LeftOut
-from resnets.data.transforms.preprocess import Picture
+from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import Prediction, find_pictures
 from resnets.evaluate.predict import predict as predict_images
 from resnets.evaluate.prepare import with_progress
@@ -32,7 +32,7 @@ Runtime = Literal["auto", "torch", "onnx", "openvino"]
 
 def predict(
     weights: Weights,
-    images: Picture | Sequence[Picture],
+    images: ImageInput | Sequence[ImageInput],
     *,
     top_k: int = 5,
     threshold: float = 0.5,
@@ -130,7 +130,7 @@ def open_engine(
 
 
 def classify(
-    engine: Backend, images: Sequence[Picture], *, top_k: int, hidden: bool
+    engine: Backend, images: Sequence[ImageInput], *, top_k: int, hidden: bool
 ) -> Iterator[Prediction]:
     """Predictions as they are computed, with a progress bar unless `hidden`."""
     if top_k < 1:
@@ -139,9 +139,9 @@ def classify(
     return with_progress(found, len(images), hidden=hidden)
 
 
-def _in_folders(images: Sequence[Picture], quiet: bool) -> list[Picture]:
+def _in_folders(images: Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
     """`images` with each folder replaced by the images in it."""
-    found: list[Picture] = []
+    found: list[ImageInput] = []
     left_out = LeftOut()
     for each in images:
         if isinstance(each, str | PathLike):

@@ -13,7 +13,7 @@ import numpy as np
 from resnets.bulk.data_set import DatasetIndex, Item, require_exists
 from resnets.data.sources.arrow_files import find_tabular, is_saved
 from resnets.data.sources.huggingface import ArrowFiles, called, library, part_name, reading
-from resnets.data.tables.arrow_columns import find_picture
+from resnets.data.tables.arrow_columns import find_image_column
 
 
 class ArrowImages:
@@ -60,7 +60,7 @@ def _parts(path: Path) -> list[ArrowFiles]:
     root = path if path.is_dir() else path.parent
     parts = []
     for title, table in sorted(tables.items()):
-        column = find_picture(table.features, name)
+        column = find_image_column(table.features, name)
         images = table.select_columns([column]).with_format("arrow")
         parts.append(ArrowFiles(images, part_name(name, title), np.arange(len(table)), root))
     return parts

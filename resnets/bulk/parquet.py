@@ -23,14 +23,14 @@ from resnets.data.sources.arrow_files import find_tabular
 from resnets.data.sources.huggingface import (
     HUB,
     called,
+    image_bytes,
     library,
     part_name,
-    picture_bytes,
     reading,
     reason,
 )
 from resnets.data.sources.parquet import FOOTERS_AT_ONCE, builder_of, features_of
-from resnets.data.tables.arrow_columns import find_picture
+from resnets.data.tables.arrow_columns import find_image_column
 
 ROWS = 32  # per batch read from a file
 BUFFER = 1 << 20  # bytes read from a column at once
@@ -58,7 +58,7 @@ def index_parquet(source: str) -> DatasetIndex | None:
     digest = hashlib.sha256()
     parts: list[Part] = []
     with reading(source):
-        column = find_picture(features_of(files[0][1]), called(source))
+        column = find_image_column(features_of(files[0][1]), called(source))
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             footers = list(pool.map(lambda pair: _groups(pair[1], column), files))
     rows: dict[str, int] = {}
@@ -213,7 +213,7 @@ class _File:
                 yield from batch.column(0)
 
     def _bytes(self, cell: Any) -> bytes:
-        data, path = picture_bytes(cell)
+        data, path = image_bytes(cell)
         if data is None and path:
             return read_file(self.folder / path)
         if not data:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures ready for a net, with what is known of them.
+    """Images ready for a net, with what is known of them.
 
     images: (B, C, H, W) float32 on the device, or a list of (C, H, W) where sizes differ
     (detection). targets: (B,) int64 classes, or a list of B dicts. ids: (B,) int64 on the CPU, the
-    rows of the split the pictures came from.
+    rows of the split the images came from.
 
-    Where pictures were mixed (mixup, cutmix), `targets` count for `share` (B,) in 0..1 of each and
+    Where images were mixed (mixup, cutmix), `targets` count for `share` (B,) in 0..1 of each and
     the classes `other` (B,) int64 for the rest; None where nothing was mixed.
     """
 
@@ -30,7 +30,7 @@ class Batch:
         return len(self.ids)
 
     def part(self, start: int, stop: int) -> Batch:
-        """Pictures start .. stop - 1 alone."""
+        """Images start .. stop - 1 alone."""
         place = slice(start, stop)
         return Batch(
             self.images[place],

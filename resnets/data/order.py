@@ -25,7 +25,7 @@ STREAM_STEP = 7  # what a training step draws: dropout, sampled regions
 STREAM_JITTER, STREAM_COLOR, STREAM_RESIZED_CROP = 8, 16, 32  # the first of several each
 STREAM_MIX, STREAM_NOISE, STREAM_ERASE, STREAM_POLICY = 72, 80, 96, 128  # likewise
 
-STREAM_SUBSTITUTE = 1 << 20  # the first of as many as it takes to find a readable picture
+STREAM_SUBSTITUTE = 1 << 20  # the first of as many as it takes to find a readable image
 RANDOM_TRIES = 100  # substitutes drawn at random before all rows are tried in turn
 
 

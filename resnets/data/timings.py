@@ -57,7 +57,7 @@ class Stopwatch:
 
 
 class Decoding:
-    """What `threads` threads that read and decode pictures have spent: seconds busy, of the CPU."""
+    """What `threads` threads that read and decode images have spent: seconds busy, of the CPU."""
 
     def __init__(self) -> None:
         self.threads, self.busy, self.cpu = 0, 0.0, 0.0
@@ -79,7 +79,7 @@ class Decoding:
 class Timings:
     """What a training stream for `device` has spent so far, by stage.
 
-    packed: pictures come from a packed set already.
+    packed: images come from a packed set already.
     """
 
     def __init__(self, device: torch.device, *, packed: bool = False) -> None:

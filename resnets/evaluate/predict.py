@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut, walk_unlabeled
-from resnets.data.transforms.preprocess import Picture
+from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.batched_inference import NOT_FINITE, compute_in_groups
 
 MOST = 256  # pictures computed at once; a terminal sees their rows together
@@ -71,7 +71,7 @@ def find_pictures(paths: Iterable[str | Path], left_out: LeftOut | None = None) 
 
 
 def predict(
-    classifier: Classifier, images: Sequence[Picture], *, top_k: int = 5, workers: int
+    classifier: Classifier, images: Sequence[ImageInput], *, top_k: int = 5, workers: int
 ) -> Iterator[Prediction]:
     """One `Prediction` for each of `images`, in their order, the `top_k` likeliest classes each.
 
@@ -81,7 +81,7 @@ def predict(
     """
 
     def read(row: int) -> Tensor:
-        picture: Tensor = classifier.preprocess.picture(images[row])
+        picture: Tensor = classifier.preprocess.to_tensor(images[row])
         return picture
 
     def shares(pictures: Sequence[Tensor]) -> Tensor:

@@ -109,7 +109,7 @@ def compare_full_images(model: ImageClassifier, engine: Any, limit: float) -> di
     actual = [engine.full_image_logits(each) for each in photographs]
     if any(each is None for each in actual):
         return None
-    views = torch.stack([model.preprocess.picture(each) for each in photographs])
+    views = torch.stack([model.preprocess.to_tensor(each) for each in photographs])
     expected = reference_logits(model)(views.permute(0, 2, 3, 1).numpy())
     difference = float(np.sqrt(((np.stack(actual) - expected) ** 2).mean()))
     relative = difference / (float(expected.std()) or 1.0)
@@ -179,6 +179,6 @@ def sample_images(preprocess: Preprocessor) -> tuple[NDArray[np.uint8], str]:
     photographs = load_photographs()  # two, 640x427 px
     digits = [(image * 255 / 16).astype(np.uint8) for image in load_digits()[0][:8]]
     # Batch 1: a photograph; batch 2: the other one and a digit; batch 3: digits.
-    views = [preprocess.picture(each) for each in (*photographs, *digits)]
+    views = [preprocess.to_tensor(each) for each in (*photographs, *digits)]
     cut = torch.stack(views).permute(0, 2, 3, 1).contiguous().numpy()
     return cut, "scikit-learn's two sample photographs and eight digits"

@@ -128,7 +128,7 @@ def test_a_broken_picture_is_named_and_the_run_goes_on(folder, tmp_path, caplog,
     words = ("train", "scratch", "--data", root, "--model", "cifar-resnet8", "--iterations", 8)
     assert run(*words, "--out", tmp_path / "run", *SMALL) == 0
     (said,) = {each.message for each in caplog.records if "cannot be read" in each.message}
-    assert said.startswith(f"{root / 'red' / '0.jpg'}: cannot be read as a picture")
+    assert said.startswith(f"{root / 'red' / '0.jpg'}: cannot be read as an image")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert [said] in [result[part]["unreadable"] for part in ("train", "val", "test")]
 

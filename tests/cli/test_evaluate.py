@@ -93,7 +93,7 @@ def test_json_gives_the_figures_of_the_runs_own_test_split(capsys, checkpoint, d
     (mistake,) = result["confident_errors"]
     assert (mistake["class"], mistake["predicted"]) == ("red", "green")
     assert mistake["path"].endswith("test/red/20.png")
-    for part in ("1 view", "12x12 px", "float32", "step 40", data.name, "24 pictures"):
+    for part in ("1 view", "12x12 px", "float32", "step 40", data.name, "24 images"):
         assert part in result["protocol"]
 
 

@@ -113,7 +113,7 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(
     code, _, err = call(capfd, "predict", checkpoint, tmp_path / "bomb.png", "--json")
     assert code == 1
     assert err.count("\n") == 1
-    assert "bomb.png: cannot be read as a picture (Image size" in err
+    assert "bomb.png: cannot be read as an image (Image size" in err
 
 
 def test_what_is_named_outright_is_answered_for_too(capfd, checkpoint, tmp_path):

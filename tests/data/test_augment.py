@@ -1,4 +1,4 @@
-"""Augmentation of whole batches against plain, per-picture implementations."""
+"""Augmentation of whole batches against plain, per-image implementations."""
 
 import math
 from dataclasses import replace
@@ -39,7 +39,7 @@ def augmented(
 
 
 def naive_crop(image: np.ndarray, pad: int, seed: int, epoch: int, sample: int) -> np.ndarray:
-    """Zero-pad, crop and flip one picture (H, W, C) of any type."""
+    """Zero-pad, crop and flip one image (H, W, C) of any type."""
     size = len(image)
     wide = np.zeros((size + 2 * pad, size + 2 * pad, image.shape[2]), image.dtype)
     wide[pad : pad + size, pad : pad + size] = image

@@ -24,12 +24,12 @@ from resnets.data.check.image import look, shape_of, thumbnail
 from resnets.data.check.run import CheckReport, check_data
 from resnets.data.splits.check_findings import kinds_called
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Pillow's, of large pictures
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Pillow's, of large images
 UNDECODABLE = {"unreadable", "truncated", "bomb"}
 
 
 def scene(seed: int, size: tuple[int, int] = (128, 96)) -> Image.Image:
-    """A picture of smooth colours, unlike those of other seeds, as photographs are."""
+    """An image of smooth colours, unlike those of other seeds, as photographs are."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
@@ -42,7 +42,7 @@ def save(image: Image.Image, path: Path, **options) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """root/{train,val,test}/{ant,bee}, six sound pictures each, all different."""
+    """root/{train,val,test}/{ant,bee}, six sound images each, all different."""
     root = tmp_path / "root"
     for number in range(36):
         part, name = ("train", "val", "test")[number % 3], ("ant", "bee")[number % 2]
@@ -61,7 +61,7 @@ def check(source: Path, **options) -> CheckReport:
 def test_a_sound_set_has_no_findings(tree: Path) -> None:
     report = check(tree)
     assert not report.findings
-    assert report.pictures == {"test": 12, "val": 12, "train": 12}
+    assert report.images == {"test": 12, "val": 12, "train": 12}
     assert report.broken == 0
 
 
@@ -101,7 +101,7 @@ def test_each_sort_of_odd_picture(tree: Path) -> None:
         ("truncated", f"{below}half.png"),
         ("unreadable", f"{below}empty.png"),
         ("unreadable", f"{below}text.jpg"),
-        ("no-picture", f"{below}pipe.png"),
+        ("not-an-image", f"{below}pipe.png"),
         ("unreadable", f"{below}loop.png"),
         ("bomb", f"{below}bomb.png"),
         ("bomb", f"{below}large.png"),
@@ -112,7 +112,7 @@ def test_each_sort_of_odd_picture(tree: Path) -> None:
         ("16-bit", f"{below}deep.png"),
         ("palette", f"{below}colours.gif"),
         ("animated", f"{below}moving.webp"),
-        ("no-picture", f"{below}more.txt"),
+        ("not-an-image", f"{below}more.txt"),
         ("empty-class", "train/cow"),
         ("layout", ""),
         ("odd-folder", f"{below}folder.png"),
@@ -264,22 +264,22 @@ def test_a_tar_is_checked_like_its_folder(tree: Path, tmp_path: Path, mode: str)
         tar.add(tree, "root")
     folder, packed = check(tree), check(tmp_path / "set.tar")
     assert found(packed) == {(kind, f"root/{path}" if path else "") for kind, path in found(folder)}
-    assert packed.pictures == folder.pictures
+    assert packed.images == folder.images
 
 
 def test_other_sources_are_checked_through_their_files(tree: Path, tmp_path: Path) -> None:
-    (tree / "val" / "ant" / "04.png").write_bytes(b"no picture")
+    (tree / "val" / "ant" / "04.png").write_bytes(b"no image")
     lines = [
         f"{path.relative_to(tree).as_posix()},{path.parent.name},{path.parent.parent.name}"
         for path in sorted(tree.glob("*/*/*.png"))
     ]
-    table = tree / "pictures.csv"
+    table = tree / "images.csv"
     table.write_text("path,label,split\n" + "\n".join(lines), encoding="utf-8")
     report = check(table)
-    assert report.pictures == {"test": 12, "val": 12, "train": 12}
+    assert report.images == {"test": 12, "val": 12, "train": 12}
     (finding,) = report.findings
     assert (finding.path, finding.part, finding.label) == ("val/ant/04.png", "val", "ant")
-    with pytest.raises(DataError, match="holds pixels, not picture files"):
+    with pytest.raises(DataError, match="holds pixels, not image files"):
         check(Path("digits"))
     with pytest.raises(DataError, match="no such folder or file"):
         check(tmp_path / "nothing")
@@ -290,7 +290,7 @@ def test_a_flat_folder_of_pictures(tmp_path: Path) -> None:
         save(scene(number), tmp_path / "flat" / f"{number}.png")
     (tmp_path / "flat" / "1.png").write_bytes(b"x")
     report = check(tmp_path / "flat")
-    assert report.pictures == {"": 3}
+    assert report.images == {"": 3}
     assert ("unreadable", "1.png") in found(report)
 
 
@@ -350,7 +350,7 @@ def test_folders_that_may_not_be_listed_are_named(tree: Path, monkeypatch) -> No
     monkeypatch.setattr(os, "scandir", scandir)
     report = check(tree)
     assert ("unreadable", "train/ant") in found(report)
-    assert report.pictures == {"test": 12, "val": 12, "train": 6}
+    assert report.images == {"test": 12, "val": 12, "train": 6}
     with pytest.raises(DataError, match=r"train/ant: cannot be listed \(Permission denied\)"):
         open_data(DataSpec(source=str(tree)))
 

@@ -58,7 +58,7 @@ def test_every_name_that_a_file_system_allows(tmp_path: Path) -> None:
 
 def test_lists_of_before_and_lists_of_people(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
-    file.write_bytes(b'# Pictures left out: ...\r\na/1.png\twhy\r\n"a"/2.png\n\na/caf\xe9.png\n')
+    file.write_bytes(b'# Images left out: ...\r\na/1.png\twhy\r\n"a"/2.png\n\na/caf\xe9.png\n')
     assert read_quarantine(file) == {"a/1.png", '"a"/2.png', "a/caf\udce9.png"}
     file.write_bytes(b"\xef\xbb\xbfa/1.png\r\na/2.png")
     assert read_quarantine(file) == {"a/1.png", "a/2.png"}

@@ -71,7 +71,7 @@ def test_leaks_come_first_and_the_command_trains_without_them(
     assert lines[-4].startswith("LEAK: 4 of 26 training images")
     page = (tmp_path / "out dir/report.html").read_text("utf-8")
     assert page.index("4 of 26 training images") < page.index("cannot be read")
-    assert "No picture needs to be left out" not in page
+    assert "No image needs to be left out" not in page
 
     words = words_of(lines[-2].strip())
     small = ["--set", "data.size=16", "--set", "data.resize=16", "--set", "data.val_fraction=0"]
@@ -195,7 +195,7 @@ def test_check_and_training_read_a_table_alike(tmp_path: Path, folder: str, rows
         assert exit_code(report) == 1
         assert refusal.endswith(report.refused[0])
     else:
-        assert report.pictures["training share"] == len(splits.train)
+        assert report.images["training share"] == len(splits.train)
         assert UNNAMED in {each.detail for each in report.findings}
 
 
@@ -237,7 +237,7 @@ def test_images_that_training_leaves_out_are_said(tmp_path: Path) -> None:
             Image.new("L", (64, 48)).save(path.with_name(f"{path.stem}_mask.png"))
     (tmp_path / "set" / "ant" / "photo.cr2").write_bytes(b"raw")
     report = check(tmp_path / "set")
-    assert sum(report.pictures.values()) == 12  # masks are no images
+    assert sum(report.images.values()) == 12  # masks are no images
     said = " ".join(point.text for point in verdict(report))
     assert "6 images lie beside the image they are a mask" in said
     assert "1 .cr2 file is not read" in said
@@ -250,8 +250,8 @@ def test_a_set_without_parts_is_divided_as_training_divides_it(tmp_path: Path) -
         for path in sorted((root / label).iterdir())[:20]:
             Image.open(path).save(path.with_name(f"{path.stem} again.jpg"), quality=70)
     report = check(root)
-    assert set(report.pictures) == {"test share", "validation share", "training share"}
-    assert sum(report.pictures.values()) == 100
+    assert set(report.images) == {"test share", "validation share", "training share"}
+    assert sum(report.images.values()) == 100
     assert report.leaks
     assert exit_code(report) == 3
     assert "training images are near-copies of test images" in verdict(report)[0].text

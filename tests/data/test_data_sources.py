@@ -33,7 +33,7 @@ def write_pictures(
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """root/{ant,bee,cow} with 10, 10 and 20 pictures."""
+    """root/{ant,bee,cow} with 10, 10 and 20 images."""
     for number, (name, count) in enumerate((("bee", 10), ("ant", 10), ("cow", 20))):
         write_pictures(tmp_path / "root" / name, count, start=100 * number)
     return tmp_path / "root"
@@ -60,7 +60,7 @@ def test_digits_are_split_by_class_and_seed() -> None:
     assert (len(splits.train), len(splits.val), len(test)) == (1269, 169, 359)
     assert splits.train.images.shape == (1269, 16, 16, 1)
     assert splits.classes == tuple("0123456789")
-    assert test.description == "digits, test share (seed 0), 359 pictures"
+    assert test.description == "digits, test share (seed 0), 359 images"
     for split, count in ((splits.train, 126), (splits.val, 18), (test, 36)):
         counts = torch.bincount(split.labels).float()
         assert (counts - count).abs().max() < 4 * count**0.5  # drawn image by image
@@ -107,14 +107,14 @@ def test_fashion_mnist_by_name_and_by_path() -> None:
     assert by_path.classes == tuple("0123456789")
     assert torch.equal(by_path.train.images, named.train.images)
     test = named.test()
-    assert test.description == "fashion-mnist test, 10,000 pictures"
+    assert test.description == "fashion-mnist test, 10,000 images"
     assert test.images.shape == (10_000, 28, 28, 1)
     assert test.labels[:5].tolist() == [9, 2, 1, 1, 6]  # as published
 
 
 def test_class_folders_in_memory_and_as_files_agree(tree: Path) -> None:
-    (tree / "ant" / "notes.txt").write_text("no picture")
-    (tree / "ant" / ".hidden.png").write_text("no picture")
+    (tree / "ant" / "notes.txt").write_text("no image")
+    (tree / "ant" / ".hidden.png").write_text("no image")
     (tree / ".git").mkdir()
     spec = replace(WHOLE, source=str(tree))
     memory = open_data(spec).train
@@ -124,7 +124,7 @@ def test_class_folders_in_memory_and_as_files_agree(tree: Path) -> None:
     assert memory.classes == files.classes == ("ant", "bee", "cow")
     assert torch.bincount(memory.labels).tolist() == [10, 10, 20]
     assert torch.equal(memory.labels, files.labels)
-    assert memory.description == "root, 40 pictures"
+    assert memory.description == "root, 40 images"
     first = np.asarray(Image.open(tree / "ant" / "100.png"))
     assert torch.equal(memory.images[0], torch.from_numpy(first.copy()))
 
@@ -136,7 +136,7 @@ def test_tar_equals_its_folder(parted: Path, tmp_path: Path, suffix: str, mode: 
     archive = pack(parted, tmp_path / f"set.{suffix}", mode)
     folder, packed = (open_data(DataSpec(source=str(path))) for path in (parted, archive))
     assert packed.name == f"set.{suffix}"
-    assert packed.val.description == f"set.{suffix} val, 6 pictures"
+    assert packed.val.description == f"set.{suffix} val, 6 images"
     for one, two in (
         (folder.train, packed.train),
         (folder.val, packed.val),
@@ -177,7 +177,7 @@ def test_val_without_test_is_the_test_set(parted: Path) -> None:
     shutil.rmtree(parted / "test")
     splits = open_data(DataSpec(source=str(parted)))
     assert splits.test().description.startswith("set val")
-    assert splits.val.description == "set train, validation share (seed 0), 2 pictures"
+    assert splits.val.description == "set train, validation share (seed 0), 2 images"
     assert len(splits.train) == 14
     shutil.rmtree(parted / "val")
     alone = open_data(replace(WHOLE, source=str(parted)))
@@ -189,7 +189,7 @@ def test_val_without_test_is_the_test_set(parted: Path) -> None:
 @pytest.mark.parametrize("name", ["valid", "validation"])
 def test_other_names_of_val(parted: Path, name: str) -> None:
     (parted / "val").rename(parted / name)
-    assert open_data(DataSpec(source=str(parted))).val.description == f"set {name}, 6 pictures"
+    assert open_data(DataSpec(source=str(parted))).val.description == f"set {name}, 6 images"
 
 
 def test_test_pictures_are_not_decoded_before_test(
@@ -202,7 +202,7 @@ def test_test_pictures_are_not_decoded_before_test(
         assert len(caplog.records) == 0
         assert len(splits.test()) == 3
         (record,) = caplog.records
-        assert "test/ant/200.png: cannot be read as a picture" in record.message
+        assert "test/ant/200.png: cannot be read as an image" in record.message
         caplog.clear()
 
 
@@ -241,7 +241,7 @@ def test_gray_files_stay_gray(tmp_path: Path) -> None:
 
 
 def write_cifar(folder: Path, binary: bool, hundred: bool) -> np.ndarray:
-    """Three pictures a file, in the layout of the authors; returns all pixels (N, 3072)."""
+    """Three images a file, in the layout of the authors; returns all pixels (N, 3072)."""
     folder.mkdir(parents=True)
     names = (
         ["train", "test"] if hundred else [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
@@ -315,8 +315,7 @@ def test_cached_cifar_is_found_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("RESNETS_CACHE", str(tmp_path))
     write_cifar(tmp_path / "cifar-10-batches-py", binary=False, hundred=False)
     assert (
-        open_data(replace(WHOLE, source="cifar10")).train.description
-        == "cifar10 train, 15 pictures"
+        open_data(replace(WHOLE, source="cifar10")).train.description == "cifar10 train, 15 images"
     )
 
 
@@ -421,7 +420,7 @@ def test_tars_that_were_joined_are_refused(tree: Path, tmp_path: Path, mode: str
 def test_a_truncated_picture_is_named(tree: Path) -> None:
     path = tree / "cow" / "210.png"
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"cow/210\.png: cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"cow/210\.png: cannot be read as an image"):
         open_data(replace(WHOLE, source=str(tree), max_unreadable=0))
 
 
@@ -433,6 +432,4 @@ def test_cifar10_tar(shared_data: Path) -> None:
     counts = [488, 494, 498, 530, 507, 470, 501, 495, 477, 511]
     assert torch.bincount(splits.val.labels).tolist() == counts
     assert splits.train.images.double().mean() == pytest.approx(120.7, abs=0.5)
-    assert (
-        splits.val.description == "cifar10.tar.xz train, validation share (seed 0), 4,971 pictures"
-    )
+    assert splits.val.description == "cifar10.tar.xz train, validation share (seed 0), 4,971 images"

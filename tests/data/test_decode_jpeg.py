@@ -34,7 +34,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def photo() -> Image.Image:
-    """A 205 x 147 picture with smooth and sharp parts, of no whole number of blocks."""
+    """A 205 x 147 image with smooth and sharp parts, of no whole number of blocks."""
     rows, columns = np.mgrid[0:147, 0:205]
     planes = (rows + columns) % 256, (rows * columns // 40) % 256, 255 * (columns // 25 % 2)
     return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
@@ -50,7 +50,7 @@ def view_of(box: Box, size: int = 40, channels: int = 3, filter: str = "bilinear
 
 
 def by_pillow(data: bytes, view: Crop) -> NDArray[np.uint8]:
-    """The reference: all of the picture decoded, turned upright, and resized by Pillow."""
+    """The reference: all of the image decoded, turned upright, and resized by Pillow."""
     whole = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     mode = "L" if view.channels == 1 else "RGB"
     box = view.box(*whole.size)
@@ -60,7 +60,7 @@ def by_pillow(data: bytes, view: Crop) -> NDArray[np.uint8]:
 
 
 def difference(data: bytes, view: Crop) -> NDArray[np.int64]:
-    return np.abs(decode(data, view, "picture").astype(int) - by_pillow(data, view))
+    return np.abs(decode(data, view, "image").astype(int) - by_pillow(data, view))
 
 
 def random_boxes(width: int, height: int, count: int) -> list[Box]:
@@ -94,7 +94,7 @@ def test_gray_views_of_color_are_the_stored_brightness(photo) -> None:
 
 @in_part
 def test_photographs(shared_data: Path) -> None:
-    """Real pictures: bilinear and bicubic within 2 of 255, 0.1 on average."""
+    """Real images: bilinear and bicubic within 2 of 255, 0.1 on average."""
     means = []
     with tarfile.open(shared_data / "imagenette160.tar") as tar:
         members = [each for each in islice(tar, 300) if each.name.endswith(".JPEG")]
@@ -144,7 +144,7 @@ def test_a_missing_end_is_noticed_wherever_the_view_is(photo, kind: str) -> None
     views = view_of((0, 0, 30, 8)), view_of((0, 0, *photo.size)), view_of((100, 139, 205, 147))
     for length in (0, 1, 2, 20, 300, len(data) // 2, len(data) - 40, len(data) - 3):
         for view in views:
-            with pytest.raises(DataError, match="cut.jpg: cannot be read as a picture"):
+            with pytest.raises(DataError, match="cut.jpg: cannot be read as an image"):
                 decode(data[:length], view, "cut.jpg")
 
 
@@ -196,15 +196,15 @@ class Pillows:
     def __call__(self, data: bytes) -> NDArray[np.uint8]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jpeg, "read_header", lambda data: None)
-            return decode(data, self.view, "picture")
+            return decode(data, self.view, "image")
 
 
 def test_both_decoders_agree(photo) -> None:
-    """Machines with and without a compiler see nearly the same pictures."""
+    """Machines with and without a compiler see nearly the same images."""
     for options in KINDS.values():
         data = encoded(photo, **options)
         for box in random_boxes(*photo.size, 6):
-            ours = decode(data, view_of(box), "picture").astype(int)
+            ours = decode(data, view_of(box), "image").astype(int)
             assert np.abs(ours - Pillows(view_of(box))(data)).max() <= 2
 
 
@@ -229,7 +229,7 @@ def test_threads_do_not_disturb_each_other(photo) -> None:
     def work(number: int) -> NDArray[np.uint8] | None:
         source = (data, broken)[number % 3 == 2][number % len(data)]
         try:
-            return decode(source, view_of(boxes[number % len(boxes)], 64), "picture")
+            return decode(source, view_of(boxes[number % len(boxes)], 64), "image")
         except DataError:
             return None
 

@@ -25,7 +25,7 @@ BOXES = (
 
 @pytest.fixture(scope="module")
 def pictures() -> list[NDArray[np.uint8]]:
-    """Noise, hard edges and a smooth picture, each 150 x 200 in colour and in grey."""
+    """Noise, hard edges and a smooth image, each 150 x 200 in colour and in grey."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (150, 200, 3))
     edges = 255 * (rng.random((15, 20, 3)).repeat(10, 0).repeat(10, 1) > 0.5)

@@ -43,7 +43,7 @@ def by_pillow(path: Path) -> bool:
 
 
 def grow_tree(place: Path, count: int) -> Tree:
-    """`count` malformed files, oddities and a fifth as many sound pictures, in two classes."""
+    """`count` malformed files, oddities and a fifth as many sound images, in two classes."""
     root, again = place / "set", place / "again"
     random = np.random.default_rng(5)
     files = []

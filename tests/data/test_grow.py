@@ -1,4 +1,4 @@
-"""Progressive resizing: which size when, and that smaller pictures stay right."""
+"""Progressive resizing: which size when, and that smaller images stay right."""
 
 from dataclasses import replace
 from itertools import islice

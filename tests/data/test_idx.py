@@ -35,7 +35,7 @@ def test_damaged_idx_files_are_named(tmp_path: Path) -> None:
     for name in ("images-idx3", "labels-idx1"):
         (tmp_path / f"t10k-{name}-ubyte").unlink()
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([0, 3, 1, 0, 1, 3], np.uint8))
-    with pytest.raises(DataError, match="class 2 has no pictures"):
+    with pytest.raises(DataError, match="class 2 has no images"):
         open_data(spec)
     labels = tmp_path / "train-labels-idx1-ubyte"
     write_idx(labels, np.array([0, 1, 1, 0, 1], np.uint8))

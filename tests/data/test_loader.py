@@ -139,7 +139,7 @@ def test_a_broken_picture_is_named_when_its_batch_is_due(photos: str, tmp_path: 
     broken = train.split.files.paths.index("dog/7.jpg")
     batches = train.batches()
     seen = []
-    with pytest.raises(DataError, match=r"dog/7\.jpg: cannot be read as a picture .*; repair or"):
+    with pytest.raises(DataError, match=r"dog/7\.jpg: cannot be read as an image .*; repair or"):
         seen.extend(batch.ids for batch in islice(batches, 5))
     assert broken not in torch.cat(seen)
     path.unlink()
@@ -177,5 +177,5 @@ def test_imagenette_tar_streams_photographs(shared_data: Path) -> None:
     assert batch.images.mean().abs() < 0.5
     assert 0.7 < batch.images.std() < 1.5
     test = splits.test()
-    assert test.description == "imagenette160.tar val, 1,000 pictures"
+    assert test.description == "imagenette160.tar val, 1,000 images"
     assert "imagenette160.tar:imagenette/val/n01440764/" in test.files.name(0)

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def batch_of(count: int, size: int = 16) -> Batch:
-    """Picture k is k everywhere, and of class k."""
+    """Image k is k everywhere, and of class k."""
     numbers = torch.arange(count)
     images = numbers.float().view(-1, 1, 1, 1).expand(count, 3, size, size)
     layout = torch.channels_last

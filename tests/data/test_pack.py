@@ -1,4 +1,4 @@
-"""Packed sets: the same pictures, parts and labels as the raw set, and nothing half written."""
+"""Packed sets: the same images, parts and labels as the raw set, and nothing half written."""
 
 import hashlib
 import io
@@ -89,7 +89,7 @@ def test_parts_classes_labels_and_names_survive(photos: Path, packed: Path) -> N
         one, other = getattr(ours, name), getattr(raw, name)
         one, other = (one(), other()) if name == "test" else (one, other)
         assert torch.equal(one.labels, other.labels)
-        assert one.description == f"pets packed at 64 px {name}, {len(other)} pictures"
+        assert one.description == f"pets packed at 64 px {name}, {len(other)} images"
         names = [one.files.name(row).removeprefix(f"{packed}:") for row in range(len(one))]
         assert names == [
             str(Path(other.files.name(r)).relative_to(photos)) for r in range(len(one))
@@ -152,7 +152,7 @@ def test_all_kinds_of_pictures_are_stored_as_they_are_read(tmp_path: Path) -> No
     deep = np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50
     Image.fromarray(deep).save(root / "b" / "deep.png")
     out = tmp_path / "odd.pack"
-    assert write(root, out).pictures == {"train": 6}
+    assert write(root, out).images == {"train": 6}
     raw = open_data(replace(WHOLE, source=str(root))).train
     ours = open_data(replace(WHOLE, source=str(out))).train
     planes = {}
@@ -229,7 +229,7 @@ def test_torch_resizes_whole_pixel_boxes_as_torchvision_does() -> None:
         high, wide = rng.integers(25, 40, 2).tolist()
         ours = resize_with_torch(pixels, (left, top, left + wide, top + high), 32)
         theirs = F.resized_crop(Image.fromarray(pixels), top, left, high, wide, [32, 32])
-        if left * 32 % wide and top * 32 % high:  # off the grid of the scaled picture
+        if left * 32 % wide and top * 32 % high:  # off the grid of the scaled image
             assert np.abs(ours.astype(int) - np.array(theirs)).max() <= 1
     assert resize_with_torch(pixels, (0.3, 0.3, 30.3, 30.3), 32) is None
 
@@ -256,11 +256,11 @@ def test_the_same_pictures_are_held_out_though_some_were_left_out(tmp_path: Path
         folder.mkdir(parents=True, exist_ok=True)
         photo(number, 20, 20).save(folder / f"{number:02}.png")
     for name in ("x/09.png", "y/13.png"):
-        (root / name).write_bytes(b"no picture")
+        (root / name).write_bytes(b"no image")
     (root / "quarantine.txt").write_text("z/05.png\tugly\nz/29.png\tugly\n")
     out = tmp_path / "flat.pack"
     result = write(root, out, max_unreadable=0.1)
-    assert result.pictures == {"train": 56}
+    assert result.images == {"train": 56}
     assert [each.split(":")[0][-8:] for each in result.unreadable] == ["x/09.png", "y/13.png"]
     spec = DataSpec(size=16, in_memory="never", split_seed=3)
     raw, ours = (open_data(replace(spec, source=str(each))) for each in (root, out))
@@ -421,7 +421,7 @@ def test_a_picture_whose_header_is_damaged_is_named_when_read(packed: Path, tmp_
         file.seek(offset)
         file.write(b"P9")
     split = open_data(replace(WHOLE, source=str(path))).train
-    with pytest.raises(DataError, match=r"copy\.pack:train/cat/07\.png: cannot be read as a pict"):
+    with pytest.raises(DataError, match=r"copy\.pack:train/cat/07\.png: cannot be read as an im"):
         split.read(3, Crop(8, 3, center_box(8, 8)))
 
 
@@ -442,13 +442,13 @@ def test_too_many_unreadable_pictures_leave_no_file(photos: Path, tmp_path: Path
     with pytest.raises(DataError, match=r"2 of them cannot be read.*train/cat/01\.png"):
         write(root, tmp_path / "b.pack", max_unreadable=0.05)
     assert leftovers(tmp_path) == []
-    assert write(root, tmp_path / "b.pack", max_unreadable=0.1).pictures["train"] == 24
+    assert write(root, tmp_path / "b.pack", max_unreadable=0.1).images["train"] == 24
 
 
 def test_a_class_without_readable_pictures_is_an_error(photos: Path, tmp_path: Path) -> None:
     names = [f"val/cat/{number}.png" for number in (27, 29, 31, 33)]
     root = broken_copy(photos, tmp_path, *names)
-    with pytest.raises(DataError, match="broken val: no picture of class cat is left"):
+    with pytest.raises(DataError, match="broken val: no image of class cat is left"):
         write(root, tmp_path / "b.pack", max_unreadable=0.9)
     assert leftovers(tmp_path) == []
 
@@ -490,7 +490,7 @@ def test_what_cannot_be_packed(photos: Path, tmp_path: Path) -> None:
 
 def test_a_packed_set_can_be_packed_smaller(packed: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.pack"
-    assert write(packed, out, 32).pictures == {"train": 26, "val": 8, "test": 6}
+    assert write(packed, out, 32).images == {"train": 26, "val": 8, "test": 6}
     files = open_data(replace(WHOLE, source=str(out))).train.files
     assert files.name(0) == f"{out}:train/cat/01.png"
     assert max(min(pixels_of(files.read(row)).shape[:2]) for row in range(26)) == 32
@@ -505,7 +505,7 @@ def test_imagenette_is_packed_and_trained_on(shared_data: Path, tmp_path: Path) 
         tar.extractall(tmp_path / "raw", members=chosen[::5], filter="data")
     out = tmp_path / "nette.pack"
     result = write(tmp_path / "raw" / "imagenette" / "val", out, 96)
-    assert result.pictures == {"train": 200}
+    assert result.images == {"train": 200}
     assert result.size == out.stat().st_size
     spec = replace(WHOLE, source=str(out), augment=RANDOM, normalize="imagenet")
     train = open_data(spec).train

@@ -90,9 +90,9 @@ def test_it_learns_and_the_range_travels_with_the_weights(tmp_path) -> None:
     # Another set, darker throughout, is seen at the range that was trained on.
     other = faint_set(tmp_path / "other", offset=2040)
     assert main(["evaluate", run, "--data", str(other), "--device", "cpu", "--json"]) == 0
-    pixels = net.preprocess.picture(other / "left" / "0.png")
+    pixels = net.preprocess.to_tensor(other / "left" / "0.png")
     assert int(pixels.min()) > 100
-    as_array = net.preprocess.picture(np.asarray(Image.open(other / "left" / "0.png")))
+    as_array = net.preprocess.to_tensor(np.asarray(Image.open(other / "left" / "0.png")))
     assert torch.equal(as_array, pixels)
 
 

@@ -1,4 +1,4 @@
-"""From pictures of every kind to the net's input."""
+"""From images of every kind to the net's input."""
 
 import io
 import json
@@ -30,7 +30,7 @@ STORED = Preprocess(size=48, resize=56)
 
 @pytest.fixture(scope="module")
 def photo() -> Image.Image:
-    """A 200x150 picture with smooth and sharp parts."""
+    """A 200x150 image with smooth and sharp parts."""
     rows, columns = np.mgrid[0:150, 0:200]
     planes = (rows + columns) % 256, (rows * columns // 40) % 256, 255 * (columns // 25 % 2)
     return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
@@ -43,7 +43,7 @@ def test_picture_is_resize_and_center_crop(photo: Image.Image) -> None:
             wanted = reference.pil_to_tensor(
                 reference.center_crop(reference.resize(picture, spec.resize, mode), spec.size)
             )
-            ours = Preprocessor(spec).picture(picture)
+            ours = Preprocessor(spec).to_tensor(picture)
             assert ours.dtype == torch.uint8
             difference = (ours.int() - wanted.int()).abs().float()
             assert difference.max() <= 2  # the stated tolerance of ops/resize.py
@@ -60,7 +60,7 @@ def test_path_image_and_array_agree(photo: Image.Image, tmp_path: Path) -> None:
     assert batch.shape == (3, 3, 48, 48)
     for each in batch:
         assert_close(each, one, rtol=0, atol=0)
-    pixels = preprocessor.picture(path).float() / 255
+    pixels = preprocessor.to_tensor(path).float() / 255
     mean, std = (torch.tensor(each)[:, None, None] for each in (STORED.mean, STORED.std))
     assert_close(one, (pixels - mean) / std, rtol=1e-5, atol=1e-5)
 
@@ -73,12 +73,12 @@ def test_exif_orientation_is_honored(photo: Image.Image, tmp_path: Path, orienta
     with Image.open(path) as stored:
         upright = ImageOps.exif_transpose(stored)
     preprocessor = Preprocessor(STORED)
-    turned = 1 if orientation >= 5 else 0  # of a picture on its side columns are summed before rows
-    assert_close(preprocessor.picture(path), preprocessor.picture(upright), rtol=0, atol=turned)
+    turned = 1 if orientation >= 5 else 0  # of an image on its side columns are summed before rows
+    assert_close(preprocessor.to_tensor(path), preprocessor.to_tensor(upright), rtol=0, atol=turned)
     assert upright.size == (photo.size if orientation < 5 else photo.size[::-1])
     photo.save(tagged := tmp_path / "turned.tif", exif=exif)
     photo.save(plain := tmp_path / "turned.png", exif=exif)
-    assert_close(preprocessor.picture(tagged), preprocessor.picture(plain), rtol=0, atol=0)
+    assert_close(preprocessor.to_tensor(tagged), preprocessor.to_tensor(plain), rtol=0, atol=0)
 
 
 def test_damaged_exif_does_not_condemn_a_picture(photo: Image.Image, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_damaged_exif_does_not_condemn_a_picture(photo: Image.Image, tmp_path: P
     for suffix in ("jpg", "png"):
         photo.save(path := tmp_path / f"odd.{suffix}", exif=b"Exif\x00\x00XX garbage")
         photo.save(clean := tmp_path / f"clean.{suffix}")
-        assert_close(preprocessor.picture(path), preprocessor.picture(clean), rtol=0, atol=0)
+        assert_close(preprocessor.to_tensor(path), preprocessor.to_tensor(clean), rtol=0, atol=0)
 
 
 def test_unusual_modes_become_8_bit_rgb_or_gray(photo: Image.Image, tmp_path: Path) -> None:
@@ -113,9 +113,9 @@ def test_unusual_modes_become_8_bit_rgb_or_gray(photo: Image.Image, tmp_path: Pa
         preprocessor = Preprocessor(spec)
         for name, (stored, wanted, tolerance) in cases.items():
             stored.save(tmp_path / name)
-            ours = preprocessor.picture(tmp_path / name)
+            ours = preprocessor.to_tensor(tmp_path / name)
             assert ours.shape == (channels, 48, 48), name
-            difference = (ours.int() - preprocessor.picture(wanted).int()).abs()
+            difference = (ours.int() - preprocessor.to_tensor(wanted).int()).abs()
             assert difference.float().mean() <= tolerance / 4, name
             assert difference.max() <= tolerance, name
 
@@ -128,14 +128,14 @@ def test_reduced_jpeg_decoding_keeps_quality(shared_data: Path) -> None:
         for member in [each for each in tar if each.name.endswith(".jpg")][:30]:
             data = tar.extractfile(member).read()
             reduced = decode(data, preprocessor.view, member.name)
-            full = preprocessor.picture(Image.open(io.BytesIO(data)))  # copied, so decoded whole
+            full = preprocessor.to_tensor(Image.open(io.BytesIO(data)))  # copied, so decoded whole
             means.append(np.abs(reduced.astype(int) - full.permute(1, 2, 0).numpy()).mean())
     assert 0 < np.mean(means) < 1.0
     assert max(means) < 2.0
 
 
 def test_reduced_decoding_keeps_the_place(tmp_path: Path) -> None:
-    """A picture whose values are its coordinates, turned, seen through boxes off the centre."""
+    """An image whose values are its coordinates, turned, seen through boxes off the centre."""
     ramp = np.linspace(0, 255, 1600)
     pixels = np.stack(np.broadcast_arrays(ramp[:1200, None], ramp[None], 128), -1)
     exif = Image.Exif()
@@ -163,19 +163,19 @@ def test_damaged_pictures_are_named(photo: Image.Image, tmp_path: Path, damage: 
         }
         path.write_bytes(broken[damage])
         with pytest.raises(DataError, match=rf"bad\.{suffix}: cannot be read .*; repair or remove"):
-            Preprocessor(STORED).picture(path)
+            Preprocessor(STORED).to_tensor(path)
 
 
 def test_missing_files_and_odd_arrays_are_refused(tmp_path: Path) -> None:
     preprocessor = Preprocessor(STORED)
     with pytest.raises(DataError, match=r"no\.png: cannot be read"):
-        preprocessor.picture(tmp_path / "no.png")
+        preprocessor.to_tensor(tmp_path / "no.png")
     for odd in (np.zeros((5, 5)), np.zeros((5, 5, 2), np.uint8), np.zeros(5, np.uint8)):
         with pytest.raises(DataError, match="an image is uint8"):
-            preprocessor.picture(odd)
+            preprocessor.to_tensor(odd)
     Image.fromarray(np.zeros((9, 9), np.float32)).save(path := tmp_path / "f.tif")
     with pytest.raises(DataError, match="floating-point"):
-        preprocessor.picture(path)
+        preprocessor.to_tensor(path)
 
 
 def test_bgr_order_swaps_planes_before_the_mean(photo: Image.Image) -> None:
@@ -239,7 +239,7 @@ def test_prepare_resizes_once_as_prediction_does() -> None:
     split = split_of(images)
     preprocessor = fit_preprocess(split, DataSpec(size=16, resize=18), 3)
     ready = prepare(split, preprocessor)
-    wanted = torch.stack([preprocessor.picture(image) for image in images])
+    wanted = torch.stack([preprocessor.to_tensor(image) for image in images])
     assert_close(ready.images.permute(0, 3, 1, 2), wanted, rtol=0, atol=0)
     assert prepare(ready, preprocessor) is ready
     with pytest.raises(ConfigError, match=r"data\.size"):

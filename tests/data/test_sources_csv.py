@@ -16,11 +16,11 @@ WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[tuple[str, int]]:
-    """pictures/00.png, ... in `tmp_path`, 5 of each of four digits, with the digit."""
-    (tmp_path / "pictures").mkdir()
+    """images/00.png, ... in `tmp_path`, 5 of each of four digits, with the digit."""
+    (tmp_path / "images").mkdir()
     found = []
     for number, (data, digit) in enumerate(digit_files(5)):
-        path = f"pictures/{number:02}.png"
+        path = f"images/{number:02}.png"
         (tmp_path / path).write_bytes(data)
         found.append((path, digit))
     return found
@@ -35,7 +35,7 @@ def write(tmp_path: Path, text: str, encoding: str = "utf-8") -> DataSpec:
 def test_with_and_without_a_header(tmp_path: Path, pictures: list[tuple[str, int]]) -> None:
     plain = "".join(f"{path},{NAMES[digit]}\n" for path, digit in pictures)
     bare = open_data(write(tmp_path, plain)).train
-    assert bare.description == "set.csv, 20 pictures"
+    assert bare.description == "set.csv, 20 images"
     assert bare.classes == tuple(sorted(NAMES))
     wanted = [NAMES[digit] for _, digit in pictures]
     assert [bare.classes[label] for label in bare.labels] == wanted
@@ -76,7 +76,7 @@ def test_the_third_column_is_the_split(tmp_path: Path, pictures: list[tuple[str,
     spec = replace(write(tmp_path, "".join(rows)), val_fraction=0.1)
     found = open_data(spec)
     assert [len(split) for split in (found.train, found.val, found.test())] == [12, 4, 4]
-    assert found.val.description == "set.csv val, 4 pictures"
+    assert found.val.description == "set.csv val, 4 images"
     headed = "split,label,path\n" + "".join(
         ",".join(reversed(row.strip().split(","))) + "\n" for row in rows
     )
@@ -113,8 +113,8 @@ def test_bad_lines_are_named(tmp_path: Path, pictures: list[tuple[str, int]]) ->
     several = "one label here; multi-label sets are not supported yet"
     refused("", r"set\.csv: names no images")
     refused("path,label\n", r"set\.csv: names no images")
-    refused(good + "pictures/none.png,3\n", r"line 21: no file .*pictures/none\.png; paths are")
-    refused(good.replace("pictures", "nowhere"), r"line 1: no file .*, and 19 more are missing")
+    refused(good + "images/none.png,3\n", r"line 21: no file .*images/none\.png; paths are")
+    refused(good.replace("images", "nowhere"), r"line 1: no file .*, and 19 more are missing")
     refused(good + f"{one},\n", "line 21: no label")
     refused(good + ",3\n", "line 21: no path")
     refused(good + f"{one},1,2\n", "line 21: 3 cells, but line 1 has 2")

@@ -57,7 +57,7 @@ def labels_of(source: Source) -> list[list[str]]:
 
 
 def plain(path: Path, columns: dict[str, list], group: int = 1000) -> Path:
-    """A Parquet file that says nothing of pictures or classes."""
+    """A Parquet file that says nothing of images or classes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pa.parquet.write_table(pa.table(columns), path, row_group_size=group)
     return path
@@ -65,7 +65,7 @@ def plain(path: Path, columns: dict[str, list], group: int = 1000) -> Path:
 
 @pytest.fixture
 def parquet(tmp_path: Path, pictures: Pictures) -> Path:
-    """A folder of train-0, train-1 and test, 32 and 16 pictures."""
+    """A folder of train-0, train-1 and test, 32 and 16 images."""
     root = tmp_path / "digits"
     root.mkdir()
     for name, rows in (("train-0", (0, 20)), ("train-1", (20, 32)), ("test-0", (32, 48))):
@@ -78,7 +78,7 @@ def parquet(tmp_path: Path, pictures: Pictures) -> Path:
 def test_a_folder_of_parquet(parquet: Path, pictures: Pictures, streaming: bool) -> None:
     splits = open_data(replace(WHOLE, source=str(parquet), streaming=streaming))
     assert splits.classes == NAMES
-    assert splits.train.description == "digits train, 32 pictures"
+    assert splits.train.description == "digits train, 32 images"
     test = splits.test()
     assert splits.val is None
     for split, rows in ((splits.train, pictures[:32]), (test, pictures[32:])):
@@ -101,7 +101,7 @@ def test_what_save_to_disk_wrote_and_its_files(
     both.save_to_disk(str(tmp_path / "both"))
     typed(pictures).save_to_disk(str(tmp_path / "one"))
     splits = open_data(replace(WHOLE, source=str(tmp_path / "both")))
-    assert splits.test().description == "both validation, 16 pictures"  # as where val/ is alone
+    assert splits.test().description == "both validation, 16 images"  # as where val/ is alone
     (arrow,) = (tmp_path / "one").glob("*.arrow")
     for source in (tmp_path / "one", arrow):
         alone = open_data(replace(WHOLE, source=str(source))).train
@@ -115,7 +115,7 @@ def test_what_save_to_disk_wrote_and_its_files(
     assert alone.classes == NAMES
     file = parquet / "train-1.parquet"
     alone = open_data(replace(WHOLE, source=str(file))).train
-    assert alone.description == "train-1.parquet, 12 pictures"
+    assert alone.description == "train-1.parquet, 12 images"
     assert isinstance(alone.files, ArrowFiles)
     with pytest.raises(DataError, match=r"holds data.*\.arrow; only Parquet and WebDataset"):
         open_data(replace(WHOLE, source=str(tmp_path / "one"), streaming=True))
@@ -150,13 +150,13 @@ def test_bad_tables_are_named(tmp_path: Path, pictures: Pictures, streaming: boo
     several = "one label here; multi-label sets are not supported yet"
     for number, (columns, words) in enumerate(
         (
-            ({"scan": data, "label": digits}, r"no picture column among scan \(binary\), label"),
-            ({"image": digits, "label": digits}, r"no picture column among image \(int64\)"),
+            ({"scan": data, "label": digits}, r"no image column among scan \(binary\), label"),
+            ({"image": digits, "label": digits}, r"no image column among image \(int64\)"),
             ({"image": data, "kind": digits}, r"no label column among .*kind \(int64\); call"),
             ({"image": data, "label": [[digit] for digit in digits]}, several),
             ({"image": data, "label": ["a;b", *map(str, digits[1:])]}, f"'a;b' .*{several}"),
             ({"image": data, "label": [0.5] * 48}, "column label is (float64|double); labels are"),
-            ({"image": data, "label": [None, *digits[1:]]}, "1 of 48 pictures have no label, the"),
+            ({"image": data, "label": [None, *digits[1:]]}, "1 of 48 images have no label, the"),
             ({"image": data, "label": [-1] * 48}, "has no labels: all are -1 or missing"),
             ({"image": data, "label": [1] * 48}, r"one class only \(1\)"),
         )
@@ -179,7 +179,7 @@ def test_empty_and_damaged_cells_are_unreadable_pictures(
     tmp_path: Path, pictures: Pictures, streaming: bool
 ) -> None:
     data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
-    columns = {"image": [None, b"", b"no picture", *data[3:]], "label": digits}
+    columns = {"image": [None, b"", b"no image", *data[3:]], "label": digits}
     file = plain(tmp_path / "holes.parquet", columns)
     train = open_data(
         replace(WHOLE, source=str(file), streaming=streaming, max_unreadable=0.1)
@@ -187,7 +187,7 @@ def test_empty_and_damaged_cells_are_unreadable_pictures(
     for row in (0, 1):
         with pytest.raises(DataError, match=rf"holes\.parquet:{row}: contains no image"):
             train.files.read(row)
-    assert train.files.read(2) == b"no picture"
+    assert train.files.read(2) == b"no image"
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -200,7 +200,7 @@ def test_other_parts_and_secret_labels_are_left_alone(
         labels = [-1 if hidden else digit for _, digit in pictures]
         plain(root / f"{name}-0.parquet", {"image": data, "label": labels})
     splits = open_data(replace(WHOLE, source=str(root), streaming=streaming))
-    assert splits.test().description == "parts val, 48 pictures"
+    assert splits.test().description == "parts val, 48 images"
     assert stored(root, streaming=streaming).left_out.total == 48
 
 
@@ -422,7 +422,7 @@ def test_webdataset_shards(tmp_path: Path, pictures: Pictures, streaming: bool) 
     write_shards(root, pictures[32:], 100, "val")
     splits = open_data(replace(WHOLE, source=str(root), streaming=streaming))
     assert splits.classes == tuple("0123")
-    assert splits.test().description == "shards val, 16 pictures"
+    assert splits.test().description == "shards val, 16 images"
     train = splits.train
     assert train.labels.tolist() == [digit for _, digit in pictures[:32]]
     assert [train.files.read(row) for row in range(32)] == [data for data, _ in pictures[:32]]
@@ -481,7 +481,7 @@ def test_bad_shards_are_named(tmp_path: Path, pictures: Pictures) -> None:
             ),
             ({"a.cls": b"1 2"}, "a.cls: holds several labels"),
             ({"a.cls": b""}, "a.cls: holds no label"),
-            ({"a.jpg": one}, r"a\.(png|jpg): more than one picture of its name"),
+            ({"a.jpg": one}, r"a\.(png|jpg): more than one image of its name"),
             ({"c.png": one}, r"c\.png: has no label; expected \.cls or \.json beside it"),
         )
     ):

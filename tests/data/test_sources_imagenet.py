@@ -30,13 +30,13 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 IDS = {"n03000684": 1, "n01440764": 2, "n02979186": 3, "n02102040": 4}
 
 
-def picture(number: int) -> str:
+def image(number: int) -> str:
     return f"ILSVRC2012_val_{number:08d}"
 
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
-    """root/train/<wnid>/ with 6 pictures each, root/val/ with 12, without their labels."""
+    """root/train/<wnid>/ with 6 images each, root/val/ with 12, without their labels."""
     root = tmp_path / "set"
     (root / "val").mkdir(parents=True)
     for number, (data, digit) in enumerate(digit_files(9, kind="JPEG")):
@@ -46,12 +46,12 @@ def imagenet(tmp_path: Path) -> Path:
             (folder / f"{WNIDS[digit]}_{number}.JPEG").write_bytes(data)
         else:
             count = len(list((root / "val").iterdir())) + 1
-            (root / "val" / f"{picture(count)}.JPEG").write_bytes(data)
+            (root / "val" / f"{image(count)}.JPEG").write_bytes(data)
     return root
 
 
 def answers() -> list[str]:
-    """The WordNet id of validation picture 1, 2, ...: those that come seventh or later."""
+    """The WordNet id of validation image 1, 2, ...: those that come seventh or later."""
     seen = dict.fromkeys(WNIDS, 0)
     found = []
     for _, digit in digit_files(9, kind="JPEG"):
@@ -77,7 +77,7 @@ def write_devkit(folder: Path) -> None:
 
 def kaggle(root: Path) -> None:
     rows = [
-        f"{picture(k)},{wnid} 1 2 30 40 {wnid} 5 6 7 8 \n"
+        f"{image(k)},{wnid} 1 2 30 40 {wnid} 5 6 7 8 \n"
         for k, wnid in enumerate(answers(), start=1)
     ]
     text = "ImageId,PredictionString\n" + "".join(reversed(rows))
@@ -86,12 +86,12 @@ def kaggle(root: Path) -> None:
 
 def caffe(root: Path) -> None:
     places = [sorted(WNIDS).index(wnid) for wnid in answers()]
-    rows = [f"{picture(k)}.JPEG {place}\n" for k, place in enumerate(places, start=1)]
+    rows = [f"{image(k)}.JPEG {place}\n" for k, place in enumerate(places, start=1)]
     (root / "val.txt").write_text("".join(rows))
 
 
 def table(root: Path) -> None:
-    rows = [f"val/{picture(k)}.JPEG,{wnid}\n" for k, wnid in enumerate(answers(), start=1)]
+    rows = [f"val/{image(k)}.JPEG,{wnid}\n" for k, wnid in enumerate(answers(), start=1)]
     (root / "val" / "val.csv").write_text("path,label\n" + "".join(rows))
 
 
@@ -119,7 +119,7 @@ def test_flat_validation_gets_its_labels(imagenet: Path, write: Callable[[Path],
     test = splits.test()
     assert splits.classes == tuple(sorted(WNIDS))
     assert [test.classes[label] for label in test.labels] == answers()
-    assert test.description == "set val, 12 pictures"
+    assert test.description == "set val, 12 images"
     assert (len(splits.train), len(splits.val)) == (20, 4)
 
 
@@ -127,7 +127,7 @@ def test_truth_may_lie_elsewhere_and_cover_more(imagenet: Path, tmp_path: Path) 
     elsewhere = tmp_path / "elsewhere"
     write_devkit(elsewhere)
     for number in (1, 2, 5, 12):
-        (imagenet / "val" / f"{picture(number)}.JPEG").unlink()
+        (imagenet / "val" / f"{image(number)}.JPEG").unlink()
     spec = DataSpec(source=str(imagenet), ground_truth=str(elsewhere / DEVKIT / "data" / TRUTH))
     test = open_data(spec).test()
     kept = [wnid for k, wnid in enumerate(answers(), start=1) if k not in (1, 2, 5, 12)]
@@ -141,19 +141,19 @@ def test_kaggles_folders(imagenet: Path, tmp_path: Path) -> None:
     (root / "ILSVRC" / "ImageSets").mkdir()
     shutil.move(imagenet, inside)
     (inside / "test").mkdir()
-    shutil.copy(inside / "val" / f"{picture(1)}.JPEG", inside / "test" / "ILSVRC2012_test_1.JPEG")
+    shutil.copy(inside / "val" / f"{image(1)}.JPEG", inside / "test" / "ILSVRC2012_test_1.JPEG")
     kaggle(root)
     for source in (root, root / "ILSVRC", inside):
         test = open_data(DataSpec(source=str(source))).test()
         assert [test.classes[label] for label in test.labels] == answers()
 
 
-def test_flat_pictures_alone(imagenet: Path) -> None:
+def test_flat_images_alone(imagenet: Path) -> None:
     whole = DataSpec(source=str(imagenet / "val"), val_fraction=0, test_fraction=0)
     with pytest.raises(DataError, match="val: its .* images .*are in no class folders"):
         open_data(whole)
     places = [IMAGENET.index(wnid) for wnid in answers()]
-    rows = [f"{picture(k)}.JPEG {place}\n" for k, place in enumerate(places, start=1)]
+    rows = [f"{image(k)}.JPEG {place}\n" for k, place in enumerate(places, start=1)]
     (imagenet / "val" / "val.txt").write_text("".join(rows))
     alone = open_data(whole)
     assert [alone.classes[label] for label in alone.train.labels] == answers()
@@ -237,10 +237,10 @@ def test_bad_ground_truth_is_named(imagenet: Path) -> None:
     refused("set/val/: its .* images .* are in no class folders; .*--set data.ground_truth=FILE")
     refused("data.ground_truth: nowhere.txt: no such file", "nowhere.txt")
     refused(r"given\.txt: its numbers count from 1.*meta\.mat", given("1\n" * 12))
-    refused(r"given\.txt: labels 3 pictures, but there are 12", given("n01440764\n" * 3))
-    line = f"{picture(1)}.JPEG 2\n"
-    refused(r"given\.txt: has no label for 11 of 12 pictures, among them ILSVRC.*2\.", given(line))
-    rows = "".join(f"{picture(k)}.JPEG 4\n" for k in range(1, 13))
+    refused(r"given\.txt: labels 3 images, but there are 12", given("n01440764\n" * 3))
+    line = f"{image(1)}.JPEG 2\n"
+    refused(r"given\.txt: has no label for 11 of 12 images, among them ILSVRC.*2\.", given(line))
+    rows = "".join(f"{image(k)}.JPEG 4\n" for k in range(1, 13))
     refused(r"given\.txt: the label of .*1\.JPEG: '4' is none of the .* 4 classes", given(rows))
     refused(r"given\.csv: line 2: 3 cells, but line 1 has 2", given("path,label\na,b,c", "csv"))
     (imagenet / "given.txt").write_bytes(b"\xff\xfe\x00")

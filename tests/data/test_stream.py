@@ -1,4 +1,4 @@
-"""Streaming: the order, what is held in memory, resuming, and each picture once."""
+"""Streaming: the order, what is held in memory, resuming, and each image once."""
 
 from collections import Counter
 from dataclasses import replace

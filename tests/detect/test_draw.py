@@ -232,7 +232,7 @@ def test_an_unreadable_picture_is_left_out_and_named(masks_run, place, tmp_path,
     assert main(["evaluate", str(masks_run), *words, "--json"]) == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["examples"] == 2
-    assert "val0002.png: cannot be read as a picture" in printed.err
+    assert "val0002.png: cannot be read as an image" in printed.err
     assert "1 unreadable left out" in printed.out
 
 

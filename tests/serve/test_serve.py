@@ -40,7 +40,7 @@ def served(paths: dict[str, str]):
 def expected(path: str, data: bytes) -> dict[str, float]:
     """Probabilities by class, without the server."""
     backend = open_backend(path, device="cpu")
-    pixels = backend.preprocess.picture(Image.open(io.BytesIO(data)))
+    pixels = backend.preprocess.to_tensor(Image.open(io.BytesIO(data)))
     shares = backend.probabilities(pixels.permute(1, 2, 0).numpy()[None])[0]
     return dict(zip(backend.classes, shares.tolist(), strict=True))
 

@@ -48,7 +48,7 @@ def test_run_learns_and_says_how_it_was_measured(done):
     assert json.loads((out / "result.json").read_text()) == result
     assert result["test"]["top1_error"] < 40  # chance is 90
     assert result["test"]["examples"] == 359
-    for word in ("1 view", "16x16", "float32", "best.safetensors", "digits", "359 pictures"):
+    for word in ("1 view", "16x16", "float32", "best.safetensors", "digits", "359 images"):
         assert word in result["test"]["protocol"]
     assert result["train"]["examples"] == 20 * 64
     assert result["images_per_second"] > 0

@@ -141,13 +141,13 @@ def test_too_many_stop_the_run_with_one_line(tree: Path) -> None:
     with pytest.raises(DataError) as caught:
         list(islice(stream_of(spec).batches(), 20))
     message = str(caught.value)
-    assert "root, 60 pictures: 2 of them cannot be read" in message
+    assert "root, 60 images: 2 of them cannot be read" in message
     assert "data.max_unreadable = 0.01 allows 1" in message
     assert "ant/04.png" in message
     assert "ant/08.png" in message
     assert "`resnets data check`" in message
     assert "\n" not in message
-    with pytest.raises(DataError, match=r"ant/0[48]\.png: cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"ant/0[48]\.png: cannot be read as an image"):
         list(islice(stream_of(replace(spec, max_unreadable=0.0)).batches(), 20))
 
 
@@ -251,14 +251,14 @@ def test_a_run_goes_on_and_says_what_it_could_not_read(tree: Path, tmp_path: Pat
         assert message.startswith(f"{path}: cannot be read")
     count = len(splits.test())
     assert result["test"]["examples"] == count - 1
-    assert result["test"]["protocol"].endswith(f"{count} pictures, 1 unreadable left out")
+    assert result["test"]["protocol"].endswith(f"{count} images, 1 unreadable left out")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     rows = read_rows(tmp_path / "run")
     assert {row["unreadable"] for row in rows if row["kind"] == "val"} == {1}
     assert [row["unreadable"] for row in rows if row["kind"] == "train"][-1] == 1
     report = (tmp_path / "run" / "report.html").read_text()
     assert all(path.name in report for path in bad)
-    assert "Unreadable pictures" in report
+    assert "Unreadable images" in report
 
 
 def test_the_limit_ends_a_run_of_the_command_line(tree: Path, tmp_path: Path, capfd) -> None:
@@ -294,7 +294,7 @@ def test_quarantined_pictures_are_left_out_and_move_no_others(tree: Path, kind: 
     after = open_data(spec)
     assert list(after.train.files.paths) == [p for p in train.paths if p not in listed]
     assert list(after.test().files.paths) == [p for p in test.paths if p not in listed]
-    assert after.train.description.endswith(f"{len(train) - 2} pictures (2 in quarantine)")
+    assert after.train.description.endswith(f"{len(train) - 2} images (2 in quarantine)")
     assert len(after.val) == len(before.val)
     with pytest.raises(ConfigError, match=r"data\.quarantine: .*gone\.txt cannot be read"):
         open_data(replace(spec, quarantine=str(tree / "gone.txt")))

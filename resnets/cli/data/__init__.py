@@ -1,4 +1,4 @@
-"""`resnets data`: look after stored sets of pictures."""
+"""`resnets data`: look after stored sets of images."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def command(
         ]
     ],
 ) -> int:
-    """Look after stored sets of pictures: check one, or pack it."""
+    """Look after stored sets of images: check one, or pack it."""
     return task.run()

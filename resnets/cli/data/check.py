@@ -198,10 +198,10 @@ def _counted(report: CheckReport) -> str:
     """How many images there are, by part, and what of them training can take."""
     from resnets.data.check.verdict import usable
 
-    parts = ", ".join(f"{count:,} {part}" for part, count in report.pictures.items() if part)
+    parts = ", ".join(f"{count:,} {part}" for part, count in report.images.items() if part)
     total = f"{len(report.contents):,} images" + (f": {parts}" if parts else "")
     left = usable(report)
-    if left == report.pictures:
+    if left == report.images:
         return total
     kept = ", ".join(f"{count:,} {part}".rstrip() for part, count in left.items())
     return f"{total}; without what cannot be read or is in quarantine {kept}"

@@ -1,4 +1,4 @@
-"""`resnets data pack`: a set of pictures into one file that needs no decoding."""
+"""`resnets data pack`: a set of images into one file that needs no decoding."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True)
 class Pack:
-    """Decode all pictures once, into one file that trains several times faster than the set.
+    """Decode all images once, into one file that trains several times faster than the set.
 
-    Use it as any other set: `resnets train RECIPE --data NAME.pack`. Unreadable pictures are named
+    Use it as any other set: `resnets train RECIPE --data NAME.pack`. Unreadable images are named
     and left out; the exit code is then 1.
 
     Args:
         source: Data set: a folder of class folders, a tar of one, ...; with --verify a packed file.
-        size: Shorter side in px that larger pictures are scaled to; 256 to 500 suit nets of 224 px.
+        size: Shorter side in px that larger images are scaled to; 256 to 500 suit nets of 224 px.
         out: File to write; default NAME-SIZE.pack in this folder.
-        quarantine: List of pictures to leave out, as `resnets data check` writes it.
+        quarantine: List of images to leave out, as `resnets data check` writes it.
         ground_truth: Labels of a flat validation folder (ImageNet's ground truth).
         labels_from: What says an image's class (data.labels_from): auto, folder (each top folder is
             a class) or name (cat of cat.0.jpg).
-        max_unreadable: Share of unreadable pictures above which nothing is written.
+        max_unreadable: Share of unreadable images above which nothing is written.
         workers: Threads, 0 = one per core.
-        verify: Compare each picture of a packed file with its checksum; writes nothing.
+        verify: Compare each image of a packed file with its checksum; writes nothing.
     """
 
     source: tyro.conf.Positional[str]
@@ -86,13 +86,13 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
             workers=spec.workers,
             max_unreadable=spec.max_unreadable,
         )
-    parts = ", ".join(f"{count:,} {role}" for role, count in packed.pictures.items())
+    parts = ", ".join(f"{count:,} {role}" for role, count in packed.images.items())
     say(f"wrote {out}: {parts}, {_bytes(packed.size)}")
     for said in describe_levels(packed.value_range):
         say(said)
     say(f"use it: resnets train RECIPE --data {out}")
     if packed.unreadable:
-        _complain(f"{len(packed.unreadable):,} unreadable pictures left out")
+        _complain(f"{len(packed.unreadable):,} unreadable images left out")
     return 1 if packed.unreadable else 0
 
 
@@ -100,15 +100,15 @@ def _verify(path: Path) -> int:
     from resnets.data.dataset.pack import verify
     from resnets.evaluate.prepare import with_progress
 
-    bad, (pictures, found) = 0, verify(path)
-    for name, whole in with_progress(found, pictures):
+    bad, (images, found) = 0, verify(path)
+    for name, whole in with_progress(found, images):
         if not whole:
             bad += 1
             _complain(f"{name}: differs from what was packed")
     if bad:
-        _complain(f"{path}: {bad:,} of {pictures:,} pictures are damaged; pack the set again")
+        _complain(f"{path}: {bad:,} of {images:,} images are damaged; pack the set again")
         return 1
-    say(f"{path}: {pictures:,} pictures, all as they were packed")
+    say(f"{path}: {images:,} images, all as they were packed")
     return 0
 
 

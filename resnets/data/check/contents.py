@@ -1,4 +1,4 @@
-"""What there is to check in a stored set: its pictures by part, and what its folders say."""
+"""What there is to check in a stored set: its images by part, and what its folders say."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from resnets.data.splits.check_findings import (
     EMPTY_CLASS,
     LAYOUT,
     MASK,
-    NO_PICTURE,
+    NOT_AN_IMAGE,
     ODD_FOLDER,
     STRAY,
     UNLABELED,
@@ -57,7 +57,7 @@ from resnets.data.tables.unread_labels import may_label
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """Pictures of one part ("" where there are no parts) with the number of each one's class."""
+    """Images of one part ("" where there are no parts) with the number of each one's class."""
 
     part: str
     files: Files
@@ -65,14 +65,14 @@ class Section:
     classes: Sequence[str]
 
     def label(self, row: int) -> str:
-        """The class of a picture, "" where it has none."""
+        """The class of an image, "" where it has none."""
         number = int(self.labels[row])
         return self.classes[number] if number >= 0 else ""
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """All pictures of `source`, numbered section by section, and what needed no look at them.
+    """All images of `source`, numbered section by section, and what needed no look at them.
 
     Sections that are kept apart come first: test, val, then the rest. understood: what was
     understood of the set, where training would take it.
@@ -101,7 +101,7 @@ class Contents:
 
     @cached_property
     def starts(self) -> list[int]:
-        """Number of each section's first picture."""
+        """Number of each section's first image."""
         return list(accumulate((len(each.files) for each in self.sections), initial=0))
 
     @cached_property
@@ -140,21 +140,21 @@ class Contents:
         return probe.levels, tuple(warnings)
 
     def where(self, number: int) -> tuple[int, int]:
-        """Which section a picture is in, and its row there."""
+        """Which section an image is in, and its row there."""
         section = bisect_right(self.starts, number) - 1
         return section, number - self.starts[section]
 
     def name(self, number: int) -> str:
-        """What messages call a picture."""
+        """What messages call an image."""
         section, row = self.where(number)
         return self.sections[section].files.name(row)
 
     def path(self, number: int) -> str:
-        """What lists call a picture."""
+        """What lists call an image."""
         return path_within(self.name(number), self.prefixes)
 
     def part_and_label(self, number: int) -> tuple[str, str]:
-        """Part and class of a picture, "" where it has none."""
+        """Part and class of an image, "" where it has none."""
         section, row = self.where(number)
         return self.sections[section].part, self.sections[section].label(row)
 
@@ -165,7 +165,7 @@ class Contents:
 
 
 def open_contents(spec: DataSpec) -> Contents:
-    """All pictures of `spec.source`, whatever it is. DataError where it holds pixels, not files."""
+    """All images of `spec.source`, whatever it is. DataError where it holds pixels, not files."""
     closed: list[OSError] = []
     listing = _images(Path(spec.source).expanduser(), closed)
     if listing is not None:
@@ -178,7 +178,7 @@ def open_contents(spec: DataSpec) -> Contents:
             continue
         if part.files is None:
             raise DataError(
-                f"{spec.source}: holds pixels, not picture files; there is nothing to check"
+                f"{spec.source}: holds pixels, not image files; there is nothing to check"
             )
         alone = source.val is None and source.test is None
         title = "" if alone else role
@@ -302,5 +302,5 @@ def _others(left_out: LeftOut) -> Iterator[Finding]:
             continue
         more = f"and {count - 1:,} more " if count > 1 else ""
         called = f"called {suffix}" if suffix else "no suffix"
-        kind = NO_PICTURE if reason in (NOT_IMAGE, BROKEN_LINK, SPECIAL, LOOP) else UNREAD
+        kind = NOT_AN_IMAGE if reason in (NOT_IMAGE, BROKEN_LINK, SPECIAL, LOOP) else UNREAD
         yield Finding(kind, path, f"{more}{called}, {reason}", count=count)

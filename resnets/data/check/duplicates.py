@@ -43,7 +43,7 @@ Rows = NDArray[np.int64]
 class Shapes:
     """What is known of N images that can be read, each an array (N,).
 
-    shape: 64 bits (`check_picture.shape_of`). tone: mean red, green and blue, a byte each. part:
+    shape: 64 bits (`check.image.shape_of`). tone: mean red, green and blue, a byte each. part:
     a number for the part of the set that the image is in; parts kept apart come first. row: the
     number of the image in the set, ascending.
     """

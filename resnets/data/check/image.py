@@ -33,9 +33,9 @@ from resnets.data.splits.check_findings import (
     Kind,
 )
 
-THUMB = 32  # px, what pictures are compared at
+THUMB = 32  # px, what images are compared at
 CUT_SHORT = ("truncated", "unexpected end", "end of file", "premature end", "not enough data")
-SAME_FORMAT = {"MPO": "JPEG"}  # a phone's JPEG with a second picture behind the first
+SAME_FORMAT = {"MPO": "JPEG"}  # a phone's JPEG with a second image behind the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Look:
     """What one file is.
 
     problems: kind and detail of each. content: 64 bits that differ between files of different
-    bytes. shape: 64 bits that few pictures share unless they look alike, None where unreadable.
+    bytes. shape: 64 bits that few images share unless they look alike, None where unreadable.
     tone: mean red, green and blue, a byte each.
     """
 
@@ -102,7 +102,7 @@ def comparable(
 
 
 def thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(32, 32, 3) of a picture (H, W, 3), its sides scaled apart."""
+    """(32, 32, 3) of an image (H, W, 3), its sides scaled apart."""
     return np.asarray(Image.fromarray(pixels).resize((THUMB, THUMB), Image.Resampling.BOX))
 
 
@@ -110,10 +110,10 @@ def shape_of(thumb: NDArray[np.uint8]) -> int:
     """64 bits: which of the 63 lowest frequencies of a grey thumbnail exceed their median.
 
     The perceptual hash of Zauner 2010 ("Implementation and benchmarking of perceptual image hash
-    functions"), whose Hamming distance is small between pictures saved or scaled again.
+    functions"), whose Hamming distance is small between images saved or scaled again.
     """
     gray = thumb.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    low = np.round(dctn(gray, norm="ortho")[:8, :8], 1)  # rounded: a flat picture has none
+    low = np.round(dctn(gray, norm="ortho")[:8, :8], 1)  # rounded: a flat image has none
     low[0, 0] = -np.inf  # the mean is no shape
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
@@ -125,14 +125,14 @@ def tone_of(thumb: NDArray[np.uint8]) -> int:
 
 
 def reason(error: DataError, name: str) -> str:
-    """What a message says of a picture that cannot be read, without its name and advice."""
+    """What a message says of an image that cannot be read, without its name and advice."""
     said = str(error).removeprefix(f"{name}: ").partition("; re")[0]  # pair, store
     start, _, inside = said.partition(" (")
     return inside.removesuffix(")") if start.startswith("cannot be read") and inside else said
 
 
 def _reason(error: DataError, name: str, known: bool) -> tuple[Kind, str]:
-    """Whether a picture is cut short, a bomb or anything else, from what its decoder says."""
+    """Whether an image is cut short, a bomb or anything else, from what its decoder says."""
     said = reason(error, name)
     if "pixels" in said and "limit" in said:
         return BOMB, said.partition(", could be")[0]
@@ -142,10 +142,10 @@ def _reason(error: DataError, name: str, known: bool) -> tuple[Kind, str]:
 
 
 def _oddities(image: Image.Image, name: str, tiny: int) -> Iterator[tuple[Kind, str]]:
-    """What the header says of a picture."""
+    """What the header says of an image."""
     found = SAME_FORMAT.get(image.format or "", image.format)
     wanted = _formats().get(posixpath.splitext(name)[1].lower())
-    packed = f"{SUFFIX}:" in name  # whose pictures keep the names they had
+    packed = f"{SUFFIX}:" in name  # whose images keep the names they had
     if wanted is not None and found != wanted and not packed:
         yield WRONG_SUFFIX, f"holds {found}"
     if min(image.size) < tiny:
@@ -161,7 +161,7 @@ def _oddities(image: Image.Image, name: str, tiny: int) -> Iterator[tuple[Kind, 
 
 
 def _frames(image: Image.Image) -> Iterator[tuple[Kind, str]]:
-    """How many pictures a file holds; a phone's JPEG with a depth map does not count."""
+    """How many images a file holds; a phone's JPEG with a depth map does not count."""
     try:
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except Exception:  # damage behind the first frame, which is all that is read

@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """A thumbnail as a data URI, empty where there is none, and its width and height."""
 
     source: str = ""
@@ -41,11 +41,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class ReportItem:
-    """A finding on the page, with the picture it is about and that one's twin."""
+    """A finding on the page, with the image it is about and that one's twin."""
 
     finding: Finding
-    picture: Picture
-    twin: Picture
+    image: Thumbnail
+    twin: Thumbnail
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _page(report: CheckReport, written: Written, kinds: frozenset[Kind]) -> str:
         classes=table,
         rows=[] if table is None else shown_classes(table),
         suffixes=suffix_counts(report.contents),
-        roles=[(part, role_of(part, [*report.pictures])) for part in report.pictures],
+        roles=[(part, role_of(part, [*report.images])) for part in report.images],
         usable=usable(report),
         written=written,
         kinds=sorted(kind.name for kind in kinds),
@@ -137,7 +137,7 @@ def _page(report: CheckReport, written: Written, kinds: frozenset[Kind]) -> str:
     )
 
 
-def _thumbnails(contents: Contents, paths: set[str]) -> Callable[[str], Picture]:
+def _thumbnails(contents: Contents, paths: set[str]) -> Callable[[str], Thumbnail]:
     """What gives the thumbnail of each of `paths` that can be decoded."""
     numbers = {
         path: number
@@ -145,17 +145,17 @@ def _thumbnails(contents: Contents, paths: set[str]) -> Callable[[str], Picture]
         if (path := contents.path(number)) in paths
     }
     made = {path: _thumbnail(contents, number) for path, number in numbers.items()}
-    return lambda path: made.get(path, Picture())
+    return lambda path: made.get(path, Thumbnail())
 
 
-def _thumbnail(contents: Contents, number: int) -> Picture:
+def _thumbnail(contents: Contents, number: int) -> Thumbnail:
     try:
         pixels = decode_whole(contents.read(number), contents.name(number), contents.levels)
     except DataError:
-        return Picture()
+        return Thumbnail()
     image = Image.fromarray(pixels)
     image.thumbnail((SIDE, SIDE))
     data = io.BytesIO()
     image.save(data, "JPEG", quality=80)
     text = base64.b64encode(data.getvalue()).decode()
-    return Picture(f"data:image/jpeg;base64,{text}", *image.size)
+    return Thumbnail(f"data:image/jpeg;base64,{text}", *image.size)

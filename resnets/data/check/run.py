@@ -35,7 +35,7 @@ from resnets.data.splits.check_findings import (
     KINDS,
     LAYOUT,
     LEAKS,
-    NO_PICTURE,
+    NOT_AN_IMAGE,
     STRAY,
     UNMEASURED,
     UNREADABLE,
@@ -44,7 +44,7 @@ from resnets.data.splits.check_findings import (
 )
 from resnets.utils.cpu_count import cores
 
-CHUNK = 16  # pictures looked at by one task of the pool
+CHUNK = 16  # images looked at by one task of the pool
 TINY = 16  # px
 
 Watch = Callable[[Iterable[int], int, str], Iterable[int]]
@@ -70,7 +70,7 @@ class CheckReport:
     warnings: Sequence[str] = ()
 
     @property
-    def pictures(self) -> dict[str, int]:
+    def images(self) -> dict[str, int]:
         """How many there are in each part ("" where there are no parts)."""
         return {section.part: len(section.files) for section in self.contents.sections}
 
@@ -121,7 +121,7 @@ class CheckReport:
         self, bad: int, refusals: Sequence[str], warnings: Sequence[str] = ()
     ) -> CheckReport:
         """The same of a set whose images are annotated, not sorted into class folders."""
-        of_folders = (LAYOUT, EMPTY_CLASS, NO_PICTURE, STRAY, IMBALANCE, UNMEASURED)
+        of_folders = (LAYOUT, EMPTY_CLASS, NOT_AN_IMAGE, STRAY, IMBALANCE, UNMEASURED)
         kept = [finding for finding in self.findings if finding.kind not in of_folders]
         return replace(self, findings=kept, annotations=bad, refusals=refusals, warnings=warnings)
 
@@ -142,10 +142,10 @@ def check_data(
     contents: Contents | None = None,
     watch: Watch = lambda counts, *_: counts,
 ) -> CheckReport:
-    """Read every picture of `spec.source` whole, by `spec.workers` threads, and report.
+    """Read every image of `spec.source` whole, by `spec.workers` threads, and report.
 
-    Quarantined pictures are checked like all others. `tiny`: px below which a shorter side is too
-    small. `watch(counts, total, doing)` hands on for how many pictures each step was. DataError
+    Quarantined images are checked like all others. `tiny`: px below which a shorter side is too
+    small. `watch(counts, total, doing)` hands on for how many images each step was. DataError
     where the source cannot be opened or holds pixels, not files. `contents`: what there is, where
     that is known.
     """
@@ -192,7 +192,7 @@ def _left_out(contents: Contents, spec: DataSpec) -> frozenset[str]:
 
 
 def _looks(contents: Contents, tiny: int, workers: int) -> Iterator[Look]:
-    """Each picture looked at, in order; a few ahead are read meanwhile."""
+    """Each image looked at, in order; a few ahead are read meanwhile."""
 
     def work(start: int) -> list[Look]:
         return [one(each) for each in range(start, min(start + CHUNK, len(contents)))]

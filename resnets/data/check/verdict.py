@@ -100,7 +100,7 @@ def usable(report: CheckReport) -> dict[str, int]:
     """How many images of each part are neither in quarantine nor unreadable."""
     broken = {each.path for each in report.findings if each.kind.weight == "broken"}
     out, contents = broken | report.left_out, report.contents
-    found = dict(report.pictures)
+    found = dict(report.images)
     for number in range(len(contents) if out else 0):
         if contents.path(number) in out:
             found[contents.part_and_label(number)[0]] -= 1
@@ -154,7 +154,7 @@ def _leak(report: CheckReport, part: str, kept: str, found: Sequence[Finding]) -
         "copies or near-copies of" if same and near else "near-copies of" if near else "copies of"
     )
     both = sum(each.path == each.twin for each in found)  # counted in the other part
-    total = report.pictures.get(part, 0) + both
+    total = report.images.get(part, 0) + both
     text = f"{len(found):,} of {total:,} {role} images are {what} {other} images"
     if same and near:
         text += f" ({same:,} the same image, {near:,} near-copies)"
@@ -259,7 +259,7 @@ def _crowded(report: CheckReport) -> Iterator[Point]:
 
 
 def _good(report: CheckReport) -> Point:
-    parts = [part for part in report.pictures if part]
+    parts = [part for part in report.images if part]
     apart = "; no part shares an image with another" if len(parts) > 1 else ""
     left = "All other images" if report.left_out else "All images"
     return Point("good", f"{left} can be read{apart}")
@@ -280,7 +280,7 @@ def _left_out(report: CheckReport) -> Iterator[Point]:
 
 
 def _role(report: CheckReport, part: str) -> str:
-    return role_of(part, [*report.pictures])
+    return role_of(part, [*report.images])
 
 
 def _of(report: CheckReport, kind: Kind) -> Iterator[Finding]:

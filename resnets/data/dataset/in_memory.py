@@ -15,15 +15,15 @@ from rich.progress import track
 from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.split import FileSplit, Split, TensorSplit
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.decode.decode import Crop, center_box, decode, decode_whole, picture_header
+from resnets.data.decode.decode import Crop, center_box, decode, decode_whole, image_header
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.utils.cpu_count import cores
 from resnets.utils.terminal import Console, escape
 
 MEMORY_LIMIT = 2 << 30  # bytes of pixels that "auto" keeps in memory
-PROBES = 32  # headers read to guess whether all pictures share one size
-CHUNK = 256  # pictures decoded by one task of the pool
+PROBES = 32  # headers read to guess whether all images share one size
+CHUNK = 256  # images decoded by one task of the pool
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class _Probe:
 
 
 class _UnlikeError(Exception):
-    """A picture of another size than the first."""
+    """An image of another size than the first."""
 
 
 def random_scaling(spec: DataSpec) -> bool:
-    """Whether training crops are cut from the stored picture at a random scale."""
+    """Whether training crops are cut from the stored image at a random scale."""
     return spec.augment.crop in ("scale-jitter", "random-resized")
 
 
@@ -52,11 +52,11 @@ def load_files(
     *,
     training: bool,
 ) -> Split:
-    """A TensorSplit where `spec.in_memory` and the pictures allow it, else a FileSplit.
+    """A TensorSplit where `spec.in_memory` and the images allow it, else a FileSplit.
 
-    With `spec.size`, and no random scaling in training, pictures are read straight at that size;
-    otherwise pictures of one size are read as stored. "auto" keeps at most 2 GiB of pixels.
-    Unreadable pictures are named and left out of memory; DataError when training has too many.
+    With `spec.size`, and no random scaling in training, images are read straight at that size;
+    otherwise images of one size are read as stored. "auto" keeps at most 2 GiB of pixels.
+    Unreadable images are named and left out of memory; DataError when training has too many.
     """
     unreadable = BadSamples(description, len(files), spec.max_unreadable if training else None)
     if spec.in_memory != "never":
@@ -73,7 +73,7 @@ def load_files(
             return TensorSplit(images, known, classes, description, prepared, unreadable)
     if spec.in_memory == "always":
         raise ConfigError(
-            f"data.in_memory: 'always', but the pictures of {description} differ in size;"
+            f"data.in_memory: 'always', but the images of {description} differ in size;"
             " set data.size and no random scaling, or 'auto'"
         )
     channels = 1 if _probe(files).gray else 3
@@ -100,7 +100,7 @@ def _read_at_size(
 def _read_as_stored(
     files: Files, spec: DataSpec, unreadable: BadSamples
 ) -> NDArray[np.uint8] | None:
-    """All pictures at their own size, or None where they differ or do not fit."""
+    """All images at their own size, or None where they differ or do not fit."""
     size = _probe(files).size
     if size is None or not _fits(spec, len(files), *size):
         return None
@@ -126,7 +126,7 @@ def _probe(files: Files) -> _Probe:
     headers = []
     for row in rows:
         try:
-            headers.append(picture_header(files.read(row), files.name(row)))
+            headers.append(image_header(files.read(row), files.name(row)))
         except DataError:  # named when its turn comes
             continue
     sizes = {(height, width) for width, height, _ in headers}
@@ -141,7 +141,7 @@ def _fill(
     workers: int,
     unreadable: BadSamples,
 ) -> NDArray[np.uint8]:
-    """Readable RGB pictures, by a pool of threads; (N, H, W, 1) when all of them are grey."""
+    """Readable RGB images, by a pool of threads; (N, H, W, 1) when all of them are grey."""
     count = len(files)
     pixels = np.empty((count, *size, 3), np.uint8)
 

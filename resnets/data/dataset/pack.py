@@ -1,4 +1,4 @@
-"""Packed sets: all pictures of a set, decoded and scaled down, in one memory-mapped file.
+"""Packed sets: all images of a set, decoded and scaled down, in one memory-mapped file.
 
 Version 1. Numbers are little-endian.
 
@@ -7,12 +7,12 @@ Version 1. Numbers are little-endian.
     12..15          zero
     16..23, 24..31  offset and length of the index in bytes, uint64; it ends the file
     32..63          SHA-256 of the index
-    64..            the pictures, back to back, each a binary PGM (grey) or PPM (RGB) file
+    64..            the images, back to back, each a binary PGM (grey) or PPM (RGB) file
     at its offset   the index, JSON in UTF-8
 
-The index: `name` (of the set it was made of), `size` (shorter side in px that larger pictures were
+The index: `name` (of the set it was made of), `size` (shorter side in px that larger images were
 scaled to), `classes`, and `parts`: "train" and, where the set brings them, "val" and "test". A part
-has its `title`, the `start` of its first picture, and for each picture in order its name (`names`),
+has its `title`, the `start` of its first image, and for each image in order its name (`names`),
 class (`labels`), length (`bytes`) and CRC-32 (`crc32`). One of length 0 was in quarantine or could
 not be read when the set was packed; it keeps its place, and is left out when the set is opened.
 `ids` and `content` are the raw images' identities and content keys, each N uint64 in base64, so
@@ -47,7 +47,7 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True, eq=False)
 class PackFiles:
-    """Pictures of a packed set; `spans` (N, 2) holds each one's offset and size in bytes."""
+    """Images of a packed set; `spans` (N, 2) holds each one's offset and size in bytes."""
 
     path: Path
     memory: memoryview
@@ -60,11 +60,11 @@ class PackFiles:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        """Pack and picture, "set.pack:train/cat/1.jpg"."""
+        """Pack and image, "set.pack:train/cat/1.jpg"."""
         return f"{self.path}:{self.names[index]}"
 
     def read(self, index: int) -> memoryview:
-        """The picture as a PGM or PPM file, uncopied."""
+        """The image as a PGM or PPM file, uncopied."""
         offset, size = self.spans[index].tolist()
         return self.memory[offset : offset + size]
 
@@ -73,7 +73,7 @@ class PackFiles:
         return self.spans[rows, 1] > 0
 
     def take(self, rows: NDArray[np.int64]) -> PackFiles:
-        """The pictures of `rows`, renumbered from 0."""
+        """The images of `rows`, renumbered from 0."""
         names = [self.names[row] for row in rows]
         return PackFiles(self.path, self.memory, names, self.spans[rows], self.crc32[rows])
 
@@ -92,7 +92,7 @@ def is_pack(path: Path) -> bool:
 def open_pack(path: Path) -> Source:
     """The set of a packed file. DataError when it is none, is cut short, or its index is damaged.
 
-    Pictures are not read: `verify` checks them.
+    Images are not read: `verify` checks them.
     """
     with reading(path, DataError, "as a packed set", "pack the set again"):
         return _source(path, *_open(path))
@@ -114,7 +114,7 @@ def _source(path: Path, index: dict[str, Any], memory: memoryview) -> Source:
 
 
 def verify(path: Path) -> tuple[int, Iterator[tuple[str, bool]]]:
-    """How many pictures there are, and of each its name and whether it is as it was packed.
+    """How many images there are, and of each its name and whether it is as it was packed.
 
     DataError as `open_pack`.
     """

@@ -1,4 +1,4 @@
-"""Pictures decoded ahead of their use by a pool of threads (Pillow decodes without the GIL)."""
+"""Images decoded ahead of their use by a pool of threads (Pillow decodes without the GIL)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from resnets.data.timings import Decoding
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import single_threaded_pool
 
-CHUNK = 8  # pictures decoded by one task of the pool
+CHUNK = 8  # images decoded by one task of the pool
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +52,8 @@ def read_ahead(
     """Each plan with its pixels (B, size, size, C) uint8, in order; `workers` 0 = one per core.
 
     A few batches are read ahead, enough to keep all threads busy. `pin` puts pixels into pinned
-    memory. Unreadable pictures are noted in `split.unreadable`, which raises DataError, when their
-    batch is due, if they are too many. With `seed` the same view of another picture, chosen by
+    memory. Unreadable images are noted in `split.unreadable`, which raises DataError, when their
+    batch is due, if they are too many. With `seed` the same view of another image, chosen by
     (seed, epoch, row), takes the place of each, and the plan handed on names its row. Without, they
     are left out of the plan, and a plan that has no other is skipped. `decoding` counts what the
     threads spend.
@@ -106,7 +106,7 @@ def _start(
 
 
 def _try(split: Split, row: int, view: Crop) -> NDArray[np.uint8] | None:
-    """The view, or None where the picture cannot be read; DataError where too many cannot."""
+    """The view, or None where the image cannot be read; DataError where too many cannot."""
     try:
         return split.read(row, view)
     except DataError as error:

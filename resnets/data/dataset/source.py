@@ -36,12 +36,12 @@ class Part(Protocol):
 
     @property
     def files(self) -> Files | None:
-        """Its encoded pictures, one for each label; None where it holds pixels."""
+        """Its encoded images, one for each label; None where it holds pixels."""
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
     ) -> Split:
-        """The pictures of `rows` as a split."""
+        """The images of `rows` as a split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class ArrayPart:
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
     ) -> Split:
-        """The pictures of `rows`, as stored."""
+        """The images of `rows`, as stored."""
         images, labels = torch.from_numpy(self.images[rows]), torch.from_numpy(self.labels[rows])
         return TensorSplit(images, labels, classes, description)
 
@@ -80,7 +80,7 @@ class FilePart:
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
     ) -> Split:
-        """The pictures of `rows`, in memory where the spec and their sizes allow."""
+        """The images of `rows`, in memory where the spec and their sizes allow."""
         files, labels = self.files.take(rows), self.labels[rows]
         return load_files(files, labels, classes, description, spec, training=training)
 

@@ -1,4 +1,4 @@
-"""Pictures with labels: in memory as one tensor, or as files read when needed."""
+"""Images with labels: in memory as one tensor, or as files read when needed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Split(Protocol):
-    """A training, validation or test set of N pictures."""
+    """A training, validation or test set of N images."""
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64 class of each picture."""
+        """(N,) int64 class of each image."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -32,28 +32,28 @@ class Split(Protocol):
 
     @property
     def description(self) -> str:
-        """For protocols: "cifar10.tar.xz test, 10,000 pictures"."""
+        """For protocols: "cifar10.tar.xz test, 10,000 images"."""
 
     @property
     def channels(self) -> int:
-        """Planes stored: 1 when all pictures are grey, else 3."""
+        """Planes stored: 1 when all images are grey, else 3."""
 
     @property
     def unreadable(self) -> BadSamples:
-        """What is known so far of its pictures that cannot be read."""
+        """What is known so far of its images that cannot be read."""
 
     def __len__(self) -> int:
         """N."""
 
     def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
-        """One view of one picture, (size, size, channels) of the view; DataError names the file."""
+        """One view of one image, (size, size, channels) of the view; DataError names the file."""
 
 
 @dataclass(frozen=True, eq=False)
 class TensorSplit:
     """A set that lives in memory.
 
-    images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) when the pictures were read
+    images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) when the images were read
     as the centre `size` x `size` at shorter side `resize`, None when they are as stored.
     unreadable: files that are not among these, because they could not be read. summary: what was
     understood of the set that it is a split of.
@@ -73,7 +73,7 @@ class TensorSplit:
         assert len(self.images) == len(self.labels)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.labels)
 
     @property
@@ -82,7 +82,7 @@ class TensorSplit:
         return self.images.shape[3]
 
     def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
-        """One view of one picture, (size, size, channels) of the view."""
+        """One view of one image, (size, size, channels) of the view."""
         return render_pixels(self.images[index].numpy(), view)
 
 
@@ -106,11 +106,11 @@ class FileSplit:
         assert len(self.files) == len(self.labels)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.labels)
 
     def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
-        """One view of one picture, decoded now; DataError names a file that cannot be."""
+        """One view of one image, decoded now; DataError names a file that cannot be."""
         if self.value_range is not None:
             view = replace(view, levels=self.value_range)
         return decode(self.files.read(index), view, self.files.name(index))

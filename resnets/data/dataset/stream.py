@@ -1,11 +1,11 @@
-"""Streaming: pictures read block by block, in an order that is random within a buffer.
+"""Streaming: images read block by block, in an order that is random within a buffer.
 
 A block is what is read at once: a row group of a Parquet file, or neighbours in a tar. An epoch
-takes the blocks in random order, some side by side, and puts each of their pictures off by a random
-number of places, so that about `buffer` pictures are waiting at any time. That order is a pure
-function of (seed, epoch): batch k is the same whenever asked for, and no picture comes twice or
+takes the blocks in random order, some side by side, and puts each of their images off by a random
+number of places, so that about `buffer` images are waiting at any time. That order is a pure
+function of (seed, epoch): batch k is the same whenever asked for, and no image comes twice or
 never. What a shuffle buffer would hold are the blocks kept here, so resuming costs reading those
-again (about `buffer` pictures) and nothing else.
+again (about `buffer` images) and nothing else.
 
 Rank r of R is to take positions r, r + R, ... of the order. The samples of step k then do not
 depend on R, and where R divides `LANES` each rank reads its own R-th of the blocks (but for the
@@ -31,31 +31,31 @@ from resnets.data import order
 from resnets.data.dataset.source import Rows
 from resnets.data.dataset.split import FileSplit
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.decode.decode import picture_header
+from resnets.data.decode.decode import image_header
 from resnets.data.errors import DataError
 
 LANES = 16  # blocks that are read side by side
-FEW = 4  # blocks kept where pictures are read in the order they are stored in
-PROBES = 32  # headers read to guess whether all pictures are grey
+FEW = 4  # blocks kept where images are read in the order they are stored in
+PROBES = 32  # headers read to guess whether all images are grey
 
 
 class Blocks(Protocol):
-    """Stored pictures that are read a block at a time; safe to use from several threads."""
+    """Stored images that are read a block at a time; safe to use from several threads."""
 
     def load(self, block: int) -> list[bytes]:
-        """All pictures of a block, encoded; DataError when they cannot be had."""
+        """All images of a block, encoded; DataError when they cannot be had."""
 
     def name(self, block: int, place: int) -> str:
-        """What messages call a picture."""
+        """What messages call an image."""
 
     def identities(self, where: NDArray[np.int64]) -> tuple[Sequence[str], str]:
         """What images (N, 2) of block and place are called for good, and what that is."""
 
 
 class BlockFiles:
-    """`Files` that keep the blocks in use, up to `limit` pictures of them.
+    """`Files` that keep the blocks in use, up to `limit` images of them.
 
-    where: (N, 2) block of each picture and its place in it.
+    where: (N, 2) block of each image and its place in it.
     """
 
     def __init__(self, blocks: Blocks, where: NDArray[np.int64], limit: int) -> None:
@@ -68,7 +68,7 @@ class BlockFiles:
         return len(self.where)
 
     def name(self, index: int) -> str:
-        """What messages call the picture."""
+        """What messages call the image."""
         return self.blocks.name(*self.where[index].tolist())
 
     def read(self, index: int) -> bytes:
@@ -96,7 +96,7 @@ class BlockFiles:
         if known is None:
             try:
                 future.set_result(self.blocks.load(block))
-            except Exception as error:  # kept: the block's other pictures fail alike
+            except Exception as error:  # kept: the block's other images fail alike
                 future.set_exception(error)
             self._trim()
         return future.result()
@@ -140,9 +140,9 @@ def _permutation(split: StreamSplit, seed: int, epoch: int) -> NDArray[np.int64]
 
 
 def stream_order(block: NDArray[np.int64], buffer: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Rows (N,) of pictures in `block` (N,), mixed as the module says.
+    """Rows (N,) of images in `block` (N,), mixed as the module says.
 
-    Blocks, in random order, are dealt to `LANES` lanes. Each lane puts its pictures off by up to
+    Blocks, in random order, are dealt to `LANES` lanes. Each lane puts its images off by up to
     buffer / LANES places, and the order takes one of each lane in turn: the k-th of all lanes
     before any (k + 1)-th.
     """
@@ -181,20 +181,20 @@ class StreamPart:
 
     @property
     def files(self) -> BlockFiles:
-        """All of its pictures, a few blocks of them kept."""
+        """All of its images, a few blocks of them kept."""
         return BlockFiles(self.blocks, self.where, FEW * self._largest)
 
     @property
     def _largest(self) -> int:
-        """Pictures of the largest block."""
+        """Images of the largest block."""
         return max(self.block_size, int(np.bincount(self.where[:, 0]).max(initial=0)))
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool
     ) -> StreamSplit:
-        """The pictures of `rows`. They stay where they are, whatever `spec.in_memory` says."""
+        """The images of `rows`. They stay where they are, whatever `spec.in_memory` says."""
         limit = FEW * self._largest
-        if training:  # the blocks of the buffer, and some slack for the last pictures of each
+        if training:  # the blocks of the buffer, and some slack for the last images of each
             limit += LANES * self._largest + spec.shuffle_buffer + spec.shuffle_buffer // 4
         files = BlockFiles(self.blocks, self.where[rows], limit)
         return StreamSplit(
@@ -211,11 +211,11 @@ class StreamPart:
 
 
 def _all_gray(files: BlockFiles) -> bool:
-    """Whether the first pictures that can be read are grey, all of them."""
+    """Whether the first images that can be read are grey, all of them."""
     found = []
     for row in range(min(PROBES, len(files))):
         try:
-            found.append(picture_header(files.read(row), files.name(row))[2])
+            found.append(image_header(files.read(row), files.name(row))[2])
         except DataError:  # named when its turn comes
             continue
     return bool(found) and all(found)

@@ -1,6 +1,6 @@
-"""Pictures that cannot be read: named once, counted, and too many of them stop a run.
+"""Images that cannot be read: named once, counted, and too many of them stop a run.
 
-Training takes another picture in the place of an unreadable one, evaluation leaves it out. Both ask
+Training takes another image in the place of an unreadable one, evaluation leaves it out. Both ask
 the ledger of their split, which alone decides how many are too many.
 """
 
@@ -17,9 +17,9 @@ SHOWN = 3  # files named by the error that stops a run
 
 
 class BadSamples:
-    """The unreadable pictures of one split of `total` pictures; safe to use from several threads.
+    """The unreadable images of one split of `total` images; safe to use from several threads.
 
-    `max_unreadable` is the share that may be unreadable: one picture always may, unless it is 0.
+    `max_unreadable` is the share that may be unreadable: one image always may, unless it is 0.
     None = any number may, as where a net is measured; but of a known `total` one must be readable.
     """
 
@@ -29,7 +29,7 @@ class BadSamples:
         self._lock = threading.Lock()
 
     def add(self, row: int, error: DataError) -> None:
-        """Note that picture `row` cannot be read, as `error` says: "name: why". It is logged once.
+        """Note that image `row` cannot be read, as `error` says: "name: why". It is logged once.
 
         Raises DataError when that makes too many.
         """
@@ -72,7 +72,7 @@ class BadSamples:
         return min(self.total - 1, max(1, share))
 
     def exhausted(self) -> DataError:
-        """What to raise where nothing is left to take an unreadable picture's place."""
+        """What to raise where nothing is left to take an unreadable image's place."""
         said = f"none of its images can be read, among them {', '.join(self._names())}"
         return DataError(f"{self.of}: {said}; look at them with `resnets data check`")
 

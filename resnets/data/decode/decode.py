@@ -1,7 +1,7 @@
-"""Encoded picture -> uint8 pixels of one view. All decoding and resizing goes through here.
+"""Encoded image -> uint8 pixels of one view. All decoding and resizing goes through here.
 
-A `Crop` names the part of a picture that is wanted and its size in pixels; the decoder may use
-that to read a JPEG at reduced resolution. Pictures are turned upright by their EXIF orientation;
+A `Crop` names the part of an image that is wanted and its size in pixels; the decoder may use
+that to read a JPEG at reduced resolution. Images are turned upright by their EXIF orientation;
 `pixel_values` makes 8-bit grey or RGB of whatever they hold.
 """
 
@@ -46,7 +46,7 @@ BAND = 64  # rows of a large image that are copied at once
 
 @dataclass(frozen=True)
 class Crop:
-    """What to see of a picture: the part `box(width, height)`, as `size` x `size` x `channels`.
+    """What to see of an image: the part `box(width, height)`, as `size` x `size` x `channels`.
 
     levels: values of images with more than 8 bits that become 0 and 255; None = those of 16 bits.
     """
@@ -64,10 +64,10 @@ class Crop:
 
 
 def decode(data: bytes | memoryview, view: Crop, name: str) -> NDArray[np.uint8]:
-    """Pixels (size, size, channels) of one view of an encoded picture.
+    """Pixels (size, size, channels) of one view of an encoded image.
 
     A clean JPEG is decoded in part, by `data/decode/jpeg.py`; pixels of a PPM are taken from where
-    they lie; Pillow reads all else. DataError names the picture `name` when it is unreadable,
+    they lie; Pillow reads all else. DataError names the image `name` when it is unreadable,
     truncated or has more than 89 million pixels. What a view does not show of a JPEG is not
     decoded: damage there is not noticed, but a missing end is.
     """
@@ -85,7 +85,7 @@ def decode(data: bytes | memoryview, view: Crop, name: str) -> NDArray[np.uint8]
 def decode_whole(
     data: bytes | memoryview, name: str, levels: Levels | None = None
 ) -> NDArray[np.uint8]:
-    """The whole upright picture (H, W, 3) at its stored size, by Pillow; DataError as `decode`.
+    """The whole upright image (H, W, 3) at its stored size, by Pillow; DataError as `decode`.
 
     levels: see `Crop`.
     """
@@ -119,14 +119,14 @@ def decode_fitted(
             return _pixels(image), (height, width)
 
 
-def picture_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]:
-    """Width and height of the upright picture, and whether it is grey, without decoding it."""
+def image_header(data: bytes | memoryview, name: str) -> tuple[int, int, bool]:
+    """Width and height of the upright image, and whether it is grey, without decoding it."""
     with naming(name), open_image(data) as image:
         return *_upright_size(image), image.mode in GRAY_MODES
 
 
 def render(image: Image.Image, view: Crop) -> NDArray[np.uint8]:
-    """Pixels (size, size, channels) of one view of an open picture, antialiased."""
+    """Pixels (size, size, channels) of one view of an open image, antialiased."""
     width, height = _upright_size(image)
     box = _inside(view.box(width, height), width, height)
     denominator = _denominator(box, view.size)
@@ -144,7 +144,7 @@ def render(image: Image.Image, view: Crop) -> NDArray[np.uint8]:
 
 
 def render_pixels(pixels: NDArray[np.uint8], view: Crop) -> NDArray[np.uint8]:
-    """The same of an upright picture (H, W, 1 or 3) that is decoded already."""
+    """The same of an upright image (H, W, 1 or 3) that is decoded already."""
     height, width, planes = pixels.shape
     box = _inside(view.box(width, height), width, height)
     cut = resize_box(pixels, box, *view.scaling)
@@ -154,7 +154,7 @@ def render_pixels(pixels: NDArray[np.uint8], view: Crop) -> NDArray[np.uint8]:
 
 
 def center_box(size: int, resize: int) -> Callable[[int, int], Box]:
-    """The centre `size` x `size` of a picture scaled to shorter side `resize`."""
+    """The centre `size` x `size` of an image scaled to shorter side `resize`."""
 
     def box(width: int, height: int) -> Box:
         wide, high = scaled_size(width, height, resize)
@@ -171,9 +171,9 @@ def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def grid_box(width: int, height: int, side: int, crop: tuple[int, int, int, int]) -> Box:
-    """Where `crop` (left, top, right, bottom) of the picture scaled to `side` lies in the stored.
+    """Where `crop` (left, top, right, bottom) of the image scaled to `side` lies in the stored.
 
-    Resizing this box alone gives the pixels that scaling the whole picture and cropping would.
+    Resizing this box alone gives the pixels that scaling the whole image and cropping would.
     """
     wide, high = scaled_size(width, height, side)
     x, y = width / wide, height / high
@@ -182,13 +182,13 @@ def grid_box(width: int, height: int, side: int, crop: tuple[int, int, int, int]
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into a DataError that names the picture."""
+    """Turn whatever a decoder raises into a DataError that names the image."""
     try:
         yield
     except Exception as error:  # decoders raise anything on damaged bytes, up to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{name}: cannot be read as a picture ({reason}); repair or remove it"
+            f"{name}: cannot be read as an image ({reason}); repair or remove it"
         ) from error
 
 
@@ -213,7 +213,7 @@ def _decode_jpeg(data: bytes, view: Crop) -> NDArray[np.uint8] | None:
 
 
 def _planes(image: Image.Image) -> NDArray[np.uint8]:
-    """Pixels (H, W, 1 or 3) of an L or RGB picture, not to be written to."""
+    """Pixels (H, W, 1 or 3) of an L or RGB image, not to be written to."""
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
@@ -227,7 +227,7 @@ def _with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8
 
 
 def _inside(box: Box, width: int, height: int) -> Box:
-    """`box` without what rounding puts outside the picture."""
+    """`box` without what rounding puts outside the image."""
     return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
 
 
@@ -265,7 +265,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _upright(image: Image.Image, levels: Levels | None, *, takes_range: bool = True) -> Image.Image:
-    """The decoded picture, turned by its EXIF orientation, as 8-bit L or RGB."""
+    """The decoded image, turned by its EXIF orientation, as 8-bit L or RGB."""
     turn = TRANSPOSE.get(turn_of(image.info.get("exif")).orientation)
     image.load()
     image = as_bytes(image, levels, takes_range=takes_range)
@@ -276,7 +276,7 @@ HEADER = re.compile(rb"P([56])\n(\d{1,9}) (\d{1,9})\n255\n")
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """A picture (H, W, 1) or (H, W, 3) as a file that any reader of PGM and PPM opens."""
+    """An image (H, W, 1) or (H, W, 3) as a file that any reader of PGM and PPM opens."""
     height, width, planes = pixels.shape
     header = f"P{5 if planes == 1 else 6}\n{width} {height}\n255\n"
     return header.encode() + pixels.tobytes()

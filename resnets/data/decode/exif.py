@@ -1,4 +1,4 @@
-"""EXIF orientation: what turns a picture as stored into the upright one."""
+"""EXIF orientation: what turns an image as stored into the upright one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Turn:
     flip_y: bool
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height upright of a picture stored as `width` x `height`, or the reverse."""
+        """Width and height upright of an image stored as `width` x `height`, or the reverse."""
         return (height, width) if self.swap else (width, height)
 
     def as_stored(self, box: Box, width: int, height: int) -> Box:
-        """Where `box` of the upright `width` x `height` picture lies in the stored one."""
+        """Where `box` of the upright `width` x `height` image lies in the stored one."""
         left, top, right, bottom = box
         if self.flip_x:
             left, right = width - right, width - left
@@ -67,5 +67,5 @@ def turn_of(exif: bytes | None) -> Turn:
     try:
         found.load(exif)
         return TURNS.get(found.get(ExifTags.Base.Orientation, 1), UPRIGHT)
-    except Exception:  # damaged EXIF says nothing of the picture, which may be whole
+    except Exception:  # damaged EXIF says nothing of the image, which may be whole
         return UPRIGHT

@@ -2,7 +2,7 @@
 
 Of the rows above the view only the entropy code is read, of those below nothing but the search for
 the end of the file. The library is the one inside Pillow's wheel (or the system's), called by the
-C kernel native/jpeg.c, which is compiled on first use. Where either is missing, and for pictures
+C kernel native/jpeg.c, which is compiled on first use. Where either is missing, and for images
 that are not clean (damaged, CMYK, 12 bits ...), the answer is None and Pillow is asked.
 """
 
@@ -68,7 +68,7 @@ def decode_box(
     interpolation: str,
     max_scans: int,
 ) -> NDArray[np.uint8] | None:
-    """The part `box` of a picture as stored, antialiased to `shape` (height, width, planes).
+    """The part `box` of an image as stored, antialiased to `shape` (height, width, planes).
 
     It is read at 1 / `denominator` (1, 2, 4 or 8) of its size. None where it is not clean, or has
     more than `max_scans` scans.

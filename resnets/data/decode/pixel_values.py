@@ -68,9 +68,9 @@ def as_bytes(
         _say("bands", NOTES["bands"])
         return Image.merge("RGB", image.split()[:3])
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
+        opaque = image.convert("RGBA")
+        white = Image.new("RGBA", opaque.size, "white")
+        return Image.alpha_composite(white, opaque).convert("RGB")
     return image.convert("L" if image.mode == "1" else "RGB")
 
 

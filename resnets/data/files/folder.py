@@ -26,13 +26,13 @@ from resnets.data.files.walk import (
 
 
 class Files(Protocol):
-    """A numbered set of encoded pictures; safe to read from several threads."""
+    """A numbered set of encoded images; safe to read from several threads."""
 
     def __len__(self) -> int:
         """How many there are."""
 
     def name(self, index: int) -> str:
-        """What messages call the picture: a path, or "tar:member"."""
+        """What messages call the image: a path, or "tar:member"."""
 
     def read(self, index: int) -> bytes | memoryview:
         """The encoded bytes; DataError when they cannot be had."""

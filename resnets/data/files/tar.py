@@ -185,7 +185,7 @@ def follow_links(
             elif below:  # "0" follows "/", so these are what is in the folder
                 members.update({path + name[len(target) :]: members[name] for name in below})
                 left_out.links += 1
-            elif is_picture(path):
+            elif is_image_name(path):
                 raise DataError(f"{archive}:{path}: a link to {target}, which is no file in it")
             else:
                 left_out.add(BROKEN_LINK, path)
@@ -249,7 +249,7 @@ def check_end(tar: tarfile.TarFile, stream: IO[bytes], end: int | None = None) -
 
 def _uncompressed(archive: Path) -> IO[bytes]:
     """The plain tar: the archive itself, or a temporary file that vanishes when closed."""
-    plain = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the pictures are read)
+    plain = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the images are read)
     if not unpack(archive, plain, tempfile.gettempdir(), "set TMPDIR to a folder with"):
         plain.close()
         return archive.open("rb")
@@ -280,7 +280,7 @@ def unpack(archive: Path, plain: IO[bytes], where: str, remedy: str) -> bool:
     return True
 
 
-def is_picture(path: str) -> bool:
+def is_image_name(path: str) -> bool:
     """Whether a file is called like an image that can be read, and is not hidden."""
     return suffix_of(path) in read_suffixes() and is_visible(path)
 

@@ -29,9 +29,9 @@ class TrainStream:
     """An endless stream of full training batches; batch k is the same whenever asked for.
 
     A set in memory is padded once, on the device, and batches are gathered from it without
-    threads. Files, and pictures cropped at random scales, are read ahead by `data_spec.workers`
+    threads. Files, and images cropped at random scales, are read ahead by `data_spec.workers`
     threads, which never change a result. `batch_size` is the global one; `rank` gets its part of
-    each, in units of pictures that need one another: `norm_batch` of them, and partners of mixup.
+    each, in units of images that need one another: `norm_batch` of them, and partners of mixup.
     """
 
     def __init__(
@@ -65,23 +65,23 @@ class TrainStream:
 
     @property
     def examples(self) -> int:
-        """Pictures in one epoch."""
+        """Images in one epoch."""
         return len(self.split)
 
     @property
     def unreadable(self) -> Collection[int]:
-        """Rows of pictures found unreadable so far; others take their place."""
+        """Rows of images found unreadable so far; others take their place."""
         return self.split.unreadable.found
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
         """Batches start_step, start_step + 1, ... without end, of a run of `total` steps.
 
         Progressive resizing goes by the share of `total` that is done; None = all at full size.
-        Another picture takes the place of one that cannot be read (`read_ahead`); DataError, when
+        Another image takes the place of one that cannot be read (`read_ahead`); DataError, when
         its batch is due, where too many cannot.
         """
-        pictures = self._read if self._padded is None else self._gather
-        for step, (images, ids) in enumerate(pictures(start_step, total), start_step):
+        stream = self._read if self._padded is None else self._gather
+        for step, (images, ids) in enumerate(stream(start_step, total), start_step):
             images = images if self.channels_last else images.contiguous()
             rows = torch.from_numpy(ids)
             batch = Batch(images, self.labels[copy_to_device(rows, self.device)], rows)
@@ -90,7 +90,7 @@ class TrainStream:
             yield batch
 
     def _gather(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
-        """Pictures and rows of each batch of a set in memory."""
+        """Images and rows of each batch of a set in memory."""
         assert self._padded is not None
         for size, epochs, rows in self._draws(start_step, total):
             places = torch.from_numpy(rows)
@@ -99,7 +99,7 @@ class TrainStream:
             yield images, rows
 
     def _read(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
-        """The same of pictures that are read, and cut, when needed."""
+        """The same of images that are read, and cut, when needed."""
         draws = self._draws(start_step, total)
         plans = (self._plan(size, epochs, rows) for size, epochs, rows in draws)
         pin = self.device.type == "cuda"
@@ -142,7 +142,7 @@ class TrainStream:
         return Plan(rows, epochs, views)
 
     def _augment_at(self, size: int) -> BatchAugment:
-        """The augmentation of pictures that the decoder cut at `size` px already."""
+        """The augmentation of images that the decoder cut at `size` px already."""
         if size != self.augment.size:
             preprocessor = at_size(self.preprocessor, size)
             self.augment = BatchAugment(self.spec.augment, preprocessor, self.seed, self.device)
@@ -157,10 +157,10 @@ def eval_batches(
     workers: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Each picture once, in order, as prediction sees it; the last batch is short, none padded.
+    """Each image once, in order, as prediction sees it; the last batch is short, none padded.
 
     `rows` are those of the split that are asked for; None = all.
-    Images are float32 in channels_last memory. Pictures that cannot be read are left out and noted
+    Images are float32 in channels_last memory. Images that cannot be read are left out and noted
     in `split.unreadable`; DataError when none can.
     """
     split = prepare(split, preprocessor)

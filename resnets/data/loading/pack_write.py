@@ -1,4 +1,4 @@
-"""Writing a packed set: each picture is decoded and scaled down once, by a pool of threads."""
+"""Writing a packed set: each image is decoded and scaled down once, by a pool of threads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, packed
 from resnets.data.dataset.quarantine import Quarantine, path_within, prefixes
 from resnets.data.dataset.source import Part, Source
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.decode.decode import decode_whole, encode, picture_header, scaled_size
+from resnets.data.decode.decode import decode_whole, encode, image_header, scaled_size
 from resnets.data.decode.pixel_values import Levels
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
@@ -39,20 +39,20 @@ from resnets.utils.terminal import Console, escape
 
 log = logging.getLogger("resnets")
 
-AHEAD = 8  # pictures a thread may be ahead of the file
-PROBES = 64  # pictures read beforehand to tell how large the file will be
+AHEAD = 8  # images a thread may be ahead of the file
+PROBES = 64  # images read beforehand to tell how large the file will be
 
 T = TypeVar("T")
 
 
 @dataclass
 class Packed:
-    """What was packed: pictures of each part, bytes of the file, and the unreadable ones.
+    """What was packed: images of each part, bytes of the file, and the unreadable ones.
 
     value_range: the values that became 0 and 255 in all of them, where they had more than 8 bits.
     """
 
-    pictures: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
     size: int = 0
     unreadable: list[str] = field(default_factory=list)
     value_range: Levels | None = None
@@ -69,12 +69,12 @@ def pack(
 ) -> Packed:
     """Write all parts of `source` to the new file `out`, whole or not at all.
 
-    Pictures are turned upright and stored as 8-bit grey or RGB; those whose shorter side is longer
+    Images are turned upright and stored as 8-bit grey or RGB; those whose shorter side is longer
     than `size` px are scaled down to it (antialiased, bilinear), none is scaled up. What is in
-    `quarantine` is left out, and so is an unreadable picture, which is logged; both keep their
-    places in the index, so that the same pictures are held out of a packed set as of the raw one.
+    `quarantine` is left out, and so is an unreadable image, which is logged; both keep their
+    places in the index, so that the same images are held out of a packed set as of the raw one.
     DataError when more than the share `max_unreadable` of a part is unreadable, a class of a part
-    is left without pictures, or the disk has too little room. ConfigError when the source cannot be
+    is left without images, or the disk has too little room. ConfigError when the source cannot be
     packed.
     """
     if size < 1:
@@ -96,7 +96,7 @@ def pack(
                 entries[role] = _write_part(file, workers, part, cut, quarantine, unreadable)
                 written = np.flatnonzero(entries[role]["bytes"])
                 _check_classes(source, part, written)
-                packed.pictures[role] = len(written)
+                packed.images[role] = len(written)
                 packed.unreadable += unreadable.messages
             index = {"name": source.name, "size": size, "classes": source.classes, "parts": entries}
             if levels is not None:
@@ -131,7 +131,7 @@ def _write_part(
     quarantine: Quarantine,
     unreadable: BadSamples,
 ) -> dict[str, Any]:
-    """Write the pictures of a part; its entry in the index."""
+    """Write the images of a part; its entry in the index."""
     files, start, count = part.files, file.tell(), len(part.labels)
     assert files is not None
     starts = prefixes(quarantine.source)
@@ -161,9 +161,9 @@ def _write_part(
 
 
 def shrunk(files: Files, row: int, size: int, levels: Levels | None = None) -> NDArray[np.uint8]:
-    """The picture (H, W, 1 or 3), upright, its shorter side `size` px or less; levels: `View`."""
+    """The image (H, W, 1 or 3), upright, its shorter side `size` px or less; levels: `View`."""
     data, name = files.read(row), files.name(row)
-    width, height, gray = picture_header(data, name)
+    width, height, gray = image_header(data, name)
     pixels = decode_whole(data, name, levels)
     if min(width, height) > size:
         scaled = scaled_size(width, height, size)
@@ -184,7 +184,7 @@ def _finish(file: IO[bytes], index: dict[str, Any]) -> None:
 
 
 def _check_room(parts: dict[str, Part], size: int, out: Path) -> None:
-    """DataError when the disk has less room than a sample of the pictures says is needed."""
+    """DataError when the disk has less room than a sample of the images says is needed."""
     needed = 0.0
     for part in parts.values():
         assert part.files is not None
@@ -201,9 +201,9 @@ def _check_room(parts: dict[str, Part], size: int, out: Path) -> None:
 
 
 def _stored_bytes(files: Files, row: int, size: int) -> int:
-    """Bytes of a packed picture; 0 for an unreadable one."""
+    """Bytes of a packed image; 0 for an unreadable one."""
     try:
-        width, height, gray = picture_header(files.read(row), files.name(row))
+        width, height, gray = image_header(files.read(row), files.name(row))
     except DataError:
         return 0
     wide, high = scaled_size(width, height, min(size, width, height))
@@ -213,7 +213,7 @@ def _stored_bytes(files: Files, row: int, size: int) -> int:
 def _check_classes(source: Source, part: Part, written: NDArray[np.int64]) -> None:
     if lost := np.setdiff1d(part.labels, part.labels[written]).tolist():
         raise DataError(
-            f"{part_name(source, part)}: no picture of class {source.classes[lost[0]]} is left"
+            f"{part_name(source, part)}: no image of class {source.classes[lost[0]]} is left"
         )
 
 

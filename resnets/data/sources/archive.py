@@ -1,6 +1,6 @@
 """Tars and zips: of class folders, of WebDataset samples, ImageNet's as they are downloaded.
 
-ILSVRC2012_img_train.tar is a tar of a tar for each class, ILSVRC2012_img_val.tar of flat pictures;
+ILSVRC2012_img_train.tar is a tar of a tar for each class, ILSVRC2012_img_val.tar of flat images;
 both are read by offset, never unpacked.
 """
 
@@ -19,7 +19,7 @@ from resnets.data.files.folder import Listing
 from resnets.data.files.tar import (
     TarFiles,
     check_end,
-    is_picture,
+    is_image_name,
     is_sparse,
     list_tar,
     refuse_sparse,
@@ -64,7 +64,7 @@ def _is_tar(path: str) -> bool:
 
 
 def inside(outer: Listing) -> Listing:
-    """The pictures of the tars in a tar, each below the name of its own: "n01440764/1.JPEG"."""
+    """The images of the tars in a tar, each below the name of its own: "n01440764/1.JPEG"."""
     files = outer.files
     if not isinstance(files, TarFiles):
         raise DataError(f"{files.name(0)}: a tar in a zip is not read; unpack the zip")
@@ -78,7 +78,7 @@ def inside(outer: Listing) -> Listing:
         ):
             for member in inner:
                 name = posixpath.normpath(member.name)
-                if member.isreg() and is_picture(name):
+                if member.isreg() and is_image_name(name):
                     refuse_sparse([name] if is_sparse(member) else [], files.name(row))
                     spans[f"{path.removesuffix('.tar')}/{name}"] = (
                         member.offset_data,
@@ -88,5 +88,5 @@ def inside(outer: Listing) -> Listing:
     paths = sorted(spans)
     with reading(files.archive, DataError, "as a tar", "is it whole?"):  # sizes beyond 64 bits
         where = np.array([spans[path] for path in paths], np.int64).reshape(-1, 2)
-    pictures = TarFiles(files.archive, files.stream, paths, where)
-    return Listing(pictures, paths, [path.removesuffix(".tar") for _, path in tars])
+    images = TarFiles(files.archive, files.stream, paths, where)
+    return Listing(images, paths, [path.removesuffix(".tar") for _, path in tars])

@@ -21,7 +21,7 @@ from resnets.data.files.folder import read_file
 from resnets.data.files.shards import missing_shards
 from resnets.data.files.walk import LeftOut, file_head, suffix_of, walk_folder, why_not_image
 from resnets.data.layout.folder_names import role_within
-from resnets.data.tables.arrow_columns import find_picture
+from resnets.data.tables.arrow_columns import find_image_column
 from resnets.utils.terminal import printable
 
 TABLES = (".parquet", ".arrow")
@@ -284,7 +284,7 @@ def _holds_images(file: Path) -> bool:
     except Exception:  # not installed, damaged: said when the set is opened
         return True
     try:
-        find_picture(features, str(file))
+        find_image_column(features, str(file))
     except DataError:
         return False
     return True

@@ -24,7 +24,7 @@ MOST_CLASSES = 100
 
 @dataclass(frozen=True)
 class _Layout:
-    """Files of one variant; `label_bytes` precede each picture of a binary one, 0 = pickles."""
+    """Files of one variant; `label_bytes` precede each image of a binary one, 0 = pickles."""
 
     folder: str
     train: tuple[str, ...]

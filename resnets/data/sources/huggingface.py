@@ -44,7 +44,7 @@ REASON = 300  # characters of another library's message that are shown
 
 @dataclass(frozen=True, eq=False)
 class ArrowFiles:
-    """Pictures of an Arrow table: encoded bytes, or paths of files (relative ones below `root`)."""
+    """Images of an Arrow table: encoded bytes, or paths of files (relative ones below `root`)."""
 
     table: Any
     title: str
@@ -65,7 +65,7 @@ class ArrowFiles:
             cell = self.table[int(self.rows[index])].column(0)[0].as_py()
         except Exception as error:  # damaged tables raise anything
             raise DataError(f"{self.name(index)}: cannot be read ({reason(error)})") from error
-        data, path = picture_bytes(cell)
+        data, path = image_bytes(cell)
         if data is None and path:
             return read_file(self.root / path)
         if not data:
@@ -86,11 +86,11 @@ class ArrowFiles:
         return [paths[row] for row in self.rows.tolist()], "stored path"
 
     def take(self, rows: NDArray[np.int64]) -> ArrowFiles:
-        """The pictures of `rows`, renumbered from 0."""
+        """The images of `rows`, renumbered from 0."""
         return ArrowFiles(self.table, self.title, self.rows[rows], self.root)
 
 
-def picture_bytes(cell: Any) -> tuple[bytes | None, str | None]:
+def image_bytes(cell: Any) -> tuple[bytes | None, str | None]:
     """Bytes and path of a cell, which holds the bytes alone, both, or nothing."""
     if isinstance(cell, Mapping):
         return cell.get("bytes"), cell.get("path")
@@ -119,7 +119,7 @@ def open_tabular(source: str) -> Source:
             parts = _saved(home, left_out) if home.kind == "saved" else _load(home)
     parts = {str(title): part for title, part in parts.items() if len(part)}
     if not parts:
-        raise DataError(f"{source}: no pictures in it")
+        raise DataError(f"{source}: no images in it")
     tables = {}
     with reading(source):
         for title, part in parts.items():
@@ -127,10 +127,10 @@ def open_tabular(source: str) -> Source:
             tables[title] = _table(part, columns)
 
     def part_of(piece: Piece) -> FilePart:
-        pictures = parts[piece.table].select_columns([tables[piece.table].columns.picture])
+        images = parts[piece.table].select_columns([tables[piece.table].columns.image])
         folder = root if root.is_dir() else root.parent
         title = part_name(name, piece.table)
-        files = ArrowFiles(pictures.with_format("arrow"), title, piece.rows, folder)
+        files = ArrowFiles(images.with_format("arrow"), title, piece.rows, folder)
         return FilePart(piece.title, files, piece.labels)
 
     found = from_tables(name, source, tables, part_of, left_out)
@@ -214,7 +214,7 @@ def called(source: str) -> str:
 
 
 def part_name(name: str, title: str) -> str:
-    """What the names of a part's pictures start with, "pets/train"."""
+    """What the names of a part's images start with, "pets/train"."""
     return f"{name}/{title}" if title else name
 
 

@@ -23,9 +23,9 @@ from resnets.data.sources.arrow_files import TabularFiles, check_same_classes, f
 from resnets.data.sources.huggingface import (
     HUB,
     called,
+    image_bytes,
     library,
     part_name,
-    picture_bytes,
     reading,
     reason,
     split_name,
@@ -61,15 +61,15 @@ class RowGroups:
     files: Sequence[_File]
     groups: Rows
     firsts: Rows
-    picture: str
+    image: str
 
     def load(self, block: int) -> list[bytes]:
-        """The pictures of a row group; empty bytes where a row has none."""
+        """The images of a row group; empty bytes where a row has none."""
         file, group = self.groups[block].tolist()
         try:
             parquet = _open(self.files[file].url, self.files[file].footer)
-            column = parquet.read_row_group(group, columns=[self.picture]).column(0)
-            return [picture_bytes(cell)[0] or b"" for cell in column.to_pylist()]
+            column = parquet.read_row_group(group, columns=[self.image]).column(0)
+            return [image_bytes(cell)[0] or b"" for cell in column.to_pylist()]
         except Exception as error:  # network, disk, damage: each has its own kind
             raise DataError(
                 f"{self.files[file].url}:row group {group}: cannot be read ({reason(error)})"
@@ -128,10 +128,10 @@ def open_parquet(source: str) -> Source:
         if any(len(file.labels) for file in found)
     }
     if not tables:
-        raise DataError(f"{source}: no pictures in it")
+        raise DataError(f"{source}: no images in it")
 
     def part_of(piece: Piece) -> StreamPart:
-        return _part(name, files[piece.table], columns[piece.table].picture, piece)
+        return _part(name, files[piece.table], columns[piece.table].image, piece)
 
     if home is None:
         return from_tables(name, source, tables, part_of)
@@ -165,7 +165,7 @@ def _table(columns: Columns, files: Sequence[_File]) -> Table:
     return Table(columns, [label for file in files for label in file.labels], marks)
 
 
-def _part(name: str, files: Sequence[_File], picture: str, piece: Piece) -> StreamPart:
+def _part(name: str, files: Sequence[_File], image: str, piece: Piece) -> StreamPart:
     groups = [
         (number, group)
         for number, file in enumerate(files)
@@ -176,7 +176,7 @@ def _part(name: str, files: Sequence[_File], picture: str, piece: Piece) -> Stre
     block = np.repeat(np.arange(len(groups)), sizes)
     place = np.arange(len(block)) - firsts[block]
     title = part_name(name, piece.table)
-    blocks = RowGroups(title, files, np.array(groups), firsts, picture)
+    blocks = RowGroups(title, files, np.array(groups), firsts, image)
     where = np.stack([block, place], 1)[piece.rows]
     return StreamPart(piece.title, blocks, where, piece.labels, max(sizes, default=0))
 
@@ -199,12 +199,12 @@ def features_of(url: str) -> Any:
 def _read(url: str, names: Mapping[str, str], columns: Columns) -> _File:
     parquet = _open(url)
     found: dict[str, Any] = {}
-    for column in (columns.label, f"{columns.picture}.path", *columns.marks):
+    for column in (columns.label, f"{columns.image}.path", *columns.marks):
         # Labels are missing of a test part where they are secret; paths where none were kept.
         known = column in parquet.schema_arrow.names or column in _leaves(parquet)
         values = parquet.read(columns=[column]).column(0).to_pylist() if known else None
         found[column] = values or [None] * parquet.metadata.num_rows
-    labels, cells = found[columns.label], found[f"{columns.picture}.path"]
+    labels, cells = found[columns.label], found[f"{columns.image}.path"]
     paths = [cell.get("path") if isinstance(cell, Mapping) else None for cell in cells]
     marks = {column: found[column] for column in columns.marks}
     return _File(url, names[url], parquet.metadata, labels, marks, paths)

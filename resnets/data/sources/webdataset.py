@@ -1,6 +1,6 @@
 """WebDataset: tars whose neighbouring members are one sample, key.jpg and key.cls.
 
-Nothing is unpacked or copied: the headers are read once, and each picture by its offset. A label is
+Nothing is unpacked or copied: the headers are read once, and each image by its offset. A label is
 the text of key.cls (a number or a name), or "label" or "cls" of key.json; they have to agree where
 there are several; classes.txt (or classnames.txt), beside the tars or in the folder above, names
 numbered classes, one a line. The split of a shard is in its name, train-0000.tar, or that of its
@@ -28,7 +28,7 @@ from resnets.data.dataset.stream import StreamPart
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Listing, read_file
 from resnets.data.files.shards import missing_shards
-from resnets.data.files.tar import TarFiles, is_picture, list_tar
+from resnets.data.files.tar import TarFiles, is_image_name, list_tar
 from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.labels import NUMBER, ONE_LABEL, class_names, is_list, number_labels
 from resnets.utils.cpu_count import cores
@@ -37,7 +37,7 @@ LABELS = (".cls", ".json")
 JSON_LABELS = ("label", "cls")
 CLASS_FILES = ("classes.txt", "classnames.txt")
 COUNT_FILE = "nshards.txt"
-BLOCK = 256  # neighbouring pictures that streaming reads at once
+BLOCK = 256  # neighbouring images that streaming reads at once
 TITLE = re.compile(rf"(?:.*[-_.])?({'|'.join(sorted(PART_NAMES))})(?=[-_.\d]|$)", re.IGNORECASE)
 
 
@@ -83,7 +83,7 @@ class ShardBlocks:
     starts: NDArray[np.int64]
 
     def load(self, block: int) -> list[bytes]:
-        """All pictures of a block, by one read; DataError when they cannot be read."""
+        """All images of a block, by one read; DataError when they cannot be read."""
         spans = self.files.spans[self.starts[block] : self.starts[block + 1]]
         first, end = int(spans[:, 1].min()), int(spans[:, 1:].sum(1).max())
         data = read_span(self.files.shards[spans[0, 0]], first, end - first)
@@ -116,8 +116,8 @@ def _tars(folder: Path) -> list[Path]:
 
 def is_sharded(listing: Listing) -> bool:
     """Whether a listing of a tar, with its label files, is of WebDataset samples."""
-    pictures = {_key(path) for path in listing.paths if is_picture(path)}
-    return any(path.lower().endswith(LABELS) and _key(path) in pictures for path in listing.paths)
+    images = {_key(path) for path in listing.paths if is_image_name(path)}
+    return any(path.lower().endswith(LABELS) and _key(path) in images for path in listing.paths)
 
 
 def _key(path: str) -> str:
@@ -237,7 +237,7 @@ def _index(shard: Path) -> list[_Sample]:
     plain = os.fstat(files.stream.fileno()).st_ino == shard.stat().st_ino
     files.stream.close()
     if not plain:
-        raise DataError(f"{shard}: compressed; unpack it to a plain .tar, pictures are so already")
+        raise DataError(f"{shard}: compressed; unpack it to a plain .tar, images are so already")
     spans = dict(zip(listing.paths, files.spans.tolist(), strict=True))
     members: dict[str, dict[str, str]] = {}
     for path in listing.paths:
@@ -245,21 +245,21 @@ def _index(shard: Path) -> list[_Sample]:
         members.setdefault(_key(path), {})[f".{field.lower()}"] = path
     samples = []
     for fields in members.values():
-        pictures = [path for suffix, path in fields.items() if path not in listing.others]
-        if not pictures:
+        images = [path for suffix, path in fields.items() if path not in listing.others]
+        if not images:
             continue
-        if len(pictures) > 1:
-            raise DataError(f"{shard}:{pictures[0]}: more than one picture of its name")
-        label, alias = _label(shard, pictures[0], fields, spans)
-        offset, size = spans[pictures[0]]
-        samples.append(_Sample(pictures[0], (offset, size), label, alias))
+        if len(images) > 1:
+            raise DataError(f"{shard}:{images[0]}: more than one image of its name")
+        label, alias = _label(shard, images[0], fields, spans)
+        offset, size = spans[images[0]]
+        samples.append(_Sample(images[0], (offset, size), label, alias))
     if not samples:
-        raise DataError(f"{shard}: no pictures in it")
+        raise DataError(f"{shard}: no images in it")
     return sorted(samples, key=lambda sample: sample.span)
 
 
 def _label(
-    shard: Path, picture: str, fields: dict[str, str], spans: dict[str, list[int]]
+    shard: Path, image: str, fields: dict[str, str], spans: dict[str, list[int]]
 ) -> tuple[str, str]:
     """The label of a sample, and what another of its fields calls it, a name where it is a number
     or a number where it is a name ("" without one).
@@ -284,7 +284,7 @@ def _label(
             where = f"{place}: {name}" if name else place
             said[where] = _one_label(entry.get(name), place)
     if not said:
-        raise DataError(f"{shard}:{picture}: has no label; expected .cls or .json beside it")
+        raise DataError(f"{shard}:{image}: has no label; expected .cls or .json beside it")
     (first, label), *others = said.items()
     alias = ""
     for place, other in others:

@@ -113,8 +113,8 @@ CMYK = Kind("cmyk", "CMYK", "Made for print; read as RGB, colours may shift.", "
 DEEP = Kind("16-bit", "16 bits", "Scaled to 8 bits when read.", "note")
 PALETTE = Kind("palette", "Palette", "Read as RGB.", "note")
 ANIMATED = Kind("animated", "Several frames", "The first frame is read.", "note")
-NO_PICTURE = Kind(
-    "no-picture", "Not images",
+NOT_AN_IMAGE = Kind(
+    "not-an-image", "Not images",
     "Files that are no images; training does not see them.",
     "note",
 )  # fmt: skip
@@ -164,15 +164,16 @@ UNMEASURED = Kind(
 KINDS = (
     LEAK, NEAR_LEAK, LAYOUT, UNREADABLE, TRUNCATED, BOMB, EMPTY_CLASS, UNMEASURED, IMBALANCE,
     SAME_SOURCE, UNREAD, DUPLICATE, NEAR_DUPLICATE, TINY, WRONG_SUFFIX, ROTATED, CMYK, DEEP,
-    PALETTE, ANIMATED, NO_PICTURE, STRAY, MASK, UNLABELED, UNLISTED, ODD_FOLDER,
+    PALETTE, ANIMATED, NOT_AN_IMAGE, STRAY, MASK, UNLABELED, UNLISTED, ODD_FOLDER,
 )  # fmt: skip
 LEAKS = frozenset({LEAK, NEAR_LEAK})
+EARLIER_NAMES = {"no-picture": "not-an-image"}
 
 
 def kinds_called(names: Iterable[str]) -> frozenset[Kind]:
-    """Kinds by their names; ConfigError names one that there is not."""
+    """Kinds by their names, present or earlier; ConfigError names one that there is not."""
     known = {kind.name: kind for kind in KINDS}
-    chosen = list(names)
+    chosen = [EARLIER_NAMES.get(name, name) for name in names]
     for name in chosen:
         if name not in known:
             raise ConfigError(f"--leave-out {name}: no such finding; there are {', '.join(known)}")

@@ -217,4 +217,4 @@ def check_classes(source: Source, least: int) -> None:
             f"{source.name}: label {len(counts) - 1}, but {len(source.classes)} classes"
         )
     if not counts.all():
-        raise DataError(f"{source.name}: class {source.classes[counts.argmin()]} has no pictures")
+        raise DataError(f"{source.name}: class {source.classes[counts.argmin()]} has no images")

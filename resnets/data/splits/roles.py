@@ -238,7 +238,7 @@ class Roles:
         """What protocols say of the images of a role, of which there are some."""
         share = self.share(role)
         assert share is not None
-        text = f"{self._title(share.part, role)}, {len(share.rows):,} pictures"
+        text = f"{self._title(share.part, role)}, {len(share.rows):,} images"
         return text + (f" ({'; '.join(share.notes)})" if share.notes else "")
 
     def _title(self, part: Part, role: int) -> str:

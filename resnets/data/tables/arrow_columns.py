@@ -42,7 +42,7 @@ class Columns:
     ClassLabel has them. unused: all other columns.
     """
 
-    picture: str
+    image: str
     label: str
     classes: tuple[str, ...]
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Columns:
 
     def said(self, unused: Sequence[str], split: str = "") -> str:
         """What was taken for what, as of a text table."""
-        words = [f"image: {self.picture!r}", f"label: {self.label!r}"]
+        words = [f"image: {self.image!r}", f"label: {self.label!r}"]
         words += [f"split: {split}"] if split else []
         words += [f"not used: {shown_names(unused)}"] if unused else []
         return ", ".join(words)
@@ -59,17 +59,17 @@ class Columns:
 def find_columns(features: Mapping[str, Any], where: str) -> Columns:
     """The columns of a table with `datasets`' `features`.
 
-    The picture is the one Image feature, else the column of bytes called image, img, jpg or so; the
+    The image is the one Image feature, else the column of bytes called image, img, jpg or so; the
     label the one ClassLabel, else the column of numbers or names called label, cls or so. DataError
     lists the columns where that leaves none or several.
     """
-    picture = find_picture(features, where)
+    image = find_image_column(features, where)
     labels = [name for name, feature in features.items() if _kind(feature) == "ClassLabel"]
     labels = labels or [name for name in features if plain(name) in LABELS]
     label = _the_one("label", labels, LABELS, features, where)
     feature = features[label]
     if _kind(feature) in ("List", "Sequence", "LargeList", "list", "dict"):
-        raise DataError(f"{where}: column {label} holds several labels a picture; {ONE_LABEL}")
+        raise DataError(f"{where}: column {label} holds several labels an image; {ONE_LABEL}")
     if _kind(feature) != "ClassLabel" and feature.dtype not in SIMPLE:
         raise DataError(
             f"{where}: column {label} is {feature.dtype}; labels are names or whole numbers"
@@ -77,19 +77,19 @@ def find_columns(features: Mapping[str, Any], where: str) -> Columns:
     marks = {
         name: tuple(getattr(feature, "names", None) or ())
         for name, feature in features.items()
-        if name not in (picture, label) and _is_mark(name, feature)
+        if name not in (image, label) and _is_mark(name, feature)
     }
-    unused = tuple(name for name in features if name not in (picture, label, *marks))
-    return Columns(picture, label, tuple(getattr(feature, "names", None) or ()), marks, unused)
+    unused = tuple(name for name in features if name not in (image, label, *marks))
+    return Columns(image, label, tuple(getattr(feature, "names", None) or ()), marks, unused)
 
 
-def find_picture(features: Mapping[str, Any], where: str) -> str:
-    """The column of pictures alone; see `find_columns`."""
-    pictures = [name for name, feature in features.items() if _kind(feature) == "Image"]
-    pictures = pictures or [
+def find_image_column(features: Mapping[str, Any], where: str) -> str:
+    """The column of images alone; see `find_columns`."""
+    images = [name for name, feature in features.items() if _kind(feature) == "Image"]
+    images = images or [
         name for name in features if plain(name) in IMAGES and _holds_bytes(features[name])
     ]
-    return _the_one("picture", pictures, IMAGES, features, where)
+    return _the_one("image", images, IMAGES, features, where)
 
 
 def _is_mark(name: str, feature: Any) -> bool:
@@ -277,7 +277,7 @@ def _numbers(table: Table, classes: Sequence[str], where: str, rows: Rows) -> Ro
         return None
     if absent:
         raise DataError(
-            f"{where}: {len(absent):,} of {len(values):,} pictures have no label, the first in row"
+            f"{where}: {len(absent):,} of {len(values):,} images have no label, the first in row"
             f" {rows[absent[0]]}"
         )
     if not names:

@@ -1,4 +1,4 @@
-"""Labels of a flat folder of pictures, as ImageNet's validation set has them: in a file beside it.
+"""Labels of a flat folder of images, as ImageNet's validation set has them: in a file beside it.
 
 Known files: the devkit's ILSVRC2012_validation_ground_truth.txt, numbers that its meta.mat explains
 (the devkit unpacked, or as its .tar.gz); Kaggle's LOC_val_solution.csv (ImageId,PredictionString);
@@ -36,7 +36,7 @@ GENERIC = (
     "val.txt",
     "val.csv",
     "val_annotations.txt",
-)  # only where the pictures are, or the folder that was named
+)  # only where the images are, or the folder that was named
 LEVELS = 4  # folders upwards that are searched: Kaggle's CLS-LOC lies three below its CSV
 REAL = re.compile(r"[+-]?\d+(\.\d*)?|")
 IMAGENET_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -62,7 +62,7 @@ def imagenet_names(given: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def _candidates(where: Path, prefix: str) -> list[Path]:
-    """Files with labels for the pictures below `prefix` of the folder or tar `where`."""
+    """Files with labels for the images below `prefix` of the folder or tar `where`."""
     root = (where if where.is_dir() else where.parent).resolve()
     near = [root / prefix, (root / prefix).parent, root]
     above = [root, *root.parents][:LEVELS]
@@ -147,12 +147,12 @@ def _table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _by_name(file: Path, cells: Sequence[tuple[str, str]], names: Sequence[str]) -> list[str]:
-    """Labels by the name of the picture, with or without folders and suffix."""
+    """Labels by the name of the image, with or without folders and suffix."""
     known = {_stem(path): label for path, label in cells}
     given = [known.get(_stem(name)) for name in names]
     if missing := [name for name, label in zip(names, given, strict=True) if label is None]:
         raise DataError(
-            f"{file}: has no label for {len(missing):,} of {len(names):,} pictures, among them"
+            f"{file}: has no label for {len(missing):,} of {len(names):,} images, among them"
             f" {missing[0]}"
         )
     return [label for label in given if label is not None]
@@ -160,13 +160,13 @@ def _by_name(file: Path, cells: Sequence[tuple[str, str]], names: Sequence[str])
 
 def _in_order(file: Path, values: Sequence[str], names: Sequence[str]) -> tuple[list[str], str]:
     """Labels by line, and how they were paired: line k is of ILSVRC2012_val_k, or of the k-th
-    picture by name."""
+    image by name."""
     numbers = [int(match[1]) for name in names if (match := IMAGENET_NAME.match(name))]
     if len(numbers) == len(names) and max(numbers) <= len(values):
         return [values[number - 1] for number in numbers], ""
     if len(values) != len(names):
         raise DataError(
-            f"{file}: labels {len(values):,} pictures, but there are {len(names):,}; only a file"
+            f"{file}: labels {len(values):,} images, but there are {len(names):,}; only a file"
             " with their names may label others"
         )
     order_by_name(file, [(name,) for name in names])

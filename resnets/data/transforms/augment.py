@@ -1,6 +1,6 @@
-"""Random changes to training pictures, keyed by (seed, epoch, sample).
+"""Random changes to training images, keyed by (seed, epoch, sample).
 
-What needs the stored picture (scale, aspect ratio) becomes a `Crop` for the decoder; all else runs
+What needs the stored image (scale, aspect ratio) becomes a `Crop` for the decoder; all else runs
 on whole batches on the device: operations of a policy; pad, crop and flip as one gather;
 normalisation, colour, resizing and erasing.
 """
@@ -37,7 +37,7 @@ PCA_VECTORS = (
     (-0.5836, -0.6948, 0.4203),
 )
 RATIO = (3 / 4, 4 / 3)
-LARGE = 96  # px from which a CPU handles pictures one by one
+LARGE = 96  # px from which a CPU handles images one by one
 TRIES = 10  # random areas and ratios tried before the centre is taken
 
 Ints = NDArray[np.int64]
@@ -51,7 +51,7 @@ def train_views(
     ids: Ints,
     size: int | None = None,
 ) -> list[Crop]:
-    """The random view of each sample (B,) that the decoder cuts from the stored picture.
+    """The random view of each sample (B,) that the decoder cuts from the stored image.
 
     The parts that are cut do not depend on `size`, the pixels they get (None = the net's).
     "scale-jitter": shorter side uniform in `spec.scale` px, then a crop at a uniform place (the
@@ -78,7 +78,7 @@ def train_views(
 
 
 def jitter_box(size: int, side: int, down: float, across: float) -> Callable[[int, int], Box]:
-    """A crop of the picture scaled to shorter side `side`; down, across in [0, 1) place it."""
+    """A crop of the image scaled to shorter side `side`; down, across in [0, 1) place it."""
 
     def box(width: int, height: int) -> Box:
         wide, high = scaled_size(width, height, side)
@@ -116,8 +116,8 @@ def resized_box(
 class BatchAugment:
     """All that is done to whole batches on the device, but mixing.
 
-    Padding is zero after the mean is subtracted, and the mean picture is subtracted at each
-    pixel's own place, as the paper pads mean-subtracted pictures (section 4.2).
+    Padding is zero after the mean is subtracted, and the mean image is subtracted at each
+    pixel's own place, as the paper pads mean-subtracted images (section 4.2).
     """
 
     def __init__(
@@ -163,10 +163,10 @@ class BatchAugment:
     def _change(
         self, policy: Policy, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints
     ) -> Tensor:
-        """The pictures `rows` (B,) of `padded`, changed by the policy: (B, S + 2 pad, ...)."""
+        """The images `rows` (B,) of `padded`, changed by the policy: (B, S + 2 pad, ...)."""
         inside = slice(self.margin, self.margin + self.size)
-        pictures = padded.index_select(0, self._here(rows))[:, inside, inside].contiguous()
-        return self._pad(policy(pictures, epochs, ids))
+        images = padded.index_select(0, self._here(rows))[:, inside, inside].contiguous()
+        return self._pad(policy(images, epochs, ids))
 
     def _crop(self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
         """Cropped, flipped and normalised: (B, C, size, size) at the net's size."""
@@ -174,34 +174,34 @@ class BatchAugment:
             return self._flip(padded, rows, epochs, ids)
         count, size, wide = len(ids), self.size, self.size + 2 * self.margin
         place = self.places(epochs, ids)
-        picture = self._here(rows)[:, None, None] * (wide * wide)
+        image = self._here(rows)[:, None, None] * (wide * wide)
         channels = padded.shape[3]
-        pixels = padded.view(-1, channels).index_select(0, (picture + place).view(-1))
+        pixels = padded.view(-1, channels).index_select(0, (image + place).view(-1))
         images = pixels.view(count, -1).float()
         images.sub_(self._mean.index_select(0, place.view(-1)).view(count, -1)).mul_(self._scale)
         return images.view(count, size, size, channels).permute(0, 3, 1, 2)
 
-    def _flip(self, pictures: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
+    def _flip(self, stored: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
         """What `_crop` returns where there is nothing to crop, without a gather of each pixel."""
         turned = self._flipped(epochs, ids) & self.spec.flip
         if self.device.type == "cpu" and self.size >= LARGE:
-            return self._flip_each(pictures, rows, turned)
-        images = pictures.index_select(0, self._here(rows)).float()
+            return self._flip_each(stored, rows, turned)
+        images = stored.index_select(0, self._here(rows)).float()
         images.view(len(ids), -1).sub_(self._mean.view(1, -1)).mul_(self._scale)
         if self.spec.flip:
             here = self._here(np.flatnonzero(turned))
             images[here] = images.index_select(0, here).flip(2)
         return images.permute(0, 3, 1, 2)
 
-    def _flip_each(self, pictures: Tensor, rows: Tensor, turned: NDArray[np.bool_]) -> Tensor:
-        """The same picture by picture: what a core computes with stays in its cache."""
-        images = torch.empty((len(rows), *pictures.shape[1:]))
+    def _flip_each(self, stored: Tensor, rows: Tensor, turned: NDArray[np.bool_]) -> Tensor:
+        """The same image by image: what a core computes with stays in its cache."""
+        images = torch.empty((len(rows), *stored.shape[1:]))
         mean, scale = self._mean.view(images.shape[1:]), self._scale.view(images.shape[1:])
         means = torch.stack([mean, mean.flip(1)])
-        if flip_and_normalize(pictures, rows, turned, means, scale[0], images):
+        if flip_and_normalize(stored, rows, turned, means, scale[0], images):
             return images.permute(0, 3, 1, 2)
         for out, row, turn in zip(images, rows.tolist(), turned.tolist(), strict=True):
-            out.copy_(pictures[row].flip(1) if turn else pictures[row])
+            out.copy_(stored[row].flip(1) if turn else stored[row])
             out.sub_(means[int(turn)]).mul_(scale)
         return images.permute(0, 3, 1, 2)
 
@@ -209,7 +209,7 @@ class BatchAugment:
         return order.uniform(self.seed, epochs, ids, order.STREAM_FLIP) < 0.5
 
     def places(self, epochs: Ints, ids: Ints) -> Tensor:
-        """Where in its padded picture each pixel lies: y * width + x, (B, size, size) int64."""
+        """Where in its padded image each pixel lies: y * width + x, (B, size, size) int64."""
         span = torch.arange(self.size, device=self.device)
         top = self._shift(epochs, ids, order.STREAM_CROP_Y)[:, None] + span
         left = self._shift(epochs, ids, order.STREAM_CROP_X)[:, None]
@@ -269,7 +269,7 @@ def _check(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
     if spec.repeats < 1:
         raise ConfigError(f"data.augment.repeats: {spec.repeats} must be 1 or more")
     if spec.pca_color and preprocessor.spec.channels != 3:
-        raise ConfigError("data.augment.pca_color: grey pictures have no colour; set it to 0")
+        raise ConfigError("data.augment.pca_color: grey images have no colour; set it to 0")
 
 
 SIDES = re.compile(r"left|right", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020): a rectangle of a normalised picture becomes noise."""
+"""Random erasing (Zhong et al. 2020): a rectangle of a normalised image becomes noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resnets.data import order
 
-AREA = (0.02, 1 / 3)  # share of the picture, ratio and tries as in timm's RandomErasing
+AREA = (0.02, 1 / 3)  # share of the image, ratio and tries as in timm's RandomErasing
 RATIO = (0.3, 1 / 0.3)
 TRIES = 10
 
@@ -19,10 +19,10 @@ Ints = NDArray[np.int64]
 
 
 class Erase:
-    """Erases one rectangle of a share `probability` of pictures, keyed by (seed, epoch, sample).
+    """Erases one rectangle of a share `probability` of images, keyed by (seed, epoch, sample).
 
-    The noise is normal with mean 0 and deviation 1 in each pixel and plane, as the pictures are
-    (timm's "pixel" mode). It is a window, at a random place, of one noise picture of the seed.
+    The noise is normal with mean 0 and deviation 1 in each pixel and plane, as the images are
+    (timm's "pixel" mode). It is a window, at a random place, of one noise image of the seed.
     """
 
     def __init__(self, probability: float, seed: int, size: int, channels: int) -> None:
@@ -48,7 +48,7 @@ class Erase:
     ) -> list[tuple[int, tuple[int, ...]]]:
         """Rows, each with top, left, height, width of its rectangle, and y, x of the noise's.
 
-        The first of ten random areas and ratios that fits in the picture counts.
+        The first of ten random areas and ratios that fits in the image counts.
         """
         epochs, ids = epochs[:, None], ids[:, None]
         chosen = order.uniform(self.seed, epochs, ids, order.STREAM_ERASE) < self.probability

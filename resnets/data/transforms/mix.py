@@ -1,4 +1,4 @@
-"""Pictures of a batch mixed with one another: mixup and cutmix."""
+"""Images of a batch mixed with one another: mixup and cutmix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
     """Batch `step`, mixed where `spec` says so; its draws are a pure function of (seed, step).
 
     One share from Beta(alpha, alpha), and one rectangle, serve the whole batch, as in the authors'
-    code. mixup (Zhang et al. 2018): share * picture + (1 - share) * partner. cutmix (Yun et al.
+    code. mixup (Zhang et al. 2018): share * image + (1 - share) * partner. cutmix (Yun et al.
     2019): a rectangle of area 1 - share at a uniform place, cut off at the border, comes from the
     partner; `Batch.share` is the exact share of the area that is left.
     """
@@ -52,7 +52,7 @@ def mix(spec: AugmentSpec, seed: int, step: int, batch: Batch) -> Batch:
 def mix_unit(spec: AugmentSpec, batch_size: int, ranks: int) -> int:
     """Neighbours of a batch that must stay on one device, since they are mixed; 1 = none.
 
-    Raises ConfigError where several `ranks` would have to mix the batch's last pictures.
+    Raises ConfigError where several `ranks` would have to mix the batch's last images.
     """
     unit = 2 * spec.repeats if spec.mixup or spec.cutmix else 1
     if ranks > 1 and batch_size % unit:
@@ -63,11 +63,11 @@ def mix_unit(spec: AugmentSpec, batch_size: int, ranks: int) -> int:
 
 
 def partners(count: int, repeats: int = 1) -> Tensor:
-    """The place (count,) int64 in the batch of each picture's partner.
+    """The place (count,) int64 in the batch of each image's partner.
 
     The order is random anew in each epoch, so partners may be neighbours: place p takes p +
-    repeats, and the other way round, in blocks of 2 repeats. A repeated picture thus never meets
-    itself, and a device whose slice of the batch is whole blocks needs no other device's pictures.
+    repeats, and the other way round, in blocks of 2 repeats. A repeated image thus never meets
+    itself, and a device whose slice of the batch is whole blocks needs no other device's images.
     An odd one at the end takes one from the start.
     """
     place = torch.arange(count)

@@ -1,4 +1,4 @@
-"""The operations of augmentation policies, on groups of pictures, each with its own strength.
+"""The operations of augmentation policies, on groups of images, each with its own strength.
 
 All take `images` (B, C, S, S) uint8, grey or colour, in channels_last memory or not, and give new
 ones. They do what Pillow's
@@ -22,7 +22,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Scene:
-    """What all pictures share: fill (C,) uint8 for what warps move into view, how warps sample
+    """What all images share: fill (C,) uint8 for what warps move into view, how warps sample
     ("bilinear" or "nearest"), and whether planes are blue, green, red.
     """
 
@@ -42,7 +42,7 @@ def gray(images: Tensor, scene: Scene) -> Tensor:
 
 
 def blend(plain: Tensor, images: Tensor, strength: Tensor) -> Tensor:
-    """plain + strength * (images - plain); strength 1 leaves pictures as they are."""
+    """plain + strength * (images - plain); strength 1 leaves images as they are."""
     return torch.lerp(plain, images.float(), strength).clamp_(0, 255).byte()
 
 
@@ -53,7 +53,7 @@ def color(images: Tensor, strength: Tensor, scene: Scene) -> Tensor:
 
 
 def contrast(images: Tensor, strength: Tensor, scene: Scene) -> Tensor:
-    """Distance from the mean brightness of the picture."""
+    """Distance from the mean brightness of the image."""
     mean = gray(images, scene).mean((1, 2, 3), keepdim=True).add_(0.5).floor_()
     return blend(mean, images, strength)
 

@@ -1,7 +1,7 @@
 """Augmentation policies: RandAugment and TrivialAugment, keyed by (seed, epoch, sample).
 
 "rand" is timm's "rand-m7-mstd0.5-inc1" (the recipe of Wightman et al. 2021) in operations, chances
-and strengths, but always bilinear; "trivial" is torchvision's TrivialAugmentWide. Pictures of a
+and strengths, but always bilinear; "trivial" is torchvision's TrivialAugmentWide. Images of a
 batch are grouped by operation and changed on the device.
 """
 
@@ -23,7 +23,7 @@ from resnets.utils.environment import copy_to_device
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# Operation -> its strength from an amount in -1..1 and the side of the picture in pixels.
+# Operation -> its strength from an amount in -1..1 and the side of the image in pixels.
 Strength = Callable[[Floats, int], Floats | float]
 
 DRAWS = 5  # for each layer: whether, which, how much (two), which sign
@@ -67,9 +67,9 @@ TRIVIAL: dict[str, Strength] = {
 
 
 class Policy:
-    """Random operations on uint8 pictures; `mean` (C,) in 0..1 fills what "rand" moves into view.
+    """Random operations on uint8 images; `mean` (C,) in 0..1 fills what "rand" moves into view.
 
-    bgr: whether the planes of pictures are blue, green, red.
+    bgr: whether the planes of images are blue, green, red.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Policy:
     def draw(
         self, epochs: Ints, ids: Ints, layer: int, size: int
     ) -> tuple[Ints, NDArray[np.float32]]:
-        """Which operation each picture gets in `layer`, -1 for none, and how strong: (B,) each."""
+        """Which operation each image gets in `layer`, -1 for none, and how strong: (B,) each."""
         streams = order.STREAM_POLICY + DRAWS * layer + np.arange(DRAWS)
         draws = order.uniform(self.seed, epochs[:, None], ids[:, None], streams).T
         kinds = (draws[1] * len(self.space)).astype(np.int64)
@@ -118,7 +118,7 @@ class Policy:
 
 
 def _groups(kinds: Ints, images: Tensor) -> Iterator[tuple[int, Ints]]:
-    """Each kind (but -1) and the rows of some pictures of it; on a CPU few enough for its cache."""
+    """Each kind (but -1) and the rows of some images of it; on a CPU few enough for its cache."""
     most = max(1, CACHED // images[0].numel()) if images.device.type == "cpu" else len(images)
     for kind in np.unique(kinds[kinds >= 0]).tolist():
         rows = np.flatnonzero(kinds == kind)

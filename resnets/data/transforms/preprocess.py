@@ -1,4 +1,4 @@
-"""From a picture to the net's input, the same in training, evaluation and prediction."""
+"""From an image to the net's input, the same in training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from resnets.data.decode.decode import Crop, center_box, decode, naming, render
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 
-Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+ImageInput = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_GRAY_MEAN, IMAGENET_GRAY_STD = (0.449,), (0.226,)  # averages of the above
-SAMPLE = 10_000  # pictures read for the statistics of a set that is not in memory
-CHUNK = 100  # pictures whose pixels are summed at a time, in float64
+SAMPLE = 10_000  # images read for the statistics of a set that is not in memory
+CHUNK = 100  # images whose pixels are summed at a time, in float64
 SMALLEST_STD = 1 / 255
 
 
@@ -46,7 +46,7 @@ class Preprocessor:
         spec = self.spec
         if spec.channels not in (1, 3):
             raise ConfigError(
-                f"preprocess.channels: {spec.channels} planes; pictures have 1 (grey) or 3 (RGB)"
+                f"preprocess.channels: {spec.channels} planes; images have 1 (grey) or 3 (RGB)"
             )
         if spec.size < 1:
             raise ConfigError(f"preprocess.size: {spec.size} px; the net sees at least 1")
@@ -69,14 +69,14 @@ class Preprocessor:
         box = center_box(spec.size, spec.resize)
         return Crop(spec.size, spec.channels, box, spec.interpolation, spec.value_range)
 
-    def picture(self, picture: Picture) -> Tensor:
-        """One picture, a path, PIL image or uint8 array (H, W[, C]), as uint8 (C, size, size)."""
-        if isinstance(picture, str | os.PathLike):
-            pixels = decode(read_file(Path(picture)), self.view, str(picture))
+    def to_tensor(self, image: ImageInput) -> Tensor:
+        """One image, a path, PIL image or uint8 array (H, W[, C]), as uint8 (C, size, size)."""
+        if isinstance(image, str | os.PathLike):
+            pixels = decode(read_file(Path(image)), self.view, str(image))
         else:
-            image = picture.copy() if isinstance(picture, Image.Image) else _from_array(picture)
-            with naming("the picture given"):
-                pixels = render(image, self.view)
+            opened = image.copy() if isinstance(image, Image.Image) else _from_array(image)
+            with naming("the image given"):
+                pixels = render(opened, self.view)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -92,20 +92,20 @@ class Preprocessor:
         mean = mean if self.mean_image is None else self.mean_image
         return (mean * 255).to(device), (1 / (255 * std)).to(device)
 
-    def __call__(self, picture: Picture | Sequence[Picture]) -> Tensor:
-        """The net's input: float32 (C, size, size) of a picture, (B, C, size, size) of a list."""
-        if isinstance(picture, Sequence) and not isinstance(picture, str):
-            return self.normalize(torch.stack([self.picture(each) for each in picture]))
-        return self.normalize(self.picture(picture)[None])[0]
+    def __call__(self, image: ImageInput | Sequence[ImageInput]) -> Tensor:
+        """The model's input: float32 (C, size, size) of an image, (B, C, size, size) of a list."""
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            return self.normalize(torch.stack([self.to_tensor(each) for each in image]))
+        return self.normalize(self.to_tensor(image)[None])[0]
 
 
 def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
     """The preprocessing for a net of `channels` planes trained on `split`.
 
-    `spec.normalize`: "per-pixel-mean" subtracts the training set's mean picture (He et al. 2016,
+    `spec.normalize`: "per-pixel-mean" subtracts the training set's mean image (He et al. 2016,
     section 4.2) and keeps the scale 0..1; "channel" brings each plane to mean 0, deviation 1;
     "imagenet" uses ImageNet's constants. A set that is not in memory is measured on 10,000 evenly
-    spaced pictures at most (of a stream, its first). ConfigError when pictures differ in size and
+    spaced images at most (of a stream, its first). ConfigError when images differ in size and
     `spec.size` is None.
     """
     size = spec.tested_at or _common_size(split)
@@ -134,7 +134,7 @@ def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
 def prepare(split: Split, preprocessor: Preprocessor) -> Split:
     """A TensorSplit brought to the size and planes of the net, once; a FileSplit as it is.
 
-    ConfigError when the pictures were already cut to another size than the net's.
+    ConfigError when the images were already cut to another size than the net's.
     """
     spec = preprocessor.spec
     if not isinstance(split, TensorSplit):
@@ -144,7 +144,7 @@ def prepare(split: Split, preprocessor: Preprocessor) -> Split:
     if split.prepared is not None:
         if split.prepared != wanted:
             raise ConfigError(
-                f"data: the pictures of {split.description} were read at (size, resize)"
+                f"data: the images of {split.description} were read at (size, resize)"
                 f" {split.prepared}, but the net wants {wanted}; set data.size and data.resize,"
                 " or data.in_memory to 'never'"
             )
@@ -158,14 +158,14 @@ def prepare(split: Split, preprocessor: Preprocessor) -> Split:
 
 
 def _read_all(split: Split, rows: NDArray[np.int64], view: Crop, workers: int) -> Iterator[Tensor]:
-    """One view of the pictures of `rows`, in chunks (n, size, size, C)."""
+    """One view of the images of `rows`, in chunks (n, size, size, C)."""
     chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
     plans = (Plan(chunk, np.zeros_like(chunk), [view] * len(chunk)) for chunk in chunks)
     return (pixels for _, pixels in read_ahead(split, plans, workers))
 
 
 def _sums(split: Split, preprocessor: Preprocessor, workers: int) -> tuple[Tensor, Tensor, int]:
-    """Sum of pixels (C, S, S), sum of squares (C,), both float64, and number of pictures read."""
+    """Sum of pixels (C, S, S), sum of squares (C,), both float64, and number of images read."""
     split = prepare(split, preprocessor)
     if isinstance(split, TensorSplit):
         chunks = iter(split.images.split(CHUNK))
@@ -191,11 +191,11 @@ def _sample(split: Split) -> NDArray[np.int64]:
 
 
 def _common_size(split: Split) -> int:
-    """Shorter side of the pictures of a set in memory, which all share one size."""
+    """Shorter side of the images of a set in memory, which all share one size."""
     if isinstance(split, TensorSplit):
         return min(split.images.shape[1:3])
     raise ConfigError(
-        f"data.size: the pictures of {split.description} stay in files or differ in size;"
+        f"data.size: the images of {split.description} stay in files or differ in size;"
         " say how many pixels the net sees, for instance 224"
     )
 
@@ -212,7 +212,7 @@ def _from_array(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def check_growth(spec: DataSpec, size: int) -> None:
-    """ConfigError where training pictures of `size` px cannot grow as `spec` says."""
+    """ConfigError where training images of `size` px cannot grow as `spec` says."""
     start, (begin, end) = spec.grow_from, spec.grow_between
     if start is not None and not 1 <= start <= size:
         raise ConfigError(f"data.grow_from: {start} px is not in 1..{size}, the size of the net")
@@ -223,7 +223,7 @@ def check_growth(spec: DataSpec, size: int) -> None:
 
 
 def size_at(spec: DataSpec, size: int, step: int, total: int | None) -> int:
-    """Pixels of the training pictures of batch `step` out of `total`; `size` without growth.
+    """Pixels of the training images of batch `step` out of `total`; `size` without growth.
 
     Linear between the two shares of the run, rounded to whole `grow_step` above `grow_from`. From
     the second share on it is `size`, as it is where `total` is None.
@@ -245,7 +245,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def at_size(preprocessor: Preprocessor, size: int) -> Preprocessor:
-    """The same for pictures of `size` px, with the mean picture resized to it."""
+    """The same for images of `size` px, with the mean image resized to it."""
     spec, image = preprocessor.spec, preprocessor.mean_image
     if size == spec.size:
         return preprocessor

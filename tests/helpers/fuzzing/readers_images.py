@@ -70,7 +70,7 @@ def fitted(root: Path) -> object:
 
 
 def header(root: Path) -> object:
-    return decode.picture_header(*_read(root))
+    return decode.image_header(*_read(root))
 
 
 JPEG: dict[str, Callable[[], bytes]] = {
