@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from digit_trees import write_tree
 from paths import ROOT
-from resnets.data.sources.builtin import load_digits
 
 import resnets
+from resnets.data.sources.builtin import load_digits
 
 EXAMPLES = ROOT / "examples"
 TESTED = {"squeeze_excitation", "custom_loss", "own_dataset", "finetune", "serve"}
