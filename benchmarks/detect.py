@@ -81,7 +81,7 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     from resnets.data.batch import Batch
     from resnets.detect.models.build import assemble
     from resnets.detect.models.inference import DetectionInference
-    from resnets.detect.models.losses import model_losses
+    from resnets.detect.task import model_losses
     from resnets.models import build, catalog
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.state import new_state

@@ -15,9 +15,8 @@ from resnets.detect.evaluate.splits import SplitName, choose_set, choose_split
 from resnets.detect.evaluate.unlabeled import Unlabeled, save_results
 from resnets.detect.evaluate.write import save_evaluation
 from resnets.detect.metrics.meters import DetectionMetrics
-from resnets.detect.models.load import load
-from resnets.detect.models.predictor import InferenceInput, Predictor
-from resnets.detect.predict import Prediction, predict_files
+from resnets.detect.models.build import load
+from resnets.detect.models.predictor import InferenceInput, Prediction, Predictor, predict_files
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.utils import environment
 from resnets.utils.terminal import say

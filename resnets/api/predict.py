@@ -25,7 +25,7 @@ from resnets.weights.checkpoint.format import task_of
 from resnets.weights.load import LoadOptions
 
 if TYPE_CHECKING:
-    from resnets.detect.predict import Prediction as DetectionPrediction
+    from resnets.detect.models.predictor import Prediction as DetectionPrediction
 
 Runtime = Literal["auto", "torch", "onnx", "openvino"]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnets.config import ConfigError, Recipe, to_dict
+from resnets.data.batch import Batch
 from resnets.data.splits.fingerprint import Fingerprint
 from resnets.data.splits.report import SetReport
 from resnets.data.transforms.preprocess import Preprocessor
@@ -25,14 +26,13 @@ from resnets.detect.models.build import (
     Model,
     build_model,
     check_data_fields,
+    load,
     recompute_norms,
 )
-from resnets.detect.models.load import load
 from resnets.detect.models.localizer import Localizer, Refiner
-from resnets.detect.models.losses import model_losses
 from resnets.detect.models.predictor import Predictor
 from resnets.train.loop import Evaluate
-from resnets.train.loss import LossFn
+from resnets.train.loss import Losses, LossFn
 from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
@@ -215,3 +215,33 @@ def figures(metrics: DetectionMetrics) -> dict[str, float]:
     percent = {name: 100 * (value or 0.0) for name, value in metrics.headline.items()}
     decides = next(name for name in DECIDES if name in percent)
     return {**percent, "error": 100 - percent[decides]}
+
+
+LEARNT = ("boxes", "labels", "masks")
+
+
+def model_losses(model: Callable[..., Any], batch: Batch) -> Losses:
+    """What the model says its losses are (a `LossFn`): their sum is minimised, each is logged.
+
+    Regions of many objects (COCO's iscrowd) teach nothing. Losses are means over a batch, so they
+    are logged as means weighted by pictures.
+    """
+    targets = batch.targets
+    if isinstance(targets, list):
+        targets = [_learnt(target) for target in targets]
+    losses: dict[str, Tensor] = model(batch.images, targets)
+    total = sum(losses.values())
+    assert isinstance(total, Tensor)
+    parts = {"loss": total, **losses}
+    return Losses(
+        total, {name: each.detach() * len(batch) for name, each in parts.items()}, len(batch)
+    )
+
+
+def _learnt(target: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: target[name] for name in LEARNT if name in target}
+    crowd = target.get("iscrowd")
+    if crowd is None or not crowd.any():
+        return kept
+    single = crowd == 0
+    return {name: values[single] for name, values in kept.items()}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from resnets.config import ConfigError
 from resnets.data.decode.decode import decode
-from resnets.detect.models.load import load as load_vision_model
+from resnets.detect.models.build import load as load_vision_model
 from resnets.detect.models.predictor import InferenceInput, Predictor
 from resnets.detect.outputs import Output
 from resnets.evaluate.batched_inference import NOT_FINITE

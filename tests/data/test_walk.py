@@ -28,7 +28,7 @@ from resnets.data.files.walk import (
     walk_images,
     walk_unlabeled,
 )
-from resnets.detect.data.store import open_store
+from resnets.detect.images.store import open_store
 from resnets.evaluate.match import open_unlabeled
 from resnets.evaluate.predict import find_pictures
 

@@ -11,9 +11,8 @@ from resnets.data.errors import DataError
 from resnets.detect.check.run import annotation_tasks, check_annotations
 from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.schemes import read_class_table
-from resnets.detect.data.class_maps import UnknownValueError, read_pixels
-from resnets.detect.data.color_tables import CITYSCAPES, voc_color
-from resnets.detect.data.store import open_store
+from resnets.detect.data.class_maps import CITYSCAPES, UnknownValueError, read_pixels, voc_color
+from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import open_detection
 
 WIDTH, HEIGHT = 40, 30

@@ -44,12 +44,11 @@ def random_found(request, coco_test):
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-@pytest.mark.parametrize("library", ["faster_coco_eval", "pycocotools"])
-def test_coco_agrees_with_pycocotools(coco_test, pycocotools_truth, random_found, kind, library):
+def test_coco_agrees_with_pycocotools(coco_test, pycocotools_truth, random_found, kind):
     """On random predictions, from our results JSON against the original annotations."""
     from pycocotools.cocoeval import COCOeval
 
-    ours = coco_figures(coco_test, random_found, kind, library=library)
+    ours = coco_figures(coco_test, random_found, kind)
     ids = [target.image_id for target in coco_test.targets]
     entries = json.loads(json.dumps(coco_results(ids, random_found, coco_test.category_ids)))
     for entry in entries:  # with both, pycocotools takes boxes for the areas of masks

@@ -30,10 +30,8 @@ from resnets.data.batch import Batch
 from resnets.data.decode.decode import decode_fitted
 from resnets.data.decode.pixel_values import SAID
 from resnets.data.errors import DataError
-from resnets.detect.models.build import assemble, check_data_fields, check_recipe
-from resnets.detect.models.load import load
-from resnets.detect.models.losses import model_losses
-from resnets.detect.task import DetectionTask
+from resnets.detect.models.build import assemble, check_data_fields, check_recipe, load
+from resnets.detect.task import DetectionTask, model_losses
 from resnets.models import build
 from resnets.recipes import RECIPES, recipe
 from resnets.train.log import read_rows

@@ -21,9 +21,9 @@ from colored_sets import (
 
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
-from resnets.detect.data.image_entries import Stated
-from resnets.detect.data.image_index import ImageIndex
-from resnets.detect.data.store import Store
+from resnets.detect.images.entries import Stated
+from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.store import Store
 
 JSON = "annotations/instances_train.json"
 

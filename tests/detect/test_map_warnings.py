@@ -9,7 +9,7 @@ from resnets.config import DataSpec, DetectSpec
 from resnets.data.errors import DataError
 from resnets.detect.check.run import check_annotations
 from resnets.detect.data.class_maps import ClassMap, Coding
-from resnets.detect.data.store import open_store
+from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import open_detection
 
 NAMES = ("background", "cell", "dot")

@@ -14,8 +14,7 @@ from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.types import IGNORE, DetectionSplit, Target
 from resnets.detect.evaluate.measure import find_all, measure
-from resnets.detect.models.predictor import Predictor
-from resnets.detect.predict import predict_files
+from resnets.detect.models.predictor import Predictor, predict_files
 
 CLASSES = ("disc", "box", "star")
 SIZE = (90, 130)

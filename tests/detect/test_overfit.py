@@ -11,7 +11,7 @@ from resnets import training
 from resnets.config import DataSpec, DetectSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
 from resnets.detect.evaluate.measure import measure
 from resnets.detect.loading.sources import open_detection
-from resnets.detect.models.load import load
+from resnets.detect.models.build import load
 from resnets.detect.models.predictor import Predictor
 from resnets.models import catalog
 

@@ -12,7 +12,7 @@ from resnets.utils.terminal import say
 if TYPE_CHECKING:
     from resnets.config import DetectSpec
     from resnets.detect.check.run import AnnotationReport
-    from resnets.detect.data.records import Task
+    from resnets.detect.formats.records import Task
 
 ANNOTATIONS = "annotations.csv"
 MOST_LINES = 200  # problems printed; all of them are in annotations.csv

@@ -17,7 +17,7 @@ from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import escape, say
 
 if TYPE_CHECKING:
-    from resnets.detect.predict import Prediction
+    from resnets.detect.models.predictor import Prediction
 
 
 def predict(

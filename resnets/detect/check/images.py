@@ -22,9 +22,9 @@ from resnets.data.layout.folder_names import role_within
 from resnets.data.splits.check_findings import LEAK, UNLISTED, Finding
 from resnets.data.splits.roles import held_out_rows
 from resnets.detect.check.run import with_all
-from resnets.detect.data.image_index import ImageIndex, store_listing
-from resnets.detect.data.records import RawSource, Task
-from resnets.detect.data.store import Store, open_store
+from resnets.detect.formats.records import RawSource, Task
+from resnets.detect.images.index import ImageIndex, store_listing
+from resnets.detect.images.store import Store, open_store
 
 APART = ("test", "val", "train", "trainval")  # those kept apart come first
 

@@ -18,21 +18,19 @@ from typing import Any
 
 from resnets.config import ConfigError, atomic_write, dump_json
 from resnets.data.files.folder import FolderFiles
-from resnets.detect.check.repair_boxes import IDENTITY, Move, box_around, inside, kept_outline
-from resnets.detect.check.rescaled import NOT_PROVED, Rescaled, are_proved_scaled, why_not_scaled
-from resnets.detect.check.run import with_all
-from resnets.detect.data.image_sizes import Frame, scale_between
-from resnets.detect.data.masks import to_run
-from resnets.detect.data.records import (
-    ID_TWICE,
-    Problem,
-    RawObject,
-    RawPart,
-    RawPicture,
-    RawSource,
-    Task,
+from resnets.detect.check.repair_boxes import (
+    IDENTITY,
+    NOT_PROVED,
+    Move,
+    Rescaled,
+    are_proved_scaled,
+    box_around,
+    inside,
+    kept_outline,
+    why_not_scaled,
 )
-from resnets.detect.formats.box_form import mark_form
+from resnets.detect.check.run import with_all
+from resnets.detect.data.masks import to_run
 from resnets.detect.formats.problems import (
     TOLERANCE,
     frame_of,
@@ -41,6 +39,17 @@ from resnets.detect.formats.problems import (
     object_problems,
     picture_problems,
 )
+from resnets.detect.formats.records import (
+    ID_TWICE,
+    Problem,
+    RawObject,
+    RawPart,
+    RawPicture,
+    RawSource,
+    Task,
+)
+from resnets.detect.formats.set_checks import mark_form
+from resnets.detect.images.sizes import Frame, scale_between
 from resnets.detect.loading.opener import to_target
 from resnets.utils.csv_files import CsvWriter
 

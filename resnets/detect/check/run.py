@@ -17,14 +17,14 @@ from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip
 from resnets.data.layout.folder_names import role_within
 from resnets.detect.class_maps.folders import find_semantic
+from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.source import scan_maps
-from resnets.detect.data.class_maps import MapScan
-from resnets.detect.data.image_sizes import StoredSize, read_sizes
-from resnets.detect.data.records import Problem, RawPart, RawPicture, RawSource, Task
-from resnets.detect.data.store import open_store
-from resnets.detect.formats.foreign import EXPECTED, foreign_annotations
 from resnets.detect.formats.problems import NO_OUTLINE, check_part, same_but_case, with_sizes
+from resnets.detect.formats.records import Problem, RawPart, RawPicture, RawSource, Task
 from resnets.detect.formats.registry import offers
+from resnets.detect.formats.unread import EXPECTED, foreign_annotations
+from resnets.detect.images.sizes import StoredSize, read_sizes
+from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import find_source
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.terminal import counted

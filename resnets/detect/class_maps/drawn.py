@@ -10,8 +10,8 @@ import numpy as np
 from resnets.data.dataset.in_memory import cores
 from resnets.data.decode.open_image import BUDGET
 from resnets.data.prefetch import in_order
-from resnets.detect.data.class_maps import Coding, MapPixels, MapScan, SemanticMap
-from resnets.detect.data.color_tables import IGNORE
+from resnets.detect.class_maps.scan import MapScan
+from resnets.detect.data.class_maps import IGNORE, Coding, MapPixels, SemanticMap
 from resnets.detect.data.masks import render_masks
 from resnets.detect.data.types import Pixels, Segmentation, Target
 

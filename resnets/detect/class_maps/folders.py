@@ -32,9 +32,9 @@ from resnets.detect.class_maps.pairing import (
 )
 from resnets.detect.class_maps.schemes import CLASS_FILES
 from resnets.detect.data.class_maps import read_pixels
-from resnets.detect.data.image_names import is_images_name
-from resnets.detect.data.store import Store, has_image_suffix, is_text_path
 from resnets.detect.formats.voc.lists import find_lists, list_files
+from resnets.detect.images.names import is_images_name
+from resnets.detect.images.store import Store, has_image_suffix, is_text_path
 
 SET_FOLDER = "ImageSets/Segmentation"
 LISTED_FOLDER = "SegmentationClass"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from resnets.data.layout.folder_names import role_within
-from resnets.detect.data.store import Store, is_text_path
+from resnets.detect.images.store import Store, is_text_path
 
 MAP_FOLDERS = frozenset(
     {"masks", "segmentationclass", "segmentationclasspng", "segmentationclassraw", "gtfine"}

@@ -11,13 +11,18 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from resnets.data.errors import DataError
-from resnets.detect.data.class_maps import IGNORE, Coding
-from resnets.detect.data.color_tables import CITYSCAPES, CITYSCAPES_COLORS, VOC_VOID, voc_color
+from resnets.detect.data.class_maps import (
+    CITYSCAPES,
+    CITYSCAPES_COLORS,
+    IGNORE,
+    VOC_VOID,
+    Coding,
+    voc_color,
+)
 from resnets.detect.data.documents import decode_text
-from resnets.detect.data.store import Store
-from resnets.detect.formats.name_files import without_gaps
+from resnets.detect.formats.class_names import load_yaml, without_gaps
 from resnets.detect.formats.voc.dataset import CLASSES as VOC_OBJECTS
-from resnets.detect.formats.yaml_text import load_yaml
+from resnets.detect.images.store import Store
 from resnets.utils.reading import reading
 
 VOC = ("background", *VOC_OBJECTS)

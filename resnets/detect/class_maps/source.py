@@ -19,12 +19,13 @@ from resnets.data.errors import DataError
 from resnets.data.prefetch import in_order
 from resnets.detect.class_maps.folders import SET_FOLDER, MapFiles, shown_folders
 from resnets.detect.class_maps.pairing import MapImages, images_for, match_images, set_role
+from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.schemes import open_scheme
-from resnets.detect.data.class_maps import Coding, MapPixels, MapScan, read_pixels
-from resnets.detect.data.image_sizes import read_sizes
-from resnets.detect.data.records import Problem, RawPart, RawPicture, RawSource
-from resnets.detect.data.store import Store
+from resnets.detect.data.class_maps import Coding, MapPixels, read_pixels
+from resnets.detect.formats.records import Problem, RawPart, RawPicture, RawSource
 from resnets.detect.formats.voc.lists import find_lists
+from resnets.detect.images.sizes import read_sizes
+from resnets.detect.images.store import Store
 
 CITYSCAPES_KINDS = ("_labelids", "_labeltrainids", "_color", "_instanceids")
 FEW_MAPS = 20  # looked at where nothing names their values

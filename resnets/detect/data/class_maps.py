@@ -20,7 +20,52 @@ from resnets.data.decode.decode import naming
 from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
-from resnets.detect.data.color_tables import CITYSCAPES_COLORS, IGNORE, VOC_COLORS
+
+IGNORE = 255  # class of pixels that count for nothing
+VOC_CLASSES = 21
+VOC_VOID = 0xE0E0C0
+# https://github.com/mcordts/cityscapesScripts: labelId, color and name of each trainId.
+CITYSCAPES = (
+    (7, 0x804080, "road"),
+    (8, 0xF423E8, "sidewalk"),
+    (11, 0x464646, "building"),
+    (12, 0x66669C, "wall"),
+    (13, 0xBE9999, "fence"),
+    (17, 0x999999, "pole"),
+    (19, 0xFAAA1E, "traffic light"),
+    (20, 0xDCDC00, "traffic sign"),
+    (21, 0x6B8E23, "vegetation"),
+    (22, 0x98FB98, "terrain"),
+    (23, 0x4682B4, "sky"),
+    (24, 0xDC143C, "person"),
+    (25, 0xFF0000, "rider"),
+    (26, 0x00008E, "car"),
+    (27, 0x000046, "truck"),
+    (28, 0x003C64, "bus"),
+    (31, 0x005064, "train"),
+    (32, 0x0000E6, "motorcycle"),
+    (33, 0x770B20, "bicycle"),
+)
+CITYSCAPES_VOID = (
+    *(0x000000, 0x6F4A00, 0x510051, 0xFAAAA0, 0xE6968C, 0xB4A5B4, 0x966464, 0x96785A),
+    *(0x00005A, 0x00006E),
+)
+
+
+def voc_color(number: int) -> int:
+    """The color, 0xRRGGBB, of class `number` in VOC's palette: bits of the number, dealt out."""
+    red = green = blue = 0
+    for place in range(8):
+        red |= (number >> (3 * place) & 1) << (7 - place)
+        green |= (number >> (3 * place + 1) & 1) << (7 - place)
+        blue |= (number >> (3 * place + 2) & 1) << (7 - place)
+    return red << 16 | green << 8 | blue
+
+
+VOC_COLORS = {voc_color(number): number for number in range(VOC_CLASSES)} | {VOC_VOID: IGNORE}
+CITYSCAPES_COLORS = {color: label for label, (_, color, _) in enumerate(CITYSCAPES)}
+CITYSCAPES_COLORS |= dict.fromkeys(CITYSCAPES_VOID, IGNORE)
+
 
 SHOWN = 5  # values, files or classes in a message
 COLORS = 1 << 24
@@ -185,10 +230,10 @@ class ClassMap:
         name = self.files.name(self.index)
         pixels = read_pixels(self.files.read(self.index), name)
         if pixels.lossy:
-            raise DataError(_said_lossy(name, pixels.lossy))
+            raise DataError(lossy_message(name, pixels.lossy))
         classes, unknown = self.coding.classes(pixels)
         if unknown.any():
-            raise UnknownValueError(_said(name, pixels, unknown, self.coding))
+            raise UnknownValueError(unknown_message(name, pixels, unknown, self.coding))
         return classes
 
     def relabeled(self, labels: Sequence[int]) -> ClassMap:
@@ -209,7 +254,8 @@ def _lossy_format(head: bytes) -> str:
     return "lossy WebP" if head[8:12] == b"WEBP" and b"VP8 " in head[12:] else ""
 
 
-def _said_lossy(name: str, format: str) -> str:
+def lossy_message(name: str, format: str) -> str:
+    """Why a class map in a lossy format is refused."""
     return f"{name}: class map is {format}, which changes pixel values; export PNG"
 
 
@@ -248,7 +294,10 @@ def _palette(image: Image.Image) -> NDArray[np.int64]:
     return colors @ np.array([1 << 16, 1 << 8, 1])
 
 
-def _said(name: str, pixels: MapPixels, unknown: NDArray[np.bool_], coding: Coding) -> str:
+def unknown_message(
+    name: str, pixels: MapPixels, unknown: NDArray[np.bool_], coding: Coding
+) -> str:
+    """Which values of a class map no class has, and what to do."""
     found = Counter(pixels.counts(unknown))
     value, count = found.most_common(1)[0]
     others = f" and {len(found) - 1:,} other values" if len(found) > 1 else ""
@@ -280,142 +329,3 @@ def remedy(found: Iterable[int], in_color: bool, coding: Coding) -> str:
         "add a line for it to the file that names the classes (one called void is ignored),"
         " or correct the map"
     )
-
-
-@dataclass(eq=False)
-class MapScan:
-    """What the class maps of a set hold: pixels by value, of `maps` maps of `total`.
-
-    unknown, unreadable, lossy, contradicting: what is wrong, by map: values of no class, a file
-    that is no class map, a format that changes values, a palette of the stated colors for other
-    numbers. palettes: the colors that palettes
-    give each number, of maps that are read by number. other_colors: maps read so although colors
-    are stated.
-    """
-
-    coding: Coding
-    total: int
-    maps: int = 0
-    pixels: Counter[tuple[bool, int]] = field(default_factory=Counter)
-    by_class: Counter[int] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
-    unknown: dict[str, str] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    lossy: dict[str, str] = field(default_factory=dict)
-    contradicting: dict[str, str] = field(default_factory=dict)
-    palettes: dict[int, set[int]] = field(default_factory=dict)
-    other_colors: list[str] = field(default_factory=list)
-
-    def add(self, name: str, pixels: MapPixels) -> None:
-        """Count the pixels of one map."""
-        self.maps += 1
-        self.kinds[pixels.kind] += 1
-        counts = pixels.counts()
-        by_color = self.coding.by_color(pixels, counts)
-        if not by_color and pixels.kind == "palette":
-            self._note_palette(name, pixels, counts)
-        for value, count in counts.items():
-            if by_color and pixels.palette is not None:
-                value = int(pixels.palette[value])
-            self.pixels[by_color, value] += count
-        classes, unknown = self.coding.classes(pixels)
-        self.by_class.update(MapPixels(classes, False, "").counts(~unknown))
-        if pixels.lossy:  # says why its values are of no class, too
-            self.lossy[name] = _said_lossy(name, pixels.lossy)
-        elif unknown.any():
-            self.unknown[name] = _said(name, pixels, unknown, self.coding)
-
-    def _note_palette(self, name: str, pixels: MapPixels, used: Iterable[int]) -> None:
-        """Keep the colors of a palette whose numbers are read, unless it is one of greys."""
-        assert pixels.palette is not None
-        colors = {number: int(pixels.palette[number]) for number in used}
-        if all(color == GRAYS[number] for number, color in colors.items()):
-            return
-        for number, color in colors.items():
-            self.palettes.setdefault(number, set()).add(color)
-        if self.coding.colors:
-            self.other_colors.append(name)
-            if said := self.coding.contradiction(pixels.palette, colors):
-                self.contradicting[name] = said
-
-    def warnings(self) -> list[str]:
-        """What may be wrong although every value is known."""
-        found = []
-        several = {number: each for number, each in self.palettes.items() if len(each) > 1}
-        if several:
-            number, colors = min(several.items())
-            shown = " and ".join(f"#{color:06x}" for color in sorted(colors)[:2])
-            found.append(
-                f"the palettes of class maps differ: {len(several):,} of {len(self.palettes):,}"
-                f" numbers have other colors in other maps ({number} is {shown}). Maps are read by"
-                " number; where the colors tell the classes, state them in class_dict.csv"
-                " (name,r,g,b)"
-            )
-        if self.other_colors:
-            found.append(
-                f"{len(self.other_colors):,} class maps, such as {self.other_colors[0]}, have"
-                " palettes of other colors than those stated for the classes; they are read by"
-                " number"
-            )
-        return found
-
-    def missing(self) -> list[str]:
-        """Names of the classes that no map has a pixel of."""
-        return [name for label, name in self.coding.names.items() if not self.by_class[label]]
-
-    def suspicious(self) -> str | None:
-        """Why maps whose values are all known cannot be what they seem, or None.
-
-        Of 0 and 255 alone, with 255 ignored, every object would be ignored without a word.
-        """
-        if self.contradicting:
-            name, said = next(iter(self.contradicting.items()))
-            return (
-                f"{len(self.contradicting):,} have palettes that contradict the colors stated for"
-                f" the classes, such as {name}: {said}; correct the file that states them, and let"
-                " it state all colors"
-            )
-        numbers = {value for (in_color, value) in self.pixels if not in_color}
-        counted = [label for label in self.by_class if label != IGNORE]
-        if not self.coding.scheme and numbers == {0, 255} and len(self.coding.names) > 1:
-            share = 100 * self.pixels[False, 255] / self.pixels.total()
-            return (
-                f"all pixels are 0 or 255 ({share:.1f}%), and 255 counts for nothing unless told"
-                " otherwise; set detect.class_map=binary where 255 is a class, =ids where it is not"
-            )
-        if self.maps and not counted and not (self.unreadable or self.unknown or self.lossy):
-            return "no pixel of them counts for any class; see detect.class_map"
-        return None
-
-    def shares(self, most: int = 8) -> str:
-        """Values with their shares of the pixels, those with the most first."""
-        whole = max(1, self.pixels.total())
-        shown = [
-            f"{self.coding.called(value, in_color)} {100 * count / whole:.1f}%"
-            for (in_color, value), count in self.pixels.most_common(most)
-        ]
-        if len(self.pixels) > most:
-            shown.append(f"{len(self.pixels) - most:,} more values")
-        return ", ".join(shown)
-
-    def lines(self, most: int = 8) -> list[str]:
-        """For people: shares of pixels by value, and classes that are in no map."""
-        if not self.maps:
-            return ["class maps: none that could be read"]
-        of = "" if self.maps == self.total else f" of {self.total:,}"
-        kinds = ", ".join(kind for kind, _ in self.kinds.most_common())
-        found = [f"class maps ({self.maps:,}{of}, {kinds}), pixels: {self.shares(most)}"]
-        if missing := self.missing():
-            more = f" and {len(missing) - most:,} more" if len(missing) > most else ""
-            where = "no map" if self.maps == self.total else "none of those maps"
-            found.append(f"classes in {where}: {', '.join(missing[:most])}{more}")
-        return found
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values: pixels by value, classes in no map."""
-        return {
-            "maps": self.maps,
-            "of": self.total,
-            "pixels": {self.coding.called(v, c): n for (c, v), n in self.pixels.most_common()},
-            "classes in no map": self.missing(),
-        }

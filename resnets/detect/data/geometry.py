@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.detect.data.masks import render_masks
@@ -97,3 +101,12 @@ def _mirrored(values: Pixels, change: Change, first: int) -> Pixels:
     """Mirror the axes `first` (rows) and `first + 1` (columns)."""
     values = np.flip(values, first) if change.flip_vertical else values
     return np.flip(values, first + 1) if change.flip else values
+
+
+def box_iou(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """torchvision's intersection over union (N, M) of arrays (N, 4) and (M, 4).
+
+    0 where neither box has an area.
+    """
+    a, b = (torch.from_numpy(np.asarray(each, np.float64).reshape(-1, 4)) for each in (one, other))
+    return torchvision.ops.box_iou(a, b).nan_to_num().numpy()

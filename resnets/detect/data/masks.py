@@ -15,7 +15,6 @@ from resnets.config import ConfigError
 from resnets.detect.data.types import Pixels, Segmentation
 
 Run = dict[str, Any]  # {"size": [H, W], "counts": bytes}, compressed run lengths
-INTERFACES = ("faster_coco_eval.core.mask", "pycocotools.mask")
 
 
 class MaskError(ValueError):
@@ -172,10 +171,8 @@ def _scaled(points: Sequence[float], scale: tuple[float, float]) -> list[float]:
 
 @cache
 def _api() -> Any:
-    """faster-coco-eval's masks, or pycocotools', which have the same interface."""
-    for module in INTERFACES:
-        try:
-            return importlib.import_module(module)
-        except ImportError:
-            continue
-    raise ConfigError("masks need pycocotools; install it with: pip install 'resnets[detect]'")
+    """faster-coco-eval's masks, which have pycocotools' interface."""
+    try:
+        return importlib.import_module("faster_coco_eval.core.mask")
+    except ImportError as error:
+        raise ConfigError("masks need a library: pip install 'resnets[detect]'") from error

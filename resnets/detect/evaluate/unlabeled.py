@@ -20,15 +20,15 @@ from resnets.data.dataset.summary import DataSummary, summarize_images
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
 from resnets.detect.data.documents import parse_json
-from resnets.detect.data.image_entries import Stated
-from resnets.detect.data.image_index import ImageIndex
-from resnets.detect.data.image_names import image_folder
-from resnets.detect.data.store import Store, open_store
 from resnets.detect.data.types import Detections, DetectionSplit, Target
 from resnets.detect.data.values import read_id, read_name
 from resnets.detect.evaluate.write import coco_results
 from resnets.detect.formats.coco.objects import stated_id
 from resnets.detect.formats.voc.lists import find_lists
+from resnets.detect.images.entries import Stated
+from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.names import image_folder
+from resnets.detect.images.store import Store, open_store
 
 LIST_FOLDER = "ImageSets/Main"
 

@@ -20,11 +20,8 @@ from resnets.data.decode.open_image import MAX_PIXELS
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within, split_role
 from resnets.detect.data.documents import parse_xml
-from resnets.detect.data.image_entries import Stated
-from resnets.detect.data.image_index import ImageIndex
-from resnets.detect.data.records import Flaw, RawObject, RawPart, RawPicture, RawSource
-from resnets.detect.data.store import Store
 from resnets.detect.data.values import NAN, Box, read_id, read_name, read_number, read_side
+from resnets.detect.formats.records import Flaw, RawObject, RawPart, RawPicture, RawSource
 from resnets.detect.formats.shapes import (
     area_of,
     box_around,
@@ -35,6 +32,9 @@ from resnets.detect.formats.shapes import (
     rectangle,
     turned,
 )
+from resnets.detect.images.entries import Stated
+from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.store import Store
 
 HEAD = 1 << 12
 MANY = 200  # XML files from which on only those called annotations are looked at

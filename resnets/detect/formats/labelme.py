@@ -21,11 +21,8 @@ from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within, split_role
 from resnets.detect.data.documents import parse_json
-from resnets.detect.data.image_entries import Stated
-from resnets.detect.data.image_index import ImageIndex
-from resnets.detect.data.records import Flaw, Problem, RawObject, RawPart, RawPicture, RawSource
-from resnets.detect.data.store import Store
 from resnets.detect.data.values import NAN, Box, read_flag, read_name, read_number, read_side
+from resnets.detect.formats.records import Flaw, Problem, RawObject, RawPart, RawPicture, RawSource
 from resnets.detect.formats.shapes import (
     area_of,
     box_around,
@@ -35,6 +32,9 @@ from resnets.detect.formats.shapes import (
     mask_outline,
     rectangle,
 )
+from resnets.detect.images.entries import Stated
+from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.store import Store
 
 HEAD = 1 << 14
 NO_CLASS = frozenset({"__ignore__", "_background_"})

@@ -8,13 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from resnets.data.errors import DataError
-from resnets.detect.data.image_sizes import Frame, StoredSize, read_sizes, stated_frame
 from resnets.detect.data.masks import MaskError, check_segmentation
-from resnets.detect.data.records import ID_TWICE, Flaw, Problem, RawObject, RawPart, RawPicture
-from resnets.detect.data.store import Store
 from resnets.detect.data.values import Box
-from resnets.detect.formats.box_form import FORM, extent_warnings, form_problems, mark_form
-from resnets.detect.formats.outlines import outline_warnings
+from resnets.detect.formats.records import ID_TWICE, Flaw, Problem, RawObject, RawPart, RawPicture
+from resnets.detect.formats.set_checks import (
+    FORM,
+    extent_warnings,
+    form_problems,
+    mark_form,
+    outline_warnings,
+)
+from resnets.detect.images.sizes import Frame, StoredSize, read_sizes, stated_frame
+from resnets.detect.images.store import Store
 
 # Boxes may pass the picture's edge by this many pixels: sources round, or count from 1.
 TOLERANCE = 1.0

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from resnets.detect.data.records import RawSource
-from resnets.detect.data.store import Store
 from resnets.detect.formats.coco.dataset import open_coco
 from resnets.detect.formats.coco.find import drawn_coco, find_coco
 from resnets.detect.formats.cvat import find_cvat, open_cvat
 from resnets.detect.formats.labelme import find_labelme, open_labelme
+from resnets.detect.formats.records import RawSource
 from resnets.detect.formats.rle_csv import find_rle_csv, open_rle_csv
 from resnets.detect.formats.unread import unread_lists
 from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.formats.yolo.dataset import find_yolo, open_yolo
+from resnets.detect.images.store import Store
 
 
 @dataclass(frozen=True)

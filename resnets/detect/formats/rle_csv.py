@@ -19,13 +19,13 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within
 from resnets.detect.data.documents import decode_text
-from resnets.detect.data.image_entries import Stated
-from resnets.detect.data.image_index import ImageIndex
-from resnets.detect.data.image_sizes import StoredSize, read_sizes
 from resnets.detect.data.masks import bounds_of
-from resnets.detect.data.records import Flaw, RawObject, RawPart, RawPicture, RawSource
-from resnets.detect.data.store import Store
 from resnets.detect.data.values import NAN, Box, read_name
+from resnets.detect.formats.records import Flaw, RawObject, RawPart, RawPicture, RawSource
+from resnets.detect.images.entries import Stated
+from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.sizes import StoredSize, read_sizes
+from resnets.detect.images.store import Store
 
 RUNS = frozenset({"encodedpixels", "rle", "encoded_pixels", "rlemask", "rle_mask", "annotation"})
 IMAGES = ("imageid", "image_id", "image", "img_id", "id", "img", "filename", "file_name", "name")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from resnets.config import ConfigError, DetectSpec
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import Role, role_within, split_role
-from resnets.detect.data.records import RawSource
 from resnets.detect.formats.problems import same_but_case
+from resnets.detect.formats.records import RawSource
 
 log = logging.getLogger("resnets")
 

@@ -15,9 +15,9 @@ from resnets.data.errors import DataError
 from resnets.detect.class_maps.drawn import SCANNED, drawn, scan_drawn, with_background
 from resnets.detect.class_maps.source import evenly_spread, scan_maps
 from resnets.detect.data.class_maps import UnknownValueError
-from resnets.detect.data.records import RawPart, RawPicture, RawSource, Task
 from resnets.detect.data.types import ClassMap, DetectionSplit, Segmentation, Target
 from resnets.detect.formats.problems import check_part, look_at_images, once_each, refuse
+from resnets.detect.formats.records import RawPart, RawPicture, RawSource, Task
 
 log = logging.getLogger("resnets")
 BAD = (

@@ -26,16 +26,16 @@ from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
 from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.source import open_semantic
-from resnets.detect.data.folder_splits import split_by_folders
-from resnets.detect.data.image_index import store_listing
-from resnets.detect.data.records import RawPart, RawSource, Task
-from resnets.detect.data.store import open_store
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.formats.coco.find import why_no_coco
-from resnets.detect.formats.foreign import EXPECTED, foreign_annotations
+from resnets.detect.formats.folder_splits import split_by_folders
+from resnets.detect.formats.records import RawPart, RawSource, Task
 from resnets.detect.formats.registry import offers, open_offer
+from resnets.detect.formats.unread import EXPECTED, foreign_annotations
 from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
+from resnets.detect.images.index import store_listing
+from resnets.detect.images.store import open_store
 from resnets.detect.loading.image_sets import Sets, announce_sets, choose_sets
 from resnets.detect.loading.opener import SplitOpener
 from resnets.utils.reading import reading

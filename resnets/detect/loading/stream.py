@@ -30,8 +30,8 @@ from resnets.detect.data.geometry import (
     cut,
     fitted_size,
 )
-from resnets.detect.data.records import Task
 from resnets.detect.data.types import DetectionSplit, Floats, Ints, Pixels, Target
+from resnets.detect.formats.records import Task
 from resnets.detect.loading.sampling import Draws, Sampler, repeat_factors
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import copy_to_device, single_threaded_pool

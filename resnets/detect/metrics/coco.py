@@ -1,4 +1,7 @@
-"""COCO's mean average precision and recall, through faster-coco-eval or pycocotools."""
+"""COCO's mean average precision and recall, by faster-coco-eval.
+
+Its figures are those of pycocotools, which the tests compare them with.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,6 @@ from resnets.detect.data.types import Detections, DetectionSplit, Target
 
 # The twelve numbers, in COCO's order (cocodataset.org/#detection-eval).
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-LIBRARIES = (("faster_coco_eval", "COCOeval_faster"), ("pycocotools", "COCOeval"))
 Kind = Literal["bbox", "segm"]
 
 
@@ -40,18 +42,15 @@ def coco_figures(
     split: DetectionSplit,
     found: Sequence[Detections],
     kind: Kind = "bbox",
-    *,
-    library: str | None = None,
 ) -> CocoFigures:
     """Figures of `found`, one entry for each picture of `split`, by boxes or by masks.
 
-    Crowds count as COCO does it; VOC's difficult objects are treated as crowds. The first
-    `library` that is installed is used, or the one given; both give the same figures.
+    Crowds count as COCO does it; VOC's difficult objects are treated as crowds.
     """
     assert len(found) == len(split)
-    coco, evaluator = _interface(library)
+    coco, evaluator = _interface()
     said = io.StringIO()
-    with contextlib.redirect_stdout(said):  # pycocotools talks
+    with contextlib.redirect_stdout(said):  # it prints
         truth = coco()
         truth.dataset = _truth(split, kind)
         truth.createIndex()
@@ -72,19 +71,16 @@ def coco_figures(
 
 def require_coco() -> None:
     """ConfigError where no library for COCO's figures is installed."""
-    _interface(None)
+    _interface()
 
 
-def _interface(library: str | None) -> tuple[Any, Any]:
-    for name, judge in LIBRARIES:
-        if library in (None, name):
-            with contextlib.suppress(ImportError):
-                if name == "faster_coco_eval":
-                    module = importlib.import_module(name)
-                    return module.COCO, getattr(module, judge)
-                coco = importlib.import_module("pycocotools.coco")
-                return coco.COCO, importlib.import_module("pycocotools.cocoeval").COCOeval
-    raise ConfigError("COCO's figures need a library: pip install 'resnets[detect]'")
+def _interface() -> tuple[Any, Any]:
+    """Classes of the library for annotations and for their evaluation."""
+    try:
+        module = importlib.import_module("faster_coco_eval")
+    except ImportError as error:
+        raise ConfigError("COCO's figures need a library: pip install 'resnets[detect]'") from error
+    return module.COCO, module.COCOeval_faster
 
 
 def _truth(split: DetectionSplit, kind: Kind) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a recipe to a detector, localizer or segmenter, with initial weights."""
+"""From a recipe, a run or a checkpoint to a detector, localizer or segmenter."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.models.weights import find_whole, fit_whole, follow, read_published
 from resnets.models import ImageClassifier, build
+from resnets.weights.checkpoint.fingerprint import read_fingerprint
+from resnets.weights.checkpoint.format import open_checkpoint
 from resnets.weights.checkpoint.store_url import url_of
 from resnets.weights.create import net_from, read_weights, recognize
 from resnets.weights.hub import is_library
-from resnets.weights.read import Weights, read_path, split_part
+from resnets.weights.load import load_weights
+from resnets.weights.read import Weights, read_path, read_preprocess, split_part
 
 Model = Detector | Segmenter | Localizer | Refiner
 HEADS = {
@@ -164,3 +167,26 @@ def _pictures(stream: DetectStream, batches: int) -> Iterator[Tensor]:
     for batch in itertools.islice(stream.batches(), batches):
         images = batch.images
         yield images if isinstance(images, Tensor) else pad(images).tensors
+
+
+def load(where: str | Path) -> Model:
+    """The model of a run folder or checkpoint, in eval mode, float32, on the CPU.
+
+    As `resnets.load` does for classifiers: the best weights on validation, averaged ones where the
+    run kept them. It carries `.preprocess`, `.classes`, `.recipe` and `.origin`. Raises
+    CheckpointError, and ConfigError for a classifier.
+    """
+    checkpoint = open_checkpoint(where)
+    recipe, path = checkpoint.recipe, checkpoint.path
+    if recipe.task == "classify":
+        raise ConfigError(f"{where}: is a classifier, which finds no objects")
+    classes = checkpoint.classes
+    model, _ = build_model(dataclasses.replace(recipe, weights=None), len(classes))
+    averaged = checkpoint.group("ema")
+    load_weights(model, averaged or checkpoint.group("model"), path)
+    model.preprocess, model.classes = read_preprocess(checkpoint), classes
+    model.recipe = recipe
+    model.fingerprint = read_fingerprint(checkpoint)
+    kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
+    model.origin = f"{path.name} (step {checkpoint.step:,}{kind})"
+    return model.eval()

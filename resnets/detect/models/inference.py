@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_area, box_iou
+from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 
 from resnets.config import ConfigError
 from resnets.detect.models.layers import pad
@@ -123,7 +123,7 @@ class DetectionInference:
         counts = [len(each) for each in boxes]
         moved = torch.stack(all_boxes).mean(0).split(counts)
         scores = torch.stack(all_scores).mean(0).split(counts)
-        clipped = [_clip(each, size) for each, size in zip(moved, sizes, strict=True)]
+        clipped = [clip_boxes_to_image(each, size) for each, size in zip(moved, sizes, strict=True)]
         return list(zip(clipped, scores, strict=True))
 
     def _vectors(self, pyramid: list[_View], index: int, boxes: list[Tensor]) -> Tensor:
@@ -197,12 +197,6 @@ def _voted(kept: Detections, pool: Detections) -> Detections:
     weights = voters * pool["scores"]  # (D, N); each kept box votes for itself
     total = weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
     return {**kept, "boxes": weights @ pool["boxes"] / total}
-
-
-def _clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = size
-    limits = boxes.new_tensor([width, height, width, height])
-    return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def _resized(image: Tensor, factor: float) -> Tensor:

@@ -6,16 +6,18 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from resnets.config import ConfigError
 from resnets.data.decode.bad_samples import BadSamples
-from resnets.data.decode.decode import decode_fitted
+from resnets.data.decode.decode import decode_fitted, decode_whole
 from resnets.data.errors import DataError
-from resnets.data.files.folder import Files
+from resnets.data.files.folder import Files, FolderFiles, read_file
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.geometry import fitted_size
 from resnets.detect.data.types import DetectionSplit
@@ -136,3 +138,31 @@ class Predictor:
         if self.precision != "bfloat16":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What was found in the image at `path`."""
+
+    path: Path
+    output: Output
+
+    def draw(self, classes: Sequence[str]) -> Image.Image:
+        """The image, read again, with what was found in it."""
+        return self.output.draw(decode_whole(read_file(self.path), str(self.path)), classes)
+
+    def without_pixels(self) -> Prediction:
+        """See `Output.without_pixels`."""
+        return replace(self, output=self.output.without_pixels())
+
+
+def predict_files(
+    predictor: Predictor, paths: Sequence[Path], threshold: float, unreadable: BadSamples
+) -> Iterator[Prediction]:
+    """A prediction for each of `paths` that can be read; the others are noted in `unreadable`.
+
+    Detections whose score is below `threshold` are left out.
+    """
+    files = FolderFiles(Path(), [str(path) for path in paths])
+    for inputs in predictor.inputs(files, unreadable):
+        yield Prediction(paths[inputs.row], predictor.infer(inputs).above(threshold))

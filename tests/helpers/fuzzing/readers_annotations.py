@@ -15,8 +15,8 @@ from fuzzing.readers import HOME, Reader
 from resnets.config import DataSpec, DetectSpec
 from resnets.detect.check.run import annotation_tasks, check_annotations
 from resnets.detect.class_maps.schemes import read_class_table
-from resnets.detect.data.records import Task
-from resnets.detect.data.store import open_store
+from resnets.detect.formats.records import Task
+from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import find_source, open_detection
 
 SIZE = (32, 24)

@@ -17,25 +17,12 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within
 from resnets.detect.data.documents import parse_json
-from resnets.detect.data.image_entries import Match, Stated, bare_folders, renamed_folders
-from resnets.detect.data.image_index import ImageIndex
-from resnets.detect.data.records import (
-    ID_TWICE,
-    Flaw,
-    Problem,
-    RawObject,
-    RawPart,
-    RawPicture,
-    RawSource,
-)
-from resnets.detect.data.store import Store, add_named, open_named
 from resnets.detect.data.values import (
     read_box,
     read_id,
     read_name,
     read_side,
 )
-from resnets.detect.formats.box_form import swapped, with_form
 from resnets.detect.formats.coco.find import KEYS
 from resnets.detect.formats.coco.objects import (
     are_corners,
@@ -45,7 +32,20 @@ from resnets.detect.formats.coco.objects import (
     repeated_id,
     stated_id,
 )
+from resnets.detect.formats.records import (
+    ID_TWICE,
+    Flaw,
+    Problem,
+    RawObject,
+    RawPart,
+    RawPicture,
+    RawSource,
+)
+from resnets.detect.formats.set_checks import swapped, with_form
 from resnets.detect.formats.unread import unread_fields
+from resnets.detect.images.entries import Match, Stated, bare_folders, renamed_folders
+from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.store import Store, add_named, open_named
 
 LARGEST_ID = 1 << 53  # beyond it JSON's numbers are not exact
 

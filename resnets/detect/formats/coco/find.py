@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import parse_json
-from resnets.detect.data.image_names import is_drawn
-from resnets.detect.data.store import Store
+from resnets.detect.images.names import is_drawn
+from resnets.detect.images.store import Store
 
 KEYS = ("images", "annotations", "categories")
 PLAIN_NAMES = ("_annotations.coco", "annotations", "instances", "coco", "labels", "result")

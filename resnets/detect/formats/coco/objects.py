@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from resnets.detect.data.records import ID_TWICE, Flaw, RawObject
 from resnets.detect.data.values import (
     read_box,
     read_flag,
@@ -18,6 +17,7 @@ from resnets.detect.data.values import (
     read_number,
     read_side,
 )
+from resnets.detect.formats.records import ID_TWICE, Flaw, RawObject
 
 SAMPLE = 500  # boxes that are looked at to tell their form
 NAME_KEYS = ("file_name", "filename", "path", "coco_url")

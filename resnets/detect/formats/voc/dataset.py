@@ -18,9 +18,8 @@ from pathlib import PurePosixPath
 
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import parse_xml
-from resnets.detect.data.image_entries import Stated
-from resnets.detect.data.image_index import ImageIndex
-from resnets.detect.data.records import (
+from resnets.detect.data.values import read_flag, read_name, read_number, read_side
+from resnets.detect.formats.records import (
     Box,
     Flaw,
     Problem,
@@ -29,10 +28,11 @@ from resnets.detect.data.records import (
     RawPicture,
     RawSource,
 )
-from resnets.detect.data.store import Store, has_image_suffix
-from resnets.detect.data.values import read_flag, read_name, read_number, read_side
-from resnets.detect.formats.box_form import swapped, with_form
+from resnets.detect.formats.set_checks import swapped, with_form
 from resnets.detect.formats.voc.lists import SET_FOLDER, UNLISTED, image_lists, is_training
+from resnets.detect.images.entries import Stated
+from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.store import Store, has_image_suffix
 
 _WITHOUT_OBJECTS = ", but its image is listed; one without objects needs an XML without <object>"
 CLASSES = (

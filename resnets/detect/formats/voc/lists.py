@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from resnets.data.layout.folder_names import role_within, split_role
-from resnets.detect.data.image_names import common_end
-from resnets.detect.data.store import Store, has_image_suffix
 from resnets.detect.data.values import read_name
+from resnets.detect.images.names import common_end
+from resnets.detect.images.store import Store, has_image_suffix
 
 SET_FOLDER = "ImageSets/Main"
 IMAGENET_FOLDER = "ImageSets/CLS-LOC"

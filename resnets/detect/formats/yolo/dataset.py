@@ -18,14 +18,9 @@ from typing import Any
 
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import Role, split_role
-from resnets.detect.data.image_entries import Stated
-from resnets.detect.data.image_index import ImageIndex
-from resnets.detect.data.image_names import image_folder
-from resnets.detect.data.records import RawPart, RawSource
-from resnets.detect.data.store import Store, has_image_suffix, is_text_path
 from resnets.detect.data.values import read_name, read_number
-from resnets.detect.formats.name_files import numbered_names
-from resnets.detect.formats.yaml_text import load_yaml
+from resnets.detect.formats.class_names import load_yaml, numbered_names
+from resnets.detect.formats.records import RawPart, RawSource
 from resnets.detect.formats.yolo.files import (
     NAME_FILES,
     NOT_LABELS,
@@ -35,6 +30,10 @@ from resnets.detect.formats.yolo.files import (
     match_labels,
 )
 from resnets.detect.formats.yolo.labels import Layout, read_part
+from resnets.detect.images.entries import Stated
+from resnets.detect.images.index import ImageIndex
+from resnets.detect.images.names import image_folder
+from resnets.detect.images.store import Store, has_image_suffix, is_text_path
 
 ROLES: Mapping[str, Role] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 KNOWN = frozenset({*ROLES, "path", "names", "nc", "kpt_shape", "flip_idx"})

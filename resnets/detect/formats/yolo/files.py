@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import split_role
-from resnets.detect.data.store import Store, is_text_path
+from resnets.detect.images.store import Store, is_text_path
 
 NAME_FILES = ("classes.txt", "obj.names", "class.names", "classes.names", "_darknet.labels")
 NOT_LABELS = frozenset({*NAME_FILES, "readme.txt", "train.txt", "val.txt", "valid.txt", "test.txt"})

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import decode_text
-from resnets.detect.data.image_sizes import StoredSize, read_sizes
-from resnets.detect.data.records import Flaw, Problem, RawObject, RawPart, RawPicture
-from resnets.detect.data.store import Store
 from resnets.detect.data.values import NAN, Box, read_number
-from resnets.detect.formats.box_form import FORM
+from resnets.detect.formats.records import Flaw, Problem, RawObject, RawPart, RawPicture
+from resnets.detect.formats.set_checks import FORM
 from resnets.detect.formats.shapes import area_of, box_around, flat
 from resnets.detect.formats.yolo.files import LabelFiles, label_paths
 from resnets.detect.formats.yolo.key_points import pose_form
+from resnets.detect.images.sizes import StoredSize, read_sizes
+from resnets.detect.images.store import Store
 
 FAR_OUTSIDE = 2.0  # a number from which on shares cannot be meant
 

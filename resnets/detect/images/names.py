@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qs, unquote
 
 from resnets.data.layout.folder_names import split_role
-from resnets.detect.data.store import has_image_suffix
+from resnets.detect.images.store import has_image_suffix
 
 Parts = tuple[str, ...]
 # Suffixes under which tools write the same format; "x.jpg" never stands for "x.png".

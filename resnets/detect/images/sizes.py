@@ -16,7 +16,7 @@ from resnets.data.decode.decode import naming
 from resnets.data.decode.exif import TURNS, Turn, turn_of
 from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
-from resnets.detect.data.store import Store
+from resnets.detect.images.store import Store
 from resnets.utils.cpu_count import cores
 
 HEAD_BYTES = 1 << 16  # headers end before, but for those that hold a preview or a profile

@@ -1,4 +1,4 @@
-"""Whether the boxes of a whole set are read in the form that they were written in.
+"""Whether the boxes and outlines of a whole set are read in the form that they were written in.
 
 One box beyond the edge is a slip of hand; many of them are boxes in another form (two corners for
 sides, corners for a center), or for images of another size. Nothing that is then read is right, not
@@ -11,8 +11,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from resnets.detect.data.records import Flaw, Problem, RawObject, RawPart, RawPicture
+import numpy as np
+
+from resnets.detect.data.geometry import box_iou
+from resnets.detect.data.masks import bounds_of
 from resnets.detect.data.values import Box
+from resnets.detect.formats.records import Flaw, Problem, RawObject, RawPart, RawPicture
 
 FORM = "box form"
 MOST_BEYOND = 0.2  # share of boxes that may pass the edge
@@ -132,3 +136,29 @@ def _likely(boxes: Sequence[tuple[Box, RawPicture]]) -> str:
     if max(from_corner, from_center) >= NEARLY_ALL * len(boxes):
         return "their numbers fit as two corners (x1, y1, x2, y2)"
     return "they are in another form than it is read in, or for images of another size"
+
+
+LEAST_IOU = 0.7  # of a box and the one around its outline; rounding costs small objects some
+
+
+def outline_warnings(pictures: Sequence[RawPicture]) -> list[str]:
+    """A warning that counts the objects whose outline is elsewhere than their box, if any.
+
+    The objects of `pictures` are good ones: their outlines can be drawn. Crowds are left out.
+    """
+    outlined, wrong, first = 0, 0, ""
+    for picture in pictures:
+        for each in picture.objects:
+            if each.segmentation is None or each.crowd:
+                continue
+            outlined += 1
+            around = bounds_of(each.segmentation, (picture.height, picture.width))
+            if box_iou(np.array([each.box]), np.array([around]))[0, 0] < LEAST_IOU:
+                wrong += 1
+                first = first or f"{picture.called}, {each.item}"
+    if not wrong:
+        return []
+    return [
+        f"{wrong:,} of {outlined:,} outlines do not agree with the boxes of their objects, the"
+        f" first is {first}: one of the two is wrong (another scale, or rows and columns exchanged)"
+    ]

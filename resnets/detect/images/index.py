@@ -17,8 +17,8 @@ from functools import cached_property
 
 from resnets.data.layout.folder_names import split_role
 from resnets.data.splits.check_record import listing_fingerprint
-from resnets.detect.data.image_entries import Match, Stated
-from resnets.detect.data.image_names import (
+from resnets.detect.images.entries import Match, Stated
+from resnets.detect.images.names import (
     Parts,
     base_name,
     closest,
@@ -35,7 +35,7 @@ from resnets.detect.data.image_names import (
     same_spelling,
     variants,
 )
-from resnets.detect.data.store import Store, has_image_suffix, is_text_path
+from resnets.detect.images.store import Store, has_image_suffix, is_text_path
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,19 @@
-"""YAML of a data set, as text that nobody vouches for: plain values only, and bounded work."""
+"""Files that name the classes of a set: a line for each, or YAML from any source.
+
+YAML is read as plain values only, with bounded work.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from resnets.data.errors import DataError
+from resnets.detect.data.documents import decode_text
+from resnets.detect.data.values import read_name
+from resnets.detect.images.store import Store
 
 MAX_BYTES = 1 << 22
 MAX_DEPTH = 20
@@ -41,3 +48,26 @@ def load_yaml(data: bytes, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:200]
         raise DataError(f"{where}: is no YAML that is read here ({said})") from error
+
+
+def numbered_names(store: Store, path: str) -> list[str]:
+    """The names of a file by number, from 0 on; DataError where a blank line leaves them open."""
+    where = store.called(path)
+    text = decode_text(store.read(path), where)
+    return [read_name(line) for line in without_gaps(text.splitlines(), where)]
+
+
+def without_gaps(lines: Sequence[str], where: str) -> list[str]:
+    """The lines, without spaces around them and blank ones at the end.
+
+    DataError: a blank line before a name, which may count as a class or not.
+    """
+    stripped = [line.lstrip("\ufeff").strip() for line in lines]
+    while stripped and not stripped[-1]:
+        stripped.pop()
+    if "" in stripped:
+        raise DataError(
+            f"{where}: line {stripped.index('') + 1} is blank, and class numbers are counted by"
+            " line; remove the line, or write a name there if it has a number of its own"
+        )
+    return stripped

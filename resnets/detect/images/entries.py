@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from resnets.detect.data.image_names import plain_path, stem_of
+from resnets.detect.images.names import plain_path, stem_of
 
 
 @dataclass(frozen=True)

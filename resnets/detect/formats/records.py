@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resnets.detect.data.class_maps import Coding
-from resnets.detect.data.image_sizes import StoredSize
-from resnets.detect.data.store import Store
 from resnets.detect.data.types import Segmentation
 from resnets.detect.data.values import Box
+from resnets.detect.images.sizes import StoredSize
+from resnets.detect.images.store import Store
 
 Task = Literal["detect", "localize", "instances", "segment"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from resnets.data.layout.folder_names import role_within, split_role
-from resnets.detect.data.records import RawPart, RawPicture, RawSource
-from resnets.detect.data.store import is_text_path
+from resnets.detect.formats.records import RawPart, RawPicture, RawSource
+from resnets.detect.images.store import is_text_path
 
 
 def split_by_folders(source: RawSource) -> RawSource:
