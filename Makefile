@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install setup demo test test-slow lint docs wheel lock audit bench clean
+.PHONY: install setup demo test test-slow lint reference docs wheel lock audit bench clean
 
 # What the command needs, and on top of it what tests, linters, benchmarks and docs need.
 install: .venv/installed-plain
@@ -36,9 +36,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The pages that are made from the code; the tests compare them with what is committed.
+reference: setup
+	$(BIN)/python docs/generate_reference.py
+
 # The documentation site, in site/. Broken links and anchors are errors.
 docs: setup
-	$(BIN)/python docs/generate_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # dist/resnets-VERSION-py3-none-any.whl

@@ -1,8 +1,8 @@
 """Write docs/reference/: recipe fields, commands and public names, from the code that defines them.
 
-    python docs/generate_reference.py
+    make reference
 
-The tests run this too, and fail while a committed page differs from what it writes.
+The tests fail while a committed page differs from what this writes.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def shortened(words: list[str]) -> list[str]:
     if words[:2] == ["data", "pack"] and "--verify" not in words:
         return [*words, "--out", "new.pack"]  # the pack that other lines read is there already
     if words[:2] == ["study", "gradients"]:
-        return [*words[:2], SHORT_STUDY[1], "--iterations", "1", "--data", "cifar10.tar.xz"]
+        return [*words[:2], SHORT_STUDY[1], "--iterations", "10", "--data", "cifar10.tar.xz"]
     if words[:2] in (["study", "depth"], ["study", "shortcuts"]) and "--resume" not in words:
         words = _without(words, "--budget", "--seeds", "--models", "--data")
         return [*words, *SHORT_STUDY, "--device", "cpu"]
@@ -185,7 +185,9 @@ def serves(words: list[str]) -> None:
     """Start a server, wait until it is ready, and end it as a supervisor does."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = [*_without(words, "--port"), "--port", str(port), "--backend", "torch"]
+    words = [*_without(words, "--port"), "--port", str(port)]
+    if not any(word.endswith(".xml") for word in words):
+        words += ["--backend", "torch"]  # the others are exported first
     with subprocess.Popen([sys.executable, "-m", "resnets", *words]) as process:
         try:
             deadline = time.monotonic() + 120
@@ -200,6 +202,22 @@ def serves(words: list[str]) -> None:
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_output_on_real_data_is_as_shown(shared_data, tmp_path, monkeypatch, capsys):
+    """Of console blocks whose data set is at hand; "..." stands for lines left out."""
+    monkeypatch.chdir(tmp_path)
+    shown = [block.text.splitlines() for block in blocks("console")]
+    checks = [lines for lines in shown if lines[0].startswith("$ resnets data check ")]
+    at_hand = [lines for lines in checks if (shared_data / lines[0].split()[-1]).is_file()]
+    assert at_hand
+    for command, *lines in at_hand:
+        words = command.split()[2:]
+        (tmp_path / words[-1]).symlink_to(shared_data / words[-1])
+        assert main(words) == EXIT_CODES[command.removeprefix("$ ")]
+        output = "".join(capsys.readouterr()).splitlines()
+        assert not [line for line in lines if line != "..." and line not in output]
 
 
 SNIPPETS: dict[str, list[Block]] = {}  # by page; later ones use the names of earlier ones

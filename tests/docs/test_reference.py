@@ -12,7 +12,7 @@ GENERATOR = runpy.run_path(str(ROOT / "docs" / "generate_reference.py"))
 @pytest.mark.parametrize("page", sorted(GENERATOR["PAGES"]))
 def test_page_is_up_to_date(page):
     committed = (ROOT / "docs" / "reference" / page).read_text(encoding="utf-8")
-    assert GENERATOR["PAGES"][page]() == committed, "run: python docs/generate_reference.py"
+    assert GENERATOR["PAGES"][page]() == committed, "run: make reference"
 
 
 def test_a_field_without_description_or_unit_is_refused():
