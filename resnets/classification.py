@@ -54,6 +54,10 @@ class ClassificationTask:
             raise ConfigError(
                 "eval.patience: stopping early needs a validation split; set data.val_fraction"
             )
+        if recipe.recompute and not model.stage_names:
+            raise ConfigError(
+                "recompute: needs a network of stages, such as ResNet(spec, block=...)"
+            )
         model.recompute = recipe.recompute
         self.parts = parts
         self.recipe, self.splits, self.model = recipe, splits, model

@@ -1,5 +1,4 @@
-"""A training run: `run` opens the task, chooses the execution plan, builds the state and calls
-`fit`."""
+"""A training run: `run` opens the task, chooses the plan, builds the state and calls `fit`."""
 
 from __future__ import annotations
 

@@ -275,6 +275,8 @@ def test_other_data_are_refused_in_one_line(data):
 
 def test_networks_and_losses_that_do_not_fit_are_refused(tmp_path):
     options = {"iterations": 1, **OPTIONS}
+    with pytest.raises(resnets.ConfigError, match="recompute"):
+        resnets.train("digits", model=make_tiny, recompute=True, out=tmp_path / "model", **options)
     for model in (TinyNet(1, 7), TinyNet(3, 10), nn.Identity(), lambda spec: None):
         with pytest.raises(resnets.ConfigError):
             resnets.train("digits", model=model, out=tmp_path / "model", **options)

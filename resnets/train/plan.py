@@ -77,7 +77,8 @@ def choose_plan(
     fused = chosen.type == "cpu" and not compiled and compiler.load("norm") is not None
     fused = fused and before.get("fused", True)
     can_compile = chosen.type == "cuda" or shutil.which("c++")
-    if recipe.compile == "auto" and not fused and recipe.task == "classify" and can_compile:
+    known = recipe.task == "classify" and not recipe.custom  # whose cost can be counted
+    if recipe.compile == "auto" and not fused and known and can_compile:
         images = recipe.steps(recipe.duration, examples) * recipe.batch_size
         multiply_adds = 3 * images * cost.count(model, recipe.model.input_size).multiply_adds
         rate = MULTIPLY_ADDS_PER_SECOND.get(chosen.type, MULTIPLY_ADDS_PER_SECOND["cpu"])
