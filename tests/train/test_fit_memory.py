@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_a_run_that_does_not_fit_says_so_and_fits_with_the_flag(tmp_path):
     done = train(tmp_path / "fits", "--fit-memory", room=room)
     assert done.returncode == 0, done.stderr
     sizes = [
-        int(line.split(": ")[1].split()[0])
+        int(re.findall(r"\d+", line)[0])
         for line in done.stderr.splitlines()
         if line.startswith("out of memory: ")
     ]
