@@ -32,7 +32,7 @@ def flip_and_normalize(
         return False
     assert 0 <= int(rows.min()) <= int(rows.max()) < len(images)
     flags = np.ascontiguousarray(flipped, np.uint8)
-    done = kernel.flip_pictures(
+    done = kernel.flip_and_normalize(
         *(images.data_ptr(), rows.data_ptr(), flags.ctypes.data, *out.shape),
         *(means.data_ptr(), scale.data_ptr(), out.data_ptr(), torch.get_num_threads()),
     )
@@ -43,4 +43,4 @@ def flip_and_normalize(
 def _kernel() -> ctypes.CDLL | None:
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     arguments = [pointer] * 3 + [size] + [number] * 3 + [pointer] * 3 + [number]
-    return compiler.load("flip", flip_pictures=(arguments, ctypes.c_int))
+    return compiler.load("flip", flip_and_normalize=(arguments, ctypes.c_int))

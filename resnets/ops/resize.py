@@ -33,12 +33,12 @@ Cut = tuple[int, int, int, int, float]  # first and last + 1 input, outputs, out
 
 @lru_cache
 def kernel() -> ctypes._NamedFuncPointer | None:
-    """`resize_view` of native/resize.c, or None if it is not available."""
+    """`resize_box` of native/resize.c, or None if it is not available."""
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     box = ctypes.POINTER(ctypes.c_double)
     arguments = [pointer, size, number, number, number, box, number, pointer, number, number]
-    library = compiler.load("resize", resize_view=(arguments, ctypes.c_int))
-    return None if library is None else library.resize_view
+    library = compiler.load("resize", resize_box=(arguments, ctypes.c_int))
+    return None if library is None else library.resize_box
 
 
 def resize_box(

@@ -1,13 +1,13 @@
 /* Gradient of a convolution's weights, bfloat16 maps in, float32 out, on AMX tiles.
  *
- * dw[co][kh][kw][ci] = sum over pictures and output pixels of dy[pixel][co] * x[pixel + tap][ci]:
+ * dw[co][kh][kw][ci] = sum over images and output pixels of dy[pixel][co] * x[pixel + tap][ci]:
  * a matrix product C = A B whose inner dimension is the pixels. A tile instruction multiplies 16
  * rows of 32 pixels (A) by 32 pixels of 16 columns (B), where B keeps two pixels of a channel side
- * by side. So a strip of some rows of a picture is packed first: one map transposed into A, the
+ * by side. So a strip of some rows of an image is packed first: one map transposed into A, the
  * other, once for each horizontal tap, into lists of pixel pairs, in which a vertical tap is an
  * offset. Strips are small enough for both to stay in a core's second-level cache.
  *
- * Sums run over fixed groups of pictures, so that results do not depend on the number of threads.
+ * Sums run over fixed groups of images, so that results do not depend on the number of threads.
  */
 #include <immintrin.h>
 #include <omp.h>
@@ -34,12 +34,12 @@ typedef struct {
   int64_t cb;             /* channels of the map that B is made of */
   int64_t wp;             /* width of an output row, made even */
   int64_t rows;           /* output rows of a strip */
-  int64_t strips;         /* of a picture */
+  int64_t strips;         /* of an image */
   int64_t steps;          /* of 32 pixels, of a strip */
   int64_t phases;         /* of x's rows: one for each stride's remainder that a kernel meets */
   int64_t phase_rows;     /* rows of a strip's phase */
   int64_t pairs;          /* of pixels, in a list of B */
-  int64_t groups;         /* of pictures, each with a C of its own */
+  int64_t groups;         /* of images, each with a C of its own */
   int64_t at_once;        /* strips packed before they are multiplied */
   int64_t a_bytes, b_bytes; /* of a strip */
   int64_t c_bytes;        /* of one C */
@@ -80,7 +80,7 @@ static plan_t make_plan(const int64_t *d) {
 }
 
 #define WIDEST (1 << 14) /* channels at most; the caller sees to it */
-static const bf16 zeros[WIDEST]; /* a pixel outside the picture */
+static const bf16 zeros[WIDEST]; /* a pixel outside the image */
 
 /* Sixteen channels of two pixels as sixteen pairs: of `both`, of `first` and `second`. */
 static inline __m512i paired(__m512i both) {
@@ -168,11 +168,11 @@ static void pack_b(const plan_t *p, const bf16 *map, int64_t height, int64_t wid
     }
 }
 
-/* Strip number `strip` of all pictures. */
+/* Strip number `strip` of all images. */
 static void pack(const plan_t *p, const bf16 *x, const bf16 *dy, int64_t strip, bf16 *a, bf16 *b) {
-  int64_t picture = strip / p->strips, top = strip % p->strips * p->rows;
+  int64_t image = strip / p->strips, top = strip % p->strips * p->rows;
   int64_t rows = p->ho - top < p->rows ? p->ho - top : p->rows;
-  x += picture * p->hi * p->wi * p->ci, dy += picture * p->ho * p->wo * p->co;
+  x += image * p->hi * p->wi * p->ci, dy += image * p->ho * p->wo * p->co;
   if (p->swap) {
     pack_a(p, x + top * p->stride * p->wi * p->ci, p->wi, p->stride, rows, a);
     pack_b(p, dy, p->ho, p->wo, 1, top, b);
@@ -280,7 +280,7 @@ int conv_weights_allowed(void) {
 static const tiles_t whole_tiles = {
     1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 
-/* dims: pictures, input height, width, channels, output height, width, channels, kernel size,
+/* dims: images, input height, width, channels, output height, width, channels, kernel size,
  * stride, padding. Channels are multiples of 16. Bytes of scratch, aligned to 64. */
 int64_t conv_weights_scratch(const int64_t *dims, int threads) {
   plan_t p = make_plan(dims);

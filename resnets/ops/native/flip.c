@@ -1,33 +1,33 @@
-/* 8-bit pictures to a net's numbers, (x - mean) * scale, mirrored where asked, in one pass. */
+/* 8-bit images to the input of a network, (x - mean) * scale, mirrored on request, in one pass. */
 #include <stdint.h>
 #include <string.h>
 
-#define MOST 16384 /* values in a row that is mirrored */
+#define MAX_ROW 16384 /* values in a row that is mirrored */
 
-static void mirror(const uint8_t *row, int wide, int planes, uint8_t *out) {
+static void mirror(const uint8_t *row, int wide, int channels, uint8_t *out) {
   for (int x = 0; x < wide; x++) {
-    for (int c = 0; c < planes; c++) out[x * planes + c] = row[(wide - 1 - x) * planes + c];
+    for (int c = 0; c < channels; c++) out[x * channels + c] = row[(wide - 1 - x) * channels + c];
   }
 }
 
-/* Picture i of `out` (count, high, wide, planes) becomes number rows[i] of `pictures`, mirrored
- * where turned[i]. means: (2, high, wide, planes), as it is and mirrored; scale: (wide, planes).
- * 0 where rows are too long. */
-int flip_pictures(const uint8_t *pictures, const int64_t *rows, const uint8_t *turned,
-                  int64_t count, int high, int wide, int planes, const float *means,
+/* Image i of `out` (count, high, wide, channels) becomes number rows[i] of `images`, mirrored
+ * where flipped[i]. means: (2, high, wide, channels), as it is and mirrored; scale: (wide, channels).
+ * Returns 0 if rows are too long. */
+int flip_and_normalize(const uint8_t *images, const int64_t *rows, const uint8_t *flipped,
+                  int64_t count, int high, int wide, int channels, const float *means,
                   const float *scale, float *out, int threads) {
-  const int width = wide * planes;
+  const int width = wide * channels;
   const int64_t size = (int64_t)high * width;
-  if (width > MOST) return 0;
+  if (width > MAX_ROW) return 0;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t i = 0; i < count; i++) {
-    const uint8_t *from = pictures + rows[i] * size;
-    const float *mean = means + (turned[i] ? size : 0);
+    const uint8_t *from = images + rows[i] * size;
+    const float *mean = means + (flipped[i] ? size : 0);
     float *to = out + i * size;
-    uint8_t row[MOST];
+    uint8_t row[MAX_ROW];
     for (int y = 0; y < high; y++, from += width, mean += width, to += width) {
-      if (turned[i]) mirror(from, wide, planes, row);
-      const uint8_t *values = turned[i] ? row : from;
+      if (flipped[i]) mirror(from, wide, channels, row);
+      const uint8_t *values = flipped[i] ? row : from;
       for (int k = 0; k < width; k++) to[k] = ((float)values[k] - mean[k]) * scale[k];
     }
   }

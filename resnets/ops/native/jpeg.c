@@ -1,8 +1,8 @@
 /* The part of a JPEG that one view needs: decoded no further than that, and resized.
  *
- * Only clean pictures are served: whatever makes libjpeg stop or warn gives 0, and the caller asks
+ * Only clean images are decoded: whatever makes libjpeg stop or warn returns 0, and the caller uses
  * Pillow, which decides whether it is an error. Nothing is linked: `jpeg_bind` is handed the
- * functions of the libjpeg that Pillow brings, and `resize_view`.
+ * functions of the libjpeg that Pillow brings, and `resize_box`.
  */
 #include <setjmp.h>
 #include <stdint.h>
@@ -49,7 +49,7 @@ struct Decoder {
   unsigned scale_num, scale_denom;
   double output_gamma;
   int buffered_image, raw_data_out, dct_method, fancy_upsampling, block_smoothing;
-  int quantize[7]; /* colour maps */
+  int quantize[7]; /* color maps */
   unsigned output_width, output_height;
   int out_color_components, output_components, rec_outbuf_height, actual_number_of_colors;
   void *colormap;
@@ -136,7 +136,7 @@ int jpeg_bind(void *const *functions) {
 
 static int word(const uint8_t *at) { return at[0] << 8 | at[1]; }
 
-/* facts: width, height, planes (1 or 3), offset and size of the EXIF data (0: none). 0 where
+/* facts: width, height, channels (1 or 3), offset and size of the EXIF data (0: none). 0 where
  * this is no JPEG, or a kind that is left to Pillow: CMYK, 12 bits, lossless, arithmetic. */
 int jpeg_header(const uint8_t *data, int64_t size, int64_t *facts) {
   if (size < 4 || data[0] != 0xFF || data[1] != 0xD8) return 0;
@@ -169,7 +169,7 @@ typedef struct {
   unsigned left, top, right, bottom;
 } Region;
 
-/* What the resize of `box` looks at, and two pixels more: upsampled colour needs a neighbour. */
+/* What the resize of `box` looks at, and two pixels more: upsampled color needs a neighbor. */
 static Region seen(const double *box, int cubic, unsigned width, unsigned height, int out_width,
                    int out_height) {
   double x = (box[2] - box[0]) / out_width, y = (box[3] - box[1]) / out_height;
@@ -207,16 +207,16 @@ static int few_scans(const Decoder *decoder, int most) {
   return scans <= most;
 }
 
-/* Decode what `region` names, in pixels of the scaled picture; it is widened to whole blocks.
+/* Decode what `region` names, in pixels of the scaled image; it is widened to whole blocks.
  * `*pixels` is the caller's to free, whatever is returned. */
-static int decode(Decoder *decoder, Guard *guard, Region *region, int planes, uint8_t **pixels) {
+static int decode(Decoder *decoder, Guard *guard, Region *region, int channels, uint8_t **pixels) {
   if (setjmp(guard->escape)) return 0;
-  decoder->out_color_space = planes == 1 ? GREY : RGB;
+  decoder->out_color_space = channels == 1 ? GREY : RGB;
   call.start(decoder);
   unsigned width = region->right - region->left, height = region->bottom - region->top;
   if (width < decoder->output_width) call.crop(decoder, &region->left, &width);
   region->right = region->left + width;
-  const size_t pitch = (size_t)width * planes;
+  const size_t pitch = (size_t)width * channels;
   if (!(*pixels = malloc(pitch * height))) return 0;
   if (region->top) call.skip(decoder, region->top);
   for (unsigned row = 0; row < height;) {
@@ -244,10 +244,10 @@ static int open_jpeg(Decoder *decoder, Guard *guard, const uint8_t *data, int64_
 }
 
 /* The part `box` (left, top, right, bottom in pixels as stored) of a JPEG of `width` x `height`,
- * as `out` (out_height, out_width, planes), read at 1 / `denominator` of its size; one of more
+ * as `out` (out_height, out_width, channels), read at 1 / `denominator` of its size; one of more
  * than `max_scans` scans is not. 1, or 0: ask Pillow. */
 int jpeg_view(const uint8_t *data, int64_t size, int width, int height, const double *box,
-              int denominator, int planes, int cubic, uint8_t *out, int out_width, int out_height,
+              int denominator, int channels, int cubic, uint8_t *out, int out_width, int out_height,
               int max_scans) {
   Decoder decoder;
   Guard guard;
@@ -264,10 +264,10 @@ int jpeg_view(const uint8_t *data, int64_t size, int width, int height, const do
              decoder.image_width == (unsigned)width && decoder.image_height == (unsigned)height;
   if (done) {
     Region region = seen(part, cubic, wide, high, out_width, out_height);
-    done = decode(&decoder, &guard, &region, planes, &pixels);
+    done = decode(&decoder, &guard, &region, channels, &pixels);
     const int across = region.right - region.left, down = region.bottom - region.top;
     part[0] -= region.left, part[2] -= region.left, part[1] -= region.top, part[3] -= region.top;
-    done = done && call.resize(pixels, (int64_t)across * planes, across, down, planes, part, cubic,
+    done = done && call.resize(pixels, (int64_t)across * channels, across, down, channels, part, cubic,
                                out, out_width, out_height);
   }
   if (!setjmp(guard.escape)) call.destroy(&decoder);

@@ -1,4 +1,4 @@
-/* Batch normalisation fused with the addition of a shortcut and ReLU, for training on CPUs.
+/* Batch normalization fused with the addition of a shortcut and ReLU, for training on CPUs.
  * Without ReLU `least` is minus infinity; with it, zero.
  *
  * A map in channels-last memory is a matrix of `rows` x `width` numbers, channels fastest. Where
@@ -70,7 +70,7 @@ static inline float write_f32(float v) { return v; }
 
 /* y = max(least, x * scale + shift [+ shortcut]). */
 #define NORMALISE(T, READ, WRITE)                                                       \
-  static void normalise_##T(const T *x, const T *shortcut, const float *scale,          \
+  static void normalize_##T(const T *x, const T *shortcut, const float *scale,          \
                      const float *shift, float least, T *y, int64_t rows,               \
                      int64_t width, int threads) {                                      \
     EACH_BLOCK EACH_TILE {                                                              \
@@ -202,7 +202,7 @@ static void spread(float *values, int64_t width, int64_t channels) {
     spread(inverse, width, channels);                                                   \
     spread(scale, width, channels);                                                     \
     spread(shift, width, channels);                                                     \
-    normalise_##T(x, shortcut, scale, shift, least, y, rows, width, threads);           \
+    normalize_##T(x, shortcut, scale, shift, least, y, rows, width, threads);           \
   }
 
 /* dweight, dbias: (channels). dz is the shortcut's gradient; it may be null without a second

@@ -1,8 +1,8 @@
-/* Antialiased resizing of 8-bit pictures as Pillow does it: rows first, rounded to 8 bits, then columns.
+/* Antialiased resizing of 8-bit images as in Pillow: rows first, rounded to 8 bits, then columns.
  *
  * The filters are Pillow's, the sums are of 16 bits: a pixel less 128, times 256, is multiplied by a
  * weight of 14 or 15 bits, and the upper half of the product is kept. Each such step drops half a
- * unit on average, which is added back. 64 or 128 units are one grey level.
+ * unit on average, which is added back. 64 or 128 units are one gray level.
  */
 #include <math.h>
 #include <stdint.h>
@@ -16,7 +16,7 @@
 #endif
 
 #define STEP 4       /* taps are counted, and pixels written, in these steps */
-#define MOST_TAPS 64 /* beyond this the weights have too few bits */
+#define MAX_TAPS 64 /* beyond this the weights have too few bits */
 
 typedef int16_t Lanes __attribute__((vector_size(2 * LANES)));
 typedef int16_t Pixel __attribute__((vector_size(8)));
@@ -45,7 +45,7 @@ static double filter(double x, int cubic) {
 
 static void weigh(Axis *axis, int place, double centre, double wide, int cubic) {
   const int first = axis->first[place], taps = axis->taps[place];
-  double exact[MOST_TAPS], sum = 0;
+  double exact[MAX_TAPS], sum = 0;
   for (int k = 0; k < taps; k++) sum += exact[k] = filter((first + k + 0.5 - centre) / wide, cubic);
   for (int k = 0; k < taps; k++) {
     int16_t *at = axis->weight + ((size_t)place * axis->stride + k) * axis->repeat;
@@ -60,7 +60,7 @@ static int make_axis(Axis *axis, double from, double to, int length, int count, 
   const double scale = (to - from) / count, wide = scale > 1 ? scale : 1;
   const double reach = (cubic ? 2 : 1) * wide;
   memset(axis, 0, sizeof *axis);
-  if (!(from >= 0 && to <= length && from < to && 2 * reach + 1 <= MOST_TAPS)) return 0;
+  if (!(from >= 0 && to <= length && from < to && 2 * reach + 1 <= MAX_TAPS)) return 0;
   axis->count = count, axis->repeat = repeat, axis->start = length;
   axis->bits = cubic ? 14 : 15; /* at a border one weight of a cubic can be more than 1 */
   axis->stride = ((int)(2 * reach) + 1 + STEP - 1) / STEP * STEP;
@@ -102,7 +102,7 @@ static inline Lanes times(Lanes a, Lanes b) { /* the upper halves of the product
 #endif
 }
 
-static inline Lanes centred(const uint8_t *from) { /* pixels less 128, times 256 */
+static inline Lanes centered(const uint8_t *from) { /* pixels less 128, times 256 */
   Bytes bytes;
   memcpy(&bytes, from, sizeof bytes);
   return (__builtin_convertvector(bytes, Lanes) << 8) ^ ((Lanes){0} + INT16_MIN);
@@ -116,15 +116,15 @@ static inline Bytes rounded(Lanes sum, const Axis *axis, int taps) {
   return __builtin_convertvector(sum & (sum > 0), Bytes);
 }
 
-/* A row of `wide` pixels, centred; of three planes with a fourth lane for each pixel. */
-static void widen(const uint8_t *row, int wide, int planes, int16_t *line, int16_t *four) {
+/* A row of `wide` pixels, centered; of three channels with a fourth lane for each pixel. */
+static void widen(const uint8_t *row, int wide, int channels, int16_t *line, int16_t *four) {
   int i = 0;
-  for (; i + LANES <= wide * planes; i += LANES) {
-    const Lanes values = centred(row + i);
+  for (; i + LANES <= wide * channels; i += LANES) {
+    const Lanes values = centered(row + i);
     memcpy(line + i, &values, sizeof values);
   }
-  for (; i < wide * planes; i++) line[i] = (int16_t)((row[i] << 8) ^ INT16_MIN);
-  if (planes == 3) {
+  for (; i < wide * channels; i++) line[i] = (int16_t)((row[i] << 8) ^ INT16_MIN);
+  if (channels == 3) {
     for (i = 0; i < wide; i++) memcpy(four + 4 * i, line + 3 * i, 8);
   }
 }
@@ -181,7 +181,7 @@ static void down(const uint8_t *rows, size_t pitch, const Axis *y, int place, in
   for (int i = 0; i < width; i += LANES) {
     Lanes sum = {0};
     for (int k = 0; k < taps; k++) {
-      sum += times(centred(rows + k * pitch + i), (Lanes){0} + weight[k]);
+      sum += times(centered(rows + k * pitch + i), (Lanes){0} + weight[k]);
     }
     const Bytes bytes = rounded(sum, y, taps);
     memcpy(out + i, &bytes, sizeof bytes);
@@ -189,9 +189,9 @@ static void down(const uint8_t *rows, size_t pitch, const Axis *y, int place, in
 }
 
 /* `pixels` begins at column x->start of row y->start; 0 without memory. */
-static int scale(const uint8_t *pixels, size_t pitch, int planes, const Axis *x, const Axis *y,
+static int scale(const uint8_t *pixels, size_t pitch, int channels, const Axis *x, const Axis *y,
                  uint8_t *out) {
-  const int wide = x->end - x->start, high = y->end - y->start, width = x->count * planes;
+  const int wide = x->end - x->start, high = y->end - y->start, width = x->count * channels;
   const size_t step = width + 2 * LANES; /* a row, and what whole vectors write beyond it */
   int16_t *line = calloc(4 * ((size_t)wide + x->stride + 1), sizeof(int16_t));
   int16_t *four = calloc(4 * ((size_t)wide + x->stride), sizeof(int16_t));
@@ -199,8 +199,8 @@ static int scale(const uint8_t *pixels, size_t pitch, int planes, const Axis *x,
   uint8_t *rows = malloc(step * (high + 1)), *last = rows + step * high;
   const int ready = line && four && quads && rows;
   for (int row = 0; ready && row < high; row++) {
-    widen(pixels + row * pitch, wide, planes, line, four);
-    if (planes == 1) across_grey(line, x, rows + row * step);
+    widen(pixels + row * pitch, wide, channels, line, four);
+    if (channels == 1) across_grey(line, x, rows + row * step);
     else across(four, x, quads, rows + row * step);
   }
   for (int row = 0; ready && row < y->count; row++, out += width) {
@@ -211,14 +211,15 @@ static int scale(const uint8_t *pixels, size_t pitch, int planes, const Axis *x,
   return ready;
 }
 
-/* The part `box` (left, top, right, bottom) of `pixels` (height, width, planes) as `out`
- * (out_height, out_width, planes). Rows are `pitch` bytes apart. 1, or 0 where Pillow is better. */
-int resize_view(const uint8_t *pixels, int64_t pitch, int width, int height, int planes,
+/* The part `box` (left, top, right, bottom) of `pixels` (height, width, channels) as `out`
+ * (out_height, out_width, channels). Rows are `pitch` bytes apart. Returns 0 if Pillow has to do
+ * it, else 1. */
+int resize_box(const uint8_t *pixels, int64_t pitch, int width, int height, int channels,
                     const double *box, int cubic, uint8_t *out, int out_width, int out_height) {
   Axis x, y = {0};
-  const int done = make_axis(&x, box[0], box[2], width, out_width, planes == 1 ? 1 : 4, cubic) &&
+  const int done = make_axis(&x, box[0], box[2], width, out_width, channels == 1 ? 1 : 4, cubic) &&
                    make_axis(&y, box[1], box[3], height, out_height, 1, cubic) &&
-                   scale(pixels + y.start * pitch + (size_t)x.start * planes, pitch, planes, &x,
+                   scale(pixels + y.start * pitch + (size_t)x.start * channels, pitch, channels, &x,
                          &y, out);
   free_axis(&x), free_axis(&y);
   return done;
