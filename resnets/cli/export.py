@@ -1,4 +1,4 @@
-"""`resnets export`: a net as a file for another runtime, proved equal before it is written."""
+"""`resnets export`: write a model for another runtime, once its outputs are verified."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from resnets.cli.loading import log_to_stderr
+from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.utils.terminal import say
 
@@ -29,25 +29,26 @@ def command(
     max_drop: float = 0.5,
     out: Path | None = None,
 ) -> int:
-    """Write a net as an artifact that takes uint8 pictures, once it has proved itself.
+    """Export a model as an artifact that takes uint8 images, once it is verified.
 
-    Its outputs are compared with the net's on real pictures and, with --calibrate, its errors.
-    Where it fails, nothing is written and the exit code is 3. The evidence is in the card beside
-    it, ARTIFACT.json.
+    Its outputs are compared with the model's on real images and, with --calibrate, its errors. If
+    verification fails, nothing is written and the exit code is 3. The measurements are in the
+    manifest beside it, ARTIFACT.json.
 
     Args:
-        weights: Run folder, checkpoint, file in a known format, or published weights.
-        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
-            names it.
-        classes: Names of the outputs in order, where the weights do not name them: a file with one
-            a line, a,b,c, imagenet, or numbers for 0, 1, ...
+        weights: Run folder, checkpoint, weights file, or published weights (see docs/weights.md).
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
+        classes: Names of the outputs in order, if the weights do not name them: a file with one per
+            line, a,b,c, imagenet, or numbers for 0, 1, ...
         to: onnx (.onnx, ONNX Runtime), openvino (.xml and .bin) or torch (.pt2, torch.export).
         int8: 8-bit weights and activations, of onnx and openvino; needs --calibrate.
         bf16: bfloat16, of openvino and torch.
-        calibrate: Data set (as train takes it). Its training pictures give int8 its ranges; on its
-            validation or test pictures errors are counted.
-        max_drop: Points by which the top-1 error may rise.
-        out: File to write; default: NET[-int8|-bf16] with the format's suffix, in the run's folder.
+        calibrate: Data set, as for train. int8 is calibrated on its training images; errors are
+            counted on its validation or test images.
+        max_drop: Largest accepted rise of the top-1 error, in percentage points.
+        out: File to write; default: MODEL[-int8|-bf16] with the suffix of the format, in the run
+            folder.
     """
     if int8 and bf16:
         raise ConfigError("--int8 and --bf16 exclude each other")
@@ -70,36 +71,36 @@ def command(
     except VerificationError as verdict:
         say(f"resnets export: {verdict}", error=True)
         return EXIT_VERIFICATION_FAILED
-    _print(artifact.manifest, artifact.path)
+    _print_manifest(artifact.manifest, artifact.path)
     return 0
 
 
-def _print(card: dict[str, Any], out: Path) -> None:
+def _print_manifest(manifest: dict[str, Any], out: Path) -> None:
     from resnets.runtime.artifact import artifact_files
 
-    parity = card["parity"]
+    parity = manifest["parity"]
     worst = max(each["relative"] for each in parity["batches"])
     batches = ", ".join(str(each["batch"]) for each in parity["batches"])
     size = sum(file.stat().st_size for file in artifact_files(out)) / 1e6
-    say(f"{out}: {card['runtime']} {card['precision']}, {size:.1f} MB")
+    say(f"{out}: {manifest['runtime']} {manifest['precision']}, {size:.1f} MB")
     say(
-        f"  outputs: {worst:.2g} of their spread away from the net's (allowed {parity['limit']:g})"
+        f"  outputs: {worst:.2g} relative difference (limit {parity['limit']:g})"
         f" at batch {batches}, on {parity['images']}"
     )
-    if errors := card.get("errors"):
+    if errors := manifest.get("errors"):
         say(
-            f"  top-1 error: {errors['top1_error_after']:.2f}%, the net's"
+            f"  top-1 error: {errors['top1_error_after']:.2f}%, the model's"
             f" {errors['top1_error_before']:.2f}%, on {errors['images']:,} images"
         )
-    if mixed := card.get("mixed"):
+    if mixed := manifest.get("mixed"):
         few, rest = len(mixed["float"]), mixed["quantized"]
         say(
-            f"  in float: {', '.join(mixed['float'])} ({few} of {few + rest} layers,"
+            f"  layers in float: {', '.join(mixed['float'])} ({few} of {few + rest} layers,"
             f" {mixed['float_multiply_adds']:.0%} of the multiply-adds)"
         )
-        say(f"  without: {mixed['all_int8']['verdict']}")
+        say(f"  all layers in int8: {mixed['all_int8']['verdict']}")
         say(
-            f"  speed here: {mixed['times']:.2f} x {mixed['times_as_fast_as']}'s; all in int8"
-            f" {mixed['times_all_int8']:.2f} x"
+            f"  speed: {mixed['times']:.2f}x {mixed['times_as_fast_as']}; all layers in int8"
+            f" {mixed['times_all_int8']:.2f}x"
         )
-    say(f"  card: {out.name}.json")
+    say(f"  manifest: {out.name}.json")

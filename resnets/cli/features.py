@@ -1,4 +1,4 @@
-"""`resnets features`: pictures as vectors in a Parquet file, and the nearest ones of a picture."""
+"""`resnets features`: embeddings of images as Parquet, and the nearest images of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.table import Table
 
-from resnets.cli.loading import load_options
+from resnets.cli.process import load_options
 from resnets.config import ConfigError
 from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import escape, say
@@ -30,30 +30,32 @@ def command(
     nearest: Path | None = None,
     top_k: int = 5,
     split: Literal["all", "test", "val", "train"] = "all",
-    json: Flag = False,
+    as_json: Annotated[Flag, tyro.conf.arg(name="json")] = False,
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> int:
-    """Embed pictures: the last stage, averaged over positions. Exits with 1 if any is unreadable.
+    """Compute embeddings: the features of the last stage, averaged over positions.
+
+    Exits with 1 if any image is unreadable.
 
     Args:
-        weights: Run folder, checkpoint, file in a known format, or published weights.
+        weights: Run folder, checkpoint, weights file, or published weights (see docs/weights.md).
         data: Data set (name, folder of class folders, tar, ...) or any folder of images, with or
             without folders in it.
-        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
-            names it.
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
         out: Parquet file to write, with columns path, label and embedding.
-        nearest: A picture; print the pictures of the data that are most like it.
-        top_k: How many of them.
-        split: Which part of the data. Shares are those of the run, where it was trained on it.
-        json: Print the nearest as JSON and nothing else.
+        nearest: Image whose nearest images in the data are printed.
+        top_k: Number of nearest images.
+        split: Split of the data; that of the run, if it was trained on this data set.
+        as_json: Print the nearest images as JSON and nothing else.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto is bfloat16 where the device computes it natively, else float32.
+        precision: auto is bfloat16 if the device computes it natively, else float32.
     """
     if out is None and nearest is None:
-        raise ConfigError("say --out FILE.parquet, --nearest PICTURE, or both")
+        raise ConfigError("give --out FILE.parquet, --nearest IMAGE, or both")
     if out is not None and out.suffix.lower() != ".parquet":
-        raise ConfigError(f"--out {out}: embeddings are written as .parquet; name such a file")
+        raise ConfigError(f"--out {out}: embeddings are written as .parquet")
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     from resnets.data.dataset.summary import announce
@@ -65,18 +67,15 @@ def command(
     from resnets.weights.load import load_model
 
     net = load_model(weights, load_options(model, None), "body")
-    if split == "all":
-        pictures = open_every(net, data)
-    else:
-        pictures = open_split(net, data, split, stored=True)
-    announce(pictures)
+    images = open_every(net, data) if split == "all" else open_split(net, data, split, stored=True)
+    announce(images)
     chosen, precise = to_device(net, device, precision)
-    if not json:
+    if not as_json:
         where = f"{precise} on {environment.device_name(chosen)}"
-        say(f"embedding {pictures.description}, in {where}", error=True)
+        say(f"embedding {images.description}, {where}", error=True)
     failures = _Failures()
-    found = embeddings(net, pictures, device=chosen, precision=precise, workers=cores())
-    found = failures.drop(with_progress(found, len(pictures)))
+    found = embeddings(net, images, device=chosen, precision=precise, workers=cores())
+    found = failures.drop(with_progress(found, len(images)))
     wanted = None
     if nearest is not None:
         wanted = Nearest(embed_picture(net, nearest, device=chosen, precision=precise), top_k)
@@ -85,21 +84,21 @@ def command(
         for _ in found:
             pass
     else:
-        about = {"net": net.spec.name, "weights": net.origin, "data": pictures.description}
+        about = {"model": net.spec.name, "weights": net.origin, "data": images.description}
         rows = write_parquet(found, out, about)
         say(f"wrote {rows:,} embeddings to {out}", error=True)
     if wanted is not None:
-        _print_nearest(wanted.best, as_json=json)
+        _print_nearest(wanted.best, as_json=as_json)
     return 1 if failures.count else 0
 
 
 class _Failures:
-    """Names unreadable pictures on stderr as they come by, and counts them."""
+    """Reports unreadable images on stderr, and counts them."""
 
     count = 0
 
     def drop(self, embeddings: Iterable[Embedding]) -> Iterator[Embedding]:
-        """Hand on the `embeddings` that have a vector."""
+        """Yield the `embeddings` that have a vector."""
         for embedding in embeddings:
             if embedding.error is None:
                 yield embedding
@@ -111,15 +110,15 @@ class _Failures:
 def _print_nearest(best: Sequence[tuple[float, Embedding]], *, as_json: bool) -> None:
     if as_json:
         rows = [
-            {"path": each.path, "label": each.label, "similarity": likeness}
-            for likeness, each in best
+            {"path": each.path, "label": each.label, "similarity": similarity}
+            for similarity, each in best
         ]
         print(json.dumps(rows, indent=1))  # noqa: T201
         return
     table = Table()
-    table.add_column("picture", overflow="fold")
+    table.add_column("image", overflow="fold")
     table.add_column("class", overflow="fold")
     table.add_column("cosine similarity", justify="right")
-    for likeness, each in best:
-        table.add_row(escape(each.path), escape(each.label or "-"), f"{likeness:.4f}")
+    for similarity, each in best:
+        table.add_row(escape(each.path), escape(each.label or "-"), f"{similarity:.4f}")
     terminal_console().print(table)

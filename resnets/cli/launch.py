@@ -1,4 +1,4 @@
-"""`resnets train --devices N`: N processes on this machine, as torchrun starts them."""
+"""`resnets train --devices N`: N processes on this machine, started as by torchrun."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resnets.config import ConfigError, Recipe, to_toml
 from resnets.utils.run_folders import run_folder
 from resnets.utils.terminal import say
 
-LOCAL = "localhost:0"  # the processes meet at a free port
+LOCAL = "localhost:0"  # rendezvous at a free port
 
 
 def launch(
@@ -26,17 +26,17 @@ def launch(
     devices: int,
     max_restarts: int,
 ) -> int:
-    """Run `resnets train` in each of `devices` processes; returns the exit code.
+    """Run `resnets train` in `devices` processes; returns the exit code.
 
-    They train `recipe` into `out` (or a new folder), or without a recipe resume the run in `out`.
-    If one dies, all are stopped and started again, up to `max_restarts` times. Signals are passed
-    on, and the processes have half a minute to save.
+    They train `recipe` in `out` or a new folder; without a recipe they resume the run in `out`. If
+    one dies, all are restarted, up to `max_restarts` times. Signals are forwarded, and the
+    processes have half a minute to save.
     """
     _check_devices(devices, max_restarts, device)
     if recipe is None:
         return _launch(["--resume", str(out), *options, "--device", device], devices, max_restarts)
-    if out is None and "--go-on" in options:
-        raise ConfigError("--go-on needs --out: the folder of the run")
+    if out is None and "--resume-if-exists" in options:
+        raise ConfigError("--resume-if-exists needs --out: the run folder")
     with (
         run_folder(out, recipe.name) as folder,
         tempfile.TemporaryDirectory(prefix="resnets-") as temporary,
@@ -48,16 +48,18 @@ def launch(
 
 
 def _check_devices(devices: int, max_restarts: int, device: str) -> None:
-    """Raise ConfigError where `devices` processes cannot be started here."""
+    """Raise ConfigError if `devices` processes cannot be started here."""
     import torch
 
     if "WORLD_SIZE" in os.environ:
-        raise ConfigError("--devices and --max-restarts: torchrun has started us already")
+        raise ConfigError("--devices and --max-restarts: this process was started by torchrun")
     if devices < 1 or max_restarts < 0:
-        raise ConfigError(f"--devices {devices}: at least 1, and --max-restarts at least 0")
+        raise ConfigError(f"--devices {devices}: must be at least 1, --max-restarts at least 0")
     present = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if present and devices > present:
-        raise ConfigError(f"--devices {devices}: there are {present} GPUs; or say --device cpu")
+        raise ConfigError(
+            f"--devices {devices}: there are {present} GPUs; use --device cpu for more"
+        )
 
 
 def _launch(words: Sequence[str], devices: int, max_restarts: int) -> int:
@@ -67,7 +69,7 @@ def _launch(words: Sequence[str], devices: int, max_restarts: int) -> int:
 
     from resnets.utils.cpu_count import cores
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it below
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # reported below
     # One thread too many costs more than one too few.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // devices)))
     config = LaunchConfig(
@@ -93,5 +95,5 @@ def _launch(words: Sequence[str], devices: int, max_restarts: int) -> int:
 
 def _ended(code: int) -> str:
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}; go on with --resume"
-    return f"ended first, with exit code {code}; its line above says why"
+        return f"was ended by {signal.Signals(-code).name}; resume with --resume"
+    return f"failed first, with exit code {code}; its error is above"

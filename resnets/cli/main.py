@@ -1,7 +1,7 @@
 """The `resnets` command: picks the subcommand, prints errors as one line, returns the exit code.
 
-0 done, 1 failed, 2 bad usage, 3 an artifact that did not prove itself (export), 130 stopped with
-Ctrl-C (and saved, where there was work to save), 129 and 143 ended by SIGHUP or SIGTERM.
+0 done, 1 failed, 2 bad usage, 3 an artifact or data set that failed verification, 130 stopped by
+Ctrl-C (after saving, if there was something to save), 129 and 143 ended by SIGHUP or SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from collections.abc import Sequence
 
 from resnets.cli.process import Ended, check_words, ended_by_signals, open_standard_streams
 
-NO_HOME = "Could not determine home directory."  # how pathlib says it
+NO_HOME = "Could not determine home directory."  # message of pathlib
 GROUPS = ("data", "study")  # commands that consist of subcommands
 COMMANDS = {
-    "train": "train a net from a recipe, or go on with a stopped run",
-    "evaluate": "measure a run or checkpoint on a data set",
-    "predict": "name what is in pictures",
-    "features": "turn pictures into vectors, and find the pictures most like one",
-    "serve": "answer over HTTP, with a page to try it",
-    "push": "put a net into a folder or onto the Hub, with its model card",
-    "export": "write a net for ONNX Runtime, OpenVINO or torch.export, proved equal",
-    "study": "measure the paper's argument: depth, shortcuts, responses, gradients, ...",
-    "data": "check a set of pictures, or pack it into one file that trains faster",
-    "info": "layers, parameters, multiply-adds and diagrams of nets",
+    "train": "train a model from a recipe, or resume a run",
+    "evaluate": "evaluate a run or checkpoint on a data set",
+    "predict": "classify images, or detect objects in them",
+    "features": "compute embeddings of images, and find nearest images",
+    "serve": "serve models over HTTP, with a page to try them",
+    "push": "publish a model to a folder or the Hugging Face Hub",
+    "export": "export a model to ONNX, OpenVINO or torch.export, verified",
+    "study": "run a study: depth, shortcuts, responses, gradients, ...",
+    "data": "check a data set, or pack it into one file that trains faster",
+    "info": "layers, parameters, multiply-adds and diagrams of models",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
     open_standard_streams()
-    for stream in (sys.stdout, sys.stderr):  # a terminal without our letters is no reason to fail
+    for stream in (sys.stdout, sys.stderr):  # no failure over characters a terminal lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if argv is None else argv)
@@ -65,18 +65,18 @@ def _run(name: str, words: list[str]) -> int:
     program = f"resnets {name}"
     if name in GROUPS and words and not words[0].startswith("-"):
         name = f"{name} {words[0]}"  # as errors call it
-    if os.environ.get("WORLD_SIZE", "1") != "1":  # the line says which of them speaks
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # a message names its process
         name = f"{name}: rank {os.environ.get('RANK', '?')}"
     try:
         words = current_words(words)
         check_words(words)
         code = tyro.cli(module.command, prog=program, args=words)
         return int(code or 0)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except RemoteError:
-        return 0  # the process that says why fails for all; a launcher must not take us for it
+        return 0  # another process reports the error and its exit code
     except ConfigError as error:
         return _fail(f"resnets {name}: {error}", 2)
     except (ValueError, OSError) as error:
@@ -109,7 +109,7 @@ def _overview() -> str:
     rows = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
     return (
         "usage: resnets COMMAND ...\n\n"
-        "Train, study and ship deep residual networks (He et al., CVPR 2016).\n\n"
+        "Train, study and deploy deep residual networks (He et al., CVPR 2016).\n\n"
         f"{rows}\n\n`resnets COMMAND --help` explains each; start with `resnets train digits`."
     )
 

@@ -1,10 +1,11 @@
-"""What a command's process is handed by whatever started it: streams, signals, words.
+"""The process of a command: its standard streams, signals, arguments and log.
 
-Nothing of ours is imported until it is needed: `resnets --help` answers at once.
+Imports of the package are deferred, so that `resnets --help` starts quickly.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -12,13 +13,17 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
-EMPTY = "is empty; is a variable of the shell not set?"
+if TYPE_CHECKING:
+    from resnets.weights.load import LoadOptions
+
+EMPTY = "is empty; is a shell variable not set?"
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Ended(BaseException):
-    """A signal asked the process to end; like KeyboardInterrupt, so that blocks clean up."""
+    """Raised by SIGTERM and SIGHUP; like KeyboardInterrupt, so that blocks clean up."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
@@ -26,10 +31,10 @@ class Ended(BaseException):
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null in the place of standard streams that are closed.
+    """Open /dev/null in place of closed standard streams.
 
-    Otherwise the next file that is opened gets the number of such a stream, and what libraries
-    print goes into it: into a checkpoint, say.
+    Otherwise the next file that is opened, such as a checkpoint, gets the descriptor of the stream,
+    and what libraries print goes into it.
     """
     for number in range(3):
         try:
@@ -39,25 +44,24 @@ def open_standard_streams() -> None:
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)
-            os.set_inheritable(number, True)  # children expect their streams there too
+            os.set_inheritable(number, True)  # subprocesses need them too
     for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:  # what Python makes of a closed stream
+        if getattr(sys, name) is None:  # as Python represents a closed stream
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP raise `Ended`, so that no temporary file is left; a second SIGTERM
-    ends the process at once.
+    """Let SIGTERM and SIGHUP raise `Ended`, so that temporary files are removed.
 
-    Handlers that are there already stay: nohup's, which ignores SIGHUP, and those of a program that
-    calls us.
+    A second SIGTERM ends the process at once. Existing handlers stay: that of nohup, which ignores
+    SIGHUP, and those of a program that calls `main`.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
         from resnets.utils.terminal import leave_terminal
 
-        if number == signal.SIGHUP:  # a shell and the system may both send one
+        if number == signal.SIGHUP:  # may come from both the shell and the system
             leave_terminal()
             signal.signal(number, signal.SIG_IGN)
         else:
@@ -77,7 +81,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """ConfigError for an empty word, which as a path would mean the current folder."""
+    """Raise ConfigError for an empty argument, which as a path would be the current folder."""
     from resnets.utils.errors import ConfigError
 
     for place, word in enumerate(words):
@@ -87,3 +91,29 @@ def check_words(words: Sequence[str]) -> None:
         if not word.strip():
             option = words[place - 1] if place and words[place - 1].startswith("-") else ""
             raise ConfigError(f"{option or f'argument {place + 1}'}: {EMPTY}")
+
+
+def load_options(model: str | None, classes: str | None) -> LoadOptions:
+    """The options --model and --classes; from now on, decisions about weights are printed."""
+    from resnets.weights.load import LoadOptions
+
+    log_to_stderr()
+    return LoadOptions(model, classes)
+
+
+def log_to_stderr() -> None:
+    """Print the package's log to stderr."""
+    log = logging.getLogger("resnets")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _StderrHandler) for handler in log.handlers):
+        log.addHandler(_StderrHandler())
+
+
+class _StderrHandler(logging.Handler):
+    """Prints each record as a line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        from resnets.utils.terminal import say
+
+        say(record.getMessage(), error=True)

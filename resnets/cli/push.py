@@ -1,13 +1,14 @@
-"""`resnets push`: a trained net into a folder or onto the Hub, with its model card."""
+"""`resnets push`: publish a model to a folder or the Hugging Face Hub, with a model card."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from resnets.cli.loading import load_options
+from resnets.cli.process import load_options
 from resnets.utils.terminal import say
+from resnets.weights.push import Layout
 
 
 def command(
@@ -16,29 +17,30 @@ def command(
     to: str,
     model: str | None = None,
     classes: str | None = None,
-    format: Literal["timm", "transformers", "mmpretrain"] = "timm",
-    license: str | None = None,
+    layout: Annotated[Layout, tyro.conf.arg(name="format")] = "timm",
+    license_: Annotated[str | None, tyro.conf.arg(name="license")] = None,
     private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
-    """Put a net where others find it: weights, config.json and a model card (README.md).
+    """Write weights, config.json and a model card (README.md) to a folder or the Hugging Face Hub.
 
-    `resnets.load` and `resnets predict` take the folder or hub:ORG/NAME; nets that torchvision and
-    timm have too load there as well. A push to the Hub needs `hf auth login`.
+    `resnets.load` and `resnets predict` read the folder or hub:ORG/NAME; models that torchvision
+    and timm have too load there as well. A push to the Hub needs `hf auth login`.
 
     Args:
-        weights: Run folder, checkpoint, file in a known format, or published weights.
+        weights: Run folder, checkpoint, weights file, or published weights (see docs/weights.md).
         to: New folder, or hub:ORG/NAME.
-        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
-            names it.
-        classes: Names of the outputs in order, where the weights do not name them: a file with one
-            a line, a,b,c, imagenet, or numbers for 0, 1, ...
-        format: Whose config and tensor names are written; mmpretrain gets a model.pth beside them.
-        licence: Licence of the weights, as the Hub names it (apache-2.0, mit, cc-by-4.0, ...).
-        private: Make a new repository of the Hub private.
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
+        classes: Names of the outputs in order, if the weights do not name them: a file with one per
+            line, a,b,c, imagenet, or numbers for 0, 1, ...
+        layout: Library whose config and tensor names are written. torchvision, mmpretrain and
+            detectron2 get a state dict in model.pth beside the folder of timm.
+        license_: License of the weights, as named on the Hub (apache-2.0, mit, cc-by-4.0, ...).
+        private: Create a private repository on the Hub.
     """
     from resnets.weights.push import push
 
     options = load_options(model, classes)
-    place = push(weights, to, license=license, private=private, options=options, format=format)
+    place = push(weights, to, license=license_, private=private, options=options, format=layout)
     say(f"pushed {weights}: {place}")
     return 0

@@ -1,4 +1,4 @@
-"""`resnets serve`: nets behind HTTP, with a page to try them."""
+"""`resnets serve`: serve models over HTTP, with a page to try them."""
 
 from __future__ import annotations
 
@@ -33,42 +33,42 @@ def command(
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     calibrate: str | None = None,
 ) -> int:
-    """Serve nets over HTTP: POST /predict, /explain, a page at /, and /docs that explain the rest.
+    """Serve models over HTTP: POST /predict and /explain, a page at /, documentation at /docs.
 
-    SIGHUP loads models anew whose files have changed; SIGTERM and Ctrl-C answer what was accepted,
+    SIGHUP reloads models whose files have changed; SIGTERM and Ctrl-C answer accepted requests,
     then end.
 
     Args:
-        models: Artifacts, run folders, checkpoints, files in a known format, published weights, as
-            PATH, NAME=PATH or NAME@VERSION=PATH. The first is the default; of several versions of
-            a name the last one answers for it.
-        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
-            names it.
-        classes: Names of the outputs in order, where the weights do not name them: a file with one
-            a line, a,b,c, imagenet, or numbers for 0, 1, ...
-        port: 0 takes a free one; the line "serving" of the log says which.
-        host: Address to listen on. Others than this machine reach it at 0.0.0.0 or ::.
-        allowed_host: Names that requests may call the server by, beside localhost, this machine's
-            own and addresses; others are refused.
-        token_env: Name of the environment variable with the bearer token that requests must send.
-        max_batch: Pictures computed at once.
-        max_delay_ms: How long the first picture of a batch waits for others at most.
-        max_latency_ms: From acceptance to answer; what would take longer is refused with 503.
-        queue: Pictures accepted and not answered yet, for each model, at most.
-        max_upload_mb: MiB of a request.
-        max_megapixels: Millions of pixels of a picture.
-        backend: What computes checkpoints. auto is the fastest that is installed and proved equal;
-            the first start with a net takes some ten seconds longer.
+        models: Artifacts, run folders, checkpoints, weights files or published weights, as PATH,
+            NAME=PATH or NAME@VERSION=PATH. The first is the default; of several versions of a name,
+            the last one is.
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
+        classes: Names of the outputs in order, if the weights do not name them: a file with one per
+            line, a,b,c, imagenet, or numbers for 0, 1, ...
+        port: Port; 0 takes a free one, which the log names in its line "serving".
+        host: Address to listen on; 0.0.0.0 or :: for other machines.
+        allowed_host: Accepted Host headers, besides localhost, addresses and the name of this
+            machine.
+        token_env: Environment variable with the bearer token that requests must send.
+        max_batch: Largest batch.
+        max_delay_ms: Longest wait of the first image of a batch for others.
+        max_latency_ms: Longest time from acceptance to answer; other requests are refused with 503.
+        queue: Most images waiting for one model.
+        max_upload_mb: Largest request in MiB.
+        max_megapixels: Largest image in millions of pixels.
+        backend: Runtime for checkpoints. auto is the fastest that is installed and verified; the
+            first start with a model takes about ten seconds longer.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: Of checkpoints. auto is bfloat16 where the device computes it natively, and int8
-            where an artifact in the run's folder has measured that it loses little.
-        calibrate: Data set that --precision int8 takes its ranges from; it may lose half a point of
-            top-1 error there.
+        precision: Precision of checkpoints. auto is bfloat16 if the device computes it natively,
+            and int8 if an artifact in the run folder has a small measured rise of the error.
+        calibrate: Data set that --precision int8 is calibrated on; the top-1 error may rise by half
+            a point on it.
     """
     if not models:
-        raise ConfigError("name at least one artifact, run or checkpoint")
+        raise ConfigError("give at least one artifact, run or checkpoint")
     if not 0 <= port <= 65535:
-        raise ConfigError(f"--port {port}: is 0..65535")
+        raise ConfigError(f"--port {port}: must be from 0 to 65535")
     from resnets.serve.http.limits import Limits
 
     limits = Limits(
@@ -93,11 +93,14 @@ def command(
         ) from None
     from resnets.weights.load import LoadOptions
 
-    loading = LoadOptions(model, classes)  # what is decided about weights is in the log
+    loading = LoadOptions(model, classes)
     sources = [Source.parse(text) for text in models]
     sock = server.bind(host, port)
     if token is None and not server.is_loopback(host):
-        say(f"resnets serve: {host}: anybody there may ask; see --token-env", error=True)
+        say(
+            f"resnets serve: listening on {host} without authentication; see --token-env",
+            error=True,
+        )
     metrics = Metrics()
     log_to_stderr()
     registry = Registry(

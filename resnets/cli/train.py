@@ -1,4 +1,4 @@
-"""`resnets train`: from a recipe's name to a run folder."""
+"""`resnets train`: train a model from a recipe into a run folder."""
 
 from __future__ import annotations
 
@@ -26,58 +26,58 @@ def command(
     iterations: int | None = None,
     seed: int | None = None,
     out: Path | None = None,
-    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
-    go_on: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    fields: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set")] = (),
+    resume_if_exists: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     device: str = "auto",
     devices: int = 1,
     max_restarts: int = 0,
     hang_after: float = 1800,
     fit_memory: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    list_recipes: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(name="list")] = False,
 ) -> int:
-    """Train a net and write a run folder with its checkpoints, errors, curves and report.
+    """Train a model into a run folder with checkpoints, metrics, curves and a report.
 
     Args:
         recipe: Name of a recipe (see --list) or path of a recipe.toml.
-        resume: Run folder to go on with, exactly where it stopped. Or the URL of its checkpoints
-            (checkpoint_url): the run folder is then made again as runs/NAME.
-        data: Data set: a name, hub:ORG/NAME, or a path: class folders, a tar, a CSV, Parquet ...
-            (docs/data.md has all).
-        model: Net from the catalog (see `resnets info`); a detector's as resnet50-fpn, resnet50-c4.
+        resume: Run folder to resume exactly where it stopped, or the URL of its checkpoints
+            (checkpoint_url), which recreates the run folder as runs/NAME.
+        data: Data set: a name, hub:ORG/NAME, or a path: class folders, a tar, a CSV, Parquet, ...
+            (see docs/data.md).
+        model: Model of the catalog (see `resnets info`); a detector as resnet50-fpn, resnet50-c4.
         epochs: Length of the run in epochs; schedules scale with it. With --resume the new length
             of the whole run.
         iterations: Length of the run in optimizer steps, likewise.
-        seed: Seed of initialisation, order and augmentation.
+        seed: Seed of initialization, order and augmentation.
         out: Run folder to write; default runs/RECIPE-N.
-        set: Any other recipe field, as path=value; may be given again.
-        go_on: With --out: go on with the run that it holds, where it holds one. For schedulers that
-            start a job again.
+        fields: Any other recipe field, as path=value; can be repeated.
+        resume_if_exists: With --out: resume the run in that folder if there is one, for schedulers
+            that restart jobs.
         device: auto, cpu, cuda, cuda:1, mps.
-        devices: Processes on this machine that share each batch, one for each GPU (or on CPUs), as
-            torchrun starts them. For several machines see docs/scale.md.
-        max_restarts: With --devices: times that all processes start again where one died.
-        hang_after: Seconds after which a step that has not ended ends its process; 0 = never.
-        fit_memory: Halve what goes through the net at once until it fits into memory; gradients add
-            up, the batch stays the same.
-        list: Show the recipes and stop.
+        devices: Processes on this machine that share each batch, one per GPU (or on CPUs), started
+            as by torchrun. For several machines see docs/scale.md.
+        max_restarts: With --devices: how often all processes are restarted if one dies.
+        hang_after: Seconds after which a step that does not end stops its process; 0 is never.
+        fit_memory: Halve the micro-batch until it fits into memory; gradients are accumulated, so
+            the batch stays the same.
+        list_recipes: List the recipes.
     """
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=_Stderr())
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("resnets").setLevel(logging.INFO)
-    if list:
+    if list_recipes:
         _show_recipes()
         return 0
     if (recipe is None) == (resume is None):
-        raise ConfigError("name one recipe (see --list) or one run with --resume")
+        raise ConfigError("give one recipe (see --list) or one run with --resume")
     from resnets.api.recipe import choose_duration, choose_recipe
 
     duration, chosen = choose_duration(epochs, iterations), None
     if recipe is not None:
-        settings = dict(_split(text) for text in set)
+        settings = dict(_split(text) for text in fields)
         chosen = choose_recipe(
             recipe, data=data, model=model, duration=duration, seed=seed, fields=settings
         )
-    elif any(value is not None for value in (model, seed, out)) or set:
+    elif any(value is not None for value in (model, seed, out)) or fields:
         raise ConfigError(
             "--resume uses the run's own recipe; only --data, --epochs and --iterations can"
             " be given with it"
@@ -85,7 +85,7 @@ def command(
     if devices != 1 or max_restarts:
         from resnets.cli.launch import launch
 
-        options = ["--go-on"] if go_on else []
+        options = ["--resume-if-exists"] if resume_if_exists else []
         if chosen is None:
             options += ["--data", data] if data is not None else []
             options += ["--epochs", f"{epochs:g}"] if epochs is not None else []
@@ -93,7 +93,7 @@ def command(
         options += ["--fit-memory"] if fit_memory else []
         options += ["--hang-after", f"{hang_after:g}"]
         return launch(chosen, resume or out, options, device, devices, max_restarts)
-    # Whether torchrun starts this process again, after one died; whether it is the one that prints.
+    # Whether torchrun restarted this process; whether it is the one that prints.
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     is_main = os.environ.get("RANK", "0") == "0"
     if chosen is not None and is_main:  # before seconds of imports
@@ -109,7 +109,7 @@ def command(
             epochs=epochs,
             iterations=iterations,
             out=resume or out,
-            resume=resume is not None or go_on or restarted,
+            resume=resume is not None or resume_if_exists or restarted,
             device=device,
             fit_memory=fit_memory,
             hang_after=hang_after,
@@ -124,14 +124,14 @@ def command(
 
 
 class _Stderr:
-    """What sys.stderr is when a line is written: a progress bar takes its place while it shows."""
+    """sys.stderr as it is when a line is written: a progress bar replaces it while it shows."""
 
     def write(self, text: str) -> None:
-        """Write above the bar, where there is one."""
+        """Write, above the bar if there is one."""
         sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Needed of a stream."""
+        """Flush."""
         sys.stderr.flush()
 
 
@@ -165,7 +165,7 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
     say(f"{result['seconds']:.0f} s of training, {speed}")
     for what, file in (("report", "report.html"), ("curves", "curves.svg")):
         say(f"{what}: {folder / file}")
-    say(f"use it: resnets predict {folder} PICTURE...")
+    say(f"next: resnets predict {folder} IMAGE...")
 
 
 def _written(key: str, value: float | None) -> str:

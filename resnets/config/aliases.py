@@ -18,6 +18,7 @@ RECIPES: Mapping[str, str] = {"pictures": "scratch", "localise": "localize"}
 FLAGS: Mapping[str, str] = {
     "--licence": "--license",
     "--nets": "--models",
+    "--go-on": "--resume-if-exists",
     "--max-bad": "--max-unreadable",
     "--truth": "--ground-truth",
 }

@@ -1,4 +1,4 @@
-"""A trained net put where others find it: a folder or the Hub, with its model card."""
+"""Publish a model to a folder or the Hugging Face Hub, with a model card."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from resnets.weights.folder import into_new_folder, published_name, write_folder
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model
 from resnets.weights.name_maps.maps import name_map
 
+Layout = Literal["timm", "transformers", "torchvision", "mmpretrain", "detectron2"]
 CARD, RESULT = "README.md", "result.json"
 SPLITS = ("test", "val")
 REMEDY = "measure again with `resnets evaluate`, or remove the file"
@@ -32,15 +33,18 @@ def push(
     license: str | None = None,
     private: bool = False,
     options: LoadOptions = NOTHING_SAID,
-    format: Literal["timm", "transformers", "mmpretrain"] = "timm",
+    format: Layout = "timm",
 ) -> str:
-    """Put the net of a run or checkpoint into the folder `to` or the repository "hub:ORG/NAME".
+    """Write the model of a run or checkpoint to the folder `to` or the repository "hub:ORG/NAME".
 
-    config.json, model.safetensors and README.md (the card) are written, read back and compared
-    before anything leaves or takes its place. Returns where they are. format: whose config and
-    tensor names; with "mmpretrain", model.pth is written beside them, for that library's
-    `load_checkpoint`. Raises ConfigError for a folder with something in it or a name that is none,
-    WeightsError where the Hub refuses.
+    config.json, model.safetensors and README.md (the model card) are written, read back and
+    compared before they are uploaded or moved in place. Returns their place.
+
+    format: library whose config and tensor names are written. "torchvision", "mmpretrain" and
+    "detectron2" add model.pth, a state dict in the names of that library, to the folder of "timm".
+
+    Raises ConfigError for a folder that is not empty or an invalid name, WeightsError if the
+    library has no such model or the Hub refuses.
     """
     net = load_model(where, options)
     remote = to.startswith(HUB)
@@ -50,8 +54,8 @@ def push(
 
     def write(made: Path) -> None:
         write_folder(net, made, license, "transformers" if format == "transformers" else "timm")
-        if format == "mmpretrain":
-            _write_mmpretrain(net, made / "model.pth")
+        if format in ("torchvision", "mmpretrain", "detectron2"):
+            _write_state_dict(net, made / "model.pth", format)
         (made / CARD).write_text(card(net, result, to, license), encoding="utf-8")
         _compare(net, made)
 
@@ -64,15 +68,16 @@ def push(
     return str(out)
 
 
-def _write_mmpretrain(net: ImageClassifier, path: Path) -> None:
-    """A checkpoint as mmengine has it, with the names of the classes."""
-    meta = {"dataset_meta": {"classes": list(net.classes)}}
-    state = name_map("mmpretrain", net).to_foreign(net.state_dict())
-    torch.save({"meta": meta, "state_dict": state}, path)
+def _write_state_dict(net: ImageClassifier, path: Path, format: str) -> None:
+    """A state dict as `format` names it; a checkpoint of mmengine has the classes beside it."""
+    state: dict[str, Any] = name_map(format, net).to_foreign(net.state_dict())
+    if format == "mmpretrain":
+        state = {"meta": {"dataset_meta": {"classes": list(net.classes)}}, "state_dict": state}
+    torch.save(state, path)
 
 
 def find_result(where: Path) -> dict[str, Any]:
-    """result.json of the run `where` is or lies in; empty where there is none."""
+    """result.json of the run that `where` is or belongs to; empty if there is none."""
     for run in (where, where.parent.parent):
         if (run / RESULT).is_file():
             result = _checked(read_json(run / RESULT, "result", remedy=REMEDY), run / RESULT)
@@ -81,7 +86,7 @@ def find_result(where: Path) -> dict[str, Any]:
 
 
 def _checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A result whose figures a card can show; ConfigError for one that was damaged or edited."""
+    """`result` with valid metrics; ConfigError if the file is damaged or was edited."""
     for part in (part for part in SPLITS if part in result):
         figures = result[part]
         known = isinstance(figures, dict) and figures.keys() >= {"top1_error", "examples"}
@@ -89,12 +94,12 @@ def _checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
             isinstance(figures.get(name, 0), int | float) and math.isfinite(figures.get(name, 0))
             for name in ("top1_error", "top5_error", "examples")
         ):
-            raise ConfigError(f"{path}: {part}: is not the figures of a split; {REMEDY}")
+            raise ConfigError(f"{path}: {part}: are not the metrics of a split; {REMEDY}")
     return result
 
 
 def card(net: ImageClassifier, result: dict[str, Any], to: str, license: str | None) -> str:
-    """README.md: figures with their protocol, use, preprocessing, recipe and licence."""
+    """README.md: metrics with their protocol, usage, preprocessing, recipe and license."""
     theirs = published_name(net.spec)
     seen = net.preprocess.spec
     name = to.removeprefix(HUB).rstrip("/").rpartition("/")[2]
@@ -122,27 +127,29 @@ def card(net: ImageClassifier, result: dict[str, Any], to: str, license: str | N
 
 
 def _compare(net: ImageClassifier, made: Path) -> None:
-    """WeightsError unless the folder gives the same logits, bit for bit."""
+    """Raise WeightsError unless the folder gives bitwise equal logits."""
     again = load(made)
     size = net.preprocess.spec.size
-    picture = torch.rand(1, net.spec.in_channels, size, size)
+    image = torch.rand(1, net.spec.in_channels, size, size)
     with torch.inference_mode():
-        if not torch.equal(net(picture), again(picture)) or again.classes != net.classes:
-            raise WeightsError("what was written gives other outputs than the net; nothing pushed")
+        if not torch.equal(net(image), again(image)) or again.classes != net.classes:
+            raise WeightsError(
+                "the written files give other outputs than the model; nothing pushed"
+            )
 
 
 def _upload(made: Path, repository: str, private: bool) -> str:
-    """The folder as a repository of the Hub, under the login that huggingface_hub has."""
+    """Upload the folder to a repository of the Hub, with the login of huggingface_hub."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repository, folder_path=made)
-    except Exception as error:  # from an HTTP client that is another in each major version
+    except Exception as error:  # the HTTP client differs between major versions
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
-            f"{repository}: the Hub did not take it ({reason}); log in with `hf auth login`, or "
+            f"{repository}: the Hub refused it ({reason}); log in with `hf auth login`, or "
             "push to a folder and upload that"
         ) from None
     return str(done)

@@ -168,7 +168,7 @@ def test_diagram_of_blocks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["resnet18", "--classes", "0"], "num_classes"),
         (["resnet18", "--diagram", "out.png"], "ends in .svg"),
         (["resnet18", "--diagram", "missing/out.svg"], "no folder"),
-        (["--diagram", "out.svg"], "name the nets"),
+        (["--diagram", "out.svg"], "models or blocks"),
         (["block:basic"], "--diagram"),
         (["block:basic", "--diagram", "out.svg", "--json"], "--diagram"),
         (["block:basic", "resnet18", "--diagram", "out.svg"], "separate files"),

@@ -60,6 +60,21 @@ def test_a_pushed_folder_loads_everywhere(
     assert torch.equal(start.get_submodule("stem.conv").weight, expected.stem.conv.weight)
 
 
+@pytest.mark.parametrize("layout", ["torchvision", "mmpretrain", "detectron2"])
+def test_a_state_dict_for_another_library(tmp_path: Path, layout: str) -> None:
+    run, out = make_run(tmp_path / "run", SHARED, SEEN), tmp_path / "out"
+    net = resnets.load(run)
+    assert main(["push", str(run), "--to", str(out), "--format", layout]) == 0
+    again = resnets.load(out / "model.pth", model="resnet18", classes=net.classes)
+    state = torch.load(out / "model.pth", weights_only=True)
+    if layout == "mmpretrain":
+        assert state["meta"]["dataset_meta"]["classes"] == list(net.classes)
+    if layout == "torchvision":
+        torchvision_models.resnet18(num_classes=3).load_state_dict(state)
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
 def test_the_card_has_figures_protocol_recipe_and_license(run: Path, tmp_path: Path) -> None:
     push(str(run), str(tmp_path / "pets"), license="apache-2.0")
     text = (tmp_path / "pets" / "README.md").read_text()
@@ -142,7 +157,7 @@ def test_no_hub_is_one_clear_line(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(WeightsError, match="org/pets: the Hub did not take it") as caught:
+    with pytest.raises(WeightsError, match="org/pets: the Hub refused it") as caught:
         push(str(run), "hub:org/pets")
     assert "\n" not in str(caught.value)
 

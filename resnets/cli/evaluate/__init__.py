@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.table import Table
 
-from resnets.cli.loading import log_to_stderr
+from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.utils.environment_variables import environment_int
 from resnets.utils.terminal import console as terminal_console

@@ -1,8 +1,8 @@
-"""`resnets info`: layers, parameters, multiply-adds and drawings of nets."""
+"""`resnets info`: layers, parameters, multiply-adds and diagrams of models."""
 
 from __future__ import annotations
 
-import json as jsonlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,55 +20,57 @@ BLOCK = "block:"  # prefix of a building block's name, for --diagram
 
 
 def command(
-    nets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NET ...]")] = (),
+    models: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[MODEL ...]")
+    ] = (),
     /,
-    json: Annotated[bool, Flag] = False,
+    as_json: Annotated[bool, Flag, tyro.conf.arg(name="json")] = False,
     diagram: Path | None = None,
     size: int | None = None,
     classes: int | None = None,
-    all: Annotated[bool, Flag] = False,
+    all_blocks: Annotated[bool, Flag, tyro.conf.arg(name="all")] = False,
     kernels: Annotated[bool, Flag] = False,
 ) -> int:
-    """Show the layers of nets with output shapes, parameters and multiply-adds, or draw them.
+    """Show the layers of models with output shapes, parameters and multiply-adds, or draw them.
 
     Args:
-        nets: Names of nets; none lists the catalog. For --diagram also block:basic,
+        models: Names of models; none lists the catalog. For --diagram also block:basic,
             block:bottleneck, block:preact-basic and block:preact-bottleneck (Fig. 2 and 5).
-        json: Print a list with one object per net instead of tables.
-        diagram: Draw the nets side by side (Fig. 3), or the blocks, into this .svg file.
-        size: Pixels of the input's side; default: what the net was published for.
-        classes: Number of classes; default: what the net was published for.
-        all: List every block instead of equal ones once.
+        as_json: Print a list with one object per model instead of tables.
+        diagram: Draw the models side by side (Fig. 3), or the blocks, into this .svg file.
+        size: Side of the input in pixels; default: what the model was published for.
+        classes: Number of classes; default: what the model was published for.
+        all_blocks: List every block, not equal ones once.
         kernels: Show which compiled CPU kernels are in use here, and why others are not.
     """
     if kernels:
-        _show_kernels(json)
+        _show_kernels(as_json)
         return 0
     if size is not None and size < 1:
-        raise ConfigError(f"--size {size}: a picture has at least 1 pixel")
-    if diagram is not None and not nets:
-        raise ConfigError("--diagram: name the nets or blocks to draw")
-    if any(name.startswith(BLOCK) for name in nets):
-        _draw_blocks(nets, diagram, json)
+        raise ConfigError(f"--size {size}: must be at least 1")
+    if diagram is not None and not models:
+        raise ConfigError("--diagram: give the models or blocks to draw")
+    if any(name.startswith(BLOCK) for name in models):
+        _draw_blocks(models, diagram, as_json)
         return 0
     from resnets.models import build, catalog
     from resnets.models.cost import shapes_only
 
     changes = {"input_size": size, "num_classes": classes}
     changes = {field: value for field, value in changes.items() if value is not None}
-    specs = [catalog.spec(name, **changes) for name in nets or catalog.names()]
+    specs = [catalog.spec(name, **changes) for name in models or catalog.names()]
     with shapes_only():
         built = [build(spec) for spec in specs]
         if diagram is not None:
             _draw_nets(built, diagram)
-        if json:
-            print(jsonlib.dumps([_entry(net) for net in built], indent=2))  # noqa: T201
+        if as_json:
+            print(json.dumps([_entry(net) for net in built], indent=2))  # noqa: T201
         elif diagram is None:
-            _show(built, catalogue=not nets, folded=not all, published=not changes)
+            _show(built, catalog=not models, folded=not all_blocks, published=not changes)
     return 0
 
 
-def _show_kernels(json: bool) -> None:
+def _show_kernels(as_json: bool) -> None:
     from resnets.data.decode import jpeg
     from resnets.ops import compiler, conv_weight_grad
 
@@ -79,30 +81,28 @@ def _show_kernels(json: bool) -> None:
         else:
             found = compiler.kernel(name)
         if name == "jpeg" and found.library is not None and not jpeg.available():
-            found = compiler.Kernel(name, None, "needs a libjpeg-turbo of a known layout")
+            found = compiler.Kernel(name, None, "needs a supported version of libjpeg-turbo")
         used = found.library is not None
         rows.append({"kernel": name, "used": used, "reason": found.reason, "note": found.note})
-    if json:
-        print(jsonlib.dumps(rows, indent=2))  # noqa: T201
+    if as_json:
+        print(json.dumps(rows, indent=2))  # noqa: T201
         return
     for row in rows:
-        note = f" (compiled anew by each process: {row['note']})" if row["note"] else ""
+        note = f" (compiled by each process: {row['note']})" if row["note"] else ""
         say(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
 
 
-def _show(
-    nets: Sequence[ImageClassifier], *, catalogue: bool, folded: bool, published: bool
-) -> None:
+def _show(nets: Sequence[ImageClassifier], *, catalog: bool, folded: bool, published: bool) -> None:
     from resnets.cli.info import tables
 
-    if catalogue:
+    if catalog:
         tables.show_catalog(nets)
     else:
         tables.show_nets(nets, folded=folded, published=published)
 
 
 def _entry(net: ImageClassifier) -> dict[str, Any]:
-    """One net for --json; `output_shape` is without the batch: (C, H, W) or (K,)."""
+    """One model for --json; `output_shape` has no batch dimension: (C, H, W) or (K,)."""
     from resnets.models import cost
 
     counted = cost.count(net)
@@ -131,13 +131,13 @@ def _draw_nets(nets: Sequence[ImageClassifier], path: Path) -> None:
     _say_drawn([net.spec.name for net in nets], path)
 
 
-def _draw_blocks(names: Sequence[str], path: Path | None, json: bool) -> None:
+def _draw_blocks(names: Sequence[str], path: Path | None, as_json: bool) -> None:
     from resnets.diagrams.draw import block_diagram, save_diagram
 
     nets = [name for name in names if not name.startswith(BLOCK)]
     if nets:
-        raise ConfigError(f"{nets[0]}: nets and blocks are drawn into separate files")
-    if path is None or json:
+        raise ConfigError(f"{nets[0]}: models and blocks are drawn into separate files")
+    if path is None or as_json:
         raise ConfigError(f"{names[0]}: a block can only be drawn; use --diagram FILE.svg alone")
     save_diagram(block_diagram([name.removeprefix(BLOCK) for name in names]), path)
     _say_drawn(names, path)

@@ -1,4 +1,4 @@
-"""Tables of `resnets info`: the layers of a net, and the catalog."""
+"""Tables of `resnets info`: the layers of a model, and the catalog."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that belong together: one block, or one layer outside of blocks."""
+    """The layers of one block, or one layer outside of blocks."""
 
     name: str
     layers: tuple[cost.LayerCost, ...]
 
     @property
-    def looks(self) -> tuple[object, ...]:
-        """Everything but the group's own name: groups of equal looks can share their rows."""
+    def signature(self) -> tuple[object, ...]:
+        """Everything but the name of the group; groups with equal signatures share their rows."""
         start = len(self.name)
         return tuple(
             (layer.name[start:], layer.kind, layer.output, layer.parameters, layer.multiply_adds)
@@ -43,9 +43,9 @@ class Group:
 
 
 def show_nets(nets: Sequence[ImageClassifier], *, folded: bool, published: bool) -> None:
-    """Print a table of layers and the totals of each net.
+    """Print a table of layers and the totals of each model.
 
-    With `folded`, equal blocks in a row are listed once. `published`: show the paper's figures.
+    folded: consecutive equal blocks are listed once. published: show the paper's figures.
     """
     console = Console(highlight=False)
     for position, net in enumerate(nets):
@@ -55,15 +55,17 @@ def show_nets(nets: Sequence[ImageClassifier], *, folded: bool, published: bool)
         console.print(f"{gap}[bold]{net.spec.name}[/bold], input {channels}×{size}×{size}\n")
         console.print(_layer_table(net, counted, folded))
         if folded:
-            console.print("\n× n: the sum of n equal blocks; below it, the layers of one of them.")
+            console.print(
+                "\n× n: the sum of n equal blocks, followed by the layers of one of them."
+            )
         console.print()
         console.print(_totals(counted, net.spec.name, published))
 
 
 def show_catalog(nets: Sequence[ImageClassifier]) -> None:
-    """Print one line per net."""
+    """Print one line per model."""
     console = Console(highlight=False)
-    table = Table("net", "block, shortcut", **STYLE)
+    table = Table("model", "block, shortcut", **STYLE)
     for heading in ("input", "parameters", "mult-adds"):
         table.add_column(heading, justify="right")
     for net in nets:
@@ -81,7 +83,7 @@ def show_catalog(nets: Sequence[ImageClassifier]) -> None:
 
 
 def _layer_table(net: ImageClassifier, counted: cost.Cost, folded: bool) -> Table:
-    """Layers in the order in which they run, one section per stage."""
+    """Layers in execution order, one section per stage."""
     table = Table("layer", "kind", **STYLE)
     for heading in ("output", "parameters", "mult-adds"):
         table.add_column(heading, justify="right")
@@ -110,14 +112,14 @@ def _section(net: ImageClassifier, name: str) -> str:
 
 
 def _runs(groups: Iterator[Group], folded: bool) -> Iterator[list[Group]]:
-    """Equal groups in a row, together; each alone unless `folded`."""
+    """Runs of equal groups if `folded`, else single groups."""
     if folded:
-        return (list(run) for _, run in groupby(groups, key=lambda group: group.looks))
+        return (list(run) for _, run in groupby(groups, key=lambda group: group.signature))
     return ([group] for group in groups)
 
 
 def _add_run(table: Table, net: ImageClassifier, run: Sequence[Group]) -> None:
-    """Rows of equal groups: a line with the sum of all, then the layers of one of them."""
+    """Add rows of equal groups: the sum of all, then the layers of one of them."""
     first, layers = run[0], run[0].layers
     parameters = len(run) * sum(layer.parameters for layer in layers)
     multiply_adds = len(run) * sum(layer.multiply_adds for layer in layers)
@@ -156,9 +158,9 @@ def _add_row(
 
 
 def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
-    """Parameters and multiply-adds of the whole net, beside the paper's figures if it has any."""
+    """Total parameters and multiply-adds, with the paper's figures if it has any."""
     multiply_adds = f"{counted.multiply_adds:,} ({format_count(counted.multiply_adds)})"
-    # A v1.5 bottleneck net is shown beside its v1 twin, which is the one that the paper has.
+    # A v1.5 bottleneck model is compared with its v1 counterpart, the one in the paper.
     source = f"{name}-v1" if f"{name}-v1" in PUBLISHED else name
     paper, error = PUBLISHED.get(source, Published()), (CIFAR10 | IMAGENET).get(source)
     if not published or (paper == Published() and error is None):
@@ -166,7 +168,7 @@ def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
         table.add_row("parameters", f"{counted.parameters:,}")
         table.add_row("multiply-adds", multiply_adds)
         return table
-    table = Table("total", "here", "paper" if source == name else f"paper, {source}", **STYLE)
+    table = Table("total", "this model", "paper" if source == name else f"paper, {source}", **STYLE)
     table.add_row("parameters", f"{counted.parameters:,}", paper.parameters)
     table.add_row("multiply-adds", multiply_adds, paper.multiply_adds)
     if error is not None:
@@ -175,7 +177,7 @@ def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
 
 
 def _error_row(error: PaperError, cifar: bool) -> tuple[str, str, str]:
-    """Which error the paper gives, nothing for here, and the error."""
+    """A row with the error in the paper."""
     if cifar:
         return "CIFAR-10 test error, %", "", error.text
     if error.top5 is None:

@@ -1,4 +1,4 @@
-"""`resnets predict`: what a net sees in pictures."""
+"""`resnets predict`: classify images, or detect objects in them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from rich.table import Table
 
-from resnets.cli.loading import load_options
 from resnets.cli.predict.bulk import Bulk
+from resnets.cli.process import load_options
 from resnets.config import ConfigError
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.terminal import console as terminal_console
@@ -30,12 +30,12 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 def command(
     weights: tyro.conf.Positional[str],
-    pictures: tyro.conf.Positional[tuple[Path, ...]],
+    images: tyro.conf.Positional[tuple[Path, ...]],
     /,
     model: str | None = None,
     classes: str | None = None,
     top_k: Annotated[int, tyro.conf.arg(aliases=["--top"])] = 5,
-    json: Flag = False,
+    as_json: Annotated[Flag, tyro.conf.arg(name="json")] = False,
     csv: Flag = False,
     explain: Path | None = None,
     draw: Path | None = None,
@@ -46,61 +46,61 @@ def command(
     calibrate: str | None = None,
     bulk: Annotated[Bulk, tyro.conf.OmitArgPrefixes] = BULK,
 ) -> int:
-    """Name or find what is in pictures. Exits with 1 if any picture cannot be read.
+    """Classify images, or detect objects in them. Exits with 1 if any image is unreadable.
 
-    With --data and --out, a whole set: its rows go to shards, those of unreadable pictures too.
+    With --data and --out, predict a whole data set into shards, with a row per image.
 
     Args:
-        weights: Run folder, checkpoint, file in a known format, published weights, or artifact of
-            `resnets export`.
-        pictures: Picture files, and folders whose pictures are taken in sorted order.
-        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
-            names it.
-        classes: Names of the outputs in order, where the weights do not name them: a file with one
-            a line, a,b,c, imagenet, or numbers for 0, 1, ...
-        top_k: Classes to give for each picture, likeliest first.
-        json: Print a JSON list and nothing else.
-        csv: Print CSV: path,class1,probability1,...; an unreadable picture's cells stay empty.
-        explain: Folder for a PNG of each picture with what spoke for its class (Grad-CAM).
-        draw: Detectors and segmenters only: folder for a PNG of each picture with what was seen in
-            it, and for detections.json (COCO's form, as --json prints it).
-        threshold: Detectors only: least score of an object.
+        weights: Run folder, checkpoint, weights file, published weights (see docs/weights.md), or
+            artifact of `resnets export`.
+        images: Image files, and folders whose images are taken in sorted order.
+        model: Network of weights that do not state it (a state dict): a name that `resnets info`
+            lists.
+        classes: Names of the outputs in order, if the weights do not name them: a file with one per
+            line, a,b,c, imagenet, or numbers for 0, 1, ...
+        top_k: Number of classes per image, the most probable first.
+        as_json: Print a JSON list and nothing else.
+        csv: Print CSV: path,class1,probability1,...; cells of unreadable images are empty.
+        explain: Folder for a PNG of each image with the evidence for its class (Grad-CAM).
+        draw: Detectors and segmenters only: folder for a PNG of each image with its predictions,
+            and for detections.json (in COCO's format, as printed by --json).
+        threshold: Detectors only: lowest score of an object.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto is bfloat16 where the device computes it natively, else float32; and int8
-            where an artifact in the run's folder has measured that it loses little.
-        backend: What computes a checkpoint on the CPU. auto is the fastest that is installed and
-            proved equal, where there are pictures enough to prepare it for.
-        calibrate: Data set that --precision int8 takes its ranges from; it may lose half a point of
-            top-1 error there.
+        precision: auto is bfloat16 if the device computes it natively, else float32; and int8 if
+            an artifact in the run folder has a small measured rise of the error.
+        backend: Runtime for a checkpoint on the CPU. auto is the fastest that is installed and
+            verified, if there are enough images to prepare it for.
+        calibrate: Data set that --precision int8 is calibrated on; the top-1 error may rise by half
+            a point on it.
     """
     options = load_options(model, classes)
     if bulk != BULK:
-        if pictures or json or csv or explain is not None or draw is not None:
-            raise ConfigError("--data takes no PICTURES, --json, --csv, --explain or --draw")
+        if images or as_json or csv or explain is not None or draw is not None:
+            raise ConfigError("--data does not go with IMAGES, --json, --csv, --explain or --draw")
         from resnets.cli.predict.bulk import Computing
         from resnets.cli.predict.bulk import predict as predict_set
 
         computing = Computing(device, precision, backend, calibrate)
         return predict_set(weights, bulk, top_k=top_k, computing=computing, loading=options)
-    if json and csv:
+    if as_json and csv:
         raise ConfigError("--json and --csv exclude each other")
     from resnets.weights.checkpoint.format import task_of
     from resnets.weights.load import NOTHING_SAID
 
-    if pictures and task_of(weights) != "classify":
+    if images and task_of(weights) != "classify":
         if options != NOTHING_SAID:
-            raise ConfigError("--model and --classes are for classifiers; a detector says its own")
+            raise ConfigError("--model and --classes are for classifiers; detectors store both")
         if explain is not None:
-            raise ConfigError("--explain is for classifiers; --draw shows what a detector sees")
+            raise ConfigError("--explain is for classifiers; use --draw for detectors")
         if backend not in ("auto", "torch") or precision == "int8":
-            raise ConfigError("detectors and segmenters are computed by torch, and not in int8")
+            raise ConfigError("detectors and segmenters run on torch, and not in int8")
         from resnets.cli.predict.detect import predict as predict_objects
 
         return predict_objects(
             weights,
-            pictures,
+            images,
             threshold=threshold,
-            as_json=json,
+            as_json=as_json,
             as_csv=csv,
             draw=draw,
             device=device,
@@ -109,24 +109,24 @@ def command(
     from resnets.runtime.artifact import is_artifact
 
     if draw is not None:
-        raise ConfigError("--draw is for detectors; --explain shows what speaks for a class")
+        raise ConfigError("--draw is for detectors; use --explain for classifiers")
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
-    if not pictures:
-        raise ConfigError("name at least one picture or folder")
+    if not images:
+        raise ConfigError("give at least one image or folder")
     if explain is not None:
         if is_artifact(weights):
-            raise ConfigError("--explain: an artifact has no gradients; use its checkpoint")
+            raise ConfigError("--explain: artifacts have no gradients; use the checkpoint")
         if explain.exists() and not explain.is_dir():
-            raise ConfigError(f"--explain {explain}: is a file; name a folder")
+            raise ConfigError(f"--explain {explain}: is a file, not a folder")
         explain.mkdir(parents=True, exist_ok=True)
     from resnets.api.predict import classify, open_engine
     from resnets.data.dataset.summary import announce_folders
     from resnets.data.files.walk import LeftOut
     from resnets.evaluate.predict import find_pictures
 
-    paths = find_pictures(pictures, left_out := LeftOut())
-    announce_folders(pictures, len(paths), left_out)
+    paths = find_pictures(images, left_out := LeftOut())
+    announce_folders(images, len(paths), left_out)
     engine = open_engine(
         weights,
         len(paths),
@@ -135,15 +135,15 @@ def command(
         precision=precision,
         backend=backend,
         calibrate=calibrate,
-        quiet=json,
+        quiet=as_json,
     )
     failures = _Failures()
-    # Rows that run over a terminal show progress enough, and a bar would cut into them.
+    # Rows on a terminal show the progress; a bar would interrupt them.
     streaming = csv and sys.stdout.isatty()
     predictions = failures.watch(classify(engine, paths, top_k=top_k, hidden=streaming))
     if explain is not None:
         predictions = _explained(_net(weights, device, options), predictions, explain)
-    if json:
+    if as_json:
         _print_json(predictions)
     elif csv:
         _print_csv(predictions, min(top_k, len(engine.classes)))
@@ -162,7 +162,7 @@ def _net(weights: str, device: str, options: LoadOptions) -> ImageClassifier:
 
 
 class _Failures:
-    """Names unreadable pictures on stderr as they come by, and counts them."""
+    """Reports unreadable images on stderr, and counts them."""
 
     count = 0
 
@@ -178,7 +178,7 @@ class _Failures:
 def _explained(
     net: ImageClassifier, predictions: Iterable[Prediction], folder: Path
 ) -> Iterator[Prediction]:
-    """Hand on `predictions`, once the PNG of each is in `folder`: <name of the picture>.cam.png."""
+    """Save a map of each prediction as <image name>.cam.png in `folder`, and yield it."""
     from resnets.evaluate.figures.grad_cam import explain
 
     written: Counter[str] = Counter()
@@ -216,10 +216,10 @@ def _print_csv(predictions: Iterable[Prediction], columns: int) -> None:
 
 def _print_table(predictions: Iterable[Prediction]) -> None:
     table = Table()
-    table.add_column("picture", overflow="fold")
+    table.add_column("image", overflow="fold")
     table.add_column("class", overflow="fold")
     table.add_column("probability", justify="right")
-    table.add_column("then", overflow="fold")
+    table.add_column("next", overflow="fold")
     for prediction in predictions:
         if prediction.error is not None:
             continue
@@ -229,7 +229,7 @@ def _print_table(predictions: Iterable[Prediction]) -> None:
             escape(str(prediction.path)), escape(best), f"{probability:.1%}", escape(then)
         )
     if table.row_count:
-        # Lines that are piped do not fold.
+        # piped lines do not wrap
         terminal_console().print(table)
 
 

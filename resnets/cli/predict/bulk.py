@@ -1,4 +1,4 @@
-"""`resnets predict --data`: a set of any size, into shards."""
+"""`resnets predict --data`: predict a data set of any size into shards."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from resnets.bulk.run import Run
     from resnets.weights.load import LoadOptions
 
-HEAVY = ("resnets.bulk.worker", "resnets.export.select")  # what workers import
-EVERY = 10.0  # seconds between lines of progress where no terminal shows a bar
-SHOWN = 3  # names of what went wrong, on the terminal
+HEAVY = ("resnets.bulk.worker", "resnets.export.select")  # imported by workers
+EVERY = 10.0  # seconds between lines of progress without a bar
+SHOWN = 3  # failures named on the terminal
 
 
 @dataclass(frozen=True)
 class Bulk:
-    """Millions of pictures: streamed, written in shards, gone on with after a kill.
+    """Predict millions of images: streamed, written in shards, resumable after a crash.
 
-    The same command goes on where it was stopped. See docs/predict.md.
+    The same command resumes a stopped run. See docs/predict.md.
     """
 
     data: str | None = None
@@ -36,20 +36,20 @@ class Bulk:
     out: Path | None = None
     """Folder for part-00000.parquet, ..., manifest.json and summary.json."""
     format: Literal["parquet", "csv"] = "parquet"
-    """Of the shards."""
+    """Format of the shards."""
     shard_size: int | None = None
-    """Pictures of a shard; by default a 64th of the set, from 256 to 10,000."""
+    """Images per shard; by default 1/64 of the data set, from 256 to 10,000."""
     batch_size: int | None = None
-    """Pictures computed at once; by default what suits the net."""
+    """Batch size; chosen for the model by default."""
     processes: int = 1
-    """Processes, or actors of Ray, each with its own net; 0 is one for each core."""
+    """Processes, or actors of Ray, each with its own model; 0 is one per core."""
     engine: Literal["local", "ray"] = "local"
     """This machine, or the Ray cluster of RAY_ADDRESS (or one started here)."""
 
 
 @dataclass(frozen=True)
 class Computing:
-    """What the user says of it, as `runtime.base.open_backend` takes it."""
+    """Options of the computation, as `export.select.open_backend` takes them."""
 
     device: str
     precision: str
@@ -60,13 +60,15 @@ class Computing:
 def predict(
     model: str, options: Bulk, *, top_k: int, computing: Computing, loading: LoadOptions
 ) -> int:
-    """Do all shards that are missing; 1 if any was given up, 130, 143 or 129 when stopped."""
+    """Write all missing shards; returns 1 if any failed, 130, 143 or 129 if stopped."""
     from resnets.weights.checkpoint.format import task_of
 
     if options.data is None or options.out is None:
-        raise ConfigError("--data and --out go together: a set in, a folder of shards out")
+        raise ConfigError(
+            "--data and --out go together: the data set, and the folder for its shards"
+        )
     if task_of(model) != "classify":
-        raise ConfigError("--data is for classifiers; give a detector its folders as PICTURES")
+        raise ConfigError("--data is for classifiers; give detectors their folders as IMAGES")
     from resnets.bulk import pool
 
     if options.engine == "local":
@@ -95,11 +97,11 @@ def predict(
             )
             run = prepare_run(wanted, _say)
             if run.finished:
-                _say(f"finished before: {_whole(run)}")
+                _say(f"already complete: {_whole(run)}")
                 return 0
             return _work(run)
     except (KeyboardInterrupt, Ended) as stop:
-        _say("stopped before any picture was computed")
+        _say("stopped before any image was computed")
         return _code(stop)
 
 
@@ -112,91 +114,91 @@ def _work(run: Run) -> int:
 
     _introduce(run)
     started = time.monotonic()
-    given_up: list[int] = []
+    failed: list[int] = []
     stopped: BaseException | None = None
     try:
-        _follow(run, given_up)
+        _follow(run, failed)
     except (KeyboardInterrupt, Ended, WorkerError) as stop:
         stopped = stop
     if stopped is not None:
         why = stopped if isinstance(stopped, WorkerError) else "stopped"
         _say(
-            f"{why}; {run.written:,} of {run.manifest.images:,} pictures are written, in whole"
-            " shards, and the same command goes on from there"
+            f"{why}; {run.written:,} of {run.manifest.images:,} images are written, in whole"
+            " shards; the same command resumes"
         )
         return 1 if isinstance(stopped, WorkerError) else _code(stopped)
-    if given_up:
-        _name(run, given_up)
+    if failed:
+        _name(run, failed)
         return 1
     summary, seconds = run.summarize(), time.monotonic() - started
     _say(f"{_whole(run)}; {run.images_left / seconds:,.0f} images/s in {_clock(seconds)}")
     if summary.unreadable:
         shown = "; ".join(summary.errors[:SHOWN])
-        unreadable = counted(summary.unreadable, "picture")
-        _say(f"{unreadable} could not be read (column error): {shown}")
+        unreadable = counted(summary.unreadable, "unreadable image")
+        _say(f"{unreadable} (see column error): {shown}")
     return 0
 
 
 def _introduce(run: Run) -> None:
     from resnets.utils.cpu_count import cores
 
-    pictures, left = run.manifest.images, run.images_left
+    images, left = run.manifest.images, run.images_left
     shards = counted(run.manifest.shards, "shard")
-    _say(f"{counted(pictures, 'picture')} in {shards}, with {run.computing}")
-    if left < pictures:
-        _say(f"going on: {pictures - left:,} are done, {left:,} are left")
+    _say(f"{counted(images, 'image')} in {shards}, with {run.computing}")
+    if left < images:
+        _say(f"resuming: {images - left:,} done, {left:,} left")
     if run.processes == 1 and len(run.missing) > 1 and run.engine == "local" and cores() > 1:
-        _say(f"one process; --processes 0 takes one for each of the {cores()} cores")
+        _say(f"using one process; --processes 0 uses one per core ({cores()})")
 
 
-def _follow(run: Run, given_up: list[int]) -> None:
-    """See the work through, and note the shards that are not to be."""
+def _follow(run: Run, failed: list[int]) -> None:
+    """Follow the run to its end, and collect the shards that failed."""
     from resnets.bulk.pool import ShardFailed, WorkerDied
 
     with closing(_shown(run)) as events:
         for event in events:
             if isinstance(event, ShardFailed):
-                given_up.append(event.shard)
+                failed.append(event.shard)
             elif isinstance(event, WorkerDied):
-                again = "" if event.shard is None else f"; shard {event.shard} is done again"
+                again = "" if event.shard is None else f"; shard {event.shard} is retried"
                 _say(f"worker {event.pid} died ({event.reason}){again}")
 
 
-def _name(run: Run, given_up: list[int]) -> None:
-    for shard in given_up[:SHOWN]:
+def _name(run: Run, failed: list[int]) -> None:
+    for shard in failed[:SHOWN]:
         start, stop = run.manifest.span(shard)
         name = run.manifest.path(run.job.out, shard).name
         _say(
-            f"{name} is not there: each worker that took it (rows {start:,} to {stop - 1:,} of the"
-            " set) died"
+            f"{name} failed: every worker that tried it (rows {start:,} to {stop - 1:,} of the"
+            " data set) died"
         )
-    _say(f"{len(given_up):,} of the shards given up; the same command tries them again")
+    _say(f"{len(failed):,} shards failed; the same command retries them")
 
 
 def _shown(run: Run) -> Generator[Event, None, None]:
-    """What happens, under a bar where stderr is a terminal, else with a line now and then."""
+    """The events, with a progress bar if stderr is a terminal, else with a line now and then."""
     from resnets.bulk.pool import Progress
     from resnets.evaluate.prepare import with_progress
 
-    def pictures(event: Event) -> int:
+    def images(event: Event) -> int:
         return event.images if isinstance(event, Progress) else 0
 
     total, left = run.manifest.images, run.images_left
-    first = told = 0.0  # when the workers had begun, and when a line was printed
-    computed = counted = 0  # since then, and in all
+    first = told = 0.0  # time of the first result, and of the last line
+    computed = counted = 0  # images since the first result, and in all
     with closing(run.work()) as events:
-        for event in with_progress(events, left, pictures):
+        for event in with_progress(events, left, images):
             yield event
             now = time.monotonic()
-            counted += pictures(event)
+            counted += images(event)
             if not first:
                 first = told = now if counted else 0.0
                 continue
-            computed += pictures(event)
+            computed += images(event)
             if now - told >= EVERY and computed > 0 and not sys.stderr.isatty():
                 told, rate = now, computed / (now - first)
                 _say(
-                    f"{total - left + counted:,} of {total:,} pictures, {rate:,.0f} images/s,"
+                    f"{total - left + counted:,} of {total:,} images, {rate:,.0f} images/s,"
                     f" {_clock((left - counted) / rate)} left"
                 )
 
@@ -204,7 +206,7 @@ def _shown(run: Run) -> Generator[Event, None, None]:
 def _whole(run: Run) -> str:
     manifest = run.manifest
     shards = counted(manifest.shards, "shard")
-    return f"{counted(manifest.images, 'picture')} in {shards} in {run.job.out}"
+    return f"{counted(manifest.images, 'image')} in {shards} in {run.job.out}"
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`resnets predict` for nets that find objects or label pixels."""
+"""`resnets predict` for detectors and segmenters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def predict(
     weights: str,
-    pictures: Sequence[Path],
+    images: Sequence[Path],
     *,
     threshold: float,
     as_json: bool,
@@ -31,7 +31,7 @@ def predict(
     device: str,
     precision: str,
 ) -> int:
-    """Find objects, or label pixels; 1 if any picture could not be read."""
+    """Detect objects or segment images; returns 1 if any image is unreadable."""
     from resnets.api.detect import predict_objects
     from resnets.data.dataset.summary import announce_folders
     from resnets.data.files.walk import LeftOut
@@ -39,10 +39,10 @@ def predict(
 
     if draw is not None:
         if draw.exists() and not draw.is_dir():
-            raise ConfigError(f"--draw {draw}: is a file; name a folder")
+            raise ConfigError(f"--draw {draw}: is a file, not a folder")
         draw.mkdir(parents=True, exist_ok=True)
-    paths = find_pictures(pictures, left_out := LeftOut())
-    announce_folders(pictures, len(paths), left_out)
+    paths = find_pictures(images, left_out := LeftOut())
+    announce_folders(images, len(paths), left_out)
     names, seen, unreadable = predict_objects(
         weights, paths, threshold=threshold, device=device, precision=precision, quiet=as_json
     )
@@ -83,7 +83,7 @@ def _write(
 
 
 def _drawn(seen: Iterable[Prediction], names: Sequence[str], folder: Path) -> Iterator[Prediction]:
-    """Hand on `seen`, once the drawing of each is in `folder`: <name of the picture>.seen.png."""
+    """Save a drawing of each prediction as <image name>.seen.png in `folder`, and yield it."""
     from resnets.detect.draw import save_drawing
 
     written: Counter[str] = Counter()
@@ -114,8 +114,8 @@ def _print_csv(seen: Sequence[Prediction], names: Sequence[str]) -> None:
 
 def _print_table(seen: Sequence[Prediction], names: Sequence[str]) -> None:
     table = Table()
-    table.add_column("picture", overflow="fold")
-    table.add_column("seen", overflow="fold")
+    table.add_column("image", overflow="fold")
+    table.add_column("found", overflow="fold")
     for each in seen:
         counts = each.output.counts(names)
         if each.output.objects is None:
@@ -125,4 +125,4 @@ def _print_table(seen: Sequence[Prediction], names: Sequence[str]) -> None:
             text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
         table.add_row(escape(str(each.path)), escape(text))
     if table.row_count:
-        terminal_console().print(table)  # piped lines do not fold
+        terminal_console().print(table)  # piped lines do not wrap
