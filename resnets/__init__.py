@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resnets.utils import cpu_count, telemetry
-from resnets.utils.lazy_exports import lazy_exports
+from resnets.utils.imports import lazy_exports
 
 if TYPE_CHECKING:
     from resnets import recipes, study

@@ -29,7 +29,7 @@ from resnets.runtime.artifact import is_artifact
 from resnets.runtime.open import open_artifact
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup, init_distributed
-from resnets.utils.run_folders import results_folder
+from resnets.utils.files import results_folder
 from resnets.utils.terminal import say
 from resnets.weights.checkpoint.format import task_of
 from resnets.weights.heads import read_classes, same_classes

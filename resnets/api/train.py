@@ -20,7 +20,7 @@ from resnets.train.guards.interrupt import Interrupted
 from resnets.train.parts import CustomParts, Loss
 from resnets.train.resume import describe_differences
 from resnets.utils.distributed import init_distributed
-from resnets.utils.run_folders import RUNS, run_folder
+from resnets.utils.files import RUNS, run_folder
 from resnets.weights.checkpoint.format import RECIPE, place_for
 from resnets.weights.checkpoint.manager import bring_back
 from resnets.weights.checkpoint.store_url import url_of

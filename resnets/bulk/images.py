@@ -16,7 +16,7 @@ from resnets.bulk.names import Names, memory_map
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.sources.webdataset import read_span
-from resnets.utils.reading import read_object, reading
+from resnets.utils.errors import read_object, reading
 
 NAMES, SPANS = "index", "index.spans"
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 
 class NamesWriter:

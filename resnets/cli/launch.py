@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnets.config import ConfigError, Recipe, to_toml
-from resnets.utils.run_folders import run_folder
+from resnets.utils.files import run_folder
 from resnets.utils.terminal import say
 
 LOCAL = "localhost:0"  # rendezvous at a free port

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from resnets.utils.errors import ConfigError, ResnetsError
-from resnets.utils.reading import read_object
+from resnets.utils.errors import ConfigError, ResnetsError, read_object
 
 RECIPES: Mapping[str, str] = {"pictures": "scratch", "localise": "localize"}
 

@@ -16,9 +16,8 @@ import tomli_w
 
 from resnets.config.aliases import current_path, with_current_names
 from resnets.config.recipe import DURATIONS, Recipe, parse_duration
-from resnets.utils.errors import ConfigError
+from resnets.utils.errors import ConfigError, reading
 from resnets.utils.files import atomic_write
-from resnets.utils.reading import reading
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from resnets.data import DataError
 from resnets.data.tables.labels import ambiguous_number, first_pair, order_by_name
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 Labels = tuple[int, ...]
 

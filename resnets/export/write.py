@@ -22,7 +22,7 @@ from resnets.runtime.artifact import KEY, ArtifactMetadata, require_package
 from resnets.runtime.graph import INPUT, OUTPUT, InferenceModule
 from resnets.runtime.openvino_core import run_in_new_thread
 from resnets.runtime.resize_graph import add_to_onnx, add_to_openvino
-from resnets.utils.signals import signals_later
+from resnets.utils.processes import signals_later
 
 OPSET = 18
 WEIGHTED_OPS = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's operations with weights

@@ -10,7 +10,7 @@ import numpy as np
 from resnets.config import ConfigError
 from resnets.runtime.artifact import ArtifactError, check_artifact_files
 from resnets.runtime.base import ArtifactEngine, Engine
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 ROUNDS, ROUND_SECONDS = 4, 0.1  # interleaved timing rounds of two engines
 

@@ -17,7 +17,7 @@ from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_er
 from resnets.runtime.graph import InferenceModule
 from resnets.runtime.pt2_archive import check_archive
 from resnets.utils import environment
-from resnets.utils.signals import signals_later
+from resnets.utils.processes import signals_later
 
 
 class TorchEngine(Engine):

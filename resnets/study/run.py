@@ -16,7 +16,7 @@ from resnets.study.depth.presets import depth_grid, shortcut_grid
 from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
 from resnets.study.grid.grid import train_grid
 from resnets.train.guards.interrupt import Interrupted
-from resnets.utils.run_folders import RUNS, page_folder
+from resnets.utils.files import RUNS, page_folder
 
 
 @dataclass(frozen=True)

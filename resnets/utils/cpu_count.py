@@ -22,7 +22,7 @@ def cores() -> int:
     if (limit := quota()) is not None:
         found = min(found, max(1, int(limit)))
     if "LOCAL_WORLD_SIZE" in os.environ:
-        from resnets.utils.environment_variables import (
+        from resnets.utils.processes import (
             environment_int,  # not for each `resnets --help`
         )
 

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 
-from resnets.utils.environment_variables import environment_int
 from resnets.utils.errors import ConfigError, RemoteError, ResnetsError
+from resnets.utils.processes import environment_int
 
 T = TypeVar("T")
 

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from resnets.utils.errors import BusyError, ConfigError
-from resnets.utils.reading import read_object
+from resnets.utils.errors import BusyError, ConfigError, read_object
+from resnets.utils.processes import environment_int
 
 LOCK = ".lock"
+RUNS = Path("runs")
 # Seconds to wait for a folder: a killed process lets go of its locks one by one while it ends,
 # which takes a while on a busy machine.
 BRIEFLY = 2.0
@@ -254,3 +255,39 @@ def _describe(lock: Path) -> str:
         return f"process {held['pid']} on {held['host']} ({held['command']}, since {held['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+@contextmanager
+def run_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """`out`, or a new folder runs/NAME-N that no other process gets, removed again if unused."""
+    if out is not None:
+        yield out
+        return
+    made = [] if RUNS.exists() else [RUNS]
+    folder = new_folder(RUNS, name)
+    try:
+        yield folder
+    finally:
+        for each in (folder, *made):
+            with suppress(OSError):
+                each.rmdir()  # only where it is empty
+
+
+@contextmanager
+def page_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """The same, held from the start: another process that would write into it is refused."""
+    with run_folder(out, name) as folder, hold_folder(folder):
+        yield folder
+
+
+@contextmanager
+def results_folder(out: Path | None) -> Iterator[None]:
+    """Hold the folder that a command writes its results into, if it writes any.
+
+    Of several processes that torchrun started, the first one does.
+    """
+    if out is None or environment_int("RANK", 0) > 0:
+        yield
+        return
+    with hold_folder(out):
+        yield

@@ -30,7 +30,7 @@ from resnets.config import (
 from resnets.config.fields import take_fields
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, catalog
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import read_classes
 from resnets.weights.name_maps.maps import name_map

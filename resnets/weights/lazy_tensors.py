@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 from resnets.weights.errors import WeightsError
 
 DEEPEST = 8  # containers inside each other in which tensors are looked for

@@ -19,8 +19,7 @@ from resnets.export.write import _export_program
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.graph import InferenceModule
 from resnets.utils import environment
-from resnets.utils.environment_variables import environment_int
-from resnets.utils.signals import signals_later
+from resnets.utils.processes import environment_int, signals_later
 
 SHOW_NUMBER = """
 import os, sys

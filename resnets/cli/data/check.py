@@ -12,7 +12,7 @@ from rich.table import Table
 
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.config.detect import ClassMapScheme
-from resnets.utils.run_folders import results_folder
+from resnets.utils.files import results_folder
 from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import escape, say
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
-from resnets.utils.environment_variables import environment_int
+from resnets.utils.processes import environment_int
 from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import escape, say
 

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from resnets.data.dataset.source import FilePart, Source
 from resnets.data.errors import DataError
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 MAGIC, VERSION = b"RESNPACK", 1
 HEADER = struct.Struct("<8sIIQQ32s")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from resnets.config import ConfigError, DataSpec, atomic_write
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.files.folder import Files
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 log = logging.getLogger("resnets")
 

@@ -18,7 +18,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Files, Listing
 from resnets.data.files.tar import follow_links, list_tar, sort_members
 from resnets.data.files.walk import HEAD_BYTES, LeftOut
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 ENCRYPTED, UTF8 = 0x1, 0x800  # bits of a member's flags
 READ_METHODS = frozenset(

@@ -40,7 +40,7 @@ from resnets.data.files.walk import (
     visible_of,
     why_not_image,
 )
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 Member = TypeVar("Member")
 

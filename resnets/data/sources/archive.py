@@ -28,7 +28,7 @@ from resnets.data.sources import webdataset
 from resnets.data.sources.class_folders import open_tree
 from resnets.data.sources.flat_split import open_flat
 from resnets.data.tables.unread_labels import may_label
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 

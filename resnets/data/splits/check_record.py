@@ -23,7 +23,7 @@ from resnets.data.splits.check_findings import LEAKS, Finding
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
 from resnets.utils import environment
-from resnets.utils.reading import read_object
+from resnets.utils.errors import read_object
 
 VERSION = 1
 FOLDER = "checks"

@@ -23,7 +23,7 @@ from resnets.detect.data.documents import decode_text
 from resnets.detect.formats.class_names import load_yaml, without_gaps
 from resnets.detect.formats.voc.dataset import CLASSES as VOC_OBJECTS
 from resnets.detect.images.store import Store
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 VOC = ("background", *VOC_OBJECTS)
 CLASS_FILES = (

@@ -38,7 +38,7 @@ from resnets.detect.images.index import store_listing
 from resnets.detect.images.store import open_store
 from resnets.detect.loading.image_sets import Sets, announce_sets, choose_sets
 from resnets.detect.loading.opener import SplitOpener
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 
 log = logging.getLogger("resnets")
 NAMES = ("voc2007", "voc2012", "voc0712")

@@ -25,7 +25,7 @@ from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
-from resnets.utils.spawn import without_main
+from resnets.utils.processes import without_main
 
 # Fewer steps than this, or than one pass over the training set, show nothing about a model.
 MIN_STEPS = 20

@@ -29,7 +29,7 @@ from resnets.config import (
 from resnets.config.aliases import read_json, with_current_names
 from resnets.models import catalog
 from resnets.train.log import read_rows
-from resnets.utils.reading import read_object, reading
+from resnets.utils.errors import read_object, reading
 
 STUDY, CELLS = "study.toml", "cells"
 REMEDY = "remove the file, and start the study again"

@@ -34,7 +34,7 @@ from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
 from resnets.utils.files import LOCK
-from resnets.utils.spawn import without_main
+from resnets.utils.processes import without_main
 from resnets.weights.checkpoint.format import LAST
 
 log = logging.getLogger("resnets")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from resnets.data.splits.fingerprint import Fingerprint
-from resnets.utils.reading import reading
+from resnets.utils.errors import reading
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError, Encoded, read_checkpoint
 from resnets.weights.checkpoint.store_url import named
 

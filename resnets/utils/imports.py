@@ -1,12 +1,15 @@
-"""Names that a package exports and imports only when they are first used (PEP 562)."""
+"""Lazy exports of packages (PEP 562), and the qualified names of Python objects."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Mapping
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
+
+PREFIX = "python:"  # marks the name of a Python object in a recipe
 
 
 class _LazyPackage(ModuleType):
@@ -44,3 +47,11 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> None:
     module = sys.modules[package]
     module.__dict__["_exports"] = exports
     module.__class__ = _LazyPackage
+
+
+def qualified_name(thing: object) -> str:
+    """Where a class or function, or the class of an object, is defined: "my_nets.TinyNet"."""
+    if isinstance(thing, functools.partial):
+        thing = thing.func
+    named = thing if isinstance(thing, type | FunctionType) else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"
