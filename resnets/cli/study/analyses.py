@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from resnets.cli.process import load_options
-from resnets.utils.run_folders import page_folder
+from resnets.utils.files import page_folder
 from resnets.utils.terminal import say
 
 if TYPE_CHECKING:
