@@ -4,7 +4,9 @@ The folders, archives, runs and weights that the pages name are made by doc_work
 shortened by `shortened`: fewer steps, smaller networks and images; the rest is run as it stands.
 """
 
+import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -218,6 +220,13 @@ def test_output_on_real_data_is_as_shown(shared_data, tmp_path, monkeypatch, cap
         assert main(words) == EXIT_CODES[command.removeprefix("$ ")]
         output = "".join(capsys.readouterr()).splitlines()
         assert not [line for line in lines if line != "..." and line not in output]
+
+
+def test_result_file_has_the_keys_that_are_shown(stand_ins):
+    result = json.loads((stand_ins / "runs" / "photos" / "result.json").read_text())
+    (shown,) = [block.text for block in blocks("json") if '"top1_error"' in block.text]
+    keys = set(re.findall(r'"(\w+)":', shown)) - {"top5_error"}  # two classes have none
+    assert keys <= {*result, *result["test"], *result["splits"]}
 
 
 SNIPPETS: dict[str, list[Block]] = {}  # by page; later ones use the names of earlier ones
