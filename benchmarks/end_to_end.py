@@ -96,10 +96,10 @@ def _raw_openvino(net: str, size: int, folder: Path, streams: bool) -> Step:
 
 
 def _ours(name: str, net: str, size: int, pictures: Path, folder: Path) -> Step:
-    from resnets.evaluate.predict import find_pictures, predict
+    from resnets.evaluate.predict import find_images, predict
 
     engine = our_artifact("openvino", "int8", net, size, folder)
-    paths = list(islice(cycle(find_pictures([pictures])), MANY))
+    paths = list(islice(cycle(find_images([pictures])), MANY))
     if name == "ours: files":
         return lambda: sum(1 for _ in predict(engine, paths, top_k=1, workers=threads()))
     read = engine.preprocess.to_tensor

@@ -248,12 +248,12 @@ class ClassificationTask:
             device=device,
         )
         unreadable = _unreadable(split, group)
-        return evaluation.leaving_out(len(unreadable)), unreadable
+        return evaluation.without_unreadable(len(unreadable)), unreadable
 
 
 def _log_metrics(evaluation: Evaluation) -> dict[str, float]:
     """The metrics of an evaluation that go into metrics.jsonl."""
-    return {key: value for key, value in evaluation.figures.items() if key in METRICS}
+    return {key: value for key, value in evaluation.metrics.items() if key in METRICS}
 
 
 def _unreadable(split: Split, group: ProcessGroup) -> list[str]:

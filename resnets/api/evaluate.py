@@ -15,14 +15,14 @@ from resnets.data import Split
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import announce
 from resnets.data.sources.objects import source_of
-from resnets.evaluate.ensemble import Ensemble, Scored
-from resnets.evaluate.figures.confusion import save_figure
-from resnets.evaluate.figures.error_grid import save_sheet
-from resnets.evaluate.match import SplitName, open_pictures
+from resnets.evaluate.ensemble import Ensemble, ScoredBatch
+from resnets.evaluate.figures.confusion import save_confusion_figure
+from resnets.evaluate.figures.image_grid import save_error_grid
+from resnets.evaluate.ground_truth import GroundTruth
+from resnets.evaluate.match import SplitName, open_labeled
 from resnets.evaluate.measure import Measurement, measure
 from resnets.evaluate.prepare import to_device, with_progress
-from resnets.evaluate.truth import Truth
-from resnets.evaluate.views.views import Average, Kind, Views
+from resnets.evaluate.views import Average, Kind, Views
 from resnets.export.score import evaluate_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
@@ -180,7 +180,7 @@ def _refuse(why: str, **options: object) -> None:
 def _evaluate_models(
     nets: Sequence[ImageClassifier], names: Sequence[str], options: _Options, out: Path | None
 ) -> Measurement:
-    split, truth = open_pictures(nets[0], options.data, options.split, options.labels, nets[1:])
+    split, truth = open_labeled(nets[0], options.data, options.split, options.labels, nets[1:])
     with init_distributed(options.device) as group:
         quiet = options.quiet or not group.is_main
         for net in nets:
@@ -212,7 +212,7 @@ def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None
     if len(paths) > 1:
         raise ConfigError("an artifact cannot be part of an ensemble; name it alone")
     engine = open_artifact(Path(paths[0]), device=options.device, precision=options.precision)
-    split, truth = open_pictures(engine, options.data, options.split, options.labels)
+    split, truth = open_labeled(engine, options.data, options.split, options.labels)
     if not options.quiet:
         announce(split)
         say(f"evaluating with {engine.name}", error=True)
@@ -226,8 +226,8 @@ def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None
 
 
 def _progress(
-    scored: Iterable[Scored], truth: Truth, group: ProcessGroup, quiet: bool
-) -> Iterator[Scored]:
+    scored: Iterable[ScoredBatch], truth: GroundTruth, group: ProcessGroup, quiet: bool
+) -> Iterator[ScoredBatch]:
     """Show progress and name unreadable images as they are found."""
     total = len(group.shard(truth.rows))
     for each in with_progress(scored, total, len, hidden=quiet):
@@ -270,7 +270,7 @@ def _write(found: Measurement, split: Split, out: Path, quiet: bool) -> None:
         out / name for name in ("evaluation.json", "confusion.png", "errors.png")
     )
     dump_json(found.to_json(), figures)
-    save_figure(found.evaluation, confusion)
-    save_sheet(split, found.mistakes, found.evaluation.protocol, errors)
+    save_confusion_figure(found.evaluation, confusion)
+    save_error_grid(split, found.mistakes, found.evaluation.protocol, errors)
     if not quiet:
         say(f"wrote {figures}, {confusion} and {errors}", error=True)

@@ -12,7 +12,7 @@ from resnets.config import ConfigError
 from resnets.data.dataset.summary import announce_folders
 from resnets.data.files.walk import LeftOut
 from resnets.data.transforms.preprocess import ImageInput
-from resnets.evaluate.predict import Prediction, find_pictures
+from resnets.evaluate.predict import Prediction, find_images
 from resnets.evaluate.predict import predict as predict_images
 from resnets.evaluate.prepare import with_progress
 from resnets.export.select import open_backend
@@ -145,7 +145,7 @@ def _in_folders(images: Sequence[ImageInput], quiet: bool) -> list[ImageInput]:
     left_out = LeftOut()
     for each in images:
         if isinstance(each, str | PathLike):
-            found.extend(find_pictures([fspath(each)], left_out))
+            found.extend(find_images([fspath(each)], left_out))
         else:
             found.append(each)
     if not quiet:

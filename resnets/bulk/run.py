@@ -34,7 +34,7 @@ from resnets.bulk.write import Format, Summary
 from resnets.config import ConfigError, dump_json
 from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
 from resnets.data.errors import DataError
-from resnets.evaluate.predict import MOST
+from resnets.evaluate.predict import MAX_BATCH
 from resnets.export.select import open_backend
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.utils.cpu_count import cores
@@ -214,7 +214,7 @@ def _options(
         request.format,
         request.shard_size or (previous.shard_size if previous else shard_size(count)),
         min(request.top, len(backend.classes)),
-        request.batch or (previous.batch if previous else min(MOST, backend.batch)),
+        request.batch or (previous.batch if previous else min(MAX_BATCH, backend.batch)),
         runtime,
         precision,
         device_type(backend),

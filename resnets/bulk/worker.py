@@ -20,7 +20,7 @@ from resnets.bulk.pool import ShardDone, ShardFailed
 from resnets.bulk.write import Row, ShardWriter
 from resnets.config import ConfigError
 from resnets.data.decode.decode import decode
-from resnets.evaluate.batched_inference import compute_in_groups
+from resnets.evaluate.batched_inference import batched_inference
 from resnets.export.select import open_backend
 from resnets.runtime.artifact import artifact_files, file_sha256, is_artifact, model_sha256
 from resnets.runtime.base import Backend, Runtime
@@ -84,7 +84,7 @@ class ShardWorker:
         path = self.manifest.path(self.job.out, shard)
         shard_file = ShardWriter(path, options.format, options.top)
         with shard_file as writer:
-            for group in compute_in_groups(
+            for group in batched_inference(
                 self._read,
                 self._top_classes,
                 self.images.items(start, stop),

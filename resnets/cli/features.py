@@ -59,15 +59,15 @@ def command(
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     from resnets.data.dataset.summary import announce
-    from resnets.evaluate.features import Nearest, embed_picture, embeddings, write_parquet
-    from resnets.evaluate.match import open_every, open_split
+    from resnets.evaluate.features import NearestImages, embed_image, embeddings, write_parquet
+    from resnets.evaluate.match import open_all_images, open_split
     from resnets.evaluate.prepare import to_device, with_progress
     from resnets.utils import environment
     from resnets.utils.cpu_count import cores
     from resnets.weights.load import load_model
 
     net = load_model(weights, load_options(model, None), "body")
-    images = open_every(net, data) if split == "all" else open_split(net, data, split, stored=True)
+    images = open_all_images(net, data) if split == "all" else open_split(net, data, split, stored=True)
     announce(images)
     chosen, precise = to_device(net, device, precision)
     if not as_json:
@@ -78,7 +78,7 @@ def command(
     found = failures.drop(with_progress(found, len(images)))
     wanted = None
     if nearest is not None:
-        wanted = Nearest(embed_picture(net, nearest, device=chosen, precision=precise), top_k)
+        wanted = NearestImages(embed_image(net, nearest, device=chosen, precision=precise), top_k)
         found = wanted.watch(found)
     if out is None:
         for _ in found:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from resnets.config import atomic_write
 from resnets.detect.data.masks import decode_run
 from resnets.detect.data.types import IGNORE, Detections, Pixels
-from resnets.evaluate.figures.fonts import Letters
+from resnets.evaluate.figures.fonts import TextRenderer
 from resnets.utils.terminal import printable
 
 Color = tuple[int, int, int]
@@ -126,7 +126,7 @@ def _write_tag(
     page: Image.Image, pen: ImageDraw.ImageDraw, mark: Mark, box: TagBox, taken: Sequence[TagBox]
 ) -> TagBox:
     """Write the tag where it covers others least: above the box, below it, or inside it."""
-    letters, tag = Letters(int(np.clip(min(page.size) / 34, 11, 30))), printable(mark.tag)
+    letters, tag = TextRenderer(int(np.clip(min(page.size) / 34, 11, 30))), printable(mark.tag)
     wide, high = letters.width(tag) + 6, letters.size + 5.0
     left, top, right, bottom = _ordered(*box)
     places = ((left, top - high), (left, bottom), (left, top), (right - wide, bottom - high))
@@ -156,7 +156,7 @@ def _ordered(left: float, top: float, right: float, bottom: float) -> TagBox:
 
 
 def _with_legend(picture: Image.Image, rows: Sequence[tuple[str, float, Color]]) -> Image.Image:
-    letters, high, wide = Letters(14), 22, 210
+    letters, high, wide = TextRenderer(14), 22, 210
     columns = max(1, picture.width // wide)
     lines = -(-len(rows) // columns)
     page = Image.new("RGB", (picture.width, picture.height + lines * high + 10), "white")

@@ -1,6 +1,6 @@
-"""Figures of trained nets with their protocol (`run`), and names for pictures (`predict`).
+"""Metrics of trained models with their protocol (`evaluation`), and predictions (`predict`).
 
-`run`'s names are imported when first asked for: predicting need not wait for them.
+The names of `evaluation` are imported on first use: predicting does not need them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnets.evaluate.run import Evaluation, describe_protocol, evaluate_model
+    from resnets.evaluate.evaluation import Evaluation, describe_protocol, evaluate_model
 
 __all__ = ["Evaluation", "describe_protocol", "evaluate_model"]
 
@@ -17,5 +17,5 @@ __all__ = ["Evaluation", "describe_protocol", "evaluate_model"]
 def __getattr__(name: str) -> Any:
     """Import an exported name on first use (PEP 562)."""
     if name in __all__:
-        return getattr(importlib.import_module("resnets.evaluate.run"), name)
+        return getattr(importlib.import_module("resnets.evaluate.evaluation"), name)
     raise AttributeError(f"module 'resnets.evaluate' has no attribute {name!r}")

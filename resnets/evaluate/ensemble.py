@@ -1,4 +1,4 @@
-"""Scores of one net or several over all views of each picture, in bounded memory."""
+"""Scores of one model or several over all views of each image, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,77 +12,83 @@ from torch import Tensor
 
 from resnets.config import Preprocess
 from resnets.data import DataError, Split
-from resnets.evaluate.batch_size import Budget
-from resnets.evaluate.batched_inference import compute_in_groups
-from resnets.evaluate.views.crops import Pixels, cut
-from resnets.evaluate.views.dense import fully_convolutional, normalize
-from resnets.evaluate.views.views import Average, Views, average_scores, logits_of
+from resnets.evaluate.batched_inference import PixelBudget, batched_inference
+from resnets.evaluate.views import (
+    Average,
+    Pixels,
+    Views,
+    average_scores,
+    fully_convolutional,
+    logits_of,
+    normalize,
+    read_views,
+)
 from resnets.models import ImageClassifier
 from resnets.utils.cpu_count import cores
 
-FEWEST, MOST = 32, 1024  # pictures read and scored together
+MIN_BATCH, MAX_BATCH = 32, 1024  # images read and scored together
 
 
 class Member:
-    """One net of an ensemble, on its device and in eval mode, with its views and preprocessing.
+    """One model of an ensemble, on its device and in eval mode, with its views and preprocessing.
 
-    `columns` (K,) says which of its outputs is class k of the ensemble.
+    `columns` (K,): which of its outputs is class k of the ensemble.
     """
 
     def __init__(
         self,
-        net: ImageClassifier,
+        model: ImageClassifier,
         views: Views,
         columns: Tensor,
         device: torch.device,
         precision: str,
     ) -> None:
-        views.check(net)
-        self.net, self.views, self.columns = net, views, columns
-        self.preprocess: Preprocess = net.preprocess.spec
+        views.check(model)
+        self.model, self.views, self.columns = model, views, columns
+        self.preprocess: Preprocess = model.preprocess.spec
         self.device, self.precision = device, precision
-        self.forward = fully_convolutional(net) if views.kind == "dense" else net
-        self.budget = Budget(device)
+        self.forward = fully_convolutional(model) if views.kind == "dense" else model
+        self.budget = PixelBudget(device)
 
     @property
     def pixels(self) -> int:
-        """About how many pixels the views of one picture have, flips left out."""
+        """About how many pixels the views of one image have, without flips."""
         sides, count = self.views.sides(self.preprocess), self.views.count(self.preprocess)
         if self.views.kind == "dense":
             return sum(side * side for side in sides) * 4 // 3  # most photographs are 4:3
         return count * self.preprocess.size**2 // (1 + self.views.flipped)
 
-    def logits(self, pictures: Sequence[Sequence[Pixels]]) -> Tensor:
-        """Logits (V, B, K) of the cuts of B pictures; those of one size are computed together."""
-        count, flips = len(pictures[0]), 1 + self.views.flipped
-        logits = torch.empty(flips, count, len(pictures), len(self.columns))
-        places: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
-        for b, cuts in enumerate(pictures):
-            for v, pixels in enumerate(cuts):
-                places[pixels.shape].append((v, b))
-        for same in places.values():
-            images = torch.from_numpy(np.stack([pictures[b][v] for v, b in same]))
-            scores = self.budget.run(self._compute, images.permute(0, 3, 1, 2))  # (n, flips, K)
-            v, b = torch.tensor(same).T
+    def logits(self, views: Sequence[Sequence[Pixels]]) -> Tensor:
+        """Logits (V, B, K) of the views of B images; those of one size are computed together."""
+        count, flips = len(views[0]), 1 + self.views.flipped
+        logits = torch.empty(flips, count, len(views), len(self.columns))
+        by_shape: dict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
+        for b, image_views in enumerate(views):
+            for v, pixels in enumerate(image_views):
+                by_shape[pixels.shape].append((v, b))
+        for same_shape in by_shape.values():
+            batch = torch.from_numpy(np.stack([views[b][v] for v, b in same_shape]))
+            scores = self.budget.run(self._compute, batch.permute(0, 3, 1, 2))  # (n, flips, K)
+            v, b = torch.tensor(same_shape).T
             logits[:, v, b] = scores.movedim(1, 0)
         return logits.flatten(0, 1)
 
     def _compute(self, images: Tensor) -> Tensor:
         """Logits (n, flips, K) on the CPU of uint8 images (n, C, H, W).
 
-        A mirror image is that of the normalised picture, as in training.
+        The mirror image is taken of the normalized image, as in training.
         """
-        inputs = normalize(self.net.preprocess, images.to(self.device))
-        shown = [inputs, inputs.flip(3)] if self.views.flipped else [inputs]
-        scores = [logits_of(self.forward, each, precision=self.precision) for each in shown]
+        inputs = normalize(self.model.preprocess, images.to(self.device))
+        views = [inputs, inputs.flip(3)] if self.views.flipped else [inputs]
+        scores = [logits_of(self.forward, each, precision=self.precision) for each in views]
         return torch.stack(scores, 1)[..., self.columns].cpu()
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """Pictures that were scored together: rows (B,) of the split with logits (B, K) float32.
+class ScoredBatch:
+    """Images scored together: rows (B,) of the split with logits (B, K) float32.
 
-    errors: row and message of each picture that could not be read.
+    errors: row and message of each image that could not be read.
     """
 
     rows: Tensor
@@ -90,8 +96,8 @@ class Scored:
     errors: tuple[tuple[int, str], ...]
 
     @classmethod
-    def of(cls, group: Sequence[tuple[int, Tensor | str]], classes: int) -> Scored:
-        """A group of `compute_in_groups`: rows with their logits (K,), or why they have none."""
+    def of(cls, group: Sequence[tuple[int, Tensor | str]], classes: int) -> ScoredBatch:
+        """A batch of `batched_inference`: rows with their logits (K,) or the reason for none."""
         whole = [(row, found) for row, found in group if not isinstance(found, str)]
         logits = [found for _, found in whole] or [torch.empty(0, classes)]
         return cls(
@@ -101,81 +107,80 @@ class Scored:
         )
 
     def __len__(self) -> int:
-        """Pictures that went by, unreadable ones too."""
+        """Number of images, unreadable ones included."""
         return len(self.rows) + len(self.errors)
 
 
 class Ensemble:
-    """Nets that may differ in architecture and preprocessing, with the same classes by name.
+    """Models that may differ in architecture and preprocessing, with the same classes by name.
 
-    Views of each net are averaged first, then nets; classes are in the order of the first.
-    Raises DataError where classes differ, ConfigError where a net cannot take the views.
+    Views of each model are averaged first, then models; classes are in the order of the first.
+    Raises DataError if classes differ, ConfigError if a model cannot take the views.
     """
 
     def __init__(
         self,
-        nets: Sequence[ImageClassifier],
+        models: Sequence[ImageClassifier],
         views: Views,
         average: Average,
         device: torch.device,
         precision: str,
     ) -> None:
-        self.classes, self.average = nets[0].classes, average
+        self.classes, self.average = models[0].classes, average
         self.members = [
-            Member(net, views, _columns(net, nets[0]), device, precision) for net in nets
+            Member(model, views, _columns(model, models[0]), device, precision) for model in models
         ]
 
     def read(self, split: Split, row: int) -> list[list[Pixels]]:
-        """What each member sees of a picture, flips left out."""
-        return [cut(split, row, each.views, each.preprocess) for each in self.members]
+        """The views of an image for each member, without flips."""
+        return [read_views(split, row, each.views, each.preprocess) for each in self.members]
 
-    def score(self, pictures: Sequence[Sequence[Sequence[Pixels]]]) -> Tensor:
-        """Logits (B, K) on the CPU of B pictures from `read`."""
+    def score(self, images: Sequence[Sequence[Sequence[Pixels]]]) -> Tensor:
+        """Logits (B, K) on the CPU of B images from `read`."""
         scores = [
-            average_scores(member.logits(cuts), self.average)
-            for member, *cuts in zip(self.members, *pictures, strict=True)
+            average_scores(member.logits(views), self.average)
+            for member, *views in zip(self.members, *images, strict=True)
         ]
         return average_scores(torch.stack(scores), self.average)
 
     def scores(
         self, split: Split, rows: Sequence[int], workers: int | None = None
-    ) -> Iterator[Scored]:
-        """All `rows` of `split`, each once, read by `workers` threads while the nets compute.
+    ) -> Iterator[ScoredBatch]:
+        """All `rows` of `split`, each once, read by `workers` threads while the models compute.
 
-        At most two groups of pictures are held, each as large as the device takes at once but of
-        32 to 1,024 pictures.
+        At most two batches are held, each as large as the device takes at once but of 32 to 1,024
+        images.
         """
-
-        least = min(each.budget.pictures(each.pixels) for each in self.members)
-        for group in compute_in_groups(
+        smallest = min(each.budget.images(each.pixels) for each in self.members)
+        for group in batched_inference(
             lambda row: self.read(split, row),
             self.score,
             rows,
-            group=min(max(FEWEST, least), MOST),
+            group=min(max(MIN_BATCH, smallest), MAX_BATCH),
             workers=workers or cores(),
         ):
-            yield Scored.of(group, len(self.classes))
+            yield ScoredBatch.of(group, len(self.classes))
 
     def protocol(self, names: Sequence[str]) -> str:
-        """Views, sizes, averaging, precision and weights, net by net; `names` of the weights."""
+        """Views, sizes, averaging, precision and weights of each model; `names` of the weights."""
         parts = [
             f"{each.views.describe(each.preprocess, self.average)}, {each.precision}, {name}"
             for each, name in zip(self.members, names, strict=True)
         ]
         if len(parts) == 1:
             return parts[0]
-        nets = "; ".join(parts)
-        return f"{len(parts)} nets, {self.average} averaged [{nets}]"
+        members = "; ".join(parts)
+        return f"{len(parts)} models, {self.average} averaged [{members}]"
 
 
-def _columns(net: ImageClassifier, first: ImageClassifier) -> Tensor:
-    """(K,): which output of `net` is each class of `first`."""
-    if sorted(net.classes) != sorted(first.classes):
-        lacking = sorted(set(first.classes) ^ set(net.classes))[:5]
+def _columns(model: ImageClassifier, first: ImageClassifier) -> Tensor:
+    """(K,): which output of `model` is each class of `first`."""
+    if sorted(model.classes) != sorted(first.classes):
+        lacking = sorted(set(first.classes) ^ set(model.classes))[:5]
         raise DataError(
-            f"{net.origin} ({len(net.classes)} classes) and {first.origin}"
-            f" ({len(first.classes)}) cannot vote together; only one of them knows:"
+            f"{model.origin} ({len(model.classes)} classes) and {first.origin}"
+            f" ({len(first.classes)}) cannot form an ensemble; only one of them has:"
             f" {', '.join(lacking)}"
         )
-    where = {name: output for output, name in enumerate(net.classes)}
+    where = {name: output for output, name in enumerate(model.classes)}
     return torch.tensor([where[name] for name in first.classes])

@@ -1,4 +1,4 @@
-"""Pictures as vectors: what a net's head reads, written as a table, and who is near whom."""
+"""Embeddings of images: the input of the classifier, as a Parquet table, and nearest images."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ from torch import Tensor
 
 from resnets.config import ConfigError, atomic_write, hold_name
 from resnets.data import DataError, Split
-from resnets.evaluate.batch_size import Budget
-from resnets.evaluate.batched_inference import NOT_FINITE, compute_in_groups
-from resnets.evaluate.views.crops import cut, picture_name
-from resnets.evaluate.views.views import Views, logits_of
+from resnets.evaluate.batched_inference import NOT_FINITE, PixelBudget, batched_inference
+from resnets.evaluate.views import Views, image_name, logits_of, read_views
 from resnets.models import ImageClassifier
 from resnets.models.resnet import ResNet
 from resnets.utils.terminal import valid_text
 
-MOST = 256  # pictures computed at once, and rows written at once
+MAX_BATCH = 256  # images computed at once, and rows written at once
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A picture's path, its class (None where unknown), and its vector (D,) float32.
+    """An image's path, its class (None if unknown), and its vector (D,) float32.
 
-    `error` says why a picture could not be read; its vector is then empty.
+    `error`: why the image could not be read; its vector is then empty.
     """
 
     path: str
@@ -40,58 +38,58 @@ class Embedding:
     error: str | None = None
 
 
-def embed(net: ImageClassifier, images: Tensor) -> Tensor:
-    """The last stage's output, averaged over positions: (B, D) of normalised (B, C, H, W).
+def embed(model: ImageClassifier, images: Tensor) -> Tensor:
+    """The last stage's output, averaged over positions: (B, D) of normalized (B, C, H, W).
 
-    Of a residual or plain net that is what its head reads; the closing norm and relu of a
-    pre-activation net are applied first.
+    For residual and plain networks this is the input of the classifier; the final norm and ReLU of
+    a pre-activation network are applied first.
     """
-    features = net.stages(images)[net.stage_names[-1]]
-    if isinstance(net, ResNet):
-        features = net.norm(features)
+    features = model.stages(images)[model.stage_names[-1]]
+    if isinstance(model, ResNet):
+        features = model.norm(features)
     return features.mean((2, 3))
 
 
-def embed_picture(
-    net: ImageClassifier, picture: Path, *, device: torch.device, precision: str
+def embed_image(
+    model: ImageClassifier, image: Path, *, device: torch.device, precision: str
 ) -> NDArray[np.float32]:
-    """The vector (D,) of one picture, as `embeddings` gives it; DataError when there is none."""
-    images = net.preprocess(picture)[None].to(device)
+    """The vector (D,) of one image, as in `embeddings`; DataError if it is not finite."""
+    images = model.preprocess(image)[None].to(device)
     with torch.inference_mode():
-        vector = logits_of(lambda x: embed(net, x), images, precision=precision)[0]
+        vector = logits_of(lambda x: embed(model, x), images, precision=precision)[0]
     if not vector.isfinite().all():
-        raise DataError(f"{picture}: {NOT_FINITE}")
+        raise DataError(f"{image}: {NOT_FINITE}")
     return vector.cpu().numpy()
 
 
 def embeddings(
-    net: ImageClassifier, split: Split, *, device: torch.device, precision: str, workers: int
+    model: ImageClassifier, split: Split, *, device: torch.device, precision: str, workers: int
 ) -> Iterator[Embedding]:
-    """Each picture of `split`, its centre crop embedded, in order; `net` is on `device`.
+    """The embedding of the center crop of each image of `split`, in order.
 
-    At most two batches of pictures are held. A picture that cannot be read yields its error.
+    `model` is on `device`. At most two batches of images are held. An image that cannot be read yields its error.
     """
 
     def read(row: int) -> Tensor:
-        pixels = cut(split, row, Views(), net.preprocess.spec)[0]
+        pixels = read_views(split, row, Views(), model.preprocess.spec)[0]
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def compute(images: Tensor) -> Tensor:
-        inputs = net.preprocess.normalize(images.to(device))
-        return logits_of(lambda x: embed(net, x), inputs, precision=precision).cpu()
+        inputs = model.preprocess.normalize(images.to(device))
+        return logits_of(lambda x: embed(model, x), inputs, precision=precision).cpu()
 
-    budget = Budget(device)
+    budget = PixelBudget(device)
     labels = split.labels.tolist()
-    for group in compute_in_groups(
+    for group in batched_inference(
         read,
-        lambda pictures: budget.run(compute, torch.stack(list(pictures))),
+        lambda images: budget.run(compute, torch.stack(list(images))),
         range(len(split)),
-        group=min(MOST, budget.pictures(net.preprocess.spec.size**2)),
+        group=min(MAX_BATCH, budget.images(model.preprocess.spec.size**2)),
         workers=workers,
         finite=True,
     ):
         for row, found in group:
-            name = picture_name(split, row)
+            name = image_name(split, row)
             label = split.classes[labels[row]] if labels[row] >= 0 else None
             if isinstance(found, str):
                 error = f"{name}: {found}" if found == NOT_FINITE else found
@@ -107,8 +105,8 @@ def _valid(label: str | None) -> str | None:
 def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str]) -> int:
     """Write columns path, label and embedding (a list of D floats); returns the number of rows.
 
-    The file appears whole or not at all, and `about` is in its metadata as "resnets", in JSON.
-    Raises ConfigError where pyarrow is missing, ValueError when there is nothing to write.
+    The file is written whole or not at all, with `about` in its metadata as "resnets", in JSON.
+    Raises ConfigError without pyarrow, ValueError if there is nothing to write.
     """
     try:
         import pyarrow as pa
@@ -119,7 +117,7 @@ def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str])
     writer, count = None, 0
     with hold_name(path), atomic_write(path) as temporary:
         try:
-            while chunk := list(islice(rows, MOST)):
+            while chunk := list(islice(rows, MAX_BATCH)):
                 if writer is None:
                     writer = pq.ParquetWriter(temporary, _schema(len(chunk[0].vector), about))
                 values = pa.array(np.concatenate([each.vector for each in chunk]))
@@ -131,7 +129,7 @@ def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str])
                 writer.write_batch(pa.record_batch(columns, schema=writer.schema))
                 count += len(chunk)
             if writer is None:
-                raise ValueError(f"{path}: not written, there is no readable picture")
+                raise ValueError(f"{path}: not written: no readable image")
         finally:
             if writer is not None:
                 writer.close()
@@ -139,7 +137,7 @@ def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str])
 
 
 def _schema(width: int, about: dict[str, str]) -> Any:
-    """Columns of the table, embeddings of `width` numbers, and `about` beside them."""
+    """Columns of the table, embeddings of `width` numbers, and `about` as metadata."""
     import pyarrow as pa
 
     columns = [
@@ -150,29 +148,29 @@ def _schema(width: int, about: dict[str, str]) -> Any:
     return pa.schema(columns, metadata={"resnets": json.dumps(about)})
 
 
-class Nearest:
-    """The `count` embeddings most like a vector, by cosine similarity, of all that came by."""
+class NearestImages:
+    """The `count` embeddings nearest to a vector, by cosine similarity, of those seen."""
 
     def __init__(self, vector: NDArray[np.float32], count: int) -> None:
         self.vector, self.count = vector, count
         self.found: list[tuple[float, Embedding]] = []
 
     def watch(self, embeddings: Iterable[Embedding]) -> Iterator[Embedding]:
-        """Hand on `embeddings`."""
+        """Iterate over `embeddings`, remembering the nearest."""
         for embedding in embeddings:
-            likeness = cosine(self.vector, embedding.vector)
-            self.found.append((likeness, embedding))
-            if len(self.found) >= 2 * self.count + MOST:
+            similarity = cosine(self.vector, embedding.vector)
+            self.found.append((similarity, embedding))
+            if len(self.found) >= 2 * self.count + MAX_BATCH:
                 self.found = list(self.best)
             yield embedding
 
     @property
     def best(self) -> Sequence[tuple[float, Embedding]]:
-        """Cosine similarity and embedding, the most like first."""
+        """Cosine similarity and embedding, nearest first."""
         return sorted(self.found, key=lambda pair: -pair[0])[: self.count]
 
 
 def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Cosine similarity of two vectors; 0 where one of them is null."""
+    """Cosine similarity of two vectors; 0 if one of them is zero."""
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / lengths if lengths else 0.0

@@ -1,4 +1,4 @@
-"""The split to measure on, and its classes held against the net's."""
+"""The split to evaluate on, and its classes matched with the model's."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from resnets.data.decode.pixel_values import FULL
 from resnets.data.splits.all_images import open_all, open_unlabeled
 from resnets.data.splits.fingerprint import Fingerprint
 from resnets.data.tables.ground_truth import WNIDS
-from resnets.evaluate.truth import Truth, own_truth, read_truth
-from resnets.evaluate.views.crops import picture_name
+from resnets.evaluate.ground_truth import GroundTruth, read_labels, split_truth
+from resnets.evaluate.views import image_name
 from resnets.weights.hub import imagenet_classes
 
 log = logging.getLogger("resnets")
@@ -35,8 +35,8 @@ SplitName = Literal["test", "val", "train"]
 SHOWN = 5  # class names in a message
 
 
-class Known(Protocol):
-    """What a net, or an artifact of one, says of itself: see `models.ImageClassifier`."""
+class ModelInfo(Protocol):
+    """What evaluation needs to know of a model or artifact: see `models.ImageClassifier`."""
 
     preprocess: Any
     classes: tuple[str, ...]
@@ -44,76 +44,78 @@ class Known(Protocol):
     origin: str
 
 
-def open_pictures(
-    net: Known,
+def open_labeled(
+    model: ModelInfo,
     source: str | Source | None,
     name: SplitName,
     labels: Path | None = None,
-    others: Sequence[Known] = (),
-) -> tuple[Split, Truth]:
-    """The pictures to measure `net` on, and what is right: their own classes or those of `labels`.
+    others: Sequence[ModelInfo] = (),
+) -> tuple[Split, GroundTruth]:
+    """The images to evaluate `model` on, and their ground truth: own classes, or those of `labels`.
 
-    others: the further members of an ensemble; no image that any of them trained on is held out.
-    Raises as `open_split`, `match_classes` and `read_truth` do.
+    others: the other members of an ensemble; no image that any of them trained on is held out.
+    Raises as `open_split`, `match_classes` and `read_labels` do.
     """
     if labels is None or source is None or isinstance(source, Source):
-        pictures = open_split(net, source, name, stored=True, others=others)
+        images = open_split(model, source, name, stored=True, others=others)
     else:
-        pictures = _open_for_labels(net, source, name, others)
+        images = _open_for_labels(model, source, name, others)
     if labels is not None:
-        names = [picture_name(pictures, row) for row in range(len(pictures))]
-        stored_order = not isinstance(pictures, FileSplit)  # pixels have numbers, no file names
-        truth = read_truth(labels, names, net.classes, stored_order=stored_order)
-        summary = getattr(pictures, "summary", None)
+        names = [image_name(images, row) for row in range(len(images))]
+        stored_order = not isinstance(images, FileSplit)  # pixels have numbers, no file names
+        truth = read_labels(labels, names, model.classes, stored_order=stored_order)
+        summary = getattr(images, "summary", None)
         if truth.paired and summary is not None:
             summary = dataclasses.replace(summary, notes=(truth.paired, *summary.notes))
-            pictures = with_summary(pictures, summary)
-        return pictures, truth
-    outputs = match_classes(pictures.classes, net.classes, pictures.description)
-    if note := number_note(pictures.classes, net.classes):
-        pictures = _described(pictures, f"{pictures.description}, {note}")
-    return pictures, own_truth(pictures.labels, outputs, len(net.classes))
+            images = with_summary(images, summary)
+        return images, truth
+    outputs = match_classes(images.classes, model.classes, images.description)
+    if note := class_number_note(images.classes, model.classes):
+        images = _described(images, f"{images.description}, {note}")
+    return images, split_truth(images.labels, outputs, len(model.classes))
 
 
-def _record(nets: Sequence[Known]) -> tuple[Fingerprint | None, str]:
-    """What the networks' runs remember of their images, together; and which remember nothing."""
-    records: list[Fingerprint | None] = [getattr(net, "fingerprint", None) for net in nets]
+def _record(models: Sequence[ModelInfo]) -> tuple[Fingerprint | None, str]:
+    """Fingerprint of all images the models trained on, and a note on models without one."""
+    records: list[Fingerprint | None] = [getattr(model, "fingerprint", None) for model in models]
     known = [record for record in records if record is not None]
-    without = [net.origin for net, record in zip(nets, records, strict=True) if record is None]
+    without = [
+        model.origin for model, record in zip(models, records, strict=True) if record is None
+    ]
     note = ", not compared with training images" if without else ""
-    if note and len(nets) > 1:
+    if note and len(models) > 1:
         note += f" of {', '.join(without)}"
     return Fingerprint.union(known) if len(known) > 1 else next(iter(known), None), note
 
 
 def open_split(
-    net: Known,
+    model: ModelInfo,
     source: str | Source | None,
     name: SplitName,
     *,
     stored: bool = False,
-    others: Sequence[Known] = (),
+    others: Sequence[ModelInfo] = (),
 ) -> Split:
-    """The split called `name` of `source`, or of the data `net` was trained on.
+    """The split called `name` of `source`, or of the data `model` was trained on.
 
-    Shares and seeds of splits are the recipe's, so a validation split is the one the run had; the
-    size the pictures are read at is the one that travels with the weights. "test" of another source
-    than the net was trained on is its test part, or all of it where it has no parts: none of its
-    images were trained on. `stored` leaves images in their files, whole, for views at any scale.
-    others: see `open_pictures`. A set that is given as a Python object (`Source`) is told by its
-    images to be the run's own or another. Raises ConfigError when there is neither a source nor a
-    recipe, DataError when there is no such split.
+    Fractions and seeds of splits are the recipe's, so a validation split is that of the run; the
+    image size is the one stored with the weights. "test" of another source than the model was
+    trained on is its test split, or all of it if it has no splits, since none of its images were
+    trained on. Whether a `Source` (a Python object) is the run's own data is decided by its images.
+    `stored` leaves images in their files, whole, for views at any scale. others: see
+    `open_labeled`. Raises ConfigError if there is neither a source nor a recipe, DataError if there
+    is no such split.
     """
-    if net.recipe is None and source is None:
-        raise ConfigError(f"{net.origin}: does not say what it was trained on; name it with --data")
+    if model.recipe is None and source is None:
+        raise ConfigError(f"{model.origin}: does not state its training data; give --data")
     given = source if isinstance(source, Source) else None
     where = source.name if isinstance(source, Source) else source
-    spec = net.recipe.data if net.recipe is not None else DataSpec()
-    seen: Preprocess = net.preprocess.spec
-    foreign = net.recipe is None or given is not None
+    spec = model.recipe.data if model.recipe is not None else DataSpec()
+    seen: Preprocess = model.preprocess.spec
+    foreign = model.recipe is None or given is not None
     foreign |= where is not None and not _same(where, spec.source)
     whole = foreign and name == "test"
-    known, unknown = _record((net, *others))
+    known, unknown = _record((model, *others))
     splits = open_data(
         dataclasses.replace(
             spec,
@@ -151,14 +153,14 @@ def _described(split: Split, description: str) -> Split:
 
 
 def _why(known: Fingerprint | None, foreign: bool) -> str:
-    """What may be behind a missing split, and the way out."""
+    """Why a split may be missing, and what to do."""
     if foreign and known is not None:
-        return " (its images are those that the run trained on); choose another --split"
+        return " (its images are those the run was trained on); choose another --split"
     return "; choose another --split"
 
 
 def _without_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
-    """The images of loose files that the run did not train on; DataError where none is left."""
+    """The images of loose files that the run did not train on; DataError if none is left."""
     if known is None:
         return split
     trained = known.trained(file_keys(split.files))
@@ -166,11 +168,11 @@ def _without_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
         return split
     if trained.all():
         raise DataError(
-            f"{split.description}: all were trained on; measure them as such with --split train, or"
-            " give images that were not"
+            f"{split.description}: all were trained on; evaluate them with --split train, or give"
+            " images that were not"
         )
     rows = np.flatnonzero(~trained)
-    note = f"{int(trained.sum()):,} left out that were trained on"
+    note = f"{int(trained.sum()):,} left out because they were trained on"
     return dataclasses.replace(
         split,
         files=split.files.take(rows),
@@ -179,29 +181,31 @@ def _without_trained(split: FileSplit, known: Fingerprint | None) -> FileSplit:
     )
 
 
-def open_every(net: Known, source: str) -> Split:
-    """Every image of `source`, whole, whatever part or class it is in, or none.
+def open_all_images(model: ModelInfo, source: str) -> Split:
+    """Every image of `source`, whole, of any split and class, or without a class.
 
-    Where the net was trained on it, what its recipe says of reading it holds.
+    If the model was trained on it, it is read as its recipe says.
     """
-    spec = net.recipe.data if net.recipe is not None else DataSpec()
-    if net.recipe is None or not _same(source, spec.source):
+    spec = model.recipe.data if model.recipe is not None else DataSpec()
+    if model.recipe is None or not _same(source, spec.source):
         spec = dataclasses.replace(spec, quarantine=None, ground_truth=None, labels_from="auto")
-    levels = net.preprocess.spec.value_range or FULL
+    levels = model.preprocess.spec.value_range or FULL
     spec = dataclasses.replace(spec, source=source, in_memory="never", value_range=levels)
     return open_all(spec)
 
 
-def _open_for_labels(net: Known, source: str, name: SplitName, others: Sequence[Known]) -> Split:
-    """The images that a file labels: a split of `source`, or all of what has no classes."""
-    loose, (known, _) = open_unlabeled(source), _record((net, *others))
+def _open_for_labels(
+    model: ModelInfo, source: str, name: SplitName, others: Sequence[ModelInfo]
+) -> Split:
+    """The images for a file of labels: a split of `source`, or all images without classes."""
+    loose, (known, _) = open_unlabeled(source), _record((model, *others))
     if loose is not None and any("/" not in path for path in _paths_within(loose, source)):
         return loose if name == "train" else _without_trained(loose, known)
     try:
-        return open_split(net, source, name, stored=True, others=others)
+        return open_split(model, source, name, stored=True, others=others)
     except DataError:
-        own = net.recipe is not None and _same(source, net.recipe.data.source)
-        if loose is None or own:  # all of its own set would be measured on what it was trained on
+        own = model.recipe is not None and _same(source, model.recipe.data.source)
+        if loose is None or own:  # all of its own set includes what it was trained on
             raise
         return loose if name == "train" else _without_trained(loose, known)
 
@@ -214,23 +218,23 @@ def _same(source: str, other: str) -> bool:
     return source == other or Path(source).expanduser().resolve() == Path(other).resolve()
 
 
-def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tensor:
+def match_classes(data: Sequence[str], model: Sequence[str], source: str) -> Tensor:
     """(K,) int64: for each class of the data, the network's output of that name.
 
     The data may have some of the network's classes only. Data whose K classes are called 0, 1, ...,
-    K - 1 names the outputs by number (ImageNet-V2). A network of ImageNet knows WordNet ids by its
-    libraries' English names too. Names that differ in how Unicode composes them (NFC, NFD) are the
-    same. DataError counts and names classes that the network does not know, and refuses numbers
-    that may be names or places.
+    K - 1 names the outputs by number (ImageNet-V2). WordNet ids also match the English names of
+    ImageNet models. Names that differ in Unicode normalization only (NFC, NFD) are equal. Raises
+    DataError for classes that the network does not have, and for numbers that may be names or
+    indices.
     """
-    if (known := _imagenet_outputs(data, net)) is not None:
+    if (known := _imagenet_outputs(data, model)) is not None:
         return known
-    ours, theirs = _composed(data), _composed(net)
+    ours, theirs = _composed(data), _composed(model)
     if _are_numbers(ours, theirs):
         if both := sorted(set(ours) & set(theirs), key=int):
             raise DataError(
                 f"{source}: its classes 0 to {len(ours) - 1} may be names of the network's classes"
-                f" ({_shown(both)}) or places among them; call them as the network does:"
+                f" ({_shown(both)}) or their indices; use the network's names:"
                 f" {_shown(theirs)}"
             )
         return torch.tensor([int(name) for name in ours])
@@ -251,46 +255,46 @@ def match_classes(data: Sequence[str], net: Sequence[str], source: str) -> Tenso
     if twice := sorted(set(ours) & {name for name, count in Counter(theirs).items() if count > 1}):
         raise DataError(
             f"{source}: the network has several classes called {_shown(twice)}, so the data's may"
-            " be either; call them by their WordNet ids or numbers, or leave them out"
+            " be either; use WordNet ids or numbers, or leave them out"
         )
     where = {name: index for index, name in enumerate(theirs)}
     return torch.tensor([where[name] for name in ours])
 
 
-def number_note(data: Sequence[str], net: Sequence[str]) -> str:
-    """What a protocol says where `match_classes` takes the data's classes as places; else empty."""
-    ours, theirs = _composed(data), _composed(net)
+def class_number_note(data: Sequence[str], model: Sequence[str]) -> str:
+    """A note for the protocol where `match_classes` takes the data's classes as indices."""
+    ours, theirs = _composed(data), _composed(model)
     if not _are_numbers(ours, theirs):
         return ""
     pairs = [f"{number} is {name}" for number, name in enumerate(theirs)]
-    return f"its labels are numbers, taken as places of the network's classes ({_shown(pairs)})"
+    return f"its labels are numbers, taken as class indices of the network ({_shown(pairs)})"
 
 
-def _are_numbers(data: Sequence[str], net: Sequence[str]) -> bool:
-    """Whether the data's classes are 0 to K - 1 and the network's K are called otherwise."""
-    return set(data) != set(net) and set(data) == set(map(str, range(len(net))))
+def _are_numbers(data: Sequence[str], model: Sequence[str]) -> bool:
+    """Whether the data's classes are 0 to K - 1 and the network's have other names."""
+    return set(data) != set(model) and set(data) == set(map(str, range(len(model))))
 
 
 def _composed(names: Sequence[str]) -> list[str]:
     return [unicodedata.normalize("NFC", name) for name in names]
 
 
-def _imagenet_outputs(data: Sequence[str], net: Sequence[str]) -> Tensor | None:
-    """`match_classes` where both are classes of ImageNet, else None."""
+def _imagenet_outputs(data: Sequence[str], model: Sequence[str]) -> Tensor | None:
+    """`match_classes` if both are classes of ImageNet, else None."""
     places = {wnid: place for place, wnid in enumerate(WNIDS)}
     if not set(data) <= set(places):
         return None
-    numbers = tuple(map(str, range(len(WNIDS))))  # what a net is loaded with that says no names
-    if tuple(net) in (imagenet_classes(), numbers):
+    numbers = tuple(map(str, range(len(WNIDS))))  # of a model loaded without names
+    if tuple(model) in (imagenet_classes(), numbers):
         return torch.tensor([places[wnid] for wnid in data])
-    where = {name: index for index, name in enumerate(net)}
+    where = {name: index for index, name in enumerate(model)}
     if set(data) <= set(where) <= set(places):
         return torch.tensor([where[wnid] for wnid in data])
     return None
 
 
-def relabel(batches: Iterable[Batch], outputs: Tensor) -> Iterator[Batch]:
-    """Batches whose targets t became outputs[t]."""
+def map_targets(batches: Iterable[Batch], outputs: Tensor) -> Iterator[Batch]:
+    """Batches with each target t replaced by outputs[t]."""
     for batch in batches:
         assert isinstance(batch.targets, Tensor)
         targets = outputs.to(batch.targets.device)[batch.targets]

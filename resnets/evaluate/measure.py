@@ -1,4 +1,4 @@
-"""Measure an ensemble on a split under a protocol: figures, what was missed, what went wrong."""
+"""Evaluate an ensemble on a split: metrics with their protocol, mistakes, unreadable images."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import torch
 from torch import Tensor
 
 from resnets.data import Split
-from resnets.evaluate.ensemble import Scored
-from resnets.evaluate.run import Evaluation, evaluate_scores
-from resnets.evaluate.truth import Truth
-from resnets.evaluate.views.crops import picture_name
+from resnets.evaluate.ensemble import ScoredBatch
+from resnets.evaluate.evaluation import Evaluation, evaluate_scores
+from resnets.evaluate.ground_truth import GroundTruth
+from resnets.evaluate.views import image_name
 from resnets.utils.distributed import ProcessGroup
 
-KEPT = 24  # most confident errors
+MAX_MISTAKES = 24  # the most confident ones are kept
 
 
 class Scorer(Protocol):
-    """What gives scores of pictures: an `Ensemble`, or an artifact's runtime.
+    """What computes scores of images: an `Ensemble`, or an artifact's runtime.
 
-    classes: of its outputs. `protocol` is the sentence that says how `scores` come about.
+    classes: of its outputs. `protocol`: how `scores` are computed, in one line.
     """
 
     classes: tuple[str, ...]
 
     def scores(
         self, split: Split, rows: Sequence[int], workers: int | None = None
-    ) -> Iterator[Scored]:
+    ) -> Iterator[ScoredBatch]:
         """All `rows` of `split`, each once."""
         ...
 
     def protocol(self, names: Sequence[str]) -> str:
-        """How they come about; `names` of the weights."""
+        """How they are computed; `names` of the weights."""
         ...
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong prediction: picture `row` of the split, what it is, what it was taken for."""
+    """A wrong prediction: image `row` of the split, its class and the predicted one."""
 
     row: int
     path: str
@@ -60,10 +60,10 @@ class Mistake:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """An evaluation with the 24 most confident mistakes, surest first, and what was not counted.
+    """An evaluation with the 24 most confident mistakes, and the images not counted.
 
-    errors: one message for each picture that could not be read. warnings: where the images may not
-    be what they seem, from the split's `DataSummary`.
+    errors: one message for each image that could not be read. warnings: possible mistakes in how
+    the data were understood, from the split's `DataSummary`.
     """
 
     evaluation: Evaluation
@@ -84,17 +84,17 @@ class Measurement:
 def measure(
     scorer: Scorer,
     split: Split,
-    truth: Truth,
+    truth: GroundTruth,
     *,
     weights: list[str],
-    watch: Callable[[Iterable[Scored]], Iterable[Scored]] = iter,
+    watch: Callable[[Iterable[ScoredBatch]], Iterable[ScoredBatch]] = iter,
     rank: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     workers: int | None = None,
 ) -> Measurement:
-    """Figures of `scorer` on the pictures of `split` that have a label, each counted once.
+    """Metrics of `scorer` on the images of `split` that have a label, each counted once.
 
-    `weights` name the members in the protocol. `watch` hands on what goes by, to show progress. A
-    picture that cannot be read is left out, and its message kept. Raises ValueError when none is
+    `weights` name the members in the protocol. `watch` wraps the iteration, to show progress. An
+    image that cannot be read is left out, and its message kept. Raises ValueError when none is
     left.
     """
     errors: list[tuple[int, str]] = []
@@ -106,7 +106,7 @@ def measure(
             if len(scored.rows):
                 targets = truth.targets(scored.rows, scored.logits)
                 found = _mistakes(split, scored, targets, scorer.classes)
-                mistakes[:] = _surest(mistakes + found)
+                mistakes[:] = _most_confident(mistakes + found)
                 yield scored.logits, targets
 
     evaluation = evaluate_scores(
@@ -117,19 +117,19 @@ def measure(
         device=torch.device("cpu"),
     )
     errors = sorted(rank.gather(errors))
-    evaluation = evaluation.leaving_out(len(errors))
-    surest = _surest(rank.gather(mistakes))
+    evaluation = evaluation.without_unreadable(len(errors))
+    confident = _most_confident(rank.gather(mistakes))
     summary = getattr(split, "summary", None)
     return Measurement(
         evaluation,
-        tuple(surest),
+        tuple(confident),
         tuple(text for _, text in errors),
         () if summary is None else tuple(summary.warnings),
     )
 
 
 def _mistakes(
-    split: Split, scored: Scored, targets: Tensor, classes: tuple[str, ...]
+    split: Split, scored: ScoredBatch, targets: Tensor, classes: tuple[str, ...]
 ) -> list[Mistake]:
     shares, predicted = scored.logits.softmax(1).max(1)  # (B,), (B,)
     found = []
@@ -138,7 +138,7 @@ def _mistakes(
         found.append(
             Mistake(
                 row=row,
-                path=picture_name(split, row),
+                path=image_name(split, row),
                 true=classes[int(targets[place])],
                 predicted=classes[int(predicted[place])],
                 probability=float(shares[place]),
@@ -147,5 +147,5 @@ def _mistakes(
     return found
 
 
-def _surest(mistakes: list[Mistake]) -> list[Mistake]:
-    return sorted(mistakes, key=lambda each: (-each.probability, each.row))[:KEPT]
+def _most_confident(mistakes: list[Mistake]) -> list[Mistake]:
+    return sorted(mistakes, key=lambda each: (-each.probability, each.row))[:MAX_MISTAKES]

@@ -1,4 +1,4 @@
-"""Figures of a classifier as sums over examples, so that batches and devices simply add up."""
+"""Metrics of a classifier as sums over examples, so that batches and devices add up."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ BINS = 15
 
 
 @dataclass(frozen=True, eq=False)
-class Sums:
-    """What `ClassificationMeter` has added up; every figure is one line of arithmetic on it.
+class ClassificationSums:
+    """The sums of a `ClassificationMeter`, and the metrics computed from them.
 
     confusion: (K, K) int64, rows the true class, columns the predicted one.
     top5_hits: examples whose true class is among the min(5, K) highest logits.
@@ -33,7 +33,7 @@ class Sums:
 
     @property
     def examples(self) -> int:
-        """Examples seen."""
+        """Number of examples."""
         return int(self.confusion.sum())
 
     @property
@@ -53,10 +53,10 @@ class Sums:
 
 
 class ClassificationMeter:
-    """Adds up `Sums` over batches of logits, on their device, and over all processes.
+    """Adds up `ClassificationSums` over batches of logits, on their device, and over all processes.
 
-    Not a torchmetrics.Metric: importing that takes longer than torch itself, it keeps every example
-    to tell the calibration error, and counts confidence 1.0 as a 16th bin.
+    Not a torchmetrics.Metric: importing that takes longer than torch itself, it stores every
+    example for the calibration error, and counts confidence 1.0 as a 16th bin.
     """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
@@ -86,15 +86,15 @@ class ClassificationMeter:
         self.bin_confidence.index_add_(0, bins, confidence.to(self.bin_confidence.dtype))
         self.bin_hits.index_add_(0, bins, hits)
 
-    def sums(self) -> Sums:
-        """The sums over all examples so far, of all processes; each of them has to ask."""
+    def sums(self) -> ClassificationSums:
+        """The sums over all examples so far, of all processes; each of them must call this."""
         state = {
             name: tensor.cpu() for name, tensor in vars(self).items() if isinstance(tensor, Tensor)
         }
         if distributed.is_available() and distributed.is_initialized():
             for tensor in state.values():
                 distributed.all_reduce(tensor)
-        return Sums(
+        return ClassificationSums(
             **{name: tensor.numpy() for name, tensor in state.items() if tensor.ndim},
             top5_hits=int(state["top5_hits"]),
             loss=float(state["loss"]),
@@ -102,11 +102,11 @@ class ClassificationMeter:
 
 
 @dataclass(frozen=True)
-class ClassFigures:
-    """One class against the rest, in 0..1; None where nothing was there to divide by.
+class ClassMetrics:
+    """Metrics of one class against the rest, in 0..1; None where the denominator is 0.
 
-    precision: share of predictions of this class that are right. recall: share of its examples
-    that are found. f1: their harmonic mean.
+    precision: share of predictions of this class that are correct. recall: share of its examples
+    that are predicted as it. f1: their harmonic mean.
     """
 
     name: str
@@ -116,15 +116,15 @@ class ClassFigures:
     f1: float | None
 
 
-def class_figures(confusion: np.ndarray, classes: tuple[str, ...]) -> tuple[ClassFigures, ...]:
-    """Per-class figures of a (K, K) confusion matrix, in class order."""
+def class_metrics(confusion: np.ndarray, classes: tuple[str, ...]) -> tuple[ClassMetrics, ...]:
+    """Per-class metrics of a (K, K) confusion matrix, in class order."""
 
     def share(part: int, whole: int) -> float | None:
         return part / whole if whole else None
 
     true, predicted = confusion.sum(1).tolist(), confusion.sum(0).tolist()
     return tuple(
-        ClassFigures(
+        ClassMetrics(
             name=name,
             examples=true[k],
             precision=share(hits, predicted[k]),

@@ -1,4 +1,4 @@
-"""Name what is in pictures: files in, class probabilities out, decoding beside the net."""
+"""Class probabilities of images; decoding overlaps with computing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch import Tensor
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut, walk_unlabeled
 from resnets.data.transforms.preprocess import ImageInput
-from resnets.evaluate.batched_inference import NOT_FINITE, compute_in_groups
+from resnets.evaluate.batched_inference import NOT_FINITE, batched_inference
 
-MOST = 256  # pictures computed at once; a terminal sees their rows together
+MAX_BATCH = 256  # images computed at once, and whose rows are printed together
 
 
 class Classifier(Protocol):
     """What predicts: see `runtime.base.Backend`.
 
-    preprocess: a `Preprocessor`. batch: how many pictures are worth computing at once. at_once:
+    preprocess: a `Preprocessor`. batch: how many images are worth computing at once. at_once:
     how many such batches.
     """
 
@@ -33,14 +33,14 @@ class Classifier(Protocol):
     batch: int
     at_once: int
 
-    def probabilities(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, K) of pictures (B, size, size, C)."""
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, K) of images (B, size, size, C)."""
         ...
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the net says of one file: the most probable classes first, or why it was not read."""
+    """What the model says of one file: the most probable classes first, or why it was not read."""
 
     path: Path
     classes: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Prediction:
     error: str | None = None
 
 
-def find_pictures(paths: Iterable[str | Path], left_out: LeftOut | None = None) -> list[Path]:
+def find_images(paths: Iterable[str | Path], left_out: LeftOut | None = None) -> list[Path]:
     """Files as named, and each folder's images in the order of their paths.
 
     See `data.files.walk` for which files of a folder are images; the others are counted in
@@ -81,18 +81,18 @@ def predict(
     """
 
     def read(row: int) -> Tensor:
-        picture: Tensor = classifier.preprocess.to_tensor(images[row])
-        return picture
+        image: Tensor = classifier.preprocess.to_tensor(images[row])
+        return image
 
-    def shares(pictures: Sequence[Tensor]) -> Tensor:
-        pixels = torch.stack([each.permute(1, 2, 0) for each in pictures])  # (B, H, W, C)
+    def probabilities(images: Sequence[Tensor]) -> Tensor:
+        pixels = torch.stack([each.permute(1, 2, 0) for each in images])  # (B, H, W, C)
         return torch.from_numpy(classifier.probabilities(pixels.numpy()))
 
-    for group in compute_in_groups(
+    for group in batched_inference(
         read,
-        shares,
+        probabilities,
         range(len(images)),
-        group=min(MOST, classifier.batch),
+        group=min(MAX_BATCH, classifier.batch),
         workers=workers,
         at_once=classifier.at_once,
         finite=True,

@@ -1,4 +1,4 @@
-"""What evaluating and predicting share before they start: where to compute, and how far along."""
+"""Device, precision and progress bar of everything that evaluates or predicts."""
 
 from __future__ import annotations
 
@@ -24,30 +24,29 @@ from resnets.utils.terminal import Console
 T = TypeVar("T")
 
 
-def to_device(net: nn.Module, device: str, precision: str) -> tuple[torch.device, str]:
-    """Move `net` to the device that `device` ("auto", "cuda:1") means, channels last.
+def to_device(model: nn.Module, device: str, precision: str) -> tuple[torch.device, str]:
+    """Move `model` to the device that `device` ("auto", "cuda:1") means, channels last.
 
     Returns it with the precision that "auto" becomes there.
     """
     chosen = environment.pick_device(device)
     if chosen.type == "cpu":
         environment.tune_malloc()
-    net.to(chosen).to(memory_format=torch.channels_last)
+    model.to(chosen).to(memory_format=torch.channels_last)
     return chosen, environment.pick_precision(precision, chosen)
 
 
 def with_progress(
     items: Iterable[T],
     total: int,
-    pictures: Callable[[T], int] = lambda _: 1,
+    images: Callable[[T], int] = lambda _: 1,
     *,
-    doing: str = "pictures",
+    description: str = "images",
     hidden: bool = False,
 ) -> Iterator[T]:
-    """Hand on `items` under a bar with images/s and time left, on stderr where that is a terminal.
+    """Iterate over `items` with a progress bar (images/s, time left) on stderr if it is a terminal.
 
-    `pictures` says how many of the `total` pictures an item stands for. What is printed to stdout
-    meanwhile stays there.
+    `images`: how many of the `total` images an item counts for. stdout is not redirected.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -62,14 +61,14 @@ def with_progress(
         disable=hidden or not console.is_terminal,
     )
     with bar:
-        task = bar.add_task(doing, total=total)
+        task = bar.add_task(description, total=total)
         for item in items:
             yield item
-            bar.advance(task, pictures(item))
+            bar.advance(task, images(item))
 
 
 class _Rate(ProgressColumn):
-    """Pictures a second."""
+    """Images per second."""
 
     def render(self, task: Task) -> Text:
         """The rate as text; empty until it is known."""

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from resnets.config import ConfigError, dump_json, hold_name, to_dict
 from resnets.data import DataError, Split
 from resnets.data.dataset.summary import announce
-from resnets.evaluate.match import open_pictures, open_split
-from resnets.evaluate.run import Evaluation
-from resnets.evaluate.truth import Truth
-from resnets.evaluate.views.crops import cut
-from resnets.evaluate.views.views import Views
+from resnets.evaluate.evaluation import Evaluation
+from resnets.evaluate.ground_truth import GroundTruth
+from resnets.evaluate.match import open_labeled, open_split
+from resnets.evaluate.views import Views, read_views
 from resnets.export.mixed_precision import quantize_mixed
 from resnets.export.verify import (
     BATCHES,
@@ -70,7 +69,7 @@ class Evidence:
     source: str
     calibration: NDArray[np.uint8] | None = None
     split: Split | None = None
-    truth: Truth | None = None
+    truth: GroundTruth | None = None
     baseline: Callable[[], Evaluation] | None = None
 
 
@@ -159,7 +158,7 @@ def verify(
             **to_dict(metadata.preprocess),
             "before_the_graph": "upright" + (f"; {RESIZE_AND_CROP}" if full_images is None else ""),
             "in_the_graph": (
-                "" if full_images is None else f"{RESIZE_AND_CROP}, unless cut already; "
+                "" if full_images is None else f"{RESIZE_AND_CROP}, unless read_views already; "
             )
             + NORMALIZATION,
         },
@@ -185,9 +184,9 @@ def gather_evidence(model: ImageClassifier, data: str | None, precision: Precisi
     training = open_split(model, data, "train", stored=True)
     announce(training)
     try:
-        split, truth = open_pictures(model, data, "val")
+        split, truth = open_labeled(model, data, "val")
     except DataError:  # no validation split
-        split, truth = open_pictures(model, data, "test")
+        split, truth = open_labeled(model, data, "test")
     count = min(CALIBRATION, len(training))
     calibration = _evenly_spaced(model, training, count) if precision == "int8" else None
     images = _evenly_spaced(model, split, sum(BATCHES))
@@ -201,7 +200,7 @@ def _evenly_spaced(model: ImageClassifier, split: Split, count: int) -> NDArray[
     """Evenly spaced images of a split as the model gets them, (count, size, size, C)."""
     rows = np.linspace(0, len(split) - 1, count).astype(int).tolist()
     views: NDArray[np.uint8] = np.stack(
-        [cut(split, row, Views(), model.preprocess.spec)[0] for row in rows]
+        [read_views(split, row, Views(), model.preprocess.spec)[0] for row in rows]
     )
     return views
 

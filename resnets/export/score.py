@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from resnets.data import Split
-from resnets.evaluate.batched_inference import compute_in_groups
-from resnets.evaluate.ensemble import FEWEST, MOST, Scored
+from resnets.evaluate.batched_inference import batched_inference
+from resnets.evaluate.ensemble import MAX_BATCH, MIN_BATCH, ScoredBatch
+from resnets.evaluate.ground_truth import GroundTruth
 from resnets.evaluate.measure import Measurement, measure
-from resnets.evaluate.truth import Truth
-from resnets.evaluate.views.crops import Pixels, cut
-from resnets.evaluate.views.views import Views
+from resnets.evaluate.views import Pixels, Views, read_views
 from resnets.runtime.base import Backend
 from resnets.utils.cpu_count import cores
 
@@ -27,18 +26,18 @@ class BackendScorer:
 
     def scores(
         self, split: Split, rows: Sequence[int], workers: int | None = None
-    ) -> Iterator[Scored]:
+    ) -> Iterator[ScoredBatch]:
         """Scores of `rows`, decoded by `workers` threads while the backend computes."""
         preprocess, views = self.backend.preprocess.spec, Views()
 
         def read(row: int) -> Pixels:
-            return cut(split, row, views, preprocess)[0]
+            return read_views(split, row, views, preprocess)[0]
 
         def compute(images: Sequence[Pixels]) -> Tensor:
             return torch.from_numpy(self.backend.logits(np.stack(images)))
 
-        batch_size = min(max(FEWEST, self.backend.batch), MOST)
-        for logits in compute_in_groups(
+        batch_size = min(max(MIN_BATCH, self.backend.batch), MAX_BATCH)
+        for logits in batched_inference(
             read,
             compute,
             rows,
@@ -46,7 +45,7 @@ class BackendScorer:
             workers=workers or cores(),
             at_once=self.backend.at_once,
         ):
-            yield Scored.of(logits, len(self.classes))
+            yield ScoredBatch.of(logits, len(self.classes))
 
     def protocol(self, names: Sequence[str]) -> str:
         """The evaluation protocol: views, size, backend and weights."""
@@ -57,8 +56,8 @@ class BackendScorer:
 def evaluate_backend(
     backend: Backend,
     split: Split,
-    truth: Truth,
-    progress: Callable[[Iterable[Scored]], Iterable[Scored]] = iter,
+    truth: GroundTruth,
+    progress: Callable[[Iterable[ScoredBatch]], Iterable[ScoredBatch]] = iter,
 ) -> Measurement:
     """Metrics of `backend` on the labeled images of `split`."""
     return measure(BackendScorer(backend), split, truth, weights=[backend.origin], watch=progress)

@@ -14,13 +14,13 @@ from PIL import Image
 from resnets.data import Split
 from resnets.data.sources.builtin import load_digits, load_photographs
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.evaluate.truth import Truth
+from resnets.evaluate.ground_truth import GroundTruth
 from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend
 from resnets.utils.errors import ResnetsError
 
 if TYPE_CHECKING:
-    from resnets.evaluate.run import Evaluation
+    from resnets.evaluate.evaluation import Evaluation
 
 BATCHES = (1, 2, 7)
 # Root mean square difference of the logits over their standard deviation. Measured on a model of 6
@@ -128,11 +128,11 @@ def _to_channels(photograph: NDArray[np.uint8], channels: int) -> NDArray[np.uin
     return np.array(image).reshape(*photograph.shape[:2], channels)
 
 
-def count_errors(backend: Backend, split: Split, truth: Truth) -> Evaluation:
+def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> Evaluation:
     """Evaluate a backend on a split, on at most MAX_MEASURED evenly spaced images."""
     places = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MAX_MEASURED)).astype(int)
     chosen = {truth.rows[place] for place in places.tolist()}
-    subset = Truth(
+    subset = GroundTruth(
         [each if row in chosen else () for row, each in enumerate(truth.labels)], truth.note
     )
     from resnets.export.score import evaluate_backend  # deferred: slow to import

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnets.config import Recipe
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.evaluate.batch_size import Budget
+from resnets.evaluate.batched_inference import PixelBudget
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
 
 Images = NDArray[np.uint8]
@@ -68,7 +68,7 @@ class Engine(ABC):
         spec = preprocess.spec
         self.name, self.classes, self.preprocess, self.origin = name, classes, preprocess, origin
         self.recipe, self.size, self.channels = recipe, spec.size, spec.channels
-        self.batch = Budget(torch.device("cpu")).pictures(spec.size**2)
+        self.batch = PixelBudget(torch.device("cpu")).images(spec.size**2)
         self.note, self.at_once = "", 1
 
     @abstractmethod

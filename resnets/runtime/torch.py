@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resnets.evaluate.batch_size import Budget
+from resnets.evaluate.batched_inference import PixelBudget
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
 from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_error
@@ -33,12 +33,12 @@ class TorchEngine(Engine):
         name = f"torch {resolved}, {environment.device_name(self.device)}"
         super().__init__(name, model.classes, model.preprocess, model.origin, model.recipe)
         self.graph: nn.Module = InferenceModule(model, resolved).to(self.device)
-        self.budget = Budget(self.device)
-        self.batch = self.budget.pictures(self.size**2)
+        self.budget = PixelBudget(self.device)
+        self.batch = self.budget.images(self.size**2)
 
     def _compute(self, images: Images) -> Scores:
         with torch.inference_mode():
-            tensor = torch.from_numpy(images).permute(0, 3, 1, 2)  # NCHW, as `Budget` expects
+            tensor = torch.from_numpy(images).permute(0, 3, 1, 2)  # NCHW, as `PixelBudget` expects
             scores: Scores = self.budget.run(self._compute_chunk, tensor).numpy()
             return scores
 

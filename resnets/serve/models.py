@@ -20,8 +20,7 @@ from resnets.detect.models.build import load as load_vision_model
 from resnets.detect.models.predictor import InferenceInput, Predictor
 from resnets.detect.outputs import Output
 from resnets.evaluate.batched_inference import NOT_FINITE
-from resnets.evaluate.figures.grad_cam import PANEL, grad_cam
-from resnets.evaluate.figures.overlays import heat
+from resnets.evaluate.figures.grad_cam import PANEL, grad_cam, heat
 from resnets.evaluate.prepare import to_device
 from resnets.export.select import open_backend
 from resnets.runtime.artifact import is_artifact

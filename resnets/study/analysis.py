@@ -21,7 +21,13 @@ from resnets.config import ConfigError
 from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, order
 from resnets.data.dataset.summary import announce
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
-from resnets.evaluate.match import SplitName, match_classes, number_note, open_split, relabel
+from resnets.evaluate.match import (
+    SplitName,
+    class_number_note,
+    map_targets,
+    match_classes,
+    open_split,
+)
 from resnets.evaluate.prepare import to_device
 from resnets.models import ImageClassifier
 from resnets.utils.terminal import Console, escape
@@ -122,14 +128,14 @@ def prepare_images(split: Split, model: ImageClassifier, device: str) -> Labeled
     outputs = match_classes(split.classes, model.classes, split.description)
     chosen, precision = to_device(model, device, PRECISION)
     batches = eval_batches(split, model.preprocess, BATCH_SIZE, chosen)
-    note = number_note(split.classes, model.classes)
+    note = class_number_note(split.classes, model.classes)
     protocol = describe_protocol(
         size=model.preprocess.spec.size,
         precision=precision,
         weights=model.origin,
         data=", ".join(filter(None, (split.description, note))),
     )
-    return LabeledImages(tuple(relabel(batches, outputs)), model.classes, protocol, chosen)
+    return LabeledImages(tuple(map_targets(batches, outputs)), model.classes, protocol, chosen)
 
 
 def images_of(batch: Batch) -> Tensor:

@@ -21,7 +21,7 @@ from resnets.cli.main import main
 from resnets.config import DataSpec, ModelSpec, Recipe, to_toml
 from resnets.data import DataError, Split, Splits, open_data
 from resnets.data.splits.fingerprint import Fingerprint
-from resnets.evaluate.match import open_pictures, open_split
+from resnets.evaluate.match import open_labeled, open_split
 from resnets.weights.checkpoint import fingerprint
 from resnets.weights.checkpoint.format import read_checkpoint
 
@@ -324,7 +324,7 @@ def test_loose_files_with_labels(tmp_path: Path) -> None:
         shutil.copy(tree / path, flat / name)
         rows.append(f"{name},{path.split('/')[0]}\n")
     (tmp_path / "labels.csv").write_text("".join(rows))
-    split, truth = open_pictures(net, str(flat), "test", tmp_path / "labels.csv")
+    split, truth = open_labeled(net, str(flat), "test", tmp_path / "labels.csv")
     assert len(split) == len(truth.rows) == len(rows) - 3
     assert "3 left out that were trained on" in split.description
 

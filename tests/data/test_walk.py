@@ -30,7 +30,7 @@ from resnets.data.files.walk import (
 )
 from resnets.detect.images.store import open_store
 from resnets.evaluate.match import open_unlabeled
-from resnets.evaluate.predict import find_pictures
+from resnets.evaluate.predict import find_images
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")
 
@@ -99,7 +99,7 @@ def test_heic_without_its_reader_is_left_out_with_the_remedy(tmp_path, monkeypat
     assert all("pip install" in reason for reason, _ in left_out.counts)
     assert left_out.counts.total() == 2
     with pytest.raises(DataError, match="pip install"):
-        find_pictures([tmp_path])
+        find_images([tmp_path])
     monkeypatch.setattr(walking, "heif_available", lambda: True)
     assert walked(tmp_path)[0] == ["a/1.HEIC", "a/2"]
 
@@ -145,7 +145,7 @@ def test_all_commands_see_the_same_images(tmp_path: Path) -> None:
     (root / "link").symlink_to(root / "a" / "b")
     expected = ["a/1.jfif", "a/b/2", "link/2", "top.jpg"]
     assert list(list_folder(root).paths) == expected
-    assert [each.relative_to(root).as_posix() for each in find_pictures([root])] == expected
+    assert [each.relative_to(root).as_posix() for each in find_images([root])] == expected
     assert list(open_unlabeled(str(root)).files.paths) == expected
     assert sorted(open_store(str(root)).rows) == expected
     assert list(walk_unlabeled(root)) == expected

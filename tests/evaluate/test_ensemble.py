@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from resnets.data import DataError, FileSplit, TensorSplit
 from resnets.data.files.folder import FolderFiles
-from resnets.evaluate.batch_size import CPU_PIXELS, Budget
+from resnets.evaluate.batched_inference import CPU_PIXELS, PixelBudget
 from resnets.evaluate.ensemble import Ensemble
+from resnets.evaluate.ground_truth import GroundTruth, split_truth
 from resnets.evaluate.measure import measure
-from resnets.evaluate.truth import Truth, own_truth
-from resnets.evaluate.views.crops import stored
-from resnets.evaluate.views.views import Views
+from resnets.evaluate.views import Views, read_image
 from resnets.utils.distributed import init_distributed
 
 CPU = torch.device("cpu")
@@ -81,7 +80,7 @@ def test_protocol_names_every_net_in_full():
 
 def test_pictures_in_memory_are_cut_like_files(tmp_path: Path):
     files = paint_pictures(tmp_path, ((40, 32),) * 5)
-    images = np.stack([np.array(stored(files, k)) for k in range(5)])
+    images = np.stack([np.array(read_image(files, k)) for k in range(5)])
     held = TensorSplit(torch.from_numpy(images), files.labels, CLASSES, "five")
     net = small_net(RESIDUAL)
     for views in (Views(), Views("ten-crop"), Views("dense")):
@@ -96,7 +95,7 @@ def test_each_picture_counts_once_and_bad_files_are_named(tmp_path: Path):
     (tmp_path / "69.png").unlink()
     net = small_net(RESIDUAL)
     found = measure(
-        ensemble([net], Views("dense", (28,))), split, own_truth(split.labels, SAME),
+        ensemble([net], Views("dense", (28,))), split, split_truth(split.labels, SAME),
         weights=["w"],
     )  # fmt: skip
     assert found.evaluation.examples == 67
@@ -122,7 +121,7 @@ def test_all_files_bad_is_an_error_after_all_are_named(tmp_path: Path):
 
     with pytest.raises(ValueError, match="no examples"):
         measure(
-            ensemble([small_net(RESIDUAL)]), split, own_truth(split.labels, SAME),
+            ensemble([small_net(RESIDUAL)]), split, split_truth(split.labels, SAME),
             weights=["w"], watch=watch,
         )  # fmt: skip
     assert len(named) == len(SIZES)
@@ -131,7 +130,7 @@ def test_all_files_bad_is_an_error_after_all_are_named(tmp_path: Path):
 def test_pictures_without_a_label_are_not_even_read(tmp_path: Path):
     split = paint_pictures(tmp_path)
     (tmp_path / "02.png").unlink()
-    truth = Truth([(0,), (1, 2), (), (3,), (0,), (), (2,)])
+    truth = GroundTruth([(0,), (1, 2), (), (3,), (0,), (), (2,)])
     found = measure(ensemble([small_net(RESIDUAL)]), split, truth, weights=["w"])
     assert found.evaluation.examples == 5
     assert found.errors == ()
@@ -153,7 +152,7 @@ class Hungry(nn.Module):
 
 
 def test_batch_is_halved_until_it_fits_and_stays_so():
-    net, budget = Hungry(3 * 64), Budget(CPU)
+    net, budget = Hungry(3 * 64), PixelBudget(CPU)
     images = torch.rand(20, 3, 8, 8)
     torch.testing.assert_close(budget.run(net, images), images.mean((2, 3)))
     assert sum(net.sizes) == 20 * 64  # each picture once
@@ -164,12 +163,12 @@ def test_batch_is_halved_until_it_fits_and_stays_so():
 
 def test_one_picture_that_does_not_fit_is_one_clear_line():
     with pytest.raises(ValueError, match=r"out of memory with one picture of 9x8 px"):
-        Budget(CPU).run(Hungry(64), torch.rand(4, 3, 8, 9))
+        PixelBudget(CPU).run(Hungry(64), torch.rand(4, 3, 8, 9))
 
 
 def test_a_cpu_computes_at_most_a_megapixel_at_once():
     net = Hungry(CPU_PIXELS)
-    Budget(CPU).run(net, torch.rand(9, 3, 512, 512))
+    PixelBudget(CPU).run(net, torch.rand(9, 3, 512, 512))
     assert max(net.sizes) == CPU_PIXELS
     assert len(net.sizes) == 3
 
@@ -190,7 +189,7 @@ def measured_together(folder: Path) -> dict[str, object]:
     split = FileSplit(FolderFiles(folder, names), labels, CLASSES, "painted")
     with init_distributed("cpu") as rank:
         return measure(
-            ensemble([small_net(RESIDUAL)]), split, own_truth(labels, SAME), weights=["w"],
+            ensemble([small_net(RESIDUAL)]), split, split_truth(labels, SAME), weights=["w"],
             rank=rank,
         ).to_json()  # fmt: skip
 

@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
-from resnets.evaluate.metrics import ClassificationMeter, class_figures, most_confused
+from resnets.evaluate.metrics import ClassificationMeter, class_metrics, most_confused
 
 CPU = torch.device("cpu")
 
@@ -52,7 +52,7 @@ def test_figures_equal_an_independent_numpy_computation(classes):
             gaps += inside.mean() * abs(hit[inside].mean() - confidence[inside].mean())
     assert sums.calibration_error == pytest.approx(gaps, rel=1e-5)
 
-    for k, row in enumerate(class_figures(sums.confusion, tuple(map(str, range(classes))))):
+    for k, row in enumerate(class_metrics(sums.confusion, tuple(map(str, range(classes))))):
         said, is_k = p.argmax(1) == k, t == k
         assert row.examples == is_k.sum()
         assert row.precision == pytest.approx((said & is_k).sum() / said.sum())
@@ -65,7 +65,7 @@ def test_figures_equal_torchmetrics():
     theirs = multiclass_calibration_error(logits.softmax(1), targets, 6, n_bins=15)
     assert sums.calibration_error == pytest.approx(theirs.item(), rel=1e-5)
     f1 = multiclass_f1_score(logits, targets, 6, average="none").tolist()
-    assert [row.f1 for row in class_figures(sums.confusion, tuple("abcdef"))] == pytest.approx(f1)
+    assert [row.f1 for row in class_metrics(sums.confusion, tuple("abcdef"))] == pytest.approx(f1)
 
 
 def test_batching_changes_nothing():
@@ -85,7 +85,7 @@ def test_certain_predictions_fall_in_the_last_bin():
 
 def test_figures_of_a_class_nobody_predicts_or_shows():
     confusion = np.array([[3, 1, 0, 0], [0, 4, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
-    rows = class_figures(confusion, ("a", "b", "never predicted", "absent"))
+    rows = class_metrics(confusion, ("a", "b", "never predicted", "absent"))
     assert (rows[0].precision, rows[0].recall, rows[0].f1) == (3 / 5, 3 / 4, 2 / 3)
     assert (rows[2].precision, rows[2].recall, rows[2].f1) == (None, 0, 0)
     assert (rows[3].precision, rows[3].recall, rows[3].f1) == (None, None, None)

@@ -10,9 +10,9 @@ from small_nets import CLASSES, PREACT, RESIDUAL, VGG, paint_pictures, small_net
 from torch.nn import functional as F
 
 from resnets.config import ModelSpec
-from resnets.evaluate.figures.fonts import Letters
+from resnets.evaluate.figures.fonts import TextRenderer
 from resnets.evaluate.figures.grad_cam import PANEL, explain, grad_cam
-from resnets.evaluate.figures.overlays import SIZE, wrapped
+from resnets.evaluate.figures.image_grid import SIZE, wrapped
 from resnets.models import ImageClassifier
 
 
@@ -99,4 +99,4 @@ def test_heat_lies_where_the_net_looks(tmp_path: Path):
 def test_long_names_are_cut_and_long_lines_wrapped():
     lines = wrapped("words " * 60 + "x" * 300, 300)
     assert "".join(lines).replace(" ", "") == "words" * 60 + "x" * 300
-    assert all(Letters(SIZE).width(line) <= 300 for line in lines)
+    assert all(TextRenderer(SIZE).width(line) <= 300 for line in lines)

@@ -11,9 +11,9 @@ from small_nets import CLASSES, PREACT, RESIDUAL, VGG, paint_pictures, small_net
 from resnets.config import ModelSpec
 from resnets.evaluate.features import (
     Embedding,
-    Nearest,
+    NearestImages,
     embed,
-    embed_picture,
+    embed_image,
     embeddings,
     write_parquet,
 )
@@ -87,7 +87,7 @@ def test_nearest_by_cosine_over_many(tmp_path: Path):
     vectors = generator.normal(size=(2000, 8)).astype(np.float32)
     vectors[7] = 0
     wanted = generator.normal(size=8).astype(np.float32)
-    nearest = Nearest(wanted, 5)
+    nearest = NearestImages(wanted, 5)
     passed = [
         each.path
         for each in nearest.watch(
@@ -106,8 +106,8 @@ def test_nearest_by_cosine_over_many(tmp_path: Path):
 
 def test_a_picture_is_nearest_to_itself(tmp_path: Path):
     net, split = small_net(RESIDUAL), paint_pictures(tmp_path)
-    vector = embed_picture(net, tmp_path / "05.png", device=CPU, precision="float32")
-    nearest = Nearest(vector, 1)
+    vector = embed_image(net, tmp_path / "05.png", device=CPU, precision="float32")
+    nearest = NearestImages(vector, 1)
     list(nearest.watch(found(net, split)))
     ((likeness, best),) = nearest.best
     assert Path(best.path).name == "05.png"

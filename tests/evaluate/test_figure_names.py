@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from resnets.cli.main import main
 from resnets.evaluate.figures import fonts
-from resnets.evaluate.figures.fonts import Letters, figure_fonts, label
-from resnets.evaluate.figures.overlays import Said, Tile, save_tiles
+from resnets.evaluate.figures.fonts import TextRenderer, escape_label, figure_fonts
+from resnets.evaluate.figures.image_grid import Caption, Tile, save_image_grid
 
 NAMES = (r"$\frac$", "$1 & $5_b", "_private", "a^b%", "猫, قطة", "\x1b]0;t\x07", b"caf\xe9")
 
@@ -64,7 +64,7 @@ def drawn(text: str) -> np.ndarray:
 
     with figure_fonts([text]):
         figure = Figure(figsize=(2, 1))
-        figure.text(0.1, 0.5, label(text))
+        figure.text(0.1, 0.5, escape_label(text))
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba()).copy()
@@ -78,7 +78,7 @@ def test_a_letter_is_drawn_in_the_font_that_has_it(tmp_path, fresh_fonts, caplog
         drawn(letter)
     assert len([one for one in caplog.messages if "U+13A0" in one and "install" in one]) == 1
     pen = ImageDraw.Draw(page := Image.new("L", (40, 40)))
-    Letters(20).draw(pen, (2, 2), letter, "white")
+    TextRenderer(20).draw(pen, (2, 2), letter, "white")
     fresh_fonts.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "own.ttf")])
     make_font(tmp_path / "own.ttf", letter)
     fonts._system_fonts.cache_clear()
@@ -86,14 +86,16 @@ def test_a_letter_is_drawn_in_the_font_that_has_it(tmp_path, fresh_fonts, caplog
     assert FT2Font(str(tmp_path / "own.ttf")).family_name == "Tests Own"
     assert (drawn(letter) != box).any()
     other = Image.new("L", (40, 40))
-    Letters(20).draw(ImageDraw.Draw(other), (2, 2), letter, "white")
+    TextRenderer(20).draw(ImageDraw.Draw(other), (2, 2), letter, "white")
     assert np.asarray(other).sum() > 1.2 * np.asarray(page).sum()  # filled, where a box is hollow
 
 
 def test_long_names_are_whole_below_their_tiles(tmp_path: Path) -> None:
     def height(name: str) -> int:
-        said = Said(name), Said("b"), Said("c")
-        save_tiles("t", "p", [Tile(Image.new("RGB", (100, 100)), said)], 100, tmp_path / "x.png")
+        said = Caption(name), Caption("b"), Caption("c")
+        save_image_grid(
+            "t", "p", [Tile(Image.new("RGB", (100, 100)), said)], 100, tmp_path / "x.png"
+        )
         with Image.open(tmp_path / "x.png") as page:
             return page.height
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from resnets.data import Batch, DataError
-from resnets.evaluate.match import match_classes, number_note, relabel
-from resnets.evaluate.truth import own_truth
+from resnets.evaluate.ground_truth import split_truth
+from resnets.evaluate.match import class_number_note, map_targets, match_classes
 from resnets.weights.heads import read_classes
 
 
@@ -13,7 +13,7 @@ def test_classes_are_matched_by_name():
     outputs = match_classes(("ant", "bee", "cat"), ("cat", "ant", "bee"), "here")
     assert outputs.tolist() == [1, 2, 0]
     batch = Batch(torch.zeros(4, 3, 2, 2), torch.tensor([0, 1, 2, 2]), torch.arange(4))
-    (changed,) = relabel([batch], outputs)
+    (changed,) = map_targets([batch], outputs)
     assert changed.targets.tolist() == [1, 2, 0, 0]
     assert changed.ids is batch.ids
 
@@ -28,7 +28,7 @@ def test_other_classes_are_named_in_one_line():
 def test_some_of_the_classes_are_enough():
     net = ("cat", "ant", "bee")
     assert match_classes(("ant", "bee"), net, "zoo").tolist() == [1, 2]
-    truth = own_truth(torch.tensor([0, 1, 1]), torch.tensor([1, 2]), 3)
+    truth = split_truth(torch.tensor([0, 1, 1]), torch.tensor([1, 2]), 3)
     assert truth.note.startswith("2 of 3 classes")
     assert truth.labels == [(1,), (2,), (2,)]
 
@@ -41,9 +41,9 @@ def test_names_match_however_they_are_composed_and_case_is_hinted_at():
 
 def test_numbers_are_places_only_where_they_cannot_be_names():
     assert match_classes(("0", "1", "2"), ("ant", "bee", "cat"), "zoo").tolist() == [0, 1, 2]
-    assert "1 is bee" in number_note(("0", "1", "2"), ("ant", "bee", "cat"))
-    assert number_note(("ant", "bee"), ("ant", "bee", "cat")) == ""
-    assert number_note(("0", "1"), ("1", "0")) == ""
+    assert "1 is bee" in class_number_note(("0", "1", "2"), ("ant", "bee", "cat"))
+    assert class_number_note(("ant", "bee"), ("ant", "bee", "cat")) == ""
+    assert class_number_note(("0", "1"), ("1", "0")) == ""
     with pytest.raises(DataError, match="0 to 2"):
         match_classes(("0", "1", "2"), ("1", "2", "3"), "zoo")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from resnets.data import DataError
-from resnets.evaluate.predict import find_pictures, predict
+from resnets.evaluate.predict import find_images, predict
 
 
 class Counting:
@@ -111,7 +111,7 @@ def test_folders_are_walked_in_sorted_order_and_only_for_pictures(tmp_path: Path
     (tmp_path / "c.png").mkdir()  # a folder that is called like a picture
     (tmp_path / "c.png" / "5.png").touch()
     named = tmp_path / "b" / "notes.txt"
-    found = find_pictures([named, tmp_path])
+    found = find_images([named, tmp_path])
     assert [path.relative_to(tmp_path).as_posix() for path in found] == [
         "b/notes.txt", "a.webp", "b/1.png", "b/2.JPG", "c.png/5.png",
     ]  # fmt: skip
@@ -120,4 +120,4 @@ def test_folders_are_walked_in_sorted_order_and_only_for_pictures(tmp_path: Path
 def test_folder_without_pictures_is_named(tmp_path: Path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=f"{tmp_path}: no images.*1 .txt"):
-        find_pictures([tmp_path])
+        find_images([tmp_path])

@@ -12,7 +12,7 @@ from torch import nn
 from resnets.cli.evaluate import show
 from resnets.data import Batch
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
-from resnets.evaluate.figures.confusion import save_figure
+from resnets.evaluate.figures.confusion import save_confusion_figure
 
 CPU = torch.device("cpu")
 
@@ -144,7 +144,7 @@ def test_table_of_many_classes_shows_the_ten_worst(capsys):
 @pytest.mark.parametrize("planes", [2, 10, 31, 300])
 def test_figure_is_a_whole_png_with_a_colored_diagonal(planes: int, tmp_path: Path):
     result = evaluate(Brightest(planes), batches(planes, (planes * 2,), wrong=1), planes)
-    save_figure(result, tmp_path / "confusion.png")
+    save_confusion_figure(result, tmp_path / "confusion.png")
     with Image.open(tmp_path / "confusion.png") as image:
         image.load()
         width, height = image.size

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resnets.data import DataError
-from resnets.evaluate.truth import Truth, own_truth, read_truth
+from resnets.evaluate.ground_truth import GroundTruth, read_labels, split_truth
 
 CLASSES = ("ant", "bee", "cat")
 # Stored class by class, as ImageNet's validation folders are; file names tell the order.
@@ -20,7 +20,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_a_prediction_in_the_set_is_right_and_the_rest_follows_the_likeliest():
-    truth = Truth([(0, 2), (1,), (1, 2)])
+    truth = GroundTruth([(0, 2), (1,), (1, 2)])
     logits = torch.tensor([[1.0, 0.0, 3.0], [5.0, 1.0, 0.0], [9.0, 2.0, 1.0]])
     rows = torch.tensor([0, 1, 2])
     assert truth.targets(rows, logits).tolist() == [2, 1, 1]
@@ -31,7 +31,7 @@ def test_a_prediction_in_the_set_is_right_and_the_rest_follows_the_likeliest():
 
 
 def test_own_labels_are_mapped_to_the_nets_outputs():
-    truth = own_truth(torch.tensor([0, 2, 1]), torch.tensor([1, 2, 0]))
+    truth = split_truth(torch.tensor([0, 2, 1]), torch.tensor([1, 2, 0]))
     assert list(truth.labels) == [(1,), (0,), (2,)]
     assert truth.rows == [0, 1, 2]
     assert truth.note == ""
@@ -40,7 +40,7 @@ def test_own_labels_are_mapped_to_the_nets_outputs():
 def test_real_json_is_in_the_order_of_file_names(tmp_path: Path):
     # Beyer et al. 2020: a list of lists, entry i for the i-th file of the validation set.
     real = write(tmp_path / "real.json", json.dumps([[0], [1, 2], [], [2]]))
-    truth = read_truth(real, NAMES, CLASSES)
+    truth = read_labels(real, NAMES, CLASSES)
     assert list(truth.labels) == [(1, 2), (2,), (0,), ()]
     assert truth.rows == [0, 1, 2]
     assert truth.note == (
@@ -52,7 +52,7 @@ def test_real_json_is_in_the_order_of_file_names(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["ant\ncat\n\nbee\n", "0\n2\n\n1\n"])
 def test_text_holds_a_name_or_number_a_line(tmp_path: Path, text: str):
-    truth = read_truth(write(tmp_path / "val.txt", text), NAMES, CLASSES)
+    truth = read_labels(write(tmp_path / "val.txt", text), NAMES, CLASSES)
     assert list(truth.labels) == [(2,), (1,), (0,), ()]
     assert ("as places" in truth.note) == text.startswith("0")
 
@@ -62,7 +62,7 @@ def test_text_holds_a_name_or_number_a_line(tmp_path: Path, text: str):
 )
 def test_labels_are_all_names_or_all_numbers(tmp_path: Path, text: str, classes: tuple[str, ...]):
     with pytest.raises(DataError, match="line 1"):
-        read_truth(write(tmp_path / "val.txt", text), NAMES, classes)
+        read_labels(write(tmp_path / "val.txt", text), NAMES, classes)
 
 
 def test_csv_names_paths_by_their_ends_and_may_name_more(tmp_path: Path):
@@ -70,14 +70,14 @@ def test_csv_names_paths_by_their_ends_and_may_name_more(tmp_path: Path):
         tmp_path / "labels.csv",
         "path,label\np_1.jpg,ant\nval/bee/p_2.jpg,bee\np_2.jpg,cat\nelsewhere.jpg,ant\n\n",
     )
-    truth = read_truth(table, NAMES, CLASSES)
+    truth = read_labels(table, NAMES, CLASSES)
     assert list(truth.labels) == [(1, 2), (), (0,), ()]
 
 
 def test_members_of_a_tar_have_paths_too(tmp_path: Path):
     table = write(tmp_path / "labels.csv", "cat/1.jpg,cat\n")
     names = ("/data/set.tar:bee/1.jpg", "/data/set.tar:cat/1.jpg")
-    assert list(read_truth(table, names, CLASSES).labels) == [(), (2,)]
+    assert list(read_labels(table, names, CLASSES).labels) == [(), (2,)]
 
 
 @pytest.mark.parametrize(
@@ -96,21 +96,21 @@ def test_members_of_a_tar_have_paths_too(tmp_path: Path):
 )
 def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, said: str):
     with pytest.raises(DataError, match=said):
-        read_truth(write(tmp_path / name, text), NAMES, CLASSES)
+        read_labels(write(tmp_path / name, text), NAMES, CLASSES)
 
 
 def test_a_path_that_means_two_pictures_is_refused(tmp_path: Path):
     table = write(tmp_path / "a.csv", "1.jpg,ant")
     with pytest.raises(DataError, match=r"line 1: 1.jpg may be a/1.jpg or b/1.jpg"):
-        read_truth(table, ("a/1.jpg", "b/1.jpg"), CLASSES)
+        read_labels(table, ("a/1.jpg", "b/1.jpg"), CLASSES)
 
 
 def test_unreadable_label_files_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="no.json: cannot be read as labels"):
-        read_truth(tmp_path / "no.json", NAMES, CLASSES)
+        read_labels(tmp_path / "no.json", NAMES, CLASSES)
     (tmp_path / "raw.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):
-        read_truth(tmp_path / "raw.json", NAMES, CLASSES)
+        read_labels(tmp_path / "raw.json", NAMES, CLASSES)
 
 
 UNPADDED = tuple(f"flat/{number}.jpg" for number in range(1, 13))
@@ -122,13 +122,13 @@ def test_numbers_that_are_not_padded_have_two_orders(tmp_path: Path, name: str):
     text = json.dumps(labels) if name.endswith("json") else "\n".join(labels)
     file = write(tmp_path / name, text)
     with pytest.raises(DataError, match="path,label"):
-        read_truth(file, UNPADDED, CLASSES)
-    padded = read_truth(file, [f"flat/{number:02}.jpg" for number in range(1, 13)], CLASSES)
+        read_labels(file, UNPADDED, CLASSES)
+    padded = read_labels(file, [f"flat/{number:02}.jpg" for number in range(1, 13)], CLASSES)
     assert list(padded.labels) == [(0,)] * 6 + [(1,)] * 6
     assert "01.jpg = ant" in padded.paired
     assert "01.jpg = ant" in padded.note
     rows = "".join(f"{path},{label}\n" for path, label in zip(UNPADDED, labels, strict=True))
-    table = read_truth(write(tmp_path / "a.csv", rows), UNPADDED, CLASSES)
+    table = read_labels(write(tmp_path / "a.csv", rows), UNPADDED, CLASSES)
     assert list(table.labels) == list(padded.labels)
     assert table.paired == ""
 
@@ -137,5 +137,5 @@ def test_pixels_without_files_are_labeled_as_stored(tmp_path: Path):
     labels = ["ant"] * 6 + ["bee"] * 6
     names = [f"picture {number}" for number in range(12)]
     file = write(tmp_path / "a.txt", "\n".join(labels))
-    truth = read_truth(file, names, CLASSES, stored_order=True)
+    truth = read_labels(file, names, CLASSES, stored_order=True)
     assert list(truth.labels) == [(0,)] * 6 + [(1,)] * 6

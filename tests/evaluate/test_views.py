@@ -17,8 +17,7 @@ from torch.nn import functional as F
 from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data import FileSplit
 from resnets.evaluate.ensemble import Ensemble
-from resnets.evaluate.views.crops import cut
-from resnets.evaluate.views.views import Average, Views, average_scores
+from resnets.evaluate.views import Average, Views, average_scores, read_views
 from resnets.models import ImageClassifier
 
 CPU = torch.device("cpu")
@@ -88,7 +87,7 @@ def test_crops_are_those_of_the_rescaled_picture(tmp_path: Path):
     net, split = small_net(RESIDUAL), paint_pictures(tmp_path)
     for number in range(len(split)):
         whole = naive_pixels(tmp_path, number, 37)
-        crops = cut(split, number, Views("ten-crop", (37,)), net.preprocess.spec)
+        crops = read_views(split, number, Views("ten-crop", (37,)), net.preprocess.spec)
         for crop, (top, left) in zip(crops, corners_and_center(whole), strict=True):
             wanted = whole[top : top + 28, left : left + 28].astype(int)
             assert np.abs(crop - wanted).max() <= 1  # only a box is resized, and rounds by itself

@@ -165,7 +165,7 @@ def _remember(report: CheckReport, spec: DataSpec, written: Written, *, annotate
 def _watch(counts: Iterable[int], total: int, doing: str) -> Iterable[int]:
     from resnets.evaluate.prepare import with_progress
 
-    return with_progress(counts, total, doing=doing)
+    return with_progress(counts, total, description=doing)
 
 
 def _show(report: CheckReport, written: Written) -> None:

@@ -123,9 +123,9 @@ def command(
     from resnets.api.predict import classify, open_engine
     from resnets.data.dataset.summary import announce_folders
     from resnets.data.files.walk import LeftOut
-    from resnets.evaluate.predict import find_pictures
+    from resnets.evaluate.predict import find_images
 
-    paths = find_pictures(images, left_out := LeftOut())
+    paths = find_images(images, left_out := LeftOut())
     announce_folders(images, len(paths), left_out)
     engine = open_engine(
         weights,

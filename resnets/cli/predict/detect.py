@@ -35,13 +35,13 @@ def predict(
     from resnets.api.detect import predict_objects
     from resnets.data.dataset.summary import announce_folders
     from resnets.data.files.walk import LeftOut
-    from resnets.evaluate.predict import find_pictures
+    from resnets.evaluate.predict import find_images
 
     if draw is not None:
         if draw.exists() and not draw.is_dir():
             raise ConfigError(f"--draw {draw}: is a file, not a folder")
         draw.mkdir(parents=True, exist_ok=True)
-    paths = find_pictures(images, left_out := LeftOut())
+    paths = find_images(images, left_out := LeftOut())
     announce_folders(images, len(paths), left_out)
     names, seen, unreadable = predict_objects(
         weights, paths, threshold=threshold, device=device, precision=precision, quiet=as_json

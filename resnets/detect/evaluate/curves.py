@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resnets.config import atomic_write
 from resnets.detect.draw import class_color
 from resnets.detect.metrics.coco import CocoFigures
-from resnets.evaluate.figures.fonts import figure_fonts, label
+from resnets.evaluate.figures.fonts import escape_label, figure_fonts
 
 INK, SOFT, GRAY = "#1f2933", "#616e7c", "#cbd2d9"
 RECALL = np.linspace(0, 1, 101)
@@ -38,7 +38,7 @@ def save_curves(
 
 def _figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: str) -> Figure:
     figure = Figure(figsize=(13, 5.4), dpi=130, layout="constrained")
-    lines = [label(line) for line in textwrap.wrap(protocol, int(11 * LETTERS))]
+    lines = [escape_label(line) for line in textwrap.wrap(protocol, int(11 * LETTERS))]
     ap, ap50 = figures.numbers["AP"], figures.numbers["AP50"]
     head = f"{kind}: mAP@[.5,.95] {_shown(ap)}, mAP@.5 {_shown(ap50)}"
     figure.suptitle("\n".join((head, *lines)), fontsize=10, color=INK, x=0.01, ha="left")
@@ -64,7 +64,7 @@ def _classes(axes: Axes, figures: CocoFigures, classes: Sequence[str]) -> None:
             axes.plot(RECALL, figures.precision[0, :, row], color=GRAY, linewidth=0.8)
     for share, row in named:
         color = tuple(0.85 * value / 255 for value in class_color(row))
-        name = label(f"{classes[row]}: {_shown(share)}")
+        name = escape_label(f"{classes[row]}: {_shown(share)}")
         curve = figures.precision[0, :, row]
         axes.plot(RECALL, curve, color=color, linewidth=1.6, label=name)
     if named:

@@ -12,7 +12,14 @@ from PIL import Image, ImageDraw
 
 from resnets.detect.data.geometry import box_iou
 from resnets.detect.data.types import Detections, DetectionSplit, Floats, Target
-from resnets.evaluate.figures.overlays import GREEN, RED, Said, Tile, file_of, save_tiles
+from resnets.evaluate.figures.image_grid import (
+    GREEN,
+    RED,
+    Caption,
+    Tile,
+    file_caption,
+    save_image_grid,
+)
 
 OVERLAP, NEAR = 0.5, 0.1  # a box is right from 0.5 on, and has to do with an object from 0.1 on
 TILE = 200  # px of a tile's side
@@ -56,7 +63,7 @@ def save_misses(split: DetectionSplit, misses: Sequence[Miss], protocol: str, pa
     """Write the PNG: each miss in its surroundings, what is there green, what was found red."""
     title = f"The {len(misses)} worst misses" if misses else "No misses"
     tiles = [_tile(split, miss) for miss in misses]
-    save_tiles(title, protocol, tiles, TILE, path)
+    save_image_grid(title, protocol, tiles, TILE, path)
 
 
 def _judge(
@@ -118,7 +125,11 @@ def _tile(split: DetectionSplit, miss: Miss) -> Tile:
     """The miss in its surroundings, what it is, and its file."""
     happened, why = miss.said
     color = GREEN if miss.found is None else RED
-    lines = (Said(happened, color, strong=True), Said(why), file_of(split.files.name(miss.row)))
+    lines = (
+        Caption(happened, color, strong=True),
+        Caption(why),
+        file_caption(split.files.name(miss.row)),
+    )
     return Tile(_surroundings(split.read(miss.row)[0], miss), lines)
 
 

@@ -1,4 +1,4 @@
-"""One picture of an evaluation: its confusion matrix and, beside it, its reliability diagram."""
+"""The figure of an evaluation: confusion matrix and reliability diagram."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure, SubFigure
 
 from resnets.config import atomic_write
-from resnets.evaluate.figures.fonts import figure_fonts, label
+from resnets.evaluate.evaluation import Evaluation
+from resnets.evaluate.figures.fonts import escape_label, figure_fonts
 from resnets.evaluate.metrics import BINS
-from resnets.evaluate.run import Evaluation
+from resnets.report.figures import INK, SOFT, figure_style
 
-INK, SOFT, BLUE, RED = "#1f2933", "#7b8794", "#2f6fb0", "#c8553d"
-NUMBERED = 30  # classes up to which every cell is numbered and every class named
+BLUE, RED = "#2f6fb0", "#c8553d"
+MAX_NUMBERED = 30  # classes up to which cells have numbers and every class has its name
 NAME_LENGTH = 22
-LETTERS = 12  # of the protocol's 9 pt that an inch holds
+CHARACTERS = 12  # per inch of the protocol's 9 pt
 
 
-def save_figure(evaluation: Evaluation, path: Path) -> None:
+def save_confusion_figure(evaluation: Evaluation, path: Path) -> None:
     """Write the PNG: errors and protocol on top, confusion matrix left, reliability right.
 
-    Readable from 2 to about 1000 classes; above 30 the cells carry no numbers and only some
-    classes are named.
+    Readable from 2 to about 1000 classes; above 30 the cells have no numbers and only some classes
+    are named.
     """
-    with figure_fonts((*evaluation.classes, evaluation.protocol)), atomic_write(path) as temporary:
+    fonts = figure_fonts((*evaluation.classes, evaluation.protocol))
+    with figure_style(), fonts, atomic_write(path) as temporary:
         _figure(evaluation).savefig(temporary, format="png", facecolor="white")
 
 
 def _figure(evaluation: Evaluation) -> Figure:
     side = float(np.clip(0.42 * len(evaluation.classes), 5.2, 11.5))  # inches of the matrix
     width = side + 7.4
-    protocol = [label(line) for line in textwrap.wrap(evaluation.protocol, int(width * LETTERS))]
+    protocol = [
+        escape_label(line) for line in textwrap.wrap(evaluation.protocol, int(width * CHARACTERS))
+    ]
     head = 0.52 + 0.18 * len(protocol)  # inches
     figure = Figure(figsize=(width, head + side + 1.4), dpi=130, layout="constrained")
     rows = figure.subfigures(2, 1, squeeze=False, height_ratios=(head, side + 1.4))
@@ -59,7 +63,7 @@ def _heading(panel: SubFigure, evaluation: Evaluation, protocol: list[str], heig
 
 
 def _confusion(axes: Axes, evaluation: Evaluation) -> None:
-    """Rows as shares of the true class; a power scale keeps rare confusions visible."""
+    """Rows as fractions of the true class; a power scale keeps rare confusions visible."""
     counts = evaluation.confusion
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # (K, K)
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
@@ -68,11 +72,12 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=0, colors=SOFT)
     _name_classes(axes, evaluation.classes)
-    axes.set_xlabel("predicted class", color=INK)
-    axes.set_ylabel("true class", color=INK)
-    axes.set_title("Confusion (share of the true class)", fontsize=11, loc="left", color=INK)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title("Confusion (share of the true class)")
+    axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    if len(counts) > NUMBERED:
+    if len(counts) > MAX_NUMBERED:
         return
     axes.set_xticks(np.arange(len(counts) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(counts) + 1) - 0.5, minor=True)
@@ -85,11 +90,11 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
 
 
 def _name_classes(axes: Axes, classes: tuple[str, ...]) -> None:
-    """Name every class, or about twenty evenly spaced ones where there are many."""
-    step = 1 if len(classes) <= NUMBERED else -(-len(classes) // 20)
+    """Label every class, or about twenty evenly spaced ones if there are many."""
+    step = 1 if len(classes) <= MAX_NUMBERED else -(-len(classes) // 20)
     ticks = range(0, len(classes), step)
     names = [
-        label(name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…")
+        escape_label(name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…")
         for name in classes[::step]
     ]
     axes.set_xticks(
@@ -122,28 +127,17 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.22)  # room for the legend above the bars
     axes.set_yticks(np.linspace(0, 1, 6))
-    axes.set_title(
-        f"Reliability (calibration error {evaluation.calibration_error:.3f})",
-        fontsize=11, loc="left", color=INK,
-    )  # fmt: skip
-    axes.set_ylabel("accuracy", color=INK)
-    axes.legend(loc="upper left", frameon=False, fontsize=8, labelcolor=INK)
-    _plain(axes)
+    axes.set_title(f"Reliability (calibration error {evaluation.calibration_error:.3f})")
+    axes.set_ylabel("accuracy")
+    axes.legend(loc="upper left", fontsize=8)
     axes.tick_params(labelbottom=False)
 
 
 def _confidence(axes: Axes, evaluation: Evaluation) -> None:
-    """How often each confidence is given."""
+    """Histogram of the confidence."""
     centers = (np.arange(BINS) + 0.5) / BINS
     share = evaluation.sums.bin_counts / evaluation.examples
     axes.bar(centers, share, 0.92 / BINS, color=SOFT)
-    axes.set_ylabel("share", color=INK)
-    axes.set_xlabel("confidence of the predicted class", color=INK)
+    axes.set_ylabel("share")
+    axes.set_xlabel("confidence of the predicted class")
     axes.yaxis.set_major_formatter("{x:.0%}")
-    _plain(axes)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(SOFT)
-    axes.tick_params(labelsize=8, colors=SOFT)

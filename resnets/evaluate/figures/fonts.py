@@ -1,8 +1,8 @@
-"""Names in figures: no markup in them, and a font for every letter that this machine can draw.
+"""Text in figures: no accidental markup, and a font for every character, where there is one.
 
 matplotlib reads `$...$` as mathematics and leaves labels that begin with `_` out of legends; its
-own font has the letters of European scripts, Arabic and Hebrew, but no CJK. `label` and
-`figure_fonts` are for matplotlib's figures, `Letters` for drawings by Pillow.
+own font covers European scripts, Arabic and Hebrew, but not CJK. `escape_label` and `figure_fonts`
+are for matplotlib, `TextRenderer` is for Pillow.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ log = logging.getLogger("resnets")
 
 OWN = "DejaVu Sans"
 FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
-# Fonts of a system are tried in this order: those that are made for many scripts first.
+# System fonts made for many scripts are tried first.
 LIKELY = re.compile(
     r"cjk|droidsansfallback|wqy|han|unifont|unicode|noto|gothic|yahei|hei|ming", re.I
 )
-UNDRAWABLE = re.compile(r"color|lastresort", re.I)  # bitmaps; boxes that stand for letters
+UNUSABLE = re.compile(r"color|lastresort", re.I)  # bitmaps; placeholder boxes
 INVISIBLE = frozenset({"Cf", "Mn", "Me", "Zs"})  # joiners, variation selectors, spaces
 PACKAGES = (  # the script's name in Unicode's names of letters, and Debian's package
     (("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH"), "fonts-noto-cjk"),
@@ -40,38 +40,38 @@ PACKAGES = (  # the script's name in Unicode's names of letters, and Debian's pa
 )
 SYMBOLS = "fonts-symbola"
 OTHERS = "fonts-noto-core"
-MISSING: set[str] = set()  # packages that were named already: one line for each, not each letter
+REPORTED: set[str] = set()  # packages named already: one line for each, not each character
 
 
-def label(name: object) -> str:
-    """A name as matplotlib has to be given it to draw it as it is, on one line."""
+def escape_label(name: object) -> str:
+    """`name` on one line, escaped so that matplotlib draws it literally."""
     text = printable(name).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 @contextmanager
 def figure_fonts(names: Iterable[str]) -> Iterator[None]:
-    """Make, draw and save figures inside: fonts that have the letters of `names` are found.
+    """Context for creating and saving figures, with fonts that have the characters of `names`.
 
-    One line on the log says what to install where a letter is in no font.
+    Logs what to install for characters that no font has.
     """
     families = [OWN]
     for path in dict.fromkeys(path for path in map(_font_of, _letters("".join(names))) if path):
         font_manager.fontManager.addfont(path)
         families.append(FT2Font(path).family_name)
     with rc_context({"font.family": families}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # said already
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # logged already
         yield
 
 
-class Letters:
-    """Text of `size` px in Pillow's drawings, each part of it in a font that has its letters."""
+class TextRenderer:
+    """Draws text of `size` px with Pillow, each part of it in a font that has its characters."""
 
     def __init__(self, size: int, *, strong: bool = False) -> None:
         self.size, self.strong = size, strong
 
     def width(self, text: str) -> float:
-        """Length in px of one line."""
+        """Width in px of one line."""
         return sum(font.getlength(part) for font, part in self._parts(text))
 
     def draw(
@@ -82,10 +82,10 @@ class Letters:
         fill: str,
         anchor: str = "la",
     ) -> None:
-        """Write one line at `place`: `anchor` "la" is its left top, "lm" its left middle."""
+        """Draw one line at `place`: `anchor` "la" is its left top, "lm" its left middle."""
         x, y = place
         own = _pillow_font(None, self.size, self.strong)
-        # All parts stand on the base line of the first font, whatever the heights of theirs.
+        # All parts share the baseline of the first font.
         ascent, descent = own.getmetrics()
         base = y + ascent if anchor == "la" else y + (ascent - descent) / 2
         for font, part in self._parts(text):
@@ -105,7 +105,7 @@ def _pillow_font(path: str | None, size: int, strong: bool) -> ImageFont.FreeTyp
 
 
 def _letters(text: str) -> list[str]:
-    """The letters of a text that matplotlib's own font lacks, each once."""
+    """The distinct characters of a text that matplotlib's own font lacks."""
     own = _letters_in(str(FOLDER / "DejaVuSans.ttf"))
     return sorted(
         letter
@@ -116,15 +116,15 @@ def _letters(text: str) -> list[str]:
 
 @cache
 def _font_of(letter: str) -> str | None:
-    """Path of a system's font that has `letter`; None, and a line on the log, without one."""
+    """Path of a system font that has `letter`; None, with a warning, if there is none."""
     for path in _system_fonts():
         if ord(letter) in _letters_in(path):
             return path
     package = _package(letter)
-    if package not in MISSING:
-        MISSING.add(package)
+    if package not in REPORTED:
+        REPORTED.add(package)
         log.warning(
-            "figures: no font on this machine has the letter %s (U+%04X), which is drawn as a box;"
+            "figures: no font on this machine has the character %s (U+%04X), which is drawn as a box;"
             " install one (Debian, Ubuntu: apt-get install %s)",
             *(letter, ord(letter), package),
         )
@@ -141,8 +141,8 @@ def _package(letter: str) -> str:
 
 @cache
 def _system_fonts() -> Sequence[str]:
-    """Paths of the fonts that can be drawn with, the likeliest to have many letters first."""
-    found = (path for path in font_manager.findSystemFonts() if not UNDRAWABLE.search(path))
+    """Paths of the usable fonts, those likely to have many characters first."""
+    found = (path for path in font_manager.findSystemFonts() if not UNUSABLE.search(path))
 
     def unlikely(path: str) -> tuple[bool, bool, str]:
         name = Path(path).name
@@ -154,8 +154,8 @@ def _system_fonts() -> Sequence[str]:
 
 @cache
 def _letters_in(path: str) -> frozenset[int]:
-    """Code points that a font has; none where it cannot be read."""
+    """Code points of a font; none if it cannot be read."""
     try:
         return frozenset(FT2Font(path).get_charmap())
-    except Exception:  # a damaged or unusual font is no reason to fail
+    except Exception:  # a damaged font is not a reason to fail
         return frozenset()

@@ -1,11 +1,14 @@
-"""Where a net looks: class activation maps from the gradients of a class (Grad-CAM)."""
+"""Grad-CAM: class activation maps from the gradient of a class score."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,24 +16,24 @@ from torch.nn import functional as F
 from resnets.config import Preprocess
 from resnets.data.decode.decode import decode
 from resnets.data.files.folder import read_file
-from resnets.evaluate.figures.overlays import GAP, canvas, caption, heat, save
+from resnets.evaluate.figures.image_grid import GAP, canvas, caption, save
 from resnets.models import ImageClassifier
 
-PANEL = 320  # px of each of the two pictures
+PANEL = 320  # px of each of the two panels
 
 
-def grad_cam(net: ImageClassifier, images: Tensor, targets: Tensor) -> Tensor:
+def grad_cam(model: ImageClassifier, images: Tensor, targets: Tensor) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017, eqs. 1 and 2) of classes `targets` (B,): (B, H, W) in 0..1.
 
-    `images` (B, C, H, W) are normalised. The maps of the last stage are weighted by the mean
-    gradient of the class's logit, summed, cut off at 0, brought to 0..1 and resized bilinearly. All
-    zero where nothing speaks for the class.
+    `images` (B, C, H, W) are normalized. The maps of the last stage are weighted by the mean
+    gradient of the class's logit, summed, clipped at 0, scaled to 0..1 and resized bilinearly. All
+    zero if no feature supports the class.
     """
     with torch.no_grad():
-        features = net.stages(images)[net.stage_names[-1]]  # (B, C, H', W')
+        features = model.stages(images)[model.stage_names[-1]]  # (B, C, H', W')
     with torch.enable_grad():
         features = features.detach().requires_grad_()
-        score = net.classify(features).gather(1, targets[:, None]).sum()
+        score = model.classify(features).gather(1, targets[:, None]).sum()
         (gradient,) = torch.autograd.grad(score, features)
     weights = gradient.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
     maps = F.relu((weights * features).sum(1, keepdim=True)).detach()
@@ -39,18 +42,18 @@ def grad_cam(net: ImageClassifier, images: Tensor, targets: Tensor) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def explain(net: ImageClassifier, path: Path, name: str, probability: float, out: Path) -> None:
-    """Write a PNG to `out`: what the net saw of the picture, and beside it the map of class `name`.
+def explain(model: ImageClassifier, path: Path, name: str, probability: float, out: Path) -> None:
+    """Write a PNG to `out`: the model's input and, beside it, the Grad-CAM map of class `name`.
 
-    DataError when the picture cannot be read.
+    Raises DataError if the image cannot be read.
     """
-    spec: Preprocess = net.preprocess.spec
+    spec: Preprocess = model.preprocess.spec
     data = read_file(path)
-    image = net.preprocess(path)[None].to(next(net.parameters()).device)
-    target = torch.tensor([net.classes.index(name)], device=image.device)
-    activation = grad_cam(net, image, target)[0].cpu()
-    # The same part of the picture, at a size that people can look at.
-    view = dataclasses.replace(net.preprocess.view, size=max(PANEL, spec.size), channels=3)
+    image = model.preprocess(path)[None].to(next(model.parameters()).device)
+    target = torch.tensor([model.classes.index(name)], device=image.device)
+    activation = grad_cam(model, image, target)[0].cpu()
+    # The same crop of the image, at a size for display.
+    view = dataclasses.replace(model.preprocess.view, size=max(PANEL, spec.size), channels=3)
     seen = Image.fromarray(decode(data, view, str(path))).resize((PANEL, PANEL))
     page = canvas(2 * PANEL + 3 * GAP, PANEL + 2 * GAP + 44)
     page.paste(seen, (GAP, GAP))
@@ -58,3 +61,13 @@ def explain(net: ImageClassifier, path: Path, name: str, probability: float, out
     caption(page, (GAP, PANEL + 2 * GAP - 4), f"{name}  {probability:.1%}", 2 * PANEL, strong=True)
     caption(page, (GAP, PANEL + 2 * GAP + 18), path.name, 2 * PANEL)
     save(page, out)
+
+
+def heat(image: Image.Image, activation: NDArray[np.float32]) -> Image.Image:
+    """`image` with a map (H, W) in 0..1 as overlay: transparent at 0, red and opaque at 1."""
+    level = Image.fromarray(activation).resize(image.size, Image.Resampling.BICUBIC)
+    values = np.clip(np.asarray(level), 0, 1)[..., None]
+    colors = matplotlib.colormaps["turbo"](values[..., 0])[..., :3] * 255
+    gray = np.asarray(image.convert("L").convert("RGB"), np.float64)
+    mixed = gray * (1 - 0.6 * values**0.5) + colors * 0.6 * values**0.5
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))

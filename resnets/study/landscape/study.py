@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Plot
 from matplotlib.ticker import FuncFormatter
 
 from resnets.config import ConfigError
-from resnets.evaluate.figures.fonts import label
+from resnets.evaluate.figures.fonts import escape_label
 from resnets.report.figures import SERIES, figure_style, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.study.analysis import (
@@ -116,7 +116,7 @@ def _plot_lines(landscapes: Sequence[Landscape]) -> Plot:
             look = line_style(residual=each.spec.residual, color=color)
             alphas = [point.alpha for point in each.line]
             shown = [_on_log_scale(point) for point in each.line]
-            losses.plot(alphas, shown, label=label(each.label), **look)
+            losses.plot(alphas, shown, label=escape_label(each.label), **look)
             errors.plot(alphas, [point.error for point in each.line], **look)
         for axes in (losses, errors):
             axes.set(xticks=TICKS, xlabel="alpha")
@@ -157,7 +157,7 @@ def _plot_plane(axes: Axes, landscape: Landscape) -> None:
         lines = axes.contour(alphas, alphas, losses, levels=crossed, colors=colors, linewidths=1.2)
         axes.clabel(lines, crossed[::2], fmt="%.3g", fontsize=8)
     axes.plot(0, 0, "+", color=SERIES[-1], ms=9, mew=1.6)
-    axes.set(title=label(landscape.label), xlabel="alpha", ylabel="beta", aspect="equal")
+    axes.set(title=escape_label(landscape.label), xlabel="alpha", ylabel="beta", aspect="equal")
     axes.set(xticks=TICKS, yticks=TICKS)
     axes.grid(visible=False)
 

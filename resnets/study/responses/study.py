@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from resnets.evaluate.figures.fonts import label
+from resnets.evaluate.figures.fonts import escape_label
 from resnets.report.figures import figure_style, integer_ticks, series_colors, subplots
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.study.analysis import (
@@ -136,7 +136,7 @@ def _figure(models: Sequence[ModelResponses]) -> Figure:
             look = line_style(residual=model.spec.residual, color=colors[len(model.layers)])
             layers = range(1, len(model.layers) + 1)
             original.plot(layers, [layer.std for layer in model.layers], **look)
-            name = label(f"{model.label}, mean {model.mean:.2f}")
+            name = escape_label(f"{model.label}, mean {model.mean:.2f}")
             by_size.plot(layers, model.sorted, label=name, **look)
         original.set(title="Original order", xlabel="3x3 layer")
         by_size.set(title="Sorted", xlabel="3x3 layers, largest response first")

@@ -1,4 +1,4 @@
-"""Measure a classifier: batches in, figures with their protocol out."""
+"""Evaluate a classifier: batches in, metrics with their protocol out."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from resnets.data.batch import Batch
-from resnets.evaluate.metrics import ClassFigures, ClassificationMeter, Sums, class_figures
-from resnets.evaluate.views.views import logits_of
+from resnets.evaluate.metrics import (
+    ClassificationMeter,
+    ClassificationSums,
+    ClassMetrics,
+    class_metrics,
+)
+from resnets.evaluate.views import logits_of
 
-TOP = 5  # of so few classes a top-5 error says nothing
+TOP = 5  # classes up to which a top-5 error is meaningless
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Figures of one net on one split.
+    """Metrics of one model on one split.
 
-    top1_error, top5_error: percent; of five classes or fewer there is no top-5, which is then None.
-    loss: mean cross-entropy in nats. calibration_error: expected calibration error in 0..1.
-    protocol: views, resolution, precision, weights and data the figures came from.
-    sums: what the figures were made of, among it the confusion matrix.
+    top1_error, top5_error: percent; top5_error is None for five classes or fewer. loss: mean
+    cross-entropy in nats. calibration_error: expected calibration error in 0..1. protocol: views,
+    resolution, precision, weights and data of the metrics. sums: the sums they are computed from,
+    with the confusion matrix.
     """
 
     classes: tuple[str, ...]
@@ -36,31 +41,31 @@ class Evaluation:
     calibration_error: float
     examples: int
     protocol: str
-    per_class: tuple[ClassFigures, ...]
-    sums: Sums = field(repr=False)
+    per_class: tuple[ClassMetrics, ...]
+    sums: ClassificationSums = field(repr=False)
 
     @property
     def confusion(self) -> np.ndarray:
-        """(K, K) examples; rows the true class, columns the predicted one."""
+        """(K, K) counts; rows are the true class, columns the predicted one."""
         return self.sums.confusion
 
     @property
-    def figures(self) -> dict[str, float]:
-        """The errors and the loss by name; without a top-5 error where there is none."""
+    def metrics(self) -> dict[str, float]:
+        """The errors and the loss by name; without a top-5 error if there is none."""
         names = ("top1_error", "top5_error", "loss", "calibration_error")
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
-    def leaving_out(self, count: int) -> Evaluation:
-        """The same, with the protocol naming how many unreadable pictures it did not count."""
+    def without_unreadable(self, count: int) -> Evaluation:
+        """The same, with the number of unreadable images in the protocol."""
         if not count:
             return self
         return replace(self, protocol=f"{self.protocol}, {count:,} unreadable left out")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON; figures that are no number (NaN, infinite) become None."""
+        """Plain values for JSON; metrics that are not finite become None."""
         return {
-            **{name: _finite(value) for name, value in self.figures.items()},
+            **{name: _finite(value) for name, value in self.metrics.items()},
             "examples": self.examples,
             "protocol": self.protocol,
             "per_class": [
@@ -80,11 +85,11 @@ def evaluate_model(
     precision: str,
     device: torch.device,
 ) -> Evaluation:
-    """Figures of `model` over `batches`, one view of each picture, each counted once.
+    """Metrics of `model` over `batches`, one view of each image, each counted once.
 
     `batches` hold images (B, C, H, W) on `device` and targets (B,) in the order of `classes`.
     `precision` is "float32" or "bfloat16" (autocast). The model computes in eval mode and every
-    module gets its own mode back. Raises ValueError when there is no example.
+    module gets its own mode back. Raises ValueError if there are no examples.
     """
 
     def scores() -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,9 +109,9 @@ def evaluate_scores(
     protocol: str,
     device: torch.device,
 ) -> Evaluation:
-    """Figures of logits (B, K) with their targets (B,), on `device`, summed over all processes.
+    """Metrics of logits (B, K) with their targets (B,), on `device`, summed over all processes.
 
-    Raises ValueError when there is no example.
+    Raises ValueError if there are no examples.
     """
     meter = ClassificationMeter(len(classes), device)
     for logits, targets in scores:
@@ -122,7 +127,7 @@ def evaluate_scores(
         calibration_error=sums.calibration_error,
         examples=sums.examples,
         protocol=protocol,
-        per_class=class_figures(sums.confusion, classes),
+        per_class=class_metrics(sums.confusion, classes),
         sums=sums,
     )
 
@@ -130,18 +135,18 @@ def evaluate_scores(
 def describe_protocol(
     *, size: int, precision: str, weights: str, data: str, views: str = "1 view"
 ) -> str:
-    """The sentence that travels with each figure.
+    """The protocol: how metrics were measured, in one line.
 
     >>> describe_protocol(size=32, precision="bfloat16", weights="best.safetensors (step 9)",
-    ...     data="cifar10.tar.xz test, 10,000 pictures")
-    '1 view, 32x32 px, bfloat16, best.safetensors (step 9), cifar10.tar.xz test, 10,000 pictures'
+    ...     data="cifar10.tar.xz test, 10,000 images")
+    '1 view, 32x32 px, bfloat16, best.safetensors (step 9), cifar10.tar.xz test, 10,000 images'
     """
     return f"{views}, {size}x{size} px, {precision}, {weights}, {data}"
 
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode and give each module its mode back (some may have been frozen)."""
+    """Context in which `model` is in eval mode; each module then gets its own mode back."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

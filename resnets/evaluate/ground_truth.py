@@ -1,9 +1,9 @@
-"""What counts as right: the classes of the data's folders, or a file of labels.
+"""Ground truth of an evaluation: the classes of the data set, or a file of labels.
 
-Files: JSON with a list of class numbers (or names) for each picture, in the order of their file
+Files: JSON with a list of class numbers (or names) for each image, in the order of their file
 names (ReaL: Beyer et al. 2020); CSV with path,label, a row for each label; or text with one label
-a line, in the order of the file names. Numbers count from 0 in the order of the net's outputs.
-Where file names have another order by number (1.jpg .. 12.jpg), only a table says what is meant.
+per line, in the order of the file names. Numbers are indices (from 0) into the model's outputs.
+Where file names sort differently by number (1.jpg .. 12.jpg), only a table is unambiguous.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Labels = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Truth:
-    """For each picture the classes that count as right, in the order of the net's outputs.
+class GroundTruth:
+    """The correct classes of each image, as indices into the model's outputs.
 
-    `note` says in a protocol where they come from; empty for the data's own classes. `paired` says
-    how labels without file names were paired with images; empty where names tell.
+    note: their source, for the protocol; empty for the data's own classes. paired: how labels
+    without file names were paired with images; empty for labels with names.
     """
 
     labels: Sequence[Labels]
@@ -40,14 +40,14 @@ class Truth:
 
     @property
     def rows(self) -> list[int]:
-        """Pictures that have a label; the others cannot be counted."""
+        """Rows of the images that have a label; the others are not counted."""
         return [row for row, labels in enumerate(self.labels) if labels]
 
     def targets(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """One class (B,) for each picture of `rows`: of those that count, the net's likeliest.
+        """One class (B,) for each image of `rows`: the most probable of its correct classes.
 
-        A prediction is then right when it is in the set, it is in the top five when any of the set
-        is, and its loss is that of the likeliest label.
+        So a prediction is correct if it is any of them, in the top five if any of them is, and its
+        loss is that of the most probable one.
         """
         allowed = torch.full_like(logits, float("-inf"))
         for place, row in enumerate(rows.tolist()):
@@ -55,24 +55,24 @@ class Truth:
         return (allowed + logits.nan_to_num()).argmax(1)
 
 
-def own_truth(labels: Tensor, outputs: Tensor, known: int = 0) -> Truth:
-    """The data's own labels (N,), of which class t is the net's output `outputs[t]`.
+def split_truth(labels: Tensor, outputs: Tensor, known: int = 0) -> GroundTruth:
+    """The data's own labels (N,); class t of the data is the model's output `outputs[t]`.
 
-    The protocol says so where the net has `known` outputs and the data fewer classes.
+    The note says so if the model has `known` outputs and the data fewer classes.
     """
     few = len(outputs) < known
     note = f"{len(outputs):,} of {known:,} classes, all of which compete" if few else ""
-    return Truth([(target,) for target in outputs[labels].tolist()], note)
+    return GroundTruth([(target,) for target in outputs[labels].tolist()], note)
 
 
-def read_truth(
+def read_labels(
     path: Path, names: Sequence[str], classes: Sequence[str], *, stored_order: bool = False
-) -> Truth:
-    """The file's labels for pictures called `names` (paths), as numbers of `classes`.
+) -> GroundTruth:
+    """The file's labels for images called `names` (paths), as indices into `classes`.
 
-    stored_order: labels without names are in the order of `names`, not of the names sorted.
-    Labels are all names of classes or all their places from 0, and the note says so of places.
-    Raises DataError with the line or entry that is wrong.
+    stored_order: labels without names are in the order of `names`, not in sorted order. Labels are
+    all names of classes or all indices from 0; the note says so for indices. Raises DataError with
+    the line or entry that is wrong.
     """
     if path.suffix.lower() in TABLE_SUFFIXES and path.suffix.lower() != ".txt":
         given, leading = _from_table(path, names), None
@@ -84,28 +84,28 @@ def read_truth(
     labels = [tuple(dict.fromkeys(number[str(value)] for value, _ in values)) for values in given]
     with_label = sum(map(bool, labels))
     if not with_label:
-        raise DataError(f"{path}: names none of the {len(names):,} pictures, such as {names[0]}")
+        raise DataError(f"{path}: contains none of the {len(names):,} images, such as {names[0]}")
     note = f"labels {path.name}"
     if (total := sum(map(len, labels))) > with_label:
-        note += f" ({total:,} for {with_label:,} pictures, any of them counts as right)"
+        note += f" ({total:,} for {with_label:,} images, any of them is correct)"
     if with_label < len(labels):
-        note += f", {len(labels) - with_label:,} pictures without a label left out"
+        note += f", {len(labels) - with_label:,} images without a label left out"
     if by_place:
         first = next(value for values in given for value, _ in values)
-        note += f", numbers taken as places ({first} is {classes[int(first)]})"
+        note += f", numbers taken as class indices ({first} is {classes[int(first)]})"
     paired = ""
     if leading is not None:
         said = first_pair(names[leading], "/".join(classes[k] for k in labels[leading]))
         paired, note = f"labels by position: {said}, ...", f"{note}, by position ({said})"
-    return Truth(labels, note, paired)
+    return GroundTruth(labels, note, paired)
 
 
 def _numbering(
     path: Path, given: Sequence[Given], classes: Sequence[str]
 ) -> tuple[dict[str, int], bool]:
-    """The output that each label means, and whether labels are places rather than names.
+    """The output of each label, and whether labels are indices rather than names.
 
-    DataError for one that is no class, and where numbers may be either.
+    Raises DataError for a label that is not a class, and for numbers that may be either.
     """
     places = {str(value): place for values in given for value, place in values}
     numbers = {name: number for number, name in enumerate(classes)}
@@ -116,7 +116,7 @@ def _numbering(
             raise DataError(
                 f"{path}: {places[labels[row]]}: {labels[row]!r} may be the class of that name or,"
                 f" counted from 0, {classes[int(labels[row])]!r}, and so may the other labels;"
-                " call the classes by names that are no numbers"
+                " use names of classes that are not numbers"
             )
         return numbers, False
     by_place = {
@@ -126,13 +126,13 @@ def _numbering(
     }
     if wrong := next((label for label in places if label not in by_place | numbers), None):
         raise DataError(
-            f"{path}: {places[wrong]}: {wrong!r} is no class of the net, by name or as a number in"
-            f" 0..{len(classes) - 1}"
+            f"{path}: {places[wrong]}: {wrong!r} is not a class of the model, by name or as a"
+            f" number in 0..{len(classes) - 1}"
         )
     if named := next((label for label in places if label in numbers), None):
         raise DataError(
             f"{path}: {places[named]}: {named!r} is the name of a class, but {other!r}"
-            f" ({places[other]}) is none; write all labels by name, or all as numbers"
+            f" ({places[other]}) is not; write all labels by name, or all as numbers"
         )
     return by_place, True
 
@@ -145,14 +145,14 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read as labels ({reason})") from None
 
 
-Given = Sequence[tuple[Any, str]]  # a label as written, and where it is written
+Given = Sequence[tuple[Any, str]]  # labels as written, and where
 
 
 def _from_json(path: Path, text: str) -> list[Given]:
     with reading(path, DataError, "as JSON"):
         entries = json.loads(text)
     if not isinstance(entries, list):
-        raise DataError(f"{path}: expected a list with one list of labels for each picture")
+        raise DataError(f"{path}: expected a list with one list of labels for each image")
     given: list[Given] = []
     for place, entry in enumerate(entries):
         values = entry if isinstance(entry, list) else [entry]
@@ -171,11 +171,11 @@ def _from_lines(text: str) -> list[Given]:
 def _in_file_order(
     path: Path, entries: list[Given], names: Sequence[str], stored: bool
 ) -> tuple[list[Given], int]:
-    """The entry of each image, and the row of the image that the first entry is of."""
+    """The entry of each image, and the row of the image of the first entry."""
     if len(entries) != len(names):
         raise DataError(
-            f"{path}: labels {len(entries):,} pictures, the split has {len(names):,};"
-            " only files with path,label may name others"
+            f"{path}: labels {len(entries):,} images, the split has {len(names):,};"
+            " only files with path,label may have others"
         )
     order = list(range(len(names)))
     if not stored:
@@ -204,13 +204,13 @@ def _from_table(path: Path, names: Sequence[str]) -> list[Given]:
                 f"{path}: line {row.line}: {row.path} may be {names[rows[0]]} or {names[rows[1]]};"
                 " name its folder too"
             )
-        for each in rows:  # none where the file is of a larger set
+        for each in rows:  # none if the file belongs to a larger set
             given[each].append((row.label, f"line {row.line}"))
     return list(given)
 
 
 def _by_end(names: Sequence[str], count: int) -> dict[tuple[str, ...], list[int]]:
-    """Rows of the pictures by the last `count` parts of their paths."""
+    """Rows of the images by the last `count` parts of their paths."""
     rows: dict[tuple[str, ...], list[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(_parts(name)[-count:], []).append(row)

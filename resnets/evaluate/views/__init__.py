@@ -1,1 +1,0 @@
-"""The views of an image that a network is tested on: crops, scales and mirroring."""
