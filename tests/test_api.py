@@ -47,8 +47,7 @@ def test_exported_names():
 
 
 def test_functions_are_not_hidden_by_subpackages_of_the_same_names():
-    import resnets.evaluate.run
-
+    import resnets.evaluate.evaluation
     import resnets.export.export
     import resnets.train.loop
 

@@ -67,7 +67,8 @@ def embeddings(
 ) -> Iterator[Embedding]:
     """The embedding of the center crop of each image of `split`, in order.
 
-    `model` is on `device`. At most two batches of images are held. An image that cannot be read yields its error.
+    `model` is on `device`. At most two batches of images are held. An image that cannot be read
+    yields its error.
     """
 
     def read(row: int) -> Tensor:

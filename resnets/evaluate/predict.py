@@ -22,10 +22,9 @@ MAX_BATCH = 256  # images computed at once, and whose rows are printed together
 
 
 class Classifier(Protocol):
-    """What predicts: see `runtime.base.Backend`.
+    """What computes probabilities: see `runtime.base.Backend`.
 
-    preprocess: a `Preprocessor`. batch: how many images are worth computing at once. at_once:
-    how many such batches.
+    preprocess: a `Preprocessor`. batch: images per batch. at_once: batches computed at a time.
     """
 
     classes: tuple[str, ...]
@@ -40,7 +39,7 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one file: the most probable classes first, or why it was not read."""
+    """The most probable classes of an image, highest first, or why it was not read."""
 
     path: Path
     classes: tuple[str, ...] = ()
@@ -49,11 +48,11 @@ class Prediction:
 
 
 def find_images(paths: Iterable[str | Path], left_out: LeftOut | None = None) -> list[Path]:
-    """Files as named, and each folder's images in the order of their paths.
+    """The given files, and the images of the given folders in the order of their paths.
 
     See `data.files.walk` for which files of a folder are images; the others are counted in
-    `left_out`. A folder that may not be listed stands for itself, so that reading it says why.
-    Raises DataError for a folder without images.
+    `left_out`. A folder that cannot be listed is returned itself, so that reading it gives the
+    reason. Raises DataError for a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -73,10 +72,10 @@ def find_images(paths: Iterable[str | Path], left_out: LeftOut | None = None) ->
 def predict(
     classifier: Classifier, images: Sequence[ImageInput], *, top_k: int = 5, workers: int
 ) -> Iterator[Prediction]:
-    """One `Prediction` for each of `images`, in their order, the `top_k` likeliest classes each.
+    """One `Prediction` for each of `images`, in order, with its `top_k` most probable classes.
 
-    `workers` threads decode the coming batch while the present one is computed (or several are);
-    one batch more is held than computed. An image that cannot be read yields its error. The path
+    `workers` threads decode the next batch while the present one is computed (or several are); one
+    batch more is held than computed. An image that cannot be read yields its error. The path
     of an image that is not a file is "image ROW".
     """
 

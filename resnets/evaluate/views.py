@@ -127,7 +127,7 @@ def average_scores(logits: Tensor, how: Average) -> Tensor:
 
 
 def logits_of(model: Callable[[Tensor], Tensor], images: Tensor, *, precision: str) -> Tensor:
-    """Logits (B, K) float32 of normalised `images` (B, C, H, W), computed in `precision`.
+    """Logits (B, K) float32 of normalized `images` (B, C, H, W), computed in `precision`.
 
     `precision` is "float32" or "bfloat16" (autocast).
     """

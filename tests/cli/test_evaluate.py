@@ -101,7 +101,7 @@ def test_table_names_errors_classes_and_confusions(capsys, checkpoint):
     code, out, err = call(capsys, "evaluate", checkpoint)
     assert code == 0
     assert "4.17%" in out
-    assert "1 x red taken for green" in out
+    assert "1 x red predicted as green" in out
     assert "evaluating in float32 on " in err  # after the block of what was understood
 
 
@@ -157,7 +157,7 @@ def test_classes_in_another_order_are_mapped_by_name(capsys, checkpoint, data, t
         (("--data", "no-such-folder"), 1, "no-such-folder"),
         (("--scales", "32,big"), 2, "--scales 32,big"),
         (("--scales", "8"), 2, "--scales 8: cifar-resnet8's crops have 12 px"),
-        (("--views", "ten-crop", "--flip"), 2, "flipped already"),
+        (("--views", "ten-crop", "--flip"), 2, "includes mirror images already"),
         (("--labels", "no.json"), 1, "no.json: cannot be read as labels"),
     ],
 )
@@ -215,7 +215,7 @@ def test_ensemble_matches_classes_by_name(capsys, checkpoint, second):
     both = json.loads(out)
     assert code == 0
     assert both["confusion"] == [[8, 0, 0], [0, 8, 0], [0, 1, 7]]
-    for part in ("2 nets, logits averaged", str(checkpoint), str(second), "1 view, 12x12 px"):
+    for part in ("2 models, logits averaged", str(checkpoint), str(second), "1 view, 12x12 px"):
         assert part in both["protocol"]
     # The mean logits are three quarters of the net's own, so the loss is another one.
     assert both["loss"] != pytest.approx(
@@ -226,7 +226,7 @@ def test_ensemble_matches_classes_by_name(capsys, checkpoint, second):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--views", "ten-crop", "--scales", "16"), "10 views (corners and centre at shorter side"),
+        (("--views", "ten-crop", "--scales", "16"), "10 views (corners and center at shorter side"),
         (("--views", "dense", "--flip"), "sides 12, 14, 21, 26, 34 px, each flipped"),
         (("--scales", "12,16", "--flip"), "4 views (centre crop at shorter sides 12, 16 px"),
     ],
@@ -253,8 +253,8 @@ def test_label_files_decide_what_is_right(capsys, checkpoint, data, tmp_path):
     words = ("evaluate", checkpoint, "--json", "--labels", labels)
     result = json.loads(call(capsys, *words)[1])
     assert (result["examples"], result["top1_error"]) == (23, 0.0)
-    assert "labels labels.csv (24 for 23 pictures" in result["protocol"]
-    assert "1 pictures without a label left out" in result["protocol"]
+    assert "labels labels.csv (24 for 23 images" in result["protocol"]
+    assert "1 images without a label left out" in result["protocol"]
     # A flat folder has nothing but such a file.
     flat = tmp_path / "flat"
     flat.mkdir()

@@ -248,7 +248,7 @@ def test_bad_ground_truth_is_named(imagenet: Path) -> None:
     devkit_beside(imagenet)
     data = imagenet / DEVKIT / "data"
     (data / TRUTH).write_text("7\n" * 12)
-    refused(r"ground_truth\.txt: line 1: '7' is no class that meta\.mat knows")
+    refused(r"ground_truth\.txt: line 1: '7' is not a class that meta\.mat knows")
     (data / "meta.mat").write_bytes(b"no matrix")
     refused(r"ground_truth\.txt: its meta\.mat cannot be read")
     shutil.rmtree(imagenet / DEVKIT)

@@ -65,15 +65,15 @@ def test_views_of_each_net_are_averaged_before_nets(tmp_path: Path):
 
 def test_nets_of_other_classes_cannot_vote():
     other = small_net(RESIDUAL, classes=("ant", "bee", "cat", "eel"))
-    with pytest.raises(DataError, match="cannot vote together.*: dog, eel"):
+    with pytest.raises(DataError, match="cannot form an ensemble.*: dog, eel"):
         ensemble([small_net(RESIDUAL), other])
 
 
 def test_protocol_names_every_net_in_full():
     nets = [small_net(RESIDUAL), small_net(PREACT, size=20, resize=24)]
     assert ensemble(nets, Views("ten-crop"), "logits").protocol(["a", "b"]) == (
-        "2 nets, logits averaged [10 views (corners and centre at shorter side 32 px, each flipped;"
-        " logits averaged), 28x28 px, float32, a; 10 views (corners and centre at shorter side 24"
+        "2 models, logits averaged [10 views (corners and center at shorter side 32 px, each"
+        " flipped; logits averaged), 28x28 px, float32, a; 10 views (corners and center at shorter side 24"
         " px, each flipped; logits averaged), 20x20 px, float32, b]"
     )
 
@@ -162,7 +162,7 @@ def test_batch_is_halved_until_it_fits_and_stays_so():
 
 
 def test_one_picture_that_does_not_fit_is_one_clear_line():
-    with pytest.raises(ValueError, match=r"out of memory with one picture of 9x8 px"):
+    with pytest.raises(ValueError, match=r"out of memory with one image of 9x8 px"):
         PixelBudget(CPU).run(Hungry(64), torch.rand(4, 3, 8, 9))
 
 

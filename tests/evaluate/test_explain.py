@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import TextRenderer
 from resnets.evaluate.figures.grad_cam import PANEL, explain, grad_cam
-from resnets.evaluate.figures.image_grid import SIZE, wrapped
+from resnets.evaluate.figures.image_grid import FONT_SIZE, wrap_text
 from resnets.models import ImageClassifier
 
 
@@ -97,6 +97,6 @@ def test_heat_lies_where_the_net_looks(tmp_path: Path):
 
 
 def test_long_names_are_cut_and_long_lines_wrapped():
-    lines = wrapped("words " * 60 + "x" * 300, 300)
+    lines = wrap_text("words " * 60 + "x" * 300, 300)
     assert "".join(lines).replace(" ", "") == "words" * 60 + "x" * 300
-    assert all(TextRenderer(SIZE).width(line) <= 300 for line in lines)
+    assert all(TextRenderer(FONT_SIZE).width(line) <= 300 for line in lines)

@@ -77,7 +77,7 @@ def test_nothing_is_left_of_a_file_that_fails(tmp_path: Path):
 
     with pytest.raises(OSError, match="gone"):
         write_parquet(rows(), tmp_path / "features.parquet", {})
-    with pytest.raises(ValueError, match="no readable picture"):
+    with pytest.raises(ValueError, match="no readable image"):
         write_parquet(iter(()), tmp_path / "features.parquet", {})
     assert list(tmp_path.iterdir()) == []
 

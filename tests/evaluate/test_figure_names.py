@@ -26,7 +26,7 @@ def fresh_fonts(monkeypatch):
     def forget() -> None:
         fonts._system_fonts.cache_clear()
         fonts._font_of.cache_clear()
-        fonts.MISSING.clear()
+        fonts.REPORTED.clear()
 
     forget()
     yield monkeypatch

@@ -219,12 +219,12 @@ def test_scales_of_each_kind():
         (Views(), "1 view (centre crop at shorter side 256 px), 224x224 px"),
         (
             Views("ten-crop"),
-            "10 views (corners and centre at shorter side 256 px, each flipped; "
+            "10 views (corners and center at shorter side 256 px, each flipped; "
             "probabilities averaged), 224x224 px",
         ),
         (
             Views("dense", (224, 256), flip=True),
-            "4 views (whole picture up to 4:1 at shorter sides 224, 256 px, each flipped; "
+            "4 views (whole image up to 4:1 at shorter sides 224, 256 px, each flipped; "
             "probabilities averaged), fully convolutional, logits averaged over positions",
         ),
     ],
@@ -253,5 +253,5 @@ def test_scales_too_small_for_the_net_are_refused(kind, spec, scales, said):
 def test_words_that_contradict_are_refused():
     with pytest.raises(ConfigError, match="each once"):
         Views("dense", (32, 32))
-    with pytest.raises(ConfigError, match="flipped already"):
+    with pytest.raises(ConfigError, match="includes mirror images already"):
         Views("ten-crop", flip=True)

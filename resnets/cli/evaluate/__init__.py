@@ -1,4 +1,4 @@
-"""`resnets evaluate`: errors of nets on a data set, with the protocol they were measured under."""
+"""`resnets evaluate`: metrics of models on a data set, with the protocol they were measured by."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from resnets.evaluate.measure import Measurement
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-ALL_CLASSES, WORST = 20, 10  # classes up to which the table has all; else so many of the worst
+MAX_CLASSES, WORST = 20, 10  # classes up to which the table has all, otherwise the worst
 PAIRS = 5
 
 
@@ -43,26 +43,26 @@ def command(
     device: str = "auto",
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> int:
-    """Measure a net, or several as an ensemble. Exits with 1 if any picture cannot be read.
+    """Evaluate a model, or several as an ensemble. Exits with 1 if any image cannot be read.
 
     Args:
-        weights: Run folders, checkpoints, files in a known format, published weights; several vote
-            together, matched by class names. Or one artifact of `resnets export`.
-        data: Data set (name, hub:ORG/NAME, or a path, as train takes it); default: what the run
+        weights: Run folders, checkpoints, files in a known format, published weights; several form
+            an ensemble, matched by class names. Or one artifact of `resnets export`.
+        data: Data set (name, hub:ORG/NAME, or a path, as for train); default: what the run was
             trained on.
-        split: Which part of it; val and train are split as the run split them.
-        image_set: Detectors only: the images of one set of the data, such as test-dev2017. Where
-            there is no ground truth, --out gets results in the form that test servers take.
-        model: Network of weights that do not say it themselves (a state dict), as `resnets info`
+        split: Which split of it; val and train are those of the run.
+        image_set: Detectors only: the images of one set of the data, such as test-dev2017.
+            Without ground truth, --out gets results in the format of test servers.
+        model: Architecture of weights that do not state it (a state dict), as `resnets info`
             names it.
-        classes: Names of the outputs in order, where the weights have none or the data has others:
-            a file with one a line, a,b,c, imagenet, or numbers for 0, 1, ...
-        labels: What is right, in place of the data's folders: real.json, .csv of path,label, .txt.
-        views: One crop; corners and centre and all flipped; the whole picture, convolutionally.
-        scales: Shorter sides in px such as 224,256,384,480,640 (dense's default), or the net's own.
-        flip: Show each view flipped too.
-        refine: Detectors only: read each region again at its regressed box, and let boxes vote.
-        average: What is averaged over views and nets: after the softmax or before it.
+        classes: Names of the outputs in order, if the weights have none or the data has others: a
+            file with one per line, a,b,c, imagenet, or numbers for 0, 1, ...
+        labels: True classes in place of the data's own: real.json, .csv of path,label, .txt.
+        views: One crop; corners and center with mirror images; the whole image, convolutionally.
+        scales: Shorter sides in px such as 224,256,384,480,640 (default of dense).
+        flip: Add the mirror image of each view.
+        refine: Detectors only: pool each region again at its regressed box, and let boxes vote.
+        average: What is averaged over views and models.
         json: Print one JSON object and nothing else.
         out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);
             of detectors precision.png, misses.png and detections.json (COCO's results).
@@ -115,42 +115,44 @@ def _report(found: Measurement, *, as_json: bool) -> None:
         show(found.evaluation)
     if found.errors:
         count = len(found.errors)
-        say(f"resnets evaluate: {count:,} unreadable pictures left out", error=True)
+        say(f"resnets evaluate: {count:,} unreadable images left out", error=True)
 
 
 def show(evaluation: Evaluation) -> None:
-    """Print overall figures, the table of classes (the worst ten of many) and top confusions."""
+    """Print overall metrics, the table of classes (the worst ten of many) and top confusions."""
     from resnets.evaluate.metrics import most_confused
 
-    console = terminal_console()  # piped lines do not fold
+    console = terminal_console()  # piped lines are not wrapped
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     overall.add_row("top-1 error", f"{evaluation.top1_error:.2f}%")
     if evaluation.top5_error is not None:
         overall.add_row("top-5 error", f"{evaluation.top5_error:.2f}%")
     overall.add_row("loss", f"{evaluation.loss:.4f} nats")
     overall.add_row("calibration error", f"{evaluation.calibration_error:.4f} (L1, 15 bins)")
-    overall.add_row("pictures", f"{evaluation.examples:,}")
+    overall.add_row("images", f"{evaluation.examples:,}")
     overall.add_row("protocol", escape(evaluation.protocol))
     console.print(overall)
     rows = evaluation.per_class
     title = None
-    if len(rows) > ALL_CLASSES:
+    if len(rows) > MAX_CLASSES:
         rows = tuple(sorted(rows, key=lambda row: 2.0 if row.f1 is None else row.f1)[:WORST])
         title = f"The {WORST} of {len(evaluation.classes)} classes with the lowest F1"
     table = Table(title=title, title_justify="left")
     table.add_column("class", overflow="fold")
-    for name in ("pictures", "precision", "recall", "F1"):
+    for name in ("images", "precision", "recall", "F1"):
         table.add_column(name, justify="right")
     for row in rows:
-        shares = (_share(value) for value in (row.precision, row.recall, row.f1))
-        table.add_row(escape(row.name), f"{row.examples:,}", *shares)
+        percents = (_percent(value) for value in (row.precision, row.recall, row.f1))
+        table.add_row(escape(row.name), f"{row.examples:,}", *percents)
     console.print(table)
     pairs = most_confused(evaluation.confusion, evaluation.classes, PAIRS)
     if pairs:
         console.print("Most confused:")
     for true, predicted, count in pairs:
-        console.print(f"  {count:,} x {true} taken for {predicted}", markup=False, highlight=False)
+        console.print(
+            f"  {count:,} x {true} predicted as {predicted}", markup=False, highlight=False
+        )
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"

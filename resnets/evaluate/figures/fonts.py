@@ -124,7 +124,7 @@ def _font_of(letter: str) -> str | None:
     if package not in REPORTED:
         REPORTED.add(package)
         log.warning(
-            "figures: no font on this machine has the character %s (U+%04X), which is drawn as a box;"
+            "figures: no font on this machine has %s (U+%04X), which is drawn as a box;"
             " install one (Debian, Ubuntu: apt-get install %s)",
             *(letter, ord(letter), package),
         )

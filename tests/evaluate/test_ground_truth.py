@@ -44,8 +44,8 @@ def test_real_json_is_in_the_order_of_file_names(tmp_path: Path):
     assert list(truth.labels) == [(1, 2), (2,), (0,), ()]
     assert truth.rows == [0, 1, 2]
     assert truth.note == (
-        "labels real.json (4 for 3 pictures, any of them counts as right),"
-        " 1 pictures without a label left out, numbers taken as places (1 is bee),"
+        "labels real.json (4 for 3 images, any of them is correct),"
+        " 1 images without a label left out, numbers taken as class indices (1 is bee),"
         " by position (p_1.jpg = ant)"
     )
 
@@ -54,7 +54,7 @@ def test_real_json_is_in_the_order_of_file_names(tmp_path: Path):
 def test_text_holds_a_name_or_number_a_line(tmp_path: Path, text: str):
     truth = read_labels(write(tmp_path / "val.txt", text), NAMES, CLASSES)
     assert list(truth.labels) == [(2,), (1,), (0,), ()]
-    assert ("as places" in truth.note) == text.startswith("0")
+    assert ("as class indices" in truth.note) == text.startswith("0")
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_members_of_a_tar_have_paths_too(tmp_path: Path):
     [
         ("a.json", "[[0], [1]", "as JSON"),
         ("a.json", '{"0": 1}', "expected a list"),
-        ("a.json", "[[0], [1]]", "labels 2 pictures, the split has 4"),
-        ("a.json", "[[0], [1], [2], [3]]", r"entry 3: .?3.? is no class of the net.*0\.\.2"),
-        ("a.json", "[[0], [-1], [2], [1]]", "entry 1: .?-1.? is no class"),
-        ("a.json", "[[], [], [], []]", "names none of the 4 pictures"),
-        ("a.txt", "ant\nbee\neel\ncat", "line 3: 'eel' is no class"),
+        ("a.json", "[[0], [1]]", "labels 2 images, the split has 4"),
+        ("a.json", "[[0], [1], [2], [3]]", r"entry 3: .?3.? is not a class of the model.*0\.\.2"),
+        ("a.json", "[[0], [-1], [2], [1]]", "entry 1: .?-1.? is not a class"),
+        ("a.json", "[[], [], [], []]", "contains none of the 4 images"),
+        ("a.txt", "ant\nbee\neel\ncat", "line 3: 'eel' is not a class"),
         ("a.csv", "p_1.jpg,ant,cat", "line 1: 3 cells"),
-        ("a.csv", "x.jpg,ant", "names none of the 4 pictures, such as val/bee/p_2.jpg"),
+        ("a.csv", "x.jpg,ant", "contains none of the 4 images, such as val/bee/p_2.jpg"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, said: str):
