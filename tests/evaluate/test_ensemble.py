@@ -73,8 +73,8 @@ def test_protocol_names_every_net_in_full():
     nets = [small_net(RESIDUAL), small_net(PREACT, size=20, resize=24)]
     assert ensemble(nets, Views("ten-crop"), "logits").protocol(["a", "b"]) == (
         "2 models, logits averaged [10 views (corners and center at shorter side 32 px, each"
-        " flipped; logits averaged), 28x28 px, float32, a; 10 views (corners and center at shorter side 24"
-        " px, each flipped; logits averaged), 20x20 px, float32, b]"
+        " flipped; logits averaged), 28x28 px, float32, a; 10 views (corners and center at shorter"
+        " side 24 px, each flipped; logits averaged), 20x20 px, float32, b]"
     )
 
 
