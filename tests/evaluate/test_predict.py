@@ -23,7 +23,7 @@ class Counting:
         self.lock, self.read, self.threads = threading.Lock(), 0, set()
         self.second = threading.Event()
 
-    def picture(self, path: Path) -> Tensor:
+    def to_tensor(self, path: Path) -> Tensor:
         with self.lock:
             self.read += 1
             self.threads.add(threading.current_thread())
