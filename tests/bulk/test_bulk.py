@@ -250,9 +250,9 @@ def test_folders_that_cannot_be_written_to_are_refused(digits_run, nested_digits
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a.png", "--data", "x", "--out", "y"], "--data takes no PICTURES"),
+        (["a.png", "--data", "x", "--out", "y"], "--data does not go with IMAGES"),
         (["--data", "x"], "--data and --out go together"),
-        (["--data", "x", "--out", "y", "--json"], "--data takes no PICTURES, --json"),
+        (["--data", "x", "--out", "y", "--json"], "--data does not go with IMAGES, --json"),
         (["--data", "nowhere", "--out", "{tmp}/y"], "nowhere: no such folder or file"),
         (["--data", "x", "--out", "{tmp}/y", "--top-k", "0"], "--top-k 0: must be at least 1"),
         (["--data", "x", "--out", "{tmp}/y", "--batch-size", "0"], "--batch-size 0: must be"),
@@ -284,7 +284,7 @@ def test_kills_lose_no_row_and_double_none(digits_run, tmp_path):
     process = start(digits_run, data, out, *words)
     _, told = process.communicate()
     assert process.returncode == 0, told
-    assert "going on: " in told
+    assert "resuming: " in told
     assert contents(out) == contents(tmp_path / "whole")
     names = data.read_text("utf-8").splitlines()[1:]
     assert [row["path"] for row in rows(out)] == [name.partition(",")[0] for name in names]
@@ -297,8 +297,8 @@ def _stop(process: subprocess.Popen, out: Path) -> None:
     assert process.returncode == 143
     written = 50 * len(list(out.glob("part-*.csv")))
     assert told.splitlines()[-1] == (
-        f"resnets predict: stopped; {written:,} of 4,000 pictures are written, in whole shards, and"
-        " the same command goes on from there"
+        f"resnets predict: stopped; {written:,} of 4,000 images are written, in whole shards; the"
+        " same command resumes"
     )
     assert 50 <= written < 4000
     assert not list(out.glob(".*.tmp"))

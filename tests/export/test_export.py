@@ -261,10 +261,10 @@ def test_bad_words(capsys, digits_run, words, output):
 
 def test_what_an_artifact_cannot_do_is_said(capsys, torch_artifact, tmp_path):
     for words, output in (
-        (("evaluate", torch_artifact, "--views", "ten-crop"), "--views: an artifact sees"),
+        (("evaluate", torch_artifact, "--views", "ten-crop"), "--views"),
         (("evaluate", torch_artifact, torch_artifact), "name it alone"),
         (("evaluate", torch_artifact, "--precision", "bfloat16"), "computes in float32"),
-        (("predict", torch_artifact, "x.png", "--explain", tmp_path), "use its checkpoint"),
+        (("predict", torch_artifact, "x.png", "--explain", tmp_path), "use the checkpoint"),
         (("predict", torch_artifact, "x.png", "--device", "cuda"), "computes on the CPU"),
         (("export", torch_artifact), "is an artifact already"),
     ):

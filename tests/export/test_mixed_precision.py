@@ -52,7 +52,7 @@ def test_the_layer_that_8_bits_hurt_stays_in_float(capsys, digits_run, tmp_path,
     assert "differs from wide.safetensors" in mixed["all_int8"]["verdict"]
     assert 0 < mixed["float_multiply_adds"] < MAX_FLOAT_SHARE
     assert manifest["errors"]["top1_error_rise"] <= 1
-    assert f"in float: stage2.0.conv2 (1 of {mixed['quantized'] + 1} layers, " in output
+    assert f"layers in float: stage2.0.conv2 (1 of {mixed['quantized'] + 1} layers, " in output
     assert {each.name for each in tmp_path.iterdir()} == {
         "wide.safetensors", "wide.xml", "wide.bin", "wide.xml.json"
     }  # fmt: skip

@@ -264,7 +264,7 @@ def test_names_of_models():
     ("words", "said"),
     [
         (["nowhere"], "no such run or checkpoint"),
-        (["x", "--port", "99999"], "0..65535"),
+        (["x", "--port", "99999"], "from 0 to 65535"),
         (["x", "--max-batch", "0"], "--max-batch"),
         (["x", "--token-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
         (["x", "--max-latency-ms", "1"], "--max-latency-ms"),

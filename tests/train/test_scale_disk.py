@@ -45,7 +45,7 @@ def ends_with_one_line(err: str, last: Path) -> None:
     lines = [line for line in err.splitlines() if line.startswith("resnets train")]
     assert len(lines) == 2, err
     assert lines[0].startswith(f"resnets train: rank 0: {last}: cannot write the checkpoint of ")
-    assert lines[1].startswith("resnets train: rank 0 ended first, with exit code 1")
+    assert lines[1].startswith("resnets train: rank 0 failed first, with exit code 1")
     assert "Traceback" not in err
 
 

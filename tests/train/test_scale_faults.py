@@ -50,7 +50,7 @@ def test_without_restarts_the_run_ends_with_one_line_and_goes_on_by_hand(whole, 
         *TRAIN, "--devices", "2", "--out", str(out), fault=fault, MARK=str(tmp_path)
     )
     assert code == 1
-    assert "resnets train: rank 1 was ended by SIGKILL; go on with --resume" in err
+    assert "resnets train: rank 1 was ended by SIGKILL; resume with --resume" in err
     assert "Traceback" not in err
     code, _, err = finish("train", "--resume", str(out), "--devices", "2", "--device", "cpu")
     assert code == 0, err
