@@ -67,8 +67,10 @@ def command(
     from resnets.weights.load import load_model
 
     net = load_model(weights, load_options(model, None), "body")
-    every = split == "all"
-    images = open_all_images(net, data) if every else open_split(net, data, split, stored=True)
+    if split == "all":
+        images = open_all_images(net, data)
+    else:
+        images = open_split(net, data, split, stored=True)
     announce(images)
     chosen, precise = to_device(net, device, precision)
     if not as_json:
