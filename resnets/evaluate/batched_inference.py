@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resnets.data import DataError
-from resnets.data.prefetch import in_order
+from resnets.data.prefetch import prefetch
 
 NOT_FINITE = (
     "the network's outputs for this image are not finite (NaN or Inf): its weights are damaged, or"
@@ -55,12 +55,12 @@ def batched_inference(
                 rows = iter(_finite(outputs) if finite else outputs)
         return [(item, found if isinstance(found, str) else next(rows)) for item, found in chunk]
 
-    with closing(in_order(attempt, items, workers=workers, ahead=group)) as found:
+    with closing(prefetch(attempt, items, workers=workers, ahead=group)) as found:
         chunks = iter(lambda: list(islice(found, group)), [])
         if at_once == 1:
             yield from map(answer, chunks)
             return
-        with closing(in_order(answer, chunks, workers=at_once, ahead=at_once)) as answers:
+        with closing(prefetch(answer, chunks, workers=at_once, ahead=at_once)) as answers:
             yield from (done for _, done in answers)
 
 

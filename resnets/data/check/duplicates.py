@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
+from resnets.data.prefetch import prefetch
 
 DISTANCE = 3  # bits in which the shapes of images that look alike may differ
 ALIKE = 6.0  # mean difference of thumbnails in 0..255 up to which images look alike
@@ -31,7 +31,7 @@ CANDIDATES = 8  # pairs of one image with earlier ones that are read again
 EDGES = 16  # shapes that each is held against, the nearest
 FELLOWS = 4  # images of one shape that are compared with all of another
 REMEMBERED = 20_000  # thumbnails kept for the next comparison
-BLOCK = 2048  # pairs compared at once
+AHEAD = 8  # pairs a thread may be ahead
 
 Pair = tuple[int, int]
 PixelDigest = tuple[str, NDArray[np.uint8]]  # size and digest of all pixels, thumbnail (32, 32, 3)
@@ -240,13 +240,6 @@ def compare(
         difference = float(np.abs(first.astype(np.int16) - second).mean())
         return difference if difference <= _limit(first, second) else math.inf
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="compare")
-    try:
-        pairs = list(pairs)
-        for start in range(0, len(pairs), BLOCK):
-            some = pairs[start : start + BLOCK]
-            for pair, found in zip(some, pool.map(difference, some), strict=True):
-                if found is not None:
-                    yield pair, found
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for pair, found in prefetch(difference, pairs, workers=workers, ahead=AHEAD * workers):
+        if found is not None:
+            yield pair, found

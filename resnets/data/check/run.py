@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 
@@ -29,6 +27,7 @@ from resnets.data.check.image import Look, comparable, look, reason, thumbnail
 from resnets.data.check.leaks import ELSEWHERE, copies_by_name, copies_found
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.errors import DataError
+from resnets.data.prefetch import prefetch
 from resnets.data.splits.check_findings import (
     EMPTY_CLASS,
     IMBALANCE,
@@ -203,18 +202,9 @@ def _looks(contents: Contents, tiny: int, workers: int) -> Iterator[Look]:
         except DataError as error:
             return Look(((UNREADABLE, reason(error, contents.name(number))),), 0)
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="check")
-    tasks: deque[Future[list[Look]]] = deque()
-    starts = iter(range(0, len(contents), CHUNK))
-    try:
-        while True:
-            ahead = islice(starts, 2 * workers - len(tasks))
-            tasks.extend(pool.submit(work, start) for start in ahead)
-            if not tasks:
-                return
-            yield from tasks.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    starts = range(0, len(contents), CHUNK)
+    for _, looks in prefetch(work, starts, workers=workers, ahead=2 * workers):
+        yield from looks
 
 
 def _alike(

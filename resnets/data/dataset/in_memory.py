@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import Crop, center_box, decode, decode_whole, image_header
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
+from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
 from resnets.utils.terminal import Console, escape
 
 MEMORY_LIMIT = 2 << 30  # bytes of pixels that "auto" keeps in memory
 PROBES = 32  # headers read to guess whether all images share one size
 CHUNK = 256  # images decoded by one task of the pool
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -155,12 +158,10 @@ def _fill(
         red, green, blue = np.moveaxis(pixels[start : start + CHUNK], -1, 0)
         return np.array_equal(red, green) and np.array_equal(red, blue)
 
-    pool = ThreadPoolExecutor(workers or cores())
-    try:
-        chunks = range(0, count, CHUNK)
-        gray = list(_progress(pool.map(work, chunks), len(chunks), unreadable.of))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    workers = workers or cores()
+    chunks = range(0, count, CHUNK)
+    done = prefetch(work, chunks, workers=workers, ahead=2 * workers)
+    gray = [is_gray for _, is_gray in _progress(done, len(chunks), unreadable.of)]
     kept = [row for row in range(count) if row not in unreadable]
     for place, row in enumerate(kept):
         if place < row:  # in place: the set may fill most of the memory
@@ -169,7 +170,7 @@ def _fill(
     return np.ascontiguousarray(pixels[..., :1]) if all(gray) else pixels
 
 
-def _progress(done: Iterator[bool], total: int, description: str) -> Iterator[bool]:
+def _progress(done: Iterator[T], total: int, description: str) -> Iterator[T]:
     """Show progress on the terminal; nothing where stderr is piped."""
     console = Console(stderr=True)
     shown = sys.stderr.isatty()

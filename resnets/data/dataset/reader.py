@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from resnets.data import order
 from resnets.data.dataset.split import Split
 from resnets.data.decode.decode import Crop
 from resnets.data.errors import DataError
+from resnets.data.prefetch import submit_ahead
 from resnets.data.timings import Decoding
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import single_threaded_pool
@@ -34,10 +35,31 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
+    """A plan with its pixels (B, size, size, C), `out` the same memory, and the row (B,) that each
+    place got, -1 where none could be read."""
+
     plan: Plan
     pixels: Tensor
-    read: NDArray[np.int64]  # (B,): the row that each place got, -1 where none could be read
-    tasks: list[Future[None]]
+    out: NDArray[np.uint8]
+    read: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, plan: Plan, pin: bool) -> _Reading:
+        """Memory for the pixels of a plan, pinned or not."""
+        count, view = len(plan.rows), plan.views[0]
+        shape = (count, view.size, view.size, view.channels)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+        return cls(plan, pixels, pixels.numpy(), np.full(count, -1, np.int64))
+
+    def finished(self) -> tuple[Plan, Tensor] | None:
+        """The plan as it was read; None where none of it could be."""
+        if np.array_equal(self.plan.rows, self.read):
+            return self.plan, self.pixels
+        places = np.flatnonzero(self.read >= 0).tolist()
+        if not places:
+            return None
+        views = [self.plan.views[place] for place in places]
+        return Plan(self.read[places], self.plan.epochs[places], views), self.pixels[places]
 
 
 def read_ahead(
@@ -60,49 +82,43 @@ def read_ahead(
     """
     workers, decoding = workers or cores(), decoding or Decoding()
     decoding.threads = workers
+    plans = iter(plans)
+    first = next(plans, None)
+    if first is None:
+        return
+
     pool = single_threaded_pool(workers, "decode")
-    waiting: deque[_Reading] = deque()
+
+    @decoding.working()
+    def read(reading: _Reading, start: int) -> None:
+        for place in range(start, min(start + CHUNK, len(reading.read))):
+            _read(split, reading, place, seed)
+
+    def submit(reading: _Reading) -> list[Future[None]]:
+        return [pool.submit(read, reading, at) for at in range(0, len(reading.read), CHUNK)]
+
+    readings = (_Reading.of(plan, pin) for plan in chain([first], plans))
+    ahead = 2 + 2 * workers * CHUNK // len(first.rows)  # batches, and two chunks for each thread
     try:
-        for plan in plans:
-            waiting.append(_start(pool, split, plan, pin, seed, decoding))
-            if len(waiting) > 1 + 2 * workers * CHUNK // len(plan.rows):
-                yield from _finish(waiting.popleft())
-        while waiting:
-            yield from _finish(waiting.popleft())
+        for reading, _ in submit_ahead(submit, readings, ahead):
+            if (found := reading.finished()) is not None:
+                yield found
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start(
-    pool: ThreadPoolExecutor,
-    split: Split,
-    plan: Plan,
-    pin: bool,
-    seed: int | None,
-    decoding: Decoding,
-) -> _Reading:
-    count, many, view = len(plan.rows), len(split), plan.views[0]
-    shape = (count, view.size, view.size, view.channels)
-    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
-    out, read = pixels.numpy(), np.empty(count, np.int64)
-
-    @decoding.working()
-    def work(start: int) -> None:
-        for place in range(start, min(start + CHUNK, count)):
-            read[place] = -1
-            planned, epoch = int(plan.rows[place]), int(plan.epochs[place])
-            rows = (planned,) if seed is None else order.rows_to_try(many, seed, epoch, planned)
-            for row in rows:
-                found = _try(split, row, plan.views[place])
-                if found is not None:
-                    out[place], read[place] = found, row
-                    break
-            else:
-                if seed is not None:
-                    raise split.unreadable.exhausted()
-
-    tasks = [pool.submit(work, start) for start in range(0, count, CHUNK)]
-    return _Reading(plan, pixels, read, tasks)
+def _read(split: Split, reading: _Reading, place: int, seed: int | None) -> None:
+    """Read the image of one place of a batch, or another in its place where `seed` is given."""
+    plan = reading.plan
+    planned, epoch = int(plan.rows[place]), int(plan.epochs[place])
+    rows = (planned,) if seed is None else order.rows_to_try(len(split), seed, epoch, planned)
+    for row in rows:
+        found = _try(split, row, plan.views[place])
+        if found is not None:
+            reading.out[place], reading.read[place] = found, row
+            return
+    if seed is not None:
+        raise split.unreadable.exhausted()
 
 
 def _try(split: Split, row: int, view: Crop) -> NDArray[np.uint8] | None:
@@ -112,17 +128,3 @@ def _try(split: Split, row: int, view: Crop) -> NDArray[np.uint8] | None:
     except DataError as error:
         split.unreadable.add(row, error)
         return None
-
-
-def _finish(reading: _Reading) -> Iterator[tuple[Plan, Tensor]]:
-    """The plan as it was read; nothing where none of it could be."""
-    for task in reading.tasks:
-        task.result()
-    plan, read = reading.plan, reading.read
-    if np.array_equal(plan.rows, read):
-        yield plan, reading.pixels
-        return
-    places = np.flatnonzero(read >= 0).tolist()
-    if places:
-        views = [plan.views[place] for place in places]
-        yield Plan(read[places], plan.epochs[places], views), reading.pixels[places]

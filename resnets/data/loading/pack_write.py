@@ -33,7 +33,7 @@ from resnets.data.decode.decode import decode_whole, encode, image_header, scale
 from resnets.data.decode.pixel_values import Levels
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
-from resnets.data.prefetch import in_order
+from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
 from resnets.utils.terminal import Console, escape
 
@@ -145,7 +145,7 @@ def _write_part(
             return error
 
     kept = quarantine.keep(files, np.arange(count)).tolist()
-    with closing(in_order(work, kept, workers=workers, ahead=AHEAD * workers)) as done:
+    with closing(prefetch(work, kept, workers=workers, ahead=AHEAD * workers)) as done:
         for row, data in _progress(done, len(kept), f"packing {unreadable.of}"):
             if isinstance(data, DataError):
                 unreadable.add(row, data)

@@ -9,7 +9,7 @@ import numpy as np
 
 from resnets.data.dataset.in_memory import cores
 from resnets.data.decode.open_image import BUDGET
-from resnets.data.prefetch import in_order
+from resnets.data.prefetch import prefetch
 from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.data.class_maps import IGNORE, Coding, MapPixels, SemanticMap
 from resnets.detect.data.masks import render_masks
@@ -58,7 +58,7 @@ def scan_drawn(maps: Sequence[SemanticMap], classes: Sequence[str], total: int) 
     """The pixels of each class in `maps`, some of `total`."""
     numbers = {**{label: label for label in range(len(classes))}, IGNORE: IGNORE}
     scan = MapScan(Coding("ids", numbers, names=dict(enumerate(classes))), total)
-    for _, pixels in in_order(lambda each: each.read(), maps, workers=cores(), ahead=2 * cores()):
+    for _, pixels in prefetch(lambda each: each.read(), maps, workers=cores(), ahead=2 * cores()):
         scan.add("", MapPixels(pixels, False, "drawn"))
     return scan
 

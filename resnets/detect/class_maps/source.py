@@ -16,7 +16,7 @@ import numpy as np
 from resnets.config import DetectSpec
 from resnets.data.dataset.in_memory import cores
 from resnets.data.errors import DataError
-from resnets.data.prefetch import in_order
+from resnets.data.prefetch import prefetch
 from resnets.detect.class_maps.folders import SET_FOLDER, MapFiles, shown_folders
 from resnets.detect.class_maps.pairing import MapImages, images_for, match_images, set_role
 from resnets.detect.class_maps.scan import MapScan
@@ -105,7 +105,7 @@ def _scan(store: Store, paths: Sequence[str], coding: Coding) -> MapScan:
         except DataError as error:
             return name, str(error)
 
-    for found in in_order(read, paths, workers=cores(), ahead=2 * cores()):
+    for found in prefetch(read, paths, workers=cores(), ahead=2 * cores()):
         name, pixels = found[1]
         if isinstance(pixels, str):
             scan.unreadable[name] = pixels
