@@ -96,7 +96,7 @@ def command(
     # Whether torchrun restarted this process; whether it is the one that prints.
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     is_main = os.environ.get("RANK", "0") == "0"
-    if chosen is not None and is_main:  # before seconds of imports
+    if chosen is not None and is_main and sys.stderr.isatty():  # before seconds of imports
         what = f"{chosen.net_name}, {chosen.name}, {chosen.duration}"
         logging.getLogger("resnets").info("training %s", what)
     from resnets.api.train import train
