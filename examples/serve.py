@@ -17,7 +17,8 @@ from resnets.serve.registry import Registry, Source
 def make_app(run: str) -> FastAPI:
     """The server of `resnets serve`, with one more route."""
     limits, metrics = Limits(max_batch=16), Metrics()
-    app = create_app(Registry([Source.parse(run)], limits, metrics), limits, metrics)
+    registry = Registry([Source.parse(run)], limits, metrics, backend="torch")
+    app = create_app(registry, limits, metrics)
 
     @app.get("/about")
     async def about() -> dict[str, str]:
