@@ -74,6 +74,10 @@ class Console(rich.console.Console):
         """Text of a string, as rich makes it for whatever is printed."""
         return super().render_str(printable(text, keep="\n\t"), **options)
 
+    def on_broken_pipe(self) -> None:
+        """Raise it, in place of an exit with status 1: `main` ends quietly."""
+        raise BrokenPipeError
+
 
 def console(file: IO[str] | None = None) -> Console:
     """A console for tables on stdout (or `file`); lines that are piped do not fold."""
