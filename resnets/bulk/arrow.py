@@ -12,7 +12,7 @@ import numpy as np
 
 from resnets.bulk.data_set import DatasetIndex, Item, require_exists
 from resnets.data.sources.arrow_files import find_tabular, is_saved
-from resnets.data.sources.huggingface import ArrowFiles, called, library, part_name, reading
+from resnets.data.sources.huggingface import ArrowFiles, display_name, library, part_name, reading
 from resnets.data.tables.arrow_columns import find_image_column
 
 
@@ -45,7 +45,7 @@ def index_arrow(path: Path) -> DatasetIndex:
 
 
 def _parts(path: Path) -> list[ArrowFiles]:
-    where, name = str(path), called(str(path))
+    where, name = str(path), display_name(str(path))
     datasets = library(where)
     with reading(where):
         if path.is_file():

@@ -22,7 +22,7 @@ from resnets.data.files.folder import read_file
 from resnets.data.sources.arrow_files import find_tabular
 from resnets.data.sources.huggingface import (
     HUB,
-    called,
+    display_name,
     image_bytes,
     library,
     part_name,
@@ -58,7 +58,7 @@ def index_parquet(source: str) -> DatasetIndex | None:
     digest = hashlib.sha256()
     parts: list[Part] = []
     with reading(source):
-        column = find_image_column(features_of(files[0][1]), called(source))
+        column = find_image_column(features_of(files[0][1]), display_name(source))
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             footers = list(pool.map(lambda pair: _groups(pair[1], column), files))
     rows: dict[str, int] = {}
@@ -77,7 +77,7 @@ def _hub_files(source: str) -> list[tuple[str, str]]:
     with reading(source):
         data_files = builder_of(source).config.data_files
     urls = [
-        (part_name(called(source), str(title)), url)
+        (part_name(display_name(source), str(title)), url)
         for title in data_files
         for url in data_files[title]
     ]

@@ -1,4 +1,4 @@
-"""What the training loop and the evaluators eat."""
+"""`Batch`: what the training loop and evaluation take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Images ready for a net, with what is known of them.
+    """Images ready for a model, with their targets and rows.
 
     images: (B, C, H, W) float32 on the device, or a list of (C, H, W) where sizes differ
     (detection). targets: (B,) int64 classes, or a list of B dicts. ids: (B,) int64 on the CPU, the

@@ -22,7 +22,7 @@ from resnets.data import DataError, open_data
 from resnets.data.check.duplicates import CANDIDATES, Shapes, propose, same_bytes
 from resnets.data.check.image import look, shape_of, thumbnail
 from resnets.data.check.run import CheckReport, check_data
-from resnets.data.splits.check_findings import kinds_called
+from resnets.data.splits.check_findings import kinds_by_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Pillow's, of large images
 UNDECODABLE = {"unreadable", "truncated", "bomb"}
@@ -176,7 +176,7 @@ def test_twins_within_and_across_parts(tree: Path) -> None:
     )
     assert report.broken == 0
     assert report.quarantine() == []
-    leaks = report.quarantine(kinds_called(["leak", "near-leak"]))
+    leaks = report.quarantine(kinds_by_name(["leak", "near-leak"]))
     assert [each.path.partition("/")[0] for each in leaks] == ["train", "train", "train", "val"]
 
 

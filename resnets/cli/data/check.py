@@ -58,7 +58,7 @@ class Check:
             a class) or name (cat of cat.0.jpg).
         workers: Threads, 0 = one per core.
         repair: New folder for corrected annotations of a set with boxes, as COCO JSON; boxes that
-            pass the edge are cut there, what cannot be mended is left out.
+            pass the edge are cut there, what cannot be repaired is left out.
         class_map: What the values of class maps mean, as `detect.class_map` says it: ids, binary,
             voc, cityscapes, cityscapes-trainids.
         class_map_folder: Folder that holds the class maps, as `detect.class_map_folder` says it.
@@ -129,7 +129,7 @@ class Check:
 
     def _options(self) -> tuple[str | None, frozenset[Kind]]:
         """The quarantine list and the kinds to put into a new one."""
-        from resnets.data.splits.check_findings import KINDS, kinds_called
+        from resnets.data.splits.check_findings import KINDS, kinds_by_name
 
         known = {kind.name for kind in KINDS}
         kinds = {name for name in self.leave_out.split(",") if name and name != "none"}
@@ -140,8 +140,8 @@ class Check:
                 f" are named with --leave-out {self.quarantine}, which is taken here",
                 error=True,
             )
-            return None, kinds_called(sorted(kinds | names))
-        return self.quarantine, kinds_called(sorted(kinds))
+            return None, kinds_by_name(sorted(kinds | names))
+        return self.quarantine, kinds_by_name(sorted(kinds))
 
 
 def _remember(report: CheckReport, spec: DataSpec, written: Written, *, annotated: bool) -> None:

@@ -23,7 +23,7 @@ class Pack:
 
     Args:
         source: Data set: a folder of class folders, a tar of one, ...; with --verify a packed file.
-        size: Shorter side in px that larger images are scaled to; 256 to 500 suit nets of 224 px.
+        size: Shorter side in px that larger images are scaled to; 256 to 500 suit models of 224 px.
         out: File to write; default NAME-SIZE.pack in this folder.
         quarantine: List of images to leave out, as `resnets data check` writes it.
         ground_truth: Labels of a flat validation folder (ImageNet's ground truth).

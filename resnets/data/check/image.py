@@ -171,7 +171,7 @@ def _frames(image: Image.Image) -> Iterator[tuple[Kind, str]]:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How Pillow calls the stored pixels: it hands on RGB of 16 bits as of 8."""
+    """How Pillow calls the stored pixels: RGB of 16 bits looks like RGB of 8."""
     tiles = getattr(image, "tile", None)
     return str(tiles[0][3]) if tiles else ""
 

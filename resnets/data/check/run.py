@@ -144,7 +144,7 @@ def check_data(
     """Read every image of `spec.source` whole, by `spec.workers` threads, and report.
 
     Quarantined images are checked like all others. `tiny`: px below which a shorter side is too
-    small. `watch(counts, total, doing)` hands on for how many images each step was. DataError
+    small. `watch(counts, total, doing)` passes on how many images each step took. DataError
     where the source cannot be opened or holds pixels, not files. `contents`: what there is, where
     that is known.
     """

@@ -76,9 +76,9 @@ def read_ahead(
     A few batches are read ahead, enough to keep all threads busy. `pin` puts pixels into pinned
     memory. Unreadable images are noted in `split.unreadable`, which raises DataError, when their
     batch is due, if they are too many. With `seed` the same view of another image, chosen by
-    (seed, epoch, row), takes the place of each, and the plan handed on names its row. Without, they
-    are left out of the plan, and a plan that has no other is skipped. `decoding` counts what the
-    threads spend.
+    (seed, epoch, row), takes the place of each, and the plan that is yielded has its row. Without,
+    they are left out of the plan, and a plan without any image is skipped. `decoding` counts what
+    the threads spend.
     """
     workers, decoding = workers or cores(), decoding or Decoding()
     decoding.threads = workers

@@ -102,7 +102,7 @@ class BlockFiles:
         return future.result()
 
     def _trim(self) -> None:
-        """Let go of the blocks that were not used for longest."""
+        """Drop the least recently used blocks."""
         with self._lock:
             held = {block: _count(future) for block, future in self._held.items()}
             total = sum(held.values())

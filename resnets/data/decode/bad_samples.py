@@ -1,7 +1,7 @@
 """Images that cannot be read: named once, counted, and too many of them stop a run.
 
 Training takes another image in the place of an unreadable one, evaluation leaves it out. Both ask
-the ledger of their split, which alone decides how many are too many.
+the `BadSamples` of their split, which decides how many are too many.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class BadSamples:
     """The unreadable images of one split of `total` images; safe to use from several threads.
 
     `max_unreadable` is the share that may be unreadable: one image always may, unless it is 0.
-    None = any number may, as where a net is measured; but of a known `total` one must be readable.
+    None = any number may, as in evaluation; but of a known `total` one must be readable.
     """
 
     def __init__(self, of: str = "", total: int = 0, max_unreadable: float | None = None) -> None:

@@ -256,7 +256,7 @@ class PixelBudget:
 
     @contextmanager
     def room(self, pixels: int) -> Iterator[None]:
-        """Hold room for `pixels`, once there is enough, or nobody else holds any."""
+        """Hold room for `pixels`, once there is enough, or no other thread holds any."""
         with self._changed:
             while self._used and self._used + pixels > self.limit:
                 self._changed.wait()

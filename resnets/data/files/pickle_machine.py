@@ -166,7 +166,7 @@ class PickleMachine:
             for key in target.keys:
                 self.memo[key] = value
         elif type(target) is not dict or type(state) is not dict:
-            # A state dict's attribute `_metadata` is all that comes here: it is let go.
+            # A state dict's attribute `_metadata` is all that comes here; it is ignored.
             raise PickleError("sets the state of something; not loaded")
 
 

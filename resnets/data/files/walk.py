@@ -2,8 +2,8 @@
 
 Every command that lists images goes through here, so that all see the same files: links to files
 and folders are followed, a link that leads back above itself ends there; hidden and system entries
-(".git", "@eaDir", "__MACOSX", "Thumbs.db") are left out; files whose suffix says nothing are told
-by their first bytes. What is left out is counted by reason and suffix in a `LeftOut`.
+(".git", "@eaDir", "__MACOSX", "Thumbs.db") are left out; files whose suffix says nothing are
+recognized by their first bytes. What is left out is counted by reason and suffix in a `LeftOut`.
 """
 
 from __future__ import annotations
@@ -327,7 +327,7 @@ def file_head(path: Path) -> bytes:
 
 
 def without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes to would otherwise be waited for without end."""
+    """Open a file; opening a pipe without a writer would block otherwise."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

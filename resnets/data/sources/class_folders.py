@@ -41,7 +41,7 @@ from resnets.data.tables.flat_labels import (
 )
 from resnets.data.tables.ground_truth import imagenet_names
 from resnets.data.tables.labels import class_names
-from resnets.data.tables.unread_labels import label_files, named_files, said_of
+from resnets.data.tables.unread_labels import label_file_notes, label_files, named_files
 
 log = logging.getLogger("resnets")
 
@@ -118,7 +118,9 @@ def _with_label_files(tree: Tree, everything: Listing, where: str, quarantine: s
         )
         return replace(tree, source=replace(source, notes=(*source.notes, note)))
     read = " ".join(source.notes)  # which name the files that labels are from
-    notes, warnings = said_of([file for file in found if file.path not in read], source.classes)
+    notes, warnings = label_file_notes(
+        [file for file in found if file.path not in read], source.classes
+    )
     source = replace(source, notes=(*source.notes, *notes), warnings=(*source.warnings, *warnings))
     return replace(tree, source=source)
 

@@ -108,7 +108,7 @@ def open_tabular(source: str) -> Source:
     Raises ConfigError for a malformed name, DataError for what cannot be fetched or read.
     """
     datasets = library(source)
-    name, root, left_out = called(source), Path(source), LeftOut()
+    name, root, left_out = display_name(source), Path(source), LeftOut()
     home = None if source.startswith(HUB) else find_tabular(root)
     with reading(source):
         if home is None:
@@ -208,7 +208,7 @@ def split_name(source: str) -> tuple[str, str | None, str | None]:
     return found[1], found[2], found[3]
 
 
-def called(source: str) -> str:
+def display_name(source: str) -> str:
     """What protocols call a set: the Hub's name, or that of the file or folder."""
     return source.removeprefix(HUB) if source.startswith(HUB) else Path(source).resolve().name
 
@@ -236,7 +236,7 @@ def library(source: str) -> Any:
 def reading(source: str) -> Iterator[None]:
     """Turn whatever `datasets` and the Hub raise into a DataError of one line that names `source`.
 
-    Where nobody answers at the Hub, only what it has in its cache is asked for: it would try for
+    Where the Hub cannot be reached, only the cache is read: `datasets` would try for
     most of a minute. The cache does not say of which revision it is, so none may be named then.
     """
     from datasets import config

@@ -22,7 +22,7 @@ from resnets.data.errors import DataError
 from resnets.data.sources.arrow_files import TabularFiles, check_same_classes, find_tabular
 from resnets.data.sources.huggingface import (
     HUB,
-    called,
+    display_name,
     image_bytes,
     library,
     part_name,
@@ -106,7 +106,7 @@ def open_parquet(source: str) -> Source:
             f"{source}: holds {other.rpartition('/')[2]}; only Parquet and WebDataset files are"
             " streamed, others are read with data.streaming=false"
         )
-    name, names = called(source), _names(every)
+    name, names = display_name(source), _names(every)
     read: dict[str, _File] = {}
     columns: dict[str, Columns] = {}
     with reading(source):

@@ -170,7 +170,7 @@ LEAKS = frozenset({LEAK, NEAR_LEAK})
 EARLIER_NAMES = {"no-picture": "not-an-image"}
 
 
-def kinds_called(names: Iterable[str]) -> frozenset[Kind]:
+def kinds_by_name(names: Iterable[str]) -> frozenset[Kind]:
     """Kinds by their names, present or earlier; ConfigError names one that there is not."""
     known = {kind.name: kind for kind in KINDS}
     chosen = [EARLIER_NAMES.get(name, name) for name in names]

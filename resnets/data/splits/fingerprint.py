@@ -229,7 +229,7 @@ class Fingerprint(Keyed):
     def is_of(self, ids: Keys, content: Keys) -> bool:
         """Whether images are those of this record's set: at least half its training images.
 
-        They are told by content, by path alone where contents are not known.
+        They are recognized by content, by path alone where contents are not known.
         """
         ours = self.roles == TRAIN
         if not content.any() or not self.content[ours].any():

@@ -37,7 +37,7 @@ class Splits:
     fingerprint: what a run remembers of them; None where the set was not opened for training.
     changes: how the set differs from the one that the run knew; None where it was not compared.
     overlap: byte-identical images that are trained on and held out; None where there are none.
-    recognized: whether it is the set that the run names, or was told by its images.
+    recognized: whether it is the set that the run names, or was recognized by its images.
     value_range: as `DataSpec` has it, or as it was measured on the training images.
     checked: what `resnets data check` found before, where the set was opened for training.
     """

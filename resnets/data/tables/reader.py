@@ -27,7 +27,7 @@ TAB = "\t"
 SPACE = " "  # the last run of spaces in a line, as in Caffe's lists
 NAMES = {TAB: "tabs", SPACE: "spaces"}
 DELIMITERS = (",", TAB, ";", "|")
-SAMPLE = 200  # rows that are looked at before the first is handed on
+SAMPLE = 200  # rows that are looked at before the first is yielded
 HEAD = 1 << 16  # bytes of them
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -126,7 +126,7 @@ def open_table_file(
     """How the table `file` is written; None where it has no rows.
 
     `tests` say whether a cell names an image, which tells columns and delimiters apart; the first
-    counts by which any does. DataError: it is no text, or its columns cannot be told.
+    counts by which any does. DataError: it is no text, or its columns are not clear.
     """
     return _open(str(file), lambda: _reading(file), tests, labeled)
 

@@ -88,7 +88,9 @@ def _is_quarantine(path: str, text: str, where: str, quarantine: str | None) -> 
     return file.resolve() == Path(quarantine).expanduser().resolve()
 
 
-def said_of(files: Sequence[LabelFile], classes: Sequence[str]) -> tuple[list[str], list[str]]:
+def label_file_notes(
+    files: Sequence[LabelFile], classes: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Notes and warnings on files that name the images of class folders."""
     read = [file for file in files if file.images is not None]
     grouped = [file for file in read if file.groups]

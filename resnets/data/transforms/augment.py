@@ -53,7 +53,7 @@ def train_views(
 ) -> list[Crop]:
     """The random view of each sample (B,) that the decoder cuts from the stored image.
 
-    The parts that are cut do not depend on `size`, the pixels they get (None = the net's).
+    The parts that are cut do not depend on `size`, the pixels they get (None = the model's).
     "scale-jitter": shorter side uniform in `spec.scale` px, then a crop at a uniform place (the
     paper, section 3.4). "random-resized": see `resized_box`. Otherwise the centre view.
     """
@@ -149,7 +149,7 @@ class BatchAugment:
     ) -> Tensor:
         """Training input of samples `ids` (B,) in `epochs` (B,), found at `rows` (B,) of `padded`.
 
-        Returns (B, C, size, size) float32 in channels_last memory; `size` None = the net's.
+        Returns (B, C, size, size) float32 in channels_last memory; `size` None = the model's.
         """
         if self._policy is not None:
             padded = self._change(self._policy, padded, rows, epochs, ids)
@@ -169,7 +169,7 @@ class BatchAugment:
         return self._pad(policy(images, epochs, ids))
 
     def _crop(self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
-        """Cropped, flipped and normalised: (B, C, size, size) at the net's size."""
+        """Cropped, flipped and normalised: (B, C, size, size) at the model's size."""
         if not self.margin:
             return self._flip(padded, rows, epochs, ids)
         count, size, wide = len(ids), self.size, self.size + 2 * self.margin

@@ -1,4 +1,4 @@
-"""From an image to the net's input, the same in training, evaluation and prediction."""
+"""From an image to the model's input, the same in training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Preprocessor:
     """What `Preprocess` says, done.
 
     mean_image: (C, size, size) float32 in 0..1 where `spec.mean_image`, else None. Means and
-    deviations are in the order of the net's planes, after `spec.channel_order` is applied.
+    deviations are in the order of the model's planes, after `spec.channel_order` is applied.
     """
 
     spec: Preprocess
@@ -49,7 +49,7 @@ class Preprocessor:
                 f"preprocess.channels: {spec.channels} planes; images have 1 (grey) or 3 (RGB)"
             )
         if spec.size < 1:
-            raise ConfigError(f"preprocess.size: {spec.size} px; the net sees at least 1")
+            raise ConfigError(f"preprocess.size: {spec.size} px; the model sees at least 1")
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             if len(values) not in (1, spec.channels):
                 raise ConfigError(
@@ -57,7 +57,7 @@ class Preprocessor:
                 )
         if spec.resize < spec.size:
             raise ConfigError(
-                f"data.resize: {spec.resize} px is less than the {spec.size} px the net sees"
+                f"data.resize: {spec.resize} px is less than the {spec.size} px the model sees"
             )
         if spec.mean_image != (self.mean_image is not None):
             raise DataError("preprocess: a mean image is named but missing, or the reverse")
@@ -100,7 +100,7 @@ class Preprocessor:
 
 
 def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
-    """The preprocessing for a net of `channels` planes trained on `split`.
+    """The preprocessing for a model of `channels` planes trained on `split`.
 
     `spec.normalize`: "per-pixel-mean" subtracts the training set's mean image (He et al. 2016,
     section 4.2) and keeps the scale 0..1; "channel" brings each plane to mean 0, deviation 1;
@@ -132,9 +132,9 @@ def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
 
 
 def prepare(split: Split, preprocessor: Preprocessor) -> Split:
-    """A TensorSplit brought to the size and planes of the net, once; a FileSplit as it is.
+    """A TensorSplit brought to the size and planes of the model, once; a FileSplit as it is.
 
-    ConfigError when the images were already cut to another size than the net's.
+    ConfigError when the images were already cut to another size than the model's.
     """
     spec = preprocessor.spec
     if not isinstance(split, TensorSplit):
@@ -145,7 +145,7 @@ def prepare(split: Split, preprocessor: Preprocessor) -> Split:
         if split.prepared != wanted:
             raise ConfigError(
                 f"data: the images of {split.description} were read at (size, resize)"
-                f" {split.prepared}, but the net wants {wanted}; set data.size and data.resize,"
+                f" {split.prepared}, but the model wants {wanted}; set data.size and data.resize,"
                 " or data.in_memory to 'never'"
             )
         resize = spec.size  # they are cut already; only their planes may differ
@@ -196,7 +196,7 @@ def _common_size(split: Split) -> int:
         return min(split.images.shape[1:3])
     raise ConfigError(
         f"data.size: the images of {split.description} stay in files or differ in size;"
-        " say how many pixels the net sees, for instance 224"
+        " say how many pixels the model sees, for instance 224"
     )
 
 
@@ -215,7 +215,7 @@ def check_growth(spec: DataSpec, size: int) -> None:
     """ConfigError where training images of `size` px cannot grow as `spec` says."""
     start, (begin, end) = spec.grow_from, spec.grow_between
     if start is not None and not 1 <= start <= size:
-        raise ConfigError(f"data.grow_from: {start} px is not in 1..{size}, the size of the net")
+        raise ConfigError(f"data.grow_from: {start} px is not in 1..{size}, the size of the model")
     if not 0 <= begin <= end <= 1:
         raise ConfigError(f"data.grow_between: {spec.grow_between} must be shares 0 <= a <= b <= 1")
     if spec.grow_step < 1:
