@@ -7,7 +7,7 @@ import argparse
 
 from PIL import Image
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 import resnets
@@ -30,19 +30,13 @@ class Even(Dataset):
         return Image.fromarray(pixels).resize((16, 16)), int(self.labels[row])
 
 
-class SmallNet(nn.Module):
+def make_net(spec: resnets.ModelSpec) -> nn.Module:
     """Returns logits (B, K) for images (B, C, H, W)."""
-
-    def __init__(self, spec: resnets.ModelSpec) -> None:
-        super().__init__()
-        self.convs = nn.Sequential(
-            *(nn.Conv2d(spec.in_channels, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()),
-            *(nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU()),
-        )
-        self.head = nn.Linear(64, spec.num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.convs(x).mean((2, 3)))
+    return nn.Sequential(
+        *(nn.Conv2d(spec.in_channels, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, spec.num_classes)),
+    )
 
 
 parser = argparse.ArgumentParser()
@@ -50,7 +44,7 @@ parser.add_argument("--epochs", type=float, default=20)
 parser.add_argument("--out", default="runs/own-dataset")
 arguments = parser.parse_args()
 data = {"train": Even(slice(1400)), "test": Even(slice(1400, None))}
-run = resnets.train("digits", data=data, model=SmallNet, epochs=arguments.epochs, out=arguments.out)
+run = resnets.train("digits", data=data, model=make_net, epochs=arguments.epochs, out=arguments.out)
 print(f"{run.result['test']['top1_error']:.2f}% test error")
 image, label = data["test"][0]
 (prediction,) = resnets.predict(run, image)

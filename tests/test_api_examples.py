@@ -47,7 +47,10 @@ def test_custom_loss(tmp_path, monkeypatch, capsys):
 def test_own_dataset(tmp_path, monkeypatch, capsys):
     words = ("--epochs", "2", "--out", tmp_path / "run")
     text = run_example("own_dataset", monkeypatch, capsys, *words)
-    assert resnets.Run(tmp_path / "run").result["test"]["top1_error"] < 30  # chance is 50
+    run = resnets.Run(tmp_path / "run")
+    assert run.result["test"]["top1_error"] < 30  # chance is 50
+    assert run.recipe.custom == {"model": "__main__.make_net"}
+    assert run.recipe.data.source == "python:__main__.Even"
     assert "even" in text
 
 

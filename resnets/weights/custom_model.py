@@ -66,7 +66,9 @@ def build_custom(
             names = {"model": qualified_name(inner)}
     else:
         net = CustomModel(replace(spec, name=type(inner).__name__), inner)
-        names = {"model": qualified_name(type(inner))}
+        # Of a plain nn.Sequential, the function that makes it says more.
+        made_by_torch = type(inner).__module__.startswith("torch.") and inner is not model
+        names = {"model": qualified_name(model if made_by_torch else type(inner))}
     _check_logits(net, spec)
     return net, names
 
