@@ -11,8 +11,8 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from resnets.data.decode.open_image import MAX_PIXELS
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within, split_role
 from resnets.detect.data.documents import parse_xml
-from resnets.detect.data.values import NAN, Box, read_id, read_name, read_number, read_side
-from resnets.detect.formats.records import Flaw, RawObject, RawPart, RawPicture, RawSource
+from resnets.detect.data.values import read_id, read_name, read_number, read_side
+from resnets.detect.formats.records import RawObject, RawPart, RawPicture, RawSource, with_matches
 from resnets.detect.formats.shapes import (
+    Read,
     area_of,
     box_around,
     ellipse,
@@ -30,6 +31,7 @@ from resnets.detect.formats.shapes import (
     mask_box,
     mask_outline,
     rectangle,
+    shape_object,
     turned,
 )
 from resnets.detect.images.entries import Stated
@@ -109,9 +111,10 @@ def _part(
             if shape.tag not in READ:
                 unread[shape.tag if shape.tag in NO_SHAPE else f"{shape.tag} shapes"] += 1
                 continue
-            unread["attributes"] += sum(each.tag == "attribute" for each in shape)
-            found = _object(shape, number, label_of, size)
-            objects.append(found if masks else replace(found, segmentation=None))
+            unread["attributes"] += sum(child.tag == "attribute" for child in shape)
+            read = partial(READ[shape.tag], shape, size)
+            each = shape_object(shape.tag, read, shape.get("label"), number, label_of)
+            objects.append(each if masks else replace(each, segmentation=None))
         image_id = read_id(image.get("id"))
         usable = image_id is not None and ids[image_id] == 1
         pictures.append(
@@ -125,50 +128,18 @@ def _part(
                 tuple(objects),
             )
         )
-    found_pictures = []
-    for picture, match in zip(pictures, index.match(stated), strict=True):
-        lacking = None if match.path is not None else Flaw(match.kind, match.said)
-        found_pictures.append(replace(picture, path=match.path, lacking=lacking))
+    found = with_matches(pictures, index.match(stated))
     notes = []
     if unread.total():
         listed = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
         notes.append(f"{title or 'all'}: not read: {listed}")
-    count = sum(len(each.objects) for each in found_pictures)
-    return RawPart(found_pictures, (), (), count, notes)
-
-
-def _object(
-    shape: ElementTree.Element, number: int, label_of: dict[str, int], size: tuple[int, int]
-) -> RawObject:
-    name = read_name(shape.get("label"))
-    flaws: list[Flaw] = []
-    box: Box = (NAN, NAN, NAN, NAN)
-    outline: Any = None
-    area = None
-    try:
-        box, outline, area = READ[shape.tag](shape, size)
-    except ValueError as error:
-        flaws.append(Flaw("no number", f"its {shape.tag} {error}"))
-    return RawObject(
-        item=f"shape {number + 1}",
-        label=label_of.get(name, -1),
-        category=name or "(no label)",
-        box=box,
-        area=area,
-        segmentation=outline,
-        number=number,
-        flaws=tuple(flaws),
-        bare=outline is None,
-    )
+    return RawPart(found, (), (), sum(len(each.objects) for each in found), notes)
 
 
 def _z_order(shape: ElementTree.Element) -> float:
     """Shapes of a higher one lie on top; those of one lie in the order of the file."""
     given = read_number(shape.get("z_order", "0"))
     return given if math.isfinite(given) else 0.0
-
-
-Read = tuple[Box, Any, float | None]
 
 
 def _number(shape: ElementTree.Element, key: str) -> float:

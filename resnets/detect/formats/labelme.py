@@ -11,6 +11,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,9 +22,18 @@ from resnets.data.decode.open_image import open_image
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within, split_role
 from resnets.detect.data.documents import parse_json
-from resnets.detect.data.values import NAN, Box, read_flag, read_name, read_number, read_side
-from resnets.detect.formats.records import Flaw, Problem, RawObject, RawPart, RawPicture, RawSource
+from resnets.detect.data.values import read_flag, read_name, read_number, read_side
+from resnets.detect.formats.records import (
+    Flaw,
+    Problem,
+    RawObject,
+    RawPart,
+    RawPicture,
+    RawSource,
+    with_matches,
+)
 from resnets.detect.formats.shapes import (
+    Read,
     area_of,
     box_around,
     ellipse,
@@ -31,6 +41,7 @@ from resnets.detect.formats.shapes import (
     mask_box,
     mask_outline,
     rectangle,
+    shape_object,
 )
 from resnets.detect.images.entries import Stated
 from resnets.detect.images.index import ImageIndex
@@ -140,10 +151,7 @@ def _part(
                 tuple(kept),
             )
         )
-    found = []
-    for picture, match in zip(pictures, index.match(entries), strict=True):
-        lacking = None if match.path is not None else Flaw(match.kind, match.said)
-        found.append(replace(picture, path=match.path, lacking=lacking))
+    found = with_matches(pictures, index.match(entries))
     notes = []
     if unread.total():
         listed = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
@@ -173,29 +181,14 @@ def _read(document: dict[str, Any], unread: Counter[str]) -> list[tuple[int, Sha
 def _object(
     shape: Shape, number: int, label_of: dict[str, int], size: tuple[int, int]
 ) -> RawObject:
-    name = read_name(shape.get("label"))
-    flaws: list[Flaw] = []
-    outline: Any = None
-    box: Box = (NAN, NAN, NAN, NAN)
-    area = None
-    try:
-        box, outline, area = READ[_kind(shape)](shape, size)
-    except (ValueError, DataError) as error:
-        flaws.append(Flaw("no number", f"its {_kind(shape)} {error}"))
-    if read_flag(shape.get("difficult")) is None:
-        flaws.append(Flaw("value", f"its difficult {shape['difficult']!r} is neither yes nor no"))
-    return RawObject(
-        item=f"shape {number + 1}",
-        label=label_of.get(name, -1),
-        category=name or "(no label)",
-        box=box,
-        area=area,
-        difficult=bool(read_flag(shape.get("difficult"))),
-        segmentation=outline,
-        number=number,
-        flaws=tuple(flaws),
-        bare=outline is None,
-    )
+    kind = _kind(shape)
+    read = partial(READ[kind], shape, size)
+    found = shape_object(kind, read, shape.get("label"), number, label_of)
+    difficult = read_flag(shape.get("difficult"))
+    if difficult is None:
+        flaw = Flaw("value", f"its difficult {shape['difficult']!r} is neither yes nor no")
+        return replace(found, flaws=(*found.flaws, flaw))
+    return replace(found, difficult=difficult)
 
 
 def _merged(
@@ -234,9 +227,6 @@ def _merged(
             segmentation=[*other.segmentation, *parts],
         )
     return found
-
-
-Read = tuple[Box, Any, float | None]
 
 
 def _points(shape: Shape, least: int, most: int | None = None) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from resnets.detect.data.class_maps import Coding
 from resnets.detect.data.types import Segmentation
 from resnets.detect.data.values import Box
+from resnets.detect.images.entries import Match
 from resnets.detect.images.sizes import StoredSize
 from resnets.detect.images.store import Store
 
@@ -86,6 +87,18 @@ class RawPicture:
     sized: bool = True
     file: str = ""
     stated_id: int | str | None = None
+
+
+def with_matches(pictures: Sequence[RawPicture], matches: Sequence[Match]) -> list[RawPicture]:
+    """The images, each with the file that it was matched with, or why there is none."""
+    return [
+        replace(
+            picture,
+            path=match.path,
+            lacking=None if match.path is not None else Flaw(match.kind, match.said),
+        )
+        for picture, match in zip(pictures, matches, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

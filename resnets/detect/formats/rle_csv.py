@@ -21,7 +21,14 @@ from resnets.data.layout.folder_names import role_within
 from resnets.detect.data.documents import decode_text
 from resnets.detect.data.masks import bounds_of
 from resnets.detect.data.values import NAN, Box, read_name
-from resnets.detect.formats.records import Flaw, RawObject, RawPart, RawPicture, RawSource
+from resnets.detect.formats.records import (
+    Flaw,
+    RawObject,
+    RawPart,
+    RawPicture,
+    RawSource,
+    with_matches,
+)
 from resnets.detect.images.entries import Stated
 from resnets.detect.images.index import ImageIndex
 from resnets.detect.images.sizes import StoredSize, read_sizes
@@ -90,17 +97,15 @@ def _part(
             for number, row in listed
             if row[2]
         ]
-        lacking = None if match.path is not None else Flaw(match.kind, match.said)
         pictures.append(
             RawPicture(
                 PurePosixPath(image).stem,
-                match.path,
+                None,
                 image,
                 where,
                 width,
                 height,
                 tuple(objects),
-                lacking=lacking,
                 sized=False,
             )
         )
@@ -112,7 +117,9 @@ def _part(
             f"{len(bare):,} images without a row in {path} left out, such as {bare[0]}; give those"
             " without objects a row with empty run lengths"
         )
-    return RawPart(pictures, (), (), sum(bool(row[2]) for row in rows), notes)
+    return RawPart(
+        with_matches(pictures, matches), (), (), sum(bool(row[2]) for row in rows), notes
+    )
 
 
 def _object(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.decode.open_image import MAX_PIXELS
-from resnets.detect.data.values import NAN, Box
+from resnets.detect.data.values import NAN, Box, read_name
+from resnets.detect.formats.records import Flaw, RawObject
 
 Corners = NDArray[np.float64]
+Read = tuple[Box, Any, float | None]  # a box, its outline and its area in px
 AROUND = 48  # corners of a polygon that stands for a circle
 
 
@@ -85,3 +87,29 @@ def mask_box(mask: NDArray[Any], left: int, top: int) -> Box:
         return (NAN, NAN, NAN, NAN)
     x1, x2 = left + int(columns[0]), left + int(columns[-1]) + 1
     return float(x1), float(top + int(rows[0])), float(x2), float(top + int(rows[-1]) + 1)
+
+
+def shape_object(
+    kind: str, read: Callable[[], Read], label: Any, number: int, label_of: Mapping[str, int]
+) -> RawObject:
+    """Shape `number` of an image as an object of the class `label`, with a flaw if `read` fails."""
+    name = read_name(label)
+    flaws: tuple[Flaw, ...] = ()
+    box: Box = (NAN, NAN, NAN, NAN)
+    outline: Any = None
+    area = None
+    try:
+        box, outline, area = read()
+    except ValueError as error:  # DataError is one
+        flaws = (Flaw("no number", f"its {kind} {error}"),)
+    return RawObject(
+        item=f"shape {number + 1}",
+        label=label_of.get(name, -1),
+        category=name or "(no label)",
+        box=box,
+        area=area,
+        segmentation=outline,
+        number=number,
+        flaws=flaws,
+        bare=outline is None,
+    )

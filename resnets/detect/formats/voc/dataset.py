@@ -27,6 +27,7 @@ from resnets.detect.formats.records import (
     RawPart,
     RawPicture,
     RawSource,
+    with_matches,
 )
 from resnets.detect.formats.set_checks import swapped, with_form
 from resnets.detect.formats.voc.lists import SET_FOLDER, UNLISTED, image_lists, is_training
@@ -147,14 +148,7 @@ def _part(
                 objects=tuple(each for each, _ in objects),
             )
         )
-    found = [
-        replace(
-            picture,
-            path=match.path,
-            lacking=None if match.path is not None else Flaw(match.kind, match.said),
-        )
-        for picture, match in zip(pictures, index.match(entries), strict=True)
-    ]
+    found = with_matches(pictures, index.match(entries))
     form = swapped(corners, sizes)
     found = [replace(each, objects=tuple(with_form(each.objects, form))) for each in found]
     notes = [f"{title}: {backward:,} boxes had their corners swapped; turned round"]
