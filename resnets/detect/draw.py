@@ -1,4 +1,4 @@
-"""Boxes, masks, labels and scores drawn on pictures, for people to look at."""
+"""Boxes, masks, labels and scores drawn on images, for people to look at."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from resnets.utils.terminal import printable
 
 Color = tuple[int, int, int]
 TagBox = tuple[float, float, float, float]
-SMALLEST = 640  # px: smaller pictures are enlarged, so that labels leave something to see
-TINT = 0.45  # how much of its colour a mask lays over the picture
+SMALLEST = 640  # px: smaller images are enlarged, so that labels leave something to see
+TINT = 0.45  # how much of its colour a mask lays over the image
 GOLDEN_TURN = 0.618033988749895
 LEGEND = 24  # classes that the legend of a class map names at most
 
 
 @dataclass(frozen=True, eq=False)
 class Mark:
-    """One object to draw: box in px of the picture, its tag, colour and mask (H, W) if any."""
+    """One object to draw: box in px of the image, its tag, colour and mask (H, W) if any."""
 
     box: tuple[float, float, float, float]
     tag: str
@@ -58,7 +58,7 @@ def marks(found: Detections, classes: Sequence[str], threshold: float) -> list[M
 
 
 def draw(pixels: Pixels, chosen: Sequence[Mark]) -> Image.Image:
-    """The picture (H, W, 3) with its marks; small pictures are enlarged."""
+    """The image (H, W, 3) with its marks; small images are enlarged."""
     height, width = pixels.shape[:2]
     scale = max(1.0, SMALLEST / max(width, height))
     page = _tinted(pixels, chosen)
@@ -78,22 +78,22 @@ def draw(pixels: Pixels, chosen: Sequence[Mark]) -> Image.Image:
 
 
 def draw_classes(pixels: Pixels, classes: Pixels, names: Sequence[str]) -> Image.Image:
-    """The picture under its class map (H, W), above the names of the classes by their share."""
+    """The image under its class map (H, W), above the names of the classes by their share."""
     present, counts = np.unique(classes[classes != IGNORE], return_counts=True)
     palette = np.zeros((256, 3), np.float64)
     for label in present.tolist():
         palette[label] = class_color(label)
     counted = (classes != IGNORE)[..., None]
     mixed = np.where(counted, 0.45 * pixels + 0.55 * palette[classes], pixels)
-    picture = Image.fromarray(mixed.round().astype(np.uint8))
-    scale = max(1.0, SMALLEST / max(picture.size))
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))
+    image = Image.fromarray(mixed.round().astype(np.uint8))
+    scale = max(1.0, SMALLEST / max(image.size))
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
     shares = counts / max(1, counts.sum())
     rows = [
         (names[present[place]], shares[place], class_color(int(present[place])))
         for place in np.argsort(-counts, kind="stable")[:LEGEND].tolist()
     ]
-    return _with_legend(picture, rows)
+    return _with_legend(image, rows)
 
 
 def save_drawing(page: Image.Image, path: Path) -> None:
@@ -104,7 +104,7 @@ def save_drawing(page: Image.Image, path: Path) -> None:
 
 
 def _tinted(pixels: Pixels, chosen: Sequence[Mark]) -> Image.Image:
-    """The picture with each mask as a tint inside a line of its colour."""
+    """The image with each mask as a tint inside a line of its colour."""
     mixed = pixels.astype(np.float32)
     for mark in chosen:
         if mark.mask is None:
@@ -155,17 +155,17 @@ def _ordered(left: float, top: float, right: float, bottom: float) -> TagBox:
     return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
-def _with_legend(picture: Image.Image, rows: Sequence[tuple[str, float, Color]]) -> Image.Image:
+def _with_legend(image: Image.Image, rows: Sequence[tuple[str, float, Color]]) -> Image.Image:
     letters, high, wide = TextRenderer(14), 22, 210
-    columns = max(1, picture.width // wide)
+    columns = max(1, image.width // wide)
     lines = -(-len(rows) // columns)
-    page = Image.new("RGB", (picture.width, picture.height + lines * high + 10), "white")
-    page.paste(picture, (0, 0))
+    page = Image.new("RGB", (image.width, image.height + lines * high + 10), "white")
+    page.paste(image, (0, 0))
     pen = ImageDraw.Draw(page)
     for number, (name, share, color) in enumerate(rows):
         x = 8 + number % columns * wide
-        y = picture.height + 6 + number // columns * high
+        y = image.height + 6 + number // columns * high
         pen.rectangle((x, y + 3, x + 14, y + 17), fill=color)
-        said = f"{share:.0%}" if share >= 0.005 else "<1%"
-        letters.draw(pen, (x + 20, y + 10), f"{printable(name)} {said}", "#1f2933", anchor="lm")
+        message = f"{share:.0%}" if share >= 0.005 else "<1%"
+        letters.draw(pen, (x + 20, y + 10), f"{printable(name)} {message}", "#1f2933", anchor="lm")
     return page

@@ -91,7 +91,7 @@ class DetectionTask:
 
     @classmethod
     def reopen(cls, recipe: Recipe, checkpoint: Checkpoint) -> DetectionTask:
-        """The same for a run to go on with, whose weights are in its checkpoint."""
+        """The same for a run to resume, whose weights are in its checkpoint."""
         splits = _open_splits(recipe, read_fingerprint(checkpoint))
         if checkpoint.classes != splits.classes:
             raise CheckpointError(
@@ -189,7 +189,7 @@ def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionS
 
 
 def _take_proposer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
-    """Weights of the localizer that R-CNN starts from; without others, its net starts there too."""
+    """Weights of the localizer that R-CNN starts from, and its network if it has no others."""
     assert recipe.detect.proposals_from is not None
     where = recipe.detect.proposals_from
     found = load(where)
@@ -199,7 +199,7 @@ def _take_proposer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> P
         model.proposer.load_state_dict(found.state_dict())
     except RuntimeError:
         raise ConfigError(
-            f"detect.proposals_from: {where} has another net or other anchors than this recipe"
+            f"detect.proposals_from: {where} has another model or other anchors than this recipe"
         ) from None
     if recipe.weights is None:
         model.net.load_state_dict(found.net.state_dict())
@@ -224,7 +224,7 @@ def model_losses(model: Callable[..., Any], batch: Batch) -> Losses:
     """What the model says its losses are (a `LossFn`): their sum is minimised, each is logged.
 
     Regions of many objects (COCO's iscrowd) teach nothing. Losses are means over a batch, so they
-    are logged as means weighted by pictures.
+    are logged as means weighted by images.
     """
     targets = batch.targets
     if isinstance(targets, list):

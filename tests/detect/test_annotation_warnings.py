@@ -115,8 +115,8 @@ def test_lists_that_are_not_read_are_said(tmp_path):
 def test_boxes_that_are_none_are_shown_as_the_file_has_them(tmp_path, box):
     report = check_annotations(str(coco_set(tmp_path, bbox=box)), "detect")
     assert report.by_kind == {"no number": 28}
-    assert json.dumps(box) in report.problems[0].said
-    assert "nan" not in report.problems[0].said
+    assert json.dumps(box) in report.problems[0].message
+    assert "nan" not in report.problems[0].message
 
 
 def test_corners_that_are_no_numbers_are_shown_as_the_file_has_them(tmp_path):
@@ -125,8 +125,8 @@ def test_corners_that_are_no_numbers_are_shown_as_the_file_has_them(tmp_path):
     path.write_text(path.read_text().replace("<xmin>0.000</xmin>", "<xmin>left</xmin>"))
     (problem, *_) = check_annotations(str(root), "detect").problems
     assert problem.kind == "no number"
-    assert "left" in problem.said
-    assert "nan" not in problem.said
+    assert "left" in problem.message
+    assert "nan" not in problem.message
 
 
 FOREIGN = {

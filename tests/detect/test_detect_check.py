@@ -152,7 +152,7 @@ def test_class_map_problems(tmp_path):
     report = check_annotations(str(tmp_path), "segment")
     assert dict(report.by_kind) == {"category": 1, "mask size": 1}
     assert any("of value 9, which no class has" in str(each) for each in report.problems)
-    with pytest.raises(ConfigError, match="class maps are pictures"):
+    with pytest.raises(ConfigError, match="cannot be repaired"):
         repair_annotations(str(tmp_path), "segment", tmp_path / "out")
 
 

@@ -37,7 +37,7 @@ from resnets.recipes import RECIPES, recipe
 from resnets.train.log import read_rows
 from resnets.train.state import Saver
 
-SMALL = {"train_sizes": (48, 64), "max_size": 100, "proposals": (40, 20), "regions": 16}
+SMALL = {"train_sizes": (48, 64), "max_size": 100, "proposals": (40, 20), "box_batch_size": 16}
 
 
 def plan(root: Path, spec=FPN, task: str = "detect", **changes) -> Recipe:

@@ -91,16 +91,16 @@ def test_the_kinds_of_misses():
     )
     found["boxes"][2] = [60, 60, 90, 72]  # overlap 0.4
     misses = worst_misses(bare_split([target]), [found])
-    said = [miss.said for miss in misses]
+    said = [miss.message for miss in misses]
     assert said == [
         ("class 0 80%", "found twice"),
         ("class 1 70%", "box off, overlap 0.40"),
-        ("missed class 1", "9.0% of the picture"),
-        ("missed class 2", "4.0% of the picture"),
+        ("missed class 1", "9.0% of the image"),
+        ("missed class 2", "4.0% of the image"),
     ]  # two of a kind from one picture at most
     difficult = dataclasses.replace(target, difficult=np.ones(3, bool))
     left = worst_misses(bare_split([difficult]), [found])
-    assert [miss.said[0] for miss in left] == ["class 1 50%"]
+    assert [miss.message[0] for miss in left] == ["class 1 50%"]
 
 
 def test_no_misses_make_a_page_too(tmp_path):
@@ -220,7 +220,7 @@ def test_evaluate_on_other_data_matches_classes_by_name(masks_run, place, tmp_pa
     next(each for each in document["categories"] if each["id"] == used)["name"] = "violet"
     path.write_text(json.dumps(document))
     assert main(["evaluate", str(masks_run), "--data", str(tmp_path)]) == 1
-    assert "the net does not know violet" in capsys.readouterr().err
+    assert "the model does not know violet" in capsys.readouterr().err
 
 
 def test_an_unreadable_picture_is_left_out_and_named(masks_run, place, tmp_path, capsys):

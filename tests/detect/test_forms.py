@@ -219,7 +219,7 @@ def test_empty_missing_repeated_and_orphan_label_files_are_counted(tmp_path):
     said = "\n".join(part.notes)
     for text in ("1 images without a label file", "1 empty", "1 lines that occur", "1 lines with"):
         assert text in said, text
-    assert [len(each.objects) for each in part.pictures] == [0, 0, 1]
+    assert [len(each.objects) for each in part.images] == [0, 0, 1]
     write(tmp_path / "labels/train/gone.txt", "0 0.5 0.5 0.25 0.5\n")
     assert dict(check_annotations(str(tmp_path), "instances").by_kind) == {"no image": 1}
     for path in (tmp_path / "labels").rglob("*.txt"):
@@ -252,7 +252,7 @@ def test_key_points_are_said_not_read(tmp_path):
     yaml = "train: images/train\nnames: [cat, dog]\nkpt_shape: [2, 3]\n"
     yolo(tmp_path, label="0 0.5 0.5 0.25 0.5 0.1 0.1 2 0.2 0.2 2\n", yaml=yaml)
     source, part = part_of(tmp_path)
-    assert part.pictures[0].objects[0].box == (30, 15, 50, 45)
+    assert part.images[0].objects[0].box == (30, 15, 50, 45)
     assert any("key points" in note for note in source.notes)
 
 
@@ -353,7 +353,7 @@ def test_boxes_with_an_angle_or_a_track_are_problems(tmp_path, row):
     in_doubt = {5: 5, 6: 4}[len(row.split())]  # all boxes with a sixth value, or with two more
     wrong = [p for p in check_annotations(str(tmp_path), "detect").problems if p.kind == "box form"]
     assert len(wrong) == 1
-    assert f"{in_doubt} objects" in wrong[0].said
+    assert f"{in_doubt} objects" in wrong[0].message
 
 
 def test_triangles_are_outlines(tmp_path):
@@ -367,7 +367,7 @@ def test_only_polygons_of_one_group_are_one_object(tmp_path):
     shapes += [shape("polygon", [[x, 40], [x + 9, 40], [x, 50]], group_id=1) for x in (1, 30)]
     labelme(tmp_path, shapes)
     _, part = part_of(tmp_path, "instances")
-    assert [each.box for each in part.pictures[0].objects] == [
+    assert [each.box for each in part.images[0].objects] == [
         *((1, 1, 9, 9), (20, 20, 30, 30), (40, 10, 50, 30), (1, 40, 39, 50)),
     ]
     assert any("3 shapes" in note for note in part.notes)
@@ -397,10 +397,10 @@ def test_labelme_shapes(tmp_path):
     ]
     labelme(tmp_path, shapes, imageHeight=HEIGHT, imageWidth=WIDTH)
     source, part = part_of(tmp_path, "instances")
-    boxes = [each.box for each in part.pictures[0].objects]
+    boxes = [each.box for each in part.images[0].objects]
     assert boxes == [(10, 5, 50, 40), (20, 20, 40, 40), (1, 1, 30, 30), (0, 0, 5, 5)]
-    assert part.pictures[0].objects[1].area == pytest.approx(np.pi * 100, rel=0.01)
-    assert len(part.pictures[0].objects[2].segmentation) == 2
+    assert part.images[0].objects[1].area == pytest.approx(np.pi * 100, rel=0.01)
+    assert len(part.images[0].objects[2].segmentation) == 2
     assert "1 line" in part.notes[0]
     assert "1 point" in part.notes[0]
     assert source.classes == ("cat", "dog")
@@ -448,10 +448,10 @@ def test_cvat_shapes(tmp_path):
         '<tag label="cat"/>',
     )
     source, part = part_of(tmp_path, "instances")
-    boxes = [tuple(round(v, 6) for v in each.box) for each in part.pictures[0].objects]
+    boxes = [tuple(round(v, 6) for v in each.box) for each in part.images[0].objects]
     assert boxes[:3] == [(10, 5, 50, 40), (15, 5, 25, 25), (1, 1, 9, 9)]
     assert boxes[3:] == [(20, 25, 40, 35), (4, 6, 6, 8)]
-    assert part.pictures[0].image_id == 7
+    assert part.images[0].image_id == 7
     for text in ("1 polyline", "1 points", "1 tag", "1 attributes"):
         assert text in part.notes[0]
     assert source.classes == ("cat", "dog")

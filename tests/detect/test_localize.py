@@ -86,7 +86,7 @@ def test_the_true_boxes_make_no_error(single):
         located.append({"scores": scores, "boxes": boxes})
     judged = location_metrics(single, located, "p")
     assert judged.headline == dict.fromkeys(judged.headline, 0.0)
-    assert judged.located.pictures == len(single) > 10
+    assert judged.located.images == len(single) > 10
     assert "localization" in judged.to_json()
 
 
@@ -110,5 +110,5 @@ def test_right_class_with_a_wrong_box_fails_only_where_the_box_counts():
 def test_pictures_of_several_classes_are_left_out():
     one, two = bare_target([[0, 0, 1, 1]] * 2, [1, 1]), bare_target([[0, 0, 1, 1]] * 2, [0, 1])
     assert len(single_class(bare_split([one, two, one]))) == 2
-    with pytest.raises(DataError, match="no picture with objects of one class only"):
+    with pytest.raises(DataError, match="no image with objects of one class only"):
         single_class(bare_split([two]))

@@ -128,7 +128,7 @@ def test_outlines_move_with_their_boxes(tmp_path):
     draw(tmp_path / "set/images/p0.jpg", 0, size=(WIDTH // 2, HEIGHT // 2))
     repaired(tmp_path / "set", tmp_path / "out")
     part = find_source(str(tmp_path / "out"), "instances").load("train")
-    for picture in part.pictures:
+    for picture in part.images:
         for each in picture.objects:
             mask = decode_run(to_run(each.segmentation, (picture.height, picture.width)))
             rows, columns = np.nonzero(mask)

@@ -16,7 +16,7 @@ from resnets.detect.data.masks import decode_run, to_run
 def records(source, title):
     """{image stem: (width, height, [(class, box, outline)])} of a part."""
     found = {}
-    for each in source.load(title).pictures:
+    for each in source.load(title).images:
         stem = posixpath.splitext(posixpath.basename(each.path or each.called))[0]
         rows = [
             (source.classes[o.label], o.box, o.segmentation) for o in each.objects if not o.crowd
@@ -27,14 +27,14 @@ def records(source, title):
 
 def copy_images(source, title, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    for each in source.load(title).pictures:
+    for each in source.load(title).images:
         name = posixpath.basename(each.path)
         (folder / name).write_bytes(source.store.read(each.path))
     return folder
 
 
 def image_names(source, title):
-    paths = [each.path for each in source.load(title).pictures]
+    paths = [each.path for each in source.load(title).images]
     return {posixpath.splitext(posixpath.basename(p))[0]: posixpath.basename(p) for p in paths}
 
 

@@ -22,7 +22,7 @@ from resnets.data.layout.folder_names import role_within
 from resnets.data.splits.check_findings import LEAK, UNLISTED, Finding
 from resnets.data.splits.roles import held_out_rows
 from resnets.detect.check.run import with_all
-from resnets.detect.formats.records import RawSource, Task
+from resnets.detect.formats.records import RawDataset, Task
 from resnets.detect.images.index import ImageIndex, store_listing
 from resnets.detect.images.store import Store, open_store
 
@@ -46,13 +46,13 @@ def annotated_listing(where: str) -> str:
     return store_listing(open_store(where))
 
 
-def _by_set(spec: DataSpec, source: RawSource) -> Contents:
-    pictures = {title: source.load(title).pictures for title in source.titles}
+def _by_set(spec: DataSpec, source: RawDataset) -> Contents:
+    images = {title: source.load(title).images for title in source.titles}
     listed = {
         title: sorted({each.path for each in found if each.path is not None})
-        for title, found in pictures.items()
+        for title, found in images.items()
     }
-    maps = {each.class_map for found in pictures.values() for each in found}
+    maps = {each.class_map for found in images.values() for each in found}
     parts = _parts(source.titles)
     place: dict[str, str] = {}
     shared: dict[str, tuple[str, str]] = {}
@@ -90,7 +90,7 @@ def _section(store: Store, title: str, paths: Sequence[str]) -> Section:
     return Section(title, store.take(paths), np.full(len(paths), -1, np.int64), ())
 
 
-def _shares(source: RawSource, spec: DataSpec, paths: Sequence[str]) -> list[Section]:
+def _shares(source: RawDataset, spec: DataSpec, paths: Sequence[str]) -> list[Section]:
     """The one image set of a source, divided as training divides it where no annotation is bad."""
     files, ids = source.store.take(paths), hash_names(paths)
     content = file_keys(files) if affordable(files) else ids
@@ -104,14 +104,14 @@ def _shares(source: RawSource, spec: DataSpec, paths: Sequence[str]) -> list[Sec
 
 
 def _shared(
-    source: RawSource, spec: DataSpec, shared: dict[str, tuple[str, str]]
+    source: RawDataset, spec: DataSpec, shared: dict[str, tuple[str, str]]
 ) -> Iterator[Finding]:
     for path, (part, kept) in sorted(shared.items()):
         name = _within(source, spec, path)
         yield Finding(LEAK, name, f"listed in {kept} and in {part}", part, "", name, kept)
 
 
-def _unlisted(source: RawSource, spec: DataSpec, listed: Set[str | None]) -> Iterator[Finding]:
+def _unlisted(source: RawDataset, spec: DataSpec, listed: Set[str | None]) -> Iterator[Finding]:
     """Images that no image set lists and that are no class maps, all in one finding."""
     others = [path for path in ImageIndex.of(source.store).images if path not in listed]
     if others:
@@ -120,6 +120,6 @@ def _unlisted(source: RawSource, spec: DataSpec, listed: Set[str | None]) -> Ite
         yield Finding(UNLISTED, name, f"{more}in no image set", count=len(others))
 
 
-def _within(source: RawSource, spec: DataSpec, path: str) -> str:
+def _within(source: RawDataset, spec: DataSpec, path: str) -> str:
     """What lists call an image of the set."""
     return path_within(source.store.called(path), prefixes(spec.source))

@@ -34,18 +34,18 @@ from resnets.detect.data.masks import to_run
 from resnets.detect.formats.problems import (
     TOLERANCE,
     frame_of,
+    image_problems,
     look_at_images,
     mark_shares,
     object_problems,
-    picture_problems,
 )
 from resnets.detect.formats.records import (
     ID_TWICE,
     Problem,
+    RawDataset,
+    RawImage,
+    RawImageSet,
     RawObject,
-    RawPart,
-    RawPicture,
-    RawSource,
     Task,
 )
 from resnets.detect.formats.set_checks import mark_form
@@ -111,7 +111,7 @@ def repair_annotations(where: str, task: Task, out: Path) -> RepairReport:
     ConfigError: `out` holds annotations already, or the set has class maps, which are images.
     """
     if task == "segment":
-        raise ConfigError("class maps are pictures and cannot be repaired here; redraw them")
+        raise ConfigError("class maps are images and cannot be repaired here; redraw them")
     if (out / "annotations").exists():
         raise ConfigError(f"{out}: holds annotations already; name a new folder")
     source = with_all(where, task)
@@ -129,57 +129,57 @@ def repair_annotations(where: str, task: Task, out: Path) -> RepairReport:
     return report
 
 
-def _repaired(part: RawPart, classes: Sequence[str], report: RepairReport) -> list[RawPicture]:
+def _repaired(part: RawImageSet, classes: Sequence[str], report: RepairReport) -> list[RawImage]:
     """The images of a part that can be kept, corrected; `report` gets an account of all."""
     stated = part.objects
     assert stated is not None
     frame = frame_of(part)
-    pictures, outcomes = [], Counter[str]()
+    images, outcomes = [], Counter[str]()
     for problem in part.orphans:
-        report.rows.append((problem.where, problem.item, LEFT_OUT, problem.said))
+        report.rows.append((problem.where, problem.item, LEFT_OUT, problem.message))
         outcomes[LEFT_OUT] += 1
     for problem in part.problems:
-        report.rows.append((problem.where, problem.item, LEFT_OUT, problem.said))
+        report.rows.append((problem.where, problem.item, LEFT_OUT, problem.message))
         report.unread += problem.kind == "annotations"
-    moves = [_move_of(picture, frame) for picture in part.pictures]
-    scales = _Scales.of(part.pictures, moves)
-    for picture, move in zip(part.pictures, moves, strict=True):
+    moves = [_move_of(image, frame) for image in part.images]
+    scales = _Scales.of(part.images, moves)
+    for image, move in zip(part.images, moves, strict=True):
         if not isinstance(move, str) and move.is_scaled and scales.refused:
             move = scales.refused
         if isinstance(move, str):
-            report.rows.append((picture.where, picture.called, LEFT_OUT, move))
-            for each in picture.objects:
-                report.rows.append((picture.where, _item(picture, each), LEFT_OUT, move))
-            outcomes[LEFT_OUT] += len(picture.objects)
+            report.rows.append((image.where, image.called, LEFT_OUT, move))
+            for each in image.objects:
+                report.rows.append((image.where, _item(image, each), LEFT_OUT, move))
+            outcomes[LEFT_OUT] += len(image.objects)
             continue
-        assert picture.stored is not None
-        width, height = picture.stored.upright
-        upright = replace(picture, width=width, height=height, stored=None)
+        assert image.stored is not None
+        width, height = image.stored.upright
+        upright = replace(image, width=width, height=height, stored=None)
         kept = []
-        for each in picture.objects:
-            found = _corrected(each, picture, upright, move, classes)
+        for each in image.objects:
+            found = _corrected(each, image, upright, move, classes)
             if found.kept is not None and move.is_scaled and not scales.proved:
-                found = replace(found, said=f"{found.said}; {NOT_PROVED}")
+                found = replace(found, message=f"{found.message}; {NOT_PROVED}")
                 report.unproved += 1
             outcomes[LEFT_OUT if found.kept is None else "kept"] += 1
-            if found.said:
+            if found.message:
                 outcome = LEFT_OUT if found.kept is None else CHANGED
-                report.rows.append((picture.where, _item(picture, each), outcome, found.said))
+                report.rows.append((image.where, _item(image, each), outcome, found.message))
                 report.changed += found.kept is not None
             if found.kept is not None:
                 kept.append(found.kept)
-        if picture.objects and not kept:
-            said = "none of its objects can be kept"
-            report.rows.append((picture.where, picture.called, LEFT_OUT, said))
+        if image.objects and not kept:
+            message = "none of its objects can be kept"
+            report.rows.append((image.where, image.called, LEFT_OUT, message))
             continue
-        report.partly += len(kept) < len(picture.objects)
-        pictures.append(replace(upright, objects=tuple(kept)))
+        report.partly += len(kept) < len(image.objects)
+        images.append(replace(upright, objects=tuple(kept)))
     assert outcomes["kept"] + outcomes[LEFT_OUT] == stated, "every object has one outcome"
     report.objects += stated
     report.kept += outcomes["kept"]
-    report.images += len(part.pictures) + sum(p.kind != "annotations" for p in part.problems)
-    report.kept_images += len(pictures)
-    return pictures
+    report.images += len(part.images) + sum(p.kind != "annotations" for p in part.problems)
+    report.kept_images += len(images)
+    return images
 
 
 @dataclass(frozen=True)
@@ -190,43 +190,41 @@ class _Scales:
     proved: bool
 
     @classmethod
-    def of(cls, pictures: Sequence[RawPicture], moves: Sequence[Move | str]) -> _Scales:
+    def of(cls, images: Sequence[RawImage], moves: Sequence[Move | str]) -> _Scales:
         scaled, other_shapes = [], 0
-        for picture, move in zip(pictures, moves, strict=True):
-            if picture.stored is None or not picture.sized:
+        for image, move in zip(images, moves, strict=True):
+            if image.stored is None or not image.sized:
                 continue
-            stated, stored = (picture.width, picture.height), picture.stored
+            stated, stored = (image.width, image.height), image.stored
             if isinstance(move, str):
                 known = min(stated) > 0
                 sizes = (stored.upright, (stored.width, stored.height))
                 other_shapes += known and all(scale_between(stated, each) is None for each in sizes)
             elif move.is_scaled:
                 actual = (round(stated[0] * move.scale[0]), round(stated[1] * move.scale[1]))
-                boxes = [each.box for each in picture.objects if _is_box(each.box)]
+                boxes = [each.box for each in image.objects if _is_box(each.box)]
                 scaled.append(Rescaled(stated, actual, boxes))
         return cls(why_not_scaled(scaled, other_shapes), are_proved_scaled(scaled))
 
 
-def _move_of(picture: RawPicture, frame: Frame | None) -> Move | str:
+def _move_of(image: RawImage, frame: Frame | None) -> Move | str:
     """What takes the annotations of an image to its upright pixels, or why nothing known does."""
-    if picture.path is None or picture.stored is None:
-        problem = next(iter(picture_problems(picture)), None)
-        return problem.said if problem else picture.unreadable
-    stored, upright = picture.stored, picture.stored.upright
+    if image.path is None or image.stored is None:
+        problem = next(iter(image_problems(image)), None)
+        return problem.message if problem else image.unreadable
+    stored, upright = image.stored, image.stored.upright
     plain = stored.width, stored.height
-    stated: tuple[int, int] | None = (picture.width, picture.height)
-    mismatch = (
-        f"is {upright[0]}x{upright[1]}, its annotations are for {picture.width}x{picture.height}"
-    )
-    if not picture.sized or min(picture.width, picture.height) <= 0:
-        sides = zip((picture.width, picture.height), upright, strict=True)
+    stated: tuple[int, int] | None = (image.width, image.height)
+    mismatch = f"is {upright[0]}x{upright[1]}, its annotations are for {image.width}x{image.height}"
+    if not image.sized or min(image.width, image.height) <= 0:
+        sides = zip((image.width, image.height), upright, strict=True)
         if any(side > 0 and side != own for side, own in sides):
             return mismatch
         stated = None
     chosen: Frame | None = "upright"
     if stored.orientation != 1:
         chosen = _frame_by_size(stated, upright, plain) if stated and upright != plain else frame
-    if chosen is None and not picture.objects and stated in (None, upright):
+    if chosen is None and not image.objects and stated in (None, upright):
         return IDENTITY
     if chosen is None:
         return f"its size does not tell which pixels its boxes are for (EXIF {stored.orientation})"
@@ -254,19 +252,19 @@ class _Outcome:
     """An object as it is kept, or None; what was done to it, or why it is left out."""
 
     kept: RawObject | None
-    said: str = ""
+    message: str = ""
 
 
 def _corrected(
-    each: RawObject, picture: RawPicture, upright: RawPicture, move: Move, classes: Sequence[str]
+    each: RawObject, image: RawImage, upright: RawImage, move: Move, classes: Sequence[str]
 ) -> _Outcome:
-    done = [] if move.is_identity else [move.said]
+    done = [] if move.is_identity else [move.message]
     if any(flaw.kind == ID_TWICE for flaw in each.flaws):
         done.append("given an id of its own")
         each = replace(each, flaws=tuple(f for f in each.flaws if f.kind != ID_TWICE))
-    outline, said = kept_outline(each.segmentation, picture, move, upright)
-    if said:
-        done.append(said)
+    outline, message = kept_outline(each.segmentation, image, move, upright)
+    if message:
+        done.append(message)
     box = move.box(each.box)
     if (around := box_around(outline)) and (not _is_box(box)):
         box = around
@@ -290,7 +288,7 @@ def _corrected(
     )
     wrong: list[Problem] = list(object_problems(moved, upright, classes, masks=False))
     if wrong:
-        return _Outcome(None, "; ".join(problem.said for problem in wrong))
+        return _Outcome(None, "; ".join(problem.message for problem in wrong))
     return _Outcome(moved, "; ".join(done))
 
 
@@ -299,8 +297,8 @@ def _is_box(box: Sequence[float]) -> bool:
     return right > left and bottom > top  # false for NaN
 
 
-def _item(picture: RawPicture, each: RawObject) -> str:
-    return f"{picture.called}, {each.item}"
+def _item(image: RawImage, each: RawObject) -> str:
+    return f"{image.called}, {each.item}"
 
 
 def _paths(out: Path, titles: Iterable[str]) -> list[Path]:
@@ -318,15 +316,15 @@ def _paths(out: Path, titles: Iterable[str]) -> list[Path]:
     return paths
 
 
-def _document(source: RawSource, pictures: Sequence[RawPicture]) -> dict[str, Any]:
+def _document(source: RawDataset, images: Sequence[RawImage]) -> dict[str, Any]:
     """COCO JSON of corrected images; `info.pictures` says where they lie."""
-    ids = [picture.image_id for picture in pictures]
+    ids = [image.image_id for image in images]
     whole = all(isinstance(each, int) for each in ids) and len(set(ids)) == len(ids)
     numbers = ids if whole else list(range(1, len(ids) + 1))
     annotations: list[dict[str, Any]] = []
-    for number, picture in zip(numbers, pictures, strict=True):
-        target = to_target(picture, masks=False)
-        for row, each in enumerate(picture.objects):
+    for number, image in zip(numbers, images, strict=True):
+        target = to_target(image, masks=False)
+        for row, each in enumerate(image.objects):
             left, top, right, bottom = each.box
             entry: dict[str, Any] = {
                 "id": len(annotations) + 1,
@@ -339,18 +337,18 @@ def _document(source: RawSource, pictures: Sequence[RawPicture]) -> dict[str, An
             if each.difficult:
                 entry["difficult"] = 1
             if each.segmentation is not None:
-                entry["segmentation"] = _plain(each.segmentation, picture)
+                entry["segmentation"] = _plain(each.segmentation, image)
             annotations.append(entry)
     return {
         "info": {"description": f"{source.name}, repaired", "pictures": _folder(source)},
         "images": [
             {
                 "id": number,
-                "file_name": _path_below(source, str(picture.path)),
-                "width": picture.width,
-                "height": picture.height,
+                "file_name": _path_below(source, str(image.path)),
+                "width": image.width,
+                "height": image.height,
             }
-            for number, picture in zip(numbers, pictures, strict=True)
+            for number, image in zip(numbers, images, strict=True)
         ],
         "annotations": annotations,
         "categories": [
@@ -360,24 +358,24 @@ def _document(source: RawSource, pictures: Sequence[RawPicture]) -> dict[str, An
     }
 
 
-def _folder(source: RawSource) -> str:
+def _folder(source: RawDataset) -> str:
     """Absolute path of the folder or archive that holds the images."""
     files = source.store.files
     where = files.root if isinstance(files, FolderFiles) else Path(source.store.where)
     return str(where.expanduser().resolve())
 
 
-def _path_below(source: RawSource, path: str) -> str:
+def _path_below(source: RawDataset, path: str) -> str:
     """The path of an image below that folder."""
     files = source.store.files
     return files.paths[source.store.rows[path]] if isinstance(files, FolderFiles) else path
 
 
-def _plain(outline: Any, picture: RawPicture) -> Any:
+def _plain(outline: Any, image: RawImage) -> Any:
     """A segmentation as JSON holds it."""
     if not isinstance(outline, dict):
         return [list(points) for points in outline]
-    run = to_run(outline, (picture.height, picture.width))
+    run = to_run(outline, (image.height, image.width))
     return {"size": list(run["size"]), "counts": run["counts"].decode("ascii")}
 
 

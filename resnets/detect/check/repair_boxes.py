@@ -18,7 +18,7 @@ from resnets.detect.data.masks import (
     to_run,
 )
 from resnets.detect.data.values import Box
-from resnets.detect.formats.records import RawPicture
+from resnets.detect.formats.records import RawImage
 from resnets.detect.images.sizes import StoredSize
 
 
@@ -46,7 +46,7 @@ class Move:
         return self.scale[0] * self.scale[1]
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """What was done, for the list of changes."""
         scaled = f"scaled by {self.scale[0]:.4g}" if self.is_scaled else ""
         turned = f"turned by EXIF orientation {self.turned.orientation}" if self.turned else ""
@@ -85,13 +85,11 @@ class Move:
 IDENTITY = Move()
 
 
-def kept_outline(
-    outline: Any, picture: RawPicture, move: Move, upright: RawPicture
-) -> tuple[Any, str]:
+def kept_outline(outline: Any, image: RawImage, move: Move, upright: RawImage) -> tuple[Any, str]:
     """An outline that can be drawn on the upright image, None where none is left; what was done."""
     if outline is None:
         return None, ""
-    size = (picture.height, picture.width)
+    size = (image.height, image.width)
     if isinstance(outline, dict):
         try:
             check_segmentation(outline, *size, 0)
@@ -100,22 +98,22 @@ def kept_outline(
         if move.is_identity:
             return outline, ""
         return encode_masks([move.mask(decode_run(to_run(outline, size)))])[0], ""  # type: ignore[arg-type]
-    kept, said = [], ""
+    kept, message = [], ""
     for points in outline if isinstance(outline, Sequence) else ():
         try:
             check_segmentation([points], *size, float("inf"))
         except MaskError as error:
-            said = f"outline dropped, or a part of it: it {error}"
+            message = f"outline dropped, or a part of it: it {error}"
             continue
         corners = move.points(np.asarray(points, np.float64).reshape(-1, 2))
         cut = np.clip(corners, 0, (upright.width, upright.height))
         if np.abs(cut - corners).max() > 1:
-            said = said or "outline cut at the edge"
+            message = message or "outline cut at the edge"
         if (np.ptp(cut, axis=0) > 0).all():
             kept.append(cut.reshape(-1))
         else:
-            said = said or "outline dropped, or a part of it: it has no area inside the image"
-    return kept or None, said
+            message = message or "outline dropped, or a part of it: it has no area inside the image"
+    return kept or None, message
 
 
 def box_around(outline: Any) -> Box | None:
@@ -127,14 +125,14 @@ def box_around(outline: Any) -> Box | None:
     return left, top, right, bottom
 
 
-def inside(box: Box, picture: RawPicture) -> Box:
+def inside(box: Box, image: RawImage) -> Box:
     """A box cut at the edges of its image."""
     left, top, right, bottom = box
     return (
-        min(max(left, 0.0), picture.width),
-        min(max(top, 0.0), picture.height),
-        min(max(right, 0.0), picture.width),
-        min(max(bottom, 0.0), picture.height),
+        min(max(left, 0.0), image.width),
+        min(max(top, 0.0), image.height),
+        min(max(right, 0.0), image.width),
+        min(max(bottom, 0.0), image.height),
     )
 
 

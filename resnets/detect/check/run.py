@@ -1,7 +1,7 @@
 """What `resnets data check` finds in a set of annotated images.
 
-Annotations are judged as training judges them (`problems.check_part`), and their images and class
-maps are held against them.
+Annotations are checked as training checks them (`problems.check_part`), and compared with their
+images and class maps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from resnets.detect.class_maps.folders import find_semantic
 from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.source import scan_maps
 from resnets.detect.formats.problems import NO_OUTLINE, check_part, same_but_case, with_sizes
-from resnets.detect.formats.records import Problem, RawPart, RawPicture, RawSource, Task
+from resnets.detect.formats.records import Problem, RawDataset, RawImage, RawImageSet, Task
 from resnets.detect.formats.registry import offers
 from resnets.detect.formats.unread import EXPECTED, foreign_annotations
 from resnets.detect.images.sizes import StoredSize, read_sizes
@@ -41,7 +41,7 @@ class AnnotationReport:
     warnings: what may be wrong although no annotation by itself is.
     """
 
-    source: RawSource
+    source: RawDataset
     problems: Sequence[Problem]
     counts: dict[str, dict[str, int]]
     by_kind: Counter[str]
@@ -75,7 +75,7 @@ def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task
         return ()
     try:
         store = open_store(where)
-    except DataError:  # a set of pictures in a form of its own, such as CIFAR's
+    except DataError:  # a set of images in a form of its own, such as CIFAR's
         return ()
     objects: tuple[Task, ...] = ("instances",) if offers(store) else ()
     stated = detect.class_map or detect.class_map_folder
@@ -99,10 +99,10 @@ def check_annotations(
     watch: Watch | None = None,
     detect: DetectSpec | None = None,
 ) -> AnnotationReport:
-    """Look at every annotation and at the header of every picture of the set at `where`.
+    """Look at every annotation and at the header of every image of the set at `where`.
 
     Of class maps, encoded and placed as `detect` says, every pixel is looked at.
-    `watch(findings, total)` may show progress over pictures. DataError where there is no such set.
+    `watch(findings, total)` may show progress over images. DataError where there is no such set.
     """
     source = with_all(where, task, detect)
     parts = {title: source.load(title) for title in source.titles}
@@ -119,18 +119,18 @@ def check_annotations(
         if bare := sum(each.kind == NO_OUTLINE for each in checked.problems):
             notes.append(f"{title or 'all'}: {bare:,} objects without outline, for boxes only")
         counts[title] = {
-            "images": len(checked.pictures),
-            "objects": sum(len(picture.objects) for picture in checked.pictures),
-            "empty": sum(not picture.objects for picture in checked.pictures),
+            "images": len(checked.images),
+            "objects": sum(len(image.objects) for image in checked.images),
+            "empty": sum(not image.objects for image in checked.images),
         }
-    pictures = {picture.path: picture for part in parts.values() for picture in part.pictures}
-    problems += _unreadable(pictures.values())
+    images = {image.path: image for part in parts.values() for image in part.images}
+    problems += _unreadable(images.values())
     if source.coding is not None:
-        scan, found = _scan(source, pictures.values())
+        scan, found = _scan(source, images.values())
         problems += found
         notes += scan.lines(most=256)
         warnings += scan.warnings()
-    problems += _shared_pictures(source, parts)
+    problems += _shared_images(source, parts)
     notes += _class_notes(source, parts.values())
     unique = list(dict.fromkeys(problems))  # trainval says again what train said
     kinds = Counter(each.kind for each in unique)
@@ -147,10 +147,10 @@ def write_problems(problems: Iterable[Problem], path: Path) -> None:
     ):
         writer = CsvWriter(file)
         writer.writerow(["file", "item", "kind", "problem"])
-        writer.writerows([each.where, each.item, each.kind, each.said] for each in problems)
+        writer.writerows([each.where, each.item, each.kind, each.message] for each in problems)
 
 
-def with_all(where: str, task: Task, detect: DetectSpec | None = None) -> RawSource:
+def with_all(where: str, task: Task, detect: DetectSpec | None = None) -> RawDataset:
     """The set with all that it has: outlines where its form has them, else boxes."""
     if task == "instances":
         found = offers(open_store(where))
@@ -158,59 +158,59 @@ def with_all(where: str, task: Task, detect: DetectSpec | None = None) -> RawSou
     return find_source(where, task, detect)
 
 
-def outlined(part: RawPart) -> bool:
+def outlined(part: RawImageSet) -> bool:
     """Whether any object has an outline; then all need one."""
-    return any(each.segmentation for picture in part.pictures for each in picture.objects)
+    return any(each.segmentation for image in part.images for each in image.objects)
 
 
 def _sizes(
-    source: RawSource, parts: Iterable[RawPart], workers: int, watch: Watch | None
+    source: RawDataset, parts: Iterable[RawImageSet], workers: int, watch: Watch | None
 ) -> dict[str, StoredSize | str]:
     """What the header of each image says."""
-    paths = [each.path for part in parts for each in part.pictures if each.path is not None]
+    paths = [each.path for part in parts for each in part.images if each.path is not None]
     return read_sizes(source.store, paths, workers, watch)
 
 
-def _unreadable(pictures: Iterable[RawPicture]) -> Iterator[Problem]:
-    for picture in pictures:
-        if picture.unreadable and picture.width and picture.height:  # said already where not
-            yield Problem(picture.file, "", "unreadable", picture.unreadable)
+def _unreadable(images: Iterable[RawImage]) -> Iterator[Problem]:
+    for image in images:
+        if image.unreadable and image.width and image.height:  # said already where not
+            yield Problem(image.file, "", "unreadable", image.unreadable)
 
 
-def _scan(source: RawSource, pictures: Iterable[RawPicture]) -> tuple[MapScan, list[Problem]]:
+def _scan(source: RawDataset, images: Iterable[RawImage]) -> tuple[MapScan, list[Problem]]:
     """What all class maps hold, and those that cannot be read or have values of no class."""
-    maps = [picture.class_map for picture in pictures if picture.class_map is not None]
+    maps = [image.class_map for image in images if image.class_map is not None]
     scan = scan_maps(source, maps, limit=None)
     found = [
-        Problem(name, "", kind, said.removeprefix(f"{name}: "))
+        Problem(name, "", kind, message.removeprefix(f"{name}: "))
         for kind, bad in (
             ("mask", scan.unreadable),
             ("lossy mask", scan.lossy),
             ("category", scan.unknown),
         )
-        for name, said in sorted(bad.items())
+        for name, message in sorted(bad.items())
     ]
     if (wrong := scan.suspicious()) is not None:
         found.append(Problem(source.store.where, "", "class maps", wrong))
     return scan, found
 
 
-def _shared_pictures(source: RawSource, parts: dict[str, RawPart]) -> Iterator[Problem]:
+def _shared_images(source: RawDataset, parts: dict[str, RawImageSet]) -> Iterator[Problem]:
     """Images that a test or validation set shares with a training set."""
     seen: dict[str, dict[str, str]] = defaultdict(dict)  # role -> path -> title
     for title, part in parts.items():
         role = role_within(title.rpartition(":")[2]) or ""
-        seen[role].update({each.path: title for each in part.pictures if each.path is not None})
+        seen[role].update({each.path: title for each in part.images if each.path is not None})
     for one, other in (("train", "test"), ("trainval", "test"), ("train", "val")):
         for path in sorted(seen[one].keys() & seen[other].keys()):
-            said = f"is in both {seen[one][path]} and {seen[other][path]}"
-            yield Problem(source.store.called(path), "", "in two sets", said)
+            message = f"is in both {seen[one][path]} and {seen[other][path]}"
+            yield Problem(source.store.called(path), "", "in two sets", message)
 
 
-def _class_notes(source: RawSource, parts: Iterable[RawPart]) -> Iterator[str]:
+def _class_notes(source: RawDataset, parts: Iterable[RawImageSet]) -> Iterator[str]:
     """Classes that no object is of, and those whose names differ by case only."""
-    pictures = [picture for part in parts for picture in part.pictures]
-    used = {each.label for picture in pictures for each in picture.objects}
+    images = [image for part in parts for image in part.images]
+    used = {each.label for image in images for each in image.objects}
     unused = [name for label, name in enumerate(source.classes) if label not in used]
     if unused and used:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""

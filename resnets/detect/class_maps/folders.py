@@ -151,7 +151,7 @@ def _map_path(store: Store, stem: str, folder: str) -> str:
 def _stated(store: Store, folder: str) -> MapFiles:
     """The maps in the folders called `folder` (names joined by +), and their images."""
     wanted = [PurePosixPath(name).parts for name in folder.split("+")]
-    pictures = [path for path in store.rows if not is_text_path(path)]
+    files = [path for path in store.rows if not is_text_path(path)]
 
     def is_map(path: str) -> bool:
         parts = PurePosixPath(path).parts[:-1]
@@ -161,12 +161,12 @@ def _stated(store: Store, folder: str) -> MapFiles:
             for start in range(len(parts) - len(name) + 1)
         )
 
-    maps = [path for path in pictures if is_map(path)]
+    maps = [path for path in files if is_map(path)]
     if not maps:
         raise DataError(
             f"{store.where}: detect.class_map_folder: no folder {folder} with images in it"
         )
-    others = [path for path in pictures if not is_map(path)]
+    others = [path for path in files if not is_map(path)]
     by_folder = _by_folder(others)
     named = {each for each in by_folder if is_images_name(PurePosixPath(each).name)}
     images: dict[str, str] = {}
@@ -280,10 +280,10 @@ def _count_by_folder(paths: Iterable[str]) -> Counter[str]:
 
 def _map_paths(store: Store) -> dict[str, str]:
     """Path of each class map -> its image set."""
-    pictures = [path for path in store.rows if not is_text_path(path)]
+    files = [path for path in store.rows if not is_text_path(path)]
     groups: dict[str, dict[str, str]] = defaultdict(dict)
     sure: set[str] = set()
-    for path in pictures:
+    for path in files:
         folders = PurePosixPath(path).parts[:-1]
         for place, folder in enumerate(folders):
             title = _title(folders, place)
@@ -301,7 +301,7 @@ def _map_paths(store: Store) -> dict[str, str]:
         if group in sure or _looks_like_maps(store, list(paths), images):
             found |= paths
     if not found and any(PurePosixPath(p).name.lower() in CLASS_FILES for p in store.rows):
-        found = _maps_beside(pictures)
+        found = _maps_beside(files)
     return found
 
 
@@ -344,15 +344,15 @@ def _have_few_values(store: Store, paths: Sequence[str]) -> bool:
     return True
 
 
-def _maps_beside(pictures: Sequence[str]) -> dict[str, str]:
+def _maps_beside(images: Sequence[str]) -> dict[str, str]:
     """Maps called like an image of the same folder, and "_mask" or the like.
 
     The image's own name may end in "_sat" or the like, and a map's in the number of one of several.
     """
-    stems = {folded(str(PurePosixPath(path).with_suffix(""))) for path in pictures}
+    stems = {folded(str(PurePosixPath(path).with_suffix(""))) for path in images}
     there = stems | {OF_IMAGE.sub("", stem) for stem in stems}
     found = {}
-    for path in pictures:
+    for path in images:
         whole = PurePosixPath(path)
         if beside := BESIDE.fullmatch(whole.stem):
             bare = folded(str(whole.parent / beside[1]))

@@ -69,8 +69,8 @@ class MapScan:
             self.palettes.setdefault(number, set()).add(color)
         if self.coding.colors:
             self.other_colors.append(name)
-            if said := self.coding.contradiction(pixels.palette, colors):
-                self.contradicting[name] = said
+            if message := self.coding.contradiction(pixels.palette, colors):
+                self.contradicting[name] = message
 
     def warnings(self) -> list[str]:
         """What may be wrong although every value is known."""
@@ -103,11 +103,11 @@ class MapScan:
         Of 0 and 255 alone, with 255 ignored, every object would be ignored without a word.
         """
         if self.contradicting:
-            name, said = next(iter(self.contradicting.items()))
+            name, message = next(iter(self.contradicting.items()))
             return (
                 f"{len(self.contradicting):,} have palettes that contradict the colors stated for"
-                f" the classes, such as {name}: {said}; correct the file that states them, and let"
-                " it state all colors"
+                f" the classes, such as {name}: {message}; correct the file that states them, and"
+                " let it state all colors"
             )
         numbers = {value for (in_color, value) in self.pixels if not in_color}
         counted = [label for label in self.by_class if label != IGNORE]

@@ -22,7 +22,7 @@ from resnets.detect.class_maps.pairing import MapImages, images_for, match_image
 from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.schemes import open_scheme
 from resnets.detect.data.class_maps import Coding, MapPixels, read_pixels
-from resnets.detect.formats.records import Problem, RawPart, RawPicture, RawSource
+from resnets.detect.formats.records import Problem, RawDataset, RawImage, RawImageSet
 from resnets.detect.formats.voc.lists import find_lists
 from resnets.detect.images.sizes import read_sizes
 from resnets.detect.images.store import Store
@@ -32,7 +32,7 @@ FEW_MAPS = 20  # looked at where nothing names their values
 SCANNED = 300  # maps looked at before training
 
 
-def open_semantic(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -> RawSource:
+def open_semantic(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -> RawDataset:
     """The image sets of `maps` (from `find_semantic`), encoded as `detect.class_map` says.
 
     DataError: several folders of maps or several kinds in one, or values without names.
@@ -59,12 +59,12 @@ def open_semantic(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -
             return {path: [maps.images[path]] if path in maps.images else [] for path in paths}
         return match_images(images, paths)
 
-    def load(title: str) -> RawPart:
+    def load(title: str) -> RawImageSet:
         return _part(store, parts[title], match, images, title)
 
     chosen = replace(maps, parts=parts)
     notes = [f"class maps: {shown_folders(chosen.folders(store))}", *maps.notes]
-    return RawSource(
+    return RawDataset(
         name,
         store,
         scheme.classes,
@@ -76,7 +76,7 @@ def open_semantic(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -
     )
 
 
-def scan_maps(source: RawSource, paths: Sequence[str], limit: int | None = SCANNED) -> MapScan:
+def scan_maps(source: RawDataset, paths: Sequence[str], limit: int | None = SCANNED) -> MapScan:
     """The values in class maps of `source`: in all, or in `limit` of them, evenly spread.
 
     Those that cannot be read as class maps are in `unreadable`.
@@ -120,8 +120,8 @@ def _part(
     match: Callable[[Sequence[str]], dict[str, list[str]]],
     images: MapImages,
     title: str,
-) -> RawPart:
-    pictures, problems = [], []
+) -> RawImageSet:
+    records, problems = [], []
     users: dict[str, str] = {}
     matched = match([path for path in paths if path in store])
     both = [each for path, found in matched.items() for each in (path, *found)]
@@ -134,13 +134,15 @@ def _part(
         found = matched[path]
         if len(found) != 1:
             kind = "several images" if found else "missing image"
-            said = f"its image may be {' or '.join(found[:3])}" if found else "its image is missing"
-            problems.append(Problem(where, "", kind, said))
+            message = (
+                f"its image may be {' or '.join(found[:3])}" if found else "its image is missing"
+            )
+            problems.append(Problem(where, "", kind, message))
             continue
         image = found[0]
         if image in users:
-            said = f"its image {image} is that of {users[image]} too"
-            problems.append(Problem(where, "", "one image for two", said))
+            message = f"its image {image} is that of {users[image]} too"
+            problems.append(Problem(where, "", "one image for two", message))
             continue
         users[image] = path
         size, own = sizes[image], sizes[path]
@@ -150,15 +152,17 @@ def _part(
         width, height = own.width, own.height
         if not isinstance(size, str) and size.upright != (width, height):
             across, down = size.upright
-            said = f"is {width}x{height}, its image {image} is {across}x{down}; both must be equal"
-            problems.append(Problem(where, "", "mask size", said))
+            message = (
+                f"is {width}x{height}, its image {image} is {across}x{down}; both must be equal"
+            )
+            problems.append(Problem(where, "", "mask size", message))
             continue
         stem = PurePosixPath(image).stem
-        pictures.append(RawPicture(stem, image, stem, where, width, height, (), path))
+        records.append(RawImage(stem, image, stem, where, width, height, (), path))
     notes = _without_maps(images, users, title)
     if repeated := len(paths) - len(set(paths)):
         notes.append(f"{title}: {repeated:,} entries listed more than once; each is read once")
-    return RawPart(pictures, problems, notes=notes)
+    return RawImageSet(records, problems, notes=notes)
 
 
 def _without_maps(images: MapImages, users: dict[str, str], title: str) -> list[str]:

@@ -83,8 +83,8 @@ def _decoded_xml(data: bytes) -> str:
     try:
         return data[start:].decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
-        said = f"not {encoding or 'utf-8'} at byte {error.start:,}; save it as UTF-8"
-        raise ValueError(said) from error
+        message = f"not {encoding or 'utf-8'} at byte {error.start:,}; save it as UTF-8"
+        raise ValueError(message) from error
 
 
 def _codec(declared: str) -> str:

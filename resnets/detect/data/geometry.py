@@ -1,4 +1,4 @@
-"""Resizing, mirroring and cutting a picture together with its boxes, masks and class map."""
+"""Resizing, mirroring and cutting a image together with its boxes, masks and class map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnets.detect.data.types import IGNORE, Floats, Pixels, Target
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to one picture: brought to `size` (H, W), then mirrored."""
+    """What is done to one image: brought to `size` (H, W), then mirrored."""
 
     size: tuple[int, int]
     flip: bool = False
@@ -32,20 +32,20 @@ def fitted_size(width: int, height: int, shorter: float, longer: float) -> tuple
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """A picture (H, W, 3) at `size` (H, W), bilinear and antialiased."""
+    """A image (H, W, 3) at `size` (H, W), bilinear and antialiased."""
     if pixels.shape[:2] == size:
         return pixels
     image = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
     return np.array(image)
 
 
-def change_picture(pixels: Pixels, change: Change) -> Pixels:
-    """The picture (H, W, 3) after `change`."""
+def change_image(pixels: Pixels, change: Change) -> Pixels:
+    """The image (H, W, 3) after `change`."""
     return np.ascontiguousarray(_mirrored(resized(pixels, change.size), change, 0))
 
 
 def change_boxes(boxes: Floats, stored: tuple[int, int], change: Change) -> Floats:
-    """Boxes (M, 4) of a picture of `stored` (H, W) px, after `change`."""
+    """Boxes (M, 4) of a image of `stored` (H, W) px, after `change`."""
     height, width = change.size
     across, down = width / stored[1], height / stored[0]
     moved = boxes * np.array([across, down, across, down], np.float32)
@@ -74,21 +74,21 @@ def change_classes(classes: Pixels, change: Change) -> Pixels:
 def cut(
     pixels: Pixels, classes: Pixels, side: int, place: tuple[float, float], fill: Sequence[int]
 ) -> tuple[Pixels, Pixels]:
-    """A `side` x `side` part of a picture and of its class map.
+    """A `side` x `side` part of a image and of its class map.
 
-    place: (down, across) in [0, 1) of where it may lie. Where the picture is smaller, it lies at
+    place: (down, across) in [0, 1) of where it may lie. Where the image is smaller, it lies at
     random in a square of the colour `fill`, whose class is IGNORE.
     """
     height, width = classes.shape
-    picture = np.empty((side, side, 3), np.uint8)
-    picture[:] = fill
+    image = np.empty((side, side, 3), np.uint8)
+    image[:] = fill
     labels = np.full((side, side), IGNORE, np.uint8)
     top, to_top, high = _span(height, side, place[0])
     left, to_left, wide = _span(width, side, place[1])
     inside = np.s_[top : top + high, left : left + wide]
     there = np.s_[to_top : to_top + high, to_left : to_left + wide]
-    picture[there], labels[there] = pixels[inside], classes[inside]
-    return picture, labels
+    image[there], labels[there] = pixels[inside], classes[inside]
+    return image, labels
 
 
 def _span(length: int, side: int, where: float) -> tuple[int, int, int]:

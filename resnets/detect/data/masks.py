@@ -44,7 +44,7 @@ def render_masks(
 
 
 def to_run(outline: Segmentation, stored: tuple[int, int]) -> Run:
-    """Compressed run lengths of a segmentation of a picture of `stored` (H, W) pixels."""
+    """Compressed run lengths of a segmentation of a image of `stored` (H, W) pixels."""
     if not isinstance(outline, dict):
         return _filled(outline, stored)
     if isinstance(outline["counts"], list):
@@ -87,7 +87,7 @@ def decode_run(run: Run) -> Pixels:
 
 
 def check_segmentation(outline: Any, height: int, width: int, tolerance: float) -> None:
-    """MaskError unless `outline` can be drawn in a picture of this size, within `tolerance` px."""
+    """MaskError unless `outline` can be drawn in a image of this size, within `tolerance` px."""
     try:
         if isinstance(outline, dict):
             _check_run(outline, height, width)

@@ -1,4 +1,4 @@
-"""Pictures with boxes, masks and class maps: what detection reads, learns from and is judged by."""
+"""Images with boxes, masks and class maps, and what models find in them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Segmentation = Sequence[Sequence[float]] | dict[str, Any]
 
 
 class Detections(TypedDict):
-    """What a net found in one picture, N objects, as evaluation and drawing take it.
+    """What a model found in one image, N objects, as evaluation and drawing take it.
 
-    boxes: (N, 4) left, top, right, bottom in pixels of the upright stored picture. scores: (N,) in
+    boxes: (N, 4) left, top, right, bottom in pixels of the upright stored image. scores: (N,) in
     0..1. labels: (N,) index into the classes, no background. masks: N compressed COCO run lengths
-    of the stored picture's size, where the net gives masks.
+    of the stored image's size, where the model gives masks.
     """
 
     boxes: Floats
@@ -54,9 +54,9 @@ class Located(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What is known of one picture; M objects.
+    """What is known of one image; M objects.
 
-    boxes: (M, 4) float32, left, top, right, bottom in pixels of the upright stored picture.
+    boxes: (M, 4) float32, left, top, right, bottom in pixels of the upright stored image.
     labels: (M,) int64, index into the set's classes; there is no background class.
     crowd: (M,) bool, regions of many objects (COCO's iscrowd). difficult: (M,) bool (VOC's).
     areas: (M,) float32, pixels of the object: of its mask where it has one, else of its box.
@@ -79,7 +79,7 @@ class Target:
         return len(self.labels)
 
     def take(self, rows: Ints | Flags) -> Target:
-        """The same picture with the objects of `rows` only."""
+        """The same image with the objects of `rows` only."""
         kept = np.arange(len(self))[rows]
         return replace(
             self,
@@ -113,7 +113,7 @@ class DetectionSplit:
         assert len(self.classes) == len(self.category_ids)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.files)
 
     @property
@@ -122,7 +122,7 @@ class DetectionSplit:
         return tuple(n for n, number in enumerate(self.category_ids) if number is not None)
 
     def read(self, index: int) -> tuple[Pixels, Target]:
-        """The upright picture (H, W, 3) uint8 and what is known of it; DataError as `read_at`."""
+        """The upright image (H, W, 3) uint8 and what is known of it; DataError as `read_at`."""
         target = self.targets[index]
         return self.read_at(index, (target.height, target.width)), target
 
@@ -138,11 +138,11 @@ class DetectionSplit:
         if (height, width) != (target.height, target.width):
             raise DataError(
                 f"{name}: is {width}x{height}, but its annotations are for"
-                f" {target.width}x{target.height}; restore the picture they were made on"
+                f" {target.width}x{target.height}; restore the image they were made on"
             )
         return pixels
 
     def take(self, rows: Ints) -> DetectionSplit:
-        """The pictures of `rows`, renumbered from 0."""
+        """The images of `rows`, renumbered from 0."""
         targets = [self.targets[row] for row in rows]
         return replace(self, files=self.files.take(rows), targets=targets)

@@ -1,4 +1,4 @@
-"""Precision over recall as one picture, of all classes and of each."""
+"""Precision over recall as one image, of all classes and of each."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _figure(figures: CocoFigures, classes: Sequence[str], protocol: str, kind: s
     left, right = figure.subplots(1, 2, sharey=True)
     for place, overlap, color in OVERLAPS:
         curve = _mean(figures.precision[place])
-        said = f"overlap {overlap}: {_shown(float(np.nanmean(curve)))}"
-        left.plot(RECALL, curve, color=color, linewidth=2, label=said)
+        message = f"overlap {overlap}: {_shown(float(np.nanmean(curve)))}"
+        left.plot(RECALL, curve, color=color, linewidth=2, label=message)
     _frame(left, "Mean over classes", "precision")
     left.legend(edgecolor="white", framealpha=0.85, fontsize=9, loc="best")
     _classes(right, figures, classes)

@@ -25,12 +25,12 @@ OVERLAP, NEAR = 0.5, 0.1  # a box is right from 0.5 on, and has to do with an ob
 TILE = 200  # px of a tile's side
 EACH = 12  # of either kind on the page
 PER_PICTURE = 2
-CONTEXT = 2.2  # how much larger than its boxes the part of the picture that is shown is
+CONTEXT = 2.2  # how much larger than its boxes the part of the image that is shown is
 
 
 @dataclass(frozen=True, eq=False)
 class Miss:
-    """One error in picture `row`.
+    """One error in image `row`.
 
     found: box (4,) that is wrong; missed: box (4,) that it should have been, or that nothing found.
     said: what happened, in two short lines. weight: how bad it is, among those of its kind.
@@ -39,16 +39,16 @@ class Miss:
     row: int
     found: Floats | None
     missed: Floats | None
-    said: tuple[str, str]
+    message: tuple[str, str]
     weight: float
 
 
 def worst_misses(split: DetectionSplit, found: Sequence[Detections]) -> list[Miss]:
     """The surest wrong detections and the largest objects that nothing found, up to 12 of each.
 
-    A detection is judged as VOC does it, against objects of its class at an overlap of 0.5; what
+    A detection is evaluated as VOC does it, against objects of its class at an overlap of 0.5; what
     it is wrong about follows from the object it overlaps most. Crowds and difficult objects count
-    for nothing. At most two of one kind come from one picture.
+    for nothing. At most two of one kind come from one image.
     """
     wrong: list[Miss] = []
     missed: list[Miss] = []
@@ -69,7 +69,7 @@ def save_misses(split: DetectionSplit, misses: Sequence[Miss], protocol: str, pa
 def _judge(
     row: int, target: Target, found: Detections, classes: Sequence[str]
 ) -> tuple[list[Miss], list[Miss]]:
-    """Wrong detections and missed objects of one picture."""
+    """Wrong detections and missed objects of one image."""
     boxes, labels = np.asarray(found["boxes"], np.float32), np.asarray(found["labels"])
     scores = np.asarray(found["scores"])
     ignored = target.crowd | target.difficult
@@ -82,16 +82,16 @@ def _judge(
         if best >= 0 and same[best] >= OVERLAP and (ignored[best] or not taken[best]):
             taken[best] = True
             continue
-        said, near = _explain(shared[place], same, target, classes)
+        message, near = _explain(shared[place], same, target, classes)
         if near is not None and ignored[near]:
             continue
         there = None if near is None else target.boxes[near]
         head = f"{classes[int(labels[place])]} {scores[place]:.0%}"
-        wrong.append(Miss(row, boxes[place], there, (head, said), float(scores[place])))
+        wrong.append(Miss(row, boxes[place], there, (head, message), float(scores[place])))
     missed = []
     for place in np.flatnonzero(~taken & ~ignored).tolist():
         share = float(target.areas[place]) / (target.width * target.height)
-        lines = (f"missed {classes[int(target.labels[place])]}", f"{share:.1%} of the picture")
+        lines = (f"missed {classes[int(target.labels[place])]}", f"{share:.1%} of the image")
         missed.append(Miss(row, None, target.boxes[place], lines, share))
     return wrong, missed
 
@@ -111,7 +111,7 @@ def _explain(
 
 
 def _chosen(misses: Sequence[Miss]) -> list[Miss]:
-    """The worst first, few of each picture."""
+    """The worst first, few of each image."""
     kept: list[Miss] = []
     of: Counter[int] = Counter()
     for miss in sorted(misses, key=lambda miss: -miss.weight):
@@ -123,7 +123,7 @@ def _chosen(misses: Sequence[Miss]) -> list[Miss]:
 
 def _tile(split: DetectionSplit, miss: Miss) -> Tile:
     """The miss in its surroundings, what it is, and its file."""
-    happened, why = miss.said
+    happened, why = miss.message
     color = GREEN if miss.found is None else RED
     lines = (
         Caption(happened, color, strong=True),
@@ -134,7 +134,7 @@ def _tile(split: DetectionSplit, miss: Miss) -> Tile:
 
 
 def _surroundings(pixels: np.ndarray, miss: Miss) -> Image.Image:
-    """The part of the picture around the miss, square, with its boxes."""
+    """The part of the image around the miss, square, with its boxes."""
     boxes = np.stack([box for box in (miss.found, miss.missed) if box is not None])
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     height, width = pixels.shape[:2]

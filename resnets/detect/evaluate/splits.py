@@ -1,4 +1,4 @@
-"""The annotated pictures to measure a detector on, its classes in the order of the net's."""
+"""The annotated images to measure a detector on, its classes in the order of the model's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def choose_split(
     name: SplitName,
     known: Fingerprint | None = None,
 ) -> DetectionSplit:
-    """The split called `name` of `source`, or of the data that a net of `recipe` was trained on.
+    """The split called `name` of `source`, or of the data that a model of `recipe` was trained on.
 
     Image sets, shares and seeds are the recipe's for its own data; "test" of another source is its
     test set, or all of it where it has no sets. Bad annotations are left out only where the recipe
@@ -59,7 +59,7 @@ def choose_set(
     title: str,
     known: Fingerprint | None = None,
 ) -> DetectionSplit | Unlabeled:
-    """The image set `title` of `source`, or of a net's own data, with ground truth or without.
+    """The image set `title` of `source`, or of a model's own data, with ground truth or without.
 
     DataError where there is none of that name, or its classes are none of `classes`.
     """
@@ -76,7 +76,7 @@ def choose_set(
 def _specs(
     recipe: Recipe, source: str | None, name: SplitName
 ) -> tuple[DataSpec, DetectSpec, bool]:
-    """How to open the data to measure on, and whether it is other data than the net's own."""
+    """How to open the data to measure on, and whether it is other data than the model's own."""
     data, detect = recipe.data, recipe.detect
     if source is None or _resolved(source) == _resolved(data.source):
         return data, detect, False
@@ -126,7 +126,7 @@ def _refuse_others(split: DetectionSplit, outputs: Sequence[int], classes: Seque
         names = [split.classes[label] for label in sorted(used or others)]
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         raise DataError(
-            f"{split.description}: the net does not know {', '.join(names[:SHOWN])}{more};"
+            f"{split.description}: the model does not know {', '.join(names[:SHOWN])}{more};"
             f" its {len(classes)} classes are {', '.join(classes[:SHOWN])} ..."
         )
 

@@ -165,7 +165,7 @@ def _known(
     shared = sum(number is not None for number in category_ids)
     if not shared:
         listed = ", ".join(list(numbers or {})[:5])
-        raise ConfigError(f"{store.where}: {title}: the net knows none of its classes ({listed})")
+        raise ConfigError(f"{store.where}: {title}: the model knows none of its classes ({listed})")
     note = "" if shared == len(classes) else f", {shared} of {len(classes)} classes"
     return DetectionSplit(
         files=store.take(list(paths)),

@@ -46,9 +46,9 @@ def coco_document(
     found: Sequence[Detections],
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """COCO JSON of what was found in pictures of `sizes` (H, W); annotations carry a score.
+    """COCO JSON of what was found in images of `sizes` (H, W); annotations carry a score.
 
-    Pictures and categories are numbered from 1.
+    Images and categories are numbered from 1.
     """
     numbers = range(1, len(paths) + 1)
     entries = coco_results(list(numbers), found, range(1, len(classes) + 1))

@@ -46,8 +46,8 @@ def load_yaml(data: bytes, where: str) -> Any:
     try:
         return yaml.load(data.removeprefix(b"\xef\xbb\xbf"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise DataError(f"{where}: is no YAML that is read here ({said})") from error
+        message = " ".join(str(error).split())[:200]
+        raise DataError(f"{where}: is no YAML that is read here ({message})") from error
 
 
 def numbered_names(store: Store, path: str) -> list[str]:

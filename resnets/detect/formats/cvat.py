@@ -21,7 +21,13 @@ from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within, split_role
 from resnets.detect.data.documents import parse_xml
 from resnets.detect.data.values import read_id, read_name, read_number, read_side
-from resnets.detect.formats.records import RawObject, RawPart, RawPicture, RawSource, with_matches
+from resnets.detect.formats.records import (
+    RawDataset,
+    RawImage,
+    RawImageSet,
+    RawObject,
+    with_matches,
+)
 from resnets.detect.formats.shapes import (
     Read,
     area_of,
@@ -52,7 +58,7 @@ def find_cvat(store: Store) -> list[str]:
     return [path for path in files if _looks_like_cvat(store.head(path, HEAD))]
 
 
-def open_cvat(store: Store, paths: Sequence[str], name: str, masks: bool) -> RawSource:
+def open_cvat(store: Store, paths: Sequence[str], name: str, masks: bool) -> RawDataset:
     """The images of all `paths`, by their subsets, or by folders called like splits.
 
     Classes are the labels that the files declare, in their order, else the sorted names. DataError:
@@ -84,11 +90,11 @@ def open_cvat(store: Store, paths: Sequence[str], name: str, masks: bool) -> Raw
     label_of = {each: label for label, each in enumerate(classes)}
     index = ImageIndex.of(store)
 
-    def load(title: str) -> RawPart:
+    def load(title: str) -> RawImageSet:
         return _part(store, parts[title], title, index, label_of, masks)
 
     numbers = tuple(range(1, len(classes) + 1))
-    return RawSource(name, store, classes, numbers, tuple(parts), load, has_masks=True)
+    return RawDataset(name, store, classes, numbers, tuple(parts), load, has_masks=True)
 
 
 def _part(
@@ -98,9 +104,9 @@ def _part(
     index: ImageIndex,
     label_of: dict[str, int],
     masks: bool,
-) -> RawPart:
+) -> RawImageSet:
     unread: Counter[str] = Counter()
-    pictures, stated = [], []
+    images, stated = [], []
     ids = Counter((read_id(image.get("id")) for _, image in entries))
     for path, image in entries:
         name = read_name(image.get("name"))
@@ -117,8 +123,8 @@ def _part(
             objects.append(each if masks else replace(each, segmentation=None))
         image_id = read_id(image.get("id"))
         usable = image_id is not None and ids[image_id] == 1
-        pictures.append(
-            RawPicture(
+        images.append(
+            RawImage(
                 image_id if usable and image_id is not None else name,
                 None,
                 name or f"image {image.get('id')!r}",
@@ -128,12 +134,12 @@ def _part(
                 tuple(objects),
             )
         )
-    found = with_matches(pictures, index.match(stated))
+    found = with_matches(images, index.match(stated))
     notes = []
     if unread.total():
         listed = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
         notes.append(f"{title or 'all'}: not read: {listed}")
-    return RawPart(found, (), (), sum(len(each.objects) for each in found), notes)
+    return RawImageSet(found, (), (), sum(len(each.objects) for each in found), notes)
 
 
 def _z_order(shape: ElementTree.Element) -> float:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from resnets.data.layout.folder_names import role_within, split_role
-from resnets.detect.formats.records import RawPart, RawPicture, RawSource
+from resnets.detect.formats.records import RawDataset, RawImage, RawImageSet
 from resnets.detect.images.store import is_text_path
 
 
-def split_by_folders(source: RawSource) -> RawSource:
+def split_by_folders(source: RawDataset) -> RawDataset:
     """The source, its one set without a split's name divided by the folders of its images.
 
     Only where those are of two splits or more; so that images of test/ are never trained on.
@@ -22,18 +22,18 @@ def split_by_folders(source: RawSource) -> RawSource:
     if len({split_role(name) for name in map(_folder, paths) if name}) < 2:
         return source
     whole = source.load(source.titles[0])
-    groups: dict[str, list[RawPicture]] = defaultdict(list)
-    for picture in whole.pictures:
-        groups[_folder(picture.path or picture.called)].append(picture)
+    groups: dict[str, list[RawImage]] = defaultdict(list)
+    for image in whole.images:
+        groups[_folder(image.path or image.called)].append(image)
     names = sorted(filter(None, groups))
     if len(set(map(split_role, names))) < 2:
         return source
     first = next((name for name in names if split_role(name) == "train"), names[0])
-    missing = [picture for picture in groups.get("", ()) if picture.path is None]
+    missing = [image for image in groups.get("", ()) if image.path is None]
     groups[first] += missing  # so that training names them
-    groups[""] = [picture for picture in groups.get("", ()) if picture.path is not None]
+    groups[""] = [image for image in groups.get("", ()) if image.path is not None]
 
-    def load(title: str) -> RawPart:
+    def load(title: str) -> RawImageSet:
         return _part(whole, groups[title], title == first)
 
     titles = (*names, *([""] if groups[""] else []))
@@ -42,13 +42,13 @@ def split_by_folders(source: RawSource) -> RawSource:
     return replace(source, titles=titles, load=load, notes=(*source.notes, note))
 
 
-def _part(whole: RawPart, pictures: Sequence[RawPicture], first: bool) -> RawPart:
+def _part(whole: RawImageSet, images: Sequence[RawImage], first: bool) -> RawImageSet:
     """Some images of a part; what belongs to no image goes with the first."""
-    count = sum(len(picture.objects) for picture in pictures)
+    count = sum(len(image.objects) for image in images)
     if not first:
-        return RawPart(pictures, objects=count)
+        return RawImageSet(images, objects=count)
     count += len(whole.orphans)
-    return replace(whole, pictures=pictures, objects=count)
+    return replace(whole, images=images, objects=count)
 
 
 def _folder(path: str) -> str:

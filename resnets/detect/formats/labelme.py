@@ -26,10 +26,10 @@ from resnets.detect.data.values import read_flag, read_name, read_number, read_s
 from resnets.detect.formats.records import (
     Flaw,
     Problem,
+    RawDataset,
+    RawImage,
+    RawImageSet,
     RawObject,
-    RawPart,
-    RawPicture,
-    RawSource,
     with_matches,
 )
 from resnets.detect.formats.shapes import (
@@ -68,7 +68,7 @@ def find_labelme(store: Store) -> dict[str, list[str]]:
     return found
 
 
-def open_labelme(store: Store, parts: dict[str, list[str]], name: str, masks: bool) -> RawSource:
+def open_labelme(store: Store, parts: dict[str, list[str]], name: str, masks: bool) -> RawDataset:
     """The sets of `parts` (from `find_labelme`).
 
     Classes: those of labels.txt or classes.txt at the top, else the sorted labels of the shapes
@@ -88,7 +88,7 @@ def open_labelme(store: Store, parts: dict[str, list[str]], name: str, masks: bo
         raise DataError(f"{store.where}: its labelme files have no shape that encloses anything")
     label_of = {each: label for label, each in enumerate(classes)}
 
-    def load(title: str) -> RawPart:
+    def load(title: str) -> RawImageSet:
         return _part(store, parts[title], title, index, parse, label_of, masks)
 
     listed = {path for paths in parts.values() for path in paths}
@@ -103,7 +103,7 @@ def open_labelme(store: Store, parts: dict[str, list[str]], name: str, masks: bo
     if bare:
         notes.append(f"{len(bare):,} images without a labelme file left out, such as {bare[0]}")
     numbers = tuple(range(1, len(classes) + 1))
-    return RawSource(
+    return RawDataset(
         name, store, classes, numbers, tuple(parts), load, has_masks=True, notes=tuple(notes)
     )
 
@@ -116,16 +116,16 @@ def _part(
     parse: Callable[[str], dict[str, Any] | DataError],
     label_of: dict[str, int],
     masks: bool,
-) -> RawPart:
-    problems, pictures, entries = [], [], []
+) -> RawImageSet:
+    problems, images, entries = [], [], []
     unread: Counter[str] = Counter()
     grouped: Counter[str] = Counter()
     stems = Counter(PurePosixPath(path).stem for path in paths)
     for path in paths:
         document, where = parse(path), store.called(path)
         if isinstance(document, DataError):
-            said = str(document).removeprefix(f"{where}: ")
-            problems.append(Problem(where, "", "annotations", said))
+            message = str(document).removeprefix(f"{where}: ")
+            problems.append(Problem(where, "", "annotations", message))
             continue
         stem, stated = PurePosixPath(path).stem, read_name(document.get("imagePath"))
         beside = posixpath.join(posixpath.dirname(path), stem)
@@ -140,8 +140,8 @@ def _part(
         kept = objects if masks else [replace(each, segmentation=None) for each in objects]
         unread["marks of the whole image (flags)"] += _marked(document.get("flags"))
         whole = str(PurePosixPath(path).with_suffix(""))
-        pictures.append(
-            RawPicture(
+        images.append(
+            RawImage(
                 stem if stems[stem] == 1 else whole,
                 None,
                 stated or stem,
@@ -151,7 +151,7 @@ def _part(
                 tuple(kept),
             )
         )
-    found = with_matches(pictures, index.match(entries))
+    found = with_matches(images, index.match(entries))
     notes = []
     if unread.total():
         listed = ", ".join(f"{count:,} {kind}" for kind, count in unread.most_common() if count)
@@ -161,7 +161,7 @@ def _part(
         f" {GROUPED[kind]}"
         for kind, count in grouped.items()
     ]
-    return RawPart(found, problems, (), sum(len(each.objects) for each in found), notes)
+    return RawImageSet(found, problems, (), sum(len(each.objects) for each in found), notes)
 
 
 def _read(document: dict[str, Any], unread: Counter[str]) -> list[tuple[int, Shape]]:

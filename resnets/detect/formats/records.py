@@ -23,10 +23,10 @@ class Problem:
     where: str
     item: str
     kind: str
-    said: str
+    message: str
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, (self.where, self.item, self.said)))
+        return ": ".join(filter(None, (self.where, self.item, self.message)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Flaw:
     """Something wrong with how one object is written; `kind` and `said` as a `Problem` has them."""
 
     kind: str
-    said: str
+    message: str
 
 
 ID_TWICE = "id twice"  # the kind of the one flaw that leaves an object as good as it was
@@ -63,7 +63,7 @@ class RawObject:
 
 
 @dataclass(frozen=True, slots=True)
-class RawPicture:
+class RawImage:
     """One image and what is said of it; `path` is None where the store has no file for it.
 
     where: the file with its annotations. width, height: as annotated; 0 = not stated, -1 = no
@@ -89,28 +89,28 @@ class RawPicture:
     stated_id: int | str | None = None
 
 
-def with_matches(pictures: Sequence[RawPicture], matches: Sequence[Match]) -> list[RawPicture]:
+def with_matches(images: Sequence[RawImage], matches: Sequence[Match]) -> list[RawImage]:
     """The images, each with the file that it was matched with, or why there is none."""
     return [
         replace(
-            picture,
+            image,
             path=match.path,
-            lacking=None if match.path is not None else Flaw(match.kind, match.said),
+            lacking=None if match.path is not None else Flaw(match.kind, match.message),
         )
-        for picture, match in zip(pictures, matches, strict=True)
+        for image, match in zip(images, matches, strict=True)
     ]
 
 
 @dataclass(frozen=True)
-class RawPart:
+class RawImageSet:
     """One image set as its files state it.
 
     problems: those of no single image. orphans: objects of no image that is there, a problem for
-    each. objects: how many objects the files state, counted as they are read: those of `pictures`
+    each. objects: how many objects the files state, counted as they are read: those of `images`
     and the orphans. notes: what was understood that a user may want to know, a line each.
     """
 
-    pictures: Sequence[RawPicture]
+    images: Sequence[RawImage]
     problems: Sequence[Problem] = ()
     orphans: Sequence[Problem] = ()
     objects: int | None = None
@@ -118,7 +118,7 @@ class RawPart:
 
 
 @dataclass(frozen=True, eq=False)
-class RawSource:
+class RawDataset:
     """A stored set: `load(title)` reads one of its image sets, and only that.
 
     category_ids: the source's own number of each class. has_masks: its objects have outlines.
@@ -132,7 +132,7 @@ class RawSource:
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     titles: tuple[str, ...]
-    load: Callable[[str], RawPart]
+    load: Callable[[str], RawImageSet]
     has_masks: bool = False
     coding: Coding | None = None
     notes: Sequence[str] = ()

@@ -13,7 +13,7 @@ from resnets.detect.formats.coco.dataset import open_coco
 from resnets.detect.formats.coco.find import drawn_coco, find_coco
 from resnets.detect.formats.cvat import find_cvat, open_cvat
 from resnets.detect.formats.labelme import find_labelme, open_labelme
-from resnets.detect.formats.records import RawSource
+from resnets.detect.formats.records import RawDataset
 from resnets.detect.formats.rle_csv import find_rle_csv, open_rle_csv
 from resnets.detect.formats.unread import unread_lists
 from resnets.detect.formats.voc.dataset import open_voc
@@ -33,11 +33,11 @@ class Format:
     key: str
     name: str
     find: Callable[[Store], Any]
-    open: Callable[[Store, Any, str, bool], RawSource]
+    open: Callable[[Store, Any, str, bool], RawDataset]
     outlines: bool = True
 
 
-def _coco(store: Store, found: Any, name: str, masks: bool) -> RawSource:
+def _coco(store: Store, found: Any, name: str, masks: bool) -> RawDataset:
     return open_coco(store, found, name, masks=masks)
 
 
@@ -46,7 +46,7 @@ def _find_voc(store: Store) -> dict[str, list[str]]:
     return {} if set(store.below("", ".xml")) <= set(find_cvat(store)) else find_voc(store)
 
 
-def _voc(store: Store, found: Any, name: str, _masks: bool) -> RawSource:
+def _voc(store: Store, found: Any, name: str, _masks: bool) -> RawDataset:
     return open_voc(store, found, name)
 
 
@@ -78,7 +78,7 @@ def offers(store: Store, wanted: str = "") -> list[FormatMatch]:
     return [offer for offer in found if offer.found]
 
 
-def open_offer(store: Store, found: list[FormatMatch], name: str, masks: bool) -> RawSource:
+def open_offer(store: Store, found: list[FormatMatch], name: str, masks: bool) -> RawDataset:
     """The set in the first of `found`; a note says which others are not read."""
     first, *others = found
     source = first.format.open(store, first.found, name, masks)

@@ -23,10 +23,10 @@ from resnets.detect.data.masks import bounds_of
 from resnets.detect.data.values import NAN, Box, read_name
 from resnets.detect.formats.records import (
     Flaw,
+    RawDataset,
+    RawImage,
+    RawImageSet,
     RawObject,
-    RawPart,
-    RawPicture,
-    RawSource,
     with_matches,
 )
 from resnets.detect.images.entries import Stated
@@ -54,7 +54,7 @@ def find_rle_csv(store: Store) -> dict[str, str]:
     return found
 
 
-def open_rle_csv(store: Store, files: dict[str, str], name: str, masks: bool) -> RawSource:
+def open_rle_csv(store: Store, files: dict[str, str], name: str, masks: bool) -> RawDataset:
     """The sets of `files` (from `find_rle_csv`); classes are those of the training sets' rows."""
     rows = {title: _rows(store, path) for title, path in files.items()}
     training = [t for t in rows if role_within(t) in ("train", "trainval")] or list(rows)
@@ -65,11 +65,11 @@ def open_rle_csv(store: Store, files: dict[str, str], name: str, masks: bool) ->
     classes = tuple(sorted(names, key=lambda each: (int(each) if numeric else 0, each)))
     label_of = {each: label for label, each in enumerate(classes)}
 
-    def load(title: str) -> RawPart:
+    def load(title: str) -> RawImageSet:
         return _part(store, files[title], title, rows[title], label_of, masks)
 
     numbers = tuple(int(each) for each in classes) if numeric else tuple(range(1, len(classes) + 1))
-    return RawSource(name, store, classes, numbers, tuple(files), load, has_masks=True)
+    return RawDataset(name, store, classes, numbers, tuple(files), load, has_masks=True)
 
 
 def _part(
@@ -79,7 +79,7 @@ def _part(
     rows: Sequence[Row],
     label_of: dict[str, int],
     masks: bool,
-) -> RawPart:
+) -> RawImageSet:
     where = store.called(path)
     index = ImageIndex.of(store)
     of_image: dict[str, list[tuple[int, Row]]] = defaultdict(list)
@@ -88,7 +88,7 @@ def _part(
     matches = index.match([Stated((image,), path, title) for image in of_image])
     found = [match.path for match in matches if match.path is not None]
     sizes = read_sizes(store, found)
-    pictures = []
+    images = []
     for (image, listed), match in zip(of_image.items(), matches, strict=True):
         size = sizes.get(match.path or "")
         width, height = size.upright if isinstance(size, StoredSize) else (0, 0)
@@ -97,8 +97,8 @@ def _part(
             for number, row in listed
             if row[2]
         ]
-        pictures.append(
-            RawPicture(
+        images.append(
+            RawImage(
                 PurePosixPath(image).stem,
                 None,
                 image,
@@ -117,8 +117,8 @@ def _part(
             f"{len(bare):,} images without a row in {path} left out, such as {bare[0]}; give those"
             " without objects a row with empty run lengths"
         )
-    return RawPart(
-        with_matches(pictures, matches), (), (), sum(bool(row[2]) for row in rows), notes
+    return RawImageSet(
+        with_matches(images, matches), (), (), sum(bool(row[2]) for row in rows), notes
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from resnets.detect.data.geometry import box_iou
 from resnets.detect.data.masks import bounds_of
 from resnets.detect.data.values import Box
-from resnets.detect.formats.records import Flaw, Problem, RawObject, RawPart, RawPicture
+from resnets.detect.formats.records import Flaw, Problem, RawImage, RawImageSet, RawObject
 
 FORM = "box form"
 MOST_BEYOND = 0.2  # share of boxes that may pass the edge
@@ -26,28 +26,28 @@ PERCENT = (90.0, 100.5)  # px, the farthest box of a set that is in percent
 ROUNDED = 0.005  # share of the longer side by which shares of few digits may pass the edge
 
 
-def mark_form(part: RawPart) -> RawPart:
+def mark_form(part: RawImageSet) -> RawImageSet:
     """The part, with a flaw for each object where more than a fifth of the boxes pass the edge."""
-    sized = [each for each in part.pictures if each.width > 0 and each.height > 0]
+    sized = [each for each in part.images if each.width > 0 and each.height > 0]
     boxes = [(o.box, each) for each in sized for o in each.objects if _finite(o.box)]
-    beyond = sum(_passes(box, picture) for box, picture in boxes)
+    beyond = sum(_passes(box, image) for box, image in boxes)
     if beyond < 2 or beyond <= MOST_BEYOND * len(boxes):
         return part
-    said = (
+    message = (
         f"{beyond:,} of the set's {len(boxes):,} boxes pass the edge of their image;"
         f" {_likely(boxes)}"
     )
-    pictures = [replace(p, objects=tuple(with_form(p.objects, said))) for p in part.pictures]
-    return replace(part, pictures=pictures)
+    images = [replace(p, objects=tuple(with_form(p.objects, message))) for p in part.images]
+    return replace(part, images=images)
 
 
-def extent_warnings(pictures: Sequence[RawPicture]) -> list[str]:
+def extent_warnings(records: Sequence[RawImage]) -> list[str]:
     """A warning where all boxes lie in the upper left of larger images, or none.
 
     Boxes in percent of the sides do, and those of images that were enlarged afterwards. Boxes
     within one pixel are `problems.mark_shares`' part.
     """
-    sized = [each for each in pictures if each.width > 0 and each.height > 0]
+    sized = [each for each in records if each.width > 0 and each.height > 0]
     boxes = [(o.box, each) for each in sized for o in each.objects if _finite(o.box)]
     images = {id(each) for _, each in boxes}
     if len(boxes) < FEWEST_BOXES or len(images) < FEWEST_IMAGES:
@@ -71,11 +71,11 @@ def extent_warnings(pictures: Sequence[RawPicture]) -> list[str]:
     ]
 
 
-def with_form(objects: Iterable[RawObject], said: str) -> Iterator[RawObject]:
+def with_form(objects: Iterable[RawObject], message: str) -> Iterator[RawObject]:
     """The objects, each with the flaw that its box is written in another form, if `said`."""
     for each in objects:
-        known = not said or any(flaw.kind == FORM for flaw in each.flaws)
-        yield each if known else replace(each, flaws=(*each.flaws, Flaw(FORM, said)))
+        known = not message or any(flaw.kind == FORM for flaw in each.flaws)
+        yield each if known else replace(each, flaws=(*each.flaws, Flaw(FORM, message)))
 
 
 def swapped(corners: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> str:
@@ -99,19 +99,19 @@ def swapped(corners: Sequence[Box], sizes: Sequence[tuple[int, int]]) -> str:
     return f"{turned:,} of the set's {len(finite):,} boxes have their corners swapped; {likely}"
 
 
-def form_problems(pictures: Iterable[RawPicture]) -> list[Problem]:
+def form_problems(images: Iterable[RawImage]) -> list[Problem]:
     """One problem for each kind of wrong form, with the number of its objects."""
     first: dict[str, str] = {}
     count: dict[str, int] = {}
-    for picture in pictures:
-        for each in picture.objects:
+    for image in images:
+        for each in image.objects:
             for flaw in each.flaws:
                 if flaw.kind == FORM:
-                    first.setdefault(flaw.said, picture.where)
-                    count[flaw.said] = count.get(flaw.said, 0) + 1
+                    first.setdefault(flaw.message, image.where)
+                    count[flaw.message] = count.get(flaw.message, 0) + 1
     return [
-        Problem(where, "", FORM, f"{said}; {count[said]:,} objects are left out")
-        for said, where in first.items()
+        Problem(where, "", FORM, f"{message}; {count[message]:,} objects are left out")
+        for message, where in first.items()
     ]
 
 
@@ -119,18 +119,18 @@ def _finite(box: Box) -> bool:
     return all(map(math.isfinite, box))
 
 
-def _passes(box: Box, picture: RawPicture) -> bool:
+def _passes(box: Box, image: RawImage) -> bool:
     left, top, right, bottom = box
-    slack = max(1.0, ROUNDED * max(picture.width, picture.height))
-    return max(-left, -top, right - picture.width, bottom - picture.height) > slack
+    slack = max(1.0, ROUNDED * max(image.width, image.height))
+    return max(-left, -top, right - image.width, bottom - image.height) > slack
 
 
-def _likely(boxes: Sequence[tuple[Box, RawPicture]]) -> str:
+def _likely(boxes: Sequence[tuple[Box, RawImage]]) -> str:
     """The form in which nearly all would fit, where there is one."""
     from_corner = from_center = 0
-    for (left, top, right, bottom), picture in boxes:
+    for (left, top, right, bottom), image in boxes:
         wide, high = right - left, bottom - top
-        if wide <= picture.width + 1 and high <= picture.height + 1:
+        if wide <= image.width + 1 and high <= image.height + 1:
             from_corner += wide >= left >= 0 and high >= top >= 0
             from_center += wide >= (left + right) / 2 >= 0 and high >= (top + bottom) / 2 >= 0
     if max(from_corner, from_center) >= NEARLY_ALL * len(boxes):
@@ -141,21 +141,21 @@ def _likely(boxes: Sequence[tuple[Box, RawPicture]]) -> str:
 LEAST_IOU = 0.7  # of a box and the one around its outline; rounding costs small objects some
 
 
-def outline_warnings(pictures: Sequence[RawPicture]) -> list[str]:
+def outline_warnings(images: Sequence[RawImage]) -> list[str]:
     """A warning that counts the objects whose outline is elsewhere than their box, if any.
 
-    The objects of `pictures` are good ones: their outlines can be drawn. Crowds are left out.
+    The objects of `images` are good ones: their outlines can be drawn. Crowds are left out.
     """
     outlined, wrong, first = 0, 0, ""
-    for picture in pictures:
-        for each in picture.objects:
+    for image in images:
+        for each in image.objects:
             if each.segmentation is None or each.crowd:
                 continue
             outlined += 1
-            around = bounds_of(each.segmentation, (picture.height, picture.width))
+            around = bounds_of(each.segmentation, (image.height, image.width))
             if box_iou(np.array([each.box]), np.array([around]))[0, 0] < LEAST_IOU:
                 wrong += 1
-                first = first or f"{picture.called}, {each.item}"
+                first = first or f"{image.called}, {each.item}"
     if not wrong:
         return []
     return [

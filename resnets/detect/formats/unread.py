@@ -34,8 +34,10 @@ def unread_fields(document: dict[str, Any]) -> list[str]:
         counts = Counter(name for each in entries for name, value in each.items() if value)
         unread = {name: count for name, count in counts.items() if name not in read | FOR_PEOPLE}
         for name in sorted(unread.keys() & SPLIT_FIELDS if key == "images" else ()):
-            said = f"{unread.pop(name):,} images state a {name}, which is not used; split the file"
-            found.append(f"{said} into train.json, val.json and test.json for such image sets")
+            message = (
+                f"{unread.pop(name):,} images state a {name}, which is not used; split the file"
+            )
+            found.append(f"{message} into train.json, val.json and test.json for such image sets")
         if unread:
             named = [f"{name} (in {count:,})" for name, count in sorted(unread.items())]
             more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""

@@ -43,7 +43,7 @@ class Match:
 
     path: str | None
     kind: str = ""
-    said: str = ""
+    message: str = ""
     renamed: str = ""
 
 

@@ -144,11 +144,11 @@ class ImageIndex:
             if open_ones and not self._alike((match.path, *open_ones)):
                 disputed |= dict.fromkeys((match.path, *open_ones), row)
                 names = ", ".join(map(base_name, entry.names))
-                said = (
+                message = (
                     f"its image may be {match.path} or {open_ones[0]}: the name of the file and"
                     f" what it states ({names}) differ; correct one"
                 )
-                matches[row] = Match(None, "several images", said)
+                matches[row] = Match(None, "several images", message)
         for row, (entry, match) in enumerate(zip(entries, matches, strict=True)):
             by_own = entry.own_first and found[row].later == 0
             if match.path in disputed and not entry.agrees and not by_own:
@@ -303,8 +303,8 @@ class ImageIndex:
                 paths = closest(paths, hint)
         if len(paths) > 1 and not self._alike(paths):
             listed = " or ".join(paths[:3])
-            said = f"its image may be {listed}; state the folder with it, or remove the others"
-            return Match(None, "several images", said)
+            message = f"its image may be {listed}; state the folder with it, or remove the others"
+            return Match(None, "several images", message)
         return Match(paths[0])
 
     def _elsewhere(self, entry: Stated) -> str:
@@ -324,8 +324,8 @@ class ImageIndex:
             return Match(None, "missing image", f"its image is missing ({path} is another entry's)")
         other = entries[next(each for each in rows if each != row)]
         called = other.names[0] if other.beside == entries[row].beside else other.beside
-        said = f"its image {path} is that of another entry too ({called})"
-        return Match(None, "one image for two", said)
+        message = f"its image {path} is that of another entry too ({called})"
+        return Match(None, "one image for two", message)
 
     def _judge_renamed(
         self, entries: Sequence[Stated], found: Sequence[_Found], matches: list[Match]
@@ -348,8 +348,8 @@ class ImageIndex:
                 continue
             own = not _states_folder(entries[row])
             if posixpath.dirname(match.path) in taken or (explicit and not own):
-                said = f"its image is missing ({match.path} is of another folder than {stated}/)"
-                matches[row] = Match(None, "missing image", said)
+                message = f"its image is missing ({match.path} is of another folder than {stated}/)"
+                matches[row] = Match(None, "missing image", message)
             elif not own:
                 matches[row] = replace(match, renamed=stated)
 

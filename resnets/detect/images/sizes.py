@@ -1,4 +1,4 @@
-"""The sizes that image files state in their headers, held against those of the annotations.
+"""The sizes that image files state in their headers, compared with those of the annotations.
 
 An image may be stored turned (EXIF orientation): boxes then are for its stored or for its upright
 pixels, as the tool that drew them showed it. The stated size tells which where a turn swaps width

@@ -10,7 +10,7 @@ from resnets.config import ConfigError, DetectSpec
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import Role, role_within, split_role
 from resnets.detect.formats.problems import same_but_case
-from resnets.detect.formats.records import RawSource
+from resnets.detect.formats.records import RawDataset
 
 log = logging.getLogger("resnets")
 
@@ -78,7 +78,7 @@ def _role(title: str) -> Role | None:
     return role_within(title.rpartition(":")[2])
 
 
-def announce_sets(source: RawSource, sets: Sets) -> None:
+def announce_sets(source: RawDataset, sets: Sets) -> None:
     """Log what was understood: the image sets of each role, and those of none."""
     for note in (*source.notes, *same_but_case(source.classes)):
         log.warning("%s: %s", source.name, note)

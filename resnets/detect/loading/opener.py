@@ -17,7 +17,7 @@ from resnets.detect.class_maps.source import evenly_spread, scan_maps
 from resnets.detect.data.class_maps import UnknownValueError
 from resnets.detect.data.types import ClassMap, DetectionSplit, Segmentation, Target
 from resnets.detect.formats.problems import check_part, look_at_images, once_each, refuse
-from resnets.detect.formats.records import RawPart, RawPicture, RawSource, Task
+from resnets.detect.formats.records import RawDataset, RawImage, RawImageSet, Task
 
 log = logging.getLogger("resnets")
 BAD = (
@@ -31,7 +31,7 @@ class SplitOpener:
 
     def __init__(
         self,
-        source: RawSource,
+        source: RawDataset,
         detect: DetectSpec,
         task: Task,
         quarantine: Quarantine,
@@ -44,9 +44,9 @@ class SplitOpener:
         self.drawn = task == "segment" and source.coding is None
         self.masks = task == "instances" or self.drawn
 
-    def part(self, titles: str) -> RawPart:
-        """The good pictures of the sets `titles`; DataError names a bad one unless told to skip."""
-        pictures: list[RawPicture] = []
+    def part(self, titles: str) -> RawImageSet:
+        """The good images of the sets `titles`; DataError names a bad one unless told to skip."""
+        images: list[RawImage] = []
         for title in dict.fromkeys(titles.split("+")):
             loaded = self._unlisted(self.source.load(title))
             loaded = look_at_images(loaded, self.source.store, self.workers)
@@ -70,32 +70,32 @@ class SplitOpener:
                     len(checked.problems),
                     ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common()),
                 )
-            pictures += checked.pictures
+            images += checked.images
             if self.drawn and checked.problems:
                 self._note(
                     f"{title or 'all'}: pixels in the boxes of objects that are left out are"
                     " ignored; an image with one whose box is unknown is left out"
                 )
-        pictures, repeated, problems = once_each(pictures)
+        images, repeated, problems = once_each(images)
         if not self.detect.skip_invalid:
             refuse(problems, BAD)
         if repeated:
             self._note(f"{titles}: {repeated:,} entries listed more than once; each is read once")
-        if not pictures:
+        if not images:
             raise DataError(f"{self.source.store.where}: {titles or 'it'} lists no good images")
         if self.task == "localize":
-            pictures = self._of_one_class(pictures, titles)
-        difficult = sum(each.difficult for picture in pictures for each in picture.objects)
+            images = self._of_one_class(images, titles)
+        difficult = sum(each.difficult for image in images for each in image.objects)
         if difficult and self.task != "segment" and not self.detect.keep_difficult:
             self._note(
                 f"{titles or 'all'}: {difficult:,} objects are marked difficult: neither trained on"
                 " nor measured (detect.keep_difficult=true trains on them)"
             )
         if self.source.coding is not None:
-            pictures = self._with_known_values(pictures, titles)
+            images = self._with_known_values(images, titles)
         if self.drawn:
-            self._say_shares(pictures, titles)
-        return RawPart(pictures)
+            self._say_shares(images, titles)
+        return RawImageSet(images)
 
     def _note(self, note: str) -> None:
         """Keep and log what was understood, once."""
@@ -103,21 +103,21 @@ class SplitOpener:
             self.notes.append(note)
             log.warning("%s: %s", self.source.name, note)
 
-    def _of_one_class(self, pictures: list[RawPicture], titles: str) -> list[RawPicture]:
+    def _of_one_class(self, images: list[RawImage], titles: str) -> list[RawImage]:
         """The images whose objects are all of one class: before shares are drawn, so that each has
         some."""
-        kept = [each for each in pictures if len({one.label for one in each.objects}) == 1]
+        kept = [each for each in images if len({one.label for one in each.objects}) == 1]
         title = " ".join(filter(None, (self.source.name, titles)))
         if not kept:
             raise DataError(f"{title}: no image with objects of one class only")
-        if left_out := len(pictures) - len(kept):
+        if left_out := len(images) - len(kept):
             log.warning("%s: left out %d images without objects of one class", title, left_out)
         return kept
 
-    def _with_known_values(self, pictures: list[RawPicture], titles: str) -> list[RawPicture]:
+    def _with_known_values(self, images: list[RawImage], titles: str) -> list[RawImage]:
         """The images, after a look at their class maps; DataError where values are of no class."""
         where = self.source.store.where
-        maps = [picture.class_map for picture in pictures if picture.class_map is not None]
+        maps = [image.class_map for image in images if image.class_map is not None]
         scan = scan_maps(self.source, maps)
         bad_maps = (
             (scan.unreadable, DataError),
@@ -136,38 +136,38 @@ class SplitOpener:
         for line in lines:
             log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
         called, bad = self.source.store.called, scan.unknown | scan.unreadable | scan.lossy
-        kept = [each for each in pictures if called(str(each.class_map)) not in bad]
+        kept = [each for each in images if called(str(each.class_map)) not in bad]
         if not kept:
             raise DataError(f"{where}: no good class maps; {next(iter(bad.values()))}")
         return kept
 
-    def _say_shares(self, pictures: Sequence[RawPicture], titles: str) -> None:
+    def _say_shares(self, images: Sequence[RawImage], titles: str) -> None:
         """What share of the pixels each class has in maps drawn from outlines."""
         classes, background = with_background(self.source.classes)
         shift = len(classes) - len(self.source.classes)
         targets = (
-            drawn(to_target(pictures[row], masks=True), background, shift)
-            for row in evenly_spread(len(pictures), SCANNED)
+            drawn(to_target(images[row], masks=True), background, shift)
+            for row in evenly_spread(len(images), SCANNED)
         )
         maps = [each.semantic for each in targets if each.semantic is not None]
-        lines = scan_drawn(maps, classes, len(pictures)).lines()
+        lines = scan_drawn(maps, classes, len(images)).lines()
         self.notes += lines
         for line in lines:
             log.warning("%s: %s", " ".join(filter(None, (self.source.name, titles))), line)
 
-    def _unlisted(self, part: RawPart) -> RawPart:
-        """The part without pictures that are in quarantine."""
-        known = [picture for picture in part.pictures if picture.path is not None]
-        files = self.source.store.take([str(picture.path) for picture in known])
+    def _unlisted(self, part: RawImageSet) -> RawImageSet:
+        """The part without images that are in quarantine."""
+        known = [image for image in part.images if image.path is not None]
+        files = self.source.store.take([str(image.path) for image in known])
         kept = set(self.quarantine.keep(files, np.arange(len(known))).tolist())
-        out = {id(picture) for row, picture in enumerate(known) if row not in kept}
-        pictures = [picture for picture in part.pictures if id(picture) not in out]
-        return replace(part, pictures=pictures)
+        out = {id(image) for row, image in enumerate(known) if row not in kept}
+        images = [image for image in part.images if id(image) not in out]
+        return replace(part, images=images)
 
-    def split(self, pictures: Sequence[RawPicture], description: str) -> DetectionSplit:
-        """The pictures as a split."""
-        paths = [picture.path for picture in pictures if picture.path is not None]
-        maps = [picture.class_map for picture in pictures if picture.class_map is not None]
+    def split(self, images: Sequence[RawImage], description: str) -> DetectionSplit:
+        """The images as a split."""
+        paths = [image.path for image in images if image.path is not None]
+        maps = [image.class_map for image in images if image.class_map is not None]
         map_files = self.source.store.take(maps) if maps else None
         coding = self.source.coding
         classes, ids = self.source.classes, self.source.stated_ids or self.source.category_ids
@@ -176,8 +176,8 @@ class SplitOpener:
             classes, background = with_background(classes)
             ids = (*range(len(classes)),) if len(classes) > len(ids) else ids
         targets = []
-        for row, picture in enumerate(pictures):
-            target = to_target(picture, masks=self.masks)
+        for row, image in enumerate(images):
+            target = to_target(image, masks=self.masks)
             if map_files is not None and coding is not None:
                 target = replace(target, semantic=ClassMap(map_files, row, coding))
             if self.drawn:
@@ -192,9 +192,9 @@ class SplitOpener:
         )
 
 
-def to_target(picture: RawPicture, *, masks: bool) -> Target:
-    """What is known of a checked picture."""
-    objects = picture.objects
+def to_target(image: RawImage, *, masks: bool) -> Target:
+    """What is known of a checked image."""
+    objects = image.objects
     boxes = np.array([each.box for each in objects], np.float32).reshape(-1, 4)
     sides = boxes[:, 2:] - boxes[:, :2]
     areas = sides[:, 0] * sides[:, 1]
@@ -213,7 +213,7 @@ def to_target(picture: RawPicture, *, masks: bool) -> Target:
         ),
         masks=tuple(outlines) if masks else None,
         semantic=None,
-        image_id=picture.image_id if picture.stated_id is None else picture.stated_id,
-        width=picture.width,
-        height=picture.height,
+        image_id=image.image_id if image.stated_id is None else image.stated_id,
+        width=image.width,
+        height=image.height,
     )

@@ -1,4 +1,4 @@
-"""Which pictures make up which batch: repeats of rare classes, and batches of one shape.
+"""Which images make up which batch: repeats of rare classes, and batches of one shape.
 
 Everything is a pure function of (seed, batch), as in `data.order`.
 """
@@ -16,7 +16,7 @@ from resnets.data import order
 from resnets.detect.data.types import Target
 
 Ints = NDArray[np.int64]
-WINDOW = 32  # batches among which pictures of one shape are brought together
+WINDOW = 32  # batches among which images of one shape are brought together
 STREAM_REPEAT, STREAM_WINDOW = 64, 65
 
 
@@ -30,10 +30,10 @@ class Draws:
 
 
 class Sampler:
-    """The endless stream of batches over pictures of `repeats` (N,) >= 1 and shape `tall` (N,).
+    """The endless stream of batches over images of `repeats` (N,) >= 1 and shape `tall` (N,).
 
-    An epoch holds each picture floor or ceil of its repeats times, on average exactly. Among each
-    `WINDOW` batches, wide and tall pictures are brought together; at most one batch has both.
+    An epoch holds each image floor or ceil of its repeats times, on average exactly. Among each
+    `WINDOW` batches, wide and tall images are brought together; at most one batch has both.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Sampler:
 
     @cached_property
     def examples(self) -> int:
-        """Pictures in one epoch, repeats counted."""
+        """Images in one epoch, repeats counted."""
         return int(np.ceil(self.repeats.sum() - 1e-6))
 
     @property
@@ -82,10 +82,10 @@ class Sampler:
 def repeat_factors(
     targets: Sequence[Target], classes: int, threshold: float
 ) -> NDArray[np.float64]:
-    """Times (N,) that each picture is shown an epoch (Gupta et al. 2019, section 4.1, "LVIS").
+    """Times (N,) that each image is shown an epoch (Gupta et al. 2019, section 4.1, "LVIS").
 
-    A picture's is the largest over its classes of max(1, sqrt(threshold / f)), where f is the
-    share of pictures that hold the class. 1 for all where `threshold` is 0.
+    A image's is the largest over its classes of max(1, sqrt(threshold / f)), where f is the
+    share of images that hold the class. 1 for all where `threshold` is 0.
     """
     held = np.zeros(classes)
     for target in targets:

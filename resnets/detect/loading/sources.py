@@ -1,4 +1,4 @@
-"""Opening a stored set of annotated pictures: COCO JSON, VOC XML, or class maps."""
+"""Opening a stored set of annotated images: COCO JSON, VOC XML, or class maps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from resnets.detect.class_maps.source import open_semantic
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.formats.coco.find import why_no_coco
 from resnets.detect.formats.folder_splits import split_by_folders
-from resnets.detect.formats.records import RawPart, RawSource, Task
+from resnets.detect.formats.records import RawDataset, RawImageSet, Task
 from resnets.detect.formats.registry import offers, open_offer
 from resnets.detect.formats.unread import EXPECTED, foreign_annotations
 from resnets.detect.formats.voc.dataset import open_voc
@@ -102,12 +102,12 @@ def open_detection(
                 " be of images that training never sees"
             )
         val = None  # part of trainval: a share of it is held out instead
-    records: dict[str, RawPart] = {}
+    records: dict[str, RawImageSet] = {}
 
-    def part(titles: str, found: RawPart) -> FilePart:
+    def part(titles: str, found: RawImageSet) -> FilePart:
         """The images as parts of any set are known: by their paths in the store, and contents."""
         records[titles] = found
-        paths = [str(picture.path) for picture in found.pictures]
+        paths = [str(image.path) for image in found.images]
         files, ids = source.store.take(paths), hash_names(paths)
         # A path is in the store once: where contents are not compared, paths tell equal images.
         content = file_keys(files) if needs_keys and affordable(files) else ids
@@ -138,8 +138,8 @@ def open_detection(
         share = roles.share(role)
         if share is None:
             return None
-        pictures = records[share.part.title].pictures
-        split = opener.split([pictures[row] for row in share.rows], roles.description(role))
+        images = records[share.part.title].images
+        split = opener.split([images[row] for row in share.rows], roles.description(role))
         return replace(split, summary=summary)
 
     overlap = roles.settle_overlap() if training else None
@@ -169,10 +169,10 @@ def open_detection(
 
 
 def _summary(
-    source: RawSource,
+    source: RawDataset,
     sets: Sets,
-    train: RawPart,
-    val: RawPart | None,
+    train: RawImageSet,
+    val: RawImageSet | None,
     rows: Sequence[Sequence[int]],
     data: DataSpec,
     notes: Sequence[str],
@@ -182,7 +182,7 @@ def _summary(
     held = f"held out by image {means}, seed {data.split_seed}"
     splits = [SplitSummary("train", len(rows[0]), sets.train)]
     if val is not None:
-        splits.append(SplitSummary("val", len(val.pictures), sets.val))
+        splits.append(SplitSummary("val", len(val.images), sets.val))
     elif len(rows[1]):
         splits.append(SplitSummary("val", len(rows[1]), f"{data.val_fraction:.0%} {held}"))
     if sets.test:
@@ -190,7 +190,7 @@ def _summary(
     elif len(rows[2]):
         splits.append(SplitSummary("test", len(rows[2]), f"{data.test_fraction:.0%} {held}"))
     counts = Counter(
-        each.label for row in rows[0] for each in train.pictures[row].objects if each.label >= 0
+        each.label for row in rows[0] for each in train.images[row].objects if each.label >= 0
     )
     rarest = min(range(len(source.classes)), key=lambda label: counts[label], default=None)
     return DataSummary(
@@ -227,17 +227,17 @@ def open_set(
     if title not in source.titles:
         return None
     opener = SplitOpener(source, detect, task, Quarantine.of(data), data.workers)
-    pictures = list(opener.part(title).pictures)
-    kept, note = pictures, ""
+    images = list(opener.part(title).images)
+    kept, note = images, ""
     if known is not None:
-        trained = known.trained(file_keys(source.store.take([str(each.path) for each in pictures])))
-        kept = [each for each, seen in zip(pictures, trained, strict=True) if not seen]
-        if len(kept) < len(pictures):
-            note = f" ({len(pictures) - len(kept):,} left out that were trained on)"
+        trained = known.trained(file_keys(source.store.take([str(each.path) for each in images])))
+        kept = [each for each, seen in zip(images, trained, strict=True) if not seen]
+        if len(kept) < len(images):
+            note = f" ({len(images) - len(kept):,} left out that were trained on)"
         if not kept:
-            kept, note = pictures, " (all of which were trained on)"
+            kept, note = images, " (all of which were trained on)"
     text = " ".join(filter(None, (source.name, title)))
-    split = opener.split(kept, f"{text}, {len(kept):,} pictures{note}")
+    split = opener.split(kept, f"{text}, {len(kept):,} images{note}")
     left_out = source.store.left_out
     summary = DataSummary(
         source.name,
@@ -251,7 +251,7 @@ def open_set(
     return replace(split, summary=summary)
 
 
-def find_source(where: str, task: Task, detect: DetectSpec | None = None) -> RawSource:
+def find_source(where: str, task: Task, detect: DetectSpec | None = None) -> RawDataset:
     """The set at `where`, for `task`; DataError when it has no annotations of that kind.
 
     Of `detect` the fields format, class_map and class_map_folder are read.
@@ -261,14 +261,14 @@ def find_source(where: str, task: Task, detect: DetectSpec | None = None) -> Raw
     with reading(where, DataError, "as annotations"):
         source = _find_source(where, task, detect or DetectSpec())
 
-    def load(title: str) -> RawPart:
+    def load(title: str) -> RawImageSet:
         with reading(where, DataError, "as annotations"):
             return source.load(title)
 
     return replace(source, load=load)
 
 
-def _find_source(where: str, task: Task, detect: DetectSpec) -> RawSource:
+def _find_source(where: str, task: Task, detect: DetectSpec) -> RawDataset:
     store = open_store(str(fetch_voc(where)) if where in NAMES else where)
     name = store.name
     if task == "segment":
@@ -316,6 +316,6 @@ def _hold_out_by_rank(
     return np.sort(train), np.sort(val), np.sort(test)
 
 
-def _overlap(one: RawPart, other: RawPart) -> bool:
-    paths = {picture.path for picture in one.pictures}
-    return any(picture.path in paths for picture in other.pictures)
+def _overlap(one: RawImageSet, other: RawImageSet) -> bool:
+    paths = {image.path for image in one.images}
+    return any(image.path in paths for image in other.images)

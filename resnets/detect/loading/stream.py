@@ -25,8 +25,8 @@ from resnets.detect.data.geometry import (
     Change,
     change_boxes,
     change_classes,
+    change_image,
     change_masks,
-    change_picture,
     cut,
     fitted_size,
 )
@@ -40,12 +40,12 @@ AHEAD = 3  # batches read ahead of the one in use, fewer where they take more th
 AHEAD_BYTES = 1 << 30
 STREAM_SIZE, STREAM_SCALE, STREAM_FLIP_VERTICAL = 66, 67, 68
 STREAM_CUT = 69  # and 70
-COPIES = 1 << 32  # keeps the draws of an epoch's repeats of one picture apart
+COPIES = 1 << 32  # keeps the draws of an epoch's repeats of one image apart
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Picture `row` as the net will see it: pixels (H, W, 3) uint8, its objects or class map."""
+    """Image `row` as the model will see it: pixels (H, W, 3) uint8, its objects or class map."""
 
     row: int
     pixels: Pixels
@@ -65,10 +65,10 @@ class DetectStream:
     images are (B, 3, S, S) and targets (B, S, S) int64 with 255 = counts for nothing.
 
     Crowds, and difficult objects unless `detect.keep_difficult`, are no training examples. `ids`
-    are rows of `split`. Threads (`data.workers`) never change a result. Another picture, chosen by
+    are rows of `split`. Threads (`data.workers`) never change a result. Another image, chosen by
     (seed, epoch, row), takes the place of one that cannot be read; where more than the share
     `data.max_unreadable` cannot, a DataError is raised when the batch is due. Of each batch of
-    `batch_size` pictures those at `places` are given; None = all.
+    `batch_size` images those at `places` are given; None = all.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ class DetectStream:
 
     @property
     def examples(self) -> int:
-        """Pictures in one epoch, repeats of rare classes counted."""
+        """Images in one epoch, repeats of rare classes counted."""
         return self.sampler.examples
 
     @property
     def unreadable(self) -> Collection[int]:
-        """Rows of pictures found unreadable so far; others take their place."""
+        """Rows of images found unreadable so far; others take their place."""
         return self.ledger.found
 
     def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
@@ -167,7 +167,7 @@ class DetectStream:
         raise self.ledger.exhausted()
 
     def _read(self, row: int, epoch: int, key: int) -> Sample:
-        """Picture `row`, changed at random by (seed, epoch, key)."""
+        """Image `row`, changed at random by (seed, epoch, key)."""
 
         def luck(stream: int) -> float:
             return float(order.uniform(self.seed, epoch, key, stream))
@@ -181,7 +181,7 @@ class DetectStream:
             flip=self.detect.flip and luck(order.STREAM_FLIP) < 0.5,
             flip_vertical=self.detect.flip_vertical and luck(STREAM_FLIP_VERTICAL) < 0.5,
         )
-        changed = change_picture(self.split.read_at(row, change.size), change)
+        changed = change_image(self.split.read_at(row, change.size), change)
         boxes = change_boxes(target.boxes, (target.height, target.width), change)
         if self.task != "segment":
             masks = change_masks(target, change) if self.task == "instances" else None
@@ -224,13 +224,13 @@ class DetectStream:
 
 
 def learnable(target: Target, detect: DetectSpec) -> Target:
-    """The objects of a picture that training learns from."""
+    """The objects of a image that training learns from."""
     out = target.crowd if detect.keep_difficult else target.crowd | target.difficult
     return target.take(~out)
 
 
 def plane_preprocessor(preprocessor: Preprocessor) -> Preprocessor:
-    """The preprocessing with one mean a plane, since pictures of any size reach a detector."""
+    """The preprocessing with one mean a plane, since images of any size reach a detector."""
     if preprocessor.mean_image is None:
         return preprocessor
     return Preprocessor(replace(preprocessor.spec, mean_image=False))

@@ -43,14 +43,14 @@ def coco_figures(
     found: Sequence[Detections],
     kind: Kind = "bbox",
 ) -> CocoFigures:
-    """Figures of `found`, one entry for each picture of `split`, by boxes or by masks.
+    """Figures of `found`, one entry for each image of `split`, by boxes or by masks.
 
     Crowds count as COCO does it; VOC's difficult objects are treated as crowds.
     """
     assert len(found) == len(split)
     coco, evaluator = _interface()
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):  # it prints
+    message = io.StringIO()
+    with contextlib.redirect_stdout(message):  # it prints
         truth = coco()
         truth.dataset = _truth(split, kind)
         truth.createIndex()

@@ -17,10 +17,10 @@ OVERLAP = 0.5  # ILSVRC's (Russakovsky et al. 2015, section 4.2): a box is right
 
 @dataclass(frozen=True)
 class LocalizationFigures:
-    """Errors in percent of `pictures`.
+    """Errors in percent of `images`.
 
-    top1_error, top5_error: no hit among the one or five likeliest classes with their boxes. Of five
-    classes or fewer there is no top-5, which is then None.
+    top1_error, top5_error: no hit among the one or five most likely classes with their boxes. With
+    five classes or fewer top-5 is None.
     given_error: the true class is given and its box fails. class_top1_error, class_top5_error:
     the class alone fails, whatever its box.
     """
@@ -30,11 +30,11 @@ class LocalizationFigures:
     given_error: float
     class_top1_error: float
     class_top5_error: float | None
-    pictures: int
+    images: int
 
 
 def localization_figures(split: DetectionSplit, located: Sequence[Located]) -> LocalizationFigures:
-    """Figures of `located`, one entry for each picture of `split` (see `single_class`).
+    """Figures of `located`, one entry for each image of `split` (see `single_class`).
 
     An image's class is that of its objects; a box may lie on any of them (the paper's appendix
     C).
@@ -63,10 +63,10 @@ def on_object(boxes: Floats, truth: Floats) -> Flags:
 
 
 def single_class(split: DetectionSplit) -> DetectionSplit:
-    """The pictures whose objects are all of one class; DataError when there are none."""
+    """The images whose objects are all of one class; DataError when there are none."""
     rows = [row for row, each in enumerate(split.targets) if len(set(each.labels.tolist())) == 1]
     if not rows:
-        raise DataError(f"{split.description}: no picture with objects of one class only")
+        raise DataError(f"{split.description}: no image with objects of one class only")
     if len(rows) == len(split):
         return split
     chosen = split.take(np.array(rows))

@@ -35,7 +35,7 @@ class DetectionMetrics:
 
     @property
     def headline(self) -> dict[str, float | None]:
-        """The figures that a log shows; of masks where the net draws some."""
+        """The figures that a log shows; of masks where the model draws some."""
         if self.semantic is not None:
             pixels = self.semantic
             return {"mean_iou": pixels.mean_iou, "pixel_accuracy": pixels.pixel_accuracy}

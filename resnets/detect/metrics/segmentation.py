@@ -40,7 +40,7 @@ class PixelMeter:
         self.present = range(classes) if present is None else present
 
     def add(self, predicted: NDArray[Any], truth: NDArray[Any]) -> None:
-        """Count one picture: classes (H, W) as predicted and as true; 255 in truth is left out."""
+        """Count one image: classes (H, W) as predicted and as true; 255 in truth is left out."""
         count = len(self.confusion)
         rows = max(1, BLOCK // max(1, truth.shape[1]))
         for start in range(0, len(truth), rows):  # counting copies to 64 bits
@@ -50,7 +50,7 @@ class PixelMeter:
             self.confusion += np.bincount(pairs, minlength=count**2).reshape(count, count)
 
     def figures(self) -> SemanticFigures:
-        """The figures of all pictures so far."""
+        """The figures of all images so far."""
         right = np.diag(self.confusion)
         union = self.confusion.sum(0) + self.confusion.sum(1) - right
         shares: Sequence[float | None] = [

@@ -31,7 +31,7 @@ class VocFigures:
 def voc_figures(
     split: DetectionSplit, found: Sequence[Detections], overlap: float = 0.5
 ) -> VocFigures:
-    """VOC's figures of `found`, one entry for each picture; difficult objects and crowds count
+    """VOC's figures of `found`, one entry for each image; difficult objects and crowds count
     for nothing, found or not."""
     assert len(found) == len(split)
     curves = [_curve(split, found, label, overlap) for label in range(len(split.classes))]
@@ -83,7 +83,7 @@ def _curve(
 
 
 def _judge(boxes: Floats, truth: Floats, ignored: Flags, overlap: float) -> NDArray[np.int64]:
-    """1 right, 0 wrong, -1 not counted, for boxes (N, 4) of one picture, most certain first."""
+    """1 right, 0 wrong, -1 not counted, for boxes (N, 4) of one image, most certain first."""
     result = np.zeros(len(boxes), np.int64)
     if not len(truth):
         return result

@@ -60,7 +60,7 @@ def build_model(
     classes: their names, by which the last layers of whole models' weights are kept; see
     `fit_whole`.
 
-    Random weights come from torch's global generator. `recipe.weights` are a net's, as
+    Random weights come from torch's global generator. `recipe.weights` are a network's, as
     `resnets.create_model` takes them, or those of a whole detector or segmenter: a file of
     torchvision's, detectron2's or ours, or "torchvision:COCO_V1" and the like. They bring their
     preprocessing. WeightsError where they do not fit.
@@ -79,7 +79,7 @@ def build_model(
 
 
 def _read(source: str, recipe: Recipe) -> Weights:
-    """Weights of a whole model as they are, or those of a net, recognised."""
+    """Weights of a whole model as they are, or those of a network, recognised."""
     published = read_published(source, recipe)
     if published is not None:
         return published
@@ -106,7 +106,7 @@ def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """ConfigError where the recipe's task, head and net do not go together."""
+    """ConfigError where the recipe's task, head and network do not go together."""
     heads, head = HEADS[recipe.task], recipe.detect.head
     if head not in heads:
         raise ConfigError(
@@ -159,11 +159,11 @@ def recompute_norms(net: ImageClassifier, stream: DetectStream, recipe: Recipe) 
     detection set, in batches padded to one size.
     """
     batches = -(-stream.examples // recipe.batch_size)
-    pictures = _pictures(stream, batches)
-    update_bn(pictures, net, next(net.parameters()).device)
+    images = _images(stream, batches)
+    update_bn(images, net, next(net.parameters()).device)
 
 
-def _pictures(stream: DetectStream, batches: int) -> Iterator[Tensor]:
+def _images(stream: DetectStream, batches: int) -> Iterator[Tensor]:
     for batch in itertools.islice(stream.batches(), batches):
         images = batch.images
         yield images if isinstance(images, Tensor) else pad(images).tensors

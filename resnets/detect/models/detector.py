@@ -36,12 +36,12 @@ MASK_WIDTH, MASK_DEPTH, MASK_SIZE = 256, 4, 14  # He et al. 2017, Fig. 4
 class Detector(DetectionModel):
     """Faster R-CNN (Ren et al. 2015) on `net`; with `masks` Mask R-CNN (He et al. 2017).
 
-    head "c4": all stages of the net but the last serve proposals and regions, the last one and
+    head "c4": all stages of the network but the last serve proposals and regions, the last one and
     what follows it run on each region (the paper's appendix A; VGG: fc6 and fc7). "fpn": a
     pyramid on the stages, two linear layers on each region. Both halves are trained together
     (approximate joint training: proposals are taken as constants), not in the four steps of 2015.
 
-    The net loses its classification head. Pictures may have any size.
+    The network loses its classification head. Images may have any size.
     """
 
     detects = True
@@ -69,27 +69,27 @@ class Detector(DetectionModel):
         """Whether it draws a mask in each box."""
         return self.roi_heads.has_mask()
 
-    def features(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Maps by name that proposals and regions are read from, of pictures (B, C, H, W)."""
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps by name that proposals and regions are read from, of images (B, C, H, W)."""
         if self.pyramid is not None:
-            return self.pyramid(self.net.stages(pictures))
+            return self.pyramid(self.net.stages(images))
         names = self.net.stage_names
-        x = self.net.stages(pictures, last=names[-2])[names[-2]]
+        x = self.net.stages(images, last=names[-2])[names[-2]]
         if self.net.spec.is_vgg:
             x = self.net.get_submodule(names[-1])[:-1](x)  # type: ignore[index]  # without its pool
         return {"0": x}
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> list[Tensor]:
-        """Boxes (R, 4) of each padded picture, best first, in its pixels."""
+        """Boxes (R, 4) of each padded image, best first, in its pixels."""
         return self.rpn(images, features)[0]
 
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> Any:
-        """Losses by name in training, else for each picture boxes, scores and labels (and masks).
+        """Losses by name in training, else for each image boxes, scores and labels (and masks).
 
         images: (C, H, W) float32, normalized. targets, in training: dicts of boxes (M, 4), labels
-        (M,) from 1 and, for Mask R-CNN, masks (M, H, W). Boxes are in pixels of these pictures;
+        (M,) from 1 and, for Mask R-CNN, masks (M, H, W). Boxes are in pixels of these images;
         masks come out as (D, 1, 28, 28) shares to be pasted into their boxes.
         """
         padded = pad(images)

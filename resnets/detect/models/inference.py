@@ -36,7 +36,7 @@ class _View:
 
 
 class DetectionInference:
-    """Finds objects with one detector or an ensemble; call it with pictures.
+    """Finds objects with one detector or an ensemble; call it with images.
 
     Ensemble: the union of all proposals is scored by all detectors; probabilities and boxes are
     averaged. `refine` and `test_sizes` (shorter sides in px): see `DetectSpec`; None = as the
@@ -59,10 +59,10 @@ class DetectionInference:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Boxes (D, 4), scores and labels (from 1) of each picture, best first.
+        """Boxes (D, 4), scores and labels (from 1) of each image, best first.
 
         images: (C, H, W) float32, normalized; boxes are in their pixels. With `test_sizes` they
-        are resized from here, so give them at the largest one; proposals come from the pictures
+        are resized from here, so give them at the largest one; proposals come from the images
         at the shorter side that detectors were trained on.
         """
         assert not any(each.training for each in self.detectors)
@@ -84,7 +84,7 @@ class DetectionInference:
         return self._with_masks(home, found)
 
     def _views(self, images: Sequence[Tensor]) -> list[_View]:
-        """The pictures as given; with `test_sizes` at the trained size, and then at each."""
+        """The images as given; with `test_sizes` at the trained size, and then at each."""
         if not self.test_sizes:
             return [self._view(images, [1.0] * len(images))]
         views = []
@@ -100,7 +100,7 @@ class DetectionInference:
         return _View(padded, [each.features(padded.tensors) for each in self.detectors], factors)
 
     def _propose(self, view: _View) -> list[Tensor]:
-        """The union of all detectors' proposals, in pixels of the given pictures."""
+        """The union of all detectors' proposals, in pixels of the given images."""
         each = [
             detector.propose(view.images, features)
             for detector, features in zip(self.detectors, view.features, strict=True)
@@ -112,7 +112,7 @@ class DetectionInference:
     def _read(
         self, views: list[_View], boxes: list[Tensor], sizes: list[tuple[int, int]]
     ) -> list[tuple[Tensor, Tensor]]:
-        """Boxes (R, K + 1, 4) and probabilities (R, K + 1) of the regions of each picture."""
+        """Boxes (R, K + 1, 4) and probabilities (R, K + 1) of the regions of each image."""
         pyramid = views[1:] or views
         all_boxes, all_scores = [], []
         for index, detector in enumerate(self.detectors):
@@ -172,7 +172,7 @@ class DetectionInference:
 def two_scales(boxes: Tensor, factors: Sequence[float]) -> Tensor:
     """Indices (R, 2) of two adjacent scales at which each region is nearest 224 x 224 px.
 
-    `factors`: ascending sizes over that of the pictures the boxes (R, 4) are in.
+    `factors`: ascending sizes over that of the images the boxes (R, 4) are in.
     """
     sides = box_area(boxes).clamp(min=1).sqrt()[:, None] * boxes.new_tensor(factors)  # (R, S)
     away = (sides / REGION_SIDE).log2().abs()
@@ -181,7 +181,7 @@ def two_scales(boxes: Tensor, factors: Sequence[float]) -> Tensor:
 
 
 def _best_boxes(boxes: Tensor, scores: Tensor) -> Tensor:
-    """The box (R, 4) of each region's likeliest class."""
+    """The box (R, 4) of each region's most likely class."""
     best = scores[:, 1:].argmax(1) + 1
     return boxes[torch.arange(len(boxes), device=boxes.device), best]
 

@@ -1,4 +1,4 @@
-"""What a detector is made of besides the net: padding, pyramid, proposal head, region vectors."""
+"""Layers of detectors beside the network: padding, pyramid, proposal head, region vectors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torchvision.ops.poolers import LevelMapper
 from resnets.config import ConfigError, DetectSpec, ModelSpec
 from resnets.models import ImageClassifier
 
-DIVISOR = 32  # pictures of a batch are padded to multiples of this, as torchvision does
+DIVISOR = 32  # images of a batch are padded to multiples of this, as torchvision does
 CANONICAL = (224, 4)  # a region of 224 px is read at stride 2**4 (Lin et al. 2017, eq. 1)
 C4_CANDIDATES = (12_000, 6_000)  # boxes before suppression in training, at test (Ren et al. 2015)
 
 
 def pad(images: Sequence[Tensor]) -> ImageList:
-    """Pictures (C, H, W) of any sizes as one batch, padded with zeros at right and bottom."""
+    """Images (C, H, W) of any sizes as one batch, padded with zeros at right and bottom."""
     assert images
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // DIVISOR) * DIVISOR for side in zip(*sizes, strict=True))
@@ -35,12 +35,12 @@ def pad(images: Sequence[Tensor]) -> ImageList:
 
 
 def behead(net: ImageClassifier, *, stages_only: bool) -> None:
-    """Give up the net's classification head; with `stages_only` all that follows its stages."""
+    """Give up the network's classification head; with `stages_only` all that follows its stages."""
     net.head = nn.Identity()  # type: ignore[assignment]
     if stages_only and net.spec.is_vgg:
         net.fc1, net.fc2 = nn.Identity(), nn.Identity()
     elif stages_only:
-        net.norm = None  # type: ignore[assignment]  # a pre-activation net's last one
+        net.norm = None  # type: ignore[assignment]  # a pre-activation network's last one
 
 
 def to_float32(x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def to_float32(x: Tensor) -> Tensor:
 
 
 def stage_strides(spec: ModelSpec) -> dict[str, int]:
-    """Stride of each named stage of the net `spec`, in pixels of its input."""
+    """Stride of each named stage of the network `spec`, in pixels of its input."""
     if spec.is_vgg:
         return {f"stage{index + 1}": 2 ** (index + 1) for index in range(len(spec.depths))}
     stride = 4 if spec.stem == "imagenet" else 1
@@ -62,12 +62,12 @@ def stage_strides(spec: ModelSpec) -> dict[str, int]:
 
 
 def stage_channels(spec: ModelSpec) -> dict[str, int]:
-    """Channels of each stage of blocks of the net `spec`."""
+    """Channels of each stage of blocks of the network `spec`."""
     return {f"stage{i + 1}": width * spec.expansion for i, width in enumerate(spec.widths)}
 
 
 class Pyramid(nn.Module):
-    """Feature pyramid on the stages of a net (Lin et al. 2017), with one more level by pooling.
+    """Feature pyramid on the stages of a network (Lin et al. 2017), with one more level by pooling.
 
     `levels` names its inputs; `strides` has the stride of each output, the pooled one last.
     """
@@ -142,7 +142,7 @@ class MaxPooler(nn.Module):
     def forward(
         self, features: dict[str, Tensor], boxes: list[Tensor], _sizes: list[tuple[int, int]]
     ) -> Tensor:
-        """(R, C, size, size) for the R boxes of all pictures, in pixels."""
+        """(R, C, size, size) for the R boxes of all images, in pixels."""
         (feature,) = features.values()
         return self.pool(to_float32(feature), boxes).to(feature.dtype)
 
@@ -154,7 +154,7 @@ def region_pooler(kind: str, strides: Sequence[int], size: int) -> nn.Module:
         return MaxPooler(size, strides[0])
     names = [str(index) for index in range(len(strides))]
     pooler = MultiScaleRoIAlign(names, size, 2)
-    # Said outright: torchvision guesses strides from sizes, which fails on small padded pictures.
+    # Said outright: torchvision guesses strides from sizes, which fails on small padded images.
     pooler.scales = [1 / stride for stride in strides]
     low, high = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
     pooler.map_levels = LevelMapper(low, high, *CANONICAL)
@@ -162,11 +162,11 @@ def region_pooler(kind: str, strides: Sequence[int], size: int) -> nn.Module:
 
 
 class Tail(nn.Module):
-    """The part of the net that a C4 detector runs on each region (paper, appendix A).
+    """The part of the network that a C4 detector runs on each region (paper, appendix A).
 
     The last stage and what `net.classify` does before the head: pooling, or VGG's fc6 and fc7.
-    With `pooled` off, maps (R, C, H, W). The net is a module of the detector and only referred to
-    here (in a tuple), so that no tensor is registered twice.
+    With `pooled` off, maps (R, C, H, W). The network is a module of the detector and only referred
+    to here (in a tuple), so that no tensor is registered twice.
     """
 
     def __init__(self, net: ImageClassifier, pooled: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""`Localizer` and `Refiner`: the class of a picture's object and one box (paper, appendix C)."""
+"""`Localizer` and `Refiner`: the class of a image's object and one box (paper, appendix C)."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Localizer(_LocalizationModel):
     """A per-class RPN ("PCR"): two 1x1 convolutions on the last stage, and a classifier.
 
     For each of A anchors at each place and each class: is it this class's object (a binary logistic
-    regression), and its box. The paper takes classes from a net trained before; here a linear layer
-    on the same net is trained beside the boxes.
+    regression), and its box. The paper takes classes from a network trained before; here a linear
+    layer on the same network is trained with the boxes.
     """
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
         if net.spec.is_vgg:
-            raise ConfigError(f"task 'localize': {net.spec.name}; use a residual or plain net")
+            raise ConfigError(f"task 'localize': {net.spec.name}; use a residual or plain network")
         behead(net, stages_only=False)
         super().__init__(net, spec, num_classes)
         channels = net.spec.widths[-1] * net.spec.expansion
@@ -81,7 +81,7 @@ class Localizer(_LocalizationModel):
     def read(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Sizes]:
         """Class logits (B, K), objectness (B, N, K), offsets (B, N, K, 4), anchors, sizes.
 
-        N anchors of each picture (C, H, W), padded to one size; all outputs are float32.
+        N anchors of each image (C, H, W), padded to one size; all outputs are float32.
         """
         padded = pad(images)
         features = self.net.stages(padded.tensors)[self.net.stage_names[-1]]
@@ -117,7 +117,7 @@ class Localizer(_LocalizationModel):
 
     @torch.no_grad()
     def propose(self, images: Sequence[Tensor], labels: Tensor, most: int) -> list[Tensor]:
-        """The `most` likeliest boxes (R, 4) of class `labels[i]` (from 0) in picture i."""
+        """The `most` most likely boxes (R, 4) of class `labels[i]` (from 0) in image i."""
         _, objectness, offsets, anchors, sizes = self.read(images)
         proposals = []
         for place, label in enumerate(labels.tolist()):
@@ -165,10 +165,10 @@ class Localizer(_LocalizationModel):
 
 
 class Refiner(_LocalizationModel):
-    """R-CNN on a localizer's proposals: each is warped to the net's input and judged anew.
+    """R-CNN on a localizer's proposals: each is warped to the network's input and evaluated anew.
 
     `proposer` is trained before and stays as it is. Regions of `spec.proposals` boxes of the true
-    class are learnt from, `spec.box_batch_size` a picture, a quarter of them on the object.
+    class are learnt from, `spec.box_batch_size` a image, a quarter of them on the object.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Refiner(_LocalizationModel):
         return self
 
     def judge(self, images: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits (R, K + 1), background first, and offsets (R, 4 (K + 1)) of boxes of pictures."""
+        """Logits (R, K + 1), background first, and offsets (R, 4 (K + 1)) of boxes of images."""
         side = self.net.spec.input_size
         crops = [
             roi_align(image[None], [box], side, sampling_ratio=1)
@@ -204,7 +204,7 @@ class Refiner(_LocalizationModel):
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> Any:
-        """As a `Localizer`'s; classes are still the proposer's, boxes of the likeliest are new."""
+        """As a `Localizer`'s: classes are the proposer's, boxes of the most likely are new."""
         if self.training:
             assert targets is not None
             return self._losses(images, targets)
@@ -246,6 +246,6 @@ class Refiner(_LocalizationModel):
 
 
 def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which anchors have their center in the picture (H, W), not in its padding."""
+    """Which anchors have their center in the image (H, W), not in its padding."""
     centers = (anchors[:, :2] + anchors[:, 2:]) / 2
     return (centers[:, 0] < size[1]) & (centers[:, 1] < size[0])

@@ -26,7 +26,7 @@ MIN_SIDE = 1e-2  # px; boxes clipped to less than this are dropped, as torchvisi
 class RegionHeads(RoIHeads):
     """torchvision's RoI heads, cut so that a region's vector, its score and the choice are apart.
 
-    With `context`, the vector of the whole picture is appended to that of each of its regions
+    With `context`, the vector of the whole image is appended to that of each of its regions
     (paper, appendix B). Scores and offsets are float32 at any precision.
     """
 
@@ -47,7 +47,7 @@ class RegionHeads(RoIHeads):
         self.context = spec.context
 
     def vectors(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes) -> Tensor:
-        """(R, D) of the R boxes (pixels) of all pictures; with context (R, 2D)."""
+        """(R, D) of the R boxes (pixels) of all images; with context (R, 2D)."""
         vectors = self.box_head(self.box_roi_pool(features, boxes, sizes))
         if not self.context:
             return vectors
@@ -67,7 +67,7 @@ class RegionHeads(RoIHeads):
     def read(
         self, features: dict[str, Tensor], boxes: list[Tensor], sizes: Sizes
     ) -> list[tuple[Tensor, Tensor]]:
-        """For each picture its regions' boxes (R, K + 1, 4), clipped, and probabilities (R, K + 1).
+        """For each image its regions' boxes (R, K + 1, 4), clipped, and probabilities (R, K + 1).
 
         Column 0 is the background.
         """
@@ -84,7 +84,7 @@ class RegionHeads(RoIHeads):
         image_shapes: Sizes,
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections of each picture and no losses; in training no detections and the losses."""
+        """Detections of each image and no losses; in training no detections and the losses."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
         found = [
@@ -138,7 +138,7 @@ class RegionHeads(RoIHeads):
 def select(
     boxes: Tensor, scores: Tensor, threshold: float, overlap: float, most: int
 ) -> dict[str, Tensor]:
-    """The best boxes of one picture: (R, K + 1, 4) and (R, K + 1) -> boxes, scores, labels.
+    """The best boxes of one image: (R, K + 1, 4) and (R, K + 1) -> boxes, scores, labels.
 
     Every class of every region is a candidate of its own; suppression is within a class.
     """

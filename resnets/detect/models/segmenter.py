@@ -22,10 +22,10 @@ from resnets.models import ImageClassifier
 
 
 class Segmenter(DetectionModel):
-    """A net whose last stages dilate (`ModelSpec.dilate`) and a head on its last stage.
+    """A network whose last stages dilate (`ModelSpec.dilate`) and a head on its last stage.
 
     head "fcn": Long et al. 2015; "deeplabv3": Chen et al. 2017. With `spec.aux_loss_weight`, a
-    second FCN head on the stage before helps training. Scores are enlarged to the picture's size.
+    second FCN head on the stage before helps training. Scores are enlarged to the image's size.
     """
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
@@ -40,7 +40,7 @@ class Segmenter(DetectionModel):
         self.aux_classifier = FCNHead(channels[-2], num_classes) if helped else None
 
     def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
-        """Scores (B, K, H, W) of pictures (B, C, H, W); with `targets` the losses by name.
+        """Scores (B, K, H, W) of images (B, C, H, W); with `targets` the losses by name.
 
         targets: (B, H, W) int64; 255 counts for nothing.
         """

@@ -26,7 +26,7 @@ from resnets.weights.read import Weights, read_path
 
 log = logging.getLogger("resnets")
 
-# The first convolution of a net in a whole model: torchvision's, detectron2's, and ours.
+# The first convolution of a network in a whole model: torchvision's, detectron2's, and ours.
 BODY = re.compile(
     r"(.*\.)?(backbone\.body\.conv1|backbone\.conv1|backbone\.(bottom_up\.)?stem\.conv1"
     r"|net\.stem\.conv)\.weight"
@@ -122,7 +122,7 @@ def _without(names: list[str], prefix: str) -> list[str]:
 
 
 def follow(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor]:
-    """The recipe with what names do not show of the net that whole `weights` are of."""
+    """The recipe with what names do not show of the network that whole `weights` are of."""
     if weights.recipe is not None:  # ours
         theirs = weights.recipe
         spec = dataclasses.replace(theirs.model, num_classes=recipe.model.num_classes)
@@ -168,8 +168,8 @@ def fit_whole(
     if classes is not None and of_classes:
         replaced = _fit_classes(found, of_classes, weights, classes, policy)
     if replaced:
-        said = shorten(sorted(replaced))
-        log.info("%s: new layers for other classes: %s", weights.source, said)
+        message = shorten(sorted(replaced))
+        log.info("%s: new layers for other classes: %s", weights.source, message)
         found |= {name: own[name] for name in replaced}
     unknown, missing = sorted(found.keys() - own.keys()), sorted(own.keys() - found.keys())
     wrong = [name for name in own if name in found and found[name].shape != own[name].shape]
@@ -232,13 +232,13 @@ def _from_detectron2(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _body(net: ImageClassifier, format: str, place: Callable[[str], str]) -> dict[str, str]:
-    """Their name -> ours, of the net's tensors but its head; `place` adds what stands before."""
+    """Their name -> ours for the network without its head; `place` adds the prefix."""
     theirs = name_map(format, _Named(net)).theirs  # type: ignore[arg-type]
     return {place(name): f"net.{own}" for own, name in theirs.items() if name is not None}
 
 
 class _Named:
-    """A net as name maps see it; they only need its spec and the names of its tensors."""
+    """A network as name maps see it; they only need its spec and the names of its tensors."""
 
     def __init__(self, net: ImageClassifier) -> None:
         self.spec, self._net = net.spec, net
@@ -283,7 +283,7 @@ def _detectron2(tensors: Tensors, net: ImageClassifier, spec: DetectSpec) -> Ten
 
 
 def _detectron2_head(name: str, first: int) -> str:
-    """Our name of a tensor that is not the net's; `first` is the number of its finest level."""
+    """Our name of a tensor that is not the network's; `first` is the number of its finest level."""
     match = re.fullmatch(r"backbone\.fpn_(lateral|output)(\d)\.(\w+)", name)
     if match:
         kind = "inner" if match[1] == "lateral" else "layer"

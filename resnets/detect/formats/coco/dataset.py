@@ -36,10 +36,10 @@ from resnets.detect.formats.records import (
     ID_TWICE,
     Flaw,
     Problem,
+    RawDataset,
+    RawImage,
+    RawImageSet,
     RawObject,
-    RawPart,
-    RawPicture,
-    RawSource,
 )
 from resnets.detect.formats.set_checks import swapped, with_form
 from resnets.detect.formats.unread import unread_fields
@@ -53,7 +53,7 @@ FEDERATED = "federated annotations (LVIS) counted as complete"
 Matcher = Callable[[Sequence[Stated]], list[Match]]
 
 
-def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) -> RawSource:
+def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) -> RawDataset:
     """The sets of `files` (from `find_coco`); classes are those of the training set's file.
 
     DataError: a file that is no COCO JSON. `masks` keeps the outlines, which take memory.
@@ -72,7 +72,7 @@ def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) ->
     categories, notes = _categories(whole, store.called(files[first]))
     images, find = _images_of(whole, store, files[first])
 
-    def load(title: str) -> RawPart:
+    def load(title: str) -> RawImageSet:
         found = _part(document(title), categories, find, store, files[title], title, masks)
         read.clear()
         return found
@@ -81,7 +81,7 @@ def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) ->
     classes = tuple(categories[number] for number in numbers)
     titles = tuple(files)
     spelled = {read_id(each.get("id")): each.get("id") for each in whole["categories"]}
-    return RawSource(
+    return RawDataset(
         *(name, images, classes, numbers, titles, load),
         has_masks=True,
         notes=notes,
@@ -172,7 +172,7 @@ def _part(
     path: str,
     title: str,
     masks: bool,
-) -> RawPart:
+) -> RawImageSet:
     where = store.called(path)
     stated_images = len(document["images"])
     names, notes = _names_for(document, categories, where)
@@ -192,9 +192,9 @@ def _part(
         stated = entry.get("image_id")
         image = read_id(stated)
         if image is None or count[image] != 1:
-            said = "no such image in the file" if not count[image] else "two images have this id"
+            message = "no such image in the file" if not count[image] else "two images have this id"
             kind = "no image" if image is None or not count[image] else ID_TWICE
-            orphans.append(Problem(where, found.item, kind, f"image_id {stated!r}: {said}"))
+            orphans.append(Problem(where, found.item, kind, f"image_id {stated!r}: {message}"))
             continue
         key = read_id(entry.get("id"))
         if key is not None and first_of.setdefault(key, number) != number:
@@ -213,18 +213,20 @@ def _part(
     matches = find(entries)
     understood = (*renamed_folders(matches), *bare_folders(entries, matches))
     notes += [f"{where}: {note}" for note in understood]
-    problems, pictures = [], []
+    problems, records = [], []
     for entry, image, match in zip(document["images"], ids, matches, strict=True):
         item = file_name(entry) or f"image {entry.get('id')!r}"
         if image is None or count[image] > 1:
-            said = "its id is neither a number nor text" if image is None else "id occurs twice"
+            message = "its id is neither a number nor text" if image is None else "id occurs twice"
             item = f"image {entry.get('id')!r}"
-            problems.append(Problem(where, item, ID_TWICE if image is not None else "no id", said))
+            problems.append(
+                Problem(where, item, ID_TWICE if image is not None else "no id", message)
+            )
             continue
-        lacking = None if match.path is not None else Flaw(match.kind, match.said)
+        lacking = None if match.path is not None else Flaw(match.kind, match.message)
         width, height = read_side(entry.get("width")), read_side(entry.get("height"))
-        pictures.append(
-            RawPicture(
+        records.append(
+            RawImage(
                 image,
                 match.path,
                 item,
@@ -244,7 +246,7 @@ def _part(
         )
     if backward and not form:
         notes.append(f"{where}: {backward:,} boxes of negative width or height were turned round")
-    return RawPart(pictures, problems, orphans, len(document["annotations"]), notes)
+    return RawImageSet(records, problems, orphans, len(document["annotations"]), notes)
 
 
 def _without_copies(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -51,8 +51,8 @@ def read_object(
         key = "iscrowd" if crowd is None else "difficult"
         flaws = (Flaw("value", f"its {key} {entry[key]!r} is neither yes nor no"),)
     if not all(map(math.isfinite, bbox)):
-        said = f"its bbox {_shown(entry)} is not four numbers x, y, width, height"
-        flaws = (*flaws, Flaw("no number", said))
+        message = f"its bbox {_shown(entry)} is not four numbers x, y, width, height"
+        flaws = (*flaws, Flaw("no number", message))
     outline = _outline(entry.get("segmentation")) if masks else None
     found = RawObject(
         item=f"annotation {entry.get('id', f'number {number}')}",

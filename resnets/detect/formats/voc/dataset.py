@@ -23,10 +23,10 @@ from resnets.detect.formats.records import (
     Box,
     Flaw,
     Problem,
+    RawDataset,
+    RawImage,
+    RawImageSet,
     RawObject,
-    RawPart,
-    RawPicture,
-    RawSource,
     with_matches,
 )
 from resnets.detect.formats.set_checks import swapped, with_form
@@ -47,7 +47,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 def open_voc(
     store: Store, parts: dict[str, list[str]], name: str, *, all_classes: bool = False
-) -> RawSource:
+) -> RawDataset:
     """The sets of `parts` (from `find_voc`).
 
     Classes: VOC's twenty where all are among the names, or `all_classes`; else classes.txt, else
@@ -68,7 +68,7 @@ def open_voc(
         raise DataError(_no_objects(store, list(paths), parse))
     label_of = {each: label for label, each in enumerate(classes)}
 
-    def load(title: str) -> RawPart:
+    def load(title: str) -> RawImageSet:
         return _part(store, parts[title], title, index, parse, label_of)
 
     listed = {path for paths in parts.values() for path in paths}
@@ -83,7 +83,7 @@ def open_voc(
     if unlisted := [path for path in store.below("", ".xml") if path not in listed]:
         notes.append(f"{len(unlisted):,} XML files are in no list of {SET_FOLDER}: {unlisted[0]}")
     numbers = tuple(range(1, len(classes) + 1))
-    return RawSource(name, store, classes, numbers, tuple(parts), load, notes=notes)
+    return RawDataset(name, store, classes, numbers, tuple(parts), load, notes=notes)
 
 
 def _classes(store: Store, roots: Iterable[ElementTree.Element | str]) -> tuple[str, ...]:
@@ -103,8 +103,8 @@ def _classes(store: Store, roots: Iterable[ElementTree.Element | str]) -> tuple[
 def _no_objects(store: Store, paths: Sequence[str], parse: _Parse) -> str:
     """Why a set has no classes."""
     for path in paths:
-        if path in store and isinstance(said := parse(path), str):
-            return f"{store.called(path)}: {said}"
+        if path in store and isinstance(message := parse(path), str):
+            return f"{store.called(path)}: {message}"
     return f"{store.where}: its XML files name no object; are they VOC's?"
 
 
@@ -115,8 +115,8 @@ def _part(
     index: ImageIndex,
     parse: _Parse,
     label_of: dict[str, int],
-) -> RawPart:
-    problems, entries, pictures = [], [], []
+) -> RawImageSet:
+    problems, entries, images = [], [], []
     corners: list[Box] = []  # as stated
     sizes: list[tuple[int, int]] = []
     stems = Counter(PurePosixPath(path).stem for path in paths)
@@ -124,8 +124,8 @@ def _part(
     for path in paths:
         root, where = parse(path), store.called(path)
         if isinstance(root, str):
-            said = root if path in store else f"no such file{_WITHOUT_OBJECTS}"
-            problems.append(Problem(where, "", "annotations", said))
+            message = root if path in store else f"no such file{_WITHOUT_OBJECTS}"
+            problems.append(Problem(where, "", "annotations", message))
             continue
         entries.append(_stated(root, path, title))
         stem = PurePosixPath(path).stem
@@ -137,8 +137,8 @@ def _part(
         size = read_side(root.findtext("size/width")), read_side(root.findtext("size/height"))
         corners += [_corners(each) for each in root.iter("object")]
         sizes += [size] * len(objects)
-        pictures.append(
-            RawPicture(
+        images.append(
+            RawImage(
                 image_id=stem if unique else str(PurePosixPath(path).with_suffix("")),
                 path=None,
                 called=_filename(root) or stem,
@@ -148,12 +148,12 @@ def _part(
                 objects=tuple(each for each, _ in objects),
             )
         )
-    found = with_matches(pictures, index.match(entries))
+    found = with_matches(images, index.match(entries))
     form = swapped(corners, sizes)
     found = [replace(each, objects=tuple(with_form(each.objects, form))) for each in found]
     notes = [f"{title}: {backward:,} boxes had their corners swapped; turned round"]
-    count = sum(len(picture.objects) for picture in found)
-    return RawPart(found, problems, (), count, notes if backward and not form else ())
+    count = sum(len(image.objects) for image in found)
+    return RawImageSet(found, problems, (), count, notes if backward and not form else ())
 
 
 def _stated(root: ElementTree.Element, path: str, title: str) -> Stated:
@@ -193,8 +193,8 @@ def _object(
     difficult = read_flag(each.findtext("difficult"))
     flaws = []
     if difficult is None:
-        said = f"its difficult {each.findtext('difficult')!r} is neither yes nor no"
-        flaws.append(Flaw("value", said))
+        message = f"its difficult {each.findtext('difficult')!r} is neither yes nor no"
+        flaws.append(Flaw("value", message))
     if each.find("bndbox") is None:
         others = ", ".join(sorted({child.tag for child in each} - {"name", "pose", "part"}))
         flaws.append(Flaw("no number", f"it has no bndbox (it has: {others or 'nothing'})"))

@@ -20,7 +20,7 @@ from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import Role, split_role
 from resnets.detect.data.values import read_name, read_number
 from resnets.detect.formats.class_names import load_yaml, numbered_names
-from resnets.detect.formats.records import RawPart, RawSource
+from resnets.detect.formats.records import RawDataset, RawImageSet
 from resnets.detect.formats.yolo.files import (
     NAME_FILES,
     NOT_LABELS,
@@ -62,7 +62,7 @@ def find_yolo(store: Store) -> Stating | None:
     return Stating("") if _has_labels(store) else None
 
 
-def open_yolo(store: Store, found: Stating, name: str, masks: bool) -> RawSource:
+def open_yolo(store: Store, found: Stating, name: str, masks: bool) -> RawDataset:
     """The set that `found` states. DataError: names or folders that are wrong or missing."""
     layout = _Reader(store).layout(found.path)
     for other in found.others:
@@ -79,11 +79,11 @@ def open_yolo(store: Store, found: Stating, name: str, masks: bool) -> RawSource
     def files() -> LabelFiles:
         return match_labels(store, layout.images)
 
-    def load(title: str) -> RawPart:
+    def load(title: str) -> RawImageSet:
         return read_part(store, title, layout, files(), label_of, masks)
 
     titles = tuple(layout.images)
-    return RawSource(
+    return RawDataset(
         name, store, classes, numbers, titles, load, has_masks=True, notes=layout.notes
     )
 

@@ -20,7 +20,7 @@ _FOLDED = 0.5  # a name in another case is further away than the same in its own
 
 
 def label_paths(image: str) -> Iterator[str]:
-    """Where the label file of an image may lie, the likeliest first."""
+    """Where the label file of an image may lie, the most likely first."""
     stem = posixpath.splitext(image)[0]
     parts = stem.split("/")
     for place in range(len(parts) - 2, -1, -1):
@@ -54,7 +54,7 @@ class TextFiles:
         return cls(store, folded)
 
     def of_image(self, image: str) -> dict[str, float]:
-        """The label files that an image may have -> how far down the list, the likeliest first."""
+        """The label files that an image may have -> rank in the list, most likely first."""
         found: dict[str, float] = {}
         for rank, path in enumerate(label_paths(image)):
             if path in self.store:
@@ -87,7 +87,7 @@ class LabelFiles:
 def match_labels(store: Store, parts: Mapping[str, Iterable[str]]) -> LabelFiles:
     """The label file of each image of `parts` (image set -> images).
 
-    A label file is that of the image that it is the likeliest place for; where that is more than
+    A label file is that of the image that it is the most likely place for; where that is more than
     one, of none of them, unless their bytes are equal.
     """
     files = TextFiles.of(store)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from resnets.data.errors import DataError
 from resnets.detect.data.documents import decode_text
 from resnets.detect.data.values import NAN, Box, read_number
-from resnets.detect.formats.records import Flaw, Problem, RawObject, RawPart, RawPicture
+from resnets.detect.formats.records import Flaw, Problem, RawImage, RawImageSet, RawObject
 from resnets.detect.formats.set_checks import FORM
 from resnets.detect.formats.shapes import area_of, box_around, flat
 from resnets.detect.formats.yolo.files import LabelFiles, label_paths
@@ -46,7 +46,7 @@ def read_part(
     files: LabelFiles,
     label_of: dict[int, int],
     masks: bool,
-) -> RawPart:
+) -> RawImageSet:
     """The images of a part and what their label files say; DataError where all lack theirs."""
     images = layout.images[title]
     notes, problems = [], []
@@ -68,8 +68,8 @@ def read_part(
             " images without objects"
         )
     for path in files.orphans.get(title, ()):
-        said = "its image is not in the set"
-        problems.append(Problem(store.called(path), "", "no image", said))
+        message = "its image is not in the set"
+        problems.append(Problem(store.called(path), "", "no image", message))
     if title == next(iter(layout.images)):
         notes += [
             f"{count:,} label files of {folder}/, where no image belongs to one, are not read"
@@ -79,7 +79,7 @@ def read_part(
     stems = Counter(PurePosixPath(image).stem for image in images)
     counts: Counter[str] = Counter()
     forms = _Forms()
-    pictures = []
+    records = []
     seen: set[str] = set()
     for image, label in labels.items():
         stem = PurePosixPath(image).stem
@@ -88,10 +88,10 @@ def read_part(
         where = store.called(label) if label is not None else store.called(image)
         objects: tuple[RawObject, ...] = ()
         if image in files.several:
-            said = (
+            message = (
                 f"{' and '.join(files.several[image][:3])} have other objects for {image}; keep one"
             )
-            problems.append(Problem(where, "", "annotations", said))
+            problems.append(Problem(where, "", "annotations", message))
             continue
         if label is not None and label in files.shared:
             if label in seen:
@@ -101,8 +101,8 @@ def read_part(
             try:
                 text = decode_text(store.read(label), where)
             except DataError as error:
-                said = str(error).removeprefix(f"{where}: ")
-                problems.append(Problem(where, "", "annotations", said))
+                message = str(error).removeprefix(f"{where}: ")
+                problems.append(Problem(where, "", "annotations", message))
                 continue
             rows = _Rows(label_of, width, height, layout.points, masks, counts, where, forms)
             objects = tuple(rows.read(text))
@@ -110,10 +110,10 @@ def read_part(
         whole = str(PurePosixPath(image).with_suffix(""))
         lacking = None
         if label is not None and label in files.shared:
-            said = f"its image may be {' or '.join(files.shared[label][:3])}; remove the others"
-            lacking = Flaw("several images", said)
-        pictures.append(
-            RawPicture(
+            message = f"its image may be {' or '.join(files.shared[label][:3])}; remove the others"
+            lacking = Flaw("several images", message)
+        records.append(
+            RawImage(
                 stem if stems[stem] == 1 else whole,
                 None if lacking else image,
                 image,
@@ -132,44 +132,44 @@ def read_part(
     }
     notes += [f"{called}: {counts[kind]:,} {text}" for kind, text in texts.items() if counts[kind]]
     pose = "" if layout.points is not None else pose_form(forms.outlines.values())
-    pictures = _doubtful(pictures, forms, pose)
-    return RawPart(pictures, problems, (), sum(len(each.objects) for each in pictures), notes)
+    records = _doubtful(records, forms, pose)
+    return RawImageSet(records, problems, (), sum(len(each.objects) for each in records), notes)
 
 
-def _doubtful(pictures: Sequence[RawPicture], forms: _Forms, pose: str) -> list[RawPicture]:
+def _doubtful(images: Sequence[RawImage], forms: _Forms, pose: str) -> list[RawImage]:
     """The images, with a flaw for each object whose form the other lines put in doubt.
 
     pose: why all outlines are boxes with key points, or "".
     """
     flaws: dict[tuple[str, int], Flaw] = {}
     if any(not 0 <= value <= 1 for value in forms.sixth.values()):
-        said = (
+        message = (
             "has 6 values, and in some such lines the sixth is no confidence (0..1); boxes that are"
             " turned or have a track are not read"
         )
-        flaws |= dict.fromkeys(forms.sixth, Flaw(FORM, said))
+        flaws |= dict.fromkeys(forms.sixth, Flaw(FORM, message))
     pairs = list(forms.seven.values())
     if pose:
         flaws |= dict.fromkeys(forms.outlines, Flaw(FORM, pose))
     elif any(all(pair[place].is_integer() for pair in pairs) for place in (0, 1)):
-        said = (
+        message = (
             "has 7 values, a whole number in all such lines: a triangle, or a box with a confidence"
             " and a track"
         )
-        flaws |= dict.fromkeys(forms.seven, Flaw(FORM, said))
+        flaws |= dict.fromkeys(forms.seven, Flaw(FORM, message))
     if not flaws:
-        return list(pictures)
+        return list(images)
     return [
         replace(
-            picture,
+            image,
             objects=tuple(
                 replace(each, flaws=(*each.flaws, flaws[key]))
-                if (key := (picture.where, each.number)) in flaws
+                if (key := (image.where, each.number)) in flaws
                 else each
-                for each in picture.objects
+                for each in image.objects
             ),
         )
-        for picture in pictures
+        for image in images
     ]
 
 
@@ -241,12 +241,12 @@ class _Rows:
             parts = [values.reshape(-1, 2) * (self.width, self.height)]
             box = box_around(parts)
         else:
-            said = f"has {len(words)} values; a box has 5, an outline 7 or more, an odd number"
-            flaws.append(Flaw("no number", said))
+            message = f"has {len(words)} values; a box has 5, an outline 7 or more, an odd number"
+            flaws.append(Flaw("no number", message))
         finite = values[np.isfinite(values)]
         if not flaws and len(finite) and np.abs(finite).max() > FAR_OUTSIDE:
-            said = f"its value {np.abs(finite).max():g} is no share of the image's sides (0..1)"
-            flaws.append(Flaw("not normalized", said))
+            message = f"its value {np.abs(finite).max():g} is no share of the image's sides (0..1)"
+            flaws.append(Flaw("not normalized", message))
         return RawObject(
             item=f"line {number}",
             label=label,
