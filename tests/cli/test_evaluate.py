@@ -338,7 +338,7 @@ def test_features_of_a_folder_and_the_nearest(capsys, checkpoint, data, tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "--out FILE.parquet, --nearest PICTURE"),
+        ((), "--out FILE.parquet, --nearest IMAGE"),
         (("--out", "x.csv"), ".parquet"),
         (("--nearest", "x.png", "--top-k", "0"), "--top-k 0"),
     ],

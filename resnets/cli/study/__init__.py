@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
     from resnets.study.grid.cells import Grid
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-
 WITH_RESUME = ("resume", "jobs", "device")  # options that a resumed study takes
 
 
 @dataclass(frozen=True)
-class GridStudy:
+class GridStudy(ABC):
     """A study that trains a grid of models and seeds; started again, it resumes.
 
     Args:
@@ -65,9 +65,20 @@ class GridStudy:
                 )
         return _train(read_grid(self.resume), self.resume, self.jobs, self.device)
 
+    @abstractmethod
     def grid(self) -> Grid:
         """The grid that the options describe."""
-        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """The options of every grid, as arguments of `depth_grid` and `shortcut_grid`."""
+        return {
+            "models": split_names(self.models),
+            "data": self.data,
+            "seeds": _counts(self.seeds),
+            "budget": self.budget,
+            "recipe": self.recipe,
+            "settings": self.set,
+        }
 
 
 @dataclass(frozen=True)
@@ -86,15 +97,7 @@ class Depth(GridStudy):
         """The grid that the options describe."""
         from resnets.study.depth.presets import depth_grid
 
-        return depth_grid(
-            self.preset,
-            models=split_names(self.models),
-            data=self.data,
-            seeds=_counts(self.seeds),
-            budget=self.budget,
-            recipe=self.recipe,
-            settings=self.set,
-        )
+        return depth_grid(self.preset, **self.options())
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,7 @@ class Shortcuts(GridStudy):
         """The grid that the options describe."""
         from resnets.study.depth.presets import shortcut_grid
 
-        return shortcut_grid(
-            models=split_names(self.models),
-            data=self.data,
-            seeds=_counts(self.seeds),
-            budget=self.budget,
-            recipe=self.recipe,
-            settings=self.set,
-        )
+        return shortcut_grid(**self.options())
 
 
 def command(
