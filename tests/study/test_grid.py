@@ -149,7 +149,7 @@ def test_paper_presets_are_the_papers():
     recipe = cell_recipe(dataclasses.replace(grid, iterations=64000, epoch=391), grid.models[0], 0)
     assert (recipe.batch_size, recipe.optim.lr, recipe.duration) == (128, 0.1, "64000it")
     imagenet = paper_imagenet()
-    assert [model_spec(net).shortcut for net in imagenet.nets] == ["none", "none", "A", "A"]
+    assert [model_spec(net).shortcut for net in imagenet.models] == ["none", "none", "A", "A"]
 
 
 def test_preset_parts_can_be_replaced():

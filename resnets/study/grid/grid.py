@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,23 @@ def _difference(
     return None
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """A worker process in its slot, and the pipe by which it reports an error."""
+
+    process: BaseProcess
+    slot: Slot
+    receiver: Connection
+
+    def reason(self) -> str | None:
+        """The error that the process sent before it ended, if any."""
+        with self.receiver:
+            try:
+                return str(self.receiver.recv()) if self.receiver.poll() else None
+            except EOFError:
+                return None
+
+
 class _WorkerPool:
     """The running worker processes and the cells waiting for one, both by cell folder."""
 
@@ -173,7 +190,7 @@ class _WorkerPool:
         self.waiting = deque(
             cell.folder for cell in training_order(cells, len(slots)) if cell.status not in ENDED
         )
-        self.workers: dict[Path, tuple[BaseProcess, Slot]] = {}
+        self.workers: dict[Path, _Worker] = {}
         self.stopping = False
 
     def train(self) -> None:
@@ -186,42 +203,45 @@ class _WorkerPool:
                         self._stop(progress)
                     while self.waiting and self.free:
                         self._start(self.waiting.popleft(), self.free.popleft(), progress)
-                    wait([process.sentinel for process, _ in self.workers.values()], POLL_SECONDS)
+                    wait([each.process.sentinel for each in self.workers.values()], POLL_SECONDS)
                     self._poll(progress)
                 if self.stopping:
                     raise Interrupted("stopped; running cells have saved", signals.exit_code)
         finally:
-            for process, _ in self.workers.values():
-                process.kill()
+            for worker in self.workers.values():
+                worker.process.kill()
             progress.close()
 
     def _start(self, folder: Path, slot: Slot, progress: StudyProgress) -> None:
         cell = self.cells[folder]
         recipe = cell_recipe(self.grid, cell.model, cell.seed)
-        process = worker_context().Process(
-            target=work, args=(recipe, folder, slot.device, slot.threads), name=folder.name
+        context = worker_context()
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(
+            target=work, args=(recipe, folder, slot.device, slot.threads, sender), name=folder.name
         )
         with without_main():
             process.start()
-        self.workers[folder] = process, slot
+        sender.close()
+        self.workers[folder] = _Worker(process, slot, receiver)
         progress.started(cell)
 
     def _poll(self, progress: StudyProgress) -> None:
         """Read the state of the workers, and free the slots of those that have ended."""
-        for folder, (process, slot) in list(self.workers.items()):
-            ended = process.exitcode is not None  # before reading its files
+        for folder, worker in list(self.workers.items()):
+            ended = worker.process.exitcode is not None  # before reading its files
             self.cells[folder] = reread(self.cells[folder])
             if ended:
-                process.join()
+                worker.process.join()
                 del self.workers[folder]
-                self.free.append(slot)
-                progress.ended(self.cells[folder], process.exitcode)
+                self.free.append(worker.slot)
+                progress.ended(self.cells[folder], worker.process.exitcode, worker.reason())
         progress.show(list(self.cells.values()), [self.cells[each] for each in self.workers])
 
     def _stop(self, progress: StudyProgress) -> None:
         """Have the workers save and end, and start no others."""
         self.stopping = True
         self.waiting.clear()
-        for process, _ in self.workers.values():
-            process.terminate()
+        for worker in self.workers.values():
+            worker.process.terminate()
         progress.log(f"stopping: {len(self.workers)} running will save (Ctrl-C again: immediately)")

@@ -73,8 +73,8 @@ class StudyProgress:
             resumed = f", resumed at step {_step(cell):,} or before" if cell.rows else ""
             self.log(f"{cell.folder.name}: training{resumed}")
 
-    def ended(self, cell: Cell, exit_code: int | None) -> None:
-        """Report how the worker of `cell` ended."""
+    def ended(self, cell: Cell, exit_code: int | None, reason: str | None) -> None:
+        """Report how the worker of `cell` ended; `reason`: the error that it sent, if any."""
         if task := self.tasks.pop(cell.folder.name, None):
             assert self.bars is not None
             self.bars.remove_task(task)
@@ -85,7 +85,9 @@ class StudyProgress:
         elif exit_code in (0, -signal.SIGTERM):
             self.log(f"{cell.folder.name}: stopped")
         else:
-            self.log(f"{cell.folder.name}: its process ended (exit code {exit_code})")
+            self.log(
+                f"{cell.folder.name}: {reason or f'its process ended (exit code {exit_code})'}"
+            )
 
     def log(self, text: str) -> None:
         """Print one line to stderr."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -53,10 +54,11 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
         dump_json({"error": reason}, folder / FAILED)
 
 
-def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
+def work(recipe: Recipe, folder: Path, device: str, threads: int, reason: Connection) -> None:
     """Body of a worker process: `train_cell` with `threads` threads, ending with its parent.
 
-    Exits with 1 and one line where the disk or the like failed: the cell is resumed with the study.
+    Sends its parent the reason and exits with 1 where the disk or the like failed: the cell is
+    resumed with the study.
     """
     become_worker(threads)
     # A worker of a killed study may still be saving this cell.
@@ -66,7 +68,8 @@ def work(recipe: Recipe, folder: Path, device: str, threads: int) -> None:
         except Interrupted:
             return  # saved; the parent requested it
         except (OSError, ValueError) as error:
-            raise SystemExit(f"{folder.name}: {error}") from None
+            reason.send(str(error))
+            raise SystemExit(1) from None
 
 
 def become_worker(threads: int) -> None:
