@@ -258,5 +258,5 @@ def _log_metrics(evaluation: Evaluation) -> dict[str, float]:
 
 def _unreadable(split: Split, group: ProcessGroup) -> list[str]:
     """Messages for the unreadable images that any process met."""
-    messages = dict(group.gather(list(split.unreadable.found.items())))
+    messages = dict(group.all_gather(list(split.unreadable.found.items())))
     return [message for _, message in sorted(messages.items())]

@@ -18,7 +18,7 @@ from resnets.config import (
     atomic_write,
     dump_json,
     from_toml,
-    hold_folder,
+    lock_folder,
     to_toml,
 )
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
@@ -35,7 +35,7 @@ from resnets.train.task import Task
 from resnets.train.timing import STAGES, stage_summary
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
-from resnets.utils.openmp import LoadFollower, follow_load
+from resnets.utils.openmp import WaitPolicyController, adapt_wait_policy
 from resnets.utils.terminal import valid_text
 from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint, find_checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
@@ -99,7 +99,7 @@ def run(
         if not group.is_main:  # the main process saved the sums of all
             state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
         log = RunLog(out, total, state.step, quiet) if group.is_main else NullLog()
-        with follow_load(log.info, plan.device) as load:
+        with adapt_wait_policy(log.info, plan.device) as load:
             try:
                 _write_environment(out, plan, group, load)
                 log.info("\n".join(task.summary.lines()))
@@ -187,7 +187,7 @@ def _lock_folder(out: Path, group: ProcessGroup, *, must_exist: bool) -> Iterato
     def lock() -> None:
         if must_exist and not (out / RECIPE).is_file() and not (out / FOLDER).is_dir():
             raise ConfigError(f"{out}: no run to resume here (no {RECIPE})")
-        stack.enter_context(hold_folder(out))
+        stack.enter_context(lock_folder(out))
 
     with ExitStack() as stack:
         group.broadcast_from_main(lock)
@@ -268,7 +268,7 @@ def _history(checkpoint: Checkpoint | None, notes: list[str]) -> list[dict[str, 
 
 
 def _write_environment(
-    out: Path, plan: ExecutionPlan, group: ProcessGroup, load: LoadFollower
+    out: Path, plan: ExecutionPlan, group: ProcessGroup, load: WaitPolicyController
 ) -> None:
     if group.is_main:
         found = environment.describe(torch.device(plan.device)) | dataclasses.asdict(plan)

@@ -19,7 +19,7 @@ from resnets.detect.models.build import load
 from resnets.detect.models.predictor import InferenceInput, Prediction, Predictor, predict_files
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.utils import environment
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def evaluate_detectors(
     predictor = Predictor.of(models, first.preprocess, chosen, precise, refine or None, scales)
     if not quiet:
         announce(images)
-        say(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
+        echo(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
 
     def watch(inputs: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
         return with_progress(inputs, total, hidden=quiet)
@@ -100,7 +100,7 @@ def predict_objects(
     chosen, precise = to_device(model, device, precision)
     predictor = Predictor.of((model,), model.preprocess, chosen, precise)
     if not quiet:
-        say(f"predicting in {precise} on {environment.device_name(chosen)}", error=True)
+        echo(f"predicting in {precise} on {environment.device_name(chosen)}", error=True)
     unreadable = BadSamples()
     found = with_progress(
         predict_files(predictor, paths, threshold, unreadable), len(paths), hidden=quiet

@@ -30,7 +30,7 @@ from resnets.runtime.open import open_artifact
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 from resnets.weights.checkpoint.format import task_of
 from resnets.weights.heads import read_classes, same_classes
 from resnets.weights.load import LoadOptions, load_model, warn_of_names
@@ -188,7 +188,7 @@ def _evaluate_models(
         ensemble = Ensemble(nets, options.views, options.average, device, precision)
         if not quiet:
             announce(split)
-            say(f"evaluating in {precision} on {environment.device_name(device)}", error=True)
+            echo(f"evaluating in {precision} on {environment.device_name(device)}", error=True)
         found = measure(
             ensemble,
             split,
@@ -215,7 +215,7 @@ def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None
     split, truth = open_labeled(engine, options.data, options.split, options.labels)
     if not options.quiet:
         announce(split)
-        say(f"evaluating with {engine.name}", error=True)
+        echo(f"evaluating with {engine.name}", error=True)
     group = ProcessGroup()
     found = evaluate_backend(
         engine, split, truth, lambda scored: _progress(scored, truth, group, options.quiet)
@@ -233,7 +233,7 @@ def _progress(
     for each in with_progress(scored, total, len, hidden=quiet):
         for _, error in each.errors:
             if not quiet:
-                say(f"resnets evaluate: {error}", error=True)
+                echo(f"resnets evaluate: {error}", error=True)
         yield each
 
 
@@ -273,4 +273,4 @@ def _write(found: Measurement, split: Split, out: Path, quiet: bool) -> None:
     save_confusion_figure(found.evaluation, confusion)
     save_error_grid(split, found.mistakes, found.evaluation.protocol, errors)
     if not quiet:
-        say(f"wrote {figures}, {confusion} and {errors}", error=True)
+        echo(f"wrote {figures}, {confusion} and {errors}", error=True)

@@ -12,7 +12,7 @@ from resnets.config import ConfigError
 from resnets.export.export import export as export_model
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Kind, Precision, is_artifact
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 from resnets.weights.checkpoint.format import task_of
 from resnets.weights.load import LoadOptions, load_model
 
@@ -86,7 +86,7 @@ def export(
 
     def log(text: str) -> None:
         if not quiet:
-            say(text, error=True)
+            echo(text, error=True)
 
     manifest = export_model(
         net,

@@ -20,7 +20,7 @@ from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend, describe_backend
 from resnets.runtime.torch import TorchEngine
 from resnets.utils.cpu_count import cores
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 from resnets.weights.checkpoint.format import task_of
 from resnets.weights.load import LoadOptions
 
@@ -108,7 +108,7 @@ def open_engine(
 
     def log(text: str) -> None:
         if not quiet:
-            say(text, error=True)
+            echo(text, error=True)
 
     if isinstance(weights, ImageClassifier):
         if backend not in ("auto", "torch") or precision == "int8":

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from resnets.bulk.write import Format
-from resnets.config import ConfigError, atomic_write, dump_json, from_dict, hold_folder
+from resnets.config import ConfigError, atomic_write, dump_json, from_dict, lock_folder
 from resnets.config.aliases import read_json, with_current_names
 from resnets.utils.files import LOCK
 
@@ -204,7 +204,7 @@ def lock_output(out: Path) -> Iterator[None]:
     ConfigError if the folder has other files. Removes temporary files of killed workers, and at the
     end the work folder if the run is finished.
     """
-    with hold_folder(out):
+    with lock_folder(out):
         ours = {MANIFEST, WORK}
         entries = {each.name for each in out.iterdir()} - {LOCK}
         if entries and not entries & ours:

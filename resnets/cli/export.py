@@ -9,7 +9,7 @@ import tyro
 
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 
 if TYPE_CHECKING:
     from resnets.runtime.artifact import Precision
@@ -69,7 +69,7 @@ def command(
             classes=classes,
         )
     except VerificationError as verdict:
-        say(f"resnets export: {verdict}", error=True)
+        echo(f"resnets export: {verdict}", error=True)
         return EXIT_VERIFICATION_FAILED
     _print_manifest(artifact.manifest, artifact.path)
     return 0
@@ -82,25 +82,25 @@ def _print_manifest(manifest: dict[str, Any], out: Path) -> None:
     worst = max(each["relative"] for each in parity["batches"])
     batches = ", ".join(str(each["batch"]) for each in parity["batches"])
     size = sum(file.stat().st_size for file in artifact_files(out)) / 1e6
-    say(f"{out}: {manifest['runtime']} {manifest['precision']}, {size:.1f} MB")
-    say(
+    echo(f"{out}: {manifest['runtime']} {manifest['precision']}, {size:.1f} MB")
+    echo(
         f"  outputs: {worst:.2g} relative difference (limit {parity['limit']:g})"
         f" at batch {batches}, on {parity['images']}"
     )
     if errors := manifest.get("errors"):
-        say(
+        echo(
             f"  top-1 error: {errors['top1_error_after']:.2f}%, the model's"
             f" {errors['top1_error_before']:.2f}%, on {errors['images']:,} images"
         )
     if mixed := manifest.get("mixed"):
         few, rest = len(mixed["float"]), mixed["quantized"]
-        say(
+        echo(
             f"  layers in float: {', '.join(mixed['float'])} ({few} of {few + rest} layers,"
             f" {mixed['float_multiply_adds']:.0%} of the multiply-adds)"
         )
-        say(f"  all layers in int8: {mixed['all_int8']['verdict']}")
-        say(
+        echo(f"  all layers in int8: {mixed['all_int8']['verdict']}")
+        echo(
             f"  speed: {mixed['times']:.2f}x {mixed['times_as_fast_as']}; all layers in int8"
             f" {mixed['times_all_int8']:.2f}x"
         )
-    say(f"  manifest: {out.name}.json")
+    echo(f"  manifest: {out.name}.json")

@@ -13,7 +13,7 @@ from rich.table import Table
 from resnets.cli.process import load_options
 from resnets.config import ConfigError
 from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import escape, say
+from resnets.utils.terminal import echo, escape
 
 if TYPE_CHECKING:
     from resnets.evaluate.features import Embedding
@@ -75,7 +75,7 @@ def command(
     chosen, precise = to_device(net, device, precision)
     if not as_json:
         where = f"{precise} on {environment.device_name(chosen)}"
-        say(f"embedding {images.description}, {where}", error=True)
+        echo(f"embedding {images.description}, {where}", error=True)
     failures = _Failures()
     found = embeddings(net, images, device=chosen, precision=precise, workers=cores())
     found = failures.drop(with_progress(found, len(images)))
@@ -89,7 +89,7 @@ def command(
     else:
         about = {"model": net.spec.name, "weights": net.origin, "data": images.description}
         rows = write_parquet(found, out, about)
-        say(f"wrote {rows:,} embeddings to {out}", error=True)
+        echo(f"wrote {rows:,} embeddings to {out}", error=True)
     if wanted is not None:
         _print_nearest(wanted.best, as_json=as_json)
     return 1 if failures.count else 0
@@ -107,7 +107,7 @@ class _Failures:
                 yield embedding
             else:
                 self.count += 1
-                say(f"resnets features: {embedding.error}", error=True)
+                echo(f"resnets features: {embedding.error}", error=True)
 
 
 def _print_nearest(best: Sequence[tuple[float, Embedding]], *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from resnets.config import ConfigError, Recipe, to_toml
 from resnets.utils.files import run_folder
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 
 LOCAL = "localhost:0"  # rendezvous at a free port
 
@@ -86,7 +86,7 @@ def _launch(words: Sequence[str], devices: int, max_restarts: int) -> int:
         elastic_launch(config, sys.executable)("-m", "resnets", "train", *words)
     except ChildFailedError as failed:
         rank, first = min(failed.failures.items(), key=lambda item: item[1].timestamp)
-        say(f"resnets train: rank {rank} {_ended(first.exitcode)}", error=True)
+        echo(f"resnets train: rank {rank} {_ended(first.exitcode)}", error=True)
         return max(1, first.exitcode)
     except SignalException as stop:
         return 130 if stop.sigval == signal.SIGINT else 0

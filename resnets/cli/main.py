@@ -108,9 +108,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    from resnets.utils.terminal import say
+    from resnets.utils.terminal import echo
 
-    say(message, error=True)
+    echo(message, error=True)
     return code
 
 

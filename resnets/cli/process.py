@@ -59,10 +59,10 @@ def ended_by_signals() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        from resnets.utils.terminal import leave_terminal
+        from resnets.utils.terminal import detach_closed_terminal
 
         if number == signal.SIGHUP:  # may come from both the shell and the system
-            leave_terminal()
+            detach_closed_terminal()
             signal.signal(number, signal.SIG_IGN)
         else:
             signal.signal(number, signal.SIG_DFL)
@@ -114,6 +114,6 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        from resnets.utils.terminal import say
+        from resnets.utils.terminal import echo
 
-        say(record.getMessage(), error=True)
+        echo(record.getMessage(), error=True)

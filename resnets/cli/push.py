@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from resnets.cli.process import load_options
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 from resnets.weights.push import Layout
 
 
@@ -42,5 +42,5 @@ def command(
 
     options = load_options(model, classes)
     place = push(weights, to, license=license_, private=private, options=options, format=layout)
-    say(f"pushed {weights}: {place}")
+    echo(f"pushed {weights}: {place}")
     return 0

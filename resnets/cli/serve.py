@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from resnets.config import ConfigError
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 
 
 def command(
@@ -97,7 +97,7 @@ def command(
     sources = [Source.parse(text) for text in models]
     sock = server.bind(host, port)
     if token is None and not server.is_loopback(host):
-        say(
+        echo(
             f"resnets serve: listening on {host} without authentication; see --token-env",
             error=True,
         )

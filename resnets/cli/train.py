@@ -13,7 +13,7 @@ import tyro
 from rich.table import Table
 
 from resnets.config import ConfigError
-from resnets.utils.terminal import Console, say
+from resnets.utils.terminal import Console, echo
 
 
 def command(
@@ -116,7 +116,7 @@ def command(
         )
     except Interrupted as stop:
         if is_main:
-            say(stop)
+            echo(stop)
         return stop.code
     if is_main:
         _show_result(run.result, run.folder)
@@ -146,7 +146,7 @@ def _show_recipes() -> None:
     from resnets.recipes import RECIPES
 
     for name, make in RECIPES.items():
-        say(f"{name}\n    " + inspect.cleandoc(make.__doc__ or "").replace("\n", "\n    ") + "\n")
+        echo(f"{name}\n    " + inspect.cleandoc(make.__doc__ or "").replace("\n", "\n    ") + "\n")
 
 
 def _show_result(result: dict[str, Any], folder: Path) -> None:
@@ -162,10 +162,10 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
     console = Console()
     console.print(table)
     speed = f"{result['images_per_second']:,.0f} images/s"
-    say(f"{result['seconds']:.0f} s of training, {speed}")
+    echo(f"{result['seconds']:.0f} s of training, {speed}")
     for what, file in (("report", "report.html"), ("curves", "curves.svg")):
-        say(f"{what}: {folder / file}")
-    say(f"next: resnets predict {folder} IMAGE...")
+        echo(f"{what}: {folder / file}")
+    echo(f"next: resnets predict {folder} IMAGE...")
 
 
 def _written(key: str, value: float | None) -> str:

@@ -21,7 +21,14 @@ from resnets.config.text import (
 )
 from resnets.utils import terminal  # makes what our loggers say printable
 from resnets.utils.errors import BusyError, ConfigError, RemoteError
-from resnets.utils.files import atomic_write, hold_file, hold_folder, hold_name, is_held, new_folder
+from resnets.utils.files import (
+    atomic_write,
+    is_locked,
+    lock_file,
+    lock_folder,
+    lock_path,
+    new_folder,
+)
 
 __all__ = [
     "AugmentSpec",
@@ -43,10 +50,10 @@ __all__ = [
     "flat_fields",
     "from_dict",
     "from_toml",
-    "hold_file",
-    "hold_folder",
-    "hold_name",
-    "is_held",
+    "is_locked",
+    "lock_file",
+    "lock_folder",
+    "lock_path",
     "new_folder",
     "parse_duration",
     "replace_fields",

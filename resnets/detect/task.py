@@ -134,7 +134,7 @@ class DetectionTask:
             self.recipe.seed,
             device,
             self.recipe.task,
-            group.places(self.recipe.batch_size, self.recipe.norm_batch or 1),
+            group.batch_indices(self.recipe.batch_size, self.recipe.norm_batch or 1),
         )
 
     def compiled_model(self) -> nn.Module:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.config import ConfigError, atomic_write, hold_name
+from resnets.config import ConfigError, atomic_write, lock_path
 from resnets.data import DataError, Split
 from resnets.evaluate.batched_inference import NOT_FINITE, PixelBudget, batched_inference
 from resnets.evaluate.views import Views, image_name, logits_of, read_views
@@ -116,7 +116,7 @@ def write_parquet(found: Iterable[Embedding], path: Path, about: dict[str, str])
         raise ConfigError("--out: Parquet needs pyarrow; pip install 'resnets[hub]'") from None
     rows = iter(found)
     writer, count = None, 0
-    with hold_name(path), atomic_write(path) as temporary:
+    with lock_path(path), atomic_write(path) as temporary:
         try:
             while chunk := list(islice(rows, MAX_BATCH)):
                 if writer is None:

@@ -116,9 +116,9 @@ def measure(
         + (f", {truth.note}" if truth.note else ""),
         device=torch.device("cpu"),
     )
-    errors = sorted(rank.gather(errors))
+    errors = sorted(rank.all_gather(errors))
     evaluation = evaluation.without_unreadable(len(errors))
-    confident = _most_confident(rank.gather(mistakes))
+    confident = _most_confident(rank.all_gather(mistakes))
     summary = getattr(split, "summary", None)
     return Measurement(
         evaluation,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from resnets.utils.environment import sum_dtype
+from resnets.utils.environment import accumulator_dtype
 
 BINS = 15
 
@@ -61,7 +61,7 @@ class ClassificationMeter:
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.num_classes = num_classes
-        wide = sum_dtype(device)
+        wide = accumulator_dtype(device)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)

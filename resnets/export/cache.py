@@ -179,7 +179,7 @@ def _speed_file(artifact: Path) -> Path:
 
 def _environment() -> tuple[dict[str, str], str]:
     """Package versions and processor."""
-    return versions(), environment.processor_flags()
+    return versions(), environment.cpu_flags()
 
 
 def _keep_newest() -> None:

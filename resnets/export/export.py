@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.config import ConfigError, dump_json, hold_name, to_dict
+from resnets.config import ConfigError, dump_json, lock_path, to_dict
 from resnets.data import DataError, Split
 from resnets.data.dataset.summary import announce
 from resnets.evaluate.evaluation import Evaluation
@@ -99,7 +99,7 @@ def export(
         raise ConfigError("--int8: needs images for calibration; add --calibrate DATA")
     if not max_drop >= 0:
         raise ConfigError(f"--max-drop {max_drop}: must be at least 0 (percentage points of error)")
-    with hold_name(out):
+    with lock_path(out):
         evidence = gather_evidence(model, data, precision)
         metadata = ArtifactMetadata.from_model(model, kind, precision)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:

@@ -22,7 +22,7 @@ from resnets.runtime.artifact import KEY, ArtifactMetadata, require_package
 from resnets.runtime.graph import INPUT, OUTPUT, InferenceModule
 from resnets.runtime.openvino_core import run_in_new_thread
 from resnets.runtime.resize_graph import add_to_onnx, add_to_openvino
-from resnets.utils.processes import signals_later
+from resnets.utils.processes import deferred_signals
 
 OPSET = 18
 WEIGHTED_OPS = ("Convolution", "GroupConvolution", "MatMul")  # OpenVINO's operations with weights
@@ -75,7 +75,7 @@ def _export_program(
     size, channels = metadata.preprocess.size, metadata.preprocess.channels
     example = torch.zeros(2, size, size, channels, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)
-    with signals_later():
+    with deferred_signals():
         program = torch.export.export(module, (example,), dynamic_shapes={INPUT: {0: batch}})
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -93,7 +93,7 @@ def _write_onnx(
     import onnx
 
     program = _export_program(InferenceModule(model, channels_first=True), metadata)
-    with signals_later():
+    with deferred_signals():
         exported = torch.onnx.export(
             program,
             input_names=[INPUT],
@@ -171,7 +171,7 @@ def openvino_model(
     import openvino as ov
 
     program = _export_program(InferenceModule(model, channels_first=True), metadata)
-    with signals_later():
+    with deferred_signals():
         graph = ov.convert_model(program)
     graph.output(0).set_names({OUTPUT})
     if named:
@@ -181,7 +181,7 @@ def openvino_model(
 
 def _name_layers(graph: Any, program: torch.export.ExportedProgram) -> None:
     """Rename `convolution_2/aten...` to its module, "stage1.0.conv2"; others to "stage1.0.add"."""
-    with signals_later():
+    with deferred_signals():
         nodes = program.run_decompositions().graph.nodes  # as OpenVINO does
     stacks = {node.name: node.meta.get("nn_module_stack") for node in nodes}
     names = set()

@@ -123,7 +123,7 @@ def _key(source: Path, compiler: list[str]) -> str:
         source.read_bytes(),
         _version(tuple(compiler)),
         "\0".join((*compiler, *FLAGS)).encode(),
-        environment.processor_flags().encode(),  # "-march=native"
+        environment.cpu_flags().encode(),  # "-march=native"
         " ".join((platform.machine(), *platform.libc_ver())).encode(),
     )
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

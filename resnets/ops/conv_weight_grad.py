@@ -134,7 +134,7 @@ def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor, stride: int, padding:
 
 def processor_has_amx() -> bool:
     """Whether this processor multiplies tiles of bfloat16."""
-    return "amx_bf16" in environment.processor_flags().split()
+    return "amx_bf16" in environment.cpu_flags().split()
 
 
 @lru_cache

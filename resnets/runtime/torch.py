@@ -17,7 +17,7 @@ from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_er
 from resnets.runtime.graph import InferenceModule
 from resnets.runtime.pt2_archive import check_archive
 from resnets.utils import environment
-from resnets.utils.processes import signals_later
+from resnets.utils.processes import deferred_signals
 
 
 class TorchEngine(Engine):
@@ -54,7 +54,7 @@ class ProgramEngine(ArtifactEngine):
         extra = {f"{KEY}.json": ""}
         try:
             check_archive(path)
-            with signals_later(), _quiet():
+            with deferred_signals(), _quiet():
                 program = torch.export.load(path, extra_files=extra)
             # Guards are source code in the file that would be compiled; `logits` checks shapes.
             self.graph = program.module(check_guards=False)

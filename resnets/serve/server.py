@@ -15,7 +15,7 @@ from resnets.serve.http.connection import Connection
 from resnets.serve.http.limits import Limits
 from resnets.serve.metrics import Metrics
 from resnets.serve.registry import Registry
-from resnets.utils.openmp import follow_load
+from resnets.utils.openmp import adapt_wait_policy
 
 log = logging.getLogger("resnets.serve")
 
@@ -87,7 +87,9 @@ def serve(
     fields = {"url": f"http://{display_host}:{port}/", "models": model_names(registry)}
     sock.listen(BACKLOG)  # before the log line, so that clients can connect once they see it
     log.info("serving", extra={"fields": fields})
-    with follow_load(lambda line: log.info("openmp", extra={"fields": {"note": line}})) as policy:
+    with adapt_wait_policy(
+        lambda line: log.info("openmp", extra={"fields": {"note": line}})
+    ) as policy:
         log.info("openmp", extra={"fields": policy.to_json()})
         asyncio.run(Server(config).serve([sock]))
 

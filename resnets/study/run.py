@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from resnets.config import flat_fields, is_held
+from resnets.config import flat_fields, is_locked
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid, shortcut_grid
 from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
@@ -130,7 +130,7 @@ def _unfinished(grid: Grid) -> Path | None:
     """
     plans = RUNS.glob(f"study-{grid.study}-*/{STUDY}")
     for plan in sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True):
-        if is_held(plan.parent):
+        if is_locked(plan.parent):
             continue
         if read_grid(plan.parent).requested == grid and any(
             cell.status in ("running", "missing") for cell in read_cells(plan.parent)

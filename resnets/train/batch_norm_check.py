@@ -48,7 +48,8 @@ def smallest_pass(recipe: Recipe, processes: int, unit: int = 1) -> tuple[int, s
     if recipe.norm_batch:
         return recipe.norm_batch, f"norm_batch={recipe.norm_batch}"
     shares = [
-        len(ProcessGroup(i, processes).places(recipe.batch_size, unit)) for i in range(processes)
+        len(ProcessGroup(i, processes).batch_indices(recipe.batch_size, unit))
+        for i in range(processes)
     ]
     share = min(shares)
     of = f" on {processes} processes" if processes > 1 else ""

@@ -179,7 +179,7 @@ def _undo(model: nn.Module, buffers: list[tuple[Tensor, Tensor]]) -> None:
         for buffer, before in buffers:
             buffer.copy_(before)
     gc.collect()
-    environment.give_back_pages()
+    environment.release_cached_memory()
 
 
 def _copy_buffers(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -93,7 +93,11 @@ def fit(
     divergence = DivergenceCheck(saver, group)
     watchdog = Watchdog(hang_after, lambda: _hang_message(state, saver, group, hang_after))
     finished = state.step >= total or out_of_patience(state, recipe)
-    with StopSignals() as signals, watchdog, group.lost(lambda: _position(state, saver)):
+    with (
+        StopSignals() as signals,
+        watchdog,
+        group.translate_errors(lambda: _position(state, saver)),
+    ):
         batches: Iterable[Batch] = stream.batches(state.step, total) if not finished else ()
         for batch in signals.until_signal(batches) if group.world_size == 1 else batches:
             if (total - state.step) % every["epoch"] == 0:
@@ -156,7 +160,7 @@ def _log_interval(
     metrics = divergence.check(state)
     unreadable, group = stream.unreadable, divergence.group
     if group.any(bool(unreadable)):  # several processes may have met the same image
-        unreadable = set(group.gather(list(unreadable)))
+        unreadable = set(group.all_gather(list(unreadable)))
     times = timer.lap("row")
     steps, seconds = max(1, times.steps), max(1e-9, times.seconds)
     log.write(
@@ -242,7 +246,7 @@ def _position(state: TrainState, saver: Saver) -> str:
 
 def _hang_message(state: TrainState, saver: Saver, group: ProcessGroup, seconds: float) -> str:
     return (
-        f"rank {group.index} of {group.world_size}: step {state.step + 1:,} did not finish within "
+        f"rank {group.rank} of {group.world_size}: step {state.step + 1:,} did not finish within "
         f"{seconds:,.0f} s; {saver.last_good()}. Continue with --resume. Stack traces of all "
         "threads:"
     )

@@ -70,7 +70,7 @@ def choose_plan(
     precision = environment.pick_precision(recipe.precision, chosen)
     if recipe.precision == "auto":
         previous = before.get("precision", precision)
-        precision = previous if environment.computes(previous, chosen) else precision
+        precision = previous if environment.supports_precision(previous, chosen) else precision
     if torch.device(before.get("device", "cpu")).type != chosen.type:
         before = {}
     compiled = recipe.compile == "on"

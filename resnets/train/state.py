@@ -25,7 +25,7 @@ from resnets.train.optim.optimizers import (
 from resnets.train.optim.schedule import Schedule
 from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup
-from resnets.utils.environment import sum_dtype
+from resnets.utils.environment import accumulator_dtype
 from resnets.weights.checkpoint.fingerprint import Record
 from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, Encoded
 from resnets.weights.checkpoint.manager import CheckpointManager
@@ -45,7 +45,9 @@ class Meter:
         """Add one batch."""
         for name, value in sums.items():
             total = self.sums.get(name)
-            self.sums[name] = value.to(sum_dtype(value.device)) if total is None else total + value
+            self.sums[name] = (
+                value.to(accumulator_dtype(value.device)) if total is None else total + value
+            )
         self.count += count
 
     def reduce_to_main(self, group: ProcessGroup) -> Meter:
@@ -101,7 +103,9 @@ class TrainState:
         self.interval = self.interval.reduce_to_main(group)
         self.epoch = self.epoch.reduce_to_main(group)
         if isinstance(self.optimizer, ShardedOptimizer):
-            self.remote_optimizer_state = group.collect(state_tensors(self.model, self.optimizer))
+            self.remote_optimizer_state = group.gather_tensors(
+                state_tensors(self.model, self.optimizer)
+            )
 
     @property
     def eval_model(self) -> nn.Module:
@@ -253,7 +257,7 @@ def _meter_to_json(meter: Meter) -> dict[str, Any]:
 
 def _meter_from_json(data: Mapping[str, Any], device: torch.device) -> Meter:
     sums = {
-        name: torch.tensor(value, dtype=sum_dtype(device), device=device)
+        name: torch.tensor(value, dtype=accumulator_dtype(device), device=device)
         for name, value in data["sums"].items()
     }
     return Meter(sums, data["count"])

@@ -76,4 +76,4 @@ def _scaled(loss: Tensor, count: int, batch_size: int) -> Tensor:
 
 def seed_step(seed: int, step: int, group: ProcessGroup) -> None:
     """Seed what a step draws at random (dropout, sampled regions) by (seed, step, process)."""
-    torch.manual_seed(int(order.random_bits(seed, group.index, step, order.STREAM_STEP)))
+    torch.manual_seed(int(order.random_bits(seed, group.rank, step, order.STREAM_STEP)))

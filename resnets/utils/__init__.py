@@ -1,1 +1,1 @@
-"""Files, processes, the machine and the terminal."""
+"""Errors, files, processes, hardware and terminal output."""

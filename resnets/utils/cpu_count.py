@@ -1,8 +1,8 @@
-"""How many processors this process may use: affinity, the quota of its cgroup, its local share.
+"""Number of CPUs that this process may use: affinity, cgroup quota, share per local process.
 
 In a container with a CPU quota the machine's other cores are still visible. Threads beyond the
-quota do not help: the kernel stops all of them for the rest of each period, and a team of threads
-that meets at barriers then waits for the ones that were stopped.
+quota do not help: the kernel suspends all of them for the rest of each period, and threads that
+synchronize at barriers then wait for the suspended ones.
 """
 
 from __future__ import annotations
@@ -17,31 +17,29 @@ PROCESS = Path("/proc/self/cgroup")
 
 
 def cores() -> int:
-    """CPU cores for this process, at least 1; its share of them where torchrun started several."""
+    """CPU cores for this process, at least 1; its share of them if torchrun started several."""
     found = affinity()
     if (limit := quota()) is not None:
         found = min(found, max(1, int(limit)))
     if "LOCAL_WORLD_SIZE" in os.environ:
-        from resnets.utils.processes import (
-            environment_int,  # not for each `resnets --help`
-        )
+        from resnets.utils.processes import environment_int  # deferred: slow to import
 
         found //= environment_int("LOCAL_WORLD_SIZE", least=1)
     return max(1, found)
 
 
 def affinity() -> int:
-    """Processors that this process may be scheduled on."""
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return mine or 1
+    """Number of CPUs that this process may be scheduled on."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return count or 1
 
 
 def quota(root: Path | None = None, process: Path | None = None) -> float | None:
-    """Processors' worth of time that the cgroups of this process allow (2.5), None if unlimited.
+    """The CPU quota of the cgroups of this process, such as 2.5 CPUs; None if unlimited.
 
-    Every group from the process's own up to the root counts, of version 2 (cpu.max) and of version
-    1 (cpu.cfs_quota_us). In a container, where the groups above are not visible, its own is the
-    root of the mount.
+    The smallest of all groups from the process's own up to the root, of version 2 (cpu.max) and
+    version 1 (cpu.cfs_quota_us). In a container, where the groups above are not visible, its own is
+    the root of the mount.
     """
     root, process = root or ROOT, process or PROCESS
     try:
@@ -62,21 +60,21 @@ def quota(root: Path | None = None, process: Path | None = None) -> float | None
 
 
 def limit_threads() -> None:
-    """Have OpenMP, and so torch and our kernels, start no more threads than the quota allows.
+    """Limit the threads of OpenMP, and so of torch and our kernels, to the CPU quota.
 
-    Called when the package is imported; children inherit it. OMP_NUM_THREADS, if set, stays.
+    Called on import of the package; child processes inherit it. A set OMP_NUM_THREADS is kept.
     """
     if "OMP_NUM_THREADS" in os.environ or (allowed := cores()) >= affinity():
         return
     os.environ["OMP_NUM_THREADS"] = str(allowed)
-    if (torch := sys.modules.get("torch")) is not None:  # it has read the variable already
+    if (torch := sys.modules.get("torch")) is not None:  # has already read the variable
         torch.set_num_threads(allowed)
 
 
 def _folders(mount: Path, path: str) -> Iterator[Path]:
     """The folder of a group below `mount`, and those of the groups above it."""
     inside = PurePosixPath(path.lstrip("/"))
-    if ".." in inside.parts:  # a process outside the namespace's root
+    if ".." in inside.parts:  # the process is outside the namespace's root
         inside = PurePosixPath()
     yield mount / inside
     yield from (mount / above for above in inside.parents)

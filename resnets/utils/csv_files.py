@@ -1,4 +1,4 @@
-"""CSV that spreadsheets do not run and that any reader can read again."""
+"""CSV files that are safe to open in a spreadsheet (no formula injection) and read back exactly."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from typing import IO, Any
 
 from resnets.utils.terminal import printable, valid_text
 
-# Excel and its like take a cell that begins with one of these for a formula. A quote in front makes
-# it text; cells that begin with such a quote get another, so that `unguarded` is exact.
+# Spreadsheets evaluate a cell that begins with one of these as a formula. A leading quote makes it
+# text; cells that begin with a quote get another, so that `unescape_formula` is exact.
 FORMULA = re.compile(r"'*(?![+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$)[=+\-@\t\r]", re.IGNORECASE)
 
 
 class CsvWriter:
-    """Rows of comma-separated cells, one a line, to a text file opened with `newline=""`.
+    """Writes rows of cells to a text file opened with `newline=""`.
 
-    A text that begins with `=`, `+`, `-` or `@` and is not a plain number is written behind a `'`.
-    Names that are not UTF-8 are written with `\\udcNN` for each such byte. A terminal is handed
-    printable text.
+    Text that begins with `=`, `+`, `-` or `@` and is not a number is prefixed with `'`. Bytes of
+    names that are not UTF-8 are written as `\\udcNN`. Text for a terminal is made printable.
     """
 
     def __init__(self, file: IO[str]) -> None:
-        self._cell = printable if file.isatty() else guarded
+        self._cell = printable if file.isatty() else escape_formula
         self._plain = csv.writer(file, lineterminator="\n")
-        # Python quotes a line break only where it is its own line terminator's.
+        # Python quotes a line break only if it is in its own line terminator.
         self._quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
     def writerow(self, cells: Iterable[Any]) -> None:
@@ -40,20 +39,20 @@ class CsvWriter:
             self.writerow(row)
 
 
-def guarded(text: str) -> str:
-    """`text` as a cell that no spreadsheet takes for a formula."""
+def escape_formula(text: str) -> str:
+    """`text` as a cell that no spreadsheet evaluates."""
     return f"'{valid_text(text)}" if FORMULA.match(text) else valid_text(text)
 
 
-def unguarded(cell: str) -> str:
-    """The text of a cell that `guarded` made."""
+def unescape_formula(cell: str) -> str:
+    """The text of a cell written by `escape_formula`."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell, 1) else cell
 
 
 def read_rows(file: IO[str]) -> Iterator[Sequence[str]]:
-    """Rows as they were given to a `CsvWriter`, all cells as text; csv.Error where it is damaged.
+    """Read the rows of a file written by `CsvWriter`, all cells as text; csv.Error if damaged.
 
     `file` is opened with `newline=""`.
     """
     for cells in csv.reader(file, strict=True):
-        yield [unguarded(cell) for cell in cells]
+        yield [unescape_formula(cell) for cell in cells]

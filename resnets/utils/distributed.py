@@ -1,7 +1,7 @@
-"""Several processes that work as one: those that torchrun started, each with its own device.
+"""Data-parallel processes started by torchrun, each with its own device.
 
-Training divides each global batch among them, evaluation the pictures; sums meet here, and nothing
-is padded or counted twice. One process alone is rank 0 of 1, for which all of this costs nothing.
+Training divides each global batch among them, evaluation the images. Nothing is padded or counted
+twice. A single process is rank 0 of 1, for which no method communicates.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from resnets.utils.processes import environment_int
 
 T = TypeVar("T")
 
-WAIT = timedelta(minutes=30)  # for the others, before an exchange fails
-FIRST_ENDED = "rank 0 ended with an error"  # key in the store of all processes
+TIMEOUT = timedelta(minutes=30)  # of each collective operation
+MAIN_FAILED = "rank 0 ended with an error"  # key in the shared store
 
 
-class ProcessLost(ResnetsError):  # noqa: N818  (the field's word)
-    """Another process of the run died or hangs; the message says where it was missed."""
+class ProcessLost(ResnetsError):  # noqa: N818  (a state, as torch's own names)
+    """Another process of the run died or hangs; the message says where that was noticed."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Which process of how many this is."""
+    """Rank of this process and number of processes, with the collective operations between them."""
 
-    index: int = 0
+    rank: int = 0
     world_size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that writes and speaks."""
-        return self.index == 0
+        """Whether this is rank 0, the only process that writes files and logs."""
+        return self.rank == 0
 
     def shard(self, rows: list[T]) -> list[T]:
-        """The rows that fall to this process; over all processes each comes once."""
-        return rows[self.index :: self.world_size]
+        """The rows of this process; each row belongs to exactly one process."""
+        return rows[self.rank :: self.world_size]
 
-    def places(self, batch_size: int, unit: int = 1) -> NDArray[np.int64]:
-        """Places in a global batch that fall to this process: units r, r + R, ... of `unit` each.
+    def batch_indices(self, batch_size: int, unit: int = 1) -> NDArray[np.int64]:
+        """Indices in a global batch of this process's images: units r, r + R, ... of `unit` each.
 
-        Pictures of a unit need one another (partners of mixup, a norm's batch). Raises ConfigError
-        where there is no unit for each process.
+        The images of a unit stay together (partners of mixup, a norm's batch). Raises ConfigError
+        if there are fewer units than processes.
         """
         units = -(-batch_size // unit)
         if units < self.world_size:
@@ -61,19 +61,19 @@ class ProcessGroup:
                 f"batch_size={batch_size}: {self.world_size} processes need at least "
                 f"{self.world_size * unit}, so that each gets {unit}; raise it, or start fewer"
             )
-        places = np.arange(batch_size)
-        return places[places // unit % self.world_size == self.index]
+        indices = np.arange(batch_size)
+        return indices[indices // unit % self.world_size == self.rank]
 
-    def gather(self, found: list[T]) -> list[T]:
-        """The lists of all processes, joined, in each of them."""
+    def all_gather(self, found: list[T]) -> list[T]:
+        """The concatenated lists of all processes, in each of them."""
         if self.world_size == 1:
             return found
         parts: list[list[T]] = [[] for _ in range(self.world_size)]
         distributed.all_gather_object(parts, found)
         return [item for part in parts for item in part]
 
-    def collect(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of all other processes, on the CPU, in the first; in the others nothing."""
+    def gather_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """In rank 0 the tensors of all other processes, on the CPU; in the others {}."""
         if not self.is_main:
             distributed.gather_object({name: each.cpu() for name, each in tensors.items()})
             return {}
@@ -82,16 +82,16 @@ class ProcessGroup:
         return {name: each for part in parts for name, each in part.items()}
 
     def broadcast_from_main(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the first process, in all of them.
+        """Call `make` in rank 0 and return its result in all processes.
 
-        Where it fails, the first raises its error, and the others ToldError.
+        If it fails, rank 0 raises its error and the others RemoteError.
         """
         if self.world_size == 1:
             return make()
         if not self.is_main:
-            told: list[T | None] = [None]
-            distributed.broadcast_object_list(told)
-            found = told[0]
+            received: list[T | None] = [None]
+            distributed.broadcast_object_list(received)
+            found = received[0]
             if isinstance(found, RemoteError):
                 raise found
             return found  # type: ignore[return-value]
@@ -112,7 +112,7 @@ class ProcessGroup:
         return bool(flags.item())
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Each value added up over all processes, in float64; the keys are the same in all."""
+        """Sum of each value over all processes, in float64; all must have the same keys."""
         if self.world_size == 1:
             return dict(values)
         total = torch.tensor([values[key] for key in sorted(values)], dtype=torch.float64)
@@ -120,8 +120,8 @@ class ProcessGroup:
         return dict(zip(sorted(values), total.tolist(), strict=True))
 
     @contextmanager
-    def lost(self, where: Callable[[], str]) -> Iterator[None]:
-        """Context that says in one line, as RankLost, what exchanges raise from deep inside."""
+    def translate_errors(self, where: Callable[[], str]) -> Iterator[None]:
+        """Context that turns errors of the communication backend into a ProcessLost of one line."""
         try:
             yield
         except RuntimeError as error:
@@ -136,7 +136,7 @@ class ProcessGroup:
             ) from None
 
     def average(self, tensors: list[Tensor], weight: float) -> None:
-        """Replace each float32 tensor by the mean over all processes; their weights add up to 1."""
+        """Replace each float32 tensor by its weighted mean over all processes; weights sum to 1."""
         if self.world_size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors]).mul_(weight)
@@ -148,9 +148,10 @@ class ProcessGroup:
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun started, if it did; `device` is "auto", "cpu", "cuda".
+    """Create the default process group if torchrun started this process, and destroy it at the end.
 
-    The default group carries CPU tensors over gloo and, with GPUs, CUDA tensors over nccl.
+    device: "auto", "cpu" or "cuda"; ConfigError for others. The group sends CPU tensors over gloo
+    and, with GPUs, CUDA tensors over nccl.
     """
     count = environment_int("WORLD_SIZE", 1, least=1)
     if count == 1:
@@ -161,35 +162,35 @@ def init_distributed(device: str) -> Iterator[ProcessGroup]:
         torch.cuda.set_device(environment_int("LOCAL_RANK"))
     elif device not in ("auto", "cpu"):
         raise ConfigError(
-            f"--device {device}: each of {count} processes takes its own; say auto, cpu or cuda"
+            f"--device {device}: each of {count} processes selects its own; use auto, cpu or cuda"
         )
     rank = ProcessGroup(environment_int("RANK"), count)
-    # torchrun keeps its store when it starts processes again, with the addresses of those that
-    # died; without a prefix of their own the new ones may try to reach them.
+    # torchrun keeps its store when it restarts processes, with the addresses of those that died;
+    # without a new prefix the restarted ones may try to connect to them.
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {count}"
-    _import_defaults()
-    with rank.lost(lambda: "while they met"):
-        shared, *_ = next(distributed.rendezvous("env://", timeout=WAIT))
+    _import_before_init()
+    with rank.translate_errors(lambda: "while connecting"):
+        shared, *_ = next(distributed.rendezvous("env://", timeout=TIMEOUT))
         store = distributed.PrefixStore(attempt, shared)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,
-            rank=rank.index,
+            rank=rank.rank,
             world_size=count,
-            timeout=WAIT,
+            timeout=TIMEOUT,
         )
     try:
-        with _first_says_why(rank, store), rank.lost(lambda: "outside training"):
+        with _main_reports_error(rank, store), rank.translate_errors(lambda: "outside training"):
             yield rank
     finally:
         distributed.destroy_process_group()
 
 
-def _import_defaults() -> None:
+def _import_before_init() -> None:
     """Import the modules of torch whose functions have the default group as a default argument.
 
-    Imported while there is a group, as optimizers import them (by torch._dynamo), they would keep
-    it for ever. Its threads would outlive `destroy_process_group`, and one that still holds a
+    If they are imported while a group exists, as optimizers do (by torch._dynamo), they keep it
+    alive. Its threads would outlive `destroy_process_group`, and one that still holds a
     tensor when Python ends aborts the process ("terminate called without an active exception").
     """
     for name in ("fsdp", "nn.functional", "optim"):
@@ -197,21 +198,21 @@ def _import_defaults() -> None:
 
 
 @contextmanager
-def _first_says_why(rank: ProcessGroup, store: distributed.Store) -> Iterator[None]:
-    """Let the others end by ToldError, in silence, where the first ends with an error of its own.
+def _main_reports_error(rank: ProcessGroup, store: distributed.Store) -> Iterator[None]:
+    """Raise RemoteError in the other processes if rank 0 fails with an error of its own.
 
-    All they would have to say is that they lost it.
+    They are not to report a lost process when rank 0 reports the cause.
     """
     try:
         yield
     except ProcessLost:
-        if rank.is_main or not _is_set(store, FIRST_ENDED):
+        if rank.is_main or not _is_set(store, MAIN_FAILED):
             raise
-        raise RemoteError("rank 0 says why the run ends") from None
+        raise RemoteError("rank 0 reports why the run ends") from None
     except (ValueError, OSError):
-        if rank.is_main:  # before its connections are closed, which is what the others notice
+        if rank.is_main:  # before its connections close, which the others notice
             with suppress(RuntimeError):
-                store.set(FIRST_ENDED, "1")
+                store.set(MAIN_FAILED, "1")
         raise
 
 

@@ -1,4 +1,4 @@
-"""The machine a run stands on: device, number formats, allocator, and what to write down of it."""
+"""Hardware and software of a run: device, precision, memory allocator, cache folder, versions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 def pick_device(name: str = "auto") -> torch.device:
     """The device to compute on; "auto" is the first CUDA device, else Apple's, else the CPU.
 
-    Raises ConfigError for a name that is no device, or one that does not work here.
+    Raises ConfigError if `name` is not a device or is not usable here.
     """
     if name != "auto":
         try:
@@ -44,10 +44,10 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def pick_precision(wanted: str, device: torch.device) -> str:
-    """Resolve "auto": "bfloat16" where `device` multiplies it natively, else "float32"."""
-    if wanted != "auto":
-        return wanted
+def pick_precision(requested: str, device: torch.device) -> str:
+    """Resolve "auto": "bfloat16" if `device` supports it natively, else "float32"."""
+    if requested != "auto":
+        return requested
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type == "cpu":
@@ -55,18 +55,17 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     return "float32"
 
 
-def computes(precision: str, device: torch.device) -> bool:
-    """Whether `device` computes in `precision` at all, be it slowly."""
+def supports_precision(precision: str, device: torch.device) -> bool:
+    """Whether `device` can compute in `precision`, natively or emulated."""
     if precision == "float32" or device.type == "cpu":
         return True
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def copy_to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tensor:
-    """`values` on `device`; the host does not wait for the copy.
+    """Copy `values` to `device` without blocking the host.
 
-    CUDA copies from pageable memory only after it has waited for the stream, so they go through
-    pinned memory.
+    CUDA synchronizes before it copies from pageable memory, so the values are pinned first.
     """
     tensor = torch.as_tensor(values)
     if device.type == "cuda" and not tensor.is_cuda:
@@ -74,21 +73,21 @@ def copy_to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tenso
     return tensor.to(device, non_blocking=True)
 
 
-def sum_dtype(device: torch.device) -> torch.dtype:
-    """The type in which sums over many batches are kept on `device`: MPS has no float64."""
+def accumulator_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of sums over many batches on `device`: float64, float32 on MPS, which lacks it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 itself; torch older than 2.12 cannot be asked."""
+    """Whether the CPU supports bfloat16 natively; torch before 2.12 has no function for it."""
     if hasattr(torch.cpu, "get_capabilities"):
         found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(processor_flags().split())
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_flags().split())
 
 
-def processor_flags() -> str:
-    """What this processor can do, as Linux names it; elsewhere what kind it is."""
+def cpu_flags() -> str:
+    """The feature flags of the CPU in /proc/cpuinfo; its architecture if that is not available."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
@@ -98,14 +97,13 @@ def processor_flags() -> str:
 
 
 def cache() -> Path:
-    """The folder of what is made or fetched once for this user and machine.
+    """The cache folder: $RESNETS_CACHE, else `resnets` in $XDG_CACHE_HOME or ~/.cache.
 
-    $RESNETS_CACHE, else `resnets` in the user's cache: $XDG_CACHE_HOME, else ~/.cache. A user
-    without a home, as in containers, has one among the temporary files.
+    A user without a home folder, as in containers, gets one in the folder of temporary files.
     """
     try:
-        if own := os.environ.get("RESNETS_CACHE"):
-            return Path(own).expanduser()
+        if folder := os.environ.get("RESNETS_CACHE"):
+            return Path(folder).expanduser()
         return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resnets"
     except RuntimeError:  # pathlib's, where no home folder is known
         return _temporary_cache()
@@ -113,13 +111,13 @@ def cache() -> Path:
 
 @functools.cache
 def _temporary_cache() -> Path:
-    """A folder that nobody else can write to: the same for all processes of this user, else one
-    that ends with this process."""
+    """A folder writable by this user only: shared by all processes of the user, else removed when
+    this process ends."""
     shared = Path(tempfile.gettempdir()) / f"resnets-{os.geteuid()}"
     with contextlib.suppress(OSError):
         with contextlib.suppress(FileExistsError):
             shared.mkdir(mode=0o700)
-        found = shared.lstat()  # anybody may have made it, or a link
+        found = shared.lstat()  # another user may have created it, or a link
         ours = found.st_uid == os.geteuid() and not found.st_mode & 0o077
         if stat.S_ISDIR(found.st_mode) and ours:
             return shared
@@ -129,11 +127,11 @@ def _temporary_cache() -> Path:
 
 
 def tune_malloc() -> bool:
-    """Have glibc keep freed pages instead of returning them to the system at every step.
+    """Let glibc's malloc keep freed pages instead of returning them to the system at every step.
 
-    Eager CPU steps allocate and free the same large activations again and again; by default each
-    allocation above 128 KiB is a fresh mmap whose pages fault one by one. Returns False where the
-    allocator is not glibc's, or the user has set its thresholds already.
+    Eager CPU steps allocate and free the same large activations repeatedly; by default each
+    allocation above 128 KiB is a new mmap whose pages fault one by one. Returns False if the
+    allocator is not glibc's, or the user has set its thresholds.
     """
     if sys.platform != "linux" or any(key.startswith("MALLOC_") for key in os.environ):
         return False
@@ -150,31 +148,31 @@ def tune_malloc() -> bool:
 
 
 def single_threaded_pool(workers: int, name: str) -> ThreadPoolExecutor:
-    """A pool whose threads each compute on one core, beside a thread that computes on all of them.
+    """A thread pool whose threads do not start OpenMP threads; those of the caller are unaffected.
 
-    Else each would get a team of OpenMP threads of its own, and once there are more of those than
-    cores, no team waits actively any more: a training step on two cores then takes 1.5 times as
-    long, for the rest of the run.
+    Otherwise each would start its own OpenMP team, and once there are more OpenMP threads than
+    cores, all teams wait passively: a training step on two cores then takes 1.5 times as long, for
+    the rest of the run.
     """
-    count, all_here = torch.get_num_threads(), threading.Barrier(workers + 1)
-    pool = ThreadPoolExecutor(workers, name, initializer=_compute_alone)
+    count, all_started = torch.get_num_threads(), threading.Barrier(workers + 1)
+    pool = ThreadPoolExecutor(workers, name, initializer=_use_one_thread)
     try:
         for _ in range(workers):
-            pool.submit(all_here.wait)
-        all_here.wait()
+            pool.submit(all_started.wait)
+        all_started.wait()
     finally:
-        all_here.abort()  # where not all could start, those that did do not wait for ever
-        torch.set_num_threads(count)  # of this thread, and of threads to come
+        all_started.abort()  # if not all could start, those that did must not wait forever
+        torch.set_num_threads(count)  # of this thread, and of later ones
     return pool
 
 
-def _compute_alone() -> None:
+def _use_one_thread() -> None:
     torch.set_num_threads(1)
-    torch.get_num_threads()  # a thread that has not asked yet takes the last number that was set
+    torch.get_num_threads()  # a thread that has not called this takes the last number set
 
 
-def give_back_pages() -> None:
-    """Return what the allocator keeps, of glibc's and of CUDA's, after memory ran out."""
+def release_cached_memory() -> None:
+    """Release memory cached by the allocators of glibc and CUDA, after running out of memory."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -183,7 +181,7 @@ def give_back_pages() -> None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """What a run depended on: versions, hardware, threads. Written as environment.json."""
+    """Versions, hardware and threads of a run, as written to environment.json."""
     names = ("resnets", "torch", "torchvision", "numpy", "pillow", "scikit-learn")
     return {
         "python": platform.python_version(),
@@ -198,7 +196,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """A person's name for `device`, such as "NVIDIA H200" or "Intel(R) Xeon(R), 2 threads"."""
+    """Display name of `device`, such as "NVIDIA H200" or "Intel(R) Xeon(R), 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

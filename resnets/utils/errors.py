@@ -15,10 +15,10 @@ from resnets.utils.terminal import printable
 
 
 class ResnetsError(ValueError):
-    """What all errors of the package derive from that a user is to read.
+    """Base class of all errors of the package that are reported to the user.
 
-    Names of files, members and classes are part of messages and may hold anything; as text the
-    message is one printable line.
+    Messages contain names of files, archive members and classes, which may hold any characters;
+    `str(error)` is one printable line.
     """
 
     def __str__(self) -> str:
@@ -26,15 +26,15 @@ class ResnetsError(ValueError):
 
 
 class ConfigError(ResnetsError):
-    """A recipe, spec or option that cannot be used; its message says which field and why."""
+    """An invalid recipe, spec or option; the message names the field and the reason."""
 
 
 class RemoteError(ResnetsError):
-    """What failed in another process of the run, which says so itself."""
+    """Another process of the run failed, and reports the error itself."""
 
 
 class BusyError(ConfigError):
-    """A folder or file that another process is writing; the message says which process."""
+    """Another process is writing the folder or file; the message names the process."""
 
 
 @contextmanager
@@ -44,10 +44,11 @@ def reading(
     what: str = "",
     remedy: str = "",
 ) -> Iterator[None]:
-    """Turn whatever is raised over the file `name` into an `error` of one line.
+    """Context that turns any exception raised while reading file `name` into `error`.
 
-    what: what it is read as ("as a tar"). remedy: what to do. Our own errors keep their kind,
-    and get the name where they lack it; those of a program that is asked to stop pass.
+    Damaged files can raise exceptions of any type in a library, so all are caught. Errors of this
+    package keep their type, with the name added if it is missing; KeyboardInterrupt and SystemExit
+    pass. what: the format ("as a tar"). remedy: what to do.
     """
     end = f"; {remedy}" if remedy else ""
     read = f"read {what}" if what else "read"
@@ -65,17 +66,17 @@ def reading(
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what a library said."""
+    """The first line of an exception's message, with its type if the message alone is unclear."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
     if isinstance(error, TypeError | AttributeError | LookupError | RecursionError):
-        line = f"damaged ({type(error).__name__}: {line})"  # says nothing by itself
+        line = f"damaged ({type(error).__name__}: {line})"
     return line[:300]
 
 
 def read_object(
     path: Path, error: type[ResnetsError] = ConfigError, remedy: str = ""
 ) -> dict[str, Any]:
-    """The JSON object in a file; `error` where it cannot be read, or is anything else."""
+    """The JSON object in a file; `error` if it cannot be read or is not an object."""
     with reading(path, error, "as JSON", remedy):
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process at a time writes into."""
+"""Atomic writes, locks on files and folders between processes, and new folders for runs."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from resnets.utils.processes import environment_int
 
 LOCK = ".lock"
 RUNS = Path("runs")
-# Seconds to wait for a folder: a killed process lets go of its locks one by one while it ends,
-# which takes a while on a busy machine.
-BRIEFLY = 2.0
-PATIENCE = 10.0  # seconds that `atomic_write` waits for another process at the same file
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-# What file systems without locks answer; there two processes are not kept apart.
+# Seconds to wait for a lock: a killed process releases its locks one by one while it ends, which
+# takes a while on a busy machine.
+LOCK_TIMEOUT = 2.0
+WRITE_TIMEOUT = 10.0  # of `atomic_write`, while another process writes the same file
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+# Errors of file systems without locks; there, processes do not exclude each other.
 NO_LOCKS = {errno.ENOLCK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields where to write: a file beside `path`, which takes its place when the block ends well.
+    """Context with a temporary file next to `path`, which replaces `path` when the block succeeds.
 
-    It is on the disk, name included, before the block is left. After an error nothing is left of
-    it, and what was at `path` stays as it was. Raises BlockingIOError where another process is
-    writing the same file.
+    The file and its name are flushed to disk before the block ends. On an error the temporary file
+    is removed and `path` is unchanged. Raises BlockingIOError if another process keeps writing the
+    same file.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with _naming(path, temporary):
-        if path.is_dir():  # said before anything is computed
+        if path.is_dir():  # raised before anything is computed
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        with hold_file(temporary, PATIENCE):
+        with lock_file(temporary, WRITE_TIMEOUT):
             try:
                 yield temporary
                 with open(temporary, "rb") as file:
@@ -57,21 +57,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _naming(path: Path, *hidden: Path) -> Iterator[None]:
-    """Have errors about the `hidden` files name `path`, and those of a full or read-only disk,
-    which come without a name."""
+    """Context in which errors about the `hidden` files, and disk errors without a file name, name
+    `path`."""
     try:
         yield
     except OSError as error:
         if error.filename in {str(each) for each in hidden} or (
-            error.filename is None and error.errno in DISK
+            error.filename is None and error.errno in DISK_ERRORS
         ):
             error.filename, error.filename2 = str(path), None
         raise
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk too, so that a power cut does not undo a rename."""
-    with suppress(OSError):  # not every file system lets folders be opened
+    """Flush the entries of a folder to disk, so that a power failure does not undo a rename."""
+    with suppress(OSError):  # not all file systems can open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -80,17 +80,17 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def hold_folder(folder: Path) -> Iterator[None]:
-    """Make `folder` and keep other processes from writing into it; a killed holder lets go.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Create `folder` and lock it against other processes; a lock ends with its process.
 
-    Left again, a folder in which nothing was written is removed, and so are the folders around it
-    that were made for it. Raises ConfigError that says who holds it, or that `folder` is a file.
+    If nothing was written, the folder and parents created with it are removed at the end. Raises
+    BusyError that names the process that has the lock, ConfigError if `folder` is a file.
     """
     if not folder.is_dir() and os.path.lexists(folder):
         kind = "link to nothing" if not folder.exists() else "file"
         raise ConfigError(f"{folder}: is a {kind}; give a folder")
     made = [folder, *(each for each in folder.parents if not each.exists())]
-    with _held(folder / LOCK, folder):
+    with _lock(folder / LOCK, folder):
         try:
             yield
         finally:
@@ -101,8 +101,8 @@ def hold_folder(folder: Path) -> Iterator[None]:
                     each.rmdir()  # only where it is empty
 
 
-def is_held(folder: Path) -> bool:
-    """Whether another process, or another part of this one, holds the folder now."""
+def is_locked(folder: Path) -> bool:
+    """Whether the folder is locked, by another process or by other code of this one."""
     lock = folder / LOCK
     try:
         descriptor = os.open(lock, os.O_RDWR)
@@ -115,15 +115,16 @@ def is_held(folder: Path) -> bool:
 
 
 @contextmanager
-def hold_name(path: Path) -> Iterator[None]:
-    """Keep other processes from writing the file or new folder `path`; a killed holder lets go.
+def lock_path(path: Path) -> Iterator[None]:
+    """Lock the file or new folder `path` against other processes; a lock ends with its process.
 
-    For what is made beside `path` and then renamed. Raises ConfigError that says who holds it.
+    For what is written next to `path` and then renamed. Raises BusyError that names the process
+    that has the lock.
     """
-    place = path.absolute()
-    lock = place.parent.resolve() / f".{place.name}.lock"
-    made = [each for each in place.parents if not each.exists()]
-    with _held(lock, path):
+    target = path.absolute()
+    lock = target.parent.resolve() / f".{target.name}.lock"
+    made = [each for each in target.parents if not each.exists()]
+    with _lock(lock, path):
         try:
             yield
         finally:
@@ -135,28 +136,30 @@ def hold_name(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _held(lock: Path, what: Path) -> Iterator[None]:
-    """Make the folder of `lock` and hold it; ConfigError that `what` is being written."""
-    with ExitStack() as held:
+def _lock(lock: Path, what: Path) -> Iterator[None]:
+    """Create the folder of `lock` and acquire it; BusyError if `what` is being written."""
+    with ExitStack() as stack:
         while True:
             _make(lock.parent)
-            with suppress(FileNotFoundError):  # its last holder has just removed the empty folder
+            with suppress(FileNotFoundError):  # its last owner has just removed the empty folder
                 try:
                     with _naming(what, lock):
-                        held.enter_context(hold_file(lock, BRIEFLY, note=json.dumps(_holder())))
+                        stack.enter_context(
+                            lock_file(lock, LOCK_TIMEOUT, note=json.dumps(_owner()))
+                        )
                     break
                 except BlockingIOError:
                     raise BusyError(
                         f"{what}: {_describe(lock)} is writing {'into ' * what.is_dir()}it; wait"
-                        " for it to end, or choose another place"
+                        " for it to end, or choose another path"
                     ) from None
         yield
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make and return the first of parent/NAME-1, -2, ... that does not exist.
+    """Create and return the first of parent/NAME-1, -2, ... that does not exist.
 
-    Of several processes that ask at once each gets a folder of its own.
+    Concurrent processes get different folders.
     """
     number = 1
     while True:
@@ -170,7 +173,7 @@ def new_folder(parent: Path, name: str) -> Path:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder and those around it, also while others remove empty ones."""
+    """Create a folder and its parents, also while other processes remove empty ones."""
     for _ in range(3):
         with suppress(FileNotFoundError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -179,12 +182,12 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def hold_file(path: Path, seconds: float | None = 0.0, note: str = "") -> Iterator[Path]:
-    """Make `path` and hold a lock on it; the system frees it when its holder dies.
+def lock_file(path: Path, seconds: float | None = 0.0, note: str = "") -> Iterator[Path]:
+    """Create `path` and lock it; the system releases the lock when its process ends.
 
-    A link or anything else than a file of this one name is removed first: written through it, a
-    lock or temporary file could overwrite any other file of the user. seconds: how long to wait for
-    another holder, None as long as it takes. note: what the file says then. Raises BlockingIOError.
+    A link, or a file with several names, is removed first: writing through it could overwrite any
+    other file of the user. seconds: timeout, None to wait without limit. note: text to write into
+    the file. Raises BlockingIOError on timeout.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
@@ -204,7 +207,7 @@ def hold_file(path: Path, seconds: float | None = 0.0, note: str = "") -> Iterat
 
 
 def _opened(path: Path) -> int:
-    """A descriptor of `path`, which is a file that no other name leads to."""
+    """A descriptor of `path`, which is a regular file without other names."""
     while True:
         with suppress(FileNotFoundError):
             found = os.lstat(path)
@@ -213,7 +216,7 @@ def _opened(path: Path) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            if error.errno == errno.ELOOP:  # a link again, made meanwhile
+            if error.errno == errno.ELOOP:  # replaced by a link meanwhile
                 continue
             raise
         if _is_plain(os.fstat(descriptor)):
@@ -222,24 +225,24 @@ def _opened(path: Path) -> int:
 
 
 def _is_plain(found: os.stat_result) -> bool:
-    """Whether it is a file of at most one name (none: its holder has just removed it)."""
+    """Whether it is a regular file with at most one name (none: just removed by its owner)."""
     return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
 
 
 def _locked(descriptor: int, path: Path) -> bool:
-    """Whether the file is locked now, and still the one that has the name `path`."""
+    """Try to lock the file; False if another has the lock, or `path` is now another file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno in NO_LOCKS
     try:
         found = os.stat(path)
-    except FileNotFoundError:  # its holder has renamed or removed it meanwhile
+    except FileNotFoundError:  # renamed or removed by its owner meanwhile
         return False
     return os.path.samestat(found, os.fstat(descriptor))
 
 
-def _holder() -> dict[str, str | int]:
+def _owner() -> dict[str, str | int]:
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -249,7 +252,7 @@ def _holder() -> dict[str, str | int]:
 
 
 def _describe(lock: Path) -> str:
-    """Who holds a lock, as far as its file says."""
+    """The process that has a lock, if its file names it."""
     try:
         held = read_object(lock)
         return f"process {held['pid']} on {held['host']} ({held['command']}, since {held['since']})"
@@ -259,7 +262,7 @@ def _describe(lock: Path) -> str:
 
 @contextmanager
 def run_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """`out`, or a new folder runs/NAME-N that no other process gets, removed again if unused."""
+    """`out`, or a new folder runs/NAME-N, which is removed at the end if it is empty."""
     if out is not None:
         yield out
         return
@@ -275,19 +278,16 @@ def run_folder(out: Path | None, name: str) -> Iterator[Path]:
 
 @contextmanager
 def page_folder(out: Path | None, name: str) -> Iterator[Path]:
-    """The same, held from the start: another process that would write into it is refused."""
-    with run_folder(out, name) as folder, hold_folder(folder):
+    """`run_folder`, locked: BusyError if another process is writing into it."""
+    with run_folder(out, name) as folder, lock_folder(folder):
         yield folder
 
 
 @contextmanager
 def results_folder(out: Path | None) -> Iterator[None]:
-    """Hold the folder that a command writes its results into, if it writes any.
-
-    Of several processes that torchrun started, the first one does.
-    """
+    """Lock the output folder of a command, if it has one; under torchrun in rank 0 only."""
     if out is None or environment_int("RANK", 0) > 0:
         yield
         return
-    with hold_folder(out):
+    with lock_folder(out):
         yield

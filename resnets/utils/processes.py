@@ -16,25 +16,26 @@ RAISING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def environment_int(name: str, default: int | None = None, least: int = 0) -> int:
-    """The whole number in variable `name`; ConfigError where it is another text, less, or none."""
+    """The integer in environment variable `name`; ConfigError if unset, no integer or < least."""
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
     if text is not None and text.isdecimal() and int(text) >= least:
         return int(text)
-    said = "is not set" if text is None else f"is {text!r}, not a whole number from {least} on"
+    problem = "is not set" if text is None else f"is {text!r}, not an integer >= {least}"
     raise ConfigError(
-        f"the variable {name} {said}; torchrun sets it. For a single process unset WORLD_SIZE"
+        f"environment variable {name} {problem}; torchrun sets it. For a single process unset"
+        " WORLD_SIZE"
     )
 
 
 @contextmanager
-def without_main() -> Iterator[None]:
+def without_main_module() -> Iterator[None]:
     """Context in which spawned processes do not import the program's main module.
 
-    Python runs it again in each of them, which a script without `if __name__ == "__main__"` does
-    not survive: each process would start the whole work anew. Functions and arguments of such
-    processes must come from modules that can be imported.
+    Python runs it again in each of them; with a script without `if __name__ == "__main__"`, each
+    process would repeat all of its work. Functions and arguments of such processes must come from
+    importable modules.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -45,12 +46,12 @@ def without_main() -> Iterator[None]:
 
 
 @contextmanager
-def signals_later() -> Iterator[None]:
-    """Have the handlers of SIGINT, SIGTERM and SIGHUP run at the end of the block.
+def deferred_signals() -> Iterator[None]:
+    """Context that defers the handlers of SIGINT, SIGTERM and SIGHUP to its end.
 
-    torch traces networks by C++ functions that call Python and must not fail: a handler that raises
-    there aborts the process, and what it was writing stays. A second signal of a kind ends the
-    process at once.
+    torch traces models in C++ code that calls Python and must not fail: a handler that raises there
+    aborts the process and leaves temporary files. A second signal of a kind ends the process at
+    once.
     """
     arrived: list[int] = []
 

@@ -1,8 +1,8 @@
-"""What the terminal is handed: names from files and folders, made harmless.
+"""Terminal output without escape sequences from file names and class names.
 
-A file or class name may hold escape sequences that clear the screen, set the window's title or
-imitate our own lines. Nothing of that kind reaches the terminal: `say` prints, `Console` replaces
-rich's, and importing this module makes the records of our own loggers printable.
+Such a name may contain sequences that clear the screen, set the window's title or imitate our
+messages. `echo` prints lines and `Console` rich's tables, with control characters escaped;
+importing this module does the same for the records of our loggers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import rich.console
 from rich.markup import escape as escape_markup
 from rich.text import Text
 
-# Controls (C0, DEL, C1), line and paragraph separators, what reverses the direction of the text
-# around it, and surrogates, by which Python keeps the bytes of names that are not UTF-8.
+# Control characters (C0, DEL, C1), line and paragraph separators, characters that change the text's
+# direction, and surrogates, which stand for the bytes of names that are not UTF-8.
 UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
@@ -27,16 +27,15 @@ SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: object, keep: str = "") -> str:
-    """`str(text)` with everything that a terminal would obey written as an escape (`\\x1b`).
+    """`str(text)` with control characters escaped (`\\x1b`), except those in `keep`.
 
-    A byte of a name that is not UTF-8 is written as `\\udcNN`, as in JSON. The characters of `keep`
-    (a newline, in text of several lines) stay.
+    A byte of a name that is not UTF-8 is written as `\\udcNN`, as in JSON.
     """
     return UNSAFE.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), str(text))
 
 
 def valid_text(text: str) -> str:
-    """`text` as it can be encoded in UTF-8: bytes that are not UTF-8 are written as `\\udcNN`."""
+    """`text` that can be encoded in UTF-8: bytes that are not UTF-8 are written as `\\udcNN`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -46,20 +45,20 @@ def _escaped(letter: str) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Such as "1 image" and "2,000 images"; `many` is the plural where it is not `one` and an s."""
+    """Such as "1 image" and "2,000 images"; many: the plural, if it is not `one` with an s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def escape(text: object) -> str:
-    """`text` on one line, for rich: printable, and none of it taken for markup."""
+    """`text` as one printable line for rich, with its markup escaped."""
     return escape_markup(printable(text))
 
 
-def say(text: object = "", *, error: bool = False) -> None:
-    """Print a line, or several, to stdout; or with `error` one line to stderr, and flush it.
+def echo(text: object = "", *, error: bool = False) -> None:
+    """Print lines to stdout, or with `error` a single line to stderr, flushed.
 
-    A line break in an error is part of a name: written as it is, what follows would look like a
-    line of ours.
+    Line breaks in errors are escaped: they come from names, and what follows would look like
+    another message.
     """
     if error:
         print(printable(text, keep="\t"), file=sys.stderr, flush=True)  # noqa: T201
@@ -68,10 +67,10 @@ def say(text: object = "", *, error: bool = False) -> None:
 
 
 class Console(rich.console.Console):
-    """rich's console, whose text is printable."""
+    """rich's console, with control characters escaped."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Text of a string, as rich makes it for whatever is printed."""
+        """Convert a string to rich's Text; called for all that is printed."""
         return super().render_str(printable(text, keep="\n\t"), **options)
 
     def on_broken_pipe(self) -> None:
@@ -80,13 +79,13 @@ class Console(rich.console.Console):
 
 
 def console(file: IO[str] | None = None) -> Console:
-    """A console for tables on stdout (or `file`); lines that are piped do not fold."""
+    """A console for tables on stdout (or `file`); piped lines are not wrapped."""
     return Console(file=file, width=None if (file or sys.stdout).isatty() else 1000)
 
 
-def leave_terminal() -> None:
-    """Send what is printed from now on nowhere where its terminal was closed: printing would fail
-    while the work is being saved."""
+def detach_closed_terminal() -> None:
+    """Redirect stdout and stderr to /dev/null if their terminal was closed, so that printing does
+    not fail while a run is being saved."""
     for number in (1, 2):
         try:
             os.write(number, b"")
@@ -97,8 +96,8 @@ def leave_terminal() -> None:
 
 
 @cache
-def _guard_logs() -> None:
-    """Have the messages of our own loggers made printable, whichever handler writes them."""
+def _escape_log_records() -> None:
+    """Escape control characters in the records of our loggers, for any handler."""
     make = logging.getLogRecordFactory()
 
     def made(name: str, *args: Any, **options: Any) -> logging.LogRecord:
@@ -110,4 +109,4 @@ def _guard_logs() -> None:
     logging.setLogRecordFactory(made)
 
 
-_guard_logs()
+_escape_log_records()

@@ -23,7 +23,7 @@ from resnets.config import (
     Preprocess,
     dump_json,
     from_dict,
-    hold_name,
+    lock_path,
     stored_recipe,
     to_dict,
 )
@@ -231,7 +231,7 @@ def into_new_folder(out: Path, write: Callable[[Path], None], said: str) -> None
     ConfigError where `out` holds something or another process writes it; `said` is what the user
     calls it.
     """
-    with hold_name(out):
+    with lock_path(out):
         if out.is_symlink() and not out.exists():
             raise ConfigError(f"{said}: is a link to nothing; name a new folder")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -19,7 +19,7 @@ from resnets.export.write import _export_program
 from resnets.runtime.artifact import ArtifactMetadata
 from resnets.runtime.graph import InferenceModule
 from resnets.utils import environment
-from resnets.utils.processes import environment_int, signals_later
+from resnets.utils.processes import deferred_signals, environment_int
 
 SHOW_NUMBER = """
 import os, sys
@@ -77,7 +77,7 @@ def test_signals_wait_while_native_code_calls_python(number: int):
         raise InterruptedError
 
     def trace() -> None:
-        with signals_later():
+        with deferred_signals():
             signal.raise_signal(number)
             done.append("the block")
 

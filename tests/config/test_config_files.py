@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from resnets.config import ConfigError, atomic_write, hold_folder, hold_name, new_folder
-from resnets.utils.files import LOCK, hold_file
+from resnets.config import ConfigError, atomic_write, lock_folder, lock_path, new_folder
+from resnets.utils.files import LOCK, lock_file
 from resnets.weights.folder import into_new_folder
 
 
@@ -64,45 +64,45 @@ def test_a_file_that_stays_busy_is_an_error(tmp_path, monkeypatch):
 
 def test_a_folder_has_one_writer_and_says_who(tmp_path):
     out = tmp_path / "deep" / "run"
-    with hold_folder(out):
+    with lock_folder(out):
         (out / "result").write_text("1")
-        with pytest.raises(ConfigError, match=f"process {os.getpid()} on"), hold_folder(out):
+        with pytest.raises(ConfigError, match=f"process {os.getpid()} on"), lock_folder(out):
             pass
         (out / LOCK).write_text("rubbish")
-        with pytest.raises(ConfigError, match="another process"), hold_folder(out):
+        with pytest.raises(ConfigError, match="another process"), lock_folder(out):
             pass
     assert [each.name for each in out.iterdir()] == ["result"]
-    with hold_folder(out):  # free again
+    with lock_folder(out):  # free again
         pass
-    with pytest.raises(ConfigError), hold_folder(out / "result"):
+    with pytest.raises(ConfigError), lock_folder(out / "result"):
         pass
 
 
 def test_a_busy_file_inside_is_not_taken_for_a_busy_folder(tmp_path):
-    with pytest.raises(BlockingIOError), hold_folder(tmp_path / "run"):
+    with pytest.raises(BlockingIOError), lock_folder(tmp_path / "run"):
         raise BlockingIOError
 
 
 def test_an_empty_folder_is_removed_again(tmp_path):
-    with pytest.raises(RuntimeError), hold_folder(tmp_path / "runs" / "run"):
+    with pytest.raises(RuntimeError), lock_folder(tmp_path / "runs" / "run"):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_holder_lets_go(tmp_path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom resnets.config import hold_folder\n"
-        "with hold_folder(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+        "import sys, time\nfrom pathlib import Path\nfrom resnets.config import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(ConfigError, match=f"process {holder.pid} on"), hold_folder(tmp_path):
+    with pytest.raises(ConfigError, match=f"process {holder.pid} on"), lock_folder(tmp_path):
         pass
     holder.kill()
     holder.wait()
-    with hold_folder(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
@@ -119,7 +119,7 @@ def test_of_processes_that_race_each_gets_folders_of_its_own(tmp_path):
 
 
 def test_waiting_for_a_lock(tmp_path):
-    first, second = (hold_file(tmp_path / "lock", 0.1) for _ in range(2))
+    first, second = (lock_file(tmp_path / "lock", 0.1) for _ in range(2))
     with first, pytest.raises(BlockingIOError), second:
         pass
 
@@ -138,7 +138,7 @@ def test_nothing_is_written_through_what_lies_in_the_place_of_a_lock(tmp_path, k
     plant(folder / LOCK, kind, victim)
     plant(folder / ".file.tmp", kind, victim)
     plant(folder / ".new.lock", kind, victim)
-    with hold_folder(folder), hold_name(folder / "new"), atomic_write(folder / "file") as temporary:
+    with lock_folder(folder), lock_path(folder / "new"), atomic_write(folder / "file") as temporary:
         temporary.write_text("ours")
         assert str(os.getpid()) in (folder / LOCK).read_text()
     assert victim.read_text() == "mine"
@@ -168,14 +168,14 @@ def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
     with pytest.raises(OSError, match="No space") as caught, atomic_write(tmp_path / "file"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "file")
-    with pytest.raises(OSError, match="y" * 255) as caught, hold_folder(tmp_path / ("y" * 256)):
+    with pytest.raises(OSError, match="y" * 255) as caught, lock_folder(tmp_path / ("y" * 256)):
         pass
     assert LOCK not in str(caught.value)
 
 
 def test_a_link_to_nothing_is_no_folder(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "none" / "deeper")
-    with pytest.raises(ConfigError), hold_folder(tmp_path / "link"):
+    with pytest.raises(ConfigError), lock_folder(tmp_path / "link"):
         pass
     with pytest.raises(ConfigError):
         into_new_folder(tmp_path / "link", lambda _: None, "link")

@@ -32,7 +32,7 @@ def check_sync_norm(rank: ProcessGroup) -> None:
     sync = nn.Sequential(nn.BatchNorm2d(5)).double()
     sync.load_state_dict(plain.state_dict())
     convert_batch_norms(sync, 0, sync=True)
-    places = torch.from_numpy(rank.places(12, 3 if rank.world_size < 4 else 1))
+    places = torch.from_numpy(rank.batch_indices(12, 3 if rank.world_size < 4 else 1))
     whole, mine = x.clone().requires_grad_(), x[places].clone().requires_grad_()
     out, part = plain(whole), sync(mine)
     (out * weight).sum().backward()
@@ -74,7 +74,7 @@ def check_sharded(rank: ProcessGroup) -> None:
     assert rank.sum({"numbers": least})["numbers"] == size
     for name, tensor in nets[0].state_dict().items():
         assert torch.equal(tensor, nets[1].state_dict()[name]), name
-    collected = rank.collect(own)
+    collected = rank.gather_tensors(own)
     if rank.is_main:
         collected |= own
         assert collected.keys() == whole.keys()

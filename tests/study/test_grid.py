@@ -15,7 +15,7 @@ from paths import HELPERS
 from torch import nn
 
 from resnets.cli.main import main
-from resnets.config import ConfigError, from_toml, hold_folder
+from resnets.config import ConfigError, from_toml, lock_folder
 from resnets.data import DataError
 from resnets.models import build
 from resnets.study.depth.presets import depth_grid, paper_cifar10, paper_imagenet, shortcut_grid
@@ -273,7 +273,7 @@ def test_a_study_of_an_earlier_version_keeps_its_rules_and_old_names_of_fields_a
 
 def test_one_study_is_trained_by_one_process(tmp_path):
     write_grid(TINY, tmp_path)
-    with hold_folder(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()} on"):
+    with lock_folder(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()} on"):
         run_grid(TINY, tmp_path)
 
 

@@ -7,10 +7,10 @@ from race import MODES, race, references
 
 from resnets import training
 from resnets.cli.main import main
-from resnets.config import BusyError, ConfigError, hold_folder, hold_name
+from resnets.config import BusyError, ConfigError, lock_folder, lock_path
 from resnets.recipes import recipe
 from resnets.study.grid.worker import train_cell
-from resnets.utils.files import LOCK, is_held
+from resnets.utils.files import LOCK, is_locked
 
 SMALL = ("--model", "cifar-resnet8", "--iterations", "2", "--device", "cpu")
 
@@ -36,7 +36,7 @@ def line(capsys):
 
 def test_a_held_folder_is_refused_before_anything_is_written(whole, tmp_path, capsys):
     out = tmp_path / "run"
-    with hold_folder(out):
+    with lock_folder(out):
         assert main(["train", "digits", *SMALL, "--out", str(out)]) == 2
         assert str(out) in line(capsys)
         with pytest.raises(ConfigError, match="is writing into it"):
@@ -45,7 +45,7 @@ def test_a_held_folder_is_refused_before_anything_is_written(whole, tmp_path, ca
     assert not out.exists()
     shutil.copytree(whole[0], out)
     rows = (out / "metrics.jsonl").read_bytes()
-    with hold_folder(out):
+    with lock_folder(out):
         assert main(["train", "--resume", str(out), "--device", "cpu"]) == 2
         assert str(out) in line(capsys)
         assert (out / "metrics.jsonl").read_bytes() == rows
@@ -75,7 +75,7 @@ def test_every_command_that_writes_into_a_folder_refuses_a_held_one(
     whole, nested_digits, tmp_path, capsys
 ):
     run, images, out = str(whole[0]), str(nested_digits[0]), tmp_path / "out"
-    with hold_folder(out):
+    with lock_folder(out):
         for words in (
             ["evaluate", run, "--out", str(out), "--device", "cpu"],
             ["data", "check", images, "--out", str(out)],
@@ -98,7 +98,7 @@ def test_every_command_that_writes_a_file_anew_refuses_a_held_one(
         ("pushed", ["push", run, "--to"]),
     ):
         path = tmp_path / name
-        with hold_name(path):
+        with lock_path(path):
             assert main([*words, str(path)]) == 2, words
             assert str(path) in line(capsys)
     assert list(tmp_path.iterdir()) == []
@@ -107,15 +107,15 @@ def test_every_command_that_writes_a_file_anew_refuses_a_held_one(
 def test_a_busy_cell_of_a_study_is_not_called_failed(whole, tmp_path):
     cell = shutil.copytree(whole[0], tmp_path / "cell")
     (cell / "result.json").unlink()
-    with hold_folder(cell), pytest.raises(BusyError):
+    with lock_folder(cell), pytest.raises(BusyError):
         train_cell(recipe("digits", "cifar-resnet8"), cell, "cpu")
     assert not (cell / "failed.json").exists()
 
 
 def test_looking_whether_a_folder_is_held_leaves_nothing(tmp_path):
     out = tmp_path / "run"
-    assert not is_held(out)
-    with hold_folder(out):
-        assert is_held(out)
-    assert not is_held(out)
+    assert not is_locked(out)
+    with lock_folder(out):
+        assert is_locked(out)
+    assert not is_locked(out)
     assert not out.exists()

@@ -12,27 +12,35 @@ from resnets import training
 from resnets.config import replace_fields
 from resnets.recipes.small import digits
 from resnets.utils import cpu_count, openmp
-from resnets.utils.openmp import Demand, WaitPolicy
+from resnets.utils.openmp import SchedulerStats, WaitPolicy
 
 TWO = pytest.mark.skipif(
     sys.platform != "linux" or cpu_count.affinity() < 2, reason="needs two cores and Linux"
 )
 
-# Seconds that threads ran and were ready but waited, and their turns on a core, in each second of
-# training cifar-resnet20 with two threads on two cores, beside some 8 to 16 other programs.
-SPINNING_BUSY = [Demand(0.28, 1.68, 87), Demand(0.18, 1.76, 75), Demand(0.41, 1.56, 133)]
-SLEEPING_BUSY = [Demand(0.37, 1.25, 3520), Demand(0.87, 0.74, 10000), Demand(0.12, 1.09, 780)]
+# Seconds that threads ran and waited for a core, and their timeslices, in each second of training
+# cifar-resnet20 with two threads on two cores, next to some 8 to 16 other programs.
+SPINNING_BUSY = [
+    SchedulerStats(0.28, 1.68, 87),
+    SchedulerStats(0.18, 1.76, 75),
+    SchedulerStats(0.41, 1.56, 133),
+]
+SLEEPING_BUSY = [
+    SchedulerStats(0.37, 1.25, 3520),
+    SchedulerStats(0.87, 0.74, 10000),
+    SchedulerStats(0.12, 1.09, 780),
+]
 # On a quiet machine, not measured but reckoned: other programs take two cores 1% of the time, and
 # each thread that wakes waits for 10 microseconds.
-SPINNING_QUIET = Demand(1.96, 0.02, 60)
-SLEEPING_QUIET = Demand(1.2, 0.1, 10000)
+SPINNING_QUIET = SchedulerStats(1.96, 0.02, 60)
+SLEEPING_QUIET = SchedulerStats(1.2, 0.1, 10000)
 
 
 def test_busy_and_quiet_machines_are_told_apart():
-    assert all(each.short_of_cores > openmp.BUSY for each in SPINNING_BUSY)
-    assert all(each.short_of_cores > openmp.QUIET for each in SLEEPING_BUSY)
-    assert SPINNING_QUIET.short_of_cores < openmp.QUIET
-    assert SLEEPING_QUIET.short_of_cores < openmp.QUIET
+    assert all(each.wait_share > openmp.BUSY for each in SPINNING_BUSY)
+    assert all(each.wait_share > openmp.QUIET for each in SLEEPING_BUSY)
+    assert SPINNING_QUIET.wait_share < openmp.QUIET
+    assert SLEEPING_QUIET.wait_share < openmp.QUIET
 
 
 def policies(seconds, share_of):
@@ -74,11 +82,13 @@ def test_demand_is_read_of_each_thread_and_of_those_that_began_meanwhile(tmp_pat
 
     tell("11", 5_000_000_000, 1_000_000_000, 40)
     tell("12", 3_000_000_000, 0, 10)
-    before = Demand.read(tmp_path)
+    before = SchedulerStats.read(tmp_path)
     tell("11", 6_000_000_000, 1_500_000_000, 50)
     tell("13", 1_000_000_000, 500_000_000, 5)
     (tmp_path / "12" / "schedstat").write_text("")  # it has ended
-    assert Demand.between(before, Demand.read(tmp_path)) == Demand(2.0, 1.0, 15)
+    assert SchedulerStats.between(before, SchedulerStats.read(tmp_path)) == SchedulerStats(
+        2.0, 1.0, 15
+    )
 
 
 @pytest.mark.parametrize("lines", [[], ["0 0 0"], ["none"]])
@@ -86,8 +96,8 @@ def test_a_kernel_that_does_not_measure_is_noticed(tmp_path, lines):
     for number, line in enumerate(lines):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "schedstat").write_text(line)
-    assert Demand.read(tmp_path) is None
-    assert Demand.read(tmp_path / "none") is None
+    assert SchedulerStats.read(tmp_path) is None
+    assert SchedulerStats.read(tmp_path / "none") is None
 
 
 HEAD = """
@@ -120,7 +130,7 @@ def while_waiting():
     return slept() - before
 
 team = [task for task in Path("/proc/self/task").iterdir() if int(task.name) != os.getpid()]
-sleeping, found = openmp.SleepingThreads(openmp.libgomp()), [while_waiting()]
+sleeping, found = openmp.PassiveWaiting(openmp.libgomp()), [while_waiting()]
 for _ in range(2):
     sleeping.on()
     found.append(while_waiting())
@@ -152,7 +162,7 @@ SAME = (
     + """
 import hashlib
 layer = torch.nn.Sequential(*(torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(3)))
-sleeping, sums = openmp.SleepingThreads(openmp.libgomp()), set()
+sleeping, sums = openmp.PassiveWaiting(openmp.libgomp()), set()
 for switch in (sleeping.off, sleeping.on, sleeping.off):
     switch()
     torch.manual_seed(0)
@@ -181,7 +191,7 @@ said = []
 forever = [sys.executable, "-c", "while True: pass"]
 others = [subprocess.Popen(forever) for _ in range(2 * len(os.sched_getaffinity(0)))]
 try:
-    with openmp.follow_load(said.append) as follower:
+    with openmp.adapt_wait_policy(said.append) as follower:
         end = time.monotonic() + 60
         while not said and time.monotonic() < end:
             big.aminmax()
@@ -224,7 +234,7 @@ def test_what_is_left_as_it_is(threads, device, environment, reason, two_threads
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     torch.set_num_threads(threads)
-    with openmp.follow_load(print, device) as follower:
+    with openmp.adapt_wait_policy(print, device) as follower:
         assert follower.fixed == reason
         told = follower.to_json()
     assert (told["wait_policy"] == "follows load") == (reason is None)

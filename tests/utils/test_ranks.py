@@ -33,7 +33,7 @@ def stream(
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize(("batch", "unit"), [(96, 1), (96, 4), (60, 8), (7, 1)])
 def test_places_are_whole_units_and_each_place_falls_to_one_rank(count, batch, unit):
-    parts = [ProcessGroup(index, count).places(batch, unit) for index in range(count)]
+    parts = [ProcessGroup(index, count).batch_indices(batch, unit) for index in range(count)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(batch))
     for part in parts:
         assert len(part)
@@ -43,7 +43,7 @@ def test_places_are_whole_units_and_each_place_falls_to_one_rank(count, batch, u
 
 def test_too_few_units_for_all_ranks_are_refused():
     with pytest.raises(ConfigError, match="batch_size=32: 4 processes need at least 64"):
-        ProcessGroup(0, 4).places(32, 16)
+        ProcessGroup(0, 4).batch_indices(32, 16)
     mixed = DataSpec(augment=AugmentSpec(mixup=0.2))
     with pytest.raises(ConfigError, match="batch_size=31: to mix pairs on 2 devices"):
         stream(pictures(), ProcessGroup(0, 2), mixed, 31)
@@ -124,7 +124,7 @@ def test_streams_are_divided_so_that_each_rank_reads_its_own_blocks(count):
 def test_a_rank_alone_costs_and_changes_nothing():
     rank, values = ProcessGroup(), {"a": 1.5}
     assert rank.sum(values) == values
-    assert rank.gather([1, 2]) == [1, 2]
+    assert rank.all_gather([1, 2]) == [1, 2]
     assert rank.any(True)
     assert not rank.any(False)
     assert rank.broadcast_from_main(lambda: 7) == 7

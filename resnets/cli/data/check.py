@@ -14,7 +14,7 @@ from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.config.detect import ClassMapScheme
 from resnets.utils.files import results_folder
 from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import escape, say
+from resnets.utils.terminal import echo, escape
 
 if TYPE_CHECKING:
     from resnets.data.check.report import Written
@@ -135,7 +135,7 @@ class Check:
         kinds = {name for name in self.leave_out.split(",") if name and name != "none"}
         names = set((self.quarantine or "").split(","))
         if names <= known and not Path(self.quarantine or "").exists():
-            say(
+            echo(
                 "resnets data check: --quarantine names a list, as for training; findings to list"
                 f" are named with --leave-out {self.quarantine}, which is taken here",
                 error=True,
@@ -159,7 +159,7 @@ def _remember(report: CheckReport, spec: DataSpec, written: Written, *, annotate
     except DataError:  # nothing trains on it
         return
     if save_record(spec.source, report.findings, listing, written.quarantine) is None:
-        say("note: the cache cannot be written; training will not repeat what was found here")
+        echo("note: the cache cannot be written; training will not repeat what was found here")
 
 
 def _watch(counts: Iterable[int], total: int, doing: str) -> Iterable[int]:
@@ -173,19 +173,19 @@ def _show(report: CheckReport, written: Written) -> None:
     from resnets.data.check.verdict import verdict
 
     console = terminal_console()
-    say(_counted(report))
+    echo(_counted(report))
     for point in verdict(report):
         mark = f"[{STYLES[point.weight]}]{MARKS[point.weight]:<8}[/]"
         console.print(f"{mark}{escape(point.text)}", highlight=False, soft_wrap=True)
         if point.advice:
-            say(f"        {point.advice}")
+            echo(f"        {point.advice}")
     if report.leaks or report.broken:
-        say(_remedy(report, written))
+        echo(_remedy(report, written))
     for table in _tables(report):
         console.print(table)
     counts = suffix_counts(report.contents)
     suffixes = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in counts)
-    say(f"images by suffix: {suffixes}")
+    echo(f"images by suffix: {suffixes}")
 
 
 def _remedy(report: CheckReport, written: Written) -> str:
@@ -238,19 +238,19 @@ def _conclude(report: CheckReport, written: Written, code: int) -> None:
     """The last lines: where everything is, and once more the worst."""
     from resnets.data.check.verdict import verdict, warnings
 
-    say(f"report: {written.page}\nfindings: {written.table}")
-    say(f"quarantine: {written.quarantine} ({written.listed:,} listed)")
+    echo(f"report: {written.page}\nfindings: {written.table}")
+    echo(f"quarantine: {written.quarantine} ({written.listed:,} listed)")
     worst = verdict(report)[0]
     if worst.weight == "leak":
-        say(f"LEAK: {worst.text}.\n{_remedy(report, written)}")
+        echo(f"LEAK: {worst.text}.\n{_remedy(report, written)}")
     elif worst.weight in ("refused", "broken"):
-        say(f"{MARKS[worst.weight]}: {worst.text}")
+        echo(f"{MARKS[worst.weight]}: {worst.text}")
     found = warnings(report)
     for warning in found:
-        say(f"WARNING: {warning}")
+        echo(f"WARNING: {warning}")
     if code:
-        say(f"exit code {code}")
+        echo(f"exit code {code}")
     elif found:
-        say(f"exit code 0, with {len(found):,} warning{'s' * (len(found) > 1)}: see above")
+        echo(f"exit code 0, with {len(found):,} warning{'s' * (len(found) > 1)}: see above")
     else:
-        say("nothing that spoils a result was found")
+        echo("nothing that spoils a result was found")

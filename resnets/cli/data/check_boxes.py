@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 
 if TYPE_CHECKING:
     from resnets.config import DetectSpec
@@ -67,17 +67,17 @@ def show_annotated(annotated: Annotated, out: Path) -> None:
 
     reports = annotated.reports
     for note in annotated.notes:
-        say(f"note: {note}")
+        echo(f"note: {note}")
     for report in reports:
         for problem in report.problems[:MOST_LINES]:
-            say(problem)
+            echo(problem)
         if len(report.problems) > MOST_LINES:
-            say(f"... and {len(report.problems) - MOST_LINES:,} more, in annotations.csv")
+            echo(f"... and {len(report.problems) - MOST_LINES:,} more, in annotations.csv")
         for note in report.notes:
-            say(f"note: {note}")
-        say(f"annotations of {report.summary()}")
+            echo(f"note: {note}")
+        echo(f"annotations of {report.summary()}")
     write_problems((each for report in reports for each in report.problems), out / ANNOTATIONS)
-    say(f"bad annotations: {out / ANNOTATIONS}")
+    echo(f"bad annotations: {out / ANNOTATIONS}")
 
 
 def repair(source: str, task: Task, out: Path) -> None:
@@ -85,8 +85,8 @@ def repair(source: str, task: Task, out: Path) -> None:
     from resnets.detect.check.repair import LIST, repair_annotations
 
     done = repair_annotations(source, task, out)
-    say(f"wrote {out}: {done.summary()}")
-    say(f"what was changed or left out: {out / LIST}; train on it with --data {out}")
+    echo(f"wrote {out}: {done.summary()}")
+    echo(f"what was changed or left out: {out / LIST}; train on it with --data {out}")
 
 
 def _watch(sizes: Iterable[object], total: int) -> Iterable[object]:

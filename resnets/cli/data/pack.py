@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from resnets.config import ConfigError, DataSpec, hold_name
-from resnets.utils.terminal import say
+from resnets.config import ConfigError, DataSpec, lock_path
+from resnets.utils.terminal import echo
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -73,7 +73,7 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
         raise ConfigError(f"--out {out}: packed sets end in {SUFFIX}; name it {out.name}{SUFFIX}")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
-    with hold_name(out):
+    with lock_path(out):
         if out.exists():
             raise ConfigError(f"--out {out}: exists already; remove it or name another file")
         source = find_source(spec)
@@ -87,10 +87,10 @@ def _pack(spec: DataSpec, size: int, out: Path | None) -> int:
             max_unreadable=spec.max_unreadable,
         )
     parts = ", ".join(f"{count:,} {role}" for role, count in packed.images.items())
-    say(f"wrote {out}: {parts}, {_bytes(packed.size)}")
+    echo(f"wrote {out}: {parts}, {_bytes(packed.size)}")
     for said in describe_levels(packed.value_range):
-        say(said)
-    say(f"use it: resnets train RECIPE --data {out}")
+        echo(said)
+    echo(f"use it: resnets train RECIPE --data {out}")
     if packed.unreadable:
         _complain(f"{len(packed.unreadable):,} unreadable images left out")
     return 1 if packed.unreadable else 0
@@ -108,12 +108,12 @@ def _verify(path: Path) -> int:
     if bad:
         _complain(f"{path}: {bad:,} of {images:,} images are damaged; pack the set again")
         return 1
-    say(f"{path}: {images:,} images, all as they were packed")
+    echo(f"{path}: {images:,} images, all as they were packed")
     return 0
 
 
 def _complain(text: str) -> None:
-    say(f"resnets data pack: {text}", error=True)
+    echo(f"resnets data pack: {text}", error=True)
 
 
 def _bytes(count: int) -> str:

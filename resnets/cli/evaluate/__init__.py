@@ -13,7 +13,7 @@ from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.utils.processes import environment_int
 from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import escape, say
+from resnets.utils.terminal import echo, escape
 
 if TYPE_CHECKING:
     from resnets.evaluate import Evaluation
@@ -115,7 +115,7 @@ def _report(found: Measurement, *, as_json: bool) -> None:
         show(found.evaluation)
     if found.errors:
         count = len(found.errors)
-        say(f"resnets evaluate: {count:,} unreadable images left out", error=True)
+        echo(f"resnets evaluate: {count:,} unreadable images left out", error=True)
 
 
 def show(evaluation: Evaluation) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import escape, say
+from resnets.utils.terminal import echo, escape
 
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation
@@ -22,16 +22,16 @@ def report(found: DetectionEvaluation, *, as_json: bool) -> None:
     """Print the metrics, or where results without ground truth were saved."""
     if found.metrics is None:
         count = sum(len(each["scores"]) for each in found.found)
-        say(f"{found.split.description}: {count:,} objects found; no ground truth to measure by")
+        echo(f"{found.split.description}: {count:,} objects found; no ground truth to measure by")
     elif as_json:
         print(json.dumps(found.metrics.to_json()))  # noqa: T201
     else:
         show(found.metrics)
     if found.written:
         more = " ..." if len(found.written) > 3 else ""
-        say(f"wrote {', '.join(map(str, found.written[:3]))}{more}", error=True)
+        echo(f"wrote {', '.join(map(str, found.written[:3]))}{more}", error=True)
     for error in found.errors:
-        say(f"resnets evaluate: {error}", error=True)
+        echo(f"resnets evaluate: {error}", error=True)
 
 
 def show(metrics: DetectionMetrics) -> None:

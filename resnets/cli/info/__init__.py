@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from resnets.config import ConfigError
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 
 if TYPE_CHECKING:
     from resnets.models import ImageClassifier
@@ -89,7 +89,7 @@ def _show_kernels(as_json: bool) -> None:
         return
     for row in rows:
         note = f" (compiled by each process: {row['note']})" if row["note"] else ""
-        say(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
+        echo(f"{row['kernel']:<13} {'used' if row['used'] else 'not used: '}{row['reason']}{note}")
 
 
 def _show(nets: Sequence[ImageClassifier], *, catalog: bool, folded: bool, published: bool) -> None:
@@ -145,4 +145,4 @@ def _draw_blocks(names: Sequence[str], path: Path | None, as_json: bool) -> None
 
 def _say_drawn(names: Sequence[str], path: Path) -> None:
     # On stderr: with --json, stdout is for the list alone.
-    say(f"drew {', '.join(names)}: {path}", error=True)
+    echo(f"drew {', '.join(names)}: {path}", error=True)

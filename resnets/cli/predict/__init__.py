@@ -17,7 +17,7 @@ from resnets.cli.process import load_options
 from resnets.config import ConfigError
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import escape, say
+from resnets.utils.terminal import echo, escape
 
 if TYPE_CHECKING:
     from resnets.evaluate.predict import Prediction
@@ -171,7 +171,7 @@ class _Failures:
         for prediction in predictions:
             if prediction.error is not None:
                 self.count += 1
-                say(f"resnets predict: {prediction.error}", error=True)
+                echo(f"resnets predict: {prediction.error}", error=True)
             yield prediction
 
 
@@ -190,7 +190,7 @@ def _explained(
             out = folder / f"{stem}{again}.cam.png"
             explain(net, prediction.path, prediction.classes[0], prediction.probabilities[0], out)
         yield prediction
-    say(f"wrote {written.total():,} maps to {folder}", error=True)
+    echo(f"wrote {written.total():,} maps to {folder}", error=True)
 
 
 def _print_json(predictions: Iterable[Prediction]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from resnets.cli.process import Ended
 from resnets.config import ConfigError
-from resnets.utils.terminal import counted, say
+from resnets.utils.terminal import counted, echo
 
 if TYPE_CHECKING:
     from resnets.bulk.pool import Event
@@ -216,4 +216,4 @@ def _clock(seconds: float) -> str:
 
 
 def _say(text: str) -> None:
-    say(f"resnets predict: {text}", error=True)
+    echo(f"resnets predict: {text}", error=True)

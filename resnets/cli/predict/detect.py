@@ -14,7 +14,7 @@ from rich.table import Table
 from resnets.config import ConfigError
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import escape, say
+from resnets.utils.terminal import echo, escape
 
 if TYPE_CHECKING:
     from resnets.detect.models.predictor import Prediction
@@ -51,7 +51,7 @@ def predict(
     kept = [each.without_pixels() for each in seen]
     _write(kept, names, draw, as_json=as_json, as_csv=as_csv)
     for error in unreadable.messages:
-        say(f"resnets predict: {error}", error=True)
+        echo(f"resnets predict: {error}", error=True)
     return 1 if len(unreadable) else 0
 
 
@@ -93,7 +93,7 @@ def _drawn(seen: Iterable[Prediction], names: Sequence[str], folder: Path) -> It
         again = f".{written[stem]}" if written[stem] > 1 else ""
         save_drawing(each.draw(names), folder / f"{stem}{again}.seen.png")
         yield each
-    say(f"wrote {written.total():,} drawings to {folder}", error=True)
+    echo(f"wrote {written.total():,} drawings to {folder}", error=True)
 
 
 def _print_csv(seen: Sequence[Prediction], names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import tyro
 
 from resnets.cli.study.analyses import Gradients, Identity, Landscape, Responses, split_names
 from resnets.config import ConfigError
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 
 if TYPE_CHECKING:
     from resnets.study.grid.cells import Grid
@@ -148,14 +148,14 @@ def _train(grid: Grid, out: Path | None, jobs: int | None, device: str) -> int:
     try:
         study = run_study(grid, out, jobs=jobs, device=device)
     except Interrupted as stop:
-        say(stop)
+        echo(stop)
         return stop.code
-    say(study.lead)
+    echo(study.lead)
     unfinished = [cell.folder.name for cell in study.cells if cell.status not in ("done", "failed")]
     failed = [cell.folder.name for cell in study.cells if cell.status == "failed"]
     if failed:
-        say(f"failed: {', '.join(failed)} (reason: failed.json in each; remove it to try again)")
+        echo(f"failed: {', '.join(failed)} (reason: failed.json in each; remove it to try again)")
     if unfinished:
-        say(f"not finished: {', '.join(unfinished)}; resume with --resume {study.folder}")
-    say(f"report: {study.report}")
+        echo(f"not finished: {', '.join(unfinished)}; resume with --resume {study.folder}")
+    echo(f"report: {study.report}")
     return 1 if unfinished or len(failed) == len(study.cells) else 0

@@ -10,7 +10,7 @@ import tyro
 
 from resnets.cli.process import load_options
 from resnets.utils.files import page_folder
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 
 if TYPE_CHECKING:
     from resnets.report.page import Report
@@ -185,7 +185,7 @@ def split_names(names: str | None) -> tuple[str, ...]:
 def _show(report: Report) -> int:
     """Print the caution and the lead of the page, and its path."""
     if report.caution:
-        say(f"No conclusion. {report.caution}")
-    say(report.lead)
-    say(f"report: {report.path}")
+        echo(f"No conclusion. {report.caution}")
+    echo(report.lead)
+    echo(f"report: {report.path}")
     return 0

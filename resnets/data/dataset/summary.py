@@ -16,7 +16,7 @@ import numpy as np
 
 from resnets.data.dataset.source import Part, Rows, Source
 from resnets.data.files.walk import LeftOut
-from resnets.utils.terminal import printable, say
+from resnets.utils.terminal import echo, printable
 
 ROLES = {"train": "training", "val": "validation", "test": "test"}
 WIDTH = 80
@@ -184,7 +184,7 @@ def announce(found: object) -> None:
     if tuple(lines) not in _said:
         _said.add(tuple(lines))
         for line in lines:
-            say(line, error=True)
+            echo(line, error=True)
 
 
 def announce_folders(paths: Sequence[str | Path], images: int, left_out: LeftOut) -> None:

@@ -51,7 +51,7 @@ class TrainStream:
         self.spec, self.preprocessor = data_spec, at_size(preprocessor, self.size)
         self.batch_size, self.seed, self.device = batch_size, seed, device
         unit = mix_unit(data_spec.augment, batch_size, rank.world_size)
-        self.places = rank.places(batch_size, math.lcm(unit, norm_batch or 1))
+        self.places = rank.batch_indices(batch_size, math.lcm(unit, norm_batch or 1))
         self.channels_last = channels_last
         check_growth(data_spec, self.size)
         self.augment = BatchAugment(data_spec.augment, self.preprocessor, seed, device)

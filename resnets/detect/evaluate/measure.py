@@ -85,7 +85,7 @@ def _measure(
         read.append(rows[inputs.row])
         meter.add(read[-1], predictor.infer(inputs))
     meter.gather(group)
-    read, errors = sorted(group.gather(read)), group.gather(unreadable.messages)
+    read, errors = sorted(group.all_gather(read)), group.all_gather(unreadable.messages)
     if not read:
         raise DataError(f"{split.description}: no image that can be read")
     if errors:

@@ -110,7 +110,7 @@ class ObjectMeter:
 
     def gather(self, group: ProcessGroup) -> None:
         """See `Meter`."""
-        self.found = dict(group.gather(list(self.found.items())))
+        self.found = dict(group.all_gather(list(self.found.items())))
 
     def metrics(
         self, split: DetectionSplit, rows: Sequence[int], protocol: str
@@ -133,7 +133,7 @@ class LocationMeter:
 
     def gather(self, group: ProcessGroup) -> None:
         """See `Meter`."""
-        self.located = dict(group.gather(list(self.located.items())))
+        self.located = dict(group.all_gather(list(self.located.items())))
 
     def metrics(
         self, split: DetectionSplit, rows: Sequence[int], protocol: str
@@ -158,7 +158,7 @@ class SegmentationMeter:
 
     def gather(self, group: ProcessGroup) -> None:
         """See `Meter`."""
-        self.pixels.confusion = np.sum(group.gather([self.pixels.confusion]), axis=0)
+        self.pixels.confusion = np.sum(group.all_gather([self.pixels.confusion]), axis=0)
 
     def metrics(
         self, split: DetectionSplit, rows: Sequence[int], protocol: str

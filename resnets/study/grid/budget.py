@@ -25,7 +25,7 @@ from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
-from resnets.utils.processes import without_main
+from resnets.utils.processes import without_main_module
 
 # Fewer steps than this, or than one pass over the training set, show nothing about a model.
 MIN_STEPS = 20
@@ -111,7 +111,7 @@ def survey_in_subprocess(grid: Grid, device: str, threads: int, *, timed: bool) 
     process = context.Process(
         target=_survey_into, args=(sender, grid, device, threads, timed), daemon=True
     )
-    with without_main():
+    with without_main_module():
         process.start()
     sender.close()
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from resnets.config import ConfigError, from_toml, hold_folder, to_dict
+from resnets.config import ConfigError, from_toml, lock_folder, to_dict
 from resnets.study.grid.budget import resolve_budget
 from resnets.study.grid.cells import (
     RECIPE,
@@ -34,7 +34,7 @@ from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
 from resnets.utils.files import LOCK
-from resnets.utils.processes import without_main
+from resnets.utils.processes import without_main_module
 from resnets.weights.checkpoint.format import LAST
 
 log = logging.getLogger("resnets")
@@ -66,7 +66,7 @@ def run_grid(
     Raises ConfigError where `folder` holds something else, a study of another grid, or is in use,
     and Interrupted after a signal, once every running cell has saved.
     """
-    with hold_folder(folder):
+    with lock_folder(folder):
         return train_grid(grid, folder, jobs=jobs, device=device)
 
 
@@ -220,7 +220,7 @@ class _WorkerPool:
         process = context.Process(
             target=work, args=(recipe, folder, slot.device, slot.threads, sender), name=folder.name
         )
-        with without_main():
+        with without_main_module():
             process.start()
         sender.close()
         self.workers[folder] = _Worker(process, slot, receiver)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from resnets import training
-from resnets.config import BusyError, ConfigError, Recipe, dump_json, hold_file
+from resnets.config import BusyError, ConfigError, Recipe, dump_json, lock_file
 from resnets.study.grid.cells import FAILED, RESULT
 from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
@@ -62,7 +62,7 @@ def work(recipe: Recipe, folder: Path, device: str, threads: int, reason: Connec
     """
     become_worker(threads)
     # A worker of a killed study may still be saving this cell.
-    with hold_file(folder.with_name(f".{folder.name}.lock"), None):
+    with lock_file(folder.with_name(f".{folder.name}.lock"), None):
         try:
             train_cell(recipe, folder, device)
         except Interrupted:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import TypeVar
 
-from resnets.utils.terminal import leave_terminal
+from resnets.utils.terminal import detach_closed_terminal
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            leave_terminal()
+            detach_closed_terminal()
         elif self.received == number:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from resnets.utils.terminal import say
+from resnets.utils.terminal import echo
 
 EXIT_HUNG = 75  # a temporary failure, retry (EX_TEMPFAIL in sysexits.h)
 
@@ -66,6 +66,6 @@ class Watchdog:
                 self._changed.wait(left)
             else:
                 return
-        say(self.describe(), error=True)
+        echo(self.describe(), error=True)
         faulthandler.dump_traceback(all_threads=True)
         os._exit(EXIT_HUNG)

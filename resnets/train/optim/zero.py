@@ -34,7 +34,7 @@ class ShardedOptimizer:
         shards = partition(self._parameters, group.world_size)
         self._buckets = [list(_buckets(parameters)) for parameters in shards]
         self._group = group
-        self._optimizer = make(set(shards[group.index]))
+        self._optimizer = make(set(shards[group.rank]))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ class ShardedOptimizer:
             for bucket in buckets:
                 flat = torch.cat([parameter.reshape(-1) for parameter in bucket])
                 distributed.broadcast(flat, owner)
-                if owner != self._group.index:
+                if owner != self._group.rank:
                     parts = flat.split([parameter.numel() for parameter in bucket])
                     for parameter, part in zip(bucket, parts, strict=True):
                         parameter.copy_(part.view_as(parameter))

@@ -77,7 +77,7 @@ def install() -> None:
     real = loop.train_step
 
     def train_step(state, forward, loss_fn, batch, *rest):
-        mine = rank is None or int(rank) == forward.group.index
+        mine = rank is None or int(rank) == forward.group.rank
         if kind == "nan" and mine and state.step + 1 == int(step):
             batch.images.fill_(float("nan"))
         real(state, forward, loss_fn, batch, *rest)
