@@ -128,4 +128,4 @@ def test_a_rank_alone_costs_and_changes_nothing():
     assert rank.any(True)
     assert not rank.any(False)
     assert rank.broadcast_from_main(lambda: 7) == 7
-    assert dataclasses.asdict(rank) == {"index": 0, "world_size": 1}
+    assert dataclasses.asdict(rank) == {"rank": 0, "world_size": 1}
