@@ -39,7 +39,7 @@ PACKAGE = Path(__file__).parents[1]
 DAY = 86400.0  # seconds, after which no export is still running
 MAX_ENTRIES = 16  # the least recently used one is removed first
 SOURCE_FILES = (  # modules that decide the content of an artifact
-    *("runtime/artifact", "runtime/fold_batch_norm", "runtime/graph", "runtime/resize_graph"),
+    *("runtime/artifact", "runtime/graph", "runtime/resize_graph"),
     *("export/write", "export/mixed_precision", "export/verify", "export/cache"),
 )
 FLAGS: dict[Precision, str | None] = {"float32": None, "bfloat16": "--bf16", "int8": "--int8"}

@@ -29,7 +29,7 @@ from resnets.export.write import (
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata, artifact_files
 from resnets.runtime.open import measure_relative_speed, open_artifact
-from resnets.runtime.openvino_core import run_in_new_thread, shared_core
+from resnets.runtime.openvino import run_in_new_thread, shared_core
 from resnets.utils import environment
 
 MAX_FLOAT_SHARE = 0.5  # of the multiply-adds; beyond, less than half of the speedup is left

@@ -10,8 +10,10 @@ from __future__ import annotations
 import functools
 import re
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,15 +21,50 @@ import torch
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata, require_package
 from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
 from resnets.runtime.graph import INPUT
-from resnets.runtime.openvino_core import shared_core
 from resnets.runtime.resize_graph import VIEW
 from resnets.utils import environment
+
+T = TypeVar("T")
 
 HEAD = 1024  # bytes of a file in which a model begins
 MODEL = re.compile(rb"""\s*(<\?xml[^>]*\?>\s*)?<net\s[^<>]*version=["']1\d["']""")
 CHUNK = 4  # images per thread; fewer on machines with many threads
 IMAGES_IN_FLIGHT = 32  # enough to keep all threads busy
 CHUNKS_PER_THREAD = 8  # per batch, so that few threads idle at its end
+_LOCK = threading.Lock()
+
+
+def shared_core() -> Any:
+    """The `openvino.Core` of the process with its CPU plugin loaded; created on first use.
+
+    The plugin gives the thread that loads it an alternate signal stack (AMX needs a large one), and
+    frees it with its `Core` (sigstack_manager.cpp of the plugin,
+    https://github.com/openvinotoolkit/openvino/pull/11894). Of two cores the first may be freed
+    first: the thread then has a dangling signal stack, and the next signal, such as the SIGTERM
+    that stops a server, crashes the process. So there is one core that is never freed, and code
+    that creates cores of its own runs in a thread that receives no signals afterwards.
+    """
+    with _LOCK:
+        return _create_core()
+
+
+def run_in_new_thread(function: Callable[[], T]) -> T:
+    """Return `function()`, run in a new thread; its exceptions are raised here."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
+
+
+@functools.cache
+def _create_core() -> Any:
+    import openvino as ov
+
+    # Two threads that read their first tensors at the same time can hang.
+    assert ov.Tensor(np.zeros(1, np.uint8)).data is not None
+    core = ov.Core()
+    # Memory-mapped weights would change, or crash the process, if the file is overwritten.
+    core.set_property({"ENABLE_MMAP": False})
+    run_in_new_thread(lambda: core.get_property("CPU", "FULL_DEVICE_NAME"))
+    return core
 
 
 class OpenvinoEngine(ArtifactEngine):

@@ -14,11 +14,10 @@ from urllib.parse import quote
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from resnets.serve.errors import add_error_handlers
 from resnets.serve.http.body import BodyReader, DisconnectedError, check_image, images_of_body
 from resnets.serve.http.limits import Limits, RequestError
 from resnets.serve.metrics import Metrics
-from resnets.serve.middleware import RequestMiddleware
+from resnets.serve.middleware import RequestMiddleware, add_error_handlers
 from resnets.serve.models import PredictOptions
 from resnets.serve.openapi import EXPLAIN_RESPONSES, PREDICT_RESPONSES, REQUEST_BODY, docs_renderer
 from resnets.serve.registry import LoadedModel, Registry
@@ -259,7 +258,7 @@ def _add_inference_routes(app: FastAPI, service: PredictService) -> None:
         model: ModelName = None,
         class_name: Annotated[str | None, Query(alias="class", max_length=500)] = None,
     ) -> Response:
-        """A PNG of what in an image speaks for a class (Grad-CAM); the most likely if none is
+        """A PNG of the Grad-CAM heatmap of a class; the most likely class if none is
         named. Classifiers served from a checkpoint only."""
         png, class_shown = await service.explain(request, model, class_name)
         return Response(png, media_type="image/png", headers={"x-class": quote(class_shown)})

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from resnets.serve.http.lag import EventLoopLag
-from resnets.serve.http.limits import Limits, RequestError
+from resnets.serve.http.limits import EventLoopLag, Limits, RequestError
 from resnets.serve.workers import WorkerPool
 
 log = logging.getLogger("resnets.serve")

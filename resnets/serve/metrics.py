@@ -23,8 +23,12 @@ class Metrics:
         self.shed = self._counter("shed", "Requests refused because the queue was full", ("model",))
         self._sizes = self._histogram("batch_pictures", "Images in a batch", SIZES, "model")
         self._compute = self._histogram("batch_seconds", "Computing a batch", SECONDS, "model")
-        self._count = self._gauge("waiting_pictures", "Accepted, not answered", ("model",))
-        self._room = self._gauge("room_pictures", "Accepted at a time at most", ("model",))
+        self._count = self._gauge(
+            "waiting_pictures", "Images accepted and not yet answered", ("model",)
+        )
+        self._room = self._gauge(
+            "room_pictures", "Maximum number of images accepted at a time", ("model",)
+        )
         self._stuck = Gauge(
             "resnets_stuck_workers", "Threads at one job for too long", registry=self.registry
         )

@@ -1,4 +1,4 @@
-"""Middleware for every request: authorization, logging, metrics and security headers."""
+"""Middleware (authorization, logging, metrics, security headers) and exception handlers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ import traceback
 from collections.abc import Collection
 from typing import Any
 
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from resnets.data.errors import DataError
 from resnets.serve.http.body import DisconnectedError
 from resnets.serve.http.connection import error_body
+from resnets.serve.http.limits import RequestError
 from resnets.serve.metrics import Metrics
 
 log = logging.getLogger("resnets.serve")
@@ -194,3 +199,34 @@ async def _refuse(
     headers = [(b"content-type", b"application/json"), length, *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Add exception handlers to `app`: an HTTP status and a JSON error (`error_body`) for each."""
+
+    def answer(
+        request: Request, status: int, reason: str, headers: dict[str, str] | None = None
+    ) -> Response:
+        number = request.scope["state"]["seen"]["request"]
+        body = error_body(status, reason, number)
+        return Response(body, status, headers, media_type="application/json")
+
+    @app.exception_handler(RequestError)
+    async def refused(request: Request, error: RequestError) -> Response:
+        retry_after = error.retry_after
+        headers = None if retry_after is None else {"retry-after": str(retry_after)}
+        return answer(request, error.status, error.reason, headers)
+
+    @app.exception_handler(DataError)
+    async def unreadable(request: Request, error: DataError) -> Response:
+        return answer(request, 422, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return answer(request, 422, f"{first['loc'][-1]}: {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        headers = None if error.headers is None else dict(error.headers)
+        return answer(request, error.status_code, str(error.detail), headers)

@@ -15,8 +15,7 @@ from typing import Any
 from resnets.config import ConfigError
 from resnets.runtime.base import Runtime
 from resnets.serve.batching import Admission, Batcher
-from resnets.serve.http.lag import EventLoopLag
-from resnets.serve.http.limits import Limits, RequestError
+from resnets.serve.http.limits import EventLoopLag, Limits, RequestError
 from resnets.serve.metrics import Metrics
 from resnets.serve.models import Model, PredictOptions, fingerprint, open_model
 from resnets.weights.load import NOTHING_SAID, LoadOptions

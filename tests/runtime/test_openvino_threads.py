@@ -10,7 +10,7 @@ pytest.importorskip("openvino")
 MEET = """
 import threading
 import numpy as np, openvino as ov, openvino.opset13 as op
-from resnets.runtime.openvino_core import shared_core
+from resnets.runtime.openvino import shared_core
 
 x = op.parameter([1, 3, 64, 64], np.float32, name="x")
 model = ov.Model([op.relu(x)], [x], "net")

@@ -6,8 +6,7 @@ import time
 import pytest
 
 from resnets.serve.batching import Admission, Batcher
-from resnets.serve.http.lag import INTERVAL, EventLoopLag
-from resnets.serve.http.limits import Limits, RequestError
+from resnets.serve.http.limits import LAG_INTERVAL, EventLoopLag, Limits, RequestError
 
 
 def test_batches_gather_what_is_on_its_way_and_keep_the_order():
@@ -81,10 +80,10 @@ def test_admission_leaves_time_to_an_event_loop_that_is_late():
         lag.start()
         before = admission.room
         await asyncio.sleep(0)
-        time.sleep(INTERVAL + 0.1)  # nothing else gets its turn meanwhile
+        time.sleep(LAG_INTERVAL + 0.1)  # nothing else gets its turn meanwhile
         late, deadline = admission.room, time.monotonic() + 60
         while admission.room < before and time.monotonic() < deadline:
-            await asyncio.sleep(INTERVAL)
+            await asyncio.sleep(LAG_INTERVAL)
         after = admission.room
         lag.stop()
         return before, late, after

@@ -20,7 +20,7 @@ from small_nets import RESIDUAL, small_net
 
 from resnets.runtime.graph import InferenceModule
 from resnets.serve.http import connection
-from resnets.serve.http.lag import EventLoopLag
+from resnets.serve.http.limits import EventLoopLag
 
 RAW = {"content-type": "image/png"}
 

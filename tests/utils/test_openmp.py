@@ -36,11 +36,11 @@ SPINNING_QUIET = SchedulerStats(1.96, 0.02, 60)
 SLEEPING_QUIET = SchedulerStats(1.2, 0.1, 10000)
 
 
-def test_busy_and_quiet_machines_are_told_apart():
+def test_busy_and_idle_machines_are_distinguished():
     assert all(each.wait_share > openmp.BUSY for each in SPINNING_BUSY)
-    assert all(each.wait_share > openmp.QUIET for each in SLEEPING_BUSY)
-    assert SPINNING_QUIET.wait_share < openmp.QUIET
-    assert SLEEPING_QUIET.wait_share < openmp.QUIET
+    assert all(each.wait_share > openmp.IDLE for each in SLEEPING_BUSY)
+    assert SPINNING_QUIET.wait_share < openmp.IDLE
+    assert SLEEPING_QUIET.wait_share < openmp.IDLE
 
 
 def policies(seconds, share_of):
@@ -224,7 +224,7 @@ def two_threads(monkeypatch):
     [
         (2, "cpu", {}, None),
         (2, "cpu", {"OMP_NUM_THREADS": "2"}, None),
-        (1, "cpu", {}, "one thread computes"),
+        (1, "cpu", {}, "torch uses one thread"),
         (2, "cuda", {}, "computes on cuda"),
         (2, "cpu", {"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY is set"),
         (2, "cpu", {"GOMP_SPINCOUNT": "9"}, "GOMP_SPINCOUNT is set"),

@@ -9,7 +9,7 @@ from typing import Any, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from resnets.serve.http.lag import EventLoopLag
+from resnets.serve.http.limits import EventLoopLag
 from resnets.serve.http.linger import LingeringTransport
 
 MAX_LAG = 0.05  # seconds of event loop lag above which the lower connection limit applies

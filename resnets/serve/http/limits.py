@@ -1,10 +1,15 @@
-"""Limits of a server, and the exception for rejected requests."""
+"""Limits of a server, the exception for rejected requests, and the lag of its event loop."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass
 
 from resnets.config import ConfigError
+
+LAG_INTERVAL = 0.05  # seconds between measurements of the event loop's lag
+LAG_DECAY = 0.7  # of the worst lag per measurement
 
 
 class RequestError(Exception):
@@ -57,3 +62,35 @@ class Limits:
     def total_body_bytes(self) -> int:
         """Maximum bytes of all bodies together."""
         return 8 * self.upload
+
+
+class EventLoopLag:
+    """The recent worst delay of ready callbacks in an event loop: a measure of overload."""
+
+    def __init__(self) -> None:
+        self._worst = 0.0
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The current lag; 0 if not started."""
+        if self._timer is None:
+            return 0.0
+        return max(self._worst, time.monotonic() - self._due)
+
+    def start(self) -> None:
+        """Start measuring the running loop."""
+        self._due = time.monotonic() + LAG_INTERVAL
+        self._timer = asyncio.get_running_loop().call_later(LAG_INTERVAL, self._measure)
+
+    def stop(self) -> None:
+        """Stop measuring."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _measure(self) -> None:
+        lag = time.monotonic() - self._due
+        self._worst = max(lag, LAG_DECAY * self._worst)
+        self.start()

@@ -1,10 +1,10 @@
 "use strict";
-// One request for each picture; the newest answer stands on top.
+// One request per image; the newest prediction is shown first.
 
 const byId = (id) => document.getElementById(id);
 const [select, status, results, drop] = ["model", "status", "results", "drop"].map(byId);
 const SVG = "http://www.w3.org/2000/svg";
-const SHOWN = 5;
+const TOP_K = 5;
 let models = [];
 
 function make(tag, attributes = {}, ...children) {
@@ -14,27 +14,27 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-function say(text, bad = false) {
+function setStatus(text, bad = false) {
   status.textContent = text;
   status.classList.toggle("error", bad);
 }
 
-// -- talking to the server
+// -- requests
 
 async function ask(path, options = {}) {
   for (;;) {
     const token = sessionStorage.getItem("token");
     const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-    const answer = await fetch(path, { ...options, headers });
-    if (answer.ok) return answer;
-    if (answer.status === 401) { await askToken(); continue; }
-    let reason = answer.statusText;
-    try { reason = (await answer.json()).error; } catch { /* no JSON came */ }
+    const response = await fetch(path, { ...options, headers });
+    if (response.ok) return response;
+    if (response.status === 401) { await askToken(); continue; }
+    let reason = response.statusText;
+    try { reason = (await response.json()).error; } catch { /* not JSON */ }
     throw new Error(reason);
   }
 }
 
-let asking = null; // several requests share one question
+let asking = null; // concurrent requests share one dialog
 function askToken() {
   asking ??= new Promise((resolve) => {
     const dialog = byId("ask-token");
@@ -67,64 +67,64 @@ function describeModel() {
   byId("engine").textContent = `${classes.length.toLocaleString("en")} classes, ${engine}`;
 }
 
-// -- one picture
+// -- prediction of one image
 
 async function take(files) {
-  const pictures = [...files].filter((file) => !file.type || file.type.startsWith("image/"));
-  if (!pictures.length) return say("That is not a picture.", true);
-  if (!models.length) return say("The models are not loaded yet; try again.", true);
-  say(pictures.length > 1 ? `Looking at ${pictures.length} pictures` : "Looking");
+  const images = [...files].filter((file) => !file.type || file.type.startsWith("image/"));
+  if (!images.length) return setStatus("This file is not an image.", true);
+  if (!models.length) return setStatus("The models are still loading; try again.", true);
+  setStatus(images.length > 1 ? `Predicting ${images.length} images` : "Predicting");
   let failed = "";
   let last = "";
-  for (const file of pictures) {
-    try { last = await look(file); } catch (error) { failed = `${file.name || "picture"}: ${error.message}`; }
+  for (const file of images) {
+    try { last = await predict(file); } catch (error) { failed = `${file.name || "image"}: ${error.message}`; }
   }
-  if (failed) say(failed, true);
-  else say(pictures.length > 1 ? `Done: ${pictures.length} pictures.` : last);
+  if (failed) setStatus(failed, true);
+  else setStatus(images.length > 1 ? `Done: ${images.length} images.` : last);
 }
 
-async function look(file) {
+async function predict(file) {
   const model = chosen();
   const name = `${model.name}@${model.version}`;
   const start = performance.now();
-  const query = new URLSearchParams({ model: name, top_k: SHOWN });
+  const query = new URLSearchParams({ model: name, top_k: TOP_K });
   const send = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
-  const said = await (await ask(`predict?${query}`, send)).json();
-  const spent = performance.now() - start;
-  const card = show(file, model, said, spent);
+  const response = await (await ask(`predict?${query}`, send)).json();
+  const elapsed = performance.now() - start;
+  const card = show(file, model, response, elapsed);
   results.prepend(card);
-  return card.dataset.said;
+  return card.dataset.summary;
 }
 
-function show(file, model, said, spent) {
-  const [seen] = said.predictions;
-  const picture = make("img", { alt: file.name || "the picture", src: URL.createObjectURL(file) });
-  const stack = make("div", { class: "stack" }, picture);
-  const caption = make("figcaption", {}, file.name || "picture");
+function show(file, model, response, elapsed) {
+  const [seen] = response.predictions;
+  const image = make("img", { alt: file.name || "image", src: URL.createObjectURL(file) });
+  const stack = make("div", { class: "stack" }, image);
+  const caption = make("figcaption", {}, file.name || "image");
   const list = make("ol");
-  const times = `${Math.round(said.milliseconds.total)} ms on the server, ${Math.round(spent)} ms in all`;
+  const times = `${Math.round(response.milliseconds.total)} ms on the server, ${Math.round(elapsed)} ms in total`;
   const words = make("div", {}, make("h2", {}, headline(seen)), list, make("p", { class: "times" }, times));
   if (seen.classes) {
     for (const row of seen.classes) {
-      list.append(make("li", {}, classRow(row, file, model, picture, caption)));
+      list.append(make("li", {}, classRow(row, file, model, image, caption)));
     }
   } else if (seen.objects) {
-    const hue = (name) => colour(model.classes.indexOf(name));
+    const hue = (name) => color(model.classes.indexOf(name));
     const frames = boxes(seen, hue);
     stack.append(frames);
     seen.objects.forEach((found, place) => {
-      const row = fill(toggle(`Show this ${found.class} alone`), found.class, found.score, hue(found.class));
+      const row = fill(toggle(`Show only the box of this ${found.class}`), found.class, found.score, hue(found.class));
       row.addEventListener("click", () => single(list, row, frames, place));
       list.append(make("li", {}, row));
     });
   } else {
     seen.areas.forEach((area) => list.append(make("li", {}, plainRow(area.class, area.share))));
   }
-  const hint = seen.classes ? model.explains && "Choose a class to see what speaks for it."
-    : seen.objects?.length > 1 && "Choose an object to see it alone.";
+  const hint = seen.classes ? model.explains && "Select a class to see the evidence for it."
+    : seen.objects?.length > 1 && "Select an object to see only its box.";
   if (hint) list.before(make("p", { class: "times" }, hint));
   const card = make("article", { class: "answer" }, make("figure", {}, stack, caption), words);
-  card.dataset.said = `${file.name || "Picture"}: ${headline(seen)}.`;
+  card.dataset.summary = `${file.name || "Image"}: ${headline(seen)}.`;
   return card;
 }
 
@@ -132,8 +132,8 @@ const percent = (share) => `${(100 * share).toFixed(share < 0.0995 || share > 0.
 
 function headline(seen) {
   if (seen.classes) return `${seen.classes[0].class}, ${percent(seen.classes[0].probability)}`;
-  if (seen.areas) return `${seen.areas.length} kinds of area`;
-  if (!seen.objects.length) return "Nothing it knows";
+  if (seen.areas) return `${seen.areas.length} classes`;
+  if (!seen.objects.length) return "No objects found";
   const counts = new Map();
   for (const found of seen.objects) counts.set(found.class, (counts.get(found.class) ?? 0) + 1);
   const kinds = [...counts].sort((a, b) => b[1] - a[1]);
@@ -158,29 +158,29 @@ const plainRow = (name, share) => fill(make("div", { class: "row" }), name, shar
 const toggle = (title) => make("button", { type: "button", class: "row", "aria-pressed": "false", title });
 const isOn = (button) => button.getAttribute("aria-pressed") === "true";
 
-// Press one button of a list, or none, and let go of the others.
+// Press one button of a list, or none, and release the others.
 function press(list, chosen) {
   for (const button of list.querySelectorAll("button")) button.setAttribute("aria-pressed", String(button === chosen));
 }
 
-// Show the box of one row alone; all of them again when it is pressed twice.
+// Show only the box of one row; all boxes when it is pressed again.
 function single(list, row, frames, place) {
   const alone = !isOn(row);
   press(list, alone ? row : null);
   [...frames.children].forEach((frame, number) => frame.classList.toggle("dim", alone && number !== place));
 }
 
-// A class of a checkpoint is a button: it shows what in the picture spoke for it.
-function classRow(row, file, model, picture, caption) {
+// A class of a checkpoint is a button that shows the Grad-CAM heatmap of the class.
+function classRow(row, file, model, image, caption) {
   if (!model.explains) return plainRow(row.class, row.probability);
-  const button = fill(toggle(`Show what speaks for ${row.class}`), row.class, row.probability);
-  const plain = { src: picture.src, alt: picture.alt, text: caption.textContent };
+  const button = fill(toggle(`Show the evidence for ${row.class}`), row.class, row.probability);
+  const plain = { src: image.src, alt: image.alt, text: caption.textContent };
   let overlay = null;
   button.addEventListener("click", async () => {
     const pressed = isOn(button);
     press(button.closest("ol"), null);
     if (pressed) {
-      Object.assign(picture, { src: plain.src, alt: plain.alt });
+      Object.assign(image, { src: plain.src, alt: plain.alt });
       caption.textContent = plain.text;
       return;
     }
@@ -188,17 +188,17 @@ function classRow(row, file, model, picture, caption) {
       const query = new URLSearchParams({ model: `${model.name}@${model.version}`, class: row.class });
       overlay ??= URL.createObjectURL(await (await ask(`explain?${query}`, { method: "POST", body: file,
         headers: { "Content-Type": "application/octet-stream" } })).blob());
-    } catch (error) { say(error.message, true); return; }
+    } catch (error) { setStatus(error.message, true); return; }
     press(button.closest("ol"), button);
-    const text = `What speaks for ${row.class}: the redder, the more`;
-    Object.assign(picture, { src: overlay, alt: text });
+    const text = `Evidence for ${row.class} (Grad-CAM): red is high`;
+    Object.assign(image, { src: overlay, alt: text });
     caption.textContent = text;
-    say(`${text}.`);
+    setStatus(`${text}.`);
   });
   return button;
 }
 
-const colour = (place) => `hsl(${(place * 137.5 + 10) % 360} 90% 48%)`;
+const color = (place) => `hsl(${(place * 137.5 + 10) % 360} 90% 48%)`;
 
 function boxes(seen, hue) {
   const svg = document.createElementNS(SVG, "svg");
@@ -214,7 +214,7 @@ function boxes(seen, hue) {
   return svg;
 }
 
-// -- ways to give pictures
+// -- inputs: files, paste, drop, camera
 
 byId("choose").addEventListener("click", () => byId("files").click());
 for (const id of ["files", "snap"]) {
@@ -241,7 +241,7 @@ byId("camera").addEventListener("click", async () => {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
-    return say(`The camera cannot be used (${error.message}). Choose a picture instead.`, true);
+    return setStatus(`The camera cannot be used (${error.message}). Choose an image instead.`, true);
   }
   byId("video").srcObject = stream;
   byId("viewfinder").showModal();
@@ -253,7 +253,7 @@ byId("shoot").addEventListener("click", () => {
   canvas.toBlob((blob) => {
     byId("viewfinder").close();
     if (blob) take([new File([blob], "camera.jpg", { type: "image/jpeg" })]);
-    else say("The camera gave no picture yet; try again.", true);
+    else setStatus("The camera has no image yet; try again.", true);
   }, "image/jpeg", 0.92);
 });
 byId("close-camera").addEventListener("click", () => byId("viewfinder").close());
@@ -263,4 +263,4 @@ byId("viewfinder").addEventListener("close", () => {
 });
 
 select.addEventListener("change", describeModel);
-loadModels().catch((error) => say(error.message, true));
+loadModels().catch((error) => setStatus(error.message, true));
