@@ -372,7 +372,7 @@ def test_resume_and_evaluate_report_a_changed_set(
     assert any("the set changed since" in each["note"] for each in result["history"])
     page = (run / "report.html").read_text()
     assert all(each["step"] == 8 for each in result["history"])
-    assert "To be read with the figures" in page
+    assert "Notes on this run" in page
 
 
 def test_a_run_of_an_earlier_version_says_that_nothing_was_compared(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ class Roles:
         if self.known is not None:
             rows = self._without_trained(self.known, part, kept, role)
             if len(rows) < len(kept):
-                notes.append(f"{len(kept) - len(rows):,} left out that were trained on")
+                notes.append(f"{len(kept) - len(rows):,} left out because they were trained on")
             if self.other and (role != TRAIN or self.whole):
                 notes.append(self._compared(role, rows))
             notes += self._copies(self.known, rows, role)

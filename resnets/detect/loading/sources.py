@@ -233,7 +233,7 @@ def open_set(
         trained = known.trained(file_keys(source.store.take([str(each.path) for each in images])))
         kept = [each for each, seen in zip(images, trained, strict=True) if not seen]
         if len(kept) < len(images):
-            note = f" ({len(images) - len(kept):,} left out that were trained on)"
+            note = f" ({len(images) - len(kept):,} left out because they were trained on)"
         if not kept:
             kept, note = images, " (all of which were trained on)"
     text = " ".join(filter(None, (source.name, title)))
