@@ -166,7 +166,7 @@ def why_not_scaled(images: Sequence[Rescaled], other_shapes: int) -> str:
     if len(boxes) > 2 and all(fits):
         return (
             "is smaller than annotated, but all boxes of such images lie within the smaller size;"
-            " whether they are for it cannot be told"
+            " whether they are for it is unknown"
         )
     return ""
 

@@ -114,8 +114,8 @@ class MapScan:
         if not self.coding.scheme and numbers == {0, 255} and len(self.coding.names) > 1:
             share = 100 * self.pixels[False, 255] / self.pixels.total()
             return (
-                f"all pixels are 0 or 255 ({share:.1f}%), and 255 counts for nothing unless told"
-                " otherwise; set detect.class_map=binary where 255 is a class, =ids where it is not"
+                f"all pixels are 0 or 255 ({share:.1f}%), and 255 is ignored by default;"
+                " set detect.class_map=binary where 255 is a class, =ids where it is not"
             )
         if self.maps and not counted and not (self.unreadable or self.unknown or self.lossy):
             return "no pixel of them counts for any class; see detect.class_map"

@@ -1,8 +1,8 @@
 """Scalars of annotation files in any spelling: flags, numbers, ids, sizes, boxes and names.
 
 Tools write the same value as 1, 1.0, "1", true or "yes". Every reader of annotations takes its
-scalars through here, so that a spelling means the same in all of them. What cannot be read is told
-apart from what is not there.
+scalars through here, so that a spelling means the same in all of them. What cannot be read is
+distinguished from what is not there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong with annotations, told from them and from the headers of their images."""
+"""Problems of annotations, found in them and in the headers of their images."""
 
 from __future__ import annotations
 

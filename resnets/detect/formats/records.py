@@ -1,4 +1,4 @@
-"""Annotations as a source states them: parsed, not yet believed."""
+"""Annotations as a source states them: parsed, not yet checked."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Stated:
     names: paths or file names in order of preference, as written. beside: path of the annotation
     file in the store. title: its image set. hints: further paths, that only choose among several.
     own: the one of `names` that follows from the annotation file's name, "" where none does; the
-    others have to mean the same image. own_first: of names that do not, `own` is believed where
+    others have to mean the same image. own_first: of names that do not, `own` is used where
     the image that the others mean has an entry of its own.
     """
 

@@ -79,7 +79,7 @@ def _role(title: str) -> Role | None:
 
 
 def announce_sets(source: RawDataset, sets: Sets) -> None:
-    """Log what was understood: the image sets of each role, and those of none."""
+    """Log the image sets of each role, and those that are not used."""
     for note in (*source.notes, *same_but_case(source.classes)):
         log.warning("%s: %s", source.name, note)
     used = {title for each in (sets.train, sets.val, sets.test) for title in each.split("+")}

@@ -21,7 +21,7 @@ from resnets.detect.formats.records import RawDataset, RawImage, RawImageSet, Ta
 
 log = logging.getLogger("resnets")
 BAD = (
-    "`resnets data check` lists all and repairs them when told to,"
+    "`resnets data check` lists all, and repairs them with --repair,"
     " detect.skip_invalid=true leaves them out"
 )
 
@@ -45,7 +45,7 @@ class SplitOpener:
         self.masks = task == "instances" or self.drawn
 
     def part(self, titles: str) -> RawImageSet:
-        """The good images of the sets `titles`; DataError names a bad one unless told to skip."""
+        """The good images of the sets `titles`; DataError names a bad one unless `skip_invalid`."""
         images: list[RawImage] = []
         for title in dict.fromkeys(titles.split("+")):
             loaded = self._unlisted(self.source.load(title))

@@ -55,14 +55,14 @@ def coco_figures(
         truth.dataset = _truth(split, kind)
         truth.createIndex()
         results = [entry for row, each in enumerate(found) for entry in _entries(row, each, kind)]
-        judge = evaluator(truth, _results(coco, truth, results, kind), kind)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    precision = np.array(judge.eval["precision"], np.float64)[..., 0, -1]  # (T, R, K): all, 100
+        evaluation = evaluator(truth, _results(coco, truth, results, kind), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = np.array(evaluation.eval["precision"], np.float64)[..., 0, -1]  # (T, R, K)
     precision[precision < 0] = np.nan
     return CocoFigures(
-        numbers=dict(zip(NUMBERS, map(_share, judge.stats[:12]), strict=True)),
+        numbers=dict(zip(NUMBERS, map(_share, evaluation.stats[:12]), strict=True)),
         class_ap=tuple(_mean(precision[:, :, label]) for label in range(len(split.classes))),
         class_ap50=tuple(_mean(precision[0, :, label]) for label in range(len(split.classes))),
         precision=precision,

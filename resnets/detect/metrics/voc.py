@@ -74,10 +74,10 @@ def _curve(
         return None
     if not hits:
         return np.zeros(0), np.zeros(0)
-    judged = np.concatenate(hits)
-    judged = judged[np.argsort(-np.concatenate(scores), kind="stable")]
-    right, wrong = np.cumsum(judged == 1), np.cumsum(judged == 0)
-    counted = judged >= 0
+    outcomes = np.concatenate(hits)
+    outcomes = outcomes[np.argsort(-np.concatenate(scores), kind="stable")]
+    right, wrong = np.cumsum(outcomes == 1), np.cumsum(outcomes == 0)
+    counted = outcomes >= 0
     precision = right / np.maximum(right + wrong, 1)
     return (right / objects)[counted], precision[counted]
 

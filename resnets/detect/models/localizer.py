@@ -189,7 +189,7 @@ class Refiner(_LocalizationModel):
         self.proposer.eval()
         return self
 
-    def judge(self, images: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def score_boxes(self, images: Sequence[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits (R, K + 1), background first, and offsets (R, 4 (K + 1)) of boxes of images."""
         side = self.net.spec.input_size
         crops = [
@@ -213,7 +213,7 @@ class Refiner(_LocalizationModel):
         for rank in range(likely.shape[1]):
             labels = likely[:, rank]
             proposals = self.proposer.propose(images, labels, self.spec.proposals[1])
-            logits, offsets = self.judge(images, proposals)
+            logits, offsets = self.score_boxes(images, proposals)
             moved = self.coder.decode(offsets, proposals)  # (R, K + 1, 4)
             start = 0
             for place, label in enumerate(labels.tolist()):
@@ -240,7 +240,7 @@ class Refiner(_LocalizationModel):
             labels.append(of[rows])
             truth = target["boxes"][matched[rows].clamp(min=0)]
             wanted.append(self.coder.encode_single(truth, found[rows]))
-        logits, offsets = self.judge(images, boxes)
+        logits, offsets = self.score_boxes(images, boxes)
         of_class, of_box = fastrcnn_loss(logits, offsets, labels, wanted)
         return {"loss_classifier": of_class, "loss_box_reg": of_box}
 

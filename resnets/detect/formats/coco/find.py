@@ -21,8 +21,8 @@ COMPANIONS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_in
 def find_coco(store: Store) -> dict[str, str]:
     """Image set -> JSON file that describes it; empty where the store has no COCO JSON.
 
-    Sets of one name in several folders are told apart by them ("cam1:train"). Captions, key points
-    and panoptic maps beside instances_*.json are of the same images, and not looked at; nor are
+    Sets of one name in several folders have them in their titles ("cam1:train"). Captions, key
+    points and panoptic maps beside instances_*.json are of the same images, and not looked at; nor are
     files in folders of drawings (`drawn_coco`).
     """
     files = [path for path in store.below("", ".json") if not is_drawn(path)]
