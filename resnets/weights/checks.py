@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -33,6 +34,21 @@ OTHERS = re.compile(
 )
 
 
+def known_network(arch: str) -> str | None:
+    """The network of the catalog that a file calls `arch`, in timm's or torchvision's spelling."""
+    name = _plain_name(arch)
+    ours = {re.sub(r"^cifar|[-_]", "", each): each for each in catalog.names()}
+    known = ours.get(re.sub(r"^(tv|gluon|cifar\d*)(?=[-_])|[-_]", "", name))
+    if known is None:
+        with suppress(ConfigError):  # of any depth
+            known = catalog.spec(name.replace("_", "-")).name
+    return known
+
+
+def _plain_name(arch: str) -> str:
+    return arch.rpartition("/")[2].partition(".")[0].lower()
+
+
 def check_arch(weights: Weights, spec: ModelSpec) -> None:
     """ConfigError where a file itself says that it is of another network than `spec`.
 
@@ -41,9 +57,8 @@ def check_arch(weights: Weights, spec: ModelSpec) -> None:
     arch, place, source = weights.stored.arch, weights.stored.place, weights.source
     if not arch:
         return
-    name = arch.rpartition("/")[2].partition(".")[0].lower()
-    ours = {re.sub(r"^cifar|[-_]", "", each): each for each in catalog.names()}
-    known = ours.get(re.sub(r"^(tv|gluon|cifar\d*)(?=_)|[-_]", "", name))
+    name = _plain_name(arch)
+    known = known_network(arch)
     field = None if known is None else folder.same_net(catalog.spec(known), spec)
     if known is not None and (field in (None, "stem") or known == spec.name):
         return
@@ -60,6 +75,16 @@ def check_arch(weights: Weights, spec: ModelSpec) -> None:
 
 def _has(weights: Weights, part: str) -> bool:
     return any(name.startswith(f"{part}.") for name in weights.contents)
+
+
+def check_empty(tensors: Mapping[str, Tensor], source: str) -> None:
+    """WeightsError where tensors have no elements, as DeepSpeed writes them at ZeRO stage 3."""
+    empty = [name for name, tensor in tensors.items() if not tensor.numel()]
+    if empty:
+        raise WeightsError(
+            f"{source}: {len(empty)} tensors are empty ({shorten(empty)}): one part of a model that"
+            " DeepSpeed saved in shards (ZeRO stage 3)? its zero_to_fp32.py makes one file of them"
+        )
 
 
 def check_values(tensors: Mapping[str, Tensor], source: str) -> None:

@@ -18,7 +18,7 @@ from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
 from resnets.weights import hub
 from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem, stated_preprocess
-from resnets.weights.checks import check_arch, check_values, warn_of_values
+from resnets.weights.checks import check_arch, check_empty, check_values, warn_of_values
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
 from resnets.weights.lazy_tensors import LazyTensor, naming
@@ -235,6 +235,7 @@ def net_from(
     spec = _follow(spec, weights)
     net = build(spec)
     found = _tensors_for(net, weights)
+    check_empty(found, weights.source)
     taken = _take_head(net, found, weights, classes, policy)
     if whole and not taken:
         note = f" ({weights.head_note})" if weights.head_note else ""
@@ -315,6 +316,8 @@ def _adapt_first(net: ImageClassifier, found: Tensors, source: str) -> None:
     """Bring the first convolution to the net's input channels, and to its stem."""
     name = f"{net.input_layer}.weight"
     have, want = found[name].shape, net.state_dict()[name].shape
+    if len(have) != len(want):
+        return  # `_check` refuses it
     if have[1:2] != want[1:2]:
         found[name] = adapt_input(found[name], want[1])
         log.info(

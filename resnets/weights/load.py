@@ -29,7 +29,7 @@ from resnets.weights.checkpoint.format import (
     read_whole,
 )
 from resnets.weights.checkpoint.store_url import named
-from resnets.weights.checks import check_values
+from resnets.weights.checks import check_values, known_network
 from resnets.weights.create import net_from, recognize
 from resnets.weights.custom_model import MODEL_KEYS, MakeModel, build_custom
 from resnets.weights.errors import WeightsError
@@ -241,6 +241,7 @@ def _published(
     if classes is not None and (rename or not net.classes):
         named_there = net.classes
         net.classes = read_classes(classes, count, source)
+        named_there = named_there or _same_names(weights, net.classes)
         warn_of_names(source, named_there, net.classes)
     if not net.classes:
         if need == "names":
@@ -253,6 +254,15 @@ def _published(
         _state(net, assumed, weights)
     net.recipe = weights.recipe
     return net.eval()
+
+
+def _same_names(weights: Weights, given: Sequence[str]) -> tuple[str, ...]:
+    """A list in the file of the same names as those given, in whatever order; () if none is."""
+    wanted = sorted(name.strip().casefold() for name in given)
+    for names in weights.other_names:
+        if sorted(name.strip().casefold() for name in names) == wanted:
+            return names
+    return ()
 
 
 def warn_of_names(source: str, theirs: Sequence[str], given: Sequence[str]) -> None:
@@ -275,6 +285,11 @@ def warn_of_names(source: str, theirs: Sequence[str], given: Sequence[str]) -> N
 def _said(weights: Weights, model: str | None) -> ModelSpec:
     if model is not None:
         return catalog.spec(model)
+    if weights.stored.arch and (arch := known_network(weights.stored.arch)):
+        raise ConfigError(
+            f"{weights.source}: states that it is of {weights.stored.arch!r}"
+            f" ({weights.stored.place}); say --model {arch} (in Python model={arch!r})"
+        )
     fits = fitting(weights.contents, weights.part)
     hint = f": the tensors fit {listed(fits)}" if fits else "; `resnets info` lists them"
     raise ConfigError(

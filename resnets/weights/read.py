@@ -30,7 +30,7 @@ from resnets.weights.lazy_tensors import LazyTensor, flatten, naming, stored
 from resnets.weights.name_maps.maps import shorten
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.readers import caffe, keras
-from resnets.weights.readers.class_names import classes_of
+from resnets.weights.readers.class_names import classes_of, names_anywhere
 from resnets.weights.readers.file_type import refuse_folder, refuse_other_kinds
 from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors, stated_in
 from resnets.weights.readers.stored_config import NO_CONFIG, StoredConfig, read_stored_config
@@ -53,7 +53,7 @@ class Weights:
     head_note: why they have no head that serves. head_rows: classes that it is for. assumed: the
     preprocessing is that of most networks in this format, the file says none. channels,
     stem_kernel: input channels and side of the first convolution. stored: what a training script
-    wrote beside the tensors.
+    wrote beside the tensors. other_names: lists there that may name the classes.
     """
 
     source: str
@@ -72,6 +72,7 @@ class Weights:
     channels: int | None = None
     stem_kernel: int | None = None
     stored: StoredConfig = NO_CONFIG
+    other_names: tuple[tuple[str, ...], ...] = ()
 
 
 def split_part(source: str) -> tuple[str, str | None]:
@@ -244,6 +245,7 @@ def _beside(
         contents,
         fields={} if stored.spec is None else unseen(stored.spec),
         classes=classes,
+        other_names=() if classes else tuple(names_anywhere(found)),
         spec=stored.spec,
         part=part,
         stored=stored,

@@ -158,6 +158,10 @@ def small() -> State:
         ({"command": "train.py --img-size 160 --lr 0.1"}, "img-size=160"),
         ({"yaml": "lr: 0.1\nimage_size: 160\nepochs: 3"}, "image_size=160"),
         ({"stats": {"mean": np.array([0.5, 0.5, 0.5])}}, "stats.mean [0.5, 0.5, 0.5]"),
+        ({"cfg": {"INPUT": {"SIZE_TEST": [128, 128]}}}, "cfg.INPUT.SIZE_TEST"),
+        ({"cfg": {"MODEL": {"NECK": "bnneck"}}}, "cfg.MODEL.NECK"),
+        ({"cfg": "INPUT:\n  PIXEL_MEAN: [0.5, 0.5]\n  PIXEL_STD: [0.2, 0.2]"}, "PIXEL_MEAN=[0.5"),
+        ({"cfg": "INPUT:\n  PIXEL_MEAN: [0.5, 0.5]\n  PIXEL_STD: [0.2, 0.2]"}, "PIXEL_STD=[0.2"),
     ],
 )
 def test_a_description_in_any_form_is_named(
@@ -207,6 +211,71 @@ def test_values_of_a_layer_before_the_network_are_named(
     resnets.load(f"{tmp_path / 'w.pth'}#model.model", model=NET, classes=NAMES)
     assert "new_mean [0.25, 0.25, 0.25]" in caplog.text
     assert "the file says none" not in caplog.text
+
+
+def test_constants_of_a_detector_are_named(tmp_path: Path, small: State, caplog) -> None:
+    constants = {f"pixel_{name}": torch.full((3, 1, 1), 0.25) for name in ("mean", "std")}
+    torch.save({"model": {**constants, **small}}, tmp_path / "w.pth")
+    resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES)
+    assert "pixel_mean [0.25, 0.25, 0.25]" in caplog.text
+    assert "the file says none" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"cfg": {"MODEL": {"NAME": "cifar-resnet20"}}},
+        {"cfg": {"model": {"name": "cifar-resnet20", "width": 16}}},
+        {"cfg": "MODEL:\n  NAME: cifar-resnet20\nSEED: 1"},
+        {"BACKBONE": "cifar_resnet20"},
+    ],
+)
+def test_another_network_is_refused_wherever_the_file_names_it(
+    tmp_path: Path, small: State, beside: dict[str, Any]
+) -> None:
+    torch.save({"state_dict": small, **beside}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError):
+        resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES)
+
+
+def test_the_network_that_a_file_names_is_said_where_none_is_given(
+    tmp_path: Path, small: State
+) -> None:
+    torch.save({"state_dict": small, "arch": "cifar_resnet8"}, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=f"--model {NET}"):
+        resnets.load(tmp_path / "w.pth", classes=NAMES)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"pathologies": NAMES[::-1]},
+        {"run": {"targets": NAMES[::-1]}},
+        {"info": [{"id": place, "name": name} for place, name in enumerate(NAMES[::-1])]},
+        {"idx_to_labels": {str(i): [f"n{i}", name] for i, name in enumerate(NAMES[::-1])}},
+    ],
+)
+def test_the_same_classes_in_another_order_under_any_key(
+    tmp_path: Path, small: State, beside: dict[str, Any], caplog
+) -> None:
+    torch.save({"state_dict": small, **beside}, tmp_path / "w.pth")
+    resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES)
+    assert "in another order" in caplog.text
+    caplog.clear()
+    resnets.load(tmp_path / "w.pth", model=NET, classes=NAMES[::-1])
+    assert "in another order" not in caplog.text
+
+
+def test_empty_tensors_of_a_shard_are_refused(tmp_path: Path, small: State) -> None:
+    empty = {
+        name: each if name.endswith(("mean", "var")) else torch.empty(0)
+        for name, each in small.items()
+    }
+    torch.save({"module": empty}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError):
+        resnets.load(tmp_path / "w.pt", model=NET, classes=NAMES)
+    with pytest.raises(WeightsError):
+        resnets.create_model(NET, weights=str(tmp_path / "w.pt"))
 
 
 def test_timms_bce_loss_is_a_sigmoid(tmp_path: Path, small: State, caplog) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from resnets.weights.name_maps.maps import shorten
 
 log = logging.getLogger("resnets")
 
+MOST = 10_000  # containers in which they are looked for, whatever their keys
 DEEPEST = 4  # tables inside each other in which names are looked for
 CLASS_KEYS = (
     *("classes", "CLASSES", "class_names", "label_names", "class_to_idx", "idx_to_class"),
@@ -64,6 +66,32 @@ def _named(
         enters = isinstance(inner, dict) and depth < DEEPEST and place not in keys
         if enters and not any(isinstance(each, LazyTensor) for each in inner.values()):
             yield from _named(inner, f"{before}{place}.", depth + 1, keys)
+
+
+def names_anywhere(found: Any) -> Iterator[tuple[str, ...]]:
+    """Every list or table in a file that could name classes, whatever its key.
+
+    A table whose values are lists, such as {"0": ["n01440764", "tench"]}, counts by its columns.
+    """
+    waiting: deque[tuple[Any, int]] = deque([(found, 0)])
+    for _ in range(MOST):
+        if not waiting:
+            return
+        value, depth = waiting.popleft()
+        yield from (names for names in (names_in(value), *_columns(value)) if len(names) > 1)
+        if depth < DEEPEST and isinstance(value, dict | list | tuple):
+            items = value.values() if isinstance(value, dict) else value
+            waiting += [
+                (item, depth + 1) for item in items if isinstance(item, dict | list | tuple)
+            ]
+
+
+def _columns(value: Any) -> list[tuple[str, ...]]:
+    rows = list(value.values()) if isinstance(value, dict) else []
+    if not rows or not all(isinstance(row, list | tuple) and row for row in rows):
+        return []
+    columns = zip(*rows, strict=False)
+    return [names_in(dict(zip(value, column, strict=True))) for column in columns]
 
 
 def names_in(said: Any, key: str = "") -> tuple[str, ...]:

@@ -52,6 +52,7 @@ COMPUTATION = frozenset(
     {
         *("norm", "norm_layer", "act", "act_layer", "activation", "gp", "global_pool", "pool"),
         *("pooling", "output_stride", "model_kwargs", "multilabel", "multi_label"),
+        *("neck", "last_stride", "dilation", "dilations", "with_ibn", "with_se", "with_nl"),
     }
 )
 SIZES = frozenset({"size", "sz", "imgsz", "resolution", "crop", "resize", "height", "width"})
@@ -61,8 +62,9 @@ RESIZES = r"(?:\w+\.)*(?:Resize\w*|CenterCrop\w*|SmallestMaxSize|LongestMaxSize)
 TRANSFORM = re.compile(rf"{RESIZES}|(?:\w+\.)*Normalize\w*")
 # In text: name=value or "name": value; --name value; Resize(...).
 ASSIGNED = re.compile(
-    r"\b([A-Za-z]\w*)['\"]?\s*[:=]\s*(\[[^\]]{1,80}\]|\([^)]{1,80}\)|[^\s,;()\[\]{}]{1,40})"
+    r"\b([A-Za-z]\w*)['\"]?[ \t]*[:=][ \t]*(\[[^\]]{1,80}\]|\([^)]{1,80}\)|[^\s,;()\[\]{}]{1,40})"
 )
+NETWORK = re.compile(r"[a-z_-]*(resnet|resnext|vgg)[a-z_-]*\d[\w.-]*", re.I)
 OPTION = re.compile(r"--([A-Za-z][\w-]*)[ =]([^\s-][^\n-]{0,40})")
 CALL = re.compile(rf"\b{RESIZES}\([^()]{{0,80}}\)?")
 LOSSES = ("loss", "loss_fn", "loss_name", "criterion", "task", "task_type", "problem_type")
@@ -192,11 +194,23 @@ def _is_state(found: Mapping[Any, Any]) -> bool:
 
 
 def _arch(nodes: Sequence[tuple[str, dict[Any, Any] | str]]) -> tuple[str, str]:
-    """The first name of a network, and its place."""
+    """The first name of a network, and its place.
+
+    That is a field of ARCH, NAME in a table of such a name (MODEL.NAME), or in text one of both
+    whose value looks like a network.
+    """
     for place, node in nodes:
-        for key in ARCH if isinstance(node, dict) and place.count(".") < 3 else ():
-            if isinstance(node, dict) and isinstance(node.get(key), str):
-                return node[key], f"{place}.{key}".removeprefix(".")
+        if isinstance(node, str):
+            for key, value in ASSIGNED.findall(node[:LONGEST]):
+                name = value.strip("'\"")
+                if key.lower() in (*ARCH, "name") and NETWORK.fullmatch(name):
+                    return name, f"{place}: {key}"
+        elif place.count(".") < 3:
+            inside = place.rpartition(".")[2].lower() in ARCH
+            for key, value in node.items():
+                named = isinstance(key, str) and isinstance(value, str)
+                if named and (key.lower() in ARCH or (inside and key.lower() == "name")):
+                    return value, f"{place}.{key}".removeprefix(".")
     return "", ""
 
 
@@ -239,6 +253,8 @@ def _field(key: str) -> str:
     words = re.sub(r"(?<=[a-z])(?=[A-Z])|[-.]", "_", key).lower().split("_")
     while len(words) > 1 and words[0] in QUALIFIERS:
         words = words[1:]
+    while len(words) > 1 and words[-1] in QUALIFIERS:  # SIZE_TEST
+        words = words[:-1]
     return "_".join(words)
 
 
@@ -276,7 +292,7 @@ def _constants(tensors: Mapping[str, LazyTensor]) -> list[str]:
     for name, tensor in tensors.items():
         words = set(re.split(r"[._]", name.lower().rpartition(".")[2]))
         small = tensor.size in (1, 3) and max(tensor.shape, default=0) == tensor.size
-        if small and words & {"mean", "std"} and not words & {"running", "moving", "pixel"}:
+        if small and words & {"mean", "std"} and not words & {"running", "moving"}:
             values = [round(float(value), 4) for value in tensor.read().flatten()]
             found.append(f"{_clean(name)} {values}")
     return found
