@@ -22,8 +22,8 @@ def find_coco(store: Store) -> dict[str, str]:
     """Image set -> JSON file that describes it; empty where the store has no COCO JSON.
 
     Sets of one name in several folders have them in their titles ("cam1:train"). Captions, key
-    points and panoptic maps beside instances_*.json are of the same images, and not looked at; nor are
-    files in folders of drawings (`drawn_coco`).
+    points and panoptic maps beside instances_*.json are of the same images, and not looked at; nor
+    are files in folders of drawings (`drawn_coco`).
     """
     files = [path for path in store.below("", ".json") if not is_drawn(path)]
     official = {_folder(path) for path in files if _is_official(path)}
