@@ -1,7 +1,7 @@
 """Everything that decides a result, as frozen, typed values that read from and print as TOML.
 
 A `Recipe` is written into each run and each checkpoint and is enough to repeat the run. Variants
-are data, not subclasses: a plain net differs from its residual twin in one field of `ModelSpec`.
+are data, not subclasses: a plain model differs from its residual twin in one field of `ModelSpec`.
 """
 
 from resnets.config.data import AugmentSpec, DataSpec, Preprocess

@@ -1,4 +1,4 @@
-"""Where pictures come from, how they are changed at random, and how a net sees them."""
+"""Where images come from, how they are changed at random, and how a model sees them."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class DataSpec:
 
     @property
     def tested_at(self) -> int | None:
-        """Pixels of the square the net sees at test time; None = as stored."""
+        """Pixels of the square the model sees at test time; None = as stored."""
         return self.test_size or self.size
 
 

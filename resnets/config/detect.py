@@ -1,4 +1,4 @@
-"""Detection, localisation and segmentation on the stages of a net."""
+"""Detection, localization and segmentation on the stages of a model."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class Recipe:
         if self.norm_batch and 0 < self.micro_batch < self.norm_batch:
             raise ConfigError(
                 f"micro_batch: {self.micro_batch} is less than norm_batch={self.norm_batch}, "
-                "whose pictures must be in one forward pass"
+                "whose images must be in one forward pass"
             )
         if self.sync_norm and (self.norm_batch or self.micro_batch):
             raise ConfigError(
@@ -128,7 +128,7 @@ class Recipe:
 
     @property
     def net_name(self) -> str:
-        """What people call the net: "resnet50", or "resnet50-fpn" with a detector's head."""
+        """What people call the model: "resnet50", or "resnet50-fpn" with a detector's head."""
         name = self.model.name
         return name if self.task == "classify" else f"{name}-{self.detect.head}"
 

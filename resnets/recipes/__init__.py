@@ -1,4 +1,4 @@
-"""Recipes: functions from an optional net name to a `Recipe`; docstrings say what to expect."""
+"""Recipes: functions from an optional model name to a `Recipe`; docstrings say what to expect."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def cifar10_paper(net: str = "cifar-resnet20") -> Recipe:
 
     Weight decay 1e-4, momentum 0.9, 4-pixel zero pad, random 32 crop, flip, per-pixel mean; the
     whole training set, no validation split (the paper chose the schedule on 45k/5k: --set
-    data.val_fraction=0.1). Nets of 110 layers and more train at lr 0.01 until the training error
+    data.val_fraction=0.1). Models of 110 layers and more train at lr 0.01 until the training error
     is below 80% (the paper says so of ResNet-110). --iterations shortens the run and moves the
     milestones with it. One thing differs on one device: the paper trained on two GPUs, so its batch
     norm presumably saw 64 images at a time, here 128; --set norm_batch=64 does as the paper did.
@@ -65,14 +65,14 @@ def cifar100_paper(net: str = "cifar-resnet20") -> Recipe:
 
 
 def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
-    """One-cycle with Nesterov momentum, averaged weights and pictures that grow from 24 to 32 px.
+    """One-cycle with Nesterov momentum, averaged weights and images that grow from 24 to 32 px.
 
     The whole training set, and the weights it ends with: with a rate that falls to zero the last
     weights are the best ones, and a small validation share picks worse (12.7 or 13.8% in one run).
 
     Command: resnets train cifar10-fast --data PATH.
     Hardware and time: resnet20 in about 15 minutes on two CPU cores with AMX.
-    Expected: 12% test error on JPEG pictures. Reached here: 11.99% (docs/results.md).
+    Expected: 12% test error on JPEG images. Reached here: 11.99% (docs/results.md).
     """
     model = catalog.spec(net, num_classes=10)
     return Recipe(
@@ -99,7 +99,7 @@ def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
 
 
 def _hold(model: ModelSpec) -> float | None:
-    """Error below which the warm-up ends, for the nets that need one (110 layers and more)."""
+    """Error below which the warm-up ends, for the models that need one (110 layers and more)."""
     return 80.0 if sum(model.depths) >= 54 else None
 
 

@@ -1,4 +1,4 @@
-"""Detection, localisation and segmentation on the nets of the catalog."""
+"""Detection, localization and segmentation on the models of the catalog."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from resnets.config import (
 from resnets.config.detect import Head
 from resnets.models import catalog
 
-DILATED = 2  # last stages of a segmenter's net that dilate (output stride 8)
+DILATED = 2  # last stages of a segmenter's model that dilate (output stride 8)
 IMAGENET = "torchvision:IMAGENET1K_V1"
 
 
 def split_name(name: str, default: Head) -> tuple[ModelSpec, Head]:
     """Net and head of a name such as resnet50-fpn, resnet101-c4 or resnet50-deeplabv3.
 
-    A net's name alone takes `default`, or "c4" where a VGG would take "fpn". Nets that label pixels
+    A model's name alone takes `default`, or "c4" where a VGG would take "fpn". Models that segment
     dilate their last stages. ConfigError as `catalog.spec`.
     """
     net, dash, end = name.rpartition("-")
@@ -116,7 +116,7 @@ def detect_paper(net: str = "resnet101-c4") -> Recipe:
 
 
 def detect_small(net: str = "resnet18-fpn") -> Recipe:
-    """Small sets (hundreds of pictures) of small pictures, from random weights or a classifier's.
+    """Small sets (hundreds of images) of small images, from random weights or a classifier's.
 
     A pyramid from stride 8 on with half the usual channels, shorter sides of 288 to 352 px, flips
     both ways (cells and aerial views have no up), batch norms trained, averaged weights. Anchors
@@ -169,7 +169,7 @@ def segment(net: str = "resnet50-deeplabv3") -> Recipe:
     Random scales of 0.5 to 2, 480 px crops, an auxiliary head, batch norms trained (torchvision's
     reference recipe). Command: resnets train segment --data VOC2012 [--model resnet50-fcn].
     Hardware and time: not measured. Expected: about 66% mean IoU on VOC 2012 val from ImageNet
-    weights with COCO pictures, less on VOC alone. Not run here at full length.
+    weights with COCO images, less on VOC alone. Not run here at full length.
     """
     spec, head = split_name(net, "deeplabv3")
     return Recipe(
@@ -196,9 +196,9 @@ def segment(net: str = "resnet50-deeplabv3") -> Recipe:
 
 
 def localize(net: str = "resnet50-pcr") -> Recipe:
-    """Class and one box, as ImageNet's localisation task asks (after the paper's appendix C).
+    """Class and one box, as ImageNet's localization task asks (after the paper's appendix C).
 
-    A per-class RPN ("PCR") on the net: 8 anchors an image, half of them on the object; the class
+    A per-class RPN ("PCR") on the model: 8 anchors an image, half of them on the object; the class
     comes from a linear layer trained beside it. Then R-CNN on its proposals:
     resnets train localize --model resnet50-rcnn --set detect.proposals_from=runs/localise-1.
     The paper's protocol is another one: batches of 256 crops of 224 px, classes from separately

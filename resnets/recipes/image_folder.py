@@ -1,4 +1,4 @@
-"""A folder of one's own pictures: from scratch, or from pretrained weights."""
+"""A folder of one's own images: from scratch, or from pretrained weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def scratch(net: str = "resnet18") -> Recipe:
     """Any folder of class folders from random weights, at 128 px.
 
     Command: resnets train scratch --data FOLDER. Hardware and time: about 20 minutes on two CPU
-    cores for 3,000 pictures. Expected: far below fine-tuning where pretrained weights are at hand;
+    cores for 3,000 images. Expected: far below fine-tuning where pretrained weights are at hand;
     reached here on Imagenette: see docs/results.md.
     """
     return Recipe(
@@ -48,7 +48,7 @@ def finetune(net: str = "resnet50") -> Recipe:
     validation error. Other ways: --set finetune.layer_decay=0.7 lets early stages learn slower
     (with finetune.head_first=0 in place of the head's start, or on top of it);
     --set finetune.freeze_norm=true keeps the pretrained statistics, for small batches and few
-    pictures; --set finetune.head_first=1 trains a linear classifier on fixed features.
+    images; --set finetune.head_first=1 trains a linear classifier on fixed features.
     Command: resnets train finetune --data FOLDER; with a file at hand --set weights=PATH.
     Hardware and time: not measured. Expected: a lower error than from random weights. Reached here:
     from weights trained here only, docs/results.md (no network to fetch others).

@@ -14,7 +14,7 @@ INCEPTION_CROP = AugmentSpec(crop="random-resized", scale=(0.08, 1.0), flip=True
 def imagenet_paper(net: str = "resnet50-v1") -> Recipe:
     """Section 3.4: SGD, batch 256, lr 0.1 divided by 10 when the error plateaus, 60e4 iterations.
 
-    Shorter side sampled in [256, 480], random 224 crop, flip, PCA colour, per-pixel mean, weight
+    Shorter side sampled in [256, 480], random 224 crop, flip, PCA color, per-pixel mean, weight
     decay 1e-4, momentum 0.9, no dropout. The plateau is read on 2% of the training set, so that
     the validation set (tested on) decides nothing. The paper's eight GPUs took 32 images each, over
     which batch norm took its statistics: --set norm_batch=32.
@@ -46,7 +46,7 @@ def imagenet_90(net: str = "resnet50") -> Recipe:
 
     Nesterov SGD, lr 0.1 for a batch of 256 (scale both alike) divided by 10 after 30, 60 and 80
     epochs, 5 epochs of warm-up, weight decay 1e-4 but for norms and biases, random resized crops
-    and flips, each block's last norm at zero. All training pictures are trained on and nothing is
+    and flips, each block's last norm at zero. All training images are trained on and nothing is
     chosen; the test error is drawn into the curves and decides nothing.
     Command: resnets train imagenet-90 --data IMAGENET.
     Hardware and time: not measured; at the 3,000 images/s that docs/scale.md assumes of one GPU, 11
@@ -77,7 +77,7 @@ def imagenet_tv2(net: str = "resnet50") -> Recipe:
     """600 epochs at 176 px, tested at 224: the recipe behind torchvision's IMAGENET1K_V2 weights.
 
     SGD, lr 0.5 for a batch of 1,024, cosine after 5 epochs of warm-up, TrivialAugment, mixup 0.2
-    or cutmix 1, random erasing 0.1, label smoothing 0.1, 4 repeats of a picture in a batch,
+    or cutmix 1, random erasing 0.1, label smoothing 0.1, 4 repeats of an image in a batch,
     weight decay 2e-5 but for norms and biases, averaged weights (theirs, every 32 steps with a
     decay of 0.9989, are about these). Source: Vryniotis 2021, "How to Train State-Of-The-Art
     Models Using TorchVision's Latest Primitives", and torchvision's references.

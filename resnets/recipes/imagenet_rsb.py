@@ -14,9 +14,9 @@ def imagenet_rsb_a1(net: str = "resnet50") -> Recipe:
 
     LAMB, lr 5e-3 for a batch of 2,048, cosine after 5 epochs of warm-up, weight decay 0.01 but for
     norms and biases, binary cross-entropy with label smoothing 0.1, mixup 0.2 or cutmix 1 on every
-    batch, RandAugment of magnitude 7 (deviation 0.5), 3 repeats of a picture in a batch,
+    batch, RandAugment of magnitude 7 (deviation 0.5), 3 repeats of an image in a batch,
     stochastic depth 0.05, tested on 95% of the shorter side. Gradients are clipped to norm 1, as
-    timm's LAMB does unasked. Pictures are resized bilinearly, where theirs are bicubic.
+    timm's LAMB does unasked. Images are resized bilinearly, where theirs are bicubic.
     Command: resnets train imagenet-rsb-a1 --data IMAGENET.
     Hardware and time: theirs took 110 hours on four V100. Expected: 19.6% top-1 for ResNet-50.
     Not run here at full length: no ImageNet; run on Imagenette for a few iterations.

@@ -1,1 +1,1 @@
-"""Weights: checkpoints, name maps between libraries, and nets that start from them."""
+"""Weights: checkpoints, name maps between libraries, and models that start from them."""

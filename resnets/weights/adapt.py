@@ -1,4 +1,4 @@
-"""Weights for another input than they were trained on: channels, the 32-px stem, picture size."""
+"""Adapt weights to another input: channels, the stem for 32 px, image size, preprocessing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEM_STRIDE = 4  # of the ImageNet stem: 2 by its convolution, 2 by its pool
 def adapt_input(weight: Tensor, in_channels: int) -> Tensor:
     """A first convolution (O, C, k, k) for `in_channels` in place of C input channels.
 
-    To one channel by summing, which is exact for a grey picture repeated C times. Else channels
+    To one channel by summing, which is exact for a gray image repeated C times. Else channels
     are repeated in turn and scaled by C / in_channels, which keeps the size of the response.
     """
     old = weight.shape[1]
@@ -45,11 +45,11 @@ def adapt_input(weight: Tensor, in_channels: int) -> Tensor:
 def adapt_stem(weight: Tensor) -> Tensor:
     """The 3x3 kernel (O, C, 3, 3) of a CIFAR stem for the 7x7 kernel of an ImageNet stem.
 
-    It gives on a small picture what the 7x7 kernel gives at every fourth pixel of that picture
+    It gives on a small image what the 7x7 kernel gives at every fourth pixel of that image
     enlarged four times by linear interpolation (the ImageNet stem's whole stride), so that the
     stages after it see maps like those they were trained on. Exact away from the border.
     """
-    taps = torch.arange(-3, 4) / STEM_STRIDE  # of the 7x7 kernel, in pixels of the small picture
+    taps = torch.arange(-3, 4) / STEM_STRIDE  # of the 7x7 kernel, in pixels of the small image
     pixels = torch.arange(-1, 2)
     share = (1 - (taps - pixels[:, None]).abs()).clamp(min=0).to(weight)  # (3, 7)
     return share @ weight @ share.T
@@ -58,10 +58,10 @@ def adapt_stem(weight: Tensor) -> Tensor:
 def check_size(
     weights: Weights, spec: ModelSpec, size: int, policy: Literal["near", "any"]
 ) -> None:
-    """Hold the size of the images that weights were made for against `size`, in px.
+    """Compare the image size that weights were trained at with `size`, in px.
 
-    ConfigError where the recipe's are more than twice as large and `policy` is "near": a CIFAR
-    network, say, at ImageNet's size, whose last maps then are 56 px and not 8. Images less than
+    ConfigError if the recipe's images are more than twice as large and `policy` is "near": such as
+    a CIFAR network at ImageNet's size, whose last feature maps are 56 px, not 8. Images less than
     half as large are logged, unless the stem is adapted to them.
     """
     made = _made_for(weights, spec)
@@ -79,7 +79,7 @@ def check_size(
 
 
 def _made_for(weights: Weights, spec: ModelSpec) -> int | None:
-    """Pixels of the images that `weights` were trained on; None where nothing tells."""
+    """Size in px of the images that `weights` were trained on; None if unknown."""
     if weights.preprocess is not None:
         return weights.preprocess.spec.size
     if weights.spec is not None:
@@ -90,9 +90,9 @@ def _made_for(weights: Weights, spec: ModelSpec) -> int | None:
 def adapt_preprocess(
     known: Preprocessor, spec: ModelSpec, stem_adapted: bool = False
 ) -> Preprocessor | None:
-    """What came with weights, for the net that `spec` makes of them.
+    """The preprocessing `known` of weights, for the model `spec` that is made of them.
 
-    None where the net takes other planes than an image has. One plane takes the mean of three.
+    None if the model takes neither 1 nor 3 channels. One channel takes the mean of three.
     A CIFAR stem that was adapted from ImageNet's sees images of `spec.input_size` px.
     """
     if spec.in_channels not in (1, 3):
@@ -105,7 +105,7 @@ def adapt_preprocess(
 
 
 def fit_known(known: Preprocessor, split: Split, data: DataSpec, channels: int) -> Preprocessor:
-    """What came with weights, for fine-tuning a net of `channels` planes on `split`.
+    """The preprocessing `known` of weights, for fine-tuning a model of `channels` on `split`.
 
     Mean, deviation, channel order and interpolation stay the weights'; sizes are those of `data`.
     A set that was read at its size already keeps the interpolation it was read with. Raises
@@ -127,7 +127,7 @@ def resize(
 ) -> Preprocessor:
     """`known` for `size` px of a shorter side of `shorter` px; all else as it came.
 
-    A mean picture of another size gives way to its mean pixel.
+    A mean image of another size is replaced by its mean pixel.
     """
     how = interpolation or known.spec.interpolation
     spec = replace(known.spec, size=size, resize=shorter, interpolation=how)
@@ -153,7 +153,7 @@ def _other_planes(known: Preprocessor, channels: int) -> Preprocessor:
 
 
 def stated_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
-    """What a file states of its images; ImageNet's where it does not."""
+    """The preprocessing that a file states; ImageNet's for what it does not state."""
     assumed = _assumed(weights.source, spec)
     seen = dict(weights.stored.preprocess)
     crop_pct = seen.pop("crop_pct", None)
@@ -169,10 +169,10 @@ def stated_preprocess(weights: Weights, spec: ModelSpec) -> Preprocess:
 
 
 def _assumed(source: str, spec: ModelSpec) -> Preprocess:
-    """What most networks of its kind see: ImageNet's constants, at the size of its stem."""
+    """The usual preprocessing: ImageNet's constants, at the size of the stem."""
     channels = spec.in_channels
     if channels not in (1, 3):
-        raise ConfigError(f"{source}: takes {channels} channels; images have 1 (grey) or 3 (RGB)")
+        raise ConfigError(f"{source}: takes {channels} channels; images have 1 (gray) or 3 (RGB)")
     small = spec.stem == "cifar"
     size = CIFAR_SIZE if small else spec.input_size
     return Preprocess(

@@ -50,9 +50,9 @@ def _plain_name(arch: str) -> str:
 
 
 def check_arch(weights: Weights, spec: ModelSpec) -> None:
-    """ConfigError where a file itself says that it is of another network than `spec`.
+    """Raise ConfigError if the file states another architecture than `spec`.
 
-    FILE#PART takes the tensors alone; what cannot be told is logged.
+    FILE#PART takes the tensors alone; a name that cannot be compared is logged.
     """
     arch, place, source = weights.stored.arch, weights.stored.place, weights.source
     if not arch:
@@ -65,10 +65,8 @@ def check_arch(weights: Weights, spec: ModelSpec) -> None:
     said = f"{source}: states that it is of {arch[:60]!r} ({place})"
     if weights.part is None and (known is not None or OTHERS.fullmatch(name)):
         part = next((each for each in ("state_dict", "model") if _has(weights, each)), None)
-        cure = f"say {source}#{part}" if part else "save it without that field"
-        raise ConfigError(
-            f"{said}, another network than {spec.name}; if they compute the same, {cure}"
-        )
+        cure = f"use {source}#{part}" if part else "save it without that field"
+        raise ConfigError(f"{said}, not {spec.name}; if both compute the same, {cure}")
     if re.search(r"\d", name):
         log.warning("%s, which was not compared with %s", said, spec.name)
 
@@ -88,7 +86,7 @@ def check_empty(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
-    """WeightsError names tensors (by our names) with values that no network has."""
+    """Raise WeightsError for values that no trained network has; it names the tensors."""
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise WeightsError(f"{source}: not finite in {len(broken)} tensors: {shorten(broken)}")
@@ -107,7 +105,7 @@ def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def warn_of_values(tensors: Mapping[str, Tensor], source: str, format: str | None) -> None:
-    """Log what is hardly ever trained: tensors of zeros alone, norms that have seen no image."""
+    """Log a warning for tensors of zeros alone and norms without statistics."""
     zero = [name for name, tensor in tensors.items() if _is_zero(name, tensor)]
     if zero:
         log.warning(

@@ -1,4 +1,4 @@
-"""Nets to start from: by name, with random weights or with those of a file or a library."""
+"""`create_model`: models by name, with random weights or those of a file or library."""
 
 from __future__ import annotations
 
@@ -47,29 +47,29 @@ def create_model(
     weights: str | None = None,
     classes: Sequence[str] | None = None,
 ) -> ImageClassifier:
-    """A net by catalog name or from a spec, in training mode, float32, on the CPU.
+    """A model by catalog name or from a spec, in training mode, float32, on the CPU.
 
     weights: None draws them at random (torch's global generator). "torchvision:IMAGENET1K_V2",
-    "timm:resnet50.a1_in1k" and "hub:ORG/NAME" are fetched once and kept. Else it is a path, of a
-    file in any format of `resnets.weights.name_maps.formats`, a checkpoint, a run or a pushed
-    folder. FILE#PART takes the tensors whose names begin with PART, such as model_ema.
+    "timm:resnet50.a1_in1k" and "hub:ORG/NAME" are downloaded once and cached. Otherwise it is a
+    path: a file in any format of `resnets.weights.name_maps.formats`, a checkpoint, a run or a
+    pushed folder. FILE#PART takes the tensors whose names begin with PART, such as model_ema.
 
-    classes: the names of the net's outputs, in their order. The weights' head is then kept only
-    where it is of the same classes, by name; without `classes`, where it is of as many.
+    classes: names of the outputs, in order. The head of the weights is then kept only if it has the
+    same classes, by name; without `classes`, if it has the same number.
 
-    The net then carries `.preprocess` and `.classes` where they are known, and `.origin`. What is
-    done to make weights fit is logged (logger "resnets", level INFO): the net follows them in
+    The model then has `.preprocess` and `.classes` if they are known, and `.origin`. What is done
+    to make weights fit is logged (logger "resnets", level INFO): the model follows them in
     details that tensors do not show (`stride_in`, `stem_pool`, `norm_eps`, `conv_bias`); a head
     for another number of classes, or none, is replaced by a new one; the first convolution is
     adapted to other input channels and to a CIFAR stem. Every other tensor must fit.
 
-    Raises ConfigError for an unknown net or weights name, WeightsError (a ValueError) for weights
+    Raises ConfigError for an unknown model or weights name, WeightsError (a ValueError) for weights
     that cannot be read, fetched or fitted.
     """
     spec = catalog.spec(spec) if isinstance(spec, str) else spec
     if classes is not None:
         num_classes = len(classes) if num_classes is None else num_classes
-        read_classes(classes, num_classes, "the net")
+        read_classes(classes, num_classes, "the model")
     if num_classes is not None:
         spec = dataclasses.replace(spec, num_classes=num_classes)
     if in_channels is not None:
@@ -82,11 +82,11 @@ def create_model(
 
 
 def read_weights(source: str, spec: ModelSpec) -> Weights:
-    """What `create_model` takes as `weights`, read and recognised for the net `spec`."""
+    """What `create_model` takes as `weights`, read and recognized for the model `spec`."""
     if hub.is_library(source):
         return recognize(hub.read_library(source, spec), spec)
     if not isinstance(source, str | Path):
-        raise ConfigError(f"weights: {source!r}: is no text{_meant(str(source), spec)}")
+        raise ConfigError(f"weights: {source!r}: must be a string{_meant(str(source), spec)}")
     try:
         return recognize(read_path(str(source)), spec)
     except ConfigError as error:
@@ -96,7 +96,7 @@ def read_weights(source: str, spec: ModelSpec) -> Weights:
 
 
 def _meant(source: str, spec: ModelSpec) -> str:
-    """A hint where `source` is no file but looks like the name of published weights."""
+    """A hint if `source` is no file but looks like the name of published weights."""
     library, colon, name = source.partition(":")
     near = difflib.get_close_matches(library.lower(), hub.LIBRARIES, 1)
     if colon and near and not name.startswith("//"):
@@ -116,9 +116,9 @@ def _meant(source: str, spec: ModelSpec) -> str:
 
 
 def recognize(weights: Weights, spec: ModelSpec) -> Weights:
-    """`weights` with their tensors, their format, and what it tells of net and preprocessing.
+    """`weights` with their tensors and format, and what the format implies.
 
-    Raises WeightsError where no format has these names, or the file cannot be read.
+    Raises WeightsError if no format has these names, or the file cannot be read.
     """
     if weights.spec is None:
         check_arch(weights, spec)
@@ -176,7 +176,7 @@ def recognize(weights: Weights, spec: ModelSpec) -> Weights:
 
 
 def _named_once(weights: Weights, rows: int | None) -> tuple[str, ...]:
-    """The names of classes in a file, where they may be those of its head."""
+    """The class names in a file, if they match its head."""
     names = weights.classes
     if rows is not None and names and len(names) != rows:
         log.warning(
@@ -191,7 +191,7 @@ def _named_once(weights: Weights, rows: int | None) -> tuple[str, ...]:
 
 
 def _read(weights: Weights, chosen: Selection, sketch: ImageClassifier) -> Tensors:
-    """The chosen tensors, once their sizes are known to be near those of the net."""
+    """The chosen tensors, after a check that their sizes are near those of the model."""
     own = {name: tensor.numel() for name, tensor in sketch.state_dict().items()}
     theirs = {their: own[name] for name, their in chosen.map.theirs.items() if their is not None}
     largest, budget = max(own.values()), LARGER * sum(own.values()) + MARGIN
@@ -202,7 +202,7 @@ def _read(weights: Weights, chosen: Selection, sketch: ImageClassifier) -> Tenso
         if stored.size > LARGER * theirs.get(name, largest) + MARGIN or budget < 0:
             raise WeightsError(
                 f"{weights.source}: {shorten([full])} of shape {stored.shape} is far larger than "
-                f"anything in {sketch.spec.name}; not read"
+                f"any tensor of {sketch.spec.name}; not read"
             )
         found[name] = _loaded(stored, full, weights.source)
     return found
@@ -215,7 +215,7 @@ def _loaded(stored: LazyTensor, name: str, source: str) -> Tensor:
     if tensor.is_floating_point() and tensor.dtype not in FLOATS:
         raise WeightsError(f"{source}: {name} is of {tensor.dtype}, as of a quantized network")
     if tensor.is_complex() or tensor.is_quantized:
-        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, which is no real number")
+        raise WeightsError(f"{source}: {name} is of {tensor.dtype}, which is not real")
     return tensor
 
 
@@ -227,9 +227,9 @@ def net_from(
     policy: HeadPolicy = "names",
     whole: bool = False,
 ) -> ImageClassifier:
-    """The net `spec`, in training mode, with recognised `weights`; see `create_model`.
+    """The model `spec`, in training mode, with recognized `weights`; see `create_model`.
 
-    classes, policy: the classes that the net is for, and what of the weights' head serves them
+    classes, policy: the classes that the model is for, and what of the weights' head serves them
     (`heads.head_rows`). With `whole`, WeightsError where they lack a head for as many classes.
     """
     spec = _follow(spec, weights)
@@ -256,7 +256,7 @@ def net_from(
 
 
 def _follow(spec: ModelSpec, weights: Weights) -> ModelSpec:
-    """`spec` with those details of the weights' net that tensors do not show."""
+    """`spec` with the details of the weights' model that tensors do not show."""
     changes = {
         name: value
         for name, value in weights.fields.items()
@@ -266,7 +266,7 @@ def _follow(spec: ModelSpec, weights: Weights) -> ModelSpec:
     }
     if changes:
         words = ", ".join(f"{name} {value!r}" for name, value in changes.items())
-        log.info("%s: the net follows its weights: %s", weights.source, words)
+        log.info("%s: model adapted to its weights: %s", weights.source, words)
     return dataclasses.replace(spec, **changes)
 
 
@@ -287,13 +287,13 @@ def _take_head(
     classes: Sequence[str] | None,
     policy: HeadPolicy,
 ) -> bool:
-    """Whether the weights' head serves; else the net's own, drawn at random, goes into `found`."""
+    """Whether the head of the weights is kept; if not, `found` gets a random one."""
     want, source = net.spec.num_classes, weights.source
     have = None
     if HEAD[0] in found:
         have = found[HEAD[0]].shape[0]
         if HEAD[1] not in found:
-            log.info("%s: its head has no bias; 0 in its place", source)
+            log.info("%s: its head has no bias; 0 is used", source)
             found[HEAD[1]] = torch.zeros(have)
     if have is not None and classes is not None:
         rows = head_rows(source, weights.classes, have, classes, policy)
@@ -313,7 +313,7 @@ def _take_head(
 
 
 def _adapt_first(net: ImageClassifier, found: Tensors, source: str) -> None:
-    """Bring the first convolution to the net's input channels, and to its stem."""
+    """Adapt the first convolution to the input channels and the stem of the model."""
     name = f"{net.input_layer}.weight"
     have, want = found[name].shape, net.state_dict()[name].shape
     if len(have) != len(want):
@@ -325,11 +325,11 @@ def _adapt_first(net: ImageClassifier, found: Tensors, source: str) -> None:
         )
     if net.spec.stem == "cifar" and have[2:] == (STEM_KERNEL, STEM_KERNEL):
         found[name] = adapt_stem(found[name])
-        log.info("%s: 7x7 kernel of the stem adapted to 3x3, for small pictures", source)
+        log.info("%s: 7x7 kernel of the stem adapted to 3x3, for small images", source)
 
 
 def _check(net: ImageClassifier, found: Tensors, source: str) -> None:
-    """WeightsError where shapes differ or values are none of a network's."""
+    """Raise WeightsError if shapes differ or values cannot be those of a network."""
     own = net.state_dict()
     wrong = [
         f"{name} {tuple(found[name].shape)} for {tuple(own[name].shape)}"
@@ -346,6 +346,6 @@ def _check(net: ImageClassifier, found: Tensors, source: str) -> None:
     ]
     if whole:
         raise WeightsError(
-            f"{source}: integers in {len(whole)} tensors, as of a quantized net: {shorten(whole)}"
+            f"{source}: integers in {len(whole)} tensors, as of a quantized model: {shorten(whole)}"
         )
     check_values(found, source)

@@ -1,4 +1,4 @@
-"""What goes wrong with weights."""
+"""Exceptions of weights and checkpoints."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from resnets.utils.errors import ResnetsError
 
 
 class WeightsError(ResnetsError):
-    """Weights that cannot be had or do not fit the net; the message names the tensors or file."""
+    """Weights that cannot be read, downloaded or fitted; the message names tensors or file."""
 
 
 class CheckpointError(ResnetsError):
-    """A checkpoint that is missing, damaged, or of another net; the message names the file."""
+    """A checkpoint that is missing, damaged, or of another model; the message names it."""
 
 
 class StoreError(Exception):
-    """A place that refuses to take or give a file: the `reason`, and the `cure` to suggest."""
+    """A store that cannot read or write a file: the `reason`, and a suggested `cure`."""
 
     def __init__(self, reason: str, cure: str) -> None:
         super().__init__(f"{reason}; {cure}")

@@ -1,8 +1,8 @@
-"""The folder in which a net travels: config.json beside model.safetensors, as timm has it.
+"""Model folders: config.json and model.safetensors, in the layout of timm.
 
-What timm has no word for stands under "resnets" in config.json: the whole spec, preprocessing,
-recipe. Nets that torchvision and timm have too carry torchvision's tensor names, which both
-read; others carry ours.
+What timm has no field for is under "resnets" in config.json: the whole spec, preprocessing and
+recipe. Models that torchvision and timm have too use torchvision's tensor names, which both read;
+others use ours.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from resnets.weights.readers.transformers_config import (
 FORMAT = 1
 CONFIG, MODEL, MEAN = "config.json", "model.safetensors", "mean_image.safetensors"
 MODELS = (MODEL, "pytorch_model.bin")  # where other libraries put the tensors
-# Fields that change nothing in what given tensors compute.
+# Fields without effect on what given tensors compute.
 FREE = (
     *("name", "init", "zero_init_residual", "dropout", "drop_path"),
     *("num_classes", "in_channels", "input_size"),
@@ -52,7 +52,7 @@ FREE = (
 
 
 def published_name(spec: ModelSpec) -> str | None:
-    """What torchvision and timm call the net that `spec` builds; None where they have none."""
+    """The name of the model `spec` in torchvision and timm; None if they do not have it."""
     from torchvision import models
 
     theirs = set(models.list_models(module=models))
@@ -63,7 +63,7 @@ def published_name(spec: ModelSpec) -> str | None:
 
 
 def same_net(one: ModelSpec, other: ModelSpec) -> str | None:
-    """The first field in which two nets compute otherwise, given fitting tensors; None if none."""
+    """The first field in which two models with equal tensors compute differently, or None."""
     fields = (entry.name for entry in dataclasses.fields(ModelSpec) if entry.name not in FREE)
     return next((name for name in fields if getattr(one, name) != getattr(other, name)), None)
 
@@ -74,10 +74,10 @@ def write_folder(
     license: str | None,
     format: Literal["timm", "transformers"] = "timm",
 ) -> None:
-    """Write `net` into the existing folder `out`; preprocessing and classes where it has them.
+    """Write `net` into the existing folder `out`, with its preprocessing and classes if known.
 
-    "timm": config.json in timm's form; "transformers": in theirs, with their tensor names. Both
-    carry ours. ConfigError where transformers have no such network.
+    format: "timm", or "transformers" with its config and tensor names; both include ours.
+    ConfigError if transformers has no such model.
     """
     theirs = published_name(net.spec)
     state = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
@@ -121,7 +121,7 @@ def _config(net: ImageClassifier, theirs: str | None, license: str | None) -> di
 
 
 def _own(net: ImageClassifier) -> dict[str, Any]:
-    """What theirs have no word for."""
+    """Fields that timm and transformers do not have."""
     return {
         "format": FORMAT,
         "model": to_dict(net.spec),
@@ -144,10 +144,10 @@ def _seen(spec: ModelSpec, seen: Preprocess) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> ParsedConfig:
-    """What config.json in the folder `path` says, written by us, timm or transformers.
+    """Read config.json in the folder `path`, written by resnets, timm or transformers.
 
-    WeightsError where it is broken, is of a network that is none of ours, or has a field that is
-    neither honoured here nor without effect.
+    WeightsError if it is damaged, of a model that is not supported, or has a field that is neither
+    supported nor without effect.
     """
     file = path / CONFIG
     with reading(file, WeightsError):
@@ -169,11 +169,11 @@ def _read_config(path: Path, file: Path) -> ParsedConfig:
 
 
 def is_transformers(file: Path) -> bool:
-    """Whether a config.json is of transformers, which keeps the preprocessing beside it."""
+    """Whether a config.json is of transformers, which stores preprocessing in another file."""
     try:
         return _of_transformers(_json(file))
     except (ConfigError, ValueError, RecursionError):
-        return False  # whoever reads it says what is wrong
+        return False  # reading it raises the error
 
 
 def _of_transformers(config: dict[str, Any]) -> bool:
@@ -183,7 +183,7 @@ def _of_transformers(config: dict[str, Any]) -> bool:
 def _json(file: Path) -> dict[str, Any]:
     found = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
-        raise ConfigError(f"{file}: is no table of fields")
+        raise ConfigError(f"{file}: is not a JSON object")
     return found
 
 
@@ -212,7 +212,7 @@ def save_net(
     preprocess: Preprocess | Preprocessor | None = None,
 ) -> None:
     """See `ImageClassifier.save`."""
-    named = copy.copy(net)  # the same tensors; what is said of them may be another
+    named = copy.copy(net)  # shares the tensors
     if classes is not None:
         named.classes = read_classes(classes, net.spec.num_classes, "the network")
     elif net.classes and len(net.classes) != net.spec.num_classes:
@@ -226,16 +226,15 @@ def save_net(
 
 
 def into_new_folder(out: Path, write: Callable[[Path], None], said: str) -> None:
-    """Let `write` fill a folder beside `out`, and rename it once that is done.
+    """Let `write` fill a temporary folder beside `out`, then rename it.
 
-    ConfigError where `out` holds something or another process writes it; `said` is what the user
-    calls it.
+    ConfigError if `out` is not empty or another process writes it; `said` is its name in messages.
     """
     with lock_path(out):
         if out.is_symlink() and not out.exists():
-            raise ConfigError(f"{said}: is a link to nothing; name a new folder")
+            raise ConfigError(f"{said}: is a broken link; name a new folder")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"{said}: holds something already; name a new folder")
+            raise ConfigError(f"{said}: is not empty; name a new folder")
         with tempfile.TemporaryDirectory(prefix=".save-", dir=out.resolve().parent) as temporary:
             made = Path(temporary) / "net"
             made.mkdir()

@@ -1,4 +1,4 @@
-"""Whether a head fits a task: by the names of its classes, never by their number alone."""
+"""Heads: kept by the names of their classes, never by their number alone."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SHOWN = 3  # names of classes in a message
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """English names of ImageNet's 1000 classes, in the order in which all libraries have them."""
+    """English names of ImageNet's 1000 classes, in their usual order."""
     from torchvision.models import ResNet18_Weights
 
     return tuple(ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def same_classes(theirs: Sequence[str], ours: Sequence[str]) -> Tensor | None:
-    """For each of `ours` the place of that class in `theirs`; None unless they are the same set.
+    """The index in `theirs` of each class of `ours`; None unless both are the same set.
 
-    Names that differ in the encoding of accents alone are the same; so are ImageNet's WordNet ids
-    and its English names. Names that occur twice tell nothing.
+    Unicode forms of a name are equal; so are WordNet ids and English names of ImageNet. Duplicate
+    names give None.
     """
     if len(theirs) == len(WNIDS) and set(ours) == set(WNIDS):
         theirs = WNIDS if tuple(theirs) == imagenet_classes() else theirs
@@ -45,19 +45,19 @@ def same_classes(theirs: Sequence[str], ours: Sequence[str]) -> Tensor | None:
 def head_rows(
     source: str, theirs: Sequence[str], count: int, ours: Sequence[str], policy: HeadPolicy
 ) -> Tensor | None:
-    """The rows of a head for `count` classes that serve `ours`, in their order; None: a new head.
+    """The rows of a head of `count` classes for the classes `ours`; None for a new head.
 
-    theirs: names of its classes, empty where the file has none. What is decided is logged in one
-    line. ConfigError where the head is to be kept and is for another number of classes.
+    theirs: names of its classes, empty if the file has none. The decision is logged. ConfigError if
+    `policy` is "keep" and the number of classes differs.
     """
     total = len(ours)
     if policy == "new":
-        log.info("%s: new head for %d classes, as weights_head says", source, total)
+        log.info("%s: new head for %d classes, because of weights_head", source, total)
         return None
     rows = same_classes(theirs, ours) if len(theirs) == count else None
     if rows is not None:
         same = torch.equal(rows, torch.arange(total))
-        how = "kept" if same else "kept, its rows brought into the order of the data's classes"
+        how = "kept" if same else "kept, its rows reordered to the classes of the data"
         log.info("%s: head %s: the same %d classes by name", source, how, total)
         return rows
     if policy == "keep":
@@ -66,7 +66,7 @@ def head_rows(
                 f"weights_head: 'keep', but the head of {source} is for {count} classes and the "
                 f"data has {total}"
             )
-        log.info("%s: head kept by position, as weights_head says", source)
+        log.info("%s: head kept by position, because of weights_head", source)
         return torch.arange(total)
     if len(theirs) != count:
         why = "the weights do not name their classes; --set weights_head=keep keeps it"
@@ -78,10 +78,10 @@ def head_rows(
 
 
 def read_classes(said: str | Sequence[str] | None, count: int, source: str) -> tuple[str, ...]:
-    """Names for `count` outputs, as a user says them; () for None.
+    """Parse names for `count` outputs; () for None.
 
-    A file with one name a line, "a,b,c", "imagenet", "numbers" (0, 1, ...), or a sequence of names.
-    WeightsError where their number is another than that of the outputs, or one occurs twice.
+    said: a file with one name per line, "a,b,c", "imagenet", "numbers" (0, 1, ...), or a sequence.
+    ConfigError if their number differs from that of the outputs, or a name occurs twice.
     """
     if said is None:
         return ()
@@ -92,7 +92,7 @@ def read_classes(said: str | Sequence[str] | None, count: int, source: str) -> t
         names, said = tuple(said), "classes"
     if len(names) != count:
         other = said.lower().endswith((".json", ".yaml", ".yml", ".csv", ".tsv", ".pbtxt"))
-        hint = "; a file is read as one name a line, in the order of the outputs" if other else ""
+        hint = "; a file must have one name a line, in the order of the outputs" if other else ""
         raise ConfigError(f"{said}: names {len(names)} classes, {source} has {count} outputs{hint}")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -119,10 +119,10 @@ def _read_names(text: str, count: int) -> tuple[str, ...]:
 
 
 def no_names(source: str, count: int) -> WeightsError:
-    """What to raise where outputs without names are asked for by name."""
+    """The error if outputs without names are needed by name."""
     return WeightsError(
-        f"{source}: does not name its {count} classes; say --classes FILE or a,b,c in the order of "
-        "the outputs (or imagenet, or numbers for 0, 1, ...)"
+        f"{source}: does not name its {count} classes; give --classes FILE or a,b,c in the order of"
+        " the outputs (or imagenet, or numbers for 0, 1, ...)"
     )
 
 

@@ -1,8 +1,8 @@
 """Published weights by name: torchvision's, timm's, any repository of the Hugging Face Hub.
 
-What was fetched once is read from disk afterwards. Without a network, a message says which file to
-fetch elsewhere and where to put it. torchvision's files are checked against the start of their
-SHA-256 in their name, however they came; the Hub's against the hash its cache keeps them under.
+Files are downloaded once and cached. Without a network, the error names the file to download
+elsewhere and where to put it. Files of torchvision are checked against the start of their SHA-256
+in their name, those of the Hub against the hash in its cache.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from resnets.weights.readers.file_type import ADAPTER, adapter_error
 from resnets.weights.readers.timm_config import catalog_name
 
 IMAGENET = 1000  # classes
-# Tags of timm 1.0 for the nets that are ours too, so that a misspelt one is noticed offline. Newer
-# ones can be had as hub:timm/NAME.
+# Tags of timm 1.0 for the models of the catalog, so that a misspelt one is noticed offline. Newer
+# ones are available as hub:timm/NAME.
 RSB = ("a1_in1k", "a2_in1k", "a3_in1k")
 SEMI = ("fb_ssl_yfcc100m_ft_in1k", "fb_swsl_ig1b_ft_in1k")
 BOTH = ("tv2_in1k", "tv_in1k")
@@ -61,31 +61,30 @@ TIMM: Mapping[str, tuple[str, ...]] = {
 
 
 def is_library(source: str) -> bool:
-    """Whether `source` names published weights, as against a path."""
+    """Whether `source` names published weights and is not a path."""
     return source.partition(":")[0] in LIBRARIES and ":" in source
 
 
 def read_library(source: str, spec: ModelSpec | None = None) -> Weights:
-    """Published weights `LIBRARY:NAME`, for the net `spec` where one is given.
+    """Published weights `LIBRARY:NAME`, for the model `spec` if given.
 
     "torchvision:TAG" or "torchvision:NET.TAG", "timm:NET.TAG", "hub:ORG/NAME[@REVISION]" (or
-    "hf:"). Raises
-    ConfigError for an unknown name, with the nearest one, or one of another net; WeightsError
-    where they cannot be fetched or are damaged.
+    "hf:"). Raises ConfigError for an unknown name, with the nearest one, or one of another model;
+    WeightsError if they cannot be downloaded or are damaged.
     """
     library, _, name = source.partition(":")
     return LIBRARIES[library](name, spec)
 
 
 def _torchvision(name: str, spec: ModelSpec | None) -> Weights:
-    """torchvision's published weights; `name` may leave the net out where `spec` is given."""
+    """torchvision's published weights; `name` may omit the model if `spec` is given."""
     from torchvision import models
 
     source = f"torchvision:{name}"
     net, dot, tag = name.rpartition(".")
     if not dot:
         if spec is None:
-            raise ConfigError(f"weights: {source}: say of which net, as torchvision:resnet50.{tag}")
+            raise ConfigError(f"weights: {source}: name the model, as torchvision:resnet50.{tag}")
         net = spec.name.replace("-", "_")
     listed = set(models.list_models(module=models))
     shared = [known for known in map(_theirs, catalog.names()) if known in listed]
@@ -135,10 +134,12 @@ def torchvision_file(url: str) -> Path:
         except OSError as error:
             reason = getattr(error, "reason", None) or error.strerror or error
             raise WeightsError(
-                f"cannot download {url} ({reason}); fetch it elsewhere and put it at {file}"
+                f"cannot download {url} ({reason}); download it elsewhere and put it at {file}"
             ) from None
         except RuntimeError as error:
-            raise WeightsError(f"{url}: what came is not that file ({error}); try again") from None
+            raise WeightsError(
+                f"{url}: the download is not that file ({error}); try again"
+            ) from None
     _verify(file, promised[1], url)
     return file
 
@@ -150,7 +151,7 @@ def _verify(file: Path, promised: str, url: str) -> None:
     if not digest.startswith(promised):
         raise WeightsError(
             f"{file}: damaged or another file (its SHA-256 starts with {digest[: len(promised)]}, "
-            f"not {promised}); delete it and fetch {url} again"
+            f"not {promised}); delete it and download {url} again"
         )
 
 
@@ -177,7 +178,7 @@ def _matching(source: str, net: str, spec: ModelSpec | None) -> ModelSpec:
     """Our spec of `net`; ConfigError where `spec`, which takes its weights, computes otherwise.
 
     A CIFAR stem may: the kernel is adapted. So may dilated stages and blurred subsampling, which
-    are changes to a net that is trained on.
+    are changes to a model that is trained on.
     """
     name = catalog_name(net)
     assert name is not None
@@ -190,7 +191,7 @@ def _matching(source: str, net: str, spec: ModelSpec | None) -> ModelSpec:
     field = same_net(published, wanted)
     if field is not None:
         raise ConfigError(
-            f"weights: {source} is of a net with {field} {getattr(published, field)!r}, "
+            f"weights: {source} is of a model with {field} {getattr(published, field)!r}, "
             f"{spec.name} here has {getattr(spec, field)!r}"
         )
     return published
@@ -240,8 +241,8 @@ def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
     except utils.LocalEntryNotFoundError as error:
         reason = away or _first_line(error.__cause__ or error)
         raise WeightsError(
-            f"cannot download {url}/{MODEL} ({reason}); fetch it and {CONFIG} beside it elsewhere "
-            f"and put both into {by_hand}"
+            f"cannot download {url}/{MODEL} ({reason}); download it and its {CONFIG}"
+            f" elsewhere, and put both into {by_hand}"
         ) from None
     except utils.EntryNotFoundError:
         raise WeightsError(f"weights: {source}: has no {MODEL}; other files are not read") from None

@@ -1,4 +1,4 @@
-"""From a run, checkpoint or published net to one that is ready to use, with its preprocessing."""
+"""`load`: a model from a run, checkpoint, folder or published weights, ready to use."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ SHOWN = 3  # names of classes in a message
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a user says of weights that do not say it themselves, the same for every command.
+    """Options of every command for weights that do not state them.
 
-    model: catalog name of their network. classes: names of its outputs, as `heads.read_classes`
-    takes them; without `rename`, for outputs that have no names alone.
+    model: catalog name of the model. classes: names of its outputs, as for `heads.read_classes`;
+    without `rename`, only for outputs without names.
     """
 
     model: str | None = None
@@ -74,13 +74,13 @@ def load(
     model: str | nn.Module | MakeModel | None = None,
     classes: str | Sequence[str] | None = None,
 ) -> ImageClassifier:
-    """The net of a run, checkpoint, pushed folder or file, in eval mode, float32, on the CPU.
+    """The model of a run, checkpoint, pushed folder or file, in eval mode, float32, on the CPU.
 
-    Runs and checkpoints may lie behind a URL that fsspec opens.
-    A run gives its best checkpoint on validation, or its last where it had no validation split;
-    averaged (EMA) weights are taken where the run kept them. The net carries `.preprocess`
-    (a `Preprocessor`), `.classes`, `.recipe` and `.origin` (file, step and kind of weights).
-    Published nets are loaded by name: "hub:ORG/NAME", "timm:resnet50.a1_in1k",
+    Runs and checkpoints may be at a URL that fsspec opens.
+    A run gives its best checkpoint on validation, or its last if it had no validation split, and
+    averaged (EMA) weights if the run has them. The model has `.preprocess` (a `Preprocessor`),
+    `.classes`, `.recipe` and `.origin` (file, step and kind of weights).
+    Published models are loaded by name: "hub:ORG/NAME", "timm:resnet50.a1_in1k",
     "torchvision:resnet50.IMAGENET1K_V2".
 
     model: the network of a file that does not say it, such as a state dict; anything that
@@ -105,9 +105,9 @@ def load_model(
     options: LoadOptions = LoadOptions(),
     need: Literal["names", "head", "body"] = "names",
 ) -> ImageClassifier:
-    """What every command loads its network with: `load` with the user's options.
+    """`load` for commands, with their options.
 
-    need: "names" refuses outputs that nobody names; "body" takes weights without a head, for
+    need: "names" refuses outputs without names; "body" accepts weights without a head, for
     features.
     """
     return _load(where, options.model, options.classes, need, options.rename)
@@ -151,7 +151,7 @@ def _net_of(
     classes: str | Sequence[str] | None,
     custom: nn.Module | MakeModel | None = None,
 ) -> ImageClassifier:
-    """The net of one of our own checkpoints; `classes` are other names for its outputs.
+    """The model of one of our own checkpoints; `classes` are other names for its outputs.
 
     custom: its network, where that is from outside the package.
     """
@@ -193,7 +193,7 @@ def _net_of(
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is a checkpoint, or is to be one and is damaged."""
+    """Whether a file is a checkpoint of resnets, possibly damaged."""
     try:
         return "resnets" in read_metadata(path)
     except (safetensors.SafetensorError, OSError):
@@ -201,7 +201,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def says_model(where: str | Path) -> bool:
-    """Whether weights say themselves of which network they are."""
+    """Whether weights state their model."""
     place, _ = split_part(str(where))
     if hub.is_library(place):
         return True
@@ -219,7 +219,7 @@ def _published(
     need: Need,
     rename: bool,
 ) -> ImageClassifier:
-    """The net that the source of `weights` or the user says they are of, with its own head."""
+    """The model that `weights` or the user states, with the head of the weights."""
     source, spec = weights.source, weights.spec
     if spec is None:
         spec = _said(weights, model)
@@ -266,7 +266,7 @@ def _same_names(weights: Weights, given: Sequence[str]) -> tuple[str, ...]:
 
 
 def warn_of_names(source: str, theirs: Sequence[str], given: Sequence[str]) -> None:
-    """Log where outputs are named otherwise than their file has it: order first, then names."""
+    """Log a warning if the given names differ from those in the file, in order or at all."""
     one, other = ([name.strip().casefold() for name in names] for names in (theirs, given))
     if not theirs or one == other:
         return
@@ -293,8 +293,8 @@ def _said(weights: Weights, model: str | None) -> ModelSpec:
     fits = fitting(weights.contents, weights.part)
     hint = f": the tensors fit {listed(fits)}" if fits else "; `resnets info` lists them"
     raise ConfigError(
-        f"{weights.source}: does not say of which network it is; say it with --model NET"
-        f" (in Python model=NET){hint}"
+        f"{weights.source}: does not state its model; give --model NAME (in Python"
+        f" model=NAME){hint}"
     )
 
 
@@ -335,7 +335,7 @@ def _check_model(source: str, theirs: ModelSpec, asked: ModelSpec) -> None:
 
 
 def _state(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
-    """Log in one line what is taken for what."""
+    """Log in one line what was understood."""
     classes = ", ".join(net.classes[:SHOWN]) + (", ..." if len(net.classes) > SHOWN else "")
     whence = "preprocessing assumed, the file says none" if assumed else "preprocessing"
     if assumed and weights.stored.unread:
@@ -357,7 +357,7 @@ def _state(net: ImageClassifier, assumed: bool, weights: Weights) -> None:
 
 
 def in_words(seen: Preprocess) -> str:
-    """Preprocessing in one line."""
+    """The preprocessing in one line."""
     planes = seen.channel_order.upper() if seen.channels == 3 else "gray"
     mean = "a mean image" if seen.mean_image else f"mean {_numbers(seen.mean)}"
     return (

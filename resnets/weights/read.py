@@ -1,4 +1,4 @@
-"""Weights from a file or folder: tensors as their maker named them, and what he said of their use.
+"""Read weights from a file or folder: tensors under their original names, and their metadata.
 
 Nothing in a file is executed: see `resnets.data.files.unpickle`.
 """
@@ -38,22 +38,22 @@ from resnets.weights.readers.torch_file import read_pickled
 
 log = logging.getLogger("resnets")
 
-# Fields of a net that the names and shapes of its tensors do not show.
+# Fields of a model that the names and shapes of its tensors do not show.
 UNSEEN = ("stride_in", "stem_pool", "norm_eps", "blur_pool")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors as their maker named them, and what is known of the net they are of.
+    """Tensors under their original names, and what is known about their model.
 
-    source: what the user asked for, for messages. contents: every tensor of the file, not yet read.
-    part: the beginning of the names that are wanted, where the user says it (FILE#PART). fields:
-    `ModelSpec` fields that names and shapes do not show. spec, classes, recipe: of that net, where
-    the source says. format, tensors: how they are named and what they are, once that is recognised.
-    head_note: why they have no head that serves. head_rows: classes that it is for. assumed: the
-    preprocessing is that of most networks in this format, the file says none. channels,
-    stem_kernel: input channels and side of the first convolution. stored: what a training script
-    wrote beside the tensors. other_names: lists there that may name the classes.
+    source: what the user gave, for messages. contents: all tensors of the file, read lazily. part:
+    prefix of the names to take, if given (FILE#PART). fields: `ModelSpec` fields that names and
+    shapes do not show. spec, classes, recipe: of the model, if stated. format, tensors: naming
+    format and tensors, once recognized. head_note: why there is no usable head. head_rows: classes
+    of the head. assumed: the preprocessing is the usual one of the format, none is stated.
+    channels, stem_kernel: input channels and side of the first convolution. stored: the config
+    that a training script wrote beside the tensors. other_names: lists there that may name the
+    classes.
     """
 
     source: str
@@ -76,7 +76,7 @@ class Weights:
 
 
 def split_part(source: str) -> tuple[str, str | None]:
-    """A path or URL, and the part of its tensors that is wanted: FILE#PART, as FILE#model_ema."""
+    """Split FILE#PART, such as FILE#model_ema, into path or URL and prefix."""
     place, hash, part = source.rpartition("#")
     if not hash or not part or Path(source).expanduser().exists():
         return source, None
@@ -84,12 +84,12 @@ def split_part(source: str) -> tuple[str, str | None]:
 
 
 def read_path(source: str) -> Weights:
-    """Weights of a file, a run folder or a pushed folder; or of a file or run behind a URL.
+    """Weights of a file, a run folder or a pushed folder; or of a file or run at a URL.
 
     Files: our checkpoints, .safetensors, torch's (.pth and others), detectron2's .pkl, Caffe's
     .caffemodel, Keras's .h5 and .keras. FILE#PART takes the tensors whose names begin with PART.
-    Raises ConfigError where there is no such path, WeightsError or CheckpointError where it cannot
-    be read.
+    Raises ConfigError if there is no such path, WeightsError or CheckpointError if it cannot be
+    read.
     """
     whole, (source, part) = source, split_part(source)
     path = find_checkpoint(source) if url_of(source) else Path(source).expanduser()
@@ -107,7 +107,7 @@ def read_path(source: str) -> Weights:
 
 
 def _reader(path: Path) -> Callable[[Path, str, str | None], Weights]:
-    """By the file's first bytes, whatever its name; Caffe's have none that are theirs."""
+    """The reader for a file, by its first bytes; by its name for Caffe, which has none."""
     if path.suffix.lower() == ".caffemodel":
         return _read_caffe
     refuse_other_kinds(path)
@@ -155,7 +155,7 @@ def read_folder(path: Path, source: str) -> Weights:
 
 
 def read_preprocess(checkpoint: Checkpoint) -> Preprocessor:
-    """The preprocessing stored with the weights; CheckpointError where there is none, or half."""
+    """The preprocessing in a checkpoint; CheckpointError if it is missing or incomplete."""
     said = checkpoint.meta.get("preprocess")
     if not isinstance(said, dict):
         raise checkpoint.wrong("preprocess", "an object", said)
@@ -171,12 +171,12 @@ def read_preprocess(checkpoint: Checkpoint) -> Preprocessor:
 
 
 def unseen(spec: ModelSpec) -> dict[str, Any]:
-    """The fields of `spec` that its tensors do not show."""
+    """The fields of `spec` that tensors do not show."""
     return {name: getattr(spec, name) for name in UNSEEN}
 
 
 def _read_safetensors(path: Path, source: str, part: str | None) -> Weights:
-    """A checkpoint of ours (averaged weights where it has them), or a plain state dict."""
+    """A checkpoint of resnets (its averaged weights if it has them), or a plain state dict."""
     if "resnets" not in read_metadata(path):
         metadata, tensors = read_safetensors(path)
         return _beside(stated_in(metadata), _in_memory(tensors), path, source, part)
@@ -194,7 +194,7 @@ def _read_safetensors(path: Path, source: str, part: str | None) -> Weights:
 
 
 def chosen_group(checkpoint: Checkpoint, part: str | None, source: str) -> Tensors:
-    """Averaged weights where the checkpoint has them, else the trained ones; or those named."""
+    """The averaged weights of a checkpoint if it has them, else the trained ones; or `part`."""
     groups = {name: tensors for name in ("ema", "model") if (tensors := checkpoint.group(name))}
     if part is not None and part not in groups:
         raise WeightsError(f"{source}: has no {part!r}; it has {' and '.join(groups) or 'nothing'}")
@@ -234,7 +234,7 @@ def _beside(
     source: str,
     part: str | None,
 ) -> Weights:
-    """Tensors, and what the table `found` of the same file says beside them."""
+    """Tensors with the metadata of the table `found` from the same file."""
     try:
         classes = classes_of(found, str(path))
     except WeightsError as error:

@@ -336,7 +336,7 @@ def step_of(path: Path) -> int | None:
 def task_of(where: str | Path) -> str:
     """The task of a run or checkpoint, from the first file's header that says one.
 
-    "classify" for all else, such as published nets; whoever loads them says what is wrong.
+    "classify" for all else, such as published models; whoever loads them says what is wrong.
     """
     tasks = get_args(get_type_hints(Recipe)["task"])
     try:

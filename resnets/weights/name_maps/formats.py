@@ -1,7 +1,7 @@
 """The formats that can be read and written: one rules function each.
 
-torchvision, timm (residual nets are named alike in both, VGG is not), the CIFAR-10 nets in
-circulation, detectron2, Hugging Face's transformers, MMPretrain, a torchvision net in an
+torchvision, timm (residual models are named alike in both, VGG is not), the CIFAR-10 models in
+circulation, detectron2, Hugging Face's transformers, MMPretrain, a torchvision model in an
 `nn.Sequential`; and those of `resnets.weights.name_maps.formats_caffe`.
 """
 
@@ -25,7 +25,7 @@ TORCHVISION_RESNET: Rules = (
 
 
 def _torchvision(spec: ModelSpec) -> Rules | None:
-    """torchvision.models.resnet and .vgg; there are no pre-activation nets."""
+    """torchvision.models.resnet and .vgg; there are no pre-activation models."""
     if spec.is_vgg:
         head = (("fc1.*", "classifier.0.*"), ("fc2.*", "classifier.3.*"))
         return (*_vgg_features(spec), *head, ("head.*", "classifier.6.*"))
@@ -46,7 +46,7 @@ def _vgg_features(spec: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def _timm(spec: ModelSpec) -> Rules | None:
-    """timm's resnet and vgg. Its pre-activation nets compute otherwise: no norm before the pool."""
+    """timm's resnet and vgg. Its pre-activation models differ: no norm before the pool."""
     if spec.is_vgg:
         head = (("fc1.*", "pre_logits.fc1.*"), ("fc2.*", "pre_logits.fc2.*"))
         return (*_vgg_features(spec), *head, ("head.*", "head.fc.*"))
@@ -69,7 +69,7 @@ def _timm_decode(tensors: Tensors) -> Tensors:
 
 
 def _cifar(spec: ModelSpec) -> Rules | None:
-    """CIFAR-10 nets as most repositories name them; option A has no tensors in its shortcuts."""
+    """CIFAR-10 models as most repositories name them; option A has no tensors in its shortcuts."""
     if not spec.is_resnet:
         return None
     shortcut = (
@@ -80,9 +80,9 @@ def _cifar(spec: ModelSpec) -> Rules | None:
 
 
 def _cifar_preprocess(spec: ModelSpec) -> Preprocess | None:
-    """ImageNet's constants on 32 px, as the repository of the option A nets in circulation has it.
+    """ImageNet's constants at 32 px, as in the repository of the usual option A models.
 
-    (akamaster/pytorch_resnet_cifar10, trainer.py.) Others normalise in other ways.
+    (akamaster/pytorch_resnet_cifar10, trainer.py.) Others normalize in other ways.
     """
     return Preprocess(size=32, resize=32) if spec.shortcut == "A" else None
 
@@ -132,7 +132,7 @@ def _mmpretrain(spec: ModelSpec) -> Rules | None:
 
 
 def _sequential(spec: ModelSpec) -> Rules | None:
-    """torchvision's net as nn.Sequential(*net.children()): numbers for names, relu and pool too."""
+    """nn.Sequential(*model.children()) of torchvision's model: names are numbers."""
     if not spec.is_resnet:
         return None
     numbers = {"conv1": 0, "bn1": 1, "fc": 5 + len(spec.depths)}

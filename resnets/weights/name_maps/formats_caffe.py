@@ -1,6 +1,6 @@
-"""Formats of the authors' nets: Caffe, Detectron's pickles of them, Keras Applications.
+"""Formats of the authors' models: Caffe, Detectron's pickles of them, Keras Applications.
 
-All have the stride in a bottleneck's first 1x1, and BGR pictures in 0..255 less a mean.
+All have the stride in a bottleneck's first 1x1, and BGR images in 0..255 less a mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from resnets.config import ModelSpec, Preprocess
 from resnets.weights.name_maps.rules import Format, Rules, Tensors
 
-# x - mean, in 0..255 and BGR: what nets from Caffe want, wherever they have gone since.
+# x - mean, in 0..255 and BGR: what models from Caffe want, wherever they have gone since.
 BYTE = 1 / 255
 RESNET_MEAN = (103.0626, 115.9029, 123.1516)  # mean of the authors' ResNet_mean.binaryproto, BGR
 DETECTRON_MEAN = (103.53, 116.28, 123.675)
@@ -23,7 +23,7 @@ KERAS_EPS = 1.001e-5
 BRANCHES = ((1, "a"), (2, "b"), (3, "c"))  # our conv1..conv3 are Caffe's branch2a..branch2c
 BLOCK = re.compile(r"(res|bn|scale)(\d)([a-z])(\d*)_branch(.+)")  # res4b22_branch2c/0
 PLAIN_BLOCK = re.compile(r"(res|bn|scale)(\d)_(\d+)_branch(.+)")  # res4_22_branch2c/0
-LETTERED = 6  # the longest stage of ResNet-50; in longer nets, stages 3 and 4 count with numbers
+LETTERED = 6  # the longest stage of ResNet-50; in longer models, stages 3 and 4 count with numbers
 
 
 def caffe_preprocess(mean: tuple[float, ...]) -> Preprocess:
@@ -33,7 +33,7 @@ def caffe_preprocess(mean: tuple[float, ...]) -> Preprocess:
 
 
 def _is_authors(spec: ModelSpec) -> bool:
-    """Nets of bottlenecks with projections on an ImageNet stem, as the authors released."""
+    """Models of bottlenecks with projections on an ImageNet stem, as the authors released."""
     return spec.is_resnet and spec.is_bottleneck and spec.shortcut == "B" and spec.groups == 1
 
 
@@ -112,7 +112,7 @@ def _caffe(spec: ModelSpec) -> Rules | None:
 def _caffe_encode(tensors: Tensors) -> Tensors:
     """Split norms into their two layers, with a moving-average factor of 1, and letter the blocks.
 
-    Their ResNet-50 calls its blocks a, b, c, ...; longer nets have a, b1, b2, ... in stages 3, 4.
+    Their ResNet-50 calls its blocks a, b, c, ...; longer models have a, b1, b2, ... in stages 3, 4.
     """
     longest = max(int(found[3]) + 1 for name in tensors if (found := PLAIN_BLOCK.match(name)))
     numbered = ("3", "4") if longest > LETTERED else ()

@@ -1,6 +1,6 @@
 """What else is in a file of weights: beside the network for training alone, or part of it.
 
-Layers before a network (a normalisation of its inputs), after its pooled features (a neck, a second
+Layers before a network (a normalization of its inputs), after its pooled features (a neck, a second
 classifier) or inside its head (LoRA, scales of quantized values) change what it computes. Files
 hold them under names of any kind, so they are told by what they connect to: the input channels, the
 features that the head takes, and the outputs. Names tell what is of training alone.

@@ -1,6 +1,6 @@
 """Name maps between our tensors and other libraries', two-way and without loss.
 
-A `NameMap` is the rules of a format (`resnets.weights.name_maps.formats`) applied to one net: a
+A `NameMap` is the rules of a format (`resnets.weights.name_maps.formats`) applied to one model: a
 bijection between two sets of names, so either direction uses every tensor exactly once or fails and
 names the tensors.
 """
@@ -35,7 +35,7 @@ class NameMap:
     """Both directions between our tensors and those of `format`, for one net.
 
     theirs: their name of each of our tensors; None where their files do not have it. head_width:
-    channels that the head of the net takes.
+    channels that the head of the model takes.
     """
 
     format: Format
@@ -52,7 +52,7 @@ class NameMap:
     def to_own(self, tensors: Mapping[str, Tensor], optional: Collection[str] = ()) -> Tensors:
         """Tensors of `format` under our names and in our layout.
 
-        WeightsError names tensors that this net has no place for, or that are missing. Those of
+        WeightsError names tensors that this model has no place for, or that are missing. Those of
         ours in `optional` may be missing. So may batch counters, which other libraries and files
         from before torch 0.4.1 lack: they start at zero, as torch has it.
         """
@@ -84,11 +84,11 @@ class NameMap:
         return self.format.decode({name: torch.zeros(1) for name in names})
 
     def count(self, names: Iterable[str]) -> int:
-        """How many tensors of this net a file with such names has, but for batch counters."""
+        """How many tensors of this model a file with such names has, but for batch counters."""
         return sum(name in self._ours and not _counts(name) for name in self._decoded(names))
 
     def known(self, names: Iterable[str]) -> set[str]:
-        """Those of `names` that `to_own` has a use for: of the net, or of how the format writes it.
+        """Those of `names` that `to_own` uses: of the model, or of the layout of the format.
 
         Formats whose layout differs from ours say so by their names alone.
         """
@@ -98,12 +98,12 @@ class NameMap:
         return {name for name in names if self.format.belongs(name) or name in self._ours}
 
     def anchors(self, limit: int) -> list[str]:
-        """A few names that only a net in this format has, beginning with the first layers'."""
+        """A few names that only a model in this format has, beginning with the first layers'."""
         named = [their for their in self._ours if their.endswith(("weight", "_w", "kernel", "/0"))]
         return named[:limit]
 
     def roots(self) -> list[re.Pattern[str]]:
-        """First parts of names of this net, at any depth; what begins like that belongs to a net.
+        """First parts of names of this model, at any depth; such names belong to a model.
 
         Numbers stand for any number ("layer1" for "layer9"), but for parts that are a number alone.
         """
@@ -146,11 +146,11 @@ def own_map(net: ImageClassifier) -> NameMap:
 def name_map(format: str, net: ImageClassifier) -> NameMap:
     """The map between `net` and `format`, a key of `FORMATS`.
 
-    WeightsError where that library has no net of this kind.
+    WeightsError where that library has no model of this kind.
     """
     rules = FORMATS[format].rules(net.spec)
     if rules is None:
-        raise WeightsError(f"{format} has no net like {net.spec.name}")
+        raise WeightsError(f"{format} has no model like {net.spec.name}")
     theirs = translate(net.state_dict(), rules)
     named = [name for name in theirs.values() if name is not None]
     assert len(set(named)) == len(named), f"{format}: two tensors share a name"
@@ -158,12 +158,12 @@ def name_map(format: str, net: ImageClassifier) -> NameMap:
 
 
 def _width(net: ImageClassifier) -> int:
-    head = getattr(net, "head", None)  # a detector's view of a net has none
+    head = getattr(net, "head", None)  # a detector's view of a model has none
     return 0 if head is None else head.in_features
 
 
 def maps_of(net: ImageClassifier) -> list[NameMap]:
-    """Our own names for `net`, and those of every format that has such a net."""
+    """Our own names for `net`, and those of every format that has such a model."""
     foreign = (name for name, format in FORMATS.items() if format.rules(net.spec))
     return [own_map(net), *(name_map(name, net) for name in foreign)]
 

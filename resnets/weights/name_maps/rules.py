@@ -1,4 +1,4 @@
-"""How another library writes nets of this family: names, layout of tensors, details of the net."""
+"""How another library stores models of this family: names and layout of tensors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Rules = Sequence[tuple[str, str | None]]
 
 @dataclass(frozen=True)
 class Format:
-    """One library's way to write nets of this family.
+    """One library's way to write models of this family.
 
-    rules: for a net, pairs (our pattern, their pattern) of whole tensor names; None where the
+    rules: for a model, pairs (our pattern, their pattern) of whole tensor names; None where the
     library has no such net. `#` stands for a number, `#+1` and `#-1` on their side for the numbers
     after and before it, `*` for the last part of a name. The first rule whose left side matches
     counts. A right side None says that their files have no such tensor (a counter of batches).
     encode, decode: between tensors laid out as ours and as theirs, both under their names, where
     renaming is not all (transposed kernels, one tensor that is two there); inverse to each other.
-    needs: fields of `ModelSpec` that all its nets share and that names and shapes do not show.
-    preprocess: what the nets published in this format want, where a file does not say.
+    needs: fields of `ModelSpec` that all its models share and that names and shapes do not show.
+    preprocess: what the models published in this format want, where a file does not say.
     belongs: whether a name that `decode` changes is one of this format's.
     """
 

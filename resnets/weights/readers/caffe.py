@@ -48,30 +48,30 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
 
 
 def read_mean(path: Path) -> Tensor:
-    """The mean picture of a .binaryproto, (C, H, W) float32 in 0..1 in the file's channel order."""
+    """The mean image of a .binaryproto, (C, H, W) float32 in 0..1 in the file's channel order."""
     with _opened(path) as data:
         blob = _blob(data)
     if blob.dim() != 3:
-        raise WeightsError(f"{path}: not a mean picture but an array of {tuple(blob.shape)}")
+        raise WeightsError(f"{path}: not a mean image but an array of {tuple(blob.shape)}")
     return blob * BYTE
 
 
 def find_preprocess(model: Path) -> Preprocessor:
-    """The authors' preprocessing, with the mean picture beside `model`.
+    """The authors' preprocessing, with the mean image in the folder of `model`.
 
-    Without exactly one .binaryproto there, with the mean pixel of theirs. A larger mean picture
-    is cropped to its centre, as Caffe crops it with the pictures.
+    Unless there is exactly one .binaryproto, their mean pixel is used. A larger mean image
+    is cropped to its center, as Caffe crops it with the images.
     """
     known = caffe_preprocess(RESNET_MEAN)
     files = sorted(model.parent.glob("*.binaryproto"))
     if len(files) != 1:
-        log.info("%s: no mean picture (one .binaryproto) beside it; the authors' mean pixel", model)
+        log.info("%s: no mean image (one .binaryproto) beside it; the authors' mean pixel", model)
         return Preprocessor(known)
     image = read_mean(files[0])
     height, width = image.shape[1:]
     if image.shape[0] != 3 or min(height, width) < known.size:
         raise WeightsError(f"{files[0]}: {tuple(image.shape)} does not cover 3 x 224 x 224")
-    log.info("%s: mean picture from %s", model, files[0].name)
+    log.info("%s: mean image from %s", model, files[0].name)
     top, left = (height - known.size) // 2, (width - known.size) // 2
     image = image[:, top : top + known.size, left : left + known.size].contiguous()
     means = tuple(image.mean((1, 2)).tolist())

@@ -44,8 +44,8 @@ def is_keras(path: Path) -> bool:
 def read_keras(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
     """Tensors of a .keras or .h5 file, as its layers are named, such as "conv1_conv/kernel".
 
-    And the `ModelSpec` fields that the net's description in the file tells. Raises ConfigError
-    where h5py is not installed, WeightsError for a damaged or nameless file, and for a net that
+    And the `ModelSpec` fields that the model's description in the file tells. Raises ConfigError
+    where h5py is not installed, WeightsError for a damaged or nameless file, and for a model that
     computes otherwise than those here.
     """
     with naming(path):
@@ -75,7 +75,7 @@ def _open(data: bytes | Path) -> Any:
 
 
 def _model_config(path: Path) -> Any:
-    """The net's description in a whole model of old."""
+    """The model's description in a whole model of old."""
     with _open(path) as file:
         said = file.attrs.get("model_config")
     return None if said is None else json.loads(said)
@@ -97,7 +97,7 @@ def _read_h5(data: bytes | Path, path: Path, layers: Mapping[str, str]) -> dict[
                 return
             if item.external or item.is_virtual:
                 raise WeightsError(
-                    f"{path}: {where} takes its values from other files; not read. Save the net "
+                    f"{path}: {where} takes its values from other files; not read. Save the model "
                     "again, whole"
                 )
             if item.dtype.kind != "f" or item.dtype.itemsize > 8:
@@ -133,7 +133,7 @@ def _name(where: str, name: str, layers: Mapping[str, str], path: Path) -> str:
     layer = name or layers.get(numbered)
     kind = VARIABLES.get(re.sub(r"_\d+$", "", numbered), ())
     if layer is None or not leaf.isdecimal() or int(leaf) >= len(kind):
-        raise WeightsError(f"{path}: does not name its layers; save the whole net, as .keras")
+        raise WeightsError(f"{path}: does not name its layers; save the whole model, as .keras")
     return f"{layer}/{kind[int(leaf)]}"
 
 

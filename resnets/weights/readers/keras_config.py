@@ -69,7 +69,7 @@ LAYERS: Mapping[str, Mapping[str, Handler]] = {
 
 
 def read_fields(config: Any, path: Path) -> dict[str, Any]:
-    """`ModelSpec` fields that the layers of a net show; WeightsError names a layer that is another.
+    """`ModelSpec` fields of a Keras config; WeightsError names a layer that is not supported.
 
     Its epsilon is that of all norms; the stride is in a block's first 1x1 or in its 3x3.
     """
@@ -91,7 +91,7 @@ def read_fields(config: Any, path: Path) -> dict[str, Any]:
         raise WeightsError(str(error)) from None
     fields: dict[str, Any] = {}
     if len(epsilons) > 1:
-        raise WeightsError(f"{path}: norms of {len(epsilons)} epsilons; the nets here have one")
+        raise WeightsError(f"{path}: norms of {len(epsilons)} epsilons; the models here have one")
     if epsilons:
         fields["norm_eps"] = epsilons.pop()
     strided -= {"0_conv"}
@@ -105,9 +105,9 @@ def read_fields(config: Any, path: Path) -> dict[str, Any]:
 
 
 def _layers(config: Any, depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Class and fields of each layer, of nets inside a net too."""
+    """Class and fields of each layer, of models inside a model too."""
     if depth > 3:
-        raise ValueError("nets in nets in nets")
+        raise ValueError("models in models in models")
     layers = config["config"]["layers"]
     if not isinstance(layers, list) or len(layers) > MOST_LAYERS:
         raise ValueError("no list of layers")

@@ -24,7 +24,7 @@ class ParsedConfig:
 
 
 def catalog_name(theirs: str) -> str | None:
-    """Our name of the net that torchvision and timm call `theirs`."""
+    """Our name of the model that torchvision and timm call `theirs`."""
     return next((name for name in catalog.names() if name.replace("-", "_") == theirs), None)
 
 

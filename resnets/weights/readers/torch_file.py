@@ -1,6 +1,6 @@
 """torch's files (.pth, .pt, .ckpt, .bin and others), without torch's own reader.
 
-`torch.load` knows more than weights, and prints warnings and colours where it refuses. Here a file
+`torch.load` knows more than weights, and prints warnings and colors where it refuses. Here a file
 is a pickle of containers (`resnets.data.files.unpickle`) whose tensors are read when they are
 chosen, from the zip archive that torch writes since 1.6 or from what followed the pickle before.
 Pickles of arrays (detectron2's model zoo) are read by the same function.

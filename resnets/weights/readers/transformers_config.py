@@ -77,7 +77,7 @@ def read_transformers(
 
 
 def read_processor(said: Mapping[str, Any], where: str) -> Preprocess:
-    """What an image processor does, if it is a resize, a center crop and a normalisation."""
+    """What an image processor does, if it is a resize, a center crop and a normalization."""
     kind = str(said.get("image_processor_type", said.get("feature_extractor_type", "")))
     kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast)?$", "", kind)
     if kind not in ("ConvNext", "Bit", "CLIP"):
@@ -117,7 +117,7 @@ def read_processor(said: Mapping[str, Any], where: str) -> Preprocess:
 def write_transformers(
     spec: ModelSpec, seen: Preprocess | None, classes: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Their two configs of a net of ours; ConfigError where they have none like it."""
+    """Their two configs of a model of ours; ConfigError where they have none like it."""
     plain = ModelSpec(
         **{
             field.name: getattr(spec, field.name)
@@ -162,7 +162,7 @@ FREE = frozenset(
 
 def _processor(seen: Preprocess) -> dict[str, Any]:
     if seen.mean_image or seen.channel_order != "rgb" or seen.channels != 3:
-        raise ConfigError("transformers has no processor of mean images, BGR or grey planes")
+        raise ConfigError("transformers has no processor of mean images, BGR or gray planes")
     if seen.value_range is not None:
         raise ConfigError("transformers has no processor of images with more than 8 bits")
     order = {name: number for number, name in RESAMPLE.items()}
