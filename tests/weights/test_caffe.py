@@ -100,7 +100,7 @@ def test_mean_pixel_without_a_mean_picture(
     found = net.preprocess(picture)[:, 0, 0]
     assert [round(value, 2) for value in found.tolist()] == [-103.06, -115.90, 200 - 123.15]
     assert "the authors' mean pixel" in caplog.text
-    assert "the net follows its weights: stem_pool 'ceil'" in caplog.text
+    assert "model adapted to its weights: stem_pool 'ceil'" in caplog.text
 
 
 def test_damaged_files_are_one_clear_line(tmp_path: Path) -> None:

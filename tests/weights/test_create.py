@@ -100,7 +100,7 @@ def test_conv_biases_follow_the_file(tmp_path: Path, said: pytest.LogCaptureFixt
     torch.save(state, tmp_path / "biased.pth")
     found = resnets.create_model(TINY, weights=str(tmp_path / "biased.pth"))
     assert found.spec.conv_bias == "stem"
-    assert "the net follows its weights: conv_bias 'stem'" in said.text
+    assert "model adapted to its weights: conv_bias 'stem'" in said.text
     assert torch.equal(found.get_submodule("stem.conv").bias, state["conv1.bias"])
 
 

@@ -71,11 +71,11 @@ def test_sizes_are_held_against_the_network_before_reading(kernel) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     shape = (1 << 34,)
     refused(
-        kernel(shape=shape, dtype="<f4", chunks=(1 << 20,)), "far larger than anything in small"
+        kernel(shape=shape, dtype="<f4", chunks=(1 << 20,)), "far larger than any tensor of small"
     )
     shape = (1 << 30,)
     path = kernel(shape=shape, dtype="<f4", chunks=(1 << 20,), compression="gzip")
-    refused(path, "far larger than anything in small")
+    refused(path, "far larger than any tensor of small")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 

@@ -139,14 +139,14 @@ def test_a_whole_net_by_name(published) -> None:
     net = resnets.load("torchvision:resnet18.IMAGENET1K_V1")
     assert not net.training
     assert len(net.classes) == 1000
-    with pytest.raises(ConfigError, match=r"say of which net, as torchvision:resnet50\.DEFAULT"):
+    with pytest.raises(ConfigError, match=r"name the model, as torchvision:resnet50\.DEFAULT"):
         resnets.load("torchvision:DEFAULT")
 
 
 def test_other_bytes_than_promised_are_not_kept(published, caches: Path) -> None:
     server, name = published
     server.files[f"/{name}"] += b"x"
-    with pytest.raises(WeightsError, match="what came is not that file .*; try again"):
+    with pytest.raises(WeightsError, match="the download is not that file .*; try again"):
         resnets.create_model("resnet18", weights="torchvision:IMAGENET1K_V1")
     assert not list((caches / "torch" / "checkpoints").iterdir())
 
@@ -276,7 +276,11 @@ def test_a_repository_that_is_not_there(server: Server) -> None:
         ("resnet50", "torchvision:IMAGENET1K_V9", "did you mean IMAGENET1K_V"),
         ("resnet50", "timm:resnet50.a1_ink1", r"did you mean a1_in1k\? \(newer ones: hub:timm/"),
         ("resnet50", "timm:resnet5O.a1_in1k", r"timm has none for 'resnet5O' here; did you mean"),
-        ("resnet18", "timm:resnet50.a1_in1k", "is of a net with block 'bottleneck', resnet18 here"),
+        (
+            "resnet18",
+            "timm:resnet50.a1_in1k",
+            "is of a model with block 'bottleneck', resnet18 here",
+        ),
         ("resnet18", "hub:resnet18", "write it as hub:ORG/NAME"),
     ],
 )

@@ -135,7 +135,7 @@ def test_files_that_number_layers_are_read_by_their_config(tmp_path: Path, their
     expected, found = values(new), values(old)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    with pytest.raises(WeightsError, match="does not name its layers; save the whole net"):
+    with pytest.raises(WeightsError, match="does not name its layers; save the whole model"):
         read_keras(tmp_path / "model.weights.h5")
 
 

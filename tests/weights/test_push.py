@@ -143,7 +143,7 @@ def test_what_is_there_stays(run: Path, tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match="holds something already"):
+    with pytest.raises(ConfigError, match="is not empty"):
         push(str(run), str(taken))
     with pytest.raises(ConfigError, match="write it as hub:ORG/NAME"):
         push(str(run), "hub:nobody")

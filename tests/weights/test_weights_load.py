@@ -78,7 +78,7 @@ def test_a_gray_network_for_small_images(tmp_path: Path) -> None:
 
 
 def test_without_a_network_those_that_fit_are_named(bare: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--model NET .*the tensors fit resnet18$"):
+    with pytest.raises(ConfigError, match=r"--model NAME .*the tensors fit resnet18$"):
         resnets.load(bare)
     plain = {
         name: tensor
@@ -94,7 +94,7 @@ def test_without_a_network_those_that_fit_are_named(bare: Path, tmp_path: Path) 
 
 
 def test_commands_want_names_of_classes(bare: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(WeightsError, match="does not name its 4 classes; say --classes"):
+    with pytest.raises(WeightsError, match="does not name its 4 classes; give --classes"):
         load_model(bare, LoadOptions("resnet18"))
     caplog.set_level(logging.INFO, "resnets")
     net = load_model(bare, LoadOptions("resnet18", "ant,bee,cat,dog"))
@@ -217,7 +217,7 @@ def test_a_network_saved_from_python(tmp_path: Path) -> None:
     bare = resnets.load(tmp_path / "bare")
     assert bare.classes == ("0", "1")
     assert bare.preprocess.spec.size == 32  # assumed
-    with pytest.raises(ConfigError, match="holds something already"):
+    with pytest.raises(ConfigError, match="is not empty"):
         net.save(tmp_path / "mine")
     with pytest.raises(ConfigError, match="names 3 classes"):
         net.save(tmp_path / "other", classes=("a", "b", "c"))
