@@ -129,9 +129,9 @@ class Manifest:
                 raise ConfigError(f"{out}: its {option} is {before}, not {value}; {HINT}")
 
 
-def shard_size(pictures: int) -> int:
+def shard_size(images: int) -> int:
     """The default shard size, a 64th of the images within bounds: cheap to repeat."""
-    return min(MAX_SHARD, max(MIN_SHARD, -(-pictures // TARGET_SHARDS)))
+    return min(MAX_SHARD, max(MIN_SHARD, -(-images // TARGET_SHARDS)))
 
 
 class Checksums:

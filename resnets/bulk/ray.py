@@ -44,7 +44,7 @@ class _Actor:
         done = result if isinstance(result, ShardDone) else ShardDone(shard, 0, 0)
         return {
             "shard": np.array([shard]),
-            "pictures": np.array([done.images]),
+            "images": np.array([done.images]),
             "unreadable": np.array([done.unreadable]),
             "failure": np.array([self.failure]),
         }
@@ -94,11 +94,11 @@ def _map(ray: Any, job: Job, shards: Sequence[int], actors: int, gpus: int) -> I
     for row in done.iter_rows():
         if row["failure"]:
             raise WorkerError(str(row["failure"]))
-        if not row["pictures"]:
+        if not row["images"]:
             yield ShardFailed(int(row["shard"]))
             continue
-        yield Progress(int(row["pictures"]))
-        yield ShardDone(int(row["shard"]), int(row["pictures"]), int(row["unreadable"]))
+        yield Progress(int(row["images"]))
+        yield ShardDone(int(row["shard"]), int(row["images"]), int(row["unreadable"]))
 
 
 def _ray() -> Any:

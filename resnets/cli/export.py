@@ -68,8 +68,8 @@ def command(
             model=model,
             classes=classes,
         )
-    except VerificationError as verdict:
-        echo(f"resnets export: {verdict}", error=True)
+    except VerificationError as error:
+        echo(f"resnets export: {error}", error=True)
         return EXIT_VERIFICATION_FAILED
     _print_manifest(artifact.manifest, artifact.path)
     return 0
@@ -98,9 +98,9 @@ def _print_manifest(manifest: dict[str, Any], out: Path) -> None:
             f"  layers in float: {', '.join(mixed['float'])} ({few} of {few + rest} layers,"
             f" {mixed['float_multiply_adds']:.0%} of the multiply-adds)"
         )
-        echo(f"  all layers in int8: {mixed['all_int8']['verdict']}")
+        echo(f"  all layers in int8: {mixed['all_int8']['failure']}")
         echo(
-            f"  speed: {mixed['times']:.2f}x {mixed['times_as_fast_as']}; all layers in int8"
-            f" {mixed['times_all_int8']:.2f}x"
+            f"  speed: {mixed['speed']:.2f}x {mixed['speed_relative_to']}; all layers in int8"
+            f" {mixed['speed_all_int8']:.2f}x"
         )
     echo(f"  manifest: {out.name}.json")

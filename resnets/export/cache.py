@@ -34,7 +34,7 @@ from resnets.runtime.artifact import (
 )
 from resnets.utils import environment
 
-FAILURE_FILE = "refused.txt"
+FAILURE_FILE = "failure.txt"
 PACKAGE = Path(__file__).parents[1]
 DAY = 86400.0  # seconds, after which no export is still running
 MAX_ENTRIES = 16  # the least recently used one is removed first
@@ -62,15 +62,15 @@ class ArtifactCache:
         self.key, self.model_sha256 = key, model_sha256(model)
         identity = {
             **asdict(key),
-            "net": self.model_sha256,
+            "model": self.model_sha256,
             "data": _data_state(key.calibrate),
-            "here": _environment(),
+            "environment": _environment(),
             "code": [(PACKAGE / f"{name}.py").read_text("utf-8") for name in SOURCE_FILES],
         }
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         self.folder = cache_root() / name
         suffix = next(each for each, kind in SUFFIXES.items() if kind == key.kind)
-        self.path = self.folder / f"net{suffix}"
+        self.path = self.folder / f"model{suffix}"
 
     @property
     def ready(self) -> bool:

@@ -156,9 +156,10 @@ def verify(
         },
         "preprocess": {
             **to_dict(metadata.preprocess),
-            "before_the_graph": "upright" + (f"; {RESIZE_AND_CROP}" if full_images is None else ""),
-            "in_the_graph": (
-                "" if full_images is None else f"{RESIZE_AND_CROP}, unless read_views already; "
+            "before_graph": "EXIF orientation"
+            + (f"; {RESIZE_AND_CROP}" if full_images is None else ""),
+            "in_graph": (
+                "" if full_images is None else f"{RESIZE_AND_CROP}, unless already cropped; "
             )
             + NORMALIZATION,
         },

@@ -94,10 +94,10 @@ def quantize_mixed(
             "float": {layer.name: layer.sensitivity for layer in layers[:count]},
             "quantized": len(layers) - count,
             "float_multiply_adds": sum(layer.share for layer in layers[:count]),
-            "all_int8": {"verdict": int8_error.reason, "top1_error": int8_error.top1_error},
-            "times_as_fast_as": float_precision,
-            "times": speeds[0],
-            "times_all_int8": speeds[1],
+            "all_int8": {"failure": int8_error.reason, "top1_error": int8_error.top1_error},
+            "speed_relative_to": float_precision,
+            "speed": speeds[0],
+            "speed_all_int8": speeds[1],
         }
         return manifest
     suffix = f", with {tried} of {len(layers)} layers in float" if tried else ""

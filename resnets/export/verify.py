@@ -130,8 +130,8 @@ def _to_channels(photograph: NDArray[np.uint8], channels: int) -> NDArray[np.uin
 
 def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> Evaluation:
     """Evaluate a backend on a split, on at most MAX_MEASURED evenly spaced images."""
-    places = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MAX_MEASURED)).astype(int)
-    chosen = {truth.rows[place] for place in places.tolist()}
+    positions = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MAX_MEASURED)).astype(int)
+    chosen = {truth.rows[position] for position in positions.tolist()}
     subset = GroundTruth(
         [each if row in chosen else () for row, each in enumerate(truth.labels)], truth.note
     )
@@ -180,5 +180,5 @@ def sample_images(preprocess: Preprocessor) -> tuple[NDArray[np.uint8], str]:
     digits = [(image * 255 / 16).astype(np.uint8) for image in load_digits()[0][:8]]
     # Batch 1: a photograph; batch 2: the other one and a digit; batch 3: digits.
     views = [preprocess.to_tensor(each) for each in (*photographs, *digits)]
-    cut = torch.stack(views).permute(0, 2, 3, 1).contiguous().numpy()
-    return cut, "scikit-learn's two sample photographs and eight digits"
+    images = torch.stack(views).permute(0, 2, 3, 1).contiguous().numpy()
+    return images, "scikit-learn's two sample photographs and eight digits"

@@ -188,7 +188,7 @@ def _name_layers(graph: Any, program: torch.export.ExportedProgram) -> None:
     for op in graph.get_ordered_ops():
         stack = stacks.get(op.get_friendly_name().split("/")[0])
         if stack:
-            module = [*stack.values()][-1][0].removeprefix("net.")
+            module = [*stack.values()][-1][0].removeprefix("model.")
             kind = op.get_type_name()
             name = module if kind in WEIGHTED_OPS else f"{module}.{kind.lower()}"
             if module and name not in names:

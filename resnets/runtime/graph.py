@@ -35,20 +35,20 @@ class InferenceModule(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, net: ImageClassifier, precision: str = "float32", *, channels_first: bool = False
+        self, model: ImageClassifier, precision: str = "float32", *, channels_first: bool = False
     ) -> None:
         super().__init__()
-        mean, scale = net.preprocess.mean_and_scale(torch.device("cpu"))
-        self.bgr = net.preprocess.spec.channel_order == "bgr"
+        mean, scale = model.preprocess.mean_and_scale(torch.device("cpu"))
+        self.bgr = model.preprocess.spec.channel_order == "bgr"
         self.register_buffer("mean", mean.clone())
         self.register_buffer("scale", scale.clone())
-        self.net = fold_batch_norms(net)
+        self.model = fold_batch_norms(model)
         if precision == "bfloat16":
-            self.net = self.net.to(torch.bfloat16)
+            self.model = self.model.to(torch.bfloat16)
         self.dtype = getattr(torch, precision)
         self.channels_first = channels_first
         if not channels_first:
-            self.net = self.net.to(memory_format=torch.channels_last)
+            self.model = self.model.to(memory_format=torch.channels_last)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class InferenceModule(nn.Module):
         images = images.contiguous() if self.channels_first else images
         images = images.flip(1) if self.bgr else images
         images = (images.float() - self.mean) * self.scale
-        logits: Tensor = self.net(images.to(self.dtype))
+        logits: Tensor = self.model(images.to(self.dtype))
         return logits.float()
 
 

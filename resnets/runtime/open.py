@@ -54,10 +54,10 @@ def measure_relative_speed(engine: Engine, other: Engine) -> float:
     images = np.zeros((min(engine.batch, other.batch), *shape), np.uint8)
     engines, best = (engine, other), [0.0, 0.0]
     for _ in range(1 + ROUNDS):  # the first warms up
-        for place, each in enumerate(engines):
+        for index, each in enumerate(engines):
             start, done = time.perf_counter(), 0
             while (elapsed := time.perf_counter() - start) < ROUND_SECONDS or not done:
                 each.logits(images)
                 done += 1
-            best[place] = max(best[place], done / elapsed)
+            best[index] = max(best[index], done / elapsed)
     return best[0] / best[1]

@@ -165,4 +165,4 @@ def _without_resize(model: Any, path: Path, size: int, channels: int) -> Any:
         raise ArtifactError(f"{path}: was written by another version of resnets; export again")
     images = op.parameter([-1, size, size, channels], np.uint8, name=INPUT)
     view.output(0).replace(images.output(0))
-    return ov.Model(model.get_results(), [images], "net")
+    return ov.Model(model.get_results(), [images], "model")

@@ -20,7 +20,7 @@ VIEW = "view"  # input of the model itself: uint8 (batch, size, size, channels)
 # target: height and width after resizing; start and stop: the center, rounded half to even as in
 # Python. The branch not taken is not computed; a runtime that knows the size removes it.
 ONNX = """<ir_version: {ir}, opset_import: ["" : {opset}]>
-cut (uint8[batch,height,width,{channels}] images) => (uint8[batch,{size},{size},{channels}] view)
+resize (uint8[batch,height,width,{channels}] images) => (uint8[batch,{size},{size},{channels}] view)
 {{
     shape = Shape(images)
     from = Constant<value_ints=[1]>()
@@ -57,8 +57,8 @@ cut (uint8[batch,height,width,{channels}] images) => (uint8[batch,{size},{size},
             resized = Resize<antialias=1, mode="{mode}", cubic_coeff_a=-0.5,
                 coordinate_transformation_mode="half_pixel">(floats, , , sizes)
             axes = Constant<value_ints=[2, 3]>()
-            centre = Slice(resized, start, stop, axes)
-            rounded = Round(centre)
+            center = Slice(resized, start, stop, axes)
+            rounded = Round(center)
             low = Constant<value_float=0.0>()
             high = Constant<value_float=255.0>()
             clipped = Clip(rounded, low, high)
@@ -87,7 +87,7 @@ def add_to_onnx(model: Any, preprocess: Preprocess) -> None:
     _prefix(resize_graph)
     graph = model.graph
     for node in graph.node:
-        node.input[:] = [f"cut/{VIEW}" if name == INPUT else name for name in node.input]
+        node.input[:] = [f"resize/{VIEW}" if name == INPUT else name for name in node.input]
     nodes = [*resize_graph.node, *graph.node]
     del graph.node[:], graph.input[:]
     graph.node.extend(nodes)
@@ -98,13 +98,13 @@ def _prefix(graph: Any) -> None:
     """Prefix the names of all values except the input, so that they are unique."""
     names = {"": "", INPUT: INPUT}
     for node in graph.node:
-        node.input[:] = [names.get(name, f"cut/{name}") for name in node.input]
-        node.output[:] = [names.get(name, f"cut/{name}") for name in node.output]
+        node.input[:] = [names.get(name, f"resize/{name}") for name in node.input]
+        node.output[:] = [names.get(name, f"resize/{name}") for name in node.output]
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _prefix(attribute.g)
                 for value in attribute.g.output:
-                    value.name = f"cut/{value.name}"
+                    value.name = f"resize/{value.name}"
 
 
 def add_to_openvino(model: Any, preprocess: Preprocess) -> Any:
@@ -132,4 +132,4 @@ def add_to_openvino(model: Any, preprocess: Preprocess) -> Any:
     view = op.convert(op.clamp(op.round(center, "half_to_even"), 0.0, 255.0), "u8", name=VIEW)
     old = model.input(0).get_node()
     old.output(0).replace(view.output(0))
-    return ov.Model(model.get_results(), [images], "net")
+    return ov.Model(model.get_results(), [images], "model")

@@ -1,4 +1,4 @@
-"""Bulk prediction: sets of all kinds, rows in order, bad pictures named, runs that go on."""
+"""Bulk prediction: all data formats, rows in order, unreadable images, resumed runs."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ from resnets.data.errors import DataError
 from resnets.utils.environment import pick_device
 
 
-def test_rows_are_those_of_predict_on_single_pictures(digits_run, nested_digits, bulk_rows, capsys):
+def test_rows_are_those_of_predict_on_single_images(digits_run, nested_digits, bulk_rows, capsys):
     paths = [str(nested_digits[0] / path) for path in nested_digits[1]]
     assert (
         main(["predict", str(digits_run), *paths, "--json", "--top", "3", "--backend", "torch"])
@@ -69,7 +69,7 @@ def test_csv_shards_hold_what_parquet_shards_hold(digits_run, nested_digits, tmp
         assert one["probability1"] == pytest.approx(float(other["probability1"]), rel=1e-5)
 
 
-def test_bad_pictures_are_rows_with_an_error_and_counted(digits_run, tmp_path):
+def test_bad_images_are_rows_with_an_error_and_counted(digits_run, tmp_path):
     folder = tmp_path / "set"
     save_digits(folder)
     (folder / "a-cut.png").write_bytes(DIGITS[0][0][:60])
@@ -94,7 +94,7 @@ def test_bad_pictures_are_rows_with_an_error_and_counted(digits_run, tmp_path):
         assert summary["first_errors"][0].startswith("a-cut.png: ")
 
 
-def test_a_set_that_goes_away_is_no_matter_of_bad_pictures(digits_run, tmp_path):
+def test_a_set_that_goes_away_is_not_reported_as_bad_images(digits_run, tmp_path):
     folder, out = tmp_path / "set", tmp_path / "out"
     save_digits(folder)
     with lock_output(out):
@@ -127,7 +127,7 @@ def test_all_workers_compute_on_what_the_first_process_found(
             ShardWorker(run.job)
 
 
-def test_a_shard_that_cost_three_workers_is_left_to_the_next_start(
+def test_a_shard_that_killed_three_workers_is_left_to_the_next_run(
     digits_run, nested_digits, tmp_path
 ):
     out = tmp_path / "out"
@@ -196,7 +196,7 @@ def test_a_shard_with_the_right_number_of_wrong_rows_is_done_again(
     assert contents(out) == before
 
 
-def test_another_set_net_or_option_is_refused(digits_run, nested_digits, tmp_path):
+def test_another_set_model_or_option_is_rejected(digits_run, nested_digits, tmp_path):
     out = tmp_path / "out"
     folder = shutil.copytree(nested_digits[0], tmp_path / "set")
     predict_here(digits_run, folder, out, top=3)
@@ -225,7 +225,7 @@ def _change_a_weight(run: Path) -> None:
     save_checkpoint(path, {**held.tensors, name: held.tensors[name] + 1}, held.meta)
 
 
-def test_folders_that_cannot_be_written_to_are_refused(digits_run, nested_digits, tmp_path):
+def test_folders_that_cannot_be_written_to_are_rejected(digits_run, nested_digits, tmp_path):
     full, file = tmp_path / "full", tmp_path / "file"
     full.mkdir()
     (full / "thesis.doc").touch()

@@ -1,4 +1,4 @@
-"""Bulk prediction on a bad day: killed again and again, whichever process it hits, and by Ray."""
+"""Bulk prediction whose processes are killed repeatedly, also under Ray."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Sharing shards out among processes: nothing lost, the dead replaced, no orphans."""
+"""The worker pool: no shard lost, dead workers replaced, no orphans."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ def test_an_error_that_others_would_have_too_stops_all(tmp_path: Path):
         list(run_shards(Plan(tmp_path, fail_at=1).make, range(50), 2))
 
 
-def test_workers_that_never_get_ready_are_not_tried_for_ever():
+def test_workers_that_never_get_ready_are_not_retried_forever():
     with pytest.raises(WorkerError, match=r"exit code 3"):
         list(run_shards(never, range(2), 1))
 

@@ -1,4 +1,4 @@
-"""Bulk prediction finds the pictures of sets of all kinds, and gives each its row."""
+"""Bulk prediction of data sets in all formats: one row per image."""
 
 import shutil
 import tarfile
@@ -142,7 +142,7 @@ def test_a_file_that_became_shorter_gives_bad_rows_only(nested_digits, tmp_path,
     assert problems() == {f"{file}: cannot be read (the file has changed since it was indexed)"}
 
 
-def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_picture(
+def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_image(
     digits_run, nested_digits, tmp_path, monkeypatch
 ):
     """The Hub's listing is made up, its files are read as any that fsspec opens by a url."""

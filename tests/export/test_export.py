@@ -87,7 +87,7 @@ def count_norms(model: nn.Module) -> int:
         (dataclasses.replace(RESIDUAL, blur_pool=True, widths=(16, 32)), 0, {}),
     ],
 )
-def test_a_folded_net_gives_the_same_logits(spec, left, options):
+def test_a_folded_model_gives_the_same_logits(spec, left, options):
     model = small_net(spec, **options)
     images = noise(model)
     assert count_norms(fold_batch_norms(model)) == left < count_norms(model)
@@ -96,7 +96,7 @@ def test_a_folded_net_gives_the_same_logits(spec, left, options):
     np.testing.assert_allclose(found, reference_logits(model)(images), atol=2e-5)
 
 
-def test_channels_of_bgr_nets_are_turned_in_the_graph():
+def test_channels_of_bgr_models_are_turned_in_the_graph():
     model = small_net(RESIDUAL)
     turned = dataclasses.replace(model.preprocess.spec, channel_order="bgr", mean=(0.4, 0.45, 0.5))
     model.preprocess = Preprocessor(turned)
@@ -162,7 +162,7 @@ def test_export_and_use(capsys, digits_run, tmp_path, kind, flag, suffix, packag
     assert float(answers[0][2]) == pytest.approx(float(answers[1][2]), abs=0.1)
 
 
-def test_a_broken_graph_is_refused_and_not_written(capsys, digits_run, tmp_path, monkeypatch):
+def test_a_broken_graph_is_rejected_and_not_written(capsys, digits_run, tmp_path, monkeypatch):
     class WrongMean(InferenceModule):
         def __init__(self, *words, **options):
             super().__init__(*words, **options)
@@ -190,7 +190,7 @@ def test_one_changed_weight_is_noticed(digits_run, name):
         compare_logits(model, engine, images, 1e-3)
 
 
-def test_more_errors_than_allowed_are_refused_with_the_numbers(digits_run):
+def test_more_errors_than_allowed_are_rejected_with_the_numbers(digits_run):
     model, worse = resnets.load(digits_run), resnets.load(digits_run)
     worse.head.bias.data[3] += 50  # everything is a three
     evidence = gather_evidence(model, "digits", "float32")
@@ -208,7 +208,7 @@ def test_more_errors_than_allowed_are_refused_with_the_numbers(digits_run):
     assert found["images"] == len(evidence.split)
 
 
-def test_an_artifact_proves_itself_against_its_own_net_only(digits_run, tmp_path):
+def test_an_artifact_is_verified_against_its_own_model_only(digits_run, tmp_path):
     model, other = resnets.load(digits_run), resnets.load(digits_run)
     other.preprocess = Preprocessor(dataclasses.replace(model.preprocess.spec, mean=(0.2,)))
     path = tmp_path / "other.pt2"
@@ -218,7 +218,7 @@ def test_an_artifact_proves_itself_against_its_own_net_only(digits_run, tmp_path
         verify(model, path, gather_evidence(model, None, "float32"), 0.5)
 
 
-def test_a_file_that_is_no_longer_what_was_proved_is_not_opened(capsys, torch_artifact, tmp_path):
+def test_a_file_that_is_no_longer_what_was_verified_is_not_opened(capsys, torch_artifact, tmp_path):
     for file in (torch_artifact, torch_artifact.with_name("digits.pt2.json")):
         shutil.copy(file, tmp_path)
     moved = tmp_path / "digits.pt2"
@@ -230,7 +230,7 @@ def test_a_file_that_is_no_longer_what_was_proved_is_not_opened(capsys, torch_ar
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
-def test_files_that_are_no_artifacts_are_named(tmp_path, suffix):
+def test_files_that_are_not_artifacts_are_named(tmp_path, suffix):
     pytest.importorskip({".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch"}[suffix])
     path = tmp_path / f"net{suffix}"
     with pytest.raises(ArtifactError, match="no such file"):
@@ -252,13 +252,13 @@ def test_files_that_are_no_artifacts_are_named(tmp_path, suffix):
         (("--to", "torch", "--max-drop", "-1"), "--max-drop -1"),
     ],
 )
-def test_bad_words(capsys, digits_run, words, output):
+def test_invalid_options(capsys, digits_run, words, output):
     code, out, err = call(capsys, "export", digits_run, *words)
     assert (code, out) == (2, "")
     assert output in err
 
 
-def test_what_an_artifact_cannot_do_is_said(capsys, torch_artifact, tmp_path):
+def test_what_an_artifact_cannot_do_is_reported(capsys, torch_artifact, tmp_path):
     for words, output in (
         (("evaluate", torch_artifact, "--views", "ten-crop"), "--views"),
         (("evaluate", torch_artifact, torch_artifact), "name it alone"),
@@ -272,7 +272,7 @@ def test_what_an_artifact_cannot_do_is_said(capsys, torch_artifact, tmp_path):
         assert output in err
 
 
-def test_pictures_of_another_size_are_refused_by_name(torch_artifact):
+def test_images_of_another_size_are_rejected_by_name(torch_artifact):
     engine = open_backend(torch_artifact)
     with pytest.raises(ValueError, match=r"torch float32 takes uint8 \(B, 16, 16, 1\)"):
         engine.logits(np.zeros((1, 17, 17, 1), np.uint8))

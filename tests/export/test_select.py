@@ -1,4 +1,4 @@
-"""Which runtime a checkpoint gets, and what is kept of the choice."""
+"""Selection of a runtime for a checkpoint, and the artifact cache."""
 
 import json
 import os
@@ -68,14 +68,14 @@ def digits(count: int = 5) -> np.ndarray:
     return rng.integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
 
 
-def test_few_pictures_stay_in_torch_and_it_says_from_how_many_on_it_pays(run, no_making):
+def test_few_images_stay_in_torch_and_it_says_from_how_many_on_it_pays(run, no_making):
     backend = open_backend(run, precision="float32", images=1000)
     cost = count(resnets.load(run), 16).multiply_adds
     assert backend.name.startswith("torch float32")
     assert f"openvino pays off from {int(MIN_MULTIPLY_ADDS / cost):,} images" in backend.note
 
 
-def test_what_was_made_is_used_at_once_even_for_one_picture(run, made, no_making):
+def test_a_cached_artifact_is_used_at_once_even_for_one_image(run, made, no_making):
     save_speed(made.path, 2.5)
     assert (
         cache_module._speed_file(made.path).stat().st_mode & 0o777 == 0o644
@@ -133,7 +133,7 @@ def test_other_weights_data_or_precision_are_another_entry(run, made, tmp_path):
     assert len(folders) == 7
 
 
-def test_a_net_that_fails_its_proof_stays_in_torch_and_is_not_tried_again(
+def test_a_model_that_fails_verification_stays_in_torch_and_is_not_tried_again(
     run, tmp_path, monkeypatch
 ):
     last = read_checkpoint(Path(run, "checkpoints", "last.safetensors"))
@@ -192,7 +192,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_speed(run, tmp_path, m
     assert "Not a directory" in backend.note
 
 
-def test_the_oldest_are_forgotten(monkeypatch, tmp_path):
+def test_the_least_recently_used_are_removed(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for age in range(cache_module.MAX_ENTRIES + 3):
         folder = cache_module.cache_root() / f"entry{age}"
@@ -211,7 +211,7 @@ def test_the_oldest_are_forgotten(monkeypatch, tmp_path):
     assert left == {".making-now", *(f"entry{age}" for age in range(cache_module.MAX_ENTRIES))}
 
 
-def test_int8_beside_the_checkpoint_is_taken_where_its_loss_was_measured(
+def test_int8_beside_the_checkpoint_is_selected_where_its_loss_was_measured(
     run, made, capsys, monkeypatch, tmp_path
 ):
     pytest.importorskip("nncf")

@@ -1,4 +1,4 @@
-"""A signal that comes after OpenVINO's models have been let go still finds its handler."""
+"""Signal handlers still work after OpenVINO models have been released."""
 
 import subprocess
 import sys

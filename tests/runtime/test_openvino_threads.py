@@ -1,4 +1,4 @@
-"""Two threads may meet OpenVINO for the first time together."""
+"""Two threads may use OpenVINO for the first time concurrently."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A .pt2 that asks for code to be run is refused before anything of it runs."""
+"""A .pt2 that would run code is rejected before any of it runs."""
 
 import io
 import json
@@ -118,7 +118,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_runs_code_is_refused(artifact, tmp_path, attack):
+def test_what_runs_code_is_rejected(artifact, tmp_path, attack):
     change, output = ATTACKS[attack]
     content, mark = members(artifact), tmp_path / "it-ran"
     change(content, mark)
@@ -128,7 +128,7 @@ def test_what_runs_code_is_refused(artifact, tmp_path, attack):
     assert not mark.exists()
 
 
-def test_the_format_of_older_torch_is_refused(artifact, tmp_path):
+def test_the_format_of_older_torch_is_rejected(artifact, tmp_path):
     mark, names = tmp_path / "it-ran", ("state_dict.pt", "constants.pt", "example_inputs.pt")
     program = members(artifact)[PROGRAM]
     version = json.loads(program)["schema_version"]
@@ -140,7 +140,7 @@ def test_the_format_of_older_torch_is_refused(artifact, tmp_path):
     assert not mark.exists()
 
 
-def test_a_part_that_is_there_twice_is_refused(artifact, tmp_path):
+def test_a_part_that_is_there_twice_is_rejected(artifact, tmp_path):
     path = pack(tmp_path / "evil.pt2", members(artifact))
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(f"net/{PROGRAM}", b"{}")

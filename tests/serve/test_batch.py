@@ -1,4 +1,4 @@
-"""Which pictures are let in, and how they become batches."""
+"""Admission control and batching of requests."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ def test_batches_gather_what_is_on_its_way_and_keep_the_order():
     assert sizes == [4, 4, 3]
 
 
-def test_a_lone_picture_waits_for_nobody_and_others_not_longer_than_allowed():
+def test_a_lone_image_waits_for_nobody_and_others_not_longer_than_allowed():
     async def main(pictures: int, max_delay: float) -> float:
         limits = Limits(max_delay=max_delay, max_latency=1000)
         admission = Admission(limits)

@@ -1,4 +1,4 @@
-"""Malformed requests by the hundred: each gets a reason, and the server goes on answering."""
+"""Malformed requests: each gets an error, and the server continues to respond."""
 
 import json
 import random

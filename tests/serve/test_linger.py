@@ -1,4 +1,4 @@
-"""Closing a connection whose client has reset it already."""
+"""Closing a connection that the client has already reset."""
 
 import asyncio
 import select

@@ -1,4 +1,4 @@
-"""Bodies that ask for endless work, and refusals that must arrive."""
+"""Hostile request bodies, and error responses that must reach the client."""
 
 import base64
 import gzip
@@ -89,7 +89,7 @@ def test_json_is_read_as_json_reads_it(size: int):
         b'{"picture": "' + b"A" * CHUNK_SIZE + b"=" + b"A" * CHUNK_SIZE + b'"}',
     ],
 )
-def test_json_that_is_refused(body: bytes):
+def test_json_that_is_rejected(body: bytes):
     with pytest.raises(RequestError) as caught:
         images_of_body(body, "application/json", Limits())
     assert caught.value.status == 400
@@ -141,7 +141,7 @@ def exchange(served: Running, message: bytes, slow: float = 0.0) -> bytes:
     return answer
 
 
-def test_tiny_chunks_are_refused(served: Running):
+def test_tiny_chunks_are_rejected(served: Running):
     chunks = head("image/png", "transfer-encoding: chunked") + b"1\r\nx\r\n" * 100_000
     assert exchange(served, chunks).startswith(b"HTTP/1.1 400 ")
     served.until(lambda: served.service.intake.readers == 0)
@@ -154,7 +154,7 @@ def test_tiny_chunks_are_refused(served: Running):
     assert exchange(served, good).startswith(b"HTTP/1.1 200 ")
 
 
-def test_very_many_headers_are_refused(served: Running):
+def test_very_many_headers_are_rejected(served: Running):
     message = head("image/png", "content-length: 0", "a: b\r\n" * 30_000)
     with served.connect() as connection:
         with suppress(ConnectionError):
@@ -178,7 +178,7 @@ def test_a_refusal_arrives_though_its_body_is_still_sent(net: str, framing: str)
         served.until(lambda: not served.server.server_state.connections)
 
 
-def test_one_connection_too_many_is_told_though_it_sends(net: str):
+def test_one_connection_too_many_gets_an_error_though_it_sends(net: str):
     with running(f"net={net}", connections=0) as served:
         message = head("image/png", "content-length: 3000000") + bytes(3_000_000)
         answers: list[bytes] = []
@@ -218,7 +218,7 @@ COMPRESSED = {"gzip": gzip.compress, "xz": lzma.compress, "deflate": zlib.compre
 
 
 @pytest.mark.parametrize("coding", [*COMPRESSED, "br", "gzip, gzip", "IDENTITY"])
-def test_a_compressed_body_is_refused_unread(served: Running, coding: str):
+def test_a_compressed_body_is_rejected_unread(served: Running, coding: str):
     """A thousandth of its size on the way: nothing is ever inflated."""
     body = COMPRESSED.get(coding, bytes)(bytes(50 << 20) if coding in COMPRESSED else picture())
     headers = {"content-encoding": coding, "content-type": "image/png"}

@@ -1,4 +1,4 @@
-"""Checkpoints that are rewritten in place while they are read, by a reload above all."""
+"""Checkpoints that are rewritten in place while they are read, for example by a reload."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What `resnets serve` answers, and what it refuses."""
+"""Responses and errors of `resnets serve`."""
 
 import base64
 import io
@@ -45,7 +45,7 @@ def expected(path: str, data: bytes) -> dict[str, float]:
     return dict(zip(backend.classes, shares.tolist(), strict=True))
 
 
-def test_one_picture_in_every_form_gets_the_nets_own_answer(served: Running, paths):
+def test_one_image_in_every_form_gets_the_models_own_prediction(served: Running, paths):
     data = picture()
     text = base64.b64encode(data).decode()
     answers = [
@@ -66,7 +66,7 @@ def test_one_picture_in_every_form_gets_the_nets_own_answer(served: Running, pat
             assert row["probability"] == pytest.approx(wanted[row["class"]], abs=0.02)
 
 
-def test_many_pictures_are_answered_in_order(served: Running, paths):
+def test_many_images_are_answered_in_order(served: Running, paths):
     several = [picture(30 + n, 40, seed=n, form=f) for n, f in enumerate(("PNG", "JPEG", "WEBP"))]
     files = [("pictures", (f"{n}", data)) for n, data in enumerate(several)]
     answer = served.client.post("/predict?top_k=1&model=net@1", files=files).json()
@@ -76,7 +76,7 @@ def test_many_pictures_are_answered_in_order(served: Running, paths):
     assert answer["version"] == "1"
 
 
-def test_detector_answers_with_boxes_of_the_stored_picture(served: Running):
+def test_detector_answers_with_boxes_of_the_stored_image(served: Running):
     data = picture(200, 100)
     answer = served.client.post("/predict?model=finder&threshold=0", content=data, headers=RAW)
     (seen,) = answer.json()["predictions"]
@@ -93,7 +93,7 @@ def test_detector_answers_with_boxes_of_the_stored_picture(served: Running):
     assert none.json()["predictions"][0]["objects"] == []
 
 
-def test_explanation_is_a_picture_of_the_class_asked_for(served: Running):
+def test_explanation_is_a_image_of_the_class_asked_for(served: Running):
     shown = {}
     for name in (*CLASSES, None):
         query = {} if name is None else {"class": name}
@@ -150,7 +150,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("status", "reason", "path", "body", "kind"), REFUSED)
-def test_what_is_wrong_is_refused_with_a_reason(served, status, reason, path, body, kind):
+def test_what_is_wrong_is_rejected_with_a_reason(served, status, reason, path, body, kind):
     answer = served.client.post(path, content=body, headers={"content-type": kind} if kind else {})
     assert answer.status_code == status, answer.text
     assert reason in answer.json()["error"]
@@ -172,7 +172,7 @@ def test_a_body_too_large_is_not_read_to_its_end(served: Running, chunked: bool)
     assert served.service.intake.held == 0
 
 
-def test_no_http_at_all_gets_json_too(served: Running):
+def test_invalid_http_gets_json_too(served: Running):
     with served.connect() as connection:
         connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
@@ -199,7 +199,7 @@ OURS = ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "10.1.2.3", 
 OTHERS = ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8000", "[::1].x", "")
 
 
-def test_a_name_that_was_made_to_point_here_is_refused(paths):
+def test_a_name_that_was_made_to_point_here_is_rejected(paths):
     with running(f"net={paths['net']}", hosts=("Nets.Example",)) as served:
         for host in OURS:
             assert served.client.get("/models", headers={"host": host}).status_code == 200, host
@@ -237,7 +237,7 @@ def _of(caplog, route: str) -> list[dict]:
     return [each.fields for each in caplog.records if each.fields.get("route") == route]
 
 
-def test_log_names_no_file_and_holds_no_picture(served: Running, caplog):
+def test_log_names_no_file_and_holds_no_image(served: Running, caplog):
     with caplog.at_level("INFO", "resnets.serve"):
         served.client.post("/predict?top_k=2", files={"a": ("my-passport.png", picture())})
         served.until(lambda: _of(caplog, "/predict"))
@@ -277,7 +277,7 @@ def test_command_refuses_in_one_line(words, said, capsys):
     assert told.count("\n") == 1
 
 
-def test_a_port_in_use_is_named(paths, capsys):
+def test_a_port_in_use_is_reported(paths, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", paths["net"], "--port", str(port)]) == 1

@@ -1,4 +1,4 @@
-"""Files of served models that change under the server: rewritten in place, not exchanged."""
+"""Files of served models that are rewritten in place while the server runs."""
 
 from pathlib import Path
 

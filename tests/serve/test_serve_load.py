@@ -1,4 +1,4 @@
-"""The server under load: batches, shedding, clients that stall or leave, reload, its end."""
+"""The server under load: batching, shedding, stalled and disconnected clients, reload, shutdown."""
 
 import signal
 import socket
@@ -102,7 +102,7 @@ def test_a_client_that_stalls_frees_its_place(net: str):
                 assert dripping.recv(10) == b""
 
 
-def test_too_many_connections_are_told(net: str):
+def test_too_many_connections_get_an_error(net: str):
     with running(f"net={net}", connections=2) as served:
         with served.connect(), served.connect(), served.connect() as third:
             assert third.recv(65536).startswith(b"HTTP/1.1 503 ")
@@ -124,7 +124,7 @@ def test_fewer_connections_are_held_while_the_event_loop_is_late(net: str, monke
             assert second.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_net_that_fails_is_a_500_and_the_next_one_works(net: str):
+def test_a_model_that_fails_is_a_500_and_the_next_one_works(net: str):
     with running(f"net={net}") as served:
         batcher = served.registry.models[0].batcher
         real = batcher.compute
@@ -136,7 +136,7 @@ def test_a_net_that_fails_is_a_500_and_the_next_one_works(net: str):
         assert post(served).status_code == 200
 
 
-def test_an_answer_that_takes_too_long_is_given_up(net: str):
+def test_a_response_that_takes_too_long_is_cancelled(net: str):
     with running(f"net={net}", answer=0.2) as served:
         gate = hold(served)
         assert post(served).status_code == 503
@@ -144,7 +144,7 @@ def test_an_answer_that_takes_too_long_is_given_up(net: str):
         gate.set()
 
 
-def test_loading_a_net_leaves_those_alone_that_compute_meanwhile():
+def test_loading_a_model_leaves_those_alone_that_compute_meanwhile():
     """In the midst of the load of one net another thread computes another one."""
     busy, loading = InferenceModule(small_net(RESIDUAL)), small_net(RESIDUAL, seed=1)
     pictures = torch.zeros(1, 28, 28, 3, dtype=torch.uint8)
@@ -157,7 +157,7 @@ def test_loading_a_net_leaves_those_alone_that_compute_meanwhile():
     assert [tuple(each.shape) for each in answers] == [(1, 4)]
 
 
-def test_reload_exchanges_the_net_and_drops_nothing(tmp_path: Path):
+def test_reload_exchanges_the_model_and_drops_nothing(tmp_path: Path):
     path = tmp_path / "net.safetensors"
     save_classifier(path)
     with running(f"net={path}", token="t") as served:

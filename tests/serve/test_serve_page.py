@@ -50,7 +50,7 @@ def choose(browser: Browser, place: int) -> None:
 
 
 @pytest.mark.parametrize(("width", "height", "dark"), [(390, 844, True), (1280, 900, False)])
-def test_picture_to_answer_to_explanation_and_boxes(
+def test_image_to_answer_to_explanation_and_boxes(
     browser: Browser, served: Running, spots: Path, tmp_path: Path, width, height, dark
 ):
     visit(browser, served, width, height, dark=dark)
@@ -101,7 +101,7 @@ def test_everything_has_a_name_for_screen_readers(browser: Browser, served: Runn
     assert browser.run("document.querySelector('[role=status]').getAttribute('aria-live')")
 
 
-def test_bad_pictures_are_said_and_the_camera_works(
+def test_bad_images_are_reported_and_the_camera_works(
     browser: Browser, served: Running, tmp_path: Path
 ):
     visit(browser, served, 800, 600, dark=False)
@@ -119,7 +119,7 @@ def test_bad_pictures_are_said_and_the_camera_works(
     assert not browser.run("document.querySelector('#viewfinder').open")
 
 
-def test_dropped_and_pasted_pictures(browser: Browser, served: Running):
+def test_dropped_and_pasted_images(browser: Browser, served: Running):
     visit(browser, served, 800, 600, dark=False)
     data = json.dumps(list(picture()))
     ways = {"drop": ("DragEvent", "dataTransfer"), "paste": ("ClipboardEvent", "clipboardData")}

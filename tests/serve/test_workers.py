@@ -1,4 +1,4 @@
-"""Threads that are stuck: replaced up to a bound, and `/readyz` says so."""
+"""Stuck threads are replaced up to a limit and reported by `/readyz`."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Damaged files of every format: each is read, or refused by one line that names it."""
+"""Damaged files of every format: each is read, or rejected by one line that names it."""
 
 import json
 import mmap

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait for each other, on a quiet machine and on a busy one."""
+"""OpenMP's wait policy on an idle machine and on a busy one."""
 
 import json
 import os
@@ -30,17 +30,17 @@ SLEEPING_BUSY = [
     SchedulerStats(0.87, 0.74, 10000),
     SchedulerStats(0.12, 1.09, 780),
 ]
-# On a quiet machine, not measured but reckoned: other programs take two cores 1% of the time, and
+# On an idle machine, not measured but calculated: other programs take two cores 1% of the time, and
 # each thread that wakes waits for 10 microseconds.
-SPINNING_QUIET = SchedulerStats(1.96, 0.02, 60)
-SLEEPING_QUIET = SchedulerStats(1.2, 0.1, 10000)
+SPINNING_IDLE = SchedulerStats(1.96, 0.02, 60)
+SLEEPING_IDLE = SchedulerStats(1.2, 0.1, 10000)
 
 
 def test_busy_and_idle_machines_are_distinguished():
     assert all(each.wait_share > openmp.BUSY for each in SPINNING_BUSY)
     assert all(each.wait_share > openmp.IDLE for each in SLEEPING_BUSY)
-    assert SPINNING_QUIET.wait_share < openmp.IDLE
-    assert SLEEPING_QUIET.wait_share < openmp.IDLE
+    assert SPINNING_IDLE.wait_share < openmp.IDLE
+    assert SLEEPING_IDLE.wait_share < openmp.IDLE
 
 
 def policies(seconds, share_of):
@@ -51,14 +51,14 @@ def policies(seconds, share_of):
     return found
 
 
-def test_threads_sleep_from_the_first_busy_measurement_to_the_first_quiet_one():
+def test_threads_sleep_from_the_first_busy_measurement_to_the_first_idle_one():
     found = policies(60, lambda policy, now: 0.4 if 10 <= now < 40 else 0.0)
     assert set(found[:19]) == {"active"}
     assert set(found[19:79]) == {"passive"}
     assert set(found[79:]) == {"active"}
 
 
-def test_a_quiet_machine_is_left_alone():
+def test_an_idle_machine_keeps_spinning():
     assert set(policies(600, lambda policy, now: 0.1)) == {"active"}
 
 
@@ -75,7 +75,7 @@ def test_short_bursts_of_load_do_not_add_up():
     assert found.count("passive") <= 0.15 * len(found)
 
 
-def test_demand_is_read_of_each_thread_and_of_those_that_began_meanwhile(tmp_path):
+def test_statistics_are_read_of_each_thread_and_of_those_that_began_meanwhile(tmp_path):
     def tell(thread, *numbers):
         (tmp_path / thread).mkdir(exist_ok=True)
         (tmp_path / thread / "schedstat").write_text(" ".join(map(str, numbers)) + "\n")
@@ -187,24 +187,24 @@ BUSY = (
     HEAD
     + """
 import subprocess
-said = []
+messages = []
 forever = [sys.executable, "-c", "while True: pass"]
 others = [subprocess.Popen(forever) for _ in range(2 * len(os.sched_getaffinity(0)))]
 try:
-    with openmp.adapt_wait_policy(said.append) as follower:
+    with openmp.adapt_wait_policy(messages.append) as controller:
         end = time.monotonic() + 60
-        while not said and time.monotonic() < end:
+        while not messages and time.monotonic() < end:
             big.aminmax()
 finally:
     for each in others:
         each.kill()
-print(len(said), follower.changes >= 1, *sorted(follower.to_json()))
+print(len(messages), controller.changes >= 1, *sorted(controller.to_json()))
 """
 )
 
 
 @TWO
-def test_real_load_has_threads_sleep_and_is_said():
+def test_real_load_has_threads_sleep_and_is_reported():
     assert run(BUSY) == ["1 True wait_passive wait_policy"]
 
 
@@ -230,14 +230,16 @@ def two_threads(monkeypatch):
         (2, "cpu", {"GOMP_SPINCOUNT": "9"}, "GOMP_SPINCOUNT is set"),
     ],
 )
-def test_what_is_left_as_it_is(threads, device, environment, reason, two_threads, monkeypatch):
+def test_when_the_wait_policy_is_not_changed(
+    threads, device, environment, reason, two_threads, monkeypatch
+):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     torch.set_num_threads(threads)
-    with openmp.adapt_wait_policy(print, device) as follower:
-        assert follower.fixed == reason
-        told = follower.to_json()
-    assert (told["wait_policy"] == "follows load") == (reason is None)
+    with openmp.adapt_wait_policy(print, device) as controller:
+        assert controller.fixed == reason
+        written = controller.to_json()
+    assert (written["wait_policy"] == "follows load") == (reason is None)
 
 
 @TWO

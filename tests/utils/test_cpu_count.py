@@ -1,4 +1,4 @@
-"""How many processors a process may use, by affinity and by the quota of its cgroups."""
+"""CPUs available to a process: affinity and cgroup quota."""
 
 import os
 import subprocess
@@ -58,12 +58,12 @@ def test_without_cgroups_there_is_no_quota(tmp_path):
 
 CODE = """
 from pathlib import Path
-from resnets.utils import cpu_count as processors
-processors.ROOT, processors.PROCESS = Path({root!r}), Path({process!r})
-processors.limit_threads()
+from resnets.utils import cpu_count
+cpu_count.ROOT, cpu_count.PROCESS = Path({root!r}), Path({process!r})
+cpu_count.limit_threads()
 import torch
 from resnets.study.grid.grid import slots
-print(processors.cores(), torch.get_num_threads(), len(slots(None, "cpu", 8)))
+print(cpu_count.cores(), torch.get_num_threads(), len(slots(None, "cpu", 8)))
 """
 
 
@@ -84,7 +84,7 @@ def threads_under(root, process, *prefix, **environment):
 def test_threads_workers_and_study_jobs_follow_the_quota(tmp_path):
     root, process = tree(tmp_path, "0::/", {"cpu.max": "150000 100000"})
     assert threads_under(root, process) == [1, 1, 1]
-    assert threads_under(root, process, OMP_NUM_THREADS="2")[1] == 2  # the user's own word
+    assert threads_under(root, process, OMP_NUM_THREADS="2")[1] == 2  # set by the user
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="taskset")

@@ -1,4 +1,4 @@
-"""Devices, number formats and the allocator."""
+"""Devices, precision, malloc and the cache folder."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from resnets.config import ConfigError
 from resnets.utils import environment
 
 
-def test_devices_that_do_not_work_are_refused():
+def test_devices_that_do_not_work_are_rejected():
     assert environment.pick_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="--device banana: not usable here"):
         environment.pick_device("banana")
@@ -89,7 +89,7 @@ assert threads() == before + 1, "no team where one was expected: this test shows
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
-def test_threads_beside_a_computation_have_no_team_of_their_own():
+def test_threads_beside_a_computation_start_no_openmp_threads():
     env = os.environ | {"OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", TEAMS], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What each process of several gets of a batch, in one process: no more, no less, and the same."""
+"""Batches divided among processes: each image once, and the same batch as in one process."""
 
 import dataclasses
 
@@ -16,9 +16,9 @@ CPU = torch.device("cpu")
 CLASSES = ("ant", "bee")
 
 
-def pictures(count: int = 96) -> TensorSplit:
+def image_split(count: int = 96) -> TensorSplit:
     images = torch.randint(0, 256, (count, 16, 16, 3), dtype=torch.uint8)
-    return TensorSplit(images, torch.arange(count) % 2, CLASSES, "random pictures")
+    return TensorSplit(images, torch.arange(count) % 2, CLASSES, "random images")
 
 
 def stream(
@@ -32,7 +32,7 @@ def stream(
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize(("batch", "unit"), [(96, 1), (96, 4), (60, 8), (7, 1)])
-def test_places_are_whole_units_and_each_place_falls_to_one_rank(count, batch, unit):
+def test_batch_indices_are_whole_units_and_disjoint(count, batch, unit):
     parts = [ProcessGroup(index, count).batch_indices(batch, unit) for index in range(count)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(batch))
     for part in parts:
@@ -41,12 +41,12 @@ def test_places_are_whole_units_and_each_place_falls_to_one_rank(count, batch, u
         assert set(part.tolist()) == set().union(*whole)
 
 
-def test_too_few_units_for_all_ranks_are_refused():
+def test_too_few_units_for_all_ranks_are_rejected():
     with pytest.raises(ConfigError, match="batch_size=32: 4 processes need at least 64"):
         ProcessGroup(0, 4).batch_indices(32, 16)
     mixed = DataSpec(augment=AugmentSpec(mixup=0.2))
     with pytest.raises(ConfigError, match="batch_size=31: to mix pairs on 2 devices"):
-        stream(pictures(), ProcessGroup(0, 2), mixed, 31)
+        stream(image_split(), ProcessGroup(0, 2), mixed, 31)
 
 
 MIXED = AugmentSpec(
@@ -56,8 +56,8 @@ MIXED = AugmentSpec(
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("augment", [AugmentSpec(crop="pad", flip=True), MIXED])
-def test_the_ranks_batches_make_up_the_batch_of_one(count, augment):
-    split, spec = pictures(), DataSpec(augment=augment)
+def test_the_batches_of_all_ranks_make_up_the_global_batch(count, augment):
+    split, spec = image_split(), DataSpec(augment=augment)
     alone = stream(split, ProcessGroup(), spec, 48, norm_batch=8)
     each = [
         stream(split, ProcessGroup(index, count), spec, 48, norm_batch=8) for index in range(count)
@@ -74,7 +74,7 @@ def test_the_ranks_batches_make_up_the_batch_of_one(count, augment):
 
 
 class Counted:
-    """Blocks of 8 pictures each, which note who loaded them."""
+    """Blocks of 8 images each, which note who loaded them."""
 
     def __init__(self) -> None:
         self.loaded: list[int] = []
@@ -98,7 +98,7 @@ def streamed() -> tuple[StreamSplit, Counted]:
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_streams_are_divided_so_that_each_rank_reads_its_own_blocks(count):
+def test_each_rank_reads_its_own_blocks_of_a_stream(count):
     spec = DataSpec(size=16, normalize="imagenet", workers=1)
     steps, ids, loads = 1024 // 64, [], []
     for index in range(count):
@@ -121,7 +121,7 @@ def test_streams_are_divided_so_that_each_rank_reads_its_own_blocks(count):
     resumed.close()
 
 
-def test_a_rank_alone_costs_and_changes_nothing():
+def test_a_single_rank_does_not_communicate():
     rank, values = ProcessGroup(), {"a": 1.5}
     assert rank.sum(values) == values
     assert rank.all_gather([1, 2]) == [1, 2]
