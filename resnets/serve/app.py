@@ -76,13 +76,13 @@ class PredictService:
             )
 
         start = time.monotonic()
-        served, answers, accepted_seconds = await self._admit(request, model, infer)
+        served, predictions, accepted_seconds = await self._admit(request, model, infer)
         return {
             "model": served.source.name,
             "version": served.version,
             "task": served.model.task,
             "engine": served.model.engine,
-            "predictions": [served.model.describe(answer, options) for answer in answers],
+            "predictions": [served.model.describe(each, options) for each in predictions],
             "milliseconds": {
                 "total": round(1000 * (time.monotonic() - start), 2),
                 "accepted": round(1000 * accepted_seconds, 2),

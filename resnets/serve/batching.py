@@ -126,7 +126,7 @@ class Batcher:
             start = time.monotonic()
             try:
                 items = [item for item, _ in batch]
-                answers = await loop.run_in_executor(self.thread, self.compute, items)
+                outputs = await loop.run_in_executor(self.thread, self.compute, items)
             except Exception as error:
                 for _, future in batch:
                     if not future.done():
@@ -136,9 +136,9 @@ class Batcher:
                 elapsed = time.monotonic() - start
                 self.admission.record_batch(len(batch), elapsed)
                 self.on_batch(len(batch), elapsed)
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (_, future), output in zip(batch, outputs, strict=True):
                 if not future.done():
-                    future.set_result(answer)
+                    future.set_result(output)
 
     async def _gather(self) -> list[tuple[Any, asyncio.Future[Any]]]:
         batch = [await self._waiting.get()]

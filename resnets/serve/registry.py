@@ -115,7 +115,7 @@ class Registry:
     async def reload(self) -> dict[str, str]:
         """Reload models whose files have changed; returns the outcome for each model.
 
-        New requests use the new model once it is loaded; the old one first answers what it has
+        New requests use the new model once it is loaded; the old one first completes what it has
         accepted. If loading fails, the old model stays.
         """
         async with self._lock:

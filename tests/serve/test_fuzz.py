@@ -88,7 +88,7 @@ def attack(path: Path, count: int) -> None:
                 seen[answer[9:12]] = seen.get(answer[9:12], 0) + 1
             served.until(lambda: served.accepted == 0 and served.service.intake.readers == 0)
         assert opened == []
-        assert served.service.intake.held == 0
+        assert served.service.intake.buffered == 0
         for kind in ("net", "finder"):
             good = served.client.post(f"/predict?model={kind}", files={"a": picture()})
             assert good.status_code == 200

@@ -269,4 +269,4 @@ def test_a_client_that_closes_its_sending_side_counts_as_gone(served: Running):
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(65536) == b""
     served.until(lambda: served.service.intake.readers == 0)
-    assert served.service.intake.held == 0
+    assert served.service.intake.buffered == 0

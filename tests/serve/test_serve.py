@@ -169,7 +169,7 @@ def test_a_body_too_large_is_not_read_to_its_end(served: Running, chunked: bool)
             connection.sendall((b"10000\r\n" + bytes(0x10000) + b"\r\n") * 4)
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
     served.until(lambda: served.service.intake.readers == 0)
-    assert served.service.intake.held == 0
+    assert served.service.intake.buffered == 0
 
 
 def test_invalid_http_gets_json_too(served: Running):

@@ -26,14 +26,14 @@ class BodyReader:
     """Reads bodies and limits their number and total size."""
 
     def __init__(self, limits: Limits) -> None:
-        self.limits, self.readers, self.held = limits, 0, 0
+        self.limits, self.readers, self.buffered = limits, 0, 0
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, held until the block ends.
+        """The complete body, buffered until the block ends.
 
         RequestError: 413 if it is too large (reading stops), 408 if the client stalls, 503 if the
-        server already holds too much.
+        server already buffers too much.
         """
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > self.limits.upload:
@@ -51,10 +51,10 @@ class BodyReader:
             try:
                 yield complete
             finally:
-                self.held -= size
+                self.buffered -= size
         finally:
             self.readers -= 1
-            self.held -= len(body)
+            self.buffered -= len(body)
 
     async def _read_chunk(self, request: Request, body: bytearray, deadline: float) -> bool:
         """Append a chunk to `body`; returns whether there are more."""
@@ -68,10 +68,10 @@ class BodyReader:
         chunk = message.get("body", b"")
         if len(body) + len(chunk) > self.limits.upload:
             raise self._too_large()
-        if self.held + len(chunk) > self.limits.total_body_bytes:
+        if self.buffered + len(chunk) > self.limits.total_body_bytes:
             raise RequestError(503, "too many concurrent uploads; try again later", 1)
         body += chunk
-        self.held += len(chunk)
+        self.buffered += len(chunk)
         return bool(message.get("more_body", False))
 
     def _too_large(self) -> RequestError:
