@@ -222,7 +222,7 @@ def test_int8_beside_the_checkpoint_is_selected_where_its_loss_was_measured(
     manifest = json.loads(manifest_path(out).read_text())
 
     def opened(**changes):
-        errors = manifest["errors"] | {"rise": changes.pop("rise", 0.25)}
+        errors = manifest["errors"] | {"top1_error_rise": changes.pop("rise", 0.25)}
         source = manifest["source"] | changes
         manifest_path(out).write_text(json.dumps(manifest | {"errors": errors, "source": source}))
         backend = open_backend(run, precision="auto")
@@ -235,7 +235,7 @@ def test_int8_beside_the_checkpoint_is_selected_where_its_loss_was_measured(
     name, note = opened(rise=0.75)
     assert "int8" not in name
     assert f"{out.name} loses 0.75 points" in note
-    name, note = opened(net="0" * 64)
+    name, note = opened(model_sha256="0" * 64)
     assert "int8" not in name
     assert "no int8 artifact" in note
     assert open_backend(run, precision="float32").name.split()[1].startswith("float32")
