@@ -335,10 +335,6 @@ def _warn_of_sigmoid(
 Read = tuple[ModelSpec | None, dict[str, Any], list[str]]
 
 
-def _is_timm(table: Mapping[Any, Any]) -> bool:
-    return "model" in table and bool({"crop_pct", "gp", "img_size"} & table.keys())
-
-
 def _of_timm(table: Mapping[Any, Any], where: str) -> Read:
     """The arguments of timm's train.py, with its own rules for those that are not given."""
     given = {
@@ -366,10 +362,6 @@ def _of_timm(table: Mapping[Any, Any], where: str) -> Read:
     return None, stated, []
 
 
-def _is_torchvision(table: Mapping[Any, Any]) -> bool:
-    return "val_crop_size" in table and "val_resize_size" in table
-
-
 def _of_torchvision(table: Mapping[Any, Any], where: str) -> Read:
     """The arguments of torchvision's references; its mean and deviation are ImageNet's."""
     size, resize = table["val_crop_size"], table["val_resize_size"]
@@ -382,10 +374,10 @@ def _of_torchvision(table: Mapping[Any, Any], where: str) -> Read:
 
 
 # What tells a table of a known kind, and its reader.
-READERS: Sequence[tuple[Callable[[Mapping[Any, Any]], bool], Callable[[Any, str], Read]]] = (
+READERS: Sequence[tuple[Callable[[Mapping[Any, Any]], object], Callable[[Any, str], Read]]] = (
     (openmmlab_config.is_config, openmmlab_config.read_openmmlab),
-    (_is_timm, _of_timm),
-    (_is_torchvision, _of_torchvision),
+    (lambda said: "model" in said and {"crop_pct", "gp", "img_size"} & said.keys(), _of_timm),
+    (lambda said: {"val_crop_size", "val_resize_size"} <= said.keys(), _of_torchvision),
 )
 
 
