@@ -151,7 +151,7 @@ def read_views(split: Split, index: int, views: Views, preprocess: Preprocess) -
             split.read(index, Crop(spec.size, spec.channels, box, spec.interpolation))
             for box in (center_box(spec.size, side) for side in sides)
         ]
-    image = read_image(split, index).convert("L" if spec.channels == 1 else "RGB")
+    image = load_image(split, index).convert("L" if spec.channels == 1 else "RGB")
     if views.kind == "dense":
         image = image.crop(_middle(*image.size))
         whole: Box = (0, 0, *image.size)
@@ -170,7 +170,7 @@ def read_views(split: Split, index: int, views: Views, preprocess: Preprocess) -
     ]
 
 
-def read_image(split: Split, index: int) -> Image.Image:
+def load_image(split: Split, index: int) -> Image.Image:
     """The whole upright image at its stored size; DataError for an unreadable one."""
     if isinstance(split, TensorSplit):
         pixels = split.images[index].numpy()

@@ -17,7 +17,7 @@ from resnets.weights.folder import into_new_folder
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("resnets.utils.files.BRIEFLY", 0.1)
+    monkeypatch.setattr("resnets.utils.files.LOCK_TIMEOUT", 0.1)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -54,7 +54,7 @@ def test_two_processes_at_one_file_do_not_mix(tmp_path):
 
 
 def test_a_file_that_stays_busy_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("resnets.utils.files.PATIENCE", 0.1)
+    monkeypatch.setattr("resnets.utils.files.WRITE_TIMEOUT", 0.1)
     with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("mine")
         with pytest.raises(BlockingIOError), atomic_write(tmp_path / "file"):

@@ -98,7 +98,7 @@ def test_shares_are_held_out_and_do_not_depend_on_the_order_of_lines(
         test = open_data(spec).test()
         names.append([test.files.name(row) for row in range(len(test))])
     assert names[0] == names[1]
-    assert len(names[0]) == 8
+    assert len(names[0]) == 7
 
 
 def test_bad_lines_are_named(tmp_path: Path, pictures: list[tuple[str, int]]) -> None:

@@ -21,7 +21,7 @@ from resnets.evaluate.batched_inference import CPU_PIXELS, PixelBudget
 from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.ground_truth import GroundTruth, split_truth
 from resnets.evaluate.measure import measure
-from resnets.evaluate.views import Views, read_image
+from resnets.evaluate.views import Views, load_image
 from resnets.utils.distributed import init_distributed
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_protocol_names_every_net_in_full():
 
 def test_pictures_in_memory_are_cut_like_files(tmp_path: Path):
     files = paint_pictures(tmp_path, ((40, 32),) * 5)
-    images = np.stack([np.array(read_image(files, k)) for k in range(5)])
+    images = np.stack([np.array(load_image(files, k)) for k in range(5)])
     held = TensorSplit(torch.from_numpy(images), files.labels, CLASSES, "five")
     net = small_net(RESIDUAL)
     for views in (Views(), Views("ten-crop"), Views("dense")):

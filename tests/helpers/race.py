@@ -90,7 +90,7 @@ def race(folder: Path, whole: Sequence[Path], mode: str, delays: Sequence[float]
     if codes not in allowed:
         wrong.append(f"{mode}: exit codes {codes}: {[said[-300:] for _, said in answers]}")
     for code, said in answers:
-        if code == 2 and not any(text in said for text in ("is writing into", "holds a run")):
+        if code == 2 and not any(text in said for text in ("is writing into", "contains a run")):
             wrong.append(f"{mode}: {said[-300:]}")
     if mode == "names":
         runs = sorted((folder / "runs").iterdir())

@@ -1,5 +1,6 @@
 """Whatever needs an extra says so in one line, with the command that installs it."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
             monkeypatch.delitem(sys.modules, name)
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
+    known = importlib.import_module("fsspec.registry")._registry
+    for protocol in ("s3", "gs"):  # fsspec keeps the classes of earlier tests
+        monkeypatch.delitem(known, protocol, raising=False)
 
 
 @pytest.mark.parametrize(("extra", "packages", "words"), COMMANDS)

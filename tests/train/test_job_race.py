@@ -17,7 +17,7 @@ SMALL = ("--model", "cifar-resnet8", "--iterations", "2", "--device", "cpu")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("resnets.utils.files.BRIEFLY", 0.1)
+    monkeypatch.setattr("resnets.utils.files.LOCK_TIMEOUT", 0.1)
 
 
 @pytest.fixture(scope="module")

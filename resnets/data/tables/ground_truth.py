@@ -186,7 +186,7 @@ def _explained(file: Path, numbers: Sequence[str], meta: bytes) -> list[str]:
         raise DataError(f"{file}: its meta.mat cannot be read ({reason}); fetch it again") from None
     for line, number in enumerate(numbers, start=1):
         if number not in wnids:
-            raise DataError(f"{file}: line {line}: {number!r} is no class that meta.mat knows")
+            raise DataError(f"{file}: line {line}: {number!r} is not a class that meta.mat knows")
     return [str(wnids[number]) for number in numbers]
 
 

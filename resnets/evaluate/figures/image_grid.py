@@ -12,7 +12,7 @@ from resnets.config import atomic_write
 from resnets.data import Split
 from resnets.evaluate.figures.fonts import TextRenderer
 from resnets.evaluate.measure import Mistake
-from resnets.evaluate.views import read_image
+from resnets.evaluate.views import load_image
 from resnets.utils.terminal import printable
 
 INK, SOFT, RED, GREEN = "#1f2933", "#616e7c", "#b8321f", "#2b7a3d"
@@ -143,7 +143,7 @@ def _tile(split: Split, mistake: Mistake) -> Tile:
         Caption(f"predicted: {mistake.predicted} ({mistake.probability:.1%})", RED, strong=True),
         file_caption(mistake.path),
     )
-    return Tile(_fit(read_image(split, mistake.row)), lines)
+    return Tile(_fit(load_image(split, mistake.row)), lines)
 
 
 def _fit(image: Image.Image) -> Image.Image:
