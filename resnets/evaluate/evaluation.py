@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from resnets.evaluate.metrics import (
     class_metrics,
 )
 from resnets.evaluate.views import logits_of
+from resnets.models.block import eval_mode
 
 TOP = 5  # classes up to which a top-5 error is meaningless
 
@@ -98,7 +98,7 @@ def evaluate_model(
             assert isinstance(batch.targets, Tensor)
             yield logits_of(model, batch.images, precision=precision), batch.targets
 
-    with _eval_mode(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         return evaluate_scores(scores(), classes, protocol=protocol, device=device)
 
 
@@ -142,18 +142,6 @@ def describe_protocol(
     '1 view, 32x32 px, bfloat16, best.safetensors (step 9), cifar10.tar.xz test, 10,000 images'
     """
     return f"{views}, {size}x{size} px, {precision}, {weights}, {data}"
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Context in which `model` is in eval mode; each module then gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _finite(value: float) -> float | None:

@@ -2,10 +2,10 @@
 
 import csv
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_elements import Elements
 from matplotlib.figure import Figure as Plot
 
 from resnets.report.figures import THEME, figure_style, integer_ticks, subplots
@@ -33,25 +33,6 @@ TEMPLATE = """
 {% endcall %}
 {% endblock %}
 """
-
-
-class Elements(HTMLParser):
-    """All start tags of a page with their attributes, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def of(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.found if name == tag]
 
 
 def write(folder: Path, figures: list[Figure], alts: list[str], tables: list[Table]) -> Path:

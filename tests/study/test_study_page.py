@@ -4,11 +4,11 @@ import csv
 import dataclasses
 import json
 import statistics
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from html_elements import Elements
 from study_grid import ITERATIONS, NETS, REASON, trained_grid, with_gaps
 
 from resnets.config import dump_json, to_toml
@@ -22,25 +22,6 @@ from resnets.study.depth.presets import PRESETS
 from resnets.study.depth.protocol import differences
 from resnets.study.depth.verdict import degradation
 from resnets.study.grid.cells import Grid, read_cells, write_grid
-
-
-class Elements(HTMLParser):
-    """All start tags of a page with their attributes, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def of(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.found if name == tag]
 
 
 @pytest.fixture(scope="session")
