@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         DetectSpec,
         EvalSpec,
         FinetuneSpec,
+        LossSpec,
         ModelSpec,
         OptimSpec,
         Preprocess,
@@ -55,6 +56,7 @@ __all__ = [
     "EvalSpec",
     "FinetuneSpec",
     "Interrupted",
+    "LossSpec",
     "ModelSpec",
     "OptimSpec",
     "Preprocess",
@@ -78,8 +80,8 @@ telemetry.disable()
 cpu_count.limit_threads()
 
 _CONFIG = (
-    "AugmentSpec ConfigError DataSpec DetectSpec EvalSpec FinetuneSpec ModelSpec OptimSpec"
-    " Preprocess Recipe ScheduleSpec"
+    "AugmentSpec ConfigError DataSpec DetectSpec EvalSpec FinetuneSpec LossSpec ModelSpec"
+    " OptimSpec Preprocess Recipe ScheduleSpec"
 )
 lazy_exports(
     __name__,

@@ -21,7 +21,7 @@ from resnets.data.transforms.preprocess import Preprocessor, at_size, fit_prepro
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
 from resnets.models import ImageClassifier, build
 from resnets.train.loop import Evaluate
-from resnets.train.loss import LossFn, classification_loss, custom_loss
+from resnets.train.loss import LossFn, class_weights, classification_loss, custom_loss
 from resnets.train.parts import CustomParts
 from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
@@ -66,6 +66,11 @@ class ClassificationTask:
         assert splits.fingerprint is not None
         self.split_report = SetReport(
             splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
+        )
+        self.class_weights = (
+            None
+            if recipe.loss.class_weights == "none"
+            else class_weights(recipe.loss, splits.train.labels, splits.classes)
         )
         self.monitor = "top1_error"
         self.metadata: Mapping[str, Any] = {
@@ -148,7 +153,7 @@ class ClassificationTask:
         """The recipe's loss, or the one that was given."""
         if self.parts.loss is not None:
             return custom_loss(self.parts.loss)
-        return classification_loss(self.recipe.label_smoothing, self.recipe.loss)
+        return classification_loss(self.recipe.loss, self.class_weights)
 
     def smallest_input(self) -> tuple[int, int, int]:
         """(C, H, W) of the smallest training images."""

@@ -280,9 +280,10 @@ def test_networks_and_losses_that_do_not_fit_are_refused(tmp_path):
     for model in (TinyNet(1, 7), TinyNet(3, 10), nn.Identity(), lambda spec: None):
         with pytest.raises(resnets.ConfigError):
             resnets.train("digits", model=model, out=tmp_path / "model", **options)
-    fields = {"loss": nn.CrossEntropyLoss(), "label_smoothing": 0.1}
-    with pytest.raises(resnets.ConfigError):
-        resnets.train("digits", out=tmp_path / "loss", **options, **fields)
+    for field, value in (("label_smoothing", 0.1), ("loss.class_weights", "auto")):
+        fields = {"loss": nn.CrossEntropyLoss(), field: value}
+        with pytest.raises(resnets.ConfigError, match=field):
+            resnets.train("digits", out=tmp_path / "loss", **options, **fields)
     with pytest.raises(resnets.ConfigError):
         resnets.train("digits", loss=lambda x, y: x, out=tmp_path / "loss", **options)
     assert not (tmp_path / "model").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from resnets import training
 from resnets.api.recipe import choose_duration, choose_recipe, data_source
 from resnets.api.run import Run
-from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe, from_toml
+from resnets.config import ConfigError, DataSpec, LossSpec, ModelSpec, Recipe, from_toml
 from resnets.data.sources.objects import source_of
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.parts import CustomParts, Loss
@@ -34,7 +35,7 @@ def train(
     *,
     data: str | PathLike[str] | DataSpec | Any = None,
     model: str | ModelSpec | nn.Module | MakeModel | None = None,
-    loss: Loss | None = None,
+    loss: str | LossSpec | Mapping[str, Any] | Loss | None = None,
     epochs: float | None = None,
     iterations: int | None = None,
     seed: int | None = None,
@@ -59,8 +60,9 @@ def train(
             `nn.Module` that returns logits (B, K), or a function that makes one from a `ModelSpec`
             whose num_classes, in_channels and input_size are those of the data, such as
             `functools.partial(ResNet, block=MyBlock)`.
-        loss: A function of logits (B, K) and classes (B,) that returns their mean loss, or (B,)
-            values; in place of the recipe's.
+        loss: Kind of the loss ("bce") or its fields, such as {"class_weights": "auto"}. Or a
+            function of logits (B, K) and classes (B,) that returns their mean loss, or (B,) values;
+            in place of the recipe's.
         epochs: Length of the run; schedules scale with it.
         iterations: The same in optimizer steps.
         seed: Seed of initialization, order and augmentation.
@@ -81,6 +83,8 @@ def train(
     """
     duration = choose_duration(epochs, iterations)
     named_model = model if isinstance(model, str | ModelSpec) else None
+    if isinstance(loss, str | LossSpec | Mapping):
+        fields["loss"], loss = loss, None
     parts = CustomParts(None if named_model is not None else model, loss)  # type: ignore[arg-type]
     if isinstance(data, DataSpec):
         fields["data"], source = data, None

@@ -6,6 +6,7 @@ are data, not subclasses: a plain model differs from its residual twin in one fi
 
 from resnets.config.data import AugmentSpec, DataSpec, Preprocess
 from resnets.config.detect import DetectSpec
+from resnets.config.loss import LossSpec
 from resnets.config.model import Block, ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.config.recipe import Recipe, parse_duration
@@ -39,6 +40,7 @@ __all__ = [
     "DetectSpec",
     "EvalSpec",
     "FinetuneSpec",
+    "LossSpec",
     "ModelSpec",
     "OptimSpec",
     "Preprocess",

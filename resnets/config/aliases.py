@@ -39,10 +39,12 @@ Kind = Literal[
 ]
 
 # Dotted paths of fields, old to new, in each kind of file: "checkpoint" is the header of one,
-# "artifact" what an exported file states inside, "manifest" the JSON beside it. Fields keep their
-# table, and tables come after their fields.
+# "artifact" what an exported file states inside, "manifest" the JSON beside it. Tables come after
+# their fields. A field that became one of a table of its own name is the value that is no table.
 FIELDS: Mapping[Kind, Mapping[str, str]] = {
     "recipe": {
+        "loss": "loss.kind",
+        "label_smoothing": "loss.label_smoothing",
         "data.normalise": "data.normalize",
         "data.truth": "data.ground_truth",
         "data.max_bad": "data.max_unreadable",
@@ -107,9 +109,8 @@ def with_current_names(found: Mapping[str, Any], kind: Kind) -> dict[str, Any]:
     current = _copy(found)
     for old, new in FIELDS[kind].items():
         table, key = _parent(current, old)
-        if key in table:
-            table.setdefault(new.rpartition(".")[2], table[key])
-            del table[key]
+        if key in table and not (new.startswith(f"{old}.") and isinstance(table[key], dict)):
+            _move(table, key, current, new)
     for path, values in VALUES.get(kind, {}).items():
         table, key = _parent(current, path)
         if isinstance(table.get(key), str):
@@ -143,6 +144,18 @@ def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _copy(inner) for key, inner in value.items()}
     return value
+
+
+def _move(table: dict[str, Any], key: str, found: dict[str, Any], path: str) -> None:
+    """Move `table[key]` to `path` in `found`, unless a value is there already."""
+    value = table.pop(key)
+    *names, name = path.split(".")
+    for each in names:
+        found = found.setdefault(each, {})
+        if not isinstance(found, dict):  # whoever reads the table says that it is none
+            table[key] = value
+            return
+    found.setdefault(name, value)
 
 
 def _parent(found: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:

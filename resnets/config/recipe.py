@@ -9,6 +9,7 @@ from typing import Literal
 
 from resnets.config.data import DataSpec
 from resnets.config.detect import DetectSpec
+from resnets.config.loss import LossSpec
 from resnets.config.model import ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.utils.errors import ConfigError
@@ -25,6 +26,7 @@ class Recipe:
         task: What is learned. All but "classify" use `detect`.
         model: Architecture, `ModelSpec`.
         data: Data set and input, `DataSpec`.
+        loss: Loss of task "classify", `LossSpec`.
         optim: Optimizer, `OptimSpec`.
         schedule: Learning rate over the run, `ScheduleSpec`.
         finetune: Treatment of pretrained weights, `FinetuneSpec`.
@@ -38,9 +40,6 @@ class Recipe:
             of devices: 32 as on each of the paper's 8 GPUs for ImageNet, 64 as on each of its two
             for CIFAR-10; 0 is all of a forward pass ("ghost" batches, Hoffer et al. 2017).
         sync_norm: Batch norm takes its statistics over the global batch, on all devices.
-        loss: "bce" is binary cross-entropy per class (Wightman et al. 2021).
-        label_smoothing: [fraction] Target probability spread over all classes (Szegedy et al.
-            2016).
         ema_decay: [per step] Decay of the averaged weights, which are then evaluated; 0 is off.
         precision: "auto" is bfloat16 where the device computes it natively, else float32.
         channels_last: Store activations in channels-last memory format.
@@ -67,6 +66,7 @@ class Recipe:
     task: Literal["classify", "detect", "localize", "instances", "segment"] = "classify"
     model: ModelSpec = field(default_factory=ModelSpec)
     data: DataSpec = field(default_factory=DataSpec)
+    loss: LossSpec = field(default_factory=LossSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     finetune: FinetuneSpec = field(default_factory=FinetuneSpec)
@@ -77,8 +77,6 @@ class Recipe:
     micro_batch: int = 0
     norm_batch: int = 0
     sync_norm: bool = False
-    loss: Literal["cross-entropy", "bce"] = "cross-entropy"
-    label_smoothing: float = 0.0
     ema_decay: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pydantic
 import tomli_w
+from pydantic_core import ErrorDetails
 
 from resnets.config.aliases import current_path, with_current_names
 from resnets.config.recipe import DURATIONS, Recipe, parse_duration
@@ -20,6 +21,7 @@ from resnets.utils.errors import ConfigError, reading
 from resnets.utils.files import atomic_write
 
 T = TypeVar("T")
+TABLES = ("loss.class_weights", "custom")  # fields of a recipe whose values are tables
 
 
 def to_dict(value: Any) -> dict[str, Any]:
@@ -43,14 +45,27 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
     try:
         return _adapter(kind).validate_python(data)  # type: ignore[arg-type]
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])  # empty: the message names the field
+        first = _first(error)
+        # The alternatives of a union are told as parts, too. Empty: the message names the field.
+        path = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         if path in DURATIONS and isinstance(first["input"], int | float):
             parse_duration(str(first["input"]), f"{where}: {path}")  # says which unit is missing
         message = first["msg"].removeprefix("Value error, ").removeprefix(f"{path}: ")
         given = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
-        named = f"{where}: {path}" if path else where
+        named = f"{where}: {path}" if path and not message.startswith(f"{path}.") else where
         raise ConfigError(f"{named}: {message}{given}") from None
+
+
+def _first(error: pydantic.ValidationError) -> ErrorDetails:
+    """The first error; of a field that may be one of several types, that of the nearest one."""
+    errors = error.errors()
+    field = errors[0]["loc"]
+    if not field or "[" not in str(field[-1]):
+        return errors[0]
+    return max(
+        (each for each in errors if each["loc"][: len(field) - 1] == field[:-1]),
+        key=lambda each: len(each["loc"]),
+    )
 
 
 @cache
@@ -116,7 +131,9 @@ def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set"
     for path, value in changes.items():
         *parents, leaf = current_path(path).split(".")
         node = data
-        for parent in parents:
+        for depth, parent in enumerate(parents, 1):
+            if isinstance(node.get(parent), str) and ".".join(parents[:depth]) in TABLES:
+                node[parent] = {}  # the table takes the place of a name, such as "auto"
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"{where}: {path}: {parent} has no fields")
@@ -128,11 +145,14 @@ def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set"
 
 
 def flat_fields(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested fields by their dotted names; a part given as a spec replaces all of its fields."""
+    """Nested fields by their dotted names; a part given as a spec replaces all of its fields.
+
+    A field whose value is a table, such as loss.class_weights, is one field.
+    """
     for name, value in fields.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and f"{prefix}{name}" not in TABLES:
             yield from flat_fields(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -25,7 +25,7 @@ from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import (
     Model,
     build_model,
-    check_data_fields,
+    check_unread_fields,
     load,
     recompute_norms,
 )
@@ -78,7 +78,7 @@ class DetectionTask:
     @classmethod
     def open(cls, recipe: Recipe) -> DetectionTask:
         """Data and a new model for `recipe`, with its initial weights."""
-        check_data_fields(recipe)
+        check_unread_fields(recipe)
         if recipe.task in ("detect", "instances"):
             require_coco()
         splits = _open_splits(recipe)

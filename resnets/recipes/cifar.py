@@ -5,7 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from resnets.config import AugmentSpec, DataSpec, ModelSpec, OptimSpec, Recipe, ScheduleSpec
+from resnets.config import (
+    AugmentSpec,
+    DataSpec,
+    LossSpec,
+    ModelSpec,
+    OptimSpec,
+    Recipe,
+    ScheduleSpec,
+)
 from resnets.models import catalog
 
 PAD_AND_FLIP = AugmentSpec(crop="pad", pad=4, flip=True)
@@ -91,7 +99,7 @@ def cifar10_fast(net: str = "cifar-resnet20") -> Recipe:
         optim=OptimSpec(lr=0.25, nesterov=True, weight_decay=5e-4, decay_norm_and_bias=False),
         schedule=ScheduleSpec(kind="one-cycle", warmup=0.2),
         duration="36ep",
-        label_smoothing=0.1,
+        loss=LossSpec(label_smoothing=0.1),
         ema_decay=0.998,
         compile="auto",
         recompute=_very_deep(model),

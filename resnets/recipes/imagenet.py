@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from resnets.config import AugmentSpec, DataSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
+from resnets.config import (
+    AugmentSpec,
+    DataSpec,
+    EvalSpec,
+    LossSpec,
+    OptimSpec,
+    Recipe,
+    ScheduleSpec,
+)
 from resnets.models import catalog
 
 # Szegedy et al. 2015, as most of the field has it since: 8% to 100% of the area.
@@ -103,7 +111,7 @@ def imagenet_tv2(net: str = "resnet50") -> Recipe:
         schedule=ScheduleSpec(kind="cosine", warmup=5 / 600),
         duration="600ep",
         batch_size=1024,
-        label_smoothing=0.1,
+        loss=LossSpec(label_smoothing=0.1),
         ema_decay=0.99997,
         eval=EvalSpec(every="5ep", watch_test=True),
     )

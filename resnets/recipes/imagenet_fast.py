@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resnets.config import DataSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
+from resnets.config import DataSpec, EvalSpec, LossSpec, OptimSpec, Recipe, ScheduleSpec
 from resnets.models import catalog
 from resnets.recipes.imagenet import INCEPTION_CROP
 
@@ -70,7 +70,7 @@ def _fast(net: str, epochs: int, grow_between: tuple[float, float]) -> Recipe:
         schedule=ScheduleSpec(kind="one-cycle", warmup=2 / epochs),
         duration=f"{epochs}ep",
         batch_size=1024,
-        label_smoothing=0.1,
+        loss=LossSpec(label_smoothing=0.1),
         compile="auto",
         eval=EvalSpec(watch_test=True),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from resnets.config import DataSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
+from resnets.config import DataSpec, EvalSpec, LossSpec, OptimSpec, Recipe, ScheduleSpec
 from resnets.models import catalog
 from resnets.recipes.imagenet import INCEPTION_CROP
 
@@ -29,7 +29,7 @@ def imagenet_rsb_a1(net: str = "resnet50") -> Recipe:
         optim=replace(base.optim, weight_decay=0.01),
         schedule=replace(base.schedule, warmup=5 / 600),
         duration="600ep",
-        label_smoothing=0.1,
+        loss=replace(base.loss, label_smoothing=0.1),
     )
 
 
@@ -68,7 +68,7 @@ def imagenet_rsb_a2(net: str = "resnet50") -> Recipe:
         schedule=ScheduleSpec(kind="cosine", warmup=5 / 300, final=1e-6 / 5e-3),
         duration="300ep",
         batch_size=2048,
-        loss="bce",
+        loss=LossSpec(kind="bce"),
         eval=EvalSpec(every="5ep", watch_test=True),
     )
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from resnets.config import AugmentSpec, DataSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
+from resnets.config import (
+    AugmentSpec,
+    DataSpec,
+    EvalSpec,
+    LossSpec,
+    OptimSpec,
+    Recipe,
+    ScheduleSpec,
+)
 from resnets.models import catalog
 
 
@@ -44,6 +52,6 @@ def fashion_mnist_fast(net: str = "cifar-resnet20") -> Recipe:
         optim=OptimSpec(lr=0.2, nesterov=True, weight_decay=5e-4),
         schedule=ScheduleSpec(kind="one-cycle", warmup=0.2),
         duration="10ep",
-        label_smoothing=0.05,
+        loss=LossSpec(label_smoothing=0.05),
         ema_decay=0.998,
     )

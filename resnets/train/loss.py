@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from resnets.config import ConfigError
+from resnets.config import ConfigError, LossSpec
 from resnets.data.batch import Batch
 
 
@@ -34,26 +34,51 @@ LossFn = Callable[[Callable[..., torch.Tensor], Batch], Losses]
 
 
 def classification_loss(
-    label_smoothing: float = 0.0, kind: Literal["cross-entropy", "bce"] = "cross-entropy"
+    spec: LossSpec = LossSpec(),  # noqa: B008 (frozen)
+    class_weights: torch.Tensor | None = None,
 ) -> LossFn:
-    """Loss on integer targets (B,), with label smoothing; images may be mixed.
+    """The loss that `spec` describes, of integer targets (B,); images may be mixed.
 
-    "cross-entropy": label smoothing as Szegedy et al. 2016; a mixed picture's loss is the mean
-    over its two classes, weighted by their shares (Zhang et al. 2018). "bce": see
+    class_weights: (K,) factor of each image's loss by its class, None is 1. The sum is divided by
+    the number of images, not of weights, so that parts of a batch add up to the loss of all of it.
+    "cross-entropy" and "focal": label smoothing as Szegedy et al. 2016; a mixed image's loss is
+    the mean over its two classes, weighted by their shares (Zhang et al. 2018). "bce": see
     `binary_cross_entropy`.
     Errors are counted against `targets` only, so they are high for mixed images.
     """
-    criterion = binary_cross_entropy if kind == "bce" else cross_entropy
+    criterion = CRITERIA[spec.kind]
 
     def loss_fn(model: Callable[..., torch.Tensor], batch: Batch) -> Losses:
+        nonlocal class_weights
         logits = model(batch.images).float()  # (B, K)
         assert isinstance(batch.targets, torch.Tensor)
-        loss = criterion(logits, batch, label_smoothing)
+        if class_weights is not None:
+            class_weights = class_weights.to(logits.device)  # a copy the first time only
+        loss = criterion(logits, batch, spec, class_weights)
         errors = logits.detach().argmax(1).ne(batch.targets).sum()
         sums = {"loss": loss.detach() * len(batch), "errors": errors}
         return Losses(loss, sums, len(batch))
 
     return loss_fn
+
+
+def class_weights(spec: LossSpec, labels: torch.Tensor, classes: Sequence[str]) -> torch.Tensor:
+    """The weights (K,) of `classes` by `spec.class_weights`, for training images of `labels` (N,).
+
+    "auto": N / (K n) for each class of n images, so that the mean over the images is 1 (King and
+    Zeng 2001; scikit-learn's "balanced"). Raises ConfigError for a class that there is not.
+    """
+    if spec.class_weights == "auto":
+        counts = torch.bincount(labels.cpu(), minlength=len(classes)).double()
+        present = counts > 0  # one of none has no loss to weight
+        weights = len(labels) / (present.sum() * counts.clamp(min=1))
+        return torch.where(present, weights, 1.0).float()
+    given = {} if isinstance(spec.class_weights, str) else spec.class_weights
+    for name in given.keys() - set(classes):
+        near = difflib.get_close_matches(name, classes, 1)
+        hint = f"did you mean {near[0]}?" if near else f"classes: {', '.join(classes[:8])}"
+        raise ConfigError(f"loss.class_weights.{name}: the data have no such class; {hint}")
+    return torch.tensor([given.get(name, 1.0) for name in classes])
 
 
 def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> LossFn:
@@ -95,34 +120,80 @@ def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> L
     return loss_fn
 
 
-def cross_entropy(logits: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
+def cross_entropy(
+    logits: torch.Tensor, batch: Batch, spec: LossSpec, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean cross-entropy of `logits` (B, K)."""
     assert isinstance(batch.targets, torch.Tensor)
-    if batch.other is None or batch.share is None:
+    smoothing = spec.label_smoothing
+    if batch.other is None and weights is None:
         return F.cross_entropy(logits, batch.targets, label_smoothing=smoothing)
-    first, second = (
-        F.cross_entropy(logits, classes, label_smoothing=smoothing, reduction="none")
-        for classes in (batch.targets, batch.other)
-    )
-    return (batch.share * first + (1 - batch.share) * second).mean()
+
+    def values(classes: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, classes, label_smoothing=smoothing, reduction="none")
+
+    return _weighted_mean(values, batch, weights)
 
 
-def binary_cross_entropy(logits: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
+def focal(
+    logits: torch.Tensor, batch: Batch, spec: LossSpec, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean focal loss of `logits` (B, K): -sum_k q_k (1 - p_k)^gamma log p_k.
+
+    Lin et al. 2017, equation 4, of the softmax's p in place of the sigmoid's; q is the one-hot
+    target, or smoothed. Their alpha is the class weight.
+    """
+    logs = logits.log_softmax(1)
+    terms = -((1 - logs.exp()) ** spec.gamma) * logs  # (B, K)
+
+    def values(classes: torch.Tensor) -> torch.Tensor:
+        own = terms.gather(1, classes[:, None])[:, 0]
+        return (1 - spec.label_smoothing) * own + spec.label_smoothing * terms.mean(1)
+
+    return _weighted_mean(values, batch, weights)
+
+
+def binary_cross_entropy(
+    logits: torch.Tensor, batch: Batch, spec: LossSpec, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean binary cross-entropy of `logits` (B, K), one yes-or-no question per class.
 
     Wightman et al. 2021, section 2.2: a mixed image contains both of its classes, whatever their
     shares; as in their code, those of more than `MIN_SHARE`. Targets are 1 for present classes and
-    0 for others, smoothed to 1 - smoothing + smoothing / K and smoothing / K.
+    0 for others, smoothed to 1 - smoothing + smoothing / K and smoothing / K. The weight of a mixed
+    image is the mean of those of its two classes, by their shares.
     """
-    off = smoothing / logits.shape[1]
-    on = 1 - smoothing + off
+    off = spec.label_smoothing / logits.shape[1]
+    on = 1 - spec.label_smoothing + off
     targets = torch.full_like(logits, off)
     assert isinstance(batch.targets, torch.Tensor)
     if batch.other is None or batch.share is None:
         targets.scatter_(1, batch.targets[:, None], on)
+    else:
+        for classes, share in ((batch.targets, batch.share), (batch.other, 1 - batch.share)):
+            current = targets.gather(1, classes[:, None])
+            value = torch.where(share[:, None] > MIN_SHARE, on, current)
+            targets.scatter_(1, classes[:, None], value)
+    if weights is None:
         return F.binary_cross_entropy_with_logits(logits, targets)
-    for classes, share in ((batch.targets, batch.share), (batch.other, 1 - batch.share)):
-        current = targets.gather(1, classes[:, None])
-        value = torch.where(share[:, None] > MIN_SHARE, on, current)
-        targets.scatter_(1, classes[:, None], value)
-    return F.binary_cross_entropy_with_logits(logits, targets)
+    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    return _weighted_mean(lambda classes: each, batch, weights)
+
+
+def _weighted_mean(
+    values: Callable[[torch.Tensor], torch.Tensor], batch: Batch, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """Mean over the images of `values(classes)` (B,), weighted by class and by share of a mix."""
+
+    def weighted(classes: torch.Tensor) -> torch.Tensor:
+        return values(classes) if weights is None else weights[classes] * values(classes)
+
+    assert isinstance(batch.targets, torch.Tensor)
+    if batch.other is None or batch.share is None:
+        return weighted(batch.targets).mean()
+    return (
+        batch.share * weighted(batch.targets) + (1 - batch.share) * weighted(batch.other)
+    ).mean()
+
+
+CRITERIA = {"cross-entropy": cross_entropy, "bce": binary_cross_entropy, "focal": focal}

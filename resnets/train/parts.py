@@ -53,8 +53,16 @@ class CustomParts:
                 "weights: are of the package's own networks; load initial weights into the model"
                 " that is given, and set weights=None"
             )
-        if self.loss is not None and recipe.label_smoothing:
-            raise ConfigError("label_smoothing: is not used by the loss that is given; set it to 0")
+        if self.loss is not None:
+            unused = (
+                ("label_smoothing", recipe.loss.label_smoothing > 0, "0"),
+                ("class_weights", recipe.loss.class_weights != "none", "none"),
+            )
+            for name, is_set, off in unused:
+                if is_set:
+                    raise ConfigError(
+                        f"loss.{name}: is not used by the loss that is given; set it to {off}"
+                    )
 
     def named_in(self, recipe: Recipe, model: dict[str, str]) -> Recipe:
         """`recipe` with the names of these parts; `model`: those of the network's."""
@@ -65,6 +73,6 @@ class CustomParts:
 
     def changes(self, recipe: Recipe) -> list[str]:
         """Notes for a resumed run: which parts have another name than the recipe says."""
-        before = (recipe.custom or {}).get("loss", recipe.loss)
-        now = recipe.loss if self.loss is None else qualified_name(self.loss)
+        before = (recipe.custom or {}).get("loss", recipe.loss.kind)
+        now = recipe.loss.kind if self.loss is None else qualified_name(self.loss)
         return [] if now == before else [f"loss: {before} until here, {now} from here on"]

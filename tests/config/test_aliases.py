@@ -25,6 +25,8 @@ from resnets.weights.checkpoint.format import read_checkpoint
 FIELDS = aliases.FIELDS["recipe"]
 # Values that are not the defaults.
 OTHERS: dict[str, Any] = {
+    "loss": "bce",
+    "label_smoothing": 0.3,
     "data.normalise": "imagenet",
     "data.truth": "labels.txt",
     "data.max_bad": 0.5,
@@ -62,7 +64,29 @@ def test_a_recipe_with_an_old_field(old: str) -> None:
     assert from_dict(Recipe, written) == changed
     for name in old.split(".")[:-1]:
         written = written[name]
-    assert old.rpartition(".")[2] not in written
+    assert isinstance(written.get(old.rpartition(".")[2], {}), dict)  # a table may have its name
+
+
+def test_fields_that_moved_into_a_table() -> None:
+    """`loss` was a field beside `label_smoothing`; both are fields of the table `loss` now."""
+    moved = {"kind": "bce", "label_smoothing": 0.1}
+    fields: tuple[dict[str, Any], ...] = (
+        {"loss": "bce", "label_smoothing": 0.1},
+        {"label_smoothing": 0.1, "loss": "bce"},
+        {"loss": moved},
+        {"loss": {"kind": "bce"}, "label_smoothing": 0.1},
+        {"loss": moved, "label_smoothing": 0.5},  # the new one of two is kept
+    )
+    for each in fields:
+        found = from_dict(Recipe, each).loss
+        assert (found.kind, found.label_smoothing) == ("bce", 0.1)
+    for each in fields[:2]:
+        assert replace_fields(Recipe(), each) == from_dict(Recipe, each)
+    for wrong in ({"loss": "bces"}, {"loss": 3}, {"loss": {"kinds": "bce"}}):
+        with pytest.raises(ConfigError, match=r"loss\.kind"):
+            from_dict(Recipe, wrong)
+    with pytest.raises(ConfigError, match="loss"):
+        from_dict(Recipe, {"loss": ["bce"], "label_smoothing": 0.1})
 
 
 def test_a_recipe_with_both_names_of_a_field_keeps_the_new_one() -> None:
@@ -109,7 +133,7 @@ def test_old_fields_of_every_file(kind: aliases.Kind) -> None:
         current = aliases.with_current_names(found, kind)
         assert aliases.with_current_names(current, kind) == current
         for name in new.split(".")[:-1]:
-            current = current[aliases.FIELDS[kind].get(name, name)]
+            current = current[name if name in current else aliases.FIELDS[kind][name]]
         assert current == {new.rpartition(".")[2]: 1}
 
 

@@ -1,6 +1,7 @@
 """Recipes: TOML in and out, and errors that name the field."""
 
 import dataclasses
+import tomllib
 
 import pytest
 
@@ -9,6 +10,8 @@ from resnets.config import (
     ModelSpec,
     Recipe,
     atomic_write,
+    flat_fields,
+    from_dict,
     from_toml,
     parse_duration,
     replace_fields,
@@ -122,3 +125,34 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         raise FileNotFoundError("nowhere")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_class_weights_are_a_name_or_a_table() -> None:
+    for given in ("{cat = 2, 'a.b' = 0.5}", {"cat": 2.0, "a.b": 0.5}):
+        changed = replace_fields(Recipe(), {"loss.class_weights": given})
+        assert changed.loss.class_weights == {"cat": 2.0, "a.b": 0.5}
+        assert from_dict(Recipe, tomllib.loads(to_toml(changed))) == changed
+    one = replace_fields(Recipe(), {"loss.class_weights": "auto", "loss.class_weights.cat": "3"})
+    assert one.loss.class_weights == {"cat": 3.0}
+    nested = {"loss": {"class_weights": {"cat": 2.0}}, "data": {"augment": {"mixup": 0.1}}}
+    assert dict(flat_fields(nested)) == {
+        "loss.class_weights": {"cat": 2.0},
+        "data.augment.mixup": 0.1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("loss.class_weights", "even"),
+        ("loss.class_weights", "3"),
+        ("loss.class_weights.cat", "-1"),
+        ("loss.class_weights.cat", "many"),
+        ("loss.gamma", "1.0"),  # of the focal loss only
+        ("loss.label_smoothing", "1.5"),
+    ],
+)
+def test_wrong_losses_are_refused_by_field(path: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        replace_fields(Recipe(), {path: value})
+    assert str(caught.value).startswith(f"--set: {path}: ")

@@ -47,7 +47,7 @@ def ingredients(made: Recipe) -> tuple:
     augment, optim = made.data.augment, made.optim
     return (
         (made.data.size, made.data.tested_at, made.duration, made.batch_size),
-        (optim.kind, optim.lr, optim.weight_decay, made.loss, made.label_smoothing),
+        (optim.kind, optim.lr, optim.weight_decay, made.loss.kind, made.loss.label_smoothing),
         (augment.policy_magnitude, augment.mixup, augment.cutmix, augment.repeats),
         made.model.drop_path,
     )

@@ -21,6 +21,7 @@ from resnets.config import (
     DataSpec,
     EvalSpec,
     FinetuneSpec,
+    LossSpec,
     OptimSpec,
     Recipe,
     ScheduleSpec,
@@ -30,7 +31,7 @@ from resnets.data.batch import Batch
 from resnets.data.decode.decode import decode_fitted
 from resnets.data.decode.pixel_values import SAID
 from resnets.data.errors import DataError
-from resnets.detect.models.build import assemble, check_data_fields, check_recipe, load
+from resnets.detect.models.build import assemble, check_recipe, check_unread_fields, load
 from resnets.detect.task import DetectionTask, model_losses
 from resnets.models import build
 from resnets.recipes import RECIPES, recipe
@@ -275,8 +276,10 @@ def test_data_fields_of_the_recipes_are_all_read():
     }
     for name in ("detect", "detect-paper", "detect-small", "instances", "segment", "localize"):
         told = recipe(name)
-        check_data_fields(told)
-        check_data_fields(dataclasses.replace(told, data=dataclasses.replace(told.data, **read)))
+        check_unread_fields(told)
+        check_unread_fields(dataclasses.replace(told, data=dataclasses.replace(told.data, **read)))
+        with pytest.raises(ConfigError, match=r"loss\.class_weights"):
+            check_unread_fields(dataclasses.replace(told, loss=LossSpec(class_weights="auto")))
 
 
 def test_messages_on_16_bit_images_name_no_field_that_detection_does_not_read(tmp_path, caplog):

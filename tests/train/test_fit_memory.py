@@ -150,7 +150,7 @@ def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
         train_step(
             state,
             forward,
-            classification_loss(0.0, "softmax"),
+            classification_loss(),
             batch,
             torch.autocast("cpu", enabled=False),
             recipe,

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
+from resnets.config import ConfigError, DataSpec, LossSpec, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.loading.stream import DetectStream
 from resnets.detect.models.base import InferenceOptions
@@ -124,8 +124,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError("detect.proposals_from: name the run of a 'pcr' localizer")
 
 
-def check_data_fields(recipe: Recipe) -> None:
-    """ConfigError names the fields of `recipe.data` that are set and that its task does not read.
+def check_unread_fields(recipe: Recipe) -> None:
+    """ConfigError names the fields of data and loss that are set and that the task does not read.
 
     Runs of earlier versions may have such fields: it is for new runs.
     """
@@ -149,6 +149,12 @@ def check_data_fields(recipe: Recipe) -> None:
             f"{path}: {shown!r}: task {recipe.task!r} does not read it; leave it out"
             + (f" ({instead})" if instead else "")
         )
+    for name in (field.name for field in dataclasses.fields(LossSpec)):
+        if (value := getattr(recipe.loss, name)) != getattr(LossSpec(), name):
+            raise ConfigError(
+                f"loss.{name}: {value!r}: task {recipe.task!r} does not read it, since its losses"
+                " belong to its head; leave it out"
+            )
 
 
 def recompute_norms(net: ImageClassifier, stream: DetectStream, recipe: Recipe) -> None:

@@ -178,7 +178,7 @@ def time_step(recipe: Recipe, stream: TrainStream, device: torch.device) -> floa
     state = new_state(model, recipe, TIMED_STEPS + 1)
     precision = environment.pick_precision(recipe.precision, device)
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-    loss_fn = classification_loss(recipe.label_smoothing)
+    loss_fn = classification_loss(recipe.loss)
     batches, forward = stream.batches(), DataParallelModel(model, ProcessGroup())
     start = 0.0
     while state.step <= TIMED_STEPS:
