@@ -65,7 +65,7 @@ class ClassificationTask:
         self.data_name, self.summary = splits.name, splits.summary
         assert splits.fingerprint is not None
         self.split_report = SetReport(
-            splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
+            splits.fingerprint, splits.changes, splits.overlaps, resumed, splits.checked
         )
         self.class_weights = (
             None
@@ -94,7 +94,7 @@ class ClassificationTask:
         splits = open_data(recipe.data, source=parts.data, training=True)
         data = dataclasses.replace(recipe.data, value_range=splits.value_range)
         recipe = dataclasses.replace(recipe, data=data)
-        if data.augment.flip and (warning := mirror_warning(splits.classes)):
+        if warning := mirror_warning(splits.classes, data.augment):
             log.warning("%s", warning)
         weights = None if recipe.weights is None else read_weights(recipe.weights, recipe.model)
         if data.size is None and isinstance(splits.train, FileSplit):

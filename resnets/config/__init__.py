@@ -4,7 +4,7 @@ A `Recipe` is written into each run and each checkpoint and is enough to repeat 
 are data, not subclasses: a plain model differs from its residual twin in one field of `ModelSpec`.
 """
 
-from resnets.config.data import AugmentSpec, DataSpec, Preprocess
+from resnets.config.data import AugmentSpec, DataSpec, Preprocess, split_group
 from resnets.config.detect import DetectSpec
 from resnets.config.loss import LossSpec
 from resnets.config.model import Block, ModelSpec
@@ -59,6 +59,7 @@ __all__ = [
     "new_folder",
     "parse_duration",
     "replace_fields",
+    "split_group",
     "stored_recipe",
     "terminal",
     "to_dict",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,15 @@ class AugmentSpec:
         scale: [px or fraction] Range of the shorter side in px for crop "scale-jitter"; of the area
             fraction for "random-resized".
         flip: Mirror each image left to right with probability 0.5.
+        vertical_flip: Mirror each image top to bottom with probability 0.5, for images without an
+            up and down: microscopes, satellites.
+        rotate90: Turn each image by 0, 90, 180 or 270 degrees with equal probability.
+        color_jitter: [fraction] Brightness, contrast, saturation and hue: factors from
+            1 - v to 1 + v, hue by -v to v of the circle (at most 0.5), in random order
+            (torchvision's ColorJitter; Szegedy et al. 2015).
+        grayscale: [probability] Images that become gray (Chen et al. 2020).
+        blur: [probability] Images that are blurred by a Gaussian (Chen et al. 2020).
+        blur_sigma: [px] Range of its standard deviation.
         pca_color: [std] Standard deviation of the step along the principal components of the
             colors; 0 is off (Krizhevsky et al. 2012).
         policy: "rand" applies random operations (RandAugment, Cubuk et al. 2020, as in timm);
@@ -44,6 +54,12 @@ class AugmentSpec:
     pad: int = 4
     scale: tuple[float, float] = (0.35, 1.0)
     flip: bool = False
+    vertical_flip: bool = False
+    rotate90: bool = False
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    grayscale: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
     pca_color: float = 0.0
     policy: Literal["none", "rand", "trivial"] = "none"
     policy_ops: int = 2
@@ -78,8 +94,12 @@ class DataSpec:
         split_rule: "identity" draws each image by `split_seed` and its own path, so that images
             added later move no others; "rank" is the rule of earlier versions, by its index among
             the sorted files.
-        overlap: What to do if byte-identical images are both in training and held out: "refuse",
-            "leave-out" (of training), or "allow" and report.
+        group: Images that belong together, such as the frames of a video or the images of a
+            patient, and are all trained on or all held out: "column:NAME" is a column of the table
+            of labels, "regex:PATTERN" a regular expression, whose first group (or whole match) in
+            an image's path within the source names its group.
+        overlap: What to do if byte-identical images, or images of one group, are both in training
+            and held out: "refuse", "leave-out" (of training), or "allow" and report.
         normalize: Normalization of the input: subtract the mean image of the training set (the
             paper, section 3.4), or standardize each channel by the statistics of the training set
             or of ImageNet. Pretrained weights bring their own.
@@ -115,6 +135,7 @@ class DataSpec:
     test_fraction: float = 0.2
     split_seed: int = 0
     split_rule: Literal["identity", "rank"] = "identity"
+    group: str | None = None
     overlap: Literal["refuse", "leave-out", "allow"] = "refuse"
     normalize: Literal["per-pixel-mean", "channel", "imagenet"] = "channel"
     in_memory: Literal["auto", "always", "never"] = "auto"
@@ -135,6 +156,10 @@ class DataSpec:
         for name in ("val_fraction", "test_fraction", "max_unreadable"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is not in [0, 1)")
+        if self.group is not None:
+            split_group(self.group)
+            if self.split_rule != "identity":
+                raise ConfigError("data.group: needs data.split_rule 'identity'")
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ConfigError(
                 f"data.value_range: {self.value_range}: the first must be below the second"
@@ -148,9 +173,34 @@ class DataSpec:
             )
 
     @property
+    def group_column(self) -> str | None:
+        """The column of the table of labels that `group` names, if it names one."""
+        if self.group is None:
+            return None
+        kind, text = split_group(self.group)
+        return text if kind == "column" else None
+
+    @property
     def tested_at(self) -> int | None:
         """Pixels of the square the model sees at test time; None = as stored."""
         return self.test_size or self.size
+
+
+def split_group(group: str) -> tuple[Literal["column", "regex"], str]:
+    """Split "column:NAME" or "regex:PATTERN"; ConfigError for anything else."""
+    kind, _, text = group.partition(":")
+    if kind == "regex" and text:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ConfigError(f"data.group: {text!r} is no regular expression: {error}") from None
+        return "regex", text
+    if kind == "column" and text:
+        return "column", text
+    raise ConfigError(
+        f"data.group: {group!r}; write column:NAME for a column of the table of labels, or"
+        " regex:PATTERN for a pattern of paths"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

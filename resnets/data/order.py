@@ -23,6 +23,8 @@ STREAM_ORDER, STREAM_SPLIT, STREAM_FLIP = 0, 1, 2
 STREAM_CROP_Y, STREAM_CROP_X, STREAM_BLOCKS, STREAM_BUFFER = 3, 4, 5, 6
 STREAM_STEP = 7  # what a training step draws: dropout, sampled regions
 STREAM_JITTER, STREAM_COLOR, STREAM_RESIZED_CROP = 8, 16, 32  # the first of several each
+STREAM_VERTICAL, STREAM_TURN, STREAM_GRAYSCALE = 11, 12, 13
+STREAM_BLUR, STREAM_COLOR_JITTER = 14, 24  # the first of two, and of eight
 STREAM_MIX, STREAM_NOISE, STREAM_ERASE, STREAM_POLICY = 72, 80, 96, 128  # likewise
 
 STREAM_SUBSTITUTE = 1 << 20  # the first of as many as it takes to find a readable image

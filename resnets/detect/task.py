@@ -61,7 +61,7 @@ class DetectionTask:
         self.data_name, self.summary = splits.name, splits.summary
         assert splits.fingerprint is not None
         self.split_report = SetReport(
-            splits.fingerprint, splits.changes, splits.overlap, resumed, splits.checked
+            splits.fingerprint, splits.changes, splits.overlaps, resumed, splits.checked
         )
         self.monitor = "error"
         self.metadata: Mapping[str, Any] = {

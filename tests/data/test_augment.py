@@ -97,6 +97,10 @@ def test_without_augmentation_training_sees_what_evaluation_sees(images: torch.T
 
 def test_a_sample_does_not_depend_on_its_batch(images: torch.Tensor) -> None:
     spec = AugmentSpec(crop="pad", flip=True, pca_color=0.1, policy="rand", random_erase=0.5)
+    spec = replace(
+        spec, vertical_flip=True, rotate90=True, color_jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.2,
+        blur=0.5, blur_sigma=(0.1, 1.0),
+    )  # fmt: skip
     ids, epochs = np.arange(20), np.full(20, 2)
     together = augmented(spec, Preprocessor(PLAIN), images, epochs, ids)
     for row in (0, 13):
@@ -188,6 +192,10 @@ def test_resized_crop_takes_the_center_when_no_try_fits() -> None:
         (AugmentSpec(crop="random-resized", scale=(0.0, 2.0)), 3, "data.augment.scale"),
         (AugmentSpec(crop="pad", pad=-1), 3, "data.augment.pad"),
         (AugmentSpec(pca_color=0.1), 1, "data.augment.pca_color"),
+        (AugmentSpec(grayscale=0.1), 1, "data.augment.grayscale"),
+        (AugmentSpec(color_jitter=(0, 0, 0, 0.1)), 1, "data.augment.color_jitter"),
+        (AugmentSpec(color_jitter=(0, 0, 0, 0.6)), 3, "data.augment.color_jitter"),
+        (AugmentSpec(blur=1.0, blur_sigma=(2, 90)), 3, "data.augment.blur_sigma"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(

@@ -193,7 +193,7 @@ def test_scans_with_equal_margins_are_no_copies(tmp_path: Path) -> None:
     write_scans(tmp_path / "parts" / "train", 0, 6, benign=50, malignant=150)
     write_scans(tmp_path / "parts" / "test", 6, 3, benign=50, malignant=150)
     splits = open_data(replace(FILES, source=str(tmp_path / "parts")), training=True)
-    assert splits.overlap is None
+    assert not splits.overlaps
 
 
 def test_classes_of_which_nothing_is_held_out_are_said(

@@ -433,7 +433,7 @@ def test_copies_within_a_set_without_parts_are_no_overlap(tmp_path: Path) -> Non
     for path in sorted(tree.rglob("*.png")):
         shutil.copy(path, path.with_name(f"copy-{path.name}"))
     splits = opened(tree)
-    assert splits.overlap is None
+    assert not splits.overlaps
     for split in shares(splits):
         assert split == {path.replace("copy-", "") for path in split} | {
             path.replace("/", "/copy-") for path in split if "copy-" not in path

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from resnets.classification import ClassificationTask
-from resnets.config import replace_fields
+from resnets.config import AugmentSpec, replace_fields
 from resnets.data.transforms.augment import mirror_warning
 from resnets.recipes import recipe
 
@@ -24,7 +24,9 @@ from resnets.recipes import recipe
     ],
 )
 def test_classes_that_mirroring_changes(classes, warns):
-    assert (mirror_warning(classes) is not None) is warns
+    assert (mirror_warning(classes, AugmentSpec(flip=True)) is not None) is warns
+    assert (mirror_warning(classes, AugmentSpec(rotate90=True)) is not None) is warns
+    assert mirror_warning(classes, AugmentSpec()) is None
 
 
 @pytest.mark.parametrize("flip", [True, False])

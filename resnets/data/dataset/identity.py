@@ -6,7 +6,8 @@ arrays it is the hash of the pixels. Whether an image is held out is a pure func
 identity), so images that are added or removed later do not move the others.
 
 Byte-identical copies are on one side: they share the number that decides
-(`data.dataset.content_hash`).
+(`data.dataset.content_hash`). So are images of one group, where groups are given; the number
+follows from (seed, group) then.
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ def hold_out(
     test_fraction: float,
     seed: int,
     content: Keys | None = None,
+    groups: Keys | None = None,
 ) -> tuple[Rows, Rows, Rows]:
     """Rows for training, validation and test, each sorted, by the images' identities.
 
@@ -132,10 +134,12 @@ def hold_out(
     `test_fraction` are the test share, those from 1 - `val_fraction` on the validation share, so
     neither changes with the other's size. Every class holds out at least one image of each (the
     lowest, the highest) where it has enough, and keeps one for training. Images with equal keys in
-    `content` (0 = not known) are on one side.
+    `content` (0 = not known) are on one side, and so are those with equal keys in `groups`, which
+    then stand for the identities.
     """
-    groups = _groups(len(labels), ids, content)
-    luck = order.random_bits(seed, 0, ids[groups], order.STREAM_SPLIT)
+    ids = ids if groups is None else groups
+    joined = joined_rows(ids, content, groups)
+    luck = order.random_bits(seed, 0, ids[joined], order.STREAM_SPLIT)
     side = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -149,8 +153,8 @@ def hold_out(
         of[:tests] = 2
         of[len(numbers) - vals :] = 1
         side[rows] = of[group]
-    if content is not None:
-        _join_copies(side, groups, labels)
+    if content is not None or groups is not None:
+        _join_sides(side, joined, labels)
     train, val, test = (np.flatnonzero(side == each) for each in range(3))
     return train, val, test
 
@@ -159,21 +163,43 @@ def _share(fraction: float, drawn: int, left: int) -> int:
     return min(left - 1, max(1, drawn)) if fraction else 0
 
 
-def _groups(count: int, ids: Keys, content: Keys | None) -> Rows:
-    """(N,) for each image the row whose number decides: of equal ones that of the lowest id."""
-    own = np.arange(count)
-    if content is None:
-        return own
-    by_content = np.lexsort((ids, content))
-    ordered = content[by_content]
-    first = np.searchsorted(ordered, ordered)  # where the run of equal keys begins
-    found = np.empty(count, np.int64)
-    found[by_content] = by_content[first]
-    return np.where(content == 0, own, found)
+def joined_rows(ids: Keys, content: Keys | None, groups: Keys | None = None) -> Rows:
+    """(N,) for each image the row whose number decides: of equal ones that of the lowest id.
+
+    With groups, of all images that groups and copies connect.
+    """
+    if groups is not None:
+        return _lowest(_connected(groups, content), ids)
+    own = np.arange(len(ids))
+    return own if content is None else np.where(content == 0, own, _lowest(content, ids))
 
 
-def _join_copies(side: NDArray[np.int64], groups: Rows, labels: NDArray[np.int64]) -> None:
-    """Put copies that lie in several classes on one side, in place.
+def _connected(groups: Keys, content: Keys | None) -> Rows:
+    """(N,) a number for each image, equal for those that a chain of groups and copies connects."""
+    from scipy.sparse import coo_array  # deferred: slow to import
+    from scipy.sparse.csgraph import connected_components
+
+    names, group = np.unique(groups, return_inverse=True)
+    if content is None or not content.any():
+        return group
+    known = np.flatnonzero(content)
+    copies, copy = np.unique(content[known], return_inverse=True)
+    count = len(names) + len(copies)
+    edges = (np.ones(len(known), np.bool_), (group[known], len(names) + copy))
+    return connected_components(coo_array(edges, shape=(count, count)), directed=False)[1][group]
+
+
+def _lowest(numbers: Rows | Keys, ids: Keys) -> Rows:
+    """(N,) for each image the row of the lowest id among those of its number."""
+    by_number = np.lexsort((ids, numbers))
+    ordered = numbers[by_number]
+    found = np.empty(len(ids), np.int64)
+    found[by_number] = by_number[np.searchsorted(ordered, ordered)]
+    return found
+
+
+def _join_sides(side: NDArray[np.int64], groups: Rows, labels: NDArray[np.int64]) -> None:
+    """Put copies and groups that lie in several classes on one side, in place.
 
     Only the least of one image a class can have parted them. They are all held out, or all trained
     on where a class would otherwise have no training image.

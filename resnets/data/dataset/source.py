@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,7 +67,8 @@ class FilePart:
 
     ids: (N,) their identities, where those are not their paths below the class folders
     (`data.dataset.identity`). content: (N,) their content keys (`data.dataset.content_hash`), where
-    the source states them. stems: (N,) as ids, of the paths without suffix.
+    the source states them. stems: (N,) as ids, of the paths without suffix. groups: (N,) names of
+    the groups that they belong to, where a column of the set's table says them.
     """
 
     title: str
@@ -76,6 +77,7 @@ class FilePart:
     ids: NDArray[np.uint64] | None = None
     content: NDArray[np.uint64] | None = None
     stems: NDArray[np.uint64] | None = None
+    groups: Sequence[str] | None = None
 
     def open(
         self, rows: Rows, classes: tuple[str, ...], description: str, spec: DataSpec, training: bool

@@ -170,7 +170,8 @@ def _places(lane: NDArray[np.int64]) -> NDArray[np.int64]:
 class StreamPart:
     """A part of a stored set that is read in blocks; `where` as in `BlockFiles`, sorted.
 
-    block_size: images of the largest block, where the part has only some images of each.
+    block_size: images of the largest block, where the part has only some images of each. groups: as
+    of `FilePart`.
     """
 
     title: str
@@ -178,6 +179,7 @@ class StreamPart:
     where: NDArray[np.int64]
     labels: Rows
     block_size: int = 0
+    groups: Sequence[str] | None = None
 
     @property
     def files(self) -> BlockFiles:

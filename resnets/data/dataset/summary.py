@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class DataSummary:
     rarest: the class with the fewest training images, and how many; of what is `counted` where that
     is something else. left_out: texts with counts,
     by reason and suffix. links: links to folders that were followed. warnings: where what was
-    understood may be wrong; they are printed whole.
+    understood may be wrong; they are printed whole. grouped_by: what tells which images belong
+    together (`data.group`); groups: by role how many groups it has.
     """
 
     name: str
@@ -60,10 +61,14 @@ class DataSummary:
     notes: Sequence[str] = ()
     counted: str = "image"
     warnings: Sequence[str] = ()
+    grouped_by: str | None = None
+    groups: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self, width: int = WIDTH) -> list[str]:
         """The block as plain lines: classes, images, what was left out, links, notes, warnings."""
         entries = [("data", self._classes()), ("images", self._images())]
+        if self.grouped_by is not None:
+            entries.append(("groups", self._groups()))
         left_out = _some(self.left_out, SHOWN_REASONS, "reasons")
         entries += [("left out", left_out)] if left_out else []
         notes = _some(self.notes, SHOWN_NOTES, "notes", "; ")
@@ -87,6 +92,8 @@ class DataSummary:
             "splits": {
                 each.role: {"images": each.images, "origin": each.origin} for each in self.splits
             },
+            "grouped_by": self.grouped_by,
+            "groups": dict(self.groups),
             "left_out": list(self.left_out),
             "links_followed": self.links,
             "notes": list(self.notes),
@@ -107,6 +114,10 @@ class DataSummary:
             counted = f"training {self.counted}{'s' * (count != 1)}"
             text += f", rarest {_short(name)} with {count:,} {counted}"
         return text
+
+    def _groups(self) -> str:
+        counts = ", ".join(f"{ROLES[role]} {count:,}" for role, count in self.groups.items())
+        return f"by {printable(self.grouped_by or '')}: {counts}"
 
     def _images(self) -> str:
         return ", ".join(printable(each.said()) for each in self.splits) or "none"

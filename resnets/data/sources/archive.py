@@ -34,7 +34,12 @@ IMAGENET_TRAIN, IMAGENET_VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.t
 
 
 def open_tar(
-    archive: Path, source: str, *, streaming: bool, labels_from: str = "auto"
+    archive: Path,
+    source: str,
+    *,
+    streaming: bool,
+    labels_from: str = "auto",
+    group: str | None = None,
 ) -> Source | None:
     """The set in a tar, whichever of the three it is; None for one that cannot be streamed."""
     listing = list_archive(
@@ -46,7 +51,7 @@ def open_tar(
         return None
     if any(map(_is_tar, listing.paths)) and len(listing.paths) == len(listing.others):
         return open_tree(inside(listing), archive.name, source)
-    return open_tree(listing, archive.name, source, labels_from=labels_from)
+    return open_tree(listing, archive.name, source, labels_from=labels_from, group=group)
 
 
 def open_imagenet(folder: Path, name: str, truth: str | None) -> Source:

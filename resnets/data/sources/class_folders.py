@@ -58,10 +58,15 @@ class Tree:
 
 
 def open_tree(
-    listing: Listing, name: str, where: str, truth: str | None = None, labels_from: str = "auto"
+    listing: Listing,
+    name: str,
+    where: str,
+    truth: str | None = None,
+    labels_from: str = "auto",
+    group: str | None = None,
 ) -> Source:
     """The set of a folder or archive; see `read_tree`."""
-    return read_tree(listing, name, where, truth, labels_from).source
+    return read_tree(listing, name, where, truth, labels_from, group=group).source
 
 
 def read_tree(
@@ -71,13 +76,14 @@ def read_tree(
     truth: str | None = None,
     labels_from: str = "auto",
     quarantine: str | None = None,
+    group: str | None = None,
 ) -> Tree:
     """Sort the images of a folder or archive `where` into splits and classes, sorted by name.
 
     `truth`: file with the labels of a flat split, where it is not found beside it. `labels_from`:
-    see `layout.read_layout`. `quarantine`: the list in use. DataError: no images, no class folders,
-    a class without images, a class in validation or test that training lacks, or a layout that may
-    mean two things.
+    see `layout.read_layout`. `quarantine`: the list in use. `group`: the column of groups of a
+    table of labels. DataError: no images, no class folders, a class without images, a class in
+    validation or test that training lacks, or a layout that may mean two things.
     """
     if len(listing.paths) == len(listing.others):
         said = listing.left_out.said() + archives_within(listing.left_out)
@@ -93,7 +99,7 @@ def read_tree(
             check_distinct(split.class_folders, where)
 
     def flat(split: SplitRows) -> FlatLabels | None:
-        return flat_split_labels(split, layout, everything, where, truth)
+        return flat_split_labels(split, layout, everything, where, truth, group)
 
     training = _training(layout, where)
     if labels_from == "auto" and (alone := _in_one_folder(layout, everything, where)) is not None:
@@ -304,6 +310,7 @@ def _by_column(
     """The set of images alone whose table says which split each is in."""
     split_of = dict(zip(every.rows, own.splits, strict=True))
     label_of = dict(zip(every.rows, own.labels, strict=True))
+    group_of = dict(zip(every.rows, own.groups or own.labels, strict=True))
     layout.left_out.update({row: UNNAMED for row, split in split_of.items() if not split})
     splits = [
         replace(every, role=role, title=role, rows=rows)
@@ -315,7 +322,11 @@ def _by_column(
     parts = {
         str(split.role): numbered_part(
             split,
-            replace(own, labels=[label_of[row] for row in split.rows]),
+            replace(
+                own,
+                labels=[label_of[row] for row in split.rows],
+                groups=None if own.groups is None else [group_of[row] for row in split.rows],
+            ),
             classes,
             listing,
             by_place=False,

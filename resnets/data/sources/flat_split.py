@@ -40,7 +40,12 @@ def open_flat(
 
 
 def flat_split_labels(
-    split: SplitRows, layout: Layout, listing: Listing, where: str, truth: str | None
+    split: SplitRows,
+    layout: Layout,
+    listing: Listing,
+    where: str,
+    truth: str | None,
+    group: str | None = None,
 ) -> FlatLabels | None:
     """Labels of a split without class folders; None for test images, which may have none."""
     paths = [path for path in listing.paths if path not in listing.others]
@@ -51,7 +56,7 @@ def flat_split_labels(
     named = None if test and beside_flat_val else truth
     others = [[paths[row] for row in each.rows] for each in layout.splits if each is not split]
     try:
-        found = flat_labels(split, chosen, listing, where, named, others)
+        found = flat_labels(split, chosen, listing, where, named, others, group)
     except UnlabeledError as error:
         if not test:
             raise
@@ -113,7 +118,8 @@ def numbered_part(
         return f"{found.file}: the label of {listing.paths[split.rows[row]]}"
 
     labels = number_labels(found.labels, classes, place, by_place=by_place)
-    return FilePart(split.title, listing.files.take(np.array(split.rows, np.int64)), labels)
+    files = listing.files.take(np.array(split.rows, np.int64))
+    return FilePart(split.title, files, labels, groups=found.groups)
 
 
 def _no_labels(where: str, folder: str, paths: Sequence[str], folders: Sequence[str]) -> str:

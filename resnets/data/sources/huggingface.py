@@ -102,8 +102,10 @@ def is_tabular(path: Path) -> bool:
     return find_tabular(path) is not None
 
 
-def open_tabular(source: str) -> Source:
+def open_tabular(source: str, group: str | None = None) -> Source:
     """The set "hub:ORG/NAME[@REVISION][:CONFIG]", or of a file or folder.
+
+    group: name of the column of groups.
 
     Raises ConfigError for a malformed name, DataError for what cannot be fetched or read.
     """
@@ -123,7 +125,7 @@ def open_tabular(source: str) -> Source:
     tables = {}
     with reading(source):
         for title, part in parts.items():
-            columns = find_columns(part.features, name)
+            columns = find_columns(part.features, name, group)
             tables[title] = _table(part, columns)
 
     def part_of(piece: Piece) -> FilePart:
@@ -131,7 +133,7 @@ def open_tabular(source: str) -> Source:
         folder = root if root.is_dir() else root.parent
         title = part_name(name, piece.table)
         files = ArrowFiles(images.with_format("arrow"), title, piece.rows, folder)
-        return FilePart(piece.title, files, piece.labels)
+        return FilePart(piece.title, files, piece.labels, groups=piece.groups)
 
     found = from_tables(name, source, tables, part_of, left_out)
     if home is None:
@@ -142,10 +144,11 @@ def open_tabular(source: str) -> Source:
 
 def _table(part: Any, columns: Columns) -> Table:
     """Labels and marks of a part; the images are not read."""
-    names = [columns.label, *columns.marks]
-    stored = part.select_columns(names).with_format("arrow")[:]
+    names = [columns.label, *columns.marks, *([columns.group] if columns.group else [])]
+    stored = part.select_columns(list(dict.fromkeys(names))).with_format("arrow")[:]
     found = {name: stored.column(name).to_pylist() for name in names}
-    return Table(columns, found[columns.label], {name: found[name] for name in columns.marks})
+    marks = {name: found[name] for name in columns.marks}
+    return Table(columns, found[columns.label], marks, found.get(columns.group or ""))
 
 
 def _load(home: TabularFiles) -> dict[str, Any]:

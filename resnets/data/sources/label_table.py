@@ -33,15 +33,18 @@ REAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 MANY = 20  # different real numbers that are no classes
 
 
-def open_table(file: Path, name: str | None = None, root: Path | None = None) -> Source:
+def open_table(
+    file: Path, name: str | None = None, root: Path | None = None, *, group: str | None = None
+) -> Source:
     """The images that a table names, in one part or in those of its split column.
 
-    Paths are found from `root`, the table's folder unless it is given (`table_paths`). DataError
+    Paths are found from `root`, the table's folder unless it is given (`table_paths`). `group`:
+    name of the column of groups. DataError
     says in which line what is wrong: no such image, several labels, an unknown split.
     """
     root = file.parent if root is None else root
     paths = TablePaths(root)
-    table = open_table_file(file, paths.is_file, paths.is_known)
+    table = open_table_file(file, paths.is_file, paths.is_known, group=group)
     written = [] if table is None else list(table.rows())
     if not written:
         raise DataError(f"{file}: names no images; expected lines of path,label")
@@ -62,19 +65,29 @@ def open_table(file: Path, name: str | None = None, root: Path | None = None) ->
     by_split = {split: [row for row in rows if row.split == split] for split in splits}
     training = by_split["train"] if len(by_split) > 1 and "train" in by_split else rows
     classes = class_names(row.label for row in training)
-    parts = {split: _part(file, root, split, chosen, classes) for split, chosen in by_split.items()}
+    parts = {
+        split: _part(file, root, split, chosen, classes, grouped=table.columns.group is not None)
+        for split, chosen in by_split.items()
+    }
     source = by_role(name or file.name, classes, parts, str(file))
     return replace(source, notes=(*source.notes, said))
 
 
 def _part(
-    file: Path, root: Path, split: str, rows: Sequence[TableRow], classes: Sequence[str]
+    file: Path,
+    root: Path,
+    split: str,
+    rows: Sequence[TableRow],
+    classes: Sequence[str],
+    *,
+    grouped: bool,
 ) -> FilePart:
     labels = number_labels(
         [row.label for row in rows], classes, lambda place: f"{file}: line {rows[place].line}"
     )
     paths = [row.path for row in rows]
-    return FilePart(split, FolderFiles(root, paths), labels, ids=hash_names(paths))
+    groups = [row.group for row in rows] if grouped else None
+    return FilePart(split, FolderFiles(root, paths), labels, ids=hash_names(paths), groups=groups)
 
 
 def _as_classes(file: Path, rows: Sequence[TableRow]) -> Sequence[TableRow]:
@@ -129,7 +142,9 @@ SUFFIXES = (".csv", ".tsv")
 PLAIN_FOLDERS = IMAGE_FOLDERS | {"jpg", "jpeg", "jpegs", "png", "all"}
 
 
-def open_folder_table(folder: Path, listing: Listing, name: str) -> Source | None:
+def open_folder_table(
+    folder: Path, listing: Listing, name: str, group: str | None = None
+) -> Source | None:
     """The set that a table of the images of `folder` makes; None where there is no such table.
 
     Images that it does not name are counted as left out. Raises as `open_table`.
@@ -145,7 +160,7 @@ def open_folder_table(folder: Path, listing: Listing, name: str) -> Source | Non
             continue
         if inside and not tops and not table.columns.splits:
             return None  # labels alone
-        found = open_table(file, name, root=folder)
+        found = open_table(file, name, root=folder, group=group)
         return replace(found, left_out=_left_out(found, listing, images))
     return None
 

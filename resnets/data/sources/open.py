@@ -42,14 +42,20 @@ def find_source(spec: DataSpec) -> Source:
     path = Path(source).expanduser()
     if source.startswith(HUB) or (path.exists() and is_tabular(path)):
         where = source if source.startswith(HUB) else str(path)
-        return open_parquet(where) if streaming else open_tabular(where)
+        return (open_parquet if streaming else open_tabular)(where, spec.group_column)
     if path.is_dir() and (shards := open_shard_folder(path, streaming=streaming)) is not None:
         return shards
     if path.suffix.lower() in SPREADSHEETS and path.is_file():
         raise DataError(f"{source}: a spreadsheet; save its sheet as CSV (path,label)")
     stored = None
     if path.is_file() and not is_pack(path) and path.suffix.lower() not in TABLE_SUFFIXES:
-        stored = open_tar(path, source, streaming=streaming, labels_from=spec.labels_from)
+        stored = open_tar(
+            path,
+            source,
+            streaming=streaming,
+            labels_from=spec.labels_from,
+            group=spec.group_column,
+        )
     if stored is None and streaming:
         raise ConfigError(
             f"data.streaming: {source} is neither Parquet nor WebDataset nor on the Hub, and"
@@ -69,7 +75,7 @@ def _whole(source: str, path: Path, spec: DataSpec) -> Source:
     if source in ("cifar10", "cifar100"):
         return _cifar(fetch_cifar(source), source)
     if path.is_file():
-        return open_pack(path) if is_pack(path) else open_table(path)
+        return open_pack(path) if is_pack(path) else open_table(path, group=spec.group_column)
     if not path.is_dir():
         near = difflib.get_close_matches(source, NAMES, 1)
         hint = f"did you mean {near[0]}?" if near else f"known sets: {', '.join(NAMES)}"
@@ -90,10 +96,18 @@ def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
     Raises as `open_folder_table` and `read_tree`, which call the folder `spec.source`.
     """
     name = path.resolve().name
-    described = None if spec.ground_truth is not None else open_folder_table(path, listing, name)
+    described = None
+    if spec.ground_truth is None:
+        described = open_folder_table(path, listing, name, spec.group_column)
     if described is None:
         return read_tree(
-            listing, name, spec.source, spec.ground_truth, spec.labels_from, spec.quarantine
+            listing,
+            name,
+            spec.source,
+            spec.ground_truth,
+            spec.labels_from,
+            spec.quarantine,
+            spec.group_column,
         )
     return described_tree(described, listing)
 

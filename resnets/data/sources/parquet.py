@@ -39,7 +39,8 @@ FOOTERS_AT_ONCE = 16  # requests to the Hub that wait beside each other
 class _File:
     """A Parquet file, here or "hf://...", its footer, and labels, marks and paths of its rows.
 
-    name: what the identities of its images begin with; no other file has it.
+    name: what the identities of its images begin with; no other file has it. groups: the values of
+    the column of groups, where there is one.
     """
 
     url: str
@@ -48,6 +49,7 @@ class _File:
     labels: Sequence[Any]
     marks: Mapping[str, Sequence[Any]]
     paths: Sequence[str | None]
+    groups: Sequence[Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +95,10 @@ class RowGroups:
         ], "file and row"
 
 
-def open_parquet(source: str) -> Source:
+def open_parquet(source: str, group: str | None = None) -> Source:
     """The set of a Parquet file, a folder of them or "hub:ORG/NAME[@REVISION][:CONFIG]", streamed.
+
+    group: name of the column of groups.
 
     DataError where it is not of Parquet, or cannot be read or fetched.
     """
@@ -114,7 +118,7 @@ def open_parquet(source: str) -> Source:
         for title, found in urls.items():
             with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
                 features = list(pool.map(features_of, found))
-                columns[title] = find_columns(known or features[0], name)
+                columns[title] = find_columns(known or features[0], name, group)
                 check_same_classes(list(zip(found, features, strict=True)), columns[title].label)
                 read |= zip(
                     found,
@@ -162,7 +166,10 @@ def _names(urls: Sequence[str]) -> dict[str, str]:
 
 def _table(columns: Columns, files: Sequence[_File]) -> Table:
     marks = {name: [cell for file in files for cell in file.marks[name]] for name in columns.marks}
-    return Table(columns, [label for file in files for label in file.labels], marks)
+    groups = None
+    if columns.group is not None:
+        groups = [cell for file in files for cell in file.groups or ()]
+    return Table(columns, [label for file in files for label in file.labels], marks, groups)
 
 
 def _part(name: str, files: Sequence[_File], image: str, piece: Piece) -> StreamPart:
@@ -178,7 +185,8 @@ def _part(name: str, files: Sequence[_File], image: str, piece: Piece) -> Stream
     title = part_name(name, piece.table)
     blocks = RowGroups(title, files, np.array(groups), firsts, image)
     where = np.stack([block, place], 1)[piece.rows]
-    return StreamPart(piece.title, blocks, where, piece.labels, max(sizes, default=0))
+    largest = max(sizes, default=0)
+    return StreamPart(piece.title, blocks, where, piece.labels, largest, piece.groups)
 
 
 def builder_of(source: str) -> Any:
@@ -199,7 +207,8 @@ def features_of(url: str) -> Any:
 def _read(url: str, names: Mapping[str, str], columns: Columns) -> _File:
     parquet = _open(url)
     found: dict[str, Any] = {}
-    for column in (columns.label, f"{columns.image}.path", *columns.marks):
+    grouped = [columns.group] if columns.group else []
+    for column in (columns.label, f"{columns.image}.path", *columns.marks, *grouped):
         # Labels are missing of a test part where they are secret; paths where none were kept.
         known = column in parquet.schema_arrow.names or column in _leaves(parquet)
         values = parquet.read(columns=[column]).column(0).to_pylist() if known else None
@@ -207,7 +216,8 @@ def _read(url: str, names: Mapping[str, str], columns: Columns) -> _File:
     labels, cells = found[columns.label], found[f"{columns.image}.path"]
     paths = [cell.get("path") if isinstance(cell, Mapping) else None for cell in cells]
     marks = {column: found[column] for column in columns.marks}
-    return _File(url, names[url], parquet.metadata, labels, marks, paths)
+    groups = found.get(columns.group or "")
+    return _File(url, names[url], parquet.metadata, labels, marks, paths, groups)
 
 
 def _leaves(parquet: Any) -> set[str]:

@@ -75,7 +75,8 @@ LEAK = Kind(
 )  # fmt: skip
 NEAR_LEAK = Kind(
     "near-leak", "Near-copies in two parts",
-    "Looks like an image of a part that is kept apart: the same photograph saved or scaled again.",
+    "Looks like an image of a part that is kept apart: the same photograph saved or scaled again,"
+    " or another frame of one scene. data.group keeps images that belong together on one side.",
     "leak",
 )  # fmt: skip
 SAME_SOURCE = Kind(

@@ -84,8 +84,9 @@ def versions_apart(roles: Roles) -> list[str]:
     return [
         f"{len(sources) - len(counts):,} of {len(names):,} images are named as versions of another;"
         f" versions fall into training and held-out splits: {held} of the same source as a training"
-        f" image, such as {posixpath.basename(names[apart[0]])}; run `resnets data check` with"
-        " --leave-out same-source for a list of them"
+        f" image, such as {posixpath.basename(names[apart[0]])}; keep versions together with --set"
+        " data.group=regex:PATTERN, or run `resnets data check` with --leave-out same-source for a"
+        " list of them"
     ]
 
 

@@ -18,7 +18,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
 from resnets.data.sources.open import find_source
 from resnets.data.splits.check_record import KnownLeaks, known_to, source_listing
-from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.splits.fingerprint import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.image_versions import versions_apart
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import TITLES, Roles, Share, choose_roles
@@ -36,7 +36,7 @@ class Splits:
     summary: what was understood of the set; each split has it too.
     fingerprint: what a run remembers of them; None where the set was not opened for training.
     changes: how the set differs from the one that the run knew; None where it was not compared.
-    overlap: byte-identical images that are trained on and held out; None where there are none.
+    overlaps: byte-identical images, and groups, that are trained on and held out.
     recognized: whether it is the set that the run names, or was recognized by its images.
     value_range: as `DataSpec` has it, or as it was measured on the training images.
     checked: what `resnets data check` found before, where the set was opened for training.
@@ -50,7 +50,7 @@ class Splits:
     summary: DataSummary
     fingerprint: Fingerprint | None = None
     changes: Changes | None = None
-    overlap: Overlap | None = None
+    overlaps: Sequence[Overlap] = ()
     recognized: bool = True
     value_range: Levels | None = None
     checked: KnownLeaks | None = None
@@ -90,8 +90,8 @@ def open_data(
     was trained on is held out. other: the source is not the one that the run names; unless `known`
     tells that it is the same set at another place, only images that were trained on are taken out
     of its held-out splits, and with `whole` nothing of it is held out.
-    training: a run trains on it. Byte-identical images of the training and a held-out split are
-    then treated as `spec.overlap` says.
+    training: a run trains on it. Byte-identical images, and groups, of the training and a held-out
+    split are then treated as `spec.overlap` says.
 
     DataError says what is missing, empty, damaged or of one class only, or which images are both
     trained on and held out.
@@ -100,7 +100,7 @@ def open_data(
     check_classes(source, 1 if other else 2)
     roles = choose_roles(source, spec, known, other=other, whole=whole)
     warnings = list(roles.label_conflicts()) if training else []
-    overlap = roles.settle_overlap() if training else None
+    overlaps = roles.settle_overlap() if training else []
     if training:
         roles.warn_of_absent()
         for line in roles.shortfalls():
@@ -150,7 +150,7 @@ def open_data(
         summary,
         roles.fingerprint() if training else None,
         changes,
-        overlap,
+        overlaps,
         recognized=not roles.other,
         value_range=levels,
         checked=known_to(roles, lambda: source_listing(source, spec.source)) if training else None,
@@ -174,6 +174,7 @@ def _summary(
     means = "rank" if spec.split_rule == "rank" else "identity"
     if means == "identity" and source.train.files is None:
         means = "pixels"
+    by = f"image {means}" if spec.group is None else "group"
     if source.val is not None:
         kept, listed = roles.kept_rows(VAL)
         shares["val"] = kept, origin_of(source.val)
@@ -187,7 +188,7 @@ def _summary(
         ("test", TEST, spec.test_fraction),
     ):
         if name not in shares and (share := roles.share(role)) is not None:
-            held = f"{fraction:.0%} held out by image {means}, seed {spec.split_seed}"
+            held = f"{fraction:.0%} held out by {by}, seed {spec.split_seed}"
             shares[name] = share.rows, held
             quarantined += share.quarantined
     if quarantined:
@@ -198,7 +199,8 @@ def _summary(
         notes=(*changed, *roles.shortfalls(), *source.notes, *notes),
         warnings=(*source.warnings, *warnings),
     )
-    return summarize(source, shares, out)
+    groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
+    return replace(summarize(source, shares, out), grouped_by=spec.group, groups=groups)
 
 
 def check_classes(source: Source, least: int) -> None:

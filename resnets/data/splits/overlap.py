@@ -1,4 +1,4 @@
-"""Byte-identical images in two splits: found before the first step."""
+"""Byte-identical images, or images of one group, in two splits: found before the first step."""
 
 from __future__ import annotations
 
@@ -21,34 +21,41 @@ class Overlap:
     those trained or validated on, validation images among those trained on.
 
     copies: by earlier role the places of such images. first: a pair, the held-out image first.
-    left_out: the copies are neither trained nor validated on.
+    left_out: the copies are neither trained nor validated on. group: where images are of one group
+    (`data.group`) in place of byte-identical.
     """
 
     counts: Mapping[int, int]
     copies: Mapping[int, Rows]
     first: tuple[RolePosition, RolePosition]
     left_out: bool = field(default=False)
+    group: str | None = None
 
     def refusal(self, source: str, held: str, seen: str) -> str:
         """The line for a run that does not begin: how many, the first pair, and the ways out."""
         return (
             f"{source}: {self} ({held} and {seen}), so its figures would say nothing about new"
-            " images; leave the copies out of training with --set data.overlap=leave-out, or keep"
-            " them with --set data.overlap=allow"
+            f" {'images' if self.group is None else 'groups'}; leave those out of training with"
+            " --set data.overlap=leave-out, or keep them with --set data.overlap=allow"
         )
 
     def __str__(self) -> str:
         """Such as "3 test images are byte-identical to images trained or validated on"."""
         return " and ".join(
-            f"{count:,} {NAMES[role]} {'image is' if count == 1 else 'images are'} byte-identical"
-            f" to {_before(role)}"
+            f"{count:,} {NAMES[role]} {'image is' if count == 1 else 'images are'}"
+            f" {_alike(self.group)} {_before(role)}"
             for role, count in self.counts.items()
         )
 
 
-def copied(role: int, count: int) -> str:
-    """What a protocol says of the images of a role that are in an earlier one too."""
-    return f"{count:,} of them byte-identical to {_before(role)}"
+def copied(role: int, count: int, group: str | None = None) -> str:
+    """What a protocol says of the images of a role that are, or whose group is, in an earlier one
+    too."""
+    return f"{count:,} of them {_alike(group)} {_before(role)}"
+
+
+def _alike(group: str | None) -> str:
+    return "byte-identical to" if group is None else f"in a group ({group}) with"
 
 
 def earlier(role: int) -> Sequence[int]:
@@ -60,10 +67,10 @@ def _before(role: int) -> str:
     return "images trained or validated on" if role == TEST else "training images"
 
 
-def find_overlap(contents: Mapping[int, Keys]) -> Overlap | None:
+def find_overlap(contents: Mapping[int, Keys], group: str | None = None) -> Overlap | None:
     """The images that are in two splits, by their content keys (0 = not known); None without any.
 
-    contents: content keys by role, of the roles that there are.
+    contents: content keys by role, of the roles that there are; with `group` the keys of groups.
     """
     counts: dict[int, int] = {}
     copies: dict[int, list[Rows]] = {}
@@ -86,4 +93,4 @@ def find_overlap(contents: Mapping[int, Keys]) -> Overlap | None:
     if first is None:
         return None
     joined = {role: np.unique(np.concatenate(rows)) for role, rows in copies.items()}
-    return Overlap(counts, joined, first)
+    return Overlap(counts, joined, first, group=group)

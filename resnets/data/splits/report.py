@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,13 @@ from resnets.data.splits.overlap import Overlap
 class SetReport:
     """fingerprint: the record that checkpoints keep. changes: how the set differs from the one
     that the resumed run knew; None for a new run, and where there was no record.
-    overlap: byte-identical images in two splits. resumed: whether a run is resumed. checked: what
-    `resnets data check` found in the set before; None where it was not checked.
+    overlaps: byte-identical images, and groups, in two splits. resumed: whether a run is resumed.
+    checked: what `resnets data check` found in the set before; None where it was not checked.
     """
 
     fingerprint: Fingerprint
     changes: Changes | None
-    overlap: Overlap | None
+    overlaps: Sequence[Overlap] = ()
     resumed: bool = False
     checked: KnownLeaks | None = None
 
@@ -38,9 +39,9 @@ class SetReport:
                 f"the set changed since the run was stopped: {self.changes}; images keep the split"
                 " they were in, and new ones are placed by the split rule"
             )
-        if self.overlap is not None:
-            how = "left out of training" if self.overlap.left_out else "data.overlap=allow"
-            notes.append(f"{self.overlap} ({how})")
+        for overlap in self.overlaps:
+            how = "left out of training" if overlap.left_out else "data.overlap=allow"
+            notes.append(f"{overlap} ({how})")
         if self.checked is not None:
             notes.append(self.checked.describe())
         unread = int((self.fingerprint.content == 0).sum())
@@ -58,9 +59,10 @@ class SetReport:
         found: dict[str, Any] = {"images": now}
         if self.resumed:
             found["changes"] = None if changes is None else dict(changes.counts)
-        if self.overlap is not None:
-            found["overlap"] = {ROLES[role]: n for role, n in self.overlap.counts.items()}
-            found["overlap_left_out"] = self.overlap.left_out
+        for overlap in self.overlaps:
+            name = "overlap" if overlap.group is None else "group_overlap"
+            found[name] = {ROLES[role]: n for role, n in overlap.counts.items()}
+            found[f"{name}_left_out"] = overlap.left_out
         if self.checked is not None:
             found["data_check"] = self.checked.to_json()
         return found

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnets.config import DataSpec
-from resnets.data.dataset.identity import hold_out, hold_out_by_rank
+from resnets.data.dataset.content_hash import Keys
+from resnets.data.dataset.identity import hold_out, hold_out_by_rank, joined_rows
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import Part, Rows, Source
@@ -26,6 +28,7 @@ from resnets.data.splits.fingerprint import (
     keys_of_part,
     rows_by_role,
 )
+from resnets.data.splits.groups import group_keys
 from resnets.data.splits.label_warnings import Labeled, label_conflicts, unmeasured_classes
 from resnets.data.splits.overlap import Overlap, copied, earlier, find_overlap
 
@@ -60,6 +63,7 @@ def held_out_rows(
         test_fraction=test,
         seed=spec.split_seed,
         content=keyed.content,
+        groups=group_keys(part, spec),
     )
 
 
@@ -98,6 +102,7 @@ class Roles:
         self._quarantine = Quarantine.of(spec)
         self._own: dict[int, Part | None] = {TRAIN: None, VAL: source.val}
         self._keys: dict[int, Keyed] = {}
+        self._groups: dict[int, Keys | None] = {}
         self._shares: dict[int, Share | None] = {}
 
     def is_known_set(self) -> bool:
@@ -144,8 +149,39 @@ class Roles:
         keys = self._keys_of(TRAIN)
         side = np.zeros(len(keys.ids), np.int64)
         side[rows[VAL]], side[rows[TEST]] = VAL, TEST
-        before = self.known.roles_of(keys)
+        before = self._with_groups(self.known.roles_of(keys), keys)
         return rows_by_role(np.where(before == NEW, side, before))
+
+    def _with_groups(self, before: NDArray[np.int8], keys: Keyed) -> NDArray[np.int8]:
+        """The roles (N,) images had before, new ones as the others of their group had it."""
+        groups = self._groups_of(TRAIN)
+        if groups is None:
+            return before
+        joined = joined_rows(groups, keys.content, groups)
+        least = np.full(len(before), len(TITLES), np.int8)
+        known = before != NEW
+        np.minimum.at(least, joined[known], before[known])
+        of_group = np.where(least == len(TITLES), NEW, least)[joined]
+        return np.where(known, before, of_group).astype(np.int8)
+
+    def _groups_of(self, role: int) -> Keys | None:
+        """The keys of the groups of the part that a role's images are in; None without groups."""
+        part = self._own_part(role)
+        place = TRAIN if part is None else role
+        if place not in self._groups:
+            self._groups[place] = group_keys(part or self.source.train, self.spec)
+        return self._groups[place]
+
+    def group_counts(self) -> dict[int, int]:
+        """How many groups each role has images of; of a test part only where it was opened."""
+        counts = {}
+        for role in (TRAIN, VAL, TEST):
+            if role == TEST and self.source.test is not None and TEST not in self._own:
+                continue
+            share, groups = self.share(role), self._groups_of(role)
+            if share is not None and groups is not None:
+                counts[role] = len(np.unique(groups[share.rows]))
+        return counts
 
     def share(self, role: int) -> Share | None:
         """The images of a role; None where there are none."""
@@ -272,19 +308,27 @@ class Roles:
             self.source.classes,
         )
 
-    def settle_overlap(self) -> Overlap | None:
-        """Treat byte-identical images of two splits as the recipe says; None where there are none.
+    def settle_overlap(self) -> list[Overlap]:
+        """Treat byte-identical images of two splits, and groups that are in both, as the recipe
+        says; an `Overlap` for either that there is.
 
         DataError names the first pair where they are refused.
         """
+        found = [self._settle(lambda role: self._keys_of(role).content)]
+        if (group := self.spec.group) is not None:
+            found.append(self._settle(self._groups_of, group))
+        return [each for each in found if each is not None]
+
+    def _settle(
+        self, keys_of: Callable[[int], Keys | None], group: str | None = None
+    ) -> Overlap | None:
+        """The same for images whose keys are equal."""
         shares = {role: self.share(role) for role in (TRAIN, VAL, TEST)}
-        found = find_overlap(
-            {
-                role: self._keys_of(role).content[share.rows]
-                for role, share in shares.items()
-                if share is not None
-            }
-        )
+        keys = {}
+        for role, share in shares.items():
+            if share is not None and (every := keys_of(role)) is not None:
+                keys[role] = every[share.rows]
+        found = find_overlap(keys, group)
         if found is None:
             return None
         if self.spec.overlap == "refuse":
@@ -292,12 +336,13 @@ class Roles:
             raise DataError(found.refusal(self.spec.source, *names))
         if self.spec.overlap == "leave-out":
             for role, places in found.copies.items():
-                note = f"{len(places):,} left out that are copies of held-out images"
+                what = "copies of held-out images" if group is None else "of held-out groups"
+                note = f"{len(places):,} left out that are {what}"
                 self._shares[role] = _noted(shares[role], note, places)
             return replace(found, left_out=True)
-        if self.known is None:  # else it was noted with what is known
+        if self.known is None or group:  # else it was noted with what is known
             for role, count in found.counts.items():
-                self._shares[role] = _noted(shares[role], copied(role, count))
+                self._shares[role] = _noted(shares[role], copied(role, count, group))
         return found
 
     def shortfalls(self) -> list[str]:
@@ -319,7 +364,7 @@ class Roles:
                 what = "no image is" if len(names) == len(counts) else f"of {_some(names)} none is"
                 lines.append(
                     f"{what} held out as {TITLES[role]} images: too few of a class, or copies of"
-                    " one another"
+                    f" one another{' or all of one group' if self.spec.group else ''}"
                 )
         return lines
 
@@ -369,6 +414,7 @@ def choose_roles(
         return roles
     if whole:
         spec = replace(spec, val_fraction=0.0, test_fraction=0.0)
+    spec = replace(spec, group=None)  # of another set's table or paths
     return Roles(source, spec, known, other=True, whole=whole, by_rank=by_rank)
 
 

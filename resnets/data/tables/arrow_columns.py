@@ -18,7 +18,15 @@ from resnets.data.dataset.source import Part, Rows, Source, by_role
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
 from resnets.data.layout.folder_names import split_role
-from resnets.data.tables.columns import GROUPS, LABELS, SPLITS, flag_role, plain, shown_names
+from resnets.data.tables.columns import (
+    GROUPS,
+    LABELS,
+    SPLITS,
+    find_name,
+    flag_role,
+    plain,
+    shown_names,
+)
 from resnets.data.tables.labels import ONE_LABEL, class_names, is_list, number_labels
 from resnets.data.tables.reader import open_table_bytes
 
@@ -39,25 +47,27 @@ class Columns:
     """Names of the two columns, and of the classes where the table says them.
 
     marks: columns that may say the split of each row, with the names of their values where a
-    ClassLabel has them. unused: all other columns.
+    ClassLabel has them. group: the column of `data.group`. unused: all other columns.
     """
 
     image: str
     label: str
     classes: tuple[str, ...]
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    group: str | None = None
     unused: tuple[str, ...] = ()
 
     def said(self, unused: Sequence[str], split: str = "") -> str:
         """What was taken for what, as of a text table."""
         words = [f"image: {self.image!r}", f"label: {self.label!r}"]
         words += [f"split: {split}"] if split else []
+        words += [f"group: {self.group!r}"] if self.group else []
         words += [f"not used: {shown_names(unused)}"] if unused else []
         return ", ".join(words)
 
 
-def find_columns(features: Mapping[str, Any], where: str) -> Columns:
-    """The columns of a table with `datasets`' `features`.
+def find_columns(features: Mapping[str, Any], where: str, group: str | None = None) -> Columns:
+    """The columns of a table with `datasets`' `features`; `group`: the name of that of groups.
 
     The image is the one Image feature, else the column of bytes called image, img, jpg or so; the
     label the one ClassLabel, else the column of numbers or names called label, cls or so. DataError
@@ -74,13 +84,17 @@ def find_columns(features: Mapping[str, Any], where: str) -> Columns:
         raise DataError(
             f"{where}: column {label} is {feature.dtype}; labels are names or whole numbers"
         )
+    names = list(features)
+    place = None if group is None else find_name(group, names)
+    grouped = None if place is None else names[place]
     marks = {
         name: tuple(getattr(feature, "names", None) or ())
         for name, feature in features.items()
-        if name not in (image, label) and _is_mark(name, feature)
+        if name not in (image, label, grouped) and _is_mark(name, feature)
     }
-    unused = tuple(name for name in features if name not in (image, label, *marks))
-    return Columns(image, label, tuple(getattr(feature, "names", None) or ()), marks, unused)
+    unused = tuple(name for name in features if name not in (image, label, grouped, *marks))
+    classes = tuple(getattr(feature, "names", None) or ())
+    return Columns(image, label, classes, marks, grouped, unused)
 
 
 def find_image_column(features: Mapping[str, Any], where: str) -> str:
@@ -136,20 +150,38 @@ def _shown(feature: Any) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """A part of a set: its columns, the label of each image as stored, and its `marks` so."""
+    """A part of a set: its columns, the label of each image as stored, and its `marks` so.
+
+    groups: the value of each in the column of groups, where there is one.
+    """
 
     columns: Columns
     labels: Sequence[Any]
     marks: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    groups: Sequence[Any] | None = None
+
+    def groups_of(self, rows: Rows, where: str) -> Sequence[str] | None:
+        """The names of the groups of `rows`; DataError where one has none."""
+        if self.groups is None:
+            return None
+        found = [self.groups[row] for row in rows.tolist()]
+        if None in found:
+            raise DataError(
+                f"{where}: row {rows[found.index(None)]}: no value in the column of groups,"
+                f" {self.columns.group!r}"
+            )
+        return list(map(str, found))
 
 
 class Piece(NamedTuple):
-    """Images of one split: what it is called, those `rows` of the table `table`, and labels."""
+    """Images of one split: what it is called, those `rows` of the table `table`, their labels, and
+    groups where a column says them."""
 
     title: str
     table: str
     rows: Rows
     labels: Rows
+    groups: Sequence[str] | None = None
 
 
 def from_tables(
@@ -196,7 +228,8 @@ def from_tables(
             continue
         if labels is None:
             raise DataError(f"{where}: has no labels: all are -1 or missing")
-        parts[split] = part(Piece(title, key, rows, labels))
+        groups = tables[key].groups_of(rows, _place(where, title))
+        parts[split] = part(Piece(title, key, rows, labels, groups))
     source = by_role(name, classes, parts, where)
     return replace(source, left_out=counted, notes=(*source.notes, *notes))
 

@@ -50,8 +50,8 @@ class Columns:
     """Where in a row the cells are, of `count`.
 
     label: None where only paths are wanted. flags: columns of true and false with the split that
-    true stands for. one_hot: columns of 0 and 1, one for each class, in place of a label. unused:
-    the names of the others.
+    true stands for. one_hot: columns of 0 and 1, one for each class, in place of a label. group:
+    the column of `data.group`. unused: the names of the others.
     """
 
     path: int
@@ -61,6 +61,7 @@ class Columns:
     header: tuple[str, ...] = ()
     flags: tuple[tuple[int, str], ...] = ()
     one_hot: tuple[int, ...] = ()
+    group: int | None = None
     unused: tuple[str, ...] = ()
 
     @property
@@ -88,6 +89,8 @@ class Columns:
         places = [] if self.split is None else [self.split]
         if places := [*places, *(place for place, _ in self.flags)]:
             words.append(f"split: {' and '.join(map(name, places))}")
+        if self.group is not None:
+            words.append(f"group: {name(self.group)}")
         if self.unused:
             words.append(f"not used: {shown_names(self.unused)}")
         return ", ".join(words)
@@ -129,13 +132,27 @@ PATHS, LABELS = tuple(map(plain, PATH_NAMES)), tuple(map(plain, LABEL_NAMES))
 SPLITS = tuple(map(plain, SPLIT_NAMES))
 
 
+def find_name(name: str, names: Sequence[str]) -> int | None:
+    """The place of a column called `name`: exactly, else in another case or spacing; or None."""
+    if name in names:
+        return list(names).index(name)
+    alike = [place for place, each in enumerate(names) if plain(each) == plain(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
 def find_columns(
-    sample: Rows, exists: Callable[[str], bool], where: str, *, labeled: bool = True
+    sample: Rows,
+    exists: Callable[[str], bool],
+    where: str,
+    *,
+    labeled: bool = True,
+    group: str | None = None,
 ) -> Columns:
     """The columns of a table that begins with the rows `sample`, a header among them or not.
 
-    `exists` says whether a cell names an image; `labeled`: whether a label is needed. DataError
-    where a column cannot be told.
+    `exists` says whether a cell names an image; `labeled`: whether a label is needed; `group`: the
+    name of the column of groups, which is none of the others. DataError where a column cannot be
+    told.
     """
     first, count = sample[0], len(sample[0])
     names = [plain(cell) for cell in first]
@@ -157,7 +174,8 @@ def find_columns(
         for place, name in enumerate(header)
         if place not in (path, split) and (role := flag_role(name)) is not None
     )
-    taken = {path, split, *(place for place, _ in flags)}
+    grouped = None if group is None else find_name(group, header)
+    taken = {path, split, grouped, *(place for place, _ in flags)}
     rest = [place for place in range(count) if place not in taken]
 
     def columns(label: int | None, one_hot: Sequence[int] = ()) -> Columns:
@@ -167,7 +185,7 @@ def find_columns(
             for place in (free if headed else ())
             if not _is_index(body, place, header) or is_suspicious(header[place])
         )
-        return Columns(path, label, split, count, header, flags, tuple(one_hot), unused)
+        return Columns(path, label, split, count, header, flags, tuple(one_hot), grouped, unused)
 
     if headed:
         for name in LABELS:

@@ -36,13 +36,14 @@ class FlatLabels:
 
     splits: that of each image, where the file says so and no folder does; an image that it does
     not name has neither label nor split then. said: which columns were taken for what, or how
-    labels without names were paired.
+    labels without names were paired. groups: the group of each image, where a column says it.
     """
 
     file: str
     labels: Sequence[str]
     splits: Sequence[str] = ()
     said: str = ""
+    groups: Sequence[str] | None = None
 
 
 class UnlabeledError(DataError):
@@ -61,11 +62,12 @@ def flat_labels(
     where: str,
     truth: str | None,
     others: Sequence[Sequence[str]] = (),
+    group: str | None = None,
 ) -> FlatLabels | None:
     """The labels of the images `paths` of a split without class folders; None where no file has
     them, as of a test split that a table of training images lies beside.
 
-    others: the images of each other split of the set.
+    others: the images of each other split of the set. group: name of the column of groups.
     DataError: a table that cannot be read, that lacks an image, that gives one several labels or
     another split than its folder does. UnlabelledError: one that need not be of these images: its
     rows may mean those of another split, or it has no labels and they are test images.
@@ -85,7 +87,7 @@ def flat_labels(
     place = listing.files.name(row)
     every = [*paths, *chain.from_iterable(others)]
     try:
-        table, known = _read(bytes(listing.files.read(row)), place, every)
+        table, known = _read(bytes(listing.files.read(row)), place, every, group)
     except DataError as error:
         if split.role == "test":  # a table of test images need not have labels
             raise UnlabeledError(str(error)) from error
@@ -113,7 +115,9 @@ def flat_labels(
     if table.columns.splits and split.role is not None:
         _check_role(place, split, found)
     splits = [row.split for row in found] if by_column else ()
-    return FlatLabels(place, [row.label for row in found], splits, table.said())
+    grouped = table.columns.group is not None
+    groups = [row.group for row in found] if grouped else None
+    return FlatLabels(place, [row.label for row in found], splits, table.said(), groups)
 
 
 def _check_truth(file: str, names: Sequence[str], others: Sequence[Sequence[str]]) -> None:
@@ -208,11 +212,11 @@ def _find(split: SplitRows, listing: Listing) -> int | None:
 
 
 def _read(
-    data: bytes, place: str, paths: Sequence[str]
+    data: bytes, place: str, paths: Sequence[str], group: str | None
 ) -> tuple[Table | None, dict[str, TableRow]]:
     """A table that labels some of `paths`, and its rows by their paths."""
     tails = {key for path in paths for key in _keys(path)}
-    table = open_table_bytes(data, place, lambda cell: _plain(cell) in tails)
+    table = open_table_bytes(data, place, lambda cell: _plain(cell) in tails, group=group)
     found: dict[str, TableRow] = {}
     for row in () if table is None else table.rows():
         check_one_label(row, place)

@@ -42,13 +42,14 @@ MARKS = (
 class TableRow:
     """One image: its line in the file, and path, label and split as they are written.
 
-    label, split: empty where the table has none. split is "train", "val" or "test".
+    label, split, group: empty where the table has none. split is "train", "val" or "test".
     """
 
     line: int
     path: str
     label: str = ""
     split: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,20 @@ class Table:
             said = f" ({label!r})" if label else ""
             raise DataError(f"{place}: no label{said}; remove the row, or name its class")
         split = split_of(cells, columns, place) if columns.splits else ""
-        return TableRow(line, path, label, split)
+        group = "" if columns.group is None else cells[columns.group]
+        if columns.group is not None and is_missing(group):
+            raise DataError(
+                f"{place}: no value in the column of groups, {columns.header[columns.group]!r}"
+            )
+        return TableRow(line, path, label, split, group)
 
     def warn_of_unused(self) -> None:
         """Warn of columns that look like splits or groups of images and were not used."""
         if names := self.columns.suspicious:
             log.warning(
                 "%s: %s %s not used, and may say which images belong together; images are held out"
-                " one by one unless a column called split, of train, val and test, says otherwise",
+                " one by one unless --set data.group=column:NAME names such a column, or a column"
+                " called split, of train, val and test, says otherwise",
                 self.place,
                 ", ".join(repr(printable(name)) for name in names),
                 "is" if len(names) == 1 else "are",
@@ -121,21 +128,26 @@ class Table:
 
 
 def open_table_file(
-    file: Path, *tests: Callable[[str], bool], labeled: bool = True
+    file: Path, *tests: Callable[[str], bool], labeled: bool = True, group: str | None = None
 ) -> Table | None:
     """How the table `file` is written; None where it has no rows.
 
     `tests` say whether a cell names an image, which tells columns and delimiters apart; the first
-    counts by which any does. DataError: it is no text, or its columns are not clear.
+    counts by which any does. `group`: name of the column of groups. DataError: it is no text, or
+    its columns are not clear.
     """
-    return _open(str(file), lambda: _reading(file), tests, labeled)
+    return _open(str(file), lambda: _reading(file), tests, labeled, group)
 
 
 def open_table_bytes(
-    data: bytes, place: str, *tests: Callable[[str], bool], labeled: bool = True
+    data: bytes,
+    place: str,
+    *tests: Callable[[str], bool],
+    labeled: bool = True,
+    group: str | None = None,
 ) -> Table | None:
     """The same of a table's bytes, of a member of an archive for one, that is called `place`."""
-    return _open(place, lambda: io.BytesIO(data), tests, labeled)
+    return _open(place, lambda: io.BytesIO(data), tests, labeled, group)
 
 
 def check_one_label(row: TableRow, place: str) -> None:
@@ -151,6 +163,7 @@ def _open(
     open_: Callable[[], IO[bytes]],
     tests: Sequence[Callable[[str], bool]],
     labeled: bool,
+    group: str | None,
 ) -> Table | None:
     with open_() as stream:
         encoding, text = _head(stream.read(HEAD))
@@ -160,7 +173,7 @@ def _open(
             break
     if not sample:
         return None
-    columns = find_columns(sample, exists, place, labeled=labeled)
+    columns = find_columns(sample, exists, place, labeled=labeled, group=group)
     return Table(place, open_, encoding, delimiter, columns)
 
 

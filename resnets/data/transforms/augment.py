@@ -22,6 +22,7 @@ from resnets.config import AugmentSpec, ConfigError
 from resnets.data import order
 from resnets.data.decode.decode import Box, Crop, grid_box, scaled_size
 from resnets.data.transforms.erase import Erase
+from resnets.data.transforms.photometric import Photometric, blur_size
 from resnets.data.transforms.policy import Policy
 from resnets.data.transforms.preprocess import Preprocessor, resized
 from resnets.ops.flip import flip_and_normalize
@@ -134,6 +135,8 @@ class BatchAugment:
         )
         means = preprocessor.spec.mean
         self._policy = None if spec.policy == "none" else Policy(spec, seed, means, bgr=self.bgr)
+        wanted = Photometric.wanted(spec)
+        self._photometric = Photometric(spec, seed, bgr=self.bgr) if wanted else None
         mean, scale = preprocessor.mean_and_scale(device)
         mean = mean.expand(channels, self.size, self.size).permute(1, 2, 0)
         self._mean = self._pad(mean).reshape(-1, channels)
@@ -151,22 +154,36 @@ class BatchAugment:
 
         Returns (B, C, size, size) float32 in channels_last memory; `size` None = the model's.
         """
-        if self._policy is not None:
-            padded = self._change(self._policy, padded, rows, epochs, ids)
+        if self._photometric is not None or self._policy is not None:
+            padded = self._change(padded, rows, epochs, ids)
             rows = torch.arange(len(ids))
-        images = self._crop(padded, rows, epochs, ids)
+        images = self._turn(self._crop(padded, rows, epochs, ids), epochs, ids)
         if self.spec.pca_color:
             images.add_(self._color_shift(epochs, ids)[:, :, None, None])
         images = resized(images, size or self.size)
         return images if self._erase is None else self._erase(images, epochs, ids)
 
-    def _change(
-        self, policy: Policy, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints
-    ) -> Tensor:
-        """The images `rows` (B,) of `padded`, changed by the policy: (B, S + 2 pad, ...)."""
+    def _change(self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
+        """The images `rows` (B,) of `padded`, changed in color and by the policy: (B, S + 2 pad,
+        ...)."""
         inside = slice(self.margin, self.margin + self.size)
         images = padded.index_select(0, self._here(rows))[:, inside, inside].contiguous()
-        return self._pad(policy(images, epochs, ids))
+        for changes in (self._photometric, self._policy):
+            images = images if changes is None else changes(images, epochs, ids)
+        return self._pad(images)
+
+    def _turn(self, images: Tensor, epochs: Ints, ids: Ints) -> Tensor:
+        """`images` (B, C, S, S), mirrored top to bottom and turned by right angles, in place."""
+        if self.spec.vertical_flip:
+            chosen = order.uniform(self.seed, epochs, ids, order.STREAM_VERTICAL) < 0.5
+            here = self._here(np.flatnonzero(chosen))
+            images[here] = images[here].flip(2)
+        if self.spec.rotate90:
+            turns = (order.uniform(self.seed, epochs, ids, order.STREAM_TURN) * 4).astype(np.int64)
+            for count in (1, 2, 3):
+                here = self._here(np.flatnonzero(turns == count))
+                images[here] = images[here].rot90(count, (2, 3))
+        return images
 
     def _crop(self, padded: Tensor, rows: Tensor, epochs: Ints, ids: Ints) -> Tensor:
         """Cropped, flipped and normalised: (B, C, size, size) at the model's size."""
@@ -256,7 +273,17 @@ def _check(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
     for name in ("mixup", "cutmix"):
         if getattr(spec, name) < 0:
             raise ConfigError(f"data.augment.{name}: alpha {getattr(spec, name)} must be 0 or more")
-    for name in ("random_erase", "mix_probability"):
+    if min(spec.color_jitter) < 0 or spec.color_jitter[3] > 0.5:
+        raise ConfigError(
+            f"data.augment.color_jitter: {spec.color_jitter} must be 0 or more, hue 0.5 at most"
+        )
+    if not 0 < spec.blur_sigma[0] <= spec.blur_sigma[1]:
+        raise ConfigError(f"data.augment.blur_sigma: {spec.blur_sigma} must be px above 0")
+    if spec.blur and blur_size(spec.blur_sigma[1]) // 2 >= size:
+        raise ConfigError(
+            f"data.augment.blur_sigma: {spec.blur_sigma[1]} px is too much for images of {size} px"
+        )
+    for name in ("random_erase", "mix_probability", "grayscale", "blur"):
         if not 0 <= getattr(spec, name) <= 1:
             raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be a share in 0..1")
     if not 0 <= spec.policy_magnitude <= 10:
@@ -268,29 +295,45 @@ def _check(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
             raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be 0 or more")
     if spec.repeats < 1:
         raise ConfigError(f"data.augment.repeats: {spec.repeats} must be 1 or more")
-    if spec.pca_color and preprocessor.spec.channels != 3:
-        raise ConfigError("data.augment.pca_color: grey images have no colour; set it to 0")
+    colored = {
+        "pca_color": spec.pca_color,
+        "grayscale": spec.grayscale,
+        "color_jitter": any(spec.color_jitter[2:]),
+    }
+    for name, asked in colored.items():
+        if asked and preprocessor.spec.channels != 3:
+            what = " (saturation and hue)" if name == "color_jitter" else ""
+            raise ConfigError(
+                f"data.augment.{name}{what}: needs RGB images, not"
+                f" {preprocessor.spec.channels} channels; set it to 0"
+            )
 
 
 SIDES = re.compile(r"left|right", re.IGNORECASE)
 OTHER = {"left": "right", "right": "left"}
 
 
-def mirror_warning(classes: Sequence[str]) -> str | None:
+def mirror_warning(classes: Sequence[str], spec: AugmentSpec) -> str | None:
     """One line where `classes` look as if mirrored training images were mislabelled, else None.
+
+    None, too, where `spec` neither mirrors nor turns images.
 
     That is where all of them are single letters or digits, or where two differ only in left and
     right.
     """
+    fields = [name for name in ("flip", "vertical_flip", "rotate90") if getattr(spec, name)]
+    if not fields:
+        return None
     if len(classes) > 1 and all(len(name) == 1 and name.isalnum() for name in classes):
         why = f"the classes ({classes[0]} to {classes[-1]}) look like letters or digits"
     elif pair := _sides(classes):
         why = f"the classes {pair[0]!r} and {pair[1]!r} are mirror images by name"
     else:
         return None
+    remedy = " ".join(f"--set data.augment.{name}=false" for name in fields)
     return (
-        f"{why}, and data.augment.flip mirrors half of the training images; if a mirrored image "
-        "does not show the same class, give --set data.augment.flip=false"
+        f"{why}, and training images are mirrored or turned; if such an image does not show the"
+        f" same class, give {remedy}"
     )
 
 

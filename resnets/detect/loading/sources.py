@@ -20,7 +20,7 @@ from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within
 from resnets.data.sources.builtin import fetch_voc
 from resnets.data.splits.check_record import KnownLeaks, known_to
-from resnets.data.splits.fingerprint import TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.splits.fingerprint import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.image_versions import versions_apart
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
@@ -49,7 +49,7 @@ class DetectionSplits:
     """A set, split. `test()` opens the test images, and nothing else does; None without any.
 
     summary: what was understood of the set; each split has it too.
-    fingerprint, changes, overlap, recognized, checked: as `data.Splits` has them.
+    fingerprint, changes, overlaps, recognized, checked: as `data.Splits` has them.
     """
 
     train: DetectionSplit
@@ -60,7 +60,7 @@ class DetectionSplits:
     summary: DataSummary
     fingerprint: Fingerprint | None = None
     changes: Changes | None = None
-    overlap: Overlap | None = None
+    overlaps: Sequence[Overlap] = ()
     recognized: bool = True
     checked: KnownLeaks | None = None
 
@@ -142,12 +142,14 @@ def open_detection(
         split = opener.split([images[row] for row in share.rows], roles.description(role))
         return replace(split, summary=summary)
 
-    overlap = roles.settle_overlap() if training else None
+    overlaps = roles.settle_overlap() if training else []
     rows = [
         [] if (share := roles.share(role)) is None else share.rows.tolist()
         for role in ((TRAIN, VAL) if sets.test else (TRAIN, VAL, TEST))
     ]
     summary = _summary(source, sets, train_part, val, rows, data, opener.notes)
+    groups = {ROLES[role]: count for role, count in roles.group_counts().items()}
+    summary = replace(summary, grouped_by=data.group, groups=groups)
     if training:
         summary = replace(summary, warnings=(*summary.warnings, *versions_apart(roles)))
     train = opened(TRAIN)
@@ -162,7 +164,7 @@ def open_detection(
         summary,
         roles.fingerprint() if training else None,
         roles.changes() if known is not None and not roles.other else None,
-        overlap,
+        overlaps,
         recognized=not roles.other,
         checked=known_to(roles, lambda: store_listing(source.store)) if training else None,
     )
@@ -179,7 +181,8 @@ def _summary(
 ) -> DataSummary:
     """What was understood, from the annotations alone."""
     means = "rank" if data.split_rule == "rank" else "identity"
-    held = f"held out by image {means}, seed {data.split_seed}"
+    by = f"image {means}" if data.group is None else "group"
+    held = f"held out by {by}, seed {data.split_seed}"
     splits = [SplitSummary("train", len(rows[0]), sets.train)]
     if val is not None:
         splits.append(SplitSummary("val", len(val.images), sets.val))

@@ -38,8 +38,8 @@ HEADS = {
 # Fields of DataSpec that these tasks read. Images are normalized as the weights were trained, else
 # as by ImageNet; "channel" is what a recipe says that says nothing.
 DATA_FIELDS = frozenset(
-    {"source", "val_fraction", "test_fraction", "split_seed", "split_rule", "overlap", "workers"}
-    | {"quarantine", "max_unreadable"}
+    {"source", "val_fraction", "test_fraction", "split_seed", "split_rule", "group", "overlap"}
+    | {"workers", "quarantine", "max_unreadable"}
 )
 NORMALIZE = ("channel", "imagenet")
 INSTEAD = {
