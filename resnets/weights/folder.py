@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import safetensors.torch
+import torch
 
 from resnets.config import (
     ConfigError,
@@ -73,14 +74,18 @@ def write_folder(
     out: Path,
     license: str | None,
     format: Literal["timm", "transformers"] = "timm",
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write `net` into the existing folder `out`, with its preprocessing and classes if known.
 
-    format: "timm", or "transformers" with its config and tensor names; both include ours.
+    format: "timm", or "transformers" with its config and tensor names; both include ours. dtype: of
+    the stored weights of convolutions and linear layers; None is the network's own.
     ConfigError if transformers has no such model.
     """
     theirs = published_name(net.spec)
     state = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
+    if dtype is not None:
+        state = {name: each.to(dtype) if each.dim() > 1 else each for name, each in state.items()}
     if format == "transformers":
         seen = None if net.preprocess is None else net.preprocess.spec
         config, processor = write_transformers(net.spec, seen, net.classes)

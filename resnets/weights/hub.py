@@ -1,8 +1,9 @@
-"""Published weights by name: torchvision's, timm's, any repository of the Hugging Face Hub.
+"""Published weights by name: ours, torchvision's, timm's, any repository of the Hugging Face Hub.
 
 Files are downloaded once and cached. Without a network, the error names the file to download
-elsewhere and where to put it. Files of torchvision are checked against the start of their SHA-256
-in their name, those of the Hub against the hash in its cache.
+elsewhere and where to put it. Our own files are checked against the SHA-256 in the index of the
+zoo, files of torchvision against its start in their name, those of the Hub against the hash in its
+cache.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from resnets.data.sources.builtin import why_away
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.utils import environment
+from resnets.weights import zoo
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import (
     CONFIG,
@@ -68,12 +70,33 @@ def is_library(source: str) -> bool:
 def read_library(source: str, spec: ModelSpec | None = None) -> Weights:
     """Published weights `LIBRARY:NAME`, for the model `spec` if given.
 
-    "torchvision:TAG" or "torchvision:NET.TAG", "timm:NET.TAG", "hub:ORG/NAME[@REVISION]" (or
-    "hf:"). Raises ConfigError for an unknown name, with the nearest one, or one of another model;
+    "resnets:DATA/NET", "torchvision:TAG" or "torchvision:NET.TAG", "timm:NET.TAG",
+    "hub:ORG/NAME[@REVISION]" (or "hf:"). Raises ConfigError for an unknown name, with the nearest one, or one of another model;
     WeightsError if they cannot be downloaded or are damaged.
     """
     library, _, name = source.partition(":")
     return LIBRARIES[library](name, spec)
+
+
+def _zoo(name: str, spec: ModelSpec | None) -> Weights:
+    """A model of this project's zoo, DATA/NET; the files of the package are verified, too."""
+    source, known = f"resnets:{name}", zoo.entries()
+    if name not in known:
+        hint = _nearest(name, known) or f"; known: {', '.join(known)}"
+        raise ConfigError(f"weights: {source}: no such model{hint}")
+    entry = known[name]
+    folder = entry.folder if entry.url is None else environment.cache() / "zoo" / name
+    for file, digest in entry.sha256.items():
+        if entry.url is not None:
+            _download(f"{entry.url}/{file}", folder / file, digest)
+        remedy = f"delete it and download {entry.url}/{file} again"
+        if entry.url is None:
+            remedy = "install resnets again"
+        _verify(folder / file, digest, remedy)
+    found = read_folder(folder, source)
+    if spec is not None and found.spec is not None:
+        _require_same(source, found.spec, spec)
+    return found
 
 
 def _torchvision(name: str, spec: ModelSpec | None) -> Weights:
@@ -127,31 +150,38 @@ def torchvision_file(url: str) -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / name
     promised = re.search(r"-([0-9a-f]{8,})\.", name)
     assert promised, f"{name}: torchvision names files after their hash"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file), promised[1], progress=False)
-        except OSError as error:
-            reason = getattr(error, "reason", None) or error.strerror or error
-            raise WeightsError(
-                f"cannot download {url} ({reason}); download it elsewhere and put it at {file}"
-            ) from None
-        except RuntimeError as error:
-            raise WeightsError(
-                f"{url}: the download is not that file ({error}); try again"
-            ) from None
-    _verify(file, promised[1], url)
+    _download(url, file, promised[1])
+    _verify(file, promised[1], f"delete it and download {url} again")
     return file
 
 
-def _verify(file: Path, promised: str, url: str) -> None:
-    """WeightsError unless the SHA-256 of `file` starts with `promised`."""
-    with open(file, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+def _download(url: str, file: Path, promised: str) -> None:
+    """Fetch `file` from `url` if it is not there; `promised` is the start of its SHA-256."""
+    if file.is_file():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(file), promised, progress=False)
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror or error
+        raise WeightsError(
+            f"cannot download {url} ({reason}); download it elsewhere and put it at {file}"
+        ) from None
+    except RuntimeError as error:
+        raise WeightsError(f"{url}: the download is not that file ({error}); try again") from None
+
+
+def _verify(file: Path, promised: str, remedy: str) -> None:
+    """WeightsError with the `remedy` unless the SHA-256 of `file` starts with `promised`."""
+    try:
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise WeightsError(f"{file}: is missing; {remedy}") from None
     if not digest.startswith(promised):
         raise WeightsError(
             f"{file}: damaged or another file (its SHA-256 starts with {digest[: len(promised)]}, "
-            f"not {promised}); delete it and download {url} again"
+            f"not {promised}); {remedy}"
         )
 
 
@@ -175,18 +205,23 @@ def _timm(name: str, spec: ModelSpec | None) -> Weights:
 
 
 def _matching(source: str, net: str, spec: ModelSpec | None) -> ModelSpec:
-    """Our spec of `net`; ConfigError where `spec`, which takes its weights, computes otherwise.
+    """Our spec of `net`; ConfigError where `spec`, which takes its weights, computes otherwise."""
+    name = catalog_name(net)
+    assert name is not None
+    published = catalog.spec(name)
+    if spec is not None:
+        _require_same(source, published, spec)
+    return published
+
+
+def _require_same(source: str, published: ModelSpec, spec: ModelSpec) -> None:
+    """ConfigError where `spec`, which takes weights of `published`, computes otherwise.
 
     A CIFAR stem may: the kernel is adapted. So may dilated stages and blurred subsampling, which
     are changes to a model that is trained on.
     """
-    name = catalog_name(net)
-    assert name is not None
-    published = catalog.spec(name)
-    if spec is None:
-        return published
     wanted = replace(spec, dilate=0, blur_pool=False)
-    if spec.stem == "cifar":
+    if spec.stem == "cifar" and published.stem == "imagenet":
         wanted = replace(wanted, stem="imagenet", stem_pool="padded")
     field = same_net(published, wanted)
     if field is not None:
@@ -194,7 +229,6 @@ def _matching(source: str, net: str, spec: ModelSpec | None) -> ModelSpec:
             f"weights: {source} is of a model with {field} {getattr(published, field)!r}, "
             f"{spec.name} here has {getattr(spec, field)!r}"
         )
-    return published
 
 
 def _hub(name: str, spec: ModelSpec | None) -> Weights:
@@ -255,7 +289,7 @@ def _fetch(source: str, repository: str, revision: str, by_hand: Path) -> Path:
         raise WeightsError(f"cannot download {url}/{MODEL} ({_first_line(error)})") from None
     hashed = model.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", hashed):
-        _verify(model.resolve(), hashed, f"{url}/{MODEL}")
+        _verify(model.resolve(), hashed, f"delete it and download {url}/{MODEL} again")
     return model.parent
 
 
@@ -273,6 +307,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 LIBRARIES: Mapping[str, Callable[[str, ModelSpec | None], Weights]] = {
+    "resnets": _zoo,
     "torchvision": _torchvision,
     "timm": _timm,
     "hub": _hub,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,16 +48,42 @@ def push(
     library has no such model or the Hub refuses.
     """
     net = load_model(where, options)
+    return publish(
+        net, find_result(Path(where)), to, license=license, private=private, format=format
+    )
+
+
+def publish(
+    net: ImageClassifier,
+    result: dict[str, Any],
+    to: str,
+    *,
+    license: str | None = None,
+    private: bool = False,
+    format: Layout = "timm",
+    dtype: torch.dtype | None = None,
+    notes: Sequence[str] = (),
+    place: str | None = None,
+) -> str:
+    """What `push` does, for a loaded model and the `result` of its run.
+
+    dtype: in which weights of convolutions and linear layers are stored; their values in `net` must
+    already be values of that type. notes: paragraphs for the card. place: what the card says to
+    load; default `to`.
+    """
     remote = to.startswith(HUB)
     if remote and not re.fullmatch(r"[\w.-]+/[\w.-]+", to.removeprefix(HUB)):
         raise ConfigError(f"--to {to}: write it as hub:ORG/NAME")
-    result = find_result(Path(where))
 
     def write(made: Path) -> None:
-        write_folder(net, made, license, "transformers" if format == "transformers" else "timm")
+        names: Literal["timm", "transformers"] = "timm"
+        if format == "transformers":
+            names = "transformers"
+        write_folder(net, made, license, names, dtype)
         if format in ("torchvision", "mmpretrain", "detectron2"):
             _write_state_dict(net, made / "model.pth", format)
-        (made / CARD).write_text(card(net, result, to, license), encoding="utf-8")
+        text = card(net, result, to, license, notes=notes, place=place)
+        (made / CARD).write_text(text, encoding="utf-8")
         _compare(net, made)
 
     if remote:
@@ -98,8 +125,16 @@ def _checked(result: dict[str, Any], path: Path) -> dict[str, Any]:
     return result
 
 
-def card(net: ImageClassifier, result: dict[str, Any], to: str, license: str | None) -> str:
-    """README.md: metrics with their protocol, usage, preprocessing, recipe and license."""
+def card(
+    net: ImageClassifier,
+    result: dict[str, Any],
+    to: str,
+    license: str | None,
+    *,
+    notes: Sequence[str] = (),
+    place: str | None = None,
+) -> str:
+    """README.md: notes, metrics with their protocol, usage, preprocessing, recipe and license."""
     theirs = published_name(net.spec)
     seen = net.preprocess.spec
     name = to.removeprefix(HUB).rstrip("/").rpartition("/")[2]
@@ -120,7 +155,8 @@ def card(net: ImageClassifier, result: dict[str, Any], to: str, license: str | N
         initial=net.recipe.weights if net.recipe is not None else None,
         origin=net.origin,
         toml=to_toml(net.recipe) if net.recipe is not None else "",
-        place=to if remote else name,
+        notes=notes,
+        place=place or (to if remote else name),
         timm_place=f"hf_hub:{to.removeprefix(HUB)}" if remote else f"local-dir:{name}",
         license=license,
     )

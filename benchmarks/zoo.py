@@ -1,0 +1,128 @@
+"""Add the network of a run to the models that ship with the package, as resnets:DATA/NET.
+
+    python benchmarks/zoo.py RUN digits/cifar-resnet20 --data digits \
+        --command "resnets train digits" --license MIT --note "..."
+
+Weights of convolutions and linear layers are rounded to float16, the rounded network is measured
+anew on the run's test images, and its folder (weights, config.json, model card) is written to
+resnets/weights/zoo/DATA/NET, with its SHA-256 and figures in the index. With --url the folder goes
+to --out instead, to be uploaded to that URL.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+import resnets
+from resnets.config import dump_json
+from resnets.evaluate.measure import Measurement
+from resnets.models import ImageClassifier
+from resnets.weights import zoo
+from resnets.weights.push import CARD, publish
+
+DTYPE = torch.float16
+LIMIT = 8 << 20  # bytes of a model in the package
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run")
+    parser.add_argument("name", help="DATA/NET")
+    parser.add_argument("--data", required=True, help="where the run's data are")
+    parser.add_argument("--command", required=True, help="what trained it")
+    parser.add_argument("--license", required=True, help="of the weights, as named on the Hub")
+    parser.add_argument("--note", action="append", default=[], help="paragraph for the card")
+    parser.add_argument("--url", help="folder that larger files are downloaded from")
+    parser.add_argument("--out", type=Path, default=zoo.FOLDER)
+    args = parser.parse_args()
+    entry = add(
+        args.run,
+        args.name,
+        data=args.data,
+        command=args.command,
+        license=args.license,
+        notes=args.note,
+        url=args.url,
+        out=args.out,
+    )
+    print(f"{entry.name}: {entry.top1_error:.2f}% ({entry.protocol})")
+
+
+def add(
+    run: str,
+    name: str,
+    *,
+    data: str,
+    command: str,
+    license: str,
+    notes: list[str],
+    url: str | None = None,
+    out: Path = zoo.FOLDER,
+    index: Path = zoo.FOLDER,
+) -> zoo.ZooEntry:
+    """Write the model's folder below `out`, and its entry into the index in the folder `index`."""
+    net = round_weights(resnets.load(run))
+    net.origin = f"resnets:{name}"
+    measured = resnets.evaluate(net, data, precision="float32", quiet=True)
+    assert isinstance(measured, Measurement)
+    net = net.to(memory_format=torch.contiguous_format)  # as files are loaded, for equal outputs
+    figures = measured.evaluation
+    assert net.recipe is not None
+    source = name.partition("/")[0]  # not a path of the machine that trained it
+    net.recipe = dataclasses.replace(
+        net.recipe, data=dataclasses.replace(net.recipe.data, source=source), checkpoint_url=None
+    )
+    result = {"data": source, "test": figures.to_json()}
+    said = [
+        f"Trained with `{command}` (resnets {resnets.__version__}).\n"
+        "Weights of convolutions and linear layers are stored as float16; the results are those of "
+        "the stored\nweights.",
+        *notes,
+    ]
+    folder = out / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    publish(
+        net, result, str(folder), license=license, dtype=DTYPE, notes=said, place=net.origin
+    )
+    digests = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.name != CARD
+    }
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    if url is None and size > LIMIT:
+        raise SystemExit(f"{name}: {size:,} bytes are too many for the package; give --url")
+    entry = zoo.ZooEntry(
+        name=name,
+        sha256=digests,
+        url=url,
+        top1_error=figures.top1_error,
+        examples=figures.examples,
+        protocol=figures.protocol,
+        data=source,
+        command=command,
+        license=license,
+    )
+    path = index / zoo.INDEX
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    fields = dataclasses.asdict(entry)
+    known[fields.pop("name")] = fields
+    dump_json(dict(sorted(known.items())), path)
+    return entry
+
+
+def round_weights(net: ImageClassifier) -> ImageClassifier:
+    """`net` with the values that are stored."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(parameter.to(DTYPE))
+    return net
+
+
+if __name__ == "__main__":
+    main()
