@@ -85,9 +85,7 @@ def add(
     ]
     folder = out / name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    publish(
-        net, result, str(folder), license=license, dtype=DTYPE, notes=said, place=net.origin
-    )
+    publish(net, result, str(folder), license=license, dtype=DTYPE, notes=said, place=net.origin)
     digests = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())

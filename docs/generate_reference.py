@@ -21,7 +21,7 @@ import tyro
 from docstring_parser import parse
 
 import resnets
-from resnets.cli.main import COMMANDS
+from resnets.cli.main import COMMANDS, module_name
 from resnets.config import aliases
 from resnets.config.recipe import Recipe
 
@@ -147,7 +147,7 @@ def commands_page() -> str:
 
 
 def _command_sections(name: str) -> Iterator[str]:
-    module = importlib.import_module(f"resnets.cli.{name}")
+    module = importlib.import_module(module_name(name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tyro's own parser is another by default
         parser = tyro.extras.get_parser(module.command, prog=f"resnets {name}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from resnets.api.evaluate import evaluate
     from resnets.api.export import export
     from resnets.api.predict import predict
+    from resnets.api.recompute_norm import recompute_norm
     from resnets.api.run import Run
     from resnets.api.train import train
     from resnets.config import (
@@ -72,6 +73,7 @@ __all__ = [
     "open_data",
     "predict",
     "recipes",
+    "recompute_norm",
     "study",
     "train",
 ]
@@ -99,6 +101,7 @@ lazy_exports(
         "open_data": "resnets.api.data",
         "predict": "resnets.api.predict",
         "recipes": "resnets.recipes",
+        "recompute_norm": "resnets.api.recompute_norm",
         "study": "resnets.study",
         "train": "resnets.api.train",
     },

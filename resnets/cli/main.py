@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "classify images, or detect objects in them",
     "features": "compute embeddings of images, and find nearest images",
     "serve": "serve models over HTTP, with a page to try them",
+    "recompute-norm": "average batch norm statistics over a training set",
     "push": "publish a model to a folder or the Hugging Face Hub",
     "export": "export a model to ONNX, OpenVINO or torch.export, verified",
     "study": "run a study: depth, shortcuts, responses, gradients, ...",
@@ -45,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def module_name(command: str) -> str:
+    """The module of a command."""
+    return f"resnets.cli.{command.replace('-', '_')}"
 
 
 def _dispatch(words: list[str]) -> int:
@@ -71,7 +77,7 @@ def _run(name: str, words: list[str]) -> int:
     from resnets.config import ConfigError, RemoteError
     from resnets.config.aliases import current_words
 
-    module = importlib.import_module(f"resnets.cli.{name}")
+    module = importlib.import_module(module_name(name))
     program = f"resnets {name}"
     if name in GROUPS and words and not words[0].startswith("-"):
         name = f"{name} {words[0]}"  # as errors call it
@@ -115,7 +121,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  {name:<16}{text}" for name, text in COMMANDS.items())
     return (
         "usage: resnets COMMAND ...\n\n"
         "Train, study and deploy deep residual networks (He et al., CVPR 2016).\n\n"

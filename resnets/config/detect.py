@@ -62,8 +62,8 @@ class DetectSpec:
         context: Append the features of the whole image to those of each region (the paper, appendix
             B).
         recompute_norm: Replace the running statistics of batch norms by averages over the detection
-            training set before training. The paper takes ImageNet's images instead (the paper,
-            appendix A).
+            training set, in padded batches, before training. This is not what the paper does:
+            `resnets recompute-norm` averages over the classifier's training set.
         rpn_batch_size: [anchors] Anchors sampled per image for the loss of the proposals (Ren et
             al. 2015).
         box_batch_size: [regions] Regions sampled per image for the loss of the boxes (Girshick

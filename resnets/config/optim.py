@@ -49,12 +49,13 @@ class ScheduleSpec:
         kind: "steps" multiplies by `gamma` at each of `milestones` (the paper, section 4.2);
             "cosine" and "linear" fall to `final`; "one-cycle" rises linearly over `warmup`, then
             falls linearly to `final`; "plateau" multiplies by `gamma` once the validation error has
-            not improved for `patience` evaluations (the paper, section 3.4).
+            not improved for more than `patience` evaluations (the paper, section 3.4).
         milestones: [fraction of the run] Where "steps" multiplies.
         gamma: [factor] Factor of "steps" and "plateau".
         warmup: [fraction of the run] Linear warm-up from 0, for every kind (Goyal et al. 2017).
         final: [factor of lr] Learning rate at the end.
-        patience: [evaluations] Evaluations without improvement, for "plateau".
+        patience: [evaluations] Evaluations in a row without improvement that "plateau" tolerates,
+            as torch's ReduceLROnPlateau does.
         hold_until_error: [percent] Train at `hold_factor` of the rate until the running training
             error falls below this, as for ResNet-110; None is off (the paper, section 4.2).
         hold_factor: [factor of lr] Learning rate until then.

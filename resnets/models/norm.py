@@ -7,12 +7,13 @@ and the two synchronized norms take their statistics from other batches than one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
+from torch.optim.swa_utils import update_bn
 
 from resnets.config import ModelSpec
 from resnets.models.layers import DropPath, add_shortcut
@@ -300,6 +301,15 @@ def without_norm(norm: nn.Module) -> nn.Module:
     """What is left of `norm` once it is folded into a convolution: addition and relu."""
     rest = IdentityAct(relu=norm.relu) if isinstance(norm, NormAct) else nn.Identity()
     return rest.train(norm.training)
+
+
+def recompute_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make the running statistics of all batch norms true averages over `batches` (B, C, H, W).
+
+    Means and variances of the batches are averaged with equal weights, in place of the moving
+    averages of training; nothing else changes.
+    """
+    update_bn(batches, model, next(model.parameters()).device)
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

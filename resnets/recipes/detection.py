@@ -70,14 +70,15 @@ def detect(net: str = "resnet50-fpn") -> Recipe:
 def detect_paper(net: str = "resnet101-c4") -> Recipe:
     """The paper's detector and its schedule for COCO (appendix A).
 
-    conv1 to conv4 shared, RoI pooling to 14 px, conv5 on each region, batch norms with statistics
-    averaged over a training set and then frozen, shorter side 600, 300 proposals, lr 1e-3 for
-    240k iterations and 1e-4 for 80k. Three things differ:
+    conv1 to conv4 shared, RoI pooling before conv5 (to 14 px; the paper does not say), conv5 on
+    each region, batch norms frozen, shorter side 600, 300 proposals, lr 1e-3 for 240k iterations
+    and 1e-4 for 80k. Three things differ, and each can be had as in the paper:
 
+    - the fixed batch norm statistics are those of the weights, which are moving averages in
+      torchvision's; the paper's are averages over the ImageNet training set: resnets recompute-norm
+      torchvision:resnet101.IMAGENET1K_V1 --data IMAGENET --out FIXED, then --set weights=FIXED;
     - proposals and regions learn together (approximate joint training) where the paper took four
       steps with batches of 8 (RPN) and 16 (Fast R-CNN) images; both see 16 a step here;
-    - the paper's statistics are those of the pretrained classifier on the ImageNet training set;
-      these are taken on the detection set, over padded batches;
     - resnet101 has its stride in the 3x3 ("v1.5"), as torchvision's weights have it; the paper's
       has it in the first 1x1 (--model resnet101-v1-c4, with weights of such a network).
 
@@ -98,7 +99,6 @@ def detect_paper(net: str = "resnet101-c4") -> Recipe:
             max_size=1000,
             anchor_sizes=(64, 128, 256, 512) if head == "c4" else (32, 64, 128, 256, 512),
             roi="pool" if head == "c4" else "align",
-            recompute_norm=spec.norm == "batch",
             box_batch_size=128,
             proposals=(2000, 300),
             nms_threshold=0.3,

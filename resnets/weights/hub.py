@@ -71,8 +71,8 @@ def read_library(source: str, spec: ModelSpec | None = None) -> Weights:
     """Published weights `LIBRARY:NAME`, for the model `spec` if given.
 
     "resnets:DATA/NET", "torchvision:TAG" or "torchvision:NET.TAG", "timm:NET.TAG",
-    "hub:ORG/NAME[@REVISION]" (or "hf:"). Raises ConfigError for an unknown name, with the nearest one, or one of another model;
-    WeightsError if they cannot be downloaded or are damaged.
+    "hub:ORG/NAME[@REVISION]" (or "hf:"). Raises ConfigError for an unknown name, with the nearest
+    one, or one of another model; WeightsError if they cannot be downloaded or are damaged.
     """
     library, _, name = source.partition(":")
     return LIBRARIES[library](name, spec)

@@ -1,6 +1,11 @@
 """Learning rates: the paper's milestones, scaling, plateau and the error-triggered warm-up."""
 
+import random
+
 import pytest
+import torch
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnets.config import ScheduleSpec
 from resnets.recipes import recipe
@@ -56,12 +61,32 @@ def test_warm_up_holds_until_the_error_falls_and_survives_a_restart():
     assert other.lr(0) == pytest.approx(0.1)
 
 
-def test_plateau_waits_then_divides():
-    plan = Schedule(ScheduleSpec(kind="plateau", patience=2, gamma=0.1), 0.1, 1000)
-    for error in (50.0, 40.0, 41.0):
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_plateau_lowers_the_rate_when_torch_does(patience):
+    spec = ScheduleSpec(kind="plateau", patience=patience, gamma=0.1)
+    plan = Schedule(spec, 0.1, 1000)
+    optimizer = SGD([torch.zeros(1)], lr=0.1)
+    theirs = ReduceLROnPlateau(optimizer, factor=0.1, patience=patience, threshold=0, eps=0)
+    generator = random.Random(patience)
+    for step in range(60):
+        error = float(generator.randint(1, 20))
         plan.observe_evaluation(error)
-    assert plan.lr(10) == pytest.approx(0.1)
-    plan.observe_evaluation(40.0)  # the second in a row that is no lower
-    assert plan.lr(11) == pytest.approx(0.01)
-    plan.observe_evaluation(30.0)
-    assert plan.best_error == 30.0
+        theirs.step(error)
+        assert plan.lr(step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        again = Schedule(spec, 0.1, 1000)
+        again.load_state_dict(plan.state_dict())
+        plan = again
+    assert plan.plateau_factor < 0.1
+
+
+def test_a_run_of_version_0_1_keeps_its_rule():
+    """It lowered the rate one evaluation earlier; its state has no patience."""
+    plan = Schedule(ScheduleSpec(kind="plateau", patience=2), 0.1, 1000)
+    plan.observe_evaluation(40.0)
+    old = plan.state_dict()
+    del old["patience"]
+    plan.load_state_dict(old)
+    for step in range(2):
+        assert plan.lr(step) == pytest.approx(0.1)
+        plan.observe_evaluation(41.0)
+    assert plan.lr(2) == pytest.approx(0.01)

@@ -139,5 +139,3 @@ def test_the_script_adds_a_run(digits_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "digits" / "tiny" / "model.safetensors"
     assert entry.sha256[file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert set(json.loads((tmp_path / "index.json").read_text())) == {"digits/tiny"}
-
-

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from resnets.diagrams.trace import format_count
 from resnets.models import ImageClassifier, cost
-from resnets.models.cost import PUBLISHED, Published
-from resnets.study.paper import CIFAR10, IMAGENET, PaperError
+from resnets.study.paper import CIFAR10, COSTS, IMAGENET, PaperCost, PaperError
 from resnets.utils.terminal import Console
 
+UNKNOWN = PaperCost("")  # of a model that the paper does not have
 # Tables keep to 80 columns, the width of a narrow terminal and of output that is piped.
 STYLE: dict[str, Any] = {
     "box": box.SIMPLE_HEAD,
@@ -161,9 +161,9 @@ def _totals(counted: cost.Cost, name: str, published: bool) -> Table:
     """Total parameters and multiply-adds, with the paper's figures if it has any."""
     multiply_adds = f"{counted.multiply_adds:,} ({format_count(counted.multiply_adds)})"
     # A v1.5 bottleneck model is compared with its v1 counterpart, the one in the paper.
-    source = f"{name}-v1" if f"{name}-v1" in PUBLISHED else name
-    paper, error = PUBLISHED.get(source, Published()), (CIFAR10 | IMAGENET).get(source)
-    if not published or (paper == Published() and error is None):
+    source = f"{name}-v1" if f"{name}-v1" in COSTS else name
+    paper, error = COSTS.get(source, UNKNOWN), (CIFAR10 | IMAGENET).get(source)
+    if not published or (paper is UNKNOWN and error is None):
         table = Table("total", "", **STYLE)
         table.add_row("parameters", f"{counted.parameters:,}")
         table.add_row("multiply-adds", multiply_adds)

@@ -118,7 +118,7 @@ class BatchAugment:
     """All that is done to whole batches on the device, but mixing.
 
     Padding is zero after the mean is subtracted, and the mean image is subtracted at each
-    pixel's own place, as the paper pads mean-subtracted images (section 4.2).
+    pixel's own place. The paper (section 4.2) does not say which comes first, padding or the mean.
     """
 
     def __init__(

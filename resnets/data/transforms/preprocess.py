@@ -102,7 +102,7 @@ class Preprocessor:
 def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
     """The preprocessing for a model of `channels` planes trained on `split`.
 
-    `spec.normalize`: "per-pixel-mean" subtracts the training set's mean image (He et al. 2016,
+    `spec.normalize`: "per-pixel-mean" subtracts the training set's mean image (the paper,
     section 4.2) and keeps the scale 0..1; "channel" brings each plane to mean 0, deviation 1;
     "imagenet" uses ImageNet's constants. A set that is not in memory is measured on 10,000 evenly
     spaced images at most (of a stream, its first). ConfigError when images differ in size and

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
-from torch.optim.swa_utils import update_bn
 
 from resnets.config import ConfigError, DataSpec, LossSpec, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
@@ -20,6 +19,7 @@ from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.models.weights import find_whole, fit_whole, follow, read_published
 from resnets.models import ImageClassifier, build
+from resnets.models.norm import recompute_statistics
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import open_checkpoint
 from resnets.weights.checkpoint.store_url import url_of
@@ -160,13 +160,11 @@ def check_unread_fields(recipe: Recipe) -> None:
 def recompute_norms(net: ImageClassifier, stream: DetectStream, recipe: Recipe) -> None:
     """Make the batch norms' statistics plain averages over one epoch of the training images.
 
-    Averages over batches, in place of the moving averages of training. After the paper's appendix
-    A, which takes them of the pretrained classifier on the ImageNet training set; these are of the
-    detection set, in batches padded to one size.
+    These are of the detection set, in batches padded to one size. The paper's (appendix A) are of
+    the classifier on the ImageNet training set: `resnets recompute-norm` computes those.
     """
     batches = -(-stream.examples // recipe.batch_size)
-    images = _images(stream, batches)
-    update_bn(images, net, next(net.parameters()).device)
+    recompute_statistics(net, _images(stream, batches))
 
 
 def _images(stream: DetectStream, batches: int) -> Iterator[Tensor]:

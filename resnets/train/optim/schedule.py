@@ -23,6 +23,7 @@ class Schedule:
         self.holding = spec.hold_until_error is not None
         self.running_error = 100.0
         self.plateau_factor, self.best_error, self.waited = 1.0, math.inf, 0
+        self.patience = spec.patience
 
     def lr(self, step: int) -> float:
         """Learning rate of update number `step` (0-based)."""
@@ -54,13 +55,14 @@ class Schedule:
     def observe_evaluation(self, error: float) -> None:
         """Record an evaluation's error (percent).
 
-        The plateau rule lowers the rate after `patience` evaluations in a row without improvement.
+        The plateau rule counts as torch's ReduceLROnPlateau does: `patience` evaluations in a row
+        without improvement are tolerated, and the next one lowers the rate.
         """
         if error < self.best_error:
             self.best_error, self.waited = error, 0
             return
         self.waited += 1
-        if self.spec.kind == "plateau" and self.waited >= self.spec.patience:
+        if self.spec.kind == "plateau" and self.waited > self.patience:
             self.plateau_factor *= self.spec.gamma
             self.waited = 0
 
@@ -72,12 +74,17 @@ class Schedule:
             "plateau_factor": self.plateau_factor,
             "best_error": None if math.isinf(self.best_error) else self.best_error,
             "waited": self.waited,
+            "patience": self.patience,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state_dict`."""
+        """Restore the result of `state_dict`.
+
+        Runs of version 0.1 lowered the rate at the `patience`-th evaluation, and go on like that.
+        """
         self.holding = state["holding"]
         self.running_error = state["running_error"]
         self.plateau_factor = state["plateau_factor"]
         self.best_error = math.inf if state["best_error"] is None else state["best_error"]
         self.waited = state["waited"]
+        self.patience = state.get("patience", self.spec.patience - 1)

@@ -1,0 +1,95 @@
+"""`resnets.recompute_norm`: true-average batch norm statistics of a trained classifier."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from os import PathLike, fspath
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from resnets.api.weights import Weights, path_or_model
+from resnets.config import ConfigError
+from resnets.data import eval_batches, order
+from resnets.data.dataset.summary import announce
+from resnets.evaluate.match import open_split
+from resnets.evaluate.prepare import to_device, with_progress
+from resnets.models import ImageClassifier
+from resnets.models.norm import BATCH_NORMS, recompute_statistics
+from resnets.weights.checkpoint.format import task_of
+from resnets.weights.folder import save_net
+from resnets.weights.load import LoadOptions, load_model
+
+log = logging.getLogger("resnets")
+
+
+def recompute_norm(
+    weights: Weights,
+    data: str | PathLike[str] | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    model: str | None = None,
+    batch_size: int = 256,
+    device: str = "auto",
+    quiet: bool = False,
+) -> ImageClassifier:
+    """A classifier whose batch norms have statistics averaged over its training set.
+
+        net = resnets.recompute_norm("runs/imagenet-paper-1", out="fixed")
+
+    Running statistics are moving averages of the last training steps. The paper (appendix A), and
+    the models that its authors released, have true averages instead: the trained classifier reads
+    the training set once, and the means and variances of the batches are averaged. Detectors then
+    keep them fixed. Here each training image is read once in random order (seed 0), preprocessed as
+    at test (no augmentation), in float32, in batches of nearly equal size; each batch is normalized
+    by its own statistics on the way. The paper does not say which crops it averages over.
+
+    Args:
+        weights: A run, checkpoint, file in a known format, published weights or a loaded model.
+        data: Data set as for `resnets.train`; default: what the run was trained on. Its training
+            images are read, and their classes do not matter.
+        out: New folder for the model, as `ImageClassifier.save` writes it.
+        model: Catalog name of weights that do not state their architecture.
+        batch_size: Most images of a batch (the paper's is 256).
+        device: auto, cpu, cuda, cuda:1, mps.
+        quiet: Print nothing.
+
+    Unreadable images are left out and logged. Raises ConfigError for a detector, a model without
+    batch norms and a batch size below 2, DataError, CheckpointError and WeightsError.
+    """
+    given = path_or_model(weights)
+    if batch_size < 2:
+        raise ConfigError(f"--batch-size {batch_size}: statistics need at least 2 images")
+    if isinstance(given, str):
+        if (task := task_of(given)) != "classify":
+            raise ConfigError(f"{given}: is for task {task}; give the classifier it starts from")
+        net = load_model(given, LoadOptions(model=model), "body")
+    else:
+        net = copy.deepcopy(given).eval()
+    if not any(isinstance(module, BATCH_NORMS) for module in net.modules()):
+        raise ConfigError(f"{net.origin}: {net.spec.name} has no batch norms")
+    split = open_split(net, None if data is None else fspath(data), "train")
+    if len(split) < 2:
+        raise ConfigError(f"{split.description}: {len(split)} image; statistics need at least 2")
+    if not quiet:
+        announce(split)
+    chosen, _ = to_device(net, device, "float32")
+    rows = order.permutation(len(split), 0, 0).tolist()
+    size = -(-len(rows) // -(-len(rows) // batch_size))
+
+    def images() -> Iterator[Tensor]:
+        for batch in eval_batches(split, net.preprocess, size, chosen, rows=rows):
+            assert isinstance(batch.images, Tensor)
+            yield batch.images
+
+    recompute_statistics(net, with_progress(images(), len(split), len, hidden=quiet))
+    for message in split.unreadable.messages:
+        log.warning("left out: %s", message)
+    net.to("cpu").to(memory_format=torch.contiguous_format)
+    net.origin = f"{net.origin}, batch norm averaged over {split.description}"
+    if out is not None:
+        save_net(net, Path(out))
+    return net

@@ -1,0 +1,78 @@
+"""`resnets recompute-norm`: statistics against a loop of our own, and the folder it writes."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import resnets
+from resnets.cli.main import main
+from resnets.config import ConfigError
+from resnets.data import eval_batches, order
+from resnets.evaluate.match import open_split
+
+SIZE = 160
+
+
+def averaged(run: Path, size: int) -> dict[str, torch.Tensor]:
+    """Means over the batches, each read with momentum 1."""
+    net = resnets.load(run)
+    split = open_split(net, None, "train")
+    rows = order.permutation(len(split), 0, 0)
+    found: dict[str, list[torch.Tensor]] = {}
+    net.train()
+    for part in np.array_split(rows, -(-len(rows) // size)):
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        for batch in eval_batches(
+            split, net.preprocess, len(part), torch.device("cpu"), 0, part.tolist()
+        ):
+            with torch.no_grad():
+                net(batch.images)
+        for name, buffer in net.named_buffers():
+            if "running" in name:
+                found.setdefault(name, []).append(buffer.clone())
+    return {name: torch.stack(each).mean(0) for name, each in found.items()}
+
+
+@pytest.fixture(scope="module")
+def fixed(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("norm") / "fixed"
+    words = ["recompute-norm", str(digits_run), "--out", str(out), "--batch-size", str(SIZE)]
+    assert main(words) == 0
+    return out
+
+
+def test_statistics_are_averages_over_the_training_images(digits_run: Path, fixed: Path) -> None:
+    before, after = resnets.load(digits_run).state_dict(), resnets.load(fixed)
+    expected = averaged(digits_run, SIZE)
+    assert expected
+    for name, value in after.state_dict().items():
+        if name in expected:
+            torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+            assert not torch.equal(value, before[name])
+        elif "num_batches" not in name:
+            assert torch.equal(value, before[name])
+    assert after.classes == resnets.load(digits_run).classes
+    assert after.recipe.data.source == "digits"
+
+
+def test_the_loaded_model_that_is_given_stays_as_it_is(digits_run: Path, fixed: Path) -> None:
+    net = resnets.load(digits_run)
+    before = copy.deepcopy(net.state_dict())
+    found = resnets.recompute_norm(net, "digits", batch_size=SIZE, quiet=True)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    for name, value in resnets.load(fixed).state_dict().items():
+        torch.testing.assert_close(value, found.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_has_no_statistics_is_refused(digits_run: Path) -> None:
+    with pytest.raises(ConfigError, match="batch-size"):
+        resnets.recompute_norm(str(digits_run), batch_size=1)
+    vgg = resnets.create_model("vgg11", num_classes=10)
+    with pytest.raises(ConfigError, match="no batch norms"):
+        resnets.recompute_norm(vgg, "digits")
