@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from resnets.utils.errors import ConfigError
 
-Block = Literal["basic", "bottleneck", "preact-basic", "preact-bottleneck", "vgg"]
+Block = Literal[
+    "basic",
+    "bottleneck",
+    "preact-basic",
+    "preact-bottleneck",
+    "relu-preact-basic",
+    "relu-preact-bottleneck",
+    "norm-after-add-basic",
+    "norm-after-add-bottleneck",
+    "relu-before-add-basic",
+    "relu-before-add-bottleneck",
+    "vgg",
+]
+BranchScale = Literal["rsqrt-depth", "skipinit", "rezero", "fixup"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +31,32 @@ class ModelSpec:
     Attributes:
         name: Name shown in reports and stored with the weights; decides nothing.
         block: Building block. "basic" is two 3x3 convolutions and "bottleneck" 1x1, 3x3, 1x1 (the
-            paper, Fig. 5); the preact variants apply norm and ReLU before each convolution (He et
-            al. 2016, ECCV); "vgg" is single 3x3 convolutions with a max pool after each stage
-            (Simonyan and Zisserman 2015).
+            paper, Fig. 5). A prefix gives another order of layers: "preact-" has norm and ReLU
+            before each convolution, "relu-preact-" only the ReLU, "norm-after-add-" the last norm
+            after the addition, "relu-before-add-" the last ReLU before it (He et al. 2016, ECCV,
+            Fig. 4). "vgg" is single 3x3 convolutions with a max pool after each stage (Simonyan and
+            Zisserman 2015).
         depths: [blocks] Blocks of each stage; of 3x3 convolutions for "vgg".
         widths: [channels] Width of the 3x3 convolutions of each stage. The output of a bottleneck
             is four times as wide.
         shortcut: Option where dimensions increase: A pads with zeros, B projects by a 1x1
             convolution, C projects every shortcut (the paper, section 4.1). "none" removes all
             shortcuts: the plain network.
+        shortcut_gate: Gate g(x) on each shortcut. "exclusive" multiplies the branch by g and the
+            shortcut by 1 - g, "shortcut-only" the shortcut alone; g is the sigmoid of a 1x1
+            convolution (He et al. 2016, ECCV, Table 1). "highway" is exclusive with a 3x3
+            convolution, as its layers have (Srivastava et al. 2015).
+        gate_bias: [logit] Initial bias of the gates. The lower it is, the nearer to the identity
+            the network starts (He et al. 2016, ECCV, Table 1: 0 to -10).
+        shortcut_scale: [factor] Constant on each shortcut (He et al. 2016, ECCV, Table 1: 0.5).
+        shortcut_dropout: [probability] Dropout on each shortcut (He et al. 2016, ECCV, Table 1:
+            0.5).
+        branch_scale: [factor] What multiplies each branch F(x) before the addition: a constant;
+            "rsqrt-depth", the constant 1 / sqrt(number of blocks) (Hayou et al. 2021); or a number
+            that is learned. "rezero" starts at 0 (Bachlechner et al. 2021), "skipinit" is the same
+            without norms (De and Smith 2020), and "fixup" starts at 1 without norms, with a scalar
+            bias before each convolution, ReLU and the head, smaller initial weights, and zero last
+            layers (Zhang et al. 2019).
         stride_in: Which convolution of a bottleneck has the stride: "1x1", the first (the paper,
             "v1"), or "3x3" ("v1.5", as in torchvision).
         stem: "imagenet" is a 7x7 convolution of stride 2 and a 3x3 max pool (the paper, Table 1),
@@ -37,8 +68,11 @@ class ModelSpec:
         width_per_group: [channels] Width of one group of the first stage, where 64 stands for
             `widths`: 128 gives the wide residual networks of torchvision (Zagoruyko and Komodakis
             2016).
-        norm: "batch" is batch normalization after each convolution (Ioffe and Szegedy 2015).
-        norm_eps: [variance] Added to the variance by batch normalization.
+        norm: "batch" is batch normalization after each convolution (Ioffe and Szegedy 2015),
+            "group+ws" group normalization with standardized convolution weights (Kolesnikov et al.
+            2020, BiT).
+        norm_eps: [variance] Added to the variance by the norms.
+        norm_groups: [groups] Groups of channels of the norm "group+ws" (Wu and He 2018).
         conv_bias: Convolutions with a bias, for weights of other libraries: "stem" for the authors'
             Caffe ResNet-50, "all" for Keras. Batch normalization cancels these biases in training.
         init: Initial weights: "he" is normal with variance 2 / fan_in (He et al. 2015), "naive"
@@ -68,8 +102,14 @@ class ModelSpec:
     stem_pool: Literal["padded", "ceil"] = "padded"
     groups: int = 1
     width_per_group: int = 64
-    norm: Literal["batch", "none"] = "batch"
+    shortcut_gate: Literal["none", "exclusive", "shortcut-only", "highway"] = "none"
+    gate_bias: float = -6.0
+    shortcut_scale: float = 1.0
+    shortcut_dropout: float = 0.0
+    branch_scale: float | BranchScale = 1.0
+    norm: Literal["batch", "group+ws", "none"] = "batch"
     norm_eps: float = 1e-5
+    norm_groups: int = 32
     conv_bias: Literal["none", "stem", "all"] = "none"
     init: Literal["he", "naive"] = "he"
     zero_init_residual: bool = False
@@ -87,6 +127,16 @@ class ModelSpec:
         return not self.is_vgg and self.shortcut != "none"
 
     @property
+    def passes_identity(self) -> bool:
+        """Whether a block of one shape computes the identity where its branch is zero."""
+        changed = (self.shortcut_gate, self.shortcut_scale, self.shortcut_dropout)
+        return (
+            self.shortcut in ("A", "B")
+            and self.order != "norm-after-add"
+            and changed == ("none", 1.0, 0.0)
+        )
+
+    @property
     def is_vgg(self) -> bool:
         """Whether this is a VGG: stages of convolutions, no stem and no blocks."""
         return self.block == "vgg"
@@ -94,12 +144,23 @@ class ModelSpec:
     @property
     def is_resnet(self) -> bool:
         """Whether blocks are those of ResNet, which other libraries have too."""
-        return self.block in ("basic", "bottleneck")
+        return self.block in ("basic", "bottleneck") and not self.scales_paths
+
+    @property
+    def order(self) -> str:
+        """Order of the layers of a block: the prefix of `block`, "" for that of the paper."""
+        return self.block.removesuffix("basic").removesuffix("bottleneck").removesuffix("-")
 
     @property
     def is_preact(self) -> bool:
         """Whether norm and relu come before each convolution (He et al., ECCV 2016)."""
-        return self.block.startswith("preact")
+        return self.order == "preact"
+
+    @property
+    def scales_paths(self) -> bool:
+        """Whether blocks add anything else than F(x) and the shortcut as they are."""
+        path = (self.shortcut_gate, self.shortcut_scale, self.shortcut_dropout, self.branch_scale)
+        return path != ("none", 1.0, 0.0, 1.0)
 
     @property
     def is_bottleneck(self) -> bool:
@@ -133,10 +194,11 @@ class ModelSpec:
             )
         if min(self.depths) < 1 or min(self.widths) < 1 or self.num_classes < 1:
             raise ConfigError("model: depths, widths and num_classes must be at least 1")
-        for name in ("in_channels", "stem_width", "groups", "width_per_group", "input_size"):
+        counts = ("in_channels", "stem_width", "groups", "width_per_group", "input_size")
+        for name in (*counts, "norm_groups"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name}: {getattr(self, name)}, must be at least 1")
-        for name in ("dropout", "drop_path", "norm_eps"):
+        for name in ("dropout", "drop_path", "shortcut_dropout", "norm_eps"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name}: {getattr(self, name)}, must be from 0 to below 1")
 
@@ -149,9 +211,12 @@ class ModelSpec:
 
 
 def _check_vgg(spec: ModelSpec) -> None:
-    for field in ("drop_path", "blur_pool", "dilate"):
+    for field in ("drop_path", "blur_pool", "dilate", "scales_paths"):
         if getattr(spec, field):
+            field = "shortcut_*, model.branch_scale" if field == "scales_paths" else field
             raise ConfigError(f"model.{field}: only models with blocks have it, not {spec.name}")
+    if spec.norm == "group+ws":
+        raise ConfigError(f"model.norm: {spec.norm!r} is for models with blocks, not {spec.name}")
     smallest = 2 ** len(spec.depths)
     if spec.input_size < smallest:
         raise ConfigError(
@@ -183,5 +248,52 @@ def _check_residual(spec: ModelSpec) -> None:
         raise ConfigError(
             f"model.dilate: {spec.dilate} of {len(spec.depths)} stages; the first one has no stride"
         )
+    if spec.blur_pool and (spec.norm == "group+ws" or spec.branch_scale == "fixup"):
+        raise ConfigError("model.blur_pool: not with the norm 'group+ws' or branch_scale 'fixup'")
     if spec.blur_pool and spec.stem_pool == "ceil":
         raise ConfigError("model.blur_pool: needs model.stem_pool 'padded', not 'ceil'")
+    _check_paths(spec)
+    if spec.norm == "group+ws":
+        odd = [each for each in _norm_widths(spec) if each % spec.norm_groups]
+        if odd:
+            raise ConfigError(
+                f"model.norm_groups: {odd[0]} channels do not divide into {spec.norm_groups} groups"
+            )
+
+
+def _check_paths(spec: ModelSpec) -> None:
+    """Raise ConfigError where what multiplies branch and shortcut contradicts other fields."""
+    if spec.scales_paths and not spec.residual:
+        raise ConfigError(
+            f"model.shortcut_*, model.branch_scale: {spec.name} has no shortcuts to add them to"
+        )
+    if spec.gate_bias != ModelSpec.gate_bias and spec.shortcut_gate == "none":
+        raise ConfigError("model.gate_bias: needs a gate, such as model.shortcut_gate=exclusive")
+    shortcut = (spec.shortcut_gate != "none", spec.shortcut_scale != 1, spec.shortcut_dropout > 0)
+    if sum(shortcut) > 1:
+        raise ConfigError(
+            "model.shortcut_gate, model.shortcut_scale, model.shortcut_dropout: set one of them"
+        )
+    scale = spec.branch_scale
+    if scale in ("skipinit", "fixup") and spec.norm != "none":
+        raise ConfigError(f"model.branch_scale: {scale!r} is for networks with model.norm=none")
+    if scale == "fixup" and (spec.order or any(shortcut)):
+        raise ConfigError(
+            "model.branch_scale: 'fixup' is for the blocks and the shortcuts of the paper"
+        )
+    if spec.zero_init_residual and scale in ("rezero", "skipinit", "fixup"):
+        raise ConfigError(
+            f"model.zero_init_residual: {scale!r} starts branches at 0 already, and with both none "
+            "of them would get a gradient"
+        )
+    if scale == 0 or not all(map(math.isfinite, (spec.gate_bias, spec.shortcut_scale))):
+        raise ConfigError("model.branch_scale, shortcut_scale, gate_bias: not a usable number")
+
+
+def _norm_widths(spec: ModelSpec) -> list[int]:
+    """Channels that norms work on."""
+    inner = [
+        width * spec.width_per_group // 64 * spec.groups if spec.is_bottleneck else width
+        for width in spec.widths
+    ]
+    return [spec.stem_width, *inner, *(width * spec.expansion for width in spec.widths)]

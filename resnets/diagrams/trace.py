@@ -10,7 +10,13 @@ from typing import Literal
 from torch import nn
 
 from resnets.models import ImageClassifier, cost
-from resnets.models.resnet import NoShortcut, Projection, ZeroPad
+from resnets.models.shortcut import (
+    GatedShortcut,
+    NoShortcut,
+    Projection,
+    ScaledShortcut,
+    ZeroPad,
+)
 
 Role = Literal["conv", "fc", "pool"]
 
@@ -148,6 +154,12 @@ def _shortcut(block: nn.Module, widens: bool) -> Shortcut | None:
             return Shortcut(widens, "", "identity")
         case ZeroPad():
             return Shortcut(widens, "zero pad", "identity, padded with zero channels")
+        case GatedShortcut():
+            return Shortcut(widens, "gate", "multiplied by 1 - gate")
+        case ScaledShortcut(scale=nn.Dropout()):
+            return Shortcut(widens, "dropout", "dropout")
+        case ScaledShortcut(scale=scale):
+            return Shortcut(widens, f"× {scale.factor:g}", f"multiplied by {scale.factor:g}")
         case other:
             name = type(other).__name__
             return Shortcut(widens, name, name)

@@ -25,9 +25,10 @@ class BlockConfig:
     ceil(H / stride), ceil(W / stride)); which of the fields and methods it uses is up to it.
     These attributes are optional, for what asks for them:
 
-    - `shortcut`, the module on the shortcut (`resnet.make_shortcut`): diagrams, studies and the
-      CPU kernels;
+    - `shortcut`, the module on the shortcut (`models.shortcut.make_shortcut`): diagrams, studies
+      and the CPU kernels;
     - `paths(x)`, which returns F(x) and what the shortcut adds to it: studies;
+    - `after_add(total)`, what follows the addition, if not relu or nothing: studies;
     - `last_layer`, the layer at the end of F(x), which is zero if its weight and bias are:
       `zero_init_residual`, and studies that remove or add blocks.
 
@@ -64,7 +65,9 @@ class BlockConfig:
         self, in_channels: int, out_channels: int, kernel_size: int, **options: Any
     ) -> nn.Conv2d:
         """A convolution that keeps the resolution at stride 1; options of `layers.conv`."""
-        return layers.conv(self.spec, in_channels, out_channels, kernel_size, **options)
+        biased = self.spec.branch_scale == "fixup"
+        channels = (in_channels, out_channels)
+        return layers.conv(self.spec, *channels, kernel_size, input_bias=biased, **options)
 
     def norm(self, channels: int, *, relu: bool = True, inplace: bool = True) -> NormAct:
         """A norm with relu; `norm(x, shortcut)` adds the shortcut in between."""
@@ -93,7 +96,10 @@ def residual_paths(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
     branch, shortcut = require(block, "paths")(x)
     out = block(x)
     total = branch + shortcut
-    if not any(torch.allclose(out, each, rtol=1e-3, atol=1e-3) for each in (total, total.relu())):
+    allowed = [total, total.relu()]
+    if hasattr(block, "after_add"):
+        allowed = [require(block, "after_add")(total.clone())]
+    if not any(torch.allclose(out, each, rtol=1e-3, atol=1e-3) for each in allowed):
         raise ConfigError(
             f"block {type(block).__qualname__}: `paths(x)` returns other tensors than those that "
             "`forward(x)` adds; resnets.models.block.BlockConfig describes it"

@@ -108,7 +108,7 @@ class ImageClassifier(nn.Module, ABC):
         length = max(2, round(math.sqrt(len(stage)) / 2))
         for start in range(0, len(stage), length):
             # Custom blocks may draw random numbers as stochastic depth does.
-            random = self.spec.drop_path > 0 or bool(self.custom)
+            random = self.spec.drop_path + self.spec.shortcut_dropout > 0 or bool(self.custom)
             x = _checkpointed(stage[start : start + length], x, random)
         return x
 

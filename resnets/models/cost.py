@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from resnets.models.block import eval_mode
 from resnets.models.classifier import ImageClassifier
 from resnets.models.layers import DropPath
-from resnets.models.resnet import NoShortcut, ZeroPad
+from resnets.models.shortcut import NoShortcut, ZeroPad
 
 UNCOUNTED = (nn.Identity, nn.Dropout, DropPath, NoShortcut)
 

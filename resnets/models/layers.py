@@ -5,6 +5,9 @@ Blurred layers have the parameters and names of the layers they replace, so the 
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,10 +27,18 @@ def conv(
     groups: int = 1,
     bias: bool = False,
     dilation: int = 1,
+    input_bias: bool = False,
 ) -> nn.Conv2d:
     """Convolution that keeps the resolution at stride 1; without a bias where a norm follows."""
-    blurred = spec.blur_pool and stride > 1 and in_channels >= MIN_BLURRED_CHANNELS
-    return (BlurredConv if blurred else nn.Conv2d)(
+    kind = nn.Conv2d
+    if spec.norm == "group+ws":
+        kind = StdConv
+    elif input_bias:
+        kind = BiasedConv
+    elif spec.blur_pool and stride > 1 and in_channels >= MIN_BLURRED_CHANNELS:
+        kind = BlurredConv
+    free = spec.norm == "none" and spec.branch_scale != "fixup"
+    return kind(
         in_channels,
         out_channels,
         kernel_size,
@@ -35,7 +46,7 @@ def conv(
         padding=kernel_size // 2 * dilation,
         dilation=dilation,
         groups=groups,
-        bias=bias or spec.norm == "none" or spec.conv_bias == "all",
+        bias=bias or free or spec.conv_bias == "all",
     )
 
 
@@ -55,6 +66,47 @@ class BlurredConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
         return super().forward(low_pass(input))
+
+
+class StdConv(nn.Conv2d):
+    """Weight standardization: each filter has mean 0 and variance 1 (Qiao et al. 2019, BiT)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
+        weight = (self.weight - mean) * torch.rsqrt(variance + 1e-10)
+        return self._conv_forward(input, weight, self.bias)
+
+
+class BiasedConv(nn.Conv2d):
+    """A convolution of `input + input_bias`, one learned number (Zhang et al. 2019, Fixup)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.input_bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        return super().forward(input + self.input_bias)
+
+
+class Scale(nn.Module):
+    """`factor * x`, one number for the whole map, constant or learned; with `bias` `+ bias`."""
+
+    def __init__(self, factor: float, *, learned: bool = False, bias: bool = False) -> None:
+        super().__init__()
+        self.factor = factor
+        self.weight = nn.Parameter(torch.full((1,), factor)) if learned else None
+        self.bias = nn.Parameter(torch.zeros(1)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        x = x * (self.factor if self.weight is None else self.weight)
+        return x if self.bias is None else x + self.bias
+
+    def extra_repr(self) -> str:
+        """The factor, if it is constant."""
+        return f"{self.factor:g}" if self.weight is None else "learned"
 
 
 class BlurredMaxPool(nn.MaxPool2d):

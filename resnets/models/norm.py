@@ -63,6 +63,22 @@ class IdentityAct(NormAct, nn.Identity):
     """`relu(x + shortcut)`: what is left of a `NormAct` without a norm (`norm="none"`)."""
 
 
+class GroupNormAct(NormAct, nn.GroupNorm):
+    """Group norm (Wu and He 2018), addition and relu."""
+
+
+class ScalarBiasAct(NormAct):
+    """`relu(x + bias + shortcut)`: one learned number in place of a norm (Zhang et al. 2019)."""
+
+    def __init__(self, *, relu: bool = True, inplace: bool = True) -> None:
+        super().__init__(relu=relu, inplace=inplace)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """`x + bias`: (B, C, H, W) to the same shape."""
+        return x + self.bias
+
+
 class CustomNormAct(NormAct):
     """A `NormAct` around any other norm, which is its child `norm`."""
 
@@ -247,8 +263,12 @@ def make_norm(
         if _is_batch_norm(norm):
             return convert_norm(norm, BatchNormAct2d, relu)
         return CustomNormAct(norm, relu=relu)
+    if spec.branch_scale == "fixup":
+        return ScalarBiasAct(relu=relu, inplace=inplace)
     if spec.norm == "none":
         return IdentityAct(relu=relu, inplace=inplace)
+    if spec.norm == "group+ws":
+        return GroupNormAct(spec.norm_groups, channels, spec.norm_eps, relu=relu)
     return BatchNormAct2d(channels, spec.norm_eps, relu=relu)
 
 

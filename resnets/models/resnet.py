@@ -1,88 +1,26 @@
-"""Residual, plain and pre-activation networks for ImageNet and CIFAR (He et al., CVPR 2016).
+"""Residual and plain networks for ImageNet and CIFAR (He et al., CVPR 2016).
 
-Read top down: shortcuts (options A, B, C), blocks (Fig. 5), stem, and the network (Table 1). Layers
-are called `conv1`, `norm1`, ... in the order of the data. A norm is one module with the addition
-of the shortcut and relu: `norm2(y, shortcut)` is `relu(batch_norm(y) + shortcut)`. With
-`norm="none"` only addition and relu are left, and convolutions have biases.
+Read top down: blocks (Fig. 5), stem, and the network (Table 1). Shortcuts (options A, B, C) are in
+`models.shortcut`, blocks of later papers in `models.forms`. Layers are called `conv1`, `norm1`, ...
+in the order of the data. A norm is one module with the addition of the shortcut and relu:
+`norm2(y, shortcut)` is `relu(batch_norm(y) + shortcut)`. With `norm="none"` only addition and relu
+are left, and convolutions have biases.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.config import ModelSpec
 from resnets.models import layers
 from resnets.models.block import BlockConfig, MakeBlock, check_blocks, require
 from resnets.models.classifier import ImageClassifier, init_weights
-from resnets.models.layers import BlurredMaxPool, DropPath, add_shortcut
-from resnets.models.norm import MakeNorm, make_norm
-
-
-class NoShortcut(nn.Module):
-    """The shortcut of a plain network."""
-
-    def forward(self, x: Tensor) -> None:
-        """None, which a block does not add."""
-
-
-class ZeroPad(nn.Module):
-    """Option A: the identity, subsampled by the stride and padded with zero channels.
-
-    Half of the zeros come before the channels and half after them, as in common CIFAR checkpoints;
-    any other place is the same network with its channels in another order.
-    """
-
-    def __init__(self, config: BlockConfig) -> None:
-        super().__init__()
-        self.stride = config.stride
-        self.blur = config.spec.blur_pool and config.stride > 1
-        self.before = (config.out_channels - config.in_channels) // 2
-        self.after = config.out_channels - config.in_channels - self.before
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
-        stride = self.stride
-        if self.blur:
-            x = layers.low_pass(x, stride)
-        elif x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
-            # The gradient of a slice is contiguous, and adding it to one that is channels last
-            # takes ten times as long: 5% of a step of cifar-resnet20 on a CPU.
-            x = x.permute(0, 2, 3, 1)[:, ::stride, ::stride].permute(0, 3, 1, 2)
-        else:
-            x = x[:, :, ::stride, ::stride]
-        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
-
-
-class Projection(nn.Module):
-    """Options B and C: a 1x1 convolution with the block's stride, then a norm.
-
-    In a pre-activation block there is no norm: its input is normalized already.
-    """
-
-    def __init__(self, config: BlockConfig) -> None:
-        super().__init__()
-        channels = config.out_channels
-        self.conv = config.conv(config.in_channels, channels, 1, stride=config.stride)
-        self.norm = nn.Identity() if config.spec.is_preact else config.norm(channels, relu=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
-        return self.norm(self.conv(x))
-
-
-def make_shortcut(config: BlockConfig) -> nn.Module:
-    """The shortcut that `spec.shortcut` asks for; one that returns None in a plain network."""
-    option = config.spec.shortcut
-    changes = config.stride > 1 or config.in_channels != config.out_channels
-    if option == "none":
-        return NoShortcut()
-    if option == "C" or (option == "B" and changes):
-        return Projection(config)
-    return ZeroPad(config) if changes else nn.Identity()
+from resnets.models.forms import ORDERS, ResidualUnit, init_forms
+from resnets.models.layers import BlurredMaxPool, DropPath
+from resnets.models.norm import IdentityAct, MakeNorm, make_norm
+from resnets.models.shortcut import make_shortcut
 
 
 class BasicBlock(nn.Module):
@@ -149,81 +87,6 @@ class Bottleneck(nn.Module):
         return self.norm3 if _has_parameters(self.norm3) else self.conv3
 
 
-class PreActBasicBlock(nn.Module):
-    """Two 3x3 convolutions with norm and relu before each (He et al., ECCV 2016).
-
-    The network's first block has no `norm1`: the stem has normalized and activated its input.
-    """
-
-    def __init__(self, config: BlockConfig) -> None:
-        super().__init__()
-        width, (dilation1, dilation2) = config.width, config.dilation
-        stride = config.stride
-        self.norm1 = _first_norm(config)
-        self.conv1 = config.conv(config.in_channels, width, 3, stride=stride, dilation=dilation1)
-        self.norm2 = config.norm(width)
-        self.conv2 = config.conv(width, width, 3, dilation=dilation2)
-        self.shortcut = make_shortcut(config)
-        self.drop_path = DropPath(config.drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
-        branch, shortcut = self.paths(x)
-        return add_shortcut(branch, shortcut, self.drop_path)
-
-    def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """F(x) and what the shortcut adds to it; a projection reads the activated input."""
-        y = self.norm1(x)
-        shortcut = self.shortcut(y if isinstance(self.shortcut, Projection) else x)
-        y = self.norm2(self.conv1(y))
-        return self.conv2(y), shortcut
-
-    @property
-    def last_layer(self) -> nn.Module:
-        """The layer at the end of F(x)."""
-        return self.conv2
-
-
-class PreActBottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with norm and relu before each (He et al., ECCV 2016)."""
-
-    def __init__(self, config: BlockConfig) -> None:
-        super().__init__()
-        width, channels, dilation = config.bottleneck_width, config.out_channels, config.dilation[0]
-        (stride1, stride2), groups = config.bottleneck_strides, config.spec.groups
-        self.norm1 = _first_norm(config)
-        self.conv1 = config.conv(config.in_channels, width, 1, stride=stride1)
-        self.norm2 = config.norm(width)
-        self.conv2 = config.conv(width, width, 3, stride=stride2, groups=groups, dilation=dilation)
-        self.norm3 = config.norm(width)
-        self.conv3 = config.conv(width, channels, 1)
-        self.shortcut = make_shortcut(config)
-        self.drop_path = DropPath(config.drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
-        branch, shortcut = self.paths(x)
-        return add_shortcut(branch, shortcut, self.drop_path)
-
-    def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """F(x) and what the shortcut adds to it; a projection reads the activated input."""
-        y = self.norm1(x)
-        shortcut = self.shortcut(y if isinstance(self.shortcut, Projection) else x)
-        y = self.norm2(self.conv1(y))
-        y = self.norm3(self.conv2(y))
-        return self.conv3(y), shortcut
-
-    @property
-    def last_layer(self) -> nn.Module:
-        """The layer at the end of F(x)."""
-        return self.conv3
-
-
-def _first_norm(config: BlockConfig) -> nn.Module:
-    """The norm and relu before a pre-activation block; the shortcut still needs its input."""
-    return nn.Identity() if config.first else config.norm(config.in_channels, inplace=False)
-
-
 def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
@@ -231,8 +94,11 @@ def _has_parameters(module: nn.Module) -> bool:
 BLOCKS: dict[str, MakeBlock] = {
     "basic": BasicBlock,
     "bottleneck": Bottleneck,
-    "preact-basic": PreActBasicBlock,
-    "preact-bottleneck": PreActBottleneck,
+    **{
+        f"{order}-{kind}": ResidualUnit
+        for order in filter(None, ORDERS)
+        for kind in ("basic", "bottleneck")
+    },
 }
 
 
@@ -282,7 +148,7 @@ class ResNet(ImageClassifier):
         super().__init__(spec, block=block, norm=norm)
         self.stem = Stem(spec, norm)
         self.stage_names = ("stem", *(f"stage{index + 1}" for index in range(len(spec.depths))))
-        make_block = block or BLOCKS[spec.block]
+        make_block = block or (ResidualUnit if spec.scales_paths else BLOCKS[spec.block])
         for name, configs in zip(self.stage_names[1:], _block_configs(spec, norm), strict=True):
             self.add_module(name, nn.Sequential(*(make_block(config) for config in configs)))
             if block is not None:
@@ -291,10 +157,15 @@ class ResNet(ImageClassifier):
         self.norm: nn.Module = nn.Identity()
         if spec.is_preact:
             self.norm = make_norm(spec, channels, norm, inplace=False)
+        elif spec.order == "relu-preact":
+            self.norm = IdentityAct(inplace=False)
+        elif spec.branch_scale == "fixup":
+            self.norm = make_norm(spec, channels, norm, relu=False)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(spec.dropout)
         self.head = nn.Linear(channels, spec.num_classes)
         init_weights(self)
+        init_forms(self)
         if spec.zero_init_residual and spec.residual:
             self._zero_init_residual()
 

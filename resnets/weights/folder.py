@@ -47,7 +47,8 @@ CONFIG, MODEL, MEAN = "config.json", "model.safetensors", "mean_image.safetensor
 MODELS = (MODEL, "pytorch_model.bin")  # where other libraries put the tensors
 # Fields without effect on what given tensors compute.
 FREE = (
-    *("name", "init", "zero_init_residual", "dropout", "drop_path"),
+    *("name", "init", "zero_init_residual", "gate_bias", "dropout", "drop_path"),
+    "shortcut_dropout",
     *("num_classes", "in_channels", "input_size"),
 )
 

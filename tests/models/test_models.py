@@ -11,7 +11,8 @@ from torchvision import models as torchvision_models
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.block import BlockConfig
-from resnets.models.resnet import NoShortcut, PreActBasicBlock, Projection, ZeroPad
+from resnets.models.forms import ResidualUnit
+from resnets.models.shortcut import NoShortcut, Projection, ZeroPad
 
 CIFAR_PARAMETERS = {  # the paper's Table 6, to the last one
     "cifar-resnet20": 269_722,
@@ -170,7 +171,7 @@ def test_stride_sits_where_the_spec_says() -> None:
     assert strides == {"resnet50": (1, 2), "resnet50-v1": (2, 1)}
 
 
-def by_hand(block: PreActBasicBlock, x: Tensor) -> Tensor:
+def by_hand(block: ResidualUnit, x: Tensor) -> Tensor:
     """He et al., ECCV 2016: shared pre-activation in front of a projection, else the raw input."""
     active = x if isinstance(block.norm1, nn.Identity) else block.norm1.normalize(x).relu()
     branch = block.conv2(block.norm2.normalize(block.conv1(active)).relu())

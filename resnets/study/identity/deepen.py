@@ -52,18 +52,18 @@ def deepen(model: ImageClassifier, extra_blocks: int) -> ImageClassifier:
       bit, in training as in evaluation (except for dropout);
     - in a plain network each new block gives relu(0) = 0: all images get the same logits.
 
-    Raises ConfigError for a VGG, for option C, whose new shortcuts are projections and not the
-    identity, and when `extra_blocks` is less than 1.
+    Raises ConfigError for a VGG, where new shortcuts are not the identity (option C, gates), and
+    when `extra_blocks` is less than 1.
     """
     spec = model.spec
     if extra_blocks < 1:
         raise ConfigError(f"extra blocks: {extra_blocks} must be at least 1")
     if spec.is_vgg:
         raise ConfigError(f"{spec.name}: has no blocks to add to")
-    if spec.shortcut == "C":
+    if spec.residual and not spec.passes_identity:
         raise ConfigError(
-            f"{spec.name}: option C projects on every shortcut, so a block of zero weights is not "
-            "the identity; use a model with option A or B"
+            f"{spec.name}: a block of zero weights is not the identity here; use a model with "
+            "option A or B and nothing else on its shortcuts or after the addition, but relu"
         )
     depths = tuple(depth + extra_blocks for depth in spec.depths)
     deep = copy.deepcopy(model)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from resnets.data import Batch
 from resnets.models import ImageClassifier
 from resnets.models.block import require, residual_paths
-from resnets.models.resnet import ZeroPad
+from resnets.models.shortcut import GatedShortcut, ScaledShortcut, ZeroPad
 from resnets.study.analysis import LabeledImages, images_of, progress
 from resnets.study.identity.deepen import DeepenedComparison, compare_deepened
 from resnets.study.identity.lesion import (
@@ -39,9 +39,9 @@ EXTRA_BLOCKS = 2  # per stage, in the deepened model
 class BlockResult:
     """Measurements of one residual block.
 
-    shortcut: "identity", "zero-padded" or "projection". ratio: mean over images of the L2 norm of
-    F(x) over that of what the shortcut adds to it, which is x for an identity. error_without:
-    percent, with the branch dropped.
+    shortcut: "identity", "zero-padded", "projection", "scaled" or "gated". ratio: mean over images
+    of the L2 norm of F(x) over that of what the shortcut adds to it, which is x for an identity.
+    error_without: percent, with the branch dropped.
     """
 
     name: str
@@ -64,7 +64,7 @@ class IdentityResult:
 
     error: percent, intact. swaps: of each block with the next of its kind. random_drops,
     random_swaps: several draws for each number of identity blocks dropped, or of swaps.
-    deepened: None for option C, which allows none.
+    deepened: None where shortcuts are not the identity, such as option C.
     """
 
     label: str
@@ -147,9 +147,9 @@ def measure_identity(
             for names in progress(drops, "dropping several blocks")
         ),
         random_swaps=tuple(swap(pairs) for pairs in progress(swaps, "swapping several")),
-        deepened=None
-        if model.spec.shortcut == "C"
-        else compare_deepened(model, images_of(images.batches[0]), EXTRA_BLOCKS),
+        deepened=compare_deepened(model, images_of(images.batches[0]), EXTRA_BLOCKS)
+        if model.spec.passes_identity
+        else None,
     )
 
 
@@ -168,6 +168,8 @@ def _random_pair(groups: list[list[str]], generator: random.Random) -> Pair:
 
 
 def _kind(shortcut: nn.Module) -> str:
+    if isinstance(shortcut, GatedShortcut | ScaledShortcut):
+        return "gated" if isinstance(shortcut, GatedShortcut) else "scaled"
     if isinstance(shortcut, nn.Identity):
         return "identity"
     return "zero-padded" if isinstance(shortcut, ZeroPad) else "projection"

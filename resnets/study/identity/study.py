@@ -30,7 +30,7 @@ from resnets.study.identity.measure import (
 from resnets.utils import environment
 from resnets.weights.load import NOTHING_SAID, LoadOptions
 
-COLORS = {"identity": SERIES[4], "zero-padded": SERIES[0], "projection": SERIES[0]}
+IDENTITY, OTHER = SERIES[4], SERIES[0]  # colors of blocks by their shortcut
 
 
 def identity_study(
@@ -123,7 +123,7 @@ def _deepened_table(result: IdentityResult) -> list[Table]:
 def _plot_blocks(result: IdentityResult) -> Plot:
     blocks = result.blocks
     positions = range(1, len(blocks) + 1)
-    colors = [COLORS[block.shortcut] for block in blocks]
+    colors = [IDENTITY if block.shortcut == "identity" else OTHER for block in blocks]
     with figure_style():
         figure, (ratios, errors) = subplots(1, 2)
         ratios.bar(positions, [block.ratio for block in blocks], color=colors)

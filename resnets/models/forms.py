@@ -1,0 +1,172 @@
+"""Residual units after the paper: other orders of layers, gates, and scaled branches.
+
+`ResidualUnit` reads what it is from the spec. Orders: Fig. 4 of He, Zhang, Ren, Sun, "Identity
+Mappings in Deep Residual Networks", ECCV 2016. What is on the shortcut: its Table 1, in
+`models.shortcut`. Scales of the branch: `BranchScale`. Layers are called `conv1`, `norm1`, ... in
+the order of the data, as in `models.resnet`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from resnets.models.block import BlockConfig, require
+from resnets.models.classifier import ImageClassifier
+from resnets.models.layers import DropPath, Scale, add_shortcut
+from resnets.models.norm import IdentityAct
+from resnets.models.shortcut import GatedShortcut, Projection, make_shortcut, option_of
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where norm and relu stand: before the first convolution, after the last, after the addition.
+
+    Between two convolutions there are always both.
+    """
+
+    before: str
+    last: str
+    after: str
+
+
+# By the prefix of `ModelSpec.block`: Fig. 4 (a), (b), (c), (d), (e).
+ORDERS = {
+    "": Order("", "norm", "relu"),
+    "norm-after-add": Order("", "", "norm relu"),
+    "relu-before-add": Order("", "norm relu", ""),
+    "relu-preact": Order("relu", "norm", ""),
+    "preact": Order("norm relu", "", ""),
+}
+
+
+class ResidualUnit(nn.Module):
+    """`after(scale * F(x) + shortcut(x))`, F of two 3x3 convolutions or of 1x1, 3x3, 1x1.
+
+    The network's first pre-activation unit has no `norm1`: the stem has normalized and activated
+    its input. With an exclusive gate g the sum is `g(x) F(x) + (1 - g(x)) x`.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        spec, order = config.spec, ORDERS[config.spec.order]
+        last = "" if spec.branch_scale == "fixup" else order.last  # `scale` has the bias there
+        convs = _convolutions(config)
+        self.exclusive = spec.shortcut_gate in ("exclusive", "highway")
+        self.branch_layers: list[str] = []
+        self._number = 0
+        if order.before:
+            channels = 0 if config.first else config.in_channels
+            self.branch_layers.append(self._add_act(config, order.before, channels))
+        for number, conv in enumerate(convs, 1):
+            self.add_module(f"conv{number}", conv)
+            self.branch_layers.append(f"conv{number}")
+            words = last if number == len(convs) else "norm relu"
+            if words:
+                self.branch_layers.append(self._add_act(config, words, conv.out_channels))
+        self.after_layer = order.after and self._add_act(config, order.after, config.out_channels)
+        self.scale = _make_scale(config)
+        self.shortcut = make_shortcut(config)
+        self.activates_shortcut = bool(order.before) and isinstance(
+            option_of(self.shortcut), Projection
+        )
+        self.drop_path = DropPath(config.drop_path)
+
+    def _add_act(self, config: BlockConfig, words: str, channels: int) -> str:
+        """Add what `words` say as one module, and return its name; no channels: the identity."""
+        module: nn.Module = nn.Identity()
+        if "norm" in words:
+            self._number += 1
+            name = f"norm{self._number}"
+            if channels:  # the shortcut still needs what comes into the first norm
+                first = not self.branch_layers
+                module = config.norm(channels, relu="relu" in words, inplace=not first)
+        else:
+            name = "relu"
+            module = IdentityAct(relu=True, inplace=bool(self.branch_layers))
+        self.add_module(name, module)
+        return name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        branch, shortcut = self.paths(x)
+        return self.after_add(add_shortcut(branch, shortcut, self.drop_path))
+
+    def paths(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """F(x) and what the shortcut adds to it; a projection reads the activated input."""
+        y, activated = x, x
+        for number, name in enumerate(self.branch_layers):
+            y = self.get_submodule(name)(y)
+            if number == 0 and self.activates_shortcut:
+                activated = y
+        branch: Tensor = self.scale(y)
+        if not isinstance(self.shortcut, GatedShortcut):
+            return branch, self.shortcut(activated)
+        shortcut, gate = self.shortcut.split(x, activated)
+        return branch * gate if self.exclusive else branch, shortcut
+
+    def after_add(self, total: Tensor) -> Tensor:
+        """What follows the addition, (B, C, H, W) to the same shape."""
+        out: Tensor = self.get_submodule(self.after_layer)(total) if self.after_layer else total
+        return out
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The layer at the end of F(x), which is zero if its parameters are."""
+        if next(self.scale.parameters(), None) is not None:
+            return self.scale
+        layers = [self.get_submodule(name) for name in self.branch_layers]
+        return next(each for each in reversed(layers) if next(each.parameters(), None) is not None)
+
+
+def _convolutions(config: BlockConfig) -> list[nn.Conv2d]:
+    """The convolutions of F(x): those of Fig. 5 of the paper."""
+    width, out, (dilation1, dilation2) = config.width, config.out_channels, config.dilation
+    if not config.spec.is_bottleneck:
+        first = config.conv(config.in_channels, width, 3, stride=config.stride, dilation=dilation1)
+        return [first, config.conv(width, out, 3, dilation=dilation2)]
+    inner, groups = config.bottleneck_width, config.spec.groups
+    stride1, stride2 = config.bottleneck_strides
+    return [
+        config.conv(config.in_channels, inner, 1, stride=stride1),
+        config.conv(inner, inner, 3, stride=stride2, groups=groups, dilation=dilation1),
+        config.conv(inner, out, 1),
+    ]
+
+
+def _make_scale(config: BlockConfig) -> nn.Module:
+    """What `ModelSpec.branch_scale` multiplies F(x) with."""
+    match config.spec.branch_scale:
+        case "rezero" | "skipinit":
+            return Scale(0.0, learned=True)
+        case "fixup":
+            return Scale(1.0, learned=True, bias=True)
+        case "rsqrt-depth":
+            return Scale(1 / math.sqrt(sum(config.spec.depths)))
+        case factor:
+            return nn.Identity() if factor == 1 else Scale(float(factor))
+
+
+def init_forms(model: ImageClassifier) -> None:
+    """Set what `init_weights` does not know: biases of gates, and the weights of Fixup.
+
+    Fixup (Zhang, Dauphin, Ma 2019, section 3): the head and the last layer of each branch are
+    zero, the other m - 1 layers of a branch are scaled by L ** (-1 / (2 m - 2)), L branches.
+    """
+    spec = model.spec
+    for module in model.modules():
+        if isinstance(module, GatedShortcut):
+            nn.init.constant_(module.gate.bias, spec.gate_bias)  # type: ignore[arg-type]
+    if spec.branch_scale != "fixup":
+        return
+    factor = sum(spec.depths) ** (-1 / (2 * spec.layers_per_block - 2))
+    nn.init.zeros_(model.head.weight)
+    for block in model.blocks().values():
+        *convs, last = (require(block, f"conv{n + 1}") for n in range(spec.layers_per_block))
+        with torch.no_grad():
+            for conv in convs:
+                conv.weight.mul_(factor)
+            last.weight.zero_()

@@ -1,0 +1,132 @@
+"""Shortcuts around a block: options A, B and C of the paper, and what later papers put on them.
+
+Options: He et al., CVPR 2016, section 4.1. A factor, dropout or a gate on them: He et al., ECCV
+2016, Table 1; Srivastava et al. 2015.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnets.models import layers
+from resnets.models.block import BlockConfig
+from resnets.models.layers import Scale
+
+
+class NoShortcut(nn.Module):
+    """The shortcut of a plain network."""
+
+    def forward(self, x: Tensor) -> None:
+        """None, which a block does not add."""
+
+
+class ZeroPad(nn.Module):
+    """Option A: the identity, subsampled by the stride and padded with zero channels.
+
+    Half of the zeros come before the channels and half after them, as in common CIFAR checkpoints;
+    any other place is the same network with its channels in another order.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        self.stride = config.stride
+        self.blur = config.spec.blur_pool and config.stride > 1
+        self.before = (config.out_channels - config.in_channels) // 2
+        self.after = config.out_channels - config.in_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
+        stride = self.stride
+        if self.blur:
+            x = layers.low_pass(x, stride)
+        elif x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
+            # The gradient of a slice is contiguous, and adding it to one that is channels last
+            # takes ten times as long: 5% of a step of cifar-resnet20 on a CPU.
+            x = x.permute(0, 2, 3, 1)[:, ::stride, ::stride].permute(0, 3, 1, 2)
+        else:
+            x = x[:, :, ::stride, ::stride]
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
+
+
+class Projection(nn.Module):
+    """Options B and C: a 1x1 convolution with the block's stride, then a norm.
+
+    In a pre-activation block there is no norm: its input is normalized already.
+    """
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        channels = config.out_channels
+        self.conv = config.conv(config.in_channels, channels, 1, stride=config.stride)
+        bare = config.spec.is_preact or config.spec.branch_scale == "fixup"
+        self.norm = nn.Identity() if bare else config.norm(channels, relu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
+        return self.norm(self.conv(x))
+
+
+class GatedShortcut(nn.Module):
+    """`(1 - g(x)) option(x)`, g the sigmoid of a convolution, a value per channel and position.
+
+    1x1 in He et al. (ECCV 2016, section 3.1), 3x3 in highway layers (Srivastava et al. 2015), which
+    call 1 - g the carry gate. Where the block has a stride, so has the gate.
+    """
+
+    def __init__(self, config: BlockConfig, option: nn.Module) -> None:
+        super().__init__()
+        size = 3 if config.spec.shortcut_gate == "highway" else 1
+        channels = (config.in_channels, config.out_channels)
+        self.option = option
+        self.gate = nn.Conv2d(*channels, size, config.stride, padding=size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
+        return self.split(x, x)[0]
+
+    def split(self, x: Tensor, activated: Tensor) -> tuple[Tensor, Tensor]:
+        """What the shortcut adds, and g(x); a projection reads `activated`."""
+        gate = self.gate(x).sigmoid()
+        return (1 - gate) * self.option(activated), gate
+
+
+def make_shortcut(config: BlockConfig) -> nn.Module:
+    """The shortcut that the spec asks for; one that returns None in a plain network."""
+    spec, option = config.spec, _make_option(config)
+    if spec.shortcut_gate != "none":
+        return GatedShortcut(config, option)
+    if spec.shortcut_scale != 1:
+        return ScaledShortcut(option, Scale(spec.shortcut_scale))
+    if spec.shortcut_dropout:
+        return ScaledShortcut(option, nn.Dropout(spec.shortcut_dropout))
+    return option
+
+
+class ScaledShortcut(nn.Module):
+    """`scale(option(x))`: an option, then a constant factor or dropout."""
+
+    def __init__(self, option: nn.Module, scale: nn.Module) -> None:
+        super().__init__()
+        self.option, self.scale = option, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
+        out: Tensor = self.scale(self.option(x))
+        return out
+
+
+def option_of(shortcut: nn.Module) -> nn.Module:
+    """The option (identity, `ZeroPad` or `Projection`) in what `make_shortcut` returns."""
+    return shortcut.option if isinstance(shortcut, GatedShortcut | ScaledShortcut) else shortcut
+
+
+def _make_option(config: BlockConfig) -> nn.Module:
+    option = config.spec.shortcut
+    changes = config.stride > 1 or config.in_channels != config.out_channels
+    if option == "none":
+        return NoShortcut()
+    if option == "C" or (option == "B" and changes):
+        return Projection(config)
+    return ZeroPad(config) if changes else nn.Identity()
