@@ -25,8 +25,10 @@ from resnets.models.norm import convert_batch_norms, use_cpu_kernels
 from resnets.report.run import write_run_report
 from resnets.train.batch_norm_check import check_norm_values
 from resnets.train.data_parallel import DataParallelModel
+from resnets.train.graph.start import start_graph
+from resnets.train.graph.step import GraphTraining
 from resnets.train.log import NullLog, RunLog, read_rows
-from resnets.train.loop import fit
+from resnets.train.loop import Stream, fit
 from resnets.train.parts import CustomParts
 from resnets.train.plan import ExecutionPlan, choose_plan, plan_changes
 from resnets.train.resume import extend, reconcile
@@ -98,6 +100,7 @@ def run(
             saver.restore(state, checkpoint)
         if not group.is_main:  # the main process saved the sums of all
             state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
+        fast = _graph(task, state, stream, model, plan, total)
         log = RunLog(out, total, state.step, quiet) if group.is_main else NullLog()
         with adapt_wait_policy(log.info, plan.device) as load:
             try:
@@ -106,10 +109,13 @@ def run(
                 log.info(_headline(task, plan, group, checkpoint, out))
                 for note in notes:
                     log.info(f"note: {note}")
+                if isinstance(fast, str):
+                    log.info(f"cuda_graph: not used: {fast}")
+                graph = fast if isinstance(fast, GraphTraining) else None
                 fit(
                     state,
                     task.recipe,
-                    stream,
+                    graph or stream,
                     task.loss_fn,
                     evaluate=task.evaluator(plan, group),
                     monitor=task.monitor,
@@ -118,6 +124,7 @@ def run(
                     log=log,
                     saver=saver,
                     hang_after=hang_after,
+                    step=graph.step if graph is not None else None,
                 )
                 if group.is_main:
                     saver.wait()
@@ -252,6 +259,29 @@ def _place_model(
         use_cpu_kernels(task.model)
     forward = task.compiled_model() if plan.compiled else task.model
     return DataParallelModel(forward, group, fit_memory)
+
+
+def _graph(
+    task: Task,
+    state: TrainState,
+    stream: Stream,
+    model: DataParallelModel,
+    plan: ExecutionPlan,
+    total: int,
+) -> GraphTraining | str | None:
+    """The steps of the run as CUDA graphs, or why not; None if the recipe does not ask for it."""
+    if not task.recipe.cuda_graph:
+        return None
+    return start_graph(
+        state,
+        task.recipe,
+        stream,
+        task.loss_fn,
+        model=model,
+        autocast=plan.autocast(),
+        total=total,
+        compile_blocks=plan.compiled,
+    )
 
 
 def _saver(task: Task, out: Path, plan: ExecutionPlan, history: list[dict[str, Any]]) -> Saver:

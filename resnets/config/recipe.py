@@ -44,6 +44,9 @@ class Recipe:
         precision: "auto" is bfloat16 where the device computes it natively, else float32.
         channels_last: Store activations in channels-last memory format.
         compile: torch.compile; "auto" if the run is long enough to gain from it.
+        cuda_graph: Run a training step of a classifier as one CUDA graph, for one device and a
+            data set in memory; else a line says why not. With `compile` the graph holds compiled
+            blocks.
         recompute: Recompute activations in the backward pass instead of storing them (Chen et al.
             2016).
         weights: Initial weights, as `resnets.create_model` takes them; None is random. Their own
@@ -81,6 +84,7 @@ class Recipe:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
     compile: Literal["auto", "on", "off"] = "off"
+    cuda_graph: bool = False
     recompute: bool = False
     weights: str | None = None
     weights_head: Literal["names", "keep", "new"] = "names"

@@ -13,13 +13,13 @@ from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.data.timings import Timings
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.fit_memory import with_oom_retry
+from resnets.train.fit_memory import Step, with_oom_retry
 from resnets.train.guards.divergence import HINTS, Diverged
 from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.train.guards.watchdog import Watchdog
 from resnets.train.log import NullLog, RunLog
 from resnets.train.loss import LossFn
-from resnets.train.state import Meter, Saver, TrainState
+from resnets.train.state import Saver, TrainState
 from resnets.train.step import train_step
 from resnets.train.timing import TIME, StepTimer
 from resnets.utils.distributed import ProcessGroup
@@ -70,13 +70,15 @@ def fit(
     log: RunLog | NullLog,
     saver: Saver,
     hang_after: float = 0.0,
+    step: Step | None = None,
 ) -> None:
     """Train `state` in place for the recipe's duration, or until `eval.patience` runs out.
 
     `evaluate(model)` returns metrics by split, `monitor` (in percent) among them; only those of
     "val" affect training (plateau, best checkpoint). None: no data to evaluate on.
     `model` calls `state.model` or its compiled form and knows the other processes; only the main
-    process writes. A step that takes longer than `hang_after` seconds ends the process.
+    process writes. A step that takes longer than `hang_after` seconds ends the process. `step`
+    takes the place of `train_step` (`train.graph`).
     Raises Diverged, ProcessLost, and Interrupted when a signal asked to stop; all of them leave a
     usable last checkpoint.
     """
@@ -88,7 +90,7 @@ def fit(
         "save": recipe.steps(recipe.checkpoint_every, stream.examples),
         "epoch": recipe.steps("1ep", stream.examples),
     }
-    step = with_oom_retry(train_step) if model.fit_memory else train_step
+    step = step or (with_oom_retry(train_step) if model.fit_memory else train_step)
     timer = StepTimer(stream.timings, state.seconds)
     divergence = DivergenceCheck(saver, group)
     watchdog = Watchdog(hang_after, lambda: _hang_message(state, saver, group, hang_after))
@@ -101,7 +103,7 @@ def fit(
         batches: Iterable[Batch] = stream.batches(state.step, total) if not finished else ()
         for batch in signals.until_signal(batches) if group.world_size == 1 else batches:
             if (total - state.step) % every["epoch"] == 0:
-                state.epoch = Meter()  # counted back from the end: the last one is a whole epoch
+                state.epoch.reset()  # counted back from the end: the last one is a whole epoch
             with timer.computing:
                 step(state, model, loss_fn, batch, autocast, recipe)
             watchdog.beat()
@@ -176,7 +178,7 @@ def _log_interval(
             "unreadable": len(unreadable),
         }
     )
-    state.interval = Meter()
+    state.interval.reset()
 
 
 def _evaluate(

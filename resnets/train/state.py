@@ -42,13 +42,20 @@ class Meter:
     count: int = 0
 
     def add(self, sums: Mapping[str, torch.Tensor], count: int) -> None:
-        """Add one batch."""
+        """Add one batch, in place after the first one."""
         for name, value in sums.items():
             total = self.sums.get(name)
-            self.sums[name] = (
-                value.to(accumulator_dtype(value.device)) if total is None else total + value
-            )
+            if total is None:
+                self.sums[name] = value.to(accumulator_dtype(value.device), copy=True)
+            else:
+                total.add_(value)
         self.count += count
+
+    def reset(self) -> None:
+        """Start again at no examples; the sums stay where they are in memory."""
+        for total in self.sums.values():
+            total.zero_()
+        self.count = 0
 
     def reduce_to_main(self, group: ProcessGroup) -> Meter:
         """The sums over all processes in the main process; zeros in the others."""
@@ -67,10 +74,15 @@ class Meter:
         self,
         group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     ) -> dict[str, float]:
-        """Sums over counts, over all processes; "errors" becomes "top1_error" in percent."""
+        """Sums over counts, over all processes; "errors" becomes "top1_error" in percent.
+
+        {} without examples.
+        """
         sums = group.sum({"count": self.count, **{k: v.item() for k, v in self.sums.items()}})
         count = sums.pop("count")
-        means = {name: value / max(1, count) for name, value in sums.items()}
+        if not count:
+            return {}
+        means = {name: value / count for name, value in sums.items()}
         if "errors" in means:
             means["top1_error"] = 100 * means.pop("errors")
         return means

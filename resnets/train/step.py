@@ -34,6 +34,26 @@ def train_step(
     with update_in_memory(state):
         model.prepare()
     seed_step(recipe.seed, state.step, model.group)
+    all_losses = update_weights(state, model, loss_fn, batch, autocast, recipe)
+    with update_in_memory(state):
+        state.step += 1
+        if state.ema is not None:
+            state.ema.update_parameters(state.model)
+    _count(state, all_losses, model.group, recipe.batch_size)
+
+
+def update_weights(
+    state: TrainState,
+    model: DataParallelModel,
+    loss_fn: LossFn,
+    batch: Batch,
+    autocast: torch.autocast,
+    recipe: Recipe,
+) -> list[Losses]:
+    """Forward and backward passes and the optimizer's step; the losses of each micro-batch.
+
+    All of it runs on the device, so that a CUDA graph can hold it (`train.graph`).
+    """
     all_losses: list[Losses] = []
     with passes_in_memory(state, model, len(batch)):
         for start, stop in micro_batch_slices(len(batch), state.micro_batch, recipe):
@@ -50,10 +70,7 @@ def train_step(
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optim.clip_norm)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        if state.ema is not None:
-            state.ema.update_parameters(state.model)
-    _count(state, all_losses, model.group, recipe.batch_size)
+    return all_losses
 
 
 def _count(

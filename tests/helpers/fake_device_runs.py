@@ -1,6 +1,6 @@
 """What the product does on a simulated device, in a process of its own; prints one JSON object.
 
-python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [resume] [cell] [commands]
+python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [graph] [resume] [cell] [commands]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from resnets.config import replace_fields
 from resnets.study.grid.worker import train_cell
 from resnets.train import loop
 from resnets.train.async_writer import Snapshot
+from resnets.train.graph import capture
 
 SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precision": "float32"}
 
@@ -45,6 +46,27 @@ def waits_of_a_step(recipe_fields: dict[str, str], folder: Path, kind: str) -> d
         loop.train_step = step
     waits = {f"{kind}, {place.partition(':')[0]}": n / 4 for (kind, place), n in seen.items()}
     return {"waits": waits, "loss": result["test"]["loss"]}
+
+
+def waits_of_a_graph(folder: Path, kind: str) -> dict[str, Any]:
+    """Waits of the bodies of steps 3 to 8 of a run with `cuda_graph`, and the test loss."""
+    seen: list[Counter[tuple[str, str]]] = []
+
+    def counted(body: capture.Body, device: torch.device) -> capture.Body:
+        def step() -> None:
+            fake_device.waits.clear()
+            body()
+            seen.append(Counter(fake_device.waits))
+
+        return step
+
+    capture.capture = counted
+    recipe = replace_fields(
+        recipes.recipe("digits"), SHORT | {"cuda_graph": "true", "ema_decay": "0.9"}
+    )
+    result = training.run(recipe, folder, device=kind, quiet=True)
+    waits = {": ".join(place): n for each in seen[2:] for place, n in each.items()}
+    return {"steps": len(seen), "waits": waits, "loss": result["test"]["loss"]}
 
 
 def resumed(folder: Path, kind: str) -> float:
@@ -100,6 +122,8 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
     if "settings" in parts:
         found["mixing"] = waits_of_a_step(mixing, folder / "mixing", kind)
         found["policy"] = waits_of_a_step(policy, folder / "policy", kind)
+    if "graph" in parts:
+        found["graph"] = waits_of_a_graph(folder / "graph", kind)
     if "resume" in parts:
         found["resumed"] = resumed(folder / "resumed", kind)
     if "cell" in parts:

@@ -32,7 +32,7 @@ def cpu(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path, cpu) -> None:
-    found = on_device("cuda", tmp_path, "settings", "resume", "cell")
+    found = on_device("cuda", tmp_path, "settings", "graph", "resume", "cell")
     assert found["mixed"] == "RuntimeError"
     assert found["plain"]["loss"] == cpu["plain"]["loss"]
     assert found["resumed"] == cpu["resumed"]
@@ -41,6 +41,8 @@ def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path
     # torchvision's equalize, drawn six times for the images of these four steps
     equalize = {"boolean index, data/transforms/operations.py": 1.5}
     assert waits == {"plain": {}, "mixing": {}, "policy": equalize}
+    assert found["graph"]["steps"] == 8
+    assert found["graph"]["waits"] == {}
 
 
 def test_mps_computes_what_the_cpu_does_without_float64(tmp_path: Path, cpu) -> None:

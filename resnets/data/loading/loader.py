@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.config import DataSpec
@@ -20,7 +22,14 @@ from resnets.data.dataset.stream import StreamSplit
 from resnets.data.timings import Timings
 from resnets.data.transforms.augment import BatchAugment, Ints, train_views
 from resnets.data.transforms.mix import mix, mix_unit
-from resnets.data.transforms.preprocess import Preprocessor, at_size, check_growth, prepare, size_at
+from resnets.data.transforms.preprocess import (
+    Preprocessor,
+    at_size,
+    check_growth,
+    prepare,
+    resized,
+    size_at,
+)
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.environment import copy_to_device
 
@@ -89,6 +98,33 @@ class TrainStream:
                 batch = mix(self.spec.augment, self.seed, step, batch)
             yield batch
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether batches are gathered from a set that lies padded on the device."""
+        return self._padded is not None
+
+    def draws(self, start_step: int, steps: int) -> dict[str, NDArray[Any]]:
+        """What `batch_at` needs for steps from `start_step` on, (steps, B) each.
+
+        Of a single process, and without what `mix` and augmentation beyond crops and flips draw.
+        """
+        count, first = steps * self.batch_size, start_step * self.batch_size
+        repeats = self.spec.augment.repeats
+        epochs, rows = order.positions(len(self.split), self.seed, first, count, repeats)
+        draws = {"rows": rows, **self.augment.draws(epochs, rows)}
+        return {name: each.reshape(steps, self.batch_size) for name, each in draws.items()}
+
+    def batch_at(self, rows: Tensor, size: int, **draws: Tensor) -> Batch:
+        """The batch of `rows` (B,) and `draws`, all on the device, at `size` px."""
+        assert self._padded is not None
+        images = resized(self.augment.crop_at(self._padded, rows, **draws), size)
+        images = images if self.channels_last else images.contiguous()
+        return Batch(images, self.labels.index_select(0, rows), rows)
+
+    def size_at(self, step: int, total: int | None) -> int:
+        """Pixels of the images of batch `step` of a run of `total` steps."""
+        return size_at(self.spec, self.size, step, total)
+
     def _gather(self, start_step: int, total: int | None) -> Iterator[tuple[Tensor, Ints]]:
         """Images and rows of each batch of a set in memory."""
         assert self._padded is not None
@@ -108,7 +144,7 @@ class TrainStream:
         decoding = self.timings.decoding
         read = read_ahead(self.split, plans, workers, pin=pin, seed=seed, decoding=decoding)
         for step, (plan, pixels) in enumerate(read, start_step):
-            augment, size = self._augment_at(pixels.shape[1]), self._size(step, total)
+            augment, size = self._augment_at(pixels.shape[1]), self.size_at(step, total)
             with self.timings.to_device:
                 padded = augment.pad(pixels)
             with self.timings.augmenting:
@@ -122,11 +158,8 @@ class TrainStream:
         while True:
             start, many = step * count, len(self.split)
             epochs, rows = order.positions(many, self.seed, start, count, repeats, permute)
-            yield self._size(step, total), epochs[self.places], rows[self.places]
+            yield self.size_at(step, total), epochs[self.places], rows[self.places]
             step += 1
-
-    def _size(self, step: int, total: int | None) -> int:
-        return size_at(self.spec, self.size, step, total)
 
     def _plan(self, size: int, epochs: Ints, rows: Ints) -> Plan:
         """Random parts are cut at `size` px; all else as in memory, at full size."""

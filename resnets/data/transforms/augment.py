@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -189,9 +190,28 @@ class BatchAugment:
         """Cropped, flipped and normalised: (B, C, size, size) at the model's size."""
         if not self.margin:
             return self._flip(padded, rows, epochs, ids)
-        count, size, wide = len(ids), self.size, self.size + 2 * self.margin
-        place = self.places(epochs, ids)
-        image = self._here(rows)[:, None, None] * (wide * wide)
+        draws = {name: self._here(each) for name, each in self.draws(epochs, ids).items()}
+        return self.crop_at(padded, self._here(rows), **draws)
+
+    def draws(self, epochs: Ints, ids: Ints) -> dict[str, NDArray[Any]]:
+        """What `crop_at` needs to know of samples `ids` (B,): top, left in pixels, flip."""
+        shifts = 2 * self.margin + 1
+        top, left = (
+            (order.uniform(self.seed, epochs, ids, stream) * shifts).astype(np.int64)
+            for stream in (order.STREAM_CROP_Y, order.STREAM_CROP_X)
+        )
+        return {"top": top, "left": left, "flip": self._flipped(epochs, ids) & self.spec.flip}
+
+    def crop_at(
+        self, padded: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor
+    ) -> Tensor:
+        """Crops of `rows` (B,) of `padded`, normalized: (B, C, size, size) at the model's size.
+
+        All of it runs on the device, where all tensors lie.
+        """
+        count, size, wide = len(rows), self.size, self.size + 2 * self.margin
+        place = self.places(top, left, flip)
+        image = rows[:, None, None] * (wide * wide)
         channels = padded.shape[3]
         pixels = padded.view(-1, channels).index_select(0, (image + place).view(-1))
         images = pixels.view(count, -1).float()
@@ -225,21 +245,13 @@ class BatchAugment:
     def _flipped(self, epochs: Ints, ids: Ints) -> NDArray[np.bool_]:
         return order.uniform(self.seed, epochs, ids, order.STREAM_FLIP) < 0.5
 
-    def places(self, epochs: Ints, ids: Ints) -> Tensor:
+    def places(self, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
         """Where in its padded image each pixel lies: y * width + x, (B, size, size) int64."""
         span = torch.arange(self.size, device=self.device)
-        top = self._shift(epochs, ids, order.STREAM_CROP_Y)[:, None] + span
-        left = self._shift(epochs, ids, order.STREAM_CROP_X)[:, None]
-        across = span.expand(len(ids), -1)
-        if self.spec.flip:
-            flip = self._here(self._flipped(epochs, ids))
-            across = torch.where(flip[:, None], self.size - 1 - across, across)
+        down = top[:, None] + span
+        across = torch.where(flip[:, None], self.size - 1 - span, span)
         wide = self.size + 2 * self.margin
-        return top[:, :, None] * wide + (left + across)[:, None, :]
-
-    def _shift(self, epochs: Ints, ids: Ints, stream: int) -> Tensor:
-        draws = order.uniform(self.seed, epochs, ids, stream)
-        return self._here((draws * (2 * self.margin + 1)).astype(np.int64))
+        return down[:, :, None] * wide + (left[:, None] + across)[:, None, :]
 
     def _color_shift(self, epochs: Ints, ids: Ints) -> Tensor:
         """(B, 3): a random step along each principal component, in units of normalised pixels."""

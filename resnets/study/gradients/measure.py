@@ -23,7 +23,7 @@ from resnets.models import build, catalog
 from resnets.study.analysis import PRECISION
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import LossFn, classification_loss
-from resnets.train.state import Meter, new_state
+from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.utils.distributed import ProcessGroup
 
@@ -164,7 +164,7 @@ def trace_gradients(
             if now.state == "not finite" or not any(each.gradient for each in now.layers):
                 return Trace(recipe.model, tuple(measured), None)
         if state.step == tail:
-            state.interval = Meter()
+            state.interval.reset()
         train_step(state, forward, loss_fn, batch, float32, recipe)
     return Trace(recipe.model, tuple(measured), state.interval.means()["top1_error"])
 

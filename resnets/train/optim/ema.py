@@ -24,20 +24,35 @@ class AveragedModel:
         self.n_averaged = 0
         self.module = copy.deepcopy(model).requires_grad_(False)
 
-    @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Move the averaged parameters and buffers towards those of `model`."""
-        count, self.n_averaged = self.n_averaged, self.n_averaged + 1
-        weight = 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
-        floats: tuple[list[Tensor], list[Tensor]] = ([], [])
+        weight, self.n_averaged = self.weight(self.n_averaged), self.n_averaged + 1
+        self.move(model, weight)
+
+    def weight(self, count: int) -> float:
+        """Weight of the current values in the update after `count` earlier ones."""
+        return 1 - min(self.decay, (1 + count) / (10 + count)) if count else 1.0
+
+    @torch.no_grad()
+    def move(self, model: nn.Module, weight: float | Tensor) -> None:
+        """Give the values of `model` this weight; a tensor () stays on the device (`train.graph`).
+
+        Integers, and everything at weight 1.0, are copied.
+        """
+        whole = not isinstance(weight, Tensor) and weight == 1.0
+        averaged_floats: list[Tensor] = []
+        floats: list[Tensor] = []
         for averaged, current in zip(_tensors(self.module), _tensors(model), strict=True):
-            if count and averaged.is_floating_point():
-                floats[0].append(averaged)
-                floats[1].append(current)
+            if averaged.is_floating_point() and not whole:
+                averaged_floats.append(averaged)
+                floats.append(current)
             else:
                 averaged.copy_(current)
-        if count:
-            torch._foreach_lerp_(*floats, weight)
+        if isinstance(weight, Tensor):  # torch has no lerp of lists by one tensor on the device
+            torch._foreach_mul_(averaged_floats, 1 - weight)
+            torch._foreach_add_(averaged_floats, torch._foreach_mul(floats, weight))
+        elif floats:
+            torch._foreach_lerp_(averaged_floats, floats, weight)
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

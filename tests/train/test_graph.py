@@ -1,0 +1,178 @@
+"""A step as a CUDA graph (train/graph), with the graph replaced by a plain call."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnets import recipes, training
+from resnets.classification import ClassificationTask
+from resnets.config import Recipe, replace_fields
+from resnets.train.data_parallel import DataParallelModel
+from resnets.train.graph import capture, start, step
+from resnets.train.graph.start import start_graph, why_not
+from resnets.train.graph.step import GraphBatch, GraphTraining
+from resnets.train.state import TrainState, new_state
+from resnets.train.step import train_step
+from resnets.utils.distributed import ProcessGroup
+
+FLOAT32 = torch.autocast("cpu", enabled=False)
+STEPS = 12
+SHORT = {
+    "duration": f"{STEPS}it",
+    "precision": "float32",
+    "batch_size": "32",
+    "model.depths": "[1,1,1]",
+    "optim.lr": "0.02",
+}
+SETTINGS = {
+    "plain": {"data.augment.crop": "none", "data.augment.flip": "true"},
+    "parts": {"optim.clip_norm": "1.0", "norm_batch": "16", "micro_batch": "16"},
+    "averaged": {"ema_decay": "0.9", "data.grow_from": "6", "data.grow_step": "1"},
+    "adamw": {"optim.kind": "adamw", "optim.lr": "0.003", "schedule.kind": "cosine"},
+    "held": {"schedule.hold_until_error": "99.0"},
+}
+
+
+def digits(fields: dict[str, str]) -> Recipe:
+    return replace_fields(recipes.recipe("digits", "cifar-resnet8"), SHORT | fields)
+
+
+def opened(recipe: Recipe) -> tuple[ClassificationTask, TrainState, DataParallelModel]:
+    task = ClassificationTask.open(recipe)
+    task.model.to(memory_format=torch.channels_last)
+    return task, new_state(task.model, task.recipe, STEPS), DataParallelModel(task.model)
+
+
+def tensors(state: TrainState) -> dict[str, torch.Tensor]:
+    found = {f"model/{name}": each for name, each in state.model.state_dict().items()}
+    if state.ema is not None:
+        found |= {f"ema/{name}": each for name, each in state.ema.module.state_dict().items()}
+    return found
+
+
+@pytest.mark.parametrize("fields", SETTINGS.values(), ids=SETTINGS)
+def test_a_graph_computes_what_train_step_does(fields, monkeypatch) -> None:
+    monkeypatch.setattr(step, "STEPS_PER_TABLE", 5)  # filled several times
+    recipe = digits(fields)
+    task, state, model = opened(recipe)
+    cpu = torch.device("cpu")
+    for batch in itertools.islice(task.stream(cpu, ProcessGroup()).batches(0, STEPS), STEPS):
+        train_step(state, model, task.loss_fn, batch, FLOAT32, task.recipe)
+    expected, loss = tensors(state), state.interval.means()
+
+    task, state, model = opened(recipe)
+    graph = GraphTraining(
+        state,
+        model,
+        task.loss_fn,
+        task.stream(cpu, ProcessGroup()),
+        FLOAT32,
+        task.recipe,
+        STEPS,
+        capture=capture.plain,
+    )
+    batches = list(itertools.islice(graph.batches(0, STEPS), 1))
+    assert isinstance(batches[0], GraphBatch) is ("schedule.hold_until_error" not in fields)
+    for batch in itertools.islice(graph.batches(0, STEPS), STEPS):
+        graph.step(state, model, task.loss_fn, batch, FLOAT32, task.recipe)
+
+    assert state.step == STEPS
+    assert state.interval.count == STEPS * recipe.batch_size
+    assert state.interval.means() == pytest.approx(loss, rel=1e-4)
+    for name, each in tensors(state).items():
+        torch.testing.assert_close(each, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_batches_are_those_of_the_stream_to_the_bit() -> None:
+    task, _, _ = opened(digits({"data.augment.flip": "true", "data.augment.repeats": "2"}))
+    stream = task.stream(torch.device("cpu"), ProcessGroup())
+    first, count = 50, 20  # over the end of an epoch
+    draws = stream.draws(first, count)
+    for row, batch in enumerate(itertools.islice(stream.batches(first), count)):
+        found = stream.batch_at(
+            size=stream.size, **{name: torch.from_numpy(each[row]) for name, each in draws.items()}
+        )
+        assert torch.equal(found.images, batch.images)
+        assert torch.equal(found.targets, batch.targets)
+
+
+def test_warm_up_steps_leave_no_trace() -> None:
+    def three_steps_before(body: capture.Body, device: torch.device) -> capture.Body:
+        for _ in range(3):
+            body()
+        return body
+
+    found = []
+    for way in (capture.plain, three_steps_before):
+        task, state, model = opened(digits({"optim.kind": "adamw", "ema_decay": "0.9"}))
+        stream = task.stream(torch.device("cpu"), ProcessGroup())
+        options = (state, model, task.loss_fn, stream, FLOAT32, task.recipe, STEPS)
+        graph = GraphTraining(*options, capture=way)
+        for _ in range(2):
+            graph.replay()
+        found.append(tensors(state) | state.interval.sums)
+    assert found[0].keys() == found[1].keys()
+    for name, each in found[0].items():
+        assert torch.equal(each, found[1][name]), name
+
+
+REFUSED = {
+    "cpu": {},
+    "mixup": {"data.augment.mixup": "0.2"},
+    "policy": {"data.augment.policy": "trivial"},
+    "lamb": {"optim.kind": "lamb"},
+    "drop_path": {"model.drop_path": "0.1"},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_graph_cannot_hold_is_said(name: str) -> None:
+    task, _, model = opened(digits(REFUSED[name]))
+    cpu = torch.device("cpu")
+    stream = task.stream(cpu, ProcessGroup())
+    device = cpu if name == "cpu" else torch.device("cuda")
+    assert why_not(task.recipe, stream, model, device)
+    task, _, model = opened(digits({}))
+    assert why_not(task.recipe, task.stream(cpu, ProcessGroup()), model, device) is None or (
+        name == "cpu"
+    )
+
+
+def test_a_failed_capture_is_said_and_changes_nothing(monkeypatch) -> None:
+    def fails(body: capture.Body, device: torch.device) -> capture.Body:
+        body()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(start, "why_not", lambda *_: None)
+    monkeypatch.setattr(capture, "capture", fails)
+    task, state, model = opened(digits({}))
+    before = {name: each.clone() for name, each in tensors(state).items()}
+    stream = task.stream(torch.device("cpu"), ProcessGroup())
+    found = start_graph(
+        state,
+        task.recipe,
+        stream,
+        task.loss_fn,
+        model=model,
+        autocast=FLOAT32,
+        total=STEPS,
+        compile_blocks=False,
+    )
+    assert isinstance(found, str)
+    for name, each in tensors(state).items():
+        assert torch.equal(each, before[name]), name
+
+
+def test_a_run_with_a_graph_equals_one_without(monkeypatch, tmp_path: Path) -> None:
+    fields = {"eval.every": "6it", "log_every": "4it", "checkpoint_every": "6it"}
+    plain = training.run(digits(fields), tmp_path / "plain", device="cpu", quiet=True)
+    monkeypatch.setattr(start, "why_not", lambda *_: None)
+    monkeypatch.setattr(capture, "capture", capture.plain)
+    recipe = digits(fields | {"cuda_graph": "true"})
+    graph = training.run(recipe, tmp_path / "graph", device="cpu", quiet=True)
+    for split in ("test", "train"):
+        assert graph[split]["loss"] == pytest.approx(plain[split]["loss"], rel=1e-4)
+    rows = (tmp_path / "graph" / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == len((tmp_path / "plain" / "metrics.jsonl").read_text().splitlines())
