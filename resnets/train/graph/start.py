@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from resnets.config import Recipe
+from resnets.config import AugmentSpec, Recipe
 from resnets.data.loading.loader import TrainStream
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.fit_memory import OutOfMemory
@@ -16,6 +17,9 @@ from resnets.train.graph.step import GraphTraining
 from resnets.train.loop import Stream
 from resnets.train.loss import LossFn
 from resnets.train.state import TrainState
+
+# Augmentation whose draws `TrainStream.draws` makes; a crop at random scales is not in memory.
+IN_TABLES = {"crop", "pad", "flip", "repeats", "scale"}
 
 
 def start_graph(
@@ -78,16 +82,12 @@ def _reasons(
         yield f"task={recipe.task} has images of many sizes"
     elif not stream.in_memory:
         yield "the data set is not in memory"
-    drawn = {
-        "policy": augment.policy != "none",
-        "pca_color": augment.pca_color > 0,
-        "random_erase": augment.random_erase > 0,
-        "mixup": augment.mixup > 0,
-        "cutmix": augment.cutmix > 0,
-    }
-    for name, used in drawn.items():
-        if used:
-            yield f"data.augment.{name} is decided on the host"
+    default = AugmentSpec()
+    for each in dataclasses.fields(AugmentSpec):
+        if each.name not in IN_TABLES and getattr(augment, each.name) != getattr(
+            default, each.name
+        ):
+            yield f"data.augment.{each.name} draws on the host"
     if recipe.custom:
         yield "a network or loss from outside the package may draw random numbers"
     elif recipe.model.drop_path or any(
