@@ -11,6 +11,8 @@ import yaml
 from doc_blocks import blocks, commands
 from paths import ROOT
 
+from resnets.cli.main import module_name
+
 COMMANDS = [(place, line) for place, line, _ in commands()]
 OURS = [(place, line) for place, line in COMMANDS if line.startswith("resnets ")]
 # Of code that is not run: why not. Anything else has to run.
@@ -44,7 +46,7 @@ def test_command_does_what_it_seems_to_when_pasted(place, command):
     assert not [word for word in words if set(word) <= set("|&;<>()")], "a shell would take these"
     assert not [word for word in words if "..." in word or word[0] in "[{"], "not a command yet"
     assert not [word for word in words if any(sign in word for sign in "*?{")], "globs differ"
-    module = importlib.import_module(f"resnets.cli.{words[1]}")
+    module = importlib.import_module(module_name(words[1]))
     tyro.extras.get_parser(module.command).parse_args(words[2:])
 
 
