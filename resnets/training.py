@@ -39,7 +39,8 @@ from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.openmp import WaitPolicyController, adapt_wait_policy
 from resnets.utils.terminal import valid_text
-from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint, find_checkpoint
+from resnets.weights.checkpoint.find import find_checkpoint
+from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 
 RESULT = "result.json"
@@ -172,12 +173,12 @@ def _read_run(out: Path) -> _Start:
     try:
         edited = from_toml(out / RECIPE, stored=True)
     except ConfigError as error:
-        checkpoint = CheckpointManager(out, Recipe()).newest()
+        checkpoint = CheckpointManager(out, Recipe()).latest()
         if checkpoint is None:
             raise
         note = f"{error}; using the checkpoint's own recipe"
         return _Start(checkpoint.recipe, checkpoint, [note])
-    checkpoint = CheckpointManager(out, edited).newest()
+    checkpoint = CheckpointManager(out, edited).latest()
     if checkpoint is None:
         return _Start(edited)
     recipe, notes = reconcile(edited, checkpoint.recipe)
@@ -239,7 +240,7 @@ def _check_batch_norms(task: Task, group: ProcessGroup) -> None:
 
 def _write_recipe(out: Path, recipe: Recipe) -> None:
     """Write recipe.toml to the folder and, where the recipe names one, to the checkpoint URL."""
-    CheckpointManager(out, recipe).begin(recipe)
+    CheckpointManager(out, recipe).upload_recipe(recipe)
     with atomic_write(out / RECIPE) as path:
         path.write_text(to_toml(recipe), encoding="utf-8")
 

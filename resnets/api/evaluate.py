@@ -31,7 +31,7 @@ from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
 from resnets.utils.terminal import echo
-from resnets.weights.checkpoint.format import task_of
+from resnets.weights.checkpoint.find import read_task
 from resnets.weights.heads import read_classes, same_classes
 from resnets.weights.load import LoadOptions, load_model, warn_of_names
 
@@ -113,7 +113,7 @@ def evaluate(
     path = fspath(data) if isinstance(data, str | PathLike) else None
     source = source_of(data) if path is None and data is not None else None
     with results_folder(folder):
-        if any(task_of(each) != "classify" for each in paths):
+        if any(read_task(each) != "classify" for each in paths):
             from resnets.api.detect import evaluate_detectors  # takes a second to import
 
             _refuse(

@@ -13,7 +13,7 @@ from resnets.export.export import export as export_model
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Kind, Precision, is_artifact
 from resnets.utils.terminal import echo
-from resnets.weights.checkpoint.format import task_of
+from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions, load_model
 
 SUFFIX: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -70,7 +70,7 @@ def export(
         net = given
     else:
         source = Path(given)
-        if task_of(given) != "classify":
+        if read_task(given) != "classify":
             raise ConfigError(
                 f"{source}: detectors and segmenters cannot be exported yet; `resnets serve` and"
                 " `resnets predict` take the checkpoint"

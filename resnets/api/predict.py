@@ -21,7 +21,7 @@ from resnets.runtime.base import Backend, describe_backend
 from resnets.runtime.torch import TorchEngine
 from resnets.utils.cpu_count import cores
 from resnets.utils.terminal import echo
-from resnets.weights.checkpoint.format import task_of
+from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def predict(
     source = path_or_model(weights)
     given = [images] if isinstance(images, str) or not isinstance(images, Sequence) else images
     found = _in_folders(given, quiet)
-    if isinstance(source, str) and task_of(source) != "classify":
+    if isinstance(source, str) and read_task(source) != "classify":
         from resnets.api.detect import predict_objects  # takes a second to import
 
         paths = [each for each in found if isinstance(each, Path)]

@@ -19,7 +19,7 @@ from resnets.evaluate.match import open_split
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
 from resnets.models.norm import BATCH_NORMS, recompute_statistics
-from resnets.weights.checkpoint.format import task_of
+from resnets.weights.checkpoint.find import read_task
 from resnets.weights.folder import save_net
 from resnets.weights.load import LoadOptions, load_model
 
@@ -64,7 +64,7 @@ def recompute_norm(
     if batch_size < 2:
         raise ConfigError(f"--batch-size {batch_size}: statistics need at least 2 images")
     if isinstance(given, str):
-        if (task := task_of(given)) != "classify":
+        if (task := read_task(given)) != "classify":
             raise ConfigError(f"{given}: is for task {task}; give the classifier it starts from")
         net = load_model(given, LoadOptions(model=model), "body")
     else:

@@ -22,9 +22,10 @@ from resnets.train.parts import CustomParts, Loss
 from resnets.train.resume import describe_differences
 from resnets.utils.distributed import init_distributed
 from resnets.utils.files import RUNS, run_folder
-from resnets.weights.checkpoint.format import RECIPE, place_for
-from resnets.weights.checkpoint.manager import bring_back
-from resnets.weights.checkpoint.store_url import url_of
+from resnets.weights.checkpoint.find import run_url
+from resnets.weights.checkpoint.format import RECIPE
+from resnets.weights.checkpoint.manager import restore_run_folder
+from resnets.weights.checkpoint.store_url import remote_url
 from resnets.weights.custom_model import MakeModel
 
 log = logging.getLogger("resnets")
@@ -149,7 +150,7 @@ def _has_run(folder: Path, recipe: Recipe | None) -> bool:
         return True
     if recipe is None or recipe.checkpoint_url is None:
         return False
-    return bring_back(place_for(folder, recipe.checkpoint_url), folder)
+    return restore_run_folder(run_url(folder, recipe.checkpoint_url), folder)
 
 
 def _log_differences(recipe: Recipe, folder: Path) -> None:
@@ -160,16 +161,16 @@ def _log_differences(recipe: Recipe, folder: Path) -> None:
 
 def _restore_from_url(where: Path) -> Path:
     """The run folder to resume; that of a URL is made where it is missing."""
-    url = url_of(where)
+    url = remote_url(where)
     if url is None:
         return where
     folder = RUNS / where.name
     if not (folder / RECIPE).is_file():
-        if not bring_back(url, folder):
+        if not restore_run_folder(url, folder):
             raise ConfigError(f"--resume {url}: no run's checkpoints there")
         return folder
     kept = from_toml(folder / RECIPE, stored=True).checkpoint_url
-    if kept is None or place_for(folder, kept) != url:
+    if kept is None or run_url(folder, kept) != url:
         raise ConfigError(
             f"--resume {url}: {folder} contains another run; move it away, or resume that one with"
             f" --resume {folder}"

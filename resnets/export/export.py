@@ -49,7 +49,8 @@ from resnets.runtime.artifact import (
 from resnets.runtime.graph import INPUT
 from resnets.runtime.open import open_artifact
 from resnets.runtime.torch import TorchEngine
-from resnets.weights.checkpoint.format import CheckpointError, find_checkpoint
+from resnets.weights.checkpoint.find import find_checkpoint
+from resnets.weights.checkpoint.format import CheckpointError
 
 RESIZE_AND_CROP = "shorter side to `resize` px (antialiased), center crop of `size` px"
 NORMALIZATION = "channel order, scale to 0..1, mean and deviation"

@@ -26,8 +26,9 @@ from resnets.export.select import open_backend
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.serve.http.limits import RequestError
-from resnets.weights.checkpoint.format import FOLDER, RECIPE, find_checkpoint, task_of
-from resnets.weights.checkpoint.store_url import path_of, url_of
+from resnets.weights.checkpoint.find import find_checkpoint, read_task
+from resnets.weights.checkpoint.format import FOLDER, RECIPE
+from resnets.weights.checkpoint.store_url import local_path, remote_url
 from resnets.weights.load import NOTHING_SAID, LoadOptions, in_words, load_model, says_model
 from resnets.weights.read import split_part
 
@@ -206,7 +207,7 @@ def open_model(
     digest: its `fingerprint` before this call. loading: options for weights that do not name their
     model; ignored for others.
     """
-    if not is_artifact(where) and task_of(where) != "classify":
+    if not is_artifact(where) and read_task(where) != "classify":
         if backend not in ("auto", "torch") or precision == "int8":
             raise ConfigError(f"{where}: this task is only supported by torch, and not in int8")
         return VisionModel(where, device, precision)
@@ -235,8 +236,8 @@ def fingerprint(where: str) -> str:
     For a run, those of its checkpoint, local or remote. Raises the errors of `find_checkpoint`.
     """
     where = split_part(where)[0]
-    path = path_of(where)
-    if url_of(where) or (path / FOLDER).is_dir() or (path / RECIPE).is_file():
+    path = local_path(where)
+    if remote_url(where) or (path / FOLDER).is_dir() or (path / RECIPE).is_file():
         path = find_checkpoint(where)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())

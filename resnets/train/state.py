@@ -27,9 +27,9 @@ from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.environment import accumulator_dtype
 from resnets.weights.checkpoint.fingerprint import Record
-from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, Encoded
+from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, EncodedCheckpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
-from resnets.weights.checkpoint.store_url import named
+from resnets.weights.checkpoint.store_url import display_path
 from resnets.weights.lazy_tensors import naming
 from resnets.weights.load import load_weights
 
@@ -215,9 +215,9 @@ class Saver:
                     f"{self._manager.last_good()}; {HINTS}"
                 )
             if self._record.file is not None:  # before a checkpoint refers to it
-                self._manager.put_beside(*self._record.file)
+                self._manager.save_companion(*self._record.file)
                 self._record.file = None
-            payload = Encoded({**self._constant_tensors, **copies}, self._meta | meta)
+            payload = EncodedCheckpoint({**self._constant_tensors, **copies}, self._meta | meta)
             self._manager.save(name, payload, meta["step"], final=final)
 
         self._writer.start(name, write)
@@ -225,7 +225,7 @@ class Saver:
     def wait(self) -> None:
         """Wait until all checkpoints are written; raises CheckpointError if one cannot be."""
         self._writer.wait()
-        self._manager.send(final=True)
+        self._manager.upload_pending(final=True)
 
     def close(self) -> None:
         """Finish pending writes, however the run ended."""
@@ -238,8 +238,8 @@ class Saver:
 
     def restore(self, state: TrainState, checkpoint: Checkpoint) -> None:
         """Load a checkpoint of `save_last` into `state`; CheckpointError if it does not match."""
-        self._manager.going_on(checkpoint)
-        with naming(named(checkpoint.path)):
+        self._manager.resume_from(checkpoint)
+        with naming(display_path(checkpoint.path)):
             self._restore(state, checkpoint)
 
     def _restore(self, state: TrainState, checkpoint: Checkpoint) -> None:

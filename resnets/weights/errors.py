@@ -14,8 +14,8 @@ class CheckpointError(ResnetsError):
 
 
 class StoreError(Exception):
-    """A store that cannot read or write a file: the `reason`, and a suggested `cure`."""
+    """A store that cannot read or write a file: the `reason`, and what to do, the `remedy`."""
 
-    def __init__(self, reason: str, cure: str) -> None:
-        super().__init__(f"{reason}; {cure}")
-        self.reason, self.cure = reason, cure
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason, self.remedy = reason, remedy

@@ -19,16 +19,15 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.weights import folder, hub
 from resnets.weights.adapt import CIFAR_SIZE, stated_preprocess
+from resnets.weights.checkpoint.find import as_file, open_checkpoint
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import (
     FOLDER,
     Checkpoint,
     CheckpointError,
-    file_of,
-    open_checkpoint,
-    read_whole,
+    read_run_checkpoint,
 )
-from resnets.weights.checkpoint.store_url import named
+from resnets.weights.checkpoint.store_url import display_path
 from resnets.weights.checks import check_values, known_network
 from resnets.weights.create import net_from, recognize
 from resnets.weights.custom_model import MODEL_KEYS, MakeModel, build_custom
@@ -94,9 +93,9 @@ def load(
     """
     if model is None or isinstance(model, str):
         return _load(fspath(where), model, classes, "head")
-    path = file_of(fspath(where))
-    checkpoint = open_checkpoint(fspath(where)) if path is None else read_whole(path)
-    with naming(named(checkpoint.path)):
+    path = as_file(fspath(where))
+    checkpoint = open_checkpoint(fspath(where)) if path is None else read_run_checkpoint(path)
+    with naming(display_path(checkpoint.path)):
         return _net_of(checkpoint, fspath(where), None, None, classes, model)
 
 
@@ -131,15 +130,15 @@ def _load(
     if (Path(place).expanduser() / folder.CONFIG).is_file():
         found = dataclasses.replace(read_folder(Path(place).expanduser(), source), part=part)
         return _published(found, model, classes, need, rename)
-    path = file_of(place)
+    path = as_file(place)
     if path is None and Path(place).expanduser().is_dir():
         refuse_folder(Path(place).expanduser())
     if path is not None and not _is_ours(path):
         found = read_path(str(path) if part is None else f"{path}#{part}")
         found = dataclasses.replace(found, source=source)
         return _published(found, model, classes, need, rename)
-    checkpoint = open_checkpoint(place) if path is None else read_whole(path)
-    with naming(named(checkpoint.path)):
+    checkpoint = open_checkpoint(place) if path is None else read_run_checkpoint(path)
+    with naming(display_path(checkpoint.path)):
         return _net_of(checkpoint, source, part, model, classes if rename else None)
 
 
@@ -168,19 +167,19 @@ def _net_of(
         net, _ = build_custom(custom, recipe.model)
     elif missing:
         raise ConfigError(
-            f"{named(path)}: its network is from outside the package ({', '.join(missing)}); give"
-            f" it, in Python: resnets.load({source!r}, model=...)"
+            f"{display_path(path)}: its network is from outside the package ({', '.join(missing)});"
+            f" give it, in Python: resnets.load({source!r}, model=...)"
         )
     else:
         net = build(recipe.model)
     averaged = checkpoint.group("ema") if part in (None, "ema") else {}
     load_weights(net, chosen_group(checkpoint, part, source), path)
-    check_values(net.state_dict(), named(path))
+    check_values(net.state_dict(), display_path(path))
     net.preprocess = read_preprocess(checkpoint)
     net.classes = checkpoint.classes
     if len(net.classes) != recipe.model.num_classes:
         raise CheckpointError(
-            f"{named(path)}: names {len(net.classes)} classes, but its network has"
+            f"{display_path(path)}: names {len(net.classes)} classes, but its network has"
             f" {recipe.model.num_classes} outputs"
         )
     if classes is not None:
@@ -206,7 +205,7 @@ def says_model(where: str | Path) -> bool:
     if hub.is_library(place):
         return True
     try:
-        path = file_of(place)
+        path = as_file(place)
     except (CheckpointError, ConfigError):
         return True  # whoever loads them says what is wrong
     return path is None or _is_ours(path)
@@ -382,7 +381,7 @@ def load_weights(net: nn.Module, weights: dict[str, torch.Tensor], path: Path) -
         shown = ", ".join(wrong[:3]) + (" ..." if len(wrong) > 3 else "")
         name = net.spec.name if isinstance(net, ImageClassifier) else "this model"
         raise CheckpointError(
-            f"{named(path)}: holds another architecture than {name}: "
+            f"{display_path(path)}: holds another architecture than {name}: "
             f"{len(wrong)} tensors differ ({shown})"
         )
     net.load_state_dict(weights)

@@ -18,13 +18,9 @@ from torch import Tensor
 from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.weights import folder
-from resnets.weights.checkpoint.format import (
-    Checkpoint,
-    CheckpointError,
-    find_checkpoint,
-    read_whole,
-)
-from resnets.weights.checkpoint.store_url import named, url_of
+from resnets.weights.checkpoint.find import find_checkpoint
+from resnets.weights.checkpoint.format import Checkpoint, CheckpointError, read_run_checkpoint
+from resnets.weights.checkpoint.store_url import display_path, remote_url
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, flatten, naming, stored
 from resnets.weights.name_maps.maps import shorten
@@ -92,7 +88,7 @@ def read_path(source: str) -> Weights:
     read.
     """
     whole, (source, part) = source, split_part(source)
-    path = find_checkpoint(source) if url_of(source) else Path(source).expanduser()
+    path = find_checkpoint(source) if remote_url(source) else Path(source).expanduser()
     if not path.exists():
         near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
@@ -158,7 +154,7 @@ def read_preprocess(checkpoint: Checkpoint) -> Preprocessor:
     """The preprocessing in a checkpoint; CheckpointError if it is missing or incomplete."""
     said = checkpoint.meta.get("preprocess")
     if not isinstance(said, dict):
-        raise checkpoint.wrong("preprocess", "an object", said)
+        raise checkpoint.invalid_entry("preprocess", "an object", said)
     try:
         spec = from_dict(Preprocess, said, where="preprocess")
         image = checkpoint.tensors.get("preprocess/mean_image")
@@ -167,7 +163,7 @@ def read_preprocess(checkpoint: Checkpoint) -> Preprocessor:
             raise ValueError(f"preprocess: its mean image is of {tuple(image.shape)}, not {wanted}")
         return Preprocessor(spec, image)
     except ValueError as error:
-        raise CheckpointError(f"{named(checkpoint.path)}: {error}") from None
+        raise CheckpointError(f"{display_path(checkpoint.path)}: {error}") from None
 
 
 def unseen(spec: ModelSpec) -> dict[str, Any]:
@@ -180,7 +176,7 @@ def _read_safetensors(path: Path, source: str, part: str | None) -> Weights:
     if "resnets" not in read_metadata(path):
         metadata, tensors = read_safetensors(path)
         return _beside(stated_in(metadata), _in_memory(tensors), path, source, part)
-    checkpoint = read_whole(path)
+    checkpoint = read_run_checkpoint(path)
     recipe = checkpoint.recipe
     return Weights(
         source,

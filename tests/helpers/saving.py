@@ -8,7 +8,7 @@ import sys
 import torch
 
 from resnets.config import Recipe
-from resnets.weights.checkpoint.format import LAST, Encoded
+from resnets.weights.checkpoint.format import LAST, EncodedCheckpoint
 from resnets.weights.checkpoint.manager import CheckpointManager
 
 # Children fork from a clean process that has imported torch once.
@@ -19,7 +19,7 @@ FORKS.set_forkserver_preload(["resnets.weights.checkpoint.manager"])
 def payload(step, size=1000):
     """A checkpoint whose contents follow from its step."""
     meta = {"step": step, "recipe": {}, "classes": ["a"], "state": {}}
-    return Encoded({"model/a": torch.full((size,), float(step))}, meta)
+    return EncodedCheckpoint({"model/a": torch.full((size,), float(step))}, meta)
 
 
 def assert_is(checkpoint, step):
@@ -35,10 +35,10 @@ def saved(out, *steps, recipe=None):
     return kept
 
 
-def going_on(out, recipe=None):
+def resume_from(out, recipe=None):
     """The same as a process finds them that goes on."""
     kept = CheckpointManager(out, recipe or Recipe())
-    kept.going_on(kept.newest())
+    kept.resume_from(kept.latest())
     return kept
 
 
@@ -49,8 +49,8 @@ def files(out):
 def save_without_end(out, pipe, size):
     """Save steps 1, 2, ... and tell each that is done, until killed."""
     kept, step = CheckpointManager(out, Recipe()), 0
-    if (newest := kept.newest()) is not None:
-        kept.going_on(newest)
+    if (newest := kept.latest()) is not None:
+        kept.resume_from(newest)
         step = newest.meta["step"]
     while True:
         step += 1
@@ -60,7 +60,7 @@ def save_without_end(out, pipe, size):
 
 def die_at(number, out, links):
     """Going on from step 20, save step 30; SIGKILL ourselves at the `number`-th file operation."""
-    kept, count = going_on(out), 0
+    kept, count = resume_from(out), 0
 
     def watch(event, words):
         nonlocal count

@@ -240,7 +240,7 @@ def test_a_broken_cell_does_not_take_the_grid_down(tmp_path, capfd):
     assert residual.status == "running"  # the disk may be mended, and the file come back
     assert not (broken / "failed.json").exists()
     said = capfd.readouterr().err
-    assert f"cifar-resnet8-seed0: {broken / 'checkpoints' / 'last.safetensors'}: cut short" in said
+    assert f"cifar-resnet8-seed0: {broken / 'checkpoints' / 'last.safetensors'}: truncated" in said
     assert "Traceback" not in said
 
 

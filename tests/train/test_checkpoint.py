@@ -7,12 +7,8 @@ import torch
 from full_disk import fill_disk
 
 from resnets.weights.checkpoint import format as ckpt
-from resnets.weights.checkpoint.format import (
-    CheckpointError,
-    find_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
+from resnets.weights.checkpoint.find import find_checkpoint
+from resnets.weights.checkpoint.format import CheckpointError, read_checkpoint, save_checkpoint
 
 TENSORS = {
     "model/a": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
@@ -39,7 +35,7 @@ def test_cut_checkpoint_is_refused(tmp_path, keep):
     path = tmp_path / "cut.safetensors"
     save_checkpoint(path, TENSORS, {"step": 1})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=r"cut.safetensors: cut short"):
+    with pytest.raises(CheckpointError, match=r"cut.safetensors: truncated"):
         read_checkpoint(path)
 
 
@@ -49,7 +45,7 @@ def test_flipped_bit_is_noticed(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[-3] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(CheckpointError, match="checksum differs"):
+    with pytest.raises(CheckpointError, match="checksum mismatch"):
         read_checkpoint(path)
 
 

@@ -52,7 +52,7 @@ def test_disk_full_says_how_much_is_needed_and_what_is_intact(tmp_path):
         f"another --out; last good checkpoint: {last} (step 20)"
     )
     assert files(tmp_path)[0] == LAST  # and nothing half written
-    assert_is(kept.newest(), 20)
+    assert_is(kept.latest(), 20)
     kept.save(LAST, payload(1030, size=2_000_000), 1030)
     assert files(tmp_path) == [LAST, step_name(20)]
 
@@ -93,7 +93,7 @@ def test_read_only_folder_keeps_what_was_there(caplog):
                 match=r"of step 30 \(Permission denied\); .*; last good checkpoint: .*\(step 20\)",
             ):
                 kept.save(LAST, payload(30), 30)
-            assert_is(CheckpointManager(out, Recipe()).newest(), 20)
+            assert_is(CheckpointManager(out, Recipe()).latest(), 20)
         finally:
             if nobody:
                 os.seteuid(0)
@@ -121,7 +121,7 @@ def test_without_its_last_checkpoint_a_run_ends_the_same(whole, tmp_path, caplog
     harm(last)
     training.run(None, tmp_path / "run", device="cpu", quiet=True)
     assert f"{last}: " in caplog.text
-    assert f"going on from {last.with_name(step_name(8))} instead" in caplog.text
+    assert f"resuming from {last.with_name(step_name(8))} instead" in caplog.text
     ours, theirs = read_checkpoint(last), read_checkpoint(whole / "checkpoints" / LAST)
     assert ours.meta["step"] == STEPS
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in theirs.tensors)
@@ -131,13 +131,13 @@ def test_a_checkpoint_that_vanishes_while_training_is_written_anew(tmp_path):
     kept = saved(tmp_path, 10, 20)
     (tmp_path / "checkpoints" / LAST).unlink()
     kept.save(LAST, payload(30), 30)
-    assert_is(kept.newest(), 30)
+    assert_is(kept.latest(), 30)
 
 
 def test_a_run_without_any_checkpoint_starts_again_and_says_so(whole, tmp_path, caplog):
     (tmp_path / "recipe.toml").write_text((whole / "recipe.toml").read_text())
     training.run(None, tmp_path, device="cpu", quiet=True)
-    assert f"{LAST}: no such checkpoint; starting again from the first step" in caplog.text
+    assert f"{LAST}: no such checkpoint; starting from the first step" in caplog.text
     ours = read_checkpoint(tmp_path / "checkpoints" / LAST)
     theirs = read_checkpoint(whole / "checkpoints" / LAST)
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in theirs.tensors)

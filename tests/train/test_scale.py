@@ -19,7 +19,8 @@ from resnets.config import DataSpec, Recipe, from_toml, replace_fields, to_toml
 from resnets.data import open_data
 from resnets.recipes import recipe
 from resnets.train.log import read_rows
-from resnets.weights.checkpoint.format import LAST, find_checkpoint, read_checkpoint
+from resnets.weights.checkpoint.find import find_checkpoint
+from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 STEPS = 8
 

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
-from saving import assert_is, files, going_on, payload, saved
+from saving import assert_is, files, payload, resume_from, saved
 
 import resnets
 from resnets import training
@@ -19,18 +19,15 @@ from resnets.config import ConfigError, Recipe, replace_fields, to_toml
 from resnets.recipes import recipe
 from resnets.serve.models import fingerprint
 from resnets.weights.checkpoint import store_url
+from resnets.weights.checkpoint.find import SUFFIXES, find_checkpoint, open_checkpoint, read_task
 from resnets.weights.checkpoint.format import (
     BEST,
     LAST,
-    SUFFIXES,
     CheckpointError,
-    find_checkpoint,
-    read_checkpoint,
     step_name,
-    task_of,
 )
 from resnets.weights.checkpoint.manager import CheckpointManager
-from resnets.weights.checkpoint.store_url import UrlStore, path_of, url_of
+from resnets.weights.checkpoint.store_url import UrlStore, local_path, remote_url
 from resnets.weights.read import READERS
 
 
@@ -78,7 +75,7 @@ def short(url, **changes):
 
 
 def there(url):
-    return [each for each in UrlStore(url).names() if each != "recipe.toml"]
+    return [each for each in UrlStore(url).list_files() if each != "recipe.toml"]
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["object-store", "moved"])
@@ -88,8 +85,8 @@ def test_they_are_kept_there_in_place_of_the_folder(url, tmp_path, monkeypatch, 
     saved(out, 10, 20, 30, recipe=plan)
     assert files(out) == []
     assert there(f"{url}/run") == [LAST, step_name(20)]
-    assert_is(going_on(out, plan).newest(), 30)
-    kept = going_on(out, plan)
+    assert_is(resume_from(out, plan).latest(), 30)
+    kept = resume_from(out, plan)
     kept.save(LAST, payload(40), 40)
     kept.save(BEST, payload(40), 40)
     assert there(f"{url}/run") == [BEST, LAST, step_name(30)]
@@ -102,9 +99,9 @@ def test_damaged_there_means_an_older_one_and_both_are_named(url, tmp_path, capl
     place = fsspec.filesystem("shaky")
     key = f"{url}/run/{LAST}"
     place.pipe_file(key, place.cat_file(key)[:-3])
-    assert_is(CheckpointManager(tmp_path / "run", plan).newest(), 10)
-    assert f"{url}/run/{LAST}: cut short" in caplog.text
-    assert f"going on from {url}/run/{step_name(10)} instead" in caplog.text
+    assert_is(CheckpointManager(tmp_path / "run", plan).latest(), 10)
+    assert f"{url}/run/{LAST}: truncated" in caplog.text
+    assert f"resuming from {url}/run/{step_name(10)} instead" in caplog.text
 
 
 def test_a_failing_moment_is_tried_again(url, tmp_path):
@@ -114,10 +111,10 @@ def test_a_failing_moment_is_tried_again(url, tmp_path):
     assert Shaky.failures == 0
     # Nothing older is taken only because the newest cannot be had just now.
     Shaky.failures = 4
-    with pytest.raises(CheckpointError, match="4 attempts: connection reset by peer; look at"):
-        CheckpointManager(out, plan).newest()
+    with pytest.raises(CheckpointError, match="4 attempts: connection reset by peer; check"):
+        CheckpointManager(out, plan).latest()
     Shaky.failures = 3
-    assert_is(CheckpointManager(out, plan).newest(), 20)
+    assert_is(CheckpointManager(out, plan).latest(), 20)
 
 
 def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
@@ -129,16 +126,16 @@ def test_while_it_is_away_they_wait_in_the_folder(url, tmp_path, caplog):
     told = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(told) == 2
     assert "cannot write the checkpoint of step 20 (4 attempts: connection reset" in caplog.text
-    assert f"it waits in {out / 'checkpoints' / LAST}" not in told[0].message
-    assert "and training goes on" in caplog.text
+    assert f"it is kept in {out / 'checkpoints' / LAST}" not in told[0].message
+    assert "training continues" in caplog.text
     assert files(out) == [BEST, LAST]
     assert there(f"{url}/run") == [LAST]
     # A process that goes on now takes what waits, and a reader of the run its best.
-    assert_is(CheckpointManager(out, plan).newest(), 20)
+    assert_is(CheckpointManager(out, plan).latest(), 20)
     kept.save(LAST, payload(30), 30)
     assert files(out) == []
     assert there(f"{url}/run") == [BEST, LAST, step_name(10)]
-    assert_is(read_checkpoint(f"{url}/run/{BEST}"), 20)
+    assert_is(open_checkpoint(f"{url}/run/{BEST}"), 20)
 
 
 def test_what_waits_is_passed_over_where_another_machine_went_on(url, tmp_path):
@@ -148,32 +145,32 @@ def test_what_waits_is_passed_over_where_another_machine_went_on(url, tmp_path):
     Shaky.failures = 8
     kept.save(BEST, payload(20), 20)
     kept.save(LAST, payload(20), 20)
-    other = going_on(tmp_path / "there" / "run", plan)
+    other = resume_from(tmp_path / "there" / "run", plan)
     other.save(BEST, payload(50), 50)
     for step in (50, 60):
         other.save(LAST, payload(step), step)
     assert files(out) == [BEST, LAST]
-    kept = going_on(out, plan)
-    assert_is(kept.newest(), 60)
+    kept = resume_from(out, plan)
+    assert_is(kept.latest(), 60)
     assert kept.last_good() == f"last good checkpoint: {url}/run/{LAST} (step 60)"
-    kept.send(final=True)
+    kept.upload_pending(final=True)
     assert files(out) == []
-    assert_is(read_checkpoint(f"{url}/run/{LAST}"), 60)
-    assert_is(read_checkpoint(f"{url}/run/{BEST}"), 50)
+    assert_is(open_checkpoint(f"{url}/run/{LAST}"), 60)
+    assert_is(open_checkpoint(f"{url}/run/{BEST}"), 50)
 
 
 def test_the_last_one_of_a_run_must_arrive(url, tmp_path):
     plan, out = Recipe(checkpoint_url=url), tmp_path / "run"
     kept = saved(out, 10, recipe=plan)
     Shaky.failures = 4
-    with pytest.raises(CheckpointError, match=rf"of step 20 .*it waits in {out}.*--resume"):
+    with pytest.raises(CheckpointError, match=rf"of step 20 .*it is kept in {out}.*--resume"):
         kept.save(LAST, payload(20), 20, final=True)
     # Another process goes on from it, and sends it.
-    kept = going_on(out, plan)
-    kept.send(final=True)
+    kept = resume_from(out, plan)
+    kept.upload_pending(final=True)
     assert files(out) == []
     assert there(f"{url}/run") == [LAST, step_name(10)]
-    assert_is(CheckpointManager(out, plan).newest(), 20)
+    assert_is(CheckpointManager(out, plan).latest(), 20)
 
 
 def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, monkeypatch):
@@ -184,20 +181,20 @@ def test_another_machine_goes_on_to_the_same_end(url, tmp_path, caplog, capsys, 
     assert result["checkpoint"] == BEST
     assert os.listdir(out / "checkpoints") == []
     assert find_checkpoint(out).name == BEST
-    whole = read_checkpoint(f"{url}/far/{LAST}")
+    whole = open_checkpoint(f"{url}/far/{LAST}")
     UrlStore(f"{url}/far").remove(LAST)
     assert main(["train", "--resume", f"{url}/far", "--device", "cpu"]) == 0
-    lost = f"{url}/far/{LAST}: no such checkpoint; going on from {url}/far/{step_name(8)} instead"
+    lost = f"{url}/far/{LAST}: no such checkpoint; resuming from {url}/far/{step_name(8)} instead"
     assert lost in caplog.text
     said = capsys.readouterr().err
     assert "runs/far: cifar-resnet8 on digits" in said
     assert "resuming at step 8" in said
-    found = read_checkpoint(f"{url}/far/{LAST}")
+    found = open_checkpoint(f"{url}/far/{LAST}")
     assert found.meta["step"] == whole.meta["step"] == 12
     assert found.tensors.keys() == whole.tensors.keys()
     assert all(torch.equal(found.tensors[name], whole.tensors[name]) for name in whole.tensors)
     for where in (f"{url}/far", f"{url}/far/{LAST}", "runs/far", out):
-        assert task_of(where) == "classify"
+        assert read_task(where) == "classify"
     assert main(["evaluate", "runs/far", "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["top1_error"] == result["test"]["top1_error"]
 
@@ -220,14 +217,14 @@ def test_an_unrelated_run_of_the_same_name_is_not_gone_on_with(url, tmp_path, ca
 
 def test_a_run_may_have_a_dot_in_its_name(url, tmp_path):
     saved(tmp_path / "v1.5", 10, recipe=Recipe(checkpoint_url=url))
-    assert_is(read_checkpoint(f"{url}/v1.5"), 10)
+    assert_is(open_checkpoint(f"{url}/v1.5"), 10)
     assert READERS.keys() <= SUFFIXES
 
 
 def test_whatever_takes_a_checkpoint_takes_its_url(url, tmp_path):
     training.run(short(url), tmp_path / "run", device="cpu", quiet=True)
     best = f"{url}/run/{BEST}"
-    stored = read_checkpoint(best).group("model")
+    stored = open_checkpoint(best).group("model")
     for net in (
         resnets.load(best),
         resnets.load(Path(best)),  # as the options of some commands are
@@ -246,13 +243,13 @@ def test_go_on_finds_a_run_that_another_machine_left(url, tmp_path, capsys):
     assert main([*words, str(tmp_path / "b" / "run")]) == 0
     assert "resuming at step 4" in capsys.readouterr().err
     assert main([*[each for each in words if each != "--go-on"], str(tmp_path / "c" / "run")]) == 2
-    assert "holds checkpoints of a run already" in capsys.readouterr().err
+    assert "has checkpoints of another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("where", "error", "message"),
     [
-        ("shaky://bucket/nothing", CheckpointError, "nothing: no checkpoint there"),
+        ("shaky://bucket/nothing", CheckpointError, "nothing: no checkpoint"),
         ("shaky://bucket/nothing/last.safetensors", CheckpointError, "cannot be read"),
         ("unheard://bucket/run", ConfigError, "Protocol not known: unheard"),
     ],
@@ -263,11 +260,11 @@ def test_what_is_not_there_is_said(where, error, message):
 
 
 def test_urls_and_paths_are_told_apart(tmp_path):
-    assert url_of("s3://bucket/run/last.safetensors") == "s3://bucket/run/last.safetensors"
-    assert url_of(path_of("s3://bucket/run")) == "s3://bucket/run"  # a Path has lost a slash
+    assert remote_url("s3://bucket/run/last.safetensors") == "s3://bucket/run/last.safetensors"
+    assert remote_url(local_path("s3://bucket/run")) == "s3://bucket/run"  # a Path has lost a slash
     for path in (tmp_path, "runs/a", "hub:org/name", "timm:resnet50", "C:/runs", "a:b"):
-        assert url_of(path) is None
-    assert path_of(f"file://{tmp_path}") == tmp_path
+        assert remote_url(path) is None
+    assert local_path(f"file://{tmp_path}") == tmp_path
     kept = saved(tmp_path / "run", 10, recipe=Recipe(checkpoint_url=f"file://{tmp_path}/far"))
     assert os.listdir(tmp_path / "far" / "run") == [LAST]
     assert kept.path == str(tmp_path / "far" / "run" / LAST)
@@ -305,7 +302,7 @@ def test_a_run_on_s3(bucket, tmp_path, capsys):
     training.run(short(bucket), out, device="cpu", quiet=True)
     assert there(f"{bucket}/run") == [BEST, LAST, step_name(8)]
     last = f"{bucket}/run/{LAST}"
-    assert read_checkpoint(last).meta["step"] == 12
+    assert open_checkpoint(last).meta["step"] == 12
     assert main(["evaluate", last, "--json", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out)["examples"] == 359
     target = tmp_path / "net.pt2"
@@ -313,7 +310,7 @@ def test_a_run_on_s3(bucket, tmp_path, capsys):
     assert target.is_file()
     assert main(["train", "--resume", str(out), "--device", "cpu"]) == 0
     fsspec.filesystem("s3").rm(f"{bucket}/run/{LAST}")
-    assert CheckpointManager(out, short(bucket)).newest().meta["step"] == 8
+    assert CheckpointManager(out, short(bucket)).latest().meta["step"] == 8
 
 
 def test_a_missing_bucket_is_said_before_training(bucket, tmp_path):

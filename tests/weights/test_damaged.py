@@ -15,16 +15,14 @@ from resnets.config import ConfigError, Recipe, replace_fields
 from resnets.recipes import recipe
 from resnets.serve.models import fingerprint
 from resnets.train.log import read_rows
+from resnets.weights.checkpoint.find import find_checkpoint, open_checkpoint, read_task
 from resnets.weights.checkpoint.format import (
     BEST,
     LAST,
     CheckpointError,
-    find_checkpoint,
-    open_checkpoint,
     read_checkpoint,
     save_checkpoint,
     step_name,
-    task_of,
 )
 from resnets.weights.checkpoint.manager import CheckpointManager
 
@@ -119,7 +117,7 @@ def test_the_task_is_read_past_a_damaged_header(tmp_path):
     for name in (BEST, LAST):
         save_checkpoint(tmp_path / "checkpoints" / name, {}, meta)
     cut(tmp_path / "checkpoints" / BEST)
-    assert task_of(tmp_path) == "detect"
+    assert read_task(tmp_path) == "detect"
 
 
 def test_best_copied_over_last_is_passed_over(run, caplog):
@@ -135,7 +133,7 @@ def test_best_alone_is_no_run_to_resume(tmp_path):
     last = tmp_path / "checkpoints" / LAST
     save_checkpoint(last, {}, {"step": 10, "recipe": {}, "classes": ["a"]})
     with pytest.raises(CheckpointError, match=LAST):
-        CheckpointManager(tmp_path, Recipe()).newest()
+        CheckpointManager(tmp_path, Recipe()).latest()
 
 
 ODD = {

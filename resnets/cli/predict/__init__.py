@@ -84,10 +84,10 @@ def command(
         return predict_set(weights, bulk, top_k=top_k, computing=computing, loading=options)
     if as_json and csv:
         raise ConfigError("--json and --csv exclude each other")
-    from resnets.weights.checkpoint.format import task_of
+    from resnets.weights.checkpoint.find import read_task
     from resnets.weights.load import NOTHING_SAID
 
-    if images and task_of(weights) != "classify":
+    if images and read_task(weights) != "classify":
         if options != NOTHING_SAID:
             raise ConfigError("--model and --classes are for classifiers; detectors store both")
         if explain is not None:

@@ -61,13 +61,13 @@ def predict(
     model: str, options: Bulk, *, top_k: int, computing: Computing, loading: LoadOptions
 ) -> int:
     """Write all missing shards; returns 1 if any failed, 130, 143 or 129 if stopped."""
-    from resnets.weights.checkpoint.format import task_of
+    from resnets.weights.checkpoint.find import read_task
 
     if options.data is None or options.out is None:
         raise ConfigError(
             "--data and --out go together: the data set, and the folder for its shards"
         )
-    if task_of(model) != "classify":
+    if read_task(model) != "classify":
         raise ConfigError("--data is for classifiers; give detectors their folders as IMAGES")
     from resnets.bulk import pool
 

@@ -20,9 +20,9 @@ from resnets.detect.models.segmenter import Segmenter
 from resnets.detect.models.weights import find_whole, fit_whole, follow, read_published
 from resnets.models import ImageClassifier, build
 from resnets.models.norm import recompute_statistics
+from resnets.weights.checkpoint.find import open_checkpoint
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
-from resnets.weights.checkpoint.format import open_checkpoint
-from resnets.weights.checkpoint.store_url import url_of
+from resnets.weights.checkpoint.store_url import remote_url
 from resnets.weights.create import net_from, read_weights, recognize
 from resnets.weights.hub import is_library
 from resnets.weights.load import load_weights
@@ -85,7 +85,7 @@ def _read(source: str, recipe: Recipe) -> Weights:
         return published
     if is_library(source):
         return read_weights(source, recipe.model)
-    if not Path(split_part(source)[0]).expanduser().exists() and url_of(source) is None:
+    if not Path(split_part(source)[0]).expanduser().exists() and remote_url(source) is None:
         return read_weights(source, recipe.model)  # says what is wrong
     found = find_whole(read_path(source))
     return found if found.tensors else recognize(found, recipe.model)

@@ -41,7 +41,7 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
     if (folder / RESULT).exists() or (folder / FAILED).exists():
         return
     try:
-        if (folder / RECIPE).exists() and CheckpointManager(folder, recipe).begun():
+        if (folder / RECIPE).exists() and CheckpointManager(folder, recipe).exists():
             training.run(None, folder, device=device, quiet=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)  # started, but without a checkpoint

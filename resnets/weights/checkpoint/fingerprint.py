@@ -16,8 +16,13 @@ import torch
 
 from resnets.data.splits.fingerprint import Fingerprint
 from resnets.utils.errors import reading
-from resnets.weights.checkpoint.format import Checkpoint, CheckpointError, Encoded, read_checkpoint
-from resnets.weights.checkpoint.store_url import named
+from resnets.weights.checkpoint.format import (
+    Checkpoint,
+    CheckpointError,
+    EncodedCheckpoint,
+    read_checkpoint,
+)
+from resnets.weights.checkpoint.store_url import display_path
 
 log = logging.getLogger("resnets")
 
@@ -35,7 +40,7 @@ class Record:
     def __init__(self, fingerprint: Fingerprint | None) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
         self.meta: dict[str, Any] = {}
-        self.file: tuple[str, Encoded] | None = None
+        self.file: tuple[str, EncodedCheckpoint] | None = None
         if fingerprint is None:
             return
         self.meta = {FIELD: fingerprint.counts()}
@@ -46,7 +51,7 @@ class Record:
         digest = _digest(tensors)
         name = f"images-{digest[:16]}.safetensors"
         self.meta[FIELD] |= {"file": name, "digest": digest}
-        self.file = name, Encoded(tensors, {})
+        self.file = name, EncodedCheckpoint(tensors, {})
 
 
 def read_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
@@ -68,7 +73,7 @@ def read_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
             "%s: is not the record that %s names; images are not compared with those that were"
             " trained on",
             path,
-            named(checkpoint.path),
+            display_path(checkpoint.path),
         )
         return None
     return _fingerprint(found, path)

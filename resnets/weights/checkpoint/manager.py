@@ -1,12 +1,12 @@
-"""The checkpoints of one run: the newest, those before it and the best; which to go on from.
+"""The checkpoints of one run: the latest, older ones and the best; which one to resume from.
 
-`last.safetensors` is the newest. Before it is replaced, what it holds gets the name
-`step-<8 digits>.safetensors`, and the oldest of those are removed. At each moment, also between
-two of these steps, some intact file is the newest.
+`last.safetensors` is the latest. Before it is replaced, it is preserved as
+`step-<8 digits>.safetensors`, and the oldest of those are deleted. At any moment, also between two
+of these operations, an intact file has the latest contents.
 
-With `Recipe.checkpoint_url` they lie there, under the name of the run's folder. Each is written
-into the run's folder first and removed from it when it has arrived; what has not arrived stays and
-goes with the next one.
+With `Recipe.checkpoint_url` they are stored there, under the name of the run's folder. Each is
+written to the run's folder first and deleted from it once uploaded; a file that could not be
+uploaded stays, and is uploaded with the next one.
 """
 
 from __future__ import annotations
@@ -21,35 +21,41 @@ from pathlib import Path
 from typing import TypeVar
 
 from resnets.config import ConfigError, Recipe, atomic_write, from_toml, to_toml
+from resnets.weights.checkpoint.find import run_url
 from resnets.weights.checkpoint.format import (
     BEST,
     FOLDER,
     LAST,
     RECIPE,
     Checkpoint,
-    Encoded,
+    EncodedCheckpoint,
+    header_step,
     older_steps,
-    place_for,
-    read_whole,
+    read_run_checkpoint,
     step_name,
-    step_of,
 )
-from resnets.weights.checkpoint.store import Folder, Store
-from resnets.weights.checkpoint.store_url import UrlStore, named, open_store, path_of, url_of
+from resnets.weights.checkpoint.store import CheckpointStore, FolderStore
+from resnets.weights.checkpoint.store_url import (
+    UrlStore,
+    display_path,
+    local_path,
+    open_checkpoint_store,
+    remote_url,
+)
 from resnets.weights.errors import CheckpointError, StoreError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def bring_back(url: str, out: Path) -> bool:
-    """Make the run folder `out` anew, of a run whose checkpoints are at `url`; False if none are.
+def restore_run_folder(url: str, out: Path) -> bool:
+    """Recreate the run folder `out` of a run with checkpoints at `url`; False if there is no run.
 
-    Raises CheckpointError where the place does not answer, ConfigError where nothing opens it.
+    Raises CheckpointError if the URL cannot be read, ConfigError if no driver is installed for it.
     """
-    store = open_store(url)
+    store = open_checkpoint_store(url)
     try:
-        if RECIPE not in store.names():
+        if RECIPE not in store.list_files():
             return False
         recipe = from_toml(store.fetch(RECIPE), stored=True)
     except StoreError as error:
@@ -62,81 +68,83 @@ def bring_back(url: str, out: Path) -> bool:
 
 
 def read_resumable(path: Path) -> Checkpoint:
-    """A checkpoint to resume from; CheckpointError for one that only has weights to use."""
-    checkpoint = read_whole(path)
+    """Read a checkpoint to resume from; CheckpointError for one that only has weights."""
+    checkpoint = read_run_checkpoint(path)
     state = checkpoint.meta.get("state")
     if state is None:
         raise CheckpointError(
-            f"{named(path)}: has weights but no training state to resume from; it may be a copy of"
-            f" {BEST}"
+            f"{display_path(path)}: has weights but no training state to resume from; it may"
+            f" be a copy of {BEST}"
         )
     if not isinstance(state, dict):
-        raise checkpoint.wrong("state", "an object", state)
+        raise checkpoint.invalid_entry("state", "an object", state)
     return checkpoint
 
 
 class CheckpointManager:
-    """Checkpoints of the run in `out`, where its recipe puts them. One process at a time writes."""
+    """Checkpoints of the run in `out`, stored where its recipe says; one process writes."""
 
     def __init__(self, out: Path, recipe: Recipe) -> None:
         self._count = recipe.keep_checkpoints
-        self._near = Folder(out / FOLDER)
-        self._far: UrlStore | None = None
+        self._local = FolderStore(out / FOLDER)
+        self._remote: UrlStore | None = None
         if recipe.checkpoint_url is not None:
-            place = place_for(out, recipe.checkpoint_url)
-            if url_of(place) is None:  # file://
-                self._near = Folder(path_of(place))
+            place = run_url(out, recipe.checkpoint_url)
+            if remote_url(place) is None:  # file://
+                self._local = FolderStore(local_path(place))
             else:
-                self._far = UrlStore(place)
-        self._store: Store = self._far or self._near
-        self._written: dict[str, int] = {}  # steps of the files this process wrote into `near`
-        self._last: int | None = None  # step of an intact LAST in `store`
+                self._remote = UrlStore(place)
+        self._store: CheckpointStore = self._remote or self._local
+        self._written: dict[str, int] = {}  # steps of the files that this process wrote locally
+        self._last: int | None = None  # step of an intact LAST in `_store`
         self._older: set[int] = set()
         self._restored: Checkpoint | None = None
-        self._looked_back = False
-        self._good: tuple[str, int] | None = None  # what this process wrote last, and its step
+        self._indexed = False
+        self._good: tuple[str, int] | None = None  # file last written by this process, and its step
 
     @property
     def path(self) -> str:
-        """Path or URL of the newest."""
-        return self._store.at(LAST)
+        """Path or URL of the latest checkpoint."""
+        return self._store.location(LAST)
 
-    def begun(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is any checkpoint, intact or not. Raises CheckpointError."""
-        names = self._tried(self._store.names)
-        return LAST in names or BEST in names or bool(older_steps(names))
+        files = self._checkpoint_errors(self._store.list_files)
+        return LAST in files or BEST in files or bool(older_steps(files))
 
     def check_free(self) -> None:
-        """Raise ConfigError where another run's checkpoints are; they would be overwritten."""
-        if self.begun():
+        """Raise ConfigError if another run's checkpoints would be overwritten."""
+        if self.exists():
             raise ConfigError(
-                f"{self._store.at('')} holds checkpoints of a run already; go on with that run, or "
-                "give another --out"
+                f"{self._store.location('')} has checkpoints of another run; resume that run, or "
+                "choose another --out"
             )
 
-    def begin(self, recipe: Recipe) -> None:
-        """Before the first step, put the recipe behind the URL, which must be open to us by then.
+    def upload_recipe(self, recipe: Recipe) -> None:
+        """Store the recipe at the URL, if there is one, which also tests that it is writable.
 
-        Raises CheckpointError where it is not.
+        Raises CheckpointError if it is not.
         """
-        far = self._far
-        if far is not None:
-            self._tried(lambda: far.write_text(RECIPE, to_toml(recipe)))
+        remote = self._remote
+        if remote is not None:
+            self._checkpoint_errors(lambda: remote.write_text(RECIPE, to_toml(recipe)))
 
-    def newest(self) -> Checkpoint | None:
-        """The newest intact one to go on from, or None where there is none at all.
+    def latest(self) -> Checkpoint | None:
+        """The latest intact checkpoint to resume from, or None if there is none at all.
 
-        Those passed over are named in a warning. Raises CheckpointError where all are damaged, or
-        where their place does not answer.
+        A warning names damaged ones that were skipped. Raises CheckpointError if all are damaged,
+        or the URL cannot be read.
         """
-        names = self._tried(self._store.names)
-        found = [(self._store, step_name(step)) for step in reversed(older_steps(names))]
-        found = [(self._store, LAST), *found] if LAST in names else found
-        if self._far is not None and LAST in self._tried(self._near.names):
-            # Another machine may have gone on since; what has no step is looked at, and named.
-            found = sorted([(self._near, LAST), *found], key=lambda each: -self._said(*each))
+        files = self._checkpoint_errors(self._store.list_files)
+        found = [(self._store, step_name(step)) for step in reversed(older_steps(files))]
+        found = [(self._store, LAST), *found] if LAST in files else found
+        if self._remote is not None and LAST in self._checkpoint_errors(self._local.list_files):
+            # Another machine may have resumed since; files without a step are read, and reported.
+            found = sorted(
+                [(self._local, LAST), *found], key=lambda each: -self._claimed_step(*each)
+            )
         lost = found and found[0][1] != LAST
-        bad = [f"{self._store.at(LAST)}: no such checkpoint"] if lost else []
+        bad = [f"{self._store.location(LAST)}: no such checkpoint"] if lost else []
         for store, name in found:
             path = self._fetch(store, name)
             try:
@@ -145,165 +153,171 @@ class CheckpointManager:
                 bad.append(str(error))
                 continue
             if bad:
-                _log.warning("%s; going on from %s instead", "; ".join(bad), store.at(name))
+                _log.warning("%s; resuming from %s instead", "; ".join(bad), store.location(name))
             self._fetch_beside(store, checkpoint)
             return checkpoint
         if bad:
             raise CheckpointError(f"{'; '.join(bad)}; no older checkpoint is intact")
-        _log.warning("%s: no such checkpoint; starting again from the first step", self.path)
+        _log.warning("%s: no such checkpoint; starting from the first step", self.path)
         return None
 
-    def _fetch_beside(self, store: Store, checkpoint: Checkpoint) -> None:
-        """Bring the file that a checkpoint behind a URL refers to, to where its copy is."""
+    def _fetch_beside(self, store: CheckpointStore, checkpoint: Checkpoint) -> None:
+        """Download the file that a remote checkpoint refers to, next to the checkpoint's copy."""
         beside = checkpoint.meta.get("images", {}).get("file")
         if beside and not (checkpoint.path.parent / beside).exists():
-            with suppress(StoreError):  # who reads it says what is missing
+            with suppress(StoreError):  # reported by the reader of that file
                 shutil.copyfile(store.fetch(beside), checkpoint.path.parent / beside)
 
-    def _said(self, store: Store, name: str) -> float:
-        """Step that a file claims to be of, by its name or header; infinite where it has none."""
+    def _claimed_step(self, store: CheckpointStore, name: str) -> float:
+        """Step in the name or header of a file; infinity if it has none."""
         steps = older_steps([name])
-        step = steps[0] if steps else step_of(self._fetch(store, name))
+        step = steps[0] if steps else header_step(self._fetch(store, name))
         return math.inf if step is None else float(step)
 
-    def going_on(self, restored: Checkpoint) -> None:
-        """What `newest` gave is what the run goes on from: all that is newer is worth nothing."""
+    def resume_from(self, restored: Checkpoint) -> None:
+        """Continue from the checkpoint that `latest` returned; later files are superseded."""
         self._restored = restored
-        if restored.path.name == LAST and not self._waits(restored):
+        if restored.path.name == LAST and not self._is_pending(restored):
             self._last = restored.meta["step"]
 
-    def save(self, name: str, payload: Encoded, step: int, *, final: bool = False) -> None:
-        """Write LAST or BEST; raises CheckpointError, which names what is intact.
+    def save(
+        self, name: str, payload: EncodedCheckpoint, step: int, *, final: bool = False
+    ) -> None:
+        """Write LAST or BEST; raises CheckpointError, which names the last good checkpoint.
 
-        A URL that does not answer ends the run only where the file is its `final` one; before, it
-        gets a warning, and the file waits in the run's folder.
+        A failed upload is an error only for the `final` file of the run; otherwise it is a warning,
+        and the file stays in the run's folder until the next upload.
         """
-        if self._far is None:
-            self._place(name, step, lambda: self._near.put(name, payload))
+        if self._remote is None:
+            self._write(name, step, lambda: self._local.write(name, payload))
             return
         try:
-            self._near.put(name, payload)
+            self._local.write(name, payload)
         except StoreError as error:
-            raise self._refused(self._near, name, step, error) from None
+            raise self._write_error(self._local, name, step, error) from None
         self._written[name] = step
         if name == LAST:
-            self._good = (self._near.at(LAST), step)
-        self.send(final=final)
+            self._good = (self._local.location(LAST), step)
+        self.upload_pending(final=final)
 
-    def put_beside(self, name: str, payload: Encoded) -> None:
-        """Write a file that checkpoints refer to where they lie; raises CheckpointError."""
-        self._tried(lambda: self._near.put(name, payload))
-        far = self._far
-        if far is not None:
-            self._tried(lambda: far.upload(self._near.fetch(name), name))
+    def save_companion(self, name: str, payload: EncodedCheckpoint) -> None:
+        """Write a file that the checkpoints refer to, next to them; raises CheckpointError."""
+        self._checkpoint_errors(lambda: self._local.write(name, payload))
+        remote = self._remote
+        if remote is not None:
+            self._checkpoint_errors(lambda: remote.upload(self._local.fetch(name), name))
 
-    def send(self, *, final: bool) -> None:
-        """Put behind the URL what waits in the run's folder; raises CheckpointError if `final`."""
-        if self._far is None:
+    def upload_pending(self, *, final: bool) -> None:
+        """Upload the files that wait in the run's folder; raises CheckpointError if `final`."""
+        if self._remote is None:
             return
         for name in (BEST, LAST):
             try:
-                self._send(self._far, name)
+                self._upload(self._remote, name)
             except CheckpointError as error:
-                stays = f"{error}; it waits in {self._near.at(name)}"
+                message = f"{error}; it is kept in {self._local.location(name)}"
                 if final:
-                    raise CheckpointError(f"{stays}, for `resnets train --resume`") from None
-                _log.warning("%s, and training goes on", stays)
+                    raise CheckpointError(f"{message} for `resnets train --resume`") from None
+                _log.warning("%s; training continues", message)
                 return
 
-    def _send(self, far: UrlStore, name: str) -> None:
-        path = self._near.fetch(name)
+    def _upload(self, remote: UrlStore, name: str) -> None:
+        path = self._local.fetch(name)
         if not path.exists():
             return
-        if not self._overtaken(name):
+        if not self._superseded(name):
             step = self._step_of(name)
-            self._place(name, step, lambda: far.upload(path, name))
-        self._tried(lambda: self._near.remove(name))
+            self._write(name, step, lambda: remote.upload(path, name))
+        self._checkpoint_errors(lambda: self._local.remove(name))
         self._written.pop(name, None)
 
     def last_good(self) -> str:
-        """Which checkpoint a failure would leave, in a few words."""
+        """The checkpoint that a failure now would leave, as part of a message."""
         good = self._good
-        if good is None:  # another process writes, or nobody did yet
-            step = step_of(self._near.fetch(LAST))
-            good = None if step is None else (self._near.at(LAST), step)
+        if good is None:  # another process writes, or none has been written
+            step = header_step(self._local.fetch(LAST))
+            good = None if step is None else (self._local.location(LAST), step)
             restored = self._restored
             if restored is not None and (good is None or good[1] < restored.meta["step"]):
-                good = (named(restored.path), restored.meta["step"])
+                good = (display_path(restored.path), restored.meta["step"])
         if good is not None:
             return f"last good checkpoint: {good[0]} (step {good[1]:,})"
-        return f"checkpoints: {self._far.url}" if self._far else "no checkpoint written yet"
+        return f"checkpoints: {self._remote.url}" if self._remote else "no checkpoint written yet"
 
-    def _place(self, name: str, step: int, put: Callable[[], None]) -> None:
-        """Put LAST or BEST where it stays."""
+    def _write(self, name: str, step: int, put: Callable[[], None]) -> None:
+        """Write LAST or BEST to its final store."""
         try:
             if name == LAST:
-                self._set_aside(step)
+                self._preserve_last(step)
             put()
         except StoreError as error:
-            raise self._refused(self._store, name, step, error) from None
+            raise self._write_error(self._store, name, step, error) from None
         if name == LAST:
             self._last = step
-            self._good = (self._store.at(LAST), step)
+            self._good = (self._store.location(LAST), step)
             self._prune()
 
-    def _set_aside(self, step: int) -> None:
-        """Give what LAST holds its name as an older one."""
-        if self._restored is not None and not self._looked_back:
-            self._look_back(self._restored)
-            self._looked_back = True
+    def _preserve_last(self, step: int) -> None:
+        """Preserve LAST under the name of an older checkpoint."""
+        if self._restored is not None and not self._indexed:
+            self._index_store(self._restored)
+            self._indexed = True
         if self._last is not None and self._last != step and self._count > 1:
-            self._store.keep(LAST, step_name(self._last))
+            self._store.preserve(LAST, step_name(self._last))
             self._older.add(self._last)
 
-    def _look_back(self, restored: Checkpoint) -> None:
-        """What a resumed run finds in the store."""
-        names, step = self._store.names(), restored.meta["step"]
-        self._older = {each for each in older_steps(names) if each <= step}
-        if self._waits(restored) and LAST in names:
+    def _index_store(self, restored: Checkpoint) -> None:
+        """Find the older checkpoints in the store of a resumed run."""
+        files, step = self._store.list_files(), restored.meta["step"]
+        self._older = {each for each in older_steps(files) if each <= step}
+        if self._is_pending(restored) and LAST in files:
             try:
-                self._last = read_whole(self._store.fetch(LAST)).step
+                self._last = read_run_checkpoint(self._store.fetch(LAST)).step
             except CheckpointError:
                 self._last = None
 
     def _prune(self) -> None:
-        """Remove all older ones but the newest few, and what killed processes left half written."""
+        """Delete older checkpoints past `keep_checkpoints`, and files left by killed processes."""
         self._older = set(sorted(self._older, reverse=True)[: self._count - 1])
         stay = {step_name(step) for step in self._older}
         try:
-            for name in self._store.names():
+            for name in self._store.list_files():
                 half = name.startswith(".") and name.endswith(".safetensors.tmp")
                 if half or (older_steps([name]) and name not in stay):
                     self._store.remove(name)
         except StoreError as error:
-            _log.warning("%s: older checkpoints cannot be removed (%s)", self._store.at(""), error)
+            _log.warning(
+                "%s: older checkpoints cannot be deleted (%s)", self._store.location(""), error
+            )
 
     def _step_of(self, name: str) -> int:
-        """Step of a file that waits; one that another process left is verified first."""
+        """Step of a file that waits for upload; one of another process is verified first."""
         if name in self._written:
             return self._written[name]
-        return read_whole(self._near.fetch(name)).step
+        return read_run_checkpoint(self._local.fetch(name)).step
 
-    def _overtaken(self, name: str) -> bool:
-        """Whether the run went on from the URL, past what an earlier process left in its folder."""
+    def _superseded(self, name: str) -> bool:
+        """Whether the run resumed from the URL, past what an earlier process left in its folder."""
         restored = self._restored
-        return name not in self._written and restored is not None and not self._waits(restored)
+        return name not in self._written and restored is not None and not self._is_pending(restored)
 
-    def _waits(self, checkpoint: Checkpoint) -> bool:
-        """Whether it has not arrived behind the URL yet."""
-        return self._far is not None and checkpoint.path.parent == self._near.path
+    def _is_pending(self, checkpoint: Checkpoint) -> bool:
+        """Whether it has not been uploaded yet."""
+        return self._remote is not None and checkpoint.path.parent == self._local.path
 
-    def _refused(self, store: Store, name: str, step: int, error: StoreError) -> CheckpointError:
+    def _write_error(
+        self, store: CheckpointStore, name: str, step: int, error: StoreError
+    ) -> CheckpointError:
         return CheckpointError(
-            f"{store.at(name)}: cannot write the checkpoint of step {step:,} ({error.reason}); "
-            f"{error.cure}; {self.last_good()}"
+            f"{store.location(name)}: cannot write the checkpoint of step {step:,}"
+            f" ({error.reason}); {error.remedy}; {self.last_good()}"
         )
 
-    def _fetch(self, store: Store, name: str) -> Path:
-        return self._tried(lambda: store.fetch(name))
+    def _fetch(self, store: CheckpointStore, name: str) -> Path:
+        return self._checkpoint_errors(lambda: store.fetch(name))
 
-    def _tried(self, action: Callable[[], T]) -> T:
+    def _checkpoint_errors(self, action: Callable[[], T]) -> T:
         try:
             return action()
         except StoreError as error:
-            raise CheckpointError(f"{self._store.at('')}: {error}") from None
+            raise CheckpointError(f"{self._store.location('')}: {error}") from None

@@ -1,4 +1,4 @@
-"""Where checkpoints lie: a folder of this machine; `store_url` has the places behind a URL."""
+"""Storage of checkpoints in a local folder; `store_url` has remote storage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Payload(Protocol):
-    """Contents of a file to be."""
+    """Contents of a file to be written."""
 
     @property
     def size(self) -> int:
@@ -27,45 +27,45 @@ class Payload(Protocol):
         ...
 
 
-class Store(Protocol):
-    """A place with files in it, each there whole or not at all. All but `at` raise StoreError."""
+class CheckpointStore(Protocol):
+    """A place for files, each complete or absent. All methods but `location` raise StoreError."""
 
     remote: ClassVar[bool]
 
-    def at(self, name: str) -> str:
-        """How people name a file of it."""
+    def location(self, name: str) -> str:
+        """Path or URL of a file, for messages."""
         ...
 
-    def names(self) -> list[str]:
-        """Files there are, temporary ones included."""
+    def list_files(self) -> list[str]:
+        """Names of all files, temporary ones included."""
         ...
 
-    def keep(self, name: str, other: str) -> None:
-        """Let `other` hold what `name` holds now; nothing happens where `name` is missing."""
+    def preserve(self, name: str, other: str) -> None:
+        """Make `other` have the contents that `name` has now; does nothing if `name` is missing."""
         ...
 
     def remove(self, name: str) -> None:
-        """Take a file away, if it is there."""
+        """Delete a file if it exists."""
         ...
 
     def fetch(self, name: str) -> Path:
-        """A file of this machine with the contents of `name`."""
+        """Path of a local file with the contents of `name`."""
         ...
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A folder of this machine; it is made when the first file comes."""
+class FolderStore:
+    """A local folder; it is created with the first file."""
 
     path: Path
     remote: ClassVar[bool] = False
 
-    def at(self, name: str) -> str:
-        """The file's path."""
+    def location(self, name: str) -> str:
+        """Path of the file."""
         return str(self.path / name)
 
-    def names(self) -> list[str]:
-        """Files there are, in order; none where there is no such folder."""
+    def list_files(self) -> list[str]:
+        """Sorted names of all files; empty if the folder does not exist."""
         try:
             return sorted(each.name for each in os.scandir(self.path) if each.is_file())
         except FileNotFoundError:
@@ -73,8 +73,8 @@ class Folder:
         except OSError as error:
             raise StoreError(_reason(error), f"make {self.path} readable") from None
 
-    def put(self, name: str, payload: Payload) -> None:
-        """Write `name` whole, on the disk when this returns, or not at all."""
+    def write(self, name: str, payload: Payload) -> None:
+        """Write `name` atomically; it is on disk when this returns."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path / name) as temporary, open(temporary, "wb") as file:
@@ -83,8 +83,8 @@ class Folder:
             space = f"free {-(-payload.size >> 20)} MiB or " if error.errno in FULL else ""
             raise StoreError(_reason(error), f"{space}choose another --out") from None
 
-    def keep(self, name: str, other: str) -> None:
-        """A hard link, so that the file never lacks a name; a rename where there are no links."""
+    def preserve(self, name: str, other: str) -> None:
+        """Hard-link `name` as `other`, or rename it where the file system has no links."""
         old, new = self.path / name, self.path / other
         try:
             new.unlink(missing_ok=True)
@@ -98,14 +98,14 @@ class Folder:
             raise StoreError(_reason(error), f"make {self.path} writable") from None
 
     def remove(self, name: str) -> None:
-        """Take a file away, if it is there."""
+        """Delete a file if it exists."""
         try:
             (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(_reason(error), f"make {self.path} writable") from None
 
     def fetch(self, name: str) -> Path:
-        """The file itself."""
+        """Path of the file itself."""
         return self.path / name
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints behind a URL: any place that fsspec reaches (s3://, gs://, memory://, ...).
+"""Remote storage of checkpoints: any URL that fsspec opens (s3://, gs://, memory://, ...).
 
-Object stores put a file in place whole; elsewhere it goes under a temporary name first and is then
-moved. Each operation is tried a few times, since networks fail for moments.
+Object stores write files atomically; elsewhere a file is uploaded under a temporary name and then
+moved. Each operation is retried a few times, because networks fail temporarily.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from resnets.config import ConfigError
-from resnets.weights.checkpoint.store import Folder, Store
+from resnets.weights.checkpoint.store import CheckpointStore, FolderStore
 from resnets.weights.errors import StoreError
 
 T = TypeVar("T")
 
-# Seconds to wait before each further attempt. s3fs and gcsfs have attempts of their own besides.
+# Seconds to wait before each retry. s3fs and gcsfs retry on their own, too.
 WAITS = (0.5, 2.0, 5.0)
-# What another attempt would not mend.
+# Errors that a retry would not fix.
 FINAL = (
     *(FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError),
     *(ValueError, TypeError, NotImplementedError, ImportError),
 )
-# Where a file that is being uploaded cannot be seen before it is whole.
+# Protocols whose uploads are atomic.
 WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "memory"}
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 _log = logging.getLogger(__name__)
-_names: dict[Path, str] = {}
+_urls: dict[Path, str] = {}
 
 
-def url_of(where: str | Path) -> str | None:
-    """The URL that `where` is, or None for a path of this machine (file:// is none either).
+def remote_url(where: str | Path) -> str | None:
+    """The remote URL that `where` is; None for a local path, file:// included.
 
-    A `Path` made of a URL has lost a slash, which is put back.
+    `Path(url)` drops a slash, which is restored.
     """
     match = _URL.fullmatch(str(where))
     if match is None or match[1] in ("file", "local") or Path(where).exists():
@@ -50,27 +50,27 @@ def url_of(where: str | Path) -> str | None:
     return f"{match[1]}://{match[2]}"
 
 
-def path_of(where: str | Path) -> Path:
-    """The path of this machine that `where` is, also written as file://."""
+def local_path(where: str | Path) -> Path:
+    """The local path that `where` is, also for file:// URLs."""
     match = _URL.fullmatch(str(where))
     if match is not None and match[1] in ("file", "local") and not Path(where).exists():
         return Path("/" + match[2])
     return Path(where)
 
 
-def open_store(where: str | Path) -> Store:
-    """The folder or remote place that a path or URL names; ConfigError where nothing opens it."""
-    url = url_of(where)
-    return Folder(path_of(where)) if url is None else UrlStore(url)
+def open_checkpoint_store(where: str | Path) -> CheckpointStore:
+    """The store of a folder or URL; ConfigError for a URL without an installed driver."""
+    url = remote_url(where)
+    return FolderStore(local_path(where)) if url is None else UrlStore(url)
 
 
-def named(path: Path) -> str:
-    """How people know a file: the URL it was fetched from, or its path."""
-    return _names.get(path, str(path))
+def display_path(path: Path) -> str:
+    """Path of a file for messages: the URL that it was downloaded from, if any."""
+    return _urls.get(path, str(path))
 
 
 class UrlStore:
-    """A place behind a URL. Credentials and endpoints are those of its fsspec driver."""
+    """Files below a URL. Credentials and endpoints are configured as its fsspec driver expects."""
 
     remote: ClassVar[bool] = True
 
@@ -89,14 +89,14 @@ class UrlStore:
             raise ConfigError(f"{url}: cannot be opened: {error}") from None
         self._whole = protocol in WHOLE
 
-    def at(self, name: str) -> str:
-        """The file's URL."""
+    def location(self, name: str) -> str:
+        """URL of the file."""
         return f"{self.url}/{name}"
 
-    def names(self) -> list[str]:
-        """Files there are, in order; none where there is no such place."""
+    def list_files(self) -> list[str]:
+        """Sorted names of all files; empty if the place does not exist."""
 
-        def look() -> list[str]:
+        def list_() -> list[str]:
             self._files.invalidate_cache()
             try:
                 entries = self._files.ls(self._root, detail=True)
@@ -105,36 +105,36 @@ class UrlStore:
             files = [each["name"] for each in entries if each["type"] == "file"]
             return sorted(each.rpartition("/")[2] for each in files)
 
-        return self._try(look)
+        return self._with_retries(list_)
 
     def upload(self, path: Path, name: str) -> None:
-        """Put the file `path` there as `name`."""
+        """Upload the local file `path` as `name`."""
         size = path.stat().st_size
 
         def put() -> None:
             if self._whole:
                 self._files.put_file(str(path), self._key(name))
             else:
-                self._make_room()
+                self._make_folder()
                 self._files.put_file(str(path), self._key(f".{name}.tmp"))
                 self._files.mv(self._key(f".{name}.tmp"), self._key(name))
             self._files.invalidate_cache()
             if (there := self._files.info(self._key(name))["size"]) != size:
                 raise OSError(f"{there:,} of {size:,} bytes arrived")
 
-        self._try(put)
+        self._with_retries(put)
 
     def write_text(self, name: str, text: str) -> None:
-        """Put a small text there."""
+        """Write a short text as `name`."""
 
         def put() -> None:
-            self._make_room()
+            self._make_folder()
             self._files.pipe_file(self._key(name), text.encode())
 
-        self._try(put)
+        self._with_retries(put)
 
-    def keep(self, name: str, other: str) -> None:
-        """A copy, made over there; a move where the place cannot copy."""
+    def preserve(self, name: str, other: str) -> None:
+        """Copy `name` to `other` on the server, or move it where copies are not supported."""
 
         def copy() -> None:
             try:
@@ -144,10 +144,10 @@ class UrlStore:
             except NotImplementedError:
                 self._files.mv(self._key(name), self._key(other))
 
-        self._try(copy)
+        self._with_retries(copy)
 
     def remove(self, name: str) -> None:
-        """Take a file away, if it is there."""
+        """Delete a file if it exists."""
 
         def remove() -> None:
             try:
@@ -155,10 +155,10 @@ class UrlStore:
             except FileNotFoundError:
                 return
 
-        self._try(remove)
+        self._with_retries(remove)
 
     def fetch(self, name: str) -> Path:
-        """A copy of the file, in a folder that goes when this process ends; earlier ones go now."""
+        """Download into a folder that is deleted at exit; earlier copies are deleted now."""
 
         def get() -> Path:
             self._files.invalidate_cache()
@@ -169,41 +169,41 @@ class UrlStore:
                 part = path.with_name(f".{name}.part")
                 self._files.get_file(self._key(name), str(part))
                 part.replace(path)
-            _names[path] = self.at(name)
-            for other, url in list(_names.items()):
-                if url == self.at(name) and other != path:
+            _urls[path] = self.location(name)
+            for other, url in list(_urls.items()):
+                if url == self.location(name) and other != path:
                     shutil.rmtree(other.parent, ignore_errors=True)
             return path
 
-        return self._try(get)
+        return self._with_retries(get)
 
-    def _make_room(self) -> None:
-        """Make the folder. Object stores have none, and a missing bucket is a mistake."""
+    def _make_folder(self) -> None:
+        """Create the folder. Object stores have none, and a missing bucket is a user's mistake."""
         if not self._whole:
             self._files.makedirs(self._root, exist_ok=True)
 
     def _key(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _try(self, action: Callable[[], T]) -> T:
+    def _with_retries(self, action: Callable[[], T]) -> T:
         for wait in (*WAITS, None):
             try:
                 return action()
             except Exception as error:
-                # Each driver has errors of its own, with no common base.
+                # drivers raise types of their own, without a common base
                 reason = " ".join(str(error).split()) or type(error).__name__
                 if isinstance(error, FINAL) or "Credentials" in type(error).__name__:
-                    raise StoreError(reason, "look at the address and what it allows") from None
+                    raise StoreError(reason, "check the URL and its permissions") from None
                 if wait is None:
                     break
-                _log.info("%s: %s; trying again in %g s", self.url, reason, wait)
+                _log.info("%s: %s; retrying in %g s", self.url, reason, wait)
                 time.sleep(wait)
-        raise StoreError(f"{len(WAITS) + 1} attempts: {reason}", "look at the network")
+        raise StoreError(f"{len(WAITS) + 1} attempts: {reason}", "check the network")
 
 
 @cache
 def _copies() -> Path:
-    """Folder of what was fetched."""
+    """Folder of downloaded files."""
     folder = Path(tempfile.mkdtemp(prefix="resnets-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -22,13 +22,9 @@ from resnets.data import Preprocessor
 from resnets.models import ImageClassifier, build
 from resnets.train.state import Saver, new_state
 from resnets.weights import folder as folders
+from resnets.weights.checkpoint.find import open_checkpoint, read_task
 from resnets.weights.checkpoint.fingerprint import read_fingerprint
-from resnets.weights.checkpoint.format import (
-    open_checkpoint,
-    read_header,
-    save_checkpoint,
-    task_of,
-)
+from resnets.weights.checkpoint.format import read_header, save_checkpoint
 from resnets.weights.folder import read_config, write_folder
 from resnets.weights.name_maps.maps import name_map
 from resnets.weights.readers.transformers_config import write_transformers
@@ -206,7 +202,7 @@ def _checkpoint(root: Path) -> Path:
 
 def checkpoint(root: Path) -> object:
     path = _checkpoint(root)
-    read_header(path), task_of(path)
+    read_header(path), read_task(path)
     found = open_checkpoint(path)
     return read_fingerprint(found)
 
