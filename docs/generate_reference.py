@@ -1,4 +1,5 @@
-"""Write docs/reference/: recipe fields, commands and public names, from the code that defines them.
+"""Write docs/reference/: recipe fields, commands and public names, from the code that defines them;
+and the tables of results in the other pages (result_tables.py).
 
     make reference
 
@@ -12,6 +13,7 @@ import dataclasses
 import importlib
 import inspect
 import re
+import sys
 import typing
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,10 @@ import resnets
 from resnets.cli.main import COMMANDS, module_name
 from resnets.config import aliases
 from resnets.config.recipe import Recipe
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import result_tables
 
 FOLDER = Path(__file__).parent / "reference"
 HEADER = "<!-- Written by docs/generate_reference.py; change the docstrings, not this page. -->\n"
@@ -228,3 +234,4 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for page, write in PAGES.items():
         (FOLDER / page).write_text(write(), encoding="utf-8")
+    result_tables.write_pages()

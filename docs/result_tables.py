@@ -1,0 +1,190 @@
+"""Tables of results in the pages, from JSON files in docs/results/.
+
+A page has a marker, and the table of docs/results/NAME.json is written below it:
+
+    <!-- result: NAME -->
+    <!-- /result -->
+
+`<!-- result: NAME, source -->` adds a line with command, hardware, date and commit; with `optional`
+a missing file is "not run yet". `make reference` writes the tables; the tests and `make docs`
+(mkdocs calls `on_pre_build`) fail where a page differs, where a file is in no page, and where a
+table that looks like results has no file. A table that is none, such as another paper's figures,
+says so in the line above it: `<!-- not measured here: WHY -->`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+FOLDER = DOCS / "results"
+MARKER = re.compile(r"<!-- result: ([^>]+?) -->\n(.*?)<!-- /result -->\n", re.DOTALL)
+NOT_MEASURED = "<!-- not measured here: "
+FENCE = re.compile(r"^(```.*?^```)$", re.DOTALL | re.MULTILINE)
+FIGURE = re.compile(r"[*~≈<>+−-]*\s*\d")  # how a cell with a measured value begins
+SHARE = 0.4  # of cells beside the first column that are figures, in a table of results
+
+
+class ResultError(ValueError):
+    """A file of docs/results/ or a page is not as it has to be."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement: how it was made, and the table that shows it.
+
+    command: what was run, from the root of the repository. commit: of the code, "" where it was
+    not recorded. hardware: as a reader compares it. date: of the measurement. columns: headings.
+    rows: cells, text (Markdown), numbers, or None for an empty one.
+    """
+
+    name: str
+    command: str
+    commit: str
+    hardware: str
+    date: str
+    columns: list[str]
+    rows: list[list[str | float | None]]
+
+    def __post_init__(self) -> None:
+        for field in ("command", "hardware"):
+            if not getattr(self, field).strip():
+                raise ResultError(f"{self.name}: {field} is empty")
+        datetime.date.fromisoformat(self.date)
+        if not self.rows or any(len(row) != len(self.columns) for row in self.rows):
+            raise ResultError(f"{self.name}: each row needs {len(self.columns)} cells")
+
+    def table(self) -> str:
+        """The table in Markdown."""
+        lines = [self.columns, ["---"] * len(self.columns)]
+        lines += [[_cell(value) for value in row] for row in self.rows]
+        return "".join(_line(cells) for cells in lines)
+
+    def source(self) -> str:
+        """Command, hardware, date and commit as a line."""
+        commit = f", commit {self.commit}" if self.commit else ""
+        return f"\n`{self.command}`; {self.hardware}; {self.date}{commit}.\n"
+
+
+def load(name: str) -> Result:
+    """The result docs/results/NAME.json."""
+    path = FOLDER / f"{name}.json"
+    try:
+        found = Result(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ResultError(f"docs/results/{name}.json: no such file") from None
+    except (TypeError, ValueError) as error:
+        raise ResultError(f"docs/results/{name}.json: {error}") from None
+    if found.name != name:
+        raise ResultError(f"docs/results/{name}.json: its name is {found.name!r}")
+    return found
+
+
+def save(result: Result) -> Path:
+    """Write docs/results/NAME.json, a row a line."""
+    fields = {key: value for key, value in vars(result).items() if key != "rows"}
+    head = json.dumps(fields, indent=2, ensure_ascii=False).removesuffix("\n}")
+    rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in result.rows)
+    path = FOLDER / f"{result.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'{head},\n  "rows": [\n{rows}\n  ]\n}}\n', encoding="utf-8")
+    return path
+
+
+def pages() -> list[Path]:
+    """The pages that may have results: README.md and docs/*.md."""
+    return [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+def rendered(text: str) -> str:
+    """A page with the tables of its markers."""
+    return MARKER.sub(lambda match: _block(match[1]), text)
+
+
+def write_pages() -> None:
+    """Bring the tables of all pages up to date."""
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (new := rendered(text)) != text:
+            page.write_text(new, encoding="utf-8")
+
+
+def problems() -> Iterator[str]:
+    """What keeps the pages from showing docs/results/, one line each."""
+    used = set()
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        try:
+            if rendered(text) != text:
+                yield f"{page.name}: a table differs from docs/results/; run: make reference"
+        except ResultError as error:
+            yield f"{page.name}: {error}"
+        used |= {match[1].split(",")[0] for match in MARKER.finditer(text)}
+        for line in unsupported_tables(text):
+            yield (
+                f"{page.name}: no file of docs/results/ has the figures of the table {line!r};"
+                " see CONTRIBUTING.md, 'Results'"
+            )
+    for path in sorted(FOLDER.glob("*.json")):
+        if path.stem not in used:
+            yield f"docs/results/{path.name}: is in no page"
+
+
+def unsupported_tables(text: str) -> Iterator[str]:
+    """First lines of tables that look like results but are below no marker."""
+    text = FENCE.sub("", MARKER.sub("", text))
+    before, block = "", list[str]()
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            block.append(line)
+            continue
+        if block and not before.startswith(NOT_MEASURED) and _has_figures(block):
+            yield block[0]
+        before, block = (line if line.strip() else before) if not block else "", []
+
+
+def _has_figures(lines: list[str]) -> bool:
+    cells = [
+        cell.strip()
+        for line in lines[2:]
+        for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))[1:]
+    ]
+    figures = sum(bool(FIGURE.match(cell)) for cell in cells)
+    return figures > 0 and figures >= SHARE * len(cells)
+
+
+def _block(marker: str) -> str:
+    name, *options = (word.strip() for word in marker.split(","))
+    if unknown := set(options) - {"source", "optional"}:
+        raise ResultError(f"result: {marker}: unknown option {sorted(unknown)[0]!r}")
+    if "optional" in options and not (FOLDER / f"{name}.json").exists():
+        body = "\nNot run yet.\n\n"
+    else:
+        result = load(name)
+        body = "\n" + result.table() + (result.source() if "source" in options else "") + "\n"
+    return f"<!-- result: {marker} -->\n{body}<!-- /result -->\n"
+
+
+def _line(cells: list[str]) -> str:
+    padded = (cell if cell == "---" else f" {cell} " if cell else " " for cell in cells)
+    return f"|{'|'.join(padded)}|\n"
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{value:,}"
+
+
+def on_pre_build(config: Any) -> None:
+    """Called by mkdocs before it builds the site; stops it where there are problems."""
+    from mkdocs.exceptions import PluginError
+
+    if found := list(problems()):
+        raise PluginError("\n".join(found))

@@ -1,0 +1,83 @@
+"""Tables of results in the pages are those of docs/results/."""
+
+import json
+import runpy
+
+import pytest
+from paths import ROOT
+
+TABLES = runpy.run_path(str(ROOT / "docs" / "result_tables.py"))
+FIELDS = {
+    "name": "speed",
+    "command": "python benchmarks/speed.py",
+    "commit": "",
+    "hardware": "one core",
+    "date": "2026-11-30",
+    "columns": ["", "images/s"],
+    "rows": [["resnets", 1640], ["torch", 2.5], ["other", None]],
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(TABLES["load"].__globals__, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_pages_and_files_agree():
+    assert list(TABLES["problems"]()) == []
+
+
+def test_a_marker_becomes_the_table_of_its_file(folder):
+    (folder / "speed.json").write_text(json.dumps(FIELDS))
+    page = "before\n\n<!-- result: speed, source -->\n<!-- /result -->\nafter\n"
+    once = TABLES["rendered"](page)
+    assert "| resnets | 1,640 |\n| torch | 2.5 |\n| other | |\n" in once
+    for field in ("command", "hardware", "date"):
+        assert FIELDS[field] in once
+    assert TABLES["rendered"](once) == once
+
+
+def test_a_file_that_was_saved_is_read_as_it_was(folder):
+    result = TABLES["Result"](**FIELDS)
+    TABLES["save"](result)
+    assert TABLES["load"]("speed") == result
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hardware": ""},
+        {"date": "yesterday"},
+        {"rows": [["resnets"]]},
+        {"rows": []},
+        {"name": "other"},
+        {"unknown": 1},
+    ],
+)
+def test_a_file_that_says_too_little_is_refused(folder, fields):
+    (folder / "speed.json").write_text(json.dumps(FIELDS | fields))
+    with pytest.raises(ValueError, match="speed"):
+        TABLES["rendered"]("<!-- result: speed -->\n<!-- /result -->\n")
+
+
+def test_a_missing_file_is_refused_unless_it_is_optional(folder):
+    with pytest.raises(ValueError, match=r"speed\.json"):
+        TABLES["rendered"]("<!-- result: speed -->\n<!-- /result -->\n")
+    TABLES["rendered"]("<!-- result: speed, optional -->\n<!-- /result -->\n")
+
+
+TABLE = "| | images/s | ratio |\n|---|---|---|\n| resnets | 1,640 | **2.0** |\n"
+
+
+@pytest.mark.parametrize(
+    ("page", "count"),
+    [
+        (f"Rates:\n\n{TABLE}\n", 1),
+        (f"<!-- not measured here: an estimate -->\n\n{TABLE}\n", 0),
+        (f"```\n{TABLE}```\n", 0),
+        ("| option | meaning |\n|---|---|\n| `--seed` | the seed |\n", 0),
+    ],
+)
+def test_a_table_of_figures_needs_a_file(page, count):
+    assert len(list(TABLES["unsupported_tables"](page))) == count
