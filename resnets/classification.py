@@ -94,6 +94,9 @@ class ClassificationTask:
         splits = open_data(recipe.data, source=parts.data, training=True)
         data = dataclasses.replace(recipe.data, value_range=splits.value_range)
         recipe = dataclasses.replace(recipe, data=data)
+        if data.channels is not None:
+            taken = dataclasses.replace(recipe.model, in_channels=data.channels)
+            recipe = dataclasses.replace(recipe, model=taken)
         if warning := mirror_warning(splits.classes, data.augment):
             log.warning("%s", warning)
         weights = None if recipe.weights is None else read_weights(recipe.weights, recipe.model)
@@ -102,7 +105,7 @@ class ClassificationTask:
             recipe = dataclasses.replace(recipe, data=data)
         if weights is not None and data.tested_at is not None:
             check_size(weights, recipe.model, data.tested_at, recipe.weights_size)
-        if weights is None or weights.preprocess is None:
+        if weights is None or weights.preprocess is None or data.has_stacks:
             preprocessor = fit_preprocess(splits.train, data, recipe.model.in_channels)
         else:
             log.info(

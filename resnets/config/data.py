@@ -121,6 +121,10 @@ class DataSpec:
             quarantine.txt in the folder of the source, if there is one.
         max_unreadable: [fraction] Training images that may be unreadable before a run stops; one
             always may, unless this is 0.
+        channels: [channels] Planes of each image: 1 gray, 3 RGB, or the channels of TIFF and NumPy
+            (.npy) stacks; None is model.in_channels. The first convolution of pretrained weights is
+            adapted to them.
+        keep_bits: Read values of more than 8 bits as they are, in float32, in place of 8 bits.
         value_range: [pixel value] Values that become 0 and 255 in images of more than 8 bits; None
             measures them on the training images if those fill less than half of 16 bits. Stored
             with the weights.
@@ -149,6 +153,8 @@ class DataSpec:
     shuffle_buffer: int = 10_000
     quarantine: str | None = None
     max_unreadable: float = 0.01
+    channels: int | None = None
+    keep_bits: bool = False
     value_range: tuple[float, float] | None = None
     augment: AugmentSpec = field(default_factory=AugmentSpec)
 
@@ -164,6 +170,15 @@ class DataSpec:
             raise ConfigError(
                 f"data.value_range: {self.value_range}: the first must be below the second"
             )
+        if self.channels is not None and self.channels < 1:
+            raise ConfigError(f"data.channels: {self.channels} must be at least 1")
+        if self.keep_bits and self.channels is None:
+            raise ConfigError("data.keep_bits: needs data.channels, the planes of an image")
+        if self.has_stacks and (self.streaming or self.in_memory == "always"):
+            raise ConfigError(
+                "data.channels, data.keep_bits: stacks are read from files as they are needed;"
+                " set data.streaming to false and data.in_memory to 'auto'"
+            )
         if self.test_size in (None, self.size):
             return
         if self.size is None or self.augment.crop not in ("scale-jitter", "random-resized"):
@@ -171,6 +186,11 @@ class DataSpec:
                 f"data.test_size: {self.test_size} differs from data.size {self.size}; that needs "
                 "data.augment.crop 'scale-jitter' or 'random-resized', and a size"
             )
+
+    @property
+    def has_stacks(self) -> bool:
+        """Whether images have other channels than gray and RGB, or more bits than 8."""
+        return self.keep_bits or self.channels not in (None, 1, 3)
 
     @property
     def group_column(self) -> str | None:
@@ -207,14 +227,15 @@ def split_group(group: str) -> tuple[Literal["column", "regex"], str]:
 class Preprocess:
     """From an image to the network's input; stored with the weights.
 
-    An image becomes `channels` planes (1 gray, 3 RGB), its shorter side is resized to `resize` px
-    with antialiasing, its center is cropped to `size` px, and its values become
-    (x / 255 - mean) / std.
+    An image becomes `channels` planes (1 gray, 3 RGB, else those of a stack), its shorter side is
+    resized to `resize` px with antialiasing, its center is cropped to `size` px, and its values
+    become (x / 255 - mean) / std.
 
     Attributes:
         size: [px] Side of the center crop.
         resize: [px] Shorter side before the crop.
-        channels: [channels] 1 is gray, 3 is RGB.
+        channels: [channels] 1 is gray, 3 is RGB; others are those of TIFF and NumPy stacks.
+        keep_bits: Values keep more than 8 bits (`data.keep_bits`).
         mean: [fraction of 255] Mean of each channel.
         std: [fraction of 255] Standard deviation of each channel.
         interpolation: Filter of the resizing.
@@ -227,6 +248,7 @@ class Preprocess:
     size: int = 224
     resize: int = 256
     channels: int = 3
+    keep_bits: bool = False
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"

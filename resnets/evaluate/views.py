@@ -148,9 +148,23 @@ def read_views(split: Split, index: int, views: Views, preprocess: Preprocess) -
     sides, spec = views.sides(preprocess), preprocess
     if views.kind == "center":  # the same path as prediction
         return [
-            split.read(index, Crop(spec.size, spec.channels, box, spec.interpolation))
+            split.read(
+                index,
+                Crop(
+                    spec.size,
+                    spec.channels,
+                    box,
+                    spec.interpolation,
+                    spec.value_range,
+                    spec.keep_bits,
+                ),
+            )
             for box in (center_box(spec.size, side) for side in sides)
         ]
+    if spec.keep_bits or spec.channels not in (1, 3):
+        raise ConfigError(
+            f"eval.views: {views.kind!r} is for gray and RGB images; stacks are seen in the center"
+        )
     image = load_image(split, index).convert("L" if spec.channels == 1 else "RGB")
     if views.kind == "dense":
         image = image.crop(_middle(*image.size))

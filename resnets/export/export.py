@@ -93,6 +93,12 @@ def export(
     and VerificationError if the artifact differs from the model; then nothing is written.
     """
     check_format(kind, precision)
+    seen = model.preprocess.spec
+    if seen.keep_bits or seen.channels not in (1, 3):
+        raise ConfigError(
+            f"{model.origin}: takes stacks of {seen.channels} channels (data.channels,"
+            " data.keep_bits), and only models of gray or RGB images of 8 bits are exported"
+        )
     if SUFFIXES.get(out.suffix.lower()) != kind:
         expected = next(suffix for suffix, each in SUFFIXES.items() if each == kind)
         raise ConfigError(f"--out {out}: a file for {kind} ends in {expected}")

@@ -76,11 +76,12 @@ class Engine(ABC):
         """Logits (B, K) of images whose shape has been checked."""
 
     def logits(self, images: Images) -> Scores:
-        """(B, K) float32 of images (B, size, size, channels) uint8."""
+        """(B, K) float32 of images (B, size, size, channels) uint8, float32 where bits are kept."""
         expected = (self.size, self.size, self.channels)
-        if images.dtype != np.uint8 or images.shape[1:] != expected or not len(images):
+        dtype = np.float32 if self.preprocess.spec.keep_bits else np.uint8
+        if images.dtype != dtype or images.shape[1:] != expected or not len(images):
             raise ValueError(
-                f"images {images.dtype} {images.shape}: {self.name} takes uint8 (B, "
+                f"images {images.dtype} {images.shape}: {self.name} takes {np.dtype(dtype)} (B, "
                 + ", ".join(map(str, expected))
                 + ")"
             )

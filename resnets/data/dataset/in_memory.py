@@ -62,6 +62,9 @@ def load_files(
     Unreadable images are named and left out of memory; DataError when training has too many.
     """
     unreadable = BadSamples(description, len(files), spec.max_unreadable if training else None)
+    if spec.has_stacks:
+        known, channels = torch.from_numpy(labels), spec.channels or 1
+        return FileSplit(files, known, classes, description, channels, unreadable, spec.value_range)
     if spec.in_memory != "never":
         prepared = None
         if spec.size is not None and not (training and random_scaling(spec)):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,12 +36,12 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """A plan with its pixels (B, size, size, C), `out` the same memory, and the row (B,) that each
-    place got, -1 where none could be read."""
+    """A plan with its pixels (B, size, size, C), uint8 or float32, `out` the same memory, and the
+    row (B,) that each place got, -1 where none could be read."""
 
     plan: Plan
     pixels: Tensor
-    out: NDArray[np.uint8]
+    out: NDArray[Any]
     read: NDArray[np.int64]
 
     @classmethod
@@ -48,7 +49,8 @@ class _Reading:
         """Memory for the pixels of a plan, pinned or not."""
         count, view = len(plan.rows), plan.views[0]
         shape = (count, view.size, view.size, view.channels)
-        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+        kind = torch.float32 if view.keep_bits else torch.uint8
+        pixels = torch.empty(shape, dtype=kind, pin_memory=pin)
         return cls(plan, pixels, pixels.numpy(), np.full(count, -1, np.int64))
 
     def finished(self) -> tuple[Plan, Tensor] | None:
@@ -121,7 +123,7 @@ def _read(split: Split, reading: _Reading, place: int, seed: int | None) -> None
         raise split.unreadable.exhausted()
 
 
-def _try(split: Split, row: int, view: Crop) -> NDArray[np.uint8] | None:
+def _try(split: Split, row: int, view: Crop) -> NDArray[Any] | None:
     """The view, or None where the image cannot be read; DataError where too many cannot."""
     try:
         return split.read(row, view)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class Split(Protocol):
 
     @property
     def channels(self) -> int:
-        """Planes stored: 1 when all images are grey, else 3."""
+        """Planes stored: 1 when all images are grey, 3, or those of stacks."""
 
     @property
     def unreadable(self) -> BadSamples:
@@ -45,7 +45,7 @@ class Split(Protocol):
     def __len__(self) -> int:
         """N."""
 
-    def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
+    def read(self, index: int, view: Crop) -> NDArray[Any]:
         """One view of one image, (size, size, channels) of the view; DataError names the file."""
 
 
@@ -109,7 +109,7 @@ class FileSplit:
         """Number of images."""
         return len(self.labels)
 
-    def read(self, index: int, view: Crop) -> NDArray[np.uint8]:
+    def read(self, index: int, view: Crop) -> NDArray[Any]:
         """One view of one image, decoded now; DataError names a file that cannot be."""
         if self.value_range is not None:
             view = replace(view, levels=self.value_range)

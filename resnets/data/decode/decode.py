@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from resnets.data.decode import jpeg
 from resnets.data.decode.exif import Box, turn_of
 from resnets.data.decode.open_image import BUDGET, MAX_PIXELS, max_scans, open_image
 from resnets.data.decode.pixel_values import Levels, as_bytes
+from resnets.data.decode.stacks import is_stack, read_stack, resize_stack, to_bytes
 from resnets.data.errors import DataError
 from resnets.ops.resize import kernel, resize_box
 
@@ -49,6 +51,7 @@ class Crop:
     """What to see of an image: the part `box(width, height)`, as `size` x `size` x `channels`.
 
     levels: values of images with more than 8 bits that become 0 and 255; None = those of 16 bits.
+    keep_bits: pixels are float32 in 0..255, with all the bits that are stored.
     """
 
     size: int
@@ -56,6 +59,7 @@ class Crop:
     box: Callable[[int, int], Box]
     interpolation: str = "bilinear"
     levels: Levels | None = None
+    keep_bits: bool = False
 
     @property
     def scaling(self) -> tuple[int, str]:
@@ -63,8 +67,9 @@ class Crop:
         return self.size, self.interpolation
 
 
-def decode(data: bytes | memoryview, view: Crop, name: str) -> NDArray[np.uint8]:
-    """Pixels (size, size, channels) of one view of an encoded image.
+def decode(data: bytes | memoryview, view: Crop, name: str) -> NDArray[Any]:
+    """Pixels (size, size, channels) of one view of an encoded image: uint8, or float32 in 0..255
+    where the view keeps bits.
 
     A clean JPEG is decoded in part, by `data/decode/jpeg.py`; pixels of a PPM are taken from where
     they lie; Pillow reads all else. DataError names the image `name` when it is unreadable,
@@ -72,6 +77,8 @@ def decode(data: bytes | memoryview, view: Crop, name: str) -> NDArray[np.uint8]
     decoded: damage there is not noticed, but a missing end is.
     """
     with naming(name):
+        if view.keep_bits or view.channels not in (1, 3) or is_stack(data):
+            return _decode_stack(data, view)
         pixels = pixels_of(data)
         if pixels is not None:
             return render_pixels(pixels, view)
@@ -151,6 +158,14 @@ def render_pixels(pixels: NDArray[np.uint8], view: Crop) -> NDArray[np.uint8]:
     if cut is None:
         return render(Image.fromarray(pixels[:, :, 0] if planes == 1 else pixels), view)
     return _with_channels(cut, view.channels)
+
+
+def _decode_stack(data: bytes | memoryview, view: Crop) -> NDArray[Any]:
+    pixels = read_stack(data, view.channels, view.levels)
+    height, width = pixels.shape[:2]
+    box = _inside(view.box(width, height), width, height)
+    seen = resize_stack(pixels, box, *view.scaling)
+    return seen if view.keep_bits else to_bytes(seen)
 
 
 def center_box(size: int, resize: int) -> Callable[[int, int], Box]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.pack import is_pack, open_pack
 from resnets.data.dataset.source import Source
+from resnets.data.decode.stacks import NPY_SUFFIX
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Listing, list_folder
+from resnets.data.files.walk import suffix_of
 from resnets.data.sources.archive import IMAGENET_TRAIN, open_imagenet, open_tar
 from resnets.data.sources.builtin import fetch_cifar, fetch_fashion_mnist, open_digits
 from resnets.data.sources.cifar import find_cifar, open_cifar
@@ -87,7 +90,15 @@ def _whole(source: str, path: Path, spec: DataSpec) -> Source:
         return open_cifar(*found, name)
     if (path / IMAGENET_TRAIN).is_file():
         return open_imagenet(path, name, spec.ground_truth)
-    return read_folder(path, list_folder(path, is_table), spec).source
+    return read_folder(path, _listing(path, spec), spec).source
+
+
+def _listing(path: Path, spec: DataSpec) -> Listing:
+    """The images of a folder, NumPy arrays among them where stacks are asked for."""
+    if not spec.has_stacks:
+        return list_folder(path, is_table)
+    listing = list_folder(path, lambda file: is_table(file) or suffix_of(file) == NPY_SUFFIX)
+    return replace(listing, others=frozenset(filter(is_table, listing.others)))
 
 
 def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:

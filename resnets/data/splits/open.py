@@ -109,11 +109,13 @@ def open_data(
             raise _none_left(spec.source)
         warnings += [*roles.unmeasured_classes(), *versions_apart(roles)]
     levels = spec.value_range or source.value_range
-    if levels is None or training:
+    if spec.has_stacks:  # whose values are normalized by channel, and need no common range
+        pass
+    elif levels is None or training:
         probe = _probe(roles.share(TRAIN), levels)
         levels = probe.levels
         warnings += probe.warnings
-    if training:
+    if training and not spec.has_stacks:
         for role in roles.own_roles():
             found = _probe(roles.share(role), levels or FULL).warnings
             warnings += [f"{TITLES[role]} images: {each}" for each in found]
@@ -126,7 +128,9 @@ def open_data(
         if share is None:
             return None
         probe = ImageProbe(levels)
-        if not training or role in roles.own_roles():
+        if spec.has_stacks:
+            pass
+        elif not training or role in roles.own_roles():
             probe = _probe(share, levels or FULL)
         split = share.part.open(
             share.rows,

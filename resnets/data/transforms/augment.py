@@ -235,7 +235,9 @@ class BatchAugment:
         images = torch.empty((len(rows), *stored.shape[1:]))
         mean, scale = self._mean.view(images.shape[1:]), self._scale.view(images.shape[1:])
         means = torch.stack([mean, mean.flip(1)])
-        if flip_and_normalize(stored, rows, turned, means, scale[0], images):
+        if stored.dtype == torch.uint8 and flip_and_normalize(
+            stored, rows, turned, means, scale[0], images
+        ):
             return images.permute(0, 3, 1, 2)
         for out, row, turn in zip(images, rows.tolist(), turned.tolist(), strict=True):
             out.copy_(stored[row].flip(1) if turn else stored[row])
@@ -307,6 +309,12 @@ def _check(spec: AugmentSpec, preprocessor: Preprocessor) -> None:
             raise ConfigError(f"data.augment.{name}: {getattr(spec, name)} must be 0 or more")
     if spec.repeats < 1:
         raise ConfigError(f"data.augment.repeats: {spec.repeats} must be 1 or more")
+    stacks = preprocessor.spec.keep_bits or preprocessor.spec.channels not in (1, 3)
+    if stacks and (spec.policy != "none" or Photometric.wanted(spec)):
+        raise ConfigError(
+            "data.augment: policy, color_jitter, grayscale and blur are for gray and RGB images of"
+            " 8 bits; set them to none and 0 for stacks (data.channels, data.keep_bits)"
+        )
     colored = {
         "pca_color": spec.pca_color,
         "grayscale": spec.grayscale,

@@ -44,10 +44,8 @@ class Preprocessor:
 
     def __post_init__(self) -> None:
         spec = self.spec
-        if spec.channels not in (1, 3):
-            raise ConfigError(
-                f"preprocess.channels: {spec.channels} planes; images have 1 (grey) or 3 (RGB)"
-            )
+        if spec.channels < 1:
+            raise ConfigError(f"preprocess.channels: {spec.channels} must be at least 1")
         if spec.size < 1:
             raise ConfigError(f"preprocess.size: {spec.size} px; the model sees at least 1")
         for name, values in (("mean", spec.mean), ("std", spec.std)):
@@ -67,12 +65,22 @@ class Preprocessor:
         """The centre view that evaluation and prediction see."""
         spec = self.spec
         box = center_box(spec.size, spec.resize)
-        return Crop(spec.size, spec.channels, box, spec.interpolation, spec.value_range)
+        return Crop(
+            spec.size, spec.channels, box, spec.interpolation, spec.value_range, spec.keep_bits
+        )
 
     def to_tensor(self, image: ImageInput) -> Tensor:
-        """One image, a path, PIL image or uint8 array (H, W[, C]), as uint8 (C, size, size)."""
+        """One image, a path, PIL image or uint8 array (H, W[, C]), as uint8 (C, size, size).
+
+        Of stacks (other channels than 1 and 3, more bits than 8) only paths are taken.
+        """
         if isinstance(image, str | os.PathLike):
             pixels = decode(read_file(Path(image)), self.view, str(image))
+        elif self.spec.keep_bits or self.spec.channels not in (1, 3):
+            raise DataError(
+                f"the model takes stacks of {self.spec.channels} channels; give the path of a TIFF"
+                " or .npy file"
+            )
         else:
             opened = image.copy() if isinstance(image, Image.Image) else _from_array(image)
             with naming("the image given"):
@@ -109,10 +117,15 @@ def fit_preprocess(split: Split, spec: DataSpec, channels: int) -> Preprocessor:
     `spec.size` is None.
     """
     size = spec.tested_at or _common_size(split)
+    if spec.normalize == "imagenet" and channels not in (1, 3):
+        raise ConfigError(
+            f"data.normalize: 'imagenet' has no statistics of {channels} channels; give 'channel'"
+        )
     known = Preprocess(
         size=size,
         resize=spec.resize or size,
         channels=channels,
+        keep_bits=spec.keep_bits,
         mean=IMAGENET_MEAN if channels == 3 else IMAGENET_GRAY_MEAN,
         std=IMAGENET_STD if channels == 3 else IMAGENET_GRAY_STD,
         value_range=spec.value_range,
