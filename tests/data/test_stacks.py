@@ -16,7 +16,7 @@ from resnets.data import DataError, fit_preprocess, open_data
 from resnets.data.decode.decode import Crop, center_box, decode
 from resnets.models import build
 from resnets.weights.adapt import adapt_input
-from resnets.weights.checkpoint.format import find_checkpoint
+from resnets.weights.checkpoint.find import find_checkpoint
 
 CHANNELS = 5
 VIEW = Crop(8, CHANNELS, center_box(8, 8), keep_bits=True)
