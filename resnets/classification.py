@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data import FileSplit, Split, Splits, open_data, prepare
-from resnets.data.loading.loader import TrainStream, eval_batches
+from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches
 from resnets.data.splits.report import SetReport
 from resnets.data.transforms.augment import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, at_size, fit_preprocess
@@ -34,7 +35,9 @@ from resnets.weights.load import load, read_preprocess
 
 log = logging.getLogger("resnets")
 
-METRICS = ("top1_error", "top5_error", "loss")
+IMBALANCE = 10  # times as many images of the most frequent class as of the rarest: worth a warning
+METRICS = ("top1_error", "balanced_error", "top5_error", "macro_f1", "loss")  # of each row
+RESULT = (*METRICS, "top1_interval", "majority_error", "majority_class", "examples", "protocol")
 
 
 class ClassificationTask:
@@ -58,11 +61,19 @@ class ClassificationTask:
             raise ConfigError(
                 "recompute: needs a network of stages, such as ResNet(spec, block=...)"
             )
+        epoch_draw(splits.train, recipe.data)  # raises before anything is written
         model.recompute = recipe.recompute
         self.parts = parts
         self.recipe, self.splits, self.model = recipe, splits, model
         self.preprocessor, self.mean_image = preprocessor, preprocessor.mean_image
-        self.data_name, self.summary = splits.name, splits.summary
+        self.data_name = splits.name
+        self.class_counts = np.bincount(
+            splits.train.labels.numpy(), minlength=len(splits.classes)
+        ).tolist()
+        warnings = _imbalance(recipe, splits.classes, self.class_counts)
+        self.summary = dataclasses.replace(
+            splits.summary, warnings=(*splits.summary.warnings, *warnings)
+        )
         assert splits.fingerprint is not None
         self.split_report = SetReport(
             splits.fingerprint, splits.changes, splits.overlaps, resumed, splits.checked
@@ -72,7 +83,7 @@ class ClassificationTask:
             if recipe.loss.class_weights == "none"
             else class_weights(recipe.loss, splits.train.labels, splits.classes)
         )
-        self.monitor = "top1_error"
+        self.monitor = monitored(recipe)
         self.metadata: Mapping[str, Any] = {
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),
@@ -82,6 +93,7 @@ class ClassificationTask:
         )
         self.title = (
             f"{recipe.net_name} on {splits.name}: {len(splits.train):,} training images, {held_out}"
+            + (", best by balanced error" if self.monitor == "balanced_error" else "")
         )
 
     @classmethod
@@ -224,10 +236,13 @@ class ClassificationTask:
                 model, split, model.preprocess, plan, model.origin, group
             )
             metrics = evaluation.to_json()
-            keys = (*METRICS, "examples", "protocol")
-            result[name] = {key: metrics[key] for key in keys if key in metrics}
+            result[name] = {key: metrics[key] for key in RESULT if key in metrics}
+            result[name]["warnings"] = list(evaluation.warnings)
             result[name]["unreadable"] = unreadable
-        result["train"] = {"unreadable": _unreadable(self.splits.train, group)}
+        result["train"] = {
+            "unreadable": _unreadable(self.splits.train, group),
+            "class_counts": dict(zip(self.splits.classes, self.class_counts, strict=True)),
+        }
         return result
 
     def _evaluate(
@@ -257,6 +272,37 @@ class ClassificationTask:
         )
         unreadable = _unreadable(split, group)
         return evaluation.without_unreadable(len(unreadable)), unreadable
+
+
+def monitored(recipe: Recipe) -> str:
+    """The validation metric that selects the best checkpoint."""
+    if recipe.eval.monitor != "auto":
+        return recipe.eval.monitor
+    balanced = recipe.loss.class_weights != "none" or recipe.data.balance != "none"
+    return "balanced_error" if balanced else "top1_error"
+
+
+def _imbalance(recipe: Recipe, classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """What to know about training images of which some classes have far fewer than others."""
+    weighted, sampled = recipe.loss.class_weights != "none", recipe.data.balance != "none"
+    if weighted and sampled:
+        return [
+            "loss.class_weights and data.balance are both set: rare classes count twice; set one"
+            " of them to none"
+        ]
+    rarest, most = (pick(range(len(counts)), key=counts.__getitem__) for pick in (min, max))
+    if IMBALANCE * counts[rarest] >= counts[most]:
+        return []
+    remedy = (
+        ""
+        if weighted or sampled
+        else "; to weight rare classes, add --set loss.class_weights=auto (or data.balance=sqrt)"
+    )
+    return [
+        f"class {classes[rarest]} has {counts[rarest]:,} training images, {classes[most]}"
+        f" {counts[most]:,}: the error hides what happens to rare classes, the balanced error"
+        f" shows it{remedy}"
+    ]
 
 
 def _log_metrics(evaluation: Evaluation) -> dict[str, float]:

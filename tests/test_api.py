@@ -16,8 +16,8 @@ import resnets
 from resnets.cli.main import main
 
 NAMES = {
-    *("AugmentSpec", "DataSpec", "DetectSpec", "EvalSpec", "FinetuneSpec", "ModelSpec"),
-    *("OptimSpec", "Preprocess", "Recipe", "ScheduleSpec"),
+    *("AugmentSpec", "DataSpec", "DetectSpec", "EvalSpec", "FinetuneSpec", "LossSpec"),
+    *("ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec"),
     *("ConfigError", "DataError", "Interrupted", "ResnetsError"),
     *("Run", "create_model", "evaluate", "export", "load", "open_data", "predict", "recipes"),
     *("study", "train", "__version__"),

@@ -115,6 +115,10 @@ class DataSpec:
         labels_from: Where the class of an image in a folder or archive comes from: "auto" detects
             class folders, split folders and tables; "folder" takes every folder at the top as a
             class; "name" takes the part of the file name before its number.
+        balance: Which images an epoch holds. "none": each once. "classes": as many of each class,
+            so that images of rare classes come several times and some of frequent ones wait for
+            later epochs; "sqrt": in proportion to the square root of the images of a class (Mahajan
+            et al. 2018; Kang et al. 2020). An epoch keeps its length. Not for streamed data sets.
         streaming: Read Parquet, WebDataset and Hub data sets in blocks, without copying them first.
         shuffle_buffer: [images] Images buffered to shuffle a streamed data set.
         quarantine: File that lists images to exclude, as `resnets data check` writes it; None is
@@ -149,6 +153,7 @@ class DataSpec:
     workers: int = 0
     ground_truth: str | None = None
     labels_from: Literal["auto", "folder", "name"] = "auto"
+    balance: Literal["none", "classes", "sqrt"] = "none"
     streaming: bool = False
     shuffle_buffer: int = 10_000
     quarantine: str | None = None

@@ -80,6 +80,9 @@ class EvalSpec:
         batch_size: [images] Images computed at once; never changes a result.
         watch_test: Also evaluate the test set each time, to plot its error (the paper, Fig. 4 and
             6); it decides nothing.
+        monitor: The validation error that chooses the best checkpoint, and that plateau and
+            patience watch. "auto" is the balanced error where loss.class_weights or data.balance is
+            set, else the top-1 error. Task "classify" only.
         patience: [evaluations] Stop once the validation error has not improved for this many
             evaluations; None trains to the end. The best weights are kept in any case.
     """
@@ -87,6 +90,7 @@ class EvalSpec:
     every: str = "1ep"
     batch_size: int = 500
     watch_test: bool = False
+    monitor: Literal["auto", "top1_error", "balanced_error"] = "auto"
     patience: int | None = None
 
     def __post_init__(self) -> None:

@@ -12,6 +12,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Ints = NDArray[np.int64]
+# Of (n, seed, epoch): number of the round and sample, each (n,), of the draws of an epoch.
+Draw = Callable[[int, int, int], tuple[Ints, Ints]]
+
 # splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -26,6 +30,8 @@ STREAM_JITTER, STREAM_COLOR, STREAM_RESIZED_CROP = 8, 16, 32  # the first of sev
 STREAM_VERTICAL, STREAM_TURN, STREAM_GRAYSCALE = 11, 12, 13
 STREAM_BLUR, STREAM_COLOR_JITTER = 14, 24  # the first of two, and of eight
 STREAM_MIX, STREAM_NOISE, STREAM_ERASE, STREAM_POLICY = 72, 80, 96, 128  # likewise
+
+STREAM_CLASS = 66  # the order of a class in a round
 
 STREAM_SUBSTITUTE = 1 << 20  # the first of as many as it takes to find a readable image
 RANDOM_TRIES = 100  # substitutes drawn at random before all rows are tried in turn
@@ -58,8 +64,8 @@ def positions(
     start: int,
     count: int,
     repeats: int = 1,
-    permute: Callable[[int, int, int], NDArray[np.int64]] | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    draw: Draw | None = None,
+) -> tuple[Ints, Ints]:
     """Epoch and index, each (count,), of positions start .. start + count - 1 of an endless stream.
 
     Position p is sample permutation(n, seed, p // n)[p % n] of epoch p // n. A batch may straddle
@@ -69,16 +75,76 @@ def positions(
     row, and the rest not (Hoffer et al. 2020). Copy c of epoch e is said to be of epoch
     e * repeats + c, so that no two copies share their random numbers.
 
-    `permute` is a set's own order, where it is not `permutation`'s.
+    `draw` is an epoch's own order, where it is not `permutation`'s, and may hold a sample several
+    times or never.
     """
     assert n > 0
+    draw = draw or each_once(permutation)
     epoch, place = np.divmod(np.arange(start, start + count, dtype=np.int64), n)
     place, copy = np.divmod(place, repeats)
-    index = np.empty(count, np.int64)
+    rounds, index = np.empty(count, np.int64), np.empty(count, np.int64)
     for each in np.unique(epoch):
         chosen = epoch == each
-        index[chosen] = (permute or permutation)(n, seed, int(each))[place[chosen]]
-    return epoch * repeats + copy, index
+        numbers, rows = draw(n, seed, int(each))
+        rounds[chosen], index[chosen] = numbers[place[chosen]], rows[place[chosen]]
+    return rounds * repeats + copy, index
+
+
+def each_once(permute: Callable[[int, int, int], Ints]) -> Draw:
+    """Epochs that hold every sample once, in the order of `permute(n, seed, epoch)`."""
+
+    def draw(n: int, seed: int, epoch: int) -> tuple[Ints, Ints]:
+        return np.broadcast_to(np.int64(epoch), n), permute(n, seed, epoch)
+
+    return draw
+
+
+class BalancedDraw:
+    """Epochs in which a class of n_c images has a share proportional to n_c^power.
+
+    labels: (N,) class of each sample. power: 0 is equal shares, 0.5 square-root sampling (Mahajan
+    et al. 2018; Kang et al. 2020, section 3). An epoch still has N draws. The samples of a class
+    come in rounds, each of them once in a round, so no draw of a class repeats a sample before all
+    others had their turn; a round takes less than an epoch for rare classes and more for frequent
+    ones. Draws are said to be of their round's number, so that no two draws of a sample share their
+    random numbers.
+    """
+
+    def __init__(self, labels: Ints, power: float) -> None:
+        counts = np.bincount(labels)
+        self._samples = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+        weights = np.where(counts > 0, np.maximum(counts, 1) ** power, 0.0)
+        self._quotas = _whole_shares(len(labels) * weights / weights.sum())
+        self._draw = lru_cache(maxsize=4)(self._epoch)
+
+    def __call__(self, n: int, seed: int, epoch: int) -> tuple[Ints, Ints]:
+        """Round and sample, each (n,), of the draws of an epoch, read-only."""
+        assert n == self._quotas.sum()
+        return self._draw(seed, epoch)
+
+    def _epoch(self, seed: int, epoch: int) -> tuple[Ints, Ints]:
+        rounds, rows = [], []
+        for samples, quota in zip(self._samples, self._quotas.tolist(), strict=True):
+            if not quota:
+                continue
+            number, place = np.divmod(epoch * quota + np.arange(quota), len(samples))
+            for each in np.unique(number).tolist():
+                bits = random_bits(seed, each, samples, STREAM_CLASS)
+                rows.append(samples[np.argsort(bits, kind="stable")][place[number == each]])
+            rounds.append(number)
+        found = np.concatenate(rounds), np.concatenate(rows)
+        mixed = permutation(len(found[0]), seed, epoch)
+        for each in (result := (found[0][mixed], found[1][mixed])):
+            each.setflags(write=False)
+        return result
+
+
+def _whole_shares(shares: NDArray[np.float64]) -> Ints:
+    """Whole numbers of the same sum, each less than 1 from its share (largest remainders)."""
+    whole = np.floor(shares).astype(np.int64)
+    missing = round(shares.sum()) - int(whole.sum())
+    whole[np.argsort(whole - shares, kind="stable")[:missing]] += 1
+    return whole
 
 
 @lru_cache(maxsize=4)

@@ -20,6 +20,7 @@ from resnets.evaluate.metrics import (
 )
 from resnets.evaluate.views import logits_of
 from resnets.models.block import eval_mode
+from resnets.utils.terminal import printable
 
 TOP = 5  # classes up to which a top-5 error is meaningless
 
@@ -31,7 +32,7 @@ class Evaluation:
     top1_error, top5_error: percent; top5_error is None for five classes or fewer. loss: mean
     cross-entropy in nats. calibration_error: expected calibration error in 0..1. protocol: views,
     resolution, precision, weights and data of the metrics. sums: the sums they are computed from,
-    with the confusion matrix.
+    with the confusion matrix and further metrics, such as `sums.balanced_error`.
     """
 
     classes: tuple[str, ...]
@@ -52,9 +53,34 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """The errors and the loss by name; without a top-5 error if there is none."""
-        names = ("top1_error", "top5_error", "loss", "calibration_error")
-        values = {name: getattr(self, name) for name in names}
+        values = {
+            "top1_error": self.top1_error,
+            "balanced_error": self.sums.balanced_error,
+            "top5_error": self.top5_error,
+            "macro_f1": self.sums.macro_f1,
+            "majority_error": self.sums.majority_error,
+            "loss": self.loss,
+            "calibration_error": self.calibration_error,
+        }
         return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def majority_class(self) -> str:
+        """The class with the most examples."""
+        return self.classes[int(self.confusion.sum(1).argmax())]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the metrics may not show that anything was learned."""
+        low, high = self.sums.top1_interval
+        if not 0 < self.sums.majority_error <= high:
+            return ()
+        return (
+            f"no better than always predicting {printable(self.majority_class)!r}: that has"
+            f" {self.sums.majority_error:.2f}% top-1 error on these {self.examples:,} images, the"
+            f" model {self.top1_error:.2f}% (95% interval {low:.1f} to {high:.1f}%), and"
+            f" {self.sums.balanced_error:.2f}% balanced error",
+        )
 
     def without_unreadable(self, count: int) -> Evaluation:
         """The same, with the number of unreadable images in the protocol."""
@@ -66,6 +92,8 @@ class Evaluation:
         """Plain values for JSON; metrics that are not finite become None."""
         return {
             **{name: _finite(value) for name, value in self.metrics.items()},
+            "top1_interval": list(self.sums.top1_interval),
+            "majority_class": self.majority_class,
             "examples": self.examples,
             "protocol": self.protocol,
             "per_class": [

@@ -63,7 +63,7 @@ class Measurement:
     """An evaluation with the 24 most confident mistakes, and the images not counted.
 
     errors: one message for each image that could not be read. warnings: possible mistakes in how
-    the data were understood, from the split's `DataSummary`.
+    the data were understood, from the split's `DataSummary`, and those of the evaluation.
     """
 
     evaluation: Evaluation
@@ -124,7 +124,7 @@ def measure(
         evaluation,
         tuple(confident),
         tuple(text for _, text in errors),
-        () if summary is None else tuple(summary.warnings),
+        (*(() if summary is None else summary.warnings), *evaluation.warnings),
     )
 
 

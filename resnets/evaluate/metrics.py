@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,18 @@ from torch.nn import functional as F
 from resnets.utils.environment import accumulator_dtype
 
 BINS = 15
+Z = 1.959964  # of the normal distribution: 95% lie within
+
+
+def wilson_interval(events: int, trials: int, z: float = Z) -> tuple[float, float]:
+    """Confidence interval, in 0..1, of the probability of what happened in `events` of `trials`.
+
+    Wilson 1927, as Brown, Cai and DasGupta 2001 recommend it; z = 1.96 is 95%.
+    """
+    share, spread = events / trials, z * z / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +53,34 @@ class ClassificationSums:
     def top1_error(self) -> float:
         """Percent of examples whose highest logit is of another class."""
         return 100 * (self.examples - int(np.trace(self.confusion))) / self.examples
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """95% confidence interval of `top1_error`, in percent."""
+        wrong = self.examples - int(np.trace(self.confusion))
+        low, high = wilson_interval(wrong, self.examples)
+        return 100 * low, 100 * high
+
+    @property
+    def balanced_error(self) -> float:
+        """Mean over the classes of the percent of their examples that are predicted as another.
+
+        1 - balanced accuracy (Brodersen et al. 2010); classes without examples are left out.
+        """
+        true = self.confusion.sum(1)
+        recalls = self.confusion.diagonal()[true > 0] / true[true > 0]
+        return 100 * (1 - float(recalls.mean()))
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 in percent of the classes that have examples or are predicted."""
+        both = self.confusion.sum(1) + self.confusion.sum(0)
+        return 100 * float((2 * self.confusion.diagonal()[both > 0] / both[both > 0]).mean())
+
+    @property
+    def majority_error(self) -> float:
+        """Top-1 error in percent of always predicting the most frequent class of the examples."""
+        return 100 * (1 - int(self.confusion.sum(1).max()) / self.examples)
 
     @property
     def top5_error(self) -> float:

@@ -24,6 +24,7 @@ SPLITS = ("test", "val", "train")
 # Metrics of a split that a report shows, in percent but for the loss, and their titles.
 METRICS = {
     "top1_error": "top-1 error",
+    "balanced_error": "balanced error",
     "top5_error": "top-5 error",
     "given_error": "error, class given",
     "AP": "mAP",
@@ -33,6 +34,8 @@ METRICS = {
     "mask_AP50": "mask mAP@.5",
     "mean_iou": "mean IoU",
     "pixel_accuracy": "pixel accuracy",
+    "macro_f1": "macro F1",
+    "majority_error": "majority baseline",
     "loss": "loss",
 }
 PLOTTED = ("top1_error", "AP50", "mean_iou")  # beside the loss: the first that a run has

@@ -61,7 +61,8 @@ def specs(photos: str) -> Iterator[DataSpec]:
     yield replace(DataSpec(), augment=replace(RESIZED, scale=(0.5, 1.0)))
     yield replace(base, augment=JITTER)
     yield replace(base, augment=RESIZED)
-    yield replace(base, augment=AugmentSpec(crop="pad", flip=True), in_memory="never")
+    padded = AugmentSpec(crop="pad", flip=True)
+    yield replace(base, augment=padded, in_memory="never", balance="sqrt")
 
 
 @pytest.mark.parametrize("case", range(5))

@@ -88,3 +88,42 @@ def test_normal_numbers_are_normal() -> None:
     assert abs(values.std() - 1) < 0.02
     assert abs((np.abs(values) < 1).mean() - 0.6827) < 0.01
     assert np.isfinite(order.normal(np.zeros(1), np.zeros(1))).all()
+
+
+LABELS = np.repeat([0, 2, 3], [90, 9, 1])  # no sample of class 1
+
+
+@pytest.mark.parametrize(
+    ("power", "expected"), [(0.0, [34, 0, 33, 33]), (0.5, [70, 0, 22, 8]), (1.0, [90, 0, 9, 1])]
+)
+def test_balanced_epochs_have_the_shares_of_the_power(power: float, expected: list[int]) -> None:
+    draw = order.BalancedDraw(LABELS, power)
+    for epoch in range(3):
+        _, rows = draw(len(LABELS), 5, epoch)
+        counts = np.bincount(LABELS[rows], minlength=4)
+        assert counts.sum() == len(LABELS)
+        assert np.abs(counts - expected).max() <= 1
+
+
+def test_balanced_draws_of_a_class_come_in_rounds() -> None:
+    """Each of its samples once in a round, and no draw of a sample shares its random numbers."""
+    draw = order.BalancedDraw(LABELS, 0.0)
+    epochs, rows = order.positions(100, 5, 0, 1000, draw=draw)
+    assert len(set(zip(epochs.tolist(), rows.tolist(), strict=True))) == 1000
+    times = np.bincount(rows, minlength=100)
+    for label in (0, 2, 3):
+        of_class = times[label == LABELS]
+        assert of_class.max() - of_class.min() <= 1
+    orders = {tuple(draw(100, seed, epoch)[1]) for seed in (1, 2) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_balanced_positions_do_not_depend_on_where_reading_starts(repeats: int) -> None:
+    epoch, index = order.positions(100, 5, 0, 450, repeats, order.BalancedDraw(LABELS, 0.5))
+    assert len(set(zip(epoch.tolist(), index.tolist(), strict=True))) == 450
+    for start, count in ((99, 2), (130, 64), (449, 1)):
+        draw = order.BalancedDraw(LABELS, 0.5)
+        again = order.positions(100, 5, start, count, repeats, draw)
+        np.testing.assert_array_equal(again[0], epoch[start : start + count])
+        np.testing.assert_array_equal(again[1], index[start : start + count])

@@ -12,6 +12,7 @@ from torch import nn
 from resnets.cli.evaluate import show
 from resnets.data import Batch
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
+from resnets.evaluate.evaluation import evaluate_scores
 from resnets.evaluate.figures.confusion import save_confusion_figure
 
 CPU = torch.device("cpu")
@@ -104,6 +105,7 @@ def test_json_holds_every_figure_and_stays_json_when_a_net_gives_nan():
     result = evaluate(Brightest(3), batches(3, (6,), wrong=1), 3).to_json()
     assert set(result) == {
         "top1_error", "loss", "calibration_error", "examples", "protocol", "per_class", "confusion",
+        "balanced_error", "macro_f1", "majority_error", "majority_class", "top1_interval",
     }  # fmt: skip
     assert set(result["per_class"][0]) == {"class", "examples", "precision", "recall", "f1"}
     assert json.loads(json.dumps(result, allow_nan=False)) == result
@@ -153,3 +155,23 @@ def test_figure_is_a_whole_png_with_a_colored_diagonal(planes: int, tmp_path: Pa
         blues = sum(n for n, (r, _, b) in image.convert("RGB").getcolors(1 << 24) if b > r + 60)
     assert blues > planes  # at least a pixel for each class on the diagonal
     assert [file.name for file in tmp_path.iterdir()] == ["confusion.png"]
+
+
+def test_a_model_no_better_than_the_majority_class_is_warned_about():
+    """Of 100 images 71 are of one class: 28 errors show nothing, 10 do."""
+    targets = torch.tensor([0] * 71 + [1] * 29)
+
+    def found(predicted: torch.Tensor) -> Evaluation:
+        scores = [(torch.nn.functional.one_hot(predicted, 2).float(), targets)]
+        return evaluate_scores(scores, ("ok", "rust"), protocol="", device=torch.device("cpu"))
+
+    constant, better = torch.zeros_like(targets), targets.clone()
+    constant[99] = 1
+    better[:10] = 1
+    assert len(found(constant).warnings) == 1
+    assert found(better).warnings == ()
+    one_class = evaluate_scores(
+        [(torch.eye(2)[:1].repeat(9, 1), torch.zeros(9, dtype=torch.int64))],
+        *(("ok", "rust"),), protocol="", device=torch.device("cpu"),
+    )  # fmt: skip
+    assert (one_class.warnings, one_class.sums.majority_error) == ((), 0)

@@ -10,7 +10,12 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
-from resnets.evaluate.metrics import ClassificationMeter, class_metrics, most_confused
+from resnets.evaluate.metrics import (
+    ClassificationMeter,
+    class_metrics,
+    most_confused,
+    wilson_interval,
+)
 
 CPU = torch.device("cpu")
 
@@ -95,3 +100,25 @@ def test_figures_of_a_class_nobody_predicts_or_shows():
 def test_most_confused_pairs_come_largest_first_and_leave_out_zeros():
     confusion = np.array([[9, 2, 0], [5, 9, 0], [0, 0, 9]])
     assert most_confused(confusion, ("a", "b", "c"), 5) == [("b", "a", 5), ("a", "b", 2)]
+
+
+@pytest.mark.parametrize("classes", [2, 7, 40])
+def test_metrics_of_rare_classes_equal_scikit_learns(classes):
+    metrics = pytest.importorskip("sklearn.metrics")
+    logits, targets = made_up(300, classes + 2)
+    targets = targets.clamp(0, classes - 1).where(targets % 3 != 0, 0)  # some of no examples
+    sums = measure(logits, targets)
+    y, x = targets.numpy(), logits.argmax(1).numpy()
+    recalls = [np.mean(x[y == k] == k) for k in np.unique(y)]
+    assert sums.balanced_error == pytest.approx(100 * (1 - np.mean(recalls)))
+    assert sums.macro_f1 == pytest.approx(100 * metrics.f1_score(y, x, average="macro"))
+    assert sums.majority_error == pytest.approx(100 * np.mean(y != 0))
+
+
+@pytest.mark.parametrize(
+    ("events", "trials"), [(0, 20), (1, 10), (5, 20), (10, 10), (286, 1000), (3, 50_000)]
+)
+def test_wilsons_interval_is_scipys(events, trials):
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(events, trials).proportion_ci(method="wilson")
+    assert wilson_interval(events, trials) == pytest.approx((expected.low, expected.high), abs=1e-6)

@@ -25,7 +25,8 @@ TRAIN = [
     # Whatever is drawn at random, by sample or by step, and pictures that grow.
     *("--set", "data.augment.policy=rand", "--set", "data.augment.random_erase=0.25"),
     *("--set", "data.augment.mixup=0.2", "--set", "data.augment.cutmix=1.0"),
-    *("--set", "data.augment.repeats=2", "--set", "data.grow_from=8", "--set", "data.grow_step=4"),
+    *("--set", "data.augment.repeats=2", "--set", "data.balance=sqrt"),
+    *("--set", "data.grow_from=8", "--set", "data.grow_step=4"),
 ]
 
 

@@ -43,7 +43,7 @@ def plan(**changes: object) -> Recipe:
 
 
 PLANS = {
-    "sync": plan(batch_size=66, sync_norm=True),
+    "sync": plan(batch_size=66, sync_norm=True, **{"loss.class_weights": "auto"}),
     # 5 units of 16: two processes get 48 and 32 pictures.
     "ghost": plan(
         batch_size=80,
@@ -53,6 +53,7 @@ PLANS = {
             "data.augment.mixup": 0.2,
             "data.augment.repeats": 2,
             "data.augment.policy": "rand",
+            "data.balance": "sqrt",
             "optim.clip_norm": 1.0,
         },
     ),

@@ -124,14 +124,22 @@ def show(evaluation: Evaluation) -> None:
 
     console = terminal_console()  # piped lines are not wrapped
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    overall.add_row("top-1 error", f"{evaluation.top1_error:.2f}%")
+    low, high = evaluation.sums.top1_interval
+    interval = f"(95% interval {low:.2f} to {high:.2f}%, Wilson)"
+    overall.add_row("top-1 error", f"{evaluation.top1_error:.2f}% {interval}")
+    overall.add_row("balanced error", f"{evaluation.sums.balanced_error:.2f}%")
     if evaluation.top5_error is not None:
         overall.add_row("top-5 error", f"{evaluation.top5_error:.2f}%")
+    overall.add_row("macro F1", f"{evaluation.sums.macro_f1:.2f}%")
+    majority = f"{evaluation.sums.majority_error:.2f}% (always {escape(evaluation.majority_class)})"
+    overall.add_row("majority baseline", majority)
     overall.add_row("loss", f"{evaluation.loss:.4f} nats")
     overall.add_row("calibration error", f"{evaluation.calibration_error:.4f} (L1, 15 bins)")
     overall.add_row("images", f"{evaluation.examples:,}")
     overall.add_row("protocol", escape(evaluation.protocol))
     console.print(overall)
+    for text in evaluation.warnings:
+        console.print(f"warning: {text}", markup=False, highlight=False)
     rows = evaluation.per_class
     title = None
     if len(rows) > MAX_CLASSES:

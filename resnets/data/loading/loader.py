@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.config import DataSpec
+from resnets.config import ConfigError, DataSpec
 from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.data.dataset.in_memory import random_scaling
@@ -32,6 +32,8 @@ from resnets.data.transforms.preprocess import (
 )
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.environment import copy_to_device
+
+BALANCE = {"classes": 0.0, "sqrt": 0.5}  # powers of `order.BalancedDraw`
 
 
 class TrainStream:
@@ -68,6 +70,7 @@ class TrainStream:
         self.split = split if random_scaling(data_spec) else prepare(split, preprocessor)
         packed = isinstance(split, FileSplit) and isinstance(split.files, PackFiles)
         self.timings = Timings(device, packed=packed)
+        self._draw = epoch_draw(self.split, data_spec)
         self._padded: Tensor | None = None
         if isinstance(self.split, TensorSplit) and not random_scaling(data_spec):
             self._padded = self.augment.pad(self.split.images)
@@ -110,7 +113,9 @@ class TrainStream:
         """
         count, first = steps * self.batch_size, start_step * self.batch_size
         repeats = self.spec.augment.repeats
-        epochs, rows = order.positions(len(self.split), self.seed, first, count, repeats)
+        epochs, rows = order.positions(
+            len(self.split), self.seed, first, count, repeats, self._draw
+        )
         draws = {"rows": rows, **self.augment.draws(epochs, rows)}
         return {name: each.reshape(steps, self.batch_size) for name, each in draws.items()}
 
@@ -154,10 +159,9 @@ class TrainStream:
     def _draws(self, step: int, total: int | None) -> Iterator[tuple[int, Ints, Ints]]:
         """Pixels, and this rank's epochs and rows, each (B,), of batch `step` and all after it."""
         count, repeats = self.batch_size, self.spec.augment.repeats
-        permute = self.split.permutation if isinstance(self.split, StreamSplit) else None
         while True:
             start, many = step * count, len(self.split)
-            epochs, rows = order.positions(many, self.seed, start, count, repeats, permute)
+            epochs, rows = order.positions(many, self.seed, start, count, repeats, self._draw)
             yield self.size_at(step, total), epochs[self.places], rows[self.places]
             step += 1
 
@@ -180,6 +184,21 @@ class TrainStream:
             preprocessor = at_size(self.preprocessor, size)
             self.augment = BatchAugment(self.spec.augment, preprocessor, self.seed, self.device)
         return self.augment
+
+
+def epoch_draw(split: Split, spec: DataSpec) -> order.Draw | None:
+    """The draws of the epochs over `split`; None where they are those of `order.positions`.
+
+    Raises ConfigError for a streamed split that is to be balanced.
+    """
+    if spec.balance == "none":
+        return order.each_once(split.permutation) if isinstance(split, StreamSplit) else None
+    if isinstance(split, StreamSplit):
+        raise ConfigError(
+            f"data.balance: {spec.balance} draws single images, but data.streaming reads blocks of"
+            " neighbors; set one of them off, or use loss.class_weights"
+        )
+    return order.BalancedDraw(split.labels.numpy(), BALANCE[spec.balance])
 
 
 def eval_batches(

@@ -149,6 +149,11 @@ def check_unread_fields(recipe: Recipe) -> None:
             f"{path}: {shown!r}: task {recipe.task!r} does not read it; leave it out"
             + (f" ({instead})" if instead else "")
         )
+    if recipe.eval.monitor != "auto":
+        raise ConfigError(
+            f"eval.monitor: {recipe.eval.monitor!r}: task {recipe.task!r} has its own metric; leave"
+            " it out"
+        )
     for name in (field.name for field in dataclasses.fields(LossSpec)):
         if (value := getattr(recipe.loss, name)) != getattr(LossSpec(), name):
             raise ConfigError(
