@@ -35,6 +35,7 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
     from resnets.train.state import new_state
     from resnets.train.step import train_step
     from resnets.utils import environment
+    from resnets.utils.precision import pick_precision
 
     environment.tune_malloc()
     spec = catalog.spec(f"cifar-resnet{depth}")
@@ -45,7 +46,7 @@ def work(depth: int, batch: int, steps: int, recompute: bool) -> None:
     state, forward = new_state(net, recipe, 1000), DataParallelModel(net)
     images = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
     given = Batch(images, torch.arange(batch) % 10, torch.arange(batch))
-    bf16 = environment.pick_precision("auto", torch.device("cpu")) == "bfloat16"
+    bf16 = pick_precision("auto", torch.device("cpu")) == "bfloat16"
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
     before, seconds = _peak(), []
     for _ in range(steps + 1):

@@ -88,9 +88,10 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     from resnets.train.step import train_step
     from resnets.utils import environment
     from resnets.utils.distributed import ProcessGroup
+    from resnets.utils.precision import pick_precision
 
     environment.tune_malloc()
-    bf16 = bf16 and environment.pick_precision("auto", torch.device("cpu")) == "bfloat16"
+    bf16 = bf16 and pick_precision("auto", torch.device("cpu")) == "bfloat16"
     recipe = Recipe(
         task="detect",
         model=catalog.spec(net),

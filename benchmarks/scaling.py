@@ -51,6 +51,7 @@ def work(net_name: str, steps: int, compress: bool) -> None:
     from resnets.train.step import train_step
     from resnets.utils import environment
     from resnets.utils.distributed import init_distributed
+    from resnets.utils.precision import pick_precision
 
     environment.tune_malloc()
     spec = catalog.spec(net_name, num_classes=10)
@@ -67,7 +68,7 @@ def work(net_name: str, steps: int, compress: bool) -> None:
         cpu = torch.device("cpu")
         batches = TrainStream(split, recipe.data, preprocessor, BATCH, 0, cpu, rank=rank).batches()
         state, forward = new_state(net, recipe, 1000), DataParallelModel(net, rank)
-        bf16 = environment.pick_precision("auto", cpu) == "bfloat16"
+        bf16 = pick_precision("auto", cpu) == "bfloat16"
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
         forward.prepare()
         if compress:

@@ -140,6 +140,7 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     from resnets.train.step import train_step
     from resnets.utils import environment
     from resnets.utils.distributed import ProcessGroup
+    from resnets.utils.precision import pick_precision
 
     environment.tune_malloc()
     images, labels = pictures(size)
@@ -161,7 +162,7 @@ def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     cpu = torch.device("cpu")
     stream = TrainStream(split, recipe.data, preprocessor, batch, 0, cpu).batches()
     state = new_state(net, recipe, 1000)
-    precision = environment.pick_precision("auto", cpu)
+    precision = pick_precision("auto", cpu)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
     loss_fn, forward = classification_loss(), DataParallelModel(net, ProcessGroup())
 

@@ -94,7 +94,7 @@ def run(
         model = _place_model(task, plan, group, fit_memory, is_new=checkpoint is None)
         stream = task.stream(torch.device(plan.device), group)
         total = task.recipe.steps(task.recipe.duration, stream.examples)
-        state = new_state(task.model, task.recipe, total, group)
+        state = new_state(task.model, task.recipe, total, group, plan.precision)
         history = _history(checkpoint, notes := [*notes, *task.split_report.notes])
         saver = _saver(task, out, plan, history)
         if checkpoint is not None:

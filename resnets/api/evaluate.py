@@ -95,7 +95,7 @@ def evaluate(
         out: Folder for evaluation.json, confusion.png and errors.png (of detectors precision.png,
             misses.png and detections.json).
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto, float32, bfloat16.
+        precision: auto, float32, tf32, float16, bfloat16.
         quiet: Print nothing.
 
     Unreadable images are left out; the result's `errors` name them. Raises ConfigError, DataError,

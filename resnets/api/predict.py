@@ -57,7 +57,7 @@ def predict(
         model: Catalog name of weights that do not state their architecture.
         classes: Names of the outputs, where the weights have none.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto, float32, bfloat16, int8.
+        precision: auto, float32, tf32, float16, bfloat16, int8.
         backend: auto, torch, onnx, openvino; see docs/predict.md.
         quiet: Print nothing.
 
@@ -112,7 +112,7 @@ def open_engine(
 
     if isinstance(weights, ImageClassifier):
         if backend not in ("auto", "torch") or precision == "int8":
-            raise ConfigError("a loaded model runs in torch, in float32 or bfloat16")
+            raise ConfigError("a loaded model runs in torch, not in int8")
         engine: Backend = TorchEngine(weights, device, precision)
     else:
         engine = open_backend(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from resnets.cli.process import load_options
 from resnets.config import ConfigError
+from resnets.config.recipe import Precision
 from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import echo, escape
 
@@ -32,7 +33,7 @@ def command(
     split: Literal["all", "test", "val", "train"] = "all",
     as_json: Annotated[Flag, tyro.conf.arg(name="json")] = False,
     device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    precision: Precision = "auto",
 ) -> int:
     """Compute embeddings: the features of the last stage, averaged over positions.
 
@@ -50,7 +51,8 @@ def command(
         split: Split of the data; that of the run, if it was trained on this data set.
         as_json: Print the nearest images as JSON and nothing else.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto is bfloat16 if the device computes it natively, else float32.
+        precision: auto is bfloat16 where the device computes it natively, float16 on GPUs with
+            tensor cores but without it, else float32. tf32: GPUs from Ampere on.
     """
     if out is None and nearest is None:
         raise ConfigError("give --out FILE.parquet, --nearest IMAGE, or both")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from resnets.config import ConfigError
+from resnets.config.recipe import Precision
 from resnets.utils.terminal import echo
 
 
@@ -30,7 +31,7 @@ def command(
     max_megapixels: float = 50.0,
     backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
     device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    precision: Literal[Precision, "int8"] = "auto",
     calibrate: str | None = None,
 ) -> int:
     """Serve models over HTTP: POST /predict and /explain, a page at /, documentation at /docs.
@@ -60,8 +61,9 @@ def command(
         backend: Runtime for checkpoints. auto is the fastest that is installed and verified; the
             first start with a model takes about ten seconds longer.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: Precision of checkpoints. auto is bfloat16 if the device computes it natively,
-            and int8 if an artifact in the run folder has a small measured rise of the error.
+        precision: Precision of checkpoints. auto is bfloat16 where the device computes it natively,
+            float16 on GPUs with tensor cores but without it, else float32; and int8 if an artifact
+            in the run folder has a small measured rise of the error. tf32: GPUs from Ampere on.
         calibrate: Data set that --precision int8 is calibrated on; the top-1 error may rise by half
             a point on it.
     """

@@ -14,6 +14,8 @@ from resnets.config.model import ModelSpec
 from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.utils.errors import ConfigError
 
+Precision = Literal["auto", "float32", "tf32", "float16", "bfloat16"]  # see `Recipe.precision`
+
 DURATIONS = ("duration", "checkpoint_every", "log_every", "eval.every")
 
 
@@ -41,7 +43,11 @@ class Recipe:
             for CIFAR-10; 0 is all of a forward pass ("ghost" batches, Hoffer et al. 2017).
         sync_norm: Batch norm takes its statistics over the global batch, on all devices.
         ema_decay: [per step] Decay of the averaged weights, which are then evaluated; 0 is off.
-        precision: "auto" is bfloat16 where the device computes it natively, else float32.
+        precision: "auto" is bfloat16 where the device computes it natively, float16 on other GPUs
+            with tensor cores (V100, T4), else float32. "tf32" is float32 whose convolutions and
+            matrix products round their operands to TF32 (GPUs from Ampere on); "float32" does not.
+            "float16" scales the loss and skips steps whose gradients overflow (Micikevicius et al.
+            2018).
         channels_last: Store activations in channels-last memory format.
         compile: torch.compile; "auto" if the run is long enough to gain from it.
         cuda_graph: Run a training step of a classifier as one CUDA graph, for one device and a
@@ -81,7 +87,7 @@ class Recipe:
     norm_batch: int = 0
     sync_norm: bool = False
     ema_decay: float = 0.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     channels_last: bool = True
     compile: Literal["auto", "on", "off"] = "off"
     cuda_graph: bool = False

@@ -116,7 +116,7 @@ def evaluate_model(
     """Metrics of `model` over `batches`, one view of each image, each counted once.
 
     `batches` hold images (B, C, H, W) on `device` and targets (B,) in the order of `classes`.
-    `precision` is "float32" or "bfloat16" (autocast). The model computes in eval mode and every
+    `precision` is one that `pick_precision` resolved. The model computes in eval mode and every
     module gets its own mode back. Raises ValueError if there are no examples.
     """
 

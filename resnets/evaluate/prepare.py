@@ -19,6 +19,7 @@ from rich.text import Text
 from torch import nn
 
 from resnets.utils import environment
+from resnets.utils.precision import pick_precision
 from resnets.utils.terminal import Console
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ def to_device(model: nn.Module, device: str, precision: str) -> tuple[torch.devi
     if chosen.type == "cpu":
         environment.tune_malloc()
     model.to(chosen).to(memory_format=torch.channels_last)
-    return chosen, environment.pick_precision(precision, chosen)
+    return chosen, pick_precision(precision, chosen)
 
 
 def with_progress(

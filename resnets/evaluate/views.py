@@ -23,6 +23,7 @@ from resnets.data import DataError, FileSplit, Preprocessor, Split, TensorSplit
 from resnets.data.decode.decode import Box, Crop, center_box, decode_whole, grid_box, scaled_size
 from resnets.models import ImageClassifier
 from resnets.models.vgg import POOLED, VGG
+from resnets.utils.precision import autocast
 
 Kind = Literal["center", "ten-crop", "dense"]
 Average = Literal["probabilities", "logits"]
@@ -129,9 +130,9 @@ def average_scores(logits: Tensor, how: Average) -> Tensor:
 def logits_of(model: Callable[[Tensor], Tensor], images: Tensor, *, precision: str) -> Tensor:
     """Logits (B, K) float32 of normalized `images` (B, C, H, W), computed in `precision`.
 
-    `precision` is "float32" or "bfloat16" (autocast).
+    `precision` is one that `pick_precision` resolved.
     """
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(images.device, precision):
         logits = model(images.contiguous(memory_format=torch.channels_last))
     return logits.float()
 

@@ -30,7 +30,7 @@ from resnets.models import ImageClassifier
 from resnets.runtime.artifact import ArtifactMetadata, artifact_files
 from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.openvino import run_in_new_thread, shared_core
-from resnets.utils import environment
+from resnets.utils.precision import pick_precision
 
 MAX_FLOAT_SHARE = 0.5  # of the multiply-adds; beyond, less than half of the speedup is left
 RANKING_IMAGES = 32  # 300 gave the same four most sensitive layers
@@ -87,7 +87,7 @@ def quantize_mixed(
         except VerificationError as error:
             last, tried = error, count
             continue
-        float_precision = environment.pick_precision("auto", torch.device("cpu"))
+        float_precision = pick_precision("auto", torch.device("cpu"))
         base = open_artifact(make(float_path, precision=float_precision))
         speeds = [measure_relative_speed(open_artifact(each), base) for each in (path, plain_path)]
         manifest["mixed"] = {

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from resnets.config import ConfigError
 from resnets.config.aliases import read_json
 from resnets.export.cache import ArtifactCache, ArtifactKey, load_speed, save_speed
@@ -36,6 +38,7 @@ from resnets.runtime.base import Backend, Engine, Runtime
 from resnets.runtime.open import measure_relative_speed, open_artifact
 from resnets.runtime.torch import TorchEngine
 from resnets.utils import environment
+from resnets.utils.precision import pick_precision
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
 # Below this number of multiply-adds no artifact is exported or timed. torch needs 25 to 50 s for
@@ -81,7 +84,7 @@ def open_backend(
         raise ConfigError("--calibrate: only valid with --precision int8")
     if chosen.type != "cpu":
         if backend not in ("auto", "torch") or precision == "int8":
-            raise ConfigError(f"--device {chosen}: only torch runs there, in float32 or bfloat16")
+            raise ConfigError(f"--device {chosen}: only torch runs there, not in int8")
         return TorchEngine(load_model(path, loading), device, precision)
     model = load_model(path, loading)
     selector = BackendSelector(model, str(path), precision, images, calibrate, max_drop, log)
@@ -122,8 +125,8 @@ class BackendSelector:
     def _select(self, runtime: str) -> Engine:
         if self.precision == "int8":
             return self._select_int8(runtime)
-        if runtime == "torch":
-            return self._torch_engine
+        if runtime == "torch" or (runtime == "auto" and self.precision == "float16"):
+            return self._torch_engine  # artifacts are in other precisions
         if runtime == "auto":
             return self._fastest()
         return self._cached_engine(ArtifactKey(_kind(runtime), self._cpu_precision()))
@@ -145,7 +148,9 @@ class BackendSelector:
         return self.images is None or self.images >= self._min_images
 
     def _cpu_precision(self) -> Precision:
-        found = environment.pick_precision(self.precision, environment.pick_device("cpu"))
+        found = pick_precision(self.precision, torch.device("cpu"))
+        if found == "float16":
+            raise ConfigError("--precision float16: only in torch; use --backend torch")
         return "bfloat16" if found == "bfloat16" else "float32"
 
     def _fastest(self) -> Engine:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from resnets.models import ImageClassifier
 from resnets.models.norm import without_norm
+from resnets.utils.precision import DTYPES
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -27,7 +28,7 @@ INPUT, OUTPUT = "images", "logits"
 class InferenceModule(nn.Module):
     """A folded model with its normalization: uint8 (B, size, size, C) to float32 (B, K).
 
-    precision: of the model, "float32" or "bfloat16"; images are normalized in float32.
+    precision: of the model, as resolved by `pick_precision`; images are normalized in float32.
     channels_first: NCHW memory format, which gives simpler graphs for other runtimes.
     """
 
@@ -43,9 +44,8 @@ class InferenceModule(nn.Module):
         self.register_buffer("mean", mean.clone())
         self.register_buffer("scale", scale.clone())
         self.model = fold_batch_norms(model)
-        if precision == "bfloat16":
-            self.model = self.model.to(torch.bfloat16)
-        self.dtype = getattr(torch, precision)
+        self.dtype = DTYPES[precision]
+        self.model = self.model.to(self.dtype)
         self.channels_first = channels_first
         if not channels_first:
             self.model = self.model.to(memory_format=torch.channels_last)

@@ -22,7 +22,7 @@ from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata, requi
 from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
 from resnets.runtime.graph import INPUT
 from resnets.runtime.resize_graph import VIEW
-from resnets.utils import environment
+from resnets.utils.precision import pick_precision
 
 T = TypeVar("T")
 
@@ -144,8 +144,7 @@ class OpenvinoEngine(ArtifactEngine):
         # By default, CPUs with bfloat16 instructions run float32 graphs in bfloat16. Pinned threads
         # would compete with the decoder, and with other processes, for their cores.
         bf16 = self.metadata.precision == "bfloat16" or (
-            self.metadata.floats
-            and environment.pick_precision("auto", torch.device("cpu")) == "bfloat16"
+            self.metadata.floats and pick_precision("auto", torch.device("cpu")) == "bfloat16"
         )
         hints |= {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",

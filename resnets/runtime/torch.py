@@ -17,6 +17,7 @@ from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_er
 from resnets.runtime.graph import InferenceModule
 from resnets.runtime.pt2_archive import check_archive
 from resnets.utils import environment
+from resnets.utils.precision import pick_precision
 from resnets.utils.processes import deferred_signals
 
 
@@ -29,7 +30,7 @@ class TorchEngine(Engine):
         self.device = environment.pick_device(device)
         if self.device.type == "cpu":
             environment.tune_malloc()
-        resolved = environment.pick_precision(precision, self.device)
+        resolved = pick_precision(precision, self.device)
         name = f"torch {resolved}, {environment.device_name(self.device)}"
         super().__init__(name, model.classes, model.preprocess, model.origin, model.recipe)
         self.graph: nn.Module = InferenceModule(model, resolved).to(self.device)

@@ -171,6 +171,7 @@ def _log_interval(
             "step": state.step,
             "epoch": state.step * recipe.batch_size / stream.examples,
             **metrics,
+            **({} if state.scaler is None else state.scaler.row()),
             "lr": state.optimizer.param_groups[0]["lr"],
             "images_per_second": steps * recipe.batch_size / seconds,
             "seconds_per_step": seconds / steps,

@@ -13,6 +13,7 @@ from resnets.config import Recipe
 from resnets.models import cost
 from resnets.ops import compiler, conv_weight_grad
 from resnets.utils import environment
+from resnets.utils.precision import autocast, pick_precision, supports_precision
 from resnets.weights.checkpoint.format import Checkpoint
 
 # Compilation takes tens of seconds; it pays off where training takes minutes. Sustained training
@@ -49,11 +50,7 @@ class ExecutionPlan:
 
     def autocast(self) -> torch.autocast:
         """The autocast context of the forward pass."""
-        return torch.autocast(
-            torch.device(self.device).type,
-            dtype=torch.bfloat16,
-            enabled=self.precision == "bfloat16",
-        )
+        return autocast(torch.device(self.device), self.precision)
 
 
 def choose_plan(
@@ -67,10 +64,10 @@ def choose_plan(
     chosen = environment.pick_device(device)
     malloc_tuned = chosen.type == "cpu" and environment.tune_malloc()
     before = {} if checkpoint is None else checkpoint.meta.get("execution_plan", {})
-    precision = environment.pick_precision(recipe.precision, chosen)
-    if recipe.precision == "auto":
-        previous = before.get("precision", precision)
-        precision = previous if environment.supports_precision(previous, chosen) else precision
+    requested, previous = recipe.precision, before.get("precision")
+    if requested == "auto" and previous and supports_precision(previous, chosen):
+        requested = previous
+    precision = pick_precision(requested, chosen)
     if torch.device(before.get("device", "cpu")).type != chosen.type:
         before = {}
     compiled = recipe.compile == "on"

@@ -16,6 +16,7 @@ from resnets.train.async_writer import Snapshot, Writer
 from resnets.train.guards.divergence import HINTS, Diverged, not_finite
 from resnets.train.optim.ema import AveragedModel
 from resnets.train.optim.freeze import FreezeSchedule
+from resnets.train.optim.grad_scaler import GradScaler
 from resnets.train.optim.optimizers import (
     Optimizer,
     load_state_tensors,
@@ -90,7 +91,7 @@ class Meter:
 
 @dataclass
 class TrainState:
-    """Model, optimizer, schedule, averaged weights and position of one run.
+    """Model, optimizer, schedule, averaged weights, loss scale and position of one run.
 
     evals_since_best: evaluations since the lowest validation error. micro_batch: see Recipe;
     smaller if the recipe's did not fit into memory. remote_optimizer_state: the part of the
@@ -102,6 +103,7 @@ class TrainState:
     schedule: Schedule
     ema: AveragedModel | None
     freeze_schedule: FreezeSchedule
+    scaler: GradScaler | None = None
     step: int = 0
     evals_since_best: int = 0
     micro_batch: int = 0
@@ -130,8 +132,10 @@ def new_state(
     recipe: Recipe,
     total: int,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
+    precision: str = "float32",
 ) -> TrainState:
-    """State of a run at step 0."""
+    """State of a run at step 0; float16 needs a `GradScaler`."""
+    device = next(model.parameters()).device
     ema = AveragedModel(model, recipe.ema_decay) if recipe.ema_decay else None
     # Without pretrained weights, nothing is frozen and all layers share one learning rate.
     finetune = recipe.finetune if recipe.weights else FinetuneSpec()
@@ -142,6 +146,7 @@ def new_state(
         Schedule(recipe.schedule, recipe.optim.lr, total),
         ema,
         freeze_schedule,
+        GradScaler(device) if precision == "float16" else None,
         micro_batch=recipe.micro_batch,
     )
 
@@ -190,6 +195,8 @@ class Saver:
         if state.ema is not None:
             tensors |= _prefixed("ema", state.ema.module.state_dict())
             tensors["n_averaged"] = torch.tensor(state.ema.n_averaged)
+        if state.scaler is not None:
+            tensors |= _prefixed("scaler", state.scaler.state_tensors())
         self._save(LAST, tensors, {"step": state.step, "state": loop}, final)
         state.remote_optimizer_state = {}  # copied by now; frees its memory
         if final:
@@ -248,6 +255,8 @@ class Saver:
         if state.ema is not None:
             load_weights(state.ema.module, checkpoint.group("ema"), checkpoint.path)
             state.ema.n_averaged = int(checkpoint.tensors["n_averaged"])
+        if state.scaler is not None:
+            state.scaler.load_state_tensors(checkpoint.group("scaler"))
         loop = checkpoint.meta["state"]
         state.step, state.seconds = checkpoint.step, loop["seconds"]
         # Missing in older checkpoints.

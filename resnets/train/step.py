@@ -62,13 +62,19 @@ def update_weights(
                 with autocast:
                     losses = loss_fn(model, micro_batch)
                 count = len(micro_batch) * model.group.world_size  # DDP averages over processes
-                _scaled(losses.total, count, recipe.batch_size).backward()
+                loss = _scaled(losses.total, count, recipe.batch_size)
+                (loss if state.scaler is None else state.scaler.scaled(loss)).backward()
             all_losses.append(losses)
     with update_in_memory(state):
         model.update_running_stats(len(batch) / recipe.batch_size)
+        if state.scaler is not None:
+            state.scaler.unscale(state.model.parameters())
         if recipe.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optim.clip_norm)
-        state.optimizer.step()
+        if state.scaler is None:
+            state.optimizer.step()
+        else:
+            state.scaler.step(state.optimizer)
         state.optimizer.zero_grad(set_to_none=True)
     return all_losses
 

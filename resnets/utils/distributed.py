@@ -159,7 +159,13 @@ def init_distributed(device: str) -> Iterator[ProcessGroup]:
         return
     cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(environment_int("LOCAL_RANK"))
+        local, present = environment_int("LOCAL_RANK"), torch.cuda.device_count()
+        if local >= present:
+            raise ConfigError(
+                f"environment variable LOCAL_RANK is {local}, but this machine has {present} GPUs;"
+                " start one process per GPU (torchrun --nproc-per-node), or use --device cpu"
+            )
+        torch.cuda.set_device(local)
     elif device not in ("auto", "cpu"):
         raise ConfigError(
             f"--device {device}: each of {count} processes selects its own; use auto, cpu or cuda"

@@ -1,4 +1,4 @@
-"""Hardware and software of a run: device, precision, memory allocator, cache folder, versions."""
+"""Hardware and software of a run: device, memory allocator, cache folder, versions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import ctypes
 import functools
 import os
 import platform
+import re
 import shutil
 import stat
 import sys
@@ -29,37 +30,22 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on; "auto" is the first CUDA device, else Apple's, else the CPU.
+    """The device to compute on; "auto" is the current CUDA device, else Apple's, else the CPU.
 
-    Raises ConfigError if `name` is not a device or is not usable here.
+    A CUDA device becomes the current one of this thread, which kernels without tensors, events and
+    pinned memory use. Raises ConfigError if `name` is not a device or is not usable here.
     """
-    if name != "auto":
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            reason = " ".join(str(error).split(".")[0].split())
-            raise ConfigError(f"--device {name}: not usable here ({reason})") from None
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def pick_precision(requested: str, device: torch.device) -> str:
-    """Resolve "auto": "bfloat16" if `device` supports it natively, else "float32"."""
-    if requested != "auto":
-        return requested
+    if name == "auto":
+        kind = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else kind
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split(".")[0].split())
+        raise ConfigError(f"--device {name}: not usable here ({reason})") from None
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type == "cpu":
-        return "bfloat16" if _cpu_has_bf16() else "float32"
-    return "float32"
-
-
-def supports_precision(precision: str, device: torch.device) -> bool:
-    """Whether `device` can compute in `precision`, natively or emulated."""
-    if precision == "float32" or device.type == "cpu":
-        return True
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        torch.cuda.set_device(device)
+    return device
 
 
 def copy_to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tensor:
@@ -76,14 +62,6 @@ def copy_to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tenso
 def accumulator_dtype(device: torch.device) -> torch.dtype:
     """The dtype of sums over many batches on `device`: float64, float32 on MPS, which lacks it."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU supports bfloat16 natively; torch before 2.12 has no function for it."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        found = torch.cpu.get_capabilities()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_flags().split())
 
 
 def cpu_flags() -> str:
@@ -188,11 +166,39 @@ def describe(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": {name: metadata.version(name) for name in names},
         "device": device_name(device),
+        **accelerator(device),
         "cores": os.cpu_count(),
         "affinity": cpu_count.affinity(),
         "cpu_quota": cpu_count.quota(),
         "threads": torch.get_num_threads(),
     }
+
+
+def accelerator(device: torch.device) -> dict[str, Any]:
+    """What results on a GPU depend on besides its name: memory, versions; {} for a CPU.
+
+    gpu_memory: bytes. driver: of NVIDIA's kernel module, None where /proc does not tell.
+    """
+    if device.type == "mps":
+        return {"macos": platform.mac_ver()[0]}
+    if device.type != "cuda":
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu_memory": properties.total_memory,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": _nvidia_driver(),
+    }
+
+
+def _nvidia_driver(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    try:
+        found = re.search(r"NVRM version:.*?\s(\d+\.[\d.]+)", path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def device_name(device: torch.device) -> str:

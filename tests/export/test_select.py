@@ -20,7 +20,6 @@ from resnets.export.verify import VerificationError
 from resnets.models.cost import count
 from resnets.runtime.artifact import manifest_path
 from resnets.runtime.base import describe_backend
-from resnets.utils import environment
 from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
 
 pytest.importorskip("openvino")
@@ -243,7 +242,7 @@ def test_int8_beside_the_checkpoint_is_selected_where_its_loss_was_measured(
     opened()
     save_speed(out, 2.0)
     save_speed(made.path, 3.0)
-    monkeypatch.setattr(environment, "pick_precision", lambda *_: "float32")
+    monkeypatch.setattr(select, "pick_precision", lambda *_: "float32")
     backend = open_backend(run)
     assert backend.name == "openvino float32"
     assert backend.note.endswith("3.0x torch's speed; openvino int8 runs at 2.00x")

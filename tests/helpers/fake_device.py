@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -330,6 +331,7 @@ def install(kind: str, index: int = 0) -> None:
         "empty_cache": None,
         "get_device_capability": (9, 0),
         "get_device_name": "simulated",
+        "get_device_properties": SimpleNamespace(total_memory=80 << 30, major=9, minor=0),
         "is_available": True,
         "is_bf16_supported": True,
         "is_current_stream_capturing": False,

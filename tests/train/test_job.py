@@ -20,7 +20,7 @@ from resnets.recipes import recipe
 from resnets.train.guards.divergence import Diverged
 from resnets.train.log import read_rows
 from resnets.train.plan import choose_plan
-from resnets.utils import environment
+from resnets.utils.precision import pick_precision
 from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint
 
 EXPECTED = GOLDEN / "first_losses.json"
@@ -169,11 +169,11 @@ def test_full_disk_ends_in_one_line(tmp_path, monkeypatch):
 def test_a_resumed_run_keeps_its_precision_and_says_what_differs(tmp_path, monkeypatch, capsys):
     """Begun where the CPU multiplies bfloat16, gone on with where "auto" means float32."""
     out = tmp_path / "run"
-    monkeypatch.setattr(environment, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("resnets.utils.precision._cpu_has_bf16", lambda: True)
     kernel = compiler.load("norm") is not None
     training.run(short(2, precision="auto"), out, device="cpu", quiet=True)
-    monkeypatch.setattr(environment, "_cpu_has_bf16", lambda: False)
-    assert environment.pick_precision("auto", torch.device("cpu")) == "float32"
+    monkeypatch.setattr("resnets.utils.precision._cpu_has_bf16", lambda: False)
+    assert pick_precision("auto", torch.device("cpu")) == "float32"
     monkeypatch.setattr(compiler, "load", lambda name: None)
     training.run(None, out, device="cpu")
     assert json.loads((out / "environment.json").read_text())["precision"] == "bfloat16"

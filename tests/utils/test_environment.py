@@ -1,4 +1,4 @@
-"""Devices, precision, malloc and the cache folder."""
+"""Devices, malloc and the cache folder."""
 
 import os
 import subprocess
@@ -19,13 +19,6 @@ def test_devices_that_do_not_work_are_rejected():
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="--device cuda: not usable here"):
             environment.pick_device("cuda")
-
-
-def test_precision_is_resolved_and_can_be_forced():
-    cpu = torch.device("cpu")
-    assert environment.pick_precision("float32", cpu) == "float32"
-    assert environment.pick_precision("bfloat16", cpu) == "bfloat16"
-    assert environment.pick_precision("auto", cpu) in ("float32", "bfloat16")
 
 
 def keeps_pages(**environment):

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
+from resnets.config.recipe import Precision
 from resnets.utils.processes import environment_int
 from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import echo, escape
@@ -41,7 +42,7 @@ def command(
     json: Flag = False,
     out: Path | None = None,
     device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    precision: Precision = "auto",
 ) -> int:
     """Evaluate a model, or several as an ensemble. Exits with 1 if any image cannot be read.
 
@@ -67,7 +68,8 @@ def command(
         out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);
             of detectors precision.png, misses.png and detections.json (COCO's results).
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto is bfloat16 where the device computes it natively, else float32.
+        precision: auto is bfloat16 where the device computes it natively, float16 on GPUs with
+            tensor cores but without it, else float32. tf32: GPUs from Ampere on.
     """
     from resnets.api.evaluate import evaluate
     from resnets.evaluate.measure import Measurement

@@ -30,6 +30,7 @@ def command(
     classes: int | None = None,
     all_blocks: Annotated[bool, Flag, tyro.conf.arg(name="all")] = False,
     kernels: Annotated[bool, Flag] = False,
+    devices: Annotated[bool, Flag] = False,
 ) -> int:
     """Show the layers of models with output shapes, parameters and multiply-adds, or draw them.
 
@@ -42,7 +43,12 @@ def command(
         classes: Number of classes; default: what the model was published for.
         all_blocks: List every block, not equal ones once.
         kernels: Show which compiled CPU kernels are in use here, and why others are not.
+        devices: Show the devices of this machine, the precisions that they compute in, and the
+            versions that results depend on.
     """
+    if devices:
+        _show_devices(as_json)
+        return 0
     if kernels:
         _show_kernels(as_json)
         return 0
@@ -68,6 +74,33 @@ def command(
         elif diagram is None:
             _show(built, catalog=not models, folded=not all_blocks, published=not changes)
     return 0
+
+
+def _show_devices(as_json: bool) -> None:
+    import torch
+
+    from resnets.utils import environment
+    from resnets.utils.precision import DTYPES, pick_precision, supports_precision
+
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    rows = []
+    for device in map(torch.device, [*names, "cpu"]):
+        row = {"name": environment.device_name(device), **environment.accelerator(device)}
+        supported = [each for each in DTYPES if supports_precision(each, device)]
+        auto = pick_precision("auto", device)
+        rows.append({"device": str(device), **row, "precisions": supported, "auto": auto})
+    if as_json:
+        print(json.dumps({"torch": torch.__version__, "devices": rows}, indent=2))  # noqa: T201
+        return
+    echo(f"torch {torch.__version__}")
+    for row in rows:
+        echo(f"{row.pop('device')}: {row.pop('name')}")
+        row["precisions"] = ", ".join(row["precisions"])
+        if "gpu_memory" in row:
+            row["gpu_memory"] = f"{row['gpu_memory'] / 2**30:.1f} GiB"
+        for key, value in row.items():
+            echo(f"  {key.replace('_', ' ')}: {value}")
 
 
 def _show_kernels(as_json: bool) -> None:

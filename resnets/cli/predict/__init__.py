@@ -15,6 +15,7 @@ from rich.table import Table
 from resnets.cli.predict.bulk import Bulk
 from resnets.cli.process import load_options
 from resnets.config import ConfigError
+from resnets.config.recipe import Precision
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import echo, escape
@@ -41,7 +42,7 @@ def command(
     draw: Path | None = None,
     threshold: float = 0.5,
     device: str = "auto",
-    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    precision: Literal[Precision, "int8"] = "auto",
     backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
     calibrate: str | None = None,
     bulk: Annotated[Bulk, tyro.conf.OmitArgPrefixes] = BULK,
@@ -66,8 +67,9 @@ def command(
             and for detections.json (in COCO's format, as printed by --json).
         threshold: Detectors only: lowest score of an object.
         device: auto, cpu, cuda, cuda:1, mps.
-        precision: auto is bfloat16 if the device computes it natively, else float32; and int8 if
-            an artifact in the run folder has a small measured rise of the error.
+        precision: auto is bfloat16 where the device computes it natively, float16 on GPUs with
+            tensor cores but without it, else float32; and int8 if an artifact in the run folder has
+            a small measured rise of the error. tf32: GPUs from Ampere on.
         backend: Runtime for a checkpoint on the CPU. auto is the fastest that is installed and
             verified, if there are enough images to prepare it for.
         calibrate: Data set that --precision int8 is calibrated on; the top-1 error may rise by half

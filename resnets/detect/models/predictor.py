@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from resnets.detect.metrics.meters import Meter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.outputs import Output
 from resnets.utils.cpu_count import cores
+from resnets.utils.precision import autocast
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,18 +126,13 @@ class Predictor:
         """What the model finds, or the ensemble on average; models are in eval mode."""
         first, *others = self.models
         image = self.preprocessor.normalize(inputs.image.to(self.device)[None])[0]
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self.device, self.precision):
             return first.infer(image, inputs.stored, others, self.options)
 
     def meter(self, split: DetectionSplit) -> Meter:
         """What adds up the metrics of outputs on `split`."""
         first, *others = self.models
         return first.meter(split, others)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.precision != "bfloat16":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
+from resnets.utils.precision import autocast, pick_precision
 from resnets.utils.processes import without_main_module
 
 # Fewer steps than this, or than one pass over the training set, show nothing about a model.
@@ -175,14 +176,13 @@ def time_step(recipe: Recipe, stream: TrainStream, device: torch.device) -> floa
     model.recompute = recipe.recompute
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
-    state = new_state(model, recipe, TIMED_STEPS + 1)
-    precision = environment.pick_precision(recipe.precision, device)
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    precision = pick_precision(recipe.precision, device)
+    state = new_state(model, recipe, TIMED_STEPS + 1, precision=precision)
     loss_fn = classification_loss(recipe.loss)
     batches, forward = stream.batches(), DataParallelModel(model, ProcessGroup())
     start = 0.0
     while state.step <= TIMED_STEPS:
-        train_step(state, forward, loss_fn, next(batches), autocast, recipe)
+        train_step(state, forward, loss_fn, next(batches), autocast(device, precision), recipe)
         state.interval.means()  # reading a sum synchronizes with the device
         if state.step == 1:
             start = time.perf_counter()

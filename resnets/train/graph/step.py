@@ -179,6 +179,9 @@ def _tensors(state: TrainState) -> Mapping[str, Tensor]:
     if state.ema is not None:
         for name, each in state.ema.module.state_dict().items():
             tensors[f"ema/{name}"] = each
+    if state.scaler is not None:
+        for name, each in state.scaler.state_tensors().items():
+            tensors[f"scaler/{name}"] = each
     for kind, meter in (("interval", state.interval), ("epoch", state.epoch)):
         for name, each in meter.sums.items():
             tensors[f"{kind}/{name}"] = each

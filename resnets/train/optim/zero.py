@@ -51,6 +51,10 @@ class ShardedOptimizer:
         """Default options of the parameter groups."""
         return self._optimizer.defaults
 
+    def skip_if(self, found_inf: Tensor) -> None:
+        """Let fused steps do nothing while the scalar is 1 (`GradScaler`)."""
+        skip_if(self._optimizer, found_inf)
+
     @torch.no_grad()
     def step(self) -> None:
         """Update all parameters, each in the process that holds its state."""
@@ -69,6 +73,14 @@ class ShardedOptimizer:
         assert set_to_none, "only set_to_none is supported"
         for parameter in self._parameters:
             parameter.grad = None
+
+
+def skip_if(optimizer: Any, found_inf: Tensor) -> None:
+    """Let fused steps of one of torch's optimizers do nothing while the scalar on the device is 1.
+
+    An attribute that torch.amp.GradScaler sets, too, and that torch's type does not declare.
+    """
+    optimizer.found_inf = found_inf
 
 
 def partition(parameters: list[nn.Parameter], count: int) -> list[list[nn.Parameter]]:

@@ -1,0 +1,90 @@
+"""The precision in which a model computes: what "auto" means on a device, and what it supports."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from resnets.utils.environment import cpu_flags
+from resnets.utils.errors import ConfigError
+
+# Of tensors that convolutions and matrix products take.
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+TF32_CAPABILITY = (8, 0)  # Ampere
+TENSOR_CORE_CAPABILITY = (7, 0)  # Volta: float16 is several times as fast as float32 from here on
+BF16_MACOS = 14  # the first macOS whose Metal has bfloat16
+
+
+def pick_precision(requested: str, device: torch.device) -> str:
+    """Resolve "auto" on `device`, and apply the precision of float32 arithmetic on CUDA.
+
+    "auto" is "bfloat16" where the device computes it natively, "float16" on other CUDA devices with
+    tensor cores (V100, T4), else "float32". On CUDA devices, "tf32" rounds the operands of float32
+    convolutions and matrix products to TF32's 10 bits (Ampere and later), and all others do not:
+    torch itself would in cuDNN. That is a setting of the whole process.
+    Raises ConfigError if the device does not compute in `requested`.
+    """
+    chosen = _auto(device) if requested == "auto" else requested
+    if chosen not in DTYPES:
+        names = ", ".join(DTYPES)
+        raise ConfigError(f"precision {chosen!r}: must be one of auto, {names}")
+    if not supports_precision(chosen, device):
+        raise ConfigError(f"precision {chosen!r}: {_needs(chosen)}; use auto on {device}")
+    if device.type == "cuda":
+        # These two keep torch's old and new settings consistent; setting the new ones alone makes
+        # torch.compile fail where it reads the old ones (pytorch issue 166387).
+        torch.set_float32_matmul_precision("high" if chosen == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = chosen == "tf32"
+    return chosen
+
+
+def supports_precision(precision: str, device: torch.device) -> bool:
+    """Whether `device` can compute in `precision`, natively or emulated."""
+    if precision == "tf32":
+        return device.type == "cuda" and _capability(device) >= TF32_CAPABILITY
+    if precision == "bfloat16" and device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if precision == "bfloat16" and device.type == "mps":
+        return torch.backends.mps.is_macos_or_newer(BF16_MACOS, 0)
+    return True
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The autocast context of forward passes in `precision`; it does nothing for float32 and tf32.
+
+    `precision`: as resolved by `pick_precision`.
+    """
+    enabled = DTYPES[precision] != torch.float32
+    return torch.autocast(device.type, DTYPES[precision] if enabled else None, enabled=enabled)
+
+
+def _auto(device: torch.device) -> str:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16"
+        return "float16" if _capability(device) >= TENSOR_CORE_CAPABILITY else "float32"
+    return "bfloat16" if device.type == "cpu" and _cpu_has_bf16() else "float32"
+
+
+def _needs(precision: str) -> str:
+    if precision == "tf32":
+        return "needs an NVIDIA GPU of compute capability 8.0 or later (Ampere)"
+    return f"needs a GPU with bfloat16, or macOS {BF16_MACOS} (here: {platform.platform()})"
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU supports bfloat16 natively; torch before 2.12 has no function for it."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_flags().split())
