@@ -71,8 +71,14 @@ class DetectSpec:
         proposals: [boxes] Proposals kept per image, in training and at test.
         aux_loss_weight: [weight] Weight of the loss of a second FCN head on the stage before the
             last, for task "segment".
-        proposals_from: Run of a "pcr" localizer with the same network, whose boxes "rcnn" starts
-            from.
+        proposals_from: Run with the same network whose proposals are taken: a "pcr" localizer for
+            "rcnn", or for a detector with `train_part` "regions" one that was trained with
+            "proposals".
+        train_part: "all" trains both halves of a detector together (approximate joint training).
+            The four steps of alternating training take one half each: "proposals" trains the RPN,
+            "regions" what runs on its proposals (Ren et al. 2015, section 3.2).
+        freeze_shared: The layers that both halves share stay as the weights have them, as in the
+            last two of the four steps (Ren et al. 2015, section 3.2).
         score_threshold: [probability] Lowest score of a detection.
         nms_threshold: [IoU] Overlap above which the weaker of two boxes of a class is suppressed.
         max_detections: [boxes] Most detections per image.
@@ -114,6 +120,8 @@ class DetectSpec:
     proposals: tuple[int, int] = (2000, 1000)
     aux_loss_weight: float = 0.0
     proposals_from: str | None = None
+    train_part: Literal["all", "proposals", "regions"] = "all"
+    freeze_shared: bool = False
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
     max_detections: int = 100

@@ -25,10 +25,12 @@ from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import (
     Model,
     build_model,
+    check_initial_weights,
     check_unread_fields,
     load,
     recompute_norms,
 )
+from resnets.detect.models.detector import Detector
 from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.predictor import Predictor
 from resnets.train.loop import Evaluate
@@ -79,6 +81,8 @@ class DetectionTask:
     def open(cls, recipe: Recipe) -> DetectionTask:
         """Data and a new model for `recipe`, with its initial weights."""
         check_unread_fields(recipe)
+        if recipe.weights is None:
+            check_initial_weights(recipe, whole=False)
         if recipe.task in ("detect", "instances"):
             require_coco()
         splits = _open_splits(recipe)
@@ -86,7 +90,9 @@ class DetectionTask:
         model, preprocessor = build_model(recipe, len(splits.classes), splits.classes)
         recipe = dataclasses.replace(recipe, model=model.net.spec)
         if isinstance(model, Refiner):
-            preprocessor = _take_proposer(model, recipe, splits)
+            preprocessor = _take_localizer(model, recipe, splits)
+        elif isinstance(model, Detector) and model.proposer is not None:
+            _take_proposer(model, model.proposer, recipe, preprocessor, splits)
         return cls(recipe, splits, model, preprocessor)
 
     @classmethod
@@ -143,6 +149,8 @@ class DetectionTask:
 
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
         """The function the loop calls to evaluate a model; None without data to evaluate on."""
+        if self.recipe.detect.train_part == "proposals":
+            return None  # it has no boxes of its own to measure yet
         watched = {"val": self.splits.val}
         if self.recipe.eval.watch_test:
             watched["test"] = self.splits.test()
@@ -162,6 +170,8 @@ class DetectionTask:
         self, path: Path, plan: ExecutionPlan, group: ProcessGroup
     ) -> dict[str, Any]:
         """Metrics of the run's checkpoint `path` on validation and, this once, on test."""
+        if self.recipe.detect.train_part == "proposals":
+            return {}
         model = group.broadcast_from_main(lambda: load(path))
         predictor = self._predictor(model.to(plan.device), plan)
         result: dict[str, Any] = {}
@@ -188,7 +198,36 @@ def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionS
     return splits
 
 
-def _take_proposer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
+def _take_proposer(
+    model: Detector,
+    proposer: Detector,
+    recipe: Recipe,
+    preprocessor: Preprocessor,
+    splits: DetectionSplits,
+) -> None:
+    """Weights of the detector whose proposals `model` learns from (step 2 of alternating training).
+
+    ConfigError where it is of another kind, or reads images otherwise.
+    """
+    where = recipe.detect.proposals_from
+    assert where is not None
+    found = load(where)
+    same = ("head", "anchor_sizes", "anchor_ratios", "pyramid_from", "pyramid_width")
+    if not isinstance(found, Detector) or found.classes != splits.classes:
+        raise ConfigError(f"detect.proposals_from: {where} is no detector of these classes")
+    assert found.preprocess is not None
+    if found.preprocess.spec != preprocessor.spec:
+        raise ConfigError(f"detect.proposals_from: {where} normalizes images in another way")
+    differ = [name for name in same if getattr(found.spec, name) != getattr(model.spec, name)]
+    if differ:
+        raise ConfigError(f"detect.proposals_from: {where} has another detect.{differ[0]}")
+    try:
+        proposer.load_state_dict(found.state_dict())
+    except RuntimeError:
+        raise ConfigError(f"detect.proposals_from: {where} has another model") from None
+
+
+def _take_localizer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> Preprocessor:
     """Weights of the localizer that R-CNN starts from, and its network if it has no others."""
     assert recipe.detect.proposals_from is not None
     where = recipe.detect.proposals_from

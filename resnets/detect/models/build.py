@@ -69,7 +69,9 @@ def build_model(
     if recipe.weights is None:
         return assemble(build(recipe.model), recipe, num_classes), Preprocessor(Preprocess())
     weights = _read(recipe.weights, recipe)
-    if weights.format is None:
+    whole = weights.format is None
+    check_initial_weights(recipe, whole=whole)
+    if whole:
         recipe, preprocessor = follow(recipe, weights)
         model = assemble(build(recipe.model), recipe, num_classes)
         fit_whole(model, weights, classes, recipe.weights_head)
@@ -98,7 +100,10 @@ def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:
     if recipe.task == "segment":
         return Segmenter(net, spec, num_classes)
     if recipe.task != "localize":
-        return Detector(net, spec, num_classes, masks=recipe.task == "instances")
+        proposer = None
+        if spec.proposals_from is not None:
+            proposer = Detector(build(net.spec), spec, num_classes)
+        return Detector(net, spec, num_classes, recipe.task == "instances", proposer)
     if spec.head == "pcr":
         return Localizer(net, spec, num_classes)
     proposer = Localizer(build(net.spec), spec, num_classes)
@@ -122,6 +127,35 @@ def check_recipe(recipe: Recipe) -> None:
     options.check(recipe.task in ("detect", "instances"))
     if head == "rcnn" and recipe.detect.proposals_from is None:
         raise ConfigError("detect.proposals_from: name the run of a 'pcr' localizer")
+    _check_alternation(recipe)
+
+
+def _check_alternation(recipe: Recipe) -> None:
+    """ConfigError where the fields of alternating training do not go together."""
+    spec = recipe.detect
+    detects = recipe.task in ("detect", "instances")
+    if not detects and (spec.train_part != "all" or spec.freeze_shared):
+        field = "freeze_shared" if spec.train_part == "all" else "train_part"
+        raise ConfigError(f"detect.{field}: only for tasks detect and instances")
+    if spec.proposals_from is not None and spec.head != "rcnn" and spec.train_part != "regions":
+        raise ConfigError(
+            "detect.proposals_from: only for head 'rcnn' and for detect.train_part 'regions'"
+        )
+
+
+def check_initial_weights(recipe: Recipe, *, whole: bool) -> None:
+    """ConfigError where a step of alternating training would start from layers that are random.
+
+    whole: `recipe.weights` are those of a detector. It is for new runs.
+    """
+    spec = recipe.detect
+    if spec.freeze_shared and recipe.weights is None:
+        raise ConfigError("detect.freeze_shared: set weights, whose layers are to stay")
+    if spec.train_part == "regions" and spec.proposals_from is None and not whole:
+        raise ConfigError(
+            "detect.train_part: 'regions' needs proposals: set detect.proposals_from, or weights to"
+            " those of a detector"
+        )
 
 
 def check_unread_fields(recipe: Recipe) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -39,15 +40,22 @@ class Detector(DetectionModel):
     head "c4": all stages of the network but the last serve proposals and regions, the last one and
     what follows it run on each region (the paper's appendix A; VGG: fc6 and fc7). "fpn": a
     pyramid on the stages, two linear layers on each region. Both halves are trained together
-    (approximate joint training: proposals are taken as constants), not in the four steps of 2015.
+    (approximate joint training: proposals are taken as constants), or one of them
+    (`spec.train_part`), as in the four steps of 2015; what does not train requires no gradient.
 
-    The network loses its classification head. Images may have any size.
+    The network loses its classification head. Images may have any size. proposer: another detector,
+    which stays as it is and whose proposals are taken in place of those of `rpn`.
     """
 
     detects = True
 
     def __init__(
-        self, net: ImageClassifier, spec: DetectSpec, num_classes: int, masks: bool = False
+        self,
+        net: ImageClassifier,
+        spec: DetectSpec,
+        num_classes: int,
+        masks: bool = False,
+        proposer: Detector | None = None,
     ) -> None:
         if spec.head not in ("c4", "fpn"):
             raise ConfigError(f"detect.head: {spec.head!r} finds no boxes; use fpn or c4")
@@ -63,6 +71,19 @@ class Detector(DetectionModel):
         self.roi_heads = _region_heads(net, spec, channels, strides, num_classes)
         if masks:
             _add_mask_head(self.roi_heads, net, spec, channels, strides, num_classes)
+        self.proposer = None if proposer is None else proposer.requires_grad_(False)
+        self._fixed = tuple(_fixed_parts(self))  # a tuple: no submodules, which they are already
+        for part in self._fixed:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Detector:
+        """Training mode for all but what stays as it is."""
+        super().train(mode)
+        for part in self._fixed:
+            part.eval()
+        if self.proposer is not None:
+            self.proposer.eval()
+        return self
 
     @property
     def masks(self) -> bool:
@@ -81,6 +102,8 @@ class Detector(DetectionModel):
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> list[Tensor]:
         """Boxes (R, 4) of each padded image, best first, in its pixels."""
+        if self.proposer is not None:
+            return self.proposer.propose(images, self.proposer.features(images.tensors))
         return self.rpn(images, features)[0]
 
     def forward(
@@ -94,9 +117,32 @@ class Detector(DetectionModel):
         """
         padded = pad(images)
         features = self.features(padded.tensors)
-        proposals, of_proposals = self.rpn(padded, features, targets)
-        found, of_regions = self.roi_heads(features, proposals, padded.image_sizes, targets)
-        return of_proposals | of_regions if self.training else found
+        if not self.training:
+            return self.roi_heads(features, self.propose(padded, features), padded.image_sizes)[0]
+        if self.spec.train_part == "all":
+            proposals, of_proposals = self.rpn(padded, features, targets)
+        elif self.spec.train_part == "proposals":
+            return self.rpn(padded, features, targets)[1]
+        else:
+            proposals, of_proposals = self._fixed_proposals(padded, features, targets), {}
+        _, of_regions = self.roi_heads(features, proposals, padded.image_sizes, targets)
+        return of_proposals | of_regions
+
+    @torch.no_grad()
+    def _fixed_proposals(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[dict[str, Tensor]] | None,
+    ) -> list[Tensor]:
+        """Boxes to learn regions from, of an RPN that does not train."""
+        proposer = self.proposer or self
+        if proposer is not self:
+            features = proposer.features(images.tensors)
+        proposer.rpn.train()  # proposes as many boxes as are learnt from; it wants the targets then
+        boxes: list[Tensor] = proposer.rpn(images, features, targets)[0]
+        proposer.rpn.eval()
+        return boxes
 
     def infer(
         self,
@@ -113,6 +159,22 @@ class Detector(DetectionModel):
     def meter(self, split: DetectionSplit, others: Sequence[Detector] = ()) -> ObjectMeter:
         """See `DetectionModel`."""
         return ObjectMeter(masks=any(each.masks for each in (self, *others)))
+
+
+def _fixed_parts(model: Detector) -> Iterator[nn.Module]:
+    """What does not train, by `train_part` and `freeze_shared`."""
+    net, spec = model.net, model.spec
+    names = net.stage_names if net.spec.is_vgg or spec.head == "fpn" else net.stage_names[:-1]
+    shared = [net.get_submodule(name) for name in names]
+    if model.pyramid is not None:
+        shared.append(model.pyramid)
+    if spec.freeze_shared:
+        yield from shared
+    if spec.train_part == "regions":
+        yield model.rpn
+    elif spec.train_part == "proposals":
+        yield model.roi_heads
+        yield from (part for part in net.children() if part not in shared)
 
 
 def _shared(net: ImageClassifier) -> tuple[int, tuple[int, ...]]:

@@ -73,6 +73,11 @@ class Predictor:
         if any(type(each) is not type(first) for each in models):
             raise ConfigError("an ensemble needs models of one task")
         spec = first.spec
+        if spec.train_part == "proposals":
+            raise ConfigError(
+                f"{first.origin}: was trained to propose regions only (detect.train_part), and"
+                " finds no objects; use the run of a later step"
+            )
         options = InferenceOptions(
             spec.refine if refine is None else refine,
             tuple(sorted(spec.test_sizes if scales is None else scales)),

@@ -100,6 +100,7 @@ def find_whole(weights: Weights) -> Weights:
     part = "" if weights.part is None else f"{weights.part}."
     names = [name for name in weights.contents if name.startswith(part)]
     prefixes = dict.fromkeys(found[1] or "" for name in names if (found := BODY.fullmatch(name)))
+    prefixes.pop("proposer.", None)  # of our models, beside the model's own
     whole = [prefix for prefix in prefixes if any(map(WHOLE.match, _without(names, prefix)))]
     if not whole:
         return weights
@@ -161,6 +162,8 @@ def fit_whole(
     else:
         found = _torchvision(tensors, net)
     own = model.state_dict()
+    if getattr(model, "proposer", None) is None:  # of step 2 of alternating training
+        found = {name: each for name, each in found.items() if not name.startswith("proposer.")}
     counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
     found = counters | found
     of_classes = [name for name in own if OF_CLASSES.match(name) and name in found]

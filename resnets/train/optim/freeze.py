@@ -14,6 +14,7 @@ class FreezeSchedule:
 
     Pretrained is the first `ImageClassifier` in the model except for its head; a detector's own
     layers count as new. What trains at a step depends only on the step, so a resumed run agrees.
+    Parameters that require no gradient when the run begins never do.
     """
 
     def __init__(self, model: nn.Module, spec: FinetuneSpec, total: int) -> None:
@@ -28,6 +29,12 @@ class FreezeSchedule:
             if isinstance(module, BATCH_NORMS) and spec.freeze_norm
         ]
         self._frozen = {id(weight) for norm in self._norms for weight in norm.parameters()}
+        self._frozen |= {
+            id(weight)
+            for part in self._body
+            for weight in part.parameters()
+            if not weight.requires_grad
+        }
         self._body_trains: bool | None = None
 
     @property
