@@ -18,7 +18,8 @@ class DetectSpec:
 
     Attributes:
         train_set: Image sets to train on, joined by + ("train", "train2017",
-            "VOC2007:trainval+VOC2012:trainval"); "" is the source's own training split.
+            "VOC2007:trainval+VOC2012:trainval"); "" is the source's own training split. "val1" and
+            "val2", where the source has no such lists, are halves of "val" by class.
         val_set: Image sets to validate on; "" is the source's own, or held-out training images.
         test_set: Image sets to test on; "" is the source's own test split, or its validation split.
         train_sizes: [px] Shorter sides, one drawn for each training image (scale jitter).

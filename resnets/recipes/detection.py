@@ -78,7 +78,8 @@ def detect_paper(net: str = "resnet101-c4") -> Recipe:
       torchvision's; the paper's are averages over the ImageNet training set: resnets recompute-norm
       torchvision:resnet101.IMAGENET1K_V1 --data IMAGENET --out FIXED, then --set weights=FIXED;
     - proposals and regions learn together (approximate joint training) where the paper took four
-      steps with batches of 8 (RPN) and 16 (Fast R-CNN) images; both see 16 a step here;
+      steps with batches of 8 (RPN) and 16 (Fast R-CNN) images; both see 16 a step here. The four
+      steps are four commands (docs/detect.md, "Alternating training");
     - resnet101 has its stride in the 3x3 ("v1.5"), as torchvision's weights have it; the paper's
       has it in the first 1x1 (--model resnet101-v1-c4, with weights of such a network).
 

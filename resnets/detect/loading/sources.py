@@ -36,6 +36,7 @@ from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.images.index import store_listing
 from resnets.detect.images.store import open_store
+from resnets.detect.loading.halves import named_sets, with_halves
 from resnets.detect.loading.image_sets import Sets, announce_sets, choose_sets
 from resnets.detect.loading.opener import SplitOpener
 from resnets.utils.errors import reading
@@ -84,7 +85,7 @@ def open_detection(
     `detect.skip_invalid`.
     """
     detect = detect or DetectSpec()
-    source = find_source(data.source, task, detect)
+    source = with_halves(find_source(data.source, task, detect), named_sets(detect))
     with reading(data.source, DataError):
         sets = choose_sets(source.titles, detect)
     announce_sets(source, sets)
@@ -222,7 +223,7 @@ def open_set(
     DataError as `open_detection`, where there is a set of that name.
     """
     try:
-        source = find_source(data.source, task, detect)
+        source = with_halves(find_source(data.source, task, detect), [title])
     except DataError:
         if offers(open_store(data.source)):
             raise

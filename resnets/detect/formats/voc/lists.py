@@ -14,7 +14,7 @@ from resnets.detect.images.names import common_end
 from resnets.detect.images.store import Store, has_image_suffix
 
 SET_FOLDER = "ImageSets/Main"
-IMAGENET_FOLDER = "ImageSets/CLS-LOC"
+IMAGENET_FOLDER, DET_FOLDER = "ImageSets/CLS-LOC", "ImageSets/DET"
 UNLISTED = "unlisted"  # title of XML files in no list, where no list is for training
 _FLAG = re.compile(r"\s+-?\d+\Z")
 
@@ -54,6 +54,7 @@ def image_lists(store: Store, files: Sequence[str]) -> dict[str, list[str]]:
     return (
         find_lists(store, SET_FOLDER)
         or _imagenet_lists(store, files)
+        or _det_lists(store, files)
         or find_lists(store, "ImageSets", nested=False)
         or _loose_lists(store, files)
     )
@@ -68,6 +69,18 @@ def _imagenet_lists(store: Store, files: Sequence[str]) -> dict[str, list[str]]:
     stems = frozenset(map(_stem, files))
     own = loc or [path for path in cls or () if _stem(path) in stems]
     return {"train": own, **lists}
+
+
+def _det_lists(store: Store, files: Sequence[str]) -> dict[str, list[str]]:
+    """Those of ImageNet's detection set: train_1 to train_200 name images with and without a class.
+
+    The training set is all images of these lists that have an XML file.
+    """
+    lists, stems = find_lists(store, DET_FOLDER), frozenset(map(_stem, files))
+    numbered = [title for title in lists if re.fullmatch(r"train_\d+", title)]
+    named = dict.fromkeys(path for title in numbered for path in lists.pop(title))
+    train = [path for path in named if _stem(path) in stems]
+    return {"train": train, **lists} if train and "train" not in lists else lists
 
 
 def find_lists(store: Store, folder: str, *, nested: bool = True) -> dict[str, list[str]]:
