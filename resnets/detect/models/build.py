@@ -106,8 +106,7 @@ def assemble(net: ImageClassifier, recipe: Recipe, num_classes: int) -> Model:
         return Detector(net, spec, num_classes, recipe.task == "instances", proposer)
     if spec.head == "pcr":
         return Localizer(net, spec, num_classes)
-    proposer = Localizer(build(net.spec), spec, num_classes)
-    return Refiner(net, proposer, spec, num_classes)
+    return Refiner(net, Localizer(build(net.spec), spec, num_classes), spec, num_classes)
 
 
 def check_recipe(recipe: Recipe) -> None:
