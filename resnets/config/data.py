@@ -94,6 +94,10 @@ class DataSpec:
         split_rule: "identity" draws each image by `split_seed` and its own path, so that images
             added later move no others; "rank" is the rule of earlier versions, by its index among
             the sorted files.
+        folds: [folds] Parts of equal size that the training images are divided into, each class
+            alike, of which one is the test split (cross-validation); 0 is off. A test split of the
+            source is left aside then. `resnets folds` sets it.
+        fold: [0 to folds - 1] The fold that is the test split.
         group: Images that belong together, such as the frames of a video or the images of a
             patient, and are all trained on or all held out: "column:NAME" is a column of the table
             of labels, "regex:PATTERN" a regular expression, whose first group (or whole match) in
@@ -121,6 +125,8 @@ class DataSpec:
             et al. 2018; Kang et al. 2020). An epoch keeps its length. Not for streamed data sets.
         streaming: Read Parquet, WebDataset and Hub data sets in blocks, without copying them first.
         shuffle_buffer: [images] Images buffered to shuffle a streamed data set.
+        corrections: CSV file of path, label and correction that gives images other labels, as
+            `resnets folds` writes it; None is none.
         quarantine: File that lists images to exclude, as `resnets data check` writes it; None is
             quarantine.txt in the folder of the source, if there is one.
         max_unreadable: [fraction] Training images that may be unreadable before a run stops; one
@@ -143,6 +149,8 @@ class DataSpec:
     test_fraction: float = 0.2
     split_seed: int = 0
     split_rule: Literal["identity", "rank"] = "identity"
+    folds: int = 0
+    fold: int = 0
     group: str | None = None
     overlap: Literal["refuse", "leave-out", "allow"] = "refuse"
     normalize: Literal["per-pixel-mean", "channel", "imagenet"] = "channel"
@@ -156,6 +164,7 @@ class DataSpec:
     balance: Literal["none", "classes", "sqrt"] = "none"
     streaming: bool = False
     shuffle_buffer: int = 10_000
+    corrections: str | None = None
     quarantine: str | None = None
     max_unreadable: float = 0.01
     channels: int | None = None
@@ -167,6 +176,12 @@ class DataSpec:
         for name in ("val_fraction", "test_fraction", "max_unreadable"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is not in [0, 1)")
+        if self.folds and not 0 <= self.fold < self.folds:
+            raise ConfigError(f"data.fold: {self.fold} is not one of {self.folds} folds from 0 on")
+        if self.folds < 0 or self.folds == 1:
+            raise ConfigError(f"data.folds: {self.folds} must be 2 or more; 0 is off")
+        if self.folds and self.split_rule != "identity":
+            raise ConfigError("data.folds: needs data.split_rule 'identity'")
         if self.group is not None:
             split_group(self.group)
             if self.split_rule != "identity":

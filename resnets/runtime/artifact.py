@@ -169,9 +169,9 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def require_package(package: str, what: str) -> None:
+def require_package(package: str, what: str, extra: str = "deploy") -> None:
     """Raise ConfigError, with the pip command, if `package` is not installed."""
     from importlib.util import find_spec
 
     if find_spec(package) is None:
-        raise ConfigError(f"{what} needs {package}; pip install 'resnets[deploy]'")
+        raise ConfigError(f"{what} needs {package}; pip install 'resnets[{extra}]'")

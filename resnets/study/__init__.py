@@ -1,6 +1,7 @@
 """Studies of the paper's argument: each measures, and writes a page that explains itself.
 
-`resnets.study.depth` and `resnets.study.shortcuts` are those of the public API.
+`resnets.study.depth`, `resnets.study.shortcuts` and `resnets.study.folds` are those of the public
+API.
 """
 
 from typing import TYPE_CHECKING
@@ -8,8 +9,13 @@ from typing import TYPE_CHECKING
 from resnets.utils.imports import lazy_exports
 
 if TYPE_CHECKING:
+    from resnets.study.folds.study import Folds, folds
     from resnets.study.run import Study, depth, shortcuts
 
-__all__ = ["Study", "depth", "shortcuts"]
+__all__ = ["Folds", "Study", "depth", "folds", "shortcuts"]
 
-lazy_exports(__name__, dict.fromkeys(__all__, "resnets.study.run"))
+lazy_exports(
+    __name__,
+    dict.fromkeys(("Study", "depth", "shortcuts"), "resnets.study.run")
+    | dict.fromkeys(("Folds", "folds"), "resnets.study.folds.study"),
+)

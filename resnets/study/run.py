@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -109,18 +110,30 @@ def run_study(
     grid: Grid, out: str | PathLike[str] | None, *, jobs: int | None, device: str
 ) -> Study:
     """Train what is left of the grid in `out`, and write its report in any case."""
-    found = _unfinished(grid) if out is None else Path(out)
-    with page_folder(found, f"study-{grid.study}") as folder:
-        try:
-            cells = train_grid(grid, folder, jobs=jobs, device=device)
-        except Interrupted as stop:
-            raise Interrupted(
-                f"{stop}; resume with: resnets study {grid.study} --resume {folder} (in Python: the"
-                f" same call with out={str(folder)!r})",
-                stop.code,
-            ) from None
+    with grid_folder(grid, out) as folder:
+        cells = train_or_stop(grid, folder, jobs, device, f"study {grid.study} --resume {folder}")
         page = write_grid_page(folder)
     return Study(folder, cells, page.lead, page.path)
+
+
+def grid_folder(grid: Grid, out: str | PathLike[str] | None) -> AbstractContextManager[Path]:
+    """The locked folder of a grid: `out`, else that of the same grid that was stopped, else a new
+    one under runs/."""
+    return page_folder(_unfinished(grid) if out is None else Path(out), f"study-{grid.study}")
+
+
+def train_or_stop(
+    grid: Grid, folder: Path, jobs: int | None, device: str, resume: str
+) -> list[Cell]:
+    """`train_grid`; where it is stopped, Interrupted says by which command it is resumed."""
+    try:
+        return train_grid(grid, folder, jobs=jobs, device=device)
+    except Interrupted as stop:
+        raise Interrupted(
+            f"{stop}; resume with: resnets {resume} (in Python: the same call with"
+            f" out={str(folder)!r})",
+            stop.code,
+        ) from None
 
 
 def _unfinished(grid: Grid) -> Path | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from resnets.config import DataSpec, atomic_write
 from resnets.data.check.classes import class_table, role_of, shown_classes, suffix_counts
@@ -20,23 +17,14 @@ from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
 from resnets.data.splits.check_findings import KINDS, LEAKS, Finding, Kind
 from resnets.report.page import render
+from resnets.report.thumbnail import Thumbnail
 from resnets.utils.csv_files import CsvWriter
 
 TABLE, PAGE = "files.csv", "report.html"
 SHOWN = 24  # findings of a kind on the page
-SIDE = 160  # px of a thumbnail's longer side
 COLUMNS = (
     *("path", "finding", "weight", "detail", "part", "class", "twin", "twin_part", "quarantined"),
 )
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A thumbnail as a data URI, empty where there is none, and its width and height."""
-
-    source: str = ""
-    width: int = 0
-    height: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,9 +141,4 @@ def _thumbnail(contents: Contents, number: int) -> Thumbnail:
         pixels = decode_whole(contents.read(number), contents.name(number), contents.levels)
     except DataError:
         return Thumbnail()
-    image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=80)
-    text = base64.b64encode(data.getvalue()).decode()
-    return Thumbnail(f"data:image/jpeg;base64,{text}", *image.size)
+    return Thumbnail.of(pixels)

@@ -163,6 +163,28 @@ def _share(fraction: float, drawn: int, left: int) -> int:
     return min(left - 1, max(1, drawn)) if fraction else 0
 
 
+def fold_of(
+    labels: NDArray[np.int64],
+    ids: Keys,
+    folds: int,
+    seed: int,
+    content: Keys | None = None,
+    groups: Keys | None = None,
+) -> NDArray[np.int64]:
+    """(N,) the fold of each image, 0 to folds - 1: as many of each class in each, or one more.
+
+    Images are dealt to the folds class by class, in the order of numbers that follow from (seed,
+    identity). Copies and groups, as in `hold_out`, are dealt as one image, of the class of one of
+    theirs.
+    """
+    ids = ids if groups is None else groups
+    rows, unit = np.unique(joined_rows(ids, content, groups), return_inverse=True)
+    luck = order.random_bits(seed, 0, ids[rows], order.STREAM_SPLIT)
+    fold = np.empty(len(rows), np.int64)
+    fold[np.lexsort((luck, labels[rows]))] = np.arange(len(rows)) % folds
+    return fold[unit]
+
+
 def joined_rows(ids: Keys, content: Keys | None, groups: Keys | None = None) -> Rows:
     """(N,) for each image the row whose number decides: of equal ones that of the lowest id.
 

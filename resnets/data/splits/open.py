@@ -18,6 +18,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
 from resnets.data.sources.open import find_source
 from resnets.data.splits.check_record import KnownLeaks, known_to, source_listing
+from resnets.data.splits.corrections import corrected
 from resnets.data.splits.fingerprint import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.image_versions import versions_apart
 from resnets.data.splits.overlap import Overlap
@@ -96,7 +97,7 @@ def open_data(
     DataError says what is missing, empty, damaged or of one class only, or which images are both
     trained on and held out.
     """
-    source = source or find_source(spec)
+    source = corrected(source or find_source(spec), spec, other=other)
     check_classes(source, 1 if other else 2)
     roles = choose_roles(source, spec, known, other=other, whole=whole)
     warnings = list(roles.label_conflicts()) if training else []
@@ -193,6 +194,8 @@ def _summary(
     ):
         if name not in shares and (share := roles.share(role)) is not None:
             held = f"{fraction:.0%} held out by {by}, seed {spec.split_seed}"
+            if role == TEST and spec.folds:
+                held = f"fold {spec.fold} of {spec.folds} by {by}, seed {spec.split_seed}"
             shares[name] = share.rows, held
             quarantined += share.quarantined
     if quarantined:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data.dataset.content_hash import Keys
-from resnets.data.dataset.identity import hold_out, hold_out_by_rank, joined_rows
+from resnets.data.dataset.identity import fold_of, hold_out, hold_out_by_rank, joined_rows
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import Part, Rows, Source
@@ -53,18 +53,24 @@ def held_out_rows(
     test = 0.0 if source.test else spec.test_fraction
     if spec.split_rule == "rank":
         return by_rank(part.labels, val_fraction=val, test_fraction=test, seed=spec.split_seed)
-    if not val and not test:
+    if not val and not test and not spec.folds:
         return np.arange(len(part.labels)), _none(), _none()
     keyed = keys() if keys else keys_of_part(part, TRAIN, source.classes)
-    return hold_out(
-        part.labels,
-        keyed.ids,
+    labels, groups, seed = part.labels, group_keys(part, spec), spec.split_seed
+    rest, held = np.arange(len(labels)), None
+    if spec.folds:
+        folds = fold_of(labels, keyed.ids, spec.folds, seed, keyed.content, groups)
+        rest, held = np.flatnonzero(folds != spec.fold), np.flatnonzero(folds == spec.fold)
+    train, validate, tested = hold_out(
+        labels[rest],
+        keyed.ids[rest],
         val_fraction=val,
-        test_fraction=test,
-        seed=spec.split_seed,
-        content=keyed.content,
-        groups=group_keys(part, spec),
+        test_fraction=0.0 if spec.folds else test,
+        seed=seed,
+        content=keyed.content[rest],
+        groups=None if groups is None else groups[rest],
     )
+    return rest[train], rest[validate], rest[tested] if held is None else held
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,7 +338,7 @@ class Roles:
         if found is None:
             return None
         if self.spec.overlap == "refuse":
-            names = (_named(shares[role], place) for role, place in found.first)
+            names = (named(shares[role], place) for role, place in found.first)
             raise DataError(found.refusal(self.spec.source, *names))
         if self.spec.overlap == "leave-out":
             for role, places in found.copies.items():
@@ -406,6 +412,9 @@ def choose_roles(
     by_rank: RankRule = hold_out_by_rank,
 ) -> Roles:
     """The roles of a source's images. `other`, `whole`: see `splits.open_data`."""
+    if spec.folds and source.test is not None:
+        note = f"its own test part ({source.test_title}) is left aside (data.folds)"
+        source = replace(source, test=None, test_images=None, notes=(*source.notes, note))
     roles = Roles(source, spec, known, by_rank=by_rank)
     if not other:
         roles.check_recognized()
@@ -414,7 +423,7 @@ def choose_roles(
         return roles
     if whole:
         spec = replace(spec, val_fraction=0.0, test_fraction=0.0)
-    spec = replace(spec, group=None)  # of another set's table or paths
+    spec = replace(spec, group=None, folds=0, fold=0)  # of another set's table or paths
     return Roles(source, spec, known, other=True, whole=whole, by_rank=by_rank)
 
 
@@ -425,7 +434,7 @@ def _noted(share: Share | None, note: str, without: Rows | None = None) -> Share
     return replace(share, rows=rows, notes=(*share.notes, note))
 
 
-def _named(share: Share | None, place: int) -> str:
+def named(share: Share | None, place: int) -> str:
     """What messages call an image of a share."""
     assert share is not None
     row, files = int(share.rows[place]), share.part.files

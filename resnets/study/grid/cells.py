@@ -40,6 +40,8 @@ GRID_FIELDS = {
     "seed": "--seeds",
     "duration": "--budget",
     "data.source": "--data",
+    "data.folds": "--k of resnets folds",
+    "data.fold": "--k of resnets folds",
     "model.shortcut": "the model's name, such as cifar-resnet20:B",
 }
 # Rows of training error are logged once per epoch, but at least every so many steps.
@@ -58,9 +60,11 @@ class Grid:
     `epoch` that of one pass over the training set, both fixed when the study starts. version: 1
     for studies begun before held-out shares followed each image's identity; their cells keep the
     rules of that time.
+
+    Of "folds" the seeds are folds: cell k is tested on fold k (`data.fold`), all of seed 0.
     """
 
-    study: Literal["depth", "shortcuts"] = "depth"
+    study: Literal["depth", "shortcuts", "folds"] = "depth"
     models: tuple[str, ...]
     seeds: tuple[int, ...]
     data: str
@@ -184,6 +188,9 @@ def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
         "data.source": grid.data,
         "eval.watch_test": True,
     }
+    if grid.study == "folds":
+        changes |= {"data.folds": grid.seeds[0], "data.fold": seed, "seed": 0}
+        changes["eval.watch_test"] = False
     if grid.version == 1:
         changes |= {"data.split_rule": "rank", "data.overlap": "allow"}
     if grid.iterations:

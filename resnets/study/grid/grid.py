@@ -134,11 +134,12 @@ def _mixed(grid: Grid, cells: Sequence[Cell]) -> str | None:
             continue
         theirs = from_toml(cell.folder / RECIPE, stored=True)
         ours = cell_recipe(grid, cell.model, cell.seed)
-        # A run adapts these two to its data before it writes its recipe.
+        # A run adapts these to its data before it writes its recipe.
         fitted = dataclasses.replace(
             ours.model,
             num_classes=theirs.model.num_classes,
             input_size=theirs.model.input_size,
+            in_channels=theirs.model.in_channels,
         )
         ours = dataclasses.replace(ours, model=fitted)
         if found := _difference(to_dict(theirs), to_dict(ours)):

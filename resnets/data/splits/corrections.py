@@ -1,0 +1,136 @@
+"""Labels that were corrected: a CSV file of path, label and correction (`data.corrections`).
+
+`resnets folds` writes one of the labels that are likely wrong, and who looked at them removes the
+lines that are right. Paths are within the source, as in quarantine lists.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from resnets.config import ConfigError, DataSpec, atomic_write
+from resnets.data.dataset.quarantine import path_within, prefixes
+from resnets.data.dataset.source import Part, Source
+from resnets.data.errors import DataError
+from resnets.utils.csv_files import CsvWriter, read_rows
+
+COLUMNS = ("path", "label", "correction")
+
+
+class Correction(NamedTuple):
+    """An image by its path within the source, the label that it has there, and the right one."""
+
+    path: str
+    label: str
+    correction: str
+
+
+def write_corrections(path: Path, corrections: Iterable[Correction]) -> None:
+    """Write a file that `read_corrections` reads back, whole or not at all."""
+    with (
+        atomic_write(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = CsvWriter(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(corrections)
+
+
+def read_corrections(path: Path) -> dict[str, tuple[int, Correction]]:
+    """The corrections by path, each with its line; more columns are allowed.
+
+    ConfigError where the file cannot be read, lacks a column, or names an image twice.
+    """
+    found: dict[str, tuple[int, Correction]] = {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(enumerate(read_rows(file), 1))
+    except (OSError, UnicodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"data.corrections: {path} cannot be read ({reason})") from error
+    header = list(rows[0][1]) if rows else []
+    if missing := [name for name in COLUMNS if name not in header]:
+        raise ConfigError(f"data.corrections: {path}: line 1: no column {', '.join(missing)}")
+    places = [header.index(name) for name in COLUMNS]
+    for line, cells in rows[1:]:
+        if not any(cells):
+            continue
+        if len(cells) != len(header):
+            raise ConfigError(f"data.corrections: {path}: line {line}: {len(cells)} cells")
+        entry = Correction(*(cells[place] for place in places))
+        if entry.path in found:
+            raise ConfigError(
+                f"data.corrections: {path}: line {line}: {entry.path} is in line"
+                f" {found[entry.path][0]} already"
+            )
+        found[entry.path] = line, entry
+    return found
+
+
+def corrected(source: Source, spec: DataSpec, *, other: bool = False) -> Source:
+    """The set with the labels of `spec.corrections`; as it is without, and where it is another.
+
+    DataError where an image is not in the set, has another label than the file says, or where the
+    correction is none of the classes.
+    """
+    if spec.corrections is None or other:
+        return source
+    file = Path(spec.corrections).expanduser()
+    entries = read_corrections(file)
+    used: set[str] = set()
+    train = _corrected_part(source.train, source, spec, entries, used)
+    val = None if source.val is None else _corrected_part(source.val, source, spec, entries, used)
+    test = None
+    if (open_test := source.test) is not None:
+        part = open_test()
+        fixed = _corrected_part(part, source, spec, entries, used) if entries else part
+        test = lambda: fixed  # noqa: E731
+    if absent := [entry for path, entry in entries.items() if path not in used]:
+        line, entry = absent[0]
+        raise DataError(
+            f"data.corrections: {file}: line {line}: {entry.path} is not in {spec.source}, nor are"
+            f" {len(absent) - 1:,} others of the file"
+        )
+    note = f"{len(used):,} label{'s' * (len(used) != 1)} corrected by {file.name}"
+    return replace(source, train=train, val=val, test=test, notes=(note, *source.notes))
+
+
+def name_within(part: Part, row: int, source: str) -> str:
+    """What lists call an image of a part: its path within the source; arrays have numbers."""
+    if part.files is None:
+        return f"{part.title} image {row}".strip()
+    return path_within(part.files.name(row), prefixes(source))
+
+
+def _corrected_part(
+    part: Part,
+    source: Source,
+    spec: DataSpec,
+    entries: Mapping[str, tuple[int, Correction]],
+    used: set[str],
+) -> Part:
+    """The part with its corrections, whose paths are added to `used`."""
+    labels, classes = np.array(part.labels), list(source.classes)
+    for row in range(len(labels)):
+        found = entries.get(name_within(part, row, spec.source))
+        if found is None:
+            continue
+        line, entry = found
+        place = f"data.corrections: {spec.corrections}: line {line}: {entry.path}"
+        if entry.correction not in classes:
+            raise DataError(
+                f"{place}: {entry.correction!r} is none of the {len(classes):,} classes"
+            )
+        now = classes[labels[row]]
+        if now not in (entry.label, entry.correction):
+            raise DataError(f"{place} has the label {now!r}, not {entry.label!r}")
+        labels[row] = classes.index(entry.correction)
+        used.add(entry.path)
+    changed: Any = replace(part, labels=labels)  # type: ignore[type-var]
+    return changed

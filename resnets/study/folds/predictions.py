@@ -1,0 +1,116 @@
+"""Out-of-sample predictions: each image by the network of the fold that it was held out in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resnets.config import from_toml
+from resnets.data.dataset.source import Part
+from resnets.data.errors import DataError
+from resnets.data.loading.loader import eval_batches
+from resnets.data.sources.open import find_source
+from resnets.data.splits.corrections import corrected, name_within
+from resnets.data.splits.fingerprint import TEST
+from resnets.data.splits.roles import choose_roles
+from resnets.study.grid.cells import RECIPE, Cell
+from resnets.utils.csv_files import CsvWriter
+from resnets.utils.environment import pick_device
+from resnets.utils.files import atomic_write
+from resnets.weights.checkpoint.find import find_checkpoint
+from resnets.weights.checkpoint.fingerprint import read_fingerprint
+from resnets.weights.checkpoint.format import read_checkpoint
+from resnets.weights.load import load
+
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Of N images: paths within the source, rows of `part`, labels (N,), folds (N,), and
+    probabilities (N, K) of the `classes` by networks that did not see them.
+    """
+
+    paths: Sequence[str]
+    part: Part
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    classes: tuple[str, ...]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """(N,) the most probable class."""
+        return self.probabilities.argmax(1)
+
+    def write(self, path: Path) -> None:
+        """Write a CSV file: path, label, fold, prediction, and the probability of each class."""
+        with (
+            atomic_write(path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
+            writer = CsvWriter(file)
+            writer.writerow(("path", "label", "fold", "predicted", *self.classes))
+            for row, path_ in enumerate(self.paths):
+                label, predicted = self.labels[row], self.predicted[row]
+                names = self.classes[label], int(self.folds[row]), self.classes[predicted]
+                scores = [f"{score:.5g}" for score in self.probabilities[row].tolist()]
+                writer.writerow((path_, *names, *scores))
+
+
+def predict_folds(cells: Sequence[Cell], device: str) -> Predictions:
+    """The predictions of the finished `cells` of a grid of folds, in the order of the set.
+
+    Unreadable images are left out. DataError where no cell is finished.
+    """
+    found = [_predict(cell, pick_device(device)) for cell in cells if cell.status == "done"]
+    if not found:
+        raise DataError("no fold is finished: none of the images is predicted")
+    joined = {
+        name: np.concatenate([getattr(each, name) for each in found])
+        for name in ("rows", "labels", "folds", "probabilities")
+    }
+    order = np.argsort(joined["rows"], kind="stable")
+    paths = [path for each in found for path in each.paths]
+    return Predictions(
+        [paths[place] for place in order.tolist()],
+        found[0].part,
+        **{name: values[order] for name, values in joined.items()},
+        classes=found[0].classes,
+    )
+
+
+def _predict(cell: Cell, device: torch.device) -> Predictions:
+    """The predictions of one fold by the network that was trained without it."""
+    data = replace(from_toml(cell.folder / RECIPE, stored=True).data, in_memory="never")
+    checkpoint = find_checkpoint(cell.folder)
+    source = corrected(find_source(data), data)
+    roles = choose_roles(source, data, read_fingerprint(read_checkpoint(checkpoint)))
+    share = roles.share(TEST)
+    assert share is not None
+    split = share.part.open(
+        share.rows, source.classes, roles.description(TEST), data, training=False
+    )
+    model = load(checkpoint).to(device).eval()
+    places, scores = [], []
+    with torch.inference_mode():
+        for batch in eval_batches(split, model.preprocess, BATCH, device):
+            assert isinstance(batch.images, torch.Tensor)
+            scores.append(model(batch.images).float().softmax(1).cpu().numpy())
+            places.append(batch.ids.numpy())
+    rows = share.rows[np.concatenate(places)]
+    return Predictions(
+        [name_within(share.part, row, data.source) for row in rows.tolist()],
+        share.part,
+        rows,
+        share.part.labels[rows],
+        np.full(len(rows), cell.seed),
+        np.concatenate(scores),
+        source.classes,
+    )
