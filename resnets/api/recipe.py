@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -10,16 +11,23 @@ from typing import Any
 
 from resnets import recipes
 from resnets.config import (
+    DEFAULTS,
     ConfigError,
     ModelSpec,
     Recipe,
+    check_stated,
+    fields_in,
     flat_fields,
     from_toml,
+    leaves,
     parse_duration,
     replace_fields,
+    stated_fields,
 )
 from resnets.models import catalog
 from resnets.recipes.detection import split_name
+
+log = logging.getLogger("resnets")
 
 
 def choose_recipe(
@@ -37,7 +45,8 @@ def choose_recipe(
     model: a catalog name (of a detector with its head, as resnet50-fpn) or a spec. duration: as
     "30ep" or "6400it". fields: other recipe fields, dotted ("optim.lr": 0.1) or nested
     ("optim": {"lr": 0.1}); text is read as TOML where it can be. where: what errors call `fields`.
-    Raises ConfigError.
+    Raises ConfigError, also for fields that the recipe's task does not read (`check_stated`); logs
+    warnings about those that have no effect beside the others.
     """
     named = isinstance(recipe, str) and not recipe.endswith(".toml")
     if isinstance(recipe, Recipe):
@@ -55,7 +64,18 @@ def choose_recipe(
         changes["duration"] = duration
     if seed is not None:
         changes["seed"] = seed
-    return replace_fields(replace_fields(chosen, changes), dict(flat_fields(fields or {})), where)
+    chosen = replace_fields(chosen, changes)
+    chosen = replace_fields(chosen, dict(flat_fields(fields or {})), where)
+    warnings = check_stated(chosen, list(stated_fields(fields or {})), where)
+    if isinstance(recipe, Recipe):
+        # It has all fields, whoever set them: what its task never reads is refused, no more.
+        changed = [path for path, value in leaves(recipe) if value != DEFAULTS[path]]
+        check_stated(chosen, (), "recipe", changed)
+    elif not named:
+        warnings += check_stated(chosen, (), str(recipe), fields_in(recipe))
+    for warning in warnings:
+        log.warning("%s", warning)
+    return chosen
 
 
 def data_source(data: str | PathLike[str]) -> str:

@@ -12,14 +12,17 @@ from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.config.recipe import Recipe, parse_duration
 from resnets.config.text import (
     dump_json,
+    fields_in,
     flat_fields,
     from_dict,
     from_toml,
     replace_fields,
+    stated_fields,
     stored_recipe,
     to_dict,
     to_toml,
 )
+from resnets.config.unread_fields import DEFAULTS, check_stated, leaves
 from resnets.utils import terminal  # makes what our loggers say printable
 from resnets.utils.errors import BusyError, ConfigError, RemoteError
 from resnets.utils.files import (
@@ -32,6 +35,7 @@ from resnets.utils.files import (
 )
 
 __all__ = [
+    "DEFAULTS",
     "AugmentSpec",
     "Block",
     "BusyError",
@@ -48,11 +52,14 @@ __all__ = [
     "RemoteError",
     "ScheduleSpec",
     "atomic_write",
+    "check_stated",
     "dump_json",
+    "fields_in",
     "flat_fields",
     "from_dict",
     "from_toml",
     "is_locked",
+    "leaves",
     "lock_file",
     "lock_folder",
     "lock_path",
@@ -60,6 +67,7 @@ __all__ = [
     "parse_duration",
     "replace_fields",
     "split_group",
+    "stated_fields",
     "stored_recipe",
     "terminal",
     "to_dict",

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from resnets.config.aliases import current_path, with_current_names
 from resnets.config.recipe import DURATIONS, Recipe, parse_duration
+from resnets.config.unread_fields import DEFAULTS, leaves, without_effect
 from resnets.utils.errors import ConfigError, reading
 from resnets.utils.files import atomic_write
 
@@ -99,11 +100,11 @@ def _refuse_unknown(kind: Any, data: dict[str, Any], where: str, prefix: str) ->
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML; `from_toml` reads it back to an equal value.
+    """The recipe as TOML, without the fields that its task never reads; `from_toml` reads it back.
 
     ConfigError where a path in it is not UTF-8, as TOML has to be.
     """
-    text = tomli_w.dumps(to_dict(recipe))
+    text = tomli_w.dumps(_without(to_dict(recipe), without_effect(recipe)))
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -115,6 +116,20 @@ def to_toml(recipe: Recipe) -> str:
     return text
 
 
+def _without(fields: dict[str, Any], paths: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Nested `fields` without those of dotted `paths`, and without tables that are then empty."""
+    kept: dict[str, Any] = {}
+    for name, value in fields.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict) and path not in TABLES:
+            value = _without(value, paths, f"{path}.")
+            if not value:
+                continue
+        if path not in paths:
+            kept[name] = value
+    return kept
+
+
 def from_toml(path: str | Path, *, stored: bool = False) -> Recipe:
     """Read a recipe file; ConfigError names the file and the field.
 
@@ -123,6 +138,13 @@ def from_toml(path: str | Path, *, stored: bool = False) -> Recipe:
     with reading(path, what="as a recipe"):
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         return (stored_recipe if stored else partial(from_dict, Recipe))(data, where=str(path))
+
+
+def fields_in(path: str | Path) -> list[str]:
+    """Dotted names of the fields that a recipe file, which `from_toml` reads, states."""
+    with reading(path, what="as a recipe"):
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    return [name for name, _ in flat_fields(with_current_names(data, "recipe"))]
 
 
 def replace_fields(recipe: Recipe, changes: dict[str, Any], where: str = "--set") -> Recipe:
@@ -151,11 +173,29 @@ def flat_fields(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
     """
     for name, value in fields.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-        if isinstance(value, Mapping) and f"{prefix}{name}" not in TABLES:
+            yield from leaves(value, f"{prefix}{name}.")
+        elif isinstance(value, Mapping) and f"{prefix}{name}" not in TABLES:
             yield from flat_fields(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def stated_fields(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Present names of what `flat_fields` gives; of a spec, the fields unlike their default."""
+    specs = tuple(f"{name}." for name in _specs(fields))
+    for name, value in flat_fields(fields):
+        path = current_path(name)
+        if not path.startswith(specs) or value != DEFAULTS.get(path):
+            yield path
+
+
+def _specs(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the parts that are given as specs."""
+    for name, value in fields.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield f"{prefix}{name}"
+        elif isinstance(value, Mapping):
+            yield from _specs(value, f"{prefix}{name}.")
 
 
 def _parse_value(text: str) -> Any:

@@ -26,7 +26,6 @@ from resnets.detect.models.build import (
     Model,
     build_model,
     check_initial_weights,
-    check_unread_fields,
     load,
     recompute_norms,
 )
@@ -80,7 +79,6 @@ class DetectionTask:
     @classmethod
     def open(cls, recipe: Recipe) -> DetectionTask:
         """Data and a new model for `recipe`, with its initial weights."""
-        check_unread_fields(recipe)
         if recipe.weights is None:
             check_initial_weights(recipe, whole=False)
         if recipe.task in ("detect", "instances"):

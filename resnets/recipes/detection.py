@@ -122,8 +122,9 @@ def detect_small(net: str = "resnet18-fpn") -> Recipe:
     A pyramid from stride 8 on with half the usual channels, shorter sides of 288 to 352 px, flips
     both ways (cells and aerial views have no up), batch norms trained, averaged weights. Anchors
     are those of blood cells; set detect.anchor_sizes to what your objects measure at 320 px.
-    Command: resnets train detect-small --data BCCD --set detect.skip_invalid=true (two of its
-    boxes have no area). Hardware and time: two CPU cores, under two hours. Expected: mAP@.5 above
+    Command: resnets train detect-small --data BCCD --set detect.skip_invalid=true (a box of one of
+    its training images and a box of one of its validation images have no area; the images stay).
+    Hardware and time: two CPU cores, under two hours. Expected: mAP@.5 above
     0.75 on BCCD's test set; reached here: see docs/results.md.
     """
     spec, head = split_name(net, "fpn")
@@ -221,8 +222,8 @@ def localize(net: str = "resnet50-pcr") -> Recipe:
             max_size=512,
             anchor_sizes=(64, 128, 224),
             rpn_batch_size=8,
-            box_batch_size=8,
-            proposals=(200, 200),
+            box_batch_size=8 if head == "rcnn" else 512,
+            proposals=(200, 200) if head == "rcnn" else (2000, 1000),
             group_aspect=False,
         ),
         optim=OptimSpec(lr=0.01, weight_decay=1e-4),

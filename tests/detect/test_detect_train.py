@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -16,12 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from resnets import training
 from resnets.config import (
-    AugmentSpec,
     ConfigError,
     DataSpec,
     EvalSpec,
     FinetuneSpec,
-    LossSpec,
     OptimSpec,
     Recipe,
     ScheduleSpec,
@@ -31,7 +28,7 @@ from resnets.data.batch import Batch
 from resnets.data.decode.decode import decode_fitted
 from resnets.data.decode.pixel_values import SAID
 from resnets.data.errors import DataError
-from resnets.detect.models.build import assemble, check_recipe, check_unread_fields, load
+from resnets.detect.models.build import assemble, check_recipe, load
 from resnets.detect.task import DetectionTask, model_losses
 from resnets.models import build
 from resnets.recipes import RECIPES, recipe
@@ -245,41 +242,6 @@ def test_crowds_teach_nothing():
     assert torch.equal(losses[0].total, losses[1].total)
     assert losses[0].count == 2
     assert losses[0].sums["loss"] == 2 * losses[0].total
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("value_range", (0.0, 4095.0)),
-        ("size", 64),
-        ("in_memory", "always"),
-        ("normalize", "per-pixel-mean"),
-        ("labels_from", "folder"),
-        ("augment", AugmentSpec(mixup=0.2)),
-    ],
-)
-def test_data_fields_that_detection_does_not_read_are_refused_by_name(coco, field, value):
-    path = "data.augment.mixup" if field == "augment" else f"data.{field}"
-    told = plan(coco)
-    told = dataclasses.replace(told, data=dataclasses.replace(told.data, **{field: value}))
-    with pytest.raises(ConfigError, match=re.escape(path)):
-        DetectionTask.open(told)
-
-
-def test_data_fields_of_the_recipes_are_all_read():
-    read = {"val_fraction": 0.3, "test_fraction": 0.3, "split_seed": 1, "workers": 1}
-    read |= {
-        "quarantine": "list.txt",
-        "max_unreadable": 0.1,
-        "overlap": "allow",
-        "split_rule": "rank",
-    }
-    for name in ("detect", "detect-paper", "detect-small", "instances", "segment", "localize"):
-        told = recipe(name)
-        check_unread_fields(told)
-        check_unread_fields(dataclasses.replace(told, data=dataclasses.replace(told.data, **read)))
-        with pytest.raises(ConfigError, match=r"loss\.class_weights"):
-            check_unread_fields(dataclasses.replace(told, loss=LossSpec(class_weights="auto")))
 
 
 def test_messages_on_16_bit_images_name_no_field_that_detection_does_not_read(tmp_path, caplog):

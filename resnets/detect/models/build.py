@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from resnets.config import ConfigError, DataSpec, LossSpec, Preprocess, Recipe
+from resnets.config import ConfigError, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.loading.stream import DetectStream
 from resnets.detect.models.base import InferenceOptions
@@ -35,21 +35,6 @@ HEADS = {
     "segment": ("fcn", "deeplabv3"),
     "localize": ("pcr", "rcnn"),
 }
-# Fields of DataSpec that these tasks read. Images are normalized as the weights were trained, else
-# as by ImageNet; "channel" is what a recipe says that says nothing.
-DATA_FIELDS = frozenset(
-    {"source", "val_fraction", "test_fraction", "split_seed", "split_rule", "group", "overlap"}
-    | {"workers", "quarantine", "max_unreadable"}
-)
-NORMALIZE = ("channel", "imagenet")
-INSTEAD = {
-    "value_range": "convert the images to 8 bits",
-    "augment": "see detect.flip, detect.scale and detect.crop",
-    "normalize": "images are normalized as by ImageNet, or as the weights say",
-    "labels_from": "annotations say the classes",
-    "ground_truth": "annotations say the classes",
-}
-SIZES = frozenset({"size", "test_size", "resize", "grow_from", "grow_between", "grow_step"})
 
 
 def build_model(
@@ -155,44 +140,6 @@ def check_initial_weights(recipe: Recipe, *, whole: bool) -> None:
             "detect.train_part: 'regions' needs proposals: set detect.proposals_from, or weights to"
             " those of a detector"
         )
-
-
-def check_unread_fields(recipe: Recipe) -> None:
-    """ConfigError names the fields of data and loss that are set and that the task does not read.
-
-    Runs of earlier versions may have such fields: it is for new runs.
-    """
-    default = DataSpec()
-    for name in (field.name for field in dataclasses.fields(DataSpec)):
-        value = getattr(recipe.data, name)
-        if name in DATA_FIELDS or value == getattr(default, name):
-            continue
-        if name == "normalize" and value in NORMALIZE:
-            continue
-        path, shown = f"data.{name}", value
-        if name == "augment":
-            path, shown = next(
-                (f"data.augment.{field.name}", getattr(value, field.name))
-                for field in dataclasses.fields(value)
-                if getattr(value, field.name) != getattr(default.augment, field.name)
-            )
-        sizes = "see detect.train_sizes and detect.max_size" if name in SIZES else ""
-        instead = INSTEAD.get(name, sizes)
-        raise ConfigError(
-            f"{path}: {shown!r}: task {recipe.task!r} does not read it; leave it out"
-            + (f" ({instead})" if instead else "")
-        )
-    if recipe.eval.monitor != "auto":
-        raise ConfigError(
-            f"eval.monitor: {recipe.eval.monitor!r}: task {recipe.task!r} has its own metric; leave"
-            " it out"
-        )
-    for name in (field.name for field in dataclasses.fields(LossSpec)):
-        if (value := getattr(recipe.loss, name)) != getattr(LossSpec(), name):
-            raise ConfigError(
-                f"loss.{name}: {value!r}: task {recipe.task!r} does not read it, since its losses"
-                " belong to its head; leave it out"
-            )
 
 
 def recompute_norms(net: ImageClassifier, stream: DetectStream, recipe: Recipe) -> None:

@@ -21,12 +21,13 @@ from resnets.config import (
     ModelSpec,
     Recipe,
     atomic_write,
+    check_stated,
     from_dict,
     from_toml,
     replace_fields,
     to_dict,
 )
-from resnets.config.aliases import read_json, with_current_names
+from resnets.config.aliases import current_path, read_json, with_current_names
 from resnets.models import catalog
 from resnets.train.log import read_rows
 from resnets.utils.errors import read_object, reading
@@ -201,6 +202,15 @@ def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
     return replace_fields(
         replace_fields(recipe, changes), dict(_split(each) for each in grid.settings)
     )
+
+
+def setting_warnings(grid: Grid) -> list[str]:
+    """Warnings about settings without effect; ConfigError where one is invalid or not read."""
+    stated = [current_path(_split(each)[0]) for each in grid.settings]
+    found: dict[str, None] = {}
+    for model in grid.models:
+        found |= dict.fromkeys(check_stated(cell_recipe(grid, model, seed=0), stated, "--set"))
+    return list(found)
 
 
 def _split(setting: str) -> tuple[str, str]:

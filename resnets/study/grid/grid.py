@@ -25,6 +25,7 @@ from resnets.study.grid.cells import (
     read_cells,
     read_grid,
     reread,
+    setting_warnings,
     training_order,
     write_grid,
 )
@@ -112,8 +113,8 @@ def _begin(grid: Grid, folder: Path, slots: Sequence[Slot]) -> None:
     """Check the grid against recipe and data, resolve its budget, then write study.toml."""
     if any(each.name != LOCK for each in folder.iterdir()):
         raise ConfigError(f"{folder}: exists and contains no study; give another --out")
-    for model in grid.models:
-        cell_recipe(grid, model, seed=0)  # raises where a setting is invalid
+    for warning in setting_warnings(grid):
+        log.warning("%s", warning)
     write_grid(resolve_budget(grid, len(slots), slots[0].device, slots[0].threads), folder)
 
 
