@@ -22,11 +22,11 @@ from resnets.weights.checks import check_arch, check_empty, check_values, warn_o
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
 from resnets.weights.lazy_tensors import LazyTensor, naming
-from resnets.weights.name_maps.candidates import fitting_hint
+from resnets.weights.name_maps.candidates import matching_models_hint
 from resnets.weights.name_maps.leftovers import report
 from resnets.weights.name_maps.maps import OWN, NameMap, maps_of, name_map, own_map, shorten
 from resnets.weights.name_maps.rules import Tensors
-from resnets.weights.name_maps.select import HEAD, Selection, select
+from resnets.weights.name_maps.select import HEAD_TENSORS, Selection, select
 from resnets.weights.read import Weights, read_path
 
 log = logging.getLogger("resnets")
@@ -129,7 +129,7 @@ def recognize(weights: Weights, spec: ModelSpec) -> Weights:
         raise WeightsError(
             f"{weights.source}: none of its {len(weights.contents)} tensors "
             f"({shorten(weights.contents)}) is known to {spec.name}; docs/weights.md has the "
-            f"formats{fitting_hint(weights.contents, weights.part)}"
+            f"formats{matching_models_hint(weights.contents, weights.part)}"
         )
     if chosen.refused:
         raise WeightsError(chosen.refused)
@@ -147,7 +147,7 @@ def recognize(weights: Weights, spec: ModelSpec) -> Weights:
     if {"mean", "std"} <= weights.stored.preprocess.keys():
         known = stated_preprocess(weights, spec)
     first = names.own(tensors, f"{sketch.input_layer}.weight")
-    head = names.own(tensors, HEAD[0])
+    head = names.own(tensors, HEAD_TENSORS[0])
     channels = None if first is None or first.dim() != 4 else first.shape[1]
     rows = None if head is None or head.dim() != 2 else head.shape[0]
     if weights.spec is not None and channels not in (None, weights.spec.in_channels):
@@ -193,7 +193,9 @@ def _named_once(weights: Weights, rows: int | None) -> tuple[str, ...]:
 def _read(weights: Weights, chosen: Selection, sketch: ImageClassifier) -> Tensors:
     """The chosen tensors, after a check that their sizes are near those of the model."""
     own = {name: tensor.numel() for name, tensor in sketch.state_dict().items()}
-    theirs = {their: own[name] for name, their in chosen.map.theirs.items() if their is not None}
+    theirs = {
+        their: own[name] for name, their in chosen.map.foreign_names.items() if their is not None
+    }
     largest, budget = max(own.values()), LARGER * sum(own.values()) + MARGIN
     found: Tensors = {}
     for name, full in chosen.names.items():
@@ -275,7 +277,7 @@ def _tensors_for(net: ImageClassifier, weights: Weights) -> Tensors:
     assert weights.format is not None
     names: NameMap = own_map(net) if weights.format == OWN.name else name_map(weights.format, net)
     try:
-        return names.to_own(weights.tensors, optional=HEAD)
+        return names.to_own(weights.tensors, optional=HEAD_TENSORS)
     except WeightsError as error:
         raise WeightsError(f"{weights.source}: {error}") from None
 
@@ -290,20 +292,20 @@ def _take_head(
     """Whether the head of the weights is kept; if not, `found` gets a random one."""
     want, source = net.spec.num_classes, weights.source
     have = None
-    if HEAD[0] in found:
-        have = found[HEAD[0]].shape[0]
-        if HEAD[1] not in found:
+    if HEAD_TENSORS[0] in found:
+        have = found[HEAD_TENSORS[0]].shape[0]
+        if HEAD_TENSORS[1] not in found:
             log.info("%s: its head has no bias; 0 is used", source)
-            found[HEAD[1]] = torch.zeros(have)
+            found[HEAD_TENSORS[1]] = torch.zeros(have)
     if have is not None and classes is not None:
         rows = head_rows(source, weights.classes, have, classes, policy)
         if rows is not None:
-            found |= {name: found[name][rows] for name in HEAD}
+            found |= {name: found[name][rows] for name in HEAD_TENSORS}
             return True
     elif have == want:
         return True
     own = net.state_dict()
-    found |= {name: own[name] for name in HEAD}
+    found |= {name: own[name] for name in HEAD_TENSORS}
     if have is None:
         note = f" ({weights.head_note})" if weights.head_note else ""
         log.info("%s: has no head%s; a new one for %d classes", source, note, want)

@@ -34,7 +34,7 @@ from resnets.weights.custom_model import MODEL_KEYS, MakeModel, build_custom
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import no_names, read_classes, same_classes
 from resnets.weights.lazy_tensors import naming
-from resnets.weights.name_maps.candidates import fitting, listed
+from resnets.weights.name_maps.candidates import join_or, matching_models
 from resnets.weights.read import (
     Weights,
     chosen_group,
@@ -289,8 +289,8 @@ def _said(weights: Weights, model: str | None) -> ModelSpec:
             f"{weights.source}: states that it is of {weights.stored.arch!r}"
             f" ({weights.stored.place}); say --model {arch} (in Python model={arch!r})"
         )
-    fits = fitting(weights.contents, weights.part)
-    hint = f": the tensors fit {listed(fits)}" if fits else "; `resnets info` lists them"
+    fits = matching_models(weights.contents, weights.part)
+    hint = f": the tensors fit {join_or(fits)}" if fits else "; `resnets info` lists them"
     raise ConfigError(
         f"{weights.source}: does not state its model; give --model NAME (in Python"
         f" model=NAME){hint}"

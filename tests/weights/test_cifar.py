@@ -129,6 +129,6 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_deeper_checkpoint_names_the_tensors(tmp_path: Path) -> None:
     path = tmp_path / "resnet32.th"
     torch.save(as_saved(Reference(5)), path)
-    with pytest.raises(WeightsError, match=r"no place for \(layer1.3.bn1.bias") as caught:
+    with pytest.raises(WeightsError, match=r"layer1.3.bn1.bias") as caught:
         resnets.create_model("cifar-resnet20", weights=str(path))
     assert "\n" not in str(caught.value)

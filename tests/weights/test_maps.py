@@ -70,9 +70,9 @@ def test_tensors_left_over_or_missing_are_named() -> None:
     theirs["layer9.0.conv1.weight"] = torch.zeros(1)
     with pytest.raises(WeightsError) as caught:
         names.to_own(theirs)
-    assert "no place for (layer9.0.conv1.weight)" in str(caught.value)
+    assert "layer9.0.conv1.weight" in str(caught.value)
     assert "missing (layer1.0.conv2.weight)" in str(caught.value)
-    with pytest.raises(WeightsError, match=r"no place for \(extra\)"):
+    with pytest.raises(WeightsError, match=r"\(extra\)"):
         names.to_foreign({**net.state_dict(), "extra": torch.zeros(1)})
 
 

@@ -173,7 +173,7 @@ def test_every_format_is_recognized_in_a_file(tmp_path: Path, name: str, caplog)
     """By its names alone, which is what a file shows before its tensors are read."""
     from resnets.models.cost import shapes_only
     from resnets.weights.lazy_tensors import LazyTensor
-    from resnets.weights.name_maps.candidates import fitting
+    from resnets.weights.name_maps.candidates import matching_models
     from resnets.weights.name_maps.maps import maps_of
 
     with shapes_only():
@@ -186,4 +186,4 @@ def test_every_format_is_recognized_in_a_file(tmp_path: Path, name: str, caplog)
             each: LazyTensor(tuple(tensor.shape), lambda tensor=tensor: tensor)
             for each, tensor in theirs.items()
         }
-        assert any(fit in name or name in fit for fit in fitting(contents)), names.format.name
+        assert any(fit in name or name in fit for fit in matching_models(contents)), names.format.name

@@ -78,7 +78,7 @@ def test_a_gray_network_for_small_images(tmp_path: Path) -> None:
 
 
 def test_without_a_network_those_that_fit_are_named(bare: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--model NAME .*the tensors fit resnet18$"):
+    with pytest.raises(ConfigError, match=r"--model NAME .*the tensors match resnet18$"):
         resnets.load(bare)
     plain = {
         name: tensor
@@ -230,7 +230,7 @@ def test_a_cifar_stem_shows_in_its_kernel(tmp_path: Path, caplog: pytest.LogCapt
     net = build(spec)
     net.load_state_dict(random_state(net, seed=1))
     torch.save({"net": name_map("cifar", net).to_foreign(net.state_dict())}, tmp_path / "w.pth")
-    with pytest.raises(ConfigError, match="the tensors fit resnet18$"):
+    with pytest.raises(ConfigError, match="the tensors match resnet18$"):
         resnets.load(tmp_path / "w.pth")
     found = resnets.load(tmp_path / "w.pth", model="resnet18")
     assert "taken for resnet18 with a CIFAR stem" in caplog.text

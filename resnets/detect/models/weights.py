@@ -21,7 +21,7 @@ from resnets.weights.hub import torchvision_file
 from resnets.weights.lazy_tensors import naming
 from resnets.weights.name_maps.maps import name_map, shorten
 from resnets.weights.name_maps.rules import Tensors
-from resnets.weights.name_maps.select import one_of
+from resnets.weights.name_maps.select import choose_copy
 from resnets.weights.read import Weights, read_path
 
 log = logging.getLogger("resnets")
@@ -104,7 +104,7 @@ def find_whole(weights: Weights) -> Weights:
     whole = [prefix for prefix in prefixes if any(map(WHOLE.match, _without(names, prefix)))]
     if not whole:
         return weights
-    prefix = one_of(whole, whole[0], weights.source, log.info)
+    prefix = choose_copy(whole, whole[0], weights.source, log.info)
     kept = {
         name.removeprefix(prefix): stored
         for name, stored in weights.contents.items()
@@ -236,7 +236,7 @@ def _from_detectron2(tensors: Mapping[str, Tensor]) -> bool:
 
 def _body(net: ImageClassifier, format: str, place: Callable[[str], str]) -> dict[str, str]:
     """Their name -> ours for the network without its head; `place` adds the prefix."""
-    theirs = name_map(format, _Named(net)).theirs  # type: ignore[arg-type]
+    theirs = name_map(format, _Named(net)).foreign_names  # type: ignore[arg-type]
     return {place(name): f"net.{own}" for own, name in theirs.items() if name is not None}
 
 

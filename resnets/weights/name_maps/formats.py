@@ -25,7 +25,7 @@ TORCHVISION_RESNET: Rules = (
 
 
 def _torchvision(spec: ModelSpec) -> Rules | None:
-    """torchvision.models.resnet and .vgg; there are no pre-activation models."""
+    """torchvision.models.resnet and .vgg; it has no pre-activation models."""
     if spec.is_vgg:
         head = (("fc1.*", "classifier.0.*"), ("fc2.*", "classifier.3.*"))
         return (*_vgg_features(spec), *head, ("head.*", "classifier.6.*"))
@@ -82,7 +82,7 @@ def _cifar(spec: ModelSpec) -> Rules | None:
 def _cifar_preprocess(spec: ModelSpec) -> Preprocess | None:
     """ImageNet's constants at 32 px, as in the repository of the usual option A models.
 
-    (akamaster/pytorch_resnet_cifar10, trainer.py.) Others normalize in other ways.
+    Source: akamaster/pytorch_resnet_cifar10, trainer.py. Other repositories use other constants.
     """
     return Preprocess(size=32, resize=32) if spec.shortcut == "A" else None
 
@@ -103,7 +103,7 @@ def _detectron2(spec: ModelSpec) -> Rules | None:
 
 
 def _detectron2_decode(tensors: Tensors) -> Tensors:
-    """Its converter from torchvision files the head under the stem."""
+    """Its converter from torchvision stores the head under the stem."""
     return {name.replace("stem.fc.", "linear."): tensor for name, tensor in tensors.items()}
 
 

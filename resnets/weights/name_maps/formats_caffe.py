@@ -1,6 +1,7 @@
 """Formats of the authors' models: Caffe, Detectron's pickles of them, Keras Applications.
 
-All have the stride in a bottleneck's first 1x1, and BGR images in 0..255 less a mean.
+All have the stride in a bottleneck's first 1x1 convolution, and take BGR images
+in 0..255 minus a mean.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from resnets.config import ModelSpec, Preprocess
 from resnets.weights.name_maps.rules import Format, Rules, Tensors
 
-# x - mean, in 0..255 and BGR: what models from Caffe want, wherever they have gone since.
+# x - mean in 0..255, BGR: preprocessing of models that come from Caffe.
 BYTE = 1 / 255
 RESNET_MEAN = (103.0626, 115.9029, 123.1516)  # mean of the authors' ResNet_mean.binaryproto, BGR
 DETECTRON_MEAN = (103.53, 116.28, 123.675)
@@ -23,11 +24,11 @@ KERAS_EPS = 1.001e-5
 BRANCHES = ((1, "a"), (2, "b"), (3, "c"))  # our conv1..conv3 are Caffe's branch2a..branch2c
 BLOCK = re.compile(r"(res|bn|scale)(\d)([a-z])(\d*)_branch(.+)")  # res4b22_branch2c/0
 PLAIN_BLOCK = re.compile(r"(res|bn|scale)(\d)_(\d+)_branch(.+)")  # res4_22_branch2c/0
-LETTERED = 6  # the longest stage of ResNet-50; in longer models, stages 3 and 4 count with numbers
+LETTERED = 6  # the longest stage of ResNet-50; longer models number the blocks of stages 3 and 4
 
 
 def caffe_preprocess(mean: tuple[float, ...]) -> Preprocess:
-    """BGR in 0..255 less `mean`: the authors' preparation (224 px of a shorter side of 256)."""
+    """BGR in 0..255 minus `mean`: the authors' preprocessing (224 px of a shorter side of 256)."""
     means = tuple(value * BYTE for value in mean)
     return Preprocess(mean=means, std=(BYTE,) * 3, channel_order="bgr")
 
@@ -38,7 +39,7 @@ def _is_authors(spec: ModelSpec) -> bool:
 
 
 def _leaves(ours: str, theirs: str, leaves: Mapping[str, str | None]) -> Rules:
-    """One rule for each of our `leaves`, whose last parts they call otherwise."""
+    """One rule for each of our `leaves`, with its name in the other format."""
     return tuple(
         (f"{ours}.{our}", None if their is None else theirs + their)
         for our, their in leaves.items()
@@ -51,7 +52,7 @@ def _norm_leaves(weight: str, bias: str, mean: str, var: str) -> dict[str, str |
 
 
 def _branches(conv: Mapping[str, str | None], norm: Mapping[str, str | None], bn: str) -> Rules:
-    """The blocks of Caffe and Detectron, res2_0_branch2a and so on; `bn` names their norms."""
+    """Rules of the blocks of Caffe and Detectron (res2_0_branch2a); `bn`: pattern of norms."""
     rules: list[tuple[str, str | None]] = []
     for part, branch in (*((f"conv{k}", f"2{letter}") for k, letter in BRANCHES), ("", "1")):
         block = "stage#.#." + (part or "shortcut.conv")
@@ -76,9 +77,9 @@ def _detectron(spec: ModelSpec) -> Rules | None:
 
 
 def _detectron_decode(tensors: Tensors) -> Tensors:
-    """Norms come folded into scale and shift, convolutions with biases of zero, for Caffe2's sake.
+    """Undo Caffe2's conventions: norms folded into scale and shift, convolutions with zero biases.
 
-    A scale and shift is a norm of mean 0 and variance 1 - eps.
+    A scale and shift becomes a norm of mean 0 and variance 1 - eps.
     """
     found = {}
     for name, tensor in tensors.items():
@@ -110,9 +111,9 @@ def _caffe(spec: ModelSpec) -> Rules | None:
 
 
 def _caffe_encode(tensors: Tensors) -> Tensors:
-    """Split norms into their two layers, with a moving-average factor of 1, and letter the blocks.
+    """Split norms into two layers, with a moving-average factor of 1, and name blocks by letters.
 
-    Their ResNet-50 calls its blocks a, b, c, ...; longer models have a, b1, b2, ... in stages 3, 4.
+    ResNet-50 names its blocks a, b, c, ...; longer models use a, b1, b2, ... in stages 3 and 4.
     """
     longest = max(int(found[3]) + 1 for name in tensors if (found := PLAIN_BLOCK.match(name)))
     numbered = ("3", "4") if longest > LETTERED else ()
@@ -134,7 +135,7 @@ def _caffe_encode(tensors: Tensors) -> Tensors:
 
 
 def _caffe_decode(tensors: Tensors) -> Tensors:
-    """Join both layers of each norm; their statistics are sums that the factor (blob 2) divides."""
+    """Join the two layers of each norm; statistics are divided by the factor in blob 2."""
 
     def number(found: re.Match[str]) -> str:
         kind, stage, letter, digits, branch = found.groups()
@@ -172,7 +173,7 @@ def _keras(spec: ModelSpec) -> Rules | None:
 
 
 def _keras_encode(tensors: Tensors) -> Tensors:
-    """Kernels are (k, k, in, out) there, and (in, out)."""
+    """Kernels become (k, k, in, out), matrices (in, out)."""
     return {
         name: tensor.permute(2, 3, 1, 0) if tensor.dim() == 4 else _transposed(tensor)
         for name, tensor in tensors.items()

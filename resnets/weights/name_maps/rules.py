@@ -17,17 +17,17 @@ Rules = Sequence[tuple[str, str | None]]
 
 @dataclass(frozen=True)
 class Format:
-    """One library's way to write models of this family.
+    """How one library stores models of this family.
 
-    rules: for a model, pairs (our pattern, their pattern) of whole tensor names; None where the
-    library has no such net. `#` stands for a number, `#+1` and `#-1` on their side for the numbers
-    after and before it, `*` for the last part of a name. The first rule whose left side matches
-    counts. A right side None says that their files have no such tensor (a counter of batches).
-    encode, decode: between tensors laid out as ours and as theirs, both under their names, where
-    renaming is not all (transposed kernels, one tensor that is two there); inverse to each other.
-    needs: fields of `ModelSpec` that all its models share and that names and shapes do not show.
-    preprocess: what the models published in this format want, where a file does not say.
-    belongs: whether a name that `decode` changes is one of this format's.
+    rules: for a model, pairs (our pattern, foreign pattern) of whole tensor names; None if the
+    library has no such model. `#` is a number, `#+1` and `#-1` on the foreign side that number plus
+    or minus one, `*` the last part of a name. The first rule whose left side matches applies. A
+    right side None: their files do not have the tensor (a batch counter).
+    encode, decode: convert from our layout to theirs and back, both under foreign names, where
+    renaming is not enough (transposed kernels, one tensor stored as two).
+    needs: fields of `ModelSpec` common to all its models that names and shapes do not show.
+    preprocess: preprocessing of the models published in this format, if a file states none.
+    belongs: whether a name that `decode` changes is of this format.
     """
 
     name: str
@@ -40,18 +40,18 @@ class Format:
 
 
 def translate(names: Iterable[str], rules: Rules) -> dict[str, str | None]:
-    """Their name of each of our `names`; every name has to match a rule."""
+    """The foreign name of each of our `names`; each must match a rule."""
     compiled = [(ours.partition("#")[0].rstrip("*"), _pattern(ours), to) for ours, to in rules]
-    theirs = {}
+    foreign: dict[str, str | None] = {}
     for name in names:
         for start, pattern, template in compiled:
             match = pattern.fullmatch(name) if name.startswith(start) else None
             if match:
-                theirs[name] = None if template is None else _fill(template, match)
+                foreign[name] = None if template is None else _fill(template, match)
                 break
         else:
             raise AssertionError(f"no rule for {name}")
-    return theirs
+    return foreign
 
 
 def _pattern(ours: str) -> re.Pattern[str]:
@@ -59,7 +59,7 @@ def _pattern(ours: str) -> re.Pattern[str]:
 
 
 def _fill(template: str, match: re.Match[str]) -> str:
-    """`template` with the parts that `match` found, in their order."""
+    """`template` with the groups of `match` filled in, in order."""
     parts = iter(match.groups())
 
     def part(place: re.Match[str]) -> str:

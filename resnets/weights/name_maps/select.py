@@ -1,9 +1,9 @@
-"""Which of the tensors in a file are the network's: under what prefix, and what else is there.
+"""Select the tensors of a network in a weights file: their prefix, and what else is there.
 
-Training scripts and wrappers put names before those of a network ("state_dict.module.",
-"model._orig_mod.", "encoder_q.") and other tensors beside it (losses, metrics, projectors,
-averaged copies, an optimizer's state). No list of these is ever complete, so none is used: the
-network is where its own names are found, whatever stands before them.
+Training scripts and wrappers add prefixes ("state_dict.module.", "model._orig_mod.", "encoder_q.")
+and other tensors (losses, metrics, projectors, averaged copies, optimizer state). A list of these
+would never be complete, so there is none: the network is where its own names are found, whatever
+their prefix.
 """
 
 from __future__ import annotations
@@ -24,45 +24,46 @@ from resnets.weights.name_maps.leftovers import (
     MOMENTS,
     Leftovers,
     Network,
+    refusal,
     sort_leftovers,
-    why_refused,
 )
 from resnets.weights.name_maps.maps import NameMap, shorten
 
 log = logging.getLogger("resnets")
-Say = Callable[..., None]
+LogFunction = Callable[..., None]
 
-ANCHORS = 8  # names of a network that are looked for behind a prefix
-NEARLY = 0.9  # share of the names found of the best copy that makes another one a copy
-PARTLY = 0.5  # the same of a copy in which some are missing, as averages of parameters alone
-MOST = 1 << 26  # elements of a tensor that is compared with another one
-# Words in names of copies that are made of another one: averages over steps, and targets of
-# self-supervision. A target is one only beside an online network: domain adaptation trains two.
-AVERAGED = frozenset({"ema", "averaged", "average", "avg", "swa", "teacher", "momentum", "shadow"})
-TARGET, ONLINE = "target", frozenset({"online", "student", "query"})
-# Words in names of what is shaped like weights and is none.
-CHANGES = frozenset(
+NUM_ANCHORS = 8  # names of a network that are searched behind a prefix
+COPY_RATIO = 0.9  # of the best copy's number of names, for another prefix to count as a copy
+PARTIAL_COPY_RATIO = 0.5  # the same for incomplete copies, such as averages of parameters alone
+MAX_COMPARED = 1 << 26  # elements of a tensor that is compared with another
+# Words in names of copies derived from another one: averages over steps, and the target networks of
+# self-supervised learning, if there is an online network (domain adaptation trains two).
+AVERAGE_WORDS = frozenset(
+    {"ema", "averaged", "average", "avg", "swa", "teacher", "momentum", "shadow"}
+)
+TARGET_WORD, ONLINE_WORDS = "target", frozenset({"online", "student", "query"})
+# Words in names of tensors that have the shapes of weights but are not weights.
+NON_WEIGHTS = frozenset(
     {
         *("grad", "grads", "gradient", "gradients", "optim", "optimizer", "optimizers", "delta"),
         *("deltas", "diff", "update", "updates", "fisher", "mask", "masks", "velocity"),
     }
 )
-# What a last linear layer is called where the format has another name for it.
-HEADS = re.compile(
+# Names of a last linear layer that differ from the format's.
+HEAD_LAYER = re.compile(
     r"(fc|classifier|head|cls|cls_head|linear|last_linear|output|logits|9|10|11)"
     r"((\.(fc|linear|classifier|layers))?(\.\d+)?)?"
 )
-HEAD = ("head.weight", "head.bias")
+HEAD_TENSORS = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The network's tensors in a file: their names in the format's terms, and where they lie.
+    """The network's tensors in a file.
 
-    names: a name of the format -> the name in the file. head_note: why the file has no head that
-    this network can use, "" where nothing was found that looks like one. left: what else is there.
-    refused: why the network
-    cannot be had of this file, "" where it can.
+    names: name in the format -> name in the file. head_note: why the file has no usable head; "" if
+    there is one, or nothing that looks like one. left: the other tensors. refused: why the network
+    cannot be loaded from this file; "" if it can.
     """
 
     map: NameMap
@@ -77,32 +78,36 @@ def select(
     maps: Sequence[NameMap],
     source: str,
     part: str | None = None,
-    say: Say = log.info,
+    log_info: LogFunction = log.info,
 ) -> Selection | None:
-    """The tensors of the network that `maps` are of; None where no map knows a single one.
+    """Select the tensors of the network of `maps`; None if no map has a single name in common.
 
-    part: the beginning of the names to take, where a file has several copies. Raises
-    WeightsError for an unknown part, and where several copies would serve.
+    part: prefix of the names to use, for a file with several copies. Raises WeightsError for an
+    unknown part, and if it is unclear which copy to use.
     """
-    within = list(tensors) if part is None else _within(tensors, part, source)
+    within = list(tensors) if part is None else _names_under(tensors, part, source)
     best: tuple[int, NameMap, str] | None = None
     for names in maps:
         for prefix in _prefixes(names, within):
-            score = names.count(_without(within, prefix))
+            score = names.count(_strip_prefix(within, prefix))
             if score > (best[0] if best else 0):
                 best = score, names, prefix
     if best is None:
         return None
     score, names, prefix = best
-    scores = {each: names.count(_without(within, each)) for each in _prefixes(names, within)}
-    copies = [each for each, count in scores.items() if count >= NEARLY * score]
-    prefix = one_of(_distinct(copies, tensors, names, source), prefix, source, say)
-    _refuse_changes(prefix, part, source)
-    others = [each for each, count in scores.items() if count >= PARTLY * score and each != prefix]
-    return _selected(tensors, within, names, prefix, others, source, say)
+    scores = {each: names.count(_strip_prefix(within, each)) for each in _prefixes(names, within)}
+    copies = [each for each, count in scores.items() if count >= COPY_RATIO * score]
+    prefix = choose_copy(_drop_duplicates(copies, tensors, names, source), prefix, source, log_info)
+    _refuse_non_weights(prefix, part, source)
+    others = [
+        each
+        for each, count in scores.items()
+        if count >= PARTIAL_COPY_RATIO * score and each != prefix
+    ]
+    return _make_selection(tensors, within, names, prefix, others, source, log_info)
 
 
-def _within(tensors: Iterable[str], part: str, source: str) -> list[str]:
+def _names_under(tensors: Iterable[str], part: str, source: str) -> list[str]:
     found = [name for name in tensors if name.startswith(f"{part}.")]
     if not found:
         known = sorted({printable(name.partition(".")[0]) for name in tensors if "." in name})
@@ -113,8 +118,8 @@ def _within(tensors: Iterable[str], part: str, source: str) -> list[str]:
 
 
 def _prefixes(names: NameMap, within: Sequence[str]) -> list[str]:
-    """What stands before names of the format in a file, most frequent first; "" among them."""
-    anchors = names.anchors(ANCHORS)
+    """Prefixes of the format's names in a file, most frequent first; "" included."""
+    anchors = names.anchors(NUM_ANCHORS)
     found: dict[str, int] = {}
     for name in within:
         for anchor in anchors:
@@ -126,22 +131,22 @@ def _prefixes(names: NameMap, within: Sequence[str]) -> list[str]:
     return ordered if "" in ordered else [*ordered, ""]
 
 
-def _without(within: Iterable[str], prefix: str) -> list[str]:
+def _strip_prefix(within: Iterable[str], prefix: str) -> list[str]:
     return [name.removeprefix(prefix) for name in within if name.startswith(prefix)]
 
 
-def _distinct(
+def _drop_duplicates(
     copies: Sequence[str], tensors: Mapping[str, LazyTensor], names: NameMap, source: str
 ) -> list[str]:
-    """`copies` without those that are another name of one before them, equal in every tensor."""
+    """`copies` without those whose tensors all equal those of an earlier one."""
     kept: list[str] = []
     for copy in copies:
-        if not any(_equal(one, copy, tensors, names, source) for one in kept):
+        if not any(_are_equal(one, copy, tensors, names, source) for one in kept):
             kept.append(copy)
     return kept
 
 
-def _equal(
+def _are_equal(
     one: str, other: str, tensors: Mapping[str, LazyTensor], names: NameMap, source: str
 ) -> bool:
     known = [
@@ -151,47 +156,47 @@ def _equal(
     if known[0] != known[1]:
         return False
     pairs = [(tensors[one + name], tensors[other + name]) for name in sorted(known[0])]
-    if any(left.shape != right.shape or left.size > MOST for left, right in pairs):
+    if any(left.shape != right.shape or left.size > MAX_COMPARED for left, right in pairs):
         return False
     with naming(source):
         return all(torch.equal(left.read(), right.read()) for left, right in pairs)
 
 
-def one_of(copies: Sequence[str], best: str, source: str, say: Say) -> str:
-    """The copy to take: the only one that is not made of another."""
+def choose_copy(copies: Sequence[str], best: str, source: str, log_info: LogFunction) -> str:
+    """The copy to use: the only one that is not derived from another."""
     if len(copies) < 2:
         return best
     words = {prefix: _words(prefix) for prefix in copies}
-    online = any(ONLINE & found for found in words.values())
+    online = any(ONLINE_WORDS & found for found in words.values())
     plain = [
         prefix
         for prefix, found in words.items()
-        if not (AVERAGED & found or (TARGET in found and online))
+        if not (AVERAGE_WORDS & found or (TARGET_WORD in found and online))
         and not re.search(r"_k(\.|$)", prefix)
     ]
-    called = [printable(prefix.removesuffix(".")) or "(no prefix)" for prefix in copies]
+    labels = [printable(prefix.removesuffix(".")) or "(no prefix)" for prefix in copies]
     if len(plain) != 1:
         raise WeightsError(
-            f"{source}: holds {len(copies)} sets of weights, {', '.join(called)}; say which, as "
-            f"{source}#{called[0]}"
+            f"{source}: has {len(copies)} sets of weights, {', '.join(labels)}; choose one, as in "
+            f"{source}#{labels[0]}"
         )
-    others = [name for name, prefix in zip(called, copies, strict=True) if prefix != plain[0]]
-    taken = plain[0].removesuffix(".") or "those without prefix"
-    say(
-        "%s: holds several sets of weights: took %s; for %s say %s#%s",
-        source, taken, " or ".join(others), source, others[0],
+    others = [name for name, prefix in zip(labels, copies, strict=True) if prefix != plain[0]]
+    used = plain[0].removesuffix(".") or "those without prefix"
+    log_info(
+        "%s: has several sets of weights; using %s; for %s use %s#%s",
+        source, used, " or ".join(others), source, others[0],
     )  # fmt: skip
     return plain[0]
 
 
-def _refuse_changes(prefix: str, part: str | None, source: str) -> None:
-    """WeightsError where tensors are called what is no weights, unless they are asked for."""
+def _refuse_non_weights(prefix: str, part: str | None, source: str) -> None:
+    """WeightsError if the tensors are not weights, by their names, unless `part` asks for them."""
     asked = part is not None and prefix.startswith(part)
     parts = prefix.split(".")
-    if not asked and (_words(prefix) & CHANGES or any(map(MOMENTS.fullmatch, parts))):
+    if not asked and (_words(prefix) & NON_WEIGHTS or any(map(MOMENTS.fullmatch, parts))):
         raise WeightsError(
-            f"{source}: holds no weights but {printable(prefix.removesuffix('.'))}, which by its"
-            " name is of training or the difference of two networks; save the network's own"
+            f"{source}: has no weights but {printable(prefix.removesuffix('.'))}, which by its"
+            " name is optimizer state or a difference of two networks; save the network's"
             " state dict"
         )
 
@@ -200,14 +205,14 @@ def _words(prefix: str) -> set[str]:
     return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", prefix)}
 
 
-def _selected(
+def _make_selection(
     tensors: Mapping[str, LazyTensor],
     within: Sequence[str],
     names: NameMap,
     prefix: str,
     copies: Sequence[str],
     source: str,
-    say: Say,
+    log_info: LogFunction,
 ) -> Selection:
     under = {name.removeprefix(prefix): name for name in within if name.startswith(prefix)}
     known, roots = names.known(under), names.roots()
@@ -217,37 +222,37 @@ def _selected(
         if name in known or any(root.fullmatch(_root(name)) for root in roots)
     }
     note = ""
-    head = names.theirs.get(HEAD[0])
+    head = names.foreign_names.get(HEAD_TENSORS[0])
     if head is not None and head not in taken:
-        note = _other_head(tensors, within, taken, names, prefix, source, say)
-    net = _network(tensors, taken, names, prefix, copies)
-    left = _left(within, taken)
+        note = _find_head(tensors, within, taken, names, prefix, source, log_info)
+    net = _connections(tensors, taken, names, prefix, copies)
+    left = _unused(within, taken)
     found = sort_leftovers(tensors, left, net)
     if found.head:
         note = f"its head is not the only layer after the features: {shorten(found.head)}"
-        for ours in HEAD:
-            taken.pop(names.theirs[ours] or "", None)
+        for ours in HEAD_TENSORS:
+            taken.pop(names.foreign_names[ours] or "", None)
     found = dataclasses.replace(
         found, training=(*found.training, *sorted(set(tensors) - set(within)))
     )
-    refused = why_refused(found.own, net, source) if found.own else ""
+    refused = refusal(found.own, net, source) if found.own else ""
     return Selection(names, taken, note, found, refused)
 
 
-def _left(within: Sequence[str], taken: Mapping[str, str]) -> list[str]:
+def _unused(within: Sequence[str], taken: Mapping[str, str]) -> list[str]:
     used = set(taken.values())
     return [name for name in within if name not in used]
 
 
-def _network(
+def _connections(
     tensors: Mapping[str, LazyTensor],
     taken: Mapping[str, str],
     names: NameMap,
     prefix: str,
     copies: Sequence[str],
 ) -> Network:
-    """What the chosen tensors connect to."""
-    head = taken.get(names.theirs.get(HEAD[0]) or "")
+    """The sizes of the selected network's interfaces."""
+    head = taken.get(names.foreign_names.get(HEAD_TENSORS[0]) or "")
     rows = None if head is None else _inputs_and_outputs(head, tensors)[1]
     first = taken.get(next(iter(names.anchors(1)), ""))
     channels = None if first is None else _inputs_and_outputs(first, tensors)[0]
@@ -257,7 +262,7 @@ def _network(
 def _inputs_and_outputs(
     name: str, tensors: Mapping[str, LazyTensor]
 ) -> tuple[int | None, int | None]:
-    """Channels that a matrix or kernel takes and makes; Keras has them last."""
+    """Input and output channels of a matrix or kernel; Keras stores them last."""
     shape = tensors[name].shape
     if len(shape) < 2:
         return None, None
@@ -268,16 +273,16 @@ def _root(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _other_head(
+def _find_head(
     tensors: Mapping[str, LazyTensor],
     within: Sequence[str],
     taken: dict[str, str],
     names: NameMap,
     prefix: str,
     source: str,
-    say: Say,
+    log_info: LogFunction,
 ) -> str:
-    """Take a single linear layer of the right width for the head; else why there is none."""
+    """Use a single linear layer of the right width as the head, or return why there is none."""
     outer = prefix.removesuffix(".").rpartition(".")[0]
     outer = f"{outer}." if outer else ""
     found: dict[str, list[str]] = {}
@@ -286,7 +291,7 @@ def _other_head(
         for name in within:
             rest = name.removeprefix(place)
             layer, _, leaf = rest.rpartition(".")
-            if name.startswith(place) and name not in used and HEADS.fullmatch(layer):
+            if name.startswith(place) and name not in used and HEAD_LAYER.fullmatch(layer):
                 found.setdefault(f"{place}{layer}", []).append(leaf)
     width = names.head_width
     fits = [
@@ -295,19 +300,19 @@ def _other_head(
         if {"weight", "bias"} == set(leaves) and tensors[f"{layer}.weight"].shape[1:] == (width,)
     ]
     if len(found) == len(fits) == 1:
-        say("%s: the head is %s", source, fits[0])
-        for ours, leaf in zip(HEAD, ("weight", "bias"), strict=True):
-            theirs = names.theirs[ours]
+        log_info("%s: the head is %s", source, fits[0])
+        for ours, leaf in zip(HEAD_TENSORS, ("weight", "bias"), strict=True):
+            theirs = names.foreign_names[ours]
             assert theirs is not None
             taken[theirs] = f"{fits[0]}.{leaf}"
         return ""
     if found:
         return f"its head is not one linear layer ({shorten(found)})"
-    near = [name for name in within if name not in used and _makes_outputs(tensors[name], width)]
-    return f"{shorten(near)} may be it, under a name or in a form not known here" if near else ""
+    near = [name for name in within if name not in used and _is_linear_on(tensors[name], width)]
+    return f"{shorten(near)} may be the head, in an unknown format" if near else ""
 
 
-def _makes_outputs(stored: LazyTensor, width: int) -> bool:
-    """Whether a tensor takes the features that a head takes: a matrix, or a kernel of 1x1."""
+def _is_linear_on(stored: LazyTensor, width: int) -> bool:
+    """Whether a tensor is a matrix, or a 1x1 kernel, on the features of the head."""
     shape = tuple(size for size in stored.shape if size != 1)
     return len(shape) == 2 and width in shape and len(stored.shape) in (2, 4)
