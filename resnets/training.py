@@ -23,12 +23,15 @@ from resnets.config import (
 )
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
 from resnets.report.run import write_run_report
+from resnets.train import nonfinite
 from resnets.train.batch_norm_check import check_norm_values
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.graph.start import start_graph
 from resnets.train.graph.step import GraphTraining
+from resnets.train.guards.divergence import Diverged
 from resnets.train.log import NullLog, RunLog, read_rows
 from resnets.train.loop import Stream, fit
+from resnets.train.nonfinite import NonFiniteStep
 from resnets.train.parts import CustomParts
 from resnets.train.plan import ExecutionPlan, choose_plan, plan_changes
 from resnets.train.resume import extend, reconcile
@@ -37,6 +40,7 @@ from resnets.train.task import Task
 from resnets.train.timing import STAGES, stage_summary
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
+from resnets.utils.errors import read_object
 from resnets.utils.openmp import WaitPolicyController, adapt_wait_policy
 from resnets.utils.terminal import valid_text
 from resnets.weights.checkpoint.find import find_checkpoint
@@ -129,12 +133,55 @@ def run(
                 )
                 if group.is_main:
                     saver.wait()
+            except Diverged as error:
+                again = f"; `resnets replay {out}` repeats a step that is not finite"
+                raise Diverged(f"{error}{again}") from None
             finally:
                 log.close()
                 saver.close()
                 with suppress(OSError):  # report the error that ended the run instead
                     _write_environment(out, plan, group, load)
             return _write_results(task, out, state, plan, group, history)
+
+
+def replay(out: Path, *, data: str | None = None, device: str = "auto") -> NonFiniteStep:
+    """Repeat the step of the run in `out` whose loss or weights were not finite.
+
+    The first call trains on from the newest checkpoint (from step 0 without one) until such a step,
+    and keeps it below `out` (`train.nonfinite`); later ones repeat what is kept. On a GPU, whose
+    sums may differ from run to run, the step need not come again.
+
+    Raises ConfigError where the run is of another task than classification or of Python objects, or
+    where no step to its end is such.
+    """
+    start = _read_run(out)
+    if start.recipe.task != "classify":
+        raise ConfigError(f"{out}: a run of task {start.recipe.task!r}; replay is for classifiers")
+    if data is not None:
+        moved = replace(start.recipe.data, source=data)
+        start = replace(start, recipe=replace(start.recipe, data=moved))
+    CustomParts().check(start.recipe)
+    task, group = _open_task(start.recipe, start.checkpoint, CustomParts()), ProcessGroup()
+    recipe = task.recipe
+    plan = choose_plan(recipe, task.model, task.examples, device, start.checkpoint)
+    model = _place_model(task, plan, group, False, is_new=start.checkpoint is None)
+    stream = task.stream(torch.device(plan.device), group)
+    total = recipe.steps(recipe.duration, stream.examples)
+    state = new_state(task.model, recipe, total, group, plan.precision)
+    if start.checkpoint is not None:
+        _saver(task, out, plan, []).restore(state, start.checkpoint)
+    folder = out / nonfinite.FOLDER
+    parts = (model, task.loss_fn, plan.autocast(), recipe)
+    if not (folder / nonfinite.SETTINGS).is_file():
+        begun = state.step
+        found = nonfinite.find_step(state, stream, *parts, folder, plan.precision)
+        if found is None:
+            raise ConfigError(
+                f"{out}: all steps from the newest checkpoint on, {begun:,} to {state.step:,}, are"
+                " finite"
+            )
+    step = int(read_object(folder / nonfinite.SETTINGS)["step"])
+    return nonfinite.repeat_step(folder, state, *parts, step)
 
 
 @dataclass(frozen=True)

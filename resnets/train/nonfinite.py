@@ -1,0 +1,200 @@
+"""A step whose loss or weights are not finite: found again, kept in a file, and explained.
+
+Batches and random numbers are functions of (seed, step), so the steps since the last checkpoint
+repeat the run's own, on one CPU bit for bit. The step is kept with all that it needs: the batch,
+the weights and the optimizer's state before it, and the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnets.config import Recipe, dump_json, to_dict
+from resnets.data.batch import Batch
+from resnets.train.data_parallel import DataParallelModel
+from resnets.train.guards.divergence import not_finite
+from resnets.train.loop import Stream
+from resnets.train.loss import LossFn
+from resnets.train.optim.optimizers import load_state_tensors, set_lr, state_tensors
+from resnets.train.state import TrainState
+from resnets.train.step import seed_step, train_step
+from resnets.utils.files import atomic_write
+from resnets.weights.readers.safetensors_file import read_safetensors
+
+FOLDER, TENSORS, SETTINGS = "nonfinite", "step.safetensors", "step.json"
+PARTS = ("images", "targets", "ids", "other", "share")  # of a batch
+
+
+@dataclass(frozen=True)
+class NonFiniteStep:
+    """The step in `folder`.
+
+    first: the first module, in the order of the forward pass, whose output is not finite though
+    its input is; None where all outputs are finite. gradient, weight: the first parameter whose
+    gradient, and the first parameter or statistic whose value after the step, is not finite.
+    largest: the largest absolute output of each of the last modules before `first`.
+    """
+
+    folder: Path
+    step: int
+    lr: float
+    loss: float
+    first: str | None
+    gradient: str | None
+    weight: str | None
+    largest: dict[str, float]
+
+    def __str__(self) -> str:
+        """One line: the step, its loss, and where it went wrong."""
+        found = [
+            f"{what} {name}"
+            for what, name in (
+                ("first output that is not finite:", self.first),
+                ("first gradient:", self.gradient),
+                ("first weight after the step:", self.weight),
+            )
+            if name is not None
+        ]
+        return f"step {self.step:,}, lr {self.lr:.3g}: loss {self.loss:.4g}; {'; '.join(found)}"
+
+
+def find_step(
+    state: TrainState,
+    stream: Stream,
+    model: DataParallelModel,
+    loss_fn: LossFn,
+    autocast: torch.autocast,
+    recipe: Recipe,
+    folder: Path,
+    precision: str,
+) -> int | None:
+    """Train on from `state` until a loss or weight is not finite, and keep that step in `folder`.
+
+    Returns its number; None where the run ends before.
+    """
+    total = recipe.steps(recipe.duration, stream.examples)
+    for batch in stream.batches(state.step, total) if state.step < total else ():
+        before = _tensors(state)
+        step = state.step
+        state.interval.reset()
+        train_step(state, model, loss_fn, batch, autocast, recipe)
+        finite = all(torch.isfinite(each).all() for each in state.interval.sums.values())
+        if not finite or not_finite(dict(state.model.state_dict())) is not None:
+            _save(before, batch, folder)
+            settings = {"step": step, "precision": precision, "recipe": to_dict(recipe)}
+            dump_json(settings, folder / SETTINGS)
+            return step
+        if state.step >= total:
+            break
+    return None
+
+
+def repeat_step(
+    folder: Path,
+    state: TrainState,
+    model: DataParallelModel,
+    loss_fn: LossFn,
+    autocast: torch.autocast,
+    recipe: Recipe,
+    step: int,
+) -> NonFiniteStep:
+    """Repeat the step that is kept in `folder`, and say where it ceases to be finite."""
+    _, tensors = read_safetensors(folder / TENSORS)
+    device = next(state.model.parameters()).device
+    state.model.load_state_dict(_part(tensors, "model"))
+    load_state_tensors(state.model, state.optimizer, _part(tensors, "optim"))
+    batch = Batch(
+        tensors["batch/images"].to(device),
+        tensors["batch/targets"].to(device),
+        ids=tensors["batch/ids"],
+        other=_optional(tensors, "batch/other", device),
+        share=_optional(tensors, "batch/share", device),
+    )
+    state.step = step
+    lr = state.schedule.lr(step)
+    set_lr(state.optimizer, lr)
+    state.freeze_schedule.apply(step)
+    model.prepare()
+    seed_step(recipe.seed, step, model.group)
+    outputs: dict[str, tuple[float, bool]] = {}
+    with _watching(state.model, outputs), autocast:
+        losses = loss_fn(model, batch)
+    losses.total.backward()
+    gradients = {
+        name: each.grad for name, each in state.model.named_parameters() if each.grad is not None
+    }
+    state.optimizer.step()
+    first = next((name for name, (_, made) in outputs.items() if made), None)
+    names = list(outputs)[: None if first is None else list(outputs).index(first)]
+    return NonFiniteStep(
+        folder,
+        step,
+        lr,
+        float(losses.total.detach()),
+        first,
+        not_finite(gradients),
+        not_finite(dict(state.model.state_dict())),
+        {name: outputs[name][0] for name in names[-5:]},
+    )
+
+
+@contextmanager
+def _watching(model: nn.Module, outputs: dict[str, tuple[float, bool]]) -> Iterator[None]:
+    """Note the largest output of each module, and whether it is not finite of a finite input."""
+
+    def hook(name: str) -> Any:
+        def note(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                return
+            came = all(
+                bool(torch.isfinite(each).all()) for each in inputs if isinstance(each, Tensor)
+            )
+            left = bool(torch.isfinite(output).all())
+            outputs[name] = float(output.detach().abs().max()), came and not left
+
+        return note
+
+    leaves = [(name, each) for name, each in model.named_modules() if not list(each.children())]
+    handles = [each.register_forward_hook(hook(name)) for name, each in leaves]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(state: TrainState) -> dict[str, Tensor]:
+    """Copies of the weights, statistics and optimizer's state."""
+    found = {f"model/{name}": each for name, each in state.model.state_dict().items()}
+    found |= {
+        f"optim/{name}": each for name, each in state_tensors(state.model, state.optimizer).items()
+    }
+    return {name: each.detach().cpu().clone() for name, each in found.items()}
+
+
+def _save(tensors: dict[str, Tensor], batch: Batch, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    kept = dict(tensors)
+    for name in PARTS:
+        if (value := getattr(batch, name)) is not None:
+            kept[f"batch/{name}"] = value.detach().cpu()
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / TENSORS) as temporary:
+        save_file({name: each.contiguous() for name, each in kept.items()}, temporary)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    start = f"{prefix}/"
+    return {name[len(start) :]: each for name, each in tensors.items() if name.startswith(start)}
+
+
+def _optional(tensors: dict[str, Tensor], name: str, device: torch.device) -> Tensor | None:
+    return tensors[name].to(device) if name in tensors else None
