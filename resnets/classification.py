@@ -15,12 +15,18 @@ from torch import nn
 
 from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data import FileSplit, Split, Splits, open_data, prepare
+from resnets.data.batch import Batch
+from resnets.data.dataset.stream import StreamSplit
+from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches
 from resnets.data.splits.report import SetReport
 from resnets.data.transforms.augment import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, at_size, fit_preprocess
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
+from resnets.evaluate.measure import Mistake, find_mistakes, most_confident
+from resnets.evaluate.run_details import run_details, training_images
 from resnets.models import ImageClassifier, build
+from resnets.report.details import CaptionedImage, RunDetails
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, class_weights, classification_loss, custom_loss
 from resnets.train.parts import CustomParts
@@ -35,6 +41,7 @@ from resnets.weights.load import load, read_preprocess
 
 log = logging.getLogger("resnets")
 
+SHOWN_IMAGES = 16  # of training, in the report
 IMBALANCE = 10  # times as many images of the most frequent class as of the rarest: worth a warning
 METRICS = ("top1_error", "balanced_error", "top5_error", "macro_f1", "loss")  # of each row
 RESULT = (*METRICS, "top1_interval", "majority_error", "majority_class", "examples", "protocol")
@@ -83,6 +90,7 @@ class ClassificationTask:
             if recipe.loss.class_weights == "none"
             else class_weights(recipe.loss, splits.train.labels, splits.classes)
         )
+        self.details: RunDetails | None = None
         self.monitor = monitored(recipe)
         self.metadata: Mapping[str, Any] = {
             "classes": list(splits.classes),
@@ -232,9 +240,14 @@ class ClassificationTask:
         for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
             if split is None:
                 continue
+            mistakes: list[Mistake] = []
             evaluation, unreadable = self._evaluate(
-                model, split, model.preprocess, plan, model.origin, group
+                model, split, model.preprocess, plan, model.origin, group, mistakes
             )
+            if group.is_main and self.details is None:
+                batch = self._training_images()
+                counts = dict(zip(self.splits.classes, self.class_counts, strict=True))
+                self.details = run_details(name, split, evaluation, mistakes, counts, batch)
             metrics = evaluation.to_json()
             result[name] = {key: metrics[key] for key in RESULT if key in metrics}
             result[name]["warnings"] = list(evaluation.warnings)
@@ -245,6 +258,30 @@ class ClassificationTask:
         }
         return result
 
+    def _training_images(self) -> list[CaptionedImage]:
+        """The first training images as the network saw them; none of a streamed set."""
+        if isinstance(self.splits.train, StreamSplit):
+            return []
+        recipe = self.recipe
+        size = recipe.data.size
+        preprocessor = self.preprocessor if size is None else at_size(self.preprocessor, size)
+        stream = TrainStream(
+            self.splits.train,
+            recipe.data,
+            preprocessor,
+            SHOWN_IMAGES,
+            recipe.seed,
+            torch.device("cpu"),
+        )
+        batches = stream.batches()
+        try:
+            return training_images(next(batches), preprocessor, self.splits.classes)
+        except DataError as error:  # the run has finished, and its report needs no such images
+            log.warning("report: no training images are shown: %s", error)
+            return []
+        finally:
+            batches.close()  # type: ignore[attr-defined]
+
     def _evaluate(
         self,
         model: nn.Module,
@@ -253,9 +290,21 @@ class ClassificationTask:
         plan: ExecutionPlan,
         weights: str,
         group: ProcessGroup,
+        mistakes: list[Mistake] | None = None,
     ) -> tuple[Evaluation, list[str]]:
-        """The evaluation over all processes, and a message for each unreadable image."""
+        """The evaluation over all processes, and a message for each unreadable image.
+
+        The most confident errors are put into `mistakes`, where it is given.
+        """
         device = torch.device(plan.device)
+        found: list[Mistake] = []
+
+        def observe(batch: Batch, logits: torch.Tensor) -> None:
+            assert isinstance(batch.targets, torch.Tensor)
+            found[:] = most_confident(
+                found + find_mistakes(split, batch.ids, logits, batch.targets, split.classes)
+            )
+
         rows = None if group.world_size == 1 else group.shard(list(range(len(split))))
         evaluation = evaluate_model(
             model,
@@ -269,7 +318,10 @@ class ClassificationTask:
             ),
             precision=plan.precision,
             device=device,
+            observe=None if mistakes is None else observe,
         )
+        if mistakes is not None:
+            mistakes += most_confident(group.all_gather(found))
         unreadable = _unreadable(split, group)
         return evaluation.without_unreadable(len(unreadable)), unreadable
 

@@ -34,7 +34,7 @@ from resnets.train.loop import Stream, fit
 from resnets.train.nonfinite import NonFiniteStep
 from resnets.train.parts import CustomParts
 from resnets.train.plan import ExecutionPlan, choose_plan, plan_changes
-from resnets.train.resume import extend, reconcile
+from resnets.train.resume import changed_fields, extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.task import Task
 from resnets.train.timing import STAGES, stage_summary
@@ -393,5 +393,14 @@ def _write_results(
     result["data_summary"] = task.summary.to_json()
     dump_json(result, out / RESULT)
     rows = read_rows(out)
-    write_run_report(out, recipe, result, rows, stages=STAGES, stage_summary=stage_summary(rows))
+    write_run_report(
+        out,
+        recipe,
+        result,
+        rows,
+        stages=STAGES,
+        stage_summary=stage_summary(rows),
+        changed=changed_fields(recipe),
+        details=task.details,
+    )
     return result

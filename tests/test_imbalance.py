@@ -71,6 +71,16 @@ def test_a_run_that_learned_nothing_says_so(folder: Path, tmp_path: Path) -> Non
     assert len(test["warnings"]) == 1
     assert run.result["train"]["class_counts"] == {"ok": 66, "rust": 6}
     assert json.loads((run.folder / "result.json").read_text()) == run.result
+    page = run.report.read_text()
+    assert page.count('class="warning"') == sum(
+        len(run.result[name]["warnings"]) for name in ("test", "val")
+    )
+    assert page.count('src="data:image/jpeg') > 16  # a training batch, and errors by full name
+    assert str(folder / "test" / "rust" / "00.png") in page
+    assert f"resnets train {run.folder / 'recipe.toml'}</pre>" in page
+    for part in ("loss.kind", "data.balance"):  # what differs from the recipe, and nothing else
+        assert f"<code>{part}</code>" in page
+    assert "<code>optim.momentum</code>" not in page
     (row,) = (row for row in read_rows(run.folder) if row["kind"] == "val")
     assert row["balanced_error"] == pytest.approx(run.result["val"]["balanced_error"])
     assert 0 <= row["macro_f1"] <= 100

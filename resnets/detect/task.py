@@ -32,6 +32,7 @@ from resnets.detect.models.build import (
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.predictor import Predictor
+from resnets.report.details import RunDetails
 from resnets.train.loop import Evaluate
 from resnets.train.loss import Losses, LossFn
 from resnets.train.plan import ExecutionPlan
@@ -65,6 +66,7 @@ class DetectionTask:
             splits.fingerprint, splits.changes, splits.overlaps, resumed, splits.checked
         )
         self.monitor = "error"
+        self.details: RunDetails | None = None
         self.metadata: Mapping[str, Any] = {
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),

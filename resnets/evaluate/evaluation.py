@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -112,11 +112,13 @@ def evaluate_model(
     protocol: str,
     precision: str,
     device: torch.device,
+    observe: Callable[[Batch, Tensor], None] | None = None,
 ) -> Evaluation:
     """Metrics of `model` over `batches`, one view of each image, each counted once.
 
     `batches` hold images (B, C, H, W) on `device` and targets (B,) in the order of `classes`.
-    `precision` is one that `pick_precision` resolved. The model computes in eval mode and every
+    `precision` is one that `pick_precision` resolved. `observe` gets each batch with its logits
+    (B, K). The model computes in eval mode and every
     module gets its own mode back. Raises ValueError if there are no examples.
     """
 
@@ -124,7 +126,10 @@ def evaluate_model(
         for batch in batches:
             assert isinstance(batch.images, Tensor)
             assert isinstance(batch.targets, Tensor)
-            yield logits_of(model, batch.images, precision=precision), batch.targets
+            logits = logits_of(model, batch.images, precision=precision)
+            if observe is not None:
+                observe(batch, logits)
+            yield logits, batch.targets
 
     with eval_mode(model), torch.inference_mode():
         return evaluate_scores(scores(), classes, protocol=protocol, device=device)

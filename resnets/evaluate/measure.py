@@ -105,8 +105,8 @@ def measure(
             errors.extend(scored.errors)
             if len(scored.rows):
                 targets = truth.targets(scored.rows, scored.logits)
-                found = _mistakes(split, scored, targets, scorer.classes)
-                mistakes[:] = _most_confident(mistakes + found)
+                found = find_mistakes(split, scored.rows, scored.logits, targets, scorer.classes)
+                mistakes[:] = most_confident(mistakes + found)
                 yield scored.logits, targets
 
     evaluation = evaluate_scores(
@@ -118,7 +118,7 @@ def measure(
     )
     errors = sorted(rank.all_gather(errors))
     evaluation = evaluation.without_unreadable(len(errors))
-    confident = _most_confident(rank.all_gather(mistakes))
+    confident = most_confident(rank.all_gather(mistakes))
     summary = getattr(split, "summary", None)
     return Measurement(
         evaluation,
@@ -128,13 +128,18 @@ def measure(
     )
 
 
-def _mistakes(
-    split: Split, scored: ScoredBatch, targets: Tensor, classes: tuple[str, ...]
+def find_mistakes(
+    split: Split,
+    rows: Sequence[int] | Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    classes: Sequence[str],
 ) -> list[Mistake]:
-    shares, predicted = scored.logits.softmax(1).max(1)  # (B,), (B,)
-    found = []
+    """The wrong predictions among those of images `rows` (B,), with logits (B, K)."""
+    shares, predicted = (each.cpu() for each in logits.softmax(1).max(1))  # (B,), (B,)
+    found, targets = [], targets.cpu()
     for place in torch.nonzero(predicted != targets)[:, 0].tolist():
-        row = int(scored.rows[place])
+        row = int(rows[place])
         found.append(
             Mistake(
                 row=row,
@@ -147,5 +152,6 @@ def _mistakes(
     return found
 
 
-def _most_confident(mistakes: list[Mistake]) -> list[Mistake]:
+def most_confident(mistakes: list[Mistake]) -> list[Mistake]:
+    """The `MAX_MISTAKES` of the highest probability."""
     return sorted(mistakes, key=lambda each: (-each.probability, each.row))[:MAX_MISTAKES]

@@ -202,6 +202,8 @@ def image_name(split: Split, index: int) -> str:
     """Name of an image in messages: its path, or its number if it has none."""
     if isinstance(split, FileSplit):
         return split.files.name(index)
+    if isinstance(split, TensorSplit) and split.files is not None:
+        return split.files.name(split.kept[index])
     return f"image {index}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from resnets.config import Recipe, to_toml
+from resnets.config import Recipe
 from resnets.config.aliases import read_json
+from resnets.report.advice import advise
+from resnets.report.details import RunDetails
 from resnets.report.figures import PANEL, SERIES, figure_style, inline_plot, subplots, to_svg
 from resnets.report.page import REPORT, render
 from resnets.utils.files import atomic_write
+from resnets.utils.imports import PREFIX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -54,11 +58,15 @@ def write_run_report(
     *,
     stages: Mapping[str, str],
     stage_summary: str | None,
+    changed: Sequence[tuple[str, str, str]] = (),
+    details: RunDetails | None = None,
 ) -> None:
     """Write curves.svg and report.html into a run's `folder`.
 
     rows: of metrics.jsonl. stages: title of each stage of a training step, by its key in rows of
-    kind "time". stage_summary: where the time went, as one line; None without such rows.
+    kind "time". stage_summary: where the time went, as one line; None without such rows. changed:
+    fields in which the recipe differs from the one it is named after: path, value, value there.
+    details: what is shown of a classifier.
     """
     with np.errstate(all="ignore"):  # rows may hold any number
         plot = plot_curves(rows)
@@ -67,12 +75,13 @@ def write_run_report(
         stages_plot = None if stage_summary is None else _inline_stages(rows, stages)
     with atomic_write(folder / CURVES) as temporary:
         temporary.write_text(svg, encoding="utf-8")
-    metrics = metrics_of(result)
     splits = {name: result[name] for name in SPLITS if result.get(name)}
+    metrics = metrics_of(result)
+    measured = next((name for name in SPLITS if name in splits and name != "train"), None)
     page = render(
         "run.html.j2",
         recipe=recipe,
-        toml=to_toml(recipe),
+        changed=changed,
         result=result,
         metrics=metrics,
         main_metric=next(iter(metrics)),
@@ -84,10 +93,22 @@ def write_run_report(
         stages=stage_summary,
         stages_plot=stages_plot,
         environment=read_json(folder / "environment.json", "environment"),
-        folder=folder.name,
+        measured=measured,
+        details=details,
+        advice=advise(recipe, rows, _images(result)) if details else (),
+        data=recipe.data.source,
+        custom=bool(recipe.custom) or recipe.data.source.startswith(PREFIX),
+        recipe_file=shlex.quote(str(folder / "recipe.toml")),
+        run_folder=shlex.quote(str(folder)),
+        quoted_data=shlex.quote(recipe.data.source),
     )
     with atomic_write(folder / REPORT) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _images(result: Mapping[str, Any]) -> int:
+    """Training images of a run."""
+    return sum(result.get("train", {}).get("class_counts", {}).values())
 
 
 def run_summary(folder: Path, title: str, result: Mapping[str, Any], rows: Rows) -> str:

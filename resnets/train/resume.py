@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+from resnets import recipes
 from resnets.config import ConfigError, Recipe, to_dict
 from resnets.train.optim.schedule import Schedule
 
@@ -23,6 +24,18 @@ EDITABLE = frozenset(
         "data.workers",
         "data.max_unreadable",
         "data.overlap",
+    }
+)
+# Fields that a run derives from its data and weights.
+DERIVED = frozenset(
+    {
+        "data.size",
+        "data.value_range",
+        "data.source",
+        "detect",
+        "model.num_classes",
+        "model.in_channels",
+        "model.input_size",
     }
 )
 UNSET = "(not set)"
@@ -64,16 +77,37 @@ def describe_differences(requested: Recipe, saved: Recipe) -> list[str]:
 
     Fields that a run derives from its data and weights are not compared.
     """
-    derived = {"data.size", "data.value_range", "data.source", "detect"}
     lines = []
     for name, (new, old) in differences(requested, saved).items():
-        if name in derived or name.startswith(("model.", "detect.")):
+        if name in DERIVED or name.startswith(("model.", "detect.")):
             continue
         lines.append(
             f"{name} is {_format(new)}, but the existing run uses {_format(old)}, which stays;"
             " change the duration with --resume RUN --epochs N, and other fields in a new run"
         )
     return lines
+
+
+def changed_fields(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Fields in which `recipe` differs from the recipe of its name: path, value, value there.
+
+    A recipe of another name is compared with the defaults of all fields. Fields of another model
+    are left out but for its name.
+    """
+    named = recipe.name in recipes.RECIPES
+    base = recipes.recipe(recipe.name) if named else Recipe(name=recipe.name)
+    found = differences(recipe, base)
+    if "model.name" in found:
+        found = {
+            name: pair
+            for name, pair in found.items()
+            if name == "model.name" or not name.startswith("model.")
+        }
+    return [
+        (name, _format(value), _format(default))
+        for name, (value, default) in found.items()
+        if name not in DERIVED
+    ]
 
 
 def extend(

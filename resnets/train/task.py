@@ -12,6 +12,7 @@ from torch import nn
 from resnets.config import Recipe
 from resnets.data.dataset.summary import DataSummary
 from resnets.data.splits.report import SetReport
+from resnets.report.details import RunDetails
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn
 from resnets.train.plan import ExecutionPlan
@@ -25,6 +26,8 @@ class Task(Protocol):
     for the terminal, what is trained on what. summary: how the data set was understood. metadata:
     entries for each checkpoint, `classes` and `preprocess` among them. monitor: the validation
     metric that selects the best checkpoint. split_report: the training and held-out images.
+    details: what the report shows beside the result, once `evaluate_checkpoint` was called in the
+    main process; None where the task has none.
     """
 
     recipe: Recipe
@@ -34,6 +37,7 @@ class Task(Protocol):
     metadata: Mapping[str, Any]
     monitor: str
     split_report: SetReport
+    details: RunDetails | None
 
     @property
     def model(self) -> nn.Module:

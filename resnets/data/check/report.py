@@ -100,9 +100,9 @@ def _page(report: CheckReport, written: Written, kinds: frozenset[Kind]) -> str:
         if kind in report.counts
     }
     paths = {path for some in chosen.values() for each in some for path in (each.path, each.twin)}
-    thumbnail = _thumbnails(report.contents, paths)
+    shown = _thumbnails(report.contents, paths)
     sections = [
-        (kind, [ReportItem(each, thumbnail(each.path), thumbnail(each.twin)) for each in some])
+        (kind, [ReportItem(each, shown(each.path), shown(each.twin)) for each in some])
         for kind, some in chosen.items()
     ]
     table = class_table(report.contents)

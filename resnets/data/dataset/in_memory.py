@@ -76,7 +76,9 @@ def load_files(
         if pixels is not None:
             kept = [row for row in range(len(files)) if row not in unreadable]
             images, known = torch.from_numpy(pixels), torch.from_numpy(labels[kept])
-            return TensorSplit(images, known, classes, description, prepared, unreadable)
+            return TensorSplit(
+                images, known, classes, description, prepared, unreadable, None, files, kept
+            )
     if spec.in_memory == "always":
         raise ConfigError(
             f"data.in_memory: 'always', but the images of {description} differ in size;"

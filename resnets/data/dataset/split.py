@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,7 +57,8 @@ class TensorSplit:
     images: (N, H, W, C) uint8. prepared: (size, resize, interpolation) when the images were read
     as the centre `size` x `size` at shorter side `resize`, None when they are as stored.
     unreadable: files that are not among these, because they could not be read. summary: what was
-    understood of the set that it is a split of.
+    understood of the set that it is a split of. files: those the images were read from, if any,
+    and `kept` the index there of each image.
     """
 
     images: Tensor
@@ -66,6 +68,8 @@ class TensorSplit:
     prepared: tuple[int, int, str] | None = None
     unreadable: BadSamples = field(default_factory=BadSamples)
     summary: DataSummary | None = None
+    files: Files | None = None
+    kept: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8

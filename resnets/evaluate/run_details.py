@@ -1,0 +1,71 @@
+"""Images and figures of a classifier's run for its report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from resnets.data import Batch, DataError, Split
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.evaluate.evaluation import Evaluation
+from resnets.evaluate.measure import Mistake
+from resnets.evaluate.views import load_image
+from resnets.report.details import CaptionedImage, RunDetails, class_rows
+from resnets.report.thumbnail import Thumbnail
+
+log = logging.getLogger("resnets")
+
+
+def run_details(
+    split_name: str,
+    split: Split,
+    evaluation: Evaluation,
+    mistakes: Sequence[Mistake],
+    trained: Mapping[str, int],
+    batch: Sequence[CaptionedImage],
+) -> RunDetails:
+    """The details of `evaluation` on `split`; `trained`: training images of each class."""
+    return RunDetails(
+        split_name,
+        class_rows(evaluation.to_json()["per_class"], trained),
+        evaluation.confusion.tolist(),
+        [_mistake(split, each) for each in mistakes],
+        batch,
+    )
+
+
+def training_images(
+    batch: Batch, preprocessor: Preprocessor, classes: Sequence[str]
+) -> list[CaptionedImage]:
+    """The images of a training batch, with their classes, before they are normalized."""
+    assert isinstance(batch.images, Tensor)
+    assert isinstance(batch.targets, Tensor)
+    mean, scale = preprocessor.mean_and_scale(batch.images.device)
+    if mean.shape[1:] not in ((1, 1), batch.images.shape[2:]):  # a mean image of another size
+        mean = mean.mean((1, 2), keepdim=True)
+    pixels = (batch.images / scale + mean).clamp(0, 255).byte()  # (B, C, H, W)
+    pixels = pixels.flip(1) if preprocessor.spec.channel_order == "bgr" else pixels
+    pixels = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
+    found = []
+    for k, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
+        lines = [classes[int(batch.targets[k])]]
+        if batch.other is not None and batch.share is not None and batch.share[k] < 1:
+            share = float(batch.share[k])
+            lines = [f"{share:.0%} {lines[0]}", f"{1 - share:.0%} {classes[int(batch.other[k])]}"]
+        found.append(CaptionedImage(Thumbnail.of(image), lines))
+    return found
+
+
+def _mistake(split: Split, mistake: Mistake) -> CaptionedImage:
+    try:
+        image = Thumbnail.of(np.asarray(load_image(split, mistake.row)))
+    except DataError as error:  # a packed set does not store whole images
+        log.info("report: %s", error)
+        image = Thumbnail()
+    return CaptionedImage(
+        image,
+        (mistake.true, f"{mistake.predicted} ({mistake.probability:.1%})", mistake.path),
+    )
