@@ -11,15 +11,18 @@ from torch.nn import functional as F
 
 from resnets.config import ModelSpec
 from resnets.evaluate.figures.fonts import TextRenderer
-from resnets.evaluate.figures.grad_cam import PANEL, explain, grad_cam
+from resnets.evaluate.figures.grad_cam import PANEL, cam_stage, explain, grad_cam
 from resnets.evaluate.figures.image_grid import FONT_SIZE, wrap_text
-from resnets.models import ImageClassifier
+from resnets.models import ImageClassifier, build
+from resnets.models.catalog import spec
 
 
-def with_hooks(net: ImageClassifier, image: torch.Tensor, target: int) -> np.ndarray:
+def with_hooks(
+    net: ImageClassifier, image: torch.Tensor, target: int, stage: str = ""
+) -> np.ndarray:
     """Selvaraju et al. 2017, eqs. 1 and 2, for one picture (1, C, H, W), in numpy."""
     kept = {}
-    last = net.get_submodule(net.stage_names[-1])
+    last = net.get_submodule(stage or net.stage_names[-1])
     handle = last.register_forward_hook(lambda *args: kept.update(maps=args[2]))
     logits = net(image)
     handle.remove()
@@ -47,6 +50,19 @@ def test_maps_equal_those_found_with_hooks(spec: ModelSpec, tmp_path: Path):
     for ours, image, target in zip(maps, images, targets, strict=True):
         theirs = with_hooks(net, image[None], int(target))
         np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-5)
+
+
+def test_maps_of_small_images_come_from_a_stage_of_enough_cells():
+    """Of 64 px the last stage of a ResNet for ImageNet has 2 x 2 cells, the second one 8 x 8."""
+    torch.manual_seed(0)
+    net = build(spec("resnet18", num_classes=3)).eval()
+    for size, stage in ((64, "stage2"), (224, "stage4"), (32, "stage1")):
+        images = torch.randn(1, 3, size, size)
+        with torch.no_grad():
+            assert cam_stage(net.stages(images)) == stage
+        ours = grad_cam(net, images, torch.tensor([1]))
+        theirs = with_hooks(net, images, 1, stage)
+        np.testing.assert_allclose(ours[0].numpy(), theirs, atol=1e-4)
 
 
 def test_maps_come_in_inference_mode_too_and_leave_no_gradients(tmp_path: Path):

@@ -186,4 +186,6 @@ def test_every_format_is_recognized_in_a_file(tmp_path: Path, name: str, caplog)
             each: LazyTensor(tuple(tensor.shape), lambda tensor=tensor: tensor)
             for each, tensor in theirs.items()
         }
-        assert any(fit in name or name in fit for fit in matching_models(contents)), names.format.name
+        assert any(fit in name or name in fit for fit in matching_models(contents)), (
+            names.format.name
+        )

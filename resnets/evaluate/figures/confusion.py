@@ -110,19 +110,23 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     filled = sums.bin_counts > 0
     counts = sums.bin_counts[filled]
     accuracy, confidence = sums.bin_hits[filled] / counts, sums.bin_confidence[filled] / counts
-    low = np.minimum(accuracy, confidence)
+    low, high = np.minimum(accuracy, confidence), np.maximum(accuracy, confidence)
     centers = ((np.arange(BINS) + 0.5) / BINS)[filled]
     width = 0.92 / BINS
-    axes.bar(centers, low, width, color=BLUE, label="accuracy")
+    # In every bin a solid bar is the accuracy; the hatched gap lies above it where the model is too
+    # confident, and is its upper part where it is not confident enough.
+    axes.bar(centers, accuracy, width, color=BLUE, label="accuracy")
     gaps = (
-        ("more accurate than confident", accuracy - low, "#bcd3ea", BLUE),
-        ("more confident than accurate", confidence - low, "#f3d3cb", RED),
+        ("accuracy above the confidence", accuracy >= confidence, "white"),
+        ("confidence above the accuracy", accuracy < confidence, RED),
     )
-    for title, height, fill, edge in gaps:
-        axes.bar(
-            centers, height, width, bottom=low, label=title,
-            color=fill, hatch="////", edgecolor=edge, linewidth=0,
-        )  # fmt: skip
+    for title, chosen, edge in gaps:
+        if chosen.any():
+            axes.bar(
+                centers[chosen], (high - low)[chosen], width, bottom=low[chosen], label=title,
+                color=BLUE if edge == "white" else "#f3d3cb", hatch="////", edgecolor=edge,
+                linewidth=0,
+            )  # fmt: skip
     axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.22)  # room for the legend above the bars

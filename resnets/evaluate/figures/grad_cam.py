@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -19,27 +20,35 @@ from resnets.data.files.folder import read_file
 from resnets.evaluate.figures.image_grid import GAP, canvas, caption, save
 from resnets.models import ImageClassifier
 
+MIN_CELLS = 7  # of a side of a map that shows where in the image
 PANEL = 320  # px of each of the two panels
 
 
 def grad_cam(model: ImageClassifier, images: Tensor, targets: Tensor) -> Tensor:
     """Grad-CAM (Selvaraju et al. 2017, eqs. 1 and 2) of classes `targets` (B,): (B, H, W) in 0..1.
 
-    `images` (B, C, H, W) are normalized. The maps of the last stage are weighted by the mean
-    gradient of the class's logit, summed, clipped at 0, scaled to 0..1 and resized bilinearly. All
-    zero if no feature supports the class.
+    `images` (B, C, H, W) are normalized. The maps of a stage are weighted by the mean gradient of
+    the class's logit, summed, clipped at 0, scaled to 0..1 and resized bilinearly. All zero if no
+    feature supports the class. The stage is the last one of at least `MIN_CELLS` x `MIN_CELLS`
+    cells, as the last one has for images of 224 px; of smaller images its few cells show nothing.
     """
-    with torch.no_grad():
-        features = model.stages(images)[model.stage_names[-1]]  # (B, C, H', W')
     with torch.enable_grad():
-        features = features.detach().requires_grad_()
-        score = model.classify(features).gather(1, targets[:, None]).sum()
-        (gradient,) = torch.autograd.grad(score, features)
+        stages = model.stages(images.detach().requires_grad_())
+        features = stages[cam_stage(stages)]  # (B, C, H', W')
+        logits = model.classify(stages[model.stage_names[-1]])
+        (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), features)
+    features = features.detach()
     weights = gradient.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
     maps = F.relu((weights * features).sum(1, keepdim=True)).detach()
     maps = maps / maps.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
     size = (images.shape[2], images.shape[3])
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def cam_stage(stages: Mapping[str, Tensor]) -> str:
+    """The last of `stages` of at least `MIN_CELLS` x `MIN_CELLS` cells, or the first one."""
+    fine = [name for name, maps in stages.items() if min(maps.shape[2:]) >= MIN_CELLS]
+    return [next(iter(stages)), *fine][-1]
 
 
 def explain(model: ImageClassifier, path: Path, name: str, probability: float, out: Path) -> None:
