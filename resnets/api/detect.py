@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from resnets.config import ConfigError
+from resnets.data import FileSplit
 from resnets.data.dataset.summary import announce
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.detect.data.types import Detections, DetectionSplit
@@ -17,9 +21,13 @@ from resnets.detect.evaluate.write import save_evaluation
 from resnets.detect.metrics.meters import DetectionMetrics
 from resnets.detect.models.build import load
 from resnets.detect.models.predictor import InferenceInput, Prediction, Predictor, predict_files
+from resnets.evaluate.ensemble import Ensemble
+from resnets.evaluate.match import match_classes
 from resnets.evaluate.prepare import to_device, with_progress
+from resnets.evaluate.views import Average, Views
 from resnets.utils import environment
 from resnets.utils.terminal import echo
+from resnets.weights.load import load_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +53,9 @@ def evaluate_detectors(
     image_set: str,
     scales: tuple[int, ...] | None,
     refine: bool,
+    classes_from: Sequence[str],
+    views: Views,
+    average: Average,
     out: Path | None,
     device: str,
     precision: str,
@@ -69,19 +80,57 @@ def evaluate_detectors(
     def watch(inputs: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
         return with_progress(inputs, total, hidden=quiet)
 
+    names = ", ".join(model.origin for model in models)
+    if classes_from:
+        if first.kind != "localizer" or isinstance(images, Unlabeled):
+            raise ConfigError("--classes-from: only for localizers, on images with ground truth")
+        scores, classes = _class_scores(
+            classes_from, images, views, average, (chosen, precise), quiet=quiet
+        )
+        predictor = replace(predictor, class_scores=scores)
+        names += f", classes of {classes}"
     if isinstance(images, Unlabeled):
         if out is None:
             raise ConfigError("--out: name a folder for the results; there is no ground truth")
         found, errors = find_all(predictor, images.split, watch)
         written = save_results(images, found, out)
         return DetectionEvaluation(None, images.split, found, errors, list(written))
-    measured = measure(predictor, images, ", ".join(model.origin for model in models), watch)
+    measured = measure(predictor, images, names, watch)
     written = []
     if out is not None:
         written = list(save_evaluation(measured.metrics, measured.split, measured.found, out))
     return DetectionEvaluation(
         measured.metrics, measured.split, measured.found, measured.errors, written
     )
+
+
+def _class_scores(
+    weights: Sequence[str],
+    split: DetectionSplit,
+    views: Views,
+    average: Average,
+    how: tuple[torch.device, str],
+    *,
+    quiet: bool,
+) -> tuple[dict[int, Tensor], str]:
+    """Probabilities (K,) of the split's classes in each image, by row, of other networks.
+
+    Also returns how they were computed. DataError where the networks lack a class of the split.
+    """
+    nets = [load_model(each) for each in weights]
+    for net in nets:
+        device, precision = to_device(net, str(how[0]), how[1])
+    outputs = match_classes(split.classes, nets[0].classes, split.description)
+    ensemble = Ensemble(nets, views, average, device, precision)
+    labels = torch.zeros(len(split), dtype=torch.int64)
+    images = FileSplit(split.files, labels, split.classes, split.description)
+    found: dict[int, Tensor] = {}
+    scored = ensemble.scores(images, range(len(split)))
+    for batch in with_progress(scored, len(split), len, description="classes", hidden=quiet):
+        shares = batch.logits.softmax(1)[:, outputs]
+        found |= dict(zip(batch.rows.tolist(), shares, strict=True))
+    protocol = ensemble.protocol([net.origin for net in nets])
+    return found, f"[{protocol}, not compared with their training images]"
 
 
 def predict_objects(

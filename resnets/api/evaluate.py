@@ -67,6 +67,7 @@ def evaluate(
     average: Average = "probabilities",
     image_set: str = "",
     refine: bool = False,
+    classes_from: Sequence[str] = (),
     out: str | PathLike[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -92,6 +93,8 @@ def evaluate(
         average: What is averaged over views and models.
         image_set: Detectors: the images of one set, such as test-dev2017.
         refine: Detectors: pool each region again at its regressed box, and let boxes vote.
+        classes_from: Localizers: classification networks whose class probabilities, over `views`,
+            are taken in place of the localizer's own; several form an ensemble.
         out: Folder for evaluation.json, confusion.png and errors.png (of detectors precision.png,
             misses.png and detections.json).
         device: auto, cpu, cuda, cuda:1, mps.
@@ -121,11 +124,15 @@ def evaluate(
                 model=model,
                 classes=classes,
                 labels=labels,
-                flip=flip,
-                views=views != "center",
-                average=average != "probabilities",
                 data=source,
             )
+            if not classes_from:
+                _refuse(
+                    "is for classifiers (those of --classes-from); leave it out for a detector",
+                    flip=flip,
+                    views=views != "center",
+                    average=average != "probabilities",
+                )
             return evaluate_detectors(
                 paths,
                 path,
@@ -133,12 +140,20 @@ def evaluate(
                 image_set=image_set,
                 scales=sizes or None,
                 refine=refine,
+                classes_from=tuple(classes_from),
+                views=Views(views, (), flip),
+                average=average,
                 out=folder,
                 device=device,
                 precision=precision,
                 quiet=quiet,
             )
-        _refuse("is for detectors, not for classifiers", refine=refine, image_set=image_set)
+        _refuse(
+            "is for detectors, not for classifiers",
+            refine=refine,
+            image_set=image_set,
+            classes_from=classes_from,
+        )
         options = _Options(
             path if source is None else source,
             split,

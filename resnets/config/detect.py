@@ -27,6 +27,9 @@ class DetectSpec:
         scale: [factor] Range of a random factor on the drawn size: 0.5 to 2.0 for semantic
             segmentation.
         crop: [px] Side of the square that semantic segmentation trains on.
+        train_crop: [px] Side of the random square that a localizer trains on, with half of the area
+            of an object or more where one fits; it is then tested on the center square, or with
+            `test_sizes` on the whole image. None is whole images (the paper, appendix C).
         flip: Mirror training images left to right with probability 0.5.
         flip_vertical: Mirror them top to bottom with probability 0.5.
         group_aspect: Batches of wide or of tall images only, so that little is padded.
@@ -84,8 +87,10 @@ class DetectSpec:
         nms_threshold: [IoU] Overlap above which the weaker of two boxes of a class is suppressed.
         max_detections: [boxes] Most detections per image.
         refine: Read regions again at their regressed boxes, and vote (the paper, appendix B).
-        test_sizes: [px] Shorter sides of an image pyramid at test, merged by maxout (the paper,
-            appendix B); () is one scale, the last of `train_sizes`.
+        test_sizes: [px] Shorter sides of an image pyramid at test; () is one scale, the last of
+            `train_sizes`. Detectors merge the two scales that suit a region by maxout, localizers
+            read the whole image at each ("dense") and keep the most confident box of a class (the
+            paper, appendices B and C).
     """
 
     train_set: str = ""
@@ -95,6 +100,7 @@ class DetectSpec:
     max_size: int = 1000
     scale: tuple[float, float] = (1.0, 1.0)
     crop: int = 480
+    train_crop: int | None = None
     flip: bool = True
     flip_vertical: bool = False
     group_aspect: bool = True
@@ -160,7 +166,8 @@ class DetectSpec:
             )
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ConfigError(f"detect.scale: {self.scale} is no range of positive factors")
-        if self.crop < 16:
-            raise ConfigError(f"detect.crop: {self.crop} px; give 16 or more")
+        for name in ("crop", "train_crop"):
+            if (side := getattr(self, name)) is not None and side < 16:
+                raise ConfigError(f"detect.{name}: {side} px; give 16 or more")
         if not 0 <= self.repeat_threshold < 1:
             raise ConfigError(f"detect.repeat_threshold: {self.repeat_threshold} is not in [0, 1)")

@@ -198,17 +198,21 @@ def segment(net: str = "resnet50-deeplabv3") -> Recipe:
 
 
 def localize(net: str = "resnet50-pcr") -> Recipe:
-    """Class and one box, as ImageNet's localization task asks (after the paper's appendix C).
+    """Class and one box, as ImageNet's localization task asks (the paper's appendix C).
 
-    A per-class RPN ("PCR") on the model: 8 anchors an image, half of them on the object; the class
-    comes from a linear layer trained beside it. Then R-CNN on its proposals:
-    resnets train localize --model resnet50-rcnn --set detect.proposals_from=runs/localise-1.
-    The paper's protocol is another one: batches of 256 crops of 224 px, classes from separately
-    trained classification networks, and for its best figures dense and multi-scale testing. So its
-    errors are not to be expected of this recipe.
-    Command: resnets train localize --data DATA (VOC XML or COCO JSON; images with objects of one
-    class). Hardware and time: not measured. Expected: not known. Not run here at full length: no
-    ImageNet.
+    A per-class RPN ("PCR") on the model, trained on batches of 256 random crops of 224 px of images
+    whose shorter side is 256 to 480 px: 8 anchors an image, half of them on the object. Then R-CNN
+    on its 200 best proposals:
+    resnets train localize --model resnet50-rcnn --set detect.proposals_from=runs/localize-1.
+    The paper takes the class from other networks: resnets evaluate runs/localize-1 --classes-from
+    NET [NET ...]; without, it is that of a linear layer trained beside the RPN. Tested on the
+    center crop; --scales 224,256,384,480,640 applies the network to the whole image at each.
+
+    Not from the paper: learning rate and length, anchor sizes, how much of an object a crop must
+    have, and that the most confident box of all scales is taken.
+    Command: resnets train localize --data ILSVRC2012 (Data/ and Annotations/CLS-LOC).
+    Hardware and time: not measured. Expected: not known; the paper's errors are of ResNet-101.
+    Not run here at full length: no ImageNet.
     """
     spec, head = split_name(net, "pcr")
     return Recipe(
@@ -218,18 +222,20 @@ def localize(net: str = "resnet50-pcr") -> Recipe:
         data=DataSpec(source="imagenet", normalize="imagenet"),
         detect=DetectSpec(
             head=head,
-            train_sizes=(224, 256),
-            max_size=512,
+            train_sizes=(256,),
+            max_size=1024,
+            scale=(1.0, 480 / 256),
+            train_crop=224,
             anchor_sizes=(64, 128, 224),
             rpn_batch_size=8,
             box_batch_size=8 if head == "rcnn" else 512,
             proposals=(200, 200) if head == "rcnn" else (2000, 1000),
             group_aspect=False,
         ),
-        optim=OptimSpec(lr=0.01, weight_decay=1e-4),
+        optim=OptimSpec(lr=0.04, weight_decay=1e-4),
         schedule=ScheduleSpec(kind="cosine", warmup=0.05),
         duration="30ep",
-        batch_size=64,
+        batch_size=256,
         weights=IMAGENET,
         log_every="20it",
     )

@@ -166,7 +166,8 @@ def test_segmenters_label_every_pixel_and_leave_out_what_counts_for_nothing():
 def test_localizers_give_each_class_a_share_and_a_box():
     model = small_model(PCR, "localize")
     with torch.no_grad():
-        shares, boxes = model(pictures())
+        shares, boxes, confidence = model(pictures())
+    assert confidence.shape == (2, 3)
     assert shares.shape == (2, 3)
     torch.testing.assert_close(shares.sum(1), torch.ones(2))
     assert boxes.shape == (2, 3, 4)
@@ -181,7 +182,7 @@ def test_a_localizers_box_is_that_of_the_likeliest_anchor():
     model = small_model(PCR, "localize")
     with torch.no_grad():
         _, objectness, offsets, anchors, _ = model.read(pictures()[:1])
-        _, boxes = model(pictures()[:1])
+        _, boxes, _ = model(pictures()[:1])
     centers = (anchors[0][:, :2] + anchors[0][:, 2:]) / 2
     best = [
         max(
@@ -210,8 +211,9 @@ def test_rcnn_looks_again_at_the_proposals_and_leaves_the_proposer_alone():
     assert not model.proposer.training
     assert model.net.stem.conv.weight.grad is not None
     with torch.no_grad():
-        shares, boxes = model.eval()(pictures())
-        first, before = model.proposer(pictures())
+        shares, boxes, sure = model.eval()(pictures())
+        first, before, _ = model.proposer(pictures())
+    assert (sure >= 1).all()  # of three classes, all of which it has read
     assert torch.equal(shares, first)
     assert not torch.equal(boxes, before)
 

@@ -14,11 +14,18 @@ from resnets.recipes import RECIPES
 SIZE = (24, 32)
 
 
-@pytest.mark.parametrize("task", ["segment", "localize"])
 @pytest.mark.parametrize(
-    "fields", [{"test_sizes": (160,)}, {"test_sizes": (160, 200)}, {"refine": True}]
+    ("task", "fields"),
+    [
+        ("segment", {"test_sizes": (160,)}),
+        ("segment", {"test_sizes": (160, 200)}),
+        ("segment", {"refine": True}),
+        ("segment", {"train_crop": 224}),
+        ("localize", {"refine": True}),
+        ("detect", {"train_crop": 224}),
+    ],
 )
-def test_tests_that_only_detectors_have(task, fields):
+def test_what_only_other_tasks_have(task, fields):
     recipe = RECIPES[task]()
     check_recipe(recipe)
     with pytest.raises(ConfigError, match=r"^detect\."):

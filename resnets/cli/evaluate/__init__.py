@@ -38,6 +38,7 @@ def command(
     scales: str | None = None,
     flip: Flag = False,
     refine: Flag = False,
+    classes_from: tuple[str, ...] = (),
     average: Literal["probabilities", "logits"] = "probabilities",
     json: Flag = False,
     out: Path | None = None,
@@ -63,6 +64,8 @@ def command(
         scales: Shorter sides in px such as 224,256,384,480,640 (default of dense).
         flip: Add the mirror image of each view.
         refine: Detectors only: pool each region again at its regressed box, and let boxes vote.
+        classes_from: Localizers only: classification networks whose class probabilities (with
+            --views, --flip and --average) replace the localizer's own; several form an ensemble.
         average: What is averaged over views and models.
         json: Print one JSON object and nothing else.
         out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);
@@ -88,6 +91,7 @@ def command(
         average=average,
         image_set=image_set,
         refine=refine,
+        classes_from=classes_from,
         out=out,
         device=device,
         precision=precision,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.detect.data.masks import render_masks
-from resnets.detect.data.types import IGNORE, Floats, Pixels, Target
+from resnets.detect.data.types import IGNORE, Floats, Ints, Pixels, Target
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,36 @@ def cut(
     there = np.s_[to_top : to_top + high, to_left : to_left + wide]
     image[there], labels[there] = pixels[inside], classes[inside]
     return image, labels
+
+
+def crop_object(
+    boxes: Floats, size: tuple[int, int], side: int, places: Sequence[tuple[float, float]]
+) -> tuple[tuple[slice, slice], Floats, Ints]:
+    """A square of `side` px of an image of `size` (H, W) with an object in it.
+
+    The first of `places` ((down, across) in [0, 1)) where half of the area of some object is
+    inside; if none is, the square around the center of the first object. Returns rows and columns
+    of the square (all of them where the image is smaller), the boxes that are inside by half or
+    more, or the first one, clipped and in its pixels, and their numbers.
+    """
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    center = (boxes[0, :2] + boxes[0, 2:]) / 2
+    free = [max(0, length - side) for length in size]
+    middle = [
+        int(min(max(at - side / 2, 0), most)) for at, most in zip(center[::-1], free, strict=True)
+    ]
+    corners = [
+        [int(at * (most + 1)) for at, most in zip(place, free, strict=True)] for place in places
+    ]
+    for top, left in [*corners, middle]:
+        bottom, right = min(size[0], top + side), min(size[1], left + side)
+        clipped = np.clip(boxes, [left, top] * 2, [right, bottom] * 2)
+        inside = (clipped[:, 2:] - clipped[:, :2]).prod(1) >= areas / 2
+        if inside.any():
+            break
+    rows = np.flatnonzero(inside) if inside.any() else np.zeros(1, np.int64)
+    found = (clipped[rows] - np.array([left, top] * 2, np.float32)).astype(np.float32)
+    return (slice(top, bottom), slice(left, right)), found, rows
 
 
 def _span(length: int, side: int, where: float) -> tuple[int, int, int]:

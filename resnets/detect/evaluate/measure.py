@@ -97,8 +97,13 @@ def _measure(
 def _protocol(predictor: Predictor, split: DetectionSplit, weights: str, left_out: int) -> str:
     options = predictor.options
     parts = [f"shorter side {predictor.shorter} px, longer at most {predictor.longer}"]
-    if options.scales:
-        parts = [f"shorter sides {', '.join(map(str, options.scales))} px, two for each region"]
+    scales, first = ", ".join(map(str, options.scales)), predictor.models[0]
+    if scales and first.kind == "localizer":
+        parts = [f"dense at shorter sides {scales} px"]
+    elif scales:
+        parts = [f"shorter sides {scales} px, two for each region"]
+    elif first.spec.train_crop is not None:
+        parts = [f"center crop of {first.spec.train_crop} px", *parts]
     parts += ["boxes refined"] if options.refine else []
     parts += [predictor.precision, weights, split.description]
     parts += [f"{left_out} unreadable left out"] if left_out else []

@@ -27,6 +27,7 @@ from resnets.detect.data.geometry import (
     change_classes,
     change_image,
     change_masks,
+    crop_object,
     cut,
     fitted_size,
 )
@@ -40,6 +41,7 @@ AHEAD = 3  # batches read ahead of the one in use, fewer where they take more th
 AHEAD_BYTES = 1 << 30
 STREAM_SIZE, STREAM_SCALE, STREAM_FLIP_VERTICAL = 66, 67, 68
 STREAM_CUT = 69  # and 70
+STREAM_OBJECT, CROP_TRIES = 1024, 10  # the first of two for each try
 COPIES = 1 << 32  # keeps the draws of an epoch's repeats of one image apart
 
 
@@ -183,6 +185,11 @@ class DetectStream:
         )
         changed = change_image(self.split.read_at(row, change.size), change)
         boxes = change_boxes(target.boxes, (target.height, target.width), change)
+        if self.task == "localize" and self.detect.train_crop is not None:
+            draws = [luck(STREAM_OBJECT + number) for number in range(2 * CROP_TRIES)]
+            places = list(zip(draws[::2], draws[1::2], strict=True))
+            inside, boxes, kept = crop_object(boxes, change.size, self.detect.train_crop, places)
+            return Sample(row, changed[inside], boxes, target.labels[kept], None, None)
         if self.task != "segment":
             masks = change_masks(target, change) if self.task == "instances" else None
             return Sample(row, changed, boxes, target.labels, masks, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
@@ -14,20 +14,26 @@ from resnets.detect.metrics.meters import Meter
 from resnets.detect.outputs import Output
 from resnets.models import ImageClassifier
 
+ModelKind = Literal["detector", "localizer", "segmenter"]
+
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """The paper's additions at test (appendix B), as `DetectSpec` has them; detectors only."""
+    """The paper's additions at test (appendices B and C), as `DetectSpec` has them.
+
+    refine is for detectors, scales for detectors and localizers.
+    """
 
     refine: bool = False
     scales: tuple[int, ...] = ()
 
-    def check(self, detects: bool) -> None:
-        """ConfigError if a model cannot be tested so; `detects`: it is a detector."""
-        if not detects and (self.refine or self.scales):
-            field = "detect.refine (--refine)" if self.refine else "detect.test_sizes (--scales)"
-            raise ConfigError(f"{field}: only for tasks detect and instances")
-        if len(self.scales) == 1:
+    def check(self, kind: ModelKind) -> None:
+        """ConfigError if a model of this kind cannot be tested so."""
+        if self.refine and kind != "detector":
+            raise ConfigError("detect.refine (--refine): only for tasks detect and instances")
+        if self.scales and kind == "segmenter":
+            raise ConfigError("detect.test_sizes (--scales): not for task segment")
+        if len(self.scales) == 1 and kind == "detector":
             raise ConfigError(f"detect.test_sizes: {self.scales} is one size; give more or none")
 
 
@@ -38,7 +44,7 @@ class DetectionModel(nn.Module):
     its run) and origin are set by `load`.
     """
 
-    detects: ClassVar[bool] = False
+    kind: ClassVar[ModelKind] = "segmenter"
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
         super().__init__()
@@ -55,10 +61,12 @@ class DetectionModel(nn.Module):
         size: tuple[int, int],
         others: Sequence[Self] = (),
         options: InferenceOptions = InferenceOptions(),
+        scores: Tensor | None = None,
     ) -> Output:
         """What is in a normalized image (C, h, w), in pixels of the stored image of `size` (H, W).
 
-        others: models of the same kind to average with (an ensemble).
+        others: models of the same kind to average with (an ensemble). scores: probabilities (K,) of
+        the classes from elsewhere, for localizers.
         """
         raise NotImplementedError
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from resnets.config import ConfigError, Preprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.loading.stream import DetectStream
-from resnets.detect.models.base import InferenceOptions
+from resnets.detect.models.base import InferenceOptions, ModelKind
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.layers import pad
 from resnets.detect.models.localizer import Localizer, Refiner
@@ -34,6 +34,12 @@ HEADS = {
     "instances": ("fpn", "c4"),
     "segment": ("fcn", "deeplabv3"),
     "localize": ("pcr", "rcnn"),
+}
+KINDS: dict[str, ModelKind] = {
+    "detect": "detector",
+    "instances": "detector",
+    "segment": "segmenter",
+    "localize": "localizer",
 }
 
 
@@ -108,7 +114,9 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.compile == "on" and recipe.task != "segment":  # ever new sizes, ever new graphs
         raise ConfigError(f"compile: task {recipe.task!r} runs uncompiled; leave it off")
     options = InferenceOptions(recipe.detect.refine, recipe.detect.test_sizes)
-    options.check(recipe.task in ("detect", "instances"))
+    options.check(KINDS[recipe.task])
+    if recipe.detect.train_crop is not None and recipe.task != "localize":
+        raise ConfigError("detect.train_crop: only for task localize; see detect.crop for segment")
     if head == "rcnn" and recipe.detect.proposals_from is None:
         raise ConfigError("detect.proposals_from: name the run of a 'pcr' localizer")
     _check_alternation(recipe)

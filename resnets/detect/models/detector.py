@@ -47,7 +47,7 @@ class Detector(DetectionModel):
     which stays as it is and whose proposals are taken in place of those of `rpn`.
     """
 
-    detects = True
+    kind = "detector"
 
     def __init__(
         self,
@@ -150,6 +150,7 @@ class Detector(DetectionModel):
         size: tuple[int, int],
         others: Sequence[Detector] = (),
         options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
+        scores: Tensor | None = None,
     ) -> ObjectsOutput:
         """See `DetectionModel`."""
         finder = DetectionInference((self, *others), options.refine, options.scales)

@@ -13,7 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 
 from resnets.config import ConfigError
-from resnets.detect.models.layers import pad
+from resnets.detect.models.layers import pad, rescale
 from resnets.detect.models.roi_heads import candidates, suppress
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class DetectionInference:
         for size in (self.spec.train_sizes[-1], *self.test_sizes):
             factors = [size / min(image.shape[-2:]) for image in images]
             views.append(
-                self._view([_resized(i, f) for i, f in zip(images, factors, strict=True)], factors)
+                self._view([rescale(i, f) for i, f in zip(images, factors, strict=True)], factors)
             )
         return views
 
@@ -197,8 +197,3 @@ def _voted(kept: Detections, pool: Detections) -> Detections:
     weights = voters * pool["scores"]  # (D, N); each kept box votes for itself
     total = weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
     return {**kept, "boxes": weights @ pool["boxes"] / total}
-
-
-def _resized(image: Tensor, factor: float) -> Tensor:
-    height, width = (max(1, round(side * factor)) for side in image.shape[-2:])
-    return F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]

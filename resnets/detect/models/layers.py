@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
@@ -32,6 +33,12 @@ def pad(images: Sequence[Tensor]) -> ImageList:
     for place, image in zip(batch, images, strict=True):
         place[:, : image.shape[-2], : image.shape[-1]] = image
     return ImageList(batch, sizes)
+
+
+def rescale(image: Tensor, factor: float) -> Tensor:
+    """The image (C, H, W) at `factor` times its size, bilinear and antialiased."""
+    height, width = (max(1, round(side * factor)) for side in image.shape[-2:])
+    return F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
 
 
 def behead(net: ImageClassifier, *, stages_only: bool) -> None:

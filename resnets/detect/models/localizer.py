@@ -1,4 +1,4 @@
-"""`Localizer` and `Refiner`: the class of a image's object and one box (paper, appendix C)."""
+"""`Localizer` and `Refiner`: the class of an image's object and one box (paper, appendix C)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnets.config import ConfigError, DetectSpec
 from resnets.detect.data.types import DetectionSplit, Located
 from resnets.detect.metrics.meters import LocationMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
-from resnets.detect.models.layers import behead, pad, to_float32
+from resnets.detect.models.layers import behead, pad, rescale, to_float32
 from resnets.detect.outputs import LocationOutput
 from resnets.models import ImageClassifier
 
@@ -27,7 +27,14 @@ LIKELY = 5  # classes whose boxes R-CNN looks at again
 
 
 class _LocalizationModel(DetectionModel):
-    """One box for each class, and how likely the class is."""
+    """One box for each class, and how likely the class is.
+
+    In eval mode a call with images, and scores (B, K) of their classes if those are known, returns
+    probabilities (B, K), a box of each class (B, K, 4), and how confident the model is of that box
+    (B, K), comparable between images of one model.
+    """
+
+    kind = "localizer"
 
     def infer(
         self,
@@ -35,15 +42,52 @@ class _LocalizationModel(DetectionModel):
         size: tuple[int, int],
         others: Sequence[_LocalizationModel] = (),
         options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
+        scores: Tensor | None = None,
     ) -> LocationOutput:
-        """See `DetectionModel`; scores and boxes of an ensemble are averaged."""
+        """See `DetectionModel`; scores and boxes of an ensemble are averaged.
+
+        With `options.scales`, give the image at the largest: it is read at each, the class scores
+        are averaged, and of each class the most confident box is kept. Without, a model of
+        `spec.train_crop` reads the center square alone.
+        """
+        views, corner = self._views(image, options)
+        given = None if scores is None else scores[None]
         with torch.no_grad():
-            answers = [model([image]) for model in (self, *others)]
-        scores, boxes = (torch.stack(some).mean(0)[0] for some in zip(*answers, strict=True))
+            answers = [model._locate(views, given) for model in (self, *others)]
+        found, boxes = (torch.stack(some).mean(0) for some in zip(*answers, strict=True))
         (height, width), (high, wide) = size, image.shape[-2:]
         scale = boxes.new_tensor([width / wide, height / high] * 2)
-        located = Located(scores=scores.cpu().numpy(), boxes=(boxes * scale).cpu().numpy())
-        return LocationOutput(size, located)
+        boxes = (boxes + boxes.new_tensor(corner * 2)) * scale
+        return LocationOutput(size, Located(scores=found.cpu().numpy(), boxes=boxes.cpu().numpy()))
+
+    def _views(
+        self, image: Tensor, options: InferenceOptions
+    ) -> tuple[list[tuple[Tensor, float]], tuple[float, float]]:
+        """What is read: images, each with its scale; and their left and top in `image`."""
+        shorter = min(image.shape[-2:])
+        if options.scales:
+            factors = [side / shorter for side in options.scales]
+            return [(rescale(image, factor), factor) for factor in factors], (0.0, 0.0)
+        if self.spec.train_crop is None:
+            return [(image, 1.0)], (0.0, 0.0)
+        high, wide = (min(self.spec.train_crop, side) for side in image.shape[-2:])
+        top, left = ((image.shape[-2] - high) // 2, (image.shape[-1] - wide) // 2)
+        center = image[:, top : top + high, left : left + wide]
+        return [(center, 1.0)], (float(left), float(top))
+
+    def _locate(
+        self, views: Sequence[tuple[Tensor, float]], given: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Scores (K,), and boxes (K, 4) in pixels of scale 1, from all views of an image."""
+        found = [self([view], scores=given) for view, _ in views]
+        boxes = torch.stack(
+            [each[1][0] / factor for each, (_, factor) in zip(found, views, strict=True)]
+        )
+        best = torch.stack([each[2][0] for each in found]).argmax(0)  # (K,)
+        return (
+            torch.stack([each[0][0] for each in found]).mean(0),
+            boxes[best, torch.arange(self.num_classes, device=best.device)],
+        )
 
     def meter(
         self, split: DetectionSplit, others: Sequence[_LocalizationModel] = ()
@@ -56,8 +100,8 @@ class Localizer(_LocalizationModel):
     """A per-class RPN ("PCR"): two 1x1 convolutions on the last stage, and a classifier.
 
     For each of A anchors at each place and each class: is it this class's object (a binary logistic
-    regression), and its box. The paper takes classes from a network trained before; here a linear
-    layer on the same network is trained with the boxes.
+    regression), and its box. The paper takes classes from networks trained apart (`scores`); here a
+    linear layer on the same network is trained with the boxes, too.
     """
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
@@ -98,22 +142,27 @@ class Localizer(_LocalizationModel):
         return x.permute(0, 4, 5, 1, 2, 3).reshape(batch, -1, self.num_classes, values)
 
     def forward(
-        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
+        self,
+        images: Sequence[Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+        scores: Tensor | None = None,
     ) -> Any:
-        """Losses by name in training; else probabilities (B, K) and a box a class (B, K, 4)."""
+        """Losses by name in training; else as `_LocalizationModel` says."""
         logits, objectness, offsets, anchors, sizes = self.read(images)
         if self.training:
             assert targets is not None
             return self._losses(logits, objectness, offsets, anchors, targets)
-        boxes = []
+        boxes, confidence = [], []
         for place, size in enumerate(sizes):
             within = _inside(anchors[place], size)
-            best = objectness[place][within].argmax(0)  # (K,)
+            highest, best = objectness[place][within].max(0)  # (K,)
+            confidence.append(highest.sigmoid())
             rows = torch.where(within)[0][best]
             of_class = torch.arange(self.num_classes, device=rows.device)
             moved = self.coder.decode_single(offsets[place, rows, of_class], anchors[place][rows])
             boxes.append(clip_boxes_to_image(moved, size))
-        return logits.softmax(1), torch.stack(boxes)
+        scores = logits.softmax(1) if scores is None else scores
+        return scores, torch.stack(boxes), torch.stack(confidence)
 
     @torch.no_grad()
     def propose(self, images: Sequence[Tensor], labels: Tensor, most: int) -> list[Tensor]:
@@ -202,13 +251,19 @@ class Refiner(_LocalizationModel):
         return to_float32(logits), to_float32(offsets)
 
     def forward(
-        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
+        self,
+        images: Sequence[Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+        scores: Tensor | None = None,
     ) -> Any:
-        """As a `Localizer`'s: classes are the proposer's, boxes of the most likely are new."""
+        """As a `Localizer`'s: classes are the proposer's, boxes of the most likely are new.
+
+        Boxes that R-CNN has read are more confident than those that it has not.
+        """
         if self.training:
             assert targets is not None
             return self._losses(images, targets)
-        scores, boxes = self.proposer(images)
+        scores, boxes, confidence = self.proposer(images, scores=scores)
         likely = scores.topk(min(LIKELY, self.num_classes), 1)[1]  # (B, 5)
         for rank in range(likely.shape[1]):
             labels = likely[:, rank]
@@ -218,11 +273,13 @@ class Refiner(_LocalizationModel):
             start = 0
             for place, label in enumerate(labels.tolist()):
                 end = start + len(proposals[place])
-                best = start + int(logits[start:end].softmax(1)[:, label + 1].argmax())
+                probability, row = logits[start:end].softmax(1)[:, label + 1].max(0)
+                confidence[place, label] = 1 + probability
+                best = start + int(row)
                 size = images[place].shape[-2], images[place].shape[-1]
                 boxes[place, label] = clip_boxes_to_image(moved[best, label + 1], size)
                 start = end
-        return scores, boxes
+        return scores, boxes, confidence
 
     def _losses(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +45,7 @@ class Predictor:
     """A model, or an ensemble of one kind, with its preprocessing.
 
     shorter, longer: [px] the shorter side of its inputs, and the most that the longer may have.
+    class_scores: for localizers, probabilities (K,) of the classes from elsewhere, by row.
     """
 
     models: tuple[DetectionModel, ...]
@@ -54,6 +55,7 @@ class Predictor:
     device: torch.device
     precision: str
     options: InferenceOptions = InferenceOptions()  # noqa: RUF009 (frozen)
+    class_scores: Mapping[int, Tensor] | None = None
 
     @classmethod
     def of(
@@ -82,7 +84,7 @@ class Predictor:
             spec.refine if refine is None else refine,
             tuple(sorted(spec.test_sizes if scales is None else scales)),
         )
-        options.check(first.detects)
+        options.check(first.kind)
         home = spec.train_sizes[-1]
         shorter = max(options.scales, default=home)
         longer = round(spec.max_size * max(1.0, shorter / home))
@@ -131,8 +133,11 @@ class Predictor:
         """What the model finds, or the ensemble on average; models are in eval mode."""
         first, *others = self.models
         image = self.preprocessor.normalize(inputs.image.to(self.device)[None])[0]
+        scores = None
+        if self.class_scores is not None:
+            scores = self.class_scores[inputs.row].to(self.device)
         with torch.no_grad(), autocast(self.device, self.precision):
-            return first.infer(image, inputs.stored, others, self.options)
+            return first.infer(image, inputs.stored, others, self.options, scores)
 
     def meter(self, split: DetectionSplit) -> Meter:
         """What adds up the metrics of outputs on `split`."""

@@ -61,6 +61,7 @@ class Segmenter(DetectionModel):
         size: tuple[int, int],
         others: Sequence[Segmenter] = (),
         options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
+        scores: Tensor | None = None,
     ) -> PixelsOutput:
         """See `DetectionModel`; probabilities of an ensemble are averaged."""
         with torch.no_grad():
