@@ -207,10 +207,10 @@ def _parse_value(text: str) -> Any:
 
 
 def _default(path: str) -> Any:
-    """Default of a dotted recipe field; None where there is none or no such field."""
+    """Default of a dotted recipe field; None also below a part that is None, "" for no field."""
     node: Any = Recipe()
-    for part in path.split("."):
-        node = getattr(node, part, None)
+    for part in current_path(path).split("."):
+        node = None if node is None else getattr(node, part, "")
     return node
 
 

@@ -1,4 +1,4 @@
-"""`resnets.study.depth` and `resnets.study.shortcuts`: train a grid of models, write its report."""
+"""`resnets.study.depth`, `.shortcuts` and `.forms`: train a grid of models, write its report."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from resnets.config import flat_fields, is_locked
+from resnets.study.depth.forms import MODELS, forms_grid
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid, shortcut_grid
 from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
@@ -42,6 +44,7 @@ def depth(
     seeds: int | Sequence[int] | None = None,
     budget: str | None = None,
     recipe: str | None = None,
+    sweep: Mapping[str, Sequence[Any]] = MappingProxyType({}),
     jobs: int | None = None,
     out: str | PathLike[str] | None = None,
     device: str = "auto",
@@ -52,12 +55,14 @@ def depth(
         study = resnets.study.depth(["cifar-plain20", "cifar-resnet20"], data="cifar10")
 
     Args:
-        models: Catalog names; NAME:OPTION for another shortcut option.
+        models: Catalog names; NAME:OPTION for another shortcut option, NAME:FIELD=VALUE for another
+            field of the model or, with a dot, of the recipe.
         preset: "quick" (minutes, embedded digits), "paper-cifar10" or "paper-imagenet".
         data: Data set: a name or a path.
         seeds: Runs of each model, or one number per model; two or more give an uncertainty.
         budget: Length of each run as "2000it" or "30ep", or of the whole study as "5min".
         recipe: Recipe of all runs.
+        sweep: Values of fields, such as {"optim.lr": [0.01, 0.1]}: each model is trained with each.
         jobs: Runs trained at a time, each in a process of its own.
         out: Folder; default runs/study-depth-N. A study of the same grid in it is resumed, and by
             default the latest one that was stopped.
@@ -75,6 +80,7 @@ def depth(
         budget=budget,
         recipe=recipe,
         settings=_settings(fields),
+        sweep=[f"{path}={','.join(map(_text, values))}" for path, values in sweep.items()],
     )
     return run_study(grid, out, jobs=jobs, device=device)
 
@@ -96,6 +102,34 @@ def shortcuts(
     The arguments are those of `depth`.
     """
     grid = shortcut_grid(
+        models=_names(models),
+        data=data,
+        seeds=_counts(seeds),
+        budget=budget,
+        recipe=recipe,
+        settings=_settings(fields),
+    )
+    return run_study(grid, out, jobs=jobs, device=device)
+
+
+def forms(
+    models: Sequence[str] = MODELS,
+    *,
+    data: str | None = None,
+    seeds: int | Sequence[int] | None = None,
+    budget: str | None = None,
+    recipe: str | None = None,
+    jobs: int | None = None,
+    out: str | PathLike[str] | None = None,
+    device: str = "auto",
+    **fields: Any,
+) -> Study:
+    """Tables 1 to 3 of He et al., "Identity Mappings" (ECCV 2016): shortcuts and orders of layers.
+
+    The first of `models` is trained in each form of Tables 1 and 2, and each of them as original
+    and as pre-activation network (Table 3). The other arguments are those of `depth`.
+    """
+    grid = forms_grid(
         models=_names(models),
         data=data,
         seeds=_counts(seeds),
@@ -162,10 +196,11 @@ def _counts(seeds: int | Sequence[int] | None) -> int | list[int] | None:
 
 def _settings(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Recipe fields as a grid keeps them: path=value."""
+    return tuple(f"{name}={_text(value)}" for name, value in flat_fields(fields))
 
-    def text(value: Any) -> str:
-        if value is None:
-            return "none"
-        return value if isinstance(value, str) else json.dumps(value)
 
-    return tuple(f"{name}={text(value)}" for name, value in flat_fields(fields))
+def _text(value: Any) -> str:
+    """A field's value as a grid keeps it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -26,7 +26,8 @@ class GridStudy(ABC):
     """A study that trains a grid of models and seeds; started again, it resumes.
 
     Args:
-        models: Models, separated by commas; NAME:OPTION for another shortcut option.
+        models: Models, separated by commas; NAME:OPTION for another shortcut option,
+            NAME:FIELD=VALUE for another field of the model or, with a dot, of the recipe.
         data: Data set: a name, a folder of class folders, a tar of one, IDX or CIFAR files.
         seeds: Runs of each model (seeds 0, 1, ...), or one number per model as in 3,3,1; two or
             more give an uncertainty. Default 3.
@@ -88,16 +89,18 @@ class Depth(GridStudy):
     A stopped or killed study is resumed by the same command, or with --resume.
 
     Args:
-        preset: quick (minutes, embedded digits), paper-cifar10, paper-imagenet.
+        preset: quick, sweep (minutes, embedded digits), paper-cifar10, paper-imagenet.
+        sweep: Train each model with each of these values, as optim.lr=0.01,0.03,0.1; repeatable.
     """
 
     preset: str | None = None
+    sweep: Settings = ()
 
     def grid(self) -> Grid:
         """The grid that the options describe."""
         from resnets.study.depth.presets import depth_grid
 
-        return depth_grid(self.preset, **self.options())
+        return depth_grid(self.preset, sweep=self.sweep, **self.options())
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,29 @@ class Shortcuts(GridStudy):
         return shortcut_grid(**self.options())
 
 
+@dataclass(frozen=True)
+class Forms(GridStudy):
+    """Tables 1 to 3 of He et al. 2016: shortcuts, orders of layers, pre-activation by depth.
+
+    The first model is trained in each form of Tables 1 and 2, all of them as original and as
+    pre-activation network. By default on the embedded digits, 200 iterations, two seeds.
+    """
+
+    models: str | None = "cifar-resnet32,cifar-resnet56"
+
+    def grid(self) -> Grid:
+        """The grid that the options describe."""
+        from resnets.study.depth.forms import forms_grid
+
+        return forms_grid(**self.options())
+
+
 def command(
     study: tyro.conf.OmitSubcommandPrefixes[
         tyro.conf.OmitArgPrefixes[
             Annotated[Depth, tyro.conf.subcommand("depth")]
             | Annotated[Shortcuts, tyro.conf.subcommand("shortcuts")]
+            | Annotated[Forms, tyro.conf.subcommand("forms")]
             | Annotated[Responses, tyro.conf.subcommand("responses")]
             | Annotated[Gradients, tyro.conf.subcommand("gradients")]
             | Annotated[Identity, tyro.conf.subcommand("identity")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -178,8 +179,9 @@ class Landscape:
 
 
 def split_names(names: str | None) -> tuple[str, ...]:
-    """Names separated by commas."""
-    return tuple(name.strip() for name in (names or "").split(",") if name.strip())
+    """Names separated by commas, but for commas inside brackets."""
+    parts = re.split(r",(?![^\[]*\])", names or "")
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _show(report: Report) -> int:

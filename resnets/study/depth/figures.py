@@ -22,14 +22,15 @@ from resnets.report.figures import (
     subplots,
 )
 
-KINDS = ("plain", "residual")
+MAX_COLUMNS = 3  # panels beside each other
 WARM_UP = 0.1  # fraction of a run ignored in scaling the error axis: every model starts near chance
+MARKERS = ("o", "o", "D", "^", "v", "P")
 LABEL_SIZE = 9.5  # points, of the names at the lines' ends
 
 
 @dataclass(frozen=True)
 class ErrorCurves:
-    """Errors of one model in percent over its seeds.
+    """Errors of one model in percent over its seeds. kind: its family, such as "residual".
 
     `train` and `held_out` map a step to the errors of the finished seeds at that step;
     `unfinished` has the (step, training error) points of each seed that did not finish.
@@ -53,7 +54,7 @@ def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:
         {model.name: f"{model.depth} layers" for model in models},
         {
             model.name: f"{model.depth} layers"
-            + ("" if model.kind == "plain" else f", {model.shortcut}")
+            + ("" if model.shortcut == "none" else f", {model.shortcut}")
             for model in models
         },
     )
@@ -65,13 +66,13 @@ def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:
 
 
 def error_curves(models: Sequence[ErrorCurves], held_out: str) -> Figure:
-    """Error against iterations, as in Fig. 6: a panel each for plain and residual.
+    """Error against iterations, as in Fig. 6: a panel for each family, plain and residual first.
 
     Dashed: training; solid: `held_out` ("test" or "validation"). Residual networks have thicker
     lines (here only; Fig. 4 has thin lines for training and bold ones for validation). Lines are
     means over seeds, bands their range, a cross the end of a run that did not finish.
     """
-    kinds = [kind for kind in KINDS if any(model.kind == kind for model in models)]
+    kinds = families(models)
     ordered = sorted(models, key=lambda model: (model.depth, model.shortcut))
     labels = curve_labels(ordered)
     names = list(dict.fromkeys(labels[model.name] for model in ordered))
@@ -80,21 +81,32 @@ def error_curves(models: Sequence[ErrorCurves], held_out: str) -> Figure:
     last = max((step for model in models for step in _steps(model)), default=1)
     gap = 1.25 * LABEL_SIZE / (72 * 0.7 * PANEL[1]) * top  # a line of text on the error axis, about
     with figure_style():
-        figure, panels = subplots(1, len(kinds), share="both")
-        for axes, kind in zip(panels, kinds, strict=True):
+        columns = min(MAX_COLUMNS, len(kinds))
+        figure, panels = subplots(-(-len(kinds) // columns), columns, share="both")
+        for axes in panels[len(kinds) :]:
+            axes.set_visible(False)
+        for axes, kind in zip(panels, kinds, strict=False):
             ends = []
             for model in (model for model in ordered if model.kind == kind):
                 color = colors[labels[model.name]]
-                end = _plot_model(axes, model, color, bold=kind == "residual")
+                end = _plot_model(axes, model, color, bold=model.shortcut != "none")
                 if end is not None:
                     ends.append((min(end, top), labels[model.name], color))
-            axes.set(title=f"{kind.capitalize()} networks", xlim=(0, last), ylim=(0, top))
+            title = f"{kind[:1].upper()}{kind[1:]}{' networks' if len(kind) < 16 else ''}"
+            axes.set(title=title, xlim=(0, last), ylim=(0, top))
             axes.set(xlabel="iteration", ylabel="error (%)")
             _label_ends(axes, ends, top, gap)
             integer_ticks(axes)
             axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         _line_legend(figure, held_out, any(model.unfinished for model in models))
     return figure
+
+
+def families(models: Sequence[ErrorCurves]) -> list[str]:
+    """The families of the models in the order of their panels."""
+    names = list(dict.fromkeys(model.kind for model in models))
+    first = [name for name in ("plain", "residual") if name in names]
+    return [*first, *(name for name in names if name not in first)]
 
 
 def depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Figure:
@@ -110,7 +122,16 @@ def depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Figure:
             (f"{held_out.capitalize()} error", [(model, model.held_out) for model in models]),
         )
     ]
-    styles = {"plain": (SERIES[0], "s", 1.4), "residual": (SERIES[4], "o", 2.4)}
+    kinds = families(models)
+    colors = [SERIES[0], SERIES[4], *(SERIES[place] for place in (2, 1, 3, 5))]
+    if kinds[:1] != ["plain"]:
+        colors = colors[1:]
+    plain = {model.kind for model in models if model.shortcut == "none"}
+    styles = {
+        kind: (colors[place % len(colors)], "s" if kind in plain else MARKERS[place % len(MARKERS)],
+               1.4 if kind in plain else 2.4)
+        for place, kind in enumerate(kinds)
+    }  # fmt: skip
     with figure_style():
         figure, panels = subplots(1, 2, share="both")
         for axes, (title, points) in zip(panels, last, strict=True):
@@ -131,7 +152,8 @@ def depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Figure:
             axes.margins(x=0.08)
         panels[0].set_ylim(bottom=0)  # of both, now that both are drawn
         handles, words = panels[0].get_legend_handles_labels()
-        figure.legend(handles, words, loc="outside upper right", ncols=len(words))
+        ncols = len(words) if len(words) < 4 else 2
+        figure.legend(handles, words, loc="outside upper right", ncols=ncols)
     return figure
 
 

@@ -13,14 +13,23 @@ import torch
 from resnets.config import ModelSpec, Recipe, from_toml, to_toml
 from resnets.diagrams.draw import model_diagram
 from resnets.models import ImageClassifier, build, cost
+from resnets.recipes import recipe as recipe_called
 from resnets.report.page import Figure, Numbers, Report, Row, Table, write_page
 from resnets.study import paper
 from resnets.study.analysis import study_command
 from resnets.study.convergence import RULE
-from resnets.study.depth.figures import KINDS, depth_errors, error_curves
+from resnets.study.depth.figures import depth_errors, error_curves, families
+from resnets.study.depth.forms import (
+    Forms,
+    base_models,
+    forms_figures,
+    forms_tables,
+    read_forms,
+)
 from resnets.study.depth.presets import PRESETS
 from resnets.study.depth.protocol import differences, format_duration, merge_environments
 from resnets.study.depth.summary import SPLIT_NAMES, ModelSummary, Which, run_folder, summarize
+from resnets.study.depth.sweep import Sweep, sweep, sweep_figure, sweep_table
 from resnets.study.depth.verdict import MARGIN, Verdict, degradation, reached_by
 from resnets.study.grid.cells import CELLS, RECIPE, Cell, Grid, folder_name, read_cells, read_grid
 
@@ -40,19 +49,34 @@ def write_grid_page(folder: Path) -> Report:
     where `folder` contains no grid.
     """
     grid, cells = read_grid(folder), read_cells(folder)
-    models, verdict = summarize(cells), degradation(cells)
-    recipes = _recipes(models)
+    all_models = summarize(cells)
+    recipes = _recipes(all_models)
     recipe = next(iter(recipes.values()), None)
+    swept: Sweep | None = None
+    models, verdict = all_models, degradation(cells)
+    if grid.sweep:
+        own = recipe_called(grid.recipe, grid.swept(grid.models[0])[0].partition(":")[0])
+        swept = sweep(grid, cells, own)
+        models, verdict = summarize(swept.best) or all_models, swept.verdict
+    forms: Forms | None = None
+    if grid.study == "forms":
+        forms = read_forms(grid, models)
     reported = [_reported(model, recipe) for model in models]
     gaps = [cell for cell in cells if cell.status != "done"]
     return write_page(
         folder,
         f"study/{grid.study}.html.j2",
-        figures=[*_error_figures(models), _diagram(models)],
+        figures=[
+            *(forms_figures(forms) if forms else _error_figures(models)),
+            *([sweep_figure(swept)] if swept else []),
+            *([] if forms else [_diagram(models)]),
+        ],
         tables=[
             _summary_table(models, reported),
+            *([sweep_table(swept)] if swept else []),
+            *(forms_tables(forms, SPLIT_NAMES[models[0].held_out]) if forms else []),
             *_verdict_table(verdict),
-            _cells_table(models),
+            _cells_table(all_models),
             _models_table(models),
             *([_gaps_table(gaps)] if gaps else []),
         ],
@@ -61,6 +85,8 @@ def write_grid_page(folder: Path) -> Report:
         cells=cells,
         held_out=SPLIT_NAMES[models[0].held_out],
         verdict=verdict,
+        sweep=swept,
+        forms=forms,
         margin=MARGIN,
         rule=RULE,
         ranking=_ranking(models),
@@ -144,7 +170,8 @@ def _error_figures(models: Sequence[ModelSummary]) -> list[Figure]:
         if row["kind"] in ("train", model.held_out)
     )
     figures = [Figure("error-curves", error_curves(curves, held_out), Numbers(columns, rows))]
-    depths = {kind: [model.depth for model in curves if model.kind == kind] for kind in KINDS}
+    kinds = families(curves)
+    depths = {kind: [model.depth for model in curves if model.kind == kind] for kind in kinds}
     one_each = all(len(set(found)) == len(found) for found in depths.values())
     several = max(len(set(found)) for found in depths.values()) > 1
     if one_each and several and any(model.train for model in curves):
@@ -190,7 +217,8 @@ def _summary_table(
 def _verdict_table(verdict: Verdict) -> list[Table]:
     """The differences on which the verdict rests; no table if there are none."""
     rows: list[Row] = []
-    for found in filter(None, (verdict.plain, verdict.residual, verdict.twins)):
+    found_all = (verdict.plain, verdict.residual, *verdict.others.values(), verdict.twins)
+    for found in filter(None, found_all):
         first, second = map(statistics.fmean, (found.first_errors, found.second_errors))
         low, high = found.interval or (None, None)
         runs = f"{len(found.first_errors)}, {len(found.second_errors)}"
@@ -248,14 +276,14 @@ def _gaps_table(gaps: Sequence[Cell]) -> Table:
 def _models_table(models: Sequence[ModelSummary]) -> Table:
     """The models compared, with their cost counted from the built modules."""
     columns = (
-        *("Model", "Kind", "Layers", "Blocks per stage", "Shortcut", "Parameters"),
+        *("Model", "Family", "Layers", "Blocks per stage", "Shortcut", "Parameters"),
         "Multiply-adds",
     )
     rows = []
     for summary, model in zip(models, _build_all(models), strict=True):
         spec, counted = model.spec, cost.count(model, model.spec.input_size)
         blocks = " + ".join(map(str, spec.depths))
-        row = (summary.name, summary.kind, summary.depth, blocks, spec.shortcut)
+        row = (summary.name, summary.family, summary.depth, blocks, spec.shortcut)
         rows.append((*row, counted.parameters, counted.multiply_adds))
     return Table("models-compared", columns, tuple(rows))
 
@@ -264,7 +292,8 @@ def _diagram(models: Sequence[ModelSummary]) -> Figure:
     """Layer diagrams of the models; of many, the shallowest and the deepest of each kind."""
     drawn = [model.name for model in models]
     if len(models) > MAX_DRAWN:
-        by_kind = [[model.name for model in models if model.kind == kind] for kind in KINDS]
+        kinds = ("plain", "residual")
+        by_kind = [[model.name for model in models if model.kind == kind] for kind in kinds]
         drawn = [name for mine in by_kind for name in dict.fromkeys([*mine[:1], *mine[-1:]])]
     built = {model.spec.name: model for model in _build_all(models)}
     return Figure("models", model_diagram([built[name] for name in drawn]))
@@ -292,12 +321,17 @@ def _commands(folder: Path, grid: Grid) -> list[str]:
     if preset is not None:
         return [study_command(grid.study, preset=preset), one]
     counts = [str(count) for count in grid.seeds]
+    named = list(dict.fromkeys(grid.swept(model)[0] for model in grid.models))
+    if grid.study == "forms":
+        named = base_models(grid)
+    counts = counts[:: len(grid.models) // len(named)] if grid.sweep else counts
     flags = {
         "data": grid.data,
-        "models": ",".join(grid.models),
+        "models": ",".join(named),
         "seeds": counts[0] if len(set(counts)) == 1 else ",".join(counts),
         "budget": f"{grid.iterations}it" if grid.iterations else grid.budget,
         "recipe": grid.recipe,
     }
     settings = [word for setting in grid.settings for word in ("--set", setting)]
+    settings += [word for axis in grid.sweep for word in ("--sweep", axis)]
     return [study_command(grid.study, *settings, **flags), one]

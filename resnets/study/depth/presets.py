@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -41,6 +42,19 @@ def quick() -> Grid:
     )
 
 
+def rates() -> Grid:
+    """Embedded digits: is degradation a learning rate that does not suit the depth?
+
+    Command: resnets study depth --preset sweep. Time and result: docs/study.md.
+    """
+    swept = "optim.lr=0.01,0.03,0.1,0.3"
+    models = ("cifar-plain20", "cifar-plain44", "cifar-resnet20", "cifar-resnet44")
+    named, seeds = _swept(models, (2,) * len(models), (swept,))
+    base = quick()
+    settings = (*base.settings, "model.widths=[8,16,32]", "model.stem_width=8")
+    return dataclasses.replace(base, models=named, seeds=seeds, settings=settings, sweep=(swept,))
+
+
 def paper_cifar10() -> Grid:
     """Table 6 and Fig. 6: plain and residual networks of 20 to 110 layers, and residual 1202.
 
@@ -69,7 +83,12 @@ def paper_imagenet() -> Grid:
 
 
 PRESETS: Mapping[str, Callable[[], Grid]] = MappingProxyType(
-    {"quick": quick, "paper-cifar10": paper_cifar10, "paper-imagenet": paper_imagenet}
+    {
+        "quick": quick,
+        "sweep": rates,
+        "paper-cifar10": paper_cifar10,
+        "paper-imagenet": paper_imagenet,
+    }
 )
 
 
@@ -82,10 +101,12 @@ def depth_grid(
     budget: str | None = None,
     recipe: str | None = None,
     settings: Sequence[str] = (),
+    sweep: Sequence[str] = (),
 ) -> Grid:
     """The grid of a depth study; each argument given replaces that part of the preset.
 
-    seeds: runs of each model, or one number per model. Without a preset `models` is required, the
+    seeds: runs of each model, or one number per model. sweep: fields as FIELD=VALUE,VALUE,...; each
+    model is trained with each value of each field. Without a preset `models` is required, the
     data are the embedded digits, the recipe is the paper's for the family of models (for digits the
     recipe "digits", since the paper's mirrors images), the budget is the recipe's own, and there
     are three seeds. Raises ConfigError.
@@ -95,7 +116,9 @@ def depth_grid(
         counts = dict(zip(grid.models, grid.seeds, strict=True))
         models = tuple(models) or grid.models
         data, recipe, budget = data or grid.data, recipe or grid.recipe, budget or grid.budget
-        settings = (*grid.settings, *settings)
+        settings, sweep = (*grid.settings, *settings), sweep or grid.sweep
+        models = tuple(dict.fromkeys(grid.swept(model)[0] for model in models))
+        counts |= {grid.swept(model)[0]: count for model, count in counts.items()}
     else:
         if not models:
             raise ConfigError(
@@ -107,14 +130,40 @@ def depth_grid(
         seeds = [counts.get(model, 1) for model in models]
     elif isinstance(seeds, int):
         seeds = [seeds] * len(models)
+    named, counted = _swept(models, seeds, sweep)
     return Grid(
-        models=tuple(models),
-        seeds=tuple(seeds),
+        models=named,
+        seeds=counted,
         data=_absolute(data or DIGITS),
         recipe=recipe,
         budget=budget or recipes.recipe(recipe).duration,
         settings=tuple(settings),
+        sweep=tuple(sweep),
     )
+
+
+def _swept(
+    models: Sequence[str], seeds: Sequence[int], sweep: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Each model with each value of the swept fields, and the number of seeds of each."""
+    named = list(models)
+    if len(seeds) != len(named):
+        return tuple(named), tuple(seeds)  # which a grid refuses
+    counts = list(seeds)
+    for axis in sweep:
+        path, _, values = axis.partition("=")
+        listed = split_outside_brackets(values)
+        if len(listed) < 2:
+            raise ConfigError(f"--sweep {axis}: write it as FIELD=VALUE,VALUE,...")
+        counts = [count for count in counts for _ in listed]
+        named = [f"{model}:{path}={value}" for model in named for value in listed]
+    return tuple(named), tuple(counts)
+
+
+def split_outside_brackets(text: str) -> list[str]:
+    """The parts of `text` between commas, but for those inside brackets."""
+    parts = re.split(r",(?![^\[]*\])", text)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def shortcut_grid(

@@ -63,6 +63,11 @@ class ModelSummary:
         return self.cells[0].kind
 
     @property
+    def family(self) -> str:
+        """The form of the model in words."""
+        return self.cells[0].family
+
+    @property
     def depth(self) -> int:
         """Weighted layers."""
         return self.cells[0].depth
@@ -81,7 +86,7 @@ class ModelSummary:
         """The curves to plot of this model."""
         return ErrorCurves(
             name=self.name,
-            kind=self.kind,
+            kind=self.family,
             depth=self.depth,
             shortcut=self.cells[0].shortcut,
             train=self._by_step("train"),
@@ -104,9 +109,15 @@ class ModelSummary:
 
 
 def summarize(cells: Sequence[Cell]) -> list[ModelSummary]:
-    """The models of a grid: plain before residual, shallow before deep."""
+    """The models of a grid: plain before residual, family by family, shallow before deep."""
     held_out: HeldOut = "test" if any(cell.last("test") for cell in cells) else "val"
-    ordered = sorted(cells, key=lambda cell: (cell.kind, cell.depth, cell.model, cell.seed))
+    ordered = sorted(
+        cells,
+        key=lambda cell: (
+            *(cell.kind, cell.family != "residual", cell.family),
+            *(cell.depth, cell.model, cell.seed),
+        ),
+    )
     grouped: dict[str, list[Cell]] = {}
     for cell in ordered:
         grouped.setdefault(cell.model, []).append(cell)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,6 +110,7 @@ class Verdict:
 
     plain, residual: shallowest to deepest network of that kind; None where the grid does not have
     two depths of it. twins: the plain and the residual network of the greatest depth both have.
+    others: the same for each further family, such as pre-activation networks, by its name.
     statement: all of it in a few sentences.
     """
 
@@ -117,6 +118,7 @@ class Verdict:
     plain: Difference | None
     residual: Difference | None
     twins: Difference | None
+    others: Mapping[str, Difference]
 
 
 def degradation(cells: Sequence[Cell]) -> Verdict:
@@ -124,6 +126,7 @@ def degradation(cells: Sequence[Cell]) -> Verdict:
     runs = {kind: _runs(cells, kind) for kind in ("plain", "residual")}
     plain, residual = (_depths_apart(runs[kind]) for kind in ("plain", "residual"))
     twins = _twins(runs["plain"], runs["residual"])
+    others = _others(cells, {found.first.family for found in (plain, residual) if found})
     sentences = [
         _headline(plain, residual),
         _sentence("plain", plain),
@@ -131,9 +134,11 @@ def degradation(cells: Sequence[Cell]) -> Verdict:
     ]
     if twins is not None:
         sentences.append(f"At {twins.first.depth} layers, plain to residual: {twins.text}.")
-    sentences += [*_too_short(plain, residual, twins), *_open_ends(plain, residual, twins)]
+    sentences += [_sentence(name, found) for name, found in others.items()]
+    more = (*others.values(), twins)
+    sentences += [*_too_short(plain, residual, *more), *_open_ends(plain, residual, *more)]
     sentences.append(_left_out(cells))
-    return Verdict(" ".join(filter(None, sentences)), plain, residual, twins)
+    return Verdict(" ".join(filter(None, sentences)), plain, residual, twins, others)
 
 
 Runs = dict[int, list[tuple[Cell, float]]]
@@ -142,15 +147,27 @@ Runs = dict[int, list[tuple[Cell, float]]]
 def _runs(cells: Sequence[Cell], kind: Kind) -> Runs:
     """Depth -> finished cells with their final training error, of one family of models.
 
-    Of several families of a kind (shortcut options, blocks), the one with most depths.
+    Of several families of a kind (forms, shortcut options), the one with most depths.
     """
-    families: dict[tuple[str, str], Runs] = {}
-    for cell in cells:
-        row = cell.last("train")
-        if cell.kind == kind and cell.status == "done" and row is not None:
-            family = families.setdefault((cell.spec.block, cell.shortcut), {})
-            family.setdefault(cell.depth, []).append((cell, row["top1_error"]))
+    families = _families([cell for cell in cells if cell.kind == kind])
     return max(families.values(), key=len, default={})
+
+
+def _families(cells: Sequence[Cell]) -> dict[tuple[str, str], Runs]:
+    """The runs of each family of models and shortcut option, the paper's own first."""
+    families: dict[tuple[str, str], Runs] = {}
+    for cell in sorted(cells, key=lambda cell: cell.family not in ("plain", "residual")):
+        row = cell.last("train")
+        if cell.status == "done" and row is not None:
+            runs = families.setdefault((cell.family, cell.shortcut), {})
+            runs.setdefault(cell.depth, []).append((cell, row["top1_error"]))
+    return families
+
+
+def _others(cells: Sequence[Cell], known: set[str]) -> dict[str, Difference]:
+    """Shallowest to deepest network of each family that is not among the `known` ones."""
+    found = {name: _depths_apart(runs) for (name, _), runs in _families(cells).items()}
+    return {name: each for name, each in found.items() if each is not None and name not in known}
 
 
 def _depths_apart(runs: Runs) -> Difference | None:
@@ -217,7 +234,7 @@ def _headline(plain: Difference | None, residual: Difference | None) -> str:
     return f"{found}: deeper plain networks train worse, deeper residual networks do not."
 
 
-def _sentence(kind: Kind, found: Difference | None) -> str:
+def _sentence(kind: str, found: Difference | None) -> str:
     return f"Training error of the {kind} networks: {found.text}." if found else ""
 
 

@@ -39,11 +39,11 @@ State = Literal["vanishing", "exploding", "healthy", "not finite"]
 class Scheme:
     """What keeps signals from vanishing: `norm` and `init` of the `ModelSpec`."""
 
-    norm: Literal["batch", "none"]
+    norm: Literal["batch", "group+ws", "none"]
     init: Literal["he", "naive"]
 
     def __str__(self) -> str:
-        norm = "batch norm" if self.norm == "batch" else "no norm"
+        norm = {"batch": "batch norm", "group+ws": "group norm", "none": "no norm"}[self.norm]
         return f"{norm}, {'He' if self.init == 'he' else 'naive'} init"
 
 

@@ -7,9 +7,11 @@ folder: a cell is a recipe and a name. There is no other state.
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +46,7 @@ GRID_FIELDS = {
     "data.folds": "--k of resnets folds",
     "data.fold": "--k of resnets folds",
     "model.shortcut": "the model's name, such as cifar-resnet20:B",
+    "model.name": "the model's name",
 }
 # Rows of training error are logged once per epoch, but at least every so many steps.
 MAX_ROW_STEPS = 100
@@ -55,23 +58,27 @@ VERSION = 2  # of study.toml
 class Grid:
     """Nets times seeds, trained by one recipe for one number of steps.
 
-    models: names of the catalog, or NAME:OPTION for another shortcut option ("resnet34:C",
-    "resnet50:none"). seeds: number of seeds (0, 1, ...) of each model. settings: further recipe
-    fields as path=value. budget: as requested; `iterations` is the resulting number of steps and
-    `epoch` that of one pass over the training set, both fixed when the study starts. version: 1
-    for studies begun before held-out shares followed each image's identity; their cells keep the
-    rules of that time.
+    models: names of the catalog, with what differs: NAME:OPTION for another shortcut option
+    ("resnet34:C", "resnet50:none"), NAME:FIELD=VALUE for another field of the model
+    ("cifar-resnet20:norm=none") or, with a dot, of the recipe ("cifar-resnet20:optim.lr=0.3");
+    several follow each other. sweep: fields that the study varies as FIELD=VALUE,VALUE,...;
+    `models` has a name for each value. seeds: number of seeds (0, 1, ...) of each model. settings:
+    further recipe fields as path=value. budget: as requested; `iterations` is the resulting number
+    of steps and `epoch` that of one pass over the training set, both fixed when the study starts.
+    version: 1 for studies begun before held-out shares followed each image's identity; their cells
+    keep the rules of that time.
 
     Of "folds" the seeds are folds: cell k is tested on fold k (`data.fold`), all of seed 0.
     """
 
-    study: Literal["depth", "shortcuts", "folds"] = "depth"
+    study: Literal["depth", "shortcuts", "forms", "folds"] = "depth"
     models: tuple[str, ...]
     seeds: tuple[int, ...]
     data: str
     recipe: str
     budget: str
     settings: tuple[str, ...] = ()
+    sweep: tuple[str, ...] = ()
     iterations: int = 0
     epoch: int = 0
     version: int = VERSION
@@ -93,6 +100,14 @@ class Grid:
                 f"models: {' and '.join(stems.values())} belong to two families (CIFAR and "
                 "ImageNet stem); compare one family at a time"
             )
+
+    def swept(self, model: str) -> tuple[str, tuple[str, ...]]:
+        """The name of `model` without the swept fields, and its value of each of them."""
+        paths = [axis.partition("=")[0] for axis in self.sweep]
+        words = [(word, word.partition("=")[0]) for word in model.split(":")]
+        values = {path: word.partition("=")[2] for word, path in words if path in paths}
+        base = ":".join(word for word, path in words if path not in paths)
+        return base, tuple(values.get(path, "") for path in paths)
 
     @property
     def requested(self) -> Grid:
@@ -134,6 +149,11 @@ class Cell:
         return "residual" if model_spec(self.model).residual else "plain"
 
     @property
+    def family(self) -> str:
+        """The model's form in words, whatever its depth: "plain", "residual", "pre-activation"."""
+        return family(model_spec(self.model))
+
+    @property
     def depth(self) -> int:
         """Weighted layers, as the paper counts them."""
         return model_spec(self.model).num_layers
@@ -153,38 +173,89 @@ class Cell:
         return min(rows, key=lambda row: row["top1_error"], default=None)
 
 
+@cache
 def model_spec(model: str) -> ModelSpec:
-    """The spec of the model called NAME or NAME:OPTION; that is also the name of the spec.
+    """The spec of the model called NAME, with OPTION or FIELD=VALUE after colons.
 
-    Raises ConfigError for an unknown name or option, and for an option of a model without blocks.
+    That is also the name of the spec. Raises ConfigError for an unknown name, option or field, and
+    for an option of a model without blocks.
     """
-    name, colon, option = model.partition(":")
+    name, *words = model.split(":")
     spec = catalog.spec(name)
-    if not colon:
+    for option in (word for word in words if "=" not in word):
+        if option not in OPTIONS:
+            raise ConfigError(
+                f"{model}: unknown shortcut option {option!r}; options: {', '.join(OPTIONS)}, or "
+                "FIELD=VALUE"
+            )
+        if not spec.residual:
+            raise ConfigError(f"{model}: {name} has no shortcuts to choose an option for")
+    if not words:
         return spec
-    chosen = next((each for each in OPTIONS if each == option), None)
-    if chosen is None:
-        raise ConfigError(
-            f"{model}: unknown shortcut option {option!r}; options: {', '.join(OPTIONS)}"
-        )
-    if not spec.residual:
-        raise ConfigError(f"{model}: {name} has no shortcuts to choose an option for")
-    return dataclasses.replace(spec, name=model, shortcut=chosen)
+    changes = {path: each for path, each in model_fields(model).items() if path[:6] == "model."}
+    changed = replace_fields(Recipe(model=spec), {"model.name": model, **changes}, where=model)
+    return changed.model
+
+
+def model_fields(model: str) -> dict[str, str]:
+    """The recipe fields that the words after the colons of a model's name set, as text."""
+    _, *words = model.split(":")
+    found: dict[str, str] = {}
+    for word in words:
+        path, equals, value = word.partition("=")
+        path, value = (path, value) if equals else ("shortcut", f'"{word}"')
+        path = path if "." in path else f"model.{path}"
+        if path in found:
+            raise ConfigError(f"{model}: {path} is given twice")
+        if path in GRID_FIELDS and path != "model.shortcut":
+            raise ConfigError(f"{model}: the grid decides {path}; use {GRID_FIELDS[path]}")
+        found[path] = value
+    return found
+
+
+# How a family of models is called by its fields, from the most telling one on.
+ORDER_NAMES = {
+    "": "residual",
+    "preact": "pre-activation",
+    "relu-preact": "ReLU-only pre-activation",
+    "norm-after-add": "BN after addition",
+    "relu-before-add": "ReLU before addition",
+}
+
+
+def family(spec: ModelSpec) -> str:
+    """The form of a network in words, the same for all depths and shortcut options."""
+    words = [ORDER_NAMES[spec.order] if spec.residual else "VGG" if spec.is_vgg else "plain"]
+    if not spec.residual and spec.order:
+        words.append(ORDER_NAMES[spec.order])
+    if spec.is_bottleneck:
+        words.append("bottleneck")
+    if spec.shortcut_gate != "none":
+        gate = "highway" if spec.shortcut_gate == "highway" else f"{spec.shortcut_gate} gate"
+        words.append(f"{gate} {spec.gate_bias:g}")
+    if spec.shortcut_scale != 1:
+        words.append(f"{spec.shortcut_scale:g} x")
+    if spec.shortcut_dropout:
+        words.append(f"dropout {spec.shortcut_dropout:g}")
+    scale = spec.branch_scale
+    if scale != 1:
+        words.append(scale if isinstance(scale, str) else f"{scale:g} F")
+    if spec.norm != "batch" and not spec.is_vgg:
+        words.append("no norm" if spec.norm == "none" else "group norm")
+    return ", ".join(words)
 
 
 def folder_name(model: str, seed: int) -> str:
     """Name of a cell's folder."""
-    return f"{model.replace(':', '-').lower()}-seed{seed}"
+    return f"{re.sub(r'[^a-z0-9._-]', '-', model.lower())}-seed{seed}"
 
 
 def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
     """The recipe of one cell; ConfigError where a setting is invalid."""
-    base = recipes.recipe(grid.recipe, model.partition(":")[0])
-    spec = model_spec(model)
-    recipe = dataclasses.replace(
-        base, model=dataclasses.replace(base.model, name=spec.name, shortcut=spec.shortcut)
-    )
+    recipe = recipes.recipe(grid.recipe, model.partition(":")[0])
+    model_spec(model)  # raises where the name is not one
     changes: dict[str, Any] = {
+        "model.name": model,
         "seed": seed,
         "data.source": grid.data,
         "eval.watch_test": True,
@@ -199,9 +270,9 @@ def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
         rows = max(1, round(grid.iterations / spacing))
         changes["duration"] = f"{grid.iterations}it"
         changes["log_every"] = f"{-(-grid.iterations // rows)}it"
-    return replace_fields(
-        replace_fields(recipe, changes), dict(_split(each) for each in grid.settings)
-    )
+    settings = dict(_split(each) for each in grid.settings)
+    recipe = replace_fields(replace_fields(recipe, changes), settings)
+    return replace_fields(recipe, dict(model_fields(model)), where=model)
 
 
 def setting_warnings(grid: Grid) -> list[str]:
@@ -209,7 +280,10 @@ def setting_warnings(grid: Grid) -> list[str]:
     stated = [current_path(_split(each)[0]) for each in grid.settings]
     found: dict[str, None] = {}
     for model in grid.models:
-        found |= dict.fromkeys(check_stated(cell_recipe(grid, model, seed=0), stated, "--set"))
+        recipe = cell_recipe(grid, model, seed=0)
+        recipe.model.check()
+        named = [*stated, *map(current_path, model_fields(model))]
+        found |= dict.fromkeys(check_stated(recipe, named, "--set"))
     return list(found)
 
 

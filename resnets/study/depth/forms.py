@@ -1,0 +1,250 @@
+"""`resnets study forms`: Tables 1 to 3 of He et al., "Identity Mappings" (ECCV 2016), beside ours.
+
+Table 1 changes the shortcut, Table 2 the order of the layers, both in one network; Table 3 compares
+the original and the pre-activation network at several depths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from matplotlib.axes import Axes
+
+from resnets.diagrams.draw import block_diagram
+from resnets.report.figures import INK, SERIES, SOFT, figure_style, subplots
+from resnets.report.page import Figure, Numbers, Row, Table
+from resnets.study import paper
+from resnets.study.depth.presets import DIGITS, depth_grid
+from resnets.study.depth.summary import ModelSummary
+from resnets.study.grid.cells import Grid, model_spec
+
+MODELS = ("cifar-resnet32", "cifar-resnet56")
+SEEDS, BUDGET = 2, "200it"
+SETTINGS = (  # half the width, so that digits take minutes
+    "batch_size=128",
+    "optim.nesterov=false",
+    "eval.every=4ep",
+    "checkpoint_every=4ep",
+    "model.widths=[8,16,32]",
+    "model.stem_width=8",
+)
+FAILED = 20.0  # percent, above which the paper reports "fail"
+PREACT = paper.ORDER_FORMS[-1]
+
+
+def forms_grid(
+    *,
+    models: Sequence[str] = MODELS,
+    data: str | None = None,
+    seeds: int | Sequence[int] | None = None,
+    budget: str | None = None,
+    recipe: str | None = None,
+    settings: Sequence[str] = (),
+) -> Grid:
+    """The grid of Tables 1 and 2 for the first of `models`, and of Table 3 for all of them.
+
+    On the embedded digits, with narrow networks, 200 iterations and two seeds, unless told
+    otherwise; on other data by the defaults of `depth_grid`. Raises ConfigError.
+    """
+    models = tuple(models) or MODELS
+    named = [named_form(models[0], form) for form in (*paper.SHORTCUT_FORMS, *paper.ORDER_FORMS)]
+    named += [name for model in models for name in (model, named_form(model, PREACT))]
+    if (data or DIGITS) == DIGITS:
+        budget, seeds = budget or BUDGET, seeds or SEEDS
+        settings = (*SETTINGS, *settings)
+    grid = depth_grid(
+        models=tuple(dict.fromkeys(named)),
+        data=data,
+        seeds=seeds,
+        budget=budget,
+        recipe=recipe,
+        settings=settings,
+    )
+    return dataclasses.replace(grid, study="forms")
+
+
+def named_form(model: str, form: paper.PaperForm) -> str:
+    """The name of `model` in a form of the paper's tables."""
+    kind = "bottleneck" if model_spec(model).is_bottleneck else "basic"
+    return f"{model}:{form.form.replace('*', kind)}" if form.form else model
+
+
+def base_models(grid: Grid) -> list[str]:
+    """The models that a grid of forms was asked for."""
+    return [model for model in grid.models if ":" not in model]
+
+
+@dataclass(frozen=True)
+class FormRow:
+    """A row of Table 1 or 2: the paper's errors, and those of our network (None: not finished)."""
+
+    form: paper.PaperForm
+    model: ModelSummary | None
+
+    @property
+    def error(self) -> float | None:
+        """Mean held-out error of the finished seeds, in percent."""
+        model = self.model
+        return None if model is None else model.errors(model.held_out, "last").mean
+
+    @property
+    def train(self) -> float | None:
+        """Mean last training error of the finished seeds, in percent."""
+        return None if self.model is None else self.model.errors("train", "last").mean
+
+
+@dataclass(frozen=True)
+class Forms:
+    """The three tables of a grid of forms; depths: layers -> original and pre-activation row."""
+
+    shortcuts: tuple[FormRow, ...]
+    orders: tuple[FormRow, ...]
+    depths: Mapping[int, tuple[FormRow, FormRow]]
+
+    @property
+    def agreement(self) -> dict[str, tuple[int, int]]:
+        """Pairs of rows that our training errors order as the paper's test errors do, of how many.
+
+        By table. Rows that the paper does not tell apart, both failed, do not count.
+        """
+        return {"Table 1": _agreement(self.shortcuts), "Table 2": _agreement(self.orders)}
+
+
+def read_forms(grid: Grid, models: Sequence[ModelSummary]) -> Forms:
+    """The rows of the three tables, from the models of a grid of forms."""
+    found = {model.name: model for model in models}
+    bases = base_models(grid)
+
+    def row(model: str, form: paper.PaperForm) -> FormRow:
+        return FormRow(form, found.get(named_form(model, form)))
+
+    return Forms(
+        tuple(row(bases[0], form) for form in paper.SHORTCUT_FORMS),
+        tuple(row(bases[0], form) for form in paper.ORDER_FORMS),
+        {
+            model_spec(base).num_layers: (row(base, paper.ORDER_FORMS[0]), row(base, PREACT))
+            for base in bases
+        },
+    )
+
+
+def forms_tables(forms: Forms, held_out: str) -> list[Table]:
+    """Tables 1 to 3 with our errors beside the paper's."""
+    tables = []
+    for name, rows in (("shortcuts", forms.shortcuts), ("orders", forms.orders)):
+        layers = sorted({depth for row in rows for depth in row.form.errors})
+        columns = (
+            *("Case", "Training error", f"{held_out.capitalize()} error"),
+            *(f"Paper, {depth} layers" for depth in layers),
+        )
+        shown: list[Row] = []
+        for row in rows:
+            texts = [_text(row.model, kind) for kind in ("train", held_out)]
+            reported = (_reported(row.form, depth) for depth in layers)
+            shown.append((row.form.case, *texts, *reported))
+        tables.append(Table(f"forms-{name}", columns, tuple(shown)))
+    paper_rows: list[Row] = [
+        (f"{layers}, paper ({data})", None, None, *errors)
+        for (data, layers), errors in paper.PREACTIVATION.items()
+    ]
+    ours: list[Row] = [
+        (
+            f"{depth}, here",
+            *(_text(row.model, "train") for row in pair),
+            *(_text(row.model, held_out) for row in pair),
+        )
+        for depth, pair in forms.depths.items()
+    ]
+    columns = (
+        *("Layers", "Training, original", "Training, pre-activation"),
+        *("Test, original", "Test, pre-activation"),
+    )
+    return [*tables, Table("forms-depths", columns, (*ours, *paper_rows))]
+
+
+def forms_figures(forms: Forms) -> list[Figure]:
+    """Errors of each row beside the paper's, and the blocks of Table 2 from their modules."""
+    with figure_style():
+        figure, panels = subplots(1, 2, panel=(5.6, 4.4))
+        for axes, title, rows in (
+            (panels[0], "Table 1: shortcuts", forms.shortcuts),
+            (panels[1], "Table 2: order of layers", forms.orders),
+        ):
+            _draw_rows(axes, rows)
+            axes.set(title=title, xlabel="error (%)")
+        handles, words = panels[0].get_legend_handles_labels()
+        figure.legend(handles, words, loc="outside upper left", ncols=3)
+    columns = ("table", "case", "training error", "test error", "paper, 110 layers")
+    numbers = tuple(
+        (table, row.form.case, row.train, row.error, _reported(row.form, 110))
+        for table, rows in (("1", forms.shortcuts), ("2", forms.orders))
+        for row in rows
+    )
+    blocks = [form.form.removeprefix("block=").replace("*", "basic") for form in paper.ORDER_FORMS]
+    blocks[0] = "basic"
+    return [
+        Figure("forms", figure, Numbers(columns, numbers)),
+        Figure("orders-after", block_diagram(blocks[:3])),
+        Figure("orders-before", block_diagram(blocks[3:])),
+    ]
+
+
+def _draw_rows(axes: Axes, rows: Sequence[FormRow]) -> None:
+    """Bars of our training error, dots of our test error, diamonds of the paper's test error."""
+    places = range(len(rows))
+    axes.barh(
+        places, [row.train or 0.0 for row in rows], color=SERIES[4], alpha=0.55, height=0.62,
+        label="training error here",
+    )  # fmt: skip
+    tested = [(place, row.error) for place, row in zip(places, rows, strict=True) if row.error]
+    axes.plot(
+        [error for _, error in tested], [place for place, _ in tested], "o", color=INK, ms=5,
+        label="test error here",
+    )  # fmt: skip
+    known = [(place, row.form.errors[110]) for place, row in zip(places, rows, strict=True)]
+    axes.plot(
+        [error for _, error in known if error is not None],
+        [place for place, error in known if error is not None],
+        "D", color=SERIES[1], ms=6, mfc="none", mew=1.6, label="paper, 110 layers, CIFAR-10",
+    )  # fmt: skip
+    top = max([100.0 if row.train and row.train > 60 else 60.0 for row in rows])
+    for place, error in known:
+        if error is None:
+            axes.text(top * 0.98, place, "paper: fail", ha="right", va="center", fontsize=9,
+                      color=SERIES[1])  # fmt: skip
+    cases = [row.form.case.replace(" -", " \N{MINUS SIGN}") for row in rows]
+    axes.set_yticks(list(places), cases)
+    axes.set_xlim(0, top)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.axvline(FAILED, color=SOFT, lw=0.8, ls=":")
+
+
+def _agreement(rows: Sequence[FormRow]) -> tuple[int, int]:
+    same = count = 0
+    for one, other in combinations(rows, 2):
+        first, second = (_rank(row.form.errors[110]) for row in (one, other))
+        if one.train is None or other.train is None or first == second:
+            continue
+        count += 1
+        same += (one.train < other.train) == (first < second)
+    return same, count
+
+
+def _rank(error: float | None) -> float:
+    return float("inf") if error is None else error
+
+
+def _text(model: ModelSummary | None, kind: str) -> str | None:
+    split = {"validation": "val"}.get(kind, kind)
+    return None if model is None else model.errors(split, "last").text
+
+
+def _reported(form: paper.PaperForm, layers: int) -> str | float | None:
+    if layers not in form.errors:
+        return None
+    error = form.errors[layers]
+    return "fail" if error is None else error
