@@ -238,3 +238,31 @@ def test_bad_use(tmp_path, nets, iterations, message):
             nets, data=None, iterations=iterations, seed=0, device="cpu", out=tmp_path / "out"
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_forms_are_named_by_their_fields(tmp_path):
+    """A network without norms and with branches that start at zero trains in its own scheme."""
+    names = ["cifar-resnet8", "cifar-resnet8:norm=none:branch_scale=skipinit"]
+    report = gradients_study(
+        names, data="digits", iterations=10, seed=0, device="cpu", out=tmp_path / "out"
+    )
+    with open(report.path.parent / "numbers/gradient-states.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    schemes = [row["scheme"] for row in rows if row["model"] == names[1]]
+    assert schemes == ["no norm, He init"]
+    assert len(rows) == len(SCHEMES) + 1
+    with pytest.raises(ConfigError, match=r"optim\.lr"):
+        gradients_study(
+            ["cifar-resnet8:optim.lr=1"], data=None, iterations=10, seed=0, device="cpu",
+            out=tmp_path / "no",
+        )  # fmt: skip
+
+
+def test_a_branch_that_starts_at_zero_is_not_called_vanishing_for_it():
+    spec = catalog.spec("cifar-resnet8", branch_scale="rezero")
+    layers = (LayerGradient("conv", 0.0, 1.0), LayerGradient("head", 1.0, 1.0))
+    later = (LayerGradient("conv", 0.1, 1.0), LayerGradient("head", 1.0, 1.0))
+    trace = Trace(spec, (Measurement(0, 2.0, layers), Measurement(1, 2.0, later)), 50.0)
+    assert [now.state for now in trace.measurements] == ["vanishing", "healthy"]
+    assert [now.state for now in trace.judged] == ["healthy"]
+    assert len(dataclasses.replace(trace, spec=catalog.spec("cifar-resnet8")).judged) == 2

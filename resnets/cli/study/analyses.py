@@ -62,7 +62,8 @@ class Gradients:
     """Gradients by layer, with and without batch norm and He initialization.
 
     Args:
-        models: Models, separated by commas, such as cifar-plain56,cifar-resnet56.
+        models: Models, separated by commas, such as cifar-plain56,cifar-resnet56; NAME:FIELD=VALUE
+            for another field of the model.
         data: Data set; the embedded digits by default.
         iterations: Training steps of each model.
         seed: Seed of initialization and order.

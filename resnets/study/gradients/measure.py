@@ -19,8 +19,9 @@ from torch import nn
 from resnets.config import ConfigError, DataSpec, ModelSpec, Recipe, ScheduleSpec
 from resnets.data import Batch, Preprocessor, Splits, TrainStream
 from resnets.evaluate.prepare import to_device
-from resnets.models import build, catalog
+from resnets.models import build
 from resnets.study.analysis import PRECISION
+from resnets.study.grid.cells import model_fields, model_spec
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import LossFn, classification_loss
 from resnets.train.state import new_state
@@ -30,6 +31,7 @@ from resnets.utils.distributed import ProcessGroup
 MEASUREMENTS = 20  # per run, about
 # At the paper's learning rate of 0.1, a layer whose gradient norm is VANISHED times its weight's
 # needs 100,000 equal steps to change by 1%; one at EXPLODED is overwritten by a single step.
+MANY_BLOCKS = 300  # of which not all activations are kept
 VANISHED, EXPLODED = 1e-6, 10.0
 
 State = Literal["vanishing", "exploding", "healthy", "not finite"]
@@ -114,6 +116,16 @@ class Trace:
         """The norm and initialization of the run."""
         return Scheme(self.spec.norm, self.spec.init)
 
+    @property
+    def judged(self) -> tuple[Measurement, ...]:
+        """The measurements that say whether gradients vanish.
+
+        Branches that start at zero (ReZero, SkipInit, Fixup) pass no gradient to their layers in
+        the first step, by design.
+        """
+        zero = self.spec.branch_scale in ("rezero", "skipinit", "fixup")
+        return self.measurements[1:] if zero and len(self.measurements) > 1 else self.measurements
+
 
 def layer_gradients(
     model: nn.Module, loss_fn: LossFn, batch: Batch
@@ -147,6 +159,7 @@ def trace_gradients(
     """
     torch.manual_seed(recipe.seed)
     model = build(recipe.model)
+    model.recompute = recipe.recompute
     to_device(model, str(device), PRECISION)
     stream = TrainStream(
         splits.train, recipe.data, preprocessor, recipe.batch_size, recipe.seed, device
@@ -170,12 +183,18 @@ def trace_gradients(
 
 
 def model_specs(names: Sequence[str]) -> list[ModelSpec]:
-    """The models called `names`, which must be distinct, of the residual family and of one stem."""
+    """The models called `names`, which must be distinct, of the residual family and of one stem.
+
+    Names are those of a study: NAME, NAME:OPTION, NAME:FIELD=VALUE with fields of the model.
+    """
     if not names:
         raise ConfigError("name at least one model, such as cifar-plain56,cifar-resnet56")
     if len(set(names)) < len(names):
         raise ConfigError(f"models: {', '.join(names)}: name each once")
-    specs = [catalog.spec(name) for name in names]
+    for path in (path for name in names for path in model_fields(name)):
+        if not path.startswith("model."):
+            raise ConfigError(f"{path}: this study has a recipe of its own; name model fields only")
+    specs = [model_spec(name) for name in names]
     for spec in specs:
         if spec.is_vgg:
             raise ConfigError(
@@ -189,6 +208,14 @@ def model_specs(names: Sequence[str]) -> list[ModelSpec]:
     return specs
 
 
+def schemes_of(spec: ModelSpec) -> tuple[Scheme, ...]:
+    """`SCHEMES`, or the network's own alone if its name or its branches decide it."""
+    fields = model_fields(spec.name)
+    if "model.norm" in fields or "model.init" in fields or spec.norm != "batch":
+        return (Scheme(spec.norm, spec.init),)
+    return SCHEMES
+
+
 def short_recipe(spec: ModelSpec, source: str, iterations: int, seed: int) -> Recipe:
     """The paper's optimizer and batch size at its first learning rate (section 4.2), constant."""
     size = spec.input_size if spec.stem == "imagenet" else None
@@ -199,5 +226,6 @@ def short_recipe(spec: ModelSpec, source: str, iterations: int, seed: int) -> Re
         schedule=ScheduleSpec(kind="constant"),
         duration=f"{iterations}it",
         precision=PRECISION,
+        recompute=sum(spec.depths) >= MANY_BLOCKS,
         seed=seed,
     )

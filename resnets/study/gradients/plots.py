@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,7 +12,15 @@ from matplotlib.lines import Line2D
 
 from resnets.report.figures import LINE, figure_style, integer_ticks, series_colors, subplots
 from resnets.study.analysis import line_style
-from resnets.study.gradients.measure import EXPLODED, SCHEMES, VANISHED, Measurement, Trace
+from resnets.study.gradients.measure import (
+    EXPLODED,
+    SCHEMES,
+    VANISHED,
+    Measurement,
+    Scheme,
+    Trace,
+)
+from resnets.study.grid.cells import family
 
 FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis
 PANEL = (4.3, 3.3)  # inches
@@ -22,8 +31,9 @@ def plot_layers(measured: Sequence[tuple[Trace, Measurement]]) -> Plot:
     deepest = max(len(now.layers) for _, now in measured)
     looks = _looks([trace for trace, _ in measured])
     with figure_style():
-        figure, panels = _four_panels(looks)
-        for axes, scheme in zip(panels, SCHEMES, strict=True):
+        schemes = _schemes([trace for trace, _ in measured])
+        figure, panels = _panels(looks, len(schemes))
+        for axes, scheme in zip(panels, schemes, strict=False):
             for trace, now in measured:
                 if trace.scheme == scheme and now.state != "not finite":
                     values = [max(FLOOR, each.relative) for each in now.layers]
@@ -36,8 +46,9 @@ def plot_training(traces: Sequence[Trace], iterations: int) -> Plot:
     """The first layer's gradient norm over weight norm against the step."""
     looks = _looks(traces)
     with figure_style():
-        figure, panels = _four_panels(looks)
-        for axes, scheme in zip(panels, SCHEMES, strict=True):
+        schemes = _schemes(traces)
+        figure, panels = _panels(looks, len(schemes))
+        for axes, scheme in zip(panels, schemes, strict=False):
             for trace in (each for each in traces if each.scheme == scheme):
                 points = [
                     (now.step, max(FLOOR, now.layers[0].relative))
@@ -60,18 +71,35 @@ def depth_of(trace: Trace) -> int:
 
 
 def _looks(traces: Sequence[Trace]) -> dict[str, dict[str, Any]]:
-    """Line style of each model: one color per depth, plain dashed, residual solid."""
-    depths = sorted({depth_of(trace) for trace in traces})
-    colors = dict(zip(depths, series_colors(len(depths)), strict=True))
+    """Line style of each model: one color per depth and form, plain dashed, residual solid."""
+    kinds = sorted({(depth_of(trace), _form(trace)) for trace in traces})
+    colors = dict(zip(kinds, series_colors(len(kinds)), strict=True))
     return {
-        trace.spec.name: line_style(residual=trace.spec.residual, color=colors[depth_of(trace)])
+        trace.spec.name: line_style(
+            residual=trace.spec.residual, color=colors[depth_of(trace), _form(trace)]
+        )
         for trace in traces
     }
 
 
-def _four_panels(looks: Mapping[str, dict[str, Any]]) -> tuple[Plot, list[Axes]]:
+def _form(trace: Trace) -> str:
+    """What else than depth, norm and shortcuts tells models apart: "" for those of the paper."""
+    named = family(replace(trace.spec, norm="batch")) if trace.spec.residual else ""
+    return "" if named == "residual" else named
+
+
+def _schemes(traces: Sequence[Trace]) -> list[Scheme]:
+    """The schemes of the traces, in the order of `SCHEMES`."""
+    used = [trace.scheme for trace in traces]
+    return [scheme for scheme in dict.fromkeys((*SCHEMES, *used)) if scheme in used]
+
+
+def _panels(looks: Mapping[str, dict[str, Any]], count: int) -> tuple[Plot, list[Axes]]:
     """A panel per scheme, and the legend of the models above them."""
-    figure, panels = subplots(2, 2, panel=PANEL, share="both")
+    columns = min(2, count)
+    figure, panels = subplots(-(-count // columns), columns, panel=PANEL, share="both")
+    for axes in panels[count:]:
+        axes.set_visible(False)
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=min(2, len(handles)))
     return figure, panels

@@ -22,6 +22,7 @@ from resnets.study.gradients.measure import (
     Scheme,
     Trace,
     model_specs,
+    schemes_of,
     short_recipe,
     trace_gradients,
 )
@@ -67,9 +68,7 @@ class SchemeResult:
     def failed(self) -> list[Trace]:
         """Traces whose gradient vanished, or was not finite, at any time."""
         states = ("vanishing", "not finite")
-        return [
-            trace for trace in self.traces if any(now.state in states for now in trace.measurements)
-        ]
+        return [trace for trace in self.traces if any(now.state in states for now in trace.judged)]
 
     @property
     def exploded(self) -> bool:
@@ -82,6 +81,7 @@ def gradients_study(
 ) -> Report:
     """Train each of `models` by each of `SCHEMES` for `iterations` steps; returns `out`'s report.
 
+    A model that is named with a norm or initialization (NAME:norm=none) is trained with that alone.
     `data` is the embedded digits where None. Raises ConfigError (unknown or repeated models, VGGs,
     fewer than 10 iterations) and DataError.
     """
@@ -102,9 +102,10 @@ def gradients_study(
     chosen = environment.pick_device(device)
     traces = []
     for spec in specs:
-        for scheme in SCHEMES:
+        for scheme in schemes_of(spec):
             model = replace(spec, norm=scheme.norm, init=scheme.init, **fitted)
-            changed = replace(recipe, model=model)
+            deep = short_recipe(spec, source, iterations, seed).recompute
+            changed = replace(recipe, model=model, recompute=deep)
             traces.append(trace_gradients(changed, splits, preprocessor, chosen))
     names = ",".join(models)
     return write_gradients(
@@ -144,10 +145,12 @@ def write_gradients(out: Path, traces: Sequence[Trace], **values: Any) -> Report
 
 
 def scheme_results(traces: Sequence[Trace]) -> list[SchemeResult]:
-    """The traces by scheme, in the order of `SCHEMES`."""
+    """The traces by scheme, in the order of `SCHEMES`; others follow, and those without are out."""
+    used = [trace.scheme for trace in traces]
+    schemes = [scheme for scheme in dict.fromkeys((*SCHEMES, *used)) if scheme in used]
     return [
         SchemeResult(scheme, tuple(trace for trace in traces if trace.scheme == scheme))
-        for scheme in SCHEMES
+        for scheme in schemes
     ]
 
 
