@@ -8,11 +8,12 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from resnets.config import ConfigError, ModelSpec
+from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
@@ -21,6 +22,11 @@ from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem, sta
 from resnets.weights.checks import check_arch, check_empty, check_values, warn_of_values
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
+from resnets.weights.input_convention import (
+    stated_input,
+    warn_of_detectron2,
+    warn_of_raw_input,
+)
 from resnets.weights.lazy_tensors import LazyTensor, naming
 from resnets.weights.name_maps.candidates import matching_models_hint
 from resnets.weights.name_maps.leftovers import report
@@ -32,6 +38,7 @@ from resnets.weights.read import Weights, read_path
 log = logging.getLogger("resnets")
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+DETECTRON2 = "detectron2"  # the format that has networks of both kinds
 STEM_KERNEL = 7  # side of the ImageNet stem's
 IMAGENET = 1000  # classes
 SMALL = 64  # px; formats of larger images than this are ImageNet's
@@ -144,6 +151,10 @@ def recognize(weights: Weights, spec: ModelSpec) -> Weights:
         stem = "stem" if "stem.conv.bias" in present else "none"
         fields["conv_bias"] = "all" if everywhere else stem
     known = format.preprocess(spec)
+    said = None
+    if weights.preprocess is None and weights.spec is None:
+        said = _input_of(weights, names, tensors, spec, fields)
+        known = said or known
     if {"mean", "std"} <= weights.stored.preprocess.keys():
         known = stated_preprocess(weights, spec)
     first = names.own(tensors, f"{sketch.input_layer}.weight")
@@ -169,10 +180,33 @@ def recognize(weights: Weights, spec: ModelSpec) -> Weights:
         classes=classes,
         head_note=chosen.head_note,
         head_rows=rows,
-        assumed=weights.preprocess is None and known is not None,
+        assumed=weights.preprocess is None and known is not None and said is None,
         channels=channels,
         stem_kernel=None if first is None or first.dim() != 4 else first.shape[-1],
     )
+
+
+def _input_of(
+    weights: Weights, names: NameMap, tensors: Tensors, spec: ModelSpec, fields: dict[str, Any]
+) -> Preprocess | None:
+    """The preprocessing that constants in the file say, and the stride with it, in `fields`.
+
+    Where nothing says it and the file may be from Caffe, a warning does.
+    """
+    said = stated_input(weights.contents, weights.source, weights.part)
+    if said is not None:
+        fields["stride_in"] = said.stride_in
+        return said.preprocess
+    if names.format.name == DETECTRON2:
+        warn_of_detectron2(weights.source, spec)
+    elif names.format.preprocess(spec) is None and not weights.stored.preprocess:
+        first, variance = (
+            names.own(tensors, name) if name in names.theirs else None
+            for name in ("stem.conv.weight", "stem.norm.running_var")
+        )
+        if first is not None:
+            warn_of_raw_input(weights.source, first, variance)
+    return None
 
 
 def _named_once(weights: Weights, rows: int | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from detect_nets import C4, FPN, NET, pictures, small_model
+from detect_nets import C4, FPN, NET, pictures, small_model, to_detectron2
 from torch import nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -126,57 +126,6 @@ def test_names_from_before_torchvision_wrapped_convolutions_are_read():
     model = ours("resnet18-fpn", "instances", **FEW)
     fit_whole(model, whole(old))
     assert_equal_outputs(model, wanted)
-
-
-def to_detectron2(model, head: str) -> dict:
-    """A model of ours as detectron2's zoo has it, written from its documentation."""
-    found = {}
-    for own, tensor in model.state_dict().items():
-        name = own
-        if "num_batches" in own:
-            continue
-        if own.startswith("net."):
-            name = own.removeprefix("net.")
-            if name.startswith("stem"):
-                name = name.replace("stem.conv", "stem.conv1").replace(
-                    "stem.norm", "stem.conv1.norm"
-                )
-            else:
-                for stage in (4, 3, 2, 1):
-                    name = name.replace(f"stage{stage}.", f"res{stage + 1}.")
-                for number in (1, 2, 3):
-                    name = name.replace(f".norm{number}.", f".conv{number}.norm.")
-                name = name.replace("shortcut.conv.", "shortcut.")
-            region = head == "c4" and name.startswith("res5")
-            before = "roi_heads." if region else "backbone."
-            name = before + ("bottom_up." if head == "fpn" else "") + name
-        for ours_, theirs in (
-            *(
-                (f"pyramid.fpn.inner_blocks.{i}.0", f"backbone.fpn_lateral{i + 2}")
-                for i in range(4)
-            ),
-            *((f"pyramid.fpn.layer_blocks.{i}.0", f"backbone.fpn_output{i + 2}") for i in range(4)),
-            ("rpn.head.conv.0.0", "proposal_generator.rpn_head.conv"),
-            ("rpn.head.cls_logits", "proposal_generator.rpn_head.objectness_logits"),
-            ("rpn.head.bbox_pred", "proposal_generator.rpn_head.anchor_deltas"),
-            ("box_head.fc6", "box_head.fc1"),
-            ("box_head.fc7", "box_head.fc2"),
-            *((f"mask_head.{i}.0", f"mask_head.mask_fcn{i + 1}") for i in range(4)),
-            ("mask_predictor.conv5_mask", "mask_head.deconv"),
-            ("mask_predictor.mask_fcn_logits", "mask_head.predictor"),
-        ):
-            name = name.replace(ours_, theirs)
-        if "cls_score" in name:  # background last
-            tensor = torch.cat((tensor[1:], tensor[:1]))
-        if "bbox_pred" in name:
-            tensor = tensor[4:]
-        if "mask_head.predictor" in name:
-            tensor = tensor[1:]
-        if head == "c4" and ("objectness" in name or "anchor_deltas" in name):
-            values = 4 if "deltas" in name else 1  # anchors by size first, then by ratio
-            tensor = tensor.unflatten(0, (3, 2, values)).transpose(0, 1).flatten(0, 2)
-        found[name] = tensor.numpy()
-    return found
 
 
 @pytest.mark.parametrize(("spec", "task"), [(FPN, "instances"), (C4, "detect")])

@@ -18,6 +18,7 @@ from resnets.weights.checks import check_values, warn_of_values
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, head_rows
 from resnets.weights.hub import torchvision_file
+from resnets.weights.input_convention import assumed_input, stated_input
 from resnets.weights.lazy_tensors import naming
 from resnets.weights.name_maps.maps import name_map, shorten
 from resnets.weights.name_maps.rules import Tensors
@@ -56,10 +57,6 @@ PUBLISHED = {
     ("segment", "fcn"): "fcn_{}",
     ("segment", "deeplabv3"): "deeplabv3_{}",
 }
-# detectron2's model zoo: MSRA's ResNets on BGR in 0..255, stride in the first 1x1.
-MSRA = Preprocess(
-    mean=(123.675 / 255, 116.28 / 255, 103.53 / 255), std=(1 / 255,) * 3, channel_order="bgr"
-)
 
 
 def read_published(source: str, recipe: Recipe) -> Weights | None:
@@ -130,10 +127,12 @@ def follow(recipe: Recipe, weights: Weights) -> tuple[Recipe, Preprocessor]:
         assert weights.preprocess is not None
         return dataclasses.replace(recipe, model=spec), weights.preprocess
     if _from_detectron2(weights.tensors):
-        spec = recipe.model
+        spec, said = recipe.model, stated_input(weights.contents, weights.source, weights.part)
+        if said is None:
+            said = assumed_input(weights.source)
         if spec.expansion > 1:
-            spec = dataclasses.replace(spec, stride_in="1x1")
-        return dataclasses.replace(recipe, model=spec), Preprocessor(MSRA)
+            spec = dataclasses.replace(spec, stride_in=said.stride_in)
+        return dataclasses.replace(recipe, model=spec), Preprocessor(said.preprocess)
     spec = dataclasses.replace(recipe.model, **weights.fields)
     return dataclasses.replace(recipe, model=spec), Preprocessor(Preprocess())
 

@@ -70,6 +70,7 @@ CALL = re.compile(rf"\b{RESIZES}\([^()]{{0,80}}\)?")
 LOSSES = ("loss", "loss_fn", "loss_name", "criterion", "task", "task_type", "problem_type")
 SIGMOID = ("bce_loss", "use_sigmoid")
 MULTILABEL = re.compile(r"bce|binary_?cross|multi[-_ ]?label", re.I)
+PIXEL_CONSTANTS = ("pixel_mean", "pixel_std")
 SINGLE = "single_label_classification"  # transformers' problem_type of a softmax
 
 
@@ -286,10 +287,43 @@ def _is_usual(value: Any) -> bool:
     )
 
 
-def _constants(tensors: Mapping[str, LazyTensor]) -> list[str]:
-    """Means and deviations of an input's channels that are tensors, with their values."""
+def pixel_constants(
+    tensors: Mapping[str, LazyTensor], before: str = ""
+) -> tuple[list[float], list[float]] | None:
+    """detectron2's `pixel_mean` and `pixel_std`, in 0..255, of names that start with `before`.
+
+    None where they are not there or do not tell the order of the planes: the means of photographs
+    grow from blue to red.
+    """
     found = []
+    for leaf in PIXEL_CONSTANTS:
+        tensor = next(
+            (
+                tensor
+                for name, tensor in tensors.items()
+                if name.startswith(before) and name.rpartition(".")[2] == leaf and tensor.size == 3
+            ),
+            None,
+        )
+        if tensor is None:
+            return None
+        found.append([float(value) for value in tensor.read().flatten()])
+    mean, std = found
+    sorted_ = mean[0] < mean[1] < mean[2] or mean[0] > mean[1] > mean[2]
+    usable = all(map(math.isfinite, (*mean, *std))) and min(mean) > 1 and min(std) > 0
+    return (mean, std) if sorted_ and usable else None
+
+
+def _constants(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """Means and deviations of an input's channels that are tensors, with their values.
+
+    Not detectron2's pair, which `input_convention` reads.
+    """
+    found = []
+    pair = pixel_constants(tensors)
     for name, tensor in tensors.items():
+        if pair is not None and name.rpartition(".")[2] in PIXEL_CONSTANTS:
+            continue
         words = set(re.split(r"[._]", name.lower().rpartition(".")[2]))
         small = tensor.size in (1, 3) and max(tensor.shape, default=0) == tensor.size
         if small and words & {"mean", "std"} and not words & {"running", "moving"}:
