@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install setup demo test test-slow lint reference docs wheel lock audit bench clean
+.PHONY: install setup demo test test-slow lint reference docs wheel lock audit bench gpu clean
 
 # What the command needs, and on top of it what tests, linters, benchmarks and docs need.
 install: .venv/installed-plain
@@ -70,6 +70,10 @@ bench: setup
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/depth.py
 	$(BIN)/python benchmarks/scaling.py
+
+# Everything that one GPU can tell, in order of value: docs/gpu.md. Needs no network, and no .venv.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 clean:
 	rm -rf .venv runs build dist site *.egg-info

@@ -1,0 +1,221 @@
+"""Commands of the product on the device, as a user gives them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from gpu_checks.case import Case, LeftOut, Row, Setting, rounded
+from resnets.cli.main import main
+
+SMALL = ("--set", "data.size=64", "--set", "data.resize=72", "--set", "batch_size=32")
+SCRATCH = ("--set", "weights=none", "--set", "batch_size=4")
+DIGITS, PHOTOS, CELLS = "digits", "scratch", "detect-small"  # runs that other commands need
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line; "{out}" is the folder of outputs, "{data}" that of data sets.
+
+    iterations: of `resnets train`, which writes to {out}/NAME. needs: runs that must be there,
+    which are trained where they are not. modules: of packages that it needs. seconds: see `Case`.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    iterations: int = 0
+    needs: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    seconds: float = 8
+
+
+def train(
+    name: str, *words: str, iterations: int = 60, modules: tuple[str, ...] = (), seconds: float = 8
+) -> Command:
+    """`resnets train` into {out}/NAME."""
+    return Command(name, ("train", *words), iterations, modules=modules, seconds=seconds)
+
+
+COCO = ("faster_coco_eval", "pycocotools")
+COMMANDS = (
+    train(DIGITS, "digits"),
+    train("digits again", "digits"),
+    Command("evaluate", ("evaluate", "{out}/digits"), needs=(DIGITS,)),
+    train("graph", "digits", "--set", "cuda_graph=true", "--set", "ema_decay=0.9"),
+    Command("resume", ("train", "--resume", "{out}/digits", "--iterations", "80"), needs=(DIGITS,)),
+    train("float32", "digits", "--set", "precision=float32"),
+    train(
+        "lamb, clipped, ghost batches, --fit-memory",
+        *("digits", "--set", "optim.kind=lamb", "--set", "optim.clip_norm=1.0"),
+        *("--set", "norm_batch=32", "--fit-memory"),
+    ),
+    train("cifar10-fast on digits", "cifar10-fast", "--data", "digits", iterations=30),
+    train(
+        "augmented",
+        *("digits", "--set", "data.augment.policy=rand", "--set", "data.augment.mixup=0.2"),
+        *("--set", "data.augment.random_erase=0.2"),
+    ),
+    Command("ten-crop", ("evaluate", "{out}/digits", "--views", "ten-crop"), needs=(DIGITS,)),
+    Command(
+        "features",
+        ("features", "{out}/digits", "digits", "--out", "{out}/features.parquet"),
+        needs=(DIGITS,),
+        modules=("pyarrow",),
+    ),
+    Command(
+        "study responses",
+        ("study", "responses", "{out}/digits", "--out", "{out}/responses"),
+        needs=(DIGITS,),
+    ),
+    Command(
+        "study identity",
+        ("study", "identity", "{out}/digits", "--out", "{out}/identity"),
+        needs=(DIGITS,),
+    ),
+    Command(
+        "study gradients",
+        (
+            *("study", "gradients", "cifar-plain8,cifar-resnet8", "--iterations", "10"),
+            *("--out", "{out}/gradients"),
+        ),
+    ),
+    Command(
+        "study depth",
+        (
+            *("study", "depth", "--models", "cifar-plain8,cifar-resnet8", "--data", "digits"),
+            *("--budget", "20it", "--seeds", "1", "--out", "{out}/depth"),
+        ),
+        seconds=25,
+    ),
+    train(PHOTOS, "scratch", "--data", "{data}/imagenette160.tar", *SMALL, iterations=12),
+    Command(
+        "predict a data set",
+        (
+            *("predict", "{out}/scratch", "--data", "{data}/imagenette160.tar"),
+            *("--out", "{out}/rows", "--format", "csv"),
+        ),
+        needs=(PHOTOS,),
+        seconds=15,
+    ),
+    train(
+        "imagenet-paper",
+        *("imagenet-paper", "--data", "{data}/imagenette160.tar", "--model", "resnet18-a", *SMALL),
+        iterations=6,
+    ),
+    train(
+        "imagenet-rsb-a3",
+        *("imagenet-rsb-a3", "--data", "{data}/imagenette160.tar", "--model", "resnet18", *SMALL),
+        *("--set", "data.test_size=64"),
+        iterations=6,
+    ),
+    train(
+        CELLS,
+        *("detect-small", "--data", "{data}/bccd.tar", "--set", "detect.skip_invalid=true"),
+        *("--set", "eval.every=6it"),
+        iterations=6,
+        modules=COCO[:1],
+        seconds=20,
+    ),
+    Command(
+        "evaluate a detector",
+        ("evaluate", "{out}/detect-small"),
+        needs=(CELLS,),
+        modules=COCO[:1],
+        seconds=20,
+    ),
+    train(
+        "instances",
+        *("instances", "--data", "{data}/coco-tiny.tar", "--model", "resnet18-fpn", *SCRATCH),
+        *("--set", "detect.train_sizes=[160]"),
+        iterations=4,
+        modules=COCO,
+        seconds=20,
+    ),
+    train(
+        "segment",
+        *("segment", "--data", "{data}/coco-tiny.tar", "--model", "resnet18-fcn", *SCRATCH),
+        *("--set", "detect.crop=128"),
+        iterations=4,
+        modules=COCO,
+        seconds=15,
+    ),
+    train("compiled", "digits", "--set", "compile=on", seconds=60),
+)
+
+
+def cases(setting: Setting) -> list[Case]:
+    """The commands, and whether the first two runs, of one recipe, agree."""
+    commands = COMMANDS[:3] if setting.tiny else COMMANDS
+    found = [Case(each.name, each.seconds, partial(_run, setting, each)) for each in commands]
+    return [*found[:2], Case("the same run twice", 15, partial(_same, setting)), *found[2:]]
+
+
+def _folder(setting: Setting) -> Path:
+    folder = setting.out / "commands"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _require(setting: Setting, name: str) -> Path:
+    """The folder of the finished run NAME, which is trained first where it is not there."""
+    folder = _folder(setting) / name
+    if not (folder / "result.json").is_file():
+        command = next(each for each in COMMANDS if each.name == name)
+        if status := _call(setting, command)[0]:
+            raise RuntimeError(f"the run {name!r} that it needs ended with exit code {status}")
+    return folder
+
+
+def _run(setting: Setting, command: Command) -> list[Row]:
+    """Run one command; its status and, if it failed, its last line."""
+    if missing := [module for module in command.modules if find_spec(module) is None]:
+        raise LeftOut(f"{missing[0]} is not installed")
+    for name in command.needs:
+        _require(setting, name)
+    start = time.perf_counter()
+    status, lines = _call(setting, command)
+    notes = [line for line in lines if line.startswith("cuda_graph:")]
+    return [
+        {
+            "command": command.name,
+            "exit code": status,
+            "seconds": rounded(time.perf_counter() - start, 2),
+            "notes": "; ".join([*notes, *(lines[-1:] if status else [])]).replace("|", "\\|"),
+        }
+    ]
+
+
+def _call(setting: Setting, command: Command) -> tuple[int, list[str]]:
+    """Exit code and lines of a command, which runs in this process."""
+    folder = _folder(setting)
+    words = [word.format(out=folder, data=setting.data) for word in command.words]
+    for word in words:
+        if word.endswith(".tar") and not Path(word).exists():
+            raise LeftOut(f"{word} is not there")
+    if command.iterations:
+        shutil.rmtree(folder / command.name, ignore_errors=True)
+        iterations = 4 if setting.tiny else command.iterations
+        words += ["--out", str(folder / command.name), "--iterations", str(iterations)]
+    elif "--out" in words:
+        out = Path(words[words.index("--out") + 1])
+        shutil.rmtree(out, ignore_errors=True)
+        out.unlink(missing_ok=True)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = main([*words, "--device", str(setting.device)])
+    return status, said.getvalue().strip().splitlines()
+
+
+def _same(setting: Setting) -> list[Row]:
+    """Whether two runs of one recipe ended with the same test loss."""
+    folders = [_require(setting, name) for name in (DIGITS, "digits again")]
+    losses = [json.loads((each / "result.json").read_text())["test"]["loss"] for each in folders]
+    verdict = "the same loss" if losses[0] == losses[1] else f"losses differ: {losses}"
+    return [{"command": "the first two compared", "exit code": None, "notes": verdict}]

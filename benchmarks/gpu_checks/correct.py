@@ -1,0 +1,254 @@
+"""Operators, networks, batches and steps on the device against float64 or one another."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpu_checks.case import Case, Row, Setting, rounded
+from gpu_checks.training import (
+    EAGER,
+    GRAPH,
+    GRAPH_OF_BLOCKS,
+    Training,
+    cifar_recipe,
+    random_images,
+)
+from resnets.config import LossSpec, replace_fields
+from resnets.data import TrainStream, fit_preprocess
+from resnets.data.batch import Batch
+from resnets.data.loading.loader import eval_batches
+from resnets.models import build, catalog
+from resnets.models.layers import StdConv
+from resnets.models.norm import BatchNormAct2d, convert_batch_norms
+from resnets.train.data_parallel import DataParallelModel
+from resnets.train.loss import classification_loss
+from resnets.train.state import new_state
+from resnets.train.step import train_step
+
+# How precision modes are set, and the largest relative errors (root mean square) that they may
+# have: of an operator, of a network's logits. A relu that flips makes a gradient's 1e-4 and more.
+MODES = {"float32": (1e-5, 1e-4), "TF32": (5e-3, 5e-2), "bfloat16": (2e-2, 0.2)}
+NETS = {
+    "cifar-resnet20": (32, 16),
+    "cifar-plain20": (32, 16),
+    "cifar-preact-resnet20": (32, 16),
+    "resnet18-a": (64, 8),
+    "resnet50": (64, 8),
+    "vgg11": (64, 4),
+}
+STEPS = 20
+
+
+def cases(setting: Setting) -> list[Case]:
+    """Operators first: a wrong one explains what follows."""
+    modes = [mode for mode in MODES if setting.cuda or mode != "TF32"]
+    names = ["cifar-resnet20"] if setting.tiny else list(NETS)
+    optimizers = ("sgd",) if setting.tiny else ("sgd", "adamw", "lamb")
+    ways = (GRAPH, GRAPH_OF_BLOCKS) if setting.cuda else (GRAPH,)
+    return [
+        *[Case(f"operators, {mode}", 5, partial(_operators, setting, mode)) for mode in modes],
+        *[
+            Case(f"{name}, {mode}", 6, partial(_network, setting, name, mode))
+            for name in names
+            for mode in modes
+        ],
+        Case("batches", 5, partial(_batches, setting)),
+        *[Case(f"steps, {kind}", 6, partial(_steps, setting, kind)) for kind in optimizers],
+        *[Case(f"{way} and train_step", 12, partial(_graph, setting, way)) for way in ways],
+    ]
+
+
+def _row(what: str, mode: str, output: float, gradient: float | None, limit: float) -> Row:
+    return {
+        "what": what,
+        "precision": mode,
+        "error of the output": rounded(output, 2),
+        "of the gradient": None if gradient is None else rounded(gradient, 2),
+        "limit of the output": limit,
+        "verdict": "right" if output <= limit else "**wrong**",
+    }
+
+
+@contextmanager
+def _precision(setting: Setting, mode: str) -> Iterator[None]:
+    """The context of a forward pass; convolutions and products in float32 unless `mode` is TF32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = mode == "TF32"
+    try:
+        with torch.autocast(setting.device.type, torch.bfloat16, enabled=mode == "bfloat16"):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    difference = found.detach().double().cpu() - expected.detach().double().cpu()
+    return (difference.norm() / expected.detach().double().norm().cpu()).item()
+
+
+def _modules() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    """Operators of the networks, with the shape of an input."""
+    channels = 16
+    ghost = nn.Sequential(BatchNormAct2d(channels))
+    convert_batch_norms(ghost, 4, sync=False)
+    return {
+        "3x3 convolution": (nn.Conv2d(channels, 32, 3, padding=1), (8, channels, 32, 32)),
+        "3x3, stride 2": (nn.Conv2d(64, 64, 3, stride=2, padding=1), (8, 64, 33, 33)),
+        "3x3, 32 groups": (nn.Conv2d(64, 64, 3, padding=1, groups=32), (8, 64, 14, 14)),
+        "3x3, dilated": (nn.Conv2d(64, 64, 3, padding=2, dilation=2), (8, 64, 14, 14)),
+        "1x1, stride 2": (nn.Conv2d(64, 256, 1, stride=2), (8, 64, 28, 28)),
+        "7x7, stride 2": (nn.Conv2d(3, 64, 7, stride=2, padding=3), (4, 3, 64, 64)),
+        "standardized 3x3": (StdConv(channels, 16, 3, padding=1), (8, channels, 16, 16)),
+        "batch norm and relu": (BatchNormAct2d(channels), (8, channels, 32, 32)),
+        "ghost batch norm": (ghost, (8, channels, 32, 32)),
+        "max pool": (nn.MaxPool2d(3, 2, 1), (8, 64, 33, 33)),
+        "average pool": (nn.AdaptiveAvgPool2d(1), (8, 64, 7, 7)),
+        "linear": (nn.Linear(2048, 1000), (16, 2048)),
+    }
+
+
+def _functions() -> dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]]:
+    """Operators without parameters."""
+
+    def loss(**fields: str) -> Callable[[Tensor], Tensor]:
+        spec = LossSpec(**fields)
+
+        def of_logits(logits: Tensor) -> Tensor:
+            targets = torch.arange(len(logits), device=logits.device) % logits.shape[1]
+            batch = Batch(logits, targets, torch.arange(len(logits)))
+            return classification_loss(spec)(lambda _: logits, batch).total
+
+        return of_logits
+
+    shape = (64, 100)
+    return {
+        "cross-entropy": (loss(), shape),
+        "cross-entropy, smoothed": (loss(label_smoothing=0.1), shape),
+        "binary cross-entropy": (loss(kind="bce"), shape),
+        "focal loss": (loss(kind="focal"), shape),
+        "antialiased resizing": (
+            lambda x: F.interpolate(x, (24, 24), mode="bilinear", antialias=True),
+            (8, 3, 32, 32),
+        ),
+    }
+
+
+def _operators(setting: Setting, mode: str) -> list[Row]:
+    """Each operator's output and gradients of its input and weights, in training mode."""
+    torch.manual_seed(0)
+    rows, limit = [], MODES[mode][0]
+    for name, (call, shape) in {**_modules(), **_functions()}.items():
+        reference = call
+        if isinstance(call, nn.Module):
+            reference, call = copy.deepcopy(call).double(), copy.deepcopy(call).to(setting.device)
+        x = torch.randn(shape)
+        expected, gradient = _passes(reference, x.double())
+        with _precision(setting, mode):
+            found, found_gradient = _passes(call, x.to(setting.device))
+        error = _relative(found, expected)
+        rows.append(_row(name, mode, error, _relative(found_gradient, gradient), limit))
+    return rows
+
+
+def _passes(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The output for `x`, and all gradients as one vector on the CPU."""
+    x = x.clone().requires_grad_()
+    if x.ndim == 4 and x.is_cuda:
+        x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+    out = call(x)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).to(out.device, torch.float32)
+    (out.reshape(-1) * weight.to(out.dtype)).sum().backward()
+    leaves = [x, *(call.parameters() if isinstance(call, nn.Module) else ())]
+    return out, torch.cat([each.grad.double().cpu().reshape(-1) for each in leaves])
+
+
+def _network(setting: Setting, name: str, mode: str) -> list[Row]:
+    """Logits and the gradient of all weights of one batch."""
+    size, count = NETS[name]
+    torch.manual_seed(0)
+    net = build(catalog.spec(name, input_size=size, num_classes=10, dropout=0.0)).train()
+    x, y = torch.randn(count, 3, size, size), torch.randint(0, 10, (count,))
+    reference = copy.deepcopy(net).double()
+    expected = reference(x.double())
+    F.cross_entropy(expected, y).backward()
+    net = net.to(setting.device).to(memory_format=torch.channels_last)
+    with _precision(setting, mode):
+        logits = net(x.to(setting.device).to(memory_format=torch.channels_last))
+        F.cross_entropy(logits.float(), y.to(setting.device)).backward()
+    gradients = [
+        torch.cat([each.grad.double().cpu().reshape(-1) for each in model.parameters()])
+        for model in (net, reference)
+    ]
+    error = _relative(logits, expected)
+    return [_row(name, mode, error, _relative(*gradients), MODES[mode][1])]
+
+
+def _batches(setting: Setting) -> list[Row]:
+    """Training and test batches on the device equal those on a CPU to the bit."""
+    split, recipe = random_images(200, 32), cifar_recipe(setting, "cifar-resnet20")
+    preprocessor = fit_preprocess(split, recipe.data, 3)
+    found: list[list[Tensor]] = []
+    for device in (torch.device("cpu"), setting.device):
+        stream = TrainStream(split, recipe.data, preprocessor, 64, 0, device)
+        batches = [*islice(stream.batches(), 6)]
+        batches += eval_batches(split, preprocessor, 64, device)
+        found.append([each.images.cpu() for each in batches])
+    different = sum(not torch.equal(*pair) for pair in zip(*found, strict=True))
+    return [_row(f"batches ({different} of {len(found[0])} differ)", "float32", different, None, 0)]
+
+
+def _steps(setting: Setting, kind: str) -> list[Row]:
+    """Weights after three steps, in float32, against float64: how far they moved, relatively."""
+    fields = {"optim.kind": kind, "optim.lr": "0.01", "precision": "float32"}
+    recipe = replace_fields(cifar_recipe(setting, "cifar-resnet20"), fields)
+    split = random_images(200, 32)
+    preprocessor = fit_preprocess(split, recipe.data, 3)
+    moved = []
+    for device, dtype in ((torch.device("cpu"), torch.float64), (setting.device, torch.float32)):
+        torch.manual_seed(0)
+        model = build(recipe.model).train()
+        before = torch.cat([each.detach().double().reshape(-1) for each in model.parameters()])
+        model = model.to(device, dtype).to(memory_format=torch.channels_last)
+        state = new_state(model, recipe, 3)
+        stream = TrainStream(
+            split, recipe.data, preprocessor, recipe.batch_size, 0, torch.device("cpu")
+        )
+        off = torch.autocast(device.type, enabled=False)
+        with _precision(setting, "float32"):
+            for batch in islice(stream.batches(0, 3), 3):
+                images, targets = batch.images.to(device, dtype), batch.targets.to(device)
+                here = Batch(images, targets, batch.ids)
+                loss_fn = classification_loss(recipe.loss)
+                train_step(state, DataParallelModel(model), loss_fn, here, off, recipe)
+        after = torch.cat([each.detach().double().cpu().reshape(-1) for each in model.parameters()])
+        moved.append(after - before)
+    return [_row(f"three steps, {kind}", "float32", _relative(moved[1], moved[0]), None, 0.05)]
+
+
+def _graph(setting: Setting, way: str) -> list[Row]:
+    """Mean loss over the first steps as graphs against `train_step`'s, and the averaged weights."""
+    fields = {"precision": "float32", "ema_decay": "0.9", "optim.lr": "0.01"}
+    recipe = cifar_recipe(setting, "cifar-resnet20", fields)
+    split = random_images(200, 32)
+    losses, weights = [], []
+    for each in (EAGER, way):
+        with _precision(setting, "float32"):
+            training = Training(setting, recipe, split, each, STEPS)
+            for _ in range(STEPS):
+                training.step()
+        losses.append(training.state.interval.means()["loss"])
+        averaged = training.state.ema.module.parameters()
+        weights.append(torch.cat([each.detach().cpu().reshape(-1) for each in averaged]))
+    loss = abs(losses[1] - losses[0]) / losses[0]
+    return [
+        _row(f"{way}: mean loss of {STEPS} steps", "float32", loss, None, 1e-2),
+        _row(f"{way}: averaged weights", "float32", _relative(weights[1], weights[0]), None, 1e-2),
+    ]

@@ -1,0 +1,123 @@
+"""Recipes at full length on CIFAR-10: seconds and test error."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+from gpu_checks.case import Case, Row, Setting, rounded
+from gpu_checks.training import (
+    GRAPH,
+    GRAPH_OF_BLOCKS,
+    Training,
+    cifar_recipe,
+    random_images,
+    with_seed,
+)
+from resnets import recipes
+from resnets.config import Recipe, replace_fields
+from resnets.data import open_data
+from resnets.data.dataset.split import Split
+
+CIFAR10 = "cifar10.tar.xz"
+CHECKED_EVERY = 1000  # steps after which a run is stopped that would not end within the limit
+RESIDUAL, PLAIN = "cifar-resnet", "cifar-plain"
+
+
+def first(setting: Setting) -> list[Case]:
+    """The most valuable: five seeds of cifar-resnet20, at once."""
+    return [
+        _case(setting, "resnet20, five seeds", [(f"{RESIDUAL}20", seed) for seed in range(5)], 150)
+    ]
+
+
+def others(setting: Setting) -> list[Case]:
+    """The paper's Table 6, plain networks, and the fast recipe."""
+    if setting.tiny:
+        return []
+    return [
+        _case(setting, "32 and 44 layers", [(f"{RESIDUAL}{n}", 0) for n in (32, 44)], 150),
+        _case(setting, "56 layers", [(f"{RESIDUAL}56", 0)], 130),
+        _case(setting, "110 layers", [(f"{RESIDUAL}110", 0)], 260),
+        _case(
+            setting, "plain 20 and 56", [(f"{PLAIN}{n}", s) for n in (20, 56) for s in (0, 1)], 300
+        ),
+        _case(setting, "resnet56, seed 1", [(f"{RESIDUAL}56", 1)], 130),
+        _case(setting, "110 layers, seed 1", [(f"{RESIDUAL}110", 1)], 260),
+        Case("cifar10-fast", 90, partial(_fast, setting)),
+    ]
+
+
+def _case(setting: Setting, name: str, runs: list[tuple[str, int]], seconds: float) -> Case:
+    def run() -> list[Row]:
+        members = [(with_seed(cifar_recipe(setting, net), seed), net, seed) for net, seed in runs]
+        return _train(setting, members[:1] if setting.tiny else members)
+
+    return Case(name, seconds, run)
+
+
+def _fast(setting: Setting) -> list[Row]:
+    """The fast recipe with a network four times as wide, for 94%."""
+    fields = {"model.widths": "[64,128,256]", "model.stem_width": "64"}
+    recipe = replace_fields(recipes.recipe("cifar10-fast"), fields)
+    return _train(setting, [(recipe, "cifar10-fast, 4x wide", 0)])
+
+
+def _train(setting: Setting, members: list[tuple[Recipe, str, int]]) -> list[Row]:
+    """Train all `members` at once, each on its own stream."""
+    train, test = _splits(setting)
+    way = GRAPH_OF_BLOCKS if setting.cuda else GRAPH
+    total = 4 if setting.tiny else members[0][0].steps(members[0][0].duration, len(train))
+    last_epoch = min(total, -(-len(train) // members[0][0].batch_size))
+    began = time.perf_counter()
+    runs = [Training(setting, recipe, train, way, total) for recipe, _, _ in members]
+    setting.synchronize()
+    start = time.perf_counter()
+    for done in range(total):
+        for run in runs:
+            with run.on_own_stream():
+                if done == total - last_epoch:
+                    run.state.interval.reset()
+                run.step()
+        if done % CHECKED_EVERY == CHECKED_EVERY - 1:
+            setting.synchronize()
+            _check_time(setting, time.perf_counter() - start, done + 1, total)
+    setting.synchronize()
+    seconds = time.perf_counter() - start
+    return [
+        {
+            "network": net,
+            "seed": seed,
+            "steps": total,
+            "at once": len(runs),
+            "seconds of all": rounded(seconds, 3),
+            "start-up, s": rounded(start - began, 3),
+            "training error, %": rounded(run.state.interval.means()["top1_error"], 3),
+            "test error, %": rounded(run.test_error(test), 3),
+        }
+        for run, (_, net, seed) in zip(runs, members, strict=True)
+    ]
+
+
+def _check_time(setting: Setting, seconds: float, done: int, total: int) -> None:
+    needed = seconds / done * (total - done)
+    if needed > setting.left:
+        raise TimeoutError(f"needs {needed:.0f} s more, {setting.left:.0f} s are left")
+
+
+def _splits(setting: Setting) -> tuple[Split, Split]:
+    """Training and test images of CIFAR-10."""
+    if setting.tiny:
+        return random_images(64, 32), random_images(64, 32)
+    return _read(setting.file(CIFAR10))
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path) -> tuple[Split, Split]:
+    recipe = recipes.recipe("cifar10-paper")
+    splits = open_data(replace(recipe.data, source=str(path), val_fraction=0.0))
+    test = splits.test()
+    assert test is not None
+    return splits.train, test

@@ -1,0 +1,113 @@
+"""Results as lines of a JSON file, appended as they come, and as tables of docs/results/."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from gpu_checks.case import Row
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Record:
+    """The file of results. Each line is one case: its rows, or its error.
+
+    A line has `section`, `case`, `commit`, `hardware`, `date`, `command`, `seconds`, and `rows` (a
+    list of {column: value}) or `error`. A case is done if a line of this commit and hardware has
+    its rows.
+    """
+
+    def __init__(self, path: Path, hardware: str) -> None:
+        self.path, self.hardware, self.commit = path, hardware, commit()
+        self._lines = read(path)
+
+    def done(self, section: str, case: str) -> bool:
+        """Whether this commit has rows of the case from this hardware."""
+        mine = (section, case, self.commit, self.hardware)
+        keys = ("section", "case", "commit", "hardware")
+        return any(
+            "rows" in line and tuple(line[key] for key in keys) == mine for line in self._lines
+        )
+
+    def add(
+        self, section: str, case: str, seconds: float, rows: list[Row] | None, error: str | None
+    ) -> None:
+        """Append one case, and make sure that it is on the disk."""
+        line: dict[str, Any] = {
+            "section": section,
+            "case": case,
+            "commit": self.commit,
+            "hardware": self.hardware,
+            "date": datetime.date.today().isoformat(),
+            "command": f"python benchmarks/gpu.py --only {section}",
+            "seconds": round(seconds, 1),
+        }
+        line |= {"rows": rows} if rows is not None else {"error": error}
+        self._lines.append(line)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of results; one that was cut short is ignored."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def commit() -> str:
+    """The commit, with "-changed" if files differ from it; without git a hash of the package."""
+    try:
+        words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=-changed", "--exclude=*"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        digest = hashlib.sha256()
+        for path in sorted((ROOT / "resnets").rglob("*.py")):
+            digest.update(path.read_bytes())
+        return f"tree {digest.hexdigest()[:10]}"
+
+
+def publish(path: Path) -> list[Path]:
+    """Write docs/results/gpu-SECTION.json of each section in the file; the newest line counts.
+
+    A failed case is a row that says so, unless an older line has its rows.
+    """
+    sys.path.insert(0, str(ROOT / "docs"))
+    import result_tables
+
+    cases: dict[tuple[str, str], dict[str, Any]] = {}
+    for line in read(path):
+        key = (line["section"], line["case"])
+        if "rows" in line or "rows" not in cases.get(key, {}):
+            cases[key] = line
+    written = []
+    for section in dict.fromkeys(section for section, _ in cases):
+        lines = [line for (name, _), line in cases.items() if name == section]
+        rows = [row for line in lines for row in line.get("rows", ())]
+        columns = list(dict.fromkeys(column for row in rows for column in row)) or ["", "error"]
+        cells = [[row.get(column) for column in columns] for row in rows]
+        for line in lines:
+            if "error" in line:
+                failed = [line["case"], f"failed: {line['error']}"]
+                cells.append([*failed, *[None] * (len(columns) - 2)][: len(columns)])
+        newest = max(lines, key=lambda line: line["date"])
+        fields = {key: newest[key] for key in ("command", "commit", "hardware", "date")}
+        result = result_tables.Result(f"gpu-{section}", **fields, columns=columns, rows=cells)
+        written.append(result_tables.save(result))
+    result_tables.write_pages()
+    return written

@@ -1,0 +1,111 @@
+"""benchmarks/gpu.py on a CPU, where plain calls stand in for CUDA graphs."""
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "gpu.py"
+
+
+def run(folder, *words):
+    options = [
+        "--device",
+        "cpu",
+        "--tiny",
+        "--results",
+        folder / "gpu.jsonl",
+        "--out",
+        folder,
+        "--limit",
+        5000,
+    ]
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, options), "--data", str(folder), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "gpu.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """The module of `gpu_checks` of a name."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return lambda name: importlib.import_module(name)
+
+
+def test_sections_are_recorded_once_and_are_right(tmp_path):
+    done = run(tmp_path, "--only", "facts,correct,first")
+    assert done.returncode == 0, done.stderr
+    found = lines(tmp_path)
+    assert {line["section"] for line in found} == {"facts", "correct", "first"}
+    assert not [line for line in found if "error" in line]
+    verdicts = {row["verdict"] for line in found for row in line["rows"] if "verdict" in row}
+    assert verdicts == {"right"}
+    assert run(tmp_path, "--only", "first,facts").returncode == 0
+    assert lines(tmp_path) == found
+
+
+@pytest.mark.slow
+def test_all_sections_run(tmp_path):
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = lines(tmp_path)
+    assert not [line for line in found if "error" in line]
+    assert {line["section"] for line in found} >= {"resnet50", "commands", "at-once"}
+
+
+def test_a_failed_case_is_recorded_and_the_next_one_runs(tmp_path, checks):
+    gpu, case, record = (checks(name) for name in ("gpu", "gpu_checks.case", "gpu_checks.record"))
+    setting = case.Setting(gpu_device(), tmp_path, tmp_path, time.monotonic() + 100, tiny=True)
+    kept = record.Record(tmp_path / "gpu.jsonl", "a machine")
+
+    def fails():
+        raise RuntimeError("no\nkernel")
+
+    def left_out():
+        raise case.LeftOut("no data")
+
+    for name, work in (("a", fails), ("b", left_out), ("c", lambda: [{"ms": 1.5}])):
+        assert gpu.run(setting, kept, "s", case.Case(name, 1, work))
+    found = lines(tmp_path)
+    assert [(line["case"], line.get("rows")) for line in found] == [
+        ("a", None),
+        ("c", [{"ms": 1.5}]),
+    ]
+    assert "\n" not in found[0]["error"]
+    with (tmp_path / "gpu.jsonl").open("a") as file:
+        file.write('{"section": "s", "ca')  # the machine went away
+    again = record.Record(tmp_path / "gpu.jsonl", "a machine")
+    assert (again.done("s", "a"), again.done("s", "c")) == (False, True)
+
+
+def gpu_device():
+    import torch
+
+    return torch.device("cpu")
+
+
+def test_results_become_tables(tmp_path, checks, monkeypatch):
+    record, tables = checks("gpu_checks.record"), checks("result_tables")
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    monkeypatch.setattr(tables, "pages", list)
+    kept = record.Record(tmp_path / "gpu.jsonl", "a machine")
+    kept.add("ladder", "a", 1.0, None, "out of memory")
+    kept.add("ladder", "a", 1.0, [{"way": "eager", "ms": 1.5}], None)
+    kept.add("ladder", "b", 1.0, None, "no kernel")
+    assert record.publish(tmp_path / "gpu.jsonl") == [tmp_path / "gpu-ladder.json"]
+    result = tables.load("gpu-ladder")
+    assert result.columns == ["way", "ms"]
+    assert result.rows == [["eager", 1.5], ["b", "failed: no kernel"]]
+    assert result.hardware == "a machine"
