@@ -155,11 +155,14 @@ class time_limit:  # noqa: N801  (a context manager)
         def stop(number: int, frame: FrameType | None) -> None:
             raise TimeoutError("the limit is reached")
 
-        signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        self.start = time.monotonic()
+        self.handler = signal.signal(signal.SIGALRM, stop)
+        self.before, _ = signal.setitimer(signal.ITIMER_REAL, self.seconds)
 
     def __exit__(self, *_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        left = max(0.001, self.before - (time.monotonic() - self.start)) if self.before else 0
+        signal.signal(signal.SIGALRM, self.handler)
+        signal.setitimer(signal.ITIMER_REAL, left)
 
 
 def restart(options: argparse.Namespace, ends: float, failed: set[str]) -> None:

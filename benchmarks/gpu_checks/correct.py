@@ -32,10 +32,16 @@ from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
 from resnets.train.step import train_step
+from resnets.utils.precision import autocast, pick_precision
 
-# How precision modes are set, and the largest relative errors (root mean square) that they may
-# have: of an operator, of a network's logits. A relu that flips makes a gradient's 1e-4 and more.
-MODES = {"float32": (1e-5, 1e-4), "TF32": (5e-3, 5e-2), "bfloat16": (2e-2, 0.2)}
+# The recipe's precisions, and the largest relative errors (root mean square) that they may have: of
+# an operator, of a network's logits. A relu that flips makes a gradient's 1e-4 and more.
+MODES = {
+    "float32": (1e-5, 1e-4),
+    "tf32": (5e-3, 5e-2),
+    "float16": (5e-3, 5e-2),
+    "bfloat16": (2e-2, 0.2),
+}
 NETS = {
     "cifar-resnet20": (32, 16),
     "cifar-plain20": (32, 16),
@@ -49,7 +55,7 @@ STEPS = 20
 
 def cases(setting: Setting) -> list[Case]:
     """Operators first: a wrong one explains what follows."""
-    modes = [mode for mode in MODES if setting.cuda or mode != "TF32"]
+    modes = [mode for mode in MODES if setting.cuda or mode in ("float32", "bfloat16")]
     names = ["cifar-resnet20"] if setting.tiny else list(NETS)
     optimizers = ("sgd",) if setting.tiny else ("sgd", "adamw", "lamb")
     ways = (GRAPH, GRAPH_OF_BLOCKS) if setting.cuda else (GRAPH,)
@@ -79,14 +85,9 @@ def _row(what: str, mode: str, output: float, gradient: float | None, limit: flo
 
 @contextmanager
 def _precision(setting: Setting, mode: str) -> Iterator[None]:
-    """The context of a forward pass; convolutions and products in float32 unless `mode` is TF32."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = mode == "TF32"
-    try:
-        with torch.autocast(setting.device.type, torch.bfloat16, enabled=mode == "bfloat16"):
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    """The context of passes in a precision of the recipe, as the product makes it."""
+    with autocast(setting.device, pick_precision(mode, setting.device)):
+        yield
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
@@ -222,7 +223,8 @@ def _steps(setting: Setting, kind: str) -> list[Row]:
             split, recipe.data, preprocessor, recipe.batch_size, 0, torch.device("cpu")
         )
         off = torch.autocast(device.type, enabled=False)
-        with _precision(setting, "float32"):
+        pick_precision("float32", device)
+        with off:
             for batch in islice(stream.batches(0, 3), 3):
                 images, targets = batch.images.to(device, dtype), batch.targets.to(device)
                 here = Batch(images, targets, batch.ids)
@@ -238,17 +240,16 @@ def _graph(setting: Setting, way: str) -> list[Row]:
     fields = {"precision": "float32", "ema_decay": "0.9", "optim.lr": "0.01"}
     recipe = cifar_recipe(setting, "cifar-resnet20", fields)
     split = random_images(200, 32)
-    losses, weights = [], []
+    losses, weights, steps = [], [], 4 if setting.tiny else STEPS
     for each in (EAGER, way):
-        with _precision(setting, "float32"):
-            training = Training(setting, recipe, split, each, STEPS)
-            for _ in range(STEPS):
-                training.step()
+        training = Training(setting, recipe, split, each, steps)
+        for _ in range(steps):
+            training.step()
         losses.append(training.state.interval.means()["loss"])
         averaged = training.state.ema.module.parameters()
         weights.append(torch.cat([each.detach().cpu().reshape(-1) for each in averaged]))
     loss = abs(losses[1] - losses[0]) / losses[0]
     return [
-        _row(f"{way}: mean loss of {STEPS} steps", "float32", loss, None, 1e-2),
+        _row(f"{way}: mean loss of {steps} steps", "float32", loss, None, 1e-2),
         _row(f"{way}: averaged weights", "float32", _relative(weights[1], weights[0]), None, 1e-2),
     ]

@@ -65,7 +65,7 @@ class Training:
         self.stream = TrainStream(
             split, recipe.data, self.preprocessor, recipe.batch_size, recipe.seed, device
         )
-        self.state = new_state(self.model, recipe, total)
+        self.state = new_state(self.model, recipe, total, precision=self.plan.precision)
         self.cuda_stream = torch.cuda.Stream(device) if setting.cuda else None
         forward = torch.compile(self.model, dynamic=False) if way == COMPILED else self.model
         model, loss_fn = DataParallelModel(forward), classification_loss(recipe.loss)

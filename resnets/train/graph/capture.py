@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +27,8 @@ def capture(body: Body, device: torch.device) -> Body:
     """
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
+    with torch.cuda.stream(side), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*capturable=True")  # Adam's, of steps outside a graph
         for _ in range(WARM_UP):
             body()
     torch.cuda.current_stream(device).wait_stream(side)
@@ -42,19 +45,19 @@ def plain(body: Body, device: torch.device) -> Body:
 
 
 @contextmanager
-def compiled_blocks(model: nn.Module, enabled: bool = True) -> Iterator[None]:
-    """Context in which each block of the network's stages is compiled by itself.
+def compiled_blocks(model: nn.Module, enabled: bool = True) -> Iterator[list[Any]]:
+    """Context in which each block of the network's stages is compiled by itself; the compiled code.
 
     Blocks alike share one compiled graph, whatever the depth. Once a step is captured, compiled
     code is not called again, and evaluation, at other batch sizes, would compile anew: afterwards
-    the blocks are as before.
+    the blocks are as before. Keep what this returns as long as the captured graph, which runs it.
     """
     blocks: list[nn.Module] = []
     if enabled and isinstance(model, ImageClassifier):
         stages = [model.get_submodule(name) for name in model.stage_names if name != "stem"]
         blocks = [block for stage in stages for block in stage.children()]
     if not blocks:
-        yield
+        yield []
         return
     import torch._dynamo as dynamo  # deferred: takes a second
 
@@ -62,7 +65,7 @@ def compiled_blocks(model: nn.Module, enabled: bool = True) -> Iterator[None]:
         for block in blocks:
             block.compile(dynamic=False)
         try:
-            yield
+            yield [block._compiled_call_impl for block in blocks]
         finally:
             for block in blocks:
                 block._compiled_call_impl = None

@@ -40,6 +40,8 @@ def start_graph(
     """
     device = next(state.model.parameters()).device
     reason = why_not(recipe, stream, model, device)
+    if state.scaler is not None:
+        reason = reason or "float16 scales its losses by what the last step gave"
     if reason is not None:
         return reason
     assert isinstance(stream, TrainStream)

@@ -63,7 +63,8 @@ class GraphTraining:
         model.prepare()
         sizes = sorted({stream.size_at(step, total) for step in range(state.step, total)})
         self._replay: dict[int, Callable[[], None]] = {}
-        with _restored(state, self._tables), compiled_blocks(state.model, compile_blocks):
+        blocks = compiled_blocks(state.model, compile_blocks)
+        with _restored(state, self._tables), blocks as self._compiled:
             self._tables.fill(state)
             for size in sizes:
                 self._replay[size] = capture(partial(self._body, size), stream.device)
