@@ -201,7 +201,7 @@ def _input_of(
         warn_of_detectron2(weights.source, spec)
     elif names.format.preprocess(spec) is None and not weights.stored.preprocess:
         first, variance = (
-            names.own(tensors, name) if name in names.theirs else None
+            names.own(tensors, name) if name in names.foreign_names else None
             for name in ("stem.conv.weight", "stem.norm.running_var")
         )
         if first is not None:

@@ -77,8 +77,8 @@ def assumed_input(source: str) -> InputConvention:
     log.warning(
         "%s: a detectron2 detector without pixel_mean and pixel_std that tell its input; assumed as"
         " in its model zoo: images in BGR, 0..255 less %s, stride of bottlenecks in the first 1x1."
-        " If it was trained from torchvision's weights (RGB, standardized, stride in the 3x3), add both constants to"
-        " the file as tensors (docs/weights.md)",
+        " If it was trained from torchvision's weights (RGB, standardized, stride in the 3x3), add"
+        " both constants to the file as tensors (docs/weights.md)",
         source, "/".join(map(str, DETECTRON_MEAN)),
     )  # fmt: skip
     return InputConvention(MSRA, "1x1")

@@ -12,6 +12,11 @@ from resnets.detect.images.names import is_drawn
 from resnets.detect.images.store import Store
 
 KEYS = ("images", "annotations", "categories")
+PLACED = ("bbox", "segmentation", "keypoints", "caption", "segments_info")  # one of each entry's
+IMAGE_LABELS = (
+    "its annotations hold an image and a class alone, without boxes: labels of whole images, as of"
+    " iNaturalist"
+)
 PLAIN_NAMES = ("_annotations.coco", "annotations", "instances", "coco", "labels", "result")
 PLAIN_FOLDERS = ("annotations", "annotation", "labels", "json", "coco", "result")
 # Files beside instances_<set>.json that are about the same images.
@@ -32,7 +37,10 @@ def find_coco(store: Store) -> dict[str, str]:
         name = PurePosixPath(path).name.lower()
         if _folder(path) in official and name.startswith(COMPANIONS):
             continue
-        if _is_official(path) or _looks_like_coco(store.read(path), store.called(path)):
+        data = store.read(path)
+        if _labels_images(data, store.called(path)):
+            continue
+        if _is_official(path) or _looks_like_coco(data, store.called(path)):
             found.append(path)
     return _titled(found)
 
@@ -50,6 +58,11 @@ def why_no_coco(store: Store) -> str:
     """Why the first JSON that is damaged, or has some of COCO's lists, is none; "" without any."""
     if drawn := drawn_coco(store):
         return f"{store.called(drawn[0])}: lies in a folder of drawings or predictions; move it"
+    if labels := image_labels(store):
+        return (
+            f"{store.called(labels[0])}: {IMAGE_LABELS}; train a classifier: with images in a"
+            " folder for each class, or with a labels.csv of path,label written from it"
+        )
     for path in store.below("", ".json"):
         try:
             document = parse_json(store.read(path), store.called(path))
@@ -62,6 +75,31 @@ def why_no_coco(store: Store) -> str:
                 f" called {', '.join(KEYS)}"
             )
     return ""
+
+
+def image_labels(store: Store) -> list[str]:
+    """JSON of COCO's form whose annotations label whole images, as iNaturalist's do."""
+    return [
+        path
+        for path in store.below("", ".json")
+        if _labels_images(store.read(path), store.called(path))
+    ]
+
+
+def _labels_images(data: bytes, where: str) -> bool:
+    """Whether no entry has a box or an outline, but each an image and a class."""
+    if any(f'"{key}"'.encode() not in data for key in ("image_id", "category_id")) or any(
+        f'"{key}"'.encode() in data for key in PLACED
+    ):
+        return False
+    try:
+        document = parse_json(data, where)
+    except DataError:
+        return False
+    entries = document.get("annotations") if isinstance(document, dict) else None
+    return bool(entries) and isinstance(entries, list) and all(
+        isinstance(each, dict) and {"image_id", "category_id"} <= each.keys() for each in entries
+    )  # fmt: skip
 
 
 def _is_official(path: str) -> bool:
