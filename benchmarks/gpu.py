@@ -57,7 +57,7 @@ def main() -> int:
     """Run the cases that are not done; returns the exit code."""
     options = parse(sys.argv[1:])
     if missing := missing_packages():
-        print(f"missing here: pip install {' '.join(missing)} (docs/gpu.md)")
+        print("\n".join(["missing here (docs/gpu.md):", *missing]))
         return 1
     from gpu_checks import record
 
@@ -198,10 +198,17 @@ SECTIONS = (
 
 
 def missing_packages() -> list[str]:
-    """Packages that the product needs and that are not here."""
+    """Commands that install what the product needs and what is not here, the product itself too."""
+    from importlib import metadata
     from importlib.util import find_spec
 
-    return [package for module, package in NEEDED.items() if find_spec(module) is None]
+    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    commands = [f"pip install {' '.join(missing)}"] if missing else []
+    try:
+        metadata.version("resnets")  # runs record it
+    except metadata.PackageNotFoundError:
+        commands.append("pip install --no-deps --no-build-isolation -e .")
+    return commands
 
 
 def one_line(error: BaseException) -> str:

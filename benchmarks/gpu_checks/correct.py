@@ -61,11 +61,7 @@ def cases(setting: Setting) -> list[Case]:
     ways = (GRAPH, GRAPH_OF_BLOCKS) if setting.cuda else (GRAPH,)
     return [
         *[Case(f"operators, {mode}", 5, partial(_operators, setting, mode)) for mode in modes],
-        *[
-            Case(f"{name}, {mode}", 6, partial(_network, setting, name, mode))
-            for name in names
-            for mode in modes
-        ],
+        *[Case(name, 10, partial(_network, setting, name, modes)) for name in names],
         Case("batches", 5, partial(_batches, setting)),
         *[Case(f"steps, {kind}", 6, partial(_steps, setting, kind)) for kind in optimizers],
         *[Case(f"{way} and train_step", 12, partial(_graph, setting, way)) for way in ways],
@@ -171,8 +167,8 @@ def _passes(call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor
     return out, torch.cat([each.grad.double().cpu().reshape(-1) for each in leaves])
 
 
-def _network(setting: Setting, name: str, mode: str) -> list[Row]:
-    """Logits and the gradient of all weights of one batch."""
+def _network(setting: Setting, name: str, modes: list[str]) -> list[Row]:
+    """Logits and the gradient of all weights of one batch, in each precision."""
     size, count = NETS[name]
     torch.manual_seed(0)
     net = build(catalog.spec(name, input_size=size, num_classes=10, dropout=0.0)).train()
@@ -181,15 +177,22 @@ def _network(setting: Setting, name: str, mode: str) -> list[Row]:
     expected = reference(x.double())
     F.cross_entropy(expected, y).backward()
     net = net.to(setting.device).to(memory_format=torch.channels_last)
-    with _precision(setting, mode):
-        logits = net(x.to(setting.device).to(memory_format=torch.channels_last))
-        F.cross_entropy(logits.float(), y.to(setting.device)).backward()
-    gradients = [
-        torch.cat([each.grad.double().cpu().reshape(-1) for each in model.parameters()])
-        for model in (net, reference)
-    ]
-    error = _relative(logits, expected)
-    return [_row(name, mode, error, _relative(*gradients), MODES[mode][1])]
+    x, y = x.to(setting.device).to(memory_format=torch.channels_last), y.to(setting.device)
+    rows = []
+    for mode in modes:
+        net.zero_grad()
+        with _precision(setting, mode):
+            logits = net(x)
+            F.cross_entropy(logits.float(), y).backward()
+        error = _relative(logits, expected)
+        gradients = _relative(_gradient(net), _gradient(reference))
+        rows.append(_row(name, mode, error, gradients, MODES[mode][1]))
+    return rows
+
+
+def _gradient(model: nn.Module) -> Tensor:
+    """All gradients as one vector on the CPU."""
+    return torch.cat([each.grad.double().cpu().reshape(-1) for each in model.parameters()])
 
 
 def _batches(setting: Setting) -> list[Row]:

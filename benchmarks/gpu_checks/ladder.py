@@ -18,6 +18,7 @@ from gpu_checks.training import (
 )
 
 TOTAL = 100_000  # steps of the schedule; only the first few hundred are taken
+SECONDS = {EAGER: 10, COMPILED: 60, GRAPH: 10, GRAPH_OF_BLOCKS: 40}  # with compilation
 AVERAGED = {"ema_decay": "0.998"}
 
 
@@ -25,7 +26,10 @@ def cases(setting: Setting) -> list[Case]:
     """cifar-resnet20 in every way, then with averaged weights, then deeper networks."""
     net = "cifar-resnet20"
     ways = [way for way in WAYS if setting.cuda or way not in (COMPILED, GRAPH_OF_BLOCKS)]
-    each = [Case(f"{net}, {way}", 12, partial(_row, setting, net, way, None, "")) for way in ways]
+    each = [
+        Case(f"{net}, {way}", SECONDS[way], partial(_row, setting, net, way, None, ""))
+        for way in ways
+    ]
     each += [
         Case(f"{net}, {way}, averaged", 8, partial(_row, setting, net, way, AVERAGED, "averaged"))
         for way in (EAGER, GRAPH)
@@ -77,6 +81,8 @@ def _at_once(setting: Setting, way: str, count: int) -> list[Row]:
     recipe = cifar_recipe(setting, "cifar-resnet20")
     split = random_images(200 if setting.tiny else 50_000, 32)
     runs = [Training(setting, with_seed(recipe, seed), split, way, TOTAL) for seed in range(count)]
+
+    setting.synchronize()  # what the runs hold was made on another stream than theirs
 
     def step() -> None:
         for run in runs:

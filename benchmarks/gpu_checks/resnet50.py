@@ -27,10 +27,15 @@ Step = Callable[[], Any]
 
 
 def cases(setting: Setting) -> list[Case]:
-    """Training and prediction; all contenders of a case take turns."""
+    """Training and prediction; all contenders of a case take turns, the reference among them.
+
+    First those that run at once; compilation takes a minute or more for each network.
+    """
     return [
-        Case("training", 110, partial(_training, setting)),
-        Case("prediction", 70, partial(_prediction, setting)),
+        Case("training", 70, partial(_training, setting, compiled=False)),
+        Case("prediction", 30, partial(_prediction, setting, compiled=False)),
+        Case("training, compiled", 240, partial(_training, setting, compiled=True)),
+        Case("prediction, compiled", 150, partial(_prediction, setting, compiled=True)),
     ]
 
 
@@ -39,7 +44,7 @@ def _sizes(setting: Setting) -> tuple[int, int]:
     return (4, 32) if setting.tiny else (256, 224)
 
 
-def _training(setting: Setting) -> list[Row]:
+def _training(setting: Setting, compiled: bool) -> list[Row]:
     """Steps on images that lie on the device: what the networks and the loops cost."""
     batch, size = _sizes(setting)
     x = torch.randn(batch, 3, size, size, device=setting.device)
@@ -53,10 +58,15 @@ def _training(setting: Setting) -> list[Row]:
         f"resnets, {GRAPH}": lambda: _own_step(setting, GRAPH),
         f"resnets, {GRAPH_OF_BLOCKS}": lambda: _own_step(setting, GRAPH_OF_BLOCKS),
     }
-    return _compare(setting, makers, batch)
+    chosen = {
+        name: make
+        for name, make in makers.items()
+        if name == REFERENCE or (COMPILED in name) is compiled
+    }
+    return _compare(setting, "training", chosen, batch)
 
 
-def _prediction(setting: Setting) -> list[Row]:
+def _prediction(setting: Setting, compiled: bool) -> list[Row]:
     """Batches of images on the device, bfloat16, in eval mode."""
     batch, size = _sizes(setting)
     x = torch.randn(batch, 3, size, size, device=setting.device)
@@ -77,11 +87,14 @@ def _prediction(setting: Setting) -> list[Row]:
         f"{name}, {way}": partial(_predict, setting, net, x, way)
         for way in (EAGER, COMPILED)
         for name, net in nets.items()
+        if way == (COMPILED if compiled else EAGER) or (name, way) == ("torchvision", EAGER)
     }
-    return _compare(setting, makers, batch)
+    return _compare(setting, "prediction", makers, batch)
 
 
-def _compare(setting: Setting, makers: dict[str, Callable[[], Step]], batch: int) -> list[Row]:
+def _compare(
+    setting: Setting, what: str, makers: dict[str, Callable[[], Step]], batch: int
+) -> list[Row]:
     """Images/s of the contenders in turn, and ratios to the first in each round.
 
     One that cannot be made or does not run is left out, with the reason.
@@ -106,9 +119,10 @@ def _compare(setting: Setting, makers: dict[str, Callable[[], Step]], batch: int
     for name, each in seconds.items():
         ratios = [mine / its for mine, its in zip(first, each, strict=True)]
         rate = rounded(batch / median(each))
-        rows.append({"contender": name, "images/s": rate, "ratio": spread(ratios)})
+        rows.append({"what": what, "contender": name, "images/s": rate, "ratio": spread(ratios)})
     return rows + [
-        {"contender": name, "images/s": None, "ratio": why} for name, why in failed.items()
+        {"what": what, "contender": name, "images/s": None, "ratio": why}
+        for name, why in failed.items()
     ]
 
 
@@ -185,7 +199,7 @@ def _own_step(setting: Setting, way: str) -> Step:
 
 def _predict(setting: Setting, make: Callable[[], nn.Module], x: Tensor, way: str) -> Step:
     net = make().to(setting.device, memory_format=torch.channels_last).eval()
-    net = torch.compile(net, mode="max-autotune-no-cudagraphs") if way == COMPILED else net
+    net = torch.compile(net, dynamic=False) if way == COMPILED else net
 
     def step() -> None:
         with torch.inference_mode(), torch.autocast(setting.device.type, torch.bfloat16):
