@@ -16,6 +16,7 @@ from resnets.config import flat_fields, is_locked
 from resnets.study.depth.forms import MODELS, forms_grid
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid, shortcut_grid
+from resnets.study.grid.budget import Blocks
 from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
 from resnets.study.grid.grid import train_grid
 from resnets.train.guards.interrupt import Interrupted
@@ -45,6 +46,7 @@ def depth(
     budget: str | None = None,
     recipe: str | None = None,
     sweep: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    blocks: Blocks = MappingProxyType({}),
     jobs: int | None = None,
     out: str | PathLike[str] | None = None,
     device: str = "auto",
@@ -63,6 +65,8 @@ def depth(
         budget: Length of each run as "2000it" or "30ep", or of the whole study as "5min".
         recipe: Recipe of all runs.
         sweep: Values of fields, such as {"optim.lr": [0.01, 0.1]}: each model is trained with each.
+        blocks: Blocks of your own by name, each a callable that takes a `BlockConfig`, defined in a
+            module that can be imported; a model has one as NAME:block=BLOCK. Given again to resume.
         jobs: Runs trained at a time, each in a process of its own.
         out: Folder; default runs/study-depth-N. A study of the same grid in it is resumed, and by
             default the latest one that was stopped.
@@ -81,8 +85,9 @@ def depth(
         recipe=recipe,
         settings=_settings(fields),
         sweep=[f"{path}={','.join(map(_text, values))}" for path, values in sweep.items()],
+        blocks=tuple(blocks),
     )
-    return run_study(grid, out, jobs=jobs, device=device)
+    return run_study(grid, out, jobs=jobs, device=device, blocks=blocks)
 
 
 def shortcuts(
@@ -141,12 +146,18 @@ def forms(
 
 
 def run_study(
-    grid: Grid, out: str | PathLike[str] | None, *, jobs: int | None, device: str
+    grid: Grid,
+    out: str | PathLike[str] | None,
+    *,
+    jobs: int | None,
+    device: str,
+    blocks: Blocks = MappingProxyType({}),
 ) -> Study:
     """Train what is left of the grid in `out`, and write its report in any case."""
     with grid_folder(grid, out) as folder:
-        cells = train_or_stop(grid, folder, jobs, device, f"study {grid.study} --resume {folder}")
-        page = write_grid_page(folder)
+        again = f"study {grid.study} --resume {folder}"
+        cells = train_or_stop(grid, folder, jobs, device, again, blocks)
+        page = write_grid_page(folder, blocks)
     return Study(folder, cells, page.lead, page.path)
 
 
@@ -157,11 +168,16 @@ def grid_folder(grid: Grid, out: str | PathLike[str] | None) -> AbstractContextM
 
 
 def train_or_stop(
-    grid: Grid, folder: Path, jobs: int | None, device: str, resume: str
+    grid: Grid,
+    folder: Path,
+    jobs: int | None,
+    device: str,
+    resume: str,
+    blocks: Blocks = MappingProxyType({}),
 ) -> list[Cell]:
     """`train_grid`; where it is stopped, Interrupted says by which command it is resumed."""
     try:
-        return train_grid(grid, folder, jobs=jobs, device=device)
+        return train_grid(grid, folder, jobs=jobs, device=device, blocks=blocks)
     except Interrupted as stop:
         raise Interrupted(
             f"{stop}; resume with: resnets {resume} (in Python: the same call with"

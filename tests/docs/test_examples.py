@@ -135,6 +135,10 @@ def shortened(words: list[str]) -> list[str]:
         return [*words, "--out", "new.pack"]  # the pack that other lines read is there already
     if words[:2] == ["study", "gradients"]:
         return [*words[:2], SHORT_STUDY[1], "--iterations", "10", "--data", "cifar10.tar.xz"]
+    if words[:2] == ["study", "forms"]:
+        models = ("--models", "cifar-resnet8,cifar-resnet14")
+        words = _without(words, "--budget", "--seeds", "--models", "--data")
+        return [*words, *models, *SHORT_STUDY[2:], "--device", "cpu"]
     if words[:2] in (["study", "depth"], ["study", "shortcuts"]) and "--resume" not in words:
         words = _without(words, "--budget", "--seeds", "--models", "--data")
         return [*words, *SHORT_STUDY, "--device", "cpu"]

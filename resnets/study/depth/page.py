@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,7 +32,17 @@ from resnets.study.depth.protocol import differences, format_duration, merge_env
 from resnets.study.depth.summary import SPLIT_NAMES, ModelSummary, Which, run_folder, summarize
 from resnets.study.depth.sweep import Sweep, sweep, sweep_figure, sweep_table
 from resnets.study.depth.verdict import MARGIN, Verdict, degradation, reached_by
-from resnets.study.grid.cells import CELLS, RECIPE, Cell, Grid, folder_name, read_cells, read_grid
+from resnets.study.grid.budget import Blocks
+from resnets.study.grid.cells import (
+    CELLS,
+    RECIPE,
+    Cell,
+    Grid,
+    custom_block,
+    folder_name,
+    read_cells,
+    read_grid,
+)
 
 STATUS = {
     "done": "done",
@@ -42,11 +53,12 @@ STATUS = {
 MAX_DRAWN = 4  # of more models than that, only the shallowest and deepest of each kind are drawn
 
 
-def write_grid_page(folder: Path) -> Report:
+def write_grid_page(folder: Path, blocks: Blocks = MappingProxyType({})) -> Report:
     """Write the page of the grid in `folder`, finished or not; gaps are shown with their reason.
 
-    A grid of shortcut options (Table 3) has the same page with other text. Raises ConfigError
-    where `folder` contains no grid.
+    A grid of shortcut options (Table 3) has the same page with other text. blocks: those from
+    outside the package; models whose block is not given are not drawn or counted. Raises
+    ConfigError where `folder` contains no grid.
     """
     grid, cells = read_grid(folder), read_cells(folder)
     all_models = summarize(cells)
@@ -69,7 +81,7 @@ def write_grid_page(folder: Path) -> Report:
         figures=[
             *(forms_figures(forms) if forms else _error_figures(models)),
             *([sweep_figure(swept)] if swept else []),
-            *([] if forms else [_diagram(models)]),
+            *([] if forms else [_diagram(models, blocks)]),
         ],
         tables=[
             _summary_table(models, reported),
@@ -77,7 +89,7 @@ def write_grid_page(folder: Path) -> Report:
             *(forms_tables(forms, SPLIT_NAMES[models[0].held_out]) if forms else []),
             *_verdict_table(verdict),
             _cells_table(all_models),
-            _models_table(models),
+            _models_table(models, blocks),
             *([_gaps_table(gaps)] if gaps else []),
         ],
         data=next((cell.result["data"] for cell in cells if cell.result), grid.data),
@@ -114,7 +126,8 @@ def _recipes(models: Sequence[ModelSummary]) -> dict[str, Recipe]:
             for cell in model.cells
             if (cell.folder / RECIPE).is_file()
         }
-        agree = len({dataclasses.replace(recipe, seed=0) for recipe in started.values()}) == 1
+        same = [dataclasses.replace(recipe, seed=0) for recipe in started.values()]
+        agree = bool(same) and all(recipe == same[0] for recipe in same)
         found |= {model.name: next(iter(started.values()))} if agree else started
     alike = {
         name: sum(not differences({"one": recipe, "other": other}) for other in found.values())
@@ -273,44 +286,51 @@ def _gaps_table(gaps: Sequence[Cell]) -> Table:
     return Table("gaps", ("Model", "Seed", "Status", "Last step", "Reason", "Run folder"), rows)
 
 
-def _models_table(models: Sequence[ModelSummary]) -> Table:
+def _models_table(models: Sequence[ModelSummary], blocks: Blocks) -> Table:
     """The models compared, with their cost counted from the built modules."""
     columns = (
         *("Model", "Family", "Layers", "Blocks per stage", "Shortcut", "Parameters"),
         "Multiply-adds",
     )
-    rows = []
-    for summary, model in zip(models, _build_all(models), strict=True):
-        spec, counted = model.spec, cost.count(model, model.spec.input_size)
-        blocks = " + ".join(map(str, spec.depths))
-        row = (summary.name, summary.family, summary.depth, blocks, spec.shortcut)
-        rows.append((*row, counted.parameters, counted.multiply_adds))
+    rows: list[Row] = []
+    built = _build_all(models, blocks)
+    for summary in models:
+        model, spec = built.get(summary.name), summary.cells[0].spec
+        counted = cost.count(model, model.spec.input_size) if model else None
+        depths = " + ".join(map(str, spec.depths))
+        row = (summary.name, summary.family, summary.depth, depths, spec.shortcut)
+        counts = (counted.parameters, counted.multiply_adds) if counted else (None, None)
+        rows.append((*row, *counts))
     return Table("models-compared", columns, tuple(rows))
 
 
-def _diagram(models: Sequence[ModelSummary]) -> Figure:
+def _diagram(models: Sequence[ModelSummary], blocks: Blocks) -> Figure:
     """Layer diagrams of the models; of many, the shallowest and the deepest of each kind."""
     drawn = [model.name for model in models]
     if len(models) > MAX_DRAWN:
         kinds = ("plain", "residual")
         by_kind = [[model.name for model in models if model.kind == kind] for kind in kinds]
         drawn = [name for mine in by_kind for name in dict.fromkeys([*mine[:1], *mine[-1:]])]
-    built = {model.spec.name: model for model in _build_all(models)}
-    return Figure("models", model_diagram([built[name] for name in drawn]))
+    built = _build_all(models, blocks)
+    chosen = [built[name] for name in drawn if name in built] or list(built.values())
+    return Figure("models", model_diagram(chosen))
 
 
-def _build_all(models: Sequence[ModelSummary]) -> list[ImageClassifier]:
-    """Each model as trained; one not trained yet has the classes and image size of the others."""
+def _build_all(models: Sequence[ModelSummary], blocks: Blocks) -> dict[str, ImageClassifier]:
+    """Each model as trained, by name; one not started has the shapes of the others."""
     started = [cell.spec for model in models for cell in model.cells if cell.status != "missing"]
     shape = {}
     if started:
         fields = ("num_classes", "in_channels", "input_size")
         shape = {key: getattr(started[0], key) for key in fields}
+    labels = {model.name: custom_block(model.name) for model in models}
     specs: list[ModelSpec] = [
-        dataclasses.replace(model.cells[0].spec, name=model.name, **shape) for model in models
+        dataclasses.replace(model.cells[0].spec, name=model.name, **shape)
+        for model in models
+        if labels[model.name] is None or labels[model.name] in blocks
     ]
     with torch.device("meta"):
-        return [build(spec) for spec in specs]
+        return {spec.name: build(spec, block=blocks.get(labels[spec.name] or "")) for spec in specs}
 
 
 def _commands(folder: Path, grid: Grid) -> list[str]:

@@ -102,14 +102,15 @@ def depth_grid(
     recipe: str | None = None,
     settings: Sequence[str] = (),
     sweep: Sequence[str] = (),
+    blocks: Sequence[str] = (),
 ) -> Grid:
     """The grid of a depth study; each argument given replaces that part of the preset.
 
     seeds: runs of each model, or one number per model. sweep: fields as FIELD=VALUE,VALUE,...; each
-    model is trained with each value of each field. Without a preset `models` is required, the
-    data are the embedded digits, the recipe is the paper's for the family of models (for digits the
-    recipe "digits", since the paper's mirrors images), the budget is the recipe's own, and there
-    are three seeds. Raises ConfigError.
+    model is trained with each value of each field. blocks: names of blocks from outside the
+    package. Without a preset `models` is required, the data are the embedded digits, the recipe is
+    the paper's for the family of models (for digits the recipe "digits", since the paper's mirrors
+    images), the budget is the recipe's own, and there are three seeds. Raises ConfigError.
     """
     if preset is not None:
         grid = _preset(preset)
@@ -139,6 +140,7 @@ def depth_grid(
         budget=budget or recipes.recipe(recipe).duration,
         settings=tuple(settings),
         sweep=tuple(sweep),
+        blocks=tuple(blocks),
     )
 
 

@@ -11,7 +11,7 @@ from resnets.config.aliases import read_json
 
 ENVIRONMENT = "environment.json"
 # Fields in which the cells of one grid are meant to differ.
-CELL_FIELDS = ("name", "model", "seed")
+CELL_FIELDS = ("name", "model", "seed", "custom")
 
 
 def format_duration(text: str) -> str:

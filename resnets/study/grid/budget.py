@@ -7,7 +7,9 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 
 import torch
 
@@ -17,16 +19,20 @@ from resnets.data.dataset.summary import announce
 from resnets.data.loading.loader import TrainStream
 from resnets.data.transforms.preprocess import fit_preprocess
 from resnets.models import build
-from resnets.study.grid.cells import Grid, cell_recipe
+from resnets.models.block import MakeBlock
+from resnets.study.grid.cells import Grid, cell_recipe, custom_block
 from resnets.study.grid.worker import become_worker, worker_context
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
+from resnets.train.parts import CustomParts
 from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.precision import autocast, pick_precision
 from resnets.utils.processes import without_main_module
+
+Blocks = Mapping[str, MakeBlock]  # from outside the package, by the names of `Grid.blocks`
 
 # Fewer steps than this, or than one pass over the training set, show nothing about a model.
 MIN_STEPS = 20
@@ -57,10 +63,17 @@ def parse_budget(text: str) -> tuple[float, str]:
     return float(match[1]), match[2]
 
 
-def resolve_budget(grid: Grid, jobs: int, device: str, threads: int) -> Grid:
+def resolve_budget(grid: Grid, jobs: int, device: str, threads: int, blocks: Blocks) -> Grid:
     """`set_steps` from the size of the data and, for minutes, a few timed steps per model."""
     timed = parse_budget(grid.budget)[1] == "min"
-    return set_steps(grid, survey_in_subprocess(grid, device, threads, timed=timed), jobs)
+    found = survey_in_subprocess(grid, device, threads, timed=timed, blocks=blocks)
+    return set_steps(grid, found, jobs)
+
+
+def parts_of(model: str, blocks: Blocks) -> CustomParts:
+    """The network of a model whose name asks for a block from outside the package, as a part."""
+    label = custom_block(model)
+    return CustomParts() if label is None else CustomParts(partial(build, block=blocks[label]))
 
 
 def set_steps(grid: Grid, found: Survey, jobs: int) -> Grid:
@@ -105,12 +118,14 @@ def _min_budget(fewest: int, unit: str, epoch: int, grid: Grid, found: Survey, j
     return f"{int(busy / (60 * PLANNED * jobs)) + 1}min"
 
 
-def survey_in_subprocess(grid: Grid, device: str, threads: int, *, timed: bool) -> Survey:
+def survey_in_subprocess(
+    grid: Grid, device: str, threads: int, *, timed: bool, blocks: Blocks
+) -> Survey:
     """`survey` in a process of its own, which frees data, models and device memory at its end."""
     context = worker_context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
-        target=_survey_into, args=(sender, grid, device, threads, timed), daemon=True
+        target=_survey_into, args=(sender, grid, device, threads, timed, dict(blocks)), daemon=True
     )
     with without_main_module():
         process.start()
@@ -127,15 +142,19 @@ def survey_in_subprocess(grid: Grid, device: str, threads: int, *, timed: bool) 
     return found
 
 
-def _survey_into(sender: Connection, grid: Grid, device: str, threads: int, timed: bool) -> None:
+def _survey_into(
+    sender: Connection, grid: Grid, device: str, threads: int, timed: bool, blocks: Blocks
+) -> None:
     become_worker(threads)
     try:
-        sender.send(survey(grid, device, timed=timed))
+        sender.send(survey(grid, device, timed=timed, blocks=blocks))
     except (ValueError, OSError, RuntimeError) as error:
         sender.send(error)
 
 
-def survey(grid: Grid, device: str, *, timed: bool) -> Survey:
+def survey(
+    grid: Grid, device: str, *, timed: bool, blocks: Blocks = MappingProxyType({})
+) -> Survey:
     """Open the grid's data and count the images; with `timed`, train each model for a few steps."""
     recipe, target = cell_recipe(grid, grid.models[0], 0), environment.pick_device(device)
     splits = open_data(recipe.data)
@@ -163,16 +182,22 @@ def survey(grid: Grid, device: str, *, timed: bool) -> Survey:
     for name in grid.models:
         recipe = cell_recipe(grid, name, 0)
         spec = dataclasses.replace(recipe.model, num_classes=len(splits.classes))
-        step = time_step(dataclasses.replace(recipe, model=spec), stream, target)
+        timed_recipe = dataclasses.replace(recipe, model=spec)
+        step = time_step(timed_recipe, stream, target, blocks.get(custom_block(name) or ""))
         seconds[name] = step * (1 + evaluations)
     return Survey(len(splits.train), seconds)
 
 
-def time_step(recipe: Recipe, stream: TrainStream, device: torch.device) -> float:
-    """Seconds of one training step of `recipe`, not compiled: mean of a few after a warm-up."""
+def time_step(
+    recipe: Recipe, stream: TrainStream, device: torch.device, block: MakeBlock | None = None
+) -> float:
+    """Seconds of one training step of `recipe`, not compiled: mean of a few after a warm-up.
+
+    block: the one from outside the package, if any.
+    """
     if device.type == "cpu":
         environment.tune_malloc()
-    model = build(recipe.model).to(device)
+    model = build(recipe.model, block=block).to(device)
     model.recompute = recipe.recompute
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tomli_w
 
 from resnets import recipes
 from resnets.config import (
+    Block,
     ConfigError,
     ModelSpec,
     Recipe,
@@ -62,7 +63,8 @@ class Grid:
     ("resnet34:C", "resnet50:none"), NAME:FIELD=VALUE for another field of the model
     ("cifar-resnet20:norm=none") or, with a dot, of the recipe ("cifar-resnet20:optim.lr=0.3");
     several follow each other. sweep: fields that the study varies as FIELD=VALUE,VALUE,...;
-    `models` has a name for each value. seeds: number of seeds (0, 1, ...) of each model. settings:
+    `models` has a name for each value. blocks: names of blocks from outside the package, which
+    models have as NAME:block=NAME. seeds: number of seeds (0, 1, ...) of each model. settings:
     further recipe fields as path=value. budget: as requested; `iterations` is the resulting number
     of steps and `epoch` that of one pass over the training set, both fixed when the study starts.
     version: 1 for studies begun before held-out shares followed each image's identity; their cells
@@ -79,6 +81,7 @@ class Grid:
     budget: str
     settings: tuple[str, ...] = ()
     sweep: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
     iterations: int = 0
     epoch: int = 0
     version: int = VERSION
@@ -94,6 +97,14 @@ class Grid:
         for model, folder in zip(self.models, folders, strict=True):
             if folders.count(folder) > 1:
                 raise ConfigError(f"models: {model} is named twice")
+        for model in self.models:
+            label = custom_block(model)
+            if label is not None and label not in self.blocks:
+                known = ", ".join((*self.blocks, *get_args(Block)))
+                raise ConfigError(
+                    f"{model}: unknown block {label!r}; known: {known}. Blocks of your own are "
+                    "given in Python: resnets.study.depth(..., blocks={...})"
+                )
         stems = {model_spec(model).stem: model for model in self.models}
         if len(stems) > 1:
             raise ConfigError(
@@ -205,12 +216,21 @@ def model_fields(model: str) -> dict[str, str]:
         path, equals, value = word.partition("=")
         path, value = (path, value) if equals else ("shortcut", f'"{word}"')
         path = path if "." in path else f"model.{path}"
+        if path == "model.block" and value not in get_args(Block):
+            continue  # `custom_block`
         if path in found:
             raise ConfigError(f"{model}: {path} is given twice")
         if path in GRID_FIELDS and path != "model.shortcut":
             raise ConfigError(f"{model}: the grid decides {path}; use {GRID_FIELDS[path]}")
         found[path] = value
     return found
+
+
+def custom_block(model: str) -> str | None:
+    """The name of the block from outside the package that a model's name asks for, if any."""
+    words = (word.partition("=") for word in model.split(":")[1:])
+    named = [value for path, _, value in words if path in ("block", "model.block")]
+    return next((value for value in named if value not in get_args(Block)), None)
 
 
 # How a family of models is called by its fields, from the most telling one on.
@@ -240,6 +260,8 @@ def family(spec: ModelSpec) -> str:
     scale = spec.branch_scale
     if scale != 1:
         words.append(scale if isinstance(scale, str) else f"{scale:g} F")
+    if (label := custom_block(spec.name)) is not None:
+        words.append(label)
     if spec.norm != "batch" and not spec.is_vgg:
         words.append("no norm" if spec.norm == "none" else "group norm")
     return ", ".join(words)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import pickle
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from resnets.config import ConfigError, from_toml, lock_folder, to_dict
-from resnets.study.grid.budget import resolve_budget
+from resnets.study.grid.budget import Blocks, parts_of, resolve_budget
 from resnets.study.grid.cells import (
     RECIPE,
     STUDY,
     Cell,
     Grid,
     cell_recipe,
+    custom_block,
     read_cells,
     read_grid,
     reread,
@@ -35,6 +38,7 @@ from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import pick_device
 from resnets.utils.files import LOCK
+from resnets.utils.imports import qualified_name
 from resnets.utils.processes import without_main_module
 from resnets.weights.checkpoint.format import LAST
 
@@ -72,11 +76,20 @@ def run_grid(
 
 
 def train_grid(
-    grid: Grid, folder: Path, *, jobs: int | None = None, device: str = "auto"
+    grid: Grid,
+    folder: Path,
+    *,
+    jobs: int | None = None,
+    device: str = "auto",
+    blocks: Blocks = MappingProxyType({}),
 ) -> list[Cell]:
-    """`run_grid` in a folder locked by the caller."""
+    """`run_grid` in a folder locked by the caller.
+
+    blocks: the blocks from outside the package, by the names of `Grid.blocks`.
+    """
+    check_blocks_given(grid, blocks)
     if not (folder / STUDY).is_file():
-        _begin(grid, folder, slots(jobs, device, sum(grid.seeds)))
+        _begin(grid, folder, slots(jobs, device, sum(grid.seeds)), blocks)
     stored = read_grid(folder)
     _check_same(stored, grid, folder)
     cells = read_cells(folder)
@@ -86,7 +99,7 @@ def train_grid(
             raise ConfigError(f"{mixed}; move the folder away to train it again")
         log.warning("%s", mixed)
     if left:
-        _WorkerPool(stored, cells, slots(jobs, device, left)).train()
+        _WorkerPool(stored, cells, slots(jobs, device, left), blocks).train()
     return read_cells(folder)
 
 
@@ -109,13 +122,33 @@ def slots(jobs: int | None, device: str, cells: int) -> list[Slot]:
     return [Slot(devices[index % len(devices)], threads) for index in range(jobs)]
 
 
-def _begin(grid: Grid, folder: Path, slots: Sequence[Slot]) -> None:
+def check_blocks_given(grid: Grid, blocks: Blocks) -> None:
+    """Raise ConfigError where a block of the grid is not given, or a process cannot import it."""
+    for name in grid.blocks:
+        if name not in blocks:
+            raise ConfigError(
+                f"block {name!r} is from outside the package; give it again, in Python: "
+                f"resnets.study.depth(..., blocks={{{name!r}: ...}}, out=...)"
+            )
+        where = qualified_name(blocks[name])
+        try:
+            pickle.dumps(blocks[name])
+        except (pickle.PicklingError, AttributeError, TypeError):
+            where = "__main__"
+        if where.startswith("__main__"):
+            raise ConfigError(
+                f"block {name!r}: runs train in processes of their own, which have to import it; "
+                "define it at the top of a module, not in the program or in a function"
+            )
+
+
+def _begin(grid: Grid, folder: Path, slots: Sequence[Slot], blocks: Blocks) -> None:
     """Check the grid against recipe and data, resolve its budget, then write study.toml."""
     if any(each.name != LOCK for each in folder.iterdir()):
         raise ConfigError(f"{folder}: exists and contains no study; give another --out")
     for warning in setting_warnings(grid):
         log.warning("%s", warning)
-    write_grid(resolve_budget(grid, len(slots), slots[0].device, slots[0].threads), folder)
+    write_grid(resolve_budget(grid, len(slots), slots[0].device, slots[0].threads, blocks), folder)
 
 
 def _check_same(stored: Grid, requested: Grid, folder: Path) -> None:
@@ -142,7 +175,9 @@ def _mixed(grid: Grid, cells: Sequence[Cell]) -> str | None:
             input_size=theirs.model.input_size,
             in_channels=theirs.model.in_channels,
         )
-        ours = dataclasses.replace(ours, model=fitted)
+        # What a custom block is, and that it is one, is not in the grid.
+        custom = theirs.custom if custom_block(cell.model) else ours.custom
+        ours = dataclasses.replace(ours, model=fitted, custom=custom)
         if found := _difference(to_dict(theirs), to_dict(ours)):
             path, there, here = found
             return (
@@ -186,8 +221,10 @@ class _Worker:
 class _WorkerPool:
     """The running worker processes and the cells waiting for one, both by cell folder."""
 
-    def __init__(self, grid: Grid, cells: Sequence[Cell], slots: Sequence[Slot]) -> None:
-        self.grid, self.free = grid, deque(slots)
+    def __init__(
+        self, grid: Grid, cells: Sequence[Cell], slots: Sequence[Slot], blocks: Blocks
+    ) -> None:
+        self.grid, self.free, self.blocks = grid, deque(slots), blocks
         self.cells = {cell.folder: cell for cell in cells}
         self.waiting = deque(
             cell.folder for cell in training_order(cells, len(slots)) if cell.status not in ENDED
@@ -220,7 +257,12 @@ class _WorkerPool:
         context = worker_context()
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(
-            target=work, args=(recipe, folder, slot.device, slot.threads, sender), name=folder.name
+            target=work,
+            args=(
+                *(recipe, folder, slot.device, slot.threads, sender),
+                parts_of(cell.model, self.blocks),
+            ),
+            name=folder.name,
         )
         with without_main_module():
             process.start()

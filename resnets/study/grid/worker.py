@@ -19,6 +19,7 @@ from resnets.study.grid.cells import FAILED, RESULT
 from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.interrupt import Interrupted
+from resnets.train.parts import CustomParts
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import CheckpointManager
 
@@ -30,7 +31,12 @@ def worker_context() -> ForkServerContext:
     return context
 
 
-def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
+def train_cell(
+    recipe: Recipe,
+    folder: Path,
+    device: str,
+    parts: CustomParts = CustomParts(),  # noqa: B008 (frozen)
+) -> None:
     """Train the cell in `folder` to its end, resuming it if it was started; no-op if it has ended.
 
     A run that cannot be trained (it diverged, it does not fit into memory) leaves failed.json with
@@ -42,10 +48,10 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
         return
     try:
         if (folder / RECIPE).exists() and CheckpointManager(folder, recipe).exists():
-            training.run(None, folder, device=device, quiet=True)
+            training.run(None, folder, device=device, quiet=True, parts=parts)
         else:
             shutil.rmtree(folder, ignore_errors=True)  # started, but without a checkpoint
-            training.run(recipe, folder, device=device, quiet=True)
+            training.run(recipe, folder, device=device, quiet=True, parts=parts)
     except BusyError:  # another process is ending; the cell is sound
         raise
     except (Diverged, OutOfMemory, ConfigError) as error:
@@ -54,7 +60,14 @@ def train_cell(recipe: Recipe, folder: Path, device: str) -> None:
         dump_json({"error": reason}, folder / FAILED)
 
 
-def work(recipe: Recipe, folder: Path, device: str, threads: int, reason: Connection) -> None:
+def work(
+    recipe: Recipe,
+    folder: Path,
+    device: str,
+    threads: int,
+    reason: Connection,
+    parts: CustomParts,
+) -> None:
     """Body of a worker process: `train_cell` with `threads` threads, ending with its parent.
 
     Sends its parent the reason and exits with 1 where the disk or the like failed: the cell is
@@ -64,7 +77,7 @@ def work(recipe: Recipe, folder: Path, device: str, threads: int, reason: Connec
     # A worker of a killed study may still be saving this cell.
     with lock_file(folder.with_name(f".{folder.name}.lock"), None):
         try:
-            train_cell(recipe, folder, device)
+            train_cell(recipe, folder, device, parts)
         except Interrupted:
             return  # saved; the parent requested it
         except (OSError, ValueError) as error:

@@ -1,0 +1,18 @@
+"""A block as a user of the package defines one, in a module of its own."""
+
+import torch
+from torch import Tensor, nn
+
+from resnets.models.resnet import BasicBlock
+
+
+class DoubledBlock(BasicBlock):
+    """A basic block whose branch is multiplied by a learned number that starts at 2."""
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.factor = nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.norm1(self.conv1(x)))
+        return self.norm2(y * self.factor, self.shortcut(x), self.drop_path)
