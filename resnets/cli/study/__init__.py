@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from resnets.cli.study.analyses import Gradients, Identity, Landscape, Responses, split_names
+from resnets.cli.study.analyses import (
+    Gradients,
+    Identity,
+    Landscape,
+    Responses,
+    Unravelled,
+    split_names,
+)
 from resnets.config import ConfigError
 from resnets.utils.terminal import echo
 
@@ -143,6 +150,7 @@ def command(
             | Annotated[Gradients, tyro.conf.subcommand("gradients")]
             | Annotated[Identity, tyro.conf.subcommand("identity")]
             | Annotated[Landscape, tyro.conf.subcommand("landscape")]
+            | Annotated[Unravelled, tyro.conf.subcommand("unravelled")]
         ]
     ],
 ) -> int:

@@ -179,6 +179,47 @@ class Landscape:
         return _show(report)
 
 
+@dataclass(frozen=True)
+class Unravelled:
+    """Blocks removed and reordered, in residual and plain models; gradients by path length.
+
+    Args:
+        checkpoints: Runs or checkpoints of one data set.
+        model: Architecture of weights that do not state it, as `resnets info` names it.
+        classes: Names of the outputs in order, if the weights do not name them: FILE or a,b,c.
+        data: Location of the data, if not where the runs had them.
+        examples: Held-out images to measure on.
+        seed: Seed of the images, of the blocks and of the paths.
+        out: Folder to write; default runs/study-unravelled-N.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    checkpoints: Checkpoints
+    model: str | None = None
+    classes: str | None = None
+    data: str | None = None
+    examples: int = 1000
+    seed: int = 0
+    out: Path | None = None
+    device: str = "auto"
+
+    def run(self) -> int:
+        """Run the study; returns the exit code."""
+        from resnets.study.unravelled.study import unravelled_study
+
+        with page_folder(self.out, "study-unravelled") as out:
+            report = unravelled_study(
+                self.checkpoints,
+                data=self.data,
+                examples=self.examples,
+                seed=self.seed,
+                device=self.device,
+                out=out,
+                loading=load_options(self.model, self.classes),
+            )
+        return _show(report)
+
+
 def split_names(names: str | None) -> tuple[str, ...]:
     """Names separated by commas, but for commas inside brackets."""
     parts = re.split(r",(?![^\[]*\])", names or "")

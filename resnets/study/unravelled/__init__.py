@@ -1,0 +1,1 @@
+"""The unravelled view: residual networks as many paths of many lengths."""
