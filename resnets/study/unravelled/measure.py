@@ -217,8 +217,8 @@ def path_gradients(
     through their branch alone and all others through their shortcut alone (Veit et al., section
     4.3). Paths are binomially distributed: of n blocks C(n, k) paths pass k branches.
     """
-    images = images_of(batch)[:PATH_IMAGES]
-    targets = batch.targets[:PATH_IMAGES]
+    assert isinstance(batch.targets, Tensor)
+    images, targets = images_of(batch)[:PATH_IMAGES], batch.targets[:PATH_IMAGES]
     names = list(model.blocks())
     lengths = [0, *_spread(len(names), MAX_LENGTHS - 1)]
     found = []
@@ -245,7 +245,8 @@ def _path_gradient(
             else:
                 branch = branch.detach()
             total = branch + shortcut
-            x = block.after_add(total) if hasattr(block, "after_add") else total.relu()
+            after = require(block, "after_add") if hasattr(block, "after_add") else torch.relu
+            x = after(total)
         loss = nn.functional.cross_entropy(model.classify(x), targets)
         (gradient,) = torch.autograd.grad(loss, [stem], allow_unused=True)
     return 0.0 if gradient is None else gradient.norm().item()

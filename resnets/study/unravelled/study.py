@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,7 +159,7 @@ def _plot_paths(results: Sequence[Unravelled]) -> Plot:
         for each, color in zip(shown, series_colors(len(shown)), strict=True):
             lengths = [path.length for path in each.paths]
             name = escape_label(each.label)
-            alone.plot(lengths, [path.gradient or None for path in each.paths], "o-", ms=3,
+            alone.plot(lengths, [path.gradient or math.nan for path in each.paths], "o-", ms=3,
                        color=color, label=name)  # fmt: skip
             total = sum(path.carried for path in each.paths) or 1.0
             shares = [100 * path.carried / total for path in each.paths]
