@@ -85,8 +85,9 @@ def test_a_graph_computes_what_train_step_does(fields, monkeypatch) -> None:
         torch.testing.assert_close(each, expected[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_batches_are_those_of_the_stream_to_the_bit() -> None:
-    task, _, _ = opened(digits({"data.augment.flip": "true", "data.augment.repeats": "2"}))
+@pytest.mark.parametrize("fields", [{"data.augment.repeats": "2"}, {"data.balance": "sqrt"}])
+def test_batches_are_those_of_the_stream_to_the_bit(fields) -> None:
+    task, _, _ = opened(digits({"data.augment.flip": "true"} | fields))
     stream = task.stream(torch.device("cpu"), ProcessGroup())
     first, count = 50, 20  # over the end of an epoch
     draws = stream.draws(first, count)

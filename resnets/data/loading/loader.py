@@ -111,11 +111,7 @@ class TrainStream:
 
         Of a single process, and without what `mix` and augmentation beyond crops and flips draw.
         """
-        count, first = steps * self.batch_size, start_step * self.batch_size
-        repeats = self.spec.augment.repeats
-        epochs, rows = order.positions(
-            len(self.split), self.seed, first, count, repeats, self._draw
-        )
+        epochs, rows = self._positions(start_step, steps)
         draws = {"rows": rows, **self.augment.draws(epochs, rows)}
         return {name: each.reshape(steps, self.batch_size) for name, each in draws.items()}
 
@@ -158,12 +154,16 @@ class TrainStream:
 
     def _draws(self, step: int, total: int | None) -> Iterator[tuple[int, Ints, Ints]]:
         """Pixels, and this rank's epochs and rows, each (B,), of batch `step` and all after it."""
-        count, repeats = self.batch_size, self.spec.augment.repeats
         while True:
-            start, many = step * count, len(self.split)
-            epochs, rows = order.positions(many, self.seed, start, count, repeats, self._draw)
+            epochs, rows = self._positions(step, 1)
             yield self.size_at(step, total), epochs[self.places], rows[self.places]
             step += 1
+
+    def _positions(self, step: int, steps: int) -> tuple[Ints, Ints]:
+        """Epochs and rows, each (steps * batch size,), of all ranks' batches from `step` on."""
+        start, count = step * self.batch_size, steps * self.batch_size
+        repeats = self.spec.augment.repeats
+        return order.positions(len(self.split), self.seed, start, count, repeats, self._draw)
 
     def _plan(self, size: int, epochs: Ints, rows: Ints) -> Plan:
         """Random parts are cut at `size` px; all else as in memory, at full size."""
