@@ -21,6 +21,7 @@ from resnets.config import (
     lock_folder,
     to_toml,
 )
+from resnets.data.dataset.summary import wrapped
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
 from resnets.report.run import write_run_report
 from resnets.train import nonfinite
@@ -362,7 +363,7 @@ def _headline(
     if checkpoint is not None:
         step = checkpoint.meta["step"]
         parts.append(f"resuming at step {step:,}{plan_changes(checkpoint, plan)}")
-    return f"{out}: " + ", ".join(parts)
+    return "\n".join(wrapped("run", f"{out}: {', '.join(parts)}"))
 
 
 def _write_results(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from resnets.config import ConfigError
@@ -96,7 +98,7 @@ def command(
     # Whether torchrun restarted this process; whether it is the one that prints.
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     is_main = os.environ.get("RANK", "0") == "0"
-    if chosen is not None and is_main and sys.stderr.isatty():  # before seconds of imports
+    if chosen is not None and is_main:  # before seconds of imports
         what = f"{chosen.net_name}, {chosen.name}, {chosen.duration}"
         logging.getLogger("resnets").info("training %s", what)
     from resnets.api.train import train
@@ -150,22 +152,45 @@ def _show_recipes() -> None:
 
 
 def _show_result(result: dict[str, Any], folder: Path) -> None:
-    from resnets.report.run import metrics_of
+    from resnets.data.dataset.summary import wrapped
+    from resnets.report.run import SHORT, SPLITS, metrics_of
 
-    metrics = metrics_of(result)
-    table = Table("split", *metrics.values(), "images", "protocol")
-    for name in ("test", "val", "train"):
-        if name in result:
-            row = result[name]
-            values = (_written(key, row.get(key)) for key in metrics)
-            table.add_row(name, *values, f"{row['examples']:,}", row["protocol"])
-    console = Console()
-    console.print(table)
+    metrics = {name: SHORT.get(name, title) for name, title in metrics_of(result).items()}
+    splits = {name: result[name] for name in SPLITS if name in result}
+    intervals = any("top1_interval" in each for each in splits.values())
+    if intervals:
+        metrics.pop("loss", None)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("split")
+    for name, title in metrics.items():
+        table.add_column(title, justify="right")
+        if name == "top1_error" and intervals:
+            table.add_column("95% interval", justify="right")
+    table.add_column("images", justify="right")
+    for split, each in splits.items():
+        cells = []
+        for name in metrics:
+            cells.append(_written(name, each.get(name)))
+            if name == "top1_error" and intervals:
+                interval = each.get("top1_interval")
+                cells.append("" if interval is None else "{:.1f}-{:.1f}%".format(*interval))
+        table.add_row(split, *cells, f"{each['examples']:,}")
+    Console().print(table)
+    for split, each in splits.items():
+        for line in wrapped(split, each["protocol"]):
+            echo(line)
+    for split, each in splits.items():
+        for text in each.get("warnings", ()):
+            for line in wrapped("warning", f"{split}: {text}"):
+                echo(line)
     speed = f"{result['images_per_second']:,.0f} images/s"
-    echo(f"{result['seconds']:.0f} s of training, {speed}")
+    echo(f"\n{result['seconds']:.0f} s of training, {speed}")
     for what, file in (("report", "report.html"), ("curves", "curves.svg")):
         echo(f"{what}: {folder / file}")
-    echo(f"next: resnets predict {folder} IMAGE...")
+    run = shlex.quote(str(folder))
+    echo(f"next:   resnets predict {run} IMAGE...")
+    echo(f"        resnets export {run}")
+    echo(f"        resnets serve {run}")
 
 
 def _written(key: str, value: float | None) -> str:

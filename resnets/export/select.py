@@ -218,7 +218,7 @@ class BackendSelector:
             )
             speed = self._relative_speed(engine, path) if self.precision == "auto" else None
             return Candidate(engine, speed, reason)
-        if not self.reasons:
+        if not self.reasons and self._is_worthwhile:  # for few images it does not matter
             self.reasons.append("no int8 artifact: resnets export --int8 --calibrate DATA")
         return None
 
@@ -232,7 +232,6 @@ class BackendSelector:
         cache = ArtifactCache(self.model, ArtifactKey(kind, precision))
         known = cache.ready and load_speed(cache.path) is not None
         if cache.failure is None and not known and not self._is_worthwhile:
-            self.reasons.append(f"{kind} pays off from {self._min_images:,} images")
             return None
         try:
             engine = self._cached_engine(cache.key, cache)

@@ -42,6 +42,14 @@ METRICS = {
     "majority_error": "majority baseline",
     "loss": "loss",
 }
+# Shorter titles for a terminal, which has no room for the loss beside the errors.
+SHORT = {
+    "top1_error": "error",
+    "balanced_error": "balanced",
+    "top5_error": "top-5",
+    "macro_f1": "macro F1",
+    "majority_error": "baseline",
+}
 PLOTTED = ("top1_error", "AP50", "mean_iou")  # beside the loss: the first that a run has
 LINES = (("train", "--", SERIES[3]), ("val", "-", SERIES[0]), ("test", "-", SERIES[4]))
 FEW_POINTS = 20  # of a line, up to which each is marked

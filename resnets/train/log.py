@@ -16,23 +16,14 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import atomic_write
-from resnets.train.timing import STAGES, TIME, format_stages
+from resnets.train.epoch_lines import PERCENTAGES, EpochLines, describe, format_duration
+from resnets.train.timing import STAGES, TIME, data_bottleneck
 from resnets.utils.terminal import Console
 
 METRICS = "metrics.jsonl"
 DAMAGED = "metrics-damaged.txt"
 NOTEBOOK_SECONDS = 0.5  # between two drawings of a notebook's progress bar
 _log = logging.getLogger(__name__)
-# Metrics in percent that are also printed, and their labels.
-PERCENTAGES = {
-    "top1_error": "error",
-    "AP": "mAP",
-    "AP50": "mAP@.5",
-    "mask_AP": "mask mAP",
-    "mask_AP50": "mask mAP@.5",
-    "mean_iou": "mIoU",
-    "pixel_accuracy": "pixel accuracy",
-}
 # Fields that rows of kind "time" must have, and fields that must be numbers in any row.
 FIELDS = ("seconds", *STAGES, "decode_threads", "packed")
 FIGURES = {*PERCENTAGES, *FIELDS, "loss", "decode_busy", "decode_cpu"}
@@ -61,6 +52,8 @@ class RunLog:
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._tensorboard = TensorBoardLog(folder, step)
         self._console = Console(stderr=True)
+        self._lines = EpochLines(total, step, self._print)
+        self._said: set[str] = set()
         self._bar: TerminalBar | NotebookBar | None = None
         if not quiet and in_notebook():
             self._bar = NotebookBar(total, step)
@@ -76,37 +69,38 @@ class RunLog:
             return
         self._tensorboard.write(row)
         if row["kind"] == "train":
-            self._show_train(row)
+            self._lines.train(row)
+            if self._bar is not None:
+                rate = row["images_per_second"]
+                speed = f"{rate:,.{0 if rate >= 10 else 1}f} images/s"
+                self._bar.update(row["step"], f"{describe(row)}, {speed}")
         elif row["kind"] == TIME:
-            self.info(f" time  epoch {row['epoch']:.2f}  {format_stages(row)}")
+            self._lines.end(row)
+            remedy = data_bottleneck(row)
+            if remedy is not None and remedy not in self._said:
+                self._said.add(remedy)
+                self._print(remedy)
         else:
-            self.info(f"{row['kind']:>5}  epoch {row['epoch']:.2f}  {_format_metrics(row, 4)}")
-
-    def _show_train(self, row: Mapping[str, Any]) -> None:
-        metrics = _format_metrics(row, 3)
-        rate = row["images_per_second"]
-        speed = f"{rate:,.{0 if rate >= 10 else 1}f} images/s"
-        if self._bar is not None:
-            self._bar.update(row["step"], f"{metrics}  {speed}")
-            return
-        remaining = (self.total - row["step"]) * row["seconds_per_step"]
-        self.info(
-            f"train  epoch {row['epoch']:.2f}  step {row['step']:,}/{self.total:,}  {metrics}  "
-            f"lr {row['lr']:.3g}  {speed}  ETA {format_duration(remaining)}"
-        )
+            self._lines.evaluation(row)
 
     def tick(self, step: int) -> None:
         """Advance the progress bar, if there is one."""
+        self._lines.flush(step)
         if self._bar is not None:
             self._bar.update(step)
 
     def info(self, text: str) -> None:
         """Print a line to the terminal."""
+        self._lines.flush()
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         if not self.quiet:
             self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def close(self) -> None:
         """Flush and release files and the progress bar."""
+        self._lines.flush()
         if self._bar is not None:
             self._bar.close()
         self._tensorboard.close()
@@ -185,13 +179,6 @@ class NullLog:
         """Do nothing."""
 
 
-def _format_metrics(row: Mapping[str, Any], digits: int) -> str:
-    """Loss and the percentages of a row, for the terminal."""
-    words = [f"loss {row['loss']:.{digits}f}"] if "loss" in row else []
-    shown = ((name, PERCENTAGES[name]) for name in PERCENTAGES if name in row)
-    return "  ".join((*words, *(f"{title} {row[name]:.2f}%" for name, title in shown)))
-
-
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The valid rows of a run's metrics.jsonl; logs a warning with the number of damaged lines.
 
@@ -241,12 +228,6 @@ def _is_intact(row: Any) -> bool:
     return row.keys() >= needed and all(
         isinstance(row[name], int | float) for name in needed | (row.keys() & FIGURES)
     )
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    total = max(0, round(seconds))
-    return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"
 
 
 class TerminalBar:

@@ -133,6 +133,13 @@ def format_stages(row: Mapping[str, Any]) -> str:
     return f"{', '.join(parts)} -> {bottleneck(row)}"
 
 
+def data_bottleneck(row: Mapping[str, Any]) -> str | None:
+    """What to do about an epoch that waited for its images; None where it did not."""
+    if row["waiting"] < MIN_WAITING or not row["decode_threads"] or row["decode_busy"] < MIN_BUSY:
+        return None  # idle threads: the steps or epochs are very short
+    return f"{row['waiting']:.0%} of the time was spent waiting for images; {bottleneck(row)}"
+
+
 def bottleneck(row: Mapping[str, Any]) -> str:
     """The stage that limits throughput, and how to speed it up."""
     if row["waiting"] < MIN_WAITING or not row["decode_threads"]:

@@ -38,7 +38,11 @@ def test_a_folder_becomes_a_classifier(folder, tmp_path, capsys):
     assert run(*words, "--iterations", 12, "--out", out, *SMALL) == 0
     said = capsys.readouterr()
     assert f"report: {out}/report.html" in said.out
-    assert "images/s" in said.err
+    assert "images/s" in said.out
+    assert all(len(line) <= 80 for line in said.out.splitlines() if str(tmp_path) not in line)
+    lines = [line for line in said.err.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 4  # of 12 steps, 3 an epoch
+    assert all("val error" in line for line in lines)
     result = json.loads((out / "result.json").read_text())
     assert result["test"]["examples"] == 9
     assert result["test"]["top1_error"] <= 20

@@ -15,9 +15,8 @@ from resnets.config import ConfigError
 from resnets.export import cache as cache_module
 from resnets.export import select
 from resnets.export.cache import ArtifactCache, ArtifactKey, load_speed, save_speed
-from resnets.export.select import MIN_MULTIPLY_ADDS, open_backend
+from resnets.export.select import open_backend
 from resnets.export.verify import VerificationError
-from resnets.models.cost import count
 from resnets.runtime.artifact import manifest_path
 from resnets.runtime.base import describe_backend
 from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
@@ -67,11 +66,11 @@ def digits(count: int = 5) -> np.ndarray:
     return rng.integers(0, 256, (count, 16, 16, 1), dtype=np.uint8)
 
 
-def test_few_images_stay_in_torch_and_it_says_from_how_many_on_it_pays(run, no_making):
-    backend = open_backend(run, precision="float32", images=1000)
-    cost = count(resnets.load(run), 16).multiply_adds
-    assert backend.name.startswith("torch float32")
-    assert f"openvino pays off from {int(MIN_MULTIPLY_ADDS / cost):,} images" in backend.note
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_few_images_stay_in_torch_without_an_aside(run, no_making, precision):
+    backend = open_backend(run, precision=precision, images=1000)
+    assert backend.name.startswith("torch ")
+    assert backend.note == ""
 
 
 def test_a_cached_artifact_is_used_at_once_even_for_one_image(run, made, no_making):
@@ -236,7 +235,7 @@ def test_int8_beside_the_checkpoint_is_selected_where_its_loss_was_measured(
     assert f"{out.name} loses 0.75 points" in note
     name, note = opened(model_sha256="0" * 64)
     assert "int8" not in name
-    assert "no int8 artifact" in note
+    assert "points" not in note  # it is of other weights
     assert open_backend(run, precision="float32").name.split()[1].startswith("float32")
 
     opened()

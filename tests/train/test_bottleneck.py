@@ -19,7 +19,7 @@ from resnets.recipes import recipe
 from resnets.report.figures import to_svg
 from resnets.report.run import plot_stages
 from resnets.train.log import read_rows
-from resnets.train.timing import STAGES, StepTimer, format_stages, summarize
+from resnets.train.timing import STAGES, StepTimer, data_bottleneck, format_stages, summarize
 
 CPU = torch.device("cpu")
 SPEC = DataSpec(size=16, in_memory="never", workers=1, normalize="imagenet")
@@ -184,12 +184,29 @@ def test_a_run_tells_it_each_epoch_and_in_its_report(
     for row in rows:
         assert sum(row[stage] for stage in STAGES) == pytest.approx(1, abs=1e-6)
         assert row["decode_threads"] > 0  # crops of random size are cut by threads
-    lines = [line for line in capsys.readouterr().err.splitlines() if " -> " in line]
-    assert len(lines) == 3
-    assert lines[0].strip().startswith(f"time  epoch {rows[0]['epoch']:.2f}  ")
+    said = capsys.readouterr().err.splitlines()
+    lines = [line.split()[1] for line in said if line.startswith("epoch ")]
+    assert lines == ["1/3", "2/3", "3/3"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Where the time went" in page
     assert format_stages(summarize(rows)).replace(">", "&gt;") in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"waiting": 0.4, "decode_busy": 0.95, "decode_cpu": 0.9}, "resnets data pack"),
+        ({"waiting": 0.4, "decode_busy": 0.95, "decode_cpu": 0.2}, "reading"),
+        ({"waiting": 0.4, "decode_busy": 0.5, "decode_cpu": 0.9}, None),  # short epochs
+        ({"waiting": 0.02, "decode_busy": 0.95, "decode_cpu": 0.9}, None),
+        ({"waiting": 0.4, "decode_threads": 0}, None),
+    ],
+)
+def test_only_a_data_bottleneck_is_told_in_the_terminal(
+    changes: dict[str, float], told: str | None
+) -> None:
+    found = data_bottleneck({**ROW, **changes})
+    assert (found is None) if told is None else (found is not None and told in found)
 
 
 def test_stages_are_drawn_for_each_epoch() -> None:

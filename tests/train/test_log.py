@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from resnets.train.epoch_lines import EpochLines
 from resnets.train.log import DAMAGED, METRICS, RunLog, read_rows
 
 ROWS = [{"kind": "train", "step": step, "epoch": step / 4, "loss": 1.0} for step in (1, 2, 3, 4)]
@@ -71,3 +72,34 @@ def test_a_run_goes_on_without_tensorboard(tmp_path, caplog, capfd):
     assert len(read_rows(tmp_path)) == step
     assert "Traceback" not in capfd.readouterr().err
     assert threading.excepthook is hook
+
+
+def test_an_epoch_is_one_line():
+    """Its training rows by their steps, and the evaluations at its last step; others apart."""
+    said = []
+    lines = EpochLines(total=20, step=0, emit=said.append)
+
+    def place(step):
+        return {"step": step, "epoch": step / 10.2, "seconds_per_step": 2.0}
+
+    lines.train({"kind": "train", "loss": 2.0, "top1_error": 90.0, **place(8)})
+    lines.train({"kind": "train", "loss": 1.0, "top1_error": 40.0, **place(10)})
+    lines.end({"kind": "time", **place(10)})
+    val = {"kind": "val", "loss": 1.0, "top1_error": 50.0, "balanced_error": 60.0}
+    lines.evaluation({**val, **place(10)})
+    lines.flush(10)
+    assert said == []  # an evaluation on another split may follow
+    lines.flush(11)
+    assert said == [
+        "epoch 1/2  loss 1.800, error 80.0%  val error 50.0%, balanced 60.0%  0:20 left"
+    ]
+    lines.evaluation({**val, "balanced_error": 50.1, **place(15)})
+    lines.flush()
+    assert said[1:] == ["epoch 1.5/2  val error 50.0%  0:10 left"]
+    lines.end({"kind": "time", **place(20)})
+    lines.evaluation({"kind": "val", "AP": 12.34, "AP50": 30.0, **place(20)})
+    lines.evaluation({"kind": "test", "loss": 0.5, **place(20)})
+    lines.flush()
+    assert said[2:] == ["epoch 2/2  val mAP 12.3%, mAP@.5 30.0%  test loss 0.500"]
+    lines.flush()
+    assert len(said) == 3

@@ -20,7 +20,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
-from resnets.utils.terminal import Console, escape
+from resnets.utils.terminal import Console, counted
 
 MEMORY_LIMIT = 2 << 30  # bytes of pixels that "auto" keeps in memory
 PROBES = 32  # headers read to guess whether all images share one size
@@ -166,7 +166,7 @@ def _fill(
     workers = workers or cores()
     chunks = range(0, count, CHUNK)
     done = prefetch(work, chunks, workers=workers, ahead=2 * workers)
-    gray = [is_gray for _, is_gray in _progress(done, len(chunks), unreadable.of)]
+    gray = [is_gray for _, is_gray in _progress(done, len(chunks), count)]
     kept = [row for row in range(count) if row not in unreadable]
     for place, row in enumerate(kept):
         if place < row:  # in place: the set may fill most of the memory
@@ -175,9 +175,9 @@ def _fill(
     return np.ascontiguousarray(pixels[..., :1]) if all(gray) else pixels
 
 
-def _progress(done: Iterator[T], total: int, description: str) -> Iterator[T]:
+def _progress(done: Iterator[T], total: int, images: int) -> Iterator[T]:
     """Show progress on the terminal; nothing where stderr is piped."""
     console = Console(stderr=True)
     shown = sys.stderr.isatty()
-    title = escape(f"reading {description}")
+    title = f"reading {counted(images, 'image')}"
     return iter(track(done, title, total, console=console, transient=True, disable=not shown))

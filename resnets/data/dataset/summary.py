@@ -77,7 +77,7 @@ class DataSummary:
             notes = f"{links}; {notes}" if notes else links
         entries += [("note", notes)] if notes else []
         lines = [line for name, text in entries for line in _entry(name, text, width)]
-        return lines + [line for text in self.warnings for line in _wrapped("warning", text, width)]
+        return lines + [line for text in self.warnings for line in wrapped("warning", text, width)]
 
     def to_json(self) -> dict[str, Any]:
         """For result.json: the fields, and `text`, the block as lines."""
@@ -207,13 +207,14 @@ def announce_folders(paths: Sequence[str | Path], images: int, left_out: LeftOut
 
 
 def _entry(name: str, text: str, width: int) -> list[str]:
-    lines = _wrapped(name, text, width)
+    lines = wrapped(name, text, width)
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1][: width - 4].rstrip()} ..."]
     return lines
 
 
-def _wrapped(name: str, text: str, width: int) -> list[str]:
+def wrapped(name: str, text: str, width: int = WIDTH) -> list[str]:
+    """`text` in lines of `width`, the first of which begins with the name."""
     indent = f"{name + ':':10}"
     return textwrap.wrap(
         printable(text), width, initial_indent=indent, subsequent_indent=" " * len(indent)

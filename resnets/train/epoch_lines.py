@@ -1,0 +1,114 @@
+"""One line of the terminal for each epoch of a run, put together from the rows of its log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+
+# Metrics in percent that are printed, and their labels.
+PERCENTAGES = {
+    "top1_error": "error",
+    "AP": "mAP",
+    "AP50": "mAP@.5",
+    "mask_AP": "mask mAP",
+    "mask_AP50": "mask mAP@.5",
+    "mean_iou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+}
+APART = 1.0  # points by which the balanced error differs from the error where it is printed, too
+SILENCE = 60.0  # seconds after which a line tells of an epoch that is not over
+
+
+class EpochLines:
+    """Prints with `emit` a line for each epoch, of a run of `total` steps that is at `step`.
+
+    An epoch's rows come in this order: those of training, its times, evaluations at its last step.
+    The line is printed with the first row or `tick` of a later step.
+    """
+
+    def __init__(self, total: int, step: int, emit: Callable[[str], None]) -> None:
+        self.total, self._emit = total, emit
+        self._step, self._seconds_per_step = step, 0.0
+        self._train: list[tuple[int, Row]] = []  # rows of this epoch, and how many steps each is of
+        self._evaluations: list[Row] = []
+        self._end: Row | None = None  # the row that says where the line is: at its step and epoch
+        self._over = False
+        self._printed = time.monotonic()
+
+    def train(self, row: Row) -> None:
+        """A row of training."""
+        self.flush(row["step"])
+        self._train.append((row["step"] - self._step, row))
+        self._step, self._seconds_per_step = row["step"], row["seconds_per_step"]
+        if time.monotonic() - self._printed > SILENCE:
+            self._print(row, [row])
+
+    def end(self, row: Row) -> None:
+        """The row of an epoch's times."""
+        self.flush(row["step"])
+        self._end, self._over = row, True
+
+    def evaluation(self, row: Row) -> None:
+        """A row of an evaluation."""
+        self.flush(row["step"])
+        self._end = self._end or row
+        self._evaluations.append(row)
+
+    def flush(self, step: int | None = None) -> None:
+        """Print the line that is due before `step`, or any."""
+        if self._end is None or (step is not None and step <= self._end["step"]):
+            return
+        rows = [*([self._mean()] if self._over and self._train else []), *self._evaluations]
+        self._print(self._end, rows)
+        if self._over:
+            self._train = []
+        self._end, self._over, self._evaluations = None, False, []
+
+    def _mean(self) -> Row:
+        """The metrics of the epoch's rows of training, weighted by their steps."""
+        names = [
+            name for name in ("loss", *PERCENTAGES) if all(name in row for _, row in self._train)
+        ]
+        steps = max(1, sum(count for count, _ in self._train))
+        means = {
+            name: sum(count * row[name] for count, row in self._train) / steps for name in names
+        }
+        return {"kind": "train", **means}
+
+    def _print(self, end: Row, rows: list[Row]) -> None:
+        epochs = end["epoch"] * self.total / max(1, end["step"])
+        parts = [f"epoch {_number(end['epoch'])}/{_number(epochs)}"]
+        parts += [text for row in rows if (text := describe(row))]
+        left = (self.total - end["step"]) * self._seconds_per_step
+        parts += [f"{format_duration(left)} left"] if end["step"] < self.total else []
+        self._emit("  ".join(parts))
+        self._printed = time.monotonic()
+
+
+def describe(row: Row) -> str:
+    """The metrics of a row in a few words: "loss 0.621, error 21.3%", or "val error 18.2%"."""
+    words = [f"{title} {row[name]:.1f}%" for name, title in PERCENTAGES.items() if name in row]
+    balanced = row.get("balanced_error")
+    if balanced is not None and abs(balanced - row.get("top1_error", balanced)) >= APART:
+        words.append(f"balanced {balanced:.1f}%")
+    if row["kind"] == "train" or not words:
+        words = [f"loss {row['loss']:.3f}", *words] if "loss" in row else words
+    text = ", ".join(words)
+    return text if row["kind"] == "train" or not text else f"{row['kind']} {text}"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss below an hour."""
+    total = max(0, round(seconds))
+    if total < 3600:
+        return f"{total // 60}:{total % 60:02}"
+    return f"{total // 3600}:{total // 60 % 60:02}:{total % 60:02}"
+
+
+def _number(epoch: float) -> str:
+    """Whole where it nearly is, since batches do not divide epochs."""
+    whole = round(epoch)
+    return f"{whole}" if whole and abs(epoch - whole) < 0.05 else f"{epoch:.1f}"
