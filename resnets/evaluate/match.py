@@ -145,7 +145,18 @@ def open_split(
     if splits.changes:
         changed = f"{split.description}, set changed since training ({splits.changes})"
         split = _described(split, changed)
-    return _described(split, split.description + unknown) if name != "train" else split
+    return split if name == "train" else uncompared(split, unknown)
+
+
+def uncompared(split: Split, note: str) -> Split:
+    """The split with the note, which is logged too, that a model keeps no record of its images."""
+    if not note:
+        return split
+    log.warning(
+        "%s%s: there is no record of those, so some of these images may have been trained on",
+        split.description, note,
+    )  # fmt: skip
+    return _described(split, split.description + note)
 
 
 def _described(split: Split, description: str) -> Split:
@@ -198,16 +209,16 @@ def _open_for_labels(
     model: ModelInfo, source: str, name: SplitName, others: Sequence[ModelInfo]
 ) -> Split:
     """The images for a file of labels: a split of `source`, or all images without classes."""
-    loose, (known, _) = open_unlabeled(source), _record((model, *others))
+    loose, (known, unknown) = open_unlabeled(source), _record((model, *others))
     if loose is not None and any("/" not in path for path in _paths_within(loose, source)):
-        return loose if name == "train" else _without_trained(loose, known)
+        return loose if name == "train" else uncompared(_without_trained(loose, known), unknown)
     try:
         return open_split(model, source, name, stored=True, others=others)
     except DataError:
         own = model.recipe is not None and _same(source, model.recipe.data.source)
         if loose is None or own:  # all of its own set includes what it was trained on
             raise
-        return loose if name == "train" else _without_trained(loose, known)
+        return loose if name == "train" else uncompared(_without_trained(loose, known), unknown)
 
 
 def _paths_within(split: FileSplit, source: str) -> Iterator[str]:

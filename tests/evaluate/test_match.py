@@ -1,11 +1,21 @@
 """Which split is measured, and classes of the data held against those of the net."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from detect_sets import write_coco
+from PIL import Image
 
-from resnets.data import Batch, DataError
+from resnets.config import DataSpec, ModelSpec, Preprocess, Recipe
+from resnets.data import Batch, DataError, open_data
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.detect.evaluate.splits import choose_split
+from resnets.detect.loading.sources import open_detection
 from resnets.evaluate.ground_truth import split_truth
-from resnets.evaluate.match import class_number_note, map_targets, match_classes
+from resnets.evaluate.match import class_number_note, map_targets, match_classes, open_labeled
+from resnets.models import build
 from resnets.weights.heads import read_classes
 
 
@@ -58,3 +68,46 @@ def test_class_names_from_a_list_and_from_a_file(tmp_path):
     assert read_classes("ant, bee,cat", 3, "net") == ("ant", "bee", "cat")
     (tmp_path / "names.txt").write_text("ant\n\nred bee\n", encoding="utf-8")
     assert read_classes(str(tmp_path / "names.txt"), 2, "net") == ("ant", "red bee")
+
+
+NOTE = "not compared with training images"
+
+
+@pytest.mark.parametrize("layout", ["classes", "loose"])
+def test_a_model_without_a_record_of_its_images_says_so(layout, tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        folder = tmp_path / "set" / ("ab"[number % 2] if layout == "classes" else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 255, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    labels = None
+    if layout == "loose":
+        labels = tmp_path / "labels.csv"
+        labels.write_text("".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(8)))
+    net = build(ModelSpec(depths=(1,), widths=(4,), stem="cifar", stem_width=4, num_classes=2))
+    net.preprocess, net.classes = Preprocessor(Preprocess(size=16, resize=16)), ("a", "b")
+    net.origin, net.recipe = "net.pth", None
+    images, _ = open_labeled(net, str(tmp_path / "set"), "test", labels)
+    assert NOTE in images.description
+    assert [line for line in caplog.messages if NOTE in line]
+    caplog.clear()
+    spec = DataSpec(source=str(tmp_path / "set"), size=16, val_fraction=0, test_fraction=0)
+    if layout == "classes":
+        net.fingerprint = open_data(replace(spec, val_fraction=0.5), training=True).fingerprint
+        images, _ = open_labeled(net, str(tmp_path / "set"), "test")
+        assert NOTE not in images.description
+        assert not [line for line in caplog.messages if NOTE in line]
+
+
+def test_a_detector_without_a_record_of_its_images_says_so(tmp_path, caplog):
+    write_coco(tmp_path, "train", [(60, 40), (40, 60)], 0)
+    write_coco(tmp_path, "test", [(60, 40)], 1)
+    recipe = Recipe(task="detect", data=DataSpec(source=str(tmp_path)))
+    colors = ("red", "green", "blue")
+    split = choose_split(recipe, colors, str(tmp_path), "test")
+    assert NOTE in split.description
+    assert [line for line in caplog.messages if NOTE in line]
+    known = open_detection(recipe.data, recipe.detect, "detect", training=True).fingerprint
+    assert NOTE not in choose_split(recipe, colors, str(tmp_path), "test", known).description
+    assert NOTE not in choose_split(recipe, colors, str(tmp_path), "train").description

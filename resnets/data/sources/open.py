@@ -27,6 +27,7 @@ from resnets.data.sources.idx import (
 from resnets.data.sources.label_table import described_tree, open_folder_table, open_table
 from resnets.data.sources.objects import refuse_name
 from resnets.data.sources.parquet import open_parquet
+from resnets.data.sources.stl10 import find_stl10, open_stl10
 from resnets.data.sources.webdataset import open_shard_folder
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.reader import TABLE_SUFFIXES
@@ -88,6 +89,8 @@ def _whole(source: str, path: Path, spec: DataSpec) -> Source:
         return open_idx(path, name)
     if found := find_cifar(path):
         return open_cifar(*found, name)
+    if stl10 := find_stl10(path):
+        return open_stl10(stl10, name)
     if (path / IMAGENET_TRAIN).is_file():
         return open_imagenet(path, name, spec.ground_truth)
     return read_folder(path, _listing(path, spec), spec).source

@@ -49,7 +49,8 @@ def choose_split(
         raise DataError(f"{splits.name}: has no {name} split; choose another --split")
     if recipe.task == "localize":
         split = single_class(split)
-    return reorder(split, classes)
+    split = reorder(split, classes)
+    return split if known is not None or name == "train" else _uncompared(split)
 
 
 def choose_set(
@@ -67,10 +68,21 @@ def choose_set(
     data, detect, _ = _specs(recipe, source, "test")
     split = open_set(data, detect, recipe.task, title, known)
     if split is not None:
-        return reorder(single_class(split) if recipe.task == "localize" else split, classes)
+        split = reorder(single_class(split) if recipe.task == "localize" else split, classes)
+        return split if known is not None else _uncompared(split)
     if recipe.task not in ("detect", "instances"):
         raise DataError(f"{data.source}: no image set {title} with ground truth")
     return open_unlabeled(data.source, title, classes)
+
+
+def _uncompared(split: DetectionSplit) -> DetectionSplit:
+    """The split with the note, which is logged too, that the run keeps no record of its images."""
+    description = f"{split.description}, not compared with training images"
+    log.warning(
+        "%s: there is no record of those, so some of these images may have been trained on",
+        description,
+    )
+    return dataclasses.replace(split, description=description)
 
 
 def _specs(
