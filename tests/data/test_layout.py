@@ -14,7 +14,7 @@ from resnets.config import DataSpec
 from resnets.data import DataError
 from resnets.data.check.contents import open_contents
 from resnets.data.dataset.summary import summarize_source
-from resnets.data.layout.folder_layout import MASKS, NO_LABELS, STRAY
+from resnets.data.layout.folder_layout import MASKS, NO_LABELS, STRAY, read_layout
 from resnets.data.sources.open import find_source
 from resnets.data.splits.check_findings import LAYOUT
 from resnets.data.splits.open import open_data
@@ -359,3 +359,25 @@ def test_an_empty_class_says_what_is_in_it(tmp_path: Path) -> None:
     put(tmp_path, "cat", "dog")
     put(tmp_path, "fox", name="{}.dng")
     refused(tmp_path, r"fox.*2 \.dng")
+
+
+def test_a_folder_that_repeats_its_parent_is_no_class():
+    """Kaggle's malaria set: cell_images/cell_images/ has the same classes and files again."""
+    files = [f"cells/{name}/{n}.png" for name in ("Parasitized", "Uninfected") for n in range(3)]
+    again = [f"cells/{each}" for each in files]
+    folders = sorted({part for each in files + again for part in parents(each)})
+    paths = sorted(files + again)
+    layout = read_layout(paths, folders, "set")
+    (split,) = layout.splits
+    assert sorted(set(split.names)) == ["Parasitized", "Uninfected"]
+    assert [paths[row] for row in split.rows] == files
+    assert sorted(paths[row] for row in layout.left_out) == sorted(again)
+    assert any("cells/cells" in note for note in layout.notes)
+    more = sorted([*paths, "cells/cells/Uninfected/other.png"])
+    with pytest.raises(DataError, match=r"cells/cells/ .*other\.png"):
+        read_layout(more, folders, "set")
+
+
+def parents(path):
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: n + 1]) for n in range(len(parts))]

@@ -37,6 +37,7 @@ AS_CLASSES = "take every folder as a class by --set data.labels_from=folder"
 STRAY = "image in no class folder"
 MASKS = "mask, map or copy of an image"
 NO_LABELS = "unlabelled image"
+REPEATED = "image in a folder that repeats its parent"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def read_layout(
         _refuse_odd(top, where)
         if (by_class := _splits_in_classes(top, where)) is not None:
             return _finish(by_class[0], top, paths, by_class[1])
-        return _finish([_classes_in(top, None, "")], top, paths)
+        repeated, notes = _leave_out_repeats(top, where, paths)
+        return _finish([_classes_in(top, None, "")], top, paths, repeated, notes)
     others = [each.name for each in top.filled if each.name not in roles]
     labeled = [name for name, folder in inner.items() if folder.filled]
     if not labeled and others and len(set(roles.values())) == 1:
@@ -286,6 +288,40 @@ def _splits_in_classes(top: _Folder, where: str) -> tuple[list[SplitRows], dict[
         for role, pairs in sorted(found.items())
     ]
     return splits, dict.fromkeys(masks, MASKS)
+
+
+def _leave_out_repeats(
+    top: _Folder, where: str, paths: Sequence[str]
+) -> tuple[dict[int, str], list[str]]:
+    """Take a folder out of `top` that holds the class folders beside it once more; its rows, notes.
+
+    cell_images/cat/, cell_images/dog/ and cell_images/cell_images/cat/ ..., as an archive that was
+    packed with its own folder gives. DataError where the files below are others.
+    """
+    left_out: dict[int, str] = {}
+    notes = []
+    known = set(paths)
+    for folder in list(top.filled):
+        beside = {class_key(each.name) for each in top.filled if each is not folder}
+        inside = {class_key(each.name) for each in folder.filled}
+        if len(inside) < 2 or folder.rows or not inside <= beside:
+            continue
+        rows = sorted(folder.below())
+        start = len(folder.prefix)
+        other = [row for row in rows if f"{top.prefix}{paths[row][start:]}" not in known]
+        if other:
+            raise DataError(
+                f"{where}: {folder.path}/ holds folders called like the classes beside it, with"
+                f" other images ({paths[other[0]]} and {len(other) - 1:,} more): put the images of"
+                f" each class together, or move it away, or {AS_CLASSES}"
+            )
+        del top.folders[folder.name]
+        left_out.update(dict.fromkeys(rows, REPEATED))
+        notes.append(
+            f"{folder.path}/ repeats the class folders beside it, file by file: {len(rows):,}"
+            " images left out"
+        )
+    return left_out, notes
 
 
 def _refuse_odd(top: _Folder, where: str) -> None:
