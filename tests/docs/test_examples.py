@@ -165,7 +165,8 @@ def _shortened_training(words: list[str]) -> list[str]:
         if name is not None:
             catalog.spec(name)
         changes = [*SHORT_TRAINING] if task != "digits" else []
-        words += ["--model", "cifar-resnet8"]
+        ships = any(word.startswith("weights=resnets:") for word in words)
+        words += ["--model", "cifar-resnet20" if ships else "cifar-resnet8"]
         if task == "finetune":
             changes.append("weights=wide.safetensors")
         if "cifar" in task and "--data" not in words:
