@@ -12,7 +12,14 @@ used, so that the command line starts quickly.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
+
+if sys.platform == "darwin":
+    # Operators that Apple's MPS lacks run on the CPU, each with a warning; torch reads this when it
+    # is imported.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 from resnets.utils import cpu_count, telemetry
 from resnets.utils.imports import lazy_exports

@@ -18,7 +18,7 @@ from resnets.data import FileSplit, Split, Splits, open_data, prepare
 from resnets.data.batch import Batch
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.errors import DataError
-from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches
+from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches, keep_on_device
 from resnets.data.splits.report import SetReport
 from resnets.data.transforms.augment import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, at_size, fit_preprocess
@@ -202,16 +202,12 @@ class ClassificationTask:
             norm_batch=self.recipe.norm_batch,
         )
 
-    def compiled_model(self) -> nn.Module:
-        """Compile one static graph for each image size of progressive resizing."""
-        return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
-
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
         """The function the loop calls to evaluate a model; None without data to evaluate on."""
         watch_test = self.recipe.eval.watch_test
         watched = {"val": self.splits.val, "test": self.splits.test() if watch_test else None}
         splits = {
-            name: prepare(split, self.preprocessor)
+            name: keep_on_device(prepare(split, self.preprocessor), torch.device(plan.device))
             for name, split in watched.items()
             if split is not None
         }

@@ -42,6 +42,7 @@ from resnets.train.timing import STAGES, stage_summary
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import read_object
+from resnets.utils.memory import within_memory
 from resnets.utils.openmp import WaitPolicyController, adapt_wait_policy
 from resnets.utils.terminal import valid_text
 from resnets.weights.checkpoint.find import find_checkpoint
@@ -96,10 +97,20 @@ def run(
         if recipe is not None or notes or data is not None:
             group.broadcast_from_main(lambda: _write_recipe(out, task.recipe))
 
-        model = _place_model(task, plan, group, fit_memory, is_new=checkpoint is None)
-        stream = task.stream(torch.device(plan.device), group)
+        with within_memory(f"the model does not fit on {plan.device}", "use a smaller one"):
+            model = _place_model(task, plan, group, fit_memory, is_new=checkpoint is None)
+        with within_memory(
+            f"the training images do not fit on {plan.device}",
+            "--set data.in_memory=never reads those of folders and archives batch by batch",
+        ):
+            stream = task.stream(torch.device(plan.device), group)
         total = task.recipe.steps(task.recipe.duration, stream.examples)
-        state = new_state(task.model, task.recipe, total, group, plan.precision)
+        with within_memory(
+            f"momentum and averaged weights do not fit on {plan.device}",
+            "use a smaller model, --set ema_decay=0, or --set optim.shard=true with several "
+            "processes",
+        ):
+            state = new_state(task.model, task.recipe, total, group, plan.precision)
         history = _history(checkpoint, notes := [*notes, *task.split_report.notes])
         saver = _saver(task, out, plan, history)
         if checkpoint is not None:
@@ -306,8 +317,7 @@ def _place_model(
     convert_batch_norms(task.model, recipe.norm_batch, sync)
     if plan.fused:
         use_cpu_kernels(task.model)
-    forward = task.compiled_model() if plan.compiled else task.model
-    return DataParallelModel(forward, group, fit_memory)
+    return DataParallelModel(task.model, group, fit_memory, compiled=plan.compiled)
 
 
 def _graph(
@@ -350,7 +360,8 @@ def _write_environment(
     out: Path, plan: ExecutionPlan, group: ProcessGroup, load: WaitPolicyController
 ) -> None:
     if group.is_main:
-        found = environment.describe(torch.device(plan.device)) | dataclasses.asdict(plan)
+        found = environment.describe(torch.device(plan.device))
+        found |= {"device_name": found["device"], **dataclasses.asdict(plan)}
         found |= {"processes": group.world_size, **load.to_json()}
         dump_json(found, out / "environment.json")
 
@@ -376,7 +387,11 @@ def _write_results(
 ) -> dict[str, Any]:
     """Evaluate the final weights on validation and, this once, on test; write result and report."""
     recipe, path = task.recipe, group.broadcast_from_main(lambda: find_checkpoint(out))
-    result = task.evaluate_checkpoint(path, plan, group)
+    with within_memory(
+        "the evaluation of the final weights",
+        f"the run is complete but for this; see resnets evaluate {out}",
+    ):
+        result = task.evaluate_checkpoint(path, plan, group)
     if not group.is_main:
         return result
     result["train"] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -68,6 +69,8 @@ def export(
     given = path_or_model(weights)
     if isinstance(given, ImageClassifier):
         net = given
+        if next(net.parameters()).device.type != "cpu":  # artifacts are traced and verified there
+            net = copy.deepcopy(net).cpu()
     else:
         source = Path(given)
         if read_task(given) != "classify":

@@ -102,10 +102,16 @@ def _run(name: str, words: list[str]) -> int:
         return _fail(f"resnets {name}: stopped", 130)
     except Ended as ended:
         return _fail(f"resnets {name}: {ended}", ended.code)
-    except RuntimeError as error:
-        if str(error) != NO_HOME:
+    except (RuntimeError, MemoryError) as error:
+        if str(error) == NO_HOME:
+            why = "a path begins with ~, but that user has no home folder"
+            return _fail(f"resnets {name}: {why}", 2)
+        from resnets.utils.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
-        return _fail(f"resnets {name}: a path begins with ~, but that user has no home folder", 2)
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        return _fail(f"resnets {name}: out of memory ({why[:200]})", 1)
 
 
 def _one_line(error: Exception) -> str:

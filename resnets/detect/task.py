@@ -143,10 +143,6 @@ class DetectionTask:
             group.batch_indices(self.recipe.batch_size, self.recipe.norm_batch or 1),
         )
 
-    def compiled_model(self) -> nn.Module:
-        """One graph for the crops that a segmenter trains on; `check_recipe` refuses others."""
-        return torch.compile(self.model, dynamic=False)  # type: ignore[return-value]
-
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
         """The function the loop calls to evaluate a model; None without data to evaluate on."""
         if self.recipe.detect.train_part == "proposals":
@@ -262,12 +258,11 @@ LEARNT = ("boxes", "labels", "masks")
 def model_losses(model: Callable[..., Any], batch: Batch) -> Losses:
     """What the model says its losses are (a `LossFn`): their sum is minimised, each is logged.
 
-    Regions of many objects (COCO's iscrowd) teach nothing. Losses are means over a batch, so they
-    are logged as means weighted by images.
+    Losses are means over a batch, so they are logged as means weighted by images.
     """
     targets = batch.targets
     if isinstance(targets, list):
-        targets = [_learnt(target) for target in targets]
+        targets = [{name: each[name] for name in LEARNT if name in each} for each in targets]
     losses: dict[str, Tensor] = model(batch.images, targets)
     total = sum(losses.values())
     assert isinstance(total, Tensor)
@@ -275,12 +270,3 @@ def model_losses(model: Callable[..., Any], batch: Batch) -> Losses:
     return Losses(
         total, {name: each.detach() * len(batch) for name, each in parts.items()}, len(batch)
     )
-
-
-def _learnt(target: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: target[name] for name in LEARNT if name in target}
-    crowd = target.get("iscrowd")
-    if crowd is None or not crowd.any():
-        return kept
-    single = crowd == 0
-    return {name: values[single] for name, values in kept.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from resnets.data import DataError
 from resnets.data.prefetch import prefetch
+from resnets.utils.memory import OutOfMemory, is_out_of_memory
 
 NOT_FINITE = (
     "the network's outputs for this image are not finite (NaN or Inf): its weights are damaged, or"
@@ -91,7 +92,7 @@ class PixelBudget:
     def run(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """`function` of `images` (B, C, H, W), computed in parts along B that fit.
 
-        Raises ValueError if not even one image fits.
+        Raises OutOfMemory if not even one image fits.
         """
         height, width = images.shape[2:]
         done: list[Tensor] = []
@@ -102,12 +103,14 @@ class PixelBudget:
                 done.append(function(part))
                 start += len(part)
                 continue
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 self.pixels = len(part) * height * width // 2
             # Outside of `except`, whose traceback still held the tensors that filled the memory.
             torch.accelerator.empty_cache()
             if len(part) == 1:
-                raise ValueError(
+                raise OutOfMemory(
                     f"{self.device}: out of memory with one image of {width}x{height} px;"
                     " choose smaller scales or --device cpu"
                 )

@@ -19,6 +19,7 @@ from rich.text import Text
 from torch import nn
 
 from resnets.utils import environment
+from resnets.utils.memory import within_memory
 from resnets.utils.precision import pick_precision
 from resnets.utils.terminal import Console
 
@@ -33,7 +34,8 @@ def to_device(model: nn.Module, device: str, precision: str) -> tuple[torch.devi
     chosen = environment.pick_device(device)
     if chosen.type == "cpu":
         environment.tune_malloc()
-    model.to(chosen).to(memory_format=torch.channels_last)
+    with within_memory(f"the model does not fit on {chosen}", "use --device cpu"):
+        model.to(chosen).to(memory_format=torch.channels_last)
     return chosen, pick_precision(precision, chosen)
 
 

@@ -96,9 +96,12 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
     """Batch norm (Ioffe and Szegedy 2015), addition and relu, on a CPU fused into one kernel.
 
     use_kernel: set by `use_cpu_kernels`; what the kernel does not support runs on torch.
+    counts_batches: False where the training loop updates `num_batches_tracked` of all norms at
+    once (`DataParallelModel`): alone, each int64 addition is a kernel of its own in every pass.
     """
 
     use_kernel = False
+    counts_batches = True
 
     def forward(
         self, x: Tensor, shortcut: Tensor | None = None, drop_path: DropPath | None = None
@@ -110,6 +113,13 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
             return self._fused(x, shortcut)
         return super().forward(x, shortcut, drop_path)
 
+    def normalize(self, x: Tensor) -> Tensor:
+        """`norm(x)` alone: (B, C, H, W) to the same shape."""
+        if self.counts_batches or not self.training or self.momentum is None:
+            return super().normalize(x)
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, True, self.momentum, self.eps)
+
     def group_size(self, x: Tensor) -> int:
         """How many images of the batch `x` share statistics."""
         return len(x)
@@ -120,7 +130,8 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         out = self._run_kernel(x, shortcut, self.running_mean, self.running_var, self.momentum)
-        self.num_batches_tracked.add_(1)
+        if self.counts_batches:
+            self.num_batches_tracked.add_(1)
         return out
 
     def _run_kernel(

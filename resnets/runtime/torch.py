@@ -17,6 +17,7 @@ from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_er
 from resnets.runtime.graph import InferenceModule
 from resnets.runtime.pt2_archive import check_archive
 from resnets.utils import environment
+from resnets.utils.memory import within_memory
 from resnets.utils.precision import pick_precision
 from resnets.utils.processes import deferred_signals
 
@@ -33,7 +34,8 @@ class TorchEngine(Engine):
         resolved = pick_precision(precision, self.device)
         name = f"torch {resolved}, {environment.device_name(self.device)}"
         super().__init__(name, model.classes, model.preprocess, model.origin, model.recipe)
-        self.graph: nn.Module = InferenceModule(model, resolved).to(self.device)
+        with within_memory(f"the model does not fit on {self.device}", "use --device cpu"):
+            self.graph: nn.Module = InferenceModule(model, resolved).to(self.device)
         self.budget = PixelBudget(self.device)
         self.batch = self.budget.images(self.size**2)
 

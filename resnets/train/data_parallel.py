@@ -6,15 +6,16 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resnets.models.norm import GhostBatchNormAct2d, running_statistics
+from resnets.models.norm import BatchNormAct2d, GhostBatchNormAct2d, running_statistics
 from resnets.utils.distributed import ProcessGroup
 
 
 class DataParallelModel:
-    """Calls `forward`, a model or its compiled form; gradients are averaged over all processes.
+    """Calls `model`, or its compiled form; gradients are averaged over all processes.
 
     fit_memory: micro-batches may be halved until they fit (`train.fit_memory`).
 
@@ -25,48 +26,70 @@ class DataParallelModel:
 
     def __init__(
         self,
-        forward: nn.Module,
+        model: nn.Module,
         group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
         fit_memory: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.group, self.fit_memory = group, fit_memory
         self.probed = False  # whether the micro-batch size was found; it is not changed again
-        self._forward = forward
-        self._parameters = list(forward.parameters())  # thousands in a deep model, used each step
+        self._model, self._compiled = model, compiled
+        self._parameters = list(model.parameters())  # thousands in a deep model, used each step
         self._trainable: tuple[bool, ...] | None = None
         self._ghost_norms: list[GhostBatchNormAct2d] = []
+        self._norms: list[BatchNormAct2d] = []
         self._running_stats: list[Tensor] = []
-        self.module: nn.Module = forward  # what a call goes through
+        self._passes = 0  # forward passes since the last update of the statistics
+        self._distributed: DistributedDataParallel | None = None
+        self.module = self._called(model)  # what a call goes through
+
+    def _called(self, module: nn.Module) -> nn.Module:
+        """`module`, compiled where that is asked for: one static graph for each image size."""
+        return torch.compile(module, dynamic=False) if self._compiled else module  # type: ignore[return-value]
 
     def prepare(self) -> None:
         """Follow changes of which parameters require gradients; call before each step."""
+        self._passes = 0
         trainable = tuple(each.requires_grad for each in self._parameters)
         if trainable == self._trainable:
             return
         self._trainable = trainable
-        modules = self._forward.modules()
+        modules = list(self._model.modules())
         self._ghost_norms = [each for each in modules if isinstance(each, GhostBatchNormAct2d)]
+        self._norms = [each for each in modules if type(each) is BatchNormAct2d]
+        for norm in self._norms:
+            norm.counts_batches = False  # `update_running_stats` does, for all at once
         if self.group.world_size == 1:
             return
-        self._running_stats = running_statistics(self._forward)
+        self._running_stats = running_statistics(self._model)
         with warnings.catch_warnings():  # the name that replaces broadcast_buffers is new in 2.15
             warnings.simplefilter("ignore", FutureWarning)
-            self.module = DistributedDataParallel(
-                self._forward, broadcast_buffers=False, gradient_as_bucket_view=True
+            self._distributed = DistributedDataParallel(
+                self._model, broadcast_buffers=False, gradient_as_bucket_view=True
             )
+        # Compiled around it, not inside, so that graphs end where buckets of gradients are sent.
+        self.module = self._called(self._distributed)
 
     def __call__(self, *args: Any) -> Any:
         """The forward pass."""
+        self._passes += 1
         return self.module(*args)
 
     def no_sync(self, more: bool) -> AbstractContextManager[None]:
         """Context of a forward and backward pass; no gradients are exchanged if `more` follow."""
-        if more and isinstance(self.module, DistributedDataParallel):
-            return self.module.no_sync()
+        if more and self._distributed is not None:
+            return self._distributed.no_sync()
         return nullcontext()
 
     def update_running_stats(self, weight: float) -> None:
-        """Average the norms' running statistics over all processes; weights add up to 1."""
+        """Average the norms' running statistics over all processes; weights add up to 1.
+
+        Counters of batches move on by the passes since the last call.
+        """
+        counters = (norm.num_batches_tracked for norm in self._norms if norm.training)
+        if present := [each for each in counters if each is not None]:
+            torch._foreach_add_(present, self._passes)
+        self._passes = 0
         for norm in self._ghost_norms:
             norm.update_running_stats()
         self.group.average(self._running_stats, weight)

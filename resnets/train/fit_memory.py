@@ -16,33 +16,18 @@ from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import LossFn
 from resnets.train.state import TrainState
 from resnets.utils import environment
-from resnets.utils.errors import ResnetsError
+from resnets.utils.memory import OutOfMemory, is_out_of_memory, within_memory
 
 Step = Callable[
     [TrainState, DataParallelModel, LossFn, Batch, torch.autocast, Recipe], None
 ]  # `train_step`
 log = logging.getLogger("resnets")
 
-# Messages of errors other than torch.OutOfMemoryError: from CPU allocators, cuBLAS and cuDNN, and
-# oneDNN, which does not name its reason.
-OOM_MESSAGES = (
-    "can't allocate memory",
-    "not enough memory",
-    "ALLOC_FAILED",
-    "out of memory",
-    "could not create a primitive",
-)
-
-
 # With several processes, once the first batch fitted.
 PROBED_HINT = (
     "--fit-memory only probes the first batch of an attempt: continue with --resume and "
     "--fit-memory, or set a smaller --set micro_batch=... or "
 )
-
-
-class OutOfMemory(ResnetsError):  # noqa: N818  (what it says)
-    """A step does not fit into memory, and its micro-batch cannot or must not be made smaller."""
 
 
 class PassOutOfMemory(OutOfMemory):
@@ -140,24 +125,12 @@ def passes_in_memory(state: TrainState, model: DataParallelModel, count: int) ->
 @contextmanager
 def update_in_memory(state: TrainState) -> Iterator[None]:
     """Context of the rest of a step: raises OutOfMemory if memory runs out; it is not retried."""
-    step = state.step + 1
-    try:
+    with within_memory(
+        f"no room for gradients and the optimizer's state at step {state.step + 1:,}",
+        "use a smaller model, --set optim.kind=sgd, or --set optim.shard=true with several "
+        "processes",
+    ):
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(
-            f"out of memory at step {step:,}, outside the forward and backward pass: no room for "
-            "gradients and the optimizer's state; use a smaller model, --set optim.kind=sgd, or "
-            "--set optim.shard=true with several processes"
-        ) from None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator reported that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        message in str(error) for message in OOM_MESSAGES
-    )
 
 
 def _halve_micro_batch(state: TrainState, recipe: Recipe, count: int) -> None:

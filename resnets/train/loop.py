@@ -23,6 +23,7 @@ from resnets.train.state import Saver, TrainState
 from resnets.train.step import train_step
 from resnets.train.timing import TIME, StepTimer
 from resnets.utils.distributed import ProcessGroup
+from resnets.utils.memory import within_memory
 
 # A mean loss this many times the first one counts as divergence even while it is still finite.
 DIVERGENCE_FACTOR = 20.0
@@ -192,7 +193,11 @@ def _evaluate(
     saver: Saver,
     group: ProcessGroup,
 ) -> None:
-    results = evaluate(state.eval_model)
+    with within_memory(
+        f"the evaluation at step {state.step:,}",
+        "use a smaller eval.batch_size (classifiers) or smaller images",
+    ):
+        results = evaluate(state.eval_model)
     epoch = state.step * recipe.batch_size / examples
     for split, metrics in results.items():
         log.write({"kind": split, "step": state.step, "epoch": epoch, **metrics})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from resnets.config import Recipe
+from resnets.config import ConfigError, Recipe
 from resnets.models import cost
 from resnets.ops import compiler, conv_weight_grad
 from resnets.utils import environment
@@ -22,6 +25,9 @@ MULTIPLY_ADDS_PER_SECOND = {"cpu": 60e9, "cuda": 10e12, "mps": 1e12}
 MIN_SECONDS_TO_COMPILE = 300.0
 
 
+log = logging.getLogger("resnets")
+
+
 @dataclass(frozen=True)
 class ExecutionPlan:
     """How "auto" settings of the recipe were resolved on this machine.
@@ -31,7 +37,8 @@ class ExecutionPlan:
 
     fused: norm, addition and ReLU in one kernel (`ops.norm_act`), which compiling would undo.
     amx: weight gradients of convolutions on AMX tiles (`ops.conv_weight_grad`). malloc_tuned:
-    malloc keeps freed memory (`tune_malloc`).
+    malloc keeps freed memory (`tune_malloc`). cudnn_benchmark: cuDNN times its algorithms for each
+    new shape, where training images have few sizes.
     """
 
     device: str
@@ -40,10 +47,12 @@ class ExecutionPlan:
     fused: bool
     amx: bool
     malloc_tuned: bool
+    cudnn_benchmark: bool = False
 
     def __str__(self) -> str:
         parts = [self.precision, environment.device_name(torch.device(self.device))]
         parts += ["compiled"] if self.compiled else []
+        parts += ["cuDNN benchmark"] if self.cudnn_benchmark else []
         parts += ["CPU kernels" + ", AMX" * self.amx] if self.fused else []
         parts += ["malloc tuned"] if self.malloc_tuned else []
         return ", ".join(parts)
@@ -70,20 +79,37 @@ def choose_plan(
     precision = pick_precision(requested, chosen)
     if torch.device(before.get("device", "cpu")).type != chosen.type:
         before = {}
-    compiled = recipe.compile == "on"
+    compiled, missing = recipe.compile == "on", _missing_compiler(chosen)
+    if compiled and missing:
+        raise ConfigError(f"compile=on: {missing}; install one, or --set compile=off")
     fused = chosen.type == "cpu" and not compiled and compiler.load("norm") is not None
     fused = fused and before.get("fused", True)
-    can_compile = chosen.type == "cuda" or shutil.which("c++")
     known = recipe.task == "classify" and not recipe.custom  # whose cost can be counted
-    if recipe.compile == "auto" and not fused and known and can_compile:
+    if recipe.compile == "auto" and not fused and known:
         images = recipe.steps(recipe.duration, examples) * recipe.batch_size
         multiply_adds = 3 * images * cost.count(model, recipe.model.input_size).multiply_adds
         rate = MULTIPLY_ADDS_PER_SECOND.get(chosen.type, MULTIPLY_ADDS_PER_SECOND["cpu"])
         compiled = multiply_adds / rate > MIN_SECONDS_TO_COMPILE
         compiled = before["compiled"] if before.get("fused") is fused else compiled
+        if compiled and missing:
+            log.warning("compile=auto: not compiled: %s", missing)
+            compiled = False
     amx = fused and precision == "bfloat16" and conv_weight_grad.has_kernel()
     amx = amx and before.get("amx", True)
-    return ExecutionPlan(str(chosen), precision, compiled, fused, amx, malloc_tuned)
+    benchmark = chosen.type == "cuda" and recipe.task in ("classify", "segment")
+    torch.backends.cudnn.benchmark = benchmark
+    return ExecutionPlan(str(chosen), precision, compiled, fused, amx, malloc_tuned, benchmark)
+
+
+def _missing_compiler(device: torch.device) -> str | None:
+    """Why torch.compile cannot work on `device`; None if nothing is known to be missing."""
+    if device.type == "cuda":  # Triton compiles its launchers in C
+        if find_spec("triton") is None:
+            return "Triton is not installed, which torch.compile needs on GPUs"
+        found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+        return None if found else "there is no C compiler (gcc, clang), which Triton needs"
+    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    return None if found else "there is no C++ compiler (c++, g++)"
 
 
 def plan_changes(checkpoint: Checkpoint, plan: ExecutionPlan) -> str:

@@ -71,10 +71,6 @@ class Task(Protocol):
         """This process's share of the training batches."""
         ...
 
-    def compiled_model(self) -> nn.Module:
-        """The model compiled for the forward pass of training."""
-        ...
-
     def evaluator(self, plan: ExecutionPlan, group: ProcessGroup) -> Evaluate | None:
         """The function the loop calls to evaluate a model; None without data to evaluate on.
 

@@ -56,6 +56,14 @@ def test_json_gives_exact_counts_and_layers_that_add_up(
     }
 
 
+def test_devices_and_the_precisions_they_compute_in(capsys: pytest.CaptureFixture[str]) -> None:
+    found = as_json(capsys, "--devices")
+    cpu = next(row for row in found["devices"] if row["device"] == "cpu")
+    assert {"float32", "float16", "bfloat16"} == set(cpu["precisions"])
+    assert cpu["auto"] in cpu["precisions"]
+    assert "cpu: " in table(capsys, "--devices")
+
+
 def test_size_and_classes(capsys: pytest.CaptureFixture[str]) -> None:
     (full,) = as_json(capsys, "resnet18")
     (changed,) = as_json(capsys, "resnet18", "--size", "112", "--classes", "10")

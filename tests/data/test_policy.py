@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from resnets.config import AugmentSpec, ConfigError, DataSpec, Preprocess
 from resnets.data import TrainStream, fit_preprocess, open_data
 from resnets.data.transforms.augment import BatchAugment
-from resnets.data.transforms.operations import OPERATIONS, Scene
+from resnets.data.transforms.operations import OPERATIONS, Scene, autocontrast
 from resnets.data.transforms.policy import RAND, TRIVIAL, Policy
 from resnets.data.transforms.preprocess import Preprocessor
 
@@ -214,3 +214,12 @@ def test_a_stream_with_a_policy_goes_on_where_it_stopped() -> None:
 def test_settings_that_make_no_sense_are_refused(change: dict, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         BatchAugment(AugmentSpec(**change), Preprocessor(Preprocess()), 0, CPU)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_autocontrast_is_torchvisions(channels):
+    noise = torch.randint(0, 256, (6, channels, 16, 16), dtype=torch.uint8)
+    noise[1] = noise[1] // 64 + 9
+    noise[2] = 7  # one value
+    noise[3] = noise[3] // 16 + 100
+    assert torch.equal(autocontrast(noise), v2.functional.autocontrast(noise))

@@ -1,6 +1,7 @@
 """What the product does on a simulated device, in a process of its own; prints one JSON object.
 
-python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [graph] [resume] [cell] [commands]
+python fake_device_runs.py cpu|cuda|cuda:1|mps FOLDER [settings] [graph] [resume] [cell]
+    [tools] [commands]
 """
 
 from __future__ import annotations
@@ -13,16 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import fake_device
+import numpy as np
 import torch
 from detect_sets import write_coco
+from PIL import Image
 
+import resnets
 from resnets import recipes, training
+from resnets.classification import ClassificationTask
 from resnets.cli.main import main
 from resnets.config import replace_fields
+from resnets.runtime.graph import InferenceModule
+from resnets.runtime.open import open_artifact
 from resnets.study.grid.worker import train_cell
 from resnets.train import loop
 from resnets.train.async_writer import Snapshot
 from resnets.train.graph import capture
+from resnets.train.plan import choose_plan
+from resnets.utils.distributed import ProcessGroup
 
 SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precision": "float32"}
 
@@ -76,25 +85,73 @@ def resumed(folder: Path, kind: str) -> float:
     return training.run(None, folder, duration="8it", device=kind, quiet=True)["test"]["loss"]
 
 
-def commands(folder: Path, kind: str) -> dict[str, int]:
-    """Exit statuses of commands, by the command."""
-    run, coco = folder / "plain", folder / "coco"
-    for split in ("train2017", "val2017"):
-        write_coco(coco, split, [(96, 64)] * 4, seed=len(split))
+def waits_of_an_evaluation(folder: Path, kind: str) -> dict[str, int]:
+    """Waits of the second evaluation of a run, after the images are on the device."""
+    task = ClassificationTask.open(replace_fields(recipes.recipe("digits"), SHORT))
+    plan = choose_plan(task.recipe, task.model, task.examples, kind)
+    evaluate = task.evaluator(plan, ProcessGroup())
+    assert evaluate is not None
+    task.model.to(plan.device)
+    evaluate(task.model)
+    fake_device.waits.clear()
+    evaluate(task.model)
+    seen = Counter[str]()
+    for (wait, place), count in fake_device.waits.items():
+        seen[f"{wait}, {place.partition(':')[0]}"] += count
+    return dict(seen)
+
+
+def tools(folder: Path, kind: str) -> list[int]:
+    """Exit statuses of quick commands: evaluation, Grad-CAM and a detector."""
+    run, image = folder / "plain", folder / "digit.png"
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(image)
+    return statuses_of(
+        kind,
+        ("evaluate", str(run), "--out", str(folder / "evaluated")),
+        ("predict", str(run), str(image), "--explain", str(folder / "explained")),
+        ("train", "detect-small", *small_boxes(folder, 1), "--out", str(folder / "one")),
+    )
+
+
+def small_boxes(folder: Path, iterations: int) -> list[str]:
+    """Options of a short training on four small images with boxes and masks."""
+    coco = folder / "coco"
+    if not coco.exists():
+        for split in ("train2017", "val2017"):
+            write_coco(coco, split, [(96, 64)] * 4, seed=len(split))
     tiny = ["--set", "batch_size=2", "--set", "detect.train_sizes=[64]", "--set", "weights=none"]
-    small = ["--data", str(coco), "--iterations", "2", *tiny]
+    return ["--data", str(coco), "--iterations", str(iterations), *tiny]
+
+
+def statuses_of(kind: str, *commands: tuple[str, ...]) -> list[int]:
+    """The exit status of each command."""
+    return [main([*words, "--device", kind]) for words in commands]
+
+
+def exported(folder: Path, kind: str) -> float:
+    """The largest difference of logits between a network on the device and its artifact."""
+    device = torch.device(kind, 0)
+    net = resnets.load(folder / "plain").to(device)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), np.uint8)
+    artifact = resnets.export(net, "torch", out=folder / "net.pt2", quiet=True).path
+    engine = open_artifact(artifact)
+    with torch.no_grad():
+        ours = InferenceModule(net).to(device)(torch.from_numpy(images).to(device)).cpu()
+    return float(np.abs(engine.logits(images) - ours.numpy()).max())
+
+
+def commands(folder: Path, kind: str) -> list[int]:
+    """Exit statuses of slower commands."""
+    run, small = folder / "plain", small_boxes(folder, 2)
     maps = ["--model", "resnet18-fcn", "--set", "detect.crop=64"]
-    statuses = {}
-    for name, *words in (
+    return statuses_of(
+        kind,
         ("evaluate", str(run), "--views", "ten-crop", "--out", str(folder / "evaluated")),
         ("features", str(run), "digits", "--out", str(folder / "features.parquet")),
         ("study", "responses", str(run)),
         ("train", "detect-small", *small, "--out", str(folder / "detector")),
         ("train", "segment", *small, *maps, "--out", str(folder / "maps")),
-    ):
-        status = main([name, *words, "--device", kind])
-        statuses[" ".join([name, *words[:1]])] = status
-    return statuses
+    )
 
 
 def mixed_devices(kind: str) -> str:
@@ -118,10 +175,14 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
     """What `parts` ask for, on the simulated device."""
     mixing = {"data.augment.mixup": "0.2", "data.augment.cutmix": "1", "ema_decay": "0.9"}
     policy = {"data.augment.policy": "trivial", "optim.clip_norm": "1.0", "norm_batch": "32"}
+    thin = {"model.widths": "[4,4,4]", "model.stem_width": "4", "batch_size": "8"}
     found: dict[str, Any] = {"plain": waits_of_a_step({}, folder / "plain", kind)}
+    found["environment"] = json.loads((folder / "plain" / "environment.json").read_text())
     if "settings" in parts:
         found["mixing"] = waits_of_a_step(mixing, folder / "mixing", kind)
         found["policy"] = waits_of_a_step(policy, folder / "policy", kind)
+        half = thin | {"precision": "float16"}
+        found["float16"] = waits_of_a_step(half, folder / "float16", kind)
     if "graph" in parts:
         found["graph"] = waits_of_a_graph(folder / "graph", kind)
     if "resume" in parts:
@@ -129,6 +190,12 @@ def run_parts(kind: str, folder: Path, parts: list[str]) -> dict[str, Any]:
     if "cell" in parts:
         train_cell(replace_fields(recipes.recipe("digits"), SHORT), folder / "cell", kind)
         found["cell"] = (folder / "cell" / "result.json").is_file()
+    if "tools" in parts:
+        found["evaluation"] = waits_of_an_evaluation(folder, kind)
+        with contextlib.redirect_stdout(sys.stderr):
+            found["tools"] = tools(folder, kind)
+            found["exported"] = exported(folder, kind)
+        found["explained"] = len(list((folder / "explained").glob("*.png")))
     if "commands" in parts:
         with contextlib.redirect_stdout(sys.stderr):
             found["statuses"] = commands(folder, kind)

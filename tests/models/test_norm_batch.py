@@ -111,6 +111,18 @@ def test_gradients_add_up_to_those_of_one_pass():
     assert not torch.allclose(whole.head.weight, unlike.head.weight, atol=2e-6)
 
 
+def test_batches_are_counted_once_a_pass_by_the_loop_and_by_the_norm_alone():
+    images, ids = torch.randn(24, 3, 32, 32), torch.arange(24)
+    model = step(recipe(micro_batch=8), Batch(images, ids % 5, ids))
+    counters = [each for name, each in model.named_buffers() if name.endswith("batches_tracked")]
+    assert [int(each) for each in counters] == [3] * 7  # three passes of eight images
+    alone = build(recipe().model).train()
+    alone(images)
+    alone(images)
+    counters = [each for name, each in alone.named_buffers() if name.endswith("batches_tracked")]
+    assert [int(each) for each in counters] == [2] * 7
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

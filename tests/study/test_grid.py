@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import forked
@@ -19,7 +20,7 @@ from resnets.config import ConfigError, from_toml, lock_folder
 from resnets.data import DataError
 from resnets.models import build
 from resnets.study.depth.presets import depth_grid, paper_cifar10, paper_imagenet, shortcut_grid
-from resnets.study.grid import budget
+from resnets.study.grid import budget, slots
 from resnets.study.grid.budget import Survey, parse_budget, set_steps, survey
 from resnets.study.grid.cells import (
     Grid,
@@ -31,7 +32,8 @@ from resnets.study.grid.cells import (
     training_order,
     write_grid,
 )
-from resnets.study.grid.grid import run_grid, slots
+from resnets.study.grid.grid import run_grid
+from resnets.study.grid.slots import cell_bytes, choose_slots
 from resnets.study.grid.worker import train_cell
 from resnets.training import run
 
@@ -195,12 +197,32 @@ def test_training_order_starts_with_the_deepest_net_of_the_first_seed(tmp_path):
 
 
 def test_slots_share_the_cores():
-    assert len(slots(None, "cpu", cells=1)) == 1
-    three = slots(3, "cpu", cells=5)
+    assert len(choose_slots(TINY, None, "cpu", cells=1)) == 1
+    three = choose_slots(TINY, 3, "cpu", cells=5)
     assert {slot.device for slot in three} == {"cpu"}
     assert sum(slot.threads for slot in three) <= max(3, torch.get_num_threads())
     with pytest.raises(ConfigError, match="jobs: 0"):
-        slots(0, "cpu", cells=5)
+        choose_slots(TINY, 0, "cpu", cells=5)
+
+
+@pytest.mark.parametrize(("memory", "each"), [(3.5, 2), (100, 4), (0.1, 1)])
+def test_a_gpu_trains_as_many_cells_as_its_memory_and_the_cores_allow(memory, each, monkeypatch):
+    properties = SimpleNamespace(total_memory=int(memory * cell_bytes(TINY)))
+    for name, value in (
+        ("is_available", True),
+        ("device_count", 2),
+        ("get_device_properties", properties),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(slots, "cores", lambda: 8)
+    found = choose_slots(TINY, None, "auto", cells=99)
+    assert Counter(slot.device for slot in found) == {"cuda:0": each, "cuda:1": each}
+
+
+def test_the_memory_of_a_cell_grows_with_depth_and_batch():
+    deep = changed(models=("cifar-resnet110",), seeds=(1,))
+    large = changed(models=deep.models, seeds=(1,), settings=("batch_size=512",))
+    assert cell_bytes(TINY) < cell_bytes(deep) < cell_bytes(large)
 
 
 def test_finished_and_failed_cells_are_left_alone(tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 import resnets
 from resnets import training
 from resnets.config import ConfigError, from_toml, replace_fields, to_toml
-from resnets.models import catalog
+from resnets.models import build, catalog
 from resnets.ops import compiler
 from resnets.recipes import recipe
 from resnets.train.guards.divergence import Diverged
@@ -259,9 +259,21 @@ def test_compiled_run_agrees_with_eager(tmp_path, monkeypatch):
     assert losses["on"] == pytest.approx(losses["off"], rel=1e-3)
 
 
-def test_auto_compiles_long_runs_only_and_where_no_kernel_serves(monkeypatch):
-    from resnets.models import build
+def test_without_a_compiler_auto_falls_back_with_a_line_and_on_is_refused(monkeypatch, caplog):
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(compiler, "load", lambda name: None)  # the CPU's kernels need one too
+    long = short(10**6, compile="auto")
+    net = build(long.model)
+    with caplog.at_level("WARNING", "resnets"):
+        assert not choose_plan(long, net, 1269, "cpu").compiled
+    assert "no C++ compiler" in caplog.text
+    with pytest.raises(ConfigError, match=r"compile=on: there is no C\+\+ compiler"):
+        choose_plan(dataclasses.replace(long, compile="on"), net, 1269, "cpu")
 
+
+def test_auto_compiles_long_runs_only_and_where_no_kernel_serves(monkeypatch):
     kernel = compiler.load("norm")
     assert choose_plan(recipe("digits"), nn.Identity(), 9, "cpu").fused == (kernel is not None)
     monkeypatch.setattr(compiler, "load", lambda name: None)

@@ -10,7 +10,7 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import TensorSplit, TrainStream, fit_preprocess
 from resnets.data.dataset.split import FileSplit
 from resnets.data.dataset.stream import BlockFiles, StreamSplit
-from resnets.utils.distributed import ProcessGroup
+from resnets.utils.distributed import ProcessGroup, init_distributed
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee")
@@ -39,6 +39,16 @@ def test_batch_indices_are_whole_units_and_disjoint(count, batch, unit):
         assert len(part)
         whole = [set(range(at, min(at + unit, batch))) for at in part[part % unit == 0].tolist()]
         assert set(part.tolist()) == set().union(*whole)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    said = "LOCAL_RANK is 3, but this machine has 2 GPUs"
+    with pytest.raises(ConfigError, match=said), init_distributed("auto"):
+        pass
 
 
 def test_too_few_units_for_all_ranks_are_rejected():

@@ -86,3 +86,20 @@ def test_threads_beside_a_computation_start_no_openmp_threads():
     env = os.environ | {"OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", TEAMS], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19", "535.104.05"),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release",
+            "570.86.15",
+        ),
+        ("something else", None),
+    ],
+)
+def test_the_driver_is_read_from_proc(line, version, tmp_path):
+    path = tmp_path / "version"
+    path.write_text(f"{line}\nGCC version:  gcc version 12.3.0\n")
+    assert environment._nvidia_driver(path) == version

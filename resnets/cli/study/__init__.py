@@ -41,7 +41,7 @@ class GridStudy(ABC):
         budget: Length of each run as 2000it or 30ep, or of the whole study as 5min.
         recipe: Recipe of all runs (see `resnets train --list`); the paper's by default, for digits
             "digits".
-        jobs: Runs trained at a time.
+        jobs: Runs trained at a time; default: by cores, and on GPUs by their memory.
         out: Folder to write or resume; default runs/study-NAME-N.
         resume: Folder of a study to resume unchanged; a finished one gets a new report.
         set: Any other recipe field, as path=value; repeatable.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -34,6 +35,8 @@ from resnets.utils.distributed import ProcessGroup
 from resnets.utils.environment import copy_to_device
 
 BALANCE = {"classes": 0.0, "sqrt": 0.5}  # powers of `order.BalancedDraw`
+
+KEPT_BYTES = 1 << 30  # of an evaluation set on the device
 
 
 class TrainStream:
@@ -219,8 +222,27 @@ def eval_batches(
     wanted = torch.arange(len(split)) if rows is None else torch.tensor(rows, dtype=torch.int64)
     parts = wanted.split(batch_size) if len(wanted) else ()
     for ids, pixels in _eval_pixels(split, preprocessor, parts, device, workers):
-        images = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2)
-        yield Batch(preprocessor.normalize(images), split.labels[ids].to(device), ids)
+        images = copy_to_device(pixels, device).permute(0, 3, 1, 2)
+        labels = copy_to_device(_rows(split.labels, ids), device)
+        yield Batch(preprocessor.normalize(images), labels, ids)
+
+
+def keep_on_device(split: Split, device: torch.device) -> Split:
+    """The split with images and labels on `device` if they are in memory and not too large.
+
+    A GPU then evaluates it again and again without copying it each time.
+    """
+    if device.type == "cpu" or not isinstance(split, TensorSplit):
+        return split
+    if split.images.nbytes > KEPT_BYTES:
+        return split
+    images, labels = (copy_to_device(each, device) for each in (split.images, split.labels))
+    return dataclasses.replace(split, images=images, labels=labels)
+
+
+def _rows(values: Tensor, ids: Tensor) -> Tensor:
+    """The rows `ids` (on the CPU) of `values` on any device."""
+    return values.index_select(0, copy_to_device(ids, values.device))
 
 
 def _eval_pixels(
@@ -232,7 +254,7 @@ def _eval_pixels(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids (B,), of each of `parts`, and pixels (B, size, size, C) uint8."""
     if isinstance(split, TensorSplit):
-        yield from ((ids, split.images[ids]) for ids in parts)
+        yield from ((ids, _rows(split.images, ids)) for ids in parts)
         return
     view = preprocessor.view
     plans = (Plan(ids.numpy(), np.zeros(len(ids), np.int64), [view] * len(ids)) for ids in parts)

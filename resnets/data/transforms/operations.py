@@ -94,6 +94,18 @@ def solarize_add(images: Tensor, amount: Tensor) -> Tensor:
     return images + (images < 128).byte().mul_(amount.byte())  # at most 110: no overflow
 
 
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretch the values of each plane to 0..255; planes of one value stay.
+
+    torchvision's gives the same, but the host waits for the device to select those planes.
+    """
+    values = images.contiguous().float()
+    low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
+    flat = low == high
+    span = torch.where(flat, 1.0, (high - low).mul_(1 / 255))
+    return values.sub_(torch.where(flat, 0.0, low)).div_(span).clamp_(0, 255).byte()
+
+
 def warp(images: Tensor, matrices: Tensor, scene: Scene) -> Tensor:
     """Each pixel is taken from where its affine map (B, 2, 3) of coordinates -1..1 leads.
 
@@ -148,7 +160,7 @@ def _torchvision() -> Any:
 Operation = Callable[[Tensor, Tensor, Scene], Tensor]
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda images, _, __: images,
-    "autocontrast": lambda images, _, __: _torchvision().autocontrast(images.contiguous()),
+    "autocontrast": lambda images, _, __: autocontrast(images),
     "equalize": lambda images, _, __: _torchvision().equalize(images.contiguous()),
     "invert": lambda images, _, __: _torchvision().invert(images),
     "posterize": lambda images, bits, _: posterize(images, bits),

@@ -21,6 +21,7 @@ from resnets.data.dataset.stream import StreamSplit
 from resnets.data.decode.decode import Crop, center_box, decode, naming, render
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
+from resnets.utils.environment import copy_to_device
 
 ImageInput = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
@@ -98,7 +99,7 @@ class Preprocessor:
         mean = torch.tensor(self.spec.mean)[:, None, None]
         std = torch.tensor(self.spec.std)[:, None, None]
         mean = mean if self.mean_image is None else self.mean_image
-        return (mean * 255).to(device), (1 / (255 * std)).to(device)
+        return copy_to_device(mean * 255, device), copy_to_device(1 / (255 * std), device)
 
     def __call__(self, image: ImageInput | Sequence[ImageInput]) -> Tensor:
         """The model's input: float32 (C, size, size) of an image, (B, C, size, size) of a list."""

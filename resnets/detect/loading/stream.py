@@ -220,7 +220,7 @@ class DetectStream:
             "labels": self._put(sample.labels + 1),
             "area": self._put(sides[:, 0] * sides[:, 1]),
             "iscrowd": torch.zeros(len(sample.labels), dtype=torch.int64, device=self.device),
-            "image_id": torch.tensor(sample.row, device=self.device),
+            "image_id": self._put(np.array(sample.row)),
         }
         if sample.masks is not None:
             target["masks"] = self._put(sample.masks)

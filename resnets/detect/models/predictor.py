@@ -24,6 +24,8 @@ from resnets.detect.metrics.meters import Meter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.outputs import Output
 from resnets.utils.cpu_count import cores
+from resnets.utils.environment import copy_to_device
+from resnets.utils.memory import within_memory
 from resnets.utils.precision import autocast
 
 
@@ -132,11 +134,19 @@ class Predictor:
     def infer(self, inputs: InferenceInput) -> Output:
         """What the model finds, or the ensemble on average; models are in eval mode."""
         first, *others = self.models
-        image = self.preprocessor.normalize(inputs.image.to(self.device)[None])[0]
-        scores = None
-        if self.class_scores is not None:
-            scores = self.class_scores[inputs.row].to(self.device)
-        with torch.no_grad(), autocast(self.device, self.precision):
+        height, width = inputs.image.shape[-2:]
+        with (
+            within_memory(
+                f"an image of {width}x{height} px on {self.device}",
+                "use smaller sizes of test images, a smaller model, or --device cpu",
+            ),
+            torch.no_grad(),
+            autocast(self.device, self.precision),
+        ):
+            image = self.preprocessor.normalize(copy_to_device(inputs.image, self.device)[None])[0]
+            scores = None
+            if self.class_scores is not None:
+                scores = copy_to_device(self.class_scores[inputs.row], self.device)
             return first.infer(image, inputs.stored, others, self.options, scores)
 
     def meter(self, split: DetectionSplit) -> Meter:

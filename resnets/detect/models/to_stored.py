@@ -26,12 +26,14 @@ def detections(
     (D, 1, 28, 28) probabilities within each box.
     """
     (height, width), (high, wide) = stored, shape
-    scale = found["boxes"].new_tensor([width / wide, height / high] * 2)
-    boxes = (found["boxes"] * scale).float().cpu()
+    # Copied at once, since the host waits for the device at each copy; labels are small integers.
+    columns = [found["boxes"], found["scores"][:, None], found["labels"][:, None]]
+    rows = torch.cat([each.float() for each in columns], 1).cpu()  # (D, 6)
+    boxes = rows[:, :4] * torch.tensor([width / wide, height / high] * 2)
     answer = Detections(
         boxes=boxes.numpy(),
-        scores=found["scores"].float().cpu().numpy(),
-        labels=(found["labels"] - 1).cpu().numpy().astype(np.int64),
+        scores=rows[:, 4].clone().numpy(),
+        labels=rows[:, 5].numpy().astype(np.int64) - 1,
     )
     if "masks" in found:
         answer["masks"] = _runs(found["masks"].float().cpu(), boxes, stored)

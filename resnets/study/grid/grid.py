@@ -14,8 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from resnets.config import ConfigError, from_toml, lock_folder, to_dict
 from resnets.study.grid.budget import Blocks, parts_of, resolve_budget
 from resnets.study.grid.cells import (
@@ -33,10 +31,9 @@ from resnets.study.grid.cells import (
     write_grid,
 )
 from resnets.study.grid.progress import StudyProgress
+from resnets.study.grid.slots import Slot, choose_slots
 from resnets.study.grid.worker import work, worker_context
 from resnets.train.guards.interrupt import Interrupted, StopSignals
-from resnets.utils.cpu_count import cores
-from resnets.utils.environment import pick_device
 from resnets.utils.files import LOCK
 from resnets.utils.imports import qualified_name
 from resnets.utils.processes import without_main_module
@@ -45,20 +42,7 @@ from resnets.weights.checkpoint.format import LAST
 log = logging.getLogger("resnets")
 
 POLL_SECONDS = 1.0
-# On a CPU, processes of one thread each are faster than one process of several. cifar-resnet20,
-# batch size 128, 32 px, bfloat16, two cores shared with other work, runs interleaved: 2 x 1 thread
-# gave 160 to 730 images/s, 1 x 2 threads 9 to 165 (ratio 3 to 31), since the threads of one step
-# wait for each other. Limited because each process holds its own data and activations.
-MAX_JOBS = 8
 ENDED = ("done", "failed")
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A device and number of threads for training one cell at a time."""
-
-    device: str
-    threads: int
 
 
 def run_grid(
@@ -66,8 +50,9 @@ def run_grid(
 ) -> list[Cell]:
     """Train every cell of `grid` in `folder` that has not ended; returns all cells.
 
-    `jobs` cells train at a time, one process each; None chooses a number (`slots`). Finished cells
-    are not repeated, a killed cell resumes from its last checkpoint, and a failed one stays failed.
+    `jobs` cells train at a time, one process each; None chooses a number (`choose_slots`).
+    Finished cells are not repeated, a killed cell resumes from its last checkpoint, and a failed
+    one stays failed.
     Raises ConfigError where `folder` holds something else, a study of another grid, or is in use,
     and Interrupted after a signal, once every running cell has saved.
     """
@@ -89,7 +74,7 @@ def train_grid(
     """
     check_blocks_given(grid, blocks)
     if not (folder / STUDY).is_file():
-        _begin(grid, folder, slots(jobs, device, sum(grid.seeds)), blocks)
+        _begin(grid, folder, choose_slots(grid, jobs, device, sum(grid.seeds)), blocks)
     stored = read_grid(folder)
     _check_same(stored, grid, folder)
     cells = read_cells(folder)
@@ -99,27 +84,8 @@ def train_grid(
             raise ConfigError(f"{mixed}; move the folder away to train it again")
         log.warning("%s", mixed)
     if left:
-        _WorkerPool(stored, cells, slots(jobs, device, left), blocks).train()
+        _WorkerPool(stored, cells, choose_slots(stored, jobs, device, left), blocks).train()
     return read_cells(folder)
-
-
-def slots(jobs: int | None, device: str, cells: int) -> list[Slot]:
-    """Slots for `jobs` workers at a time, at most `cells`.
-
-    "auto" and "cuda" are all CUDA devices in turn. By default there is one worker per device, on a
-    CPU one per core, at most MAX_JOBS; workers share the cores as threads.
-    """
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs: {jobs} must be at least 1")
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    else:
-        devices = [str(pick_device(device))]
-    if jobs is None:
-        jobs = min(cores(), MAX_JOBS) if devices == ["cpu"] else len(devices)
-    jobs = min(jobs, cells)
-    threads = max(1, torch.get_num_threads() // jobs)
-    return [Slot(devices[index % len(devices)], threads) for index in range(jobs)]
 
 
 def check_blocks_given(grid: Grid, blocks: Blocks) -> None:

@@ -11,12 +11,12 @@ from torch import nn
 from resnets.config import AugmentSpec, Recipe
 from resnets.data.loading.loader import TrainStream
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.fit_memory import OutOfMemory
 from resnets.train.graph import capture
 from resnets.train.graph.step import GraphTraining
 from resnets.train.loop import Stream
 from resnets.train.loss import LossFn
 from resnets.train.state import TrainState
+from resnets.utils.memory import OutOfMemory
 
 # Augmentation whose draws `TrainStream.draws` makes; a crop at random scales is not in memory.
 IN_TABLES = {"crop", "pad", "flip", "repeats", "scale"}

@@ -42,12 +42,16 @@ class AveragedModel:
         whole = not isinstance(weight, Tensor) and weight == 1.0
         averaged_floats: list[Tensor] = []
         floats: list[Tensor] = []
+        copied: tuple[list[Tensor], list[Tensor]] = ([], [])
         for averaged, current in zip(_tensors(self.module), _tensors(model), strict=True):
             if averaged.is_floating_point() and not whole:
                 averaged_floats.append(averaged)
                 floats.append(current)
             else:
-                averaged.copy_(current)
+                copied[0].append(averaged)
+                copied[1].append(current)
+        if copied[0]:
+            torch._foreach_copy_(*copied)
         if isinstance(weight, Tensor):  # torch has no lerp of lists by one tensor on the device
             torch._foreach_mul_(averaged_floats, 1 - weight)
             torch._foreach_add_(averaged_floats, torch._foreach_mul(floats, weight))

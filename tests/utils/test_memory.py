@@ -1,0 +1,44 @@
+"""Running out of memory, anywhere, ends in one line."""
+
+import importlib
+
+import pytest
+import torch
+
+from resnets.cli.main import main
+from resnets.utils.memory import OutOfMemory, is_out_of_memory, within_memory
+
+MESSAGES = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB",
+    "CUDA error: out of memory",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "MPS backend out of memory (MPS allocated: 9.0 GB)",
+    "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory",
+)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_messages_of_allocators_are_out_of_memory(message):
+    assert is_out_of_memory(RuntimeError(message))
+    said = within_memory("the model does not fit", "use --device cpu")
+    with pytest.raises(OutOfMemory, match="the model does not fit; use --device cpu"), said:
+        raise RuntimeError(message)
+
+
+def test_other_errors_pass():
+    assert not is_out_of_memory(RuntimeError("CUDNN_STATUS_EXECUTION_FAILED"))
+    with pytest.raises(RuntimeError, match="EXECUTION_FAILED"), within_memory("a", "b"):
+        raise RuntimeError("CUDNN_STATUS_EXECUTION_FAILED")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(MESSAGES[0]), MemoryError()])
+def test_a_command_prints_one_line(error, monkeypatch, capsys):
+    def command(*_: str) -> int:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("resnets.cli.features"), "command", command)
+    assert main(["features"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("resnets features: out of memory (")
+    assert said.count("\n") == 1
