@@ -2,12 +2,14 @@
 
 Roboflow exports several augmented copies of a photograph (NAME.rf.HASH.jpg), mirrored, turned or
 cut; WordPress stores each upload in several sizes (NAME.jpg, NAME-300x225.jpg, NAME-scaled.jpg),
-some of them cut. Pixels do not tell either. Where versions lie in two splits, one split knows what
-the other is measured on.
+some of them cut. Pixels do not tell either. A scene that is cut into tiles (NAME_0_0.png,
+NAME_0_256.png, ...) shows the same objects in those that overlap. Where versions or tiles lie in
+two splits, one split knows what the other is measured on.
 """
 
 from __future__ import annotations
 
+import math
 import posixpath
 import re
 from collections import Counter
@@ -17,6 +19,9 @@ from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
 
 HASHED = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{8,}")
+TILED = re.compile(r"(.+?)[-_ ][xr]?(\d{1,6})[-_ x][yc]?(\d{1,6})")
+LEAST_STEP = 16  # px between tiles; smaller numbers count something else
+LEAST_TILES = 4  # of a scene
 SIZED = re.compile(r"(.+)-(?:[1-9]\d{1,4}x[1-9]\d{1,4}|scaled)")
 
 
@@ -56,7 +61,38 @@ def sources_by_name(paths: Sequence[str], labels: Sequence[Hashable]) -> dict[in
         for place, path in enumerate(paths):
             if place not in found and (key := (labels[place], _stem(path))) in sized:
                 found[place] = key
-    return found
+    return found | {place: key for place, key in _scenes(paths).items() if place not in found}
+
+
+def _scenes(paths: Sequence[str]) -> dict[int, Hashable]:
+    """What tells the scene of each tile: places in a grid of pixels that starts at 0, 0.
+
+    Names that end with two other numbers (dates, counts) make no such grid, and two images at one
+    place of a scene are of two scenes.
+    """
+    tiles: dict[str, dict[int, tuple[int, int]]] = {}
+    for place, path in enumerate(paths):
+        stem = _stem(path)
+        if stem[-1:].isdecimal() and (found := TILED.fullmatch(stem)) is not None:
+            tiles.setdefault(found[1], {})[place] = int(found[2]), int(found[3])
+    scenes: dict[int, Hashable] = {}
+    for name, places in tiles.items():
+        if len(set(places.values())) < len(places):  # names that several scenes share
+            continue
+        across, down = (set(numbers) for numbers in zip(*places.values(), strict=True))
+        grid = len(places) >= LEAST_TILES and min(len(across), len(down)) > 1
+        if grid and all(_is_axis(numbers) for numbers in (across, down)):
+            scenes.update(dict.fromkeys(places, ("scene", name)))
+    return scenes
+
+
+def _is_axis(numbers: set[int]) -> bool:
+    """Whether numbers are places of tiles in pixels: 0, and multiples of a step of some pixels.
+
+    The last tile may be moved back to the edge of its scene.
+    """
+    inner = sorted(numbers)[1:-1] or [max(numbers)]
+    return min(numbers) == 0 and math.gcd(*inner) >= LEAST_STEP
 
 
 def versions_apart(roles: Roles) -> list[str]:
@@ -82,9 +118,10 @@ def versions_apart(roles: Roles) -> list[str]:
         return []
     held = f"{len(apart):,} held-out image{'s are' if len(apart) > 1 else ' is'}"
     return [
-        f"{len(sources) - len(counts):,} of {len(names):,} images are named as versions of another;"
-        f" versions fall into training and held-out splits: {held} of the same source as a training"
-        f" image, such as {posixpath.basename(names[apart[0]])}; keep versions together with --set"
+        f"{len(sources) - len(counts):,} of {len(names):,} images are named as versions of"
+        " another, or as tiles of one scene;"
+        f" these fall into training and held-out splits: {held} of the same source as a training"
+        f" image, such as {posixpath.basename(names[apart[0]])}; keep them together with --set"
         " data.group=regex:PATTERN, or run `resnets data check` with --leave-out same-source for a"
         " list of them"
     ]
