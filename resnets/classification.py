@@ -27,6 +27,7 @@ from resnets.evaluate.measure import Mistake, find_mistakes, most_confident
 from resnets.evaluate.run_details import run_details, training_images
 from resnets.models import ImageClassifier, build
 from resnets.report.details import CaptionedImage, RunDetails
+from resnets.train.distill import Teacher, distillation_loss
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, class_weights, classification_loss, custom_loss
 from resnets.train.parts import CustomParts
@@ -91,6 +92,10 @@ class ClassificationTask:
             else class_weights(recipe.loss, splits.train.labels, splits.classes)
         )
         self.details: RunDetails | None = None
+        teacher = recipe.distill.teacher
+        if teacher is not None and parts.loss is not None:
+            raise ConfigError("distill.teacher: not used by the loss that is given; set it to none")
+        self.teacher = None if teacher is None else Teacher(teacher, splits.classes, preprocessor)
         self.monitor = monitored(recipe)
         self.metadata: Mapping[str, Any] = {
             "classes": list(splits.classes),
@@ -176,7 +181,10 @@ class ClassificationTask:
         """The recipe's loss, or the one that was given."""
         if self.parts.loss is not None:
             return custom_loss(self.parts.loss)
-        return classification_loss(self.recipe.loss, self.class_weights)
+        loss = classification_loss(self.recipe.loss, self.class_weights)
+        if self.teacher is None:
+            return loss
+        return distillation_loss(self.recipe.distill, loss, self.teacher)
 
     def smallest_input(self) -> tuple[int, int, int]:
         """(C, H, W) of the smallest training images."""

@@ -331,6 +331,8 @@ def _graph(
     """The steps of the run as CUDA graphs, or why not; None if the recipe does not ask for it."""
     if not task.recipe.cuda_graph:
         return None
+    if task.recipe.distill.teacher is not None:
+        return "a teacher (distill.teacher) is computed in each step"
     return start_graph(
         state,
         task.recipe,

@@ -8,7 +8,7 @@ from resnets.config.data import AugmentSpec, DataSpec, Preprocess, split_group
 from resnets.config.detect import DetectSpec
 from resnets.config.loss import LossSpec
 from resnets.config.model import Block, ModelSpec
-from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
+from resnets.config.optim import DistillSpec, EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.config.recipe import Recipe, parse_duration
 from resnets.config.text import (
     dump_json,
@@ -42,6 +42,7 @@ __all__ = [
     "ConfigError",
     "DataSpec",
     "DetectSpec",
+    "DistillSpec",
     "EvalSpec",
     "FinetuneSpec",
     "LossSpec",

@@ -118,3 +118,26 @@ class FinetuneSpec:
             raise ConfigError(f"finetune.head_first: {self.head_first} is no share in 0..1")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"finetune.layer_decay: {self.layer_decay} is not in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSpec:
+    """Knowledge distillation (Hinton et al. 2015); off without a teacher. Task "classify" only.
+
+    Attributes:
+        teacher: A run, checkpoint or any weights, as `weights`, whose classes are those of the
+            data, in any order. It sees the same augmented batch.
+        temperature: [factor] Divisor of both logits.
+        weight: [fraction] Weight of the divergence from the teacher; that of the labels' loss is
+            1 - weight.
+    """
+
+    teacher: str | None = None
+    temperature: float = 4.0
+    weight: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ConfigError(f"distill.temperature: {self.temperature} must be above 0")
+        if not 0 < self.weight <= 1:
+            raise ConfigError(f"distill.weight: {self.weight} is not in (0, 1]")

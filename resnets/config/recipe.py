@@ -11,7 +11,7 @@ from resnets.config.data import DataSpec
 from resnets.config.detect import DetectSpec
 from resnets.config.loss import LossSpec
 from resnets.config.model import ModelSpec
-from resnets.config.optim import EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
+from resnets.config.optim import DistillSpec, EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.utils.errors import ConfigError
 
 Precision = Literal["auto", "float32", "tf32", "float16", "bfloat16"]  # see `Recipe.precision`
@@ -32,6 +32,7 @@ class Recipe:
         optim: Optimizer, `OptimSpec`.
         schedule: Learning rate over the run, `ScheduleSpec`.
         finetune: Treatment of pretrained weights, `FinetuneSpec`.
+        distill: Knowledge distillation, `DistillSpec`.
         eval: Evaluation, `EvalSpec`.
         detect: Detection and segmentation, `DetectSpec`.
         duration: [it or ep] Length of the run: "64000it" is optimizer steps, "30ep" epochs.
@@ -79,6 +80,7 @@ class Recipe:
     optim: OptimSpec = field(default_factory=OptimSpec)
     schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
     finetune: FinetuneSpec = field(default_factory=FinetuneSpec)
+    distill: DistillSpec = field(default_factory=DistillSpec)
     eval: EvalSpec = field(default_factory=EvalSpec)
     detect: DetectSpec = field(default_factory=DetectSpec)
     duration: str = "30ep"
@@ -113,6 +115,8 @@ class Recipe:
             raise ConfigError(
                 f"checkpoint_url: {self.checkpoint_url!r} is no URL such as s3://bucket/runs"
             )
+        if self.distill.teacher is not None and self.task != "classify":
+            raise ConfigError(f"distill.teacher: not for task {self.task!r}")
         self._check_parts()
 
     def _check_parts(self) -> None:

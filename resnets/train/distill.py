@@ -1,0 +1,95 @@
+"""Knowledge distillation (Hinton, Vinyals and Dean 2015): a teacher's probabilities as targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resnets.config import ConfigError, DistillSpec
+from resnets.data.batch import Batch
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.models import ImageClassifier
+from resnets.train.loss import Losses, LossFn
+from resnets.weights.load import load_model
+
+
+class Teacher:
+    """A trained classifier that sees the student's own batches.
+
+    student: the preprocessing of the batches; `classes` their classes, which the teacher's are put
+    in the order of. Raises ConfigError where it lacks a class or takes other images.
+    """
+
+    def __init__(self, weights: str, classes: Sequence[str], student: Preprocessor) -> None:
+        self.model: ImageClassifier = load_model(weights).eval().requires_grad_(False)
+        names = list(self.model.classes)
+        if missing := [name for name in classes if name not in names]:
+            raise ConfigError(
+                f"distill.teacher: {weights}: its classes ({', '.join(names[:3])}, ...) lack"
+                f" {len(missing):,} of the data's, such as {missing[0]}"
+            )
+        self.order = torch.tensor([names.index(name) for name in classes])
+        seen, given = self.model.preprocess, student
+        if seen.spec.channels != given.spec.channels:
+            raise ConfigError(
+                f"distill.teacher: {weights}: takes {seen.spec.channels} channels, and the student"
+                f" {given.spec.channels}"
+            )
+        self._flip = seen.spec.channel_order != given.spec.channel_order
+        # The batch is (x - mean) * scale of the student's; the teacher wants its own.
+        means, scales = zip(*(_pixel_statistics(each) for each in (seen, given)), strict=True)
+        own = (means[0], scales[0])
+        own_mean, own_scale = (each.flip(0) if self._flip else each for each in own)
+        self.scale = own_scale / scales[1]
+        self.shift = (means[1] - own_mean) * own_scale
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of the student's `images` (B, C, H, W), in the order of its classes."""
+        device = images.device
+        self.model.to(device)  # a copy the first time only
+        self.scale, self.shift, self.order = (
+            each.to(device) for each in (self.scale, self.shift, self.order)
+        )
+        with torch.no_grad():
+            seen = torch.addcmul(self.shift, images, self.scale)
+            logits: Tensor = self.model(seen.flip(1) if self._flip else seen)
+            return logits.float().index_select(1, self.order)
+
+
+def _pixel_statistics(preprocessor: Preprocessor) -> tuple[Tensor, Tensor]:
+    """Mean and scale (C, 1, 1) of pixels 0..255; of a mean image its mean pixel."""
+    mean, scale = preprocessor.mean_and_scale(torch.device("cpu"))
+    channels = preprocessor.spec.channels
+    return mean.mean((1, 2), keepdim=True).expand(channels, 1, 1), scale.expand(channels, 1, 1)
+
+
+def distillation_loss(
+    spec: DistillSpec, base: LossFn, teacher: Callable[[Tensor], Tensor]
+) -> LossFn:
+    """`base`, mixed with the divergence of the student's probabilities from the teacher's.
+
+    (1 - weight) base + weight T^2 KL(teacher || student), both at the temperature T; T^2 keeps the
+    size of the gradients (Hinton et al. 2015, section 2). Both see the same batch, mixed or not.
+    """
+
+    def loss_fn(model: Callable[..., Tensor], batch: Batch) -> Losses:
+        logits = model(batch.images)
+        losses = base(lambda _: logits, batch)
+        assert isinstance(batch.images, Tensor)
+        wanted = F.log_softmax(teacher(batch.images) / spec.temperature, 1)
+        seen = F.log_softmax(logits.float() / spec.temperature, 1)
+        divergence = F.kl_div(seen, wanted, reduction="batchmean", log_target=True)
+        divergence = divergence * spec.temperature**2
+        total = torch.lerp(losses.total, divergence, spec.weight)
+        count = len(batch)
+        sums = {
+            **losses.sums,
+            "loss": total.detach() * count,
+            "distill_loss": divergence.detach() * count,
+        }
+        return Losses(total, sums, losses.count)
+
+    return loss_fn

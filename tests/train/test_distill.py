@@ -1,0 +1,90 @@
+"""Distillation: the teacher sees the same batch, and its probabilities are targets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from digit_trees import recipe, write_tree
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from resnets.config import AugmentSpec, ConfigError, DistillSpec, Preprocess
+from resnets.data.batch import Batch
+from resnets.data.transforms.preprocess import Preprocessor
+from resnets.train.distill import Teacher, distillation_loss
+from resnets.train.log import read_rows
+from resnets.train.loss import classification_loss
+from resnets.training import run
+from resnets.weights.load import load_model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on three digits."""
+    root = tmp_path_factory.mktemp("teacher")
+    run(recipe(write_tree(root / "set"), "8it"), root / "run", device="cpu", quiet=True)
+    return root / "run"
+
+
+def test_the_loss_is_that_of_the_paper() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(6, 4, requires_grad=True), torch.randn(6, 4)
+    batch = Batch(torch.zeros(6, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0, 1]), torch.arange(6))
+    spec = DistillSpec(teacher="x", temperature=3.0, weight=0.7)
+    losses = distillation_loss(spec, classification_loss(), lambda _: teacher)(
+        lambda _: student, batch
+    )
+    soft = (teacher / 3).softmax(1)
+    cross = -(soft * (student / 3).log_softmax(1)).sum(1).mean()
+    entropy = -(soft * soft.log()).sum(1).mean()
+    wanted = 0.3 * F.cross_entropy(student, batch.targets) + 0.7 * 9 * (cross - entropy)
+    assert_close(losses.total, wanted)
+    assert_close(losses.sums["distill_loss"] / 6, 9 * (cross - entropy).detach())
+    losses.total.backward()
+    hard = F.cross_entropy(student.detach().requires_grad_(), batch.targets)
+    assert student.grad is not None
+    assert hard.item() > 0
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_the_teacher_sees_the_same_pixels(trained: Path, order: str) -> None:
+    model = load_model(trained)
+    pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    student = Preprocessor(
+        Preprocess(
+            size=16, resize=16, mean=(0.1, 0.5, 0.3), std=(0.2, 0.9, 0.4), channel_order=order
+        )
+    )
+    classes = model.classes[::-1]
+    teacher = Teacher(str(trained), classes, student)
+    with torch.no_grad():
+        wanted = model.eval()(model.preprocess.normalize(pixels)).flip(1)
+    assert_close(teacher(student.normalize(pixels)), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_learns_from_a_run(trained: Path, tmp_path: Path) -> None:
+    tree = trained.parent / "set"
+    plain = recipe(tree, "8it", augment=AugmentSpec(flip=True, mixup=0.2))
+    chosen = replace(plain, distill=DistillSpec(teacher=str(trained)))
+    run(chosen, tmp_path / "run", device="cpu", quiet=True)
+    rows = [row for row in read_rows(tmp_path / "run") if row["kind"] == "train"]
+    assert all(row["distill_loss"] > 0 for row in rows)
+    run(replace(chosen, duration="4it"), tmp_path / "half", device="cpu", quiet=True)
+    run(None, tmp_path / "half", duration="8it", device="cpu", quiet=True)
+    again = read_rows(tmp_path / "half")
+    assert [row["step"] for row in again if row["kind"] == "train"][-1] == 8
+
+
+def test_a_teacher_that_does_not_fit_is_refused(trained: Path, tmp_path: Path) -> None:
+    student = Preprocessor(Preprocess(size=16, resize=16))
+    with pytest.raises(ConfigError, match="lack"):
+        Teacher(str(trained), ("digit0", "cat"), student)
+    gray = Preprocessor(Preprocess(size=16, resize=16, channels=1, mean=(0.5,), std=(0.2,)))
+    with pytest.raises(ConfigError, match="channels"):
+        Teacher(str(trained), ("digit0",), gray)
+    for changes in ({"temperature": 0}, {"weight": 1.5}):
+        with pytest.raises(ConfigError, match="distill"):
+            DistillSpec(**changes)
+    with pytest.raises(ConfigError, match="distill"):
+        replace(recipe(tmp_path), task="segment", distill=DistillSpec(teacher="x"))
