@@ -241,7 +241,8 @@ class ClassificationTask:
             given = copy.deepcopy(given)
         model = group.broadcast_from_main(lambda: load(path, given)).to(plan.device)
         result: dict[str, Any] = {}
-        for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
+        test = self.splits.test() if self.recipe.eval.test else None
+        for name, split in (("test", test), ("val", self.splits.val)):
             if split is None:
                 continue
             mistakes: list[Mistake] = []

@@ -39,6 +39,7 @@ from resnets.train.resume import changed_fields, extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.task import Task
 from resnets.train.timing import STAGES, stage_summary
+from resnets.train.trackers import Trackers, check_trackers
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import read_object
@@ -118,7 +119,8 @@ def run(
         if not group.is_main:  # the main process saved the sums of all
             state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
         fast = _graph(task, state, stream, model, plan, total)
-        log = RunLog(out, total, state.step, quiet) if group.is_main else NullLog()
+        trackers = Trackers(task.recipe, out) if group.is_main else None
+        log = RunLog(out, total, state.step, quiet, trackers) if group.is_main else NullLog()
         with adapt_wait_policy(log.info, plan.device) as load:
             try:
                 _write_environment(out, plan, group, load)
@@ -156,6 +158,36 @@ def run(
             return _write_results(task, out, state, plan, group, history)
 
 
+@dataclass(frozen=True)
+class OpenedState:
+    """A run's task, plan, model, stream of batches and state, in one process, nothing written."""
+
+    task: Task
+    plan: ExecutionPlan
+    model: DataParallelModel
+    stream: Stream
+    state: TrainState
+
+
+def open_state(
+    recipe: Recipe, checkpoint: Checkpoint | None, device: str, out: Path = Path()
+) -> OpenedState:
+    """What a run of `recipe` trains, as `checkpoint` has it, or at step 0. `out`: the run's folder.
+
+    Raises ConfigError, DataError and CheckpointError.
+    """
+    CustomParts().check(recipe)
+    task, group = _open_task(recipe, checkpoint, CustomParts()), ProcessGroup()
+    plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint)
+    model = _place_model(task, plan, group, False, is_new=checkpoint is None)
+    stream = task.stream(torch.device(plan.device), group)
+    total = task.recipe.steps(task.recipe.duration, stream.examples)
+    state = new_state(task.model, task.recipe, total, group, plan.precision)
+    if checkpoint is not None:
+        _saver(task, out, plan, []).restore(state, checkpoint)
+    return OpenedState(task, plan, model, stream, state)
+
+
 def replay(out: Path, *, data: str | None = None, device: str = "auto") -> NonFiniteStep:
     """Repeat the step of the run in `out` whose loss or weights were not finite.
 
@@ -172,21 +204,13 @@ def replay(out: Path, *, data: str | None = None, device: str = "auto") -> NonFi
     if data is not None:
         moved = replace(start.recipe.data, source=data)
         start = replace(start, recipe=replace(start.recipe, data=moved))
-    CustomParts().check(start.recipe)
-    task, group = _open_task(start.recipe, start.checkpoint, CustomParts()), ProcessGroup()
-    recipe = task.recipe
-    plan = choose_plan(recipe, task.model, task.examples, device, start.checkpoint)
-    model = _place_model(task, plan, group, False, is_new=start.checkpoint is None)
-    stream = task.stream(torch.device(plan.device), group)
-    total = recipe.steps(recipe.duration, stream.examples)
-    state = new_state(task.model, recipe, total, group, plan.precision)
-    if start.checkpoint is not None:
-        _saver(task, out, plan, []).restore(state, start.checkpoint)
+    opened = open_state(start.recipe, start.checkpoint, device, out)
+    task, state, plan = opened.task, opened.state, opened.plan
     folder = out / nonfinite.FOLDER
-    parts = (model, task.loss_fn, plan.autocast(), recipe)
+    parts = (opened.model, task.loss_fn, plan.autocast(), task.recipe)
     if not (folder / nonfinite.SETTINGS).is_file():
         begun = state.step
-        found = nonfinite.find_step(state, stream, *parts, folder, plan.precision)
+        found = nonfinite.find_step(state, opened.stream, *parts, folder, plan.precision)
         if found is None:
             raise ConfigError(
                 f"{out}: all steps from the newest checkpoint on, {begun:,} to {state.step:,}, are"
@@ -220,6 +244,7 @@ def _start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool)
         to_toml(recipe)  # raises for values that cannot be written, before any data is read
         if valid_text(str(out)) != str(out):  # safetensors cannot open such paths
             raise ConfigError(f"--out {out}: not valid UTF-8; choose another folder name")
+    check_trackers(start.recipe.trackers)
     if fit_memory and start.recipe.sync_norm:
         raise ConfigError(
             "--fit-memory: cannot be combined with sync_norm, which needs the batch in one pass"

@@ -27,6 +27,7 @@ COMMANDS = {
     "push": "publish a model to a folder or the Hugging Face Hub",
     "export": "export a model to ONNX, OpenVINO or torch.export, verified",
     "study": "run a study: depth, shortcuts, responses, gradients, ...",
+    "tune": "search learning rate, weight decay and augmentation of a recipe",
     "replay": "repeat the training step of a run that was not finite",
     "folds": "cross-validate, and find labels that are likely wrong",
     "data": "check a data set, or pack it into one file that trains faster",

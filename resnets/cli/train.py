@@ -75,7 +75,7 @@ def command(
 
     duration, chosen = choose_duration(epochs, iterations), None
     if recipe is not None:
-        settings = dict(_split(text) for text in fields)
+        settings = dict(split_setting(text) for text in fields)
         chosen = choose_recipe(
             recipe, data=data, model=model, duration=duration, seed=seed, fields=settings
         )
@@ -137,7 +137,8 @@ class _Stderr:
         sys.stderr.flush()
 
 
-def _split(text: str) -> tuple[str, str]:
+def split_setting(text: str) -> tuple[str, str]:
+    """The path and the value of "path=value"; ConfigError for anything else."""
     path, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set {text}: write it as path=value, such as optim.lr=0.05")

@@ -94,6 +94,8 @@ class DataSpec:
         split_rule: "identity" draws each image by `split_seed` and its own path, so that images
             added later move no others; "rank" is the rule of earlier versions, by its index among
             the sorted files.
+        train_fraction: [fraction] Training images that are used, the same share of each class; each
+            fraction's are among those of a larger one. `resnets study data` sets it.
         folds: [folds] Parts of equal size that the training images are divided into, each class
             alike, of which one is the test split (cross-validation); 0 is off. A test split of the
             source is left aside then. `resnets folds` sets it.
@@ -149,6 +151,7 @@ class DataSpec:
     test_fraction: float = 0.2
     split_seed: int = 0
     split_rule: Literal["identity", "rank"] = "identity"
+    train_fraction: float = 1.0
     folds: int = 0
     fold: int = 0
     group: str | None = None
@@ -176,6 +179,8 @@ class DataSpec:
         for name in ("val_fraction", "test_fraction", "max_unreadable"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is not in [0, 1)")
+        if not 0 < self.train_fraction <= 1:
+            raise ConfigError(f"data.train_fraction: {self.train_fraction} is not in (0, 1]")
         if self.folds and not 0 <= self.fold < self.folds:
             raise ConfigError(f"data.fold: {self.fold} is not one of {self.folds} folds from 0 on")
         if self.folds < 0 or self.folds == 1:

@@ -78,6 +78,7 @@ class EvalSpec:
     Attributes:
         every: [it or ep] Interval between evaluations, such as "1ep" or "500it".
         batch_size: [images] Images computed at once; never changes a result.
+        test: Measure the test set once at the end; searches do not.
         watch_test: Also evaluate the test set each time, to plot its error (the paper, Fig. 4 and
             6); it decides nothing.
         monitor: The validation error that chooses the best checkpoint, and that plateau and
@@ -89,11 +90,14 @@ class EvalSpec:
 
     every: str = "1ep"
     batch_size: int = 500
+    test: bool = True
     watch_test: bool = False
     monitor: Literal["auto", "top1_error", "balanced_error"] = "auto"
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        if self.watch_test and not self.test:
+            raise ConfigError("eval.watch_test: needs eval.test")
         if self.patience is not None and self.patience < 1:
             raise ConfigError(f"eval.patience: {self.patience} evaluations; give 1 or more")
 

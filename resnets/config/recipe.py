@@ -67,6 +67,8 @@ class Recipe:
         checkpoint_url: Where checkpoints are stored in place of the run folder, under its name:
             s3://bucket/runs, gs://..., file:///...
         log_every: [it or ep] Interval between rows of the log.
+        trackers: Where the log is kept besides the run's folder and TensorBoard: "wandb" (Weights &
+            Biases), "mlflow"; their own environment variables say where.
         seed: [seed] Seed of initialization, order and augmentation.
         custom: Names of the Python objects that were passed to `resnets.train` in place of what a
             recipe can name: "model", "block", "norm", "loss". Set by the run.
@@ -101,6 +103,7 @@ class Recipe:
     keep_checkpoints: int = 2
     checkpoint_url: str | None = None
     log_every: str = "100it"
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     seed: int = 0
     custom: dict[str, str] | None = None
 

@@ -171,7 +171,8 @@ class DetectionTask:
         model = group.broadcast_from_main(lambda: load(path))
         predictor = self._predictor(model.to(plan.device), plan)
         result: dict[str, Any] = {}
-        for name, split in (("test", self.splits.test()), ("val", self.splits.val)):
+        test = self.splits.test() if self.recipe.eval.test else None
+        for name, split in (("test", test), ("val", self.splits.val)):
             if split is not None:
                 metrics = measure(predictor, split, model.origin, group=group).metrics
                 result[name] = {**figures(metrics), **metrics.to_json()}

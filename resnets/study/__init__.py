@@ -1,6 +1,6 @@
 """Studies of the paper's argument: each measures, and writes a page that explains itself.
 
-`resnets.study.depth`, `.forms`, `.shortcuts` and `.folds` are those of the public API.
+`resnets.study.depth`, `.forms`, `.shortcuts`, `.folds` and `.data` are those of the public API.
 """
 
 from typing import TYPE_CHECKING
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from resnets.utils.imports import lazy_exports
 
 if TYPE_CHECKING:
+    from resnets.study.data_curve.study import LearningCurve, data
     from resnets.study.folds.study import Folds, folds
     from resnets.study.run import Study, depth, forms, shortcuts
 
-__all__ = ["Folds", "Study", "depth", "folds", "forms", "shortcuts"]
+__all__ = ["Folds", "LearningCurve", "Study", "data", "depth", "folds", "forms", "shortcuts"]
 
 lazy_exports(
     __name__,
     dict.fromkeys(("Study", "depth", "forms", "shortcuts"), "resnets.study.run")
+    | dict.fromkeys(("LearningCurve", "data"), "resnets.study.data_curve.study")
     | dict.fromkeys(("Folds", "folds"), "resnets.study.folds.study"),
 )

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from resnets.config import atomic_write
 from resnets.train.epoch_lines import PERCENTAGES, EpochLines, describe, format_duration
 from resnets.train.timing import STAGES, TIME, data_bottleneck
+from resnets.train.trackers import Trackers
 from resnets.utils.terminal import Console
 
 METRICS = "metrics.jsonl"
@@ -30,7 +31,8 @@ FIGURES = {*PERCENTAGES, *FIELDS, "loss", "decode_busy", "decode_cpu"}
 
 
 class RunLog:
-    """The log of one run in `folder`; `quiet`: print nothing to the terminal.
+    """The log of one run in `folder`; `quiet`: print nothing to the terminal; `trackers` get each
+    row, too.
 
     error: why rows cannot be written (disk full), once one could not; the loop then stops.
 
@@ -40,7 +42,15 @@ class RunLog:
 
     error: str | None = None
 
-    def __init__(self, folder: Path, total: int, step: int = 0, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        total: int,
+        step: int = 0,
+        quiet: bool = False,
+        trackers: Trackers | None = None,
+    ) -> None:
+        self._trackers = trackers
         self.path, self.total, self.quiet = folder / METRICS, total, quiet
         rows, damaged = _parse(self.path)
         rows = [row for row in rows if row["step"] <= step]
@@ -68,6 +78,8 @@ class RunLog:
             self.error = f"{self.path}: cannot write rows ({error.strerror})"
             return
         self._tensorboard.write(row)
+        if self._trackers is not None:
+            self._trackers.write(row)
         if row["kind"] == "train":
             self._lines.train(row)
             if self._bar is not None:
@@ -104,6 +116,8 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
         self._tensorboard.close()
+        if self._trackers is not None:
+            self._trackers.close()
         with suppress(OSError):  # reported by `error`
             self._file.close()
 

@@ -18,6 +18,7 @@ EDITABLE = frozenset(
         "checkpoint_url",
         "keep_checkpoints",
         "log_every",
+        "trackers",
         "data.source",  # current location; its images are compared with those of the run
         "data.ground_truth",
         "data.quarantine",

@@ -9,6 +9,8 @@ import sys
 VARIABLES = {
     "DO_NOT_TRACK": "1",  # https://donottrack.sh: huggingface_hub and others
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
 }

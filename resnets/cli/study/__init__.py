@@ -18,6 +18,7 @@ from resnets.cli.study.analyses import (
     Unravelled,
     split_names,
 )
+from resnets.cli.study.data import Data
 from resnets.config import ConfigError
 from resnets.utils.terminal import echo
 
@@ -146,6 +147,7 @@ def command(
             Annotated[Depth, tyro.conf.subcommand("depth")]
             | Annotated[Shortcuts, tyro.conf.subcommand("shortcuts")]
             | Annotated[Forms, tyro.conf.subcommand("forms")]
+            | Annotated[Data, tyro.conf.subcommand("data")]
             | Annotated[Responses, tyro.conf.subcommand("responses")]
             | Annotated[Gradients, tyro.conf.subcommand("gradients")]
             | Annotated[Identity, tyro.conf.subcommand("identity")]

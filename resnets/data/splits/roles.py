@@ -16,6 +16,7 @@ from resnets.data.dataset.pack import PackFiles
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import Part, Rows, Source
 from resnets.data.errors import DataError
+from resnets.data.order import STREAM_SPLIT, random_bits
 from resnets.data.splits.fingerprint import (
     FEW,
     NEW,
@@ -215,6 +216,9 @@ class Roles:
             raise DataError(
                 f"{self._title(part, role)}: all are in quarantine; see data.quarantine"
             )
+        if role == TRAIN and self.spec.train_fraction < 1 and not self.other:
+            kept = self._fraction(part, kept)
+            notes.append(f"{self.spec.train_fraction:g} of them used (data.train_fraction)")
         rows = kept
         if self.known is not None:
             rows = self._without_trained(self.known, part, kept, role)
@@ -229,6 +233,18 @@ class Roles:
                 " measure them as such with --split train, or give images that were not"
             )
         return Share(part, rows, tuple(notes), quarantined)
+
+    def _fraction(self, part: Part, rows: Rows) -> Rows:
+        """The share of training `rows` that is used: those of the least numbers, class by class."""
+        keys, groups = self._keys_of(TRAIN), self._groups_of(TRAIN)
+        ids = keys.ids if groups is None else groups
+        luck = random_bits(self.spec.split_seed, 1, ids[rows], STREAM_SPLIT)
+        chosen = []
+        for label in np.unique(part.labels[rows]):
+            own = np.flatnonzero(part.labels[rows] == label)
+            count = max(1, round(self.spec.train_fraction * len(own)))
+            chosen.append(own[np.argsort(luck[own], kind="stable")][:count])
+        return rows[np.sort(np.concatenate(chosen))]
 
     def _without_trained(self, known: Fingerprint, part: Part, rows: Rows, role: int) -> Rows:
         """The `rows` of a held-out split that the run did not train on."""

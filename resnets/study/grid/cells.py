@@ -44,6 +44,7 @@ GRID_FIELDS = {
     "seed": "--seeds",
     "duration": "--budget",
     "data.source": "--data",
+    "data.train_fraction": "--subsets of resnets study data",
     "data.folds": "--k of resnets folds",
     "data.fold": "--k of resnets folds",
     "model.shortcut": "the model's name, such as cifar-resnet20:B",
@@ -70,10 +71,12 @@ class Grid:
     version: 1 for studies begun before held-out shares followed each image's identity; their cells
     keep the rules of that time.
 
-    Of "folds" the seeds are folds: cell k is tested on fold k (`data.fold`), all of seed 0.
+    Of "folds" the seeds are folds: cell k is tested on fold k (`data.fold`), all of seed 0. Of
+    "data" they are subsets: the last cell trains on all images, each before it on half of the next
+    one's.
     """
 
-    study: Literal["depth", "shortcuts", "forms", "folds"] = "depth"
+    study: Literal["depth", "shortcuts", "forms", "folds", "data"] = "depth"
     models: tuple[str, ...]
     seeds: tuple[int, ...]
     data: str
@@ -284,6 +287,9 @@ def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
     }
     if grid.study == "folds":
         changes |= {"data.folds": grid.seeds[0], "data.fold": seed, "seed": 0}
+        changes["eval.watch_test"] = False
+    if grid.study == "data":
+        changes |= {"data.train_fraction": 2.0 ** (seed + 1 - grid.seeds[0]), "seed": 0}
         changes["eval.watch_test"] = False
     if grid.version == 1:
         changes |= {"data.split_rule": "rank", "data.overlap": "allow"}

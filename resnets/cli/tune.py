@@ -1,0 +1,62 @@
+"""`resnets tune`: search learning rate, weight decay and augmentation of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from resnets.utils.terminal import echo
+
+
+def command(
+    recipe: Annotated[str, tyro.conf.Positional] = "scratch",
+    /,
+    data: str | None = None,
+    model: str | None = None,
+    trials: int = 12,
+    budget: str = "3ep",
+    seed: int = 0,
+    out: Path | None = None,
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    device: str = "auto",
+) -> int:
+    """Search learning rate, weight decay and augmentation strength on validation images.
+
+    A learning-rate range test, then trials drawn by Optuna. Writes recipe.toml, which `resnets
+    train` takes, and report.html. With --out, the same command goes on with a search that was
+    stopped, and a larger --trials extends it.
+
+    Args:
+        recipe: Recipe, or a .toml file.
+        data: Data set: a name or a path.
+        model: Model; default is the recipe's.
+        trials: Runs in all.
+        budget: Length of each run, as 3ep or 500it.
+        seed: Seed of the search.
+        out: Folder to write or resume; default runs/tune-N.
+        set: Any other recipe field, as path=value; repeatable.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    from resnets import recipes
+    from resnets.cli.train import split_setting
+    from resnets.config import from_toml, replace_fields
+    from resnets.study.tune.search import BEST, tune
+
+    path = Path(recipe)
+    base = from_toml(path) if path.suffix == ".toml" else recipes.recipe(recipe, model)
+    given: dict[str, object] = {} if data is None else {"data.source": data}
+    given |= dict(split_setting(each) for each in set)
+    found = tune(
+        replace_fields(base, given),
+        trials=trials,
+        budget=budget,
+        seed=seed,
+        out=out,
+        device=device,
+    )
+    echo(found.lead)
+    echo(f"report: {found.report}")
+    echo(f"next: resnets train {found.folder / BEST}")
+    return 0

@@ -1,0 +1,1 @@
+"""Learning curve: the error against the number of training images, and its extrapolation."""

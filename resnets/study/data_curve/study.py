@@ -1,0 +1,173 @@
+"""`resnets.study.data`: would more images help? A model trained on halves of halves of them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from resnets import recipes
+from resnets.config import ConfigError
+from resnets.report.page import Figure, Numbers, Table, write_page
+from resnets.study.data_curve.fit import Extrapolation, PowerLaw, extrapolate
+from resnets.study.grid.cells import Cell, Grid
+from resnets.study.run import grid_folder, train_or_stop
+
+ENOUGH = 3  # points for a law
+COLUMNS = ("training images", "test error %", "90% interval", "how")
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """A learning curve in `folder`: training images and test errors in percent of each subset.
+
+    law, expected: the fitted power law, and its values at more images; None and empty with fewer
+    than three finished subsets.
+    """
+
+    folder: Path
+    cells: Sequence[Cell]
+    images: Sequence[int]
+    errors: Sequence[float]
+    law: PowerLaw | None
+    expected: Sequence[Extrapolation]
+    lead: str
+    report: Path
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.lead)}</p><p><code>{html.escape(str(self.report))}</code></p>"
+
+
+def data_grid(
+    data: str,
+    subsets: int = 4,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    budget: str | None = None,
+    settings: Sequence[str] = (),
+) -> Grid:
+    """The grid of a learning curve: one model, a cell for each subset. Raises ConfigError."""
+    if subsets < ENOUGH:
+        raise ConfigError(f"subsets: {subsets} must be at least {ENOUGH}")
+    recipe = recipe or ("digits" if data == "digits" else "scratch")
+    base = recipes.recipe(recipe, model)
+    return Grid(
+        study="data",
+        models=(model or base.model.name,),
+        seeds=(subsets,),
+        data=str(Path(data).resolve()) if Path(data).exists() else data,
+        recipe=recipe,
+        budget=budget or base.duration,
+        settings=tuple(settings),
+    )
+
+
+def data(
+    data: str,
+    subsets: int = 4,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    budget: str | None = None,
+    settings: Sequence[str] = (),
+    jobs: int | None = None,
+    out: str | PathLike[str] | None = None,
+    device: str = "auto",
+) -> LearningCurve:
+    """Train on halves of halves of the images, and extrapolate: would more images help?
+
+    Args:
+        data: Data set: a name or a path.
+        subsets: Number of subsets, the whole included: 4 are 1/8, 1/4, 1/2 and all.
+        model: Catalog name; default is the recipe's.
+        recipe: Recipe of all runs; default "scratch", for digits "digits".
+        budget: Length of each run in steps ("2000it") or passes over all images ("30ep"), the same
+            number of steps for each subset; or of the whole study ("5min").
+        settings: Other recipe fields, as "path=value".
+        jobs: Runs trained at a time.
+        out: Folder; default runs/study-data-N. The same study in it is resumed.
+        device: auto (all GPUs, else the CPU), cpu, cuda, cuda:1, mps.
+
+    Raises ConfigError, DataError, and Interrupted after a signal.
+    """
+    grid = data_grid(data, subsets, model=model, recipe=recipe, budget=budget, settings=settings)
+    return run_data_study(grid, out, jobs=jobs, device=device)
+
+
+def run_data_study(
+    grid: Grid, out: str | PathLike[str] | None, *, jobs: int | None, device: str
+) -> LearningCurve:
+    """Train what is left of the subsets in `out`, and write the page."""
+    with grid_folder(grid, out) as folder:
+        cells = train_or_stop(grid, folder, jobs, device, f"study data --resume {folder}")
+        return write_curve(grid, folder, cells)
+
+
+def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurve:
+    """Fit the finished cells, and write the page. ConfigError where none has a test error."""
+    points = sorted(
+        (cell.result["splits"]["images"]["train"], cell.result["test"]["top1_error"])
+        for cell in cells
+        if cell.result is not None and "test" in cell.result
+    )
+    if not points:
+        raise ConfigError(f"{folder}: no subset is finished, or the data set has no test images")
+    images, errors = ([point[axis] for point in points] for axis in (0, 1))
+    tested = next(cell.result["test"]["examples"] for cell in cells if cell.result is not None)
+    law, expected = (None, [])
+    if len(points) >= ENOUGH:
+        law, expected = extrapolate(images, errors, tested)
+    rows = [(count, error, None, "measured") for count, error in points]
+    rows += [
+        (each.images, each.error, f"{each.low:.2f} to {each.high:.2f}", "extrapolated")
+        for each in expected
+    ]
+    page = write_page(
+        folder,
+        "study/data.html.j2",
+        figures=[_figure(images, errors, law, expected)],
+        tables=[Table("points", COLUMNS, tuple(rows))],
+        data=Path(grid.data).name,
+        model=grid.models[0],
+        images=images,
+        errors=errors,
+        tested=tested,
+        law=law,
+        expected=expected,
+        steps=grid.iterations,
+        missing=[cell.folder.name for cell in cells if cell.status != "done"],
+    )
+    return LearningCurve(folder, cells, images, errors, law, expected, page.lead, page.path)
+
+
+def _figure(
+    images: Sequence[int],
+    errors: Sequence[float],
+    law: PowerLaw | None,
+    expected: Sequence[Extrapolation],
+) -> Figure:
+    import numpy as np
+    from matplotlib.figure import Figure as Plot
+
+    plot = Plot(figsize=(6, 3.4))
+    axes = plot.subplots()
+    axes.plot(images, errors, "o", label="measured")
+    if law is not None and expected:
+        counts = np.geomspace(min(images), expected[-1].images, 100)
+        axes.plot(counts, [law(count) for count in counts], "--", label="power law")
+        below = [each.error - each.low for each in expected]
+        above = [each.high - each.error for each in expected]
+        axes.errorbar(
+            [each.images for each in expected],
+            [each.error for each in expected],
+            yerr=np.clip([below, above], 0, None),
+            fmt="s",
+            label="extrapolated",
+        )
+    axes.set(xscale="log", xlabel="training images", ylabel="test error (%)")
+    axes.legend()
+    points = tuple(zip(images, errors, strict=True))
+    return Figure("curve", plot, Numbers(("images", "error"), points))

@@ -1,0 +1,1 @@
+"""Search of a recipe's learning rate, weight decay and augmentation on validation images."""

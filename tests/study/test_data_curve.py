@@ -1,0 +1,75 @@
+"""`resnets study data`: nested subsets, and the power law through their errors."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from digit_trees import write_tree
+
+from resnets.cli.main import main
+from resnets.config import ConfigError, DataSpec
+from resnets.data import open_data
+from resnets.study.data_curve.fit import extrapolate, fit_power_law
+from resnets.study.data_curve.study import data_grid, write_curve
+from resnets.study.grid.cells import Cell, cell_recipe
+
+
+def test_the_law_is_found_again() -> None:
+    images = [500, 1000, 2000, 4000, 8000]
+    errors = [3 + 400 * count**-0.5 for count in images]
+    law = fit_power_law(images, errors)
+    assert law.exponent == pytest.approx(0.5, abs=0.03)
+    assert law(32000) == pytest.approx(3 + 400 * 32000**-0.5, abs=0.1)
+    _, (twice, four) = extrapolate(images, errors, tested=2000)
+    assert (twice.images, four.images) == (16000, 32000)
+    assert four.error < twice.error < errors[-1]
+    assert twice.low <= twice.error <= twice.high
+    flat = fit_power_law(images, [10.0] * 5)
+    assert flat(10**6) == pytest.approx(10, abs=0.1)
+
+
+def test_subsets_are_nested_and_hold_out_the_same(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "set", count=40)
+    seen: set[str] = set()
+    held: set[str] | None = None
+    for fraction in (0.125, 0.25, 0.5, 1.0):
+        spec = DataSpec(source=str(tree), in_memory="never", train_fraction=fraction)
+        splits = open_data(spec, training=True)
+        names = set(splits.train.files.paths)
+        assert seen < names
+        tests = set(splits.test().files.paths)
+        assert held in (None, tests)
+        again = open_data(spec, splits.fingerprint, training=True)
+        assert set(again.train.files.paths) == names
+        seen, held = names, tests
+    with pytest.raises(ConfigError, match="train_fraction"):
+        DataSpec(train_fraction=0.0)
+
+
+def test_cells_and_page(tmp_path: Path) -> None:
+    grid = data_grid("digits", 4, model="cifar-resnet8", budget="60it")
+    grid = replace(grid, iterations=60, epoch=20)
+    fractions = [cell_recipe(grid, "cifar-resnet8", k).data.train_fraction for k in range(4)]
+    assert fractions == [0.125, 0.25, 0.5, 1.0]
+    cells = [
+        Cell(
+            "cifar-resnet8", k, tmp_path / f"c{k}", "done", None, [],
+            {
+                "splits": {"images": {"train": round(1000 * fraction)}},
+                "test": {"top1_error": 2 + 10 * fraction**-0.5, "examples": 400},
+            },
+        )
+        for k, fraction in enumerate(fractions)
+    ]  # fmt: skip
+    found = write_curve(grid, tmp_path, cells)
+    assert found.images == [125, 250, 500, 1000]
+    assert found.expected[0].images == 2000
+    assert 2 < found.expected[0].error < 12
+    assert f"{found.expected[0].error:.2f}" in found.report.read_text()
+    assert write_curve(grid, tmp_path, cells[:2]).law is None
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    assert main(["study", "data"]) == 2
+    assert main(["study", "data", "--data", "digits", "--subsets", "2"]) == 2
+    assert main(["study", "data", "--data", "digits", "--set", "data.train_fraction=0.5"]) == 2
