@@ -93,10 +93,11 @@ RULES = (
           f"{OF_CLASSIFICATION}; annotations say the classes"),
     _task("loss.*", _classifies, f"{OF_CLASSIFICATION}; the losses of others belong to their head"),
     _task("data.in_memory data.streaming data.shuffle_buffer data.channels data.keep_bits"
-          " data.folds data.fold data.balance data.corrections"
+          " data.folds data.fold data.train_fraction data.balance data.corrections"
           " weights_size cuda_graph eval.batch_size eval.monitor"
           " schedule.hold_until_error schedule.hold_factor",
           _classifies, OF_CLASSIFICATION),
+    _task("distill.*", _classifies, OF_CLASSIFICATION),
     _task("detect.class_map detect.class_map_folder detect.crop detect.aux_loss_weight",
           lambda recipe: _classifies(recipe) or _segments(recipe),
           "task 'segment' alone reads it"),
@@ -137,6 +138,8 @@ RULES = (
          "schedule.hold_until_error is off"),
     Rule("finetune.* weights_head weights_size", lambda recipe: recipe.weights is not None,
          "there are no pretrained weights"),
+    Rule("distill.temperature distill.weight",
+         lambda recipe: recipe.distill.teacher is not None, "there is no distill.teacher"),
     Rule("loss.gamma", lambda recipe: recipe.loss.kind == "focal", "loss.kind is not 'focal'"),
     Rule("data.augment.blur_sigma", lambda recipe: bool(recipe.data.augment.blur),
          "data.augment.blur is off"),
