@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ConfigError,
         DataSpec,
         DetectSpec,
+        DistillSpec,
         EvalSpec,
         FinetuneSpec,
         LossSpec,
@@ -61,6 +62,7 @@ __all__ = [
     "DataError",
     "DataSpec",
     "DetectSpec",
+    "DistillSpec",
     "EvalSpec",
     "FinetuneSpec",
     "Interrupted",
@@ -89,7 +91,7 @@ telemetry.disable()
 cpu_count.limit_threads()
 
 _CONFIG = (
-    "AugmentSpec ConfigError DataSpec DetectSpec EvalSpec FinetuneSpec LossSpec ModelSpec"
+    "AugmentSpec ConfigError DataSpec DetectSpec DistillSpec EvalSpec FinetuneSpec LossSpec ModelSpec"
     " OptimSpec Preprocess Recipe ScheduleSpec"
 )
 lazy_exports(

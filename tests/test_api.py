@@ -16,7 +16,15 @@ import resnets
 from resnets.cli.main import main
 
 NAMES = {
-    *("AugmentSpec", "DataSpec", "DetectSpec", "EvalSpec", "FinetuneSpec", "LossSpec"),
+    *(
+        "AugmentSpec",
+        "DataSpec",
+        "DetectSpec",
+        "DistillSpec",
+        "EvalSpec",
+        "FinetuneSpec",
+        "LossSpec",
+    ),
     *("ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec"),
     *("ConfigError", "DataError", "Interrupted", "ResnetsError"),
     *("Run", "create_model", "evaluate", "export", "load", "open_data", "predict", "recipes"),

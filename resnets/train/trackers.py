@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,9 @@ LONGEST = 500  # characters of a parameter of MLflow
 
 
 class Client(Protocol):
-    """What a tracker's library is asked for."""
+    """What a tracker's library is asked for; `id` is what finds its run again."""
+
+    id: str
 
     def write(self, metrics: Mapping[str, float], step: int) -> None:
         """Log metrics of a step."""
@@ -92,7 +94,10 @@ class MlflowClient:
         self._client.set_terminated(self.id)
 
 
-CLIENTS = {"wandb": WandbClient, "mlflow": MlflowClient}
+CLIENTS: dict[str, Callable[[Recipe, Path, str | None], Client]] = {
+    "wandb": WandbClient,
+    "mlflow": MlflowClient,
+}
 
 
 class Trackers:

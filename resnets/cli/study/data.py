@@ -48,12 +48,13 @@ class Data:
         from resnets.study.grid.cells import read_grid
         from resnets.train.guards.interrupt import Interrupted
 
+        folder: Path | None
         if self.resume is not None:
-            grid, out = read_grid(self.resume), self.resume
+            grid, folder = read_grid(self.resume), self.resume
         elif self.data is None:
             raise ConfigError("name a data set: --data photos")
         else:
-            out = self.out
+            folder = self.out
             grid = data_grid(
                 self.data,
                 self.subsets,
@@ -63,7 +64,7 @@ class Data:
                 settings=self.set,
             )
         try:
-            found = run_data_study(grid, out, jobs=self.jobs, device=self.device)
+            found = run_data_study(grid, folder, jobs=self.jobs, device=self.device)
         except Interrupted as stop:
             echo(stop)
             return stop.code

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resnets import recipes
 from resnets.config import ConfigError
-from resnets.report.page import Figure, Numbers, Table, write_page
+from resnets.report.page import Figure, Numbers, Row, Table, write_page
 from resnets.study.data_curve.fit import Extrapolation, PowerLaw, extrapolate
 from resnets.study.grid.cells import Cell, Grid
 from resnets.study.run import grid_folder, train_or_stop
@@ -117,10 +117,11 @@ def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurv
         raise ConfigError(f"{folder}: no subset is finished, or the data set has no test images")
     images, errors = ([point[axis] for point in points] for axis in (0, 1))
     tested = next(cell.result["test"]["examples"] for cell in cells if cell.result is not None)
-    law, expected = (None, [])
+    law: PowerLaw | None = None
+    expected: list[Extrapolation] = []
     if len(points) >= ENOUGH:
         law, expected = extrapolate(images, errors, tested)
-    rows = [(count, error, None, "measured") for count, error in points]
+    rows: list[Row] = [(count, error, None, "measured") for count, error in points]
     rows += [
         (each.images, each.error, f"{each.low:.2f} to {each.high:.2f}", "extrapolated")
         for each in expected
