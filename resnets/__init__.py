@@ -91,8 +91,8 @@ telemetry.disable()
 cpu_count.limit_threads()
 
 _CONFIG = (
-    "AugmentSpec ConfigError DataSpec DetectSpec DistillSpec EvalSpec FinetuneSpec LossSpec ModelSpec"
-    " OptimSpec Preprocess Recipe ScheduleSpec"
+    "AugmentSpec ConfigError DataSpec DetectSpec DistillSpec EvalSpec FinetuneSpec LossSpec"
+    " ModelSpec OptimSpec Preprocess Recipe ScheduleSpec"
 )
 lazy_exports(
     __name__,

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 
-from resnets.config import ConfigError, Preprocess, Recipe, from_dict, stored_recipe, to_dict
+from resnets.config import Preprocess, Recipe, from_dict, stored_recipe, to_dict
 from resnets.config.aliases import read_json, with_current_names
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
@@ -167,11 +167,3 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             installed[package] = metadata.version(package)
     return installed
-
-
-def require_package(package: str, what: str, extra: str = "deploy") -> None:
-    """Raise ConfigError, with the pip command, if `package` is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise ConfigError(f"{what} needs {package}; pip install 'resnets[{extra}]'")

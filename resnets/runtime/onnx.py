@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from resnets.runtime.artifact import KEY, ArtifactMetadata, require_package
+from resnets.runtime.artifact import KEY, ArtifactMetadata
 from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
 from resnets.runtime.graph import OUTPUT
+from resnets.utils.imports import require_package
 
 
 class OnnxEngine(ArtifactEngine):

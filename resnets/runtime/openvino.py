@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata, require_package
+from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
 from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
 from resnets.runtime.graph import INPUT
 from resnets.runtime.resize_graph import VIEW
+from resnets.utils.imports import require_package
 from resnets.utils.precision import pick_precision
 
 T = TypeVar("T")

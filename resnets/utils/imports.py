@@ -1,4 +1,4 @@
-"""Lazy exports of packages (PEP 562), and the qualified names of Python objects."""
+"""Lazy exports of packages (PEP 562), names of Python objects, and packages that are optional."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any
+
+from resnets.utils.errors import ConfigError
 
 PREFIX = "python:"  # marks the name of a Python object in a recipe
 
@@ -55,3 +57,11 @@ def qualified_name(thing: object) -> str:
         thing = thing.func
     named = thing if isinstance(thing, type | FunctionType) else type(thing)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def require_package(package: str, what: str, extra: str = "deploy") -> None:
+    """Raise ConfigError, with the pip command, if `package` is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise ConfigError(f"{what} needs {package}; pip install 'resnets[{extra}]'")

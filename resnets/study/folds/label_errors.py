@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnets.runtime.artifact import require_package
 from resnets.study.folds.predictions import Predictions
+from resnets.utils.imports import require_package
 
 
 @dataclass(frozen=True)
