@@ -15,9 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
+import numpy as np
 import torch
 
 from resnets.bulk import pool
+from resnets.bulk.data_set import ImageSet
+from resnets.bulk.images import open_dataset
 from resnets.bulk.index import index_dataset
 from resnets.bulk.plan import (
     SUMMARY,
@@ -32,13 +35,17 @@ from resnets.bulk.pool import Event
 from resnets.bulk.worker import Job, ShardWorker, device_type, weights_sha256
 from resnets.bulk.write import Format, Summary
 from resnets.config import ConfigError, dump_json
+from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
+from resnets.data.decode.pixel_values import FULL
 from resnets.data.errors import DataError
 from resnets.evaluate.predict import MAX_BATCH
 from resnets.export.select import open_backend
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.utils.cpu_count import cores
 from resnets.weights.load import NOTHING_SAID, LoadOptions
+
+RANDOM_ACCESS = ("files", "spans")  # kinds of data sets of which single images are read quickly
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,11 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
     if previous is not None:
         previous.check_inputs(out, Manifest(*inputs, previous.options))
     backend = _open(request, model, previous, index.count, log)
+    if index.kind in RANDOM_ACCESS:
+        sample = _Sampled(open_dataset(out / WORK))
+        levels = backend.preprocess.spec.value_range or FULL
+        for warning in probe_images(sample, np.arange(index.count), levels).warnings:
+            log(f"warning: {warning}")
     options = _options(request, backend, index.count, previous.options if previous else None)
     manifest = Manifest(*inputs, options)
     if previous is None:
@@ -175,6 +187,21 @@ def prepare_run(request: BulkOptions, log: Callable[[str], None]) -> Run:
     device = options.device if any_device else request.device
     job = Job(out, model, device, request.calibrate, max(1, cores() // processes), request.loading)
     return Run(manifest, describe_backend(backend), job, missing, processes, request.engine)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Single images of a data set, for a look at some before work begins."""
+
+    images: ImageSet
+
+    def name(self, index: int, /) -> str:
+        """What messages call one."""
+        return next(iter(self.images.items(index, index + 1))).name
+
+    def read(self, index: int, /) -> bytes | memoryview:
+        """The bytes of one."""
+        return next(iter(self.images.items(index, index + 1))).read()
 
 
 def _count_existing(manifest: Manifest, out: Path, missing: Sequence[int]) -> int:

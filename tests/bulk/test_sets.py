@@ -5,10 +5,12 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bulk_runs import predict_here, rows
+from PIL import Image
 
 from resnets.bulk import parquet
 from resnets.data.errors import DataError
@@ -164,3 +166,15 @@ def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_image(
     (tmp_path / "20.parquet").unlink()
     with pytest.raises(DataError, match=r"20\.parquet: cannot be read"):
         list(pictures.items(15, 25))
+
+
+def test_pixel_values_are_told_before_work_begins(digits_run, tmp_path, capsys):
+    """12 bits in 16-bit files, with a network of 8-bit images: a sample says it, no decoding."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "deep").mkdir()
+    for number in range(4):
+        pixels = rng.integers(0, 4096, (16, 16)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "deep" / f"{number}.png")
+    predict_here(digits_run, tmp_path / "deep", tmp_path / "out")
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.startswith("warning: ") and "16" in line]
