@@ -398,10 +398,11 @@ def _headline(
 ) -> str:
     parts = [task.title, str(plan)]
     parts += [f"{group.world_size} processes"] if group.world_size > 1 else []
+    lines = wrapped("run", f"{out}: {', '.join(parts)}")
     if checkpoint is not None:
         step = checkpoint.meta["step"]
-        parts.append(f"resuming at step {step:,}{plan_changes(checkpoint, plan)}")
-    return "\n".join(wrapped("run", f"{out}: {', '.join(parts)}"))
+        lines.append(f"resuming at step {step:,}{plan_changes(checkpoint, plan)}")
+    return "\n".join(lines)
 
 
 def _write_results(
