@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from resnets.config import ConfigError, Recipe, to_dict
+from resnets.config import SOFTMAX, ConfigError, Postprocess, Recipe, to_dict
 from resnets.data import FileSplit, Split, Splits, open_data, prepare
 from resnets.data.batch import Batch
+from resnets.data.dataset.labels import class_counts, is_multilabel
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream, epoch_draw, eval_batches, keep_on_device
 from resnets.data.splits.report import SetReport
 from resnets.data.transforms.augment import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, at_size, fit_preprocess
-from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
+from resnets.evaluate import describe_protocol, evaluate_model
+from resnets.evaluate.calibrate import Calibration, calibrate
+from resnets.evaluate.evaluation import AnyEvaluation
 from resnets.evaluate.measure import Mistake, find_mistakes, most_confident
+from resnets.evaluate.metrics import gathered
+from resnets.evaluate.multilabel import MultilabelEvaluation
 from resnets.evaluate.run_details import run_details, training_images
+from resnets.evaluate.views import logits_of
 from resnets.models import ImageClassifier, build
+from resnets.models.block import eval_mode
 from resnets.report.details import CaptionedImage, RunDetails
 from resnets.train.distill import Teacher, distillation_loss
 from resnets.train.loop import Evaluate
@@ -44,8 +52,12 @@ log = logging.getLogger("resnets")
 
 SHOWN_IMAGES = 16  # of training, in the report
 IMBALANCE = 10  # times as many images of the most frequent class as of the rarest: worth a warning
-METRICS = ("top1_error", "balanced_error", "top5_error", "macro_f1", "loss")  # of each row
-RESULT = (*METRICS, "top1_interval", "majority_error", "majority_class", "examples", "protocol")
+METRICS = (  # of each row
+    *("top1_error", "balanced_error", "top5_error", "mAP", "macro_f1", "micro_f1", "loss"),
+)
+CALIBRATION = ("calibration_error", "calibration_error_equal_mass")
+MAJORITY = ("top1_interval", "majority_error", "majority_class")
+RESULT = (*METRICS, *CALIBRATION, *MAJORITY, "examples", "protocol")
 
 
 class ClassificationTask:
@@ -75,10 +87,10 @@ class ClassificationTask:
         self.recipe, self.splits, self.model = recipe, splits, model
         self.preprocessor, self.mean_image = preprocessor, preprocessor.mean_image
         self.data_name = splits.name
-        self.class_counts = np.bincount(
-            splits.train.labels.numpy(), minlength=len(splits.classes)
-        ).tolist()
-        warnings = _imbalance(recipe, splits.classes, self.class_counts)
+        self.multilabel = is_multilabel(splits.train.labels)
+        counts = class_counts(splits.train.labels.numpy(), len(splits.classes))
+        self.class_counts: list[int] = counts.tolist()
+        warnings = [] if self.multilabel else _imbalance(recipe, splits.classes, self.class_counts)
         self.summary = dataclasses.replace(
             splits.summary, warnings=(*splits.summary.warnings, *warnings)
         )
@@ -86,6 +98,10 @@ class ClassificationTask:
         self.split_report = SetReport(
             splits.fingerprint, splits.changes, splits.overlaps, resumed, splits.checked
         )
+        num_classes = len(splits.classes)
+        self.postprocess = SOFTMAX
+        if self.multilabel:
+            self.postprocess = Postprocess(activation="sigmoid", thresholds=(0.5,) * num_classes)
         self.class_weights = (
             None
             if recipe.loss.class_weights == "none"
@@ -96,11 +112,13 @@ class ClassificationTask:
         if teacher is not None and parts.loss is not None:
             raise ConfigError("distill.teacher: not used by the loss that is given; set it to none")
         self.teacher = None if teacher is None else Teacher(teacher, splits.classes, preprocessor)
-        self.monitor = monitored(recipe)
+        self.monitor = monitored(recipe, multilabel=self.multilabel)
         self.metadata: Mapping[str, Any] = {
             "classes": list(splits.classes),
             "preprocess": to_dict(preprocessor.spec),
         }
+        if self.multilabel:
+            self.metadata = {**self.metadata, "postprocess": to_dict(self.postprocess)}
         held_out = (
             f"{len(splits.val):,} validation" if splits.val is not None else "no validation split"
         )
@@ -122,6 +140,9 @@ class ClassificationTask:
         if data.channels is not None:
             taken = dataclasses.replace(recipe.model, in_channels=data.channels)
             recipe = dataclasses.replace(recipe, model=taken)
+        if is_multilabel(splits.train.labels):
+            recipe = _for_label_sets(recipe)
+            data = recipe.data
         if warning := mirror_warning(splits.classes, data.augment):
             log.warning("%s", warning)
         weights = None if recipe.weights is None else read_weights(recipe.weights, recipe.model)
@@ -241,13 +262,24 @@ class ClassificationTask:
             given = copy.deepcopy(given)
         model = group.broadcast_from_main(lambda: load(path, given)).to(plan.device)
         result: dict[str, Any] = {}
+        if self.splits.val is not None:
+            found = self._calibrate(model, self.splits.val, plan, group)
+            model.postprocess = found.postprocess
+            result["calibration"] = found.to_json()
         test = self.splits.test() if self.recipe.eval.test else None
         for name, split in (("test", test), ("val", self.splits.val)):
             if split is None:
                 continue
             mistakes: list[Mistake] = []
             evaluation, unreadable = self._evaluate(
-                model, split, model.preprocess, plan, model.origin, group, mistakes
+                model,
+                split,
+                model.preprocess,
+                plan,
+                model.origin,
+                group,
+                model.postprocess,
+                mistakes,
             )
             if group.is_main and self.details is None:
                 batch = self._training_images()
@@ -255,8 +287,11 @@ class ClassificationTask:
                 self.details = run_details(name, split, evaluation, mistakes, counts, batch)
             metrics = evaluation.to_json()
             result[name] = {key: metrics[key] for key in RESULT if key in metrics}
+            if self.multilabel:
+                result[name]["per_class"] = metrics["per_class"]
             result[name]["warnings"] = list(evaluation.warnings)
             result[name]["unreadable"] = unreadable
+        result["postprocess"] = to_dict(model.postprocess)
         result["train"] = {
             "unreadable": _unreadable(self.splits.train, group),
             "class_counts": dict(zip(self.splits.classes, self.class_counts, strict=True)),
@@ -287,6 +322,30 @@ class ClassificationTask:
         finally:
             batches.close()  # type: ignore[attr-defined]
 
+    def _calibrate(
+        self, model: ImageClassifier, val: Split, plan: ExecutionPlan, group: ProcessGroup
+    ) -> Calibration:
+        """What the validation images of all processes say of the logits of `model`."""
+        logits, targets, rows = [], [], []
+        with eval_mode(model), torch.inference_mode():
+            for batch in self._batches(val, model.preprocess, plan, group):
+                assert isinstance(batch.images, torch.Tensor)
+                assert isinstance(batch.targets, torch.Tensor)
+                logits.append(logits_of(model, batch.images, precision=plan.precision))
+                targets.append(batch.targets)
+                rows.append(batch.ids)
+        order = np.argsort(gathered(rows))  # the same on any number of processes
+        found, truth = (torch.from_numpy(gathered(each)[order]) for each in (logits, targets))
+        return calibrate(found, truth, self.postprocess)
+
+    def _batches(
+        self, split: Split, preprocessor: Preprocessor, plan: ExecutionPlan, group: ProcessGroup
+    ) -> Iterator[Batch]:
+        """This process's share of the images of `split`, each once."""
+        rows = None if group.world_size == 1 else group.shard(list(range(len(split))))
+        device = torch.device(plan.device)
+        return eval_batches(split, preprocessor, self.recipe.eval.batch_size, device, rows=rows)
+
     def _evaluate(
         self,
         model: nn.Module,
@@ -295,25 +354,27 @@ class ClassificationTask:
         plan: ExecutionPlan,
         weights: str,
         group: ProcessGroup,
+        postprocess: Postprocess | None = None,
         mistakes: list[Mistake] | None = None,
-    ) -> tuple[Evaluation, list[str]]:
+    ) -> tuple[AnyEvaluation, list[str]]:
         """The evaluation over all processes, and a message for each unreadable image.
 
         The most confident errors are put into `mistakes`, where it is given.
         """
         device = torch.device(plan.device)
+        postprocess = postprocess or self.postprocess
         found: list[Mistake] = []
 
         def observe(batch: Batch, logits: torch.Tensor) -> None:
             assert isinstance(batch.targets, torch.Tensor)
-            found[:] = most_confident(
-                found + find_mistakes(split, batch.ids, logits, batch.targets, split.classes)
+            wrong = find_mistakes(
+                split, batch.ids, logits, batch.targets, split.classes, postprocess
             )
+            found[:] = most_confident(found + wrong)
 
-        rows = None if group.world_size == 1 else group.shard(list(range(len(split))))
         evaluation = evaluate_model(
             model,
-            eval_batches(split, preprocessor, self.recipe.eval.batch_size, device, rows=rows),
+            self._batches(split, preprocessor, plan, group),
             split.classes,
             protocol=describe_protocol(
                 size=preprocessor.spec.size,
@@ -323,6 +384,7 @@ class ClassificationTask:
             ),
             precision=plan.precision,
             device=device,
+            postprocess=postprocess,
             observe=None if mistakes is None else observe,
         )
         if mistakes is not None:
@@ -331,8 +393,10 @@ class ClassificationTask:
         return evaluation.without_unreadable(len(unreadable)), unreadable
 
 
-def monitored(recipe: Recipe) -> str:
-    """The validation metric that selects the best checkpoint."""
+def monitored(recipe: Recipe, *, multilabel: bool = False) -> str:
+    """The validation metric that selects the best checkpoint; of sets of labels 100 - mAP."""
+    if multilabel:
+        return "error"
     if recipe.eval.monitor != "auto":
         return recipe.eval.monitor
     balanced = recipe.loss.class_weights != "none" or recipe.data.balance != "none"
@@ -362,9 +426,36 @@ def _imbalance(recipe: Recipe, classes: Sequence[str], counts: Sequence[int]) ->
     ]
 
 
-def _log_metrics(evaluation: Evaluation) -> dict[str, float]:
+def _for_label_sets(recipe: Recipe) -> Recipe:
+    """The recipe for images with sets of labels; ConfigError for what they do not go with."""
+    refused = {
+        "loss.kind": recipe.loss.kind == "focal",
+        "loss.class_weights": recipe.loss.class_weights != "none",
+        "data.balance": recipe.data.balance != "none",
+        "distill.teacher": recipe.distill.teacher is not None,
+        "eval.monitor": recipe.eval.monitor != "auto",
+        "schedule.hold_until_error": recipe.schedule.hold_until_error is not None,
+    }
+    if name := next((name for name, given in refused.items() if given), None):
+        value = attrgetter(name)(recipe)
+        raise ConfigError(
+            f"{name}: {value!r} is for one label per image, and these images have sets of labels"
+        )
+    if recipe.loss.kind != "bce":
+        log.info("images have sets of labels: loss.kind is 'bce', not %r", recipe.loss.kind)
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, labels="multi"),
+        loss=dataclasses.replace(recipe.loss, kind="bce"),
+    )
+
+
+def _log_metrics(evaluation: AnyEvaluation) -> dict[str, float]:
     """The metrics of an evaluation that go into metrics.jsonl."""
-    return {key: value for key, value in evaluation.metrics.items() if key in METRICS}
+    found = {key: value for key, value in evaluation.metrics.items() if key in METRICS}
+    if isinstance(evaluation, MultilabelEvaluation):
+        found["error"] = evaluation.error
+    return found
 
 
 def _unreadable(split: Split, group: ProcessGroup) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -47,7 +48,13 @@ from resnets.utils.memory import within_memory
 from resnets.utils.openmp import WaitPolicyController, adapt_wait_policy
 from resnets.utils.terminal import valid_text
 from resnets.weights.checkpoint.find import find_checkpoint
-from resnets.weights.checkpoint.format import FOLDER, RECIPE, Checkpoint
+from resnets.weights.checkpoint.format import (
+    FOLDER,
+    RECIPE,
+    Checkpoint,
+    EncodedCheckpoint,
+    read_checkpoint,
+)
 from resnets.weights.checkpoint.manager import CheckpointManager
 
 RESULT = "result.json"
@@ -405,6 +412,17 @@ def _headline(
     return "\n".join(lines)
 
 
+def _store_postprocess(out: Path, recipe: Recipe, name: str, result: dict[str, Any]) -> None:
+    """Write what was fitted on validation into the checkpoint that is used, where it is new."""
+    found = {key: result[key] for key in ("postprocess", "calibration") if key in result}
+    checkpoint = read_checkpoint(find_checkpoint(out))
+    if any(checkpoint.meta.get(key) != value for key, value in found.items()):
+        payload = EncodedCheckpoint(
+            checkpoint.tensors, checkpoint.meta | json.loads(json.dumps(found))
+        )
+        CheckpointManager(out, recipe).rewrite(name, payload)
+
+
 def _write_results(
     task: Task,
     out: Path,
@@ -422,6 +440,8 @@ def _write_results(
         result = task.evaluate_checkpoint(path, plan, group)
     if not group.is_main:
         return result
+    if "postprocess" in result:
+        _store_postprocess(out, recipe, path.name, result)
     result["train"] = {
         **state.epoch.means(),
         "examples": state.epoch.count,

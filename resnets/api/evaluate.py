@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,16 @@ from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import announce
 from resnets.data.sources.objects import source_of
 from resnets.evaluate.ensemble import Ensemble, ScoredBatch
+from resnets.evaluate.evaluation import Evaluation
 from resnets.evaluate.figures.confusion import save_confusion_figure
 from resnets.evaluate.figures.image_grid import save_error_grid
 from resnets.evaluate.ground_truth import GroundTruth
 from resnets.evaluate.match import SplitName, open_labeled
 from resnets.evaluate.measure import Measurement, measure
 from resnets.evaluate.prepare import to_device, with_progress
+from resnets.evaluate.unknown import KnownScores, measure_unknown, open_unknown
 from resnets.evaluate.views import Average, Kind, Views
-from resnets.export.score import evaluate_backend
+from resnets.export.score import BackendScorer, evaluate_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.open import open_artifact
@@ -51,6 +53,7 @@ class _Options:
     device: str
     precision: str
     quiet: bool
+    unknown: str | None = None
 
 
 def evaluate(
@@ -67,6 +70,7 @@ def evaluate(
     average: Average = "probabilities",
     image_set: str = "",
     refine: bool = False,
+    unknown: str | PathLike[str] | None = None,
     classes_from: Sequence[str] = (),
     out: str | PathLike[str] | None = None,
     device: str = "auto",
@@ -95,6 +99,8 @@ def evaluate(
         refine: Detectors: pool each region again at its regressed box, and let boxes vote.
         classes_from: Localizers: classification networks whose class probabilities, over `views`,
             are taken in place of the localizer's own; several form an ensemble.
+        unknown: Folder or archive of images that are of none of the classes: how well the network
+            tells them from those of the split (`Measurement.unknown`). One classifier, one view.
         out: Folder for evaluation.json, confusion.png and errors.png (of detectors precision.png,
             misses.png and detections.json).
         device: auto, cpu, cuda, cuda:1, mps.
@@ -124,6 +130,7 @@ def evaluate(
                 model=model,
                 classes=classes,
                 labels=labels,
+                unknown=unknown,
                 data=source,
             )
             if not classes_from:
@@ -163,6 +170,7 @@ def evaluate(
             device,
             precision,
             quiet,
+            None if unknown is None else fspath(unknown),
         )
         if any(map(is_artifact, paths)):
             _refuse(
@@ -204,14 +212,27 @@ def _evaluate_models(
         if not quiet:
             announce(split)
             echo(f"evaluating in {precision} on {environment.device_name(device)}", error=True)
+        if options.unknown is not None and (
+            len(nets) > 1 or options.views != Views() or group.world_size > 1
+        ):
+            raise ConfigError("--unknown: for one classifier with one view, in one process")
+        others = None if options.unknown is None else open_unknown(options.unknown)
+        known = KnownScores()
+
+        def watch(scored: Iterable[ScoredBatch]) -> Iterable[ScoredBatch]:
+            shown = _progress(scored, truth, group, quiet)
+            return shown if others is None else known.watch(shown)
+
         found = measure(
             ensemble,
             split,
             truth,
             weights=_protocol_names(nets, names),
-            watch=lambda scored: _progress(scored, truth, group, quiet),
+            watch=watch,
             rank=group,
         )
+        if others is not None:
+            found = replace(found, unknown=measure_unknown(ensemble, known, others))
         if not math.isfinite(found.evaluation.loss):
             raise ValueError(
                 f"{', '.join(names)}: the outputs are not finite on this data (loss"
@@ -231,10 +252,16 @@ def _evaluate_artifact(paths: Sequence[str], options: _Options, out: Path | None
     if not options.quiet:
         announce(split)
         echo(f"evaluating with {engine.name}", error=True)
-    group = ProcessGroup()
+    others = None if options.unknown is None else open_unknown(options.unknown)
+    group, known = ProcessGroup(), KnownScores()
     found = evaluate_backend(
-        engine, split, truth, lambda scored: _progress(scored, truth, group, options.quiet)
+        engine,
+        split,
+        truth,
+        lambda scored: known.watch(_progress(scored, truth, group, options.quiet)),
     )
+    if others is not None:
+        found = replace(found, unknown=measure_unknown(BackendScorer(engine), known, others))
     if out is not None:
         _write(found, split, out, options.quiet)
     return found
@@ -285,7 +312,12 @@ def _write(found: Measurement, split: Split, out: Path, quiet: bool) -> None:
         out / name for name in ("evaluation.json", "confusion.png", "errors.png")
     )
     dump_json(found.to_json(), figures)
-    save_confusion_figure(found.evaluation, confusion)
+    written = [figures, confusion, errors]
+    if isinstance(found.evaluation, Evaluation):
+        save_confusion_figure(found.evaluation, confusion)
+    else:  # labels that go together are not confused
+        written.remove(confusion)
     save_error_grid(split, found.mistakes, found.evaluation.protocol, errors)
     if not quiet:
-        echo(f"wrote {figures}, {confusion} and {errors}", error=True)
+        *others, last = map(str, written)
+        echo(f"wrote {', '.join(others)} and {last}", error=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Iterator
 from os import PathLike, fspath
@@ -90,6 +91,10 @@ def recompute_norm(
         log.warning("left out: %s", message)
     net.to("cpu").to(memory_format=torch.contiguous_format)
     net.origin = f"{net.origin}, batch norm averaged over {split.description}"
+    fitted = dataclasses.replace(net.postprocess, temperature=1.0, min_score=None)
+    if fitted != net.postprocess:
+        log.warning("its temperature and threshold of unknown images do not hold: left out")
+        net.postprocess = fitted
     if out is not None:
         save_net(net, Path(out))
     return net

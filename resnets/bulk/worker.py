@@ -21,6 +21,7 @@ from resnets.bulk.write import Row, ShardWriter
 from resnets.config import ConfigError
 from resnets.data.decode.decode import decode
 from resnets.evaluate.batched_inference import batched_inference
+from resnets.evaluate.postprocess import decide
 from resnets.export.select import open_backend
 from resnets.runtime.artifact import artifact_files, file_sha256, is_artifact, model_sha256
 from resnets.runtime.base import Backend, Runtime
@@ -82,11 +83,11 @@ class ShardWorker:
         start, stop = self.manifest.span(shard)
         unreadable = 0
         path = self.manifest.path(self.job.out, shard)
-        shard_file = ShardWriter(path, options.format, options.top)
+        shard_file = ShardWriter(path, options.format, options.top, self.backend.postprocess)
         with shard_file as writer:
             for group in batched_inference(
                 self._read,
-                self._top_classes,
+                self._logits,
                 self.images.items(start, stop),
                 group=options.batch,
                 workers=self.job.decoders,
@@ -106,19 +107,24 @@ class ShardWorker:
     def _read(self, item: Item) -> NDArray[np.uint8]:
         return decode(item.read(), self.view, item.name)
 
-    def _top_classes(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """(B, 2, top) float64: indices of the most likely classes, and their probabilities."""
-        probabilities = self.backend.probabilities(np.stack(images))
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.manifest.options.top]
-        return torch.from_numpy(np.stack([order, np.take_along_axis(probabilities, order, 1)], 1))
+    def _logits(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        return torch.from_numpy(self.backend.logits(np.stack(images)))
 
     def _row(self, item: Item, output: Tensor | str) -> Row:
         name = valid_text(item.name)
         if isinstance(output, str):
             error = output.removeprefix(f"{item.where}: ").removeprefix(f"{item.name}: ")
             return Row(name, error=valid_text(error))
-        ids, probabilities = output[0].int().tolist(), output[1].tolist()
-        return Row(name, [self.backend.classes[each] for each in ids], ids, probabilities)
+        (decision,) = decide(output.numpy()[None], self.backend.postprocess)
+        ids = decision.top(self.manifest.options.top)
+        classes = self.backend.classes
+        return Row(
+            name,
+            [classes[each] for each in ids],
+            ids,
+            decision.probabilities[ids].tolist(),
+            **decision.to_json(classes),
+        )
 
 
 def device_type(backend: Backend) -> str:

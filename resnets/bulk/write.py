@@ -1,12 +1,14 @@
 """Write shards of predictions as Parquet or CSV, atomically.
 
-Columns: path, then class1, id1, probability1, class2, ... in order of probability, then error: why
-an image could not be read; its other cells are empty.
+Columns: path, then class1, id1, probability1, class2, ... in order of probability; `labels` where
+images have sets of labels (a list in Parquet, JSON in CSV), `unknown` where the weights tell that;
+then error: why an image could not be read; its other cells are empty.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections import Counter
@@ -16,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
-from resnets.config import ConfigError
+from resnets.config import SOFTMAX, ConfigError, Postprocess
 from resnets.utils.csv_files import CsvWriter, read_rows
 
 Format = Literal["parquet", "csv"]
@@ -26,26 +28,39 @@ MAX_ERRORS = 20  # quoted in the summary
 
 @dataclass(frozen=True)
 class Row:
-    """An image and its most likely classes, their indices and probabilities; or an error."""
+    """An image and its most likely classes, their indices and probabilities; or an error.
+
+    labels, unknown: see `evaluate.predict.Prediction`.
+    """
 
     path: str
     classes: Sequence[str] = ()
     ids: Sequence[int] = ()
     probabilities: Sequence[float] = ()
     error: str | None = None
+    labels: Sequence[str] | None = None
+    unknown: bool | None = None
 
-    def values(self, top: int) -> list[Any]:
+    def values(self, top: int, spec: Postprocess) -> list[Any]:
         """One value per column; None for an empty cell."""
-        if self.error is not None:
-            return [self.path, *[None] * (3 * top), self.error]
-        best = zip(self.classes, self.ids, self.probabilities, strict=True)
-        return [self.path, *(cell for three in best for cell in three), None]
+        best = list(zip(self.classes, self.ids, self.probabilities, strict=True))
+        cells: list[Any] = [cell for three in best for cell in three] or [None] * (3 * top)
+        labels = None if self.labels is None else list(self.labels)
+        decided = {"labels": labels, "unknown": self.unknown}
+        return [self.path, *cells, *(decided[name] for name in decisions(spec)), self.error]
 
 
-def columns(top: int) -> list[str]:
+def decisions(spec: Postprocess) -> list[str]:
+    """The columns of decisions that there are for `spec`."""
+    labels = ["labels"] if spec.multilabel else []
+    return labels + (["unknown"] if spec.min_score is not None else [])
+
+
+def columns(top: int, spec: Postprocess = SOFTMAX) -> list[str]:
     """Column names for `top` classes per image."""
     ranks = range(1, top + 1)
-    return ["path", *(f"{w}{k}" for k in ranks for w in ("class", "id", "probability")), "error"]
+    best = [f"{what}{k}" for k in ranks for what in ("class", "id", "probability")]
+    return ["path", *best, *decisions(spec), "error"]
 
 
 class _Writer(Protocol):
@@ -62,15 +77,21 @@ class ShardWriter:
 
     sha256: str
 
-    def __init__(self, path: Path, kind: Format, top: int) -> None:
-        self.path, self.kind, self.top = path, kind, top
+    def __init__(
+        self,
+        path: Path,
+        kind: Format,
+        top: int,
+        spec: Postprocess = SOFTMAX,
+    ) -> None:
+        self.path, self.kind, self.top, self.spec = path, kind, top, spec
         # Not `atomic_write`: another process may write the same shard, for example one that a
         # cluster considers dead, or one that has not yet noticed that its parent ended.
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
     def __enter__(self) -> _Writer:
         make = _ParquetWriter if self.kind == "parquet" else _CsvWriter
-        self._writer: _Writer = make(self.temporary, self.top)
+        self._writer: _Writer = make(self.temporary, self.top, self.spec)
         return self._writer
 
     def __exit__(
@@ -91,17 +112,21 @@ class ShardWriter:
 
 
 class _ParquetWriter:
-    def __init__(self, path: Path, top: int) -> None:
+    def __init__(self, path: Path, top: int, spec: Postprocess) -> None:
         pa, pq = _arrow()
         kinds = {"class": pa.string(), "id": pa.int32(), "probability": pa.float32()}
+        kinds |= {"labels": pa.list_(pa.string()), "unknown": pa.bool_()}
         self.schema = pa.schema(
-            [(name, kinds.get(name.rstrip("0123456789"), pa.string())) for name in columns(top)]
+            [
+                (name, kinds.get(name.rstrip("0123456789"), pa.string()))
+                for name in columns(top, spec)
+            ]
         )
-        self.top, self.buffer = top, list[list[Any]]()
+        self.top, self.spec, self.buffer = top, spec, list[list[Any]]()
         self.writer = pq.ParquetWriter(path, self.schema)
 
     def add(self, rows: Sequence[Row]) -> None:
-        self.buffer += [row.values(self.top) for row in rows]
+        self.buffer += [row.values(self.top, self.spec) for row in rows]
         while len(self.buffer) >= ROW_GROUP:
             self._flush()
 
@@ -121,19 +146,27 @@ class _ParquetWriter:
 
 
 class _CsvWriter:
-    def __init__(self, path: Path, top: int) -> None:
-        self.top = top
+    def __init__(self, path: Path, top: int, spec: Postprocess) -> None:
+        self.top, self.spec = top, spec
         self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115
         self.writer = CsvWriter(self.file)
-        self.writer.writerow(columns(top))
+        self.writer.writerow(columns(top, spec))
 
     def add(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            values = row.values(self.top)
-            self.writer.writerow(f"{c:.6g}" if isinstance(c, float) else c for c in values)
+            self.writer.writerow(map(_csv_cell, row.values(self.top, self.spec)))
 
     def close(self) -> None:
         self.file.close()
+
+
+def _csv_cell(value: Any) -> Any:
+    """A number with six digits, a list as JSON, true and false in lower case."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | bool):
+        return json.dumps(value, ensure_ascii=False)
+    return value
 
 
 def _arrow() -> tuple[Any, Any]:

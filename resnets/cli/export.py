@@ -88,9 +88,10 @@ def _print_manifest(manifest: dict[str, Any], out: Path) -> None:
         f" at batch {batches}, on {parity['images']}"
     )
     if errors := manifest.get("errors"):
+        key, title = ("mAP", "mAP") if "mAP_after" in errors else ("top1_error", "top-1 error")
         echo(
-            f"  top-1 error: {errors['top1_error_after']:.2f}%, the model's"
-            f" {errors['top1_error_before']:.2f}%, on {errors['images']:,} images"
+            f"  {title}: {errors[f'{key}_after']:.2f}%, the model's"
+            f" {errors[f'{key}_before']:.2f}%, on {errors['images']:,} images"
         )
     if mixed := manifest.get("mixed"):
         few, rest = len(mixed["float"]), mixed["quantized"]

@@ -184,6 +184,9 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
         for text in each.get("warnings", ()):
             for line in wrapped("warning", f"{split}: {text}"):
                 echo(line)
+    if (found := result.get("calibration")) is not None:
+        for line in wrapped("calibration", _calibration(found)):
+            echo(line)
     speed = f"{result['images_per_second']:,.0f} images/s"
     echo(f"\n{result['seconds']:.0f} s of training, {speed}")
     for what, file in (("report", "report.html"), ("curves", "curves.svg")):
@@ -192,6 +195,18 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
     echo(f"next:   resnets predict {run} IMAGE...")
     echo(f"        resnets export {run}")
     echo(f"        resnets serve {run}")
+
+
+def _calibration(found: dict[str, Any]) -> str:
+    """What was fitted on validation, in one line."""
+    if found.get("note"):
+        return str(found["note"])
+    before, after = found["before"], found["after"]
+    return (
+        f"temperature {found['temperature']:.3g} fitted on {found['images']:,} validation images:"
+        f" loss {before['loss']:.4f} to {after['loss']:.4f}, calibration error"
+        f" {before['calibration_error']:.4f} to {after['calibration_error']:.4f}"
+    )
 
 
 def _written(key: str, value: float | None) -> str:

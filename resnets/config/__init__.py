@@ -9,6 +9,7 @@ from resnets.config.detect import DetectSpec
 from resnets.config.loss import LossSpec
 from resnets.config.model import Block, ModelSpec
 from resnets.config.optim import DistillSpec, EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
+from resnets.config.postprocess import SOFTMAX, Postprocess
 from resnets.config.recipe import Recipe, parse_duration
 from resnets.config.text import (
     dump_json,
@@ -36,6 +37,7 @@ from resnets.utils.files import (
 
 __all__ = [
     "DEFAULTS",
+    "SOFTMAX",
     "AugmentSpec",
     "Block",
     "BusyError",
@@ -48,6 +50,7 @@ __all__ = [
     "LossSpec",
     "ModelSpec",
     "OptimSpec",
+    "Postprocess",
     "Preprocess",
     "Recipe",
     "RemoteError",

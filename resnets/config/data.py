@@ -125,6 +125,9 @@ class DataSpec:
             so that images of rare classes come several times and some of frequent ones wait for
             later epochs; "sqrt": in proportion to the square root of the images of a class (Mahajan
             et al. 2018; Kang et al. 2020). An epoch keeps its length. Not for streamed data sets.
+        labels: Whether an image has one label ("single") or any set of labels ("multi": "cat,dog"
+            in a cell, lists, a column of 0 and 1 for each label, COCO's categories); "auto" takes
+            sets where a table clearly has them, and says so. Sets are trained by "bce".
         streaming: Read Parquet, WebDataset and Hub data sets in blocks, without copying them first.
         shuffle_buffer: [images] Images buffered to shuffle a streamed data set.
         corrections: CSV file of path, label and correction that gives images other labels, as
@@ -165,6 +168,7 @@ class DataSpec:
     ground_truth: str | None = None
     labels_from: Literal["auto", "folder", "name"] = "auto"
     balance: Literal["none", "classes", "sqrt"] = "none"
+    labels: Literal["auto", "single", "multi"] = "auto"
     streaming: bool = False
     shuffle_buffer: int = 10_000
     corrections: str | None = None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.config import Preprocess
+from resnets.config import SOFTMAX, Postprocess, Preprocess
 from resnets.data import DataError, Split
 from resnets.evaluate.batched_inference import PixelBudget, batched_inference
 from resnets.evaluate.views import (
@@ -47,6 +47,7 @@ class Member:
         self.model, self.views, self.columns = model, views, columns
         self.preprocess: Preprocess = model.preprocess.spec
         self.device, self.precision = device, precision
+        self.postprocess: Postprocess = model.postprocess
         self.forward = fully_convolutional(model) if views.kind == "dense" else model
         self.budget = PixelBudget(device)
 
@@ -127,9 +128,12 @@ class Ensemble:
         precision: str,
     ) -> None:
         self.classes, self.average = models[0].classes, average
+        columns = [_columns(model, models[0]) for model in models]
         self.members = [
-            Member(model, views, _columns(model, models[0]), device, precision) for model in models
+            Member(model, views, each, device, precision)
+            for model, each in zip(models, columns, strict=True)
         ]
+        self.postprocess = _joined(models, columns)
 
     def read(self, split: Split, row: int) -> list[list[Pixels]]:
         """The views of an image for each member, without flips."""
@@ -137,11 +141,17 @@ class Ensemble:
 
     def score(self, images: Sequence[Sequence[Sequence[Pixels]]]) -> Tensor:
         """Logits (B, K) on the CPU of B images from `read`."""
+        kind = self.postprocess.activation
         scores = [
-            average_scores(member.logits(views), self.average)
+            average_scores(member.logits(views), self.average, kind)
             for member, *views in zip(self.members, *images, strict=True)
         ]
-        return average_scores(torch.stack(scores), self.average)
+        if len(scores) > 1:  # each at its own temperature; that of a single one comes after
+            scores = [
+                each / member.postprocess.temperature
+                for each, member in zip(scores, self.members, strict=True)
+            ]
+        return average_scores(torch.stack(scores), self.average, kind)
 
     def scores(
         self, split: Split, rows: Sequence[int], workers: int | None = None
@@ -171,6 +181,25 @@ class Ensemble:
             return parts[0]
         members = "; ".join(parts)
         return f"{len(parts)} models, {self.average} averaged [{members}]"
+
+
+def _joined(models: Sequence[ImageClassifier], columns: Sequence[Tensor]) -> Postprocess:
+    """What the averaged logits mean: of several models with the mean of their thresholds.
+
+    DataError where some tell one class and others sets of labels.
+    """
+    specs: list[Postprocess] = [model.postprocess for model in models]
+    if len(specs) == 1:
+        return specs[0]
+    if len({spec.activation for spec in specs}) > 1:
+        raise DataError(
+            f"{models[0].origin} and others cannot form an ensemble: some give one class, others"
+            " sets of labels"
+        )
+    if not specs[0].multilabel:
+        return SOFTMAX
+    each = [np.array(s.thresholds)[c.numpy()] for s, c in zip(specs, columns, strict=True)]
+    return Postprocess(activation="sigmoid", thresholds=tuple(np.mean(each, 0).tolist()))
 
 
 def _columns(model: ImageClassifier, first: ImageClassifier) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnets.config import SOFTMAX, Postprocess
 from resnets.data.batch import Batch
 from resnets.evaluate.metrics import (
     ClassificationMeter,
@@ -18,6 +19,7 @@ from resnets.evaluate.metrics import (
     ClassMetrics,
     class_metrics,
 )
+from resnets.evaluate.multilabel import MultilabelEvaluation, MultilabelMeter
 from resnets.evaluate.views import logits_of
 from resnets.models.block import eval_mode
 from resnets.utils.terminal import printable
@@ -30,9 +32,10 @@ class Evaluation:
     """Metrics of one model on one split.
 
     top1_error, top5_error: percent; top5_error is None for five classes or fewer. loss: mean
-    cross-entropy in nats. calibration_error: expected calibration error in 0..1. protocol: views,
-    resolution, precision, weights and data of the metrics. sums: the sums they are computed from,
-    with the confusion matrix and further metrics, such as `sums.balanced_error`.
+    cross-entropy in nats. calibration_error: expected calibration error in 0..1;
+    calibration_error_equal_mass over bins of equally many images. protocol: views, resolution,
+    precision, weights and data of the metrics. sums: the sums they are computed from, with the
+    confusion matrix and further metrics, such as `sums.balanced_error`.
     """
 
     classes: tuple[str, ...]
@@ -40,6 +43,7 @@ class Evaluation:
     top5_error: float | None
     loss: float
     calibration_error: float
+    calibration_error_equal_mass: float
     examples: int
     protocol: str
     per_class: tuple[ClassMetrics, ...]
@@ -49,6 +53,13 @@ class Evaluation:
     def confusion(self) -> np.ndarray:
         """(K, K) counts; rows are the true class, columns the predicted one."""
         return self.sums.confusion
+
+    error_name = "top-1 error"
+
+    @property
+    def error(self) -> float:
+        """The top-1 error, by which checkpoints are chosen."""
+        return self.top1_error
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -61,6 +72,7 @@ class Evaluation:
             "majority_error": self.sums.majority_error,
             "loss": self.loss,
             "calibration_error": self.calibration_error,
+            "calibration_error_equal_mass": self.calibration_error_equal_mass,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -104,6 +116,9 @@ class Evaluation:
         }
 
 
+AnyEvaluation = Evaluation | MultilabelEvaluation
+
+
 def evaluate_model(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -112,13 +127,15 @@ def evaluate_model(
     protocol: str,
     precision: str,
     device: torch.device,
+    postprocess: Postprocess = SOFTMAX,
     observe: Callable[[Batch, Tensor], None] | None = None,
-) -> Evaluation:
+) -> AnyEvaluation:
     """Metrics of `model` over `batches`, one view of each image, each counted once.
 
-    `batches` hold images (B, C, H, W) on `device` and targets (B,) in the order of `classes`.
-    `precision` is one that `pick_precision` resolved. `observe` gets each batch with its logits
-    (B, K). The model computes in eval mode and every
+    `batches` hold images (B, C, H, W) on `device` and targets (B,), or (B, K) of sets of labels, in
+    the order of `classes`; `postprocess` says which. `precision` is one that `pick_precision`
+    resolved. `observe` gets each batch with its logits (B, K). The model computes in eval mode and
+    every
     module gets its own mode back. Raises ValueError if there are no examples.
     """
 
@@ -132,7 +149,9 @@ def evaluate_model(
             yield logits, batch.targets
 
     with eval_mode(model), torch.inference_mode():
-        return evaluate_scores(scores(), classes, protocol=protocol, device=device)
+        return evaluate_scores(
+            scores(), classes, protocol=protocol, device=device, postprocess=postprocess
+        )
 
 
 def evaluate_scores(
@@ -141,14 +160,24 @@ def evaluate_scores(
     *,
     protocol: str,
     device: torch.device,
-) -> Evaluation:
+    postprocess: Postprocess = SOFTMAX,
+) -> AnyEvaluation:
     """Metrics of logits (B, K) with their targets (B,), on `device`, summed over all processes.
 
-    Raises ValueError if there are no examples.
+    Targets are (B, K) where `postprocess` is of sets of labels. Loss and calibration errors are of
+    the probabilities at its temperature. Raises ValueError if there are no examples.
     """
+    temperature = postprocess.temperature
+    if temperature != 1.0:
+        protocol = f"{protocol}, temperature {temperature:.3g}"
+    if postprocess.multilabel:
+        labels = MultilabelMeter()
+        for logits, targets in scores:
+            labels.update(logits, targets)
+        return labels.evaluation(classes, protocol, postprocess)
     meter = ClassificationMeter(len(classes), device)
     for logits, targets in scores:
-        meter.update(logits, targets)
+        meter.update(logits if temperature == 1.0 else logits / temperature, targets)
     sums = meter.sums()
     if not sums.examples:
         raise ValueError(f"nothing to evaluate: no examples ({protocol})")
@@ -158,6 +187,7 @@ def evaluate_scores(
         top5_error=sums.top5_error if len(classes) > TOP else None,
         loss=sums.loss / sums.examples,
         calibration_error=sums.calibration_error,
+        calibration_error_equal_mass=sums.calibration_error_equal_mass,
         examples=sums.examples,
         protocol=protocol,
         per_class=class_metrics(sums.confusion, classes),

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from resnets.data import DataError
+from resnets.data.dataset.labels import is_multilabel, label_numbers
+from resnets.data.tables.label_sets import single_label
 from resnets.data.tables.labels import ambiguous_number, first_pair, order_by_name
 from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 from resnets.utils.errors import reading
@@ -31,24 +33,43 @@ class GroundTruth:
     """The correct classes of each image, as indices into the model's outputs.
 
     note: their source, for the protocol; empty for the data's own classes. paired: how labels
-    without file names were paired with images; empty for labels with names.
+    without file names were paired with images; empty for labels with names. multilabel: all of an
+    image's labels are correct together, and an image may have none; of these the rows `chosen`,
+    or all.
     """
 
     labels: Sequence[Labels]
     note: str = ""
     paired: str = ""
+    multilabel: bool = False
+    chosen: Sequence[int] | None = None
 
     @property
     def rows(self) -> list[int]:
         """Rows of the images that have a label; the others are not counted."""
+        if self.multilabel:
+            return list(range(len(self.labels)) if self.chosen is None else self.chosen)
         return [row for row, labels in enumerate(self.labels) if labels]
+
+    def of(self, rows: Container[int]) -> GroundTruth:
+        """The same for some rows alone."""
+        if self.multilabel:
+            kept = [row for row in self.rows if row in rows]
+            return replace(self, chosen=kept)
+        labels = [each if row in rows else () for row, each in enumerate(self.labels)]
+        return replace(self, labels=labels)
 
     def targets(self, rows: Tensor, logits: Tensor) -> Tensor:
         """One class (B,) for each image of `rows`: the most probable of its correct classes.
 
         So a prediction is correct if it is any of them, in the top five if any of them is, and its
-        loss is that of the most probable one.
+        loss is that of the most probable one. Of sets of labels they are (B, K), 0 or 1.
         """
+        if self.multilabel:
+            found = torch.zeros_like(logits, dtype=torch.uint8)
+            for place, row in enumerate(rows.tolist()):
+                found[place, list(self.labels[row])] = 1
+            return found
         allowed = torch.full_like(logits, float("-inf"))
         for place, row in enumerate(rows.tolist()):
             allowed[place, list(self.labels[row])] = 0
@@ -56,12 +77,16 @@ class GroundTruth:
 
 
 def split_truth(labels: Tensor, outputs: Tensor, known: int = 0) -> GroundTruth:
-    """The data's own labels (N,); class t of the data is the model's output `outputs[t]`.
+    """The data's own labels (N,) or (N, K); class t of the data is the model's `outputs[t]`.
 
     The note says so if the model has `known` outputs and the data fewer classes.
     """
     few = len(outputs) < known
     note = f"{len(outputs):,} of {known:,} classes, all of which compete" if few else ""
+    if is_multilabel(labels):
+        columns = outputs.tolist()
+        sets = [tuple(columns[each] for each in label_numbers(row)) for row in labels.numpy()]
+        return GroundTruth(sets, note, multilabel=True)
     return GroundTruth([(target,) for target in outputs[labels].tolist()], note)
 
 
@@ -204,8 +229,9 @@ def _from_table(path: Path, names: Sequence[str]) -> list[Given]:
                 f"{path}: line {row.line}: {row.path} may be {names[rows[0]]} or {names[rows[1]]};"
                 " name its folder too"
             )
+        label = single_label(row.label, f"{path}: line {row.line}")
         for each in rows:  # none if the file belongs to a larger set
-            given[each].append((row.label, f"line {row.line}"))
+            given[each].append((label, f"line {row.line}"))
     return list(given)
 
 

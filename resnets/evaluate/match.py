@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnets.config import ConfigError, DataSpec, Preprocess, Recipe
+from resnets.config import ConfigError, DataSpec, Postprocess, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
 from resnets.data.dataset.content_hash import file_keys
+from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.split import with_summary
@@ -39,6 +40,7 @@ class ModelInfo(Protocol):
     """What evaluation needs to know of a model or artifact: see `models.ImageClassifier`."""
 
     preprocess: Any
+    postprocess: Postprocess
     classes: tuple[str, ...]
     recipe: Recipe | None
     origin: str
@@ -61,6 +63,8 @@ def open_labeled(
     else:
         images = _open_for_labels(model, source, name, others)
     if labels is not None:
+        if model.postprocess.multilabel:
+            raise ConfigError("--labels: for one class per image; the weights give sets of labels")
         names = [image_name(images, row) for row in range(len(images))]
         stored_order = not isinstance(images, FileSplit)  # pixels have numbers, no file names
         truth = read_labels(labels, names, model.classes, stored_order=stored_order)
@@ -70,6 +74,15 @@ def open_labeled(
             images = with_summary(images, summary)
         return images, truth
     outputs = match_classes(images.classes, model.classes, images.description)
+    if is_multilabel(images.labels) != model.postprocess.multilabel:
+        theirs, ours = (
+            ("sets of labels", "one class")
+            if is_multilabel(images.labels)
+            else ("one label each", "sets of labels")
+        )
+        raise DataError(
+            f"{images.description}: its images have {theirs}, but the weights give {ours}"
+        )
     if note := class_number_note(images.classes, model.classes):
         images = _described(images, f"{images.description}, {note}")
     return images, split_truth(images.labels, outputs, len(model.classes))
@@ -123,6 +136,7 @@ def open_split(
             quarantine=None if foreign else spec.quarantine,
             ground_truth=None if foreign else spec.ground_truth,
             labels_from="auto" if foreign else spec.labels_from,
+            labels="multi" if model.postprocess.multilabel else spec.labels,
             streaming=False if foreign else spec.streaming,
             size=seen.size,
             resize=seen.resize,

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from resnets.config import SOFTMAX, Postprocess
 from resnets.data import Split
+from resnets.data.dataset.labels import NO_LABEL, label_text
 from resnets.evaluate.ensemble import ScoredBatch
-from resnets.evaluate.evaluation import Evaluation, evaluate_scores
+from resnets.evaluate.evaluation import AnyEvaluation, evaluate_scores
 from resnets.evaluate.ground_truth import GroundTruth
+from resnets.evaluate.postprocess import probabilities
 from resnets.evaluate.views import image_name
 from resnets.utils.distributed import ProcessGroup
+
+if TYPE_CHECKING:
+    from resnets.evaluate.unknown import UnknownMetrics
 
 MAX_MISTAKES = 24  # the most confident ones are kept
 
@@ -22,10 +29,12 @@ MAX_MISTAKES = 24  # the most confident ones are kept
 class Scorer(Protocol):
     """What computes scores of images: an `Ensemble`, or an artifact's runtime.
 
-    classes: of its outputs. `protocol`: how `scores` are computed, in one line.
+    classes: of its outputs. postprocess: what its logits mean. `protocol`: how `scores` are
+    computed, in one line.
     """
 
     classes: tuple[str, ...]
+    postprocess: Postprocess
 
     def scores(
         self, split: Split, rows: Sequence[int], workers: int | None = None
@@ -40,7 +49,11 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong prediction: image `row` of the split, its class and the predicted one."""
+    """A wrong prediction: image `row` of the split, its class and the predicted one.
+
+    Of sets of labels: the image's labels, and the label that it is most wrongly given ("cat") or
+    not given ("no cat"); `probability` is that of the wrong answer.
+    """
 
     row: int
     path: str
@@ -63,13 +76,15 @@ class Measurement:
     """An evaluation with the 24 most confident mistakes, and the images not counted.
 
     errors: one message for each image that could not be read. warnings: possible mistakes in how
-    the data were understood, from the split's `DataSummary`, and those of the evaluation.
+    the data were understood, from the split's `DataSummary`, and those of the evaluation. unknown:
+    metrics of images of no class, where they were asked for.
     """
 
-    evaluation: Evaluation
+    evaluation: AnyEvaluation
     mistakes: tuple[Mistake, ...]
     errors: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    unknown: UnknownMetrics | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON: those of the evaluation, the mistakes and the errors."""
@@ -78,6 +93,7 @@ class Measurement:
             "confident_errors": [mistake.to_json() for mistake in self.mistakes],
             "unreadable": list(self.errors),
             "warnings": list(self.warnings),
+            **({} if self.unknown is None else {"unknown": self.unknown.to_json()}),
         }
 
 
@@ -105,7 +121,14 @@ def measure(
             errors.extend(scored.errors)
             if len(scored.rows):
                 targets = truth.targets(scored.rows, scored.logits)
-                found = find_mistakes(split, scored.rows, scored.logits, targets, scorer.classes)
+                found = find_mistakes(
+                    split,
+                    scored.rows,
+                    scored.logits,
+                    targets,
+                    scorer.classes,
+                    scorer.postprocess,
+                )
                 mistakes[:] = most_confident(mistakes + found)
                 yield scored.logits, targets
 
@@ -115,6 +138,7 @@ def measure(
         protocol=f"{scorer.protocol(weights)}, {split.description}"
         + (f", {truth.note}" if truth.note else ""),
         device=torch.device("cpu"),
+        postprocess=scorer.postprocess,
     )
     errors = sorted(rank.all_gather(errors))
     evaluation = evaluation.without_unreadable(len(errors))
@@ -134,8 +158,12 @@ def find_mistakes(
     logits: Tensor,
     targets: Tensor,
     classes: Sequence[str],
+    spec: Postprocess = SOFTMAX,
 ) -> list[Mistake]:
     """The wrong predictions among those of images `rows` (B,), with logits (B, K)."""
+    if spec.multilabel:
+        return _wrong_labels(split, rows, logits, targets, classes, spec)
+    logits = logits if spec.temperature == 1.0 else logits / spec.temperature
     shares, predicted = (each.cpu() for each in logits.softmax(1).max(1))  # (B,), (B,)
     found, targets = [], targets.cpu()
     for place in torch.nonzero(predicted != targets)[:, 0].tolist():
@@ -147,6 +175,35 @@ def find_mistakes(
                 true=classes[int(targets[place])],
                 predicted=classes[int(predicted[place])],
                 probability=float(shares[place]),
+            )
+        )
+    return found
+
+
+def _wrong_labels(
+    split: Split,
+    rows: Sequence[int] | Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    classes: Sequence[str],
+    spec: Postprocess,
+) -> list[Mistake]:
+    """The most confident wrong answer on each image, where there is one."""
+    scores = probabilities(logits.cpu().numpy(), spec)
+    truth = targets.cpu().numpy() > 0
+    wrong = (scores >= np.array(spec.thresholds, np.float32)) != truth
+    confidence = np.where(wrong, np.where(truth, 1 - scores, scores), -1.0)
+    found = []
+    for place in np.flatnonzero(wrong.any(1)).tolist():
+        row, label = int(rows[place]), int(confidence[place].argmax())
+        name = classes[label]
+        found.append(
+            Mistake(
+                row=row,
+                path=image_name(split, row),
+                true=label_text(truth[place], classes, NO_LABEL),
+                predicted=f"no {name}" if truth[place, label] else name,
+                probability=float(confidence[place, label]),
             )
         )
     return found

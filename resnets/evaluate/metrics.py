@@ -35,6 +35,7 @@ class ClassificationSums:
     top5_hits: examples whose true class is among the min(5, K) highest logits.
     loss: cross-entropy in nats, summed.
     bin_counts, bin_confidence, bin_hits: (15,) over equal bins of the predicted probability.
+    confidence, hits: (N,) the predicted probability of each example, and whether it is right.
     """
 
     confusion: np.ndarray
@@ -43,6 +44,8 @@ class ClassificationSums:
     bin_counts: np.ndarray
     bin_confidence: np.ndarray
     bin_hits: np.ndarray
+    confidence: np.ndarray
+    hits: np.ndarray
 
     @property
     def examples(self) -> int:
@@ -92,12 +95,17 @@ class ClassificationSums:
         """Expected calibration error, L1 over 15 equal bins, in 0..1 (Guo et al. 2017, eq. 3)."""
         return float(np.abs(self.bin_hits - self.bin_confidence).sum() / self.examples)
 
+    @property
+    def calibration_error_equal_mass(self) -> float:
+        """The same over 15 bins of equally many examples; see `equal_mass_error`."""
+        return equal_mass_error(self.confidence, self.hits)
+
 
 class ClassificationMeter:
     """Adds up `ClassificationSums` over batches of logits, on their device, and over all processes.
 
-    Not a torchmetrics.Metric: importing that takes longer than torch itself, it stores every
-    example for the calibration error, and counts confidence 1.0 as a 16th bin.
+    Not a torchmetrics.Metric: importing that takes longer than torch itself, and it counts
+    confidence 1.0 as a 16th bin.
     """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
@@ -113,6 +121,8 @@ class ClassificationMeter:
         self.bin_counts = zeros(BINS)
         self.bin_confidence = zeros(BINS, dtype=wide)
         self.bin_hits = zeros(BINS)
+        self._confidence: list[Tensor] = []
+        self._hits: list[Tensor] = []
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: `logits` (B, K) float32, `targets` (B,) int64 in 0..K-1."""
@@ -126,6 +136,8 @@ class ClassificationMeter:
         self.bin_counts.index_add_(0, bins, ones)
         self.bin_confidence.index_add_(0, bins, confidence.to(self.bin_confidence.dtype))
         self.bin_hits.index_add_(0, bins, hits)
+        self._confidence.append(confidence)
+        self._hits.append(hits.bool())
 
     def sums(self) -> ClassificationSums:
         """The sums over all examples so far, of all processes; each of them must call this."""
@@ -135,11 +147,44 @@ class ClassificationMeter:
         if distributed.is_available() and distributed.is_initialized():
             for tensor in state.values():
                 distributed.all_reduce(tensor)
+        confidence, hits = (gathered(each) for each in (self._confidence, self._hits))
         return ClassificationSums(
             **{name: tensor.numpy() for name, tensor in state.items() if tensor.ndim},
             top5_hits=int(state["top5_hits"]),
             loss=float(state["loss"]),
+            confidence=confidence,
+            hits=hits,
         )
+
+
+def gathered(chunks: list[Tensor]) -> np.ndarray:
+    """The rows of all chunks, of all processes in the order of their ranks, on the CPU."""
+    own = torch.cat(chunks).cpu() if chunks else torch.empty(0)
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return own.numpy()
+    parts: list[np.ndarray] = [np.empty(0)] * distributed.get_world_size()
+    distributed.all_gather_object(parts, own.numpy())
+    return np.concatenate([each for each in parts if len(each)] or [own.numpy()])
+
+
+def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
+    """Expected calibration error, L1 over equal bins of (N,) confidences (Guo et al. 2017)."""
+    of = (confidence * bins).astype(np.int64).clip(0, bins - 1)
+    gaps = np.bincount(of, hits, bins) - np.bincount(of, confidence, bins)
+    return float(np.abs(gaps).sum() / max(1, len(hits)))
+
+
+def equal_mass_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
+    """The same over bins of equally many examples, by rank (Nguyen and O'Connor 2015, section 4).
+
+    Equal bins leave most of them nearly empty where a network is sure of nearly all images.
+    """
+    order = np.argsort(confidence, kind="stable")
+    gaps = [
+        abs(float(hits[rows].sum()) - float(confidence[rows].sum()))
+        for rows in np.array_split(order, min(bins, max(1, len(order))))
+    ]
+    return sum(gaps) / max(1, len(hits))
 
 
 @dataclass(frozen=True)
@@ -189,3 +234,50 @@ def most_confused(
         for i, j in zip(rows, columns, strict=True)
         if wrong[i, j]
     ]
+
+
+MIN_POSITIVES = 10  # validation images of a label, from which it has a threshold of its own
+
+
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> float | None:
+    """Area under the precision-recall steps of (N,) scores: sum of (R_n - R_n-1) P_n, in 0..1.
+
+    Over the distinct scores from the highest on, without interpolation, as scikit-learn's
+    `average_precision_score`; None without a positive target.
+    """
+    positives = int(targets.sum())
+    if not positives:
+        return None
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.r_[np.diff(scores[order]) != 0, True])  # of equal scores
+    hits = np.cumsum(targets[order] > 0)[last]
+    recall = np.r_[0, hits / positives]
+    return float((np.diff(recall) * hits / (last + 1)).sum())
+
+
+def f1_thresholds(scores: np.ndarray, targets: np.ndarray) -> tuple[float, ...]:
+    """For each label of scores and targets (N, K) the threshold of the highest F1.
+
+    A label with fewer than 10 positives has the one that is best for all labels together (micro
+    F1), which does not hang on a few images. A threshold lies halfway to the next lower score.
+    """
+    common = best_threshold(scores.reshape(-1), targets.reshape(-1))
+    return tuple(
+        best_threshold(column, truth) if truth.sum() >= MIN_POSITIVES else common
+        for column, truth in zip(scores.T, targets.T, strict=True)
+    )
+
+
+def best_threshold(scores: np.ndarray, targets: np.ndarray) -> float:
+    """The threshold of (N,) scores with the highest F1, the highest of several; 0.5 without a
+    positive target."""
+    if not targets.any():
+        return 0.5
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order].astype(np.float64)
+    last = np.flatnonzero(np.r_[np.diff(ordered) != 0, True])
+    hits = np.cumsum(targets[order] > 0)[last]
+    f1 = 2 * hits / (last + 1 + targets.sum())
+    best = int(last[int(f1.argmax())])
+    lower = ordered[best + 1] if best + 1 < len(ordered) else 0.0
+    return float((ordered[best] + lower) / 2)

@@ -13,38 +13,49 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from resnets.config import Postprocess
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut, walk_unlabeled
 from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.batched_inference import NOT_FINITE, batched_inference
+from resnets.evaluate.postprocess import decide
 
 MAX_BATCH = 256  # images computed at once, and whose rows are printed together
 
 
 class Classifier(Protocol):
-    """What computes probabilities: see `runtime.base.Backend`.
+    """What computes logits: see `runtime.base.Backend`.
 
-    preprocess: a `Preprocessor`. batch: images per batch. at_once: batches computed at a time.
+    preprocess: a `Preprocessor`. postprocess: what the logits mean. batch: images per batch.
+    at_once: batches computed at a time.
     """
 
     classes: tuple[str, ...]
     preprocess: Any
+    postprocess: Postprocess
     batch: int
     at_once: int
 
-    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(B, K) of images (B, size, size, C)."""
         ...
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image, highest first, or why it was not read."""
+    """The most probable classes of an image, highest first, or why it was not read.
+
+    labels: the classes that the image has, by the thresholds of a network that gives sets of
+    labels; None of one that gives one class. unknown: whether the image is of none of the classes;
+    None where the weights have no threshold for that.
+    """
 
     path: Path
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
+    labels: tuple[str, ...] | None = None
+    unknown: bool | None = None
 
 
 def find_images(paths: Iterable[str | Path], left_out: LeftOut | None = None) -> list[Path]:
@@ -83,13 +94,13 @@ def predict(
         image: Tensor = classifier.preprocess.to_tensor(images[row])
         return image
 
-    def probabilities(images: Sequence[Tensor]) -> Tensor:
+    def logits(images: Sequence[Tensor]) -> Tensor:
         pixels = torch.stack([each.permute(1, 2, 0) for each in images])  # (B, H, W, C)
-        return torch.from_numpy(classifier.probabilities(pixels.numpy()))
+        return torch.from_numpy(classifier.logits(pixels.numpy()))
 
     for group in batched_inference(
         read,
-        probabilities,
+        logits,
         range(len(images)),
         group=min(MAX_BATCH, classifier.batch),
         workers=workers,
@@ -102,6 +113,11 @@ def predict(
             if isinstance(found, str):
                 yield Prediction(path, error=f"{path}: {found}" if found == NOT_FINITE else found)
                 continue
-            best = found.topk(min(top_k, len(classifier.classes)))
-            classes = tuple(classifier.classes[k] for k in best.indices.tolist())
-            yield Prediction(path, classes, tuple(best.values.tolist()))
+            (decision,) = decide(found.numpy()[None], classifier.postprocess)
+            best = decision.top(top_k)
+            yield Prediction(
+                path,
+                tuple(classifier.classes[k] for k in best),
+                tuple(decision.probabilities[best].tolist()),
+                **decision.to_json(classifier.classes),
+            )

@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from resnets.data import Batch, DataError, Split
+from resnets.data.dataset.labels import NO_LABEL, label_text
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.evaluate.evaluation import Evaluation
+from resnets.evaluate.evaluation import AnyEvaluation, Evaluation
 from resnets.evaluate.measure import Mistake
 from resnets.evaluate.views import load_image
 from resnets.report.details import CaptionedImage, RunDetails, class_rows
@@ -22,7 +23,7 @@ log = logging.getLogger("resnets")
 def run_details(
     split_name: str,
     split: Split,
-    evaluation: Evaluation,
+    evaluation: AnyEvaluation,
     mistakes: Sequence[Mistake],
     trained: Mapping[str, int],
     batch: Sequence[CaptionedImage],
@@ -31,7 +32,7 @@ def run_details(
     return RunDetails(
         split_name,
         class_rows(evaluation.to_json()["per_class"], trained),
-        evaluation.confusion.tolist(),
+        evaluation.confusion.tolist() if isinstance(evaluation, Evaluation) else (),
         [_mistake(split, each) for each in mistakes],
         batch,
     )
@@ -51,10 +52,11 @@ def training_images(
     pixels = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
     found = []
     for k, image in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
-        lines = [classes[int(batch.targets[k])]]
+        lines = [label_text(batch.targets[k].cpu().numpy(), classes, NO_LABEL)]
         if batch.other is not None and batch.share is not None and batch.share[k] < 1:
             share = float(batch.share[k])
-            lines = [f"{share:.0%} {lines[0]}", f"{1 - share:.0%} {classes[int(batch.other[k])]}"]
+            other = label_text(batch.other[k].cpu().numpy(), classes, NO_LABEL)
+            lines = [f"{share:.0%} {lines[0]}", f"{1 - share:.0%} {other}"]
         found.append(CaptionedImage(Thumbnail.of(image), lines))
     return found
 

@@ -115,15 +115,18 @@ class Views:
         return f"{text}, {preprocess.size}x{preprocess.size} px"
 
 
-def average_scores(logits: Tensor, how: Average) -> Tensor:
+def average_scores(logits: Tensor, how: Average, activation: str = "softmax") -> Tensor:
     """Scores (..., K) of V views or models, (V, ..., K), as logits of one.
 
     "probabilities" averages after the softmax, as Krizhevsky et al. 2012 (section 4.1) do over
     crops and Simonyan and Zisserman 2015 (sections 3.2, 4.2) over flips and scales, and returns the
-    logarithm; "logits" averages before it.
+    logarithm; "logits" averages before it. Of `activation` "sigmoid", "probabilities" gives the
+    logits of the mean of the sigmoids.
     """
     if how == "logits" or len(logits) == 1:
         return logits.mean(0)
+    if activation == "sigmoid":
+        return torch.special.logit(logits.double().sigmoid().mean(0), 1e-12).to(logits.dtype)
     return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 

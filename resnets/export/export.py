@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from resnets.config import ConfigError, dump_json, lock_path, to_dict
 from resnets.data import DataError, Split
 from resnets.data.dataset.summary import announce
-from resnets.evaluate.evaluation import Evaluation
+from resnets.evaluate.evaluation import AnyEvaluation
 from resnets.evaluate.ground_truth import GroundTruth
 from resnets.evaluate.match import open_labeled, open_split
 from resnets.evaluate.views import Views, read_views
@@ -71,7 +71,7 @@ class Evidence:
     calibration: NDArray[np.uint8] | None = None
     split: Split | None = None
     truth: GroundTruth | None = None
-    baseline: Callable[[], Evaluation] | None = None
+    baseline: Callable[[], AnyEvaluation] | None = None
 
 
 def export(
@@ -159,8 +159,10 @@ def verify(
             "name": "logits",
             "type": "float32",
             "shape": ["batch", len(metadata.classes)],
-            "description": "scores before the softmax, in the order of the classes",
+            "description": f"scores before the {metadata.postprocess.activation}, in the order of"
+            " the classes",
         },
+        "postprocess": to_dict(metadata.postprocess),
         "preprocess": {
             **to_dict(metadata.preprocess),
             "before_graph": "EXIF orientation"

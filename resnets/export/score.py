@@ -23,6 +23,7 @@ class BackendScorer:
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.classes = backend, backend.classes
+        self.postprocess = backend.postprocess
 
     def scores(
         self, split: Split, rows: Sequence[int], workers: int | None = None

@@ -308,9 +308,7 @@ def _artifacts_of_run(source: str) -> list[Path]:
 
 
 def _describe_rise(rise: float) -> str:
-    return (
-        f"loses {rise:.2f} points of top-1 error" if rise > 0 else "does not raise the top-1 error"
-    )
+    return f"raises the error by {rise:.2f} points" if rise > 0 else "does not raise the error"
 
 
 def _measured_rise(path: Path, sha256: str) -> float | None:
@@ -318,7 +316,8 @@ def _measured_rise(path: Path, sha256: str) -> float | None:
     try:
         manifest = read_json(manifest_path(path), "manifest")
         if manifest["precision"] == "int8" and manifest["source"]["model_sha256"] == sha256:
-            return float(manifest["errors"]["top1_error_rise"])
+            errors = manifest["errors"]
+            return float(errors.get("top1_error_rise", errors.get("mAP_error_rise")))
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None

@@ -20,7 +20,7 @@ from resnets.runtime.base import Backend
 from resnets.utils.errors import ResnetsError
 
 if TYPE_CHECKING:
-    from resnets.evaluate.evaluation import Evaluation
+    from resnets.evaluate.evaluation import AnyEvaluation
 
 BATCHES = (1, 2, 7)
 # Root mean square difference of the logits over their standard deviation. Measured on a model of 6
@@ -128,45 +128,38 @@ def _to_channels(photograph: NDArray[np.uint8], channels: int) -> NDArray[np.uin
     return np.array(image).reshape(*photograph.shape[:2], channels)
 
 
-def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> Evaluation:
+def count_errors(backend: Backend, split: Split, truth: GroundTruth) -> AnyEvaluation:
     """Evaluate a backend on a split, on at most MAX_MEASURED evenly spaced images."""
     positions = np.linspace(0, len(truth.rows) - 1, min(len(truth.rows), MAX_MEASURED)).astype(int)
     chosen = {truth.rows[position] for position in positions.tolist()}
-    subset = GroundTruth(
-        [each if row in chosen else () for row, each in enumerate(truth.labels)], truth.note
-    )
+    subset = truth.of(chosen)
     from resnets.export.score import evaluate_backend  # deferred: slow to import
 
     return evaluate_backend(backend, split, subset).evaluation
 
 
 def compare_errors(
-    name: str, baseline: Evaluation, after: Evaluation, max_drop: float
+    name: str, baseline: AnyEvaluation, after: AnyEvaluation, max_drop: float
 ) -> dict[str, Any]:
     """Errors in percent of the model and of the artifact `name` on the same images.
 
-    VerificationError if the top-1 error rises by more than `max_drop` percentage points.
+    VerificationError if the error, 100 - mAP of sets of labels, rises by more than `max_drop`
+    percentage points.
     """
-    rise = after.top1_error - baseline.top1_error
+    rise = after.error - baseline.error
     if not rise <= max_drop:
         raise VerificationError(
-            f"{name}: top-1 error rises by {rise:.2f} points, from {baseline.top1_error:.2f}%"
-            f" to {after.top1_error:.2f}% of {after.examples:,} images; allowed are {max_drop:g}"
+            f"{name}: {after.error_name} rises by {rise:.2f} points, from {baseline.error:.2f}%"
+            f" to {after.error:.2f}% of {after.examples:,} images; allowed are {max_drop:g}"
             " (--max-drop); nothing was written",
-            after.top1_error,
+            after.error,
         )
+    before, now = baseline.metrics, after.metrics
+    measured = [key for key in ("top1_error", "top5_error", "mAP", "macro_f1") if key in now]
     return {
-        "top1_error_before": baseline.top1_error,
-        "top1_error_after": after.top1_error,
-        **(
-            {}
-            if after.top5_error is None
-            else {
-                "top5_error_before": baseline.top5_error,
-                "top5_error_after": after.top5_error,
-            }
-        ),
-        "top1_error_rise": rise,
+        **{f"{key}_before": before[key] for key in measured},
+        **{f"{key}_after": now[key] for key in measured},
+        f"{'top1_error' if 'top1_error' in now else 'mAP_error'}_rise": rise,
         "max_drop": max_drop,
         "images": after.examples,
         "protocol_before": baseline.protocol,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resnets.config import ModelSpec, Recipe
+from resnets.config import SOFTMAX, ModelSpec, Recipe
 from resnets.models.norm import BATCH_NORMS
 
 NAIVE_STD = 0.01
@@ -31,7 +31,8 @@ class ImageClassifier(nn.Module, ABC):
     logits. Any input size works; the features are pooled to one size. `recompute` enables
     activation checkpointing: about a third more computation for less memory, see `_run_stage`.
     `custom` holds the `block` and `norm` that replace those of the spec.
-    A loaded model also carries its preprocessing, class names, recipe and origin.
+    A loaded model also carries its preprocessing and postprocessing, its class names, recipe and
+    origin.
     """
 
     stage_names: tuple[str, ...]
@@ -45,6 +46,7 @@ class ImageClassifier(nn.Module, ABC):
         self.custom: dict[str, Any] = {name: part for name, part in custom.items() if part}
         self.recompute = False
         self.preprocess: Any = None
+        self.postprocess = SOFTMAX
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
         self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images

@@ -38,8 +38,8 @@ class RunDetails:
     """A classifier's evaluation in full, and images of its run.
 
     split: the one that was measured, "test" or "val". classes: rows of the table, in the order of
-    the data. confusion: (K, K) counts, rows the true class. mistakes: the most confident errors.
-    batch: training images as the network saw them.
+    the data. confusion: (K, K) counts, rows the true class; () of sets of labels. mistakes: the
+    most confident errors. batch: training images as the network saw them.
     """
 
     split: str
@@ -63,7 +63,7 @@ class RunDetails:
     @property
     def matrix(self) -> Sequence[tuple[str, Sequence[tuple[int, float]]]]:
         """Each class with its row of counts and shares in 0..1; empty for many classes."""
-        if len(self.classes) > MATRIX_CLASSES:
+        if len(self.classes) > MATRIX_CLASSES or not self.confusion:
             return ()
         return [
             (row.name, [(count, count / max(1, sum(counts))) for count in counts])

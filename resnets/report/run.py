@@ -30,6 +30,8 @@ METRICS = {
     "top1_error": "top-1 error",
     "balanced_error": "balanced error",
     "top5_error": "top-5 error",
+    "mAP": "mAP",
+    "micro_f1": "micro F1",
     "given_error": "error, class given",
     "AP": "mAP",
     "AP50": "mAP@.5",
@@ -50,7 +52,7 @@ SHORT = {
     "macro_f1": "macro F1",
     "majority_error": "baseline",
 }
-PLOTTED = ("top1_error", "AP50", "mean_iou")  # beside the loss: the first that a run has
+PLOTTED = ("top1_error", "mAP", "AP50", "mean_iou")  # beside the loss: the first that a run has
 LINES = (("train", "--", SERIES[3]), ("val", "-", SERIES[0]), ("test", "-", SERIES[4]))
 FEW_POINTS = 20  # of a line, up to which each is marked
 STAGE_COLORS = (SERIES[0], SERIES[1], SERIES[3], SERIES[4])

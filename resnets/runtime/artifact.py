@@ -23,7 +23,15 @@ from typing import Any, Literal
 
 import torch
 
-from resnets.config import Preprocess, Recipe, from_dict, stored_recipe, to_dict
+from resnets.config import (
+    SOFTMAX,
+    Postprocess,
+    Preprocess,
+    Recipe,
+    from_dict,
+    stored_recipe,
+    to_dict,
+)
 from resnets.config.aliases import read_json, with_current_names
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
@@ -47,7 +55,8 @@ class ArtifactMetadata:
 
     kind: runtime that executes it. precision: of its computation. model: name of the architecture.
     classes: names of the outputs, in order. preprocess: the transforms before the graph and inside
-    it. origin: the weights it was exported from. recipe: the recipe of their run, None if unknown.
+    it. postprocess: what its logits mean. origin: the weights it was exported from. recipe: the
+    recipe of their run, None if unknown.
     floats: layers of an int8 model that are not quantized (see `export/mixed_precision.py`).
     """
 
@@ -59,6 +68,7 @@ class ArtifactMetadata:
     origin: str
     recipe: Recipe | None = None
     floats: tuple[str, ...] = ()
+    postprocess: Postprocess = SOFTMAX
 
     @classmethod
     def from_model(
@@ -67,7 +77,14 @@ class ArtifactMetadata:
         """The metadata of an artifact exported from `model`."""
         spec = model.preprocess.spec
         return cls(
-            kind, precision, model.spec.name, model.classes, spec, model.origin, model.recipe
+            kind,
+            precision,
+            model.spec.name,
+            model.classes,
+            spec,
+            model.origin,
+            model.recipe,
+            postprocess=model.postprocess,
         )
 
     @property
@@ -80,6 +97,7 @@ class ArtifactMetadata:
         plain = asdict(self) | {
             "format": FORMAT,
             "preprocess": to_dict(self.preprocess),
+            "postprocess": to_dict(self.postprocess),
             "recipe": None if self.recipe is None else to_dict(self.recipe),
         }
         return json.dumps(plain)
@@ -95,6 +113,9 @@ class ArtifactMetadata:
             plain["classes"] = tuple(plain["classes"])
             plain["floats"] = tuple(plain.get("floats", ()))
             plain["preprocess"] = from_dict(Preprocess, plain["preprocess"], where)
+            post = from_dict(Postprocess, plain.pop("postprocess", {}), where)
+            post.check(len(plain["classes"]))
+            plain["postprocess"] = post
             return cls(**plain, recipe=None if recipe is None else stored_recipe(recipe, where))
         except Exception as error:  # JSON of any shape
             raise ArtifactError(
@@ -125,10 +146,12 @@ def file_sha256(path: Path) -> str:
 
 
 def model_sha256(model: ImageClassifier) -> str:
-    """SHA-256 of everything that decides the outputs: weights, preprocessing and classes."""
-    hasher = hashlib.sha256(
-        json.dumps([asdict(model.spec), to_dict(model.preprocess.spec), model.classes]).encode()
-    )
+    """SHA-256 of everything that decides the outputs: weights, preprocessing, postprocessing and
+    classes."""
+    stated = [asdict(model.spec), to_dict(model.preprocess.spec), model.classes]
+    if model.postprocess != SOFTMAX:
+        stated.append(to_dict(model.postprocess))
+    hasher = hashlib.sha256(json.dumps(stated).encode())
     image = model.preprocess.mean_and_scale(torch.device("cpu"))
     for name, tensor in [*model.state_dict().items(), *zip(("mean", "scale"), image, strict=True)]:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnets.config import Recipe
+from resnets.config import SOFTMAX, Postprocess, Recipe
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.batched_inference import PixelBudget
 from resnets.runtime.artifact import ArtifactError, ArtifactMetadata
@@ -25,9 +25,10 @@ class Backend(Protocol):
 
     name: runtime and precision, such as "openvino int8". classes: names of the K outputs.
     Inputs are center crops as decoded for `preprocess.view`: uint8 (B, size, size, channels), RGB
-    or grayscale. batch: the preferred batch size. at_once: batches that the caller should run
-    concurrently, from threads of its own. note: why this backend was selected, for the log; "" if
-    there was no choice. Both methods are thread-safe.
+    or grayscale. postprocess: what the logits mean (`evaluate.postprocess.decide`). batch: the
+    preferred batch size. at_once: batches that the caller should run concurrently, from threads of
+    its own. note: why this backend was selected, for the log; "" if there was no choice. `logits`
+    is thread-safe.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Backend(Protocol):
     size: int
     channels: int
     preprocess: Preprocessor
+    postprocess: Postprocess
     origin: str
     batch: int
     at_once: int
@@ -42,10 +44,6 @@ class Backend(Protocol):
 
     def logits(self, images: Images) -> Scores:
         """(B, K) float32 of images (B, size, size, channels) uint8."""
-        ...
-
-    def probabilities(self, images: Images) -> Scores:
-        """Softmax of the logits; rows sum to 1."""
         ...
 
 
@@ -64,8 +62,10 @@ class Engine(ABC):
         preprocess: Preprocessor,
         origin: str,
         recipe: Recipe | None = None,
+        postprocess: Postprocess = SOFTMAX,
     ) -> None:
         spec = preprocess.spec
+        self.postprocess = postprocess
         self.name, self.classes, self.preprocess, self.origin = name, classes, preprocess, origin
         self.recipe, self.size, self.channels = recipe, spec.size, spec.channels
         self.batch = PixelBudget(torch.device("cpu")).images(spec.size**2)
@@ -87,15 +87,6 @@ class Engine(ABC):
             )
         return self._compute(np.ascontiguousarray(images))
 
-    def probabilities(self, images: Images) -> Scores:
-        """Softmax of the logits; rows sum to 1. NaN in rows whose logits are not finite."""
-        logits = self.logits(images)
-        fine = np.isfinite(logits).all(1, keepdims=True)
-        logits = np.where(fine, logits, np.float32("nan"))  # a softmax would hide -inf
-        exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        scores: Scores = exponentials / exponentials.sum(1, keepdims=True)
-        return scores
-
 
 class ArtifactEngine(Engine):
     """An engine that executes an artifact and has its metadata."""
@@ -108,6 +99,7 @@ class ArtifactEngine(Engine):
             metadata.preprocessor,
             f"{path.name} (of {metadata.origin})",
             metadata.recipe,
+            metadata.postprocess,
         )
 
     def full_image_logits(self, image: Images) -> Scores | None:

@@ -33,7 +33,9 @@ class TorchEngine(Engine):
             environment.tune_malloc()
         resolved = pick_precision(precision, self.device)
         name = f"torch {resolved}, {environment.device_name(self.device)}"
-        super().__init__(name, model.classes, model.preprocess, model.origin, model.recipe)
+        super().__init__(
+            name, model.classes, model.preprocess, model.origin, model.recipe, model.postprocess
+        )
         with within_memory(f"the model does not fit on {self.device}", "use --device cpu"):
             self.graph: nn.Module = InferenceModule(model, resolved).to(self.device)
         self.budget = PixelBudget(self.device)

@@ -21,6 +21,7 @@ from resnets.detect.models.predictor import InferenceInput, Predictor
 from resnets.detect.outputs import Output
 from resnets.evaluate.batched_inference import NOT_FINITE
 from resnets.evaluate.figures.grad_cam import PANEL, grad_cam, heat
+from resnets.evaluate.postprocess import Decision, decide
 from resnets.evaluate.prepare import to_device
 from resnets.export.select import open_backend
 from resnets.runtime.artifact import is_artifact
@@ -97,20 +98,22 @@ class Classifier:
         """The input (size, size, channels) of the model."""
         return decode(data, self.backend.preprocess.view, name)
 
-    def compute(self, prepared: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.float32]]:
-        """Probabilities (K,) of each image."""
-        return list(self.backend.probabilities(np.stack(list(prepared))))
+    def compute(self, prepared: Sequence[NDArray[np.uint8]]) -> Sequence[Decision]:
+        """Probabilities, labels and "unknown" of each image."""
+        return decide(self.backend.logits(np.stack(list(prepared))), self.backend.postprocess)
 
-    def describe(self, answer: NDArray[np.float32], options: PredictOptions) -> Json:
-        """The most likely classes, best first; RequestError if the outputs are not finite."""
-        if not np.isfinite(answer).all():
+    def describe(self, answer: Decision, options: PredictOptions) -> Json:
+        """The most likely classes, best first, with `labels` and `unknown` where the model tells
+        them; RequestError if the outputs are not finite."""
+        scores = answer.probabilities
+        if not np.isfinite(scores).all():
             raise RequestError(500, NOT_FINITE)
-        order = np.argsort(-answer, kind="stable")[: options.top_k]
         return {
             "classes": [
-                {"class": self.classes[index], "probability": round(float(answer[index]), 6)}
-                for index in order.tolist()
-            ]
+                {"class": self.classes[index], "probability": round(float(scores[index]), 6)}
+                for index in answer.top(options.top_k)
+            ],
+            **answer.to_json(self.classes),
         }
 
     def prepare_explain(self, class_name: str | None) -> None:
@@ -144,7 +147,7 @@ class Classifier:
         """Grad-CAM over the center crop, PANEL px."""
         pixels = self.prepare(data, name)
         if class_name is None:
-            class_name = self.classes[int(self.compute([pixels])[0].argmax())]
+            class_name = self.classes[self.compute([pixels])[0].top(1)[0]]
         tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         image = self._torch_model.preprocess.normalize(tensor)
         target = torch.tensor([self.classes.index(class_name)])

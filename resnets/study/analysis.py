@@ -65,7 +65,7 @@ class LabeledImages:
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Errors and loss of `model` on these images, in eval mode."""
-        return evaluate_model(
+        found = evaluate_model(
             model,
             self.batches,
             self.classes,
@@ -73,6 +73,8 @@ class LabeledImages:
             precision=PRECISION,
             device=self.device,
         )
+        assert isinstance(found, Evaluation)  # `load_models` refuses sets of labels
+        return found
 
 
 def load_models(
@@ -88,6 +90,9 @@ def load_models(
     if not checkpoints:
         raise ConfigError("name at least one run or checkpoint")
     models = [load_model(str(path), loading) for path in checkpoints]
+    for path, model in zip(checkpoints, models, strict=True):
+        if model.postprocess.multilabel:
+            raise ConfigError(f"{path}: gives sets of labels; studies measure one class per image")
     for path, model in zip(checkpoints[1:], models[1:], strict=True):
         difference = _difference(models[0], model, data)
         if difference is not None:

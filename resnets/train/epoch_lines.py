@@ -11,6 +11,8 @@ Row = Mapping[str, Any]
 # Metrics in percent that are printed, and their labels.
 PERCENTAGES = {
     "top1_error": "error",
+    "label_error": "wrong labels",
+    "mAP": "mAP",
     "AP": "mAP",
     "AP50": "mAP@.5",
     "mask_AP": "mask mAP",

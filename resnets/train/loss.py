@@ -43,7 +43,8 @@ def classification_loss(
     the number of images, not of weights, so that parts of a batch add up to the loss of all of it.
     "cross-entropy" and "focal": label smoothing as Szegedy et al. 2016; a mixed image's loss is
     the mean over its two classes, weighted by their shares (Zhang et al. 2018). "bce": see
-    `binary_cross_entropy`.
+    `binary_cross_entropy`; its targets may be sets of labels (B, K), of which the wrong decisions
+    are counted as shares of all labels ("label_errors").
     Errors are counted against `targets` only, so they are high for mixed images.
     """
     criterion = CRITERIA[spec.kind]
@@ -55,11 +56,19 @@ def classification_loss(
         if class_weights is not None:
             class_weights = class_weights.to(logits.device)  # a copy the first time only
         loss = criterion(logits, batch, spec, class_weights)
-        errors = logits.detach().argmax(1).ne(batch.targets).sum()
-        sums = {"loss": loss.detach() * len(batch), "errors": errors}
-        return Losses(loss, sums, len(batch))
+        return Losses(loss, _counted(loss, logits.detach(), batch), len(batch))
 
     return loss_fn
+
+
+def _counted(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+    """The sums of `Losses`."""
+    assert isinstance(batch.targets, torch.Tensor)
+    sums = {"loss": loss.detach() * len(batch)}
+    if batch.targets.ndim == 2:
+        wrong = (logits > 0).ne(batch.targets > 0)
+        return sums | {"label_errors": wrong.float().mean(1).sum()}
+    return sums | {"errors": logits.argmax(1).ne(batch.targets).sum()}
 
 
 def class_weights(spec: LossSpec, labels: torch.Tensor, classes: Sequence[str]) -> torch.Tensor:
@@ -113,9 +122,7 @@ def custom_loss(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> L
             other = values(logits, batch.other, batch)
             total = batch.share * total + (1 - batch.share) * other
         total = total.mean()
-        errors = logits.detach().argmax(1).ne(batch.targets).sum()
-        sums = {"loss": total.detach() * len(batch), "errors": errors}
-        return Losses(total, sums, len(batch))
+        return Losses(total, _counted(total, logits.detach(), batch), len(batch))
 
     return loss_fn
 
@@ -162,11 +169,15 @@ def binary_cross_entropy(
     shares; as in their code, those of more than `MIN_SHARE`. Targets are 1 for present classes and
     0 for others, smoothed to 1 - smoothing + smoothing / K and smoothing / K. The weight of a mixed
     image is the mean of those of its two classes, by their shares.
+
+    Targets may be sets of labels (B, K), of 0 and 1; a mixed image has those of both.
     """
     off = spec.label_smoothing / logits.shape[1]
     on = 1 - spec.label_smoothing + off
     targets = torch.full_like(logits, off)
     assert isinstance(batch.targets, torch.Tensor)
+    if batch.targets.ndim == 2:
+        return F.binary_cross_entropy_with_logits(logits, _label_targets(batch, off, on))
     if batch.other is None or batch.share is None:
         targets.scatter_(1, batch.targets[:, None], on)
     else:
@@ -178,6 +189,16 @@ def binary_cross_entropy(
         return F.binary_cross_entropy_with_logits(logits, targets)
     each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
     return _weighted_mean(lambda classes: each, batch, weights)
+
+
+def _label_targets(batch: Batch, off: float, on: float) -> torch.Tensor:
+    """Targets (B, K) of sets of labels: those of an image, and of its partner in a mix."""
+    assert isinstance(batch.targets, torch.Tensor)
+    present = batch.targets > 0
+    if batch.other is not None and batch.share is not None:
+        share = batch.share[:, None]
+        present = (present & (share > MIN_SHARE)) | ((batch.other > 0) & (1 - share > MIN_SHARE))
+    return torch.where(present, on, off)
 
 
 def _weighted_mean(

@@ -75,7 +75,8 @@ class Meter:
         self,
         group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     ) -> dict[str, float]:
-        """Sums over counts, over all processes; "errors" becomes "top1_error" in percent.
+        """Sums over counts, over all processes; "errors" becomes "top1_error" in percent, and
+        "label_errors" "label_error".
 
         {} without examples.
         """
@@ -84,8 +85,9 @@ class Meter:
         if not count:
             return {}
         means = {name: value / count for name, value in sums.items()}
-        if "errors" in means:
-            means["top1_error"] = 100 * means.pop("errors")
+        for name, title in (("errors", "top1_error"), ("label_errors", "label_error")):
+            if name in means:
+                means[title] = 100 * means.pop(name)
         return means
 
 

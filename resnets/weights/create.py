@@ -278,6 +278,7 @@ def net_from(
         raise WeightsError(f"{weights.source}: has no head for {spec.num_classes} classes{note}")
     if taken and classes is None and len(weights.classes) == spec.num_classes:
         net.classes = weights.classes
+        net.postprocess = weights.postprocess
     elif classes is not None:
         net.classes = tuple(classes)
     _adapt_first(net, found, weights.source)

@@ -19,8 +19,10 @@ import safetensors.torch
 import torch
 
 from resnets.config import (
+    SOFTMAX,
     ConfigError,
     ModelSpec,
+    Postprocess,
     Preprocess,
     dump_json,
     from_dict,
@@ -133,6 +135,7 @@ def _own(net: ImageClassifier) -> dict[str, Any]:
         "model": to_dict(net.spec),
         "preprocess": None if net.preprocess is None else to_dict(net.preprocess.spec),
         "classes": list(net.classes),
+        **({} if net.postprocess == SOFTMAX else {"postprocess": to_dict(net.postprocess)}),
         **({} if net.recipe is None else {"recipe": to_dict(net.recipe)}),
     }
 
@@ -203,11 +206,16 @@ def _read_own(own: dict[str, Any], where: str) -> ParsedConfig:
             "model": lambda value: from_dict(ModelSpec, value, where),
             "preprocess": lambda value: value and from_dict(Preprocess, value, where),
             "classes": names_of,
+            "postprocess": lambda value: from_dict(Postprocess, value, where),
             "recipe": lambda value: stored_recipe(value, where),
         },
         frozenset({"format"}),
     )
-    return ParsedConfig(said["model"], said.get("preprocess"), said["classes"], said.get("recipe"))
+    postprocess = said.get("postprocess", SOFTMAX)
+    postprocess.check(len(said["classes"]) or said["model"].num_classes)
+    return ParsedConfig(
+        said["model"], said.get("preprocess"), said["classes"], said.get("recipe"), postprocess
+    )
 
 
 def save_net(

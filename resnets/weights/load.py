@@ -40,6 +40,7 @@ from resnets.weights.read import (
     chosen_group,
     read_folder,
     read_path,
+    read_postprocess,
     read_preprocess,
     split_part,
 )
@@ -78,7 +79,7 @@ def load(
     Runs and checkpoints may be at a URL that fsspec opens.
     A run gives its best checkpoint on validation, or its last if it had no validation split, and
     averaged (EMA) weights if the run has them. The model has `.preprocess` (a `Preprocessor`),
-    `.classes`, `.recipe` and `.origin` (file, step and kind of weights).
+    `.postprocess`, `.classes`, `.recipe` and `.origin` (file, step and kind of weights).
     Published models are loaded by name: "hub:ORG/NAME", "timm:resnet50.a1_in1k",
     "torchvision:resnet50.IMAGENET1K_V2".
 
@@ -177,6 +178,7 @@ def _net_of(
     check_values(net.state_dict(), display_path(path))
     net.preprocess = read_preprocess(checkpoint)
     net.classes = checkpoint.classes
+    net.postprocess = read_postprocess(checkpoint)
     if len(net.classes) != recipe.model.num_classes:
         raise CheckpointError(
             f"{display_path(path)}: names {len(net.classes)} classes, but its network has"

@@ -15,7 +15,15 @@ from typing import Any
 
 from torch import Tensor
 
-from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe, from_dict
+from resnets.config import (
+    SOFTMAX,
+    ConfigError,
+    ModelSpec,
+    Postprocess,
+    Preprocess,
+    Recipe,
+    from_dict,
+)
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.weights import folder
 from resnets.weights.checkpoint.find import find_checkpoint
@@ -47,14 +55,15 @@ class Weights:
     shapes do not show. spec, classes, recipe: of the model, if stated. format, tensors: naming
     format and tensors, once recognized. head_note: why there is no usable head. head_rows: classes
     of the head. assumed: the preprocessing is the usual one of the format, none is stated.
-    channels, stem_kernel: input channels and side of the first convolution. stored: the config
-    that a training script wrote beside the tensors. other_names: lists there that may name the
-    classes.
+    postprocess: of its own head. channels, stem_kernel: input channels and side of the first
+    convolution. stored: the config that a training script wrote beside the tensors. other_names:
+    lists there that may name the classes.
     """
 
     source: str
     contents: Mapping[str, LazyTensor]
     preprocess: Preprocessor | None = None
+    postprocess: Postprocess = SOFTMAX
     fields: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     spec: ModelSpec | None = None
@@ -147,6 +156,7 @@ def read_folder(path: Path, source: str) -> Weights:
         classes=described.classes,
         spec=described.spec,
         recipe=described.recipe,
+        postprocess=described.postprocess,
     )
 
 
@@ -162,6 +172,22 @@ def read_preprocess(checkpoint: Checkpoint) -> Preprocessor:
         if image is not None and tuple(image.shape) != wanted:
             raise ValueError(f"preprocess: its mean image is of {tuple(image.shape)}, not {wanted}")
         return Preprocessor(spec, image)
+    except ValueError as error:
+        raise CheckpointError(f"{display_path(checkpoint.path)}: {error}") from None
+
+
+def read_postprocess(checkpoint: Checkpoint) -> Postprocess:
+    """What the logits of a checkpoint mean; one class per image where it does not say.
+
+    CheckpointError where it is incomplete.
+    """
+    said = checkpoint.meta.get("postprocess", {})
+    if not isinstance(said, dict):
+        raise checkpoint.invalid_entry("postprocess", "an object", said)
+    try:
+        spec = from_dict(Postprocess, said, where="postprocess")
+        spec.check(len(checkpoint.classes))
+        return spec
     except ValueError as error:
         raise CheckpointError(f"{display_path(checkpoint.path)}: {error}") from None
 
@@ -182,6 +208,7 @@ def _read_safetensors(path: Path, source: str, part: str | None) -> Weights:
         source,
         _in_memory(chosen_group(checkpoint, part, source)),
         read_preprocess(checkpoint),
+        read_postprocess(checkpoint),
         unseen(recipe.model),
         checkpoint.classes,
         recipe.model,

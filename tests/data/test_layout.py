@@ -350,7 +350,8 @@ def test_a_flat_folder_with_a_table_beside_it(tmp_path: Path) -> None:
     put(tmp_path, "train", count=5)
     refused(tmp_path, "labels.csv.*2 of 5")
     (tmp_path / "labels.csv").write_text("id,cat,dog\n" + "".join(f"{n},1,1\n" for n in range(5)))
-    refused(tmp_path, "at once")
+    refused(tmp_path, "at once", labels="single")
+    assert find_source(DataSpec(source=str(tmp_path))).train.labels.tolist() == [[1, 1]] * 5
     (tmp_path / "labels.csv").unlink()
     refused(tmp_path, "labels.csv")
 

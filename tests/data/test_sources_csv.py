@@ -110,7 +110,7 @@ def test_bad_lines_are_named(tmp_path: Path, pictures: list[tuple[str, int]]) ->
             open_data(write(tmp_path, text, encoding))
         assert "\n" not in str(caught.value)
 
-    several = "one label here; multi-label sets are not supported yet"
+    several = "set data.labels=multi"
     refused("", r"set\.csv: names no images")
     refused("path,label\n", r"set\.csv: names no images")
     refused(good + "images/none.png,3\n", r"line 21: no file .*images/none\.png; paths are")

@@ -147,13 +147,13 @@ def test_columns_are_found(tmp_path: Path, pictures: Pictures, streaming: bool) 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_bad_tables_are_named(tmp_path: Path, pictures: Pictures, streaming: bool) -> None:
     data, digits = [data for data, _ in pictures], [digit for _, digit in pictures]
-    several = "one label here; multi-label sets are not supported yet"
+    several = "one label here; for sets of labels set data.labels=multi"
     for number, (columns, words) in enumerate(
         (
             ({"scan": data, "label": digits}, r"no image column among scan \(binary\), label"),
             ({"image": digits, "label": digits}, r"no image column among image \(int64\)"),
             ({"image": data, "kind": digits}, r"no label column among .*kind \(int64\); call"),
-            ({"image": data, "label": [[digit] for digit in digits]}, several),
+            ({"image": data, "label": [{"a": digit} for digit in digits]}, "column label is"),
             ({"image": data, "label": ["a;b", *map(str, digits[1:])]}, f"'a;b' .*{several}"),
             ({"image": data, "label": [0.5] * 48}, "column label is (float64|double); labels are"),
             ({"image": data, "label": [None, *digits[1:]]}, "1 of 48 images have no label, the"),
@@ -477,7 +477,7 @@ def test_bad_shards_are_named(tmp_path: Path, pictures: Pictures) -> None:
             ({"b.json": b"{"}, r"train\.tar:b\.json: not UTF-8 text, or not JSON"),
             (
                 {"b.json": b'{"label": [1, 2]}'},
-                "b.json: holds several labels; .*multi-label",
+                "b.json: holds several labels; .*WebDataset",
             ),
             ({"a.cls": b"1 2"}, "a.cls: holds several labels"),
             ({"a.cls": b""}, "a.cls: holds no label"),

@@ -161,7 +161,9 @@ def test_it_is_refused(images) -> None:
         open_data(replace(WHOLE, source=str(file)))
     assert "multi-label" not in str(caught.value)
     both = lines("file,cat,dog", *(f"{p},1,1" for p, _ in rows))
-    refused(both, "line 2: the classes cat, dog at once; .*multi-label sets are not supported yet")
+    file.write_text(both)
+    with pytest.raises(DataError, match="line 2: the classes cat, dog at once"):
+        open_data(replace(WHOLE, source=str(file), labels="single"))
     refused(lines("file,cat,dog", *(f"{p},0,0" for p, _ in rows)), "line 2: no class")
     real = lines("path,age", *(f"{p},{i / 7}" for i, (p, _) in enumerate(rows * 2)))
     refused(real, "label|real numbers|already")
@@ -198,7 +200,10 @@ def test_a_table_inside_an_archive_is_the_same() -> None:
     data = "filename,cat,dog\r\na.jpg,1,0\r\nb.jpg,0,1\r\n".encode("utf-16")
     table = open_table_bytes(data, "set.zip:train/_classes.csv", {"a.jpg", "b.jpg"}.__contains__)
     assert table is not None
-    assert [(row.path, row.label) for row in table.rows()] == [("a.jpg", "cat"), ("b.jpg", "dog")]
+    assert [(row.path, row.label) for row in table.rows()] == [
+        ("a.jpg", ("cat",)),
+        ("b.jpg", ("dog",)),
+    ]
     assert open_table_bytes(b"\n\n", "x", bool) is None
 
 
@@ -278,7 +283,7 @@ def test_a_label_made_of_others_is_several(images) -> None:
     file = root / "joined.csv"
     several = [(path, "cat,dog" if path == rows[7][0] else label) for path, label in rows]
     file.write_text(lines("path,label", *(f'{p},"{c}"' for p, c in several)))
-    with pytest.raises(DataError, match="'cat,dog' are several labels"):
+    with pytest.raises(DataError, match="line .*'cat,dog' looks like several labels, and 19 other"):
         open_data(replace(WHOLE, source=str(file)))
     small = [(path, f"{label}, small") for path, label in rows]
     file.write_text(lines("path,label", *(f'{p},"{c}"' for p, c in small)))

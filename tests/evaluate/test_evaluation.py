@@ -106,6 +106,7 @@ def test_json_holds_every_figure_and_stays_json_when_a_net_gives_nan():
     assert set(result) == {
         "top1_error", "loss", "calibration_error", "examples", "protocol", "per_class", "confusion",
         "balanced_error", "macro_f1", "majority_error", "majority_class", "top1_interval",
+        "calibration_error_equal_mass",
     }  # fmt: skip
     assert set(result["per_class"][0]) == {"class", "examples", "precision", "recall", "f1"}
     assert json.loads(json.dumps(result, allow_nan=False)) == result

@@ -222,7 +222,7 @@ def test_a_file_that_is_no_longer_what_was_verified_is_not_opened(capsys, torch_
     for file in (torch_artifact, torch_artifact.with_name("digits.pt2.json")):
         shutil.copy(file, tmp_path)
     moved = tmp_path / "digits.pt2"
-    assert open_backend(moved).probabilities(noise(open_backend(moved))).shape == (3, 10)
+    assert open_backend(moved).logits(noise(open_backend(moved))).shape == (3, 10)
     moved.write_bytes(moved.read_bytes() + b"\0")
     code, _, err = call(capsys, "predict", moved, tmp_path / "none.png")
     assert code == 1

@@ -14,6 +14,7 @@ from small_nets import CLASSES
 
 from resnets.cli.main import main
 from resnets.config import ConfigError
+from resnets.evaluate.postprocess import probabilities
 from resnets.export.select import open_backend
 from resnets.serve.registry import Source
 
@@ -41,7 +42,8 @@ def expected(path: str, data: bytes) -> dict[str, float]:
     """Probabilities by class, without the server."""
     backend = open_backend(path, device="cpu")
     pixels = backend.preprocess.to_tensor(Image.open(io.BytesIO(data)))
-    shares = backend.probabilities(pixels.permute(1, 2, 0).numpy()[None])[0]
+    logits = backend.logits(pixels.permute(1, 2, 0).numpy()[None])
+    shares = probabilities(logits, backend.postprocess)[0]
     return dict(zip(backend.classes, shares.tolist(), strict=True))
 
 

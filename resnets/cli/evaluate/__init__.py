@@ -17,8 +17,10 @@ from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import echo, escape
 
 if TYPE_CHECKING:
-    from resnets.evaluate import Evaluation
+    from resnets.evaluate.evaluation import AnyEvaluation
     from resnets.evaluate.measure import Measurement
+    from resnets.evaluate.multilabel import MultilabelEvaluation
+    from resnets.evaluate.unknown import UnknownMetrics
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 MAX_CLASSES, WORST = 20, 10  # classes up to which the table has all, otherwise the worst
@@ -40,6 +42,7 @@ def command(
     refine: Flag = False,
     classes_from: tuple[str, ...] = (),
     average: Literal["probabilities", "logits"] = "probabilities",
+    unknown: str | None = None,
     json: Flag = False,
     out: Path | None = None,
     device: str = "auto",
@@ -67,6 +70,8 @@ def command(
         classes_from: Localizers only: classification networks whose class probabilities (with
             --views, --flip and --average) replace the localizer's own; several form an ensemble.
         average: What is averaged over views and models.
+        unknown: Folder of images that are of none of the classes: AUROC, and how many of them are
+            taken for known at 95% recall. Classifiers only.
         json: Print one JSON object and nothing else.
         out: Folder for evaluation.json, confusion.png and errors.png (the most confident errors);
             of detectors precision.png, misses.png and detections.json (COCO's results).
@@ -92,6 +97,7 @@ def command(
         image_set=image_set,
         refine=refine,
         classes_from=classes_from,
+        unknown=unknown,
         out=out,
         device=device,
         precision=precision,
@@ -119,13 +125,20 @@ def _report(found: Measurement, *, as_json: bool) -> None:
         print(json.dumps(found.to_json()))  # noqa: T201
     else:
         show(found.evaluation)
+        if found.unknown is not None:
+            _show_unknown(found.unknown)
     if found.errors:
         count = len(found.errors)
         echo(f"resnets evaluate: {count:,} unreadable images left out", error=True)
 
 
-def show(evaluation: Evaluation) -> None:
+def show(evaluation: AnyEvaluation) -> None:
     """Print overall metrics, the table of classes (the worst ten of many) and top confusions."""
+    from resnets.evaluate.multilabel import MultilabelEvaluation
+
+    if isinstance(evaluation, MultilabelEvaluation):
+        _show_labels(evaluation)
+        return
     from resnets.evaluate.metrics import most_confused
 
     console = terminal_console()  # piped lines are not wrapped
@@ -140,7 +153,7 @@ def show(evaluation: Evaluation) -> None:
     majority = f"{evaluation.sums.majority_error:.2f}% (always {escape(evaluation.majority_class)})"
     overall.add_row("majority baseline", majority)
     overall.add_row("loss", f"{evaluation.loss:.4f} nats")
-    overall.add_row("calibration error", f"{evaluation.calibration_error:.4f} (L1, 15 bins)")
+    overall.add_row("calibration error", _calibration(evaluation))
     overall.add_row("images", f"{evaluation.examples:,}")
     overall.add_row("protocol", escape(evaluation.protocol))
     console.print(overall)
@@ -166,6 +179,60 @@ def show(evaluation: Evaluation) -> None:
         console.print(
             f"  {count:,} x {true} predicted as {predicted}", markup=False, highlight=False
         )
+
+
+def _show_unknown(found: UnknownMetrics) -> None:
+    """Print how images of no class are told from those of the classes."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("unknown images", f"{found.unknown:,} ({escape(found.source)})")
+    table.add_row("AUROC", f"{found.auroc:.4f} (known against unknown, by energy)")
+    table.add_row("false accepts", f"{found.false_accepts:.2f}% of them at 95% recall of the known")
+    if found.accepted_known is not None:
+        stored = f"{found.accepted_unknown:.2f}% of them, {found.accepted_known:.2f}% of the known"
+        table.add_row("accepted", f"{stored}, at the threshold of the weights")
+    if found.errors:
+        table.add_row("unreadable", f"{len(found.errors):,} of them left out")
+    terminal_console().print(table)
+
+
+def _show_labels(evaluation: MultilabelEvaluation) -> None:
+    """The same where images have sets of labels."""
+    console = terminal_console()
+    overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    overall.add_row("mAP", f"{evaluation.mAP:.2f}%")
+    overall.add_row("macro F1", f"{evaluation.macro_f1:.2f}%")
+    overall.add_row("micro F1", f"{evaluation.micro_f1:.2f}%")
+    overall.add_row("loss", f"{evaluation.loss:.4f} nats per label")
+    overall.add_row("calibration error", _calibration(evaluation))
+    overall.add_row("images", f"{evaluation.examples:,}")
+    overall.add_row("protocol", escape(evaluation.protocol))
+    console.print(overall)
+    rows = evaluation.per_class
+    title = None
+    if len(rows) > MAX_CLASSES:
+        rows = tuple(sorted(rows, key=lambda row: row.average_precision or 0.0)[:WORST])
+        title = f"The {WORST} of {len(evaluation.classes)} labels with the lowest AP"
+    table = Table(title=title, title_justify="left")
+    table.add_column("label", overflow="fold")
+    for name in ("images", "AP", "threshold", "precision", "recall", "F1"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        percents = (_percent(value) for value in (row.precision, row.recall, row.f1))
+        table.add_row(
+            escape(row.name),
+            f"{row.examples:,}",
+            _percent(row.average_precision),
+            f"{row.threshold:.3f}",
+            *percents,
+        )
+    console.print(table)
+
+
+def _calibration(evaluation: AnyEvaluation) -> str:
+    return (
+        f"{evaluation.calibration_error:.4f} (L1, 15 equal bins),"
+        f" {evaluation.calibration_error_equal_mass:.4f} (15 bins of equally many)"
+    )
 
 
 def _percent(value: float | None) -> str:

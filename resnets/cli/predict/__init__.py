@@ -21,6 +21,7 @@ from resnets.utils.terminal import console as terminal_console
 from resnets.utils.terminal import echo, escape
 
 if TYPE_CHECKING:
+    from resnets.config import Postprocess
     from resnets.evaluate.predict import Prediction
     from resnets.models import ImageClassifier
     from resnets.weights.load import LoadOptions
@@ -61,7 +62,8 @@ def command(
             line, a,b,c, imagenet, or numbers for 0, 1, ...
         top_k: Number of classes per image, the most probable first.
         as_json: Print a JSON list and nothing else.
-        csv: Print CSV: path,class1,probability1,...; cells of unreadable images are empty.
+        csv: Print CSV: path,class1,probability1,..., and labels and unknown where the weights tell
+            them; cells of unreadable images are empty.
         explain: Folder for a PNG of each image with the evidence for its class (Grad-CAM).
         draw: Detectors and segmenters only: folder for a PNG of each image with its predictions,
             and for detections.json (in COCO's format, as printed by --json).
@@ -148,9 +150,9 @@ def command(
     if as_json:
         _print_json(predictions)
     elif csv:
-        _print_csv(predictions, min(top_k, len(engine.classes)))
+        _print_csv(predictions, min(top_k, len(engine.classes)), engine.postprocess)
     else:
-        _print_table(predictions)
+        _print_table(predictions, engine.postprocess)
     return 1 if failures.count else 0
 
 
@@ -204,22 +206,34 @@ def _entry(prediction: Prediction) -> dict[str, Any]:
         {"class": name, "probability": probability} for name, probability in _named(prediction)
     ]
     entry: dict[str, Any] = {"path": str(prediction.path), "predictions": named}
+    if prediction.labels is not None:
+        entry["labels"] = prediction.labels
+    if prediction.unknown is not None:
+        entry["unknown"] = prediction.unknown
     return entry if prediction.error is None else {**entry, "error": prediction.error}
 
 
-def _print_csv(predictions: Iterable[Prediction], columns: int) -> None:
+def _print_csv(predictions: Iterable[Prediction], columns: int, spec: Postprocess) -> None:
     writer = CsvWriter(sys.stdout)
     heads = [f"{what}{k}" for k in range(1, columns + 1) for what in ("class", "probability")]
-    writer.writerow(["path", *heads])
+    decided = ["labels"] if spec.multilabel else []
+    decided += ["unknown"] if spec.min_score is not None else []
+    writer.writerow(["path", *heads, *decided])
     for prediction in predictions:
         cells = [cell for name, share in _named(prediction) for cell in (name, f"{share:.6g}")]
-        writer.writerow([prediction.path, *(cells or [""] * len(heads))])
+        entry = _entry(prediction)
+        said = [
+            json.dumps(entry[name], ensure_ascii=False) if name in entry else "" for name in decided
+        ]
+        writer.writerow([prediction.path, *(cells or [""] * len(heads)), *said])
 
 
-def _print_table(predictions: Iterable[Prediction]) -> None:
+def _print_table(predictions: Iterable[Prediction], spec: Postprocess) -> None:
     table = Table()
     table.add_column("image", overflow="fold")
-    table.add_column("class", overflow="fold")
+    if spec.multilabel:
+        table.add_column("labels", overflow="fold")
+    table.add_column("highest" if spec.multilabel else "class", overflow="fold")
     table.add_column("probability", justify="right")
     table.add_column("next", overflow="fold")
     for prediction in predictions:
@@ -227,9 +241,12 @@ def _print_table(predictions: Iterable[Prediction]) -> None:
             continue
         (best, probability), *others = _named(prediction)
         then = ", ".join(f"{name} {share:.1%}" for name, share in others)
-        table.add_row(
-            escape(str(prediction.path)), escape(best), f"{probability:.1%}", escape(then)
-        )
+        cells = [str(prediction.path), best, f"{probability:.1%}", then]
+        if prediction.labels is not None:
+            cells.insert(1, ", ".join(prediction.labels) or "none")
+        if prediction.unknown:
+            cells[1] = f"unknown ({cells[1]})"
+        table.add_row(*map(escape, cells))
     if table.row_count:
         # piped lines do not wrap
         terminal_console().print(table)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnets.data.check.contents import Contents
+from resnets.data.dataset.labels import class_counts, is_multilabel
 from resnets.data.dataset.source import VAL_NAMES
 from resnets.data.splits.check_findings import IMBALANCE, UNMEASURED, Finding
 
@@ -64,8 +65,7 @@ def class_table(contents: Contents) -> ClassTable | None:
     parts = list(dict.fromkeys(each.part for each in sections))
     counts = np.zeros((len(names), len(parts)), np.int64)
     for section in sections:
-        labels = section.labels[section.labels >= 0]
-        found = np.bincount(labels, minlength=len(section.classes))
+        found = class_counts(section.labels, len(section.classes))
         places = [number[name] for name in section.classes]
         np.add.at(counts[:, parts.index(section.part)], places, found)
     roles = [role_of(part, parts) for part in parts]
@@ -73,6 +73,38 @@ def class_table(contents: Contents) -> ClassTable | None:
     rows = [ClassRow(name, counts[number[name]].tolist()) for name in names]
     rows.sort(key=lambda row: (row.counts[counted], row.name))
     return ClassTable(parts, rows, counted)
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """Of images with sets of labels: how many images, labels in all, and images without a label.
+
+    together: the pairs of labels that most images have both of, with the count, highest first.
+    """
+
+    images: int
+    labels: int
+    unlabeled: int
+    together: Sequence[tuple[str, str, int]]
+
+
+def label_sets(contents: Contents, most: int = 3) -> LabelSets | None:
+    """What sets of labels there are; None where images have one label each."""
+    sections = [each for each in contents.sections if is_multilabel(each.labels)]
+    if not sections:
+        return None
+    classes = sections[0].classes
+    labels = np.concatenate([each.labels for each in sections]).astype(np.int64)
+    pairs = np.triu(labels.T @ labels, 1)  # (K, K) images that have both
+    order = np.argsort(-pairs, axis=None, kind="stable")[:most]
+    rows, columns = (each.tolist() for each in np.unravel_index(order, pairs.shape))
+    together = [
+        (classes[one], classes[two], int(pairs[one, two]))
+        for one, two in zip(rows, columns, strict=True)
+        if pairs[one, two]
+    ]
+    unlabeled = int((labels.sum(1) == 0).sum())
+    return LabelSets(len(labels), int(labels.sum()), unlabeled, together)
 
 
 def shown_classes(table: ClassTable) -> list[ClassRow | None]:

@@ -12,10 +12,10 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data.dataset.image_probe import probe_images
+from resnets.data.dataset.labels import Labels, label_text
 from resnets.data.dataset.pack import is_pack
 from resnets.data.dataset.quarantine import QUARANTINE, path_within, prefixes
 from resnets.data.dataset.source import Source
@@ -57,17 +57,16 @@ from resnets.data.tables.unread_labels import may_label
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """Images of one part ("" where there are no parts) with the number of each one's class."""
+    """Images of one part ("" where there are no parts) with their labels (`dataset.labels`)."""
 
     part: str
     files: Files
-    labels: NDArray[np.int64]
+    labels: Labels
     classes: Sequence[str]
 
     def label(self, row: int) -> str:
-        """The class of an image, "" where it has none."""
-        number = int(self.labels[row])
-        return self.classes[number] if number >= 0 else ""
+        """The class or classes of an image, "" where it has none."""
+        return label_text(self.labels[row], self.classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +235,7 @@ def _read(everything: Listing, spec: DataSpec) -> Tree:
     path = Path(spec.source).expanduser()
     if path.is_dir():
         return read_folder(path, everything, spec)
-    return read_tree(everything, path.name, spec.source, None, spec.labels_from)
+    return read_tree(everything, path.name, spec.source, None, spec.labels_from, labels=spec.labels)
 
 
 def _by_parent(listing: Listing, spec: DataSpec) -> Layout:

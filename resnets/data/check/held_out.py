@@ -9,6 +9,7 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.check.contents import Contents, Section
+from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.summary import SplitSummary, rarest_class
 from resnets.data.errors import DataError
@@ -26,7 +27,7 @@ def with_shares(contents: Contents, spec: DataSpec) -> Contents:
     if len(contents.sections) != 1 or contents.sections[0].part:
         return contents
     section = contents.sections[0]
-    if len(set(section.labels.tolist()) - {-1}) < 2:
+    if (class_counts(section.labels, len(section.classes)) > 0).sum() < 2:
         return contents
     try:
         shares = _shares(spec)

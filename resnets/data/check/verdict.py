@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from resnets.config import DataSpec
-from resnets.data.check.classes import TEST, TRAIN, VAL, class_table, role_of
+from resnets.data.check.classes import TEST, TRAIN, VAL, class_table, label_sets, role_of
 from resnets.data.check.leaks import ELSEWHERE
 from resnets.data.check.run import CheckReport
 from resnets.data.splits.check_findings import (
@@ -200,6 +200,11 @@ def _broken(report: CheckReport) -> Iterator[Point]:
 def _classes(report: CheckReport) -> Iterator[Point]:
     table = class_table(report.contents)
     counts = report.counts
+    if (sets := label_sets(report.contents)) is not None:
+        text = f"Sets of labels: {sets.labels / sets.images:.2f} labels per image on average,"
+        text += f" {sets.unlabeled:,} {_plural(sets.unlabeled, 'image')} without a label"
+        pairs = ", ".join(f"{one} and {two} ({count:,})" for one, two, count in sets.together)
+        yield Point("good", text, f"Most often together: {pairs}." if pairs else "")
     if counts.get(EMPTY_CLASS):
         empty = _some([each.path for each in _of(report, EMPTY_CLASS)])
         yield Point("suspect", f"Class folders without an image: {empty}", EMPTY_CLASS.meaning)

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from resnets.data import order
 from resnets.data.dataset.content_hash import Keys, pixel_keys
+from resnets.data.dataset.labels import Labels, is_multilabel
 from resnets.data.dataset.source import FilePart, Part, Rows
+from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 
 FULL = 2.0**64
@@ -119,7 +121,7 @@ def _stored_names(files: Files) -> tuple[Sequence[str], str] | None:
 
 
 def hold_out(
-    labels: NDArray[np.int64],
+    labels: Labels,
     ids: Keys,
     *,
     val_fraction: float,
@@ -135,11 +137,15 @@ def hold_out(
     neither changes with the other's size. Every class holds out at least one image of each (the
     lowest, the highest) where it has enough, and keeps one for training. Images with equal keys in
     `content` (0 = not known) are on one side, and so are those with equal keys in `groups`, which
-    then stand for the identities.
+    then stand for the identities. Of sets of labels see `_hold_out_sets`.
     """
     ids = ids if groups is None else groups
     joined = joined_rows(ids, content, groups)
     luck = order.random_bits(seed, 0, ids[joined], order.STREAM_SPLIT)
+    if is_multilabel(labels):
+        side = _hold_out_sets(labels, joined, luck, val_fraction, test_fraction)
+        train, val, test = (np.flatnonzero(side == each) for each in range(3))
+        return train, val, test
     side = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -157,6 +163,41 @@ def hold_out(
         _join_sides(side, joined, labels)
     train, val, test = (np.flatnonzero(side == each) for each in range(3))
     return train, val, test
+
+
+def _hold_out_sets(
+    labels: Labels, groups: Rows, luck: Keys, val_fraction: float, test_fraction: float
+) -> NDArray[np.int64]:
+    """(N,) sides of images that have sets of labels: 0 training, 1 validation, 2 test.
+
+    Each image goes by its number alone. Then each label without an image on a held-out side gets
+    the training image of that label whose number is nearest to that side, and one without an image
+    to train on gets back the held-out one nearest to training; a label of fewer than three images
+    stays as it fell, but for the last.
+    """
+    share = luck.astype(np.float64) / FULL
+    side = np.zeros(len(labels), np.int64)
+    if val_fraction:
+        side[share >= 1 - val_fraction] = 1
+    side[share < test_fraction] = 2
+
+    def move(rows: Rows, to: int) -> None:
+        side[np.isin(groups, groups[rows])] = to
+
+    for column in labels.T:
+        rows = np.flatnonzero(column)
+        for to, fraction in ((2, test_fraction), (1, val_fraction)):
+            free = rows[side[rows] == 0]
+            distinct = len(np.unique(groups[free]))
+            enough = distinct > 1 and len(np.unique(groups[rows])) > 2
+            if fraction and enough and not np.any(side[rows] == to):
+                nearest = np.argmin(share[free]) if to == 2 else np.argmax(share[free])
+                move(free[[nearest]], to)
+    for column in labels.T:
+        rows = np.flatnonzero(column)
+        if len(rows) and not np.any(side[rows] == 0):
+            move(rows[[np.argmin(np.abs(share[rows] - 0.5))]], 0)
+    return side
 
 
 def _share(fraction: float, drawn: int, left: int) -> int:
@@ -237,13 +278,15 @@ def _join_sides(side: NDArray[np.int64], groups: Rows, labels: NDArray[np.int64]
 
 
 def hold_out_by_rank(
-    labels: NDArray[np.int64], *, val_fraction: float, test_fraction: float, seed: int
+    labels: Labels, *, val_fraction: float, test_fraction: float, seed: int
 ) -> tuple[Rows, Rows, Rows]:
     """The rule of runs before `data.split_rule`: by each image's rank among the sorted files.
 
     It is kept so that such runs are measured on the images that they held out. One more image
-    moves the others.
+    moves the others. DataError for sets of labels, which earlier versions did not have.
     """
+    if is_multilabel(labels):
+        raise DataError("data.split_rule: 'rank' is for one class per image; use 'identity'")
     side = np.zeros(len(labels), np.int64)
     luck = order.random_bits(seed, 0, np.arange(len(labels)), order.STREAM_SPLIT)
     for label in np.unique(labels):

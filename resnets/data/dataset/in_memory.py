@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from resnets.config import ConfigError, DataSpec
+from resnets.data.dataset.labels import Labels
 from resnets.data.dataset.split import FileSplit, Split, TensorSplit
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import Crop, center_box, decode, decode_whole, image_header
@@ -48,7 +49,7 @@ def random_scaling(spec: DataSpec) -> bool:
 
 def load_files(
     files: Files,
-    labels: NDArray[np.int64],
+    labels: Labels,
     classes: tuple[str, ...],
     description: str,
     spec: DataSpec,

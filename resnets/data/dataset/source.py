@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data.dataset.in_memory import load_files
+from resnets.data.dataset.labels import Labels, is_multilabel
 from resnets.data.dataset.split import Split, TensorSplit
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
@@ -24,15 +25,18 @@ PART_NAMES = frozenset({"train", "test", *VAL_NAMES})
 
 
 class Part(Protocol):
-    """A part of a stored set: `title` as the source calls it ("train"), `labels` (N,)."""
+    """A part of a stored set: `title` as the source calls it ("train"), its `labels`.
+
+    Labels are (N,) int64, or (N, K) where images have sets of them (`data.dataset.labels`).
+    """
 
     @property
     def title(self) -> str:
         """What the source calls it; empty when the set has one part only."""
 
     @property
-    def labels(self) -> Rows:
-        """(N,) int64."""
+    def labels(self) -> Labels:
+        """(N,) int64, or (N, K) uint8."""
 
     @property
     def files(self) -> Files | None:
@@ -50,7 +54,7 @@ class ArrayPart:
 
     title: str
     images: NDArray[np.uint8]
-    labels: Rows
+    labels: Labels
     files: None = None
 
     def open(
@@ -73,7 +77,7 @@ class FilePart:
 
     title: str
     files: Files
-    labels: Rows
+    labels: Labels
     ids: NDArray[np.uint64] | None = None
     content: NDArray[np.uint64] | None = None
     stems: NDArray[np.uint64] | None = None
@@ -109,6 +113,11 @@ class Source:
     warnings: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have any set of the classes."""
+        return is_multilabel(self.train.labels)
+
 
 def by_role(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], where: str) -> Source:
     """The set whose parts are called train, test, and val (or valid, validation).
@@ -118,6 +127,12 @@ def by_role(name: str, classes: tuple[str, ...], parts: Mapping[str, Part], wher
     """
     if len(parts) == 1:
         return Source(name, classes, next(iter(parts.values())))
+    if len({is_multilabel(part.labels) for part in parts.values()}) > 1:
+        single = next(title for title, part in parts.items() if not is_multilabel(part.labels))
+        raise DataError(
+            f"{where}: the images of {single} have one label each, those of other parts sets of"
+            " labels; set data.labels=multi to read all of them as sets"
+        )
     if "train" not in parts:
         raise DataError(f"{where}: has the parts {', '.join(sorted(parts))}, but no train")
     several = [title for title in VAL_NAMES if title in parts]

@@ -25,11 +25,11 @@ class Split(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64 class of each image."""
+        """(N,) int64 class of each image, or (N, K) uint8 sets of labels."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index into them."""
+        """Class names; a label is an index into them, or a column for each."""
 
     @property
     def description(self) -> str:

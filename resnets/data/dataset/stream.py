@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data import order
+from resnets.data.dataset.labels import Labels
 from resnets.data.dataset.source import Rows
 from resnets.data.dataset.split import FileSplit
 from resnets.data.decode.bad_samples import BadSamples
@@ -177,7 +178,7 @@ class StreamPart:
     title: str
     blocks: Blocks
     where: NDArray[np.int64]
-    labels: Rows
+    labels: Labels
     block_size: int = 0
     groups: Sequence[str] | None = None
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from resnets.data.dataset.labels import Labels, class_counts
 from resnets.data.dataset.source import Part, Rows, Source
 from resnets.data.files.walk import LeftOut
 from resnets.utils.terminal import echo, printable
@@ -155,9 +154,9 @@ def summarize(
     )
 
 
-def rarest_class(classes: Sequence[str], labels: Rows) -> tuple[str, int]:
+def rarest_class(classes: Sequence[str], labels: Labels) -> tuple[str, int]:
     """The class with the fewest of the training images, and how many."""
-    counts = np.bincount(labels, minlength=len(classes))[: len(classes)]
+    counts = class_counts(labels, len(classes))[: len(classes)]
     least = int(counts.argmin())
     return classes[least], int(counts[least])
 

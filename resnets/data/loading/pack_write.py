@@ -79,6 +79,8 @@ def pack(
     """
     if size < 1:
         raise ConfigError(f"--size {size}: the shorter side in pixels must be 1 or more")
+    if source.multilabel:
+        raise ConfigError(f"{source.name}: sets of labels are not packed; train on the files")
     parts = _parts(source)
     assert source.train.files is not None
     probe = probe_images(source.train.files, np.arange(len(source.train.labels)))

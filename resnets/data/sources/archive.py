@@ -27,6 +27,7 @@ from resnets.data.files.tar import (
 from resnets.data.sources import webdataset
 from resnets.data.sources.class_folders import open_tree
 from resnets.data.sources.flat_split import open_flat
+from resnets.data.tables.label_sets import LabelForm
 from resnets.data.tables.unread_labels import may_label
 from resnets.utils.errors import reading
 
@@ -40,6 +41,7 @@ def open_tar(
     streaming: bool,
     labels_from: str = "auto",
     group: str | None = None,
+    labels: LabelForm = "auto",
 ) -> Source | None:
     """The set in a tar, whichever of the three it is; None for one that cannot be streamed."""
     listing = list_archive(
@@ -51,7 +53,9 @@ def open_tar(
         return None
     if any(map(_is_tar, listing.paths)) and len(listing.paths) == len(listing.others):
         return open_tree(inside(listing), archive.name, source)
-    return open_tree(listing, archive.name, source, labels_from=labels_from, group=group)
+    return open_tree(
+        listing, archive.name, source, labels_from=labels_from, group=group, labels=labels
+    )
 
 
 def open_imagenet(folder: Path, name: str, truth: str | None) -> Source:

@@ -40,6 +40,7 @@ from resnets.data.tables.flat_labels import (
     is_table,
 )
 from resnets.data.tables.ground_truth import imagenet_names
+from resnets.data.tables.label_sets import LabelForm
 from resnets.data.tables.labels import class_names
 from resnets.data.tables.unread_labels import label_file_notes, label_files, named_files
 
@@ -64,9 +65,10 @@ def open_tree(
     truth: str | None = None,
     labels_from: str = "auto",
     group: str | None = None,
+    labels: LabelForm = "auto",
 ) -> Source:
     """The set of a folder or archive; see `read_tree`."""
-    return read_tree(listing, name, where, truth, labels_from, group=group).source
+    return read_tree(listing, name, where, truth, labels_from, group=group, labels=labels).source
 
 
 def read_tree(
@@ -77,13 +79,15 @@ def read_tree(
     labels_from: str = "auto",
     quarantine: str | None = None,
     group: str | None = None,
+    labels: LabelForm = "auto",
 ) -> Tree:
     """Sort the images of a folder or archive `where` into splits and classes, sorted by name.
 
     `truth`: file with the labels of a flat split, where it is not found beside it. `labels_from`:
     see `layout.read_layout`. `quarantine`: the list in use. `group`: the column of groups of a
-    table of labels. DataError: no images, no class folders, a class without images, a class in
-    validation or test that training lacks, or a layout that may mean two things.
+    table of labels. `labels`: see `label_sets.read_label_sets`. DataError: no images, no class
+    folders, a class without images, a class in validation or test that training lacks, or a layout
+    that may mean two things.
     """
     if len(listing.paths) == len(listing.others):
         said = listing.left_out.said() + archives_within(listing.left_out)
@@ -98,12 +102,13 @@ def read_tree(
         for split in layout.splits:
             check_distinct(split.class_folders, where)
 
-    def flat(split: SplitRows) -> FlatLabels | None:
-        return flat_split_labels(split, layout, everything, where, truth, group)
+    def flat(split: SplitRows, form: LabelForm = labels) -> FlatLabels | None:
+        return flat_split_labels(split, layout, everything, where, truth, group, form)
 
     training = _training(layout, where)
-    if labels_from == "auto" and (alone := _in_one_folder(layout, everything, where)) is not None:
-        layout, training = alone
+    if labels_from == "auto":
+        alone = _in_one_folder(layout, everything, where, labels)
+        layout, training = alone or (layout, training)
     if training.flat:
         return _all_flat(layout, training, listing, name, where, flat)
     tree = _by_folders(layout, training, listing, name, where, flat)
@@ -132,7 +137,7 @@ def _with_label_files(tree: Tree, everything: Listing, where: str, quarantine: s
 
 
 def _in_one_folder(
-    layout: Layout, everything: Listing, where: str
+    layout: Layout, everything: Listing, where: str, labels: LabelForm
 ) -> tuple[Layout, SplitRows] | None:
     """The layout of images that lie all in one folder, which is no class where a table labels them;
     with a note where there are tables but none does."""
@@ -147,7 +152,8 @@ def _in_one_folder(
     paths = everything.images().paths
     why = ""
     try:
-        found = flat_labels(flat, [paths[row] for row in flat.rows], everything, where, None)
+        chosen = [paths[row] for row in flat.rows]
+        found = flat_labels(flat, chosen, everything, where, None, form=labels)
     except DataError as error:
         found, why = None, f" ({error})"
     if found is not None:
@@ -275,7 +281,7 @@ def _all_flat(
     listing: Listing,
     name: str,
     where: str,
-    flat: Callable[[SplitRows], FlatLabels | None],
+    flat: Callable[..., FlatLabels | None],
 ) -> Tree:
     """The set whose splits are images alone: labels and classes come from files beside them."""
     own = flat(training)
@@ -295,7 +301,11 @@ def _all_flat(
             raise DataError(
                 f"{where}: {split.title}/ has class folders, but {training.title}/ has none"
             )
-        if (part := labeled_part(split, flat(split), classes, listing, layout, notes)) is not None:
+        if any(isinstance(label, tuple) for label in own.labels):
+            labels = flat(split, "multi")
+        else:
+            labels = flat(split)
+        if (part := labeled_part(split, labels, classes, listing, layout, notes)) is not None:
             parts[split.role or "train"] = part
     source = by_role(name, classes, parts, where)
     left_out = left_out_of(layout, listing)
@@ -310,7 +320,7 @@ def _by_column(
     """The set of images alone whose table says which split each is in."""
     split_of = dict(zip(every.rows, own.splits, strict=True))
     label_of = dict(zip(every.rows, own.labels, strict=True))
-    group_of = dict(zip(every.rows, own.groups or own.labels, strict=True))
+    group_of = dict(zip(every.rows, own.groups or [""] * len(own.labels), strict=True))
     layout.left_out.update({row: UNNAMED for row, split in split_of.items() if not split})
     splits = [
         replace(every, role=role, title=role, rows=rows)

@@ -23,7 +23,8 @@ from resnets.data.tables.flat_labels import (
     UnlabeledError,
     flat_labels,
 )
-from resnets.data.tables.labels import number_labels
+from resnets.data.tables.label_sets import LabelForm
+from resnets.data.tables.labels import names_of, number_labels
 from resnets.data.tables.unread_labels import label_files, named_files
 
 log = logging.getLogger("resnets")
@@ -46,6 +47,7 @@ def flat_split_labels(
     where: str,
     truth: str | None,
     group: str | None = None,
+    form: LabelForm = "auto",
 ) -> FlatLabels | None:
     """Labels of a split without class folders; None for test images, which may have none."""
     paths = [path for path in listing.paths if path not in listing.others]
@@ -56,7 +58,7 @@ def flat_split_labels(
     named = None if test and beside_flat_val else truth
     others = [[paths[row] for row in each.rows] for each in layout.splits if each is not split]
     try:
-        found = flat_labels(split, chosen, listing, where, named, others, group)
+        found = flat_labels(split, chosen, listing, where, named, others, group, form)
     except UnlabeledError as error:
         if not test:
             raise
@@ -76,7 +78,8 @@ def flat_split_labels(
 def _fits(found: FlatLabels, classes: Sequence[str], split: SplitRows) -> bool:
     """Whether what a table says of a test split are labels: Kaggle's has other columns."""
     known = {*classes, *map(str, range(len(classes)))}
-    return split.role != "test" or not known.isdisjoint(found.labels)
+    names = {name for label in found.labels for name in names_of(label)}
+    return split.role != "test" or not known.isdisjoint(names)
 
 
 def describe_labels(split: SplitRows, found: FlatLabels) -> str:

@@ -35,6 +35,7 @@ from resnets.data.sources.arrow_files import (
 )
 from resnets.data.sources.builtin import why_away
 from resnets.data.tables.arrow_columns import Columns, Piece, Table, find_columns, from_tables
+from resnets.data.tables.label_sets import LabelForm
 
 HUB = "hub:"
 HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
@@ -102,10 +103,10 @@ def is_tabular(path: Path) -> bool:
     return find_tabular(path) is not None
 
 
-def open_tabular(source: str, group: str | None = None) -> Source:
+def open_tabular(source: str, group: str | None = None, labels: LabelForm = "auto") -> Source:
     """The set "hub:ORG/NAME[@REVISION][:CONFIG]", or of a file or folder.
 
-    group: name of the column of groups.
+    group: name of the column of groups. labels: see `label_sets.read_label_sets`.
 
     Raises ConfigError for a malformed name, DataError for what cannot be fetched or read.
     """
@@ -135,7 +136,7 @@ def open_tabular(source: str, group: str | None = None) -> Source:
         files = ArrowFiles(images.with_format("arrow"), title, piece.rows, folder)
         return FilePart(piece.title, files, piece.labels, groups=piece.groups)
 
-    found = from_tables(name, source, tables, part_of, left_out)
+    found = from_tables(name, source, tables, part_of, left_out, labels)
     if home is None:
         return found
     rows = {title: len(table.labels) for title, table in tables.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from resnets.data.dataset.identity import hash_names
@@ -23,9 +23,10 @@ from resnets.data.layout.folder_layout import Layout
 from resnets.data.layout.folder_names import IMAGE_FOLDERS
 from resnets.data.sources.class_folders import Tree
 from resnets.data.tables.flat_labels import TABLE_NAMES, UNNAMED
-from resnets.data.tables.labels import ONE_LABEL, check_lists, class_names, number_labels
+from resnets.data.tables.label_sets import LabelForm, joined_sets, read_label_sets
+from resnets.data.tables.labels import ONE_LABEL, class_names, names_of, number_labels
 from resnets.data.tables.paths import TablePaths
-from resnets.data.tables.reader import SPACE, TableRow, check_one_label, open_table_file
+from resnets.data.tables.reader import JSON_SUFFIXES, SPACE, TableRow, open_table_file
 from resnets.utils.terminal import printable
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")  # whole numbers as pandas writes them beside a missing one
@@ -34,13 +35,18 @@ MANY = 20  # different real numbers that are no classes
 
 
 def open_table(
-    file: Path, name: str | None = None, root: Path | None = None, *, group: str | None = None
+    file: Path,
+    name: str | None = None,
+    root: Path | None = None,
+    *,
+    group: str | None = None,
+    labels: LabelForm = "auto",
 ) -> Source:
     """The images that a table names, in one part or in those of its split column.
 
     Paths are found from `root`, the table's folder unless it is given (`table_paths`). `group`:
-    name of the column of groups. DataError
-    says in which line what is wrong: no such image, several labels, an unknown split.
+    name of the column of groups. labels: see `label_sets.read_label_sets`. DataError says in which
+    line what is wrong: no such image, several labels, an unknown split.
     """
     root = file.parent if root is None else root
     paths = TablePaths(root)
@@ -49,18 +55,23 @@ def open_table(
     if not written:
         raise DataError(f"{file}: names no images; expected lines of path,label")
     assert table is not None
-    for row in written:
-        check_one_label(row, str(file))
-    check_spellings([row.label for row in written], lambda row: f"{file}: line {written[row].line}")
-    # Sorted by path, so that the order of the lines never changes a result.
-    check_lists([row.label for row in written], lambda row: f"{file}: line {written[row].line}")
+    found = read_label_sets(
+        [row.label for row in written], lambda row: f"{file}: line {written[row].line}", labels
+    )
+    written = [replace(row, label=label) for row, label in zip(written, found.labels, strict=True)]
+    names = [(row.line, name) for row in written for name in names_of(row.label)]
+    check_spellings([name for _, name in names], lambda at: f"{file}: line {names[at][0]}")
     table.warn_of_unused()
     by_space = table.delimiter == SPACE
-    located = _located(file, _as_classes(file, written), paths, by_space)
-    rows = sorted(located, key=lambda row: row.path)
+    if not found.multi:
+        written = _as_classes(file, written)
+    # Sorted by path, so that the order of the lines never changes a result.
+    rows = sorted(_located(file, written, paths, by_space), key=lambda row: row.path)
+    if labels == "multi":
+        rows = _one_row_each(rows)
     _check_once(file, rows)
-    found = f"; {paths.guessed:,} images found by their names" if paths.guessed else ""
-    said = f"{file.name}: {table.said()}{found}"
+    said = "; ".join(filter(None, (f"{file.name}: {table.said()}", found.said)))
+    said += f"; {paths.guessed:,} images found by their names" if paths.guessed else ""
     splits = sorted({row.split for row in rows})
     by_split = {split: [row for row in rows if row.split == split] for split in splits}
     training = by_split["train"] if len(by_split) > 1 and "train" in by_split else rows
@@ -70,7 +81,8 @@ def open_table(
         for split, chosen in by_split.items()
     }
     source = by_role(name or file.name, classes, parts, str(file))
-    return replace(source, notes=(*source.notes, said))
+    warnings = (*source.warnings, *filter(None, [found.warning]))
+    return replace(source, notes=(*source.notes, said), warnings=warnings)
 
 
 def _part(
@@ -90,18 +102,28 @@ def _part(
     return FilePart(split, FolderFiles(root, paths), labels, ids=hash_names(paths), groups=groups)
 
 
-def _as_classes(file: Path, rows: Sequence[TableRow]) -> Sequence[TableRow]:
+def _one_row_each(rows: Sequence[TableRow]) -> list[TableRow]:
+    """One row of all labels for each image; `rows` are sorted by path."""
+    found = []
+    for _, same in groupby(rows, lambda row: (row.path, row.split)):
+        first, *others = same
+        sets = [names_of(row.label) for row in (first, *others)]
+        found.append(replace(first, label=joined_sets(sets)))
+    return found
+
+
+def _as_classes(file: Path, rows: Sequence[TableRow]) -> list[TableRow]:
     """Labels 0.0, 1.0, ... as 0, 1; DataError for real numbers, which are no classes."""
-    labels = {row.label for row in rows}
+    labels = {str(row.label) for row in rows}
     if all(map(WHOLE.fullmatch, labels)):
-        return [replace(row, label=row.label.partition(".")[0]) for row in rows]
+        return [replace(row, label=str(row.label).partition(".")[0]) for row in rows]
     real = sum(REAL.fullmatch(label) is not None for label in labels)
     if real == len(labels) > MANY:
         raise DataError(
             f"{file}: its labels are {real:,} different real numbers, such as {rows[0].label};"
             " expected classes, by name or whole number"
         )
-    return rows
+    return list(rows)
 
 
 def _located(
@@ -138,12 +160,16 @@ def _check_once(file: Path, rows: Sequence[TableRow]) -> None:
             )
 
 
-SUFFIXES = (".csv", ".tsv")
+SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
 PLAIN_FOLDERS = IMAGE_FOLDERS | {"jpg", "jpeg", "jpegs", "png", "all"}
 
 
 def open_folder_table(
-    folder: Path, listing: Listing, name: str, group: str | None = None
+    folder: Path,
+    listing: Listing,
+    name: str,
+    group: str | None = None,
+    labels: LabelForm = "auto",
 ) -> Source | None:
     """The set that a table of the images of `folder` makes; None where there is no such table.
 
@@ -160,7 +186,7 @@ def open_folder_table(
             continue
         if inside and not tops and not table.columns.splits:
             return None  # labels alone
-        found = open_table(file, name, root=folder, group=group)
+        found = open_table(file, name, root=folder, group=group, labels=labels)
         return replace(found, left_out=_left_out(found, listing, images))
     return None
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.in_memory import MEMORY_LIMIT
+from resnets.data.dataset.labels import Labels, is_multilabel, multi_hot
 from resnets.data.dataset.source import ArrayPart, FilePart, Part, Rows, Source
 from resnets.data.dataset.split import Split
 from resnets.data.decode.decode import encode
@@ -31,7 +32,9 @@ def source_of(data: Any) -> Source:
     Each part is a pair (images, labels) of arrays or tensors; a data set with `len()` and `[row]`
     that gives (image, label), such as torch's; or an iterable of such pairs, which is read once.
     The mapping may also name the classes ("classes": [...]); else a data set's `classes` do,
-    labels that are text are their own names, and numbers are called "0", "1", ....
+    labels that are text are their own names, and numbers are called "0", "1", .... Where images
+    have sets of labels, each label is a list, tuple or set of these, or a row of 0 and 1 of an
+    array (N, K).
 
     Images are uint8, or floating point from 0 to 1, of shape (H, W), (H, W, 1 or 3) or (1 or 3, H,
     W); of a data set also PIL images. The recipe normalizes and augments them. Images that are
@@ -52,7 +55,7 @@ def source_of(data: Any) -> Source:
     if names is None:
         names = getattr(given["train"], "classes", None)
     opened = {title: _open_part(part, title) for title, part in given.items()}
-    classes = _classes(names, opened["train"].labels)
+    classes = _classes(names, opened["train"])
     parts = {title: each.part(classes) for title, each in opened.items()}
     notes = [
         f"the {title} images are read anew each time and differ (random transforms?): they have no"
@@ -60,6 +63,8 @@ def source_of(data: Any) -> Source:
         for title, each in opened.items()
         if each.changing
     ]
+    if len({is_multilabel(part.labels) for part in parts.values()}) > 1:
+        raise DataError("data: one part has one label for each image, another sets of labels")
     test = parts.get("test")
     return Source(
         name,
@@ -75,14 +80,15 @@ def source_of(data: Any) -> Source:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """One part: its labels as given, images in memory or read when needed, and whether they
-    change."""
+    """One part: its labels as given (a set of them as a tuple), images in memory or read when
+    needed, and whether they change. columns: of labels (N, K)."""
 
     title: str
     labels: list[Any]
     images: Sequence[Pixels] | None
     read: Callable[[int], Pixels] | None = None
     changing: bool = False
+    columns: int = 0
 
     def part(self, classes: tuple[str, ...]) -> Part:
         labels = _numbers(self.labels, classes, self.title)
@@ -137,12 +143,18 @@ class ChangingPart(FilePart):
 def _open_part(part: Any, title: str) -> _Opened:
     if isinstance(part, tuple | list) and len(part) == 2 and not _is_pair(part[0]):
         images, labels = (_array(each) for each in part)
-        if images.ndim not in (3, 4) or labels.ndim != 1 or len(images) != len(labels):
+        if images.ndim not in (3, 4) or labels.ndim not in (1, 2) or len(images) != len(labels):
             raise DataError(
                 f"data: {title} images of shape {images.shape} and labels of shape {labels.shape}"
-                " do not go together; give (N, H, W[, C]) and (N,)"
+                " do not go together; give (N, H, W[, C]) and (N,), or (N, K) of 0 and 1"
             )
-        return _Opened(title, labels.tolist(), list(_pixels(images, f"{title} images", batch=True)))
+        if labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
+            raise DataError(f"data: {title} labels (N, K) have other values than 0 and 1")
+        pixels = list(_pixels(images, f"{title} images", batch=True))
+        if labels.ndim == 2:
+            sets = [tuple(np.flatnonzero(row).tolist()) for row in labels]
+            return _Opened(title, sets, pixels, columns=labels.shape[1])
+        return _Opened(title, labels.tolist(), pixels)
     if hasattr(part, "__getitem__") and hasattr(part, "__len__"):
         return _open_dataset(part, title)
     if not isinstance(part, Iterable):
@@ -153,7 +165,8 @@ def _open_part(part: Any, title: str) -> _Opened:
     ]
     if not found:
         raise DataError(f"data: {title} has no images")
-    return _Opened(title, [label for _, label in found], [image for image, _ in found])
+    given = [_as_given(label) for _, label in found]
+    return _Opened(title, given, [image for image, _ in found])
 
 
 def _open_dataset(part: Any, title: str) -> _Opened:
@@ -174,7 +187,7 @@ def _open_dataset(part: Any, title: str) -> _Opened:
     labels, images, size = [], [], 0
     for row in range(count):
         pixels, label = read(row)
-        labels.append(label)
+        labels.append(_as_given(label))
         size += pixels.nbytes
         if not changing and size <= MEMORY_LIMIT:
             images.append(pixels)
@@ -235,27 +248,53 @@ def _pixels(image: Any, name: str, *, batch: bool = False) -> Pixels:
     return np.ascontiguousarray(np.round(values * 255).astype(np.uint8))
 
 
-def _classes(names: Any, labels: Sequence[Any]) -> tuple[str, ...]:
+def _as_given(label: Any) -> Any:
+    """A label, and a set of them as a tuple; a row of 0 and 1 as the tuple of its places."""
+    if isinstance(label, list | tuple | set | frozenset):
+        return tuple(label)
+    if getattr(label, "ndim", 0) == 1:
+        row = _array(label)
+        if not np.isin(row, (0, 1)).all():
+            raise DataError(f"data: label {row.tolist()}: a row of labels is of 0 and 1")
+        return tuple(np.flatnonzero(row).tolist())
+    return label
+
+
+def _names(label: Any) -> tuple[Any, ...]:
+    return label if isinstance(label, tuple) else (label,)
+
+
+def _classes(names: Any, part: _Opened) -> tuple[str, ...]:
     """Class names: as given, the labels themselves where they are text, or their numbers."""
     if names is not None:
         return tuple(map(str, names))
-    if all(isinstance(label, str) for label in labels):
-        return tuple(sorted(set(labels)))
-    return tuple(str(number) for number in range(max(map(_number, labels)) + 1))
+    found = [name for label in part.labels for name in _names(label)]
+    if all(isinstance(name, str) for name in found):
+        return tuple(sorted(set(found)))
+    return tuple(str(number) for number in range(max(part.columns, max(map(_number, found)) + 1)))
 
 
-def _numbers(labels: Sequence[Any], classes: tuple[str, ...], title: str) -> Rows:
+def _numbers(labels: Sequence[Any], classes: tuple[str, ...], title: str) -> Labels:
+    """(N,) int64, or (N, K) where labels are sets."""
     place = {name: number for number, name in enumerate(classes)}
     found = []
     for row, label in enumerate(labels):
-        number = place.get(label, -1) if isinstance(label, str) else _number(label)
-        if not 0 <= number < len(classes):
-            raise DataError(
-                f"data: {title} label {row} is {label!r}, which is none of the {len(classes)}"
-                " classes"
-            )
-        found.append(number)
-    return np.array(found, np.int64)
+        numbers = []
+        for name in _names(label):
+            number = place.get(name, -1) if isinstance(name, str) else _number(name)
+            if not 0 <= number < len(classes):
+                raise DataError(
+                    f"data: {title} label {row} is {name!r}, which is none of the {len(classes)}"
+                    " classes"
+                )
+            numbers.append(number)
+        found.append(numbers)
+    several = {isinstance(label, tuple) for label in labels}
+    if len(several) > 1:
+        raise DataError(f"data: {title} has labels that are sets and labels that are not")
+    if several == {True}:
+        return multi_hot(found, len(classes))
+    return np.array([number for (number,) in found], np.int64)
 
 
 def _number(label: Any) -> int:

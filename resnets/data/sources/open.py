@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from resnets.config import ConfigError, DataSpec
+from resnets.data.dataset.labels import label_numbers, multi_hot
 from resnets.data.dataset.pack import is_pack, open_pack
 from resnets.data.dataset.source import Source
 from resnets.data.decode.stacks import NPY_SUFFIX
@@ -17,6 +19,7 @@ from resnets.data.sources.archive import IMAGENET_TRAIN, open_imagenet, open_tar
 from resnets.data.sources.builtin import fetch_cifar, fetch_fashion_mnist, open_digits
 from resnets.data.sources.cifar import find_cifar, open_cifar
 from resnets.data.sources.class_folders import Tree, read_tree
+from resnets.data.sources.coco import find_coco, open_coco
 from resnets.data.sources.huggingface import HUB, is_tabular, open_tabular
 from resnets.data.sources.idx import (
     DEBIAN_FASHION_MNIST,
@@ -32,6 +35,7 @@ from resnets.data.sources.webdataset import open_shard_folder
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.reader import TABLE_SUFFIXES
 
+COCO_SUFFIX = ".json"
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
@@ -41,24 +45,57 @@ def find_source(spec: DataSpec) -> Source:
 
     ConfigError where `spec.streaming` asks for what only Parquet and WebDataset can do.
     """
+    return in_label_form(_find(spec), spec)
+
+
+def in_label_form(found: Source, spec: DataSpec) -> Source:
+    """A set with one label per image or sets of them as `spec.labels` says.
+
+    DataError where it asks for single labels of a set that has others.
+    """
+    if spec.labels == "single" and found.multilabel:
+        raise DataError(f"{spec.source}: its images have sets of labels; remove data.labels=single")
+    return as_sets(found) if spec.labels == "multi" and not found.multilabel else found
+
+
+def as_sets(source: Source) -> Source:
+    """The same set with one label each as sets of one."""
+
+    def converted(part: Any) -> Any:
+        sets = [label_numbers(label) for label in part.labels.tolist()]
+        return replace(part, labels=multi_hot(sets, len(source.classes)))
+
+    test = source.test
+    return replace(
+        source,
+        train=converted(source.train),
+        val=None if source.val is None else converted(source.val),
+        test=None if test is None else lambda: converted(test()),
+    )
+
+
+def _find(spec: DataSpec) -> Source:
     source, streaming = spec.source, spec.streaming
     refuse_name(source)
     path = Path(source).expanduser()
     if source.startswith(HUB) or (path.exists() and is_tabular(path)):
         where = source if source.startswith(HUB) else str(path)
-        return (open_parquet if streaming else open_tabular)(where, spec.group_column)
+        read = open_parquet if streaming else open_tabular
+        return read(where, spec.group_column, spec.labels)
     if path.is_dir() and (shards := open_shard_folder(path, streaming=streaming)) is not None:
         return shards
     if path.suffix.lower() in SPREADSHEETS and path.is_file():
         raise DataError(f"{source}: a spreadsheet; save its sheet as CSV (path,label)")
     stored = None
-    if path.is_file() and not is_pack(path) and path.suffix.lower() not in TABLE_SUFFIXES:
+    other = path.suffix.lower() in (*TABLE_SUFFIXES, COCO_SUFFIX)
+    if path.is_file() and not is_pack(path) and not other:
         stored = open_tar(
             path,
             source,
             streaming=streaming,
             labels_from=spec.labels_from,
             group=spec.group_column,
+            labels=spec.labels,
         )
     if stored is None and streaming:
         raise ConfigError(
@@ -79,7 +116,11 @@ def _whole(source: str, path: Path, spec: DataSpec) -> Source:
     if source in ("cifar10", "cifar100"):
         return _cifar(fetch_cifar(source), source)
     if path.is_file():
-        return open_pack(path) if is_pack(path) else open_table(path, group=spec.group_column)
+        if path.suffix.lower() == COCO_SUFFIX:
+            return open_coco([path])
+        if is_pack(path):
+            return open_pack(path)
+        return open_table(path, group=spec.group_column, labels=spec.labels)
     if not path.is_dir():
         near = difflib.get_close_matches(source, NAMES, 1)
         hint = f"did you mean {near[0]}?" if near else f"known sets: {', '.join(NAMES)}"
@@ -93,6 +134,8 @@ def _whole(source: str, path: Path, spec: DataSpec) -> Source:
         return open_stl10(stl10, name)
     if (path / IMAGENET_TRAIN).is_file():
         return open_imagenet(path, name, spec.ground_truth)
+    if spec.labels_from == "auto" and (files := find_coco(path)):
+        return open_coco(files, name)
     return read_folder(path, _listing(path, spec), spec).source
 
 
@@ -112,7 +155,7 @@ def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
     name = path.resolve().name
     described = None
     if spec.ground_truth is None:
-        described = open_folder_table(path, listing, name, spec.group_column)
+        described = open_folder_table(path, listing, name, spec.group_column, spec.labels)
     if described is None:
         return read_tree(
             listing,
@@ -122,6 +165,7 @@ def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
             spec.labels_from,
             spec.quarantine,
             spec.group_column,
+            spec.labels,
         )
     return described_tree(described, listing)
 

@@ -31,6 +31,7 @@ from resnets.data.sources.huggingface import (
     split_name,
 )
 from resnets.data.tables.arrow_columns import Columns, Piece, Table, find_columns, from_tables
+from resnets.data.tables.label_sets import LabelForm
 
 FOOTERS_AT_ONCE = 16  # requests to the Hub that wait beside each other
 
@@ -95,12 +96,11 @@ class RowGroups:
         ], "file and row"
 
 
-def open_parquet(source: str, group: str | None = None) -> Source:
+def open_parquet(source: str, group: str | None = None, labels: LabelForm = "auto") -> Source:
     """The set of a Parquet file, a folder of them or "hub:ORG/NAME[@REVISION][:CONFIG]", streamed.
 
-    group: name of the column of groups.
-
-    DataError where it is not of Parquet, or cannot be read or fetched.
+    group: name of the column of groups. labels: see `label_sets.read_label_sets`. DataError where
+    it is not of Parquet, or cannot be read or fetched.
     """
     library(source)
     urls, home = _urls(source)
@@ -138,8 +138,8 @@ def open_parquet(source: str, group: str | None = None) -> Source:
         return _part(name, files[piece.table], columns[piece.table].image, piece)
 
     if home is None:
-        return from_tables(name, source, tables, part_of)
-    opened = from_tables(name, source, tables, part_of, home.left_out)
+        return from_tables(name, source, tables, part_of, form=labels)
+    opened = from_tables(name, source, tables, part_of, home.left_out, labels)
     rows = {title: len(table.labels) for title, table in tables.items()}
     return replace(opened, warnings=(*opened.warnings, *home.warnings(rows)))
 

@@ -30,7 +30,7 @@ from resnets.data.files.folder import Listing, read_file
 from resnets.data.files.shards import missing_shards
 from resnets.data.files.tar import TarFiles, is_image_name, list_tar
 from resnets.data.layout.folder_names import split_role
-from resnets.data.tables.labels import NUMBER, ONE_LABEL, class_names, is_list, number_labels
+from resnets.data.tables.labels import NUMBER, class_names, is_list, number_labels
 from resnets.utils.cpu_count import cores
 
 LABELS = (".cls", ".json")
@@ -314,7 +314,10 @@ def _check_aliases(shards: Sequence[Path], samples: Iterable[tuple[int, _Sample]
 
 def _one_label(value: Any, place: str) -> str:
     if isinstance(value, list) or (isinstance(value, str) and is_list(value)):
-        raise DataError(f"{place}: holds several labels; {ONE_LABEL}")
+        raise DataError(
+            f"{place}: holds several labels; sets of labels are not read from WebDataset: use a"
+            " table or Parquet"
+        )
     if not isinstance(value, str | int) or value == "":
         raise DataError(f"{place}: holds no label")
     return str(value)

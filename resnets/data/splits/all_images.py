@@ -146,7 +146,8 @@ def _joined(source: Source, parts: Sequence[Part], spec: DataSpec) -> Split:
     beside = _beside(spec, files, quarantine)
     if beside is not None:
         files.append(beside)
-        labels.append(np.full(len(beside), -1, np.int64))
+        none = 0 if source.multilabel else -1
+        labels.append(np.full((len(beside), *labels[0].shape[1:]), none, labels[0].dtype))
     joined = JoinedFiles.of(files)
     total = sum(len(part.labels) for part in parts) + (0 if beside is None else len(beside))
     about = _described(source.name, len(joined), total)

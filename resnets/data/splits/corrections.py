@@ -81,6 +81,8 @@ def corrected(source: Source, spec: DataSpec, *, other: bool = False) -> Source:
     """
     if spec.corrections is None or other:
         return source
+    if source.multilabel:
+        raise DataError("data.corrections: for one label per image; these have sets of labels")
     file = Path(spec.corrections).expanduser()
     entries = read_corrections(file)
     used: set[str] = set()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from resnets.data.dataset.content_hash import Keys, content_keys
 from resnets.data.dataset.identity import hash_names, identify
+from resnets.data.dataset.labels import Labels, is_multilabel
 from resnets.data.dataset.source import Part, Rows
 from resnets.data.errors import DataError
 from resnets.data.order import random_bits
@@ -48,10 +49,17 @@ class Keyed:
         return Keyed(self.ids[rows], self.content[rows], self.stems[rows], self.labels[rows])
 
 
-def label_keys(labels: Rows, classes: Sequence[str]) -> NDArray[np.int32]:
-    """(N,) a number for each label that follows from its class name; 0 where there is no name."""
+def label_keys(labels: Labels, classes: Sequence[str]) -> NDArray[np.int32]:
+    """(N,) a number for each label that follows from its class name; 0 where there is no name.
+
+    For sets of labels one that follows from the names in the set.
+    """
     if not len(classes):
         return np.zeros(len(labels), np.int32)
+    if is_multilabel(labels):
+        sets, of = np.unique(labels, axis=0, return_inverse=True)
+        names = hash_names(["\0".join(sorted(np.array(classes)[each > 0])) for each in sets])
+        return np.maximum((names >> np.uint64(33)).astype(np.int32), 1)[of.reshape(-1)]
     names = (hash_names(classes) >> np.uint64(33)).astype(np.int32)
     known = (labels >= 0) & (labels < len(classes))
     return np.where(known, np.maximum(names, 1)[np.where(known, labels, 0)], 0).astype(np.int32)

@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
+from resnets.data.dataset.labels import label_text
 from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
 
@@ -98,7 +99,7 @@ def _is_axis(numbers: set[int]) -> bool:
 def versions_apart(roles: Roles) -> list[str]:
     """A warning where held-out images are versions of training images."""
     names: list[str] = []
-    labels: list[int] = []
+    labels: list[str] = []
     sides: list[int] = []
     for role in (TRAIN, VAL, TEST):
         if (share := roles.share(role)) is None:
@@ -106,7 +107,7 @@ def versions_apart(roles: Roles) -> list[str]:
         if (files := share.part.files) is None:
             return []
         names += [files.name(row) for row in share.rows.tolist()]
-        labels += share.part.labels[share.rows].tolist()
+        labels += [label_text(each, roles.source.classes) for each in share.part.labels[share.rows]]
         sides += [role] * len(share.rows)
     if not any(sides):  # TRAIN is 0: nothing is held out
         return []

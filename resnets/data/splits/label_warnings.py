@@ -8,6 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnets.data.dataset.content_hash import Keys
+from resnets.data.dataset.labels import (
+    NO_LABEL,
+    Labels,
+    class_counts,
+    label_groups,
+    label_text,
+)
 from resnets.data.dataset.source import Part, Rows
 
 SHOWN = 3  # class names in a message
@@ -30,7 +37,8 @@ class Labeled:
 def label_conflicts(shares: Sequence[Labeled], classes: Sequence[str]) -> tuple[str, ...]:
     """One warning where images of equal content have different labels, in one split or in two."""
     content = np.concatenate([share.content for share in shares])
-    labels = np.concatenate([share.part.labels[share.rows] for share in shares])
+    given = np.concatenate([share.part.labels[share.rows] for share in shares])
+    labels = label_groups(given)
     order = np.lexsort((np.arange(len(labels)), content))
     keys = content[order]
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else order
@@ -47,7 +55,7 @@ def label_conflicts(shares: Sequence[Labeled], classes: Sequence[str]) -> tuple[
     members = order[starts[group] : starts[group] + sizes[group]]
     other = members[labels[members] != labels[members[0]]][0]
     pair = " and ".join(
-        f"{_name(shares, int(place))} ({classes[int(labels[place])]})"
+        f"{_name(shares, int(place))} ({label_text(given[place], classes, NO_LABEL)})"
         for place in (members[0], other)
     )
     count = int(sizes[mixed].sum())
@@ -57,9 +65,9 @@ def label_conflicts(shares: Sequence[Labeled], classes: Sequence[str]) -> tuple[
     )
 
 
-def unmeasured_classes(labels: Rows, classes: Sequence[str], title: str) -> tuple[str, ...]:
+def unmeasured_classes(labels: Labels, classes: Sequence[str], title: str) -> tuple[str, ...]:
     """A line where some of the `classes` are not among the `labels` (N,) of a held-out split."""
-    counts = np.bincount(labels, minlength=len(classes))
+    counts = class_counts(labels, len(classes))
     absent = [classes[int(label)] for label in np.flatnonzero(counts == 0)]
     if not absent:
         return ()

@@ -10,13 +10,14 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.dataset.image_probe import ImageProbe, probe_images
+from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.source import Rows, Source
 from resnets.data.dataset.split import Split, with_summary
 from resnets.data.dataset.summary import DataSummary, origin_of, summarize
 from resnets.data.decode.pixel_values import FULL, Levels, describe_levels
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
-from resnets.data.sources.open import find_source
+from resnets.data.sources.open import find_source, in_label_form
 from resnets.data.splits.check_record import KnownLeaks, known_to, source_listing
 from resnets.data.splits.corrections import corrected
 from resnets.data.splits.fingerprint import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
@@ -97,7 +98,8 @@ def open_data(
     DataError says what is missing, empty, damaged or of one class only, or which images are both
     trained on and held out.
     """
-    source = corrected(source or find_source(spec), spec, other=other)
+    source = find_source(spec) if source is None else in_label_form(source, spec)
+    source = corrected(source, spec, other=other)
     check_classes(source, 1 if other else 2)
     roles = choose_roles(source, spec, known, other=other, whole=whole)
     warnings = list(roles.label_conflicts()) if training else []
@@ -212,7 +214,7 @@ def _summary(
 
 def check_classes(source: Source, least: int) -> None:
     """DataError where a source has fewer than `least` classes, or one without training images."""
-    labels = source.train.labels
+    least = 1 if source.multilabel else least
     if len(source.classes) < least:
         found = (
             f"one class only ({', '.join(source.classes)}); a classifier needs two or more, each in"
@@ -220,7 +222,7 @@ def check_classes(source: Source, least: int) -> None:
         )
         unread = [note for note in source.notes if note.startswith(UNREAD_TABLES)]
         raise DataError(f"{source.name}: {'; '.join([*unread, found])}")
-    counts = np.bincount(labels, minlength=len(source.classes))
+    counts = class_counts(source.train.labels, len(source.classes))
     if len(counts) > len(source.classes):
         raise DataError(
             f"{source.name}: label {len(counts) - 1}, but {len(source.classes)} classes"

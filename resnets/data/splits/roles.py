@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from resnets.config import DataSpec
 from resnets.data.dataset.content_hash import Keys
 from resnets.data.dataset.identity import fold_of, hold_out, hold_out_by_rank, joined_rows
+from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import Part, Rows, Source
@@ -202,9 +203,10 @@ class Roles:
         part = part or self.source.train
         if len(rows) == 0:
             return None
-        if part.labels.max(initial=0) >= len(self.source.classes):
+        found = len(class_counts(part.labels, len(self.source.classes)))
+        if found > len(self.source.classes):
             raise DataError(
-                f"{self.spec.source}: {TITLES[role]} labels go up to {part.labels.max()},"
+                f"{self.spec.source}: {TITLES[role]} labels go up to {found - 1},"
                 f" but the training part has {len(self.source.classes)} classes"
             )
         notes = []
@@ -380,7 +382,7 @@ class Roles:
             if not fraction or own is not None:
                 continue
             held = self.source.train.labels[self._training_rows[role]]
-            counts = np.bincount(held, minlength=len(self.source.classes))
+            counts = class_counts(held, len(self.source.classes))
             names = [self.source.classes[label] for label in np.flatnonzero(counts == 0)]
             if names:
                 what = "no image is" if len(names) == len(counts) else f"of {_some(names)} none is"

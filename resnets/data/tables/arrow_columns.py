@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resnets.data.dataset.labels import Labels
 from resnets.data.dataset.source import Part, Rows, Source, by_role
 from resnets.data.errors import DataError
 from resnets.data.files.walk import LeftOut
@@ -27,7 +28,8 @@ from resnets.data.tables.columns import (
     plain,
     shown_names,
 )
-from resnets.data.tables.labels import ONE_LABEL, class_names, is_list, number_labels
+from resnets.data.tables.label_sets import LabelForm, LabelSets, read_label_sets
+from resnets.data.tables.labels import Label, class_names, names_of, number_labels
 from resnets.data.tables.reader import open_table_bytes
 
 log = logging.getLogger("resnets")
@@ -46,6 +48,8 @@ SECRET = "rows of a part whose labels are secret"
 class Columns:
     """Names of the two columns, and of the classes where the table says them.
 
+    lists: the column of labels holds a list of them for each image.
+
     marks: columns that may say the split of each row, with the names of their values where a
     ClassLabel has them. group: the column of `data.group`. unused: all other columns.
     """
@@ -56,6 +60,7 @@ class Columns:
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     group: str | None = None
     unused: tuple[str, ...] = ()
+    lists: bool = False
 
     def said(self, unused: Sequence[str], split: str = "") -> str:
         """What was taken for what, as of a text table."""
@@ -78,8 +83,14 @@ def find_columns(features: Mapping[str, Any], where: str, group: str | None = No
     labels = labels or [name for name in features if plain(name) in LABELS]
     label = _the_one("label", labels, LABELS, features, where)
     feature = features[label]
-    if _kind(feature) in ("List", "Sequence", "LargeList", "list", "dict"):
-        raise DataError(f"{where}: column {label} holds several labels an image; {ONE_LABEL}")
+    lists = _kind(feature) in ("List", "Sequence", "LargeList", "list")
+    if lists:
+        feature = feature[0] if isinstance(feature, list) else feature.feature
+    if isinstance(feature, dict | list) or not hasattr(feature, "dtype"):
+        raise DataError(
+            f"{where}: column {label} is {_shown(features[label])}; labels are names, whole"
+            " numbers, or lists of these"
+        )
     if _kind(feature) != "ClassLabel" and feature.dtype not in SIMPLE:
         raise DataError(
             f"{where}: column {label} is {feature.dtype}; labels are names or whole numbers"
@@ -94,7 +105,7 @@ def find_columns(features: Mapping[str, Any], where: str, group: str | None = No
     }
     unused = tuple(name for name in features if name not in (image, label, grouped, *marks))
     classes = tuple(getattr(feature, "names", None) or ())
-    return Columns(image, label, classes, marks, grouped, unused)
+    return Columns(image, label, classes, marks, grouped, unused, lists)
 
 
 def find_image_column(features: Mapping[str, Any], where: str) -> str:
@@ -180,7 +191,7 @@ class Piece(NamedTuple):
     title: str
     table: str
     rows: Rows
-    labels: Rows
+    labels: Labels
     groups: Sequence[str] | None = None
 
 
@@ -190,8 +201,11 @@ def from_tables(
     tables: Mapping[str, Table],
     part: Callable[[Piece], Part],
     left_out: LeftOut | None = None,
+    form: LabelForm = "auto",
 ) -> Source:
     """The set of `tables` by their titles; `part` makes a part of a piece of one.
+
+    form: see `label_sets.read_label_sets`.
 
     A single table is split by its column of splits, where it has one. Beside a train part, those
     that are called otherwise than train, validation or test are left out and counted, and so is a
@@ -218,10 +232,17 @@ def from_tables(
             )
         chosen[role] = title, title, np.arange(len(table.labels))
     first = chosen.get("train", next(iter(chosen.values())))
-    classes = _classes(_taken(tables[first[1]], first[2]), where)
+    training = _meant(_taken(tables[first[1]], first[2]), _place(where, first[0]), first[2], form)
+    classes = tables[first[1]].columns.classes
+    if training is not None:
+        classes = classes or class_names(training.labels)
+        form = "multi" if training.multi else form
+        notes += [training.said] if training.said else []
     parts = {}
     for split, (title, key, rows) in chosen.items():
-        labels = _numbers(_taken(tables[key], rows), classes, _place(where, title), rows)
+        table, place = _taken(tables[key], rows), _place(where, title)
+        meant = training if (title, key) == first[:2] else _meant(table, place, rows, form)
+        labels = None if meant is None else _numbers(table, meant, classes, place, rows)
         if labels is None and (title, key) != first[:2]:
             log.info("%s: the labels of %s are secret; left alone", where, title)
             counted.add(SECRET, title, suffix="", count=len(rows))
@@ -231,7 +252,13 @@ def from_tables(
         groups = tables[key].groups_of(rows, _place(where, title))
         parts[split] = part(Piece(title, key, rows, labels, groups))
     source = by_role(name, classes, parts, where)
-    return replace(source, left_out=counted, notes=(*source.notes, *notes))
+    warnings = () if training is None or not training.warning else (training.warning,)
+    return replace(
+        source,
+        left_out=counted,
+        notes=(*source.notes, *notes),
+        warnings=(*source.warnings, *warnings),
+    )
 
 
 def _place(where: str, title: str) -> str:
@@ -299,13 +326,13 @@ def _texts(values: Sequence[Any], names: Sequence[str]) -> list[str]:
     return ["" if value is None or value < 0 else names[value] for value in values]
 
 
-def _numbers(table: Table, classes: Sequence[str], where: str, rows: Rows) -> Rows | None:
-    """(N,) int64; None where all labels are -1 or null. DataError where some are.
+def _meant(table: Table, where: str, rows: Rows, form: LabelForm) -> LabelSets | None:
+    """The labels by name; None where all are -1 or null. DataError where some are.
 
-    The names of a ClassLabel are found among `classes`: parts may number them otherwise.
+    Those of a ClassLabel are single names unless they are in lists, or `form` says sets.
     """
     values, names = table.labels, table.columns.classes
-    absent = [row for row, value in enumerate(values) if value is None or value == -1]
+    absent = [row for row, value in enumerate(values) if value is None or _is_secret(value)]
     if absent and len(absent) == len(values):
         return None
     if absent:
@@ -313,28 +340,40 @@ def _numbers(table: Table, classes: Sequence[str], where: str, rows: Rows) -> Ro
             f"{where}: {len(absent):,} of {len(values):,} images have no label, the first in row"
             f" {rows[absent[0]]}"
         )
-    if not names:
-        texts = [str(value) for value in values]
-        return number_labels(texts, classes, lambda row: f"{where}: row {rows[row]}")
-    numbers = np.asarray(values, np.int64)
-    if numbers.min(initial=0) < 0 or numbers.max(initial=0) >= len(names):
-        raise DataError(f"{where}: has labels beyond the {len(names)} classes it names")
-    if tuple(names) == tuple(classes):
-        return numbers
-    known = {each: number for number, each in enumerate(classes)}
-    places = np.array([known.get(each, -1) for each in names], np.int64)
-    if (unknown := np.flatnonzero(places[numbers] < 0)).size:
-        row = unknown[0]
-        raise DataError(
-            f"{where}: row {rows[row]}: {names[numbers[row]]!r} is none of the training part's"
-            f" {len(classes):,} classes"
+
+    def name(value: Any) -> str:
+        if not names:
+            return str(value)
+        if not 0 <= value < len(names):
+            raise DataError(f"{where}: has labels beyond the {len(names)} classes it names")
+        return names[value]
+
+    if table.columns.lists:
+        sets: list[Label] = [tuple(dict.fromkeys(map(name, value))) for value in values]
+        return read_label_sets(
+            sets, lambda row: f"{where}: row {rows[row]}", "single" if form == "single" else "multi"
         )
-    return places[numbers]
+    texts = [name(value) for value in values]
+    if names:  # no list is written in them
+        return LabelSets([(text,) for text in texts] if form == "multi" else texts, form == "multi")
+    return read_label_sets(texts, lambda row: f"{where}: row {rows[row]}", form)
 
 
-def _classes(table: Table, where: str) -> tuple[str, ...]:
-    """Those that the table names, or its distinct labels, sorted."""
-    texts = {str(value) for value in table.labels if value is not None}
-    if not table.columns.classes and (several := next(filter(is_list, sorted(texts)), None)):
-        raise DataError(f"{where}: {several!r} looks like several labels; {ONE_LABEL}")
-    return table.columns.classes or class_names(texts)
+def _is_secret(value: Any) -> bool:
+    return bool(value == -1) or (isinstance(value, list) and value == [-1])
+
+
+def _numbers(
+    table: Table, meant: LabelSets, classes: Sequence[str], where: str, rows: Rows
+) -> Labels:
+    """(N,) int64 of labels by name, or (N, K). The names of a ClassLabel are found among `classes`:
+    parts may number them otherwise."""
+    known = {*classes}
+    if table.columns.classes:
+        for row, label in enumerate(meant.labels):
+            if unknown := [each for each in names_of(label) if each not in known]:
+                raise DataError(
+                    f"{where}: row {rows[row]}: {unknown[0]!r} is none of the training part's"
+                    f" {len(classes):,} classes"
+                )
+    return number_labels(meant.labels, classes, lambda row: f"{where}: row {rows[row]}")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import split_role
-from resnets.data.tables.labels import ONE_LABEL
 from resnets.utils.terminal import printable
 
 # The first that a table has is taken; names are compared as `plain` writes them.
@@ -83,7 +82,7 @@ class Columns:
 
         words = [f"path: {name(self.path)}"]
         if self.one_hot:
-            words.append(f"label: {len(self.one_hot)} columns of 0 and 1")
+            words.append(f"labels: {len(self.one_hot)} columns of 0 and 1")
         elif self.label is not None:
             words.append(f"label: {name(self.label)}")
         places = [] if self.split is None else [self.split]
@@ -147,21 +146,25 @@ def find_columns(
     *,
     labeled: bool = True,
     group: str | None = None,
+    headed: bool = False,
 ) -> Columns:
     """The columns of a table that begins with the rows `sample`, a header among them or not.
 
     `exists` says whether a cell names an image; `labeled`: whether a label is needed; `group`: the
-    name of the column of groups, which is none of the others. DataError where a column cannot be
-    told.
+    name of the column of groups, which is none of the others; `headed`: whether a header is sure.
+    DataError where a column cannot be told.
     """
     first, count = sample[0], len(sample[0])
     names = [plain(cell) for cell in first]
     known = {*PATHS, *LABELS, *SPLITS, ""}
     is_image = [_share(sample, place, exists) for place in range(count)]
-    headed = not any(map(exists, first)) and (
-        any(name in known for name in names if name)
-        or any(map(flag_role, first))
-        or max(is_image) > 0
+    headed = headed or (
+        not any(map(exists, first))
+        and (
+            any(name in known for name in names if name)
+            or any(map(flag_role, first))
+            or max(is_image) > 0
+        )
     )
     header = tuple(cell.strip() for cell in first) if headed else ()
     body = sample[1:] if headed else sample
@@ -294,12 +297,6 @@ def split_of(row: Sequence[str], columns: Columns, place: str) -> str:
     return possible.pop()
 
 
-def one_hot_label(row: Sequence[str], columns: Columns, place: str) -> str:
-    """The class of a row of zeros and a one; DataError for several, or none."""
-    ones = [each for each in columns.one_hot if float(row[each] or 0)]
-    if len(ones) == 1:
-        return columns.header[ones[0]]
-    if ones:
-        several = ", ".join(printable(columns.header[each]) for each in ones)
-        raise DataError(f"{place}: the classes {several} at once; {ONE_LABEL}")
-    raise DataError(f"{place}: no class: all of its columns are 0")
+def one_hot_names(row: Sequence[str], columns: Columns) -> tuple[str, ...]:
+    """The classes whose column is 1."""
+    return tuple(columns.header[each] for each in columns.one_hot if float(row[each] or 0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from resnets.data.files.walk import suffix_of
 from resnets.data.layout.class_names import check_spellings
 from resnets.data.layout.folder_layout import SplitRows
 from resnets.data.tables.ground_truth import find_labels, read_labels
-from resnets.data.tables.labels import ONE_LABEL, check_lists
-from resnets.data.tables.reader import Table, TableRow, check_one_label, open_table_bytes
+from resnets.data.tables.label_sets import LabelForm, joined_sets, read_label_sets
+from resnets.data.tables.labels import ONE_LABEL, Label, names_of
+from resnets.data.tables.reader import JSON_SUFFIXES, Table, TableRow, open_table_bytes
 
-TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", *JSON_SUFFIXES})
 UNNAMED = "image that the table does not name"
 UNREAD_TABLES = "tables that were not read"  # how a note begins
 NO_ROW = TableRow(0, "")
@@ -40,7 +41,7 @@ class FlatLabels:
     """
 
     file: str
-    labels: Sequence[str]
+    labels: Sequence[Label]
     splits: Sequence[str] = ()
     said: str = ""
     groups: Sequence[str] | None = None
@@ -63,11 +64,13 @@ def flat_labels(
     truth: str | None,
     others: Sequence[Sequence[str]] = (),
     group: str | None = None,
+    form: LabelForm = "auto",
 ) -> FlatLabels | None:
     """The labels of the images `paths` of a split without class folders; None where no file has
     them, as of a test split that a table of training images lies beside.
 
-    others: the images of each other split of the set. group: name of the column of groups.
+    others: the images of each other split of the set. group: name of the column of groups. form:
+    see `label_sets.read_label_sets`.
     DataError: a table that cannot be read, that lacks an image, that gives one several labels or
     another split than its folder does. UnlabelledError: one that need not be of these images: its
     rows may mean those of another split, or it has no labels and they are test images.
@@ -87,7 +90,7 @@ def flat_labels(
     place = listing.files.name(row)
     every = [*paths, *chain.from_iterable(others)]
     try:
-        table, known = _read(bytes(listing.files.read(row)), place, every, group)
+        table, known, how = _read(bytes(listing.files.read(row)), place, every, group, form)
     except DataError as error:
         if split.role == "test":  # a table of test images need not have labels
             raise UnlabeledError(str(error)) from error
@@ -117,7 +120,8 @@ def flat_labels(
     splits = [row.split for row in found] if by_column else ()
     grouped = table.columns.group is not None
     groups = [row.group for row in found] if grouped else None
-    return FlatLabels(place, [row.label for row in found], splits, table.said(), groups)
+    said = "; ".join(filter(None, (table.said(), how)))
+    return FlatLabels(place, [row.label for row in found], splits, said, groups)
 
 
 def _check_truth(file: str, names: Sequence[str], others: Sequence[Sequence[str]]) -> None:
@@ -202,7 +206,8 @@ def _find(split: SplitRows, listing: Listing) -> int | None:
     folder = split.folder.rstrip("/")
     while True:
         here = [row for row in tables if posixpath.dirname(listing.paths[row]) == folder]
-        stems = {posixpath.basename(listing.paths[row])[:-4].lower(): row for row in here}
+        names = {row: posixpath.basename(listing.paths[row]).lower() for row in here}
+        stems = {posixpath.splitext(name)[0]: row for row, name in names.items()}
         for stem in (*sorted(own), *TABLE_NAMES):
             if stem in stems:
                 return stems[stem]
@@ -212,24 +217,29 @@ def _find(split: SplitRows, listing: Listing) -> int | None:
 
 
 def _read(
-    data: bytes, place: str, paths: Sequence[str], group: str | None
-) -> tuple[Table | None, dict[str, TableRow]]:
-    """A table that labels some of `paths`, and its rows by their paths."""
+    data: bytes, place: str, paths: Sequence[str], group: str | None, form: LabelForm
+) -> tuple[Table | None, dict[str, TableRow], str]:
+    """A table that labels some of `paths`, its rows by their paths, and how sets are written."""
     tails = {key for path in paths for key in _keys(path)}
     table = open_table_bytes(data, place, lambda cell: _plain(cell) in tails, group=group)
+    written = [] if table is None else list(table.rows())
+    sets = read_label_sets(
+        [row.label for row in written], lambda row: f"{place}: line {written[row].line}", form
+    )
     found: dict[str, TableRow] = {}
-    for row in () if table is None else table.rows():
-        check_one_label(row, place)
+    for row, label in zip(written, sets.labels, strict=True):
+        row = replace(row, label=label)
         before = found.setdefault(_plain(row.path), row)
+        if form == "multi":
+            names = joined_sets([names_of(before.label), names_of(label)])
+            before = row = found[_plain(row.path)] = replace(before, label=names)
         if before.label != row.label:
             raise DataError(f"{place}: line {row.line}: {row.path} has two labels; {ONE_LABEL}")
         if before.split != row.split:
             raise DataError(f"{place}: line {row.line}: {row.path} is in two splits; keep one")
-    rows = list(found.values())
-    labels = [row.label for row in rows]
-    check_lists(labels, lambda row: f"{place}: line {rows[row].line}")
-    check_spellings(labels, lambda row: f"{place}: line {rows[row].line}")
-    return table, found
+    spelled = [(row.line, name) for row in found.values() for name in names_of(row.label)]
+    check_spellings([name for _, name in spelled], lambda at: f"{place}: line {spelled[at][0]}")
+    return table, found, "; ".join(filter(None, (sets.said, sets.warning)))
 
 
 def _key(path: str, known: Mapping[str, TableRow]) -> str | None:

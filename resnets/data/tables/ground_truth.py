@@ -23,8 +23,9 @@ import numpy as np
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.files.walk import IMAGE_SUFFIXES
-from resnets.data.tables.labels import NUMBER, first_pair, order_by_name
-from resnets.data.tables.reader import TABLE_SUFFIXES, check_one_label, open_table_file
+from resnets.data.tables.label_sets import single_label
+from resnets.data.tables.labels import NUMBER, Label, first_pair, order_by_name
+from resnets.data.tables.reader import TABLE_SUFFIXES, open_table_file
 
 log = logging.getLogger("resnets")
 
@@ -52,12 +53,12 @@ def find_labels(where: Path, prefix: str, truth: str | None) -> Path | None:
     return next(iter(_candidates(where, prefix)), None)
 
 
-def imagenet_names(given: Sequence[str], names: Sequence[str]) -> list[str]:
+def imagenet_names(given: Sequence[Label], names: Sequence[str]) -> list[Label]:
     """Labels of images called ILSVRC2012_val_* that are numbers, as WordNet ids; others as is."""
     places = {str(number): wnid for number, wnid in enumerate(WNIDS)}
     called = bool(names) and IMAGENET_NAME.match(posixpath.basename(names[0])) is not None
     if called and places.keys() >= set(given):
-        return [places[number] for number in given]
+        return [places[str(number)] for number in given]
     return list(given)
 
 
@@ -138,11 +139,10 @@ def _table_cells(file: Path, names: Sequence[str]) -> list[tuple[str, str]]:
             )
     cells = []
     for row in () if table is None else table.rows():
-        parts = row.label.split()
+        parts = row.label.split() if isinstance(row.label, str) else []
         boxes = len(parts) >= 5 and len(parts) % 5 == 0
-        if not boxes:
-            check_one_label(row, str(file))
-        cells.append((row.path, parts[0] if boxes else row.label))
+        place = f"{file}: line {row.line}"
+        cells.append((row.path, parts[0] if boxes else single_label(row.label, place)))
     return cells
 
 

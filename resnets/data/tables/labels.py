@@ -1,4 +1,7 @@
-"""Labels as people write them, names or numbers, as numbers of sorted classes."""
+"""Labels as people write them, names or numbers, as numbers of sorted classes.
+
+A label is a name, or a tuple of names where images may have several (`tables.label_sets`).
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from itertools import repeat
 
 import numpy as np
 
+from resnets.data.dataset.labels import Labels, multi_hot
 from resnets.data.dataset.source import Rows
 from resnets.data.errors import DataError
 
-ONE_LABEL = "each image has one label here; multi-label sets are not supported yet"
+ONE_LABEL = "each image has one label here; for sets of labels set data.labels=multi"
+Label = str | tuple[str, ...]
 NUMBER = re.compile(r"\d+")
 MISSING = frozenset(("", "nan", "none", "null", "nil", "n/a", "#n/a", "<na>", "nat", "-nan"))
 LIST = re.compile(r"[\[{].*[\]}]|.*[;|].*|\d+(\s*[,\s]\s*\d+)+", re.DOTALL)
@@ -28,40 +33,47 @@ def is_missing(label: str) -> bool:
     return label == "NA" or label.casefold() in MISSING
 
 
-def check_lists(labels: Sequence[str], place: Callable[[int], str]) -> None:
-    """DataError where a label is made of other labels, "cat,dog" beside "cat" and "dog".
-
-    `place(row)` says where it is. One that is called so, "cat, small", is a class.
-    """
-    known = set(labels)
-    for row, label in enumerate(labels):
-        parts = {part.strip() for part in re.split(r"[,;|/+&]", label)}
-        if len(parts) > 1 and parts <= known:
-            raise DataError(f"{place(row)}: {label!r} are several labels; {ONE_LABEL}")
+def names_of(label: Label) -> tuple[str, ...]:
+    """The names of a label."""
+    return (label,) if isinstance(label, str) else label
 
 
-def class_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """The distinct labels, in numerical order where all are numbers, else in that of the text."""
-    names = set(labels)
+def class_names(labels: Iterable[Label]) -> tuple[str, ...]:
+    """The distinct names, in numerical order where all are numbers, else in that of the text."""
+    names = {name for label in labels for name in names_of(label)}
     if all(map(NUMBER.fullmatch, names)):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
 def number_labels(
-    labels: Sequence[str],
+    labels: Sequence[Label],
     classes: Sequence[str],
     place: Callable[[int], str],
     *,
     by_place: bool = False,
-) -> Rows:
+) -> Labels:
     """(N,) the class of each label: by name, or with `by_place` all by their places from 0.
+
+    (N, K) where labels are tuples of names.
 
     Which of the two is decided for all labels together: by name where each is a class.
     DataError where `place(row)`, a file and line, has a label that is no class, and where numbers
     may be names or places: where they are both, and mean other classes as the one than as the
     other.
     """
+    if any(isinstance(label, tuple) for label in labels):
+        sets = [names_of(label) for label in labels]
+        row_of = [row for row, names in enumerate(sets) for _ in names]
+        flat = [name for names in sets for name in names]
+        found = iter(_numbers(flat, classes, lambda row: place(row_of[row]), by_place).tolist())
+        return multi_hot([[next(found) for _ in names] for names in sets], len(classes))
+    return _numbers([str(label) for label in labels], classes, place, by_place)
+
+
+def _numbers(
+    labels: Sequence[str], classes: Sequence[str], place: Callable[[int], str], by_place: bool
+) -> Rows:
     numbers = {name: number for number, name in enumerate(classes)}
     unknown = next((row for row, label in enumerate(labels) if label not in numbers), None)
     if unknown is None:

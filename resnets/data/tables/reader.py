@@ -1,4 +1,4 @@
-"""The one reader of text tables of images and labels: CSV, TSV, semicolons, and what Excel makes.
+"""The one reader of text tables of images and labels: CSV, TSV, what Excel makes, JSON lines.
 
 Encoding, delimiter, header and columns are found out from the first rows; rows then come one by
 one, so that a table of millions is read in little memory. DataError names file and line.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,15 +17,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from resnets.data.errors import DataError
-from resnets.data.tables.columns import Columns, find_columns, one_hot_label, plain, split_of
-from resnets.data.tables.labels import ONE_LABEL, is_list, is_missing
+from resnets.data.tables.columns import Columns, find_columns, one_hot_names, plain, split_of
+from resnets.data.tables.labels import Label, is_missing
 from resnets.utils.terminal import printable
 
 log = logging.getLogger("resnets")
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".lst")
+JSON_SUFFIXES = (".jsonl", ".ndjson")
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".lst", *JSON_SUFFIXES)
 TAB = "\t"
 SPACE = " "  # the last run of spaces in a line, as in Caffe's lists
+JSON = "JSON"  # an object a line
 NAMES = {TAB: "tabs", SPACE: "spaces"}
 DELIMITERS = (",", TAB, ";", "|")
 SAMPLE = 200  # rows that are looked at before the first is yielded
@@ -42,12 +45,13 @@ MARKS = (
 class TableRow:
     """One image: its line in the file, and path, label and split as they are written.
 
-    label, split, group: empty where the table has none. split is "train", "val" or "test".
+    label, split, group: empty where the table has none. Of columns of 0 and 1 a label is the names
+    of those that are 1 (`label_sets` says what is meant). split is "train", "val" or "test".
     """
 
     line: int
     path: str
-    label: str = ""
+    label: Label = ""
     split: str = ""
     group: str = ""
 
@@ -67,16 +71,20 @@ class Table:
         name = "utf-8-sig" if self.encoding == "utf-8" else self.encoding
         with self.open() as data, io.TextIOWrapper(data, encoding=name, newline="") as stream:
             try:
-                for line, cells in _records(stream, self):
-                    if line > 1 or not self.columns.header:
-                        yield self._row(line, cells)
+                records = _records(stream, self)
+                if self.columns.header:
+                    next(records, None)
+                for line, cells in records:
+                    yield self._row(line, cells)
             except UnicodeError:
                 raise DataError(self._not_text()) from None
 
     def said(self) -> str:
         """What was understood, for the log."""
         parts = [self.columns.said()]
-        if self.delimiter != ",":
+        if self.delimiter == JSON:
+            parts.append("JSON lines")
+        elif self.delimiter != ",":
             parts.append(f"separated by {NAMES.get(self.delimiter, self.delimiter)}")
         if self.encoding.startswith(("utf-16", "utf-32")):
             parts.append(self.encoding.upper())
@@ -90,12 +98,11 @@ class Table:
         if not path:
             raise DataError(f"{place}: no path")
         if columns.one_hot:
-            label = one_hot_label(cells, columns, place)
+            label: Label = one_hot_names(cells, columns)
         elif columns.label is None:
             return TableRow(line, path)
-        elif is_missing(label := cells[columns.label]):
-            said = f" ({label!r})" if label else ""
-            raise DataError(f"{place}: no label{said}; remove the row, or name its class")
+        else:
+            label = cells[columns.label]
         split = split_of(cells, columns, place) if columns.splits else ""
         group = "" if columns.group is None else cells[columns.group]
         if columns.group is not None and is_missing(group):
@@ -150,14 +157,6 @@ def open_table_bytes(
     return _open(place, lambda: io.BytesIO(data), tests, labeled, group)
 
 
-def check_one_label(row: TableRow, place: str) -> None:
-    """DataError where a label is written as a list of several; `place` is the table's name."""
-    if is_list(row.label):
-        raise DataError(
-            f"{place}: line {row.line}: {row.label!r} looks like several labels; {ONE_LABEL}"
-        )
-
-
 def _open(
     place: str,
     open_: Callable[[], IO[bytes]],
@@ -167,13 +166,14 @@ def _open(
 ) -> Table | None:
     with open_() as stream:
         encoding, text = _head(stream.read(HEAD))
+    json_lines = place.lower().endswith(JSON_SUFFIXES)
     for exists in tests:
-        delimiter, sample = _delimiter(text, exists)
+        delimiter, sample = (JSON, _json_rows(text)) if json_lines else _delimiter(text, exists)
         if any(exists(cell) for row in sample for cell in row):
             break
     if not sample:
         return None
-    columns = find_columns(sample, exists, place, labeled=labeled, group=group)
+    columns = find_columns(sample, exists, place, labeled=labeled, group=group, headed=json_lines)
     return Table(place, open_, encoding, delimiter, columns)
 
 
@@ -224,8 +224,64 @@ class _Words:
             yield line.rsplit(maxsplit=1)
 
 
-def _reader(stream: IO[str], delimiter: str, *, strict: bool) -> Any:
+class _JsonLines:
+    """Objects, one a line, as rows of the cells called `keys`; counts lines as csv.reader does."""
+
+    def __init__(self, stream: IO[str], keys: Sequence[str], place: str) -> None:
+        self.stream, self.keys, self.place, self.line_num = stream, keys, place, 0
+
+    def __iter__(self) -> Iterator[Sequence[str]]:
+        yield self.keys
+        for line in self.stream:
+            self.line_num += 1
+            if not line.strip():
+                continue
+            found = _object(line)
+            if found is None:
+                raise DataError(f"{self.place}: line {self.line_num}: not a JSON object")
+            if unknown := sorted(found.keys() - set(self.keys)):
+                raise DataError(
+                    f"{self.place}: line {self.line_num}: the key {unknown[0]!r}, which none of the"
+                    f" first {SAMPLE} lines has; give them the same keys"
+                )
+            yield [_json_cell(found.get(key)) for key in self.keys]
+
+
+def _json_rows(text: str) -> list[Sequence[str]]:
+    """The keys of the first lines, and their cells; nothing where none is an object."""
+    lines = [line for line in text.split("\n") if line.strip()][:SAMPLE]
+    objects = [found for line in lines if (found := _object(line)) is not None]
+    keys = list(dict.fromkeys(key for each in objects for key in each))
+    if not keys:
+        return []
+    return [keys, *([_json_cell(each.get(key)) for key in keys] for each in objects)]
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _json_cell(value: Any) -> str:
+    """A value as a cell of a table has it: lists as JSON, true as 1, null as nothing."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if value is None or isinstance(value, str | int | float):
+        return "" if value is None else str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _reader(stream: IO[str], table: Table) -> Any:
     """The rows of a table, with `line_num`."""
+    if table.delimiter == JSON:
+        return _JsonLines(stream, table.columns.header, table.place)
+    return _delimited(stream, table.delimiter, strict=True)
+
+
+def _delimited(stream: IO[str], delimiter: str, *, strict: bool) -> Any:
     if delimiter == SPACE:
         return _Words(stream)
     return csv.reader(stream, delimiter=delimiter, strict=strict)
@@ -233,7 +289,7 @@ def _reader(stream: IO[str], delimiter: str, *, strict: bool) -> Any:
 
 def _cells(text: str, delimiter: str) -> list[Sequence[str]]:
     """The first rows that are not empty; those before what is not CSV, where something is not."""
-    reader = _reader(io.StringIO(text, newline=""), delimiter, strict=False)
+    reader = _delimited(io.StringIO(text, newline=""), delimiter, strict=False)
     rows: list[Sequence[str]] = []
     try:
         for written in reader:
@@ -249,7 +305,7 @@ def _cells(text: str, delimiter: str) -> list[Sequence[str]]:
 
 def _records(stream: IO[str], table: Table) -> Iterator[tuple[int, Sequence[str]]]:
     """Line and cells of each row that is not empty; the first has the number 1 wherever it is."""
-    reader = _reader(stream, table.delimiter, strict=True)
+    reader = _reader(stream, table)
     first, count = True, table.columns.count
     try:
         for written in reader:

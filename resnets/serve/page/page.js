@@ -131,7 +131,11 @@ function show(file, model, response, elapsed) {
 const percent = (share) => `${(100 * share).toFixed(share < 0.0995 || share > 0.9995 ? 1 : 0)} %`;
 
 function headline(seen) {
-  if (seen.classes) return `${seen.classes[0].class}, ${percent(seen.classes[0].probability)}`;
+  if (seen.labels) return seen.labels.length ? seen.labels.join(", ") : "No label";
+  if (seen.classes) {
+    const best = `${seen.classes[0].class}, ${percent(seen.classes[0].probability)}`;
+    return seen.unknown ? `Unknown (nearest: ${best})` : best;
+  }
   if (seen.areas) return `${seen.areas.length} classes`;
   if (!seen.objects.length) return "No objects found";
   const counts = new Map();

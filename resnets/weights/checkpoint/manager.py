@@ -207,6 +207,12 @@ class CheckpointManager:
         if remote is not None:
             self._checkpoint_errors(lambda: remote.upload(self._local.fetch(name), name))
 
+    def rewrite(self, name: str, payload: EncodedCheckpoint) -> None:
+        """Replace LAST or BEST by another version of itself; raises CheckpointError."""
+        self.save_companion(name, payload)
+        if self._remote is not None:
+            self._checkpoint_errors(lambda: self._local.remove(name))
+
     def upload_pending(self, *, final: bool) -> None:
         """Upload the files that wait in the run's folder; raises CheckpointError if `final`."""
         if self._remote is None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from resnets.config import ConfigError, ModelSpec, Preprocess, Recipe
+from resnets.config import SOFTMAX, ConfigError, ModelSpec, Postprocess, Preprocess, Recipe
 from resnets.config.fields import only, take_fields, whole_number
 from resnets.models import catalog
 
@@ -21,6 +21,7 @@ class ParsedConfig:
     preprocess: Preprocess | None = None
     classes: tuple[str, ...] = ()
     recipe: Recipe | None = None
+    postprocess: Postprocess = SOFTMAX
 
 
 def catalog_name(theirs: str) -> str | None:

@@ -244,7 +244,7 @@ def artifact(root: Path) -> object:
     found = open_artifact(path)
     spec = found.metadata.preprocess
     shape = (1, spec.size, spec.size, spec.channels)
-    return found.probabilities(np.zeros(shape, np.uint8)) if spec.size < 100 else found
+    return found.logits(np.zeros(shape, np.uint8)) if spec.size < 100 else found
 
 
 def facts(root: Path) -> object:

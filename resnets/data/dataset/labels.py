@@ -1,0 +1,62 @@
+"""Labels of N images: one class each, (N,) int64, or a set of the K labels each, (N, K) uint8.
+
+In a set of labels 1 stands for a label that the image has, 0 for one that it does not have. An
+image may have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[Any]  # (N,) int64 or (N, K) uint8
+NO_LABEL = "no label"
+
+
+def is_multilabel(labels: Any) -> bool:
+    """Whether each image has a set of labels; `labels` is an array or a tensor."""
+    return bool(labels.ndim == 2)
+
+
+def multi_hot(sets: Sequence[Iterable[int]], num_classes: int) -> NDArray[np.uint8]:
+    """(N, K) of the numbers of each image's labels."""
+    found = np.zeros((len(sets), num_classes), np.uint8)
+    for row, numbers in enumerate(sets):
+        found[row, list(numbers)] = 1
+    return found
+
+
+def class_counts(labels: Labels, num_classes: int) -> NDArray[np.int64]:
+    """(K,) how many images have each label; negative numbers (no class) count for none.
+
+    Longer than K where there are higher numbers.
+    """
+    if is_multilabel(labels):
+        return labels.sum(0, dtype=np.int64)
+    return np.bincount(labels[labels >= 0], minlength=num_classes)
+
+
+def label_groups(labels: Labels) -> NDArray[np.int64]:
+    """(N,) a number for each image, the same for those of equal labels."""
+    if not is_multilabel(labels):
+        return labels
+    if not len(labels):
+        return np.zeros(0, np.int64)
+    packed = np.packbits(labels.astype(bool), axis=1)
+    groups = np.unique(packed, axis=0, return_inverse=True)[1]
+    return groups.reshape(-1).astype(np.int64)
+
+
+def label_numbers(label: Any) -> list[int]:
+    """The classes of one image's label: a number (negative for none), or a row of 0 and 1."""
+    if np.ndim(label):
+        return np.flatnonzero(label).tolist()
+    return [int(label)] if label >= 0 else []
+
+
+def label_text(label: Any, classes: Sequence[str], none: str = "") -> str:
+    """The names of one image's label for people, "cat, dog"; `none` where it has none."""
+    return ", ".join(classes[number] for number in label_numbers(label)) or none
