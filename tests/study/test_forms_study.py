@@ -62,8 +62,9 @@ def test_rows_stand_beside_the_papers(study: Path) -> None:
     assert same == count == 10
     same, count = forms.agreement["Table 1"]
     assert same == count
-    # 7 rows with a number and 3 failed ones that finished: the failed do not compare.
-    assert count == 7 * 6 // 2 + 7 * 3
+    # 7 rows with a number and 4 that the paper calls failed, which do not compare with each other.
+    assert count == 7 * 6 // 2 + 7 * 4
+    assert [row.failed for row in forms.shortcuts] == [False] * 10 + [True]  # here dropout diverged
     assert forms.shortcuts[0].train == pytest.approx(6.66)
     assert forms.shortcuts[-1].train is None
     assert set(forms.depths) == {8, 14}
@@ -72,6 +73,7 @@ def test_rows_stand_beside_the_papers(study: Path) -> None:
 def test_page_has_the_tables(study: Path) -> None:
     report = write_grid_page(study)
     assert "9 of the 9 other shortcuts train worse" in report.lead
+    assert "failed: dropout 0.5" in report.lead
     with open(study / "numbers" / "forms-orders.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["Paper, 164 layers"] for row in rows] == ["5.93", "6.5", "6.14", "5.91", "5.46"]

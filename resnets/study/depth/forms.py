@@ -95,6 +95,11 @@ class FormRow:
         """Mean last training error of the finished seeds, in percent."""
         return None if self.model is None else self.model.errors("train", "last").mean
 
+    @property
+    def failed(self) -> bool:
+        """Whether every run ended with an error, such as a loss that diverged."""
+        return self.model is not None and all(cell.status == "failed" for cell in self.model.cells)
+
 
 @dataclass(frozen=True)
 class Forms:
@@ -108,7 +113,8 @@ class Forms:
     def agreement(self) -> dict[str, tuple[int, int]]:
         """Pairs of rows that our training errors order as the paper's test errors do, of how many.
 
-        By table. Rows that the paper does not tell apart, both failed, do not count.
+        By table. A network that diverged is worse than one that did not. Rows that the paper does
+        not tell apart, both failed, do not count.
         """
         return {"Table 1": _agreement(self.shortcuts), "Table 2": _agreement(self.orders)}
 
@@ -143,6 +149,7 @@ def forms_tables(forms: Forms, held_out: str) -> list[Table]:
         shown: list[Row] = []
         for row in rows:
             texts = [_text(row.model, kind) for kind in ("train", held_out)]
+            texts = ["failed", "failed"] if row.failed else texts
             reported = (_reported(row.form, depth) for depth in layers)
             shown.append((row.form.case, *texts, *reported))
         tables.append(Table(f"forms-{name}", columns, tuple(shown)))
@@ -204,6 +211,9 @@ def _draw_rows(axes: Axes, rows: Sequence[FormRow]) -> None:
         [error for _, error in tested], [place for place, _ in tested], "o", color=INK, ms=5,
         label="test error here",
     )  # fmt: skip
+    for place, row in zip(places, rows, strict=True):
+        if row.failed:
+            axes.text(1, place, "here: failed", va="center", fontsize=9, color=SERIES[4])
     known = [(place, row.form.errors[110]) for place, row in zip(places, rows, strict=True)]
     axes.plot(
         [error for _, error in known if error is not None],
@@ -227,10 +237,11 @@ def _agreement(rows: Sequence[FormRow]) -> tuple[int, int]:
     same = count = 0
     for one, other in combinations(rows, 2):
         first, second = (_rank(row.form.errors[110]) for row in (one, other))
-        if one.train is None or other.train is None or first == second:
+        ours = [_rank(None) if row.failed else row.train for row in (one, other)]
+        if None in ours or first == second:
             continue
         count += 1
-        same += (one.train < other.train) == (first < second)
+        same += (ours[0] < ours[1]) == (first < second)  # type: ignore[operator]
     return same, count
 
 

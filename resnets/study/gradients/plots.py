@@ -24,6 +24,7 @@ from resnets.study.grid.cells import family
 
 FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis
 PANEL = (4.3, 3.3)  # inches
+LONG = 32  # characters of a name, two of which do not fit beside each other
 
 
 def plot_layers(measured: Sequence[tuple[Trace, Measurement]]) -> Plot:
@@ -101,7 +102,11 @@ def _panels(looks: Mapping[str, dict[str, Any]], count: int) -> tuple[Plot, list
     for axes in panels[count:]:
         axes.set_visible(False)
     handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(2, len(handles)))
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=1 if max(map(len, looks)) > LONG else min(2, len(handles)),
+    )
     return figure, panels
 
 
