@@ -25,6 +25,7 @@ import torch
 
 from resnets.config import (
     SOFTMAX,
+    ModelSpec,
     Postprocess,
     Preprocess,
     Recipe,
@@ -42,6 +43,13 @@ Precision = Literal["float32", "bfloat16", "int8"]
 SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
 FORMAT = 1
 KEY = "resnets"
+# Fields of ModelSpec and Preprocess that version 0.1 did not have.
+LATER_FIELDS = frozenset(
+    {
+        *("shortcut_gate", "gate_bias", "shortcut_scale", "shortcut_dropout", "branch_scale"),
+        *("norm_groups", "keep_bits"),
+    }
+)
 PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
 
@@ -146,17 +154,29 @@ def file_sha256(path: Path) -> str:
 
 
 def model_sha256(model: ImageClassifier) -> str:
-    """SHA-256 of everything that decides the outputs: weights, preprocessing, postprocessing and
-    classes."""
-    stated = [asdict(model.spec), to_dict(model.preprocess.spec), model.classes]
+    """SHA-256 of what decides the outputs: weights, pre- and postprocessing, and classes."""
+    described: list[Any] = [
+        _without_later_defaults(asdict(model.spec), ModelSpec()),
+        _without_later_defaults(to_dict(model.preprocess.spec), Preprocess()),
+        model.classes,
+    ]
     if model.postprocess != SOFTMAX:
-        stated.append(to_dict(model.postprocess))
-    hasher = hashlib.sha256(json.dumps(stated).encode())
+        described.append(to_dict(model.postprocess))
+    hasher = hashlib.sha256(json.dumps(described).encode())
     image = model.preprocess.mean_and_scale(torch.device("cpu"))
     for name, tensor in [*model.state_dict().items(), *zip(("mean", "scale"), image, strict=True)]:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         hasher.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.ndim else b"")
     return hasher.hexdigest()
+
+
+def _without_later_defaults(values: dict[str, Any], defaults: object) -> dict[str, Any]:
+    """`values` without later fields at their defaults, so that hashes of version 0.1 stay valid."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in LATER_FIELDS or value != getattr(defaults, name)
+    }
 
 
 def check_artifact_files(path: Path) -> dict[str, Any] | None:
