@@ -166,7 +166,7 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
     for name, title in metrics.items():
         table.add_column(title, justify="right")
         if name == "top1_error" and intervals:
-            table.add_column("95% interval", justify="right")
+            table.add_column("95% CI", justify="right")
     table.add_column("images", justify="right")
     for split, each in splits.items():
         cells = []
