@@ -28,7 +28,7 @@ NAMES = {
     *("ModelSpec", "OptimSpec", "Preprocess", "Recipe", "ScheduleSpec"),
     *("ConfigError", "DataError", "Interrupted", "ResnetsError"),
     *("Run", "create_model", "evaluate", "export", "load", "open_data", "predict", "recipes"),
-    *("study", "train", "__version__"),
+    *("recompute_norm", "study", "train", "__version__"),
 }
 SHORT = {
     "model": "cifar-resnet8",
