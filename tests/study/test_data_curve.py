@@ -67,6 +67,9 @@ def test_cells_and_page(tmp_path: Path) -> None:
     assert 2 < found.expected[0].error < 12
     assert f"{found.expected[0].error:.2f}" in found.report.read_text()
     assert write_curve(grid, tmp_path, cells[:2]).law is None
+    assert cells[3].result is not None
+    cells[3].result["test"]["top1_error"] = 0.25  # better than any law through the others
+    assert "does not fit" in write_curve(grid, tmp_path, cells).lead
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -138,6 +138,7 @@ def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurv
         tested=tested,
         law=law,
         expected=expected,
+        fits=not expected or expected[0].error <= errors[-1],
         steps=grid.iterations,
         missing=[cell.folder.name for cell in cells if cell.status != "done"],
     )
