@@ -292,7 +292,7 @@ def _said(weights: Weights, model: str | None) -> ModelSpec:
             f" ({weights.stored.place}); say --model {arch} (in Python model={arch!r})"
         )
     fits = matching_models(weights.contents, weights.part)
-    hint = f": the tensors fit {join_or(fits)}" if fits else "; `resnets info` lists them"
+    hint = f": the tensors match {join_or(fits)}" if fits else "; `resnets info` lists them"
     raise ConfigError(
         f"{weights.source}: does not state its model; give --model NAME (in Python"
         f" model=NAME){hint}"

@@ -89,7 +89,7 @@ def test_reloads_from_a_url_leave_one_copy(tmp_path: Path):
             [
                 path
                 for path in store_url._copies().rglob("*/last.safetensors")
-                if store_url.named(path) == url
+                if store_url.display_path(path) == url
             ]
         )
         == 1

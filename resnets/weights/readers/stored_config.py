@@ -22,6 +22,7 @@ from resnets.config.fields import take_fields
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
 from resnets.weights.readers import openmmlab_config
+from resnets.weights.readers.sigmoid_loss import clean, short_text, warn_of_sigmoid
 from resnets.weights.readers.timm_config import ABOUT, ARGS, POOL, SEEN
 from resnets.weights.readers.timm_config import square as square_size
 
@@ -67,11 +68,7 @@ ASSIGNED = re.compile(
 NETWORK = re.compile(r"[a-z_-]*(resnet|resnext|vgg)[a-z_-]*\d[\w.-]*", re.I)
 OPTION = re.compile(r"--([A-Za-z][\w-]*)[ =]([^\s-][^\n-]{0,40})")
 CALL = re.compile(rf"\b{RESIZES}\([^()]{{0,80}}\)?")
-LOSSES = ("loss", "loss_fn", "loss_name", "criterion", "task", "task_type", "problem_type")
-SIGMOID = ("bce_loss", "use_sigmoid")
-MULTILABEL = re.compile(r"bce|binary_?cross|multi[-_ ]?label", re.I)
 PIXEL_CONSTANTS = ("pixel_mean", "pixel_std")
-SINGLE = "single_label_classification"  # transformers' problem_type of a softmax
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def read_stored_config(
         unread.sort(key=lambda each: re.search("mean|std", each, re.I) is None)  # they matter most
         more = ", ..." if len(unread) > SHOWN else ""
         log.warning("%s: states %s, which is not read", source, ", ".join(unread[:SHOWN]) + more)
-    _warn_of_sigmoid(nodes, tensors, source)
+    warn_of_sigmoid(nodes, tensors, source)
     return StoredConfig(arch, arch_place, spec, preprocess, bool(unread) or usual)
 
 
@@ -225,10 +222,10 @@ def _unread(node: dict[Any, Any] | str, place: str) -> list[str]:
             if name.lower() != "size" and _describes(name, value)
         ]
         calls = [match[0] for match in CALL.finditer(text)]
-        return [f"{place}: {_clean(each)}" for each in dict.fromkeys(said + calls)]
+        return [f"{place}: {clean(each)}" for each in dict.fromkeys(said + calls)]
     before = f"{place}." if place else ""
     named = [
-        f"{before}{key} {_shown(value)}"
+        f"{before}{key} {short_text(value)}"
         for key, value in node.items()
         if _describes(key, value) and not _is_usual(value)
     ]
@@ -328,42 +325,8 @@ def _constants(tensors: Mapping[str, LazyTensor]) -> list[str]:
         small = tensor.size in (1, 3) and max(tensor.shape, default=0) == tensor.size
         if small and words & {"mean", "std"} and not words & {"running", "moving"}:
             values = [round(float(value), 4) for value in tensor.read().flatten()]
-            found.append(f"{_clean(name)} {values}")
+            found.append(f"{clean(name)} {values}")
     return found
-
-
-def _warn_of_sigmoid(
-    nodes: Sequence[tuple[str, dict[Any, Any] | str]],
-    tensors: Mapping[str, LazyTensor],
-    source: str,
-) -> None:
-    """Log fields that say that several classes may be true at once.
-
-    WeightsError for transformers' problem_type, which their config.json is refused for too.
-    """
-    found = [name for name in tensors if name.rpartition(".")[2] == "pos_weight"]
-    for place, node in nodes:
-        before = f"{place}." if place else ""
-        if not isinstance(node, dict):
-            continue
-        problem = node.get("problem_type")
-        if isinstance(problem, str) and problem not in ("", SINGLE):
-            raise WeightsError(
-                f"{source}: {before}problem_type = {_shown(problem)}: is another question; only"
-                f" {SINGLE!r}"
-            )
-        found += [
-            f"{before}{key} {_shown(node[key])}"
-            for key in LOSSES
-            if isinstance(node.get(key), str) and MULTILABEL.search(node[key])
-        ]
-        found += [f"{before}{key} True" for key in SIGMOID if node.get(key) is True]
-    if found:
-        log.warning(
-            "%s: %s says that it was trained with a sigmoid for each class; the probabilities here"
-            " are of a softmax, which is not what it was trained for",
-            source, found[0],
-        )  # fmt: skip
 
 
 Read = tuple[ModelSpec | None, dict[str, Any], list[str]]
@@ -400,10 +363,14 @@ def _of_torchvision(table: Mapping[Any, Any], where: str) -> Read:
     """The arguments of torchvision's references; its mean and deviation are ImageNet's."""
     size, resize = table["val_crop_size"], table["val_resize_size"]
     if type(size) is not int or type(resize) is not int or not 0 < size <= resize:
-        return None, {}, [f"val_crop_size {_shown(size)}", f"val_resize_size {_shown(resize)}"]
+        return (
+            None,
+            {},
+            [f"val_crop_size {short_text(size)}", f"val_resize_size {short_text(resize)}"],
+        )
     how = table.get("interpolation", "bilinear")
     if how not in ("bilinear", "bicubic"):
-        return None, {"size": size, "resize": resize}, [f"interpolation {_shown(how)}"]
+        return None, {"size": size, "resize": resize}, [f"interpolation {short_text(how)}"]
     return None, {"size": size, "resize": resize, "interpolation": how}, []
 
 
@@ -418,11 +385,3 @@ READERS: Sequence[tuple[Callable[[Mapping[Any, Any]], object], Callable[[Any, st
 def resized(size: int, crop_pct: float) -> int:
     """The shorter side before a crop of `size`, as timm has it."""
     return max(size, math.floor(size / crop_pct))
-
-
-def _shown(value: Any) -> str:
-    return _clean(repr(value))
-
-
-def _clean(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text[:60])
