@@ -86,7 +86,7 @@ def test_without_a_network_those_that_fit_are_named(bare: Path, tmp_path: Path) 
         if "num_batches" not in name
     }
     torch.save(plain, tmp_path / "plain.pth")
-    with pytest.raises(ConfigError, match="fit resnet18-a or plain18"):
+    with pytest.raises(ConfigError, match="resnet18-a or plain18"):
         resnets.load(tmp_path / "plain.pth")
     torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ConfigError, match="`resnets info` lists them"):
