@@ -80,7 +80,7 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     from resnets.config import DetectSpec, OptimSpec, Recipe
     from resnets.data.batch import Batch
     from resnets.detect.models.build import assemble
-    from resnets.detect.models.inference import DetectionInference
+    from resnets.detect.models.paper_inference import DetectionInference
     from resnets.detect.task import model_losses
     from resnets.models import build, catalog
     from resnets.train.data_parallel import DataParallelModel

@@ -129,7 +129,7 @@ def peer_step(net_name: str, size: int, batch: int, tuned: bool) -> Callable[[],
 
 def our_step(net_name: str, size: int, batch: int) -> Callable[[], None]:
     from resnets.config import AugmentSpec, DataSpec, OptimSpec, Recipe
-    from resnets.data.dataset.split import TensorSplit
+    from resnets.data.dataset.labeled_images import TensorSplit
     from resnets.data.loading.loader import TrainStream
     from resnets.data.transforms.preprocess import fit_preprocess
     from resnets.models import build, catalog

@@ -22,7 +22,7 @@ if sys.platform == "darwin":
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 from resnets.utils import cpu_count, telemetry
-from resnets.utils.imports import lazy_exports
+from resnets.utils.lazy_imports import lazy_exports
 
 if TYPE_CHECKING:
     from resnets import recipes, study

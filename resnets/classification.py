@@ -33,17 +33,17 @@ from resnets.evaluate.multilabel import MultilabelEvaluation
 from resnets.evaluate.run_details import run_details, training_images
 from resnets.evaluate.views import logits_of
 from resnets.models import ImageClassifier, build
-from resnets.models.block import eval_mode
-from resnets.report.details import CaptionedImage, RunDetails
+from resnets.models.block_config import eval_mode
+from resnets.report.run_details import CaptionedImage, RunDetails
+from resnets.train.custom_parts import CustomParts
 from resnets.train.distill import Teacher, distillation_loss
+from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, class_weights, classification_loss, custom_loss
-from resnets.train.parts import CustomParts
-from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.adapt import check_size, fit_known
-from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.create import net_from, read_weights
 from resnets.weights.custom_model import build_custom
 from resnets.weights.load import load, read_preprocess

@@ -26,16 +26,16 @@ from resnets.data.dataset.summary import wrapped
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
 from resnets.report.run import write_run_report
 from resnets.train import nonfinite
-from resnets.train.batch_norm_check import check_norm_values
+from resnets.train.custom_parts import CustomParts
 from resnets.train.data_parallel import DataParallelModel
+from resnets.train.execution_plan import ExecutionPlan, choose_plan, plan_changes
 from resnets.train.graph.start import start_graph
 from resnets.train.graph.step import GraphTraining
 from resnets.train.guards.divergence import Diverged
 from resnets.train.log import NullLog, RunLog, read_rows
 from resnets.train.loop import Stream, fit
 from resnets.train.nonfinite import NonFiniteStep
-from resnets.train.parts import CustomParts
-from resnets.train.plan import ExecutionPlan, choose_plan, plan_changes
+from resnets.train.norm_batch_check import check_norm_values
 from resnets.train.resume import changed_fields, extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.task import Task
@@ -44,9 +44,9 @@ from resnets.train.trackers import Trackers, check_trackers
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import read_object
-from resnets.utils.memory import within_memory
-from resnets.utils.openmp import WaitPolicyController, adapt_wait_policy
-from resnets.utils.terminal import valid_text
+from resnets.utils.out_of_memory import within_memory
+from resnets.utils.printable import valid_text
+from resnets.utils.wait_policy import WaitPolicyController, adapt_wait_policy
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import (
     FOLDER,

@@ -19,7 +19,7 @@ from gpu_checks.training import (
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
 from resnets.data import open_data
-from resnets.data.dataset.split import Split
+from resnets.data.dataset.labeled_images import Split
 
 CIFAR10 = "cifar10.tar.xz"
 CHECKED_EVERY = 1000  # steps after which a run is stopped that would not end within the limit

@@ -14,16 +14,16 @@ from gpu_checks.case import Setting
 from resnets import recipes
 from resnets.config import Recipe, replace_fields
 from resnets.data import TrainStream, fit_preprocess
-from resnets.data.dataset.split import Split, TensorSplit
+from resnets.data.dataset.labeled_images import Split, TensorSplit
 from resnets.data.loading.loader import eval_batches
 from resnets.evaluate import evaluate_model
 from resnets.models import build
 from resnets.train.data_parallel import DataParallelModel
+from resnets.train.execution_plan import choose_plan
 from resnets.train.graph import capture
 from resnets.train.graph.start import why_not
 from resnets.train.graph.step import GraphTraining
 from resnets.train.loss import classification_loss
-from resnets.train.plan import choose_plan
 from resnets.train.state import new_state
 from resnets.train.step import train_step
 

@@ -26,7 +26,7 @@ from resnets.evaluate.match import match_classes
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, Views
 from resnets.utils import environment
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 from resnets.weights.load import load_model
 
 

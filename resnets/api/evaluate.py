@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnets.api.weights import Weights, path_or_model
+from resnets.api.weights_argument import Weights, path_or_model
 from resnets.config import ConfigError, dump_json
 from resnets.data import Split
 from resnets.data.dataset.source import Source
@@ -32,7 +32,7 @@ from resnets.runtime.open import open_artifact
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.heads import read_classes, same_classes
 from resnets.weights.load import LoadOptions, load_model, warn_of_names

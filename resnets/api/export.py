@@ -8,12 +8,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from resnets.api.weights import Weights, path_or_model
+from resnets.api.weights_argument import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.export.export import export as export_model
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Kind, Precision, is_artifact
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions, load_model
 

@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from resnets.api.weights import Weights, path_or_model
+from resnets.api.weights_argument import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.data.dataset.summary import announce_folders
 from resnets.data.files.walk import LeftOut
@@ -15,12 +15,12 @@ from resnets.data.transforms.preprocess import ImageInput
 from resnets.evaluate.predict import Prediction, find_images
 from resnets.evaluate.predict import predict as predict_images
 from resnets.evaluate.prepare import with_progress
-from resnets.export.select import open_backend
+from resnets.export.select_backend import open_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend, describe_backend
 from resnets.runtime.torch import TorchEngine
 from resnets.utils.cpu_count import cores
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions
 

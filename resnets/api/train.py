@@ -17,15 +17,15 @@ from resnets.api.recipe import choose_duration, choose_recipe, data_source
 from resnets.api.run import Run
 from resnets.config import ConfigError, DataSpec, LossSpec, ModelSpec, Recipe, from_toml
 from resnets.data.sources.objects import source_of
+from resnets.train.custom_parts import CustomParts, Loss
 from resnets.train.guards.interrupt import Interrupted
-from resnets.train.parts import CustomParts, Loss
 from resnets.train.resume import describe_differences
 from resnets.utils.distributed import init_distributed
 from resnets.utils.files import RUNS, run_folder
 from resnets.weights.checkpoint.find import run_url
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import restore_run_folder
-from resnets.weights.checkpoint.store_url import remote_url
+from resnets.weights.checkpoint.remote_store import remote_url
 from resnets.weights.custom_model import MakeModel
 
 log = logging.getLogger("resnets")

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from resnets.bulk.data_set import INDEX_FILE, DatasetIndex, ImageSet, Item, require_exists
-from resnets.bulk.names import Names, memory_map
+from resnets.bulk.image_names import Names, memory_map
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.sources.webdataset import read_span
@@ -35,10 +35,10 @@ def _open(work: Path, index: DatasetIndex) -> ImageSet:
     if index.kind == "spans":
         return _SpanImages(work, [Path(archive) for archive in index.archives])
     if index.kind == "parquet":
-        from resnets.bulk.parquet import ParquetImages
+        from resnets.bulk.parquet_input import ParquetImages
 
         return ParquetImages(index)
-    from resnets.bulk.arrow import ArrowImages
+    from resnets.bulk.arrow_input import ArrowImages
 
     return ArrowImages(Path(index.root))
 

@@ -20,8 +20,8 @@ import torch
 
 from resnets.bulk import pool
 from resnets.bulk.data_set import ImageSet
+from resnets.bulk.image_index import index_dataset
 from resnets.bulk.images import open_dataset
-from resnets.bulk.index import index_dataset
 from resnets.bulk.plan import (
     SUMMARY,
     WORK,
@@ -40,7 +40,7 @@ from resnets.data.dataset.summary import DataSummary, SplitSummary, announce
 from resnets.data.decode.pixel_values import FULL
 from resnets.data.errors import DataError
 from resnets.evaluate.predict import MAX_BATCH
-from resnets.export.select import open_backend
+from resnets.export.select_backend import open_backend
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.utils.cpu_count import cores
 from resnets.weights.load import NOTHING_SAID, LoadOptions

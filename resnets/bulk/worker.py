@@ -22,10 +22,10 @@ from resnets.config import ConfigError
 from resnets.data.decode.decode import decode
 from resnets.evaluate.batched_inference import batched_inference
 from resnets.evaluate.postprocess import decide
-from resnets.export.select import open_backend
+from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import artifact_files, file_sha256, is_artifact, model_sha256
 from resnets.runtime.base import Backend, Runtime
-from resnets.utils.terminal import valid_text
+from resnets.utils.printable import valid_text
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
 

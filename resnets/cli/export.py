@@ -9,7 +9,7 @@ import tyro
 
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
     from resnets.runtime.artifact import Precision

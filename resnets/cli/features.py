@@ -13,8 +13,8 @@ from rich.table import Table
 from resnets.cli.process import load_options
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
-from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import echo, escape
+from resnets.utils.printable import console as terminal_console
+from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
     from resnets.evaluate.features import Embedding

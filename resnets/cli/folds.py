@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from resnets.config import ConfigError
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 
 def command(

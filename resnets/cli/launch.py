@@ -13,7 +13,7 @@ from pathlib import Path
 
 from resnets.config import ConfigError, Recipe, to_toml
 from resnets.utils.files import run_folder
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 LOCAL = "localhost:0"  # rendezvous at a free port
 

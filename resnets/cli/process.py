@@ -59,7 +59,7 @@ def ended_by_signals() -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        from resnets.utils.terminal import detach_closed_terminal
+        from resnets.utils.printable import detach_closed_terminal
 
         if number == signal.SIGHUP:  # may come from both the shell and the system
             detach_closed_terminal()
@@ -114,6 +114,6 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        from resnets.utils.terminal import echo
+        from resnets.utils.printable import echo
 
         echo(record.getMessage(), error=True)

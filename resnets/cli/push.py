@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from resnets.cli.process import load_options
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 from resnets.weights.push import Layout
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from resnets.cli.process import log_to_stderr
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 
 def command(

@@ -9,7 +9,7 @@ import tyro
 
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 
 def command(

@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from resnets.config import ConfigError
-from resnets.utils.terminal import Console, echo
+from resnets.utils.printable import Console, echo
 
 
 def command(

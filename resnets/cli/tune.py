@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 
 def command(

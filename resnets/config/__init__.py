@@ -24,7 +24,7 @@ from resnets.config.text import (
     to_toml,
 )
 from resnets.config.unread_fields import DEFAULTS, check_stated, leaves
-from resnets.utils import terminal  # makes what our loggers say printable
+from resnets.utils import printable  # makes what our loggers say printable
 from resnets.utils.errors import BusyError, ConfigError, RemoteError
 from resnets.utils.files import (
     atomic_write,
@@ -69,11 +69,11 @@ __all__ = [
     "lock_path",
     "new_folder",
     "parse_duration",
+    "printable",
     "replace_fields",
     "split_group",
     "stated_fields",
     "stored_recipe",
-    "terminal",
     "to_dict",
     "to_toml",
 ]

@@ -24,7 +24,7 @@ links are followed, `tables.reader` reads path,label files, `splits.roles` split
 """
 
 from resnets.data.batch import Batch
-from resnets.data.dataset.split import FileSplit, Split, TensorSplit
+from resnets.data.dataset.labeled_images import FileSplit, Split, TensorSplit
 from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream, eval_batches
 from resnets.data.splits.open import Splits, open_data

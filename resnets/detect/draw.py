@@ -15,7 +15,7 @@ from resnets.config import atomic_write
 from resnets.detect.data.masks import decode_run
 from resnets.detect.data.types import IGNORE, Detections, Pixels
 from resnets.evaluate.figures.fonts import TextRenderer
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 
 Color = tuple[int, int, int]
 TagBox = tuple[float, float, float, float]

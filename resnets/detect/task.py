@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data.batch import Batch
-from resnets.data.splits.fingerprint import Fingerprint
+from resnets.data.splits.image_record import Fingerprint
 from resnets.data.splits.report import SetReport
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.evaluate.measure import measure
@@ -32,13 +32,13 @@ from resnets.detect.models.build import (
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.localizer import Localizer, Refiner
 from resnets.detect.models.predictor import Predictor
-from resnets.report.details import RunDetails
+from resnets.report.run_details import RunDetails
+from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import Losses, LossFn
-from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
-from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
+from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.read import read_preprocess
 
 # The figure that chooses the best checkpoint: the first of these that a task has.

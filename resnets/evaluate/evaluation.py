@@ -21,8 +21,8 @@ from resnets.evaluate.metrics import (
 )
 from resnets.evaluate.multilabel import MultilabelEvaluation, MultilabelMeter
 from resnets.evaluate.views import logits_of
-from resnets.models.block import eval_mode
-from resnets.utils.terminal import printable
+from resnets.models.block_config import eval_mode
+from resnets.utils.printable import printable
 
 TOP = 5  # classes up to which a top-5 error is meaningless
 

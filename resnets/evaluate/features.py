@@ -21,7 +21,7 @@ from resnets.evaluate.batched_inference import NOT_FINITE, PixelBudget, batched_
 from resnets.evaluate.views import Views, image_name, logits_of, read_views
 from resnets.models import ImageClassifier
 from resnets.models.resnet import ResNet
-from resnets.utils.terminal import valid_text
+from resnets.utils.printable import valid_text
 
 MAX_BATCH = 256  # images computed at once, and rows written at once
 

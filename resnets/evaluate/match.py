@@ -17,15 +17,15 @@ from torch import Tensor
 
 from resnets.config import ConfigError, DataSpec, Postprocess, Preprocess, Recipe
 from resnets.data import Batch, DataError, FileSplit, Split, open_data
-from resnets.data.dataset.content_hash import file_keys
+from resnets.data.dataset.image_hash import file_keys
+from resnets.data.dataset.labeled_images import with_summary
 from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import Source
-from resnets.data.dataset.split import with_summary
 from resnets.data.decode.pixel_values import FULL
 from resnets.data.splits.all_images import open_all, open_unlabeled
-from resnets.data.splits.fingerprint import Fingerprint
-from resnets.data.tables.ground_truth import WNIDS
+from resnets.data.splits.image_record import Fingerprint
+from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.evaluate.ground_truth import GroundTruth, read_labels, split_truth
 from resnets.evaluate.views import image_name
 from resnets.weights.hub import imagenet_classes

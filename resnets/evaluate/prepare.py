@@ -19,9 +19,9 @@ from rich.text import Text
 from torch import nn
 
 from resnets.utils import environment
-from resnets.utils.memory import within_memory
+from resnets.utils.out_of_memory import within_memory
 from resnets.utils.precision import pick_precision
-from resnets.utils.terminal import Console
+from resnets.utils.printable import Console
 
 T = TypeVar("T")
 

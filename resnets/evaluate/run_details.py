@@ -14,7 +14,7 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.evaluate.evaluation import AnyEvaluation, Evaluation
 from resnets.evaluate.measure import Mistake
 from resnets.evaluate.views import load_image
-from resnets.report.details import CaptionedImage, RunDetails, class_rows
+from resnets.report.run_details import CaptionedImage, RunDetails, class_rows
 from resnets.report.thumbnail import Thumbnail
 
 log = logging.getLogger("resnets")

@@ -22,7 +22,7 @@ from resnets.evaluate.evaluation import AnyEvaluation
 from resnets.evaluate.ground_truth import GroundTruth
 from resnets.evaluate.match import open_labeled, open_split
 from resnets.evaluate.views import Views, read_views
-from resnets.export.mixed_precision import quantize_mixed
+from resnets.export.mixed_int8 import quantize_mixed
 from resnets.export.verify import (
     BATCHES,
     LIMITS,

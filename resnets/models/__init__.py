@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from resnets.config import ConfigError, ModelSpec
 
 if TYPE_CHECKING:
-    from resnets.models.block import MakeBlock
+    from resnets.models.block_config import MakeBlock
     from resnets.models.classifier import ImageClassifier
     from resnets.models.norm import MakeNorm
 

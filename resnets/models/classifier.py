@@ -49,7 +49,7 @@ class ImageClassifier(nn.Module, ABC):
         self.postprocess = SOFTMAX
         self.classes: tuple[str, ...] = ()
         self.recipe: Recipe | None = None
-        self.fingerprint: Any = None  # `data.splits.fingerprint.Fingerprint` of the run's images
+        self.fingerprint: Any = None  # `data.splits.image_record.Fingerprint` of the run's images
         self.origin = "random initialization"
 
     @property

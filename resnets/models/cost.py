@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from resnets.models.block import eval_mode
+from resnets.models.block_config import eval_mode
 from resnets.models.classifier import ImageClassifier
 from resnets.models.layers import DropPath
 from resnets.models.shortcut import NoShortcut, ZeroPad

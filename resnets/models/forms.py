@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from resnets.models.block import BlockConfig, require
+from resnets.models.block_config import BlockConfig, require
 from resnets.models.classifier import ImageClassifier
 from resnets.models.layers import DropPath, Scale, add_shortcut
 from resnets.models.norm import IdentityAct

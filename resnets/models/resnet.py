@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resnets.config import ModelSpec
 from resnets.models import layers
-from resnets.models.block import BlockConfig, MakeBlock, check_blocks, require
+from resnets.models.block_config import BlockConfig, MakeBlock, check_blocks, require
 from resnets.models.classifier import ImageClassifier, init_weights
 from resnets.models.forms import ORDERS, ResidualUnit, init_forms
 from resnets.models.layers import BlurredMaxPool, DropPath

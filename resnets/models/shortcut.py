@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnets.models import layers
-from resnets.models.block import BlockConfig
+from resnets.models.block_config import BlockConfig
 from resnets.models.layers import Scale
 
 

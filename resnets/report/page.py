@@ -20,7 +20,7 @@ from markupsafe import Markup
 from resnets.report.figures import THEME, inline_drawing, inline_plot, to_svg
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.files import atomic_write
-from resnets.utils.terminal import valid_text
+from resnets.utils.printable import valid_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot

@@ -14,11 +14,11 @@ from markupsafe import Markup
 from resnets.config import Recipe
 from resnets.config.aliases import read_json
 from resnets.report.advice import advise
-from resnets.report.details import RunDetails
 from resnets.report.figures import PANEL, SERIES, figure_style, inline_plot, subplots, to_svg
 from resnets.report.page import REPORT, render
+from resnets.report.run_details import RunDetails
 from resnets.utils.files import atomic_write
-from resnets.utils.imports import PREFIX
+from resnets.utils.lazy_imports import PREFIX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot

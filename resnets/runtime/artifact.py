@@ -65,7 +65,7 @@ class ArtifactMetadata:
     classes: names of the outputs, in order. preprocess: the transforms before the graph and inside
     it. postprocess: what its logits mean. origin: the weights it was exported from. recipe: the
     recipe of their run, None if unknown.
-    floats: layers of an int8 model that are not quantized (see `export/mixed_precision.py`).
+    floats: layers of an int8 model that are not quantized (see `export/mixed_int8.py`).
     """
 
     kind: Kind

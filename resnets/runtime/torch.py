@@ -14,10 +14,10 @@ from resnets.evaluate.batched_inference import PixelBudget
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import KEY, ArtifactError, ArtifactMetadata
 from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_error
+from resnets.runtime.check_pt2 import check_archive
 from resnets.runtime.graph import InferenceModule
-from resnets.runtime.pt2_archive import check_archive
 from resnets.utils import environment
-from resnets.utils.memory import within_memory
+from resnets.utils.out_of_memory import within_memory
 from resnets.utils.precision import pick_precision
 from resnets.utils.processes import deferred_signals
 

@@ -21,7 +21,7 @@ from resnets.serve.middleware import RequestMiddleware, add_error_handlers
 from resnets.serve.models import PredictOptions
 from resnets.serve.openapi import EXPLAIN_RESPONSES, PREDICT_RESPONSES, REQUEST_BODY, docs_renderer
 from resnets.serve.registry import LoadedModel, Registry
-from resnets.serve.workers import WorkerPool
+from resnets.serve.thread_pool import WorkerPool
 from resnets.utils.cpu_count import cores
 
 T = TypeVar("T")

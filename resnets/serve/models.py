@@ -23,13 +23,13 @@ from resnets.evaluate.batched_inference import NOT_FINITE
 from resnets.evaluate.figures.grad_cam import PANEL, grad_cam, heat
 from resnets.evaluate.postprocess import Decision, decide
 from resnets.evaluate.prepare import to_device
-from resnets.export.select import open_backend
+from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.serve.http.limits import RequestError
 from resnets.weights.checkpoint.find import find_checkpoint, read_task
 from resnets.weights.checkpoint.format import FOLDER, RECIPE
-from resnets.weights.checkpoint.store_url import local_path, remote_url
+from resnets.weights.checkpoint.remote_store import local_path, remote_url
 from resnets.weights.load import NOTHING_SAID, LoadOptions, in_words, load_model, says_model
 from resnets.weights.read import split_part
 

@@ -30,7 +30,7 @@ from resnets.evaluate.match import (
 )
 from resnets.evaluate.prepare import to_device
 from resnets.models import ImageClassifier
-from resnets.utils.terminal import Console, escape
+from resnets.utils.printable import Console, escape
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load_model
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from resnets.config import flat_fields, is_locked
-from resnets.study.depth.forms import MODELS, forms_grid
+from resnets.study.depth.identity_mappings import MODELS, forms_grid
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid, shortcut_grid
 from resnets.study.grid.budget import Blocks

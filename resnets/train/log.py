@@ -19,7 +19,7 @@ from resnets.config import atomic_write
 from resnets.train.epoch_lines import PERCENTAGES, EpochLines, describe, format_duration
 from resnets.train.timing import STAGES, TIME, data_bottleneck
 from resnets.train.trackers import Trackers
-from resnets.utils.terminal import Console
+from resnets.utils.printable import Console
 
 METRICS = "metrics.jsonl"
 DAMAGED = "metrics-damaged.txt"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from resnets.config import FinetuneSpec, Recipe, to_dict
-from resnets.data.splits.fingerprint import Fingerprint
+from resnets.data.splits.image_record import Fingerprint
 from resnets.train.async_writer import Snapshot, Writer
 from resnets.train.guards.divergence import HINTS, Diverged, not_finite
 from resnets.train.optim.ema import AveragedModel
@@ -27,10 +27,10 @@ from resnets.train.optim.schedule import Schedule
 from resnets.train.optim.zero import ShardedOptimizer
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.environment import accumulator_dtype
-from resnets.weights.checkpoint.fingerprint import Record
 from resnets.weights.checkpoint.format import BEST, LAST, Checkpoint, EncodedCheckpoint
+from resnets.weights.checkpoint.image_record import Record
 from resnets.weights.checkpoint.manager import CheckpointManager
-from resnets.weights.checkpoint.store_url import display_path
+from resnets.weights.checkpoint.remote_store import display_path
 from resnets.weights.lazy_tensors import naming
 from resnets.weights.load import load_weights
 

@@ -12,10 +12,10 @@ from torch import nn
 from resnets.config import Recipe
 from resnets.data.dataset.summary import DataSummary
 from resnets.data.splits.report import SetReport
-from resnets.report.details import RunDetails
+from resnets.report.run_details import RunDetails
+from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate, Stream
 from resnets.train.loss import LossFn
-from resnets.train.plan import ExecutionPlan
 from resnets.utils.distributed import ProcessGroup
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from resnets.config import Recipe, dump_json, flat_fields, to_dict
 from resnets.utils.errors import read_object
-from resnets.utils.imports import require_package
+from resnets.utils.lazy_imports import require_package
 
 log = logging.getLogger("resnets")
 PROJECT = "resnets"  # of Weights & Biases, and experiment of MLflow, where none is named

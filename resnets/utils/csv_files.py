@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
-from resnets.utils.terminal import printable, valid_text
+from resnets.utils.printable import printable, valid_text
 
 # Spreadsheets evaluate a cell that begins with one of these as a formula. A leading quote makes it
 # text; cells that begin with a quote get another, so that `unescape_formula` is exact.

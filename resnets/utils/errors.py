@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 
 
 class ResnetsError(ValueError):

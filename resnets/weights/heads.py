@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resnets.config import ConfigError
-from resnets.data.tables.ground_truth import WNIDS
+from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.weights.errors import WeightsError
 
 log = logging.getLogger("resnets")

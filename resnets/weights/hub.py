@@ -37,8 +37,8 @@ from resnets.weights.folder import (
 )
 from resnets.weights.heads import imagenet_classes
 from resnets.weights.read import Weights, read_folder, read_path
-from resnets.weights.readers.file_type import ADAPTER, adapter_error
 from resnets.weights.readers.timm_config import catalog_name
+from resnets.weights.readers.unsupported_file import ADAPTER, adapter_error
 
 IMAGENET = 1000  # classes
 # Tags of timm 1.0 for the models of the catalog, so that a misspelt one is noticed offline. Newer

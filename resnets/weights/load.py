@@ -19,22 +19,22 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.weights import folder, hub
 from resnets.weights.adapt import CIFAR_SIZE, stated_preprocess
+from resnets.weights.check_values import check_values, known_network
 from resnets.weights.checkpoint.find import as_file, open_checkpoint
-from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import (
     FOLDER,
     Checkpoint,
     CheckpointError,
     read_run_checkpoint,
 )
-from resnets.weights.checkpoint.store_url import display_path
-from resnets.weights.checks import check_values, known_network
+from resnets.weights.checkpoint.image_record import read_fingerprint
+from resnets.weights.checkpoint.remote_store import display_path
 from resnets.weights.create import net_from, recognize
 from resnets.weights.custom_model import MODEL_KEYS, MakeModel, build_custom
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import no_names, read_classes, same_classes
 from resnets.weights.lazy_tensors import naming
-from resnets.weights.name_maps.candidates import join_or, matching_models
+from resnets.weights.name_maps.matching_models import join_or, matching_models
 from resnets.weights.read import (
     Weights,
     chosen_group,
@@ -44,8 +44,8 @@ from resnets.weights.read import (
     read_preprocess,
     split_part,
 )
-from resnets.weights.readers.file_type import refuse_folder
 from resnets.weights.readers.safetensors_file import read_metadata
+from resnets.weights.readers.unsupported_file import refuse_folder
 
 log = logging.getLogger("resnets")
 

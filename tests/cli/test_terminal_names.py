@@ -13,7 +13,7 @@ from rich.table import Table
 
 from resnets.cli.main import main
 from resnets.utils.csv_files import CsvWriter, escape_formula, read_rows, unescape_formula
-from resnets.utils.terminal import UNSAFE, Console, escape, printable
+from resnets.utils.printable import UNSAFE, Console, escape, printable
 
 NAMES = (
     "a.png",

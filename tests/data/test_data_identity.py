@@ -17,8 +17,8 @@ from PIL import Image
 import resnets
 from resnets.config import DataSpec, from_toml
 from resnets.data import Split, open_data
-from resnets.data.dataset.content_hash import affordable, file_keys, key_of
-from resnets.data.dataset.identity import below_classes, hash_names, hold_out
+from resnets.data.dataset.image_hash import affordable, file_keys, key_of
+from resnets.data.dataset.image_identity import below_classes, hash_names, hold_out
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.files.archives import list_zip
 from resnets.data.files.folder import FolderFiles
@@ -172,7 +172,7 @@ def test_keys_of_too_many_bytes_are_not_read(
     for name in "ab":
         (tmp_path / name).write_bytes(bytes(1000))
     assert affordable(files)
-    monkeypatch.setattr("resnets.data.dataset.content_hash.MOST_BYTES", 1999)
+    monkeypatch.setattr("resnets.data.dataset.image_hash.MOST_BYTES", 1999)
     assert not affordable(files)
 
 

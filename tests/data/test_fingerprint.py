@@ -20,9 +20,9 @@ from resnets import training
 from resnets.cli.main import main
 from resnets.config import DataSpec, ModelSpec, Recipe, to_toml
 from resnets.data import DataError, Split, Splits, open_data
-from resnets.data.splits.fingerprint import Fingerprint
+from resnets.data.splits.image_record import Fingerprint
 from resnets.evaluate.match import open_labeled, open_split
-from resnets.weights.checkpoint import fingerprint
+from resnets.weights.checkpoint import image_record
 from resnets.weights.checkpoint.format import read_checkpoint
 
 FILES = DataSpec(in_memory="never")
@@ -332,18 +332,18 @@ def test_loose_files_with_labels(tmp_path: Path) -> None:
 def test_large_records_lie_beside_the_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(fingerprint, "MOST_WITHIN", 3)
+    monkeypatch.setattr(image_record, "MOST_WITHIN", 3)
     tree = write_tree(tmp_path / "set")
     training.run(recipe(tree), tmp_path / "run", device="cpu", quiet=True)
     folder = tmp_path / "run" / "checkpoints"
     (beside,) = folder.glob("images-*.safetensors")
     checkpoint = read_checkpoint(folder / "last.safetensors")
     assert not checkpoint.group("set")
-    found = fingerprint.read_fingerprint(checkpoint)
+    found = image_record.read_fingerprint(checkpoint)
     assert found.counts() == opened(tree).fingerprint.counts()
     beside.unlink()
     with caplog.at_level(logging.WARNING):
-        assert fingerprint.read_fingerprint(checkpoint) is None
+        assert image_record.read_fingerprint(checkpoint) is None
     assert beside.name in caplog.text
 
 

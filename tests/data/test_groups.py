@@ -10,8 +10,8 @@ from digit_sets import digit_files
 
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.dataset.identity import hold_out
-from resnets.data.splits.fingerprint import TEST, TRAIN
+from resnets.data.dataset.image_identity import hold_out
+from resnets.data.splits.image_record import TEST, TRAIN
 
 PATIENTS, EACH = 30, 4
 

@@ -168,7 +168,7 @@ def test_objects_and_helpers() -> None:
 
 
 def test_shares_hold_out_every_label_and_move_no_image() -> None:
-    from resnets.data.dataset.identity import hash_names, hold_out
+    from resnets.data.dataset.image_identity import hash_names, hold_out
 
     draw = np.random.default_rng(0)
     labels = (draw.random((300, 6)) < [0.5, 0.3, 0.2, 0.1, 0.02, 0.02]).astype(np.uint8)

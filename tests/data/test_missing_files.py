@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from digit_sets import digit_files
 
-from resnets.bulk.index import index_dataset
+from resnets.bulk.image_index import index_dataset
 from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import open_data
-from resnets.data.files.shards import missing_shards
+from resnets.data.files.missing_shards import missing_shards
 from resnets.data.sources.open import find_source
 from resnets.data.splits.all_images import open_all
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from digit_sets import digit_files
 
-from resnets.bulk.index import index_dataset
+from resnets.bulk.image_index import index_dataset
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.dataset.source import Source

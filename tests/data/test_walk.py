@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnets.bulk.index import index_dataset
+from resnets.bulk.image_index import index_dataset
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.files import walk as walking

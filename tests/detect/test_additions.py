@@ -9,8 +9,8 @@ from torch import nn
 
 from resnets.config import ConfigError, Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.models.inference import DetectionInference, _voted, two_scales
 from resnets.detect.models.layers import pad
+from resnets.detect.models.paper_inference import DetectionInference, _voted, two_scales
 from resnets.detect.models.predictor import Predictor
 from resnets.detect.models.roi_heads import candidates
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnets.config import ConfigError, DetectSpec
 from resnets.data.errors import DataError
-from resnets.detect.data.geometry import Change, change_boxes, change_masks, cut, fitted_size
+from resnets.detect.data.transforms import Change, change_boxes, change_masks, cut, fitted_size
 from resnets.detect.loading.sampling import WINDOW, Sampler, repeat_factors
 
 

@@ -11,8 +11,8 @@ from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.detect.formats.records import RawImage, RawObject
 from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.images.store import open_store
-from resnets.detect.loading.halves import imbalances, split_by_classes
 from resnets.detect.loading.sources import find_source, open_detection, open_set
+from resnets.detect.loading.val_halves import imbalances, split_by_classes
 
 DET = DetectSpec(train_set="train+val1", val_set="val2")
 

@@ -15,7 +15,7 @@ from resnets import training
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec, OptimSpec, Preprocess, Recipe, from_toml
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.data.geometry import crop_object
+from resnets.detect.data.transforms import crop_object
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.loading.stream import DetectStream
 from resnets.detect.models.base import InferenceOptions

@@ -20,7 +20,7 @@ from resnets.config import DataSpec
 from resnets.data import Preprocessor, open_data
 from resnets.export import write as write_module
 from resnets.export.export import gather_evidence, verify
-from resnets.export.select import open_backend
+from resnets.export.select_backend import open_backend
 from resnets.export.verify import (
     VerificationError,
     compare_errors,

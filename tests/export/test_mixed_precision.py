@@ -9,8 +9,8 @@ import torch
 import resnets
 from resnets.cli.main import main
 from resnets.export import export as export_module
-from resnets.export.mixed_precision import MAX_FLOAT_SHARE, Layer, _layer_counts
-from resnets.export.select import open_backend
+from resnets.export.mixed_int8 import MAX_FLOAT_SHARE, Layer, _layer_counts
+from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import manifest_path
 from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
 

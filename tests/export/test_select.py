@@ -13,9 +13,9 @@ import resnets
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.export import cache as cache_module
-from resnets.export import select
+from resnets.export import select_backend
 from resnets.export.cache import ArtifactCache, ArtifactKey, load_speed, save_speed
-from resnets.export.select import open_backend
+from resnets.export.select_backend import open_backend
 from resnets.export.verify import VerificationError
 from resnets.runtime.artifact import manifest_path
 from resnets.runtime.base import describe_backend
@@ -92,7 +92,7 @@ def test_a_slower_runtime_is_not_taken_unless_named(run, made, no_making, monkey
     save_speed(made.path, 0.6)
     assert open_backend(run, precision="float32").name.startswith("torch float32")
     # Where it pays to know, what was slower is timed again: other jobs may have been in its way.
-    monkeypatch.setattr(select, "measure_relative_speed", lambda *_: 0.5)
+    monkeypatch.setattr(select_backend, "measure_relative_speed", lambda *_: 0.5)
     backend = open_backend(run, precision="float32", images=None)
     assert backend.name.startswith("torch float32")
     assert "openvino float32 runs at 0.50x" in backend.note
@@ -161,7 +161,7 @@ def test_what_fails_for_any_other_reason_is_tried_again(run, tmp_path, monkeypat
 
 def test_a_speed_that_has_gone_meanwhile_leaves_the_choice_to_torch(run, made, monkeypatch):
     speeds = iter([2.0, None])
-    monkeypatch.setattr(select, "load_speed", lambda path: next(speeds))
+    monkeypatch.setattr(select_backend, "load_speed", lambda path: next(speeds))
     backend = open_backend(run, precision="float32")
     assert backend.name.startswith("torch float32")
     assert "openvino: speed is measured from" in backend.note
@@ -174,9 +174,9 @@ def test_a_cache_of_another_user_is_used(run, made, monkeypatch):
     save_speed(made.path, 2.0)
     monkeypatch.setattr(os, "utime", refuse)
     assert open_backend(run, precision="float32").name == "openvino float32"
-    monkeypatch.setattr(select, "load_speed", lambda path: None)
-    monkeypatch.setattr(select, "save_speed", refuse)
-    monkeypatch.setattr(select, "measure_relative_speed", lambda *_: 2.0)
+    monkeypatch.setattr(select_backend, "load_speed", lambda path: None)
+    monkeypatch.setattr(select_backend, "save_speed", refuse)
+    monkeypatch.setattr(select_backend, "measure_relative_speed", lambda *_: 2.0)
     backend = open_backend(run, precision="float32", images=None)
     assert backend.name == "openvino float32"
     assert "cannot store its speed (Permission denied)" in backend.note
@@ -241,7 +241,7 @@ def test_int8_beside_the_checkpoint_is_selected_where_its_loss_was_measured(
     opened()
     save_speed(out, 2.0)
     save_speed(made.path, 3.0)
-    monkeypatch.setattr(select, "pick_precision", lambda *_: "float32")
+    monkeypatch.setattr(select_backend, "pick_precision", lambda *_: "float32")
     backend = open_backend(run)
     assert backend.name == "openvino float32"
     assert backend.note.endswith("3.0x torch's speed; openvino int8 runs at 2.00x")

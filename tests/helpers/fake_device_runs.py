@@ -29,8 +29,8 @@ from resnets.runtime.open import open_artifact
 from resnets.study.grid.worker import train_cell
 from resnets.train import loop
 from resnets.train.async_writer import Snapshot
+from resnets.train.execution_plan import choose_plan
 from resnets.train.graph import capture
-from resnets.train.plan import choose_plan
 from resnets.utils.distributed import ProcessGroup
 
 SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precision": "float32"}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError
 from resnets.models import build, catalog
-from resnets.models.block import BlockConfig, require, residual_paths
+from resnets.models.block_config import BlockConfig, require, residual_paths
 from resnets.models.norm import BatchNormAct2d, CustomNormAct, convert_batch_norms, use_cpu_kernels
 from resnets.models.resnet import BasicBlock, ResNet, make_shortcut
 

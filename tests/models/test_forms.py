@@ -16,7 +16,7 @@ from weights_state import random_state
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import ImageClassifier, build, catalog, cost
-from resnets.models.block import residual_paths
+from resnets.models.block_config import residual_paths
 
 State = dict[str, Tensor]
 WIDE = ModelSpec(

@@ -10,7 +10,7 @@ from torchvision import models as torchvision_models
 
 from resnets.config import ConfigError, ModelSpec
 from resnets.models import ImageClassifier, build, catalog
-from resnets.models.block import BlockConfig
+from resnets.models.block_config import BlockConfig
 from resnets.models.forms import ResidualUnit
 from resnets.models.shortcut import NoShortcut, Projection, ZeroPad
 

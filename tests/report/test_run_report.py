@@ -6,7 +6,7 @@ import pytest
 
 from resnets.config import DataSpec, Recipe
 from resnets.report.advice import advise
-from resnets.report.details import ClassRow, RunDetails, class_rows
+from resnets.report.run_details import ClassRow, RunDetails, class_rows
 
 
 def rows(val: list[float], train: list[float], losses: list[float] | None = None) -> list[Any]:

@@ -11,7 +11,7 @@ from small_nets import CLASSES, RESIDUAL, paint_pictures, small_net
 
 import resnets
 from resnets.config import Postprocess
-from resnets.export.select import open_backend
+from resnets.export.select_backend import open_backend
 from resnets.serve.models import Classifier, PredictOptions
 
 SPECS = {

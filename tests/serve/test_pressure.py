@@ -21,7 +21,7 @@ from serving import Running, picture, running, save_classifier
 from resnets.data.decode.open_image import CLIENT_FORMATS
 from resnets.serve.http.body import images_of_body
 from resnets.serve.http.limits import Limits, RequestError
-from resnets.serve.http.parse import CHUNK_SIZE, multipart_parts
+from resnets.serve.http.parse_body import CHUNK_SIZE, multipart_parts
 
 FORM = "multipart/form-data; boundary=b"
 

@@ -15,7 +15,7 @@ from small_nets import CLASSES
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.evaluate.postprocess import probabilities
-from resnets.export.select import open_backend
+from resnets.export.select_backend import open_backend
 from resnets.serve.registry import Source
 
 RAW = {"content-type": "application/octet-stream"}

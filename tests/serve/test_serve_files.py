@@ -10,7 +10,7 @@ from serving import Running, picture, running, save_classifier
 from resnets.cli.main import main
 from resnets.serve.models import fingerprint
 from resnets.serve.registry import Registry
-from resnets.weights.checkpoint import store_url
+from resnets.weights.checkpoint import remote_store
 
 
 def ask(served: Running, route: str = "/predict") -> httpx.Response:
@@ -88,8 +88,8 @@ def test_reloads_from_a_url_leave_one_copy(tmp_path: Path):
         len(
             [
                 path
-                for path in store_url._copies().rglob("*/last.safetensors")
-                if store_url.display_path(path) == url
+                for path in remote_store._copies().rglob("*/last.safetensors")
+                if remote_store.display_path(path) == url
             ]
         )
         == 1

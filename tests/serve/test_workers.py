@@ -9,7 +9,7 @@ from serving import picture, running, save_classifier
 
 from resnets.data import DataError
 from resnets.serve import app
-from resnets.serve.workers import WorkerPool
+from resnets.serve.thread_pool import WorkerPool
 
 RAW = {"content-type": "image/png"}
 

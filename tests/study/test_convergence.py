@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnets.study.convergence import caution, convergence
+from resnets.study.convergence_rule import caution, convergence
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid, shortcut_grid
 from resnets.study.depth.verdict import degradation

@@ -11,7 +11,7 @@ from digit_trees import write_tree
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.dataset.identity import fold_of
+from resnets.data.dataset.image_identity import fold_of
 from resnets.data.splits.corrections import Correction, read_corrections, write_corrections
 from resnets.study.folds.study import folds_grid, write_folds
 from resnets.study.grid.cells import cell_recipe, folder_name, read_cells, write_grid

@@ -9,7 +9,7 @@ from made_up_study import write_runs
 
 from resnets.models import build, cost
 from resnets.study import paper
-from resnets.study.depth.forms import forms_grid, named_form, read_forms
+from resnets.study.depth.identity_mappings import forms_grid, named_form, read_forms
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.summary import summarize
 from resnets.study.grid.cells import cell_recipe, model_spec, read_cells

@@ -10,9 +10,9 @@ from made_up_study import write_runs
 
 from resnets.cli.study.analyses import split_names
 from resnets.config import ConfigError
+from resnets.study.depth.best_of_sweep import sweep
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
-from resnets.study.depth.sweep import sweep
 from resnets.study.grid.cells import cell_recipe, family, model_spec, read_cells, read_grid
 
 NETS = ("cifar-plain8", "cifar-plain14", "cifar-resnet8", "cifar-resnet14")

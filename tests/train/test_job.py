@@ -17,9 +17,9 @@ from resnets.config import ConfigError, from_toml, replace_fields, to_toml
 from resnets.models import build, catalog
 from resnets.ops import compiler
 from resnets.recipes import recipe
+from resnets.train.execution_plan import choose_plan
 from resnets.train.guards.divergence import Diverged
 from resnets.train.log import read_rows
-from resnets.train.plan import choose_plan
 from resnets.utils.precision import pick_precision
 from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint
 

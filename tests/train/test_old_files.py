@@ -17,7 +17,7 @@ from resnets.bulk.run import BulkOptions, prepare_run
 from resnets.cli.main import main
 from resnets.config import DataSpec, from_toml
 from resnets.data import open_data
-from resnets.export.select import open_backend
+from resnets.export.select_backend import open_backend
 from resnets.train.log import read_rows
 
 WRITTEN = GOLDEN / "written_2026_11_30"

@@ -8,7 +8,7 @@ import torch
 
 from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import TensorSplit, TrainStream, fit_preprocess
-from resnets.data.dataset.split import FileSplit
+from resnets.data.dataset.labeled_images import FileSplit
 from resnets.data.dataset.stream import BlockFiles, StreamSplit
 from resnets.utils.distributed import ProcessGroup, init_distributed
 

@@ -11,8 +11,8 @@ import torch
 from resnets import training
 from resnets.config import replace_fields
 from resnets.recipes.small import digits
-from resnets.utils import cpu_count, openmp
-from resnets.utils.openmp import SchedulerStats, WaitPolicy
+from resnets.utils import cpu_count, wait_policy
+from resnets.utils.wait_policy import SchedulerStats, WaitPolicy
 
 TWO = pytest.mark.skipif(
     sys.platform != "linux" or cpu_count.affinity() < 2, reason="needs two cores and Linux"
@@ -37,10 +37,10 @@ SLEEPING_IDLE = SchedulerStats(1.2, 0.1, 10000)
 
 
 def test_busy_and_idle_machines_are_distinguished():
-    assert all(each.wait_share > openmp.BUSY for each in SPINNING_BUSY)
-    assert all(each.wait_share > openmp.IDLE for each in SLEEPING_BUSY)
-    assert SPINNING_IDLE.wait_share < openmp.IDLE
-    assert SLEEPING_IDLE.wait_share < openmp.IDLE
+    assert all(each.wait_share > wait_policy.BUSY for each in SPINNING_BUSY)
+    assert all(each.wait_share > wait_policy.IDLE for each in SLEEPING_BUSY)
+    assert SPINNING_IDLE.wait_share < wait_policy.IDLE
+    assert SLEEPING_IDLE.wait_share < wait_policy.IDLE
 
 
 def policies(seconds, share_of):
@@ -104,7 +104,7 @@ HEAD = """
 import os, sys, time
 from pathlib import Path
 import torch
-from resnets.utils import openmp
+from resnets.utils import wait_policy
 
 torch.set_num_threads(2)
 big = torch.ones(1 << 22)
@@ -130,7 +130,7 @@ def while_waiting():
     return slept() - before
 
 team = [task for task in Path("/proc/self/task").iterdir() if int(task.name) != os.getpid()]
-sleeping, found = openmp.PassiveWaiting(openmp.libgomp()), [while_waiting()]
+sleeping, found = wait_policy.PassiveWaiting(wait_policy.libgomp()), [while_waiting()]
 for _ in range(2):
     sleeping.on()
     found.append(while_waiting())
@@ -162,7 +162,7 @@ SAME = (
     + """
 import hashlib
 layer = torch.nn.Sequential(*(torch.nn.Conv2d(16, 16, 3, padding=1) for _ in range(3)))
-sleeping, sums = openmp.PassiveWaiting(openmp.libgomp()), set()
+sleeping, sums = wait_policy.PassiveWaiting(wait_policy.libgomp()), set()
 for switch in (sleeping.off, sleeping.on, sleeping.off):
     switch()
     torch.manual_seed(0)
@@ -191,7 +191,7 @@ messages = []
 forever = [sys.executable, "-c", "while True: pass"]
 others = [subprocess.Popen(forever) for _ in range(2 * len(os.sched_getaffinity(0)))]
 try:
-    with openmp.adapt_wait_policy(messages.append) as controller:
+    with wait_policy.adapt_wait_policy(messages.append) as controller:
         end = time.monotonic() + 60
         while not messages and time.monotonic() < end:
             big.aminmax()
@@ -210,7 +210,7 @@ def test_real_load_has_threads_sleep_and_is_reported():
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    for name in openmp.USER_SET:
+    for name in wait_policy.USER_SET:
         monkeypatch.delenv(name, raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -236,7 +236,7 @@ def test_when_the_wait_policy_is_not_changed(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     torch.set_num_threads(threads)
-    with openmp.adapt_wait_policy(print, device) as controller:
+    with wait_policy.adapt_wait_policy(print, device) as controller:
         assert controller.fixed == reason
         written = controller.to_json()
     assert (written["wait_policy"] == "follows load") == (reason is None)

@@ -14,7 +14,7 @@ from test_create import run_folder
 import resnets
 from resnets import training
 from resnets.config import ConfigError, DataSpec, ModelSpec, OptimSpec, Preprocess, Recipe
-from resnets.data.tables.ground_truth import WNIDS
+from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.detect.models.build import build_model
 from resnets.detect.models.weights import find_whole, fit_whole
 from resnets.models import build, catalog

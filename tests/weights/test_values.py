@@ -173,8 +173,8 @@ def test_every_format_is_recognized_in_a_file(tmp_path: Path, name: str, caplog)
     """By its names alone, which is what a file shows before its tensors are read."""
     from resnets.models.cost import shapes_only
     from resnets.weights.lazy_tensors import LazyTensor
-    from resnets.weights.name_maps.candidates import matching_models
     from resnets.weights.name_maps.maps import maps_of
+    from resnets.weights.name_maps.matching_models import matching_models
 
     with shapes_only():
         net = build(catalog.spec(name))

@@ -13,13 +13,13 @@ from rich.table import Table
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.config.detect import ClassMapScheme
 from resnets.utils.files import results_folder
-from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import echo, escape
+from resnets.utils.printable import console as terminal_console
+from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
     from resnets.data.check.report import Written
     from resnets.data.check.run import CheckReport
-    from resnets.data.splits.check_findings import Kind
+    from resnets.data.splits.finding_kinds import Kind
 
 RECIPES = {"segment": "segment"}  # others are for `detect`
 STYLES = {
@@ -79,8 +79,8 @@ class Check:
     def run(self) -> int:
         """Check and write the report; returns the exit code."""
         from resnets.cli.data.check_boxes import check_annotated, repair, show_annotated
-        from resnets.data.check.contents import open_contents
-        from resnets.data.check.held_out import with_shares
+        from resnets.data.check.held_out_parts import with_shares
+        from resnets.data.check.parts import open_contents
         from resnets.data.check.report import write_check
         from resnets.data.check.run import check_data
         from resnets.data.check.verdict import exit_code
@@ -129,7 +129,7 @@ class Check:
 
     def _options(self) -> tuple[str | None, frozenset[Kind]]:
         """The quarantine list and the kinds to put into a new one."""
-        from resnets.data.splits.check_findings import KINDS, kinds_by_name
+        from resnets.data.splits.finding_kinds import KINDS, kinds_by_name
 
         known = {kind.name for kind in KINDS}
         kinds = {name for name in self.leave_out.split(",") if name and name != "none"}
@@ -209,7 +209,7 @@ def _counted(report: CheckReport) -> str:
 
 def _tables(report: CheckReport) -> Iterator[Table]:
     from resnets.data.check.classes import class_table, shown_classes
-    from resnets.data.splits.check_findings import KINDS
+    from resnets.data.splits.finding_kinds import KINDS
 
     counts = report.counts
     if counts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
     from resnets.config import DetectSpec

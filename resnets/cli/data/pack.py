@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from resnets.config import ConfigError, DataSpec, lock_path
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 

@@ -12,9 +12,9 @@ from rich.table import Table
 from resnets.cli.process import log_to_stderr
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
+from resnets.utils.printable import console as terminal_console
+from resnets.utils.printable import echo, escape
 from resnets.utils.processes import environment_int
-from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import echo, escape
 
 if TYPE_CHECKING:
     from resnets.evaluate.evaluation import AnyEvaluation

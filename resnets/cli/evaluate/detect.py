@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import echo, escape
+from resnets.utils.printable import console as terminal_console
+from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation

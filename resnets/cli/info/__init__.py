@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from resnets.config import ConfigError
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
     from resnets.models import ImageClassifier

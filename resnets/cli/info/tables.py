@@ -13,7 +13,7 @@ from rich.table import Table
 from resnets.diagrams.trace import format_count
 from resnets.models import ImageClassifier, cost
 from resnets.study.paper import CIFAR10, COSTS, IMAGENET, PaperCost, PaperError
-from resnets.utils.terminal import Console
+from resnets.utils.printable import Console
 
 UNKNOWN = PaperCost("")  # of a model that the paper does not have
 # Tables keep to 80 columns, the width of a narrow terminal and of output that is piped.

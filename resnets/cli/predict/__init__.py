@@ -17,8 +17,8 @@ from resnets.cli.process import load_options
 from resnets.config import ConfigError
 from resnets.config.recipe import Precision
 from resnets.utils.csv_files import CsvWriter
-from resnets.utils.terminal import console as terminal_console
-from resnets.utils.terminal import echo, escape
+from resnets.utils.printable import console as terminal_console
+from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
     from resnets.config import Postprocess

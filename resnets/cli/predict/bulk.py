@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 from resnets.cli.process import Ended
 from resnets.config import ConfigError
-from resnets.utils.terminal import counted, echo
+from resnets.utils.printable import counted, echo
 
 if TYPE_CHECKING:
     from resnets.bulk.pool import Event
     from resnets.bulk.run import Run
     from resnets.weights.load import LoadOptions
 
-HEAVY = ("resnets.bulk.worker", "resnets.export.select")  # imported by workers
+HEAVY = ("resnets.bulk.worker", "resnets.export.select_backend")  # imported by workers
 EVERY = 10.0  # seconds between lines of progress without a bar
 SHOWN = 3  # failures named on the terminal
 

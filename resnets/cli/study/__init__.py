@@ -20,7 +20,7 @@ from resnets.cli.study.analyses import (
 )
 from resnets.cli.study.data import Data
 from resnets.config import ConfigError
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
     from resnets.study.grid.cells import Grid
@@ -136,7 +136,7 @@ class Forms(GridStudy):
 
     def grid(self) -> Grid:
         """The grid that the options describe."""
-        from resnets.study.depth.forms import forms_grid
+        from resnets.study.depth.identity_mappings import forms_grid
 
         return forms_grid(**self.options())
 

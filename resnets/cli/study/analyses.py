@@ -11,7 +11,7 @@ import tyro
 
 from resnets.cli.process import load_options
 from resnets.utils.files import page_folder
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 if TYPE_CHECKING:
     from resnets.report.page import Report

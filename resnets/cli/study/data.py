@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from resnets.config import ConfigError
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
-from resnets.data.check.contents import Contents
 from resnets.data.check.duplicates import Pair
-from resnets.data.splits.check_findings import (
+from resnets.data.check.parts import Contents
+from resnets.data.splits.finding_kinds import (
     DUPLICATE,
     LEAK,
     LEAKS,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from resnets.config import DataSpec, atomic_write
 from resnets.data.check.classes import class_table, role_of, shown_classes, suffix_counts
-from resnets.data.check.contents import Contents
+from resnets.data.check.parts import Contents
 from resnets.data.check.run import CheckReport
 from resnets.data.check.verdict import exit_code, train_command, usable, verdict
 from resnets.data.dataset.quarantine import QUARANTINE, Quarantine, write_quarantine
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
-from resnets.data.splits.check_findings import KINDS, LEAKS, Finding, Kind
+from resnets.data.splits.finding_kinds import KINDS, LEAKS, Finding, Kind
 from resnets.report.page import render
 from resnets.report.thumbnail import Thumbnail
 from resnets.utils.csv_files import CsvWriter

@@ -12,7 +12,6 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.check.classes import class_findings
-from resnets.data.check.contents import Contents, open_contents
 from resnets.data.check.duplicates import (
     ALIKE,
     Pair,
@@ -22,13 +21,14 @@ from resnets.data.check.duplicates import (
     propose,
     same_bytes,
 )
-from resnets.data.check.held_out import with_shares
+from resnets.data.check.held_out_parts import with_shares
 from resnets.data.check.image import Look, comparable, look, reason, thumbnail
 from resnets.data.check.leaks import ELSEWHERE, copies_by_name, copies_found
+from resnets.data.check.parts import Contents, open_contents
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.errors import DataError
 from resnets.data.prefetch import prefetch
-from resnets.data.splits.check_findings import (
+from resnets.data.splits.finding_kinds import (
     EMPTY_CLASS,
     IMBALANCE,
     KINDS,

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from resnets.config import ConfigError, DataSpec
+from resnets.data.dataset.labeled_images import FileSplit, Split, TensorSplit
 from resnets.data.dataset.labels import Labels
-from resnets.data.dataset.split import FileSplit, Split, TensorSplit
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import Crop, center_box, decode, decode_whole, image_header
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
-from resnets.utils.terminal import Console, counted
+from resnets.utils.printable import Console, counted
 
 MEMORY_LIMIT = 2 << 30  # bytes of pixels that "auto" keeps in memory
 PROBES = 32  # headers read to guess whether all images share one size

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnets.data import order
-from resnets.data.dataset.split import Split
+from resnets.data.dataset.labeled_images import Split
 from resnets.data.decode.decode import Crop
 from resnets.data.errors import DataError
 from resnets.data.prefetch import submit_ahead

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data.dataset.in_memory import load_files
+from resnets.data.dataset.labeled_images import Split, TensorSplit
 from resnets.data.dataset.labels import Labels, is_multilabel
-from resnets.data.dataset.split import Split, TensorSplit
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.files.walk import LeftOut
@@ -70,8 +70,8 @@ class FilePart:
     """Encoded images, one for each label.
 
     ids: (N,) their identities, where those are not their paths below the class folders
-    (`data.dataset.identity`). content: (N,) their content keys (`data.dataset.content_hash`), where
-    the source states them. stems: (N,) as ids, of the paths without suffix. groups: (N,) names of
+    (`data.dataset.image_identity`). content: (N,) their content keys
+    (`data.dataset.image_hash`), where the source states them. stems: (N,) as ids, of the paths without suffix. groups: (N,) names of
     the groups that they belong to, where a column of the set's table says them.
     """
 

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data import order
+from resnets.data.dataset.labeled_images import FileSplit
 from resnets.data.dataset.labels import Labels
 from resnets.data.dataset.source import Rows
-from resnets.data.dataset.split import FileSplit
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.decode.decode import image_header
 from resnets.data.errors import DataError

@@ -15,7 +15,7 @@ from typing import Any
 from resnets.data.dataset.labels import Labels, class_counts
 from resnets.data.dataset.source import Part, Rows, Source
 from resnets.data.files.walk import LeftOut
-from resnets.utils.terminal import echo, printable
+from resnets.utils.printable import echo, printable
 
 ROLES = {"train": "training", "val": "validation", "test": "test"}
 WIDTH = 80

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data.errors import DataError
-from resnets.data.files.file_type import other_kind
 from resnets.data.files.folder import Listing
+from resnets.data.files.unsupported_file import other_kind
 from resnets.data.files.walk import (
     BROKEN_LINK,
     HEAD_BYTES,

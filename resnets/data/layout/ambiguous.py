@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from resnets.data.layout.class_names import class_key
+from resnets.data.layout.class_spelling import class_key
 
 SHARED = 0.3  # share of the top folders that hold a folder of one name, from which it is shared
 COVERED = 0.6  # share of the images that lie in shared folders, from which those are the classes

@@ -19,7 +19,7 @@ from itertools import chain
 
 from resnets.data.errors import DataError
 from resnets.data.layout.ambiguous import odd_classes, repeated_folders
-from resnets.data.layout.class_names import class_key, clean_name
+from resnets.data.layout.class_spelling import class_key, clean_name
 from resnets.data.layout.folder_names import (
     FOLD,
     GENERIC,

@@ -16,9 +16,9 @@ from resnets.config import ConfigError, DataSpec
 from resnets.data import order
 from resnets.data.batch import Batch
 from resnets.data.dataset.in_memory import random_scaling
+from resnets.data.dataset.labeled_images import FileSplit, Split, TensorSplit
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.dataset.reader import Plan, read_ahead
-from resnets.data.dataset.split import FileSplit, Split, TensorSplit
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.timings import Timings
 from resnets.data.transforms.augment import BatchAugment, Ints, train_views

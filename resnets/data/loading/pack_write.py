@@ -22,8 +22,8 @@ from PIL import Image
 from rich.progress import track
 
 from resnets.config import ConfigError, atomic_write
-from resnets.data.dataset.content_hash import content_keys
-from resnets.data.dataset.identity import identify
+from resnets.data.dataset.image_hash import content_keys
+from resnets.data.dataset.image_identity import identify
 from resnets.data.dataset.image_probe import probe_images
 from resnets.data.dataset.pack import HEADER, MAGIC, ROLES, VERSION, packed
 from resnets.data.dataset.quarantine import Quarantine, path_within, prefixes
@@ -35,7 +35,7 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Files
 from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
-from resnets.utils.terminal import Console, escape
+from resnets.utils.printable import Console, escape
 
 log = logging.getLogger("resnets")
 

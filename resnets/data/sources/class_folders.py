@@ -15,10 +15,10 @@ import numpy as np
 
 from resnets.data.dataset.source import FilePart, Source, by_role
 from resnets.data.errors import DataError
-from resnets.data.files.file_type import archives_within
 from resnets.data.files.folder import Listing
+from resnets.data.files.unsupported_file import archives_within
 from resnets.data.files.walk import LeftOut
-from resnets.data.layout.class_names import (
+from resnets.data.layout.class_spelling import (
     check_distinct,
     label_in_name,
     match_names,
@@ -26,7 +26,7 @@ from resnets.data.layout.class_names import (
 from resnets.data.layout.folder_layout import MASKS, Layout, SplitRows, read_layout
 from resnets.data.layout.folder_names import Role
 from resnets.data.layout.mask_files import masks_beside
-from resnets.data.sources.flat_split import (
+from resnets.data.sources.flat_folder import (
     describe_labels,
     flat_split_labels,
     labeled_part,
@@ -39,7 +39,7 @@ from resnets.data.tables.flat_labels import (
     flat_labels,
     is_table,
 )
-from resnets.data.tables.ground_truth import imagenet_names
+from resnets.data.tables.ground_truth_file import imagenet_names
 from resnets.data.tables.label_sets import LabelForm
 from resnets.data.tables.labels import class_names
 from resnets.data.tables.unread_labels import label_file_notes, label_files, named_files

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resnets.data.dataset.identity import hash_names
+from resnets.data.dataset.image_identity import hash_names
 from resnets.data.dataset.labels import multi_hot
 from resnets.data.dataset.source import FilePart, Source, by_role
 from resnets.data.errors import DataError

@@ -25,7 +25,8 @@ from resnets.data.dataset.source import FilePart, Source
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
 from resnets.data.files.walk import NOT_IMAGE, LeftOut
-from resnets.data.sources.arrow_files import (
+from resnets.data.sources.builtin import why_away
+from resnets.data.sources.find_tables import (
     TabularFiles,
     check_same_classes,
     escaped,
@@ -33,7 +34,6 @@ from resnets.data.sources.arrow_files import (
     find_tabular,
     is_file_form,
 )
-from resnets.data.sources.builtin import why_away
 from resnets.data.tables.arrow_columns import Columns, Piece, Table, find_columns, from_tables
 from resnets.data.tables.label_sets import LabelForm
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
 
-from resnets.data.dataset.identity import hash_names
+from resnets.data.dataset.image_identity import hash_names
 from resnets.data.dataset.source import FilePart, Part, Source, by_role
 from resnets.data.errors import DataError
 from resnets.data.files.folder import FolderFiles, Listing
 from resnets.data.files.walk import LeftOut
-from resnets.data.layout.class_names import check_spellings
+from resnets.data.layout.class_spelling import check_spellings
 from resnets.data.layout.folder_layout import Layout
 from resnets.data.layout.folder_names import IMAGE_FOLDERS
 from resnets.data.sources.class_folders import Tree
@@ -27,7 +27,7 @@ from resnets.data.tables.label_sets import LabelForm, joined_sets, read_label_se
 from resnets.data.tables.labels import ONE_LABEL, class_names, names_of, number_labels
 from resnets.data.tables.paths import TablePaths
 from resnets.data.tables.reader import JSON_SUFFIXES, SPACE, TableRow, open_table_file
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")  # whole numbers as pandas writes them beside a missing one
 REAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)

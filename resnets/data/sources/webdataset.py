@@ -27,7 +27,7 @@ from resnets.data.dataset.source import PART_NAMES, FilePart, Part, Rows, Source
 from resnets.data.dataset.stream import StreamPart
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Listing, read_file
-from resnets.data.files.shards import missing_shards
+from resnets.data.files.missing_shards import missing_shards
 from resnets.data.files.tar import TarFiles, is_image_name, list_tar
 from resnets.data.layout.folder_names import split_role
 from resnets.data.tables.labels import NUMBER, class_names, is_list, number_labels

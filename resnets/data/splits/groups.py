@@ -7,8 +7,8 @@ import re
 import numpy as np
 
 from resnets.config import DataSpec, split_group
-from resnets.data.dataset.content_hash import Keys
-from resnets.data.dataset.identity import Named, hash_names
+from resnets.data.dataset.image_hash import Keys
+from resnets.data.dataset.image_identity import Named, hash_names
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import Part
 from resnets.data.errors import DataError

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from resnets.data.dataset.labels import label_text
-from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
+from resnets.data.splits.image_record import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
 
 HASHED = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{8,}")

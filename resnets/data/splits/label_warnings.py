@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnets.data.dataset.content_hash import Keys
+from resnets.data.dataset.image_hash import Keys
 from resnets.data.dataset.labels import (
     NO_LABEL,
     Labels,

@@ -10,9 +10,9 @@ import numpy as np
 
 from resnets.config import DataSpec
 from resnets.data.dataset.image_probe import ImageProbe, probe_images
+from resnets.data.dataset.labeled_images import Split, with_summary
 from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.source import Rows, Source
-from resnets.data.dataset.split import Split, with_summary
 from resnets.data.dataset.summary import DataSummary, origin_of, summarize
 from resnets.data.decode.pixel_values import FULL, Levels, describe_levels
 from resnets.data.errors import DataError
@@ -20,7 +20,7 @@ from resnets.data.files.walk import LeftOut
 from resnets.data.sources.open import find_source, in_label_form
 from resnets.data.splits.check_record import KnownLeaks, known_to, source_listing
 from resnets.data.splits.corrections import corrected
-from resnets.data.splits.fingerprint import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.image_versions import versions_apart
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import TITLES, Roles, Share, choose_roles
@@ -84,8 +84,8 @@ def open_data(
     """Open `spec.source` and hold out validation and test shares where it brings none.
 
     Shares are of the source's training part; which images they are follows from `spec.split_seed`
-    and each image's own identity (`data.dataset.identity`). Images in quarantine are left out of
-    the shares they would be in.
+    and each image's own identity (`data.dataset.image_identity`). Images in quarantine are left out
+    of the shares they would be in.
 
     source: the set, where it is given as a Python object; `spec.source` names it then.
     known: what the run remembers of its set. Images keep the role they had there, and none that

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from resnets.data.dataset.content_hash import Keys
+from resnets.data.dataset.image_hash import Keys
 from resnets.data.dataset.source import Rows
-from resnets.data.splits.fingerprint import TEST, TRAIN, VAL
+from resnets.data.splits.image_record import TEST, TRAIN, VAL
 
 NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 RolePosition = tuple[int, int]  # a role, and a place among its images

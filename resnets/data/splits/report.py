@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnets.data.splits.check_record import KnownLeaks
-from resnets.data.splits.fingerprint import ROLES, Changes, Fingerprint
+from resnets.data.splits.image_record import ROLES, Changes, Fingerprint
 from resnets.data.splits.overlap import Overlap
 
 

@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.config import DataSpec
-from resnets.data.dataset.content_hash import Keys
-from resnets.data.dataset.identity import fold_of, hold_out, hold_out_by_rank, joined_rows
+from resnets.data.dataset.image_hash import Keys
+from resnets.data.dataset.image_identity import fold_of, hold_out, hold_out_by_rank, joined_rows
 from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import Part, Rows, Source
 from resnets.data.errors import DataError
 from resnets.data.order import STREAM_SPLIT, random_bits
-from resnets.data.splits.fingerprint import (
+from resnets.data.splits.groups import group_keys
+from resnets.data.splits.image_record import (
     FEW,
     NEW,
     TEST,
@@ -30,7 +31,6 @@ from resnets.data.splits.fingerprint import (
     keys_of_part,
     rows_by_role,
 )
-from resnets.data.splits.groups import group_keys
 from resnets.data.splits.label_warnings import Labeled, label_conflicts, unmeasured_classes
 from resnets.data.splits.overlap import Overlap, copied, earlier, find_overlap
 

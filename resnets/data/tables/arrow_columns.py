@@ -1,6 +1,6 @@
 """Which column of a table is the image and which its label, and the labels as classes.
 
-A column of splits is read by the rule for text tables (`table_columns`).
+A column of splits is read by the rule for text tables (`columns`).
 """
 
 from __future__ import annotations

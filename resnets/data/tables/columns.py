@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import split_role
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 
 # The first that a table has is taken; names are compared as `plain` writes them.
 PATH_NAMES = (

@@ -1,6 +1,6 @@
 """Labels of a folder of images alone: in a table in it or beside it, or in ImageNet's own files.
 
-Tables are read by `table_files`: path and label, or one column of 0 and 1 for each class
+Tables are read by `reader`: path and label, or one column of 0 and 1 for each class
 (Roboflow's _classes.csv). They are found by what they are called (labels.csv, _classes.csv,
 metadata.csv, train.csv for train/), inside an archive too. A row that may mean images of two
 splits labels neither, unless the table has one row for each image of one of them and no other.
@@ -17,9 +17,9 @@ from pathlib import Path
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Listing
 from resnets.data.files.walk import suffix_of
-from resnets.data.layout.class_names import check_spellings
+from resnets.data.layout.class_spelling import check_spellings
 from resnets.data.layout.folder_layout import SplitRows
-from resnets.data.tables.ground_truth import find_labels, read_labels
+from resnets.data.tables.ground_truth_file import find_labels, read_labels
 from resnets.data.tables.label_sets import LabelForm, joined_sets, read_label_sets
 from resnets.data.tables.labels import ONE_LABEL, Label, names_of
 from resnets.data.tables.reader import JSON_SUFFIXES, Table, TableRow, open_table_bytes

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from resnets.data.errors import DataError
 from resnets.data.files.walk import walk_images
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 
 SHOWN = 2  # candidates that a message names
 

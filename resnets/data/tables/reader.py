@@ -19,7 +19,7 @@ from typing import IO, Any
 from resnets.data.errors import DataError
 from resnets.data.tables.columns import Columns, find_columns, one_hot_names, plain, split_of
 from resnets.data.tables.labels import Label, is_missing
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 
 log = logging.getLogger("resnets")
 

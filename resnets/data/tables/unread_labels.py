@@ -19,7 +19,7 @@ from resnets.data.dataset.quarantine import QUARANTINE
 from resnets.data.files.folder import Listing
 from resnets.data.files.walk import IMAGE_SUFFIXES, suffix_of
 from resnets.data.tables.columns import is_suspicious, shown_names
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 
 TEXTS = frozenset((".csv", ".tsv", ".tab", ".txt", ".lst", ".json", ".jsonl"))
 SPREADSHEETS = frozenset((".xlsx", ".xls", ".xlsm", ".ods"))

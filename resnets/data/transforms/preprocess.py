@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.config import ConfigError, DataSpec, Preprocess
+from resnets.data.dataset.labeled_images import Split, TensorSplit
 from resnets.data.dataset.reader import Plan, read_ahead
-from resnets.data.dataset.split import Split, TensorSplit
 from resnets.data.dataset.stream import StreamSplit
 from resnets.data.decode.decode import Crop, center_box, decode, naming, render
 from resnets.data.errors import DataError

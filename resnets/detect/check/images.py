@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence, Set
 import numpy as np
 
 from resnets.config import DataSpec, DetectSpec
-from resnets.data.check.contents import Contents, Section
-from resnets.data.check.held_out import SHARES
-from resnets.data.dataset.content_hash import affordable, file_keys
-from resnets.data.dataset.identity import hash_names
+from resnets.data.check.held_out_parts import SHARES
+from resnets.data.check.parts import Contents, Section
+from resnets.data.dataset.image_hash import affordable, file_keys
+from resnets.data.dataset.image_identity import hash_names
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import FilePart, Source
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within
-from resnets.data.splits.check_findings import LEAK, UNLISTED, Finding
+from resnets.data.splits.finding_kinds import LEAK, UNLISTED, Finding
 from resnets.data.splits.roles import held_out_rows
 from resnets.detect.check.run import with_all
 from resnets.detect.formats.records import RawDataset, Task

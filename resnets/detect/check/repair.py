@@ -18,7 +18,8 @@ from typing import Any
 
 from resnets.config import ConfigError, atomic_write, dump_json
 from resnets.data.files.folder import FolderFiles
-from resnets.detect.check.repair_boxes import (
+from resnets.detect.check.run import with_all
+from resnets.detect.check.upright_boxes import (
     IDENTITY,
     NOT_PROVED,
     Move,
@@ -29,7 +30,6 @@ from resnets.detect.check.repair_boxes import (
     kept_outline,
     why_not_scaled,
 )
-from resnets.detect.check.run import with_all
 from resnets.detect.data.masks import to_run
 from resnets.detect.formats.problems import (
     TOLERANCE,
@@ -50,7 +50,7 @@ from resnets.detect.formats.records import (
 )
 from resnets.detect.formats.set_checks import mark_form
 from resnets.detect.images.sizes import Frame, scale_between
-from resnets.detect.loading.opener import to_target
+from resnets.detect.loading.split_opener import to_target
 from resnets.utils.csv_files import CsvWriter
 
 LIST = "repair.csv"

@@ -27,7 +27,7 @@ from resnets.detect.images.sizes import StoredSize, read_sizes
 from resnets.detect.images.store import open_store
 from resnets.detect.loading.sources import find_source
 from resnets.utils.csv_files import CsvWriter
-from resnets.utils.terminal import counted
+from resnets.utils.printable import counted
 
 Watch = Callable[[Iterable[object], int], Iterable[object]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from resnets.detect.data.geometry import box_iou
+from resnets.detect.data.transforms import box_iou
 from resnets.detect.data.types import Detections, DetectionSplit, Floats, Target
 from resnets.evaluate.figures.image_grid import (
     GREEN,

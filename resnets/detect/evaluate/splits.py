@@ -12,7 +12,7 @@ import numpy as np
 
 from resnets.config import DataSpec, DetectSpec, Recipe
 from resnets.data.errors import DataError
-from resnets.data.splits.fingerprint import Fingerprint
+from resnets.data.splits.image_record import Fingerprint
 from resnets.detect.data.types import IGNORE, DetectionSplit, Target
 from resnets.detect.evaluate.unlabeled import Unlabeled, open_unlabeled
 from resnets.detect.loading.sources import DetectionSplits, open_detection, open_set

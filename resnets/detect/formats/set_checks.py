@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from resnets.detect.data.geometry import box_iou
 from resnets.detect.data.masks import bounds_of
+from resnets.detect.data.transforms import box_iou
 from resnets.detect.data.values import Box
 from resnets.detect.formats.records import Flaw, Problem, RawImage, RawImageSet, RawObject
 

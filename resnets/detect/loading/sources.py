@@ -11,8 +11,8 @@ import numpy as np
 
 from resnets.config import ConfigError, DataSpec, DetectSpec
 from resnets.data import order
-from resnets.data.dataset.content_hash import affordable, file_keys
-from resnets.data.dataset.identity import hash_names, hash_stems
+from resnets.data.dataset.image_hash import affordable, file_keys
+from resnets.data.dataset.image_identity import hash_names, hash_stems
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import FilePart, Rows, Source
 from resnets.data.dataset.summary import DataSummary, SplitSummary
@@ -20,7 +20,7 @@ from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within
 from resnets.data.sources.builtin import fetch_voc
 from resnets.data.splits.check_record import KnownLeaks, known_to
-from resnets.data.splits.fingerprint import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
+from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.image_versions import versions_apart
 from resnets.data.splits.overlap import Overlap
 from resnets.data.splits.roles import choose_roles
@@ -36,9 +36,9 @@ from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
 from resnets.detect.images.index import store_listing
 from resnets.detect.images.store import open_store
-from resnets.detect.loading.halves import named_sets, with_halves
-from resnets.detect.loading.image_sets import Sets, announce_sets, choose_sets
-from resnets.detect.loading.opener import SplitOpener
+from resnets.detect.loading.choose_sets import Sets, announce_sets, choose_sets
+from resnets.detect.loading.split_opener import SplitOpener
+from resnets.detect.loading.val_halves import named_sets, with_halves
 from resnets.utils.errors import reading
 
 log = logging.getLogger("resnets")

@@ -21,7 +21,7 @@ from resnets.data.errors import DataError
 from resnets.data.timings import Timings
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.data.class_maps import UnknownValueError
-from resnets.detect.data.geometry import (
+from resnets.detect.data.transforms import (
     Change,
     change_boxes,
     change_classes,

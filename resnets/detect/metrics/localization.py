@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from resnets.data.errors import DataError
-from resnets.detect.data.geometry import box_iou
+from resnets.detect.data.transforms import box_iou
 from resnets.detect.data.types import DetectionSplit, Flags, Floats, Located
 
 TOP = 5  # of so few classes a top-5 error says nothing

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.detect.data.geometry import box_iou
+from resnets.detect.data.transforms import box_iou
 from resnets.detect.data.types import Detections, DetectionSplit, Flags, Floats
 
 Curve = NDArray[np.float64]

@@ -40,8 +40,8 @@ class InferenceOptions:
 class DetectionModel(nn.Module):
     """A network with a head for one task, how it is used, and where it came from.
 
-    preprocess, classes, recipe, fingerprint (`data.splits.fingerprint.Fingerprint` of the images of
-    its run) and origin are set by `load`.
+    preprocess, classes, recipe, fingerprint (`data.splits.image_record.Fingerprint` of the images
+    of its run) and origin are set by `load`.
     """
 
     kind: ClassVar[ModelKind] = "segmenter"

@@ -21,8 +21,8 @@ from resnets.detect.models.weights import find_whole, fit_whole, follow, read_pu
 from resnets.models import ImageClassifier, build
 from resnets.models.norm import recompute_statistics
 from resnets.weights.checkpoint.find import open_checkpoint
-from resnets.weights.checkpoint.fingerprint import read_fingerprint
-from resnets.weights.checkpoint.store_url import remote_url
+from resnets.weights.checkpoint.image_record import read_fingerprint
+from resnets.weights.checkpoint.remote_store import remote_url
 from resnets.weights.create import net_from, read_weights, recognize
 from resnets.weights.hub import is_library
 from resnets.weights.load import load_weights

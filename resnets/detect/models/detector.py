@@ -15,7 +15,6 @@ from resnets.config import ConfigError, DetectSpec
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.metrics.meters import ObjectMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
-from resnets.detect.models.inference import DetectionInference
 from resnets.detect.models.layers import (
     Pyramid,
     Tail,
@@ -26,6 +25,7 @@ from resnets.detect.models.layers import (
     stage_channels,
     stage_strides,
 )
+from resnets.detect.models.paper_inference import DetectionInference
 from resnets.detect.models.roi_heads import RegionHeads
 from resnets.detect.models.to_stored import detections
 from resnets.detect.outputs import ObjectsOutput

@@ -18,14 +18,14 @@ from resnets.data.decode.decode import decode_fitted, decode_whole
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Files, FolderFiles, read_file
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.detect.data.geometry import fitted_size
+from resnets.detect.data.transforms import fitted_size
 from resnets.detect.data.types import DetectionSplit
 from resnets.detect.metrics.meters import Meter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.outputs import Output
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import copy_to_device
-from resnets.utils.memory import within_memory
+from resnets.utils.out_of_memory import within_memory
 from resnets.utils.precision import autocast
 
 

@@ -22,7 +22,7 @@ from matplotlib import font_manager, rc_context
 from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
 
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 
 log = logging.getLogger("resnets")
 

@@ -13,7 +13,7 @@ from python_multipart.multipart import parse_options_header
 from resnets.data.decode.decode import naming
 from resnets.data.decode.open_image import CLIENT_FORMATS, open_image
 from resnets.serve.http.limits import Limits, RequestError
-from resnets.serve.http.parse import images_of_json, multipart_parts
+from resnets.serve.http.parse_body import images_of_json, multipart_parts
 
 RAW_TYPES = ("application/octet-stream", "image/", "")
 

@@ -18,9 +18,10 @@ from resnets.recipes import recipe as recipe_called
 from resnets.report.page import Figure, Numbers, Report, Row, Table, write_page
 from resnets.study import paper
 from resnets.study.analysis import study_command
-from resnets.study.convergence import RULE
+from resnets.study.convergence_rule import RULE
+from resnets.study.depth.best_of_sweep import Sweep, sweep, sweep_figure, sweep_table
 from resnets.study.depth.figures import depth_errors, error_curves, families
-from resnets.study.depth.forms import (
+from resnets.study.depth.identity_mappings import (
     Forms,
     base_models,
     forms_figures,
@@ -30,7 +31,6 @@ from resnets.study.depth.forms import (
 from resnets.study.depth.presets import PRESETS
 from resnets.study.depth.protocol import differences, format_duration, merge_environments
 from resnets.study.depth.summary import SPLIT_NAMES, ModelSummary, Which, run_folder, summarize
-from resnets.study.depth.sweep import Sweep, sweep, sweep_figure, sweep_table
 from resnets.study.depth.verdict import MARGIN, Verdict, degradation, reached_by
 from resnets.study.grid.budget import Blocks
 from resnets.study.grid.cells import (

@@ -2,8 +2,8 @@
 
 The criterion is the *training* error, since degradation is not overfitting (paper, section 1). A
 rise is claimed, or ruled out, only where the spread between seeds explains it in less than one case
-of twenty, and where the better of the two networks has converged (`resnets.study.convergence`);
-otherwise the verdict is open.
+of twenty, and where the better of the two networks has converged
+(`resnets.study.convergence_rule`); otherwise the verdict is open.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 
 from scipy.special import stdtrit
 
-from resnets.study.convergence import Convergence, convergence
+from resnets.study.convergence_rule import Convergence, convergence
 from resnets.study.grid.cells import Cell
 
 Kind = Literal["plain", "residual"]

@@ -16,15 +16,15 @@ from resnets.data.errors import DataError
 from resnets.data.loading.loader import eval_batches
 from resnets.data.sources.open import find_source
 from resnets.data.splits.corrections import corrected, name_within
-from resnets.data.splits.fingerprint import TEST
+from resnets.data.splits.image_record import TEST
 from resnets.data.splits.roles import choose_roles
 from resnets.study.grid.cells import RECIPE, Cell
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.environment import pick_device
 from resnets.utils.files import atomic_write
 from resnets.weights.checkpoint.find import find_checkpoint
-from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import read_checkpoint
+from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.load import load
 
 BATCH = 256

@@ -13,7 +13,7 @@ from resnets.data import fit_preprocess, open_data
 from resnets.data.dataset.summary import announce
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.study.analysis import study_command
-from resnets.study.convergence import FITTED, guessing
+from resnets.study.convergence_rule import FITTED, guessing
 from resnets.study.gradients.measure import (
     EXPLODED,
     SCHEMES,

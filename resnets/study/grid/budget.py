@@ -19,12 +19,12 @@ from resnets.data.dataset.summary import announce
 from resnets.data.loading.loader import TrainStream
 from resnets.data.transforms.preprocess import fit_preprocess
 from resnets.models import build
-from resnets.models.block import MakeBlock
+from resnets.models.block_config import MakeBlock
 from resnets.study.grid.cells import Grid, cell_recipe, custom_block
 from resnets.study.grid.worker import become_worker, worker_context
+from resnets.train.custom_parts import CustomParts
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
-from resnets.train.parts import CustomParts
 from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.utils import environment

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from resnets.study.grid.cells import Cell, Grid
 from resnets.train.log import format_duration
-from resnets.utils.terminal import Console
+from resnets.utils.printable import Console
 
 # Seconds between two plain lines about the whole study.
 LINE_EVERY = 60.0

@@ -16,10 +16,10 @@ import torch
 from resnets import training
 from resnets.config import BusyError, ConfigError, Recipe, dump_json, lock_file
 from resnets.study.grid.cells import FAILED, RESULT
+from resnets.train.custom_parts import CustomParts
 from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.interrupt import Interrupted
-from resnets.train.parts import CustomParts
-from resnets.utils.memory import OutOfMemory
+from resnets.utils.out_of_memory import OutOfMemory
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import CheckpointManager
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier, build
-from resnets.models.block import require
+from resnets.models.block_config import require
 
 
 @dataclass(frozen=True)

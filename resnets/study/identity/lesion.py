@@ -14,7 +14,7 @@ from torch import nn
 
 from resnets.config import ConfigError
 from resnets.models import ImageClassifier
-from resnets.models.block import require
+from resnets.models.block_config import require
 
 Pair = tuple[str, str]
 

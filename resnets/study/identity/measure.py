@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from resnets.data import Batch
 from resnets.models import ImageClassifier
-from resnets.models.block import require, residual_paths
+from resnets.models.block_config import require, residual_paths
 from resnets.models.shortcut import GatedShortcut, ScaledShortcut, ZeroPad
 from resnets.study.analysis import LabeledImages, images_of, progress
 from resnets.study.identity.deepen import DeepenedComparison, compare_deepened

@@ -18,7 +18,7 @@ from resnets.study.analysis import (
     prepare_images,
     study_command,
 )
-from resnets.study.convergence import caution
+from resnets.study.convergence_rule import caution
 from resnets.study.identity.lesion import residual_blocks
 from resnets.study.identity.measure import (
     DRAWS,

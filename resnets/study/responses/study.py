@@ -19,7 +19,7 @@ from resnets.study.analysis import (
     prepare_images,
     study_command,
 )
-from resnets.study.convergence import caution, cautions
+from resnets.study.convergence_rule import caution, cautions
 from resnets.study.responses.measure import SEED, ModelResponses, layer_responses
 from resnets.utils import environment
 from resnets.weights.load import NOTHING_SAID, LoadOptions

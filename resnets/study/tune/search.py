@@ -26,7 +26,7 @@ from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
 from resnets.utils.errors import read_object
 from resnets.utils.files import page_folder
-from resnets.utils.imports import require_package
+from resnets.utils.lazy_imports import require_package
 
 BASE, BEST, RANGE, STORE, TRIALS = "base.toml", "recipe.toml", "range.json", "trials.db", "trials"
 WORST = 100.0  # percent; the error of a trial that diverged

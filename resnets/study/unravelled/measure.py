@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from resnets.config import ConfigError
 from resnets.data import Batch
 from resnets.models import ImageClassifier
-from resnets.models.block import eval_mode, require
+from resnets.models.block_config import eval_mode, require
 from resnets.models.norm import BATCH_NORMS, recompute_statistics
 from resnets.study.analysis import LabeledImages, images_of, progress
 

@@ -21,7 +21,7 @@ from resnets.study.analysis import (
     prepare_images,
     study_command,
 )
-from resnets.study.convergence import caution, cautions
+from resnets.study.convergence_rule import caution, cautions
 from resnets.study.unravelled.measure import DRAWS, Unravelled, measure_unravelled
 from resnets.utils import environment
 from resnets.weights.load import NOTHING_SAID, LoadOptions

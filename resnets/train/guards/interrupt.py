@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import TypeVar
 
-from resnets.utils.terminal import detach_closed_terminal
+from resnets.utils.printable import detach_closed_terminal
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from resnets.utils.terminal import echo
+from resnets.utils.printable import echo
 
 EXIT_HUNG = 75  # a temporary failure, retry (EX_TEMPFAIL in sysexits.h)
 

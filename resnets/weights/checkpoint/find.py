@@ -20,13 +20,13 @@ from resnets.weights.checkpoint.format import (
     read_run_checkpoint,
     step_name,
 )
-from resnets.weights.checkpoint.store import CheckpointStore, FolderStore
-from resnets.weights.checkpoint.store_url import (
+from resnets.weights.checkpoint.remote_store import (
     display_path,
     local_path,
     open_checkpoint_store,
     remote_url,
 )
+from resnets.weights.checkpoint.store import CheckpointStore, FolderStore
 from resnets.weights.errors import CheckpointError, StoreError
 
 _log = logging.getLogger(__name__)

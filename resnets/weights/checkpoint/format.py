@@ -21,8 +21,8 @@ import torch
 
 from resnets.config import ConfigError, Recipe, stored_recipe
 from resnets.config.aliases import with_current_names
+from resnets.weights.checkpoint.remote_store import display_path
 from resnets.weights.checkpoint.store import FolderStore
-from resnets.weights.checkpoint.store_url import display_path
 from resnets.weights.errors import CheckpointError, StoreError
 from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors
 

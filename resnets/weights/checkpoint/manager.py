@@ -34,14 +34,14 @@ from resnets.weights.checkpoint.format import (
     read_run_checkpoint,
     step_name,
 )
-from resnets.weights.checkpoint.store import CheckpointStore, FolderStore
-from resnets.weights.checkpoint.store_url import (
+from resnets.weights.checkpoint.remote_store import (
     UrlStore,
     display_path,
     local_path,
     open_checkpoint_store,
     remote_url,
 )
+from resnets.weights.checkpoint.store import CheckpointStore, FolderStore
 from resnets.weights.errors import CheckpointError, StoreError
 
 T = TypeVar("T")

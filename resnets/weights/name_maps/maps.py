@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from resnets.models import ImageClassifier
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.formats import FORMATS
 from resnets.weights.name_maps.rules import Format, Tensors, translate

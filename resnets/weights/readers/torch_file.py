@@ -24,7 +24,7 @@ from resnets.data.files.unpickle import Unpickler
 from resnets.data.files.unpickle_numpy import ARRAYS
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
-from resnets.weights.readers.file_type import kind_of_archive
+from resnets.weights.readers.unsupported_file import kind_of_archive
 
 MAGIC = 0x1950A86A20F9469CFC6C  # starts files from before torch 1.6
 LONGEST_PICKLE = 1 << 26  # bytes of the containers in an archive

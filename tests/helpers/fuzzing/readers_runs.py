@@ -13,8 +13,8 @@ from small_nets import RESIDUAL, small_net
 from fuzzing.readers import Reader
 from fuzzing.readers_sets import pictures
 from resnets import recipes
+from resnets.bulk.image_index import index_dataset
 from resnets.bulk.images import open_dataset
-from resnets.bulk.index import index_dataset
 from resnets.bulk.plan import SUMMARY, Checksums, Manifest, RowOptions
 from resnets.config import Recipe, dump_json, from_toml, to_toml
 from resnets.data.decode.open_image import CLIENT_FORMATS, open_image
@@ -22,7 +22,7 @@ from resnets.data.splits import check_record
 from resnets.evaluate.ground_truth import read_labels
 from resnets.report.run import write_run_report
 from resnets.serve.http.limits import RequestError
-from resnets.serve.http.parse import images_of_json, multipart_parts
+from resnets.serve.http.parse_body import images_of_json, multipart_parts
 from resnets.study.depth.protocol import merge_environments
 from resnets.study.grid.cells import Grid, read_cells, write_grid
 from resnets.train.log import RunLog, read_rows
@@ -296,9 +296,9 @@ KINDS = {"labels": torch.int32, "roles": torch.int8}
 
 def image_record(root: Path) -> object:
     """What a checkpoint says of the images of its run, with its checksum."""
-    from resnets.data.splits.fingerprint import PREFIX
-    from resnets.weights.checkpoint.fingerprint import read_fingerprint
+    from resnets.data.splits.image_record import PREFIX
     from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
+    from resnets.weights.checkpoint.image_record import read_fingerprint
 
     try:
         columns = json.loads((root / "record.json").read_bytes())

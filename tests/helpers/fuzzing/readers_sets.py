@@ -26,7 +26,7 @@ from resnets.data.decode.decode import Crop, center_box
 from resnets.data.loading.pack_write import pack
 from resnets.data.sources.open import find_source
 from resnets.data.splits.open import open_data
-from resnets.data.tables.ground_truth import read_labels
+from resnets.data.tables.ground_truth_file import read_labels
 
 CLASSES = ("ant", "bee")
 VIEW = Crop(8, 3, center_box(8, 8))

@@ -23,8 +23,8 @@ from resnets.models import ImageClassifier, build
 from resnets.train.state import Saver, new_state
 from resnets.weights import folder as folders
 from resnets.weights.checkpoint.find import open_checkpoint, read_task
-from resnets.weights.checkpoint.fingerprint import read_fingerprint
 from resnets.weights.checkpoint.format import read_header, save_checkpoint
+from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.folder import read_config, write_folder
 from resnets.weights.name_maps.maps import name_map
 from resnets.weights.readers.transformers_config import write_transformers

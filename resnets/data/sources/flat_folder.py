@@ -14,7 +14,7 @@ from resnets.data.dataset.source import FilePart
 from resnets.data.errors import DataError
 from resnets.data.files.folder import Listing
 from resnets.data.files.walk import suffix_of
-from resnets.data.layout.class_names import (
+from resnets.data.layout.class_spelling import (
     labels_in_names,
 )
 from resnets.data.layout.folder_layout import NO_LABELS, Layout, SplitRows

@@ -82,7 +82,7 @@ def require(block: nn.Module, name: str) -> Any:
     if not hasattr(block, name):
         raise ConfigError(
             f"block {type(block).__qualname__} has no `{name}`, which is needed here; "
-            "resnets.models.block.BlockConfig describes it"
+            "resnets.models.block_config.BlockConfig describes it"
         )
     return getattr(block, name)
 
@@ -102,7 +102,7 @@ def residual_paths(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
     if not any(torch.allclose(out, each, rtol=1e-3, atol=1e-3) for each in allowed):
         raise ConfigError(
             f"block {type(block).__qualname__}: `paths(x)` returns other tensors than those that "
-            "`forward(x)` adds; resnets.models.block.BlockConfig describes it"
+            "`forward(x)` adds; resnets.models.block_config.BlockConfig describes it"
         )
     return branch, shortcut, out
 
@@ -118,7 +118,7 @@ def check_blocks(stage: nn.Module, configs: Sequence[BlockConfig], name: str) ->
         if found != expected:
             raise ConfigError(
                 f"block {name} maps {tuple(x.shape)} to {found}, expected {expected}; "
-                "resnets.models.block.BlockConfig describes what a block must do"
+                "resnets.models.block_config.BlockConfig describes what a block must do"
             )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resnets.config import ConfigError, Recipe
 from resnets.data.dataset.source import Source
-from resnets.utils.imports import PREFIX, qualified_name
+from resnets.utils.lazy_imports import PREFIX, qualified_name
 from resnets.weights.custom_model import MODEL_KEYS, MakeModel
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -19,7 +19,7 @@ from typing import Any
 from resnets.bulk.data_set import DatasetIndex, Item, require_exists
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
-from resnets.data.sources.arrow_files import find_tabular
+from resnets.data.sources.find_tables import find_tabular
 from resnets.data.sources.huggingface import (
     HUB,
     display_name,

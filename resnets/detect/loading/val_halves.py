@@ -16,7 +16,7 @@ from statistics import median
 
 from resnets.config import DetectSpec
 from resnets.data import order
-from resnets.data.dataset.identity import hash_names
+from resnets.data.dataset.image_identity import hash_names
 from resnets.detect.formats.records import RawDataset, RawImage, RawImageSet
 
 log = logging.getLogger("resnets")

@@ -10,8 +10,8 @@ from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
+from resnets.weights.name_maps.find_tensors import select
 from resnets.weights.name_maps.maps import maps_of
-from resnets.weights.name_maps.select import select
 
 MAX_DEPTH = 10_000  # layers
 MAX_COPIES = 6  # of the weights in one file: averages and an optimizer's moments

@@ -1,7 +1,7 @@
 """The record that a run keeps of its images: which it trains on, and which it holds out.
 
-It holds for each image the hash of its identity (`data.dataset.identity`), its content key
-(`data.dataset.content_hash`), the hashes of its path without suffix and of its class name, and its
+It holds for each image the hash of its identity (`data.dataset.image_identity`), its content key
+(`data.dataset.image_hash`), the hashes of its path without suffix and of its class name, and its
 role. A set that is opened again is compared with it, so that an image keeps its role whatever else
 was added, removed or renamed, and none that was trained on is ever measured as held out.
 """
@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnets.data.dataset.content_hash import Keys, content_keys
-from resnets.data.dataset.identity import hash_names, identify
+from resnets.data.dataset.image_hash import Keys, content_keys
+from resnets.data.dataset.image_identity import hash_names, identify
 from resnets.data.dataset.labels import Labels, is_multilabel
 from resnets.data.dataset.source import Part, Rows
 from resnets.data.errors import DataError

@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from resnets.bulk.data_set import DatasetIndex
+from resnets.bulk.image_names import NamesWriter
 from resnets.bulk.images import NAMES, SPANS
-from resnets.bulk.names import NamesWriter
 from resnets.config import dump_json
 from resnets.data.dataset.pack import PackFiles, is_pack, open_pack
 from resnets.data.errors import DataError
 from resnets.data.files.archives import is_zip, unzip_to_tar
-from resnets.data.files.shards import missing_shards
+from resnets.data.files.missing_shards import missing_shards
 from resnets.data.files.tar import TarFiles, list_tar, unpack
 from resnets.data.files.walk import LeftOut, is_hidden, walk_unlabeled
 from resnets.data.sources.archive import inside
-from resnets.data.sources.arrow_files import find_tabular
+from resnets.data.sources.find_tables import find_tabular
 from resnets.data.sources.huggingface import HUB
 from resnets.data.tables.paths import TablePaths
 from resnets.data.tables.reader import SAMPLE, TABLE_SUFFIXES, open_table_file
@@ -42,8 +42,8 @@ def index_dataset(source: str, work: Path) -> DatasetIndex:
     warnings: Sequence[str] = ()
     home = None if source.startswith(HUB) or not path.exists() else find_tabular(path)
     if source.startswith(HUB) or home is not None:
-        from resnets.bulk.arrow import index_arrow
-        from resnets.bulk.parquet import index_parquet
+        from resnets.bulk.arrow_input import index_arrow
+        from resnets.bulk.parquet_input import index_parquet
 
         where = source if source.startswith(HUB) else str(path)
         index = index_parquet(where) or index_arrow(path)

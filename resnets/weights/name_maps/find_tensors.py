@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, naming
 from resnets.weights.name_maps.leftovers import (

@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from resnets.data.errors import DataError
 from resnets.data.files.folder import read_file
-from resnets.data.files.shards import missing_shards
+from resnets.data.files.missing_shards import missing_shards
 from resnets.data.files.walk import LeftOut, file_head, suffix_of, walk_folder, why_not_image
 from resnets.data.layout.folder_names import role_within
 from resnets.data.tables.arrow_columns import find_image_column
-from resnets.utils.terminal import printable
+from resnets.utils.printable import printable
 
 TABLES = (".parquet", ".arrow")
 ARROW_MAGIC = b"ARROW1"

@@ -6,7 +6,7 @@ arrays it is the hash of the pixels. Whether an image is held out is a pure func
 identity), so images that are added or removed later do not move the others.
 
 Byte-identical copies are on one side: they share the number that decides
-(`data.dataset.content_hash`). So are images of one group, where groups are given; the number
+(`data.dataset.image_hash`). So are images of one group, where groups are given; the number
 follows from (seed, group) then.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnets.data import order
-from resnets.data.dataset.content_hash import Keys, pixel_keys
+from resnets.data.dataset.image_hash import Keys, pixel_keys
 from resnets.data.dataset.labels import Labels, is_multilabel
 from resnets.data.dataset.source import FilePart, Part, Rows
 from resnets.data.errors import DataError

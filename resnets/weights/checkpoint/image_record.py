@@ -1,5 +1,4 @@
-"""Where a run keeps its record of images (`data.splits.fingerprint`): in its checkpoints, or beside
-them.
+"""Where a run stores its record of images: in its checkpoints, or in a file next to them.
 
 Small records are in each checkpoint. Those of large sets, 29 bytes an image, are one file beside
 the checkpoints, which name it and its hash.
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from resnets.data.splits.fingerprint import Fingerprint
+from resnets.data.splits.image_record import Fingerprint
 from resnets.utils.errors import reading
 from resnets.weights.checkpoint.format import (
     Checkpoint,
@@ -22,7 +21,7 @@ from resnets.weights.checkpoint.format import (
     EncodedCheckpoint,
     read_checkpoint,
 )
-from resnets.weights.checkpoint.store_url import display_path
+from resnets.weights.checkpoint.remote_store import display_path
 
 log = logging.getLogger("resnets")
 

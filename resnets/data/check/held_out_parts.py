@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from resnets.config import DataSpec
-from resnets.data.check.contents import Contents, Section
+from resnets.data.check.parts import Contents, Section
 from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.summary import SplitSummary, rarest_class

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from resnets.bulk.data_set import DatasetIndex, Item, require_exists
-from resnets.data.sources.arrow_files import find_tabular, is_saved
+from resnets.data.sources.find_tables import find_tabular, is_saved
 from resnets.data.sources.huggingface import ArrowFiles, display_name, library, part_name, reading
 from resnets.data.tables.arrow_columns import find_image_column
 

@@ -38,7 +38,7 @@ from resnets.data.sources.class_folders import Tree, read_tree, tree_layout
 from resnets.data.sources.huggingface import is_tabular
 from resnets.data.sources.open import find_source, read_folder
 from resnets.data.sources.webdataset import find_shards, is_label, is_sharded
-from resnets.data.splits.check_findings import (
+from resnets.data.splits.finding_kinds import (
     EMPTY_CLASS,
     LAYOUT,
     MASK,
