@@ -16,7 +16,7 @@ from resnets.models import ImageClassifier
 from resnets.report.page import REPORT
 from resnets.report.run import run_summary
 from resnets.train.log import read_rows
-from resnets.training import RESULT
+from resnets.training.results import RESULT
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.custom_model import MakeModel
 from resnets.weights.load import load

@@ -10,7 +10,8 @@ from resnets.cli.main import main
 from resnets.config import ConfigError, OptimSpec
 from resnets.train.guards.divergence import Diverged
 from resnets.train.nonfinite import SETTINGS, TENSORS
-from resnets.training import replay, run
+from resnets.training import run
+from resnets.training.replay import replay
 from resnets.utils.errors import read_object
 from resnets.weights.readers.safetensors_file import read_safetensors
 

@@ -71,8 +71,9 @@ class FilePart:
 
     ids: (N,) their identities, where those are not their paths below the class folders
     (`data.dataset.image_identity`). content: (N,) their content keys
-    (`data.dataset.image_hash`), where the source states them. stems: (N,) as ids, of the paths without suffix. groups: (N,) names of
-    the groups that they belong to, where a column of the set's table says them.
+    (`data.dataset.image_hash`), where the source states them. stems: (N,) as ids, of the paths
+    without suffix. groups: (N,) names of the groups that they belong to, where a column of the
+    set's table says them.
     """
 
     title: str

@@ -24,6 +24,7 @@ from resnets.report.page import Figure, Numbers, Table, write_page
 from resnets.study.tune.range_test import RangeTest, range_test
 from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
+from resnets.training.results import RESULT
 from resnets.utils.errors import read_object
 from resnets.utils.files import page_folder
 from resnets.utils.lazy_imports import require_package
@@ -175,8 +176,8 @@ def _folder(folder: Path, fields: Mapping[str, Any]) -> Path:
 def _error(folder: Path, recipe: Recipe, fields: Mapping[str, Any], device: str) -> float:
     """Train a trial, resuming it where it was stopped: its validation error in percent."""
     run = _folder(folder, fields)
-    if (run / training.RESULT).is_file():
-        result = read_object(run / training.RESULT)
+    if (run / RESULT).is_file():
+        result = read_object(run / RESULT)
     else:
         chosen = None if (run / "recipe.toml").is_file() else replace_fields(recipe, dict(fields))
         try:

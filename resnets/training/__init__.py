@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -17,47 +16,36 @@ from resnets.config import (
     ConfigError,
     Recipe,
     atomic_write,
-    dump_json,
     from_toml,
     lock_folder,
     to_toml,
 )
 from resnets.data.dataset.summary import wrapped
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
-from resnets.report.run import write_run_report
-from resnets.train import nonfinite
 from resnets.train.custom_parts import CustomParts
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.execution_plan import ExecutionPlan, choose_plan, plan_changes
 from resnets.train.graph.start import start_graph
 from resnets.train.graph.step import GraphTraining
 from resnets.train.guards.divergence import Diverged
-from resnets.train.log import NullLog, RunLog, read_rows
+from resnets.train.log import NullLog, RunLog
 from resnets.train.loop import Stream, fit
-from resnets.train.nonfinite import NonFiniteStep
 from resnets.train.norm_batch_check import check_norm_values
-from resnets.train.resume import changed_fields, extend, reconcile
+from resnets.train.resume import extend, reconcile
 from resnets.train.state import Saver, TrainState, new_state
 from resnets.train.task import Task
-from resnets.train.timing import STAGES, stage_summary
 from resnets.train.trackers import Trackers, check_trackers
-from resnets.utils import environment
+from resnets.training.results import write_environment, write_results
 from resnets.utils.distributed import ProcessGroup
-from resnets.utils.errors import read_object
 from resnets.utils.out_of_memory import within_memory
 from resnets.utils.printable import valid_text
-from resnets.utils.wait_policy import WaitPolicyController, adapt_wait_policy
-from resnets.weights.checkpoint.find import find_checkpoint
+from resnets.utils.wait_policy import adapt_wait_policy
 from resnets.weights.checkpoint.format import (
     FOLDER,
     RECIPE,
     Checkpoint,
-    EncodedCheckpoint,
-    read_checkpoint,
 )
 from resnets.weights.checkpoint.manager import CheckpointManager
-
-RESULT = "result.json"
 
 
 def run(
@@ -97,7 +85,7 @@ def run(
         parts.check(start.recipe)
         if checkpoint is not None:
             notes = [*notes, *parts.changes(checkpoint.recipe)]
-        task = _open_main_first(group, lambda: _open_task(start.recipe, checkpoint, parts))
+        task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
         if duration is not None and duration != start.recipe.duration:
             notes = [*notes, _extend(task, duration, checkpoint)]
         plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint)
@@ -106,7 +94,7 @@ def run(
             group.broadcast_from_main(lambda: _write_recipe(out, task.recipe))
 
         with within_memory(f"the model does not fit on {plan.device}", "use a smaller one"):
-            model = _place_model(task, plan, group, fit_memory, is_new=checkpoint is None)
+            model = place_model(task, plan, group, fit_memory, is_new=checkpoint is None)
         with within_memory(
             f"the training images do not fit on {plan.device}",
             "--set data.in_memory=never reads those of folders and archives batch by batch",
@@ -120,7 +108,7 @@ def run(
         ):
             state = new_state(task.model, task.recipe, total, group, plan.precision)
         history = _history(checkpoint, notes := [*notes, *task.split_report.notes])
-        saver = _saver(task, out, plan, history)
+        saver = make_saver(task, out, plan, history)
         if checkpoint is not None:
             saver.restore(state, checkpoint)
         if not group.is_main:  # the main process saved the sums of all
@@ -130,7 +118,7 @@ def run(
         log = RunLog(out, total, state.step, quiet, trackers) if group.is_main else NullLog()
         with adapt_wait_policy(log.info, plan.device) as load:
             try:
-                _write_environment(out, plan, group, load)
+                write_environment(out, plan, group, load)
                 log.info("\n".join(task.summary.lines()))
                 log.info(_headline(task, plan, group, checkpoint, out))
                 for note in notes:
@@ -161,70 +149,8 @@ def run(
                 log.close()
                 saver.close()
                 with suppress(OSError):  # report the error that ended the run instead
-                    _write_environment(out, plan, group, load)
-            return _write_results(task, out, state, plan, group, history)
-
-
-@dataclass(frozen=True)
-class OpenedState:
-    """A run's task, plan, model, stream of batches and state, in one process, nothing written."""
-
-    task: Task
-    plan: ExecutionPlan
-    model: DataParallelModel
-    stream: Stream
-    state: TrainState
-
-
-def open_state(
-    recipe: Recipe, checkpoint: Checkpoint | None, device: str, out: Path = Path()
-) -> OpenedState:
-    """What a run of `recipe` trains, as `checkpoint` has it, or at step 0. `out`: the run's folder.
-
-    Raises ConfigError, DataError and CheckpointError.
-    """
-    CustomParts().check(recipe)
-    task, group = _open_task(recipe, checkpoint, CustomParts()), ProcessGroup()
-    plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint)
-    model = _place_model(task, plan, group, False, is_new=checkpoint is None)
-    stream = task.stream(torch.device(plan.device), group)
-    total = task.recipe.steps(task.recipe.duration, stream.examples)
-    state = new_state(task.model, task.recipe, total, group, plan.precision)
-    if checkpoint is not None:
-        _saver(task, out, plan, []).restore(state, checkpoint)
-    return OpenedState(task, plan, model, stream, state)
-
-
-def replay(out: Path, *, data: str | None = None, device: str = "auto") -> NonFiniteStep:
-    """Repeat the step of the run in `out` whose loss or weights were not finite.
-
-    The first call trains on from the newest checkpoint (from step 0 without one) until such a step,
-    and keeps it below `out` (`train.nonfinite`); later ones repeat what is kept. On a GPU, whose
-    sums may differ from run to run, the step need not come again.
-
-    Raises ConfigError where the run is of another task than classification or of Python objects, or
-    where no step to its end is such.
-    """
-    start = _read_run(out)
-    if start.recipe.task != "classify":
-        raise ConfigError(f"{out}: a run of task {start.recipe.task!r}; replay is for classifiers")
-    if data is not None:
-        moved = replace(start.recipe.data, source=data)
-        start = replace(start, recipe=replace(start.recipe, data=moved))
-    opened = open_state(start.recipe, start.checkpoint, device, out)
-    task, state, plan = opened.task, opened.state, opened.plan
-    folder = out / nonfinite.FOLDER
-    parts = (opened.model, task.loss_fn, plan.autocast(), task.recipe)
-    if not (folder / nonfinite.SETTINGS).is_file():
-        begun = state.step
-        found = nonfinite.find_step(state, opened.stream, *parts, folder, plan.precision)
-        if found is None:
-            raise ConfigError(
-                f"{out}: all steps from the newest checkpoint on, {begun:,} to {state.step:,}, are"
-                " finite"
-            )
-    step = int(read_object(folder / nonfinite.SETTINGS)["step"])
-    return nonfinite.repeat_step(folder, state, *parts, step)
+                    write_environment(out, plan, group, load)
+            return write_results(task, out, state, plan, group, history)
 
 
 @dataclass(frozen=True)
@@ -239,7 +165,7 @@ class _Start:
 def _start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool) -> _Start:
     """A new run of `recipe`, or the run in `out`; raises ConfigError where it cannot start."""
     if recipe is None:
-        start = _read_run(out)
+        start = read_run(out)
         if data is not None:
             moved = replace(start.recipe.data, source=data)
             start = replace(start, recipe=replace(start.recipe, data=moved))
@@ -259,7 +185,7 @@ def _start(recipe: Recipe | None, out: Path, data: str | None, fit_memory: bool)
     return start
 
 
-def _read_run(out: Path) -> _Start:
+def read_run(out: Path) -> _Start:
     """The recipe to resume the run in `out` with, its newest checkpoint, and the differences."""
     try:
         edited = from_toml(out / RECIPE, stored=True)
@@ -300,7 +226,7 @@ def _open_main_first(group: ProcessGroup, open_task: Callable[[], Task]) -> Task
     return opened[0] if opened else open_task()
 
 
-def _open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts) -> Task:
+def open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts) -> Task:
     """Data and model of the recipe's task: new, or as a run with `checkpoint` had them."""
     if recipe.task == "classify":
         if checkpoint is None:
@@ -336,7 +262,7 @@ def _write_recipe(out: Path, recipe: Recipe) -> None:
         path.write_text(to_toml(recipe), encoding="utf-8")
 
 
-def _place_model(
+def place_model(
     task: Task, plan: ExecutionPlan, group: ProcessGroup, fit_memory: bool, *, is_new: bool
 ) -> DataParallelModel:
     """Bring the task's model to the device, in the form in which `plan` trains it."""
@@ -377,7 +303,8 @@ def _graph(
     )
 
 
-def _saver(task: Task, out: Path, plan: ExecutionPlan, history: list[dict[str, Any]]) -> Saver:
+def make_saver(task: Task, out: Path, plan: ExecutionPlan, history: list[dict[str, Any]]) -> Saver:
+    """The writer of a run\'s checkpoints, with the metadata that all of them hold."""
     metadata = {**task.metadata, "execution_plan": dataclasses.asdict(plan), "history": history}
     return Saver(out, task.recipe, metadata, task.mean_image, task.split_report.fingerprint)
 
@@ -390,16 +317,6 @@ def _history(checkpoint: Checkpoint | None, notes: list[str]) -> list[dict[str, 
     return before + [{"step": step, "note": note} for note in notes if note not in known]
 
 
-def _write_environment(
-    out: Path, plan: ExecutionPlan, group: ProcessGroup, load: WaitPolicyController
-) -> None:
-    if group.is_main:
-        found = environment.describe(torch.device(plan.device))
-        found |= {"device_name": found["device"], **dataclasses.asdict(plan)}
-        found |= {"processes": group.world_size, **load.to_json()}
-        dump_json(found, out / "environment.json")
-
-
 def _headline(
     task: Task, plan: ExecutionPlan, group: ProcessGroup, checkpoint: Checkpoint | None, out: Path
 ) -> str:
@@ -410,61 +327,3 @@ def _headline(
         step = checkpoint.meta["step"]
         lines.append(f"resuming at step {step:,}{plan_changes(checkpoint, plan)}")
     return "\n".join(lines)
-
-
-def _store_postprocess(out: Path, recipe: Recipe, name: str, result: dict[str, Any]) -> None:
-    """Write what was fitted on validation into the checkpoint that is used, where it is new."""
-    found = {key: result[key] for key in ("postprocess", "calibration") if key in result}
-    checkpoint = read_checkpoint(find_checkpoint(out))
-    if any(checkpoint.meta.get(key) != value for key, value in found.items()):
-        payload = EncodedCheckpoint(
-            checkpoint.tensors, checkpoint.meta | json.loads(json.dumps(found))
-        )
-        CheckpointManager(out, recipe).rewrite(name, payload)
-
-
-def _write_results(
-    task: Task,
-    out: Path,
-    state: TrainState,
-    plan: ExecutionPlan,
-    group: ProcessGroup,
-    history: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """Evaluate the final weights on validation and, this once, on test; write result and report."""
-    recipe, path = task.recipe, group.broadcast_from_main(lambda: find_checkpoint(out))
-    with within_memory(
-        "the evaluation of the final weights",
-        f"the run is complete but for this; see resnets evaluate {out}",
-    ):
-        result = task.evaluate_checkpoint(path, plan, group)
-    if not group.is_main:
-        return result
-    if "postprocess" in result:
-        _store_postprocess(out, recipe, path.name, result)
-    result["train"] = {
-        **state.epoch.means(),
-        "examples": state.epoch.count,
-        "protocol": "mean over the last epoch during training: augmented images, changing weights",
-        **result.get("train", {}),
-    }
-    result["seconds"] = state.seconds
-    images = state.step * recipe.batch_size
-    result["images_per_second"] = images / max(1e-9, state.seconds)
-    result["splits"], result["history"] = task.split_report.to_json(), history
-    result["model"], result["data"] = recipe.net_name, task.data_name
-    result["checkpoint"] = path.name
-    result["data_summary"] = task.summary.to_json()
-    dump_json(result, out / RESULT)
-    rows = read_rows(out)
-    write_run_report(
-        out,
-        recipe,
-        result,
-        rows,
-        stages=STAGES,
-        stage_summary=stage_summary(rows),
-        changed=changed_fields(recipe),
-        details=task.details,
-    )
-    return result

@@ -1,0 +1,103 @@
+"""What a run writes at its end: environment, result, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnets.config import (
+    Recipe,
+    dump_json,
+)
+from resnets.report.run import write_run_report
+from resnets.train.execution_plan import ExecutionPlan
+from resnets.train.log import read_rows
+from resnets.train.resume import changed_fields
+from resnets.train.state import TrainState
+from resnets.train.task import Task
+from resnets.train.timing import STAGES, stage_summary
+from resnets.utils import environment
+from resnets.utils.distributed import ProcessGroup
+from resnets.utils.out_of_memory import within_memory
+from resnets.utils.wait_policy import WaitPolicyController
+from resnets.weights.checkpoint.find import find_checkpoint
+from resnets.weights.checkpoint.format import (
+    EncodedCheckpoint,
+    read_checkpoint,
+)
+from resnets.weights.checkpoint.manager import CheckpointManager
+
+RESULT = "result.json"
+
+
+def write_environment(
+    out: Path, plan: ExecutionPlan, group: ProcessGroup, load: WaitPolicyController
+) -> None:
+    """Write environment.json: machine, versions, plan, and how the run waited for its threads."""
+    if group.is_main:
+        found = environment.describe(torch.device(plan.device))
+        found |= {"device_name": found["device"], **dataclasses.asdict(plan)}
+        found |= {"processes": group.world_size, **load.to_json()}
+        dump_json(found, out / "environment.json")
+
+
+def _store_postprocess(out: Path, recipe: Recipe, name: str, result: dict[str, Any]) -> None:
+    """Write what was fitted on validation into the checkpoint that is used, where it is new."""
+    found = {key: result[key] for key in ("postprocess", "calibration") if key in result}
+    checkpoint = read_checkpoint(find_checkpoint(out))
+    if any(checkpoint.meta.get(key) != value for key, value in found.items()):
+        payload = EncodedCheckpoint(
+            checkpoint.tensors, checkpoint.meta | json.loads(json.dumps(found))
+        )
+        CheckpointManager(out, recipe).rewrite(name, payload)
+
+
+def write_results(
+    task: Task,
+    out: Path,
+    state: TrainState,
+    plan: ExecutionPlan,
+    group: ProcessGroup,
+    history: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Evaluate the final weights on validation and, this once, on test; write result and report."""
+    recipe, path = task.recipe, group.broadcast_from_main(lambda: find_checkpoint(out))
+    with within_memory(
+        "the evaluation of the final weights",
+        f"the run is complete but for this; see resnets evaluate {out}",
+    ):
+        result = task.evaluate_checkpoint(path, plan, group)
+    if not group.is_main:
+        return result
+    if "postprocess" in result:
+        _store_postprocess(out, recipe, path.name, result)
+    result["train"] = {
+        **state.epoch.means(),
+        "examples": state.epoch.count,
+        "protocol": "mean over the last epoch during training: augmented images, changing weights",
+        **result.get("train", {}),
+    }
+    result["seconds"] = state.seconds
+    images = state.step * recipe.batch_size
+    result["images_per_second"] = images / max(1e-9, state.seconds)
+    result["splits"], result["history"] = task.split_report.to_json(), history
+    result["model"], result["data"] = recipe.net_name, task.data_name
+    result["checkpoint"] = path.name
+    result["data_summary"] = task.summary.to_json()
+    dump_json(result, out / RESULT)
+    rows = read_rows(out)
+    write_run_report(
+        out,
+        recipe,
+        result,
+        rows,
+        stages=STAGES,
+        stage_summary=stage_summary(rows),
+        changed=changed_fields(recipe),
+        details=task.details,
+    )
+    return result
