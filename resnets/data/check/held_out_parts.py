@@ -14,7 +14,7 @@ from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.summary import SplitSummary, rarest_class
 from resnets.data.errors import DataError
 from resnets.data.sources.open import find_source
-from resnets.data.splits.roles import held_out_rows
+from resnets.data.splits.share import held_out_rows
 
 SHARES = ("test share", "validation share", "training share")  # those kept apart come first
 

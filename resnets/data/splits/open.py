@@ -23,7 +23,8 @@ from resnets.data.splits.corrections import corrected
 from resnets.data.splits.image_record import ROLES, TEST, TRAIN, VAL, Changes, Fingerprint
 from resnets.data.splits.image_versions import versions_apart
 from resnets.data.splits.overlap import Overlap
-from resnets.data.splits.roles import TITLES, Roles, Share, choose_roles
+from resnets.data.splits.roles import TITLES, Roles, choose_roles
+from resnets.data.splits.share import Share
 from resnets.data.tables.flat_labels import UNREAD_TABLES
 
 log = logging.getLogger("resnets")

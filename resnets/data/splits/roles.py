@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resnets.config import DataSpec
 from resnets.data.dataset.image_hash import Keys
-from resnets.data.dataset.image_identity import fold_of, hold_out, hold_out_by_rank, joined_rows
+from resnets.data.dataset.image_identity import hold_out_by_rank, joined_rows
 from resnets.data.dataset.labels import class_counts
 from resnets.data.dataset.pack import PackFiles
 from resnets.data.dataset.quarantine import Quarantine
@@ -33,59 +33,9 @@ from resnets.data.splits.image_record import (
 )
 from resnets.data.splits.label_warnings import Labeled, label_conflicts, unmeasured_classes
 from resnets.data.splits.overlap import Overlap, copied, earlier, find_overlap
+from resnets.data.splits.share import RankRule, Share, held_out_rows, named, noted, some_of
 
 TITLES = ("training", "validation", "test")
-SHOWN = 3  # class names in a message
-RankRule = Callable[..., tuple[Rows, Rows, Rows]]
-
-
-def held_out_rows(
-    source: Source,
-    spec: DataSpec,
-    keys: Callable[[], Keyed] | None = None,
-    by_rank: RankRule = hold_out_by_rank,
-) -> tuple[Rows, Rows, Rows]:
-    """Rows of the training part for training, validation and test, as `spec.split_rule` says.
-
-    keys: gives the part's keys, where they are at hand; reading them takes time. by_rank: the
-    source's own form of the rule of earlier versions.
-    """
-    part = source.train
-    val = 0.0 if source.val else spec.val_fraction
-    test = 0.0 if source.test else spec.test_fraction
-    if spec.split_rule == "rank":
-        return by_rank(part.labels, val_fraction=val, test_fraction=test, seed=spec.split_seed)
-    if not val and not test and not spec.folds:
-        return np.arange(len(part.labels)), _none(), _none()
-    keyed = keys() if keys else keys_of_part(part, TRAIN, source.classes)
-    labels, groups, seed = part.labels, group_keys(part, spec), spec.split_seed
-    rest, held = np.arange(len(labels)), None
-    if spec.folds:
-        folds = fold_of(labels, keyed.ids, spec.folds, seed, keyed.content, groups)
-        rest, held = np.flatnonzero(folds != spec.fold), np.flatnonzero(folds == spec.fold)
-    train, validate, tested = hold_out(
-        labels[rest],
-        keyed.ids[rest],
-        val_fraction=val,
-        test_fraction=0.0 if spec.folds else test,
-        seed=seed,
-        content=keyed.content[rest],
-        groups=None if groups is None else groups[rest],
-    )
-    return rest[train], rest[validate], rest[tested] if held is None else held
-
-
-@dataclass(frozen=True, eq=False)
-class Share:
-    """The images of one role: `rows` of `part`, without as many `quarantined` ones.
-
-    notes: for the protocol.
-    """
-
-    part: Part
-    rows: Rows
-    notes: tuple[str, ...] = ()
-    quarantined: int = 0
 
 
 class Roles:
@@ -362,11 +312,11 @@ class Roles:
             for role, places in found.copies.items():
                 what = "copies of held-out images" if group is None else "of held-out groups"
                 note = f"{len(places):,} left out that are {what}"
-                self._shares[role] = _noted(shares[role], note, places)
+                self._shares[role] = noted(shares[role], note, places)
             return replace(found, left_out=True)
         if self.known is None or group:  # else it was noted with what is known
             for role, count in found.counts.items():
-                self._shares[role] = _noted(shares[role], copied(role, count, group))
+                self._shares[role] = noted(shares[role], copied(role, count, group))
         return found
 
     def shortfalls(self) -> list[str]:
@@ -385,7 +335,9 @@ class Roles:
             counts = class_counts(held, len(self.source.classes))
             names = [self.source.classes[label] for label in np.flatnonzero(counts == 0)]
             if names:
-                what = "no image is" if len(names) == len(counts) else f"of {_some(names)} none is"
+                what = (
+                    "no image is" if len(names) == len(counts) else f"of {some_of(names)} none is"
+                )
                 lines.append(
                     f"{what} held out as {TITLES[role]} images: too few of a class, or copies of"
                     f" one another{' or all of one group' if self.spec.group else ''}"
@@ -443,26 +395,3 @@ def choose_roles(
         spec = replace(spec, val_fraction=0.0, test_fraction=0.0)
     spec = replace(spec, group=None, folds=0, fold=0)  # of another set's table or paths
     return Roles(source, spec, known, other=True, whole=whole, by_rank=by_rank)
-
-
-def _noted(share: Share | None, note: str, without: Rows | None = None) -> Share:
-    """A share with one more note, and without the images at some places."""
-    assert share is not None
-    rows = share.rows if without is None else np.delete(share.rows, without)
-    return replace(share, rows=rows, notes=(*share.notes, note))
-
-
-def named(share: Share | None, place: int) -> str:
-    """What messages call an image of a share."""
-    assert share is not None
-    row, files = int(share.rows[place]), share.part.files
-    return f"{share.part.title} image {row}".strip() if files is None else files.name(row)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def _none() -> Rows:
-    return np.empty(0, np.int64)

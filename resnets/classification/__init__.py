@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from resnets.classification.label_settings import (
+    METRICS,
+    for_label_sets,
+    imbalance_warnings,
+    logged_metrics,
+    monitored,
+    unreadable_messages,
+)
 from resnets.config import SOFTMAX, ConfigError, Postprocess, Recipe, to_dict
 from resnets.data import FileSplit, Split, Splits, open_data, prepare
 from resnets.data.batch import Batch
@@ -29,7 +36,6 @@ from resnets.evaluate.calibrate import Calibration, calibrate
 from resnets.evaluate.evaluation import AnyEvaluation
 from resnets.evaluate.measure import Mistake, find_mistakes, most_confident
 from resnets.evaluate.metrics import gathered
-from resnets.evaluate.multilabel import MultilabelEvaluation
 from resnets.evaluate.run_details import run_details, training_images
 from resnets.evaluate.views import logits_of
 from resnets.models import ImageClassifier, build
@@ -51,10 +57,6 @@ from resnets.weights.load import load, read_preprocess
 log = logging.getLogger("resnets")
 
 SHOWN_IMAGES = 16  # of training, in the report
-IMBALANCE = 10  # times as many images of the most frequent class as of the rarest: worth a warning
-METRICS = (  # of each row
-    *("top1_error", "balanced_error", "top5_error", "mAP", "macro_f1", "micro_f1", "loss"),
-)
 CALIBRATION = ("calibration_error", "calibration_error_equal_mass")
 MAJORITY = ("top1_interval", "majority_error", "majority_class")
 RESULT = (*METRICS, *CALIBRATION, *MAJORITY, "examples", "protocol")
@@ -90,7 +92,9 @@ class ClassificationTask:
         self.multilabel = is_multilabel(splits.train.labels)
         counts = class_counts(splits.train.labels.numpy(), len(splits.classes))
         self.class_counts: list[int] = counts.tolist()
-        warnings = [] if self.multilabel else _imbalance(recipe, splits.classes, self.class_counts)
+        warnings = (
+            [] if self.multilabel else imbalance_warnings(recipe, splits.classes, self.class_counts)
+        )
         self.summary = dataclasses.replace(
             splits.summary, warnings=(*splits.summary.warnings, *warnings)
         )
@@ -141,7 +145,7 @@ class ClassificationTask:
             taken = dataclasses.replace(recipe.model, in_channels=data.channels)
             recipe = dataclasses.replace(recipe, model=taken)
         if is_multilabel(splits.train.labels):
-            recipe = _for_label_sets(recipe)
+            recipe = for_label_sets(recipe)
             data = recipe.data
         if warning := mirror_warning(splits.classes, data.augment):
             log.warning("%s", warning)
@@ -247,7 +251,7 @@ class ClassificationTask:
                 evaluation, unreadable = self._evaluate(
                     model, split, self.preprocessor, plan, "training", group
                 )
-                metrics[name] = _log_metrics(evaluation)
+                metrics[name] = logged_metrics(evaluation)
                 metrics[name]["unreadable"] = len(unreadable)
             return metrics
 
@@ -293,7 +297,7 @@ class ClassificationTask:
             result[name]["unreadable"] = unreadable
         result["postprocess"] = to_dict(model.postprocess)
         result["train"] = {
-            "unreadable": _unreadable(self.splits.train, group),
+            "unreadable": unreadable_messages(self.splits.train, group),
             "class_counts": dict(zip(self.splits.classes, self.class_counts, strict=True)),
         }
         return result
@@ -389,76 +393,5 @@ class ClassificationTask:
         )
         if mistakes is not None:
             mistakes += most_confident(group.all_gather(found))
-        unreadable = _unreadable(split, group)
+        unreadable = unreadable_messages(split, group)
         return evaluation.without_unreadable(len(unreadable)), unreadable
-
-
-def monitored(recipe: Recipe, *, multilabel: bool = False) -> str:
-    """The validation metric that selects the best checkpoint; of sets of labels 100 - mAP."""
-    if multilabel:
-        return "error"
-    if recipe.eval.monitor != "auto":
-        return recipe.eval.monitor
-    balanced = recipe.loss.class_weights != "none" or recipe.data.balance != "none"
-    return "balanced_error" if balanced else "top1_error"
-
-
-def _imbalance(recipe: Recipe, classes: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """What to know about training images of which some classes have far fewer than others."""
-    weighted, sampled = recipe.loss.class_weights != "none", recipe.data.balance != "none"
-    if weighted and sampled:
-        return [
-            "loss.class_weights and data.balance are both set: rare classes count twice; set one"
-            " of them to none"
-        ]
-    rarest, most = (pick(range(len(counts)), key=counts.__getitem__) for pick in (min, max))
-    if IMBALANCE * counts[rarest] >= counts[most]:
-        return []
-    remedy = (
-        ""
-        if weighted or sampled
-        else "; to weight rare classes, add --set loss.class_weights=auto (or data.balance=sqrt)"
-    )
-    return [
-        f"class {classes[rarest]} has {counts[rarest]:,} training images, {classes[most]}"
-        f" {counts[most]:,}: the error hides what happens to rare classes, the balanced error"
-        f" shows it{remedy}"
-    ]
-
-
-def _for_label_sets(recipe: Recipe) -> Recipe:
-    """The recipe for images with sets of labels; ConfigError for what they do not go with."""
-    refused = {
-        "loss.kind": recipe.loss.kind == "focal",
-        "loss.class_weights": recipe.loss.class_weights != "none",
-        "data.balance": recipe.data.balance != "none",
-        "distill.teacher": recipe.distill.teacher is not None,
-        "eval.monitor": recipe.eval.monitor != "auto",
-        "schedule.hold_until_error": recipe.schedule.hold_until_error is not None,
-    }
-    if name := next((name for name, given in refused.items() if given), None):
-        value = attrgetter(name)(recipe)
-        raise ConfigError(
-            f"{name}: {value!r} is for one label per image, and these images have sets of labels"
-        )
-    if recipe.loss.kind != "bce":
-        log.info("images have sets of labels: loss.kind is 'bce', not %r", recipe.loss.kind)
-    return dataclasses.replace(
-        recipe,
-        data=dataclasses.replace(recipe.data, labels="multi"),
-        loss=dataclasses.replace(recipe.loss, kind="bce"),
-    )
-
-
-def _log_metrics(evaluation: AnyEvaluation) -> dict[str, float]:
-    """The metrics of an evaluation that go into metrics.jsonl."""
-    found = {key: value for key, value in evaluation.metrics.items() if key in METRICS}
-    if isinstance(evaluation, MultilabelEvaluation):
-        found["error"] = evaluation.error
-    return found
-
-
-def _unreadable(split: Split, group: ProcessGroup) -> list[str]:
-    """Messages for the unreadable images that any process met."""
-    messages = dict(group.all_gather(list(split.unreadable.found.items())))
-    return [message for _, message in sorted(messages.items())]

@@ -1,0 +1,92 @@
+"""Labels and log of a classifier: selection metric, imbalance, sets of labels, logged metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from operator import attrgetter
+
+from resnets.config import ConfigError, Recipe
+from resnets.data import Split
+from resnets.evaluate.evaluation import AnyEvaluation
+from resnets.evaluate.multilabel import MultilabelEvaluation
+from resnets.utils.distributed import ProcessGroup
+
+log = logging.getLogger("resnets")
+
+METRICS = (  # of each row
+    *("top1_error", "balanced_error", "top5_error", "mAP", "macro_f1", "micro_f1", "loss"),
+)
+IMBALANCE = 10  # times as many images of the most frequent class as of the rarest: worth a warning
+
+
+def monitored(recipe: Recipe, *, multilabel: bool = False) -> str:
+    """The validation metric that selects the best checkpoint; of sets of labels 100 - mAP."""
+    if multilabel:
+        return "error"
+    if recipe.eval.monitor != "auto":
+        return recipe.eval.monitor
+    balanced = recipe.loss.class_weights != "none" or recipe.data.balance != "none"
+    return "balanced_error" if balanced else "top1_error"
+
+
+def imbalance_warnings(recipe: Recipe, classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """What to know about training images of which some classes have far fewer than others."""
+    weighted, sampled = recipe.loss.class_weights != "none", recipe.data.balance != "none"
+    if weighted and sampled:
+        return [
+            "loss.class_weights and data.balance are both set: rare classes count twice; set one"
+            " of them to none"
+        ]
+    rarest, most = (pick(range(len(counts)), key=counts.__getitem__) for pick in (min, max))
+    if IMBALANCE * counts[rarest] >= counts[most]:
+        return []
+    remedy = (
+        ""
+        if weighted or sampled
+        else "; to weight rare classes, add --set loss.class_weights=auto (or data.balance=sqrt)"
+    )
+    return [
+        f"class {classes[rarest]} has {counts[rarest]:,} training images, {classes[most]}"
+        f" {counts[most]:,}: the error hides what happens to rare classes, the balanced error"
+        f" shows it{remedy}"
+    ]
+
+
+def for_label_sets(recipe: Recipe) -> Recipe:
+    """The recipe for images with sets of labels; ConfigError for what they do not go with."""
+    refused = {
+        "loss.kind": recipe.loss.kind == "focal",
+        "loss.class_weights": recipe.loss.class_weights != "none",
+        "data.balance": recipe.data.balance != "none",
+        "distill.teacher": recipe.distill.teacher is not None,
+        "eval.monitor": recipe.eval.monitor != "auto",
+        "schedule.hold_until_error": recipe.schedule.hold_until_error is not None,
+    }
+    if name := next((name for name, given in refused.items() if given), None):
+        value = attrgetter(name)(recipe)
+        raise ConfigError(
+            f"{name}: {value!r} is for one label per image, and these images have sets of labels"
+        )
+    if recipe.loss.kind != "bce":
+        log.info("images have sets of labels: loss.kind is 'bce', not %r", recipe.loss.kind)
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(recipe.data, labels="multi"),
+        loss=dataclasses.replace(recipe.loss, kind="bce"),
+    )
+
+
+def logged_metrics(evaluation: AnyEvaluation) -> dict[str, float]:
+    """The metrics of an evaluation that go into metrics.jsonl."""
+    found = {key: value for key, value in evaluation.metrics.items() if key in METRICS}
+    if isinstance(evaluation, MultilabelEvaluation):
+        found["error"] = evaluation.error
+    return found
+
+
+def unreadable_messages(split: Split, group: ProcessGroup) -> list[str]:
+    """Messages for the unreadable images that any process met."""
+    messages = dict(group.all_gather(list(split.unreadable.found.items())))
+    return [message for _, message in sorted(messages.items())]
