@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-from resnets.utils.errors import ConfigError
-
 PREFIX = "python:"  # marks the name of a Python object in a recipe
 
 
@@ -64,4 +62,6 @@ def require_package(package: str, what: str, extra: str = "deploy") -> None:
     from importlib.util import find_spec
 
     if find_spec(package) is None:
+        from resnets.utils.errors import ConfigError  # imports rich, which --help does not need
+
         raise ConfigError(f"{what} needs {package}; pip install 'resnets[{extra}]'")

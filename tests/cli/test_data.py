@@ -48,7 +48,6 @@ def test_a_run_on_a_packed_set(shapes: Path, capsys: pytest.CaptureFixture[str])
     assert main([*words, *options, "--iterations", "2", "--out", "run"]) == 0
     err = capsys.readouterr().err
     assert "cifar-resnet8 on shapes packed at 400 px: " in err
-    assert "waiting for data (" in err
     assert main(["evaluate", "run", "--views", "ten-crop"]) == 0
     assert "shapes packed at 400 px, test share (seed 0)" in capsys.readouterr().out
 

@@ -83,7 +83,8 @@ def check_evaluate(capfd, checkpoint: Path, folder: Path, count: int) -> None:
     assert result["examples"] + len(result["unreadable"]) == len(names)
     assert result["examples"] >= len(good)
     lines = complaints(err)
-    assert len(lines) == len(result["unreadable"]) + 1  # and their number
+    # Besides their number, and that there is no record of training images.
+    assert len(lines) == len(result["unreadable"]) + 2
     for message in result["unreadable"]:
         assert lines.count(f"resnets evaluate: {message}") == 1
     unread = {message.split(": ")[0] for message in result["unreadable"]}

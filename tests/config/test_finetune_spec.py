@@ -32,6 +32,7 @@ def moved(
     net: ImageClassifier, spec: FinetuneSpec, steps: int, total: int, start: int = 0
 ) -> set[str]:
     """Names of the tensors that `steps` steps of plain SGD change, the first being `start`."""
+    net.requires_grad_(True)  # as built; a schedule may have frozen parts of it
     tuning = FreezeSchedule(net, spec, total)
     plan = OptimSpec(lr=0.1, momentum=0.9, weight_decay=0.1)
     optimizer = make_optimizer(net, plan, dict.fromkeys(net.parameters(), 1.0))

@@ -268,7 +268,7 @@ def test_files_are_measured_as_the_set_in_memory(photo: Image.Image, tmp_path: P
 def test_unusable_settings_are_refused(photo: Image.Image, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.resize"):
         Preprocessor(Preprocess(size=224, resize=200))
-    with pytest.raises(ConfigError, match="4 planes"):
+    with pytest.raises(ConfigError, match="4 channels"):
         Preprocessor(Preprocess(channels=4))
     with pytest.raises(DataError, match="mean image"):
         Preprocessor(Preprocess(mean_image=True))

@@ -226,10 +226,10 @@ def test_int8_beside_the_checkpoint_is_selected_where_its_loss_was_measured(
         backend = open_backend(run, precision="auto")
         return backend.name.split(",")[0], backend.note
 
-    assert opened() == (
-        "openvino int8",
-        f"{out.name} loses 0.25 points of top-1 error; use --backend torch for the original model",
-    )
+    name, note = opened()
+    assert name == "openvino int8"
+    assert note.startswith(out.name)
+    assert "0.25 points" in note
     name, note = opened(rise=0.75)
     assert "int8" not in name
     assert f"{out.name} loses 0.75 points" in note

@@ -247,4 +247,3 @@ def test_projections_everywhere_leave_gaps_not_errors(tmp_path):
         tmp_path / "out", figures, protocol="", caution="", commands=[], environment={}
     )
     assert "none of its blocks can be an identity" in report.lead
-    assert "Option C projects" in report.path.read_text(encoding="utf-8")
