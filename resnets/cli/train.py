@@ -185,7 +185,7 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
             for line in wrapped("warning", f"{split}: {text}"):
                 echo(line)
     if (found := result.get("calibration")) is not None:
-        for line in wrapped("calibration", _calibration(found)):
+        for line in wrapped("note", _calibration(found)):
             echo(line)
     speed = f"{result['images_per_second']:,.0f} images/s"
     echo(f"\n{result['seconds']:.0f} s of training, {speed}")

@@ -244,7 +244,7 @@ def test_images_at_another_scale_than_the_training_images_are_named_everywhere(
     result = small_run(tmp_path / "set", tmp_path / "run")
     said = capsys.readouterr().err
     assert bool(result["data_summary"]["warnings"]) == warned
-    assert ("at the scale of" in " ".join(said.split())) == warned  # lines are wrapped
+    assert ("warning: test images" in " ".join(said.split())) == warned  # lines are wrapped
     assert ("at the scale of" in result["test"]["protocol"]) == warned
     page = (tmp_path / "run" / "report.html").read_text()
     assert ("at the scale of" in page) == warned
