@@ -114,6 +114,9 @@ def test_unlabeled_test_images_are_left_out_with_a_count(tmp_path: Path, test: s
     [
         ("site_a/cat", "site_a/dog", "site_b/cat", "site_b/dog"),  # the same class folders twice
         ("fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog"),
+        ("imagesTr", "labelsTr", "imagesTs"),  # nnU-Net
+        ("ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"),
+        ("a/abbey", "a/airport", "b/bakery"),  # SUN397, filed by letter
         ("images", "masks"), ("rgb", "depth"), ("JPEGImages", "SegmentationClass"),
         ("cat", "dog", "test"), ("control", "val"),
         ("train/cat", "train/dog", "more/cat"),
@@ -135,6 +138,13 @@ def test_a_way_out_takes_every_folder_as_a_class(tmp_path: Path) -> None:
     classes, counts = read(tmp_path, labels_from="folder")
     assert classes == ("control", "images", "masks", "test")
     assert counts == {"train": 8}
+
+
+def test_letters_may_be_classes_and_words_that_end_alike_too(tmp_path: Path) -> None:
+    put(tmp_path / "letters", "a", "b")
+    assert read(tmp_path / "letters")[0] == ("a", "b")
+    put(tmp_path / "words", "raw input", "white label")
+    assert read(tmp_path / "words")[0] == ("raw input", "white label")
 
 
 def test_a_train_may_be_a_vehicle(tmp_path: Path) -> None:

@@ -89,3 +89,17 @@ def odd_classes(classes: Sequence[str]) -> tuple[str, ...]:
 
 def _listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" * (len(names) > most))
+
+
+def filed_by_letter(own: Mapping[str, int], below: Mapping[str, Mapping[str, int]]) -> bool:
+    """Whether class folders are filed under their first letter, as in SUN397 (a/abbey).
+
+    own: images of each top folder itself. below: those of each folder in it.
+    """
+    return len(own) > 1 and all(
+        len(name) == 1
+        and name.isalpha()
+        and not count
+        and all(each.lower().startswith(name.lower()) for each in below[name])
+        for name, count in own.items()
+    )

@@ -18,15 +18,15 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from resnets.data.errors import DataError
-from resnets.data.layout.ambiguous import odd_classes, repeated_folders
+from resnets.data.layout.ambiguous import filed_by_letter, odd_classes, repeated_folders
 from resnets.data.layout.class_spelling import class_key, clean_name
 from resnets.data.layout.folder_names import (
     FOLD,
     GENERIC,
-    IMAGE_FOLDERS,
     Role,
     folder_role,
     folder_roles,
+    images_and_masks,
     is_mask_folder,
     may_be_class,
     name_words,
@@ -327,24 +327,25 @@ def _leave_out_repeats(
 def _refuse_odd(top: _Folder, where: str) -> None:
     """DataError where class folders are probably none."""
     names = [each.name for each in top.filled]
-    folds = [name for name in names if FOLD.fullmatch(name)]
+    folds = list(filter(FOLD.fullmatch, names))
     if len(folds) > 1 and all(top.folders[name].filled for name in folds):
         raise DataError(
             f"{where}: {_shown(folds)} are called like folds of a cross-validation; put those to"
             f" train on into train/ and the others into test/, or {AS_CLASSES}"
         )
-    images = [name for name in names if "".join(name_words(name)) in IMAGE_FOLDERS]
-    masks = [name for name in names if is_mask_folder(name)]
-    if images and masks:
+    if pair := images_and_masks(names):
         raise DataError(
-            f"{where}: {top.prefix}{masks[0]}/ beside {images[0]}/ looks like masks or maps of"
-            f" images, not like a class; give the folder {images[0]} with class folders in it or a"
-            f" file of labels, train a segmenter, or {AS_CLASSES}"
+            f"{where}: {top.prefix}{pair[1]}/ beside {pair[0]}/ looks like masks, not like a class;"
+            f" give {pair[0]} class folders or a file of labels, train a segmenter, or {AS_CLASSES}"
         )
     below = {each.name: {sub.name: sub.count for sub in each.filled} for each in top.filled}
     own = {each.name: len(each.rows) for each in top.filled}
-    shared = repeated_folders(own, below, may_be_class)
-    if shared:
+    if filed_by_letter(own, below):
+        raise DataError(
+            f"{where}: {_shown(names)} file class folders by letter; put those in one folder, or"
+            f" {AS_CLASSES}"
+        )
+    if shared := repeated_folders(own, below, may_be_class):
         raise DataError(
             f"{where}: {_shown(names)} hold folders of the same names, {_shown(shared)}, which look"
             " like the classes; call the folders above them train, val and test, or put the images"
@@ -371,8 +372,7 @@ def _finish(
         pairs = [pair for pair in zip(split.rows, split.names, strict=True) if pair[0] not in here]
         rows, names = [row for row, _ in pairs], [name for _, name in pairs]
         kept.append(replace(split, rows=rows, names=names))
-    out = dict(left_out or {})
-    out.update(dict.fromkeys(masks, MASKS))
+    out = dict(left_out or {}) | dict.fromkeys(masks, MASKS)
     used = set(chain.from_iterable(split.rows for split in kept)) | out.keys()
     out.update({row: STRAY for row in range(len(paths)) if row not in used})
     classes = {name for split in kept for name, _ in split.class_folders}

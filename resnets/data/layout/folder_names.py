@@ -55,6 +55,7 @@ MASK_FOLDERS = frozenset(
         *("output", "outputs", "edges", "contours", "matte", "mattes", "alpha", "normals"),
     )
 )
+NNUNET = re.compile(r"(images|labels)(tr|ts)")
 FOLD = re.compile(r"(?:k?[-_ ]?folds?|cv|partition)[-_ ]*\d+", re.IGNORECASE)
 NO_CLASSES = IMAGE_FOLDERS | MASK_FOLDERS | GENERIC  # what folders below a class may be called
 
@@ -116,6 +117,28 @@ def _without_role(name: str) -> str:
 def is_mask_folder(name: str) -> bool:
     """Whether a folder is called like one of masks, maps or outlines."""
     return "".join(name_words(name)) in MASK_FOLDERS
+
+
+def images_and_masks(names: Sequence[str]) -> tuple[str, str] | None:
+    """Of sibling folders, one of images and one of masks of them, by their names; else None.
+
+    A name may end in the word that tells, if the words before it are those of the other one, as in
+    Training_Input and Training_GroundTruth; nnU-Net's imagesTr and labelsTr count, too.
+    """
+    found: dict[str, dict[tuple[str, ...], str]] = {"image": {}, "mask": {}}
+    for name in names:
+        words = name_words(name)
+        if match := NNUNET.fullmatch("".join(words)):
+            words = [match[1]]
+        *rest, last = words or [""]
+        whole = "".join(words)
+        for kind, known in (("image", IMAGE_FOLDERS), ("mask", MASK_FOLDERS)):
+            if whole in known:
+                found[kind].setdefault((), name)
+            elif last in known:
+                found[kind].setdefault(tuple(rest), name)
+    both = [rest for rest in found["image"] if rest in found["mask"]]
+    return (found["image"][both[0]], found["mask"][both[0]]) if both else None
 
 
 def may_be_class(name: str) -> bool:
