@@ -43,3 +43,29 @@ def test_scenes_across_splits_are_counted(tmp_path, monkeypatch, capsys):
     assert "12 images" in next(
         line for line in capsys.readouterr().out.splitlines() if "same source" in line
     )
+
+
+def test_frames_of_a_video_across_splits_are_warned_of(tmp_path, monkeypatch):
+    """As UCF101's frames are stored: class/clip/frame_0001.png."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("bowl", "swim"):
+        for clip in range(3):
+            folder = tmp_path / "set" / name / f"v_{name}_c{clip}"
+            folder.mkdir(parents=True)
+            for number in range(6):
+                pixels = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"frame_{number:04}.png")
+        for number in range(6):  # numbered files of a class are no series
+            pixels = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+            (tmp_path / "plain" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "plain" / name / f"{number:04}.png")
+
+    def warned(source: str, **fields) -> bool:
+        spec = DataSpec(source=source, val_fraction=0.2, test_fraction=0.2, **fields)
+        warnings = open_data(spec, training=True).summary.warnings
+        return any("numbered images" in line for line in warnings)
+
+    assert warned("set")
+    assert not warned("set", group="regex:(.+)/")
+    assert not warned("plain")

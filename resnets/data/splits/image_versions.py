@@ -23,6 +23,8 @@ HASHED = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{8,}")
 TILED = re.compile(r"(.+?)[-_ ][xr]?(\d{1,6})[-_ x][yc]?(\d{1,6})")
 LEAST_STEP = 16  # px between tiles; smaller numbers count something else
 LEAST_TILES = 4  # of a scene
+NUMBERED = re.compile(r"(.*?)(\d{1,9})")
+LEAST_FRAMES = 4  # of a series
 SIZED = re.compile(r"(.+)-(?:[1-9]\d{1,4}x[1-9]\d{1,4}|scaled)")
 
 
@@ -97,7 +99,7 @@ def _is_axis(numbers: set[int]) -> bool:
 
 
 def versions_apart(roles: Roles) -> list[str]:
-    """A warning where held-out images are versions of training images."""
+    """Warnings where held-out images are versions of training images, or of one series."""
     names: list[str] = []
     labels: list[str] = []
     sides: list[int] = []
@@ -111,6 +113,12 @@ def versions_apart(roles: Roles) -> list[str]:
         sides += [role] * len(share.rows)
     if not any(sides):  # TRAIN is 0: nothing is held out
         return []
+    return [*_versions_warning(names, labels, sides), *_series_warning(names, labels, sides)]
+
+
+def _versions_warning(
+    names: Sequence[str], labels: Sequence[Hashable], sides: Sequence[int]
+) -> list[str]:
     sources = sources_by_name(names, labels)
     counts = Counter(sources.values())
     trained = {key for place, key in sources.items() if sides[place] == TRAIN}
@@ -126,6 +134,46 @@ def versions_apart(roles: Roles) -> list[str]:
         " data.group=regex:PATTERN, or run `resnets data check` with --leave-out same-source for a"
         " list of them"
     ]
+
+
+def _series_warning(names: Sequence[str], labels: Sequence[str], sides: Sequence[int]) -> list[str]:
+    """A warning where numbered series, each in a folder below a class folder, lie in two splits.
+
+    Frames of one video (UCF101) and slices of one scan are such series.
+    """
+    series: dict[str, list[int]] = {}
+    for place, path in enumerate(names):
+        series.setdefault(posixpath.dirname(path), []).append(place)
+    numbered = {
+        folder: places
+        for folder, places in series.items()
+        if {posixpath.basename(folder)} != (classes := {labels[place] for place in places})
+        and len(classes) == 1
+        and _is_series([names[place] for place in places])
+    }
+    beside = Counter(posixpath.dirname(folder) for folder in numbered)
+    cut = [
+        folder
+        for folder, places in numbered.items()
+        if beside[posixpath.dirname(folder)] > 1 and len({sides[place] for place in places}) > 1
+    ]
+    if not cut:
+        return []
+    return [
+        f"{len(cut):,} folders of numbered images lie in training and held-out splits, such as"
+        f" {cut[0]}; if each is one video or scan, the error is too low: keep them together with"
+        " --set 'data.group=regex:(.+)/'"
+    ]
+
+
+def _is_series(paths: Sequence[str]) -> bool:
+    """Whether names are one word and consecutive numbers: frame_0001, frame_0002, ..."""
+    found = [NUMBERED.fullmatch(_stem(path)) for path in paths]
+    if len(paths) < LEAST_FRAMES or not all(found):
+        return False
+    numbers = {int(match[2]) for match in found if match}
+    words = {match[1] for match in found if match}
+    return len(words) == 1 and len(numbers) == max(numbers) - min(numbers) + 1 == len(paths)
 
 
 def _stem(path: str) -> str:
