@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
+from resnets import recipes
 from resnets.config import flat_fields, is_locked
 from resnets.study.depth.identity_mappings import MODELS, forms_grid
 from resnets.study.depth.page import write_grid_page
-from resnets.study.depth.presets import depth_grid, shortcut_grid
+from resnets.study.depth.presets import absolute, depth_grid, shortcut_grid
 from resnets.study.grid.budget import Blocks
 from resnets.study.grid.cells import STUDY, Cell, Grid, read_cells, read_grid
 from resnets.study.grid.grid import train_grid
@@ -159,6 +160,31 @@ def run_study(
         cells = train_or_stop(grid, folder, jobs, device, again, blocks)
         page = write_grid_page(folder, blocks)
     return Study(folder, cells, page.lead, page.path)
+
+
+def single_model_grid(
+    study: Literal["folds", "data"],
+    data: str,
+    parts: int,
+    *,
+    model: str | None,
+    recipe: str | None,
+    budget: str | None,
+    settings: Sequence[str],
+) -> Grid:
+    """The grid of one model on `parts` parts of `data`; the recipe is "scratch", for digits
+    "digits", unless given, and model and budget are the recipe's. Raises ConfigError."""
+    recipe = recipe or ("digits" if data == "digits" else "scratch")
+    base = recipes.recipe(recipe, model)
+    return Grid(
+        study=study,
+        models=(model or base.model.name,),
+        seeds=(parts,),
+        data=absolute(data),
+        recipe=recipe,
+        budget=budget or base.duration,
+        settings=tuple(settings),
+    )
 
 
 def grid_folder(grid: Grid, out: str | PathLike[str] | None) -> AbstractContextManager[Path]:

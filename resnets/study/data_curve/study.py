@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from resnets import recipes
 from resnets.config import ConfigError
 from resnets.report.page import Figure, Numbers, Row, Table, write_page
 from resnets.study.data_curve.fit import Extrapolation, PowerLaw, extrapolate
 from resnets.study.grid.cells import Cell, Grid
-from resnets.study.run import grid_folder, train_or_stop
+from resnets.study.run import grid_folder, single_model_grid, train_or_stop
 
 ENOUGH = 3  # points for a law
 COLUMNS = ("training images", "test error %", "90% interval", "how")
@@ -52,16 +51,8 @@ def data_grid(
     """The grid of a learning curve: one model, a cell for each subset. Raises ConfigError."""
     if subsets < ENOUGH:
         raise ConfigError(f"subsets: {subsets} must be at least {ENOUGH}")
-    recipe = recipe or ("digits" if data == "digits" else "scratch")
-    base = recipes.recipe(recipe, model)
-    return Grid(
-        study="data",
-        models=(model or base.model.name,),
-        seeds=(subsets,),
-        data=str(Path(data).resolve()) if Path(data).exists() else data,
-        recipe=recipe,
-        budget=budget or base.duration,
-        settings=tuple(settings),
+    return single_model_grid(
+        "data", data, subsets, model=model, recipe=recipe, budget=budget, settings=settings
     )
 
 

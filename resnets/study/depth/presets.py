@@ -135,7 +135,7 @@ def depth_grid(
     return Grid(
         models=named,
         seeds=counted,
-        data=_absolute(data or DIGITS),
+        data=absolute(data or DIGITS),
         recipe=recipe,
         budget=budget or recipes.recipe(recipe).duration,
         settings=tuple(settings),
@@ -210,6 +210,6 @@ def _default_recipe(model: str, data: str) -> str:
     return "cifar10-paper" if model_spec(model).stem == "cifar" else "imagenet-paper"
 
 
-def _absolute(data: str) -> str:
+def absolute(data: str) -> str:
     """A path made absolute, so that the study can be resumed from anywhere; names are kept."""
     return str(Path(data).resolve()) if Path(data).exists() else data

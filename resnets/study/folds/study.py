@@ -21,7 +21,7 @@ from resnets.report.thumbnail import Thumbnail
 from resnets.study.folds.label_errors import LabelIssue, find_label_issues
 from resnets.study.folds.predictions import Predictions, predict_folds
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, read_grid
-from resnets.study.run import grid_folder, train_or_stop
+from resnets.study.run import grid_folder, single_model_grid, train_or_stop
 
 PREDICTIONS, CORRECTIONS = "predictions.csv", "corrections.csv"
 SHOWN = 200  # label errors on the page
@@ -71,20 +71,19 @@ def folds_grid(
     """The grid of a cross-validation: one model, a cell for each fold. Raises ConfigError."""
     if k < 2:
         raise ConfigError(f"--k {k}: must be at least 2")
-    recipe = recipe or ("digits" if data == "digits" else "scratch")
-    base = recipes.recipe(recipe, model)
-    if base.task != "classify":
-        raise ConfigError(f"--recipe {recipe}: folds are of classifiers")
     grouped = () if group is None else (f"data.group={group}",)
-    return Grid(
-        study="folds",
-        models=(model or base.model.name,),
-        seeds=(k,),
-        data=str(Path(data).resolve()) if Path(data).exists() else data,
+    grid = single_model_grid(
+        "folds",
+        data,
+        k,
+        model=model,
         recipe=recipe,
-        budget=budget or base.duration,
+        budget=budget,
         settings=(*grouped, *settings),
     )
+    if recipes.recipe(grid.recipe, model).task != "classify":
+        raise ConfigError(f"--recipe {grid.recipe}: folds are of classifiers")
+    return grid
 
 
 def folds(
