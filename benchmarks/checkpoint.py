@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 
 from resnets import create_model
 from resnets.recipes import recipe
-from resnets.train.state import Saver, new_state
+from resnets.train.saver import Saver
+from resnets.train.state import new_state
 
 SAVES = 6
 

@@ -81,11 +81,11 @@ def ours(net: str, size: int, batch: int, bf16: bool) -> dict[str, Callable[[], 
     from resnets.data.batch import Batch
     from resnets.detect.models.build import assemble
     from resnets.detect.models.paper_inference import DetectionInference
-    from resnets.detect.task import model_losses
     from resnets.models import build, catalog
     from resnets.train.data_parallel import DataParallelModel
     from resnets.train.state import new_state
     from resnets.train.step import train_step
+    from resnets.train.tasks.detection import model_losses
     from resnets.utils import environment
     from resnets.utils.distributed import ProcessGroup
     from resnets.utils.precision import pick_precision

@@ -18,11 +18,11 @@ from resnets.data.dataset.labeled_images import Split, TensorSplit
 from resnets.data.loading.loader import eval_batches
 from resnets.evaluate import evaluate_model
 from resnets.models import build
+from resnets.train.cuda_graph import capture
+from resnets.train.cuda_graph.start import why_not
+from resnets.train.cuda_graph.step import GraphTraining
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.execution_plan import choose_plan
-from resnets.train.graph import capture
-from resnets.train.graph.start import why_not
-from resnets.train.graph.step import GraphTraining
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
 from resnets.train.step import train_step

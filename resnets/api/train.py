@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from resnets import training
 from resnets.api.recipe import choose_duration, choose_recipe, data_source
 from resnets.api.run import Run
 from resnets.config import ConfigError, DataSpec, LossSpec, ModelSpec, Recipe, from_toml
 from resnets.data.sources.objects import source_of
-from resnets.train.custom_parts import CustomParts, Loss
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.resume import describe_differences
+from resnets.train.run import run as run_training
+from resnets.train.tasks.custom_parts import CustomParts, Loss
 from resnets.utils.distributed import init_distributed
 from resnets.utils.files import RUNS, run_folder
 from resnets.weights.checkpoint.find import run_url
@@ -123,7 +123,7 @@ def train(
             try:
                 if exists and chosen is not None and group.is_main:
                     _log_differences(chosen, folder)
-                training.run(
+                run_training(
                     None if resumes else chosen,
                     folder,
                     data=source if resumes else None,

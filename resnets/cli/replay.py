@@ -26,7 +26,7 @@ def command(
         data: The data set's current location.
         device: auto, cpu, cuda, cuda:1, mps.
     """
-    from resnets.training.replay import replay
+    from resnets.train.replay import replay
 
     found = replay(run, data=data, device=device)
     echo(found)

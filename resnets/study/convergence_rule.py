@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnets.train.log import read_rows
+from resnets.train.log.run_log import read_rows
 
 # Shares of the error of guessing among equally frequent classes, 1 - 1/K.
 FITTED, LEARNED, UNTRAINED = 1 / 6, 0.5, 0.9

@@ -17,11 +17,12 @@ from resnets.train.fit_memory import Step, with_oom_retry
 from resnets.train.guards.divergence import HINTS, Diverged
 from resnets.train.guards.interrupt import Interrupted, StopSignals
 from resnets.train.guards.watchdog import Watchdog
-from resnets.train.log import NullLog, RunLog
+from resnets.train.log.run_log import NullLog, RunLog
+from resnets.train.log.timing import TIME, StepTimer
 from resnets.train.loss import LossFn
-from resnets.train.state import Saver, TrainState
+from resnets.train.saver import Saver
+from resnets.train.state import TrainState
 from resnets.train.step import train_step
-from resnets.train.timing import TIME, StepTimer
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.out_of_memory import within_memory
 
@@ -79,7 +80,7 @@ def fit(
     "val" affect training (plateau, best checkpoint). None: no data to evaluate on.
     `model` calls `state.model` or its compiled form and knows the other processes; only the main
     process writes. A step that takes longer than `hang_after` seconds ends the process. `step`
-    takes the place of `train_step` (`train.graph`).
+    takes the place of `train_step` (`train.cuda_graph`).
     Raises Diverged, ProcessLost, and Interrupted when a signal asked to stop; all of them leave a
     usable last checkpoint.
     """

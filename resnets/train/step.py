@@ -52,7 +52,7 @@ def update_weights(
 ) -> list[Losses]:
     """Forward and backward passes and the optimizer's step; the losses of each micro-batch.
 
-    All of it runs on the device, so that a CUDA graph can hold it (`train.graph`).
+    All of it runs on the device, so that a CUDA graph can hold it (`train.cuda_graph`).
     """
     all_losses: list[Losses] = []
     with passes_in_memory(state, model, len(batch)):

@@ -50,7 +50,7 @@ def test_predict_imports_what_it_uses(
     found = imported(tmp_path, "predict", digits_run, folder / names[0])
     assert "resnets.evaluate.predict" in found
     unused = UNUSED | {"fsspec", "huggingface_hub", "jinja2", "tensorboard"}
-    ours = {"resnets.training", "resnets.train", "resnets.report", "resnets.recipes"}
+    ours = {"resnets.train.run", "resnets.train", "resnets.report", "resnets.recipes"}
     assert not found & (unused | ours)
 
 

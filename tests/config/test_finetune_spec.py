@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from resnets import training
 from resnets.config import ConfigError, FinetuneSpec, ModelSpec, OptimSpec, Recipe, replace_fields
 from resnets.models import ImageClassifier, build
 from resnets.recipes import recipe
+from resnets.train import run as training
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.optim.freeze import FreezeSchedule
 from resnets.train.optim.optimizers import make_optimizer

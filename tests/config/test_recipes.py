@@ -13,7 +13,7 @@ from resnets.config import ConfigError, from_toml, to_toml
 from resnets.config.recipe import Recipe
 from resnets.data.transforms.preprocess import size_at
 from resnets.recipes import RECIPES, recipe
-from resnets.train.log import read_rows
+from resnets.train.log.run_log import read_rows
 from resnets.train.optim.schedule import Schedule
 
 IMAGENET = [name for name in RECIPES if name.startswith("imagenet-")]

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from resnets.classification import ClassificationTask
 from resnets.config import AugmentSpec, replace_fields
 from resnets.data.transforms.augment import mirror_warning
 from resnets.recipes import recipe
+from resnets.train.tasks.classification import ClassificationTask
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import torch
 from detect_nets import C4, FPN, NET, VGG, pictures, small_model, targets
 from detect_sets import write_coco
 
-from resnets import training
 from resnets.config import (
     ConfigError,
     DataSpec,
@@ -21,6 +20,7 @@ from resnets.config import (
 from resnets.detect.models.build import load
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.predictor import Predictor
+from resnets.train import run as training
 
 SMALL = {"train_sizes": (48,), "max_size": 100, "proposals": (40, 20), "box_batch_size": 16}
 

@@ -13,7 +13,6 @@ from detect_sets import write_coco
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from resnets import training
 from resnets.config import (
     ConfigError,
     DataSpec,
@@ -29,11 +28,12 @@ from resnets.data.decode.decode import decode_fitted
 from resnets.data.decode.pixel_values import SAID
 from resnets.data.errors import DataError
 from resnets.detect.models.build import assemble, check_recipe, load
-from resnets.detect.task import DetectionTask, model_losses
 from resnets.models import build
 from resnets.recipes import RECIPES, recipe
-from resnets.train.log import read_rows
-from resnets.train.state import Saver
+from resnets.train import run as training
+from resnets.train.log.run_log import read_rows
+from resnets.train.saver import Saver
+from resnets.train.tasks.detection import DetectionTask, model_losses
 
 SMALL = {"train_sizes": (48, 64), "max_size": 100, "proposals": (40, 20), "box_batch_size": 16}
 

@@ -20,7 +20,7 @@ from resnets.detect.evaluate.error_page import save_misses, worst_misses
 from resnets.detect.evaluate.write import coco_results
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.metrics.coco import coco_figures
-from resnets.training import run
+from resnets.train.run import run
 
 GRAY = np.full((120, 160, 3), 128, np.uint8)
 

@@ -11,7 +11,6 @@ from detect_nets import NET, PCR, small_model
 from detect_sets import CATEGORIES, write_coco
 
 import resnets
-from resnets import training
 from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec, OptimSpec, Preprocess, Recipe, from_toml
 from resnets.data.transforms.preprocess import Preprocessor
@@ -21,6 +20,7 @@ from resnets.detect.loading.stream import DetectStream
 from resnets.detect.models.base import InferenceOptions
 from resnets.detect.models.layers import rescale
 from resnets.models import build, catalog
+from resnets.train import run as training
 
 CROP = dataclasses.replace(PCR, train_crop=48, train_sizes=(64,), max_size=200, scale=(1.0, 1.5))
 RCNN = dataclasses.replace(CROP, head="rcnn", proposals=(20, 10), proposals_from="unused")

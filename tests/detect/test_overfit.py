@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnets import training
 from resnets.config import DataSpec, DetectSpec, EvalSpec, OptimSpec, Recipe, ScheduleSpec
 from resnets.detect.evaluate.measure import measure
 from resnets.detect.loading.sources import open_detection
 from resnets.detect.models.build import load
 from resnets.detect.models.predictor import Predictor
 from resnets.models import catalog
+from resnets.train import run as training
 
 
 def sixteen(source: Path, root: Path) -> Path:

@@ -16,10 +16,10 @@ from digit_trees import recipe as tiny_recipe
 from PIL import Image
 from small_nets import small_net
 
-from resnets import training
 from resnets.cli.main import main
 from resnets.config import DataSpec, Preprocess, Recipe, to_dict
 from resnets.models import build, catalog
+from resnets.train import run as training
 from resnets.weights.checkpoint.format import save_checkpoint
 
 CLASSES = ("cat", "dog")

@@ -7,7 +7,7 @@ values. `install` patches torch for the rest of the process, so call it in a pro
 
     install("cuda")
     with FakeDevice():
-        resnets.training.run(recipe, out, device="cuda")
+        resnets.train.run.run(recipe, out, device="cuda")
 
 Computation is the CPU's own, so results equal those of a CPU run to the bit.
 """

@@ -20,17 +20,18 @@ from detect_sets import write_coco
 from PIL import Image
 
 import resnets
-from resnets import recipes, training
-from resnets.classification import ClassificationTask
+from resnets import recipes
 from resnets.cli.main import main
 from resnets.config import replace_fields
 from resnets.runtime.graph import InferenceModule
 from resnets.runtime.open import open_artifact
 from resnets.study.grid.worker import train_cell
 from resnets.train import loop
-from resnets.train.async_writer import Snapshot
+from resnets.train import run as training
+from resnets.train.cuda_graph import capture
 from resnets.train.execution_plan import choose_plan
-from resnets.train.graph import capture
+from resnets.train.saver import Snapshot
+from resnets.train.tasks.classification import ClassificationTask
 from resnets.utils.distributed import ProcessGroup
 
 SHORT = {"duration": "8it", "log_every": "100it", "eval.every": "100ep", "precision": "float32"}

@@ -20,7 +20,7 @@ from same import difference
 
 # Children fork from a clean process that has imported everything once.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["resnets.training", "resnets.cli.train", "sklearn.datasets"])
+FORKS.set_forkserver_preload(["resnets.train.run", "resnets.cli.train", "sklearn.datasets"])
 
 MODES = ("out", "names", "resume")
 TRAIN = [

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resnets import create_model, training
+from resnets import create_model
 from resnets.config import OptimSpec, from_toml
 from resnets.models.norm import convert_batch_norms
+from resnets.train import run as training
 from resnets.train.optim.optimizers import (
     load_state_tensors,
     make_optimizer,

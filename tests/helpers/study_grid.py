@@ -8,7 +8,7 @@ import pytest
 
 from resnets.config import dump_json
 from resnets.study.grid.cells import STUDY, Grid, cell_recipe, read_grid, write_grid
-from resnets.training import run
+from resnets.train.run import run
 
 ITERATIONS = 20
 NETS = ("cifar-plain8", "cifar-plain14", "cifar-resnet8", "cifar-resnet14")

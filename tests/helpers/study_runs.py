@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from resnets import training
 from resnets.recipes import recipe
+from resnets.train import run as training
 
 
 def train_on_digits(folder: Path, net: str, iterations: int = 12, **data) -> Path:

@@ -15,7 +15,7 @@ from resnets.data.dataset.image_identity import fold_of
 from resnets.data.splits.corrections import Correction, read_corrections, write_corrections
 from resnets.study.folds.study import folds_grid, write_folds
 from resnets.study.grid.cells import cell_recipe, folder_name, read_cells, write_grid
-from resnets.training import run
+from resnets.train.run import run
 
 CLASSES, EACH, FOLDS = 3, 40, 2
 SETTINGS = (

@@ -35,7 +35,7 @@ from resnets.study.grid.cells import (
 from resnets.study.grid.grid import run_grid
 from resnets.study.grid.slots import cell_bytes, choose_slots
 from resnets.study.grid.worker import train_cell
-from resnets.training import run
+from resnets.train.run import run
 
 TINY = Grid(
     models=("cifar-plain8", "cifar-resnet8"),

@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from resnets import training
 from resnets.config import AugmentSpec, DataSpec, replace_fields
 from resnets.data import FileSplit, TrainStream, fit_preprocess, open_data
 from resnets.data.decode.decode import encode
@@ -18,8 +17,9 @@ from resnets.data.timings import Decoding, Stopwatch
 from resnets.recipes import recipe
 from resnets.report.figures import to_svg
 from resnets.report.run import plot_stages
-from resnets.train.log import read_rows
-from resnets.train.timing import STAGES, StepTimer, data_bottleneck, format_stages, summarize
+from resnets.train import run as training
+from resnets.train.log.run_log import read_rows
+from resnets.train.log.timing import STAGES, StepTimer, data_bottleneck, format_stages, summarize
 
 CPU = torch.device("cpu")
 SPEC = DataSpec(size=16, in_memory="never", workers=1, normalize="imagenet")

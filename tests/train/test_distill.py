@@ -12,10 +12,10 @@ from torch.testing import assert_close
 from resnets.config import AugmentSpec, ConfigError, DistillSpec, Preprocess
 from resnets.data.batch import Batch
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.train.distill import Teacher, distillation_loss
-from resnets.train.log import read_rows
+from resnets.train.log.run_log import read_rows
 from resnets.train.loss import classification_loss
-from resnets.training import run
+from resnets.train.run import run
+from resnets.train.tasks.distill import Teacher, distillation_loss
 from resnets.weights.load import load_model
 
 

@@ -4,12 +4,12 @@ import signal
 
 import pytest
 
-from resnets import training
 from resnets.config import ConfigError, EvalSpec, Recipe, replace_fields
 from resnets.recipes import recipe
 from resnets.train import loop
+from resnets.train import run as training
 from resnets.train.guards.interrupt import Interrupted
-from resnets.train.log import read_rows
+from resnets.train.log.run_log import read_rows
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 

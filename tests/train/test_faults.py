@@ -14,11 +14,11 @@ import torch
 from full_disk import fill_disk
 from saving import assert_is, files, payload, saved
 
-from resnets import training
 from resnets.cli.main import main
 from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe
-from resnets.train.log import RunLog, read_rows
+from resnets.train import run as training
+from resnets.train.log.run_log import RunLog, read_rows
 from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint, step_name
 from resnets.weights.checkpoint.manager import CheckpointManager
 

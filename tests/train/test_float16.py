@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from resnets import training
 from resnets.config import OptimSpec, replace_fields
 from resnets.recipes import recipe
 from resnets.train import loop
-from resnets.train.log import read_rows
+from resnets.train import run as training
+from resnets.train.log.run_log import read_rows
 from resnets.train.optim import grad_scaler
 from resnets.train.optim.grad_scaler import GradScaler
 from resnets.train.optim.optimizers import make_optimizer

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnets import recipes, training
-from resnets.classification import ClassificationTask
+from resnets import recipes
 from resnets.config import Recipe, replace_fields
+from resnets.train import run as training
+from resnets.train.cuda_graph import capture, start, step
+from resnets.train.cuda_graph.start import start_graph, why_not
+from resnets.train.cuda_graph.step import GraphBatch, GraphTraining
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.graph import capture, start, step
-from resnets.train.graph.start import start_graph, why_not
-from resnets.train.graph.step import GraphBatch, GraphTraining
 from resnets.train.state import TrainState, new_state
 from resnets.train.step import train_step
+from resnets.train.tasks.classification import ClassificationTask
 from resnets.utils.distributed import ProcessGroup
 
 FLOAT32 = torch.autocast("cpu", enabled=False)

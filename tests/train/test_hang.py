@@ -13,7 +13,6 @@ from detect_sets import write_coco
 from PIL import Image
 from test_early_stop import plan
 
-from resnets import training
 from resnets.cli.main import main
 from resnets.config import DataSpec
 from resnets.data import open_data, order
@@ -21,6 +20,7 @@ from resnets.data.dataset.reader import Plan, read_ahead
 from resnets.data.decode.decode import Crop, center_box
 from resnets.data.errors import DataError
 from resnets.data.loading.loader import TrainStream
+from resnets.train import run as training
 from resnets.train.guards.interrupt import Interrupted
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 

@@ -12,14 +12,14 @@ from paths import GOLDEN
 from torch import nn
 
 import resnets
-from resnets import training
 from resnets.config import ConfigError, from_toml, replace_fields, to_toml
 from resnets.models import build, catalog
 from resnets.ops import compiler
 from resnets.recipes import recipe
+from resnets.train import run as training
 from resnets.train.execution_plan import choose_plan
 from resnets.train.guards.divergence import Diverged
-from resnets.train.log import read_rows
+from resnets.train.log.run_log import read_rows
 from resnets.utils.precision import pick_precision
 from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint
 

@@ -5,11 +5,11 @@ import shutil
 import pytest
 from race import MODES, race, references
 
-from resnets import training
 from resnets.cli.main import main
 from resnets.config import BusyError, ConfigError, lock_folder, lock_path
 from resnets.recipes import recipe
 from resnets.study.grid.worker import train_cell
+from resnets.train import run as training
 from resnets.utils.files import LOCK, is_locked
 
 SMALL = ("--model", "cifar-resnet8", "--iterations", "2", "--device", "cpu")

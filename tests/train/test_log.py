@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from resnets.train.epoch_lines import EpochLines
-from resnets.train.log import DAMAGED, METRICS, RunLog, read_rows
+from resnets.train.log.epoch_lines import EpochLines
+from resnets.train.log.run_log import DAMAGED, METRICS, RunLog, read_rows
 
 ROWS = [{"kind": "train", "step": step, "epoch": step / 4, "loss": 1.0} for step in (1, 2, 3, 4)]
 BAD = [

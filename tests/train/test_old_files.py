@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from paths import GOLDEN
 
-from resnets import load, training
+from resnets import load
 from resnets.bulk.plan import lock_output
 from resnets.bulk.run import BulkOptions, prepare_run
 from resnets.cli.main import main
 from resnets.config import DataSpec, from_toml
 from resnets.data import open_data
 from resnets.export.select_backend import open_backend
-from resnets.train.log import read_rows
+from resnets.train import run as training
+from resnets.train.log.run_log import read_rows
 
 WRITTEN = GOLDEN / "written_2026_11_30"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from paths import HELPERS
 
-from resnets.train.timing import STAGES
+from resnets.train.log.timing import STAGES
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 
 pytestmark = pytest.mark.timeout(900)  # seconds; ten are enough where nothing else runs

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from digit_trees import recipe, write_tree
 
-from resnets import training
 from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, ScheduleSpec, from_toml
+from resnets.train import run as training
 from resnets.train.resume import describe_differences, differences, extend, reconcile
 from resnets.weights.checkpoint.format import read_checkpoint
 

@@ -10,9 +10,9 @@ from saving import files
 
 from resnets import create_model
 from resnets.recipes import recipe
-from resnets.train.async_writer import Snapshot
 from resnets.train.guards.divergence import Diverged
-from resnets.train.state import Saver, new_state
+from resnets.train.saver import Saver, Snapshot
+from resnets.train.state import new_state
 from resnets.weights.checkpoint.format import LAST, CheckpointError, read_checkpoint
 
 PLAN = dataclasses.replace(recipe("digits", "cifar-resnet8"), ema_decay=0.9)

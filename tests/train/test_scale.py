@@ -14,11 +14,11 @@ import torch
 from paths import HELPERS
 from PIL import Image
 
-from resnets import training
 from resnets.config import DataSpec, Recipe, from_toml, replace_fields, to_toml
 from resnets.data import open_data
 from resnets.recipes import recipe
-from resnets.train.log import read_rows
+from resnets.train import run as training
+from resnets.train.log.run_log import read_rows
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import LAST, read_checkpoint
 

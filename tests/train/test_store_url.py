@@ -13,11 +13,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from saving import assert_is, files, payload, resume_from, saved
 
 import resnets
-from resnets import training
 from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, replace_fields, to_toml
 from resnets.recipes import recipe
 from resnets.serve.models import fingerprint
+from resnets.train import run as training
 from resnets.weights.checkpoint import remote_store
 from resnets.weights.checkpoint.find import SUFFIXES, find_checkpoint, open_checkpoint, read_task
 from resnets.weights.checkpoint.format import (

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from resnets import training
 from resnets.cli.main import main
 from resnets.config import AugmentSpec, ConfigError, DataSpec, EvalSpec, Recipe
 from resnets.data import (
@@ -29,7 +28,8 @@ from resnets.data.dataset.quarantine import QUARANTINE
 from resnets.data.decode.bad_samples import BadSamples
 from resnets.data.files.folder import read_file
 from resnets.models import catalog
-from resnets.train.log import read_rows
+from resnets.train import run as training
+from resnets.train.log.run_log import read_rows
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee")

@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from resnets import training
 from resnets.config import replace_fields
 from resnets.recipes.small import digits
+from resnets.train import run as training
 from resnets.utils import cpu_count, wait_policy
 from resnets.utils.wait_policy import SchedulerStats, WaitPolicy
 

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from saving import payload, saved
 
-from resnets import load, training
+from resnets import load
 from resnets.cli.main import main
 from resnets.config import ConfigError, Recipe, replace_fields
 from resnets.recipes import recipe
 from resnets.serve.models import fingerprint
-from resnets.train.log import read_rows
+from resnets.train import run as training
+from resnets.train.log.run_log import read_rows
 from resnets.weights.checkpoint.find import find_checkpoint, open_checkpoint, read_task
 from resnets.weights.checkpoint.format import (
     BEST,

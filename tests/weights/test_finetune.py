@@ -12,8 +12,8 @@ from PIL import Image
 from weights_state import SMALL
 
 import resnets
-from resnets import training
 from resnets.config import DataSpec, OptimSpec, Recipe, from_toml
+from resnets.train import run as training
 from resnets.weights.errors import WeightsError
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 from test_create import run_folder
 
 import resnets
-from resnets import training
 from resnets.config import ConfigError, DataSpec, ModelSpec, OptimSpec, Preprocess, Recipe
 from resnets.data.tables.ground_truth_file import WNIDS
 from resnets.detect.models.build import build_model
 from resnets.detect.models.weights import find_whole, fit_whole
 from resnets.models import build, catalog
+from resnets.train import run as training
 from resnets.weights.heads import imagenet_classes, read_classes, same_classes
 from resnets.weights.lazy_tensors import stored
 from resnets.weights.read import Weights

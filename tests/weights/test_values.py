@@ -155,8 +155,8 @@ def test_fine_tuning_that_cannot_be_measured_stops(
     state: State, file, images: Path, tmp_path: Path
 ) -> None:
     """Statistics count in eval mode alone: the training loss stays what it should be."""
-    from resnets import training
     from resnets.config import DataSpec, OptimSpec, Recipe
+    from resnets.train import run as training
 
     weights = file(having(state, "running_mean", lambda each: each * 0 - 3e38))
     data = DataSpec(source=str(images), size=32, resize=32)

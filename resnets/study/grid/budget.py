@@ -22,11 +22,11 @@ from resnets.models import build
 from resnets.models.block_config import MakeBlock
 from resnets.study.grid.cells import Grid, cell_recipe, custom_block
 from resnets.study.grid.worker import become_worker, worker_context
-from resnets.train.custom_parts import CustomParts
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import classification_loss
 from resnets.train.state import new_state
 from resnets.train.step import train_step
+from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.precision import autocast, pick_precision

@@ -32,7 +32,7 @@ from resnets.config import (
 )
 from resnets.config.aliases import current_path, read_json, with_current_names
 from resnets.models import catalog
-from resnets.train.log import read_rows
+from resnets.train.log.run_log import read_rows
 from resnets.utils.errors import read_object, reading
 
 STUDY, CELLS = "study.toml", "cells"

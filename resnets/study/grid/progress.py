@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from resnets.study.grid.cells import Cell, Grid
-from resnets.train.log import format_duration
+from resnets.train.log.run_log import format_duration
 from resnets.utils.printable import Console
 
 # Seconds between two plain lines about the whole study.

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from resnets import training
 from resnets.config import BusyError, ConfigError, Recipe, dump_json, lock_file
 from resnets.study.grid.cells import FAILED, RESULT
-from resnets.train.custom_parts import CustomParts
 from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.interrupt import Interrupted
+from resnets.train.run import run as run_training
+from resnets.train.tasks.custom_parts import CustomParts
 from resnets.utils.out_of_memory import OutOfMemory
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import CheckpointManager
@@ -48,10 +48,10 @@ def train_cell(
         return
     try:
         if (folder / RECIPE).exists() and CheckpointManager(folder, recipe).exists():
-            training.run(None, folder, device=device, quiet=True, parts=parts)
+            run_training(None, folder, device=device, quiet=True, parts=parts)
         else:
             shutil.rmtree(folder, ignore_errors=True)  # started, but without a checkpoint
-            training.run(recipe, folder, device=device, quiet=True, parts=parts)
+            run_training(recipe, folder, device=device, quiet=True, parts=parts)
     except BusyError:  # another process is ending; the cell is sound
         raise
     except (Diverged, OutOfMemory, ConfigError) as error:

@@ -9,8 +9,8 @@ import numpy as np
 
 from resnets.config import Recipe
 from resnets.train.optim.schedule import Schedule
+from resnets.train.replay import open_state
 from resnets.train.step import train_step
-from resnets.training.replay import open_state
 
 LOW, HIGH, STEPS = 1e-5, 10.0, 100
 SMOOTHING = 0.9  # of the running mean of the loss

@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from resnets import training
 from resnets.config import (
     ConfigError,
     Recipe,
@@ -24,7 +23,8 @@ from resnets.report.page import Figure, Numbers, Table, write_page
 from resnets.study.tune.range_test import RangeTest, range_test
 from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
-from resnets.training.results import RESULT
+from resnets.train.results import RESULT
+from resnets.train.run import run as run_training
 from resnets.utils.errors import read_object
 from resnets.utils.files import page_folder
 from resnets.utils.lazy_imports import require_package
@@ -181,7 +181,7 @@ def _error(folder: Path, recipe: Recipe, fields: Mapping[str, Any], device: str)
     else:
         chosen = None if (run / "recipe.toml").is_file() else replace_fields(recipe, dict(fields))
         try:
-            result = training.run(chosen, run, device=device, quiet=True)
+            result = run_training(chosen, run, device=device, quiet=True)
         except (Diverged, OutOfMemory):
             return WORST
     if "val" not in result:

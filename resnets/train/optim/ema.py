@@ -35,7 +35,7 @@ class AveragedModel:
 
     @torch.no_grad()
     def move(self, model: nn.Module, weight: float | Tensor) -> None:
-        """Give the values of `model` this weight; a tensor () stays on the device (`train.graph`).
+        """Give the values of `model` this weight; a tensor () stays on its device.
 
         Integers, and everything at weight 1.0, are copied.
         """

@@ -45,7 +45,7 @@ def fill_disk_of_rows() -> None:
     """Put the device that is always full behind the log that is open."""
     import gc
 
-    from resnets.train.log import RunLog
+    from resnets.train.log.run_log import RunLog
 
     (log,) = (each for each in gc.get_objects() if isinstance(each, RunLog))
     log._file = open("/dev/full", "a", buffering=1)  # noqa: SIM115
@@ -95,7 +95,7 @@ class Finder:
     """Sees `resnets.train.loop` being imported, and installs the fault right after."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != "resnets.training":
+        if name != "resnets.train.run":
             return
         sys.meta_path.remove(self)
         install()
@@ -103,7 +103,7 @@ class Finder:
 
 
 if FAULT and "WORLD_SIZE" in os.environ:
-    if "resnets.training" in sys.modules:  # forked from a process that has imported it
+    if "resnets.train.run" in sys.modules:  # forked from a process that has imported it
         install()
     else:
         sys.meta_path.insert(0, Finder())

@@ -25,8 +25,8 @@ from resnets.serve.http.limits import RequestError
 from resnets.serve.http.parse_body import images_of_json, multipart_parts
 from resnets.study.depth.protocol import merge_environments
 from resnets.study.grid.cells import Grid, read_cells, write_grid
-from resnets.train.log import RunLog, read_rows
-from resnets.train.timing import STAGES, stage_summary
+from resnets.train.log.run_log import RunLog, read_rows
+from resnets.train.log.timing import STAGES, stage_summary
 from resnets.utils import files as locks
 from resnets.weights.heads import read_classes
 from resnets.weights.push import card, find_result

@@ -20,7 +20,8 @@ from fuzzing.readers import Reader, Way
 from resnets.config import ModelSpec, Preprocess, Recipe, dump_json, to_dict
 from resnets.data import Preprocessor
 from resnets.models import ImageClassifier, build
-from resnets.train.state import Saver, new_state
+from resnets.train.saver import Saver
+from resnets.train.state import new_state
 from resnets.weights import folder as folders
 from resnets.weights.checkpoint.find import open_checkpoint, read_task
 from resnets.weights.checkpoint.format import read_header, save_checkpoint

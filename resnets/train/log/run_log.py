@@ -16,9 +16,9 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import atomic_write
-from resnets.train.epoch_lines import PERCENTAGES, EpochLines, describe, format_duration
-from resnets.train.timing import STAGES, TIME, data_bottleneck
-from resnets.train.trackers import Trackers
+from resnets.train.log.epoch_lines import PERCENTAGES, EpochLines, describe, format_duration
+from resnets.train.log.timing import STAGES, TIME, data_bottleneck
+from resnets.train.log.trackers import Trackers
 from resnets.utils.printable import Console
 
 METRICS = "metrics.jsonl"

@@ -13,9 +13,9 @@ from resnets.config import Recipe
 from resnets.data.batch import Batch
 from resnets.data.loading.loader import TrainStream
 from resnets.data.timings import Timings
+from resnets.train.cuda_graph.capture import Capture, compiled_blocks
+from resnets.train.cuda_graph.tables import StepTables
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.graph.capture import Capture, compiled_blocks
-from resnets.train.graph.tables import StepTables
 from resnets.train.loss import LossFn
 from resnets.train.optim.optimizers import set_lr
 from resnets.train.state import TrainState

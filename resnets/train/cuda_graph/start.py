@@ -10,9 +10,9 @@ from torch import nn
 
 from resnets.config import AugmentSpec, Recipe
 from resnets.data.loading.loader import TrainStream
+from resnets.train.cuda_graph import capture
+from resnets.train.cuda_graph.step import GraphTraining
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.graph import capture
-from resnets.train.graph.step import GraphTraining
 from resnets.train.loop import Stream
 from resnets.train.loss import LossFn
 from resnets.train.state import TrainState

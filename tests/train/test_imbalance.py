@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import resnets
-from resnets.classification import ClassificationTask
 from resnets.config import Recipe, replace_fields
 from resnets.recipes import recipe
-from resnets.train.log import read_rows
+from resnets.train.log.run_log import read_rows
+from resnets.train.tasks.classification import ClassificationTask
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from resnets.classification import ClassificationTask
 from resnets.config import (
     ConfigError,
     Recipe,
@@ -22,20 +21,22 @@ from resnets.config import (
 )
 from resnets.data.dataset.summary import wrapped
 from resnets.models.norm import convert_batch_norms, use_cpu_kernels
-from resnets.train.custom_parts import CustomParts
+from resnets.train.cuda_graph.start import start_graph
+from resnets.train.cuda_graph.step import GraphTraining
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.execution_plan import ExecutionPlan, choose_plan, plan_changes
-from resnets.train.graph.start import start_graph
-from resnets.train.graph.step import GraphTraining
 from resnets.train.guards.divergence import Diverged
-from resnets.train.log import NullLog, RunLog
+from resnets.train.log.run_log import NullLog, RunLog
+from resnets.train.log.trackers import Trackers, check_trackers
 from resnets.train.loop import Stream, fit
 from resnets.train.norm_batch_check import check_norm_values
+from resnets.train.results import write_environment, write_results
 from resnets.train.resume import extend, reconcile
-from resnets.train.state import Saver, TrainState, new_state
-from resnets.train.task import Task
-from resnets.train.trackers import Trackers, check_trackers
-from resnets.training.results import write_environment, write_results
+from resnets.train.saver import Saver
+from resnets.train.state import TrainState, new_state
+from resnets.train.tasks.classification import ClassificationTask
+from resnets.train.tasks.custom_parts import CustomParts
+from resnets.train.tasks.task import Task
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.out_of_memory import within_memory
 from resnets.utils.printable import valid_text
@@ -232,7 +233,9 @@ def open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts)
         if checkpoint is None:
             return ClassificationTask.open(recipe, parts)
         return ClassificationTask.reopen(recipe, checkpoint, parts)
-    from resnets.detect.task import DetectionTask  # its dependencies take a second to import
+    from resnets.train.tasks.detection import (
+        DetectionTask,  # its dependencies take a second to import
+    )
 
     if checkpoint is None:
         return DetectionTask.open(recipe)

@@ -1,4 +1,4 @@
-"""Classification as a task of a training run (`train.task.Task`)."""
+"""Classification as a task of a training run (`train.tasks.task.Task`)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from resnets.classification.label_settings import (
-    METRICS,
-    for_label_sets,
-    imbalance_warnings,
-    logged_metrics,
-    monitored,
-    unreadable_messages,
-)
 from resnets.config import SOFTMAX, ConfigError, Postprocess, Recipe, to_dict
 from resnets.data import FileSplit, Split, Splits, open_data, prepare
 from resnets.data.batch import Batch
@@ -36,16 +28,24 @@ from resnets.evaluate.calibrate import Calibration, calibrate
 from resnets.evaluate.evaluation import AnyEvaluation
 from resnets.evaluate.measure import Mistake, find_mistakes, most_confident
 from resnets.evaluate.metrics import gathered
-from resnets.evaluate.run_details import run_details, training_images
 from resnets.evaluate.views import logits_of
 from resnets.models import ImageClassifier, build
 from resnets.models.block_config import eval_mode
 from resnets.report.run_details import CaptionedImage, RunDetails
-from resnets.train.custom_parts import CustomParts
-from resnets.train.distill import Teacher, distillation_loss
 from resnets.train.execution_plan import ExecutionPlan
 from resnets.train.loop import Evaluate
 from resnets.train.loss import LossFn, class_weights, classification_loss, custom_loss
+from resnets.train.tasks.classification_report import run_details, training_images
+from resnets.train.tasks.custom_parts import CustomParts
+from resnets.train.tasks.distill import Teacher, distillation_loss
+from resnets.train.tasks.label_settings import (
+    METRICS,
+    for_label_sets,
+    imbalance_warnings,
+    logged_metrics,
+    monitored,
+    unreadable_messages,
+)
 from resnets.utils.distributed import ProcessGroup
 from resnets.weights.adapt import check_size, fit_known
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError

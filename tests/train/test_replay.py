@@ -9,9 +9,8 @@ from digit_trees import recipe, write_tree
 from resnets.cli.main import main
 from resnets.config import ConfigError, OptimSpec
 from resnets.train.guards.divergence import Diverged
-from resnets.train.nonfinite import SETTINGS, TENSORS
-from resnets.training import run
-from resnets.training.replay import replay
+from resnets.train.replay import SETTINGS, TENSORS, replay
+from resnets.train.run import run
 from resnets.utils.errors import read_object
 from resnets.weights.readers.safetensors_file import read_safetensors
 

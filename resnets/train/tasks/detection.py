@@ -1,4 +1,4 @@
-"""Detection, localization and segmentation as tasks of a training run (`train.task.Task`)."""
+"""Detection, localization and segmentation as tasks of a training run (`train.tasks.task.Task`)."""
 
 from __future__ import annotations
 

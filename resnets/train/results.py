@@ -15,11 +15,11 @@ from resnets.config import (
 )
 from resnets.report.run import write_run_report
 from resnets.train.execution_plan import ExecutionPlan
-from resnets.train.log import read_rows
+from resnets.train.log.run_log import read_rows
+from resnets.train.log.timing import STAGES, stage_summary
 from resnets.train.resume import changed_fields
 from resnets.train.state import TrainState
-from resnets.train.task import Task
-from resnets.train.timing import STAGES, stage_summary
+from resnets.train.tasks.task import Task
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.out_of_memory import within_memory

@@ -1,0 +1,1 @@
+"""Tasks of a training run: classification, and detection with localization and segmentation."""
