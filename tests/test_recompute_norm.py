@@ -12,7 +12,7 @@ import resnets
 from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.data import eval_batches, order
-from resnets.evaluate.match import open_split
+from resnets.evaluate.data.match_classes import open_split
 
 SIZE = 160
 

@@ -21,8 +21,8 @@ from resnets.detect.evaluate.write import save_evaluation
 from resnets.detect.metrics.meters import DetectionMetrics
 from resnets.detect.models.build import load
 from resnets.detect.models.predictor import InferenceInput, Prediction, Predictor, predict_files
+from resnets.evaluate.data.match_classes import match_classes
 from resnets.evaluate.ensemble import Ensemble
-from resnets.evaluate.match import match_classes
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, Views
 from resnets.utils import environment

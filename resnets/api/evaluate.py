@@ -15,12 +15,12 @@ from resnets.data import Split
 from resnets.data.dataset.source import Source
 from resnets.data.dataset.summary import announce
 from resnets.data.sources.objects import source_of
+from resnets.evaluate.data.ground_truth import GroundTruth
+from resnets.evaluate.data.match_classes import SplitName, open_labeled
 from resnets.evaluate.ensemble import Ensemble, ScoredBatch
 from resnets.evaluate.evaluation import Evaluation
 from resnets.evaluate.figures.confusion import save_confusion_figure
 from resnets.evaluate.figures.image_grid import save_error_grid
-from resnets.evaluate.ground_truth import GroundTruth
-from resnets.evaluate.match import SplitName, open_labeled
 from resnets.evaluate.measure import Measurement, measure
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.unknown import KnownScores, measure_unknown, open_unknown

@@ -16,7 +16,7 @@ from resnets.api.weights_argument import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.data import eval_batches, order
 from resnets.data.dataset.summary import announce
-from resnets.evaluate.match import open_split
+from resnets.evaluate.data.match_classes import open_split
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
 from resnets.models.norm import BATCH_NORMS, recompute_statistics

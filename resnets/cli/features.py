@@ -61,8 +61,8 @@ def command(
     if top_k < 1:
         raise ConfigError(f"--top-k {top_k}: must be at least 1")
     from resnets.data.dataset.summary import announce
+    from resnets.evaluate.data.match_classes import open_all_images, open_split
     from resnets.evaluate.features import NearestImages, embed_image, embeddings, write_parquet
-    from resnets.evaluate.match import open_all_images, open_split
     from resnets.evaluate.prepare import to_device, with_progress
     from resnets.utils import environment
     from resnets.utils.cpu_count import cores

@@ -107,7 +107,7 @@ def _run(name: str, words: list[str]) -> int:
         if str(error) == NO_HOME:
             why = "a path begins with ~, but that user has no home folder"
             return _fail(f"resnets {name}: {why}", 2)
-        from resnets.utils.out_of_memory import is_out_of_memory
+        from resnets.utils.errors import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

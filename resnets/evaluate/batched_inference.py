@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnets.data import DataError
 from resnets.data.prefetch import prefetch
-from resnets.utils.out_of_memory import OutOfMemory, is_out_of_memory
+from resnets.utils.errors import OutOfMemory, is_out_of_memory
 
 NOT_FINITE = (
     "the network's outputs for this image are not finite (NaN or Inf): its weights are damaged, or"

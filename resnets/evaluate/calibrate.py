@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.config import Postprocess
-from resnets.evaluate.metrics import calibration_error, equal_mass_error, f1_thresholds
+from resnets.evaluate.metrics.multiclass import calibration_error, equal_mass_error, f1_thresholds
 from resnets.evaluate.postprocess import known_scores, probabilities
 
 FEWEST = 50  # validation images, below which nothing is fitted

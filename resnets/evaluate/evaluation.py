@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from resnets.config import SOFTMAX, Postprocess
 from resnets.data.batch import Batch
-from resnets.evaluate.metrics import (
+from resnets.evaluate.metrics.multiclass import (
     ClassificationMeter,
     ClassificationSums,
     ClassMetrics,
     class_metrics,
 )
-from resnets.evaluate.multilabel import MultilabelEvaluation, MultilabelMeter
+from resnets.evaluate.metrics.multilabel import MultilabelEvaluation, MultilabelMeter
 from resnets.evaluate.views import logits_of
 from resnets.models.block_config import eval_mode
 from resnets.utils.printable import printable

@@ -13,9 +13,9 @@ from torch import Tensor
 from resnets.config import SOFTMAX, Postprocess
 from resnets.data import Split
 from resnets.data.dataset.labels import NO_LABEL, label_text
+from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.evaluate.ensemble import ScoredBatch
 from resnets.evaluate.evaluation import AnyEvaluation, evaluate_scores
-from resnets.evaluate.ground_truth import GroundTruth
 from resnets.evaluate.postprocess import probabilities
 from resnets.evaluate.views import image_name
 from resnets.utils.distributed import ProcessGroup

@@ -19,7 +19,7 @@ from rich.text import Text
 from torch import nn
 
 from resnets.utils import environment
-from resnets.utils.out_of_memory import within_memory
+from resnets.utils.errors import within_memory
 from resnets.utils.precision import pick_precision
 from resnets.utils.printable import Console
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from resnets.config import ConfigError, dump_json, lock_path, to_dict
 from resnets.data import DataError, Split
 from resnets.data.dataset.summary import announce
+from resnets.evaluate.data.ground_truth import GroundTruth
+from resnets.evaluate.data.match_classes import open_labeled, open_split
 from resnets.evaluate.evaluation import AnyEvaluation
-from resnets.evaluate.ground_truth import GroundTruth
-from resnets.evaluate.match import open_labeled, open_split
 from resnets.evaluate.views import Views, read_views
 from resnets.export.mixed_int8 import quantize_mixed
 from resnets.export.verify import (

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from resnets.data import Split
 from resnets.evaluate.batched_inference import batched_inference
+from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.evaluate.ensemble import MAX_BATCH, MIN_BATCH, ScoredBatch
-from resnets.evaluate.ground_truth import GroundTruth
 from resnets.evaluate.measure import Measurement, measure
 from resnets.evaluate.views import Pixels, Views, read_views
 from resnets.runtime.base import Backend

@@ -14,7 +14,7 @@ from PIL import Image
 from resnets.data import Split
 from resnets.data.sources.builtin import load_digits, load_photographs
 from resnets.data.transforms.preprocess import Preprocessor
-from resnets.evaluate.ground_truth import GroundTruth
+from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.models import ImageClassifier
 from resnets.runtime.base import Backend
 from resnets.utils.errors import ResnetsError

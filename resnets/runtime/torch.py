@@ -17,7 +17,7 @@ from resnets.runtime.base import ArtifactEngine, Engine, Images, Scores, open_er
 from resnets.runtime.check_pt2 import check_archive
 from resnets.runtime.graph import InferenceModule
 from resnets.utils import environment
-from resnets.utils.out_of_memory import within_memory
+from resnets.utils.errors import within_memory
 from resnets.utils.precision import pick_precision
 from resnets.utils.processes import deferred_signals
 

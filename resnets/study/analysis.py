@@ -21,7 +21,7 @@ from resnets.config import ConfigError
 from resnets.data import Batch, FileSplit, Split, TensorSplit, eval_batches, order
 from resnets.data.dataset.summary import announce
 from resnets.evaluate import Evaluation, describe_protocol, evaluate_model
-from resnets.evaluate.match import (
+from resnets.evaluate.data.match_classes import (
     SplitName,
     class_number_note,
     map_targets,

@@ -16,7 +16,7 @@ from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loss import LossFn
 from resnets.train.state import TrainState
 from resnets.utils import environment
-from resnets.utils.out_of_memory import OutOfMemory, is_out_of_memory, within_memory
+from resnets.utils.errors import OutOfMemory, is_out_of_memory, within_memory
 
 Step = Callable[
     [TrainState, DataParallelModel, LossFn, Batch, torch.autocast, Recipe], None

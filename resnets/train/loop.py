@@ -24,7 +24,7 @@ from resnets.train.saver import Saver
 from resnets.train.state import TrainState
 from resnets.train.step import train_step
 from resnets.utils.distributed import ProcessGroup
-from resnets.utils.out_of_memory import within_memory
+from resnets.utils.errors import within_memory
 
 # A mean loss this many times the first one counts as divergence even while it is still finite.
 DIVERGENCE_FACTOR = 20.0

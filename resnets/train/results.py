@@ -22,7 +22,7 @@ from resnets.train.state import TrainState
 from resnets.train.tasks.task import Task
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup
-from resnets.utils.out_of_memory import within_memory
+from resnets.utils.errors import within_memory
 from resnets.utils.wait_policy import WaitPolicyController
 from resnets.weights.checkpoint.find import find_checkpoint
 from resnets.weights.checkpoint.format import (

@@ -38,7 +38,7 @@ from resnets.train.tasks.classification import ClassificationTask
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.tasks.task import Task
 from resnets.utils.distributed import ProcessGroup
-from resnets.utils.out_of_memory import within_memory
+from resnets.utils.errors import within_memory
 from resnets.utils.printable import valid_text
 from resnets.utils.wait_policy import adapt_wait_policy
 from resnets.weights.checkpoint.format import (

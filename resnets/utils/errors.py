@@ -13,6 +13,16 @@ from typing import Any
 
 from resnets.utils.printable import printable
 
+# Messages of errors other than torch.OutOfMemoryError: from CPU allocators, cuBLAS and cuDNN
+# (CUBLAS_STATUS_ALLOC_FAILED), and oneDNN, which does not name its reason.
+OOM_MESSAGES = (
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "out of memory",
+    "could not create a primitive",
+)
+
 
 class ResnetsError(ValueError):
     """Base class of all errors of the package that are reported to the user.
@@ -31,6 +41,10 @@ class ConfigError(ResnetsError):
 
 class RemoteError(ResnetsError):
     """Another process of the run failed, and reports the error itself."""
+
+
+class OutOfMemory(ResnetsError):  # noqa: N818  (what it says)
+    """Something does not fit into memory; the message says what, and what to do."""
 
 
 class BusyError(ConfigError):
@@ -82,3 +96,23 @@ def read_object(
         if not isinstance(found, dict):
             raise TypeError(f"{type(found).__name__}, not an object")
         return found
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator reported that memory ran out."""
+    import torch  # here: commands that need no torch import this module
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        message in str(error) for message in OOM_MESSAGES
+    )
+
+
+@contextmanager
+def within_memory(what: str, remedy: str) -> Iterator[None]:
+    """Context that raises OutOfMemory if memory runs out: "out of memory: WHAT; REMEDY"."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"out of memory: {what}; {remedy}") from None

@@ -20,7 +20,7 @@ from resnets.data.transforms.preprocess import (
     fit_preprocess,
 )
 from resnets.weights.read import Weights
-from resnets.weights.readers.stored_config import resized
+from resnets.weights.readers.configs.stored_config import resized
 
 log = logging.getLogger("resnets")
 

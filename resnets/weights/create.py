@@ -18,15 +18,15 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
 from resnets.weights import hub
-from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem, stated_preprocess
+from resnets.weights.adapt import (
+    adapt_input,
+    adapt_preprocess,
+    adapt_stem,
+    stated_preprocess,
+)
 from resnets.weights.check_values import check_arch, check_empty, check_values, warn_of_values
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
-from resnets.weights.input_convention import (
-    stated_input,
-    warn_of_detectron2,
-    warn_of_raw_input,
-)
 from resnets.weights.lazy_tensors import LazyTensor, naming
 from resnets.weights.name_maps.find_tensors import HEAD_TENSORS, Selection, select
 from resnets.weights.name_maps.leftovers import report
@@ -34,6 +34,11 @@ from resnets.weights.name_maps.maps import OWN, NameMap, maps_of, name_map, own_
 from resnets.weights.name_maps.matching_models import matching_models_hint
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.read import Weights, read_path
+from resnets.weights.readers.configs.input_convention import (
+    stated_input,
+    warn_of_detectron2,
+    warn_of_raw_input,
+)
 
 log = logging.getLogger("resnets")
 

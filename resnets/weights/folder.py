@@ -37,8 +37,8 @@ from resnets.utils.errors import reading
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import read_classes
 from resnets.weights.name_maps.maps import name_map
-from resnets.weights.readers.timm_config import ParsedConfig, names_of, read_timm
-from resnets.weights.readers.transformers_config import (
+from resnets.weights.readers.configs.timm import ParsedConfig, names_of, read_timm
+from resnets.weights.readers.configs.transformers import (
     PROCESSOR,
     read_transformers,
     write_transformers,

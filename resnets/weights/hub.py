@@ -37,7 +37,7 @@ from resnets.weights.folder import (
 )
 from resnets.weights.heads import imagenet_classes
 from resnets.weights.read import Weights, read_folder, read_path
-from resnets.weights.readers.timm_config import catalog_name
+from resnets.weights.readers.configs.timm import catalog_name
 from resnets.weights.readers.unsupported_file import ADAPTER, adapter_error
 
 IMAGENET = 1000  # classes

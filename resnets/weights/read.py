@@ -34,9 +34,13 @@ from resnets.weights.lazy_tensors import LazyTensor, flatten, naming, stored
 from resnets.weights.name_maps.maps import shorten
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.readers import caffe, keras
-from resnets.weights.readers.class_names import classes_of, names_anywhere
+from resnets.weights.readers.configs.class_names import classes_of, names_anywhere
+from resnets.weights.readers.configs.stored_config import (
+    NO_CONFIG,
+    StoredConfig,
+    read_stored_config,
+)
 from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors, stated_in
-from resnets.weights.readers.stored_config import NO_CONFIG, StoredConfig, read_stored_config
 from resnets.weights.readers.torch_file import read_pickled
 from resnets.weights.readers.unsupported_file import refuse_folder, refuse_other_kinds
 

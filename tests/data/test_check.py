@@ -22,7 +22,7 @@ from resnets.data import DataError, open_data
 from resnets.data.check.duplicates import CANDIDATES, Shapes, propose, same_bytes
 from resnets.data.check.image import look, shape_of, thumbnail
 from resnets.data.check.run import CheckReport, check_data
-from resnets.data.splits.finding_kinds import kinds_by_name
+from resnets.data.finding_kinds import kinds_by_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # Pillow's, of large images
 UNDECODABLE = {"unreadable", "truncated", "bomb"}

@@ -25,7 +25,7 @@ from resnets.data.files.folder import FolderFiles
 from resnets.data.files.tar import list_tar
 from resnets.data.loading.pack_write import pack
 from resnets.data.sources.open import find_source
-from resnets.evaluate.match import open_split
+from resnets.evaluate.data.match_classes import open_split
 
 OLD = GOLDEN / "rank_rule"
 FILES = DataSpec(in_memory="never")

@@ -16,8 +16,8 @@ from resnets.config import AugmentSpec, ConfigError, DataSpec
 from resnets.data import DataError, FileSplit, TensorSplit, open_data
 from resnets.data.dataset.image_identity import hash_names, hold_out
 from resnets.data.files.tar import list_tar
+from resnets.data.sources.binary.idx import DEBIAN_FASHION_MNIST
 from resnets.data.sources.builtin import fetch_fashion_mnist
-from resnets.data.sources.idx import DEBIAN_FASHION_MNIST
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0)
 

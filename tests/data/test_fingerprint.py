@@ -20,7 +20,7 @@ from resnets.cli.main import main
 from resnets.config import DataSpec, ModelSpec, Recipe, to_toml
 from resnets.data import DataError, Split, Splits, open_data
 from resnets.data.splits.image_record import Fingerprint
-from resnets.evaluate.match import open_labeled, open_split
+from resnets.evaluate.data.match_classes import open_labeled, open_split
 from resnets.train import run as training
 from resnets.weights.checkpoint import image_record
 from resnets.weights.checkpoint.format import read_checkpoint

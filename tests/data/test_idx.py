@@ -11,7 +11,7 @@ import torch
 
 from resnets.config import DataSpec
 from resnets.data import DataError, open_data
-from resnets.data.sources.idx import read_idx
+from resnets.data.sources.binary.idx import read_idx
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0)
 

@@ -14,9 +14,9 @@ from resnets.config import DataSpec
 from resnets.data import DataError
 from resnets.data.check.parts import open_contents
 from resnets.data.dataset.summary import summarize_source
+from resnets.data.finding_kinds import LAYOUT
 from resnets.data.layout.folder_layout import MASKS, NO_LABELS, STRAY, read_layout
 from resnets.data.sources.open import find_source
-from resnets.data.splits.finding_kinds import LAYOUT
 from resnets.data.splits.open import open_data
 
 

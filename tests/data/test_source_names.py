@@ -9,7 +9,7 @@ from resnets.config import DataSpec
 from resnets.data import open_data
 from resnets.data.check.run import check_data
 from resnets.data.check.verdict import exit_code, verdict, warnings
-from resnets.data.splits.finding_kinds import SAME_SOURCE
+from resnets.data.finding_kinds import SAME_SOURCE
 
 
 def photo(path, seed):

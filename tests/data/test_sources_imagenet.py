@@ -19,7 +19,7 @@ from resnets.cli.main import main
 from resnets.config import DataSpec, Preprocess
 from resnets.data import DataError, Preprocessor, open_data
 from resnets.data.tables.ground_truth_file import WNIDS as IMAGENET
-from resnets.evaluate.match import match_classes
+from resnets.evaluate.data.match_classes import match_classes
 from resnets.models import build, catalog
 from resnets.weights.folder import write_folder
 from resnets.weights.hub import imagenet_classes

@@ -29,7 +29,7 @@ from resnets.data.files.walk import (
     walk_unlabeled,
 )
 from resnets.detect.images.store import open_store
-from resnets.evaluate.match import open_unlabeled
+from resnets.evaluate.data.match_classes import open_unlabeled
 from resnets.evaluate.predict import find_images
 
 WHOLE = DataSpec(val_fraction=0, test_fraction=0, in_memory="never")

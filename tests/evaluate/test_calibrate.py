@@ -8,13 +8,13 @@ from sklearn.metrics import average_precision_score, f1_score
 from resnets.config import ConfigError, Postprocess
 from resnets.evaluate.calibrate import calibrate
 from resnets.evaluate.evaluation import evaluate_scores
-from resnets.evaluate.metrics import (
+from resnets.evaluate.metrics.multiclass import (
     average_precision,
     best_threshold,
     calibration_error,
     equal_mass_error,
 )
-from resnets.evaluate.multilabel import MultilabelEvaluation
+from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
 from resnets.evaluate.postprocess import decide, known_scores, probabilities
 
 CLASSES = tuple("abcde")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from resnets.data import DataError, FileSplit, TensorSplit
 from resnets.data.files.folder import FolderFiles
 from resnets.evaluate.batched_inference import CPU_PIXELS, PixelBudget
+from resnets.evaluate.data.ground_truth import GroundTruth, split_truth
 from resnets.evaluate.ensemble import Ensemble
-from resnets.evaluate.ground_truth import GroundTruth, split_truth
 from resnets.evaluate.measure import measure
 from resnets.evaluate.views import Views, load_image
 from resnets.utils.distributed import init_distributed

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resnets.data import DataError
-from resnets.evaluate.ground_truth import GroundTruth, read_labels, split_truth
+from resnets.evaluate.data.ground_truth import GroundTruth, read_labels, split_truth
 
 CLASSES = ("ant", "bee", "cat")
 # Stored class by class, as ImageNet's validation folders are; file names tell the order.

@@ -11,8 +11,13 @@ from resnets.data import Batch, DataError, open_data
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.detect.evaluate.splits import choose_split
 from resnets.detect.loading.sources import open_detection
-from resnets.evaluate.ground_truth import split_truth
-from resnets.evaluate.match import class_number_note, map_targets, match_classes, open_labeled
+from resnets.evaluate.data.ground_truth import split_truth
+from resnets.evaluate.data.match_classes import (
+    class_number_note,
+    map_targets,
+    match_classes,
+    open_labeled,
+)
 from resnets.models import build
 from resnets.weights.heads import read_classes
 

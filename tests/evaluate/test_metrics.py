@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
-from resnets.evaluate.metrics import (
+from resnets.evaluate.metrics.multiclass import (
     ClassificationMeter,
     class_metrics,
     most_confused,

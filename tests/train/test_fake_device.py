@@ -53,7 +53,7 @@ def test_cuda_computes_what_the_cpu_does_and_a_step_does_not_wait(tmp_path: Path
     assert found["graph"]["steps"] == 8
     assert found["graph"]["waits"] == {}
     # The sums are read at the end; images and labels lie on the device since the first evaluation.
-    assert found["evaluation"] == {"copy to the host, evaluate/metrics.py": 8}
+    assert found["evaluation"] == {"copy to the host, evaluate/metrics/multiclass.py": 8}
     assert_tools_work(found)
 
 

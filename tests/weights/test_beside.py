@@ -17,7 +17,7 @@ from resnets.cli.main import main
 from resnets.config import ConfigError
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import name_map
-from resnets.weights.readers.class_names import classes_of
+from resnets.weights.readers.configs.class_names import classes_of
 
 NET, NAMES = "cifar-resnet8", ["ant", "bee", "cat"]
 BACK = NAMES[::-1]

@@ -16,7 +16,7 @@ from resnets.models import build, catalog
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import read_config, write_folder
 from resnets.weights.name_maps.maps import name_map
-from resnets.weights.readers.transformers_config import read_processor, read_transformers
+from resnets.weights.readers.configs.transformers import read_processor, read_transformers
 
 SEEN = {
     "input_size": [3, 64, 64],

@@ -20,7 +20,7 @@ from resnets.models import build
 from resnets.weights.errors import CheckpointError, WeightsError
 from resnets.weights.name_maps.maps import name_map
 from resnets.weights.readers.caffe import read_caffemodel
-from resnets.weights.readers.keras_config import read_fields
+from resnets.weights.readers.configs.keras import read_fields
 
 h5py = pytest.importorskip("h5py")
 KNOWN = (ConfigError, WeightsError, CheckpointError)

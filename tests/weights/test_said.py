@@ -16,9 +16,9 @@ from resnets.models import build
 from resnets.weights.create import recognize
 from resnets.weights.errors import WeightsError
 from resnets.weights.read import read_path
-from resnets.weights.readers.class_names import classes_of
-from resnets.weights.readers.timm_config import read_timm
-from resnets.weights.readers.transformers_config import read_processor, read_transformers
+from resnets.weights.readers.configs.class_names import classes_of
+from resnets.weights.readers.configs.timm import read_timm
+from resnets.weights.readers.configs.transformers import read_processor, read_transformers
 
 TINY = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=3)
 NUMBERS = {"ant": 0, "bee": 1, "cat": 2}

@@ -17,7 +17,7 @@ from resnets.config import ConfigError
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import name_map
 from resnets.weights.read import read_path
-from resnets.weights.readers.openmmlab_config import parse_config
+from resnets.weights.readers.configs.openmmlab import parse_config
 
 NET, NAMES = "cifar-resnet8", ["ant", "bee", "cat"]
 State = dict[str, Tensor]

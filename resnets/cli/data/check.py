@@ -19,7 +19,7 @@ from resnets.utils.printable import echo, escape
 if TYPE_CHECKING:
     from resnets.data.check.report import Written
     from resnets.data.check.run import CheckReport
-    from resnets.data.splits.finding_kinds import Kind
+    from resnets.data.finding_kinds import Kind
 
 RECIPES = {"segment": "segment"}  # others are for `detect`
 STYLES = {
@@ -129,7 +129,7 @@ class Check:
 
     def _options(self) -> tuple[str | None, frozenset[Kind]]:
         """The quarantine list and the kinds to put into a new one."""
-        from resnets.data.splits.finding_kinds import KINDS, kinds_by_name
+        from resnets.data.finding_kinds import KINDS, kinds_by_name
 
         known = {kind.name for kind in KINDS}
         kinds = {name for name in self.leave_out.split(",") if name and name != "none"}
@@ -209,7 +209,7 @@ def _counted(report: CheckReport) -> str:
 
 def _tables(report: CheckReport) -> Iterator[Table]:
     from resnets.data.check.classes import class_table, shown_classes
-    from resnets.data.splits.finding_kinds import KINDS
+    from resnets.data.finding_kinds import KINDS
 
     counts = report.counts
     if counts:

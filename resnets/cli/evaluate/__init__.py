@@ -19,7 +19,7 @@ from resnets.utils.processes import environment_int
 if TYPE_CHECKING:
     from resnets.evaluate.evaluation import AnyEvaluation
     from resnets.evaluate.measure import Measurement
-    from resnets.evaluate.multilabel import MultilabelEvaluation
+    from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
     from resnets.evaluate.unknown import UnknownMetrics
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -134,12 +134,12 @@ def _report(found: Measurement, *, as_json: bool) -> None:
 
 def show(evaluation: AnyEvaluation) -> None:
     """Print overall metrics, the table of classes (the worst ten of many) and top confusions."""
-    from resnets.evaluate.multilabel import MultilabelEvaluation
+    from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
 
     if isinstance(evaluation, MultilabelEvaluation):
         _show_labels(evaluation)
         return
-    from resnets.evaluate.metrics import most_confused
+    from resnets.evaluate.metrics.multiclass import most_confused
 
     console = terminal_console()  # piped lines are not wrapped
     overall = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

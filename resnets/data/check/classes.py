@@ -12,7 +12,7 @@ import numpy as np
 from resnets.data.check.parts import Contents
 from resnets.data.dataset.labels import class_counts, is_multilabel
 from resnets.data.dataset.source import VAL_NAMES
-from resnets.data.splits.finding_kinds import IMBALANCE, UNMEASURED, Finding
+from resnets.data.finding_kinds import IMBALANCE, UNMEASURED, Finding
 
 MANY, SMALLEST, LARGEST = 20, 10, 3  # classes that are shown
 UNEVEN = 10  # times the smallest class that the largest may have

@@ -19,7 +19,7 @@ from resnets.data.decode.exif import turn_of
 from resnets.data.decode.open_image import MAX_PIXELS, open_image
 from resnets.data.decode.pixel_values import Levels, is_inverted
 from resnets.data.errors import DataError
-from resnets.data.splits.finding_kinds import (
+from resnets.data.finding_kinds import (
     ANIMATED,
     BOMB,
     CMYK,

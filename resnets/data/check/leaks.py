@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from resnets.data.check.duplicates import Pair
 from resnets.data.check.parts import Contents
-from resnets.data.splits.finding_kinds import (
+from resnets.data.finding_kinds import (
     DUPLICATE,
     LEAK,
     LEAKS,

@@ -33,12 +33,7 @@ from resnets.data.files.walk import (
     SPECIAL,
     LeftOut,
 )
-from resnets.data.layout.folder_layout import MASKS, NO_LABELS, Layout, SplitRows
-from resnets.data.sources.class_folders import Tree, read_tree, tree_layout
-from resnets.data.sources.huggingface import is_tabular
-from resnets.data.sources.open import find_source, read_folder
-from resnets.data.sources.webdataset import find_shards, is_label, is_sharded
-from resnets.data.splits.finding_kinds import (
+from resnets.data.finding_kinds import (
     EMPTY_CLASS,
     LAYOUT,
     MASK,
@@ -50,6 +45,11 @@ from resnets.data.splits.finding_kinds import (
     UNREADABLE,
     Finding,
 )
+from resnets.data.layout.folder_layout import MASKS, NO_LABELS, Layout, SplitRows
+from resnets.data.sources.class_folders import Tree, read_tree, tree_layout
+from resnets.data.sources.huggingface import is_tabular
+from resnets.data.sources.open import find_source, read_folder
+from resnets.data.sources.webdataset import find_shards, is_label, is_sharded
 from resnets.data.splits.open import check_classes
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.unread_labels import may_label

@@ -15,7 +15,7 @@ from resnets.data.check.verdict import exit_code, train_command, usable, verdict
 from resnets.data.dataset.quarantine import QUARANTINE, Quarantine, write_quarantine
 from resnets.data.decode.decode import decode_whole
 from resnets.data.errors import DataError
-from resnets.data.splits.finding_kinds import KINDS, LEAKS, Finding, Kind
+from resnets.data.finding_kinds import KINDS, LEAKS, Finding, Kind
 from resnets.report.page import render
 from resnets.report.thumbnail import Thumbnail
 from resnets.utils.csv_files import CsvWriter

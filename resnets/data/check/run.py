@@ -27,8 +27,7 @@ from resnets.data.check.leaks import ELSEWHERE, copies_by_name, copies_found
 from resnets.data.check.parts import Contents, open_contents
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.errors import DataError
-from resnets.data.prefetch import prefetch
-from resnets.data.splits.finding_kinds import (
+from resnets.data.finding_kinds import (
     EMPTY_CLASS,
     IMBALANCE,
     KINDS,
@@ -41,6 +40,7 @@ from resnets.data.splits.finding_kinds import (
     Finding,
     Kind,
 )
+from resnets.data.prefetch import prefetch
 from resnets.utils.cpu_count import cores
 
 CHUNK = 16  # images looked at by one task of the pool

@@ -14,7 +14,7 @@ from resnets.config import DataSpec
 from resnets.data.check.classes import TEST, TRAIN, VAL, class_table, label_sets, role_of
 from resnets.data.check.leaks import ELSEWHERE
 from resnets.data.check.run import CheckReport
-from resnets.data.splits.finding_kinds import (
+from resnets.data.finding_kinds import (
     DUPLICATE,
     EMPTY_CLASS,
     IMBALANCE,

@@ -16,21 +16,21 @@ from resnets.data.errors import DataError
 from resnets.data.files.folder import Listing, list_folder
 from resnets.data.files.walk import suffix_of
 from resnets.data.sources.archive import IMAGENET_TRAIN, open_imagenet, open_tar
-from resnets.data.sources.builtin import fetch_cifar, fetch_fashion_mnist, open_digits
-from resnets.data.sources.cifar import find_cifar, open_cifar
-from resnets.data.sources.class_folders import Tree, read_tree
-from resnets.data.sources.coco import find_coco, open_coco
-from resnets.data.sources.huggingface import HUB, is_tabular, open_tabular
-from resnets.data.sources.idx import (
+from resnets.data.sources.binary.cifar import find_cifar, open_cifar
+from resnets.data.sources.binary.idx import (
     DEBIAN_FASHION_MNIST,
     FASHION_CLASSES,
     has_idx,
     open_idx,
 )
+from resnets.data.sources.binary.stl10 import find_stl10, open_stl10
+from resnets.data.sources.builtin import fetch_cifar, fetch_fashion_mnist, open_digits
+from resnets.data.sources.class_folders import Tree, read_tree
+from resnets.data.sources.coco import find_coco, open_coco
+from resnets.data.sources.huggingface import HUB, is_tabular, open_tabular
 from resnets.data.sources.label_table import described_tree, open_folder_table, open_table
 from resnets.data.sources.objects import refuse_name
 from resnets.data.sources.parquet import open_parquet
-from resnets.data.sources.stl10 import find_stl10, open_stl10
 from resnets.data.sources.webdataset import open_shard_folder
 from resnets.data.tables.flat_labels import is_table
 from resnets.data.tables.reader import TABLE_SUFFIXES

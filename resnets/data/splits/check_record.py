@@ -19,7 +19,7 @@ from resnets.config import dump_json
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import Source
 from resnets.data.files.folder import Files, FolderFiles
-from resnets.data.splits.finding_kinds import LEAKS, Finding
+from resnets.data.finding_kinds import LEAKS, Finding
 from resnets.data.splits.image_record import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
 from resnets.utils import environment

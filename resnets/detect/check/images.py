@@ -18,8 +18,8 @@ from resnets.data.dataset.image_identity import hash_names
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import FilePart, Source
 from resnets.data.errors import DataError
+from resnets.data.finding_kinds import LEAK, UNLISTED, Finding
 from resnets.data.layout.folder_names import role_within
-from resnets.data.splits.finding_kinds import LEAK, UNLISTED, Finding
 from resnets.data.splits.share import held_out_rows
 from resnets.detect.check.run import with_all
 from resnets.detect.formats.records import RawDataset, Task

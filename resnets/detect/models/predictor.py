@@ -25,7 +25,7 @@ from resnets.detect.models.base import DetectionModel, InferenceOptions
 from resnets.detect.outputs import Output
 from resnets.utils.cpu_count import cores
 from resnets.utils.environment import copy_to_device
-from resnets.utils.out_of_memory import within_memory
+from resnets.utils.errors import within_memory
 from resnets.utils.precision import autocast
 
 

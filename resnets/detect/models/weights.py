@@ -18,12 +18,12 @@ from resnets.weights.check_values import check_values, warn_of_values
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, head_rows
 from resnets.weights.hub import torchvision_file
-from resnets.weights.input_convention import assumed_input, stated_input
 from resnets.weights.lazy_tensors import naming
 from resnets.weights.name_maps.find_tensors import choose_copy
 from resnets.weights.name_maps.maps import name_map, shorten
 from resnets.weights.name_maps.rules import Tensors
 from resnets.weights.read import Weights, read_path
+from resnets.weights.readers.configs.input_convention import assumed_input, stated_input
 
 log = logging.getLogger("resnets")
 

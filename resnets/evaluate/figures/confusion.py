@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from resnets.config import atomic_write
 from resnets.evaluate.evaluation import Evaluation
 from resnets.evaluate.figures.fonts import escape_label, figure_fonts
-from resnets.evaluate.metrics import BINS
+from resnets.evaluate.metrics.multiclass import BINS
 from resnets.report.figures import INK, SOFT, figure_style
 
 BLUE, RED = "#2f6fb0", "#c8553d"

@@ -19,7 +19,7 @@ from resnets.train.guards.divergence import Diverged
 from resnets.train.guards.interrupt import Interrupted
 from resnets.train.run import run as run_training
 from resnets.train.tasks.custom_parts import CustomParts
-from resnets.utils.out_of_memory import OutOfMemory
+from resnets.utils.errors import OutOfMemory
 from resnets.weights.checkpoint.format import RECIPE
 from resnets.weights.checkpoint.manager import CheckpointManager
 

@@ -16,7 +16,7 @@ from resnets.train.data_parallel import DataParallelModel
 from resnets.train.loop import Stream
 from resnets.train.loss import LossFn
 from resnets.train.state import TrainState
-from resnets.utils.out_of_memory import OutOfMemory
+from resnets.utils.errors import OutOfMemory
 
 # Augmentation whose draws `TrainStream.draws` makes; a crop at random scales is not in memory.
 IN_TABLES = {"crop", "pad", "flip", "repeats", "scale"}

@@ -27,7 +27,7 @@ from resnets.evaluate import describe_protocol, evaluate_model
 from resnets.evaluate.calibrate import Calibration, calibrate
 from resnets.evaluate.evaluation import AnyEvaluation
 from resnets.evaluate.measure import Mistake, find_mistakes, most_confident
-from resnets.evaluate.metrics import gathered
+from resnets.evaluate.metrics.multiclass import gathered
 from resnets.evaluate.views import logits_of
 from resnets.models import ImageClassifier, build
 from resnets.models.block_config import eval_mode

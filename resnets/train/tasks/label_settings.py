@@ -10,7 +10,7 @@ from operator import attrgetter
 from resnets.config import ConfigError, Recipe
 from resnets.data import Split
 from resnets.evaluate.evaluation import AnyEvaluation
-from resnets.evaluate.multilabel import MultilabelEvaluation
+from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
 from resnets.utils.distributed import ProcessGroup
 
 log = logging.getLogger("resnets")

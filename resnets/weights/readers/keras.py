@@ -18,7 +18,7 @@ from torch import Tensor
 from resnets.config import ConfigError
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor, naming
-from resnets.weights.readers.keras_config import read_fields
+from resnets.weights.readers.configs.keras import read_fields
 
 # Keras 3 numbers the variables of a layer; these are the kinds of layer that have any here.
 VARIABLES = {

@@ -19,7 +19,7 @@ from resnets.bulk.plan import SUMMARY, Checksums, Manifest, RowOptions
 from resnets.config import Recipe, dump_json, from_toml, to_toml
 from resnets.data.decode.open_image import CLIENT_FORMATS, open_image
 from resnets.data.splits import check_record
-from resnets.evaluate.ground_truth import read_labels
+from resnets.evaluate.data.ground_truth import read_labels
 from resnets.report.run import write_run_report
 from resnets.serve.http.limits import RequestError
 from resnets.serve.http.parse_body import images_of_json, multipart_parts

@@ -28,7 +28,7 @@ from resnets.weights.checkpoint.format import read_header, save_checkpoint
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.folder import read_config, write_folder
 from resnets.weights.name_maps.maps import name_map
-from resnets.weights.readers.transformers_config import write_transformers
+from resnets.weights.readers.configs.transformers import write_transformers
 
 SMALL = ModelSpec(
     name="small",

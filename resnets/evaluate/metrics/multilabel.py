@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resnets.config import Postprocess
-from resnets.evaluate.metrics import (
+from resnets.evaluate.metrics.multiclass import (
     ClassMetrics,
     average_precision,
     calibration_error,

@@ -20,7 +20,7 @@ import torch
 from resnets.config import ModelSpec, Preprocess
 from resnets.weights.lazy_tensors import LazyTensor, naming
 from resnets.weights.name_maps.formats_caffe import DETECTRON_MEAN, caffe_preprocess
-from resnets.weights.readers.stored_config import pixel_constants
+from resnets.weights.readers.configs.stored_config import pixel_constants
 
 log = logging.getLogger("resnets")
 

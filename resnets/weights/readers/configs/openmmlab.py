@@ -14,7 +14,7 @@ from typing import Any
 from resnets.config import ConfigError, ModelSpec
 from resnets.config.fields import only, take_fields, whole_number
 from resnets.models import catalog
-from resnets.weights.readers.timm_config import deviations, numbers, with_catalog_name
+from resnets.weights.readers.configs.timm import deviations, numbers, with_catalog_name
 
 LONGEST = 200_000  # characters of source that are parsed
 CLASSIFIER = "ImageClassifier"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resnets.cli.main import main
-from resnets.utils.out_of_memory import OutOfMemory, is_out_of_memory, within_memory
+from resnets.utils.errors import OutOfMemory, is_out_of_memory, within_memory
 
 MESSAGES = (
     "CUDA out of memory. Tried to allocate 2.00 GiB",

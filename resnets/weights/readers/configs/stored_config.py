@@ -21,10 +21,10 @@ from resnets.config import ConfigError, ModelSpec
 from resnets.config.fields import take_fields
 from resnets.weights.errors import WeightsError
 from resnets.weights.lazy_tensors import LazyTensor
-from resnets.weights.readers import openmmlab_config
-from resnets.weights.readers.sigmoid_loss import clean, short_text, warn_of_sigmoid
-from resnets.weights.readers.timm_config import ABOUT, ARGS, POOL, SEEN
-from resnets.weights.readers.timm_config import square as square_size
+from resnets.weights.readers.configs import openmmlab as openmmlab_config
+from resnets.weights.readers.configs.sigmoid_loss import clean, short_text, warn_of_sigmoid
+from resnets.weights.readers.configs.timm import ABOUT, ARGS, POOL, SEEN
+from resnets.weights.readers.configs.timm import square as square_size
 
 log = logging.getLogger("resnets")
 

@@ -26,7 +26,7 @@ from resnets.data.decode.pixel_values import FULL
 from resnets.data.splits.all_images import open_all, open_unlabeled
 from resnets.data.splits.image_record import Fingerprint
 from resnets.data.tables.ground_truth_file import WNIDS
-from resnets.evaluate.ground_truth import GroundTruth, read_labels, split_truth
+from resnets.evaluate.data.ground_truth import GroundTruth, read_labels, split_truth
 from resnets.evaluate.views import image_name
 from resnets.weights.hub import imagenet_classes
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from resnets.config import ConfigError, ModelSpec, Preprocess
 from resnets.config.fields import only, take_fields, whole_number
-from resnets.weights.readers.timm_config import (
+from resnets.weights.readers.configs.timm import (
     ParsedConfig,
     deviations,
     names_of,

@@ -1,0 +1,1 @@
+"""What a classifier is evaluated on: split, classes matched with the model's, ground truth."""
