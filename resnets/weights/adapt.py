@@ -80,10 +80,10 @@ def check_size(
 
 def _made_for(weights: Weights, spec: ModelSpec) -> int | None:
     """Size in px of the images that `weights` were trained on; None if unknown."""
+    if weights.spec is not None:  # preprocessing may be for a larger size at test
+        return weights.spec.input_size
     if weights.preprocess is not None:
         return weights.preprocess.spec.size
-    if weights.spec is not None:
-        return weights.spec.input_size
     return CIFAR_SIZE if weights.stem_kernel == 3 and spec.stem == "cifar" else None
 
 

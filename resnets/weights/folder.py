@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -145,11 +146,17 @@ def _seen(spec: ModelSpec, seen: Preprocess) -> dict[str, Any]:
         "input_size": [spec.in_channels, seen.size, seen.size],
         "fixed_input_size": False,
         "interpolation": seen.interpolation,
-        "crop_pct": seen.size / seen.resize,
+        "crop_pct": _crop_pct(seen),
         "crop_mode": "center",
         "mean": list(seen.mean),
         "std": list(seen.std),
     }
+
+
+def _crop_pct(seen: Preprocess) -> float:
+    """The share from which timm gets `seen.resize` again: it rounds `size / share` down."""
+    share = seen.size / seen.resize
+    return share if seen.size // share == seen.resize else math.nextafter(share, 0)
 
 
 def read_config(path: Path) -> ParsedConfig:

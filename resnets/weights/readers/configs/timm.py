@@ -45,7 +45,7 @@ ABOUT = frozenset(
     {
         *("tag", "url", "file", "hf_hub_id", "hf_hub_filename", "source", "license", "licence"),
         *("paper_ids", "paper_name", "origin_url", "description", "notes", "architecture"),
-        *("test_input_size", "test_crop_pct", "min_input_size", "fixed_input_size", "pool_size"),
+        *("min_input_size", "fixed_input_size", "pool_size"),
         *("first_conv", "classifier", "num_features", "label_descriptions", "zero_init_last"),
         *("drop_block_rate", "tags", "library_name", "model_type", "architectures", "dtype"),
         *("torch_dtype", "transformers_version", "initializer_range", "do_pooling", "state_dict"),
@@ -78,7 +78,7 @@ def read_timm(config: Mapping[str, Any], where: str) -> ParsedConfig:
     spec = _spec(config, said, args, where)
     channels = args.get("in_chans", seen["input_size"][0] if "input_size" in seen else 3)
     if spec is not None:
-        count = spec.num_classes if count is None else count
+        count = count or spec.num_classes
         spec = dataclasses.replace(spec, num_classes=count, in_channels=channels)
         if "input_size" in seen:
             spec = dataclasses.replace(spec, input_size=seen["input_size"][1])
@@ -104,12 +104,14 @@ def _spec(
 
 
 def _preprocess(seen: Mapping[str, Any], channels: int, where: str) -> Preprocess | None:
+    """As timm's validate.py tests: at the test size, often a larger one (Touvron et al. 2019)."""
     if "input_size" not in seen or "mean" not in seen:
         return None
-    size = seen["input_size"][1]
-    resize = math.floor(size / seen.get("crop_pct", 0.875))
+    size = seen.get("test_input_size", seen["input_size"])[1]
+    name = "test_crop_pct" if "test_crop_pct" in seen else "crop_pct"
+    resize = math.floor(size / seen.get(name, 0.875))
     if resize < size:
-        raise ConfigError(f"{where}: crop_pct = {seen['crop_pct']}: would crop more than there is")
+        raise ConfigError(f"{where}: {name} = {seen[name]}: would crop more than there is")
     for name in ("mean", "std"):
         if len(seen.get(name, seen["mean"])) != channels:
             raise ConfigError(f"{where}: {name}: is not of {channels} channels")
@@ -119,7 +121,7 @@ def _preprocess(seen: Mapping[str, Any], channels: int, where: str) -> Preproces
         channels=channels,
         mean=seen["mean"],
         std=seen.get("std", (1.0,) * channels),
-        interpolation=seen.get("interpolation", "bilinear"),
+        interpolation=seen.get("interpolation", "bicubic"),
     )
 
 
@@ -182,15 +184,22 @@ def _nothing(value: Any) -> None:
         raise ValueError("is something that the networks here do not have")
 
 
+def _count(value: Any) -> int:
+    """A handler of a number of classes; 0 is a network without a head."""
+    return 0 if value == 0 else whole_number(value)
+
+
 _TOP = {
-    "num_classes": whole_number,
+    "num_classes": _count,
     "global_pool": POOL,
     "label_names": names_of,
     "act_layer": RELU,
 }
 SEEN = {
-    "num_classes": whole_number,
+    "num_classes": _count,
     "input_size": square,
+    "test_input_size": square,
+    "test_crop_pct": _share,
     "interpolation": only("bilinear", "bicubic", why="is not how images are resized here"),
     "crop_pct": _share,
     "crop_mode": only("center", why="is not how images are cropped here"),
