@@ -21,7 +21,7 @@ from resnets.config import Preprocess
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.weights.hub import TIMM, _from_transforms
-from resnets.weights.readers.timm_config import read_timm
+from resnets.weights.readers.configs.timm import read_timm
 
 
 @dataclass(frozen=True)
