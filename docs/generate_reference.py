@@ -1,5 +1,5 @@
 """Write docs/reference/: recipe fields, commands and public names, from the code that defines them;
-and the tables of results in the other pages (result_tables.py).
+the tables of results in the other pages (result_tables.py); and tests/messages.txt (messages.py).
 
     make reference
 
@@ -29,6 +29,7 @@ from resnets.config.recipe import Recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import messages
 import result_tables
 
 FOLDER = Path(__file__).parent / "reference"
@@ -235,3 +236,4 @@ if __name__ == "__main__":
     for page, write in PAGES.items():
         (FOLDER / page).write_text(write(), encoding="utf-8")
     result_tables.write_pages()
+    messages.FILE.write_text(messages.messages(), encoding="utf-8")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from caffe_net import Blobs, blob, caffemodel, chunk, random_blobs, run, varint
+from encode_weights import encoded
 from weights_state import SMALL, assert_same, logits, pictures, random_state
 
 import resnets
@@ -42,7 +43,7 @@ def test_ours_as_their_blobs(depths: tuple[int, ...], bias: bool) -> None:
     )
     ours = build(spec)
     ours.load_state_dict(random_state(ours, seed=2))
-    named = name_map("caffe", ours).to_foreign(ours.state_dict())
+    named = encoded(name_map("caffe", ours), ours.state_dict())
     blobs: Blobs = {}
     for name in sorted(named):
         blobs.setdefault(name.partition("/")[0], []).append(named[name].numpy())
@@ -59,7 +60,7 @@ def test_there_and_back_is_the_same(tmp_path: Path) -> None:
         ours = build(spec)
         state = random_state(ours, seed=depth)
         names = name_map("caffe", ours)
-        there = names.to_foreign(state)
+        there = encoded(names, state)
         numbered = {50: "res4f_branch2c/0", 101: "res4b22_branch2c/0", 152: "res3b7_branch2c/0"}
         assert numbered[depth] in there
         back = names.to_own(there)
@@ -69,7 +70,7 @@ def test_there_and_back_is_the_same(tmp_path: Path) -> None:
 def test_a_factor_of_zero_means_statistics_of_zero() -> None:
     ours = build(SMALL)
     names = name_map("caffe", ours)
-    there = names.to_foreign(ours.state_dict()) | {"bn_conv1/2": torch.zeros(1)}
+    there = encoded(names, ours.state_dict()) | {"bn_conv1/2": torch.zeros(1)}
     assert not names.to_own(there)["stem.norm.running_var"].any()
 
 

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from encode_weights import encoded
 from torch import Tensor
 from weights_state import SMALL, assert_same, logits, pictures, random_state
 
@@ -96,7 +97,7 @@ def test_preprocessing_is_theirs(tmp_path: Path, theirs) -> None:
 def test_ours_in_their_net(theirs) -> None:
     ours = build(dataclasses.replace(SPEC, conv_bias="all", norm_eps=1.001e-5))
     ours.load_state_dict(random_state(ours, seed=2))
-    named = name_map("keras", ours).to_foreign(ours.state_dict())
+    named = encoded(name_map("keras", ours), ours.state_dict())
     kept = {weight.path: weight.numpy() for weight in theirs.weights}
     assert kept.keys() == named.keys()
     for weight in theirs.weights:
@@ -113,7 +114,7 @@ def test_published_nets_have_the_same_tensors(depth: int) -> None:
     theirs = {weight.path: tuple(weight.shape) for weight in net.weights}
     with torch.device("meta"):
         ours = build(catalog.spec(f"resnet{depth}-v1", conv_bias="all"))
-    found = name_map("keras", ours).to_foreign(ours.state_dict())
+    found = encoded(name_map("keras", ours), ours.state_dict())
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     assert {k: v for k, v in shapes.items() if not k.startswith("predictions/")} == theirs
 

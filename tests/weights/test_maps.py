@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from encode_weights import encoded
 from torch import nn
 from torchvision import models as torchvision_models
 from weights_state import assert_same, logits, pictures, random_state
@@ -57,7 +58,7 @@ def test_there_and_back_is_the_same(format: str, name: str) -> None:
         net = build(catalog.spec(name))
     names = name_map(format, net)
     state = net.state_dict()
-    back = names.to_own(names.to_foreign(state))
+    back = names.to_own(encoded(names, state))
     assert back.keys() == state.keys()
     assert all(back[key].shape == tensor.shape for key, tensor in state.items())
 

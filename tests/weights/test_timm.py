@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from encode_weights import encoded
 from weights_state import assert_same, logits, pictures, random_state
 
 from resnets.models import ImageClassifier, build, catalog
@@ -39,7 +40,7 @@ def test_same_logits_both_directions(name: str) -> None:
     images = pictures(32)
     expected = logits(theirs, images)
     assert_same(logits(ours, images), expected)
-    back = names.to_foreign(ours.state_dict())
+    back = encoded(names, ours.state_dict())
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)
     assert detect(state, ours).format in (FORMATS["timm"], FORMATS["torchvision"])

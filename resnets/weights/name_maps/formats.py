@@ -53,15 +53,8 @@ def _timm(spec: ModelSpec) -> Rules | None:
     return TORCHVISION_RESNET if spec.is_resnet else None
 
 
-def _timm_encode(tensors: Tensors) -> Tensors:
-    """VGG's first two linear layers are convolutions there, of 7x7 and 1x1."""
-    for name, size in (("pre_logits.fc1.weight", 7), ("pre_logits.fc2.weight", 1)):
-        if name in tensors:
-            tensors[name] = tensors[name].unflatten(1, (-1, size, size))
-    return tensors
-
-
 def _timm_decode(tensors: Tensors) -> Tensors:
+    """VGG's first two linear layers are convolutions there, of 7x7 and 1x1."""
     for name in ("pre_logits.fc1.weight", "pre_logits.fc2.weight"):
         if name in tensors and tensors[name].dim() == 4:
             tensors[name] = tensors[name].flatten(1)
@@ -154,7 +147,7 @@ FORMATS: Mapping[str, Format] = {
     format.name: format
     for format in (
         Format("torchvision", _torchvision),
-        Format("timm", _timm, _timm_encode, _timm_decode),
+        Format("timm", _timm, _timm_decode),
         Format("cifar", _cifar, preprocess=_cifar_preprocess),
         Format(
             "detectron2",

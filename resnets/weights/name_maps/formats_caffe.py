@@ -23,8 +23,6 @@ KERAS_EPS = 1.001e-5
 
 BRANCHES = ((1, "a"), (2, "b"), (3, "c"))  # our conv1..conv3 are Caffe's branch2a..branch2c
 BLOCK = re.compile(r"(res|bn|scale)(\d)([a-z])(\d*)_branch(.+)")  # res4b22_branch2c/0
-PLAIN_BLOCK = re.compile(r"(res|bn|scale)(\d)_(\d+)_branch(.+)")  # res4_22_branch2c/0
-LETTERED = 6  # the longest stage of ResNet-50; longer models number the blocks of stages 3 and 4
 
 
 def caffe_preprocess(mean: tuple[float, ...]) -> Preprocess:
@@ -110,30 +108,6 @@ def _caffe(spec: ModelSpec) -> Rules | None:
     )
 
 
-def _caffe_encode(tensors: Tensors) -> Tensors:
-    """Split norms into two layers, with a moving-average factor of 1, and name blocks by letters.
-
-    ResNet-50 names its blocks a, b, c, ...; longer models use a, b1, b2, ... in stages 3 and 4.
-    """
-    longest = max(int(found[3]) + 1 for name in tensors if (found := PLAIN_BLOCK.match(name)))
-    numbered = ("3", "4") if longest > LETTERED else ()
-
-    def letter(found: re.Match[str]) -> str:
-        kind, stage, block, branch = found[1], found[2], int(found[3]), found[4]
-        name = f"b{block}" if block and stage in numbered else chr(ord("a") + block)
-        return f"{kind}{stage}{name}_branch{branch}"
-
-    split = {}
-    for name, tensor in tensors.items():
-        layer, _, leaf = PLAIN_BLOCK.sub(letter, name).rpartition("/")
-        if leaf in ("weight", "bias"):
-            layer, leaf = f"scale{layer.removeprefix('bn')}", "0" if leaf == "weight" else "1"
-        split[f"{layer}/{leaf}"] = tensor
-        if layer.startswith("bn"):
-            split[f"{layer}/2"] = torch.ones(1)
-    return split
-
-
 def _caffe_decode(tensors: Tensors) -> Tensors:
     """Join the two layers of each norm; statistics are divided by the factor in blob 2."""
 
@@ -172,14 +146,6 @@ def _keras(spec: ModelSpec) -> Rules | None:
     )
 
 
-def _keras_encode(tensors: Tensors) -> Tensors:
-    """Kernels become (k, k, in, out), matrices (in, out)."""
-    return {
-        name: tensor.permute(2, 3, 1, 0) if tensor.dim() == 4 else _transposed(tensor)
-        for name, tensor in tensors.items()
-    }
-
-
 def _keras_decode(tensors: Tensors) -> Tensors:
     return {
         name: tensor.permute(3, 2, 0, 1) if tensor.dim() == 4 else _transposed(tensor)
@@ -203,8 +169,7 @@ DETECTRON = Format(
 CAFFE = Format(
     "caffe",
     _caffe,
-    _caffe_encode,
-    _caffe_decode,
+    decode=_caffe_decode,
     needs=V1 | {"stem_pool": "ceil"},
     preprocess=lambda _spec: caffe_preprocess(RESNET_MEAN),
     belongs=re.compile(r"(conv1|(bn|scale)_conv1|(res|bn|scale)\d\w+|fc1000)/\d").fullmatch,
@@ -212,8 +177,7 @@ CAFFE = Format(
 KERAS = Format(
     "keras",
     _keras,
-    _keras_encode,
-    _keras_decode,
+    decode=_keras_decode,
     needs=V1 | {"norm_eps": KERAS_EPS},
     preprocess=lambda _spec: caffe_preprocess(KERAS_MEAN),
 )

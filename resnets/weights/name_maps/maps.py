@@ -44,14 +44,13 @@ class NameMap:
     head_width: int = 0
 
     def to_foreign(self, tensors: Mapping[str, Tensor]) -> Tensors:
-        """Our tensors under the names and in the layout of `format`. WeightsError as `to_own`."""
+        """Our tensors under the names of `format`, in our layout. WeightsError as `to_own`."""
         self._check(tensors.keys(), self.foreign_names.keys())
-        renamed = {
+        return {
             foreign: tensors[own]
             for own, foreign in self.foreign_names.items()
             if foreign is not None
         }
-        return self.format.encode(renamed)
 
     def to_own(self, tensors: Mapping[str, Tensor], optional: Collection[str] = ()) -> Tensors:
         """Tensors of `format` under our names and in our layout.

@@ -23,8 +23,8 @@ class Format:
     library has no such model. `#` is a number, `#+1` and `#-1` on the foreign side that number plus
     or minus one, `*` the last part of a name. The first rule whose left side matches applies. A
     right side None: their files do not have the tensor (a batch counter).
-    encode, decode: convert from our layout to theirs and back, both under foreign names, where
-    renaming is not enough (transposed kernels, one tensor stored as two).
+    decode: converts from their layout to ours, under foreign names, where renaming is not enough
+    (transposed kernels, one tensor stored as two).
     needs: fields of `ModelSpec` common to all its models that names and shapes do not show.
     preprocess: preprocessing of the models published in this format, if a file states none.
     belongs: whether a name that `decode` changes is of this format.
@@ -32,7 +32,6 @@ class Format:
 
     name: str
     rules: Callable[[ModelSpec], Rules | None]
-    encode: Callable[[Tensors], Tensors] = dict
     decode: Callable[[Tensors], Tensors] = dict
     needs: Mapping[str, Any] = field(default_factory=dict)
     preprocess: Callable[[ModelSpec], Preprocess | None] = lambda _spec: None

@@ -13,6 +13,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from caffe_net import caffemodel, random_blobs
+from encode_weights import encoded
 from small_nets import RESIDUAL, small_net
 
 import resnets
@@ -92,7 +93,7 @@ def write_keras(folder: Path) -> None:
     import h5py
 
     net = _net()
-    tensors = name_map("keras", net).to_foreign(net.state_dict())
+    tensors = encoded(name_map("keras", net), net.state_dict())
     for name, options in (("net.h5", {}), ("packed.h5", {"compression": "gzip"})):
         with h5py.File(_place(folder, name), "w") as file:
             for path, tensor in tensors.items():

@@ -1,0 +1,64 @@
+"""Weights in the layouts of Caffe, Keras and timm, which the package reads but does not write."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from resnets.weights.name_maps.formats_caffe import _transposed
+from resnets.weights.name_maps.maps import NameMap
+from resnets.weights.name_maps.rules import Tensors
+
+PLAIN_BLOCK = re.compile(r"(res|bn|scale)(\d)_(\d+)_branch(.+)")  # res4_22_branch2c/0
+LETTERED = 6  # the longest stage of ResNet-50; longer models number the blocks of stages 3 and 4
+
+
+def encoded(names: NameMap, tensors: Mapping[str, Tensor]) -> Tensors:
+    """Our `tensors` under the names and in the layout of the map's format."""
+    renamed = names.to_foreign(tensors)
+    encode = ENCODERS.get(names.format.name)
+    return renamed if encode is None else encode(renamed)
+
+
+def _caffe_encode(tensors: Tensors) -> Tensors:
+    """Split norms into two layers, with a moving-average factor of 1, and name blocks by letters.
+
+    ResNet-50 names its blocks a, b, c, ...; longer models use a, b1, b2, ... in stages 3 and 4.
+    """
+    longest = max(int(found[3]) + 1 for name in tensors if (found := PLAIN_BLOCK.match(name)))
+    numbered = ("3", "4") if longest > LETTERED else ()
+
+    def letter(found: re.Match[str]) -> str:
+        kind, stage, block, branch = found[1], found[2], int(found[3]), found[4]
+        name = f"b{block}" if block and stage in numbered else chr(ord("a") + block)
+        return f"{kind}{stage}{name}_branch{branch}"
+
+    split = {}
+    for name, tensor in tensors.items():
+        layer, _, leaf = PLAIN_BLOCK.sub(letter, name).rpartition("/")
+        if leaf in ("weight", "bias"):
+            layer, leaf = f"scale{layer.removeprefix('bn')}", "0" if leaf == "weight" else "1"
+        split[f"{layer}/{leaf}"] = tensor
+        if layer.startswith("bn"):
+            split[f"{layer}/2"] = torch.ones(1)
+    return split
+
+
+def _keras_encode(tensors: Tensors) -> Tensors:
+    """Kernels become (k, k, in, out), matrices (in, out)."""
+    return {
+        name: tensor.permute(2, 3, 1, 0) if tensor.dim() == 4 else _transposed(tensor)
+        for name, tensor in tensors.items()
+    }
+
+
+def _timm_encode(tensors: Tensors) -> Tensors:
+    """VGG's first two linear layers are convolutions there, of 7x7 and 1x1."""
+    for name, size in (("pre_logits.fc1.weight", 7), ("pre_logits.fc2.weight", 1)):
+        if name in tensors:
+            tensors[name] = tensors[name].unflatten(1, (-1, size, size))
+    return tensors
+
+
+ENCODERS = {"caffe": _caffe_encode, "keras": _keras_encode, "timm": _timm_encode}
