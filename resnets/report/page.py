@@ -8,30 +8,26 @@ shows. A drawing that is SVG text already has no .png.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import jinja2
 from markupsafe import Markup
 
-from resnets.report.figures import THEME, inline_drawing, inline_plot, to_svg
+from resnets.report.figures import inline_drawing, inline_plot, to_svg
+from resnets.report.index import REPORT, update_index
+from resnets.report.render import Row, lead_of, render
 from resnets.utils.csv_files import CsvWriter
 from resnets.utils.files import atomic_write
-from resnets.utils.printable import valid_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
-REPORT = "report.html"
 PNG_DPI = 200
-MINUS = "\N{MINUS SIGN}"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
-Cell = str | float | int | None
-Row = tuple[Cell, ...]
 Tone = Literal["good", "bad", "open"]
 
 
@@ -142,79 +138,5 @@ def write_page(
     path = folder / REPORT
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    update_index(folder)
     return Report(path, lead_of(page), values.get("caution", ""))
-
-
-def render(template: str, **values: Any) -> str:
-    """The text of a template of report/templates, escaped where its name ends in .html.j2."""
-    return valid_text(_environment().get_template(template).render(**values))
-
-
-def lead_of(page: str) -> str:
-    """The paragraphs of a page's lead as plain lines."""
-    match = re.search(r'<div class="lead">(.*?)</div>', page, re.DOTALL)
-    paragraphs = match[1].split("</p>") if match else []
-    return "\n".join(filter(None, (Markup(each).striptags() for each in paragraphs)))
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("resnets.report"),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    filters: Mapping[str, Callable[..., Any]] = {
-        "anchor": _anchor,
-        "cell": format_cell,
-        "minus": minus_signs,
-        "numeric": is_numeric,
-        "sections": _sections,
-    }
-    environment.filters |= filters
-    environment.globals |= {"theme": THEME, "plural": plural}
-    return environment
-
-
-def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """The count with its noun, such as "1 run" and "1,200 runs"."""
-    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
-
-
-def format_cell(value: Cell) -> str:
-    """A value as a table shows it: a dash for None, two decimals, more where they are all zero."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool | str):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    text = f"{value:,.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
-    return text.replace("-", MINUS)
-
-
-def minus_signs(text: str) -> str:
-    """`text` with minus signs before numbers, in place of hyphens."""
-    return re.sub(r"(?<![\w.])-(?=\d)", MINUS, text)
-
-
-def is_numeric(rows: Sequence[Row], column: int) -> bool:
-    """Whether most of a column's cells are numbers, or text that starts with one: align right."""
-    cells = [row[column] for row in rows if row[column] is not None]
-    numbers = [
-        cell for cell in cells if not isinstance(cell, str) or re.match(r"[-−+±<>]?\s?\d", cell)
-    ]
-    return bool(cells) and 2 * len(numbers) >= len(cells)
-
-
-def _anchor(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
-def _sections(body: str) -> list[tuple[str, Markup]]:
-    """Anchor and title of each section in the body of a page, for its table of contents."""
-    found = re.findall(r'<section id="([^"]+)">\s*<h2>(.*?)</h2>', body, re.DOTALL)
-    return [(anchor, Markup(title)) for anchor, title in found]

@@ -15,7 +15,8 @@ from resnets.config import Recipe
 from resnets.config.aliases import read_json
 from resnets.report.advice import advise
 from resnets.report.figures import PANEL, SERIES, figure_style, inline_plot, subplots, to_svg
-from resnets.report.page import REPORT, render
+from resnets.report.index import REPORT
+from resnets.report.render import render
 from resnets.report.run_details import RunDetails
 from resnets.utils.files import atomic_write
 from resnets.utils.lazy_imports import PREFIX

@@ -149,6 +149,23 @@ def images_of(batch: Batch) -> Tensor:
     return batch.images
 
 
+def units(model: ImageClassifier) -> dict[str, nn.Module]:
+    """What `model` runs one after another behind its stem, by name ("stage1.0").
+
+    Blocks or, in a VGG, convolutions with norm and relu, and pools.
+    """
+    return model.blocks() or {
+        f"{stage}.{index}": unit
+        for stage in model.stage_names
+        for index, unit in model.get_submodule(stage).named_children()
+    }
+
+
+def after_stem(model: ImageClassifier, images: Tensor) -> Tensor:
+    """The input of the first of `units`, (B, C, H, W): a VGG has no stem."""
+    return model.get_submodule("stem")(images) if "stem" in model.stage_names else images
+
+
 def progress(items: Sequence[T], description: str) -> Iterable[T]:
     """Iterate over `items` with a progress bar on stderr where that is a terminal."""
     console = Console(stderr=True)

@@ -14,7 +14,7 @@ import torch
 from resnets.config import ConfigError, to_toml
 from resnets.config.aliases import read_json
 from resnets.models import ImageClassifier
-from resnets.report.page import render
+from resnets.report.render import render
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import into_new_folder, published_name, write_folder
 from resnets.weights.load import NOTHING_SAID, LoadOptions, load, load_model

@@ -9,15 +9,8 @@ from html_elements import Elements
 from matplotlib.figure import Figure as Plot
 
 from resnets.report.figures import THEME, figure_style, integer_ticks, subplots
-from resnets.report.page import (
-    Figure,
-    Numbers,
-    Table,
-    _environment,
-    format_cell,
-    minus_signs,
-    write_page,
-)
+from resnets.report.page import Figure, Numbers, Table, write_page
+from resnets.report.render import _environment, format_cell, minus_signs
 
 TEMPLATE = """
 {% extends "base.html.j2" %}

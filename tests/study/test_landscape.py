@@ -19,7 +19,7 @@ from resnets.study.landscape.measure import (
     moved,
     random_direction,
 )
-from resnets.study.landscape.study import landscape_study, low_loss_share, write_landscapes
+from resnets.study.landscape.study import ANALYSIS, low_loss_share
 from resnets.weights.load import load
 
 
@@ -107,14 +107,12 @@ def test_losses_that_are_no_number_are_gaps(tmp_path):
     )
     line = tuple(point for point in plane if point.beta == 0)
     net = Landscape("net", catalog.spec("cifar-plain8"), line, plane)
-    report = write_landscapes(
-        tmp_path, [net], protocols={}, caution="", commands=[], environment={}
-    )
+    report = ANALYSIS.write(tmp_path, [net])
     assert "33% low" in report.path.read_text(encoding="utf-8")
 
 
 def test_study_compares_nets_on_the_same_pictures(runs, tmp_path):
-    report = landscape_study(
+    report = ANALYSIS.run(
         list(runs.values()), data=None, examples=40, steps=3, seed=0, device="cpu", out=tmp_path
     )
     rows = list(csv.DictReader((tmp_path / "numbers" / "plane.csv").open()))
@@ -127,7 +125,7 @@ def test_study_compares_nets_on_the_same_pictures(runs, tmp_path):
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_steps_without_a_middle_are_refused(runs, tmp_path, steps):
     with pytest.raises(ConfigError, match="an odd number"):
-        landscape_study(
+        ANALYSIS.run(
             list(runs.values()), data=None, examples=40, steps=steps, seed=0, device="cpu",
             out=tmp_path / "out",
         )  # fmt: skip
@@ -143,6 +141,6 @@ def test_a_diverged_net_is_refused(runs, tmp_path):
     path = tmp_path / "diverged.safetensors"
     save_checkpoint(path, checkpoint.tensors, checkpoint.meta)
     with pytest.raises(ValueError, match=r"diverged.safetensors: .*not finite"):
-        landscape_study(
+        ANALYSIS.run(
             [path], data=None, examples=9, steps=3, seed=0, device="cpu", out=tmp_path / "out"
         )

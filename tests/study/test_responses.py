@@ -13,7 +13,7 @@ from resnets.config import ConfigError
 from resnets.data import Batch, DataError
 from resnets.models import build, catalog
 from resnets.study.responses.measure import LayerResponse, ModelResponses, layer_responses
-from resnets.study.responses.study import depths, responses_study, twins, write_responses
+from resnets.study.responses.study import ANALYSIS, describe
 
 
 def digits_like(count, seed=0):
@@ -118,13 +118,17 @@ def test_comparisons_follow_the_numbers():
     plain = responses_of("cifar-plain20", 1.0, 1.2)
     shallow = responses_of("cifar-resnet20", 0.5, 0.7)
     deep = responses_of("cifar-resnet56", 0.2, 0.4)
-    (twin,), (family,) = twins([plain, shallow, deep]), depths([plain, shallow, deep])
+    found = describe([plain, shallow, deep])
+    (twin,), (family,) = found["twins"], found["depths"]
     assert (twin.result, family.result) == ("smaller", "smaller")
     assert twin.ratio == pytest.approx(0.6 / 1.1)
-    assert twins([responses_of("cifar-plain20", 0.3), shallow])[0].result == "larger"
-    assert depths([shallow, responses_of("cifar-resnet56", 0.9)])[0].result == "larger"
-    assert twins([responses_of("cifar-plain20", 0.601), shallow])[0].result == "equal"
-    assert twins([shallow]) == depths([shallow]) == []
+    for mean, expected in ((0.3, "larger"), (0.601, "equal")):
+        (twin,) = describe([responses_of("cifar-plain20", mean), shallow])["twins"]
+        assert twin.result == expected
+    (family,) = describe([shallow, responses_of("cifar-resnet56", 0.9)])["depths"]
+    assert family.result == "larger"
+    found = describe([shallow])
+    assert found["twins"] == found["depths"] == []
 
 
 @pytest.mark.parametrize(("caution", "tones"), [("", ["good", "good"]), ("Short.", ["open"] * 2)])
@@ -134,9 +138,7 @@ def test_page_judges_only_without_a_caution(tmp_path, caution, tones):
         responses_of("cifar-resnet20", 0.5, 0.7),
         responses_of("cifar-resnet56", 0.2, 0.4),
     ]
-    report = write_responses(
-        tmp_path, models, protocols={}, caution=caution, commands=[], environment={}
-    )
+    report = ANALYSIS.write(tmp_path, models, caution=caution)
     page = report.path.read_text(encoding="utf-8")
     assert re.findall(r'<li class="(\w+)">', page) == tones
     assert ("2 comparisons agree" in report.lead) is not bool(caution)
@@ -150,9 +152,7 @@ def runs(tmp_path_factory):
 
 
 def test_study_writes_every_layer_of_every_net(runs, tmp_path):
-    report = responses_study(
-        list(runs.values()), data=None, examples=60, device="cpu", out=tmp_path
-    )
+    report = ANALYSIS.run(list(runs.values()), data=None, examples=60, device="cpu", out=tmp_path)
     rows = list(csv.DictReader((tmp_path / "numbers" / "responses.csv").open()))
     assert [row["model"] for row in rows] == ["cifar-resnet8"] * 7 + ["cifar-plain8"] * 7
     text = report.path.read_text()
@@ -162,7 +162,7 @@ def test_study_writes_every_layer_of_every_net(runs, tmp_path):
 
 def test_two_runs_of_one_net_are_told_apart(runs, tmp_path):
     again = train_on_digits(tmp_path / "again", "cifar-resnet8", 3)
-    report = responses_study(
+    report = ANALYSIS.run(
         [runs["cifar-resnet8"], again], data=None, examples=20, device="cpu", out=tmp_path / "out"
     )
     assert "cifar-resnet8 (again)" in report.path.read_text()
@@ -172,7 +172,7 @@ def test_unlike_data_are_refused(runs, tmp_path):
     other = train_on_digits(tmp_path / "other", "cifar-resnet8", 2, split_seed=1)
     pair = [runs["cifar-resnet8"], other]
     with pytest.raises(ConfigError, match=r"different data \(data.split_seed 1 and 0\)"):
-        responses_study(pair, data=None, examples=20, device="cpu", out=tmp_path / "out")
+        ANALYSIS.run(pair, data=None, examples=20, device="cpu", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -182,7 +182,7 @@ def test_other_classes_are_refused(runs, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("L", (16, 16), index).save(folder / f"{index}.png")
     with pytest.raises(DataError, match="knows none of its classes"):
-        responses_study(
+        ANALYSIS.run(
             [runs["cifar-resnet8"]],
             data=str(tmp_path / "data"),
             examples=20,
@@ -198,4 +198,4 @@ def test_other_classes_are_refused(runs, tmp_path):
 def test_bad_use(runs, tmp_path, checkpoints, examples, message):
     paths = [runs["cifar-resnet8"] for _ in checkpoints]
     with pytest.raises(ConfigError, match=message):
-        responses_study(paths, data=None, examples=examples, device="cpu", out=tmp_path)
+        ANALYSIS.run(paths, data=None, examples=examples, device="cpu", out=tmp_path)

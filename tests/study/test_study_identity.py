@@ -21,7 +21,7 @@ from resnets.study.identity.lesion import (
     swapped,
 )
 from resnets.study.identity.measure import block_ratios, measure_identity
-from resnets.study.identity.study import identity_study, write_identity
+from resnets.study.identity.study import ANALYSIS
 from resnets.weights.load import load
 
 GRAY = {"in_channels": 1, "num_classes": 10, "input_size": 16}
@@ -216,7 +216,7 @@ def test_figures_of_a_run_equal_lesions_done_by_hand(run):
 
 
 def test_study_of_a_run(run, tmp_path):
-    report = identity_study(run, data=None, examples=50, seed=0, device="cpu", out=tmp_path / "out")
+    report = ANALYSIS.run([run], data=None, examples=50, seed=0, device="cpu", out=tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out" / "numbers" / "blocks.csv").open()))
     assert [row["shortcut"] for row in rows] == ["identity", "identity"] + [
         "zero-padded",
@@ -230,7 +230,7 @@ def test_study_of_a_run(run, tmp_path):
 def test_plain_net_is_refused_before_anything_is_written(tmp_path):
     plain = train_on_digits(tmp_path / "plain", "cifar-plain8", 2)
     with pytest.raises(ConfigError, match="cifar-plain8: a plain network"):
-        identity_study(plain, data=None, examples=9, seed=0, device="cpu", out=tmp_path / "out")
+        ANALYSIS.run([plain], data=None, examples=9, seed=0, device="cpu", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -243,7 +243,5 @@ def test_projections_everywhere_leave_gaps_not_errors(tmp_path):
     pictures = prepare_images(draw_split(net, None, "held-out", 20, 0), net, "cpu")
     figures = measure_identity(net, pictures, 0, "net")
     assert figures.deepened is None
-    report = write_identity(
-        tmp_path / "out", figures, protocol="", caution="", commands=[], environment={}
-    )
+    report = ANALYSIS.write(tmp_path / "out", [figures])
     assert "none of its blocks can be an identity" in report.lead

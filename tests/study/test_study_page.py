@@ -14,7 +14,7 @@ from study_grid import ITERATIONS, NETS, REASON, trained_grid, with_gaps
 from resnets.config import dump_json, to_toml
 from resnets.models import catalog
 from resnets.recipes import recipe
-from resnets.report.page import minus_signs
+from resnets.report.render import minus_signs
 from resnets.study import paper
 from resnets.study.depth.figures import ErrorCurves, curve_labels, depth_errors, error_curves
 from resnets.study.depth.page import write_grid_page

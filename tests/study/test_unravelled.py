@@ -22,7 +22,7 @@ from resnets.study.unravelled.measure import (
     removed,
     statistics_anew,
 )
-from resnets.study.unravelled.study import unravelled_study, write_unravelled
+from resnets.study.unravelled.study import ANALYSIS
 
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -107,14 +107,9 @@ def test_page_of_a_plain_and_a_residual_network(tmp_path):
         paths = (PathLength(0, 0.25, 0.1), PathLength(1, 0.5, 1.0), PathLength(2, 0.25, 0.5))
         return Unravelled(label, residual, 3, 5.0, 5.5, single, several, paths * residual)
 
-    report = write_unravelled(
+    report = ANALYSIS.write(
         tmp_path / "out",
         [made("plain", False, 60.0), made("residual", True, 1.0)],
-        protocols={},
-        caution="",
-        training="digits",
-        commands=[],
-        environment={},
     )
     assert "plain (plain): removing one block changes its error of 5.00% by +60.00" in report.lead
     assert "paths of 1 branch carry" in report.lead
@@ -125,20 +120,20 @@ def test_page_of_a_plain_and_a_residual_network(tmp_path):
 def test_study_of_real_runs(tmp_path):
     runs = [train_on_digits(tmp_path / net, net) for net in ("cifar-plain14", "cifar-resnet14")]
     options = {"data": None, "examples": 50, "seed": 0, "device": "cpu"}
-    report = unravelled_study(runs, out=tmp_path / "out", **options)
+    report = ANALYSIS.run(runs, out=tmp_path / "out", **options)
     rows = (tmp_path / "out/numbers/removed.csv").read_text(encoding="utf-8")
     assert rows == (
-        unravelled_study(runs, out=tmp_path / "again", **options).path.parent
-        / "numbers/removed.csv"
+        ANALYSIS.run(runs, out=tmp_path / "again", **options).path.parent / "numbers/removed.csv"
     ).read_text(encoding="utf-8")
     assert "cifar-plain14" in report.lead
 
 
-def test_networks_without_blocks_are_refused():
+def test_a_vgg_loses_convolutions_of_equal_shape_and_else_is_refused():
+    images, small = torch.zeros(1, 3, 32, 32), {"norm": "batch", "input_size": 32}
+    vgg = net_of("vgg11", widths=(8,) * 5, **small)
+    assert removable_blocks(vgg, images)[:2] == ["stage2.0", "stage3.0"]
     with pytest.raises(ConfigError, match="no blocks"):
-        removable_blocks(
-            net_of("vgg11", norm="batch", widths=(8,) * 5, input_size=32), torch.zeros(1, 3, 32, 32)
-        )
+        removable_blocks(net_of("vgg11", depths=(1,) * 5, widths=(4, 5, 6, 7, 8), **small), images)
     assert not any(
         isinstance(each, nn.Identity) for each in net_of("cifar-plain8").blocks().values()
     )

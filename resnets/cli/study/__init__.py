@@ -141,6 +141,24 @@ class Forms(GridStudy):
         return forms_grid(**self.options())
 
 
+@dataclass(frozen=True)
+class Index:
+    """The page that links all studies of a folder, written anew.
+
+    Args:
+        folder: Folder that holds the folders of studies.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional] = Path("runs")
+
+    def run(self) -> int:
+        """Write studies.html; returns the exit code."""
+        from resnets.report.index import write_index
+
+        echo(f"studies: {write_index(self.folder)}")
+        return 0
+
+
 def command(
     study: tyro.conf.OmitSubcommandPrefixes[
         tyro.conf.OmitArgPrefixes[
@@ -153,6 +171,7 @@ def command(
             | Annotated[Identity, tyro.conf.subcommand("identity")]
             | Annotated[Landscape, tyro.conf.subcommand("landscape")]
             | Annotated[Unravelled, tyro.conf.subcommand("unravelled")]
+            | Annotated[Index, tyro.conf.subcommand("index")]
         ]
     ],
 ) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +19,21 @@ if TYPE_CHECKING:
     from resnets.report.page import Report
 
 Checkpoints = Annotated[tuple[Path, ...], tyro.conf.Positional]
+LOADING = ("model", "classes")  # options that say how weights are read
 
 
 @dataclass(frozen=True)
-class Responses:
-    """Fig. 7: how strongly each layer of trained models responds.
+class TrainedStudy:
+    """A study of trained models, in the module `resnets.study` has of its name in lower case.
 
     Args:
         checkpoints: Runs or checkpoints of one data set.
         model: Architecture of weights that do not state it, as `resnets info` names it.
         classes: Names of the outputs in order, if the weights do not name them: FILE or a,b,c.
         data: Location of the data, if not where the runs had them.
-        examples: Held-out images to measure on.
-        out: Folder to write; default runs/study-responses-N.
+        examples: Images to measure on.
+        seed: Seed of the images and of all random choices.
+        out: Folder to write, or to resume; default runs/study-NAME-N.
         device: auto, cpu, cuda, cuda:1, mps.
     """
 
@@ -37,24 +41,58 @@ class Responses:
     model: str | None = None
     classes: str | None = None
     data: str | None = None
-    examples: int = 2000
+    examples: int = 500
+    seed: int = 0
     out: Path | None = None
     device: str = "auto"
 
     def run(self) -> int:
         """Run the study; returns the exit code."""
-        from resnets.study.responses.study import responses_study
+        name = type(self).__name__.lower()
+        loading = load_options(self.model, self.classes)
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        options = {key: value for key, value in given.items() if key not in LOADING}
+        with page_folder(self.out, f"study-{name}") as out:
+            analysis = importlib.import_module(f"resnets.study.{name}.study").ANALYSIS
+            report = analysis.run(**options | {"out": out}, loading=loading)
+        return show(report)
 
-        with page_folder(self.out, "study-responses") as out:
-            report = responses_study(
-                self.checkpoints,
-                data=self.data,
-                examples=self.examples,
-                device=self.device,
-                out=out,
-                loading=load_options(self.model, self.classes),
-            )
-        return _show(report)
+
+@dataclass(frozen=True)
+class Responses(TrainedStudy):
+    """Fig. 7: how strongly each layer of trained models responds."""
+
+    examples: int = 2000
+
+
+@dataclass(frozen=True)
+class Identity(TrainedStudy):
+    """How close each block of a trained model is to the identity, and the cost of lesions.
+
+    Args:
+        checkpoints: Run or checkpoint of a residual network.
+    """
+
+    checkpoints: Annotated[tuple[Path], tyro.conf.Positional]
+    examples: int = 2000
+
+
+@dataclass(frozen=True)
+class Landscape(TrainedStudy):
+    """Loss around trained models, along filter-normalized random directions.
+
+    Args:
+        steps: Points on each side of the plane, odd.
+    """
+
+    steps: int = 21
+
+
+@dataclass(frozen=True)
+class Unravelled(TrainedStudy):
+    """Blocks removed and reordered, in residual and plain models; gradients by path length."""
+
+    examples: int = 1000
 
 
 @dataclass(frozen=True)
@@ -91,133 +129,7 @@ class Gradients:
                 device=self.device,
                 out=out,
             )
-        return _show(report)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """How close each block of a trained model is to the identity, and the cost of lesions.
-
-    Args:
-        checkpoint: Run or checkpoint of a residual network.
-        model: Architecture of weights that do not state it, as `resnets info` names it.
-        classes: Names of the outputs in order, if the weights do not name them: FILE or a,b,c.
-        data: Location of the data, if not where the run had them.
-        examples: Held-out images to measure on.
-        seed: Seed of the images and of the random lesions.
-        out: Folder to write; default runs/study-identity-N.
-        device: auto, cpu, cuda, cuda:1, mps.
-    """
-
-    checkpoint: Annotated[Path, tyro.conf.Positional]
-    model: str | None = None
-    classes: str | None = None
-    data: str | None = None
-    examples: int = 2000
-    seed: int = 0
-    out: Path | None = None
-    device: str = "auto"
-
-    def run(self) -> int:
-        """Run the study; returns the exit code."""
-        from resnets.study.identity.study import identity_study
-
-        with page_folder(self.out, "study-identity") as out:
-            report = identity_study(
-                self.checkpoint,
-                data=self.data,
-                examples=self.examples,
-                seed=self.seed,
-                device=self.device,
-                out=out,
-                loading=load_options(self.model, self.classes),
-            )
-        return _show(report)
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """Loss around trained models, along filter-normalized random directions.
-
-    Args:
-        checkpoints: Runs or checkpoints of one data set.
-        model: Architecture of weights that do not state it, as `resnets info` names it.
-        classes: Names of the outputs in order, if the weights do not name them: FILE or a,b,c.
-        data: Location of the data, if not where the runs had them.
-        examples: Training images to measure on.
-        steps: Points on each side of the plane, odd.
-        seed: Seed of the images and of the directions.
-        out: Folder to write; default runs/study-landscape-N.
-        device: auto, cpu, cuda, cuda:1, mps.
-    """
-
-    checkpoints: Checkpoints
-    model: str | None = None
-    classes: str | None = None
-    data: str | None = None
-    examples: int = 500
-    steps: int = 21
-    seed: int = 0
-    out: Path | None = None
-    device: str = "auto"
-
-    def run(self) -> int:
-        """Run the study; returns the exit code."""
-        from resnets.study.landscape.study import landscape_study
-
-        with page_folder(self.out, "study-landscape") as out:
-            report = landscape_study(
-                self.checkpoints,
-                data=self.data,
-                examples=self.examples,
-                steps=self.steps,
-                seed=self.seed,
-                device=self.device,
-                out=out,
-                loading=load_options(self.model, self.classes),
-            )
-        return _show(report)
-
-
-@dataclass(frozen=True)
-class Unravelled:
-    """Blocks removed and reordered, in residual and plain models; gradients by path length.
-
-    Args:
-        checkpoints: Runs or checkpoints of one data set.
-        model: Architecture of weights that do not state it, as `resnets info` names it.
-        classes: Names of the outputs in order, if the weights do not name them: FILE or a,b,c.
-        data: Location of the data, if not where the runs had them.
-        examples: Held-out images to measure on.
-        seed: Seed of the images, of the blocks and of the paths.
-        out: Folder to write; default runs/study-unravelled-N.
-        device: auto, cpu, cuda, cuda:1, mps.
-    """
-
-    checkpoints: Checkpoints
-    model: str | None = None
-    classes: str | None = None
-    data: str | None = None
-    examples: int = 1000
-    seed: int = 0
-    out: Path | None = None
-    device: str = "auto"
-
-    def run(self) -> int:
-        """Run the study; returns the exit code."""
-        from resnets.study.unravelled.study import unravelled_study
-
-        with page_folder(self.out, "study-unravelled") as out:
-            report = unravelled_study(
-                self.checkpoints,
-                data=self.data,
-                examples=self.examples,
-                seed=self.seed,
-                device=self.device,
-                out=out,
-                loading=load_options(self.model, self.classes),
-            )
-        return _show(report)
+        return show(report)
 
 
 def split_names(names: str | None) -> tuple[str, ...]:
@@ -226,7 +138,7 @@ def split_names(names: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def _show(report: Report) -> int:
+def show(report: Report) -> int:
     """Print the caution and the lead of the page, and its path."""
     if report.caution:
         echo(f"No conclusion. {report.caution}")

@@ -9,7 +9,8 @@ from os import PathLike
 from pathlib import Path
 
 from resnets.config import ConfigError
-from resnets.report.page import Figure, Numbers, Row, Table, write_page
+from resnets.report.page import Figure, Numbers, Table, write_page
+from resnets.report.render import Row
 from resnets.study.data_curve.fit import Extrapolation, PowerLaw, extrapolate
 from resnets.study.grid.cells import Cell, Grid
 from resnets.study.run import grid_folder, single_model_grid, train_or_stop

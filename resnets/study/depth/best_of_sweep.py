@@ -20,7 +20,8 @@ from matplotlib.patches import Rectangle
 
 from resnets.config import Recipe
 from resnets.report.figures import CARD, INK, SERIES, figure_style, subplots
-from resnets.report.page import Figure, Numbers, Row, Table
+from resnets.report.page import Figure, Numbers, Table
+from resnets.report.render import Row
 from resnets.study.depth.verdict import Verdict, degradation
 from resnets.study.grid.cells import Cell, Grid
 

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 
 from resnets.diagrams.draw import block_diagram
 from resnets.report.figures import INK, SERIES, SOFT, figure_style, subplots
-from resnets.report.page import Figure, Numbers, Row, Table
+from resnets.report.page import Figure, Numbers, Table
+from resnets.report.render import Row
 from resnets.study import paper
 from resnets.study.depth.presets import DIGITS, depth_grid
 from resnets.study.depth.summary import ModelSummary

@@ -15,7 +15,8 @@ from resnets.config import ModelSpec, Recipe, from_toml, to_toml
 from resnets.diagrams.draw import model_diagram
 from resnets.models import ImageClassifier, build, cost
 from resnets.recipes import recipe as recipe_called
-from resnets.report.page import Figure, Numbers, Report, Row, Table, write_page
+from resnets.report.page import Figure, Numbers, Report, Table, write_page
+from resnets.report.render import Row
 from resnets.study import paper
 from resnets.study.analysis import study_command
 from resnets.study.convergence_rule import RULE

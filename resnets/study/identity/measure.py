@@ -19,7 +19,7 @@ from resnets.data import Batch
 from resnets.models import ImageClassifier
 from resnets.models.block_config import require, residual_paths
 from resnets.models.shortcut import GatedShortcut, ScaledShortcut, ZeroPad
-from resnets.study.analysis import LabeledImages, images_of, progress
+from resnets.study.analysis import LabeledImages, after_stem, images_of, progress
 from resnets.study.identity.deepen import DeepenedComparison, compare_deepened
 from resnets.study.identity.lesion import (
     Pair,
@@ -94,15 +94,11 @@ def block_ratios(model: ImageClassifier, batches: Iterable[Batch]) -> dict[str, 
 
 def _paths(model: ImageClassifier, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, F(x) and shortcut(x), both (B, C, H, W), of each residual block, first to last."""
-    for stage_name in model.stage_names:
-        stage = model.get_submodule(stage_name)
-        if not isinstance(stage, nn.Sequential):
-            x = stage(x)
-            continue
-        for position, block in enumerate(stage):
-            branch, shortcut, out = residual_paths(block, x)
-            yield f"{stage_name}.{position}", branch, shortcut
-            x = out
+    x = after_stem(model, x)
+    for name, block in model.blocks().items():
+        branch, shortcut, out = residual_paths(block, x)
+        yield name, branch, shortcut
+        x = out
 
 
 def measure_identity(

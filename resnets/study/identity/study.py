@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
 
 from resnets.report.figures import SERIES, SOFT, figure_style, integer_ticks, subplots
-from resnets.report.page import Figure, Numbers, Report, Table, write_page
-from resnets.study.analysis import (
-    check_finite,
-    draw_split,
-    load_models,
-    prepare_images,
-    study_command,
-)
-from resnets.study.convergence_rule import caution
+from resnets.report.page import Figure, Numbers, Table
 from resnets.study.identity.lesion import residual_blocks
 from resnets.study.identity.measure import (
     DRAWS,
@@ -27,65 +19,39 @@ from resnets.study.identity.measure import (
     Lesion,
     measure_identity,
 )
-from resnets.utils import environment
-from resnets.weights.load import NOTHING_SAID, LoadOptions
+from resnets.study.trained import Analysis, Subject
 
 IDENTITY, OTHER = SERIES[4], SERIES[0]  # colors of blocks by their shortcut
 
 
-def identity_study(
-    checkpoint: Path,
-    *,
-    data: str | None,
-    examples: int,
-    seed: int,
-    device: str,
-    out: Path,
-    loading: LoadOptions = NOTHING_SAID,
-) -> Report:
-    """Measure the residual network of `checkpoint` on `examples` held-out images.
-
-    `seed` draws the images and the random lesions. Returns the report in `out`. Raises ConfigError
-    (for a plain network among others), DataError, CheckpointError, and ValueError for a model
-    whose outputs are not finite.
-    """
-    (trained,) = load_models([checkpoint], data, loading)
-    residual_blocks(trained.model)  # raises for a plain network, before the data are read
-    split = draw_split(trained.model, data, "held-out", examples, seed)
-    images = prepare_images(split, trained.model, device)
-    check_finite(images.evaluate(trained.model).loss, checkpoint)
-    result = measure_identity(trained.model, images, seed, trained.label)
-    flags = {"examples": examples, "seed": seed, "data": data}
-    return write_identity(
-        out,
-        result,
-        protocol=images.protocol,
-        caution=caution(checkpoint, result.error, len(images.classes), errors_of="held-out"),
-        commands=[study_command("identity", checkpoint, **flags)],
-        environment=environment.describe(images.device),
-    )
-
-
-def write_identity(out: Path, result: IdentityResult, **values: object) -> Report:
-    """Write the page on one residual model: how close its blocks are to the identity."""
+def describe(results: Sequence[IdentityResult]) -> dict[str, Any]:
+    """How close the blocks of one residual model are to the identity."""
+    (result,) = results
     lesions = _lesion_numbers(result)
     figures = [Figure("blocks", _plot_blocks(result), _block_numbers(result))]
     if lesions.rows:
         figures.append(Figure("lesions", _plot_lesions(result), lesions))
     identity = [block for block in result.blocks if block.shortcut == "identity"]
-    return write_page(
-        out,
-        "study/identity.html.j2",
-        figures=figures,
-        tables=[_block_table(result), *_deepened_table(result)],
-        result=result,
-        identity=identity,
-        ratio=median(block.ratio for block in identity) if identity else None,
-        rise=median(block.error_without for block in identity) - result.error if identity else None,
-        worst=max(result.blocks, key=lambda block: block.error_without),
-        draws=DRAWS,
-        **values,
-    )
+    return {
+        "figures": figures,
+        "tables": [_block_table(result), *_deepened_table(result)],
+        "result": result,
+        "identity": identity,
+        "ratio": median(block.ratio for block in identity) if identity else None,
+        "rise": (
+            median(block.error_without for block in identity) - result.error if identity else None
+        ),
+        "worst": max(result.blocks, key=lambda block: block.error_without),
+        "draws": DRAWS,
+    }
+
+
+def measure(subject: Subject) -> IdentityResult:
+    """All measurements of one model."""
+    return measure_identity(subject.model, subject.images, subject.seed, subject.label)
+
+
+ANALYSIS = Analysis("identity", measure, describe, check=residual_blocks, result=IdentityResult)
 
 
 def _block_numbers(result: IdentityResult) -> Numbers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,19 +14,10 @@ from matplotlib.ticker import FuncFormatter
 from resnets.config import ConfigError
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.report.figures import SERIES, figure_style, series_colors, subplots
-from resnets.report.page import Figure, Numbers, Report, Table, write_page
-from resnets.study.analysis import (
-    check_finite,
-    draw_split,
-    line_style,
-    load_models,
-    prepare_images,
-    study_command,
-)
-from resnets.study.convergence_rule import caution, cautions
+from resnets.report.page import Figure, Numbers, Table
+from resnets.study.analysis import line_style
 from resnets.study.landscape.measure import Landscape, Point, measure_landscape
-from resnets.utils import environment
-from resnets.weights.load import NOTHING_SAID, LoadOptions
+from resnets.study.trained import Analysis, Subject, twins
 
 MIN_LOSS = 1e-4  # losses below are drawn here, on logarithmic scales
 LEVELS = [step * 10.0**decade for decade in range(-4, 2) for step in (1, 2, 5)] + [100.0]
@@ -35,67 +26,37 @@ PLANE = (3.6, 3.8)  # inches of one model's plane
 MAX_COLUMNS = 3
 
 
-def landscape_study(
-    checkpoints: Sequence[Path],
-    *,
-    data: str | None,
-    examples: int,
-    steps: int,
-    seed: int,
-    device: str,
-    out: Path,
-    loading: LoadOptions = NOTHING_SAID,
-) -> Report:
-    """Measure the loss around each of `checkpoints` on `examples` training images.
+def describe(landscapes: Sequence[Landscape]) -> dict[str, Any]:
+    """How far from each model its loss stays low."""
+    lines = _numbers([(each, each.line) for each in landscapes])
+    planes = _numbers([(each, each.plane) for each in landscapes])
+    return {
+        "figures": [
+            Figure("line", _plot_lines(landscapes), lines),
+            Figure("plane", _plot_planes(landscapes), planes),
+        ],
+        "tables": [_table(landscapes)],
+        "landscapes": landscapes,
+        "low_shares": [low_loss_share(each) for each in landscapes],
+        "chance_losses": [_chance_loss(each) for each in landscapes],
+        "share": low_loss_share,
+        "twins": twins(landscapes),
+        "last_level": LEVELS[-1],
+    }
 
-    `steps` is the number of points on each side of the plane, odd; `seed` draws the images and
-    the directions. Returns the report in `out`. Raises ConfigError, DataError, CheckpointError,
-    and ValueError for a model whose outputs are not finite.
-    """
+
+def measure(subject: Subject, steps: int) -> Landscape:
+    """The loss around one model; `steps` is the number of points on each side of the plane, odd."""
     if steps < 3 or steps % 2 == 0:
         raise ConfigError(
             f"--steps {steps}: give an odd number of 3 or more; the middle point is the model"
         )
-    models = load_models(checkpoints, data, loading)
-    split = draw_split(models[0].model, data, "train", examples, seed)
-    landscapes, protocols, doubts = [], {}, {}
-    for each in models:
-        images = prepare_images(split, each.model, device)
-        check_finite(images.evaluate(each.model).loss, each.path)
-        measured = measure_landscape(each.model, images, points=steps, seed=seed, label=each.label)
-        landscapes.append(measured)
-        protocols[each.label] = images.protocol
-        error = measured.center.error
-        doubts[each.label] = caution(each.path, error, len(images.classes), errors_of="training")
-    flags = {"examples": examples, "steps": steps, "seed": seed, "data": data}
-    return write_landscapes(
-        out,
-        landscapes,
-        protocols=protocols,
-        caution=cautions(doubts),
-        commands=[study_command("landscape", *checkpoints, **flags)],
-        environment=environment.describe(images.device),
+    return measure_landscape(
+        subject.model, subject.images, points=steps, seed=subject.seed, label=subject.label
     )
 
 
-def write_landscapes(out: Path, landscapes: Sequence[Landscape], **values: object) -> Report:
-    """Write the page: how far from each model its loss stays low."""
-    lines = _numbers([(each, each.line) for each in landscapes])
-    planes = _numbers([(each, each.plane) for each in landscapes])
-    return write_page(
-        out,
-        "study/landscape.html.j2",
-        figures=[
-            Figure("line", _plot_lines(landscapes), lines),
-            Figure("plane", _plot_planes(landscapes), planes),
-        ],
-        tables=[_table(landscapes)],
-        landscapes=landscapes,
-        low_shares=[low_loss_share(each) for each in landscapes],
-        chance_losses=[_chance_loss(each) for each in landscapes],
-        last_level=LEVELS[-1],
-        **values,
-    )
+ANALYSIS = Analysis("landscape", measure, describe, part="train", result=Landscape)
 
 
 def low_loss_share(landscape: Landscape) -> float:

@@ -16,8 +16,6 @@ from resnets.models import ImageClassifier
 from resnets.models.norm import NormAct
 from resnets.study.analysis import images_of
 
-SEED = 0  # draws the images
-
 
 @dataclass(frozen=True)
 class LayerResponse:

@@ -5,24 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.report.figures import figure_style, integer_ticks, series_colors, subplots
-from resnets.report.page import Figure, Numbers, Report, Table, write_page
-from resnets.study.analysis import (
-    check_finite,
-    draw_split,
-    line_style,
-    load_models,
-    prepare_images,
-    study_command,
-)
-from resnets.study.convergence_rule import caution, cautions
-from resnets.study.responses.measure import SEED, ModelResponses, layer_responses
-from resnets.utils import environment
-from resnets.weights.load import NOTHING_SAID, LoadOptions
+from resnets.report.page import Figure, Numbers, Table
+from resnets.study.analysis import line_style
+from resnets.study.responses.measure import ModelResponses, layer_responses
+from resnets.study.trained import Analysis, Subject, twins
 
 NO_DIFFERENCE = 0.02  # mean responses whose ratio is nearer to 1 than this are called equal
 
@@ -46,64 +36,24 @@ class Comparison:
         return "smaller" if self.ratio < 1 else "larger"
 
 
-def responses_study(
-    checkpoints: Sequence[Path],
-    *,
-    data: str | None,
-    examples: int,
-    device: str,
-    out: Path,
-    loading: LoadOptions = NOTHING_SAID,
-) -> Report:
-    """Measure `checkpoints` on `examples` held-out images; returns the report in `out`.
-
-    `data` is the location of the data set, if not the one in the recipes. Raises ConfigError,
-    DataError, CheckpointError, and ValueError for a model whose outputs are not finite.
-    """
-    models = load_models(checkpoints, data, loading)
-    split = draw_split(models[0].model, data, "held-out", examples, SEED)
-    responses, protocols, doubts = [], {}, {}
-    for each in models:
-        images = prepare_images(split, each.model, device)
-        layers = layer_responses(each.model, images.batches)
-        measured = ModelResponses(each.label, each.model.spec, layers)
-        check_finite(measured.mean, each.path)
-        responses.append(measured)
-        protocols[each.label] = images.protocol
-        error = images.evaluate(each.model).top1_error
-        doubts[each.label] = caution(each.path, error, len(images.classes), errors_of="held-out")
-    return write_responses(
-        out,
-        responses,
-        protocols=protocols,
-        caution=cautions(doubts),
-        commands=[study_command("responses", *checkpoints, examples=examples, data=data)],
-        environment=environment.describe(images.device),
-    )
+def describe(models: Sequence[ModelResponses]) -> dict[str, Any]:
+    """Fig. 7 of these models, their means, and whether the paper's claims hold."""
+    return {
+        "figures": [_figure(models)],
+        "tables": [_table(models)],
+        "models": models,
+        "twins": [Comparison(pair) for pair in twins(models)],
+        "depths": depths(models),
+    }
 
 
-def write_responses(out: Path, models: Sequence[ModelResponses], **values: object) -> Report:
-    """Write the page: Fig. 7 of these models, their means, and whether the paper's claims hold."""
-    return write_page(
-        out,
-        "study/responses.html.j2",
-        figures=[_figure(models)],
-        tables=[_table(models)],
-        models=models,
-        twins=twins(models),
-        depths=depths(models),
-        **values,
-    )
+def measure(subject: Subject) -> ModelResponses:
+    """The responses of one model."""
+    layers = layer_responses(subject.model, subject.images.batches)
+    return ModelResponses(subject.label, subject.model.spec, layers)
 
 
-def twins(models: Sequence[ModelResponses]) -> list[Comparison]:
-    """Each plain network with each residual network of the same blocks."""
-    return [
-        Comparison((plain, residual))
-        for plain in models
-        for residual in models
-        if _shape(plain) == _shape(residual) and residual.spec.residual and not plain.spec.residual
-    ]
+ANALYSIS = Analysis("responses", measure, describe, result=ModelResponses)
 
 
 def depths(models: Sequence[ModelResponses]) -> list[Comparison]:
@@ -119,10 +69,6 @@ def depths(models: Sequence[ModelResponses]) -> list[Comparison]:
         if sum(family[0].spec.depths) < sum(family[-1].spec.depths):
             found.append(Comparison(tuple(family)))
     return found
-
-
-def _shape(model: ModelResponses) -> tuple[object, ...]:
-    return model.spec.block, model.spec.depths, model.spec.widths
 
 
 def _figure(models: Sequence[ModelResponses]) -> Figure:

@@ -23,7 +23,7 @@ from resnets.data import Batch
 from resnets.models import ImageClassifier
 from resnets.models.block_config import eval_mode, require
 from resnets.models.norm import BATCH_NORMS, recompute_statistics
-from resnets.study.analysis import LabeledImages, images_of, progress
+from resnets.study.analysis import LabeledImages, images_of, progress, units
 
 DRAWS = 3  # random choices for each number of blocks, and paths for each length
 MAX_COUNTS = 6  # numbers of blocks tried
@@ -90,9 +90,9 @@ class Unravelled:
 
 
 def removable_blocks(model: ImageClassifier, images: Tensor) -> list[str]:
-    """Names of the blocks whose output has the shape of their input: all others change it.
+    """Names of the units whose output has the shape of their input: all others change it.
 
-    images: (B, C, H, W). Raises ConfigError for a network without such blocks, such as VGG.
+    images: (B, C, H, W). Raises ConfigError for a network without such units.
     """
     same: list[str] = []
     handles = [
@@ -101,7 +101,7 @@ def removable_blocks(model: ImageClassifier, images: Tensor) -> list[str]:
                 same.append(name) if inputs[0].shape == out.shape else None
             )
         )
-        for name, block in model.blocks().items()
+        for name, block in units(model).items()
     ]
     try:
         with eval_mode(model), torch.no_grad():
@@ -203,7 +203,7 @@ def measure_unravelled(
     several = [without(chosen) for chosen in progress(drops, f"{label}, removing several")]
     several += [swapped(chosen) for chosen in progress(swaps, f"{label}, reordering")]
     paths = path_gradients(model, images.batches[0], generator) if model.spec.residual else ()
-    total = len(model.blocks())
+    total = len(units(model))
     residual = model.spec.residual
     return Unravelled(label, residual, total, error, again, single, tuple(several), paths)
 

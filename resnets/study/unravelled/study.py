@@ -5,90 +5,52 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import pairwise
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
 
 from resnets.evaluate.figures.fonts import escape_label
 from resnets.report.figures import figure_style, integer_ticks, series_colors, subplots
-from resnets.report.page import Figure, Numbers, Report, Row, Table, write_page
-from resnets.study.analysis import (
-    check_finite,
-    draw_split,
-    line_style,
-    load_models,
-    prepare_images,
-    study_command,
-)
-from resnets.study.convergence_rule import caution, cautions
+from resnets.report.page import Figure, Numbers, Table
+from resnets.report.render import Row
+from resnets.study.analysis import line_style
+from resnets.study.trained import Analysis, Subject
 from resnets.study.unravelled.measure import DRAWS, Unravelled, measure_unravelled
-from resnets.utils import environment
-from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 TRAINING_IMAGES = 500  # that norms take their statistics from anew
 
 
-def unravelled_study(
-    checkpoints: Sequence[Path],
-    *,
-    data: str | None,
-    examples: int,
-    seed: int,
-    device: str,
-    out: Path,
-    loading: LoadOptions = NOTHING_SAID,
-) -> Report:
-    """Remove and reorder blocks of each of `checkpoints`, residual or plain.
-
-    Errors are measured on `examples` held-out images; `seed` draws them and the blocks. Returns the
-    report in `out`. Raises ConfigError, DataError, CheckpointError, and ValueError for a model
-    whose outputs are not finite.
-    """
-    models = load_models(checkpoints, data, loading)
-    split = draw_split(models[0].model, data, "held-out", examples, seed)
-    training = draw_split(models[0].model, data, "train", TRAINING_IMAGES, seed)
-    results, protocols, doubts = [], {}, {}
-    for each in models:
-        images = prepare_images(split, each.model, device)
-        others = prepare_images(training, each.model, device)
-        check_finite(images.evaluate(each.model).loss, each.path)
-        found = measure_unravelled(each.model, images, others, seed, each.label)
-        results.append(found)
-        protocols[each.label] = images.protocol
-        classes = len(images.classes)
-        doubts[each.label] = caution(each.path, found.error, classes, errors_of="held-out")
-    flags = {"examples": examples, "seed": seed, "data": data}
-    return write_unravelled(
-        out,
-        results,
-        protocols=protocols,
-        caution=cautions(doubts),
-        training=training.description,
-        commands=[study_command("unravelled", *checkpoints, **flags)],
-        environment=environment.describe(images.device),
-    )
-
-
-def write_unravelled(out: Path, results: Sequence[Unravelled], **values: object) -> Report:
-    """Write the page on the networks: what removing and reordering blocks costs."""
+def describe(results: Sequence[Unravelled]) -> dict[str, Any]:
+    """What removing and reordering blocks costs each model."""
     figures = [
         Figure("removed", _plot_single(results), _numbers(results)),
         Figure("several", _plot_several(results)),
     ]
     if any(each.paths for each in results):
         figures.append(Figure("paths", _plot_paths(results), _path_numbers(results)))
-    return write_page(
-        out,
-        "study/unravelled.html.j2",
-        figures=figures,
-        tables=[_table(results)],
-        results=results,
-        rises=[_rises(each) for each in results],
-        draws=DRAWS,
-        lengths={each.label: _main_length(each) for each in results if each.paths},
-        **values,
+    return {
+        "figures": figures,
+        "tables": [_table(results)],
+        "rises": [_rises(each) for each in results],
+        "jumps": {each.label: _largest_jump(each) for each in results},
+        "draws": DRAWS,
+        "lengths": {each.label: _main_length(each) for each in results if each.paths},
+    }
+
+
+def measure(subject: Subject) -> Unravelled:
+    """All measurements of one model."""
+    assert subject.training is not None
+    return measure_unravelled(
+        subject.model, subject.images, subject.training, subject.seed, subject.label
     )
+
+
+ANALYSIS = Analysis(
+    "unravelled", measure, describe, training_images=TRAINING_IMAGES, result=Unravelled
+)
 
 
 def _rises(result: Unravelled) -> tuple[float, float]:
@@ -97,6 +59,15 @@ def _rises(result: Unravelled) -> tuple[float, float]:
         statistics.median(each.stored for each in result.single) - result.error,
         statistics.median(each.again for each in result.single) - result.again,
     )
+
+
+def _largest_jump(result: Unravelled) -> float:
+    """The largest step of the mean error between numbers of blocks removed, of the whole rise."""
+    counts = sorted({each.count for each in (*result.single, *result.several)})
+    found = [result.worst(count, again=False) for count in counts]
+    errors = [result.error, *(error for error in found if error is not None)]
+    rise = max(errors) - errors[0]
+    return max(later - before for before, later in pairwise(errors)) / rise if rise > 0 else 0.0
 
 
 def _main_length(result: Unravelled) -> int:
