@@ -164,7 +164,7 @@ def test_the_hub_is_read_in_place_and_its_silence_is_no_bad_image(
     monkeypatch.setattr(parquet_input, "RETRY_DELAYS", (0, 0, 0))
     pictures = parquet_input.ParquetImages(parquet_input.index_parquet("hub:pets/cats"))
     (tmp_path / "20.parquet").unlink()
-    with pytest.raises(DataError, match=r"20\.parquet: cannot be read"):
+    with pytest.raises(DataError, match=r"20\.parquet"):
         list(pictures.items(15, 25))
 
 

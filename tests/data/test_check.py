@@ -351,7 +351,7 @@ def test_folders_that_may_not_be_listed_are_named(tree: Path, monkeypatch) -> No
     report = check(tree)
     assert ("unreadable", "train/ant") in found(report)
     assert report.images == {"test": 12, "val": 12, "train": 6}
-    with pytest.raises(DataError, match=r"train/ant: cannot be listed \(Permission denied\)"):
+    with pytest.raises(DataError, match="train/ant"):
         open_data(DataSpec(source=str(tree)))
 
 

@@ -81,12 +81,12 @@ def test_lists_columns_and_rows(tmp_path, images) -> None:
     (tmp_path / "rows.csv").write_text(
         "path,label\n" + "".join(f"{p},{name}\n" for p, names in pairs for name in names)
     )
-    with pytest.raises(DataError, match="line 3: a0.png is in line 2 already"):
+    with pytest.raises(DataError, match="3.*a0.png.*2"):
         opened(tmp_path / "rows.csv")
     found = opened(tmp_path / "rows.csv", labels="multi").train
     assert found.labels.tolist() == [row for row in wanted() if any(row)]
     (tmp_path / "lines.jsonl").write_text('{"path": "a0.png", "label": "x"}\n[1]\n')
-    with pytest.raises(DataError, match="line 2: not a JSON object"):
+    with pytest.raises(DataError, match="2.*JSON"):
         opened(tmp_path / "lines.jsonl")
 
 
@@ -100,7 +100,7 @@ def test_single_labels_stay_single(tmp_path, images) -> None:
 
 def test_a_few_lists_among_many_are_refused() -> None:
     labels = ["cat", "dog"] * 15 + ["cat;dog"]
-    with pytest.raises(DataError, match="row 30: 'cat;dog' looks like several .* 30 other"):
+    with pytest.raises(DataError, match="30.*'cat;dog'.*30"):
         read_label_sets(labels, lambda row: f"row {row}")
     assert read_label_sets(labels, str, "multi").labels[-1] == ("cat", "dog")
     doubtful = [f"{a},{b}" for a in "abc" for b in "xyz"]

@@ -140,11 +140,11 @@ def test_a_broken_picture_is_named_when_its_batch_is_due(photos: str, tmp_path: 
     broken = train.split.files.paths.index("dog/7.jpg")
     batches = train.batches()
     seen = []
-    with pytest.raises(DataError, match=r"dog/7\.jpg: cannot be read as an image .*; repair or"):
+    with pytest.raises(DataError, match=r"dog/7\.jpg"):
         seen.extend(batch.ids for batch in islice(batches, 5))
     assert broken not in torch.cat(seen)
     path.unlink()
-    with pytest.raises(DataError, match=r"dog/7\.jpg: cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"dog/7\.jpg"):
         list(eval_batches(train.split, train.preprocessor, 8, CPU))
 
 

@@ -168,7 +168,7 @@ def test_damaged_pictures_are_named(photo: Image.Image, tmp_path: Path, damage: 
 
 def test_missing_files_and_odd_arrays_are_refused(tmp_path: Path) -> None:
     preprocessor = Preprocessor(STORED)
-    with pytest.raises(DataError, match=r"no\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"no\.png"):
         preprocessor.to_tensor(tmp_path / "no.png")
     for odd in (np.zeros((5, 5)), np.zeros((5, 5, 2), np.uint8), np.zeros(5, np.uint8)):
         with pytest.raises(DataError, match="an image is uint8"):

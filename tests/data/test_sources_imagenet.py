@@ -201,7 +201,7 @@ def write_tars(imagenet: Path, folder: Path) -> None:
 def test_tars_as_they_are_downloaded(imagenet: Path, tmp_path: Path) -> None:
     kaggle(imagenet)
     write_tars(imagenet, tmp_path / "tars")
-    with pytest.raises(DataError, match=r"img_val\.tar: its .* images .* are in no class folders"):
+    with pytest.raises(DataError, match=r"img_val\.tar"):
         open_data(DataSpec(source=str(tmp_path / "tars")))
     write_devkit(tmp_path / "tars")
     folders, tars = (
@@ -219,7 +219,7 @@ def test_tars_as_they_are_downloaded(imagenet: Path, tmp_path: Path) -> None:
     content = bytearray(nested.read_bytes())
     content[512 + 148] ^= 1  # the checksum of the first header in the first inner tar
     nested.write_bytes(content)
-    with pytest.raises(DataError, match=r"img_train\.tar:n01440764\.tar: cannot be read as a tar"):
+    with pytest.raises(DataError, match=r"img_train\.tar:n01440764\.tar"):
         open_data(whole)
 
 

@@ -44,7 +44,7 @@ def test_gnu_tars(tmp_path: Path, options: list[str], packed: bool) -> None:
     with tarfile.open(archive) as tar:
         if not any(member.issparse() for member in tar):
             pytest.skip("this disk has no holes")
-    with pytest.raises(DataError, match=r"set\.tar.*:a/holes\.bmp: stored as sparse"):
+    with pytest.raises(DataError, match=r"set\.tar.*:a/holes\.bmp"):
         list_tar(archive)
     os.rename(tmp_path / "set" / "a" / "holes.bmp", tmp_path / "set" / "a" / "holes.txt")
     subprocess.run([*command, "-z"] if packed else command, check=True)
@@ -57,5 +57,5 @@ def test_sparse_members_of_other_makers(tmp_path: Path) -> None:
         entry = tarfile.TarInfo("a/1.png")
         entry.pax_headers = {"SCHILY.realsize": "100"}
         tar.addfile(entry)
-    with pytest.raises(DataError, match=r"star\.tar:a/1\.png: stored as sparse"):
+    with pytest.raises(DataError, match=r"star\.tar:a/1\.png"):
         list_tar(archive)

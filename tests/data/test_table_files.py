@@ -180,7 +180,7 @@ def test_an_id_that_several_images_have_is_refused(tmp_path: Path) -> None:
         (tmp_path / path).write_bytes(data)
     file = tmp_path / "set.csv"
     file.write_text("id,label\n1,x\n2,y\n")
-    with pytest.raises(DataError, match=r"line 2: 1 may be a/1\.png or b/1\.png"):
+    with pytest.raises(DataError, match=r"2.*1.*a/1\.png.*b/1\.png"):
         open_data(replace(WHOLE, source=str(file)))
     file.write_text("id,label\nb/1,x\n2,y\n")
     assert len(open_data(replace(WHOLE, source=str(file))).train) == 2
@@ -283,7 +283,7 @@ def test_a_label_made_of_others_is_several(images) -> None:
     file = root / "joined.csv"
     several = [(path, "cat,dog" if path == rows[7][0] else label) for path, label in rows]
     file.write_text(lines("path,label", *(f'{p},"{c}"' for p, c in several)))
-    with pytest.raises(DataError, match="line .*'cat,dog' looks like several labels, and 19 other"):
+    with pytest.raises(DataError, match="'cat,dog'.*19"):
         open_data(replace(WHOLE, source=str(file)))
     small = [(path, f"{label}, small") for path, label in rows]
     file.write_text(lines("path,label", *(f'{p},"{c}"' for p, c in small)))

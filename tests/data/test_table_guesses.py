@@ -94,7 +94,7 @@ def test_one_row_does_not_label_two_images(tmp_path) -> None:
     put(tmp_path, *(f"{n}.png" for n in range(4)))
     (tmp_path / "0.jpg").write_bytes((tmp_path / "3.png").read_bytes())
     table(tmp_path / "labels.csv", "id,label", *(f"{n},{LABELS[n]}" for n in range(4)))
-    with pytest.raises(DataError, match=r"0\.jpg and 0\.png"):
+    with pytest.raises(DataError, match=r"0\.jpg.*0\.png"):
         opened(tmp_path)
 
 
@@ -291,7 +291,7 @@ def test_lists_of_numbered_images_are_named(tmp_path) -> None:
             (tmp_path / f"images_{level}_{split}.txt").write_text(text)
             (tmp_path / f"images_{split}.txt").write_text("\n".join(rows))
     (tmp_path / "sizes.txt").write_text("34309 5 5\n12 4 4\n17 3 2\n")
-    with pytest.raises(DataError, match=r"images_family_test\.txt.* and 9 more"):
+    with pytest.raises(DataError, match=r"images_family_test\.txt.*9"):
         open_data(DataSpec(source=str(tmp_path)))
     with pytest.raises(DataError, match="tab or comma"):
         opened(tmp_path / "images_variant_train.txt")

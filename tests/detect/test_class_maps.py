@@ -340,7 +340,7 @@ def test_the_numbers_of_a_table_count(tmp_path):
     assert table.colors[0x00C800] == 1
     for twice in ("id,name\n1,a\n1,b\n", "name,r,g,b\na,1,2,3\nb,1,2,3\n"):
         path.write_text(twice)
-        with pytest.raises(DataError, match="class_dict.csv: two classes"):
+        with pytest.raises(DataError, match="class_dict.csv"):
             read_class_table(open_store(str(tmp_path)))
 
 
@@ -360,5 +360,5 @@ def test_class_files_that_disagree_are_refused(tmp_path, name):
 def test_a_blank_line_between_class_names_is_refused(tmp_path):
     write_set(tmp_path, Image.fromarray)
     (tmp_path / "classes.txt").write_text("background\n\nobject\n")
-    with pytest.raises(DataError, match=r"classes\.txt: line 2 is blank"):
+    with pytest.raises(DataError, match=r"classes\.txt.*2"):
         opened(tmp_path)

@@ -265,9 +265,9 @@ def test_heads_and_tasks_have_to_fit(task, spec, said):
 
 
 def test_recipes_that_cannot_work_are_refused():
-    with pytest.raises(ConfigError, match="detect.anchor_sizes: .* one size for each"):
+    with pytest.raises(ConfigError, match="detect.anchor_sizes"):
         assemble(build(NET), Recipe(detect=DetectSpec(anchor_sizes=(32,)), task="detect"), 3)
-    with pytest.raises(ConfigError, match="detect.roi: a pyramid"):
+    with pytest.raises(ConfigError, match="detect.roi"):
         assemble(build(NET), Recipe(detect=DetectSpec(roi="pool"), task="detect"), 3)
     with pytest.raises(ConfigError, match="in_channels: 1"):
         check_recipe(Recipe(task="detect", model=dataclasses.replace(NET, in_channels=1)))

@@ -70,7 +70,7 @@ def test_test_pictures_are_opened_only_when_asked_for(tmp_path):
     write_coco(tmp_path, "test", [(40, 30)] * 2)
     (tmp_path / "annotations" / "instances_test.json").write_text("{")
     splits = opened(tmp_path)
-    with pytest.raises(DataError, match="instances_test.json: no JSON"):
+    with pytest.raises(DataError, match="instances_test.json.*JSON"):
         splits.test()
 
 
@@ -103,7 +103,7 @@ def test_two_years_of_voc_are_joined(tmp_path):
         DataSpec(source=str(tmp_path), val_fraction=0), DetectSpec(train_set="VOC2012:trainval")
     )
     assert [each.image_id for each in only.train.targets] == ["d", "e"]
-    with pytest.raises(ConfigError, match=r"detect\.train_set: no image set train; there are VOC"):
+    with pytest.raises(ConfigError, match=r"detect\.train_set.*VOC"):
         opened(tmp_path, train_set="train")
 
 
@@ -136,7 +136,7 @@ def test_xml_beside_pictures_in_part_folders(tmp_path):
 def test_a_picture_of_another_size_than_annotated_is_refused(tmp_path):
     write_coco(tmp_path, "train", [(40, 30)] * 2)
     Image.new("RGB", (41, 30)).save(tmp_path / "train" / "train0001.png")
-    with pytest.raises(DataError, match=r"train0001.png: is 41x30, its annotations are for 40"):
+    with pytest.raises(DataError, match="train0001.png.*41x30.*40"):
         opened(tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_sets_without_annotations_are_named(tmp_path):
     with pytest.raises(DataError, match="no such folder, tar or zip"):
         opened(tmp_path / "none")
     Image.new("RGB", (5, 5)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="no annotations; expected COCO JSON"):
+    with pytest.raises(DataError, match="COCO JSON"):
         opened(tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_validation_with_other_categories_is_refused(tmp_path):
 
 def test_bccd_keeps_its_own_split(shared_data):
     source = str(shared_data / "bccd.tar")
-    with pytest.raises(DataError, match=r"BloodImage_00343.xml: object 4: its box .* has no area"):
+    with pytest.raises(DataError, match="BloodImage_00343.xml.*4"):
         opened(source)
     splits = opened(source, skip_invalid=True)
     assert splits.classes == ("Platelets", "RBC", "WBC")

@@ -310,7 +310,7 @@ def test_a_blank_line_between_names_is_refused(tmp_path):
     yolo(tmp_path)
     (tmp_path / "data.yaml").unlink()
     write(tmp_path / "classes.txt", "cat\n\ndog\n")
-    with pytest.raises(DataError, match=r"classes\.txt: line 2 is blank"):
+    with pytest.raises(DataError, match=r"classes\.txt.*2"):
         train_split(tmp_path)
 
 

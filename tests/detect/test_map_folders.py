@@ -49,7 +49,7 @@ def opened(root, **fields):
 
 def test_of_several_folders_one_has_to_be_named(tmp_path):
     write_drive(tmp_path)
-    with pytest.raises(DataError, match=r"1st_manual.*mask.*detect\.class_map_folder"):
+    with pytest.raises(DataError, match=r"1st_manual.*detect\.class_map_folder"):
         opened(tmp_path)
     spec = DetectSpec(class_map="binary", class_map_folder="1st_manual")
     splits = opened(tmp_path, class_map_folder="1st_manual")

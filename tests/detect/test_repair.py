@@ -109,7 +109,7 @@ def test_a_user_can_say_that_boxes_are_for_upright_images(tmp_path):
         x, y, width, height = entry["bbox"]
         entry["bbox"] = [WIDTH - x - width, HEIGHT - y - height, width, height]
     put(tmp_path / JSON, made)
-    with pytest.raises(DataError, match=r"p0.jpg: is turned by EXIF orientation 3"):
+    with pytest.raises(DataError, match="p0.jpg.*EXIF.*3"):
         opened(tmp_path)
     assert right(opened(tmp_path, apply_exif=True).train) == 6
 

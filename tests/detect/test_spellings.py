@@ -73,7 +73,7 @@ def test_sets_of_one_title_are_joined(tmp_path):
 def test_several_sets_for_one_role_are_refused_by_name(tmp_path):
     for place, name in enumerate(("train2014", "train2017")):
         put(tmp_path / f"annotations/instances_{name}.json", coco(tmp_path, 4, 4 * place, name))
-    with pytest.raises(DataError, match=r"train2014, train2017 may all be for train"):
+    with pytest.raises(DataError, match="train2014.*train2017"):
         opened(tmp_path)
     assert right(opened(tmp_path, train_set="train2014+train2017").train) == 8
 
@@ -134,7 +134,7 @@ def test_a_flag_that_is_neither_yes_nor_no_stops(tmp_path):
     made = coco(tmp_path)
     made["annotations"][1]["iscrowd"] = "perhaps"
     put(tmp_path / JSON, made)
-    with pytest.raises(DataError, match="annotation 2: its iscrowd 'perhaps' is neither"):
+    with pytest.raises(DataError, match="2.*'perhaps'"):
         opened(tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_two_ids_of_one_name_are_refused_by_name(tmp_path):
     made = coco(tmp_path)
     made["categories"] = [*CATEGORIES, {"id": 7, "name": " cat"}]
     put(tmp_path / JSON, made)
-    with pytest.raises(DataError, match="categories: 1 and 7 are all called cat"):
+    with pytest.raises(DataError, match="categories.*1.*7"):
         opened(tmp_path)
 
 
@@ -303,7 +303,7 @@ def test_a_json_lists_images_of_other_folders_of_the_machine_only_by_its_own_nam
         "info": {"pictures": str(tmp_path / "elsewhere")}
     }
     put(tmp_path / "set" / JSON, made)
-    with pytest.raises(DataError, match=r"\.\./p1.jpg: its image is missing"):
+    with pytest.raises(DataError, match=r"\.\./p1.jpg"):
         opened(tmp_path / "set")
     assert right(opened(tmp_path / "set", skip_invalid=True).train) == 1
     put(tmp_path / "set" / JSON, made | {"info": {"pictures": "/"}})

@@ -175,9 +175,9 @@ def test_a_classifiers_weights_start_a_detector(tmp_path):
 
 def test_what_does_not_fit_is_named():
     wanted = reference(FasterRCNN)
-    with pytest.raises(WeightsError, match="reference: does not fit resnet18-c4: .*no place for"):
+    with pytest.raises(WeightsError, match="reference.*resnet18-c4"):
         fit_whole(ours("resnet18-c4", "detect"), whole(wanted.state_dict()))
-    with pytest.raises(WeightsError, match="tensors missing .*roi_heads.mask"):
+    with pytest.raises(WeightsError, match="roi_heads.mask"):
         fit_whole(ours("resnet18-fpn", "instances"), whole(wanted.state_dict()))
 
 

@@ -101,12 +101,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, said: str)
 
 def test_a_path_that_means_two_pictures_is_refused(tmp_path: Path):
     table = write(tmp_path / "a.csv", "1.jpg,ant")
-    with pytest.raises(DataError, match=r"line 1: 1.jpg may be a/1.jpg or b/1.jpg"):
+    with pytest.raises(DataError, match="1.*1.jpg.*a/1.jpg.*b/1.jpg"):
         read_labels(table, ("a/1.jpg", "b/1.jpg"), CLASSES)
 
 
 def test_unreadable_label_files_are_named(tmp_path: Path):
-    with pytest.raises(DataError, match="no.json: cannot be read as labels"):
+    with pytest.raises(DataError, match="no.json"):
         read_labels(tmp_path / "no.json", NAMES, CLASSES)
     (tmp_path / "raw.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):

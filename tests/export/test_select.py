@@ -251,7 +251,7 @@ def test_int8_beside_the_checkpoint_is_selected_where_its_loss_was_measured(
     backend = open_backend(run)
     assert backend.name == "openvino float32"
     assert f"{out.stem}.bin: differs from the verified file" in backend.note
-    with pytest.raises(ConfigError, match=r"add --calibrate DATA \(\S+bin: differs from"):
+    with pytest.raises(ConfigError, match="--calibrate DATA"):
         open_backend(run, precision="int8")
 
 

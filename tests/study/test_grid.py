@@ -268,12 +268,12 @@ def test_a_broken_cell_does_not_take_the_grid_down(tmp_path, capfd):
 
 def test_another_grid_or_a_mixed_one_is_refused(tmp_path):
     write_grid(TINY, tmp_path)
-    with pytest.raises(ConfigError, match=r"contains a study with recipe = 'digits', not 'cifar10"):
+    with pytest.raises(ConfigError, match="'digits'.*'cifar10"):
         run_grid(changed(recipe="cifar10-fast"), tmp_path)
     other = cell_recipe(changed(settings=("optim.lr=0.2",)), "cifar-plain8", 0)
     folder = read_cell(tmp_path, "cifar-plain8", 0).folder
     run(other, folder, device="cpu", quiet=True)
-    with pytest.raises(ConfigError, match=r"mixed grid: .* optim\.lr = 0\.2, the study has 0\.1"):
+    with pytest.raises(ConfigError, match=r"optim\.lr = 0\.2.*0\.1"):
         run_grid(TINY, tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()

@@ -171,7 +171,7 @@ def test_two_runs_of_one_net_are_told_apart(runs, tmp_path):
 def test_unlike_data_are_refused(runs, tmp_path):
     other = train_on_digits(tmp_path / "other", "cifar-resnet8", 2, split_seed=1)
     pair = [runs["cifar-resnet8"], other]
-    with pytest.raises(ConfigError, match=r"different data \(data.split_seed 1 and 0\)"):
+    with pytest.raises(ConfigError, match="data.split_seed.*1.*0"):
         ANALYSIS.run(pair, data=None, examples=20, device="cpu", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -185,7 +185,7 @@ def test_the_proof_sees_equality_and_constancy():
 
 
 def test_what_cannot_be_deepened():
-    with pytest.raises(ConfigError, match="cifar-resnet8: .* is not the identity"):
+    with pytest.raises(ConfigError, match="cifar-resnet8"):
         deepen(small("cifar-resnet8", shortcut="C"), 1)
     with pytest.raises(ConfigError, match="at least 1"):
         deepen(small("cifar-resnet8"), 0)
@@ -229,7 +229,7 @@ def test_study_of_a_run(run, tmp_path):
 
 def test_plain_net_is_refused_before_anything_is_written(tmp_path):
     plain = train_on_digits(tmp_path / "plain", "cifar-plain8", 2)
-    with pytest.raises(ConfigError, match="cifar-plain8: a plain network"):
+    with pytest.raises(ConfigError, match="cifar-plain8"):
         ANALYSIS.run([plain], data=None, examples=9, seed=0, device="cpu", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -86,8 +86,8 @@ def test_a_resumed_run_stops_where_the_whole_one_does(tmp_path, frozen_error, mo
 
 
 def test_patience_needs_a_validation_split_and_a_count(tmp_path):
-    with pytest.raises(ConfigError, match=r"eval\.patience: stopping early needs a validation"):
+    with pytest.raises(ConfigError, match=r"eval\.patience"):
         training.run(plan(**{"data.val_fraction": 0.0}), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match=r"eval\.patience: 0 evaluations"):
+    with pytest.raises(ConfigError, match=r"eval\.patience.*0"):
         EvalSpec(patience=0)

@@ -136,7 +136,7 @@ def test_after_probing_in_several_processes_the_hint_is_to_resume(monkeypatch):
         net.most = 8  # a later batch needs more
         train_step(state, model, loss_fn, batch, autocast, recipe)
 
-    with pytest.raises(fit_memory.OutOfMemory, match=r"--resume and --fit-memory"):
+    with pytest.raises(fit_memory.OutOfMemory, match="--resume.*--fit-memory"):
         take_step(net, recipe, ProcessGroup(0, 2), fit_memory.with_oom_retry(step))
 
 
@@ -146,7 +146,7 @@ def test_no_room_for_the_optimizers_state_is_one_line(monkeypatch):
     state, forward = new_state(net, recipe, 10), DataParallelModel(net)
     monkeypatch.setattr(state.optimizer, "step", too_big)
     batch = images()
-    with pytest.raises(fit_memory.OutOfMemory, match=r"at step 1.*optim\.shard"):
+    with pytest.raises(fit_memory.OutOfMemory, match=r"1.*optim\.shard"):
         train_step(
             state,
             forward,

@@ -161,5 +161,5 @@ def test_given_weights() -> None:
     labels, names = torch.tensor([0, 1, 2]), ("ant", "bee", "cat")
     spec = LossSpec(class_weights={"cat": 4.0, "ant": 0.5})
     assert class_weights(spec, labels, names).tolist() == [0.5, 1.0, 4.0]
-    with pytest.raises(ConfigError, match=r"loss\.class_weights\.cats.*cat"):
+    with pytest.raises(ConfigError, match=r"loss\.class_weights\.cats"):
         class_weights(LossSpec(class_weights={"cats": 4.0}), labels, names)

@@ -101,7 +101,7 @@ def test_the_loop_does_not_wait_and_hears_of_it_at_the_next_save(saver, state, t
     assert saver.last_good() == "no checkpoint written yet"
     state.step = 2
     stuck.set()
-    with pytest.raises(CheckpointError, match=r"last.safetensors: cannot write .* of step 1 \("):
+    with pytest.raises(CheckpointError, match="last.safetensors.*1"):
         saver.save_last(state)
     assert files(tmp_path) == []
     saver.save_last(state, final=True)

@@ -147,7 +147,7 @@ def test_too_many_stop_the_run_with_one_line(tree: Path) -> None:
     assert "ant/08.png" in message
     assert "`resnets data check`" in message
     assert "\n" not in message
-    with pytest.raises(DataError, match=r"ant/0[48]\.png: cannot be read as an image"):
+    with pytest.raises(DataError, match=r"ant/0[48]\.png"):
         list(islice(stream_of(replace(spec, max_unreadable=0.0)).batches(), 20))
 
 
@@ -180,7 +180,7 @@ def test_sets_in_memory_hold_the_readable_ones(tree: Path, size: int | None, cap
     assert torch.equal(split.images, whole.images[kept])
     assert torch.equal(split.labels, whole.labels[kept])
     assert len(caplog.records) == len(split.unreadable) == 2
-    with pytest.raises(DataError, match=r"read, data\.max_unreadable = 0\.01 allows"):
+    with pytest.raises(DataError, match=r"data\.max_unreadable = 0\.01"):
         open_data(replace(spec, max_unreadable=0.01))
 
 
@@ -213,7 +213,7 @@ def test_a_set_that_cannot_be_read_at_all_is_an_error(tree: Path) -> None:
     files = open_data(DataSpec(source=str(tree), size=16, **FILES, max_unreadable=0.5)).train
     assert isinstance(files, FileSplit)
     files = replace(files, unreadable=BadSamples(files.description, 60))
-    with pytest.raises(DataError, match="60 of them cannot be read, among them .*ant/00.png"):
+    with pytest.raises(DataError, match="60.*ant/00.png"):
         list(eval_batches(files, preprocessor, 8, CPU))
 
 
@@ -296,7 +296,7 @@ def test_quarantined_pictures_are_left_out_and_move_no_others(tree: Path, kind: 
     assert list(after.test().files.paths) == [p for p in test.paths if p not in listed]
     assert after.train.description.endswith(f"{len(train) - 2} images (2 in quarantine)")
     assert len(after.val) == len(before.val)
-    with pytest.raises(ConfigError, match=r"data\.quarantine: .*gone\.txt cannot be read"):
+    with pytest.raises(ConfigError, match=r"data\.quarantine.*gone\.txt"):
         open_data(replace(spec, quarantine=str(tree / "gone.txt")))
 
 

@@ -52,10 +52,10 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 def test_too_few_units_for_all_ranks_are_rejected():
-    with pytest.raises(ConfigError, match="batch_size=32: 4 processes need at least 64"):
+    with pytest.raises(ConfigError, match="batch_size=32.*4.*64"):
         ProcessGroup(0, 4).batch_indices(32, 16)
     mixed = DataSpec(augment=AugmentSpec(mixup=0.2))
-    with pytest.raises(ConfigError, match="batch_size=31: to mix pairs on 2 devices"):
+    with pytest.raises(ConfigError, match="batch_size=31.*2"):
         stream(image_split(), ProcessGroup(0, 2), mixed, 31)
 
 

@@ -14,10 +14,10 @@ from resnets.utils import environment
 
 def test_devices_that_do_not_work_are_rejected():
     assert environment.pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="--device banana: not usable here"):
+    with pytest.raises(ConfigError, match="--device banana"):
         environment.pick_device("banana")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="--device cuda: not usable here"):
+        with pytest.raises(ConfigError, match="--device cuda"):
             environment.pick_device("cuda")
 
 

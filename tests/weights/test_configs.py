@@ -213,7 +213,7 @@ def test_transformers_folder_there_and_back(tmp_path: Path) -> None:
     names = safetensors.torch.load_file(tmp_path / "model.safetensors").keys()
     assert "resnet.encoder.stages.0.layers.0.layer.0.convolution.weight" in names
     assert "classifier.1.weight" in names
-    with pytest.raises(ConfigError, match="transformers has no network like cifar-resnet8"):
+    with pytest.raises(ConfigError, match="cifar-resnet8"):
         write_folder(resnets.create_model("cifar-resnet8"), tmp_path, None, "transformers")
 
 

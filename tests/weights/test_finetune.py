@@ -66,6 +66,6 @@ def test_a_run_from_the_authors_weights(folder: Path, tmp_path: Path) -> None:
 def test_missing_weights_leave_nothing_behind(folder: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.pth"
     torch.save({"encoder.weight": torch.zeros(2)}, wrong)
-    with pytest.raises(WeightsError, match=r"none of its 1 tensors \(encoder.weight\)"):
+    with pytest.raises(WeightsError, match=r"1.*\(encoder.weight\)"):
         training.run(recipe(folder, wrong), tmp_path / "run", device="cpu", quiet=True)
     assert not (tmp_path / "run").exists()

@@ -105,7 +105,7 @@ def test_a_head_can_be_replaced_in_any_case_but_not_kept(data: Path, tmp_path: P
     new = train(data, tmp_path / "w.pth", tmp_path / "new", weights_head="new")
     assert not torch.equal(new.head.weight, net.head.weight)
     torch.save(build(TINY).state_dict(), tmp_path / "three.pth")
-    with pytest.raises(ConfigError, match="weights_head: 'keep'.* 3 classes .* 2"):
+    with pytest.raises(ConfigError, match="weights_head.*'keep'.*3.*2"):
         train(data, tmp_path / "three.pth", tmp_path / "run", weights_head="keep")
 
 
@@ -140,7 +140,7 @@ def test_weights_for_small_images_do_not_train_on_large_ones(
         duration="1it",
         batch_size=2,
     )
-    with pytest.raises(ConfigError, match="32 px.*data.size=32") as caught:
+    with pytest.raises(ConfigError, match="32.*data.size=32") as caught:
         training.run(recipe, tmp_path / "out", device="cpu", quiet=True)
     assert "weights_size=any" in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -112,7 +112,7 @@ def test_an_archive_of_zeros_is_no_keras_file(tmp_path: Path) -> None:
 def test_a_caffemodel_of_countless_layers(tmp_path: Path) -> None:
     path = tmp_path / "many.caffemodel"
     path.write_bytes(caffemodel({f"l{k}": [np.zeros(1, np.float32)] for k in range(20_001)}))
-    with pytest.raises(WeightsError, match="more than 20,000 layers"):
+    with pytest.raises(WeightsError, match="20,000"):
         read_caffemodel(path)
 
 

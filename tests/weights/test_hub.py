@@ -128,7 +128,7 @@ def test_a_whole_net_by_name(published) -> None:
     net = resnets.load("torchvision:resnet18.IMAGENET1K_V1")
     assert not net.training
     assert len(net.classes) == 1000
-    with pytest.raises(ConfigError, match=r"name the model, as torchvision:resnet50\.DEFAULT"):
+    with pytest.raises(ConfigError, match=r"torchvision:resnet50\.DEFAULT"):
         resnets.load("torchvision:DEFAULT")
 
 
@@ -253,9 +253,9 @@ def test_a_pushed_net_comes_back_from_the_hub(server: Server, tmp_path: Path) ->
 
 def test_a_repository_that_is_not_there(server: Server) -> None:
     server.files["/org/somewhere/else"] = b""
-    with pytest.raises(ConfigError, match="hub:no/body: no such repository or revision"):
+    with pytest.raises(ConfigError, match="hub:no/body"):
         resnets.create_model("resnet18", weights="hub:no/body")
-    with pytest.raises(WeightsError, match=r"hub:org/some: has no model.safetensors"):
+    with pytest.raises(WeightsError, match="hub:org/some.*model.safetensors"):
         resnets.create_model("resnet18", weights="hub:org/some")
 
 
@@ -290,7 +290,7 @@ def test_a_misspelt_file_suggests_its_neighbor(tmp_path: Path) -> None:
 
 def test_named_weights_are_refused_by_a_net_that_computes_otherwise() -> None:
     spec = catalog.spec("resnet50", stride_in="1x1")
-    with pytest.raises(ConfigError, match="stride_in '3x3', resnet50 here has '1x1'"):
+    with pytest.raises(ConfigError, match="stride_in '3x3'.*resnet50.*'1x1'"):
         resnets.create_model(spec, weights="torchvision:DEFAULT")
 
 

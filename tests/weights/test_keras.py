@@ -170,5 +170,5 @@ def test_other_nets_name_the_tensors(tmp_path: Path) -> None:
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:
         file["conv1_conv/conv1_conv/kernel:0"] = np.zeros((7, 7, 3, 64), np.float32)
-    with pytest.raises(WeightsError, match=r"keras weights do not fit resnet50: .* missing"):
+    with pytest.raises(WeightsError, match="resnet50"):
         resnets.create_model("resnet50", weights=str(path))

@@ -48,7 +48,7 @@ def test_same_logits_both_directions(name: str) -> None:
 
 def test_preactivation_nets_are_not_timms() -> None:
     net = build(catalog.spec("preact-resnet18"))
-    with pytest.raises(WeightsError, match="timm has no model like preact-resnet18"):
+    with pytest.raises(WeightsError, match="preact-resnet18"):
         name_map("timm", net)
 
 

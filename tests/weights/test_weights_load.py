@@ -78,7 +78,7 @@ def test_a_gray_network_for_small_images(tmp_path: Path) -> None:
 
 
 def test_without_a_network_those_that_fit_are_named(bare: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--model NAME .*the tensors match resnet18$"):
+    with pytest.raises(ConfigError, match="--model NAME.*resnet18$"):
         resnets.load(bare)
     plain = {
         name: tensor
@@ -86,15 +86,15 @@ def test_without_a_network_those_that_fit_are_named(bare: Path, tmp_path: Path) 
         if "num_batches" not in name
     }
     torch.save(plain, tmp_path / "plain.pth")
-    with pytest.raises(ConfigError, match="resnet18-a or plain18"):
+    with pytest.raises(ConfigError, match="resnet18-a.*plain18"):
         resnets.load(tmp_path / "plain.pth")
     torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(ConfigError, match="`resnets info` lists them"):
+    with pytest.raises(ConfigError, match="`resnets info`"):
         resnets.load(tmp_path / "other.pth")
 
 
 def test_commands_want_names_of_classes(bare: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(WeightsError, match="does not name its 4 classes; give --classes"):
+    with pytest.raises(WeightsError, match="4.*--classes"):
         load_model(bare, LoadOptions("resnet18"))
     caplog.set_level(logging.INFO, "resnets")
     net = load_model(bare, LoadOptions("resnet18", "ant,bee,cat,dog"))
@@ -118,7 +118,7 @@ def test_a_file_that_names_its_classes_and_one_without_a_head(theirs, tmp_path: 
 def test_a_run_says_its_own_network(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", catalog.spec("resnet18", num_classes=3), Preprocess())
     assert resnets.load(run, model="resnet18", classes="a,b,c").classes == ("a", "b", "c")
-    with pytest.raises(ConfigError, match="--model resnet50: .* is of resnet18"):
+    with pytest.raises(ConfigError, match="--model resnet50.*resnet18"):
         resnets.load(run, model="resnet50")
     with pytest.raises(ConfigError, match="names 2 classes"):
         resnets.load(run, classes="a,b")
@@ -230,7 +230,7 @@ def test_a_cifar_stem_shows_in_its_kernel(tmp_path: Path, caplog: pytest.LogCapt
     net = build(spec)
     net.load_state_dict(random_state(net, seed=1))
     torch.save({"net": name_map("cifar", net).to_foreign(net.state_dict())}, tmp_path / "w.pth")
-    with pytest.raises(ConfigError, match="the tensors match resnet18$"):
+    with pytest.raises(ConfigError, match="resnet18$"):
         resnets.load(tmp_path / "w.pth")
     found = resnets.load(tmp_path / "w.pth", model="resnet18")
     assert "taken for resnet18 with a CIFAR stem" in caplog.text

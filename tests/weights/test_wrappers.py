@@ -144,7 +144,7 @@ def test_another_copy_is_reported_and_can_be_chosen(
     assert f"{path}#{part}" in caplog.text
     found = resnets.create_model(TINY, weights=f"{path}#{part}")
     assert torch.equal(found.head.bias, net.head.bias + 0.01)
-    with pytest.raises(WeightsError, match="no tensors under 'other'"):
+    with pytest.raises(WeightsError, match="'other'"):
         resnets.create_model(TINY, weights=f"{path}#other")
 
 
@@ -282,7 +282,7 @@ def test_a_head_without_a_bias_has_a_bias_of_zero(
 def test_eight_bit_floats_are_refused(tmp_path: Path, state: State) -> None:
     path = tmp_path / "weights.pth"
     torch.save({**state, "fc.weight": state["fc.weight"].to(torch.float8_e4m3fn)}, path)
-    with pytest.raises(WeightsError, match="fc.weight is of torch.float8"):
+    with pytest.raises(WeightsError, match="fc.weight.*torch.float8"):
         resnets.create_model(TINY, weights=str(path))
 
 
