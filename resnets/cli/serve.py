@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import tyro
@@ -22,6 +24,7 @@ def command(
     port: int = 8000,
     host: str = "127.0.0.1",
     allowed_host: tuple[str, ...] = (),
+    cors_origin: tuple[str, ...] = (),
     token_env: str | None = None,
     max_batch: int = 32,
     max_delay_ms: float = 5.0,
@@ -51,6 +54,7 @@ def command(
         host: Address to listen on; 0.0.0.0 or :: for other machines.
         allowed_host: Accepted Host headers, besides localhost, addresses and the name of this
             machine.
+        cors_origin: Origins whose web pages may use the server, as https://example.org, or "*".
         token_env: Environment variable with the bearer token that requests must send.
         max_batch: Largest batch.
         max_delay_ms: Longest wait of the first image of a batch for others.
@@ -82,6 +86,7 @@ def command(
         pixels=int(max_megapixels * 1e6),
     )
     token = _token(token_env)
+    _check_origins(cors_origin)
     try:
         from resnets.serve import server
         from resnets.serve.metrics import Metrics
@@ -115,8 +120,17 @@ def command(
         calibrate=calibrate,
         loading=loading,
     )
-    server.serve(sock, registry, limits, metrics, token, {host, *allowed_host})
+    server.serve(sock, registry, limits, metrics, token, {host, *allowed_host}, cors_origin)
     return 0
+
+
+def _check_origins(origins: Sequence[str]) -> None:
+    """ConfigError for an origin that no browser sends."""
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s*]+", origin):
+            raise ConfigError(
+                f"--cors-origin {origin}: must be as https://example.org, without a path, or *"
+            )
 
 
 def _token(name: str | None) -> str | None:

@@ -12,15 +12,32 @@ from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 
-from resnets.serve.http.body import BodyReader, DisconnectedError, check_image, images_of_body
+from resnets.serve.http.body import BodyReader, DisconnectedError, check_image, parse_body
 from resnets.serve.http.limits import Limits, RequestError
 from resnets.serve.metrics import Metrics
 from resnets.serve.middleware import RequestMiddleware, add_error_handlers
-from resnets.serve.models import PredictOptions
-from resnets.serve.openapi import EXPLAIN_RESPONSES, PREDICT_RESPONSES, REQUEST_BODY, docs_renderer
+from resnets.serve.models import preview
+from resnets.serve.openapi import (
+    EXPLAIN_BODY,
+    EXPLAIN_RESPONSES,
+    PREDICT_BODY,
+    PREDICT_RESPONSES,
+    PREVIEW_BODY,
+    PREVIEW_RESPONSES,
+    docs_renderer,
+)
 from resnets.serve.registry import LoadedModel, Registry
+from resnets.serve.schemas import (
+    ExplainOptions,
+    ModelOptions,
+    Options,
+    PredictOptions,
+    ServedModel,
+    with_body_options,
+)
 from resnets.serve.thread_pool import WorkerPool
 from resnets.utils.cpu_count import cores
 
@@ -33,10 +50,6 @@ PAGE = {
     "/page.js": ("page.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-ModelName = Annotated[
-    str | None,
-    Query(max_length=130, description="NAME or NAME@VERSION; the first one if left out"),
-]
 
 
 class PredictService:
@@ -65,36 +78,38 @@ class PredictService:
                     5,
                 )
 
-    async def predict(
-        self, request: Request, model: str | None, options: PredictOptions
-    ) -> dict[str, Any]:
+    async def predict(self, request: Request, options: PredictOptions) -> dict[str, Any]:
         """Read the body, admit its images and return the predictions."""
 
-        async def infer(served: LoadedModel, images: list[bytes]) -> list[Any]:
-            return await asyncio.gather(
+        async def infer(
+            served: LoadedModel, images: list[bytes], options: PredictOptions
+        ) -> list[dict[str, Any]]:
+            outputs = await asyncio.gather(
                 *(self._infer_one(served, data, f"image {n}") for n, data in enumerate(images, 1))
             )
+            return [served.model.describe(each, options) for each in outputs]
 
         start = time.monotonic()
-        served, predictions, accepted_seconds = await self._admit(request, model, infer)
+        served, predictions, accepted_seconds = await self._admit(request, options, infer)
         return {
             "model": served.source.name,
             "version": served.version,
             "task": served.model.task,
             "engine": served.model.engine,
-            "predictions": [served.model.describe(each, options) for each in predictions],
+            "predictions": predictions,
             "milliseconds": {
                 "total": round(1000 * (time.monotonic() - start), 2),
                 "accepted": round(1000 * accepted_seconds, 2),
             },
         }
 
-    async def explain(
-        self, request: Request, model: str | None, class_name: str | None
-    ) -> tuple[bytes, str]:
+    async def explain(self, request: Request, options: ExplainOptions) -> tuple[bytes, str]:
         """The explanation of the one image of the body as PNG, and its class."""
 
-        async def infer(served: LoadedModel, images: list[bytes]) -> tuple[bytes, str]:
+        async def infer(
+            served: LoadedModel, images: list[bytes], options: ExplainOptions
+        ) -> tuple[bytes, str]:
+            class_name = options.class_name
             if len(images) > 1:
                 raise RequestError(400, "explain: one image at a time")
             await self._run(self.decoders, check_image, images[0], "the image", self.limits)
@@ -103,17 +118,32 @@ class PredictService:
                 served.batcher.thread, served.model.explain, images[0], "the image", class_name
             )
 
-        return (await self._admit(request, model, infer))[1]
+        return (await self._admit(request, options, infer))[1]
+
+    async def preview(self, request: Request) -> bytes:
+        """The one image of the body as PNG."""
+
+        async def infer(served: LoadedModel, images: list[bytes], options: ModelOptions) -> bytes:
+            if len(images) > 1:
+                raise RequestError(400, "preview: one image at a time")
+            await self._run(self.decoders, check_image, images[0], "the image", self.limits)
+            return await self._run(self.decoders, preview, images[0], "the image")
+
+        return (await self._admit(request, ModelOptions(), infer))[1]
 
     async def _admit(
         self,
         request: Request,
-        model: str | None,
-        infer: Callable[[LoadedModel, list[bytes]], Coroutine[Any, Any, T]],
+        options: Options,
+        infer: Callable[[LoadedModel, list[bytes], Options], Coroutine[Any, Any, T]],
     ) -> tuple[LoadedModel, T, float]:
-        """Read and admit the images of a request, run `infer` on them, and time it."""
+        """Read and admit the images of a request, run `infer` on them, and time it.
+
+        options: those of the URL; `infer` gets them with those of the body.
+        """
         record = request.scope["state"]["seen"]
-        self._check(self.registry.find(model))  # before reading the body, so that shedding is cheap
+        # Before reading the body, so that shedding is cheap.
+        self._check(self.registry.find(options.model))
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", ""):
             raise RequestError(
@@ -122,18 +152,17 @@ class PredictService:
         async with self.intake.body(request) as body:
             content_type = request.headers.get("content-type", "")
             if len(body) > MAX_INLINE_BODY:
-                images = await self._run(
-                    self.parsers, images_of_body, body, content_type, self.limits
-                )
+                content = await self._run(self.parsers, parse_body, body, content_type, self.limits)
             else:
-                images = images_of_body(body, content_type, self.limits)
-            served = self.registry.find(model)  # again: it may have been reloaded meanwhile
+                content = parse_body(body, content_type, self.limits)
+            images, options = content.images, with_body_options(options, content.options)
+            served = self.registry.find(options.model)  # it may have been reloaded meanwhile
             record.update(model=f"{served.source.name}@{served.version}", pictures=len(images))
             self._check(served, len(images))
             served.admission.enter(len(images))
             accepted = time.monotonic()
             try:
-                answer = await self._unless_disconnected(request, infer(served, images))
+                answer = await self._unless_disconnected(request, infer(served, images, options))
             finally:
                 served.admission.leave(len(images))
             self.metrics.images.labels(served.source.name).inc(len(images))
@@ -204,8 +233,12 @@ def create_app(
     metrics: Metrics,
     token: str | None = None,
     hosts: Collection[str] = (),
+    origins: Collection[str] = (),
 ) -> FastAPI:
-    """The ASGI application; `app.state.service` is its service. hosts: accepted Host names."""
+    """The ASGI application; `app.state.service` is its service.
+
+    hosts: accepted Host names. origins: origins whose pages may read the answers (CORS).
+    """
     service = PredictService(registry, limits, metrics)
 
     @asynccontextmanager
@@ -231,7 +264,21 @@ def create_app(
 
     app = FastAPI(title="resnets", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.add_middleware(RequestMiddleware, metrics=metrics, token=token, hosts=hosts)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=metrics,
+        token=token,
+        hosts=hosts,
+        cross_origin=bool(origins),
+    )
+    if origins:  # outermost: preflight requests carry no token, and errors need its headers too
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["x-request-id", "x-class", "retry-after"],
+        )
     add_error_handlers(app)
     _add_page_routes(app)
     _add_health_routes(app, service, token)
@@ -240,41 +287,44 @@ def create_app(
 
 
 def _add_inference_routes(app: FastAPI, service: PredictService) -> None:
-    @app.post("/predict", openapi_extra=REQUEST_BODY, responses=PREDICT_RESPONSES)
+    @app.post("/predict", openapi_extra=PREDICT_BODY, responses=PREDICT_RESPONSES)
     async def predict(
-        request: Request,
-        model: ModelName = None,
-        top_k: Annotated[int, Query(ge=1, le=100_000, description="classes to give")] = 5,
-        threshold: Annotated[float, Query(ge=0, le=1, description="least score")] = 0.5,
+        request: Request, options: Annotated[PredictOptions, Query()]
     ) -> JSONResponse:
         """Classify one or more images, or detect objects if the model is a detector."""
-        return JSONResponse(await service.predict(request, model, PredictOptions(top_k, threshold)))
+        return JSONResponse(await service.predict(request, options))
 
     @app.post(
-        "/explain", openapi_extra=REQUEST_BODY, responses=EXPLAIN_RESPONSES, response_class=Response
+        "/explain", openapi_extra=EXPLAIN_BODY, responses=EXPLAIN_RESPONSES, response_class=Response
     )
-    async def explain(
-        request: Request,
-        model: ModelName = None,
-        class_name: Annotated[str | None, Query(alias="class", max_length=500)] = None,
-    ) -> Response:
+    async def explain(request: Request, options: Annotated[ExplainOptions, Query()]) -> Response:
         """A PNG of the Grad-CAM heatmap of a class; the most likely class if none is
         named. Classifiers served from a checkpoint only."""
-        png, class_shown = await service.explain(request, model, class_name)
+        png, class_shown = await service.explain(request, options)
         return Response(png, media_type="image/png", headers={"x-class": quote(class_shown)})
 
-    @app.get("/models")
+    @app.post(
+        "/preview", openapi_extra=PREVIEW_BODY, responses=PREVIEW_RESPONSES, response_class=Response
+    )
+    async def preview(request: Request) -> Response:
+        """The image as the models see it, upright and at most 640 px, as PNG: for browsers that do
+        not show its format (TIFF, PPM)."""
+        return Response(await service.preview(request), media_type="image/png")
+
+    @app.get("/models", responses={200: {"model": list[ServedModel]}})
     async def models() -> JSONResponse:
         """What is served; the first one is the default."""
         return JSONResponse([loaded.to_json() for loaded in service.registry.models])
 
 
 def _add_health_routes(app: FastAPI, service: PredictService, token: str | None) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
         """200 while the process is alive."""
         return JSONResponse({"status": "alive"})
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """200 while requests are accepted; 503 once the server stops, or if threads are stuck."""
@@ -283,6 +333,7 @@ def _add_health_routes(app: FastAPI, service: PredictService, token: str | None)
         service.check_workers()
         return JSONResponse({"status": "ready", "models": len(service.registry.models)})
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Metrics in the Prometheus text format."""

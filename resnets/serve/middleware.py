@@ -35,7 +35,6 @@ HEADERS = {
     ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
     "cache-control": "no-store",
 }
@@ -46,15 +45,24 @@ class RequestMiddleware:
     """ASGI middleware: host check, bearer token, request id, log line, metrics, headers, errors.
 
     Requests whose Host is not an IP address, localhost or one of `hosts` are rejected: otherwise a
-    foreign web page could read responses by DNS rebinding. Log lines have route, status, times,
-    sizes and counts; never images, file names, query strings or tokens.
+    foreign web page could read responses by DNS rebinding. cross_origin: whether pages of some
+    other origins may (CORS). Log lines have route, status, times, sizes and counts; never images,
+    file names, query strings or tokens.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, token: str | None, hosts: Collection[str]
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        token: str | None,
+        hosts: Collection[str],
+        *,
+        cross_origin: bool,
     ) -> None:
         self.app, self.metrics = app, metrics
         self.token = None if token is None else token.encode()
+        policy = "cross-origin" if cross_origin else "same-origin"
+        self.headers = {**HEADERS, "cross-origin-resource-policy": policy}
         self.hosts = {"localhost", *(name.lower() for name in hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +82,7 @@ class RequestMiddleware:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record["status"] = message["status"]
-                headers = {**HEADERS, "x-request-id": request_id}
+                headers = {**self.headers, "x-request-id": request_id}
                 present = {name for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],

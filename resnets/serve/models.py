@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnets.config import ConfigError
-from resnets.data.decode.decode import decode
+from resnets.data.decode.decode import decode, decode_whole
 from resnets.detect.models.build import load as load_vision_model
 from resnets.detect.models.predictor import InferenceInput, Predictor
 from resnets.detect.outputs import Output
@@ -27,6 +27,7 @@ from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.base import Backend, Runtime, describe_backend
 from resnets.serve.http.limits import RequestError
+from resnets.serve.schemas import PredictOptions
 from resnets.weights.checkpoint.find import find_checkpoint, read_task
 from resnets.weights.checkpoint.format import FOLDER, RECIPE
 from resnets.weights.checkpoint.remote_store import local_path, remote_url
@@ -34,14 +35,7 @@ from resnets.weights.load import NOTHING_SAID, LoadOptions, in_words, load_model
 from resnets.weights.read import split_part
 
 Json = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictOptions:
-    """Options of a request. threshold: minimum score of an object."""
-
-    top_k: int = 5
-    threshold: float = 0.5
+PREVIEW_SIZE = 640  # px
 
 
 class Model(Protocol):
@@ -254,6 +248,13 @@ def fingerprint(where: str) -> str:
     if not files:
         digest.update(where.encode())
     return digest.hexdigest()[:12]
+
+
+def preview(data: bytes, name: str) -> bytes:
+    """The whole upright image as PNG, at most PREVIEW_SIZE px; DataError as `decode_whole`."""
+    image = Image.fromarray(decode_whole(data, name))
+    image.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
+    return _png(image)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -17,7 +17,8 @@ from resnets.runtime.base import Runtime
 from resnets.serve.batching import Admission, Batcher
 from resnets.serve.http.limits import EventLoopLag, Limits, RequestError
 from resnets.serve.metrics import Metrics
-from resnets.serve.models import Model, PredictOptions, fingerprint, open_model
+from resnets.serve.models import Model, fingerprint, open_model
+from resnets.serve.schemas import PredictOptions
 from resnets.weights.load import NOTHING_SAID, LoadOptions
 
 log = logging.getLogger("resnets.serve")
@@ -35,9 +36,12 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Parse; the default name is that of the file or run folder. ConfigError for bad names."""
+        """Parse; the default name is that of the file or run folder. ConfigError for bad names.
+
+        What exists under the whole text is a path, also if it has "=" in its name.
+        """
         full_name, equals, where = text.partition("=")
-        if not equals:
+        if not equals or Path(text).exists():
             full_name, where = _default_name(text), text
         if not NAME.fullmatch(full_name) or not where:
             raise ConfigError(

@@ -61,10 +61,12 @@ def serve(
     metrics: Metrics,
     token: str | None,
     hosts: Collection[str],
+    origins: Collection[str] = (),
 ) -> None:
     """Serve until SIGINT or SIGTERM, then finish accepted requests.
 
-    hosts: accepted Host names besides localhost and the host name of this machine.
+    hosts: accepted Host names besides localhost and the host name of this machine. origins: see
+    `create_app`.
     """
     attributes = {
         "max_connections": limits.connections,
@@ -72,7 +74,7 @@ def serve(
         "allowance": limits.upload + (1 << 20),
     }
     config = uvicorn.Config(
-        create_app(registry, limits, metrics, token, {socket.gethostname(), *hosts}),
+        create_app(registry, limits, metrics, token, {socket.gethostname(), *hosts}, origins),
         backlog=BACKLOG,
         http=type("Bounded", (Connection,), attributes),
         ws="none",

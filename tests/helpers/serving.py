@@ -128,6 +128,7 @@ def running(
     *models: str,
     token: str | None = None,
     hosts: tuple[str, ...] = (),
+    origins: tuple[str, ...] = (),
     backend: Runtime = "torch",
     **limits,
 ) -> Iterator[Running]:
@@ -139,7 +140,7 @@ def running(
     bounds = Limits(**{"max_latency": 60.0, "stall": 60.0, "answer": 120.0, **limits})
     metrics = Metrics()
     registry = Registry([Source.parse(text) for text in models], bounds, metrics, backend=backend)
-    app = create_app(registry, bounds, metrics, token, hosts)
+    app = create_app(registry, bounds, metrics, token, hosts, origins)
     sock = bind("127.0.0.1", 0)
     port = sock.getsockname()[1]
     kind = type(

@@ -12,7 +12,8 @@ from small_nets import CLASSES, RESIDUAL, paint_pictures, small_net
 import resnets
 from resnets.config import Postprocess
 from resnets.export.select_backend import open_backend
-from resnets.serve.models import Classifier, PredictOptions
+from resnets.serve.models import Classifier
+from resnets.serve.schemas import PredictOptions
 
 SPECS = {
     "unknown": Postprocess(temperature=1.7, min_score=2.05),

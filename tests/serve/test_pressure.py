@@ -19,9 +19,9 @@ from serve_pressure import BODIES, head
 from serving import Running, picture, running, save_classifier
 
 from resnets.data.decode.open_image import CLIENT_FORMATS
-from resnets.serve.http.body import images_of_body
+from resnets.serve.http.body import parse_body
 from resnets.serve.http.limits import Limits, RequestError
-from resnets.serve.http.parse_body import CHUNK_SIZE, multipart_parts
+from resnets.serve.http.parse_body import CHUNK_SIZE, parse_multipart
 
 FORM = "multipart/form-data; boundary=b"
 
@@ -46,7 +46,7 @@ def test_hostile_bodies_take_no_time(name: str):
     body = make(4 << 20)
     start = time.process_time()
     try:
-        images_of_body(body, kind, Limits())
+        parse_body(body, kind, Limits())
         status = 200
     except RequestError as error:
         status = error.status
@@ -68,9 +68,9 @@ def test_json_is_read_as_json_reads_it(size: int):
     odd = '\ufeff{"pictures" : ["' + '","'.join(escaped(text, 76) for text in texts) + '"]}'
     assert json.loads(odd.encode())["pictures"][0].replace("\n", "") == texts[0]
     for body in (plain, odd):
-        assert images_of_body(body.encode(), "application/json", Limits()) == images
+        assert parse_body(body.encode(), "application/json", Limits()).images == images
     single = json.dumps({"picture": f"data:image/png;base64,{texts[0]}"}).encode()
-    assert images_of_body(single, "application/json", Limits()) == images[:1]
+    assert parse_body(single, "application/json", Limits()).images == images[:1]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_json_is_read_as_json_reads_it(size: int):
 )
 def test_json_that_is_rejected(body: bytes):
     with pytest.raises(RequestError) as caught:
-        images_of_body(body, "application/json", Limits())
+        parse_body(body, "application/json", Limits())
     assert caught.value.status == 400
 
 
@@ -120,13 +120,13 @@ def test_multipart_is_read_as_the_library_reads_it():
         heads = (b"\r\n", b"\r\nContent-Type: image/png\r\n", b"\r\na: b\r\nc: d\r\n")
         body = b"".join(b"--b" + chance.choice(heads) + b"\r\n" + c + b"\r\n" for c in contents)
         body += b"--b--\r\n" + chance.choice((b"", b"an epilogue\r\n--b\r\n"))
-        assert multipart_parts(body, b"b", 64) == contents
+        assert parse_multipart(body, b"b", 64).images == contents
         assert reference(body.partition(b"--b--\r\n")[0] + b"--b--\r\n", b"b") == contents
     large = [bytes(3 * CHUNK_SIZE), picture(), bytes(CHUNK_SIZE - 7)]
     body = b"".join(b"--b\r\nx: y\r\n\r\n" + each + b"\r\n" for each in large) + b"--b--"
-    assert multipart_parts(b"a preamble\r\n" + body, b"b", 3) == large
+    assert parse_multipart(b"a preamble\r\n" + body, b"b", 3).images == large
     with pytest.raises(RequestError):
-        multipart_parts(body, b"b", 2)
+        parse_multipart(body, b"b", 2)
 
 
 def exchange(served: Running, message: bytes, slow: float = 0.0) -> bytes:

@@ -109,14 +109,27 @@ def test_bad_images_are_reported_and_the_camera_works(
     bad.write_bytes(b"no picture")
     browser.give("#files", bad)
     browser.until("!!document.querySelector('#status.error')")
-    assert "cannot be read" in browser.run("document.querySelector('#status').textContent")
+    assert browser.run("document.querySelector('article.failed h2').textContent") == "bad.png"
+    assert browser.run("document.querySelector('article.failed .error').textContent")
     browser.run("document.querySelector('#camera').focus()")
     browser.key("Enter", 13)
     browser.until("document.querySelector('#viewfinder').open")
     browser.until("document.querySelector('#video').videoWidth > 0")
     browser.run("document.querySelector('#shoot').click()")
-    browser.until("document.querySelectorAll('article').length === 1")
+    browser.until("document.querySelectorAll('article').length === 2")
     assert not browser.run("document.querySelector('#viewfinder').open")
+
+
+def test_an_image_that_browsers_do_not_show_is_converted(
+    browser: Browser, served: Running, tmp_path: Path
+):
+    visit(browser, served, 390, 844, dark=False)
+    tiff = tmp_path / "scan.tif"
+    tiff.write_bytes(picture(300, 200, form="TIFF"))
+    browser.give("#files", tiff)
+    browser.until("document.querySelector('article img')?.naturalWidth === 300")
+    visible = "getComputedStyle(document.querySelector('.runtime')).display"
+    assert browser.run(visible) == "none"
 
 
 def test_dropped_and_pasted_images(browser: Browser, served: Running):

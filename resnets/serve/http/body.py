@@ -8,13 +8,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Request
+from PIL import UnidentifiedImageError
 from python_multipart.multipart import parse_options_header
 
 from resnets.data.decode.decode import naming
-from resnets.data.decode.open_image import CLIENT_FORMATS, open_image
+from resnets.data.decode.open_image import CLIENT_FORMATS, is_heif, open_image
+from resnets.data.errors import DataError
 from resnets.serve.http.limits import Limits, RequestError
-from resnets.serve.http.parse_body import images_of_json, multipart_parts
+from resnets.serve.http.parse_body import Content, parse_json, parse_multipart
 
+HEIC = "HEIC is not accepted; convert it to JPEG"
 RAW_TYPES = ("application/octet-stream", "image/", "")
 
 
@@ -80,39 +83,48 @@ class BodyReader:
         )
 
 
-def images_of_body(body: bytes, content_type: str, limits: Limits) -> list[bytes]:
-    """The encoded images of a body, one or more.
+def parse_body(body: bytes, content_type: str, limits: Limits) -> Content:
+    """The encoded images of a body, one or more, and the options in it.
 
-    image/*, application/octet-stream or no type: the body is one image. multipart/form-data:
-    each part is one. application/json: {"images": ["<base64>", ...]}, or "image" with one; a
-    data: URL is read as its base64. RequestError (400, 413, 415) says what is wrong.
+    image/*, application/octet-stream or no type: the body is one image. multipart/form-data: each
+    part with a file name is one. application/json: {"images": ["<base64>", ...]}, or "image" with
+    one; a data: URL is read as its base64. RequestError (400, 413, 415) says what is wrong.
     """
     media_type, options = parse_options_header(content_type.encode("latin-1", "replace"))
     name = media_type.decode("latin-1").strip().lower()
     if name == "multipart/form-data":
-        images = multipart_parts(body, options.get(b"boundary", b""), limits.images)
+        content = parse_multipart(body, options.get(b"boundary", b""), limits.images)
     elif name == "application/json":
-        images = images_of_json(body, limits.images)
+        content = parse_json(body, limits.images)
     elif any(name == raw or (raw.endswith("/") and name.startswith(raw)) for raw in RAW_TYPES):
-        images = [body]
+        content = Content([body], {})
     else:
         raise RequestError(
             415,
             "the body is neither an image (image/*, application/octet-stream) nor"
             " multipart/form-data nor application/json",
         )
-    if not images:
+    if not content.images:
         raise RequestError(400, "no image in the request")
-    for number, image in enumerate(images, 1):
+    for number, image in enumerate(content.images, 1):
         if not image:
             raise RequestError(400, f"image {number} is empty")
-    return images
+    return content
 
 
 def check_image(data: bytes, name: str, limits: Limits) -> None:
-    """Look at the header only; RequestError 413 for too many pixels, DataError for no image."""
-    with naming(name), open_image(data, CLIENT_FORMATS, max_pixels=None) as image:
-        width, height = image.size
+    """Look at the header only; RequestError: 413 for too many pixels, 422 for another format."""
+    try:
+        with naming(name), open_image(data, CLIENT_FORMATS, max_pixels=None) as image:
+            width, height = image.size
+    except DataError as error:
+        if not isinstance(error.__cause__, UnidentifiedImageError):
+            raise
+        reason = HEIC if is_heif(data[:64]) else str(error.__cause__)
+        accepted = ", ".join(CLIENT_FORMATS)
+        raise RequestError(
+            422, f"{name}: cannot be read ({reason}); formats accepted: {accepted}"
+        ) from None
     if width * height > limits.pixels:
         raise RequestError(
             413,

@@ -13,6 +13,9 @@ import binascii
 import json
 import re
 from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from python_multipart.multipart import parse_options_header
 
 from resnets.config.aliases import REQUEST
 from resnets.serve.http.limits import RequestError
@@ -20,6 +23,9 @@ from resnets.serve.http.limits import RequestError
 CHUNK_SIZE = 1 << 20  # bytes; a multiple of 4
 MAX_SKELETON = 1 << 14  # bytes of JSON outside of its strings: brackets, commas, indentation
 MAX_PART_HEADERS = 2048  # bytes of headers of one part
+OPTIONS = ("model", "top_k", "threshold", "class")  # of a request, in its URL or its body
+MAX_OPTION = 1024  # bytes of a value of an option
+MAX_OTHER_STRINGS = 1 + 2 * len(OPTIONS)  # of JSON: the key of the images, options and their values
 ESCAPES = (  # those of base64 and of line ends
     *((b"\\/", b"/"), (b"\\n", b" "), (b"\\r", b" "), (b"\\t", b" ")),
     *((b"\\u002b", b"+"), (b"\\u002B", b"+"), (b"\\u002f", b"/"), (b"\\u002F", b"/")),
@@ -30,37 +36,55 @@ BASE64_URL = re.compile(rb"data:[^,]*;base64,")
 MAX_DATA_URL_HEADER = 1024  # bytes before its data
 
 
-def images_of_json(body: bytes, limit: int) -> list[bytes]:
-    """The images of {"images": ["<base64>", ...]}, or "image" with one; a data: URL is read as its
-    base64.
+class Content(NamedTuple):
+    """The encoded images of a body, and the options beside them, by name."""
 
-    RequestError (400, 413) where the body is anything else, or has more than `limit`.
+    images: list[bytes]
+    options: dict[str, str]
+
+
+def parse_json(body: bytes, limit: int) -> Content:
+    """The content of {"images": ["<base64>", ...], "top_k": 3}; "image" for one image; a data: URL
+    is read as its base64.
+
+    RequestError (400, 413) where the body is anything else, or has more than `limit` images.
     """
     skeleton, strings = _without_strings(body, limit)
     try:
         value = json.loads(skeleton)
     except (ValueError, RecursionError):
         raise RequestError(400, "the body is not JSON") from None
-    if not isinstance(value, dict) or len(value) != 1:
+    if not isinstance(value, dict):
         raise _wrong_shape()
-    ((key, items),) = value.items()
-    name = strings[int(key)].decode("latin-1")
-    name = REQUEST.get(name, name)
-    if name == "image":
-        items = [items]
-    elif name != "images":
+    fields: dict[str, Any] = {}
+    for number, item in value.items():
+        name = strings[int(number)].decode("latin-1")
+        name = REQUEST.get(name, name)
+        if name == "image":
+            name, item = "images", [item]
+        if name in fields:
+            raise RequestError(400, f"the JSON has {name!r} twice")
+        fields[name] = item
+    if "images" not in fields:
         raise _wrong_shape()
+    items = fields.pop("images")
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise RequestError(400, '"images" must be a list of base64 texts')
     if len(items) > limit:
         raise too_many(limit)
-    return [_from_base64(strings[int(item)], number) for number, item in enumerate(items, 1)]
+    options: dict[str, str] = {}
+    for name, item in fields.items():
+        text = strings[int(item)].decode("utf-8", "replace") if isinstance(item, str) else item
+        _add_option(options, name, str(text), "field")
+    images = [_from_base64(strings[int(item)], number) for number, item in enumerate(items, 1)]
+    return Content(images, options)
 
 
-def multipart_parts(body: bytes, boundary: bytes, limit: int) -> list[bytes]:
-    """The contents of the parts of a multipart body (RFC 2046), `limit` at most.
+def parse_multipart(body: bytes, boundary: bytes, limit: int) -> Content:
+    """The content of a multipart/form-data body (RFC 7578): `limit` images at most.
 
-    RequestError (400, 413) says what is wrong.
+    A part without a file name that is called as one of OPTIONS is that option; the others are
+    images. RequestError (400, 413) says what is wrong.
     """
     if not 0 < len(boundary) <= 70:
         raise _malformed("its boundary must have 1 to 70 characters")
@@ -69,15 +93,47 @@ def multipart_parts(body: bytes, boundary: bytes, limit: int) -> list[bytes]:
         offset = len(line) - 2
     else:
         offset = _find(body, line, 0, "no boundary in the body") + len(line)
-    parts: list[bytes] = []
+    images: list[bytes] = []
+    options: dict[str, str] = {}
     while not body.startswith(b"--", offset):
-        if len(parts) == limit:
-            raise too_many(limit)
         start = _skip_headers(body, offset)
         end = _find(body, line, start - 2, "the closing boundary is missing")
-        parts.append(body[start:end])
+        option = _option_name(body[offset:start])
+        if option is not None:
+            text = body[start : min(end, start + MAX_OPTION + 1)].decode("utf-8", "replace")
+            _add_option(options, option, text, "form field")
+        elif len(images) == limit:
+            raise too_many(limit)
+        else:
+            images.append(body[start:end])
         offset = end + len(line)
-    return parts
+    return Content(images, options)
+
+
+def _option_name(headers: bytes) -> str | None:
+    """The name of a part that is a form field; None for an image."""
+    for header in headers.split(b"\r\n"):
+        key, _, value = header.partition(b":")
+        if key.strip().lower() == b"content-disposition":
+            given = parse_options_header(value.decode("latin-1"))[1]
+            name = given.get(b"name", b"").decode("utf-8", "replace")
+            if b"filename" not in given and REQUEST.get(name, name) not in ("image", "images"):
+                return name
+    return None
+
+
+def _add_option(options: dict[str, str], name: str, value: str, kind: str) -> None:
+    if name not in OPTIONS:
+        raise RequestError(
+            400,
+            f"unknown {kind} {name[:40]!r}: options are {', '.join(OPTIONS)}; images are"
+            ' "images", or parts with a file name',
+        )
+    if name in options:
+        raise RequestError(400, f"the {kind} {name!r} is given twice")
+    if len(value) > MAX_OPTION:
+        raise RequestError(400, f"the {kind} {name!r} is longer than {MAX_OPTION} bytes")
+    options[name] = value
 
 
 def too_many(limit: int) -> RequestError:
@@ -96,7 +152,7 @@ def _without_strings(body: bytes, limit: int) -> tuple[bytes, list[bytes]]:
         skeleton += body[offset : offset + size]
         if start < 0:
             return bytes(skeleton), strings
-        if len(strings) > limit:  # one of them is the key
+        if len(strings) >= limit + MAX_OTHER_STRINGS:
             raise RequestError(413, f"more than {limit} images, or other strings, in the JSON")
         end = body.find(b'"', start + 1)
         if end < 0:
@@ -170,4 +226,4 @@ def _malformed(reason: str) -> RequestError:
 
 
 def _wrong_shape() -> RequestError:
-    return RequestError(400, 'the JSON must be {"images": ["<base64>", ...]}')
+    return RequestError(400, 'the JSON must be {"images": ["<base64>", ...]}, with options beside')

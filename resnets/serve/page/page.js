@@ -74,13 +74,36 @@ async function take(files) {
   if (!images.length) return setStatus("This file is not an image.", true);
   if (!models.length) return setStatus("The models are still loading; try again.", true);
   setStatus(images.length > 1 ? `Predicting ${images.length} images` : "Predicting");
-  let failed = "";
+  let failed = 0;
   let last = "";
   for (const file of images) {
-    try { last = await predict(file); } catch (error) { failed = `${file.name || "image"}: ${error.message}`; }
+    try { last = await predict(file); } catch (error) {
+      failed += 1;
+      last = `${file.name || "Image"}: ${error.message}`;
+      results.prepend(failure(file, error.message));
+    }
   }
-  if (failed) setStatus(failed, true);
-  else setStatus(images.length > 1 ? `Done: ${images.length} images.` : last);
+  const done = failed ? `${images.length - failed} of ${images.length} images predicted.` : `Done: ${images.length} images.`;
+  setStatus(images.length > 1 ? done : last, failed > 0);
+}
+
+// The card of an image that the server did not answer.
+function failure(file, reason) {
+  const name = file.name || "Image";
+  return make("article", { class: "answer failed" },
+    make("h2", {}, name), make("p", { class: "error" }, reason));
+}
+
+// Browsers do not show all formats that the server reads: it converts those to PNG.
+function shownImage(file) {
+  const image = make("img", { alt: file.name || "image" });
+  const show = (blob) => { image.src = image.dataset.plain = URL.createObjectURL(blob); };
+  image.addEventListener("error", async () => {
+    const send = { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } };
+    try { show(await (await ask("preview", send)).blob()); } catch { /* its name is shown */ }
+  }, { once: true });
+  show(file);
+  return image;
 }
 
 async function predict(file) {
@@ -98,12 +121,12 @@ async function predict(file) {
 
 function show(file, model, response, elapsed) {
   const [seen] = response.predictions;
-  const image = make("img", { alt: file.name || "image", src: URL.createObjectURL(file) });
+  const image = shownImage(file);
   const stack = make("div", { class: "stack" }, image);
   const caption = make("figcaption", {}, file.name || "image");
   const list = make("ol");
   const times = `${Math.round(response.milliseconds.total)} ms on the server, ${Math.round(elapsed)} ms in total`;
-  const words = make("div", {}, make("h2", {}, headline(seen)), list, make("p", { class: "times" }, times));
+  const words = make("div", {}, make("h2", {}, headline(seen)), list, make("p", { class: "times runtime" }, times));
   if (seen.classes) {
     for (const row of seen.classes) {
       list.append(make("li", {}, classRow(row, file, model, image, caption)));
@@ -178,13 +201,13 @@ function single(list, row, frames, place) {
 function classRow(row, file, model, image, caption) {
   if (!model.explains) return plainRow(row.class, row.probability);
   const button = fill(toggle(`Show the evidence for ${row.class}`), row.class, row.probability);
-  const plain = { src: image.src, alt: image.alt, text: caption.textContent };
+  const plain = { alt: image.alt, text: caption.textContent };
   let overlay = null;
   button.addEventListener("click", async () => {
     const pressed = isOn(button);
     press(button.closest("ol"), null);
     if (pressed) {
-      Object.assign(image, { src: plain.src, alt: plain.alt });
+      Object.assign(image, { src: image.dataset.plain, alt: plain.alt });
       caption.textContent = plain.text;
       return;
     }

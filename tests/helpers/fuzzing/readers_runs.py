@@ -22,7 +22,7 @@ from resnets.data.splits import check_record
 from resnets.evaluate.data.ground_truth import read_labels
 from resnets.report.run import write_run_report
 from resnets.serve.http.limits import RequestError
-from resnets.serve.http.parse_body import images_of_json, multipart_parts
+from resnets.serve.http.parse_body import parse_json, parse_multipart
 from resnets.study.depth.protocol import merge_environments
 from resnets.study.grid.cells import Grid, read_cells, write_grid
 from resnets.train.log.run_log import RunLog, read_rows
@@ -264,9 +264,11 @@ def request(root: Path) -> object:
     body = path.read_bytes()
     try:
         if path.stem in ("json", "url"):
-            found = images_of_json(body, 8)
+            found = parse_json(body, 8).images
         else:
-            found = multipart_parts(body, BOUNDARY, 8) if path.stem == "multipart" else [body]
+            found = (
+                parse_multipart(body, BOUNDARY, 8).images if path.stem == "multipart" else [body]
+            )
     except RequestError:
         return []
     return [_size(each) for each in found]
