@@ -17,7 +17,7 @@ def test_the_snapshot_is_up_to_date():
 @pytest.mark.parametrize(
     ("code", "found"),
     [
-        ("raise ConfigError(f'{self.path}: no {what()}; {a if b else \' x\'}')",
+        ("""raise ConfigError(f"{self.path}: no {what()}; {a if b else ' x'}")""",
          [("ConfigError", "{path}: no {};  x")]),
         ("raise RequestError(503, 'too ' + many)", [("RequestError", "too {many}")]),
         ("_log.warning('%s images', 3)", [("warning", "%s images")]),
