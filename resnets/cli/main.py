@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         try:
-            return _dispatch(list(sys.argv[1:] if argv is None else argv))
+            words = list(sys.argv[1:] if argv is None else argv)
+            if (code := _without_command(words)) is not None:
+                return code
+            with ended_by_signals():
+                return _run(words[0], words[1:])
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
@@ -56,7 +60,8 @@ def module_name(command: str) -> str:
     return f"resnets.cli.{command.replace('-', '_')}"
 
 
-def _dispatch(words: list[str]) -> int:
+def _without_command(words: list[str]) -> int | None:
+    """The exit code of words that name no command; None where they name one."""
     if not words or words[0] in ("-h", "--help"):
         print(_overview())  # noqa: T201
         return 0 if words else 2
@@ -70,8 +75,7 @@ def _dispatch(words: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
         return _fail(f"resnets: unknown command {name!r}; {hint}", 2)
-    with ended_by_signals():
-        return _run(name, words[1:])
+    return None
 
 
 def _run(name: str, words: list[str]) -> int:

@@ -233,9 +233,8 @@ def open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts)
         if checkpoint is None:
             return ClassificationTask.open(recipe, parts)
         return ClassificationTask.reopen(recipe, checkpoint, parts)
-    from resnets.train.tasks.detection import (
-        DetectionTask,  # its dependencies take a second to import
-    )
+    # Its dependencies take a second to import.
+    from resnets.train.tasks.detection import DetectionTask
 
     if checkpoint is None:
         return DetectionTask.open(recipe)
