@@ -39,6 +39,7 @@ from resnets.weights.load import LoadOptions, load_model, warn_of_names
 
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation
+    from resnets.sequence.evaluate import TextEvaluation
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     quiet: bool = False,
-) -> Measurement | DetectionEvaluation:
+) -> Measurement | DetectionEvaluation | TextEvaluation:
     """Measure a model, or several as an ensemble, and return its metrics with their protocol.
 
         found = resnets.evaluate(run, views="ten-crop")
@@ -122,7 +123,28 @@ def evaluate(
     path = fspath(data) if isinstance(data, str | PathLike) else None
     source = source_of(data) if path is None and data is not None else None
     with results_folder(folder):
-        if any(read_task(each) != "classify" for each in paths):
+        tasks = {read_task(each) for each in paths}
+        if "text" in tasks:
+            from resnets.sequence.evaluate import evaluate_text
+
+            _refuse(
+                "is for classifiers and detectors, not for text",
+                model=model,
+                classes=classes,
+                labels=labels,
+                unknown=unknown,
+                flip=flip,
+                scales=sizes,
+                image_set=image_set,
+                refine=refine,
+                views=views != "center",
+                classes_from=classes_from,
+                data=source,
+            )
+            return evaluate_text(
+                paths, path, split, out=folder, device=device, precision=precision, quiet=quiet
+            )
+        if tasks - {"classify"}:
             from resnets.api.detect import evaluate_detectors  # takes a second to import
 
             _refuse(

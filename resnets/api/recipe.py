@@ -97,6 +97,14 @@ def choose_duration(epochs: float | None, iterations: int | None) -> str | None:
 def _with_model(recipe: Recipe, model: str | ModelSpec) -> Recipe:
     """The recipe for another model; its data stay, and so do classes and channels."""
     now, detect = recipe.model, recipe.detect
+    if recipe.task == "text":
+        if isinstance(model, ModelSpec):
+            raise ConfigError(f"model: {model.name} reads images; task 'text' has transformers")
+        given = catalog.transformer_spec(model)
+        transformer = dataclasses.replace(
+            recipe.transformer, name=given.name, depth=given.depth, residual=given.residual
+        )
+        return dataclasses.replace(recipe, transformer=transformer)
     if isinstance(model, ModelSpec):
         spec = model
     elif recipe.task == "classify":

@@ -154,7 +154,7 @@ def _show_recipes() -> None:
 
 def _show_result(result: dict[str, Any], folder: Path) -> None:
     from resnets.data.dataset.summary import wrapped
-    from resnets.report.run import SHORT, SPLITS, metrics_of
+    from resnets.report.run import SHORT, SPLITS, format_metric, metrics_of
 
     metrics = {name: SHORT.get(name, title) for name, title in metrics_of(result).items()}
     splits = {name: result[name] for name in SPLITS if name in result}
@@ -167,11 +167,12 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
         table.add_column(title, justify="right")
         if name == "top1_error" and intervals:
             table.add_column("95% CI", justify="right")
-    table.add_column("images", justify="right")
+    unit = result["data_summary"]["unit"]
+    table.add_column(unit, justify="right")
     for split, each in splits.items():
         cells = []
         for name in metrics:
-            cells.append(_written(name, each.get(name)))
+            cells.append(format_metric(name, each.get(name)))
             if name == "top1_error" and intervals:
                 interval = each.get("top1_interval")
                 cells.append("" if interval is None else "{:.1f}-{:.1f}%".format(*interval))
@@ -187,11 +188,14 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
     if (found := result.get("calibration")) is not None:
         for line in wrapped("note", _calibration(found)):
             echo(line)
-    speed = f"{result['images_per_second']:,.0f} images/s"
+    speed = f"{result['images_per_second']:,.0f} {unit}/s"
     echo(f"\n{result['seconds']:.0f} s of training, {speed}")
     for what, file in (("report", "report.html"), ("curves", "curves.svg")):
         echo(f"{what}: {folder / file}")
     run = shlex.quote(str(folder))
+    if "bits_per_character" in metrics:
+        echo(f"next:   resnets predict {run} 'TEXT TO CONTINUE'")
+        return
     echo(f"next:   resnets predict {run} IMAGE...")
     echo(f"        resnets export {run}")
     echo(f"        resnets serve {run}")
@@ -207,9 +211,3 @@ def _calibration(found: dict[str, Any]) -> str:
         f" loss {before['loss']:.4f} to {after['loss']:.4f}, calibration error"
         f" {before['calibration_error']:.4f} to {after['calibration_error']:.4f}"
     )
-
-
-def _written(key: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}" if key == "loss" else f"{value:.2f}%"

@@ -23,6 +23,7 @@ from resnets.config.text import (
     to_dict,
     to_toml,
 )
+from resnets.config.transformer import TransformerSpec
 from resnets.config.unread_fields import DEFAULTS, check_stated, leaves
 from resnets.utils import printable  # makes what our loggers say printable
 from resnets.utils.errors import BusyError, ConfigError, RemoteError
@@ -55,6 +56,7 @@ __all__ = [
     "Recipe",
     "RemoteError",
     "ScheduleSpec",
+    "TransformerSpec",
     "atomic_write",
     "check_stated",
     "dump_json",

@@ -12,6 +12,7 @@ from resnets.config.detect import DetectSpec
 from resnets.config.loss import LossSpec
 from resnets.config.model import ModelSpec
 from resnets.config.optim import DistillSpec, EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
+from resnets.config.transformer import TransformerSpec
 from resnets.utils.errors import ConfigError
 
 Precision = Literal["auto", "float32", "tf32", "float16", "bfloat16"]  # see `Recipe.precision`
@@ -25,8 +26,10 @@ class Recipe:
 
     Attributes:
         name: Name of the recipe; run folders are named after it.
-        task: What is learned. All but "classify" use `detect`.
+        task: What is learned. "classify" is of images, "text" of characters, with `transformer` in
+            place of `model`; the others use `detect`.
         model: Architecture, `ModelSpec`.
+        transformer: Architecture of task "text", `TransformerSpec`.
         data: Data set and input, `DataSpec`.
         loss: Loss of task "classify", `LossSpec`.
         optim: Optimizer, `OptimSpec`.
@@ -75,8 +78,9 @@ class Recipe:
     """
 
     name: str = "custom"
-    task: Literal["classify", "detect", "localize", "instances", "segment"] = "classify"
+    task: Literal["classify", "detect", "localize", "instances", "segment", "text"] = "classify"
     model: ModelSpec = field(default_factory=ModelSpec)
+    transformer: TransformerSpec = field(default_factory=TransformerSpec)
     data: DataSpec = field(default_factory=DataSpec)
     loss: LossSpec = field(default_factory=LossSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
@@ -144,6 +148,8 @@ class Recipe:
     @property
     def net_name(self) -> str:
         """What people call the model: "resnet50", or "resnet50-fpn" with a detector's head."""
+        if self.task == "text":
+            return self.transformer.name
         name = self.model.name
         return name if self.task == "classify" else f"{name}-{self.detect.head}"
 

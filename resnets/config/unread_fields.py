@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnets.config.recipe import Recipe
+from resnets.config.transformer import MIXED
 from resnets.utils.errors import ConfigError
 
 Condition = Callable[[Recipe], bool]
@@ -76,9 +77,29 @@ def _takes_input_size(recipe: Recipe) -> bool:
     return recipe.detect.head == "rcnn"
 
 
+def _of_text(recipe: Recipe) -> bool:
+    return recipe.task == "text"
+
+
+# What task "text" reads of the tables below; it reads none of the others' fields.
+TEXT_READS = ("data.source", "data.val_fraction", "data.test_fraction")
+NOT_TEXT = " ".join(
+    path
+    for path in PATHS
+    if path not in TEXT_READS
+    and path.startswith(("model.", "data.", "loss.", "finetune.", "distill.", "detect.", "weights",
+                         "norm_batch", "sync_norm", "recompute"))
+)  # fmt: skip
+
 OF_CLASSIFICATION = "task 'classify' alone reads it"
 RULES = (
     # Of other tasks.
+    _task(NOT_TEXT, lambda recipe: not _of_text(recipe), "see the fields of transformer"),
+    _task("transformer.*", _of_text, "task 'text' alone reads it"),
+    Rule("transformer.streams", lambda recipe: recipe.transformer.residual in MIXED,
+         "transformer.residual is neither 'hyper' nor 'mhc'"),
+    Rule("transformer.vocabulary", lambda recipe: False, "training sets it from the data",
+         by_run=True),
     _task("detect.*", lambda recipe: not _classifies(recipe), "task 'classify' has no such field"),
     _task("data.size data.test_size data.resize data.grow_from data.grow_between data.grow_step",
           _classifies, f"{OF_CLASSIFICATION}; see detect.train_sizes and detect.max_size"),

@@ -7,7 +7,7 @@ import difflib
 import re
 from typing import Any
 
-from resnets.config import Block, ConfigError, ModelSpec
+from resnets.config import Block, ConfigError, ModelSpec, TransformerSpec
 
 # He et al., CVPR 2016, Table 1: block and blocks per stage.
 IMAGENET: dict[int, tuple[Block, tuple[int, ...]]] = {
@@ -45,6 +45,26 @@ def spec(name: str, **overrides: Any) -> ModelSpec:
         hint = f"did you mean {near[0]}?" if near else "`resnets info` lists all"
         raise ConfigError(f"unknown model {name!r}; {hint}")
     return dataclasses.replace(found, **overrides)
+
+
+def transformer_spec(name: str) -> TransformerSpec:
+    """The transformer called transformerN, of N blocks (pre-norm), or plain-transformerN.
+
+    Raises ConfigError for another name.
+    """
+    match = re.fullmatch(r"(plain-)?transformer([1-9]\d{0,3})", name)
+    if match is None:
+        raise ConfigError(
+            f"unknown model {name!r} of text: transformerN or plain-transformerN, N blocks"
+        )
+    return TransformerSpec(
+        name=name, depth=int(match[2]), residual="none" if match[1] else "pre-norm"
+    )
+
+
+def is_transformer(name: str) -> bool:
+    """Whether a model's name is that of a transformer."""
+    return name.startswith(("transformer", "plain-transformer"))
 
 
 def names() -> list[str]:

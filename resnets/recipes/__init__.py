@@ -15,6 +15,7 @@ from resnets.recipes import (
     imagenet_fast,
     imagenet_rsb,
     small,
+    text,
 )
 
 RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
@@ -41,6 +42,7 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
         "instances": detection.instances,
         "segment": detection.segment,
         "localize": detection.localize,
+        "text": text.text,
     }
 )
 

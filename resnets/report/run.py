@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 CURVES = "curves.svg"
 SPLITS = ("test", "val", "train")
-# Metrics of a split that a report shows, in percent but for the loss, and their titles.
+# Metrics of a split that a report shows, in percent but for those of `PLAIN`, and their titles.
 METRICS = {
+    "bits_per_character": "bits per character",
+    "frequency_bits": "frequency baseline",
     "top1_error": "top-1 error",
     "balanced_error": "balanced error",
     "top5_error": "top-5 error",
@@ -45,6 +47,7 @@ METRICS = {
     "majority_error": "majority baseline",
     "loss": "loss",
 }
+PLAIN = {"loss": ".4f", "bits_per_character": ".3f", "frequency_bits": ".3f"}  # and their formats
 # Shorter titles for a terminal, which has no room for the loss beside the errors.
 SHORT = {
     "top1_error": "error",
@@ -52,8 +55,15 @@ SHORT = {
     "top5_error": "top-5",
     "macro_f1": "macro F1",
     "majority_error": "baseline",
+    "frequency_bits": "baseline",
 }
-PLOTTED = ("top1_error", "mAP", "AP50", "mean_iou")  # beside the loss: the first that a run has
+PLOTTED = (
+    "top1_error",
+    "mAP",
+    "AP50",
+    "mean_iou",
+    "bits_per_character",
+)  # beside the loss: the first that a run has
 LINES = (("train", "--", SERIES[3]), ("val", "-", SERIES[0]), ("test", "-", SERIES[4]))
 FEW_POINTS = 20  # of a line, up to which each is marked
 STAGE_COLORS = (SERIES[0], SERIES[1], SERIES[3], SERIES[4])
@@ -95,6 +105,8 @@ def write_run_report(
         changed=changed,
         result=result,
         metrics=metrics,
+        format_metric=format_metric,
+        unit=_unit(result),
         main_metric=next(iter(metrics)),
         splits=splits,
         unreadable={
@@ -122,6 +134,11 @@ def _images(result: Mapping[str, Any]) -> int:
     return sum(result.get("train", {}).get("class_counts", {}).values())
 
 
+def _unit(result: Mapping[str, Any]) -> str:
+    """What examples are: "images", or "windows" of a text."""
+    return str(result.get("data_summary", {}).get("unit", "images"))
+
+
 def run_summary(folder: Path, title: str, result: Mapping[str, Any], rows: Rows) -> str:
     """The metrics and curves of a run as HTML for a notebook; `result` is empty while it trains."""
     with np.errstate(all="ignore"):  # rows may hold any number
@@ -132,6 +149,8 @@ def run_summary(folder: Path, title: str, result: Mapping[str, Any], rows: Rows)
         title=title,
         splits={name: result[name] for name in SPLITS if name in result},
         metrics=metrics_of(result),
+        format_metric=format_metric,
+        unit=_unit(result),
         curves=Markup(svg[svg.index("<svg") :]),
     )
 
@@ -142,12 +161,19 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, str]:
     return {key: title for key, title in METRICS.items() if any(key in each for each in splits)}
 
 
+def format_metric(key: str, value: float | None) -> str:
+    """A metric with its unit, such as "1.50%"; empty where it is not known."""
+    if not isinstance(value, int | float):
+        return ""
+    return format(value, PLAIN[key]) if key in PLAIN else f"{value:.2f}%"
+
+
 def plot_curves(rows: Rows) -> Plot:
     """The main metric and the loss against epochs: training dashed, held out solid (as Fig. 6)."""
     with figure_style():
         figure, panels = subplots(1, 2)
         metric = next((key for key in PLOTTED if any(key in row for row in rows)), PLOTTED[0])
-        labels = {metric: f"{METRICS[metric]} (%)", "loss": "loss"}
+        labels = {metric: METRICS[metric] + " (%)" * (metric not in PLAIN), "loss": "loss"}
         for axes, (key, label) in zip(panels, labels.items(), strict=True):
             for kind, style, color in LINES:
                 found = (row for row in rows if row["kind"] == kind and key in row)

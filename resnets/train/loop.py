@@ -76,7 +76,7 @@ def fit(
 ) -> None:
     """Train `state` in place for the recipe's duration, or until `eval.patience` runs out.
 
-    `evaluate(model)` returns metrics by split, `monitor` (in percent) among them; only those of
+    `evaluate(model)` returns metrics by split, `monitor` among them; only those of
     "val" affect training (plateau, best checkpoint). None: no data to evaluate on.
     `model` calls `state.model` or its compiled form and knows the other processes; only the main
     process writes. A step that takes longer than `hang_after` seconds ends the process. `step`
@@ -220,7 +220,7 @@ def _evaluate(
         log.info(
             f"stopped early at step {state.step:,}: eval.patience={state.evals_since_best}"
             f" evaluations without a lower {monitor} on validation; the lowest was"
-            f" {state.schedule.best_error:.2f}%"
+            f" {state.schedule.best_error:.2f}"
         )
 
 

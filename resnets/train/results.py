@@ -78,7 +78,9 @@ def write_results(
     result["train"] = {
         **state.epoch.means(),
         "examples": state.epoch.count,
-        "protocol": "mean over the last epoch during training: augmented images, changing weights",
+        "protocol": "mean over the last epoch during training: "
+        + ("augmented images, " if task.summary.unit == "images" else "")
+        + "changing weights",
         **result.get("train", {}),
     }
     result["seconds"] = state.seconds

@@ -116,7 +116,9 @@ def run(
             state.interval, state.epoch = state.interval.zeroed(), state.epoch.zeroed()
         fast = _graph(task, state, stream, model, plan, total)
         trackers = Trackers(task.recipe, out) if group.is_main else None
-        log = RunLog(out, total, state.step, quiet, trackers) if group.is_main else NullLog()
+        log: RunLog | NullLog = NullLog()
+        if group.is_main:
+            log = RunLog(out, total, state.step, quiet, trackers, task.summary.unit)
         with adapt_wait_policy(log.info, plan.device) as load:
             try:
                 write_environment(out, plan, group, load)
@@ -233,6 +235,10 @@ def open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts)
         if checkpoint is None:
             return ClassificationTask.open(recipe, parts)
         return ClassificationTask.reopen(recipe, checkpoint, parts)
+    if recipe.task == "text":
+        from resnets.train.tasks.text import TextTask
+
+        return TextTask.open(recipe) if checkpoint is None else TextTask.reopen(recipe, checkpoint)
     # Its dependencies take a second to import.
     from resnets.train.tasks.detection import DetectionTask
 

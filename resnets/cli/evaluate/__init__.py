@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from resnets.evaluate.measure import Measurement
     from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
     from resnets.evaluate.unknown import UnknownMetrics
+    from resnets.sequence.evaluate import TextEvaluation
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 MAX_CLASSES, WORST = 20, 10  # classes up to which the table has all, otherwise the worst
@@ -81,6 +82,7 @@ def command(
     """
     from resnets.api.evaluate import evaluate
     from resnets.evaluate.measure import Measurement
+    from resnets.sequence.evaluate import TextEvaluation
 
     log_to_stderr()
     found = evaluate(
@@ -106,6 +108,8 @@ def command(
         return 1 if found.errors else 0
     if isinstance(found, Measurement):
         _report(found, as_json=json)
+    elif isinstance(found, TextEvaluation):
+        _report_text(found, as_json=json)
     else:
         from resnets.cli.evaluate.detect import report
 
@@ -130,6 +134,18 @@ def _report(found: Measurement, *, as_json: bool) -> None:
     if found.errors:
         count = len(found.errors)
         echo(f"resnets evaluate: {count:,} unreadable images left out", error=True)
+
+
+def _report_text(found: TextEvaluation, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found.to_json()))  # noqa: T201
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("bits per character", f"{found.bits_per_character:.3f}")
+    table.add_row("loss", f"{found.loss:.4f} nats per character")
+    table.add_row("windows", f"{found.examples:,}")
+    table.add_row("protocol", escape(found.protocol))
+    terminal_console().print(table)
 
 
 def show(evaluation: AnyEvaluation) -> None:

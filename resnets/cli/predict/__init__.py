@@ -46,9 +46,12 @@ def command(
     precision: Literal[Precision, "int8"] = "auto",
     backend: Literal["auto", "torch", "onnx", "openvino"] = "auto",
     calibrate: str | None = None,
+    length: int = 300,
     bulk: Annotated[Bulk, tyro.conf.OmitArgPrefixes] = BULK,
 ) -> int:
-    """Classify images, or detect objects in them. Exits with 1 if any image is unreadable.
+    """Classify images, detect objects in them, or continue texts.
+
+    Exits with 1 if any image is unreadable.
 
     With --data and --out, predict a whole data set into shards, with a row per image.
 
@@ -74,6 +77,7 @@ def command(
             a small measured rise of the error. tf32: GPUs from Ampere on.
         backend: Runtime for a checkpoint on the CPU. auto is the fastest that is installed and
             verified, if there are enough images to prepare it for.
+        length: Models of text only: characters to write after each text given in place of images.
         calibrate: Data set that --precision int8 is calibrated on; the top-1 error may rise by half
             a point on it.
     """
@@ -91,7 +95,13 @@ def command(
     from resnets.weights.checkpoint.find import read_task
     from resnets.weights.load import NOTHING_SAID
 
-    if images and read_task(weights) != "classify":
+    task = read_task(weights) if images else "classify"
+    if task == "text":
+        given = (explain, draw, *filter(None, (as_json, csv)))
+        if options != NOTHING_SAID or any(given) or backend not in ("auto", "torch"):
+            raise ConfigError("a model of text takes only texts to continue, --length and --device")
+        return _continue(weights, images, length, device)
+    if task != "classify":
         if options != NOTHING_SAID:
             raise ConfigError("--model and --classes are for classifiers; detectors store both")
         if explain is not None:
@@ -154,6 +164,17 @@ def command(
     else:
         _print_table(predictions, engine.postprocess)
     return 1 if failures.count else 0
+
+
+def _continue(weights: str, prompts: Iterable[Path], length: int, device: str) -> int:
+    """Print each prompt with `length` further characters."""
+    from resnets.sequence.load import generate, load
+    from resnets.utils.environment import pick_device
+
+    model = load(weights).to(pick_device(device))
+    for prompt in prompts:
+        echo(generate(model, str(prompt), length))
+    return 0
 
 
 def _net(weights: str, device: str, options: LoadOptions) -> ImageClassifier:

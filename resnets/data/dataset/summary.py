@@ -48,7 +48,8 @@ class DataSummary:
     is something else. left_out: texts with counts,
     by reason and suffix. links: links to folders that were followed. warnings: where what was
     understood may be wrong; they are printed whole. grouped_by: what tells which images belong
-    together (`data.group`); groups: by role how many groups it has.
+    together (`data.group`); groups: by role how many groups it has. unit: what splits count.
+    described: what the set is, in place of its classes.
     """
 
     name: str
@@ -62,10 +63,12 @@ class DataSummary:
     warnings: Sequence[str] = ()
     grouped_by: str | None = None
     groups: Mapping[str, int] = field(default_factory=dict)
+    unit: str = "images"
+    described: str = ""
 
     def lines(self, width: int = WIDTH) -> list[str]:
         """The block as plain lines: classes, images, what was left out, links, notes, warnings."""
-        entries = [("data", self._classes()), ("images", self._images())]
+        entries = [("data", self._classes()), (self.unit, self._images())]
         if self.grouped_by is not None:
             entries.append(("groups", self._groups()))
         left_out = _some(self.left_out, SHOWN_REASONS, "reasons")
@@ -85,6 +88,7 @@ class DataSummary:
             rarest = {"class": self.rarest[0], f"{self.counted}s": self.rarest[1]}
         return {
             "name": self.name,
+            "unit": self.unit,
             "classes": len(self.classes),
             "first_classes": list(self.classes[:SHOWN_CLASSES]),
             "rarest": rarest,
@@ -101,6 +105,8 @@ class DataSummary:
         }
 
     def _classes(self) -> str:
+        if self.described:
+            return f"{printable(self.name)}: {self.described}"
         if not self.classes:
             return f"{printable(self.name)}, classes not read"
         shown = [_short(name) for name in self.classes[:SHOWN_CLASSES]]

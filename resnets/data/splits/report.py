@@ -13,13 +13,14 @@ from resnets.data.splits.overlap import Overlap
 
 @dataclass(frozen=True, eq=False)
 class SetReport:
-    """fingerprint: the record that checkpoints keep. changes: how the set differs from the one
-    that the resumed run knew; None for a new run, and where there was no record.
+    """fingerprint: the record of images that checkpoints keep; None where data are no images.
+    changes: how the set differs from the one that the resumed run knew; None for a new run, and
+    where there was no record.
     overlaps: byte-identical images, and groups, in two splits. resumed: whether a run is resumed.
     checked: what `resnets data check` found in the set before; None where it was not checked.
     """
 
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint | None
     changes: Changes | None
     overlaps: Sequence[Overlap] = ()
     resumed: bool = False
@@ -28,7 +29,9 @@ class SetReport:
     @property
     def notes(self) -> list[str]:
         """What people should know, a line each."""
-        notes = []
+        notes: list[str] = []
+        if self.fingerprint is None:
+            return notes
         if self.resumed and self.changes is None:
             notes.append(
                 "the checkpoint keeps no record of its images (of an earlier version); whether"
@@ -55,6 +58,8 @@ class SetReport:
     def to_json(self) -> dict[str, Any]:
         """For result.json: images by split, what changed, and byte-identical ones."""
         changes = self.changes
+        if self.fingerprint is None:
+            return {}
         now = self.fingerprint.counts() if changes is None else dict(changes.images)
         found: dict[str, Any] = {"images": now}
         if self.resumed:

@@ -8,17 +8,18 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-# Metrics in percent that are printed, and their labels.
-PERCENTAGES = {
-    "top1_error": "error",
-    "label_error": "wrong labels",
-    "mAP": "mAP",
-    "AP": "mAP",
-    "AP50": "mAP@.5",
-    "mask_AP": "mask mAP",
-    "mask_AP50": "mask mAP@.5",
-    "mean_iou": "mIoU",
-    "pixel_accuracy": "pixel accuracy",
+# Metrics that are printed, and how.
+PRINTED = {
+    "top1_error": "error {:.1f}%",
+    "label_error": "wrong labels {:.1f}%",
+    "mAP": "mAP {:.1f}%",
+    "AP": "mAP {:.1f}%",
+    "AP50": "mAP@.5 {:.1f}%",
+    "mask_AP": "mask mAP {:.1f}%",
+    "mask_AP50": "mask mAP@.5 {:.1f}%",
+    "mean_iou": "mIoU {:.1f}%",
+    "pixel_accuracy": "pixel accuracy {:.1f}%",
+    "bits_per_character": "{:.3f} bits/character",
 }
 APART = 1.0  # points by which the balanced error differs from the error where it is printed, too
 SILENCE = 60.0  # seconds after which a line tells of an epoch that is not over
@@ -71,9 +72,7 @@ class EpochLines:
 
     def _mean(self) -> Row:
         """The metrics of the epoch's rows of training, weighted by their steps."""
-        names = [
-            name for name in ("loss", *PERCENTAGES) if all(name in row for _, row in self._train)
-        ]
+        names = [name for name in ("loss", *PRINTED) if all(name in row for _, row in self._train)]
         steps = max(1, sum(count for count, _ in self._train))
         means = {
             name: sum(count * row[name] for count, row in self._train) / steps for name in names
@@ -92,7 +91,7 @@ class EpochLines:
 
 def describe(row: Row) -> str:
     """The metrics of a row in a few words: "loss 0.621, error 21.3%", or "val error 18.2%"."""
-    words = [f"{title} {row[name]:.1f}%" for name, title in PERCENTAGES.items() if name in row]
+    words = [text.format(row[name]) for name, text in PRINTED.items() if name in row]
     balanced = row.get("balanced_error")
     if balanced is not None and abs(balanced - row.get("top1_error", balanced)) >= APART:
         words.append(f"balanced {balanced:.1f}%")

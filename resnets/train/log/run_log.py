@@ -16,7 +16,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnets.config import atomic_write
-from resnets.train.log.epoch_lines import PERCENTAGES, EpochLines, describe, format_duration
+from resnets.train.log.epoch_lines import PRINTED, EpochLines, describe, format_duration
 from resnets.train.log.timing import STAGES, TIME, data_bottleneck
 from resnets.train.log.trackers import Trackers
 from resnets.utils.printable import Console
@@ -27,12 +27,12 @@ NOTEBOOK_SECONDS = 0.5  # between two drawings of a notebook's progress bar
 _log = logging.getLogger(__name__)
 # Fields that rows of kind "time" must have, and fields that must be numbers in any row.
 FIELDS = ("seconds", *STAGES, "decode_threads", "packed")
-FIGURES = {*PERCENTAGES, *FIELDS, "loss", "decode_busy", "decode_cpu"}
+FIGURES = {*PRINTED, *FIELDS, "loss", "decode_busy", "decode_cpu"}
 
 
 class RunLog:
     """The log of one run in `folder`; `quiet`: print nothing to the terminal; `trackers` get each
-    row, too.
+    row, too. unit: what `images_per_second` counts.
 
     error: why rows cannot be written (disk full), once one could not; the loop then stops.
 
@@ -49,8 +49,9 @@ class RunLog:
         step: int = 0,
         quiet: bool = False,
         trackers: Trackers | None = None,
+        unit: str = "images",
     ) -> None:
-        self._trackers = trackers
+        self._trackers, self._unit = trackers, unit
         self.path, self.total, self.quiet = folder / METRICS, total, quiet
         rows, damaged = _parse(self.path)
         rows = [row for row in rows if row["step"] <= step]
@@ -84,7 +85,7 @@ class RunLog:
             self._lines.train(row)
             if self._bar is not None:
                 rate = row["images_per_second"]
-                speed = f"{rate:,.{0 if rate >= 10 else 1}f} images/s"
+                speed = f"{rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s"
                 self._bar.update(row["step"], f"{describe(row)}, {speed}")
         elif row["kind"] == TIME:
             self._lines.end(row)

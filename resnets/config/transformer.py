@@ -1,0 +1,64 @@
+"""The architecture of a transformer of characters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from resnets.utils.errors import ConfigError
+
+Residual = Literal[
+    "none", "pre-norm", "post-norm", "rezero", "deepnorm", "hyper", "mhc", "attention"
+]
+MIXED = ("hyper", "mhc")  # forms with several streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSpec:
+    """Decoder-only transformer (Vaswani et al. 2017), of task "text".
+
+    Attributes:
+        name: Name shown in reports; decides nothing.
+        depth: [blocks] Blocks, each of two sublayers: causal self-attention, and a feed-forward
+            network four times as wide with GELU.
+        width: [channels] Width of the residual stream.
+        heads: [heads] Heads of the attention; they divide `width`.
+        context: [characters] Characters that a prediction may depend on.
+        residual: How a sublayer F changes the stream x. "none" is the plain network, F(norm(x));
+            "pre-norm" x + F(norm(x)) (Radford et al. 2019, GPT-2); "post-norm" norm(x + F(x))
+            (Vaswani et al. 2017); "rezero" x + a F(x) with a learned from 0 and no norm
+            (Bachlechner et al. 2021); "deepnorm" norm(a x + F(x)) with a = (2 depth)^(1/4) and
+            smaller initial weights (Wang et al. 2022); "hyper" several streams, whose mixing is
+            learned and depends on the input (Zhu et al. 2024, dynamic hyper-connections); "mhc"
+            the same with doubly stochastic mixing (Xie et al. 2025); "attention" lets each sublayer
+            read a weighted mean of all earlier outputs (Kimi Team 2026, attention residuals).
+        streams: [streams] Residual streams of "hyper" and "mhc" (4 in their papers).
+        dropout: [probability] Dropout after the embedding and after each sublayer.
+        vocabulary: [characters] Different characters of the text. Training sets it from the data.
+    """
+
+    name: str = "transformer4"
+    depth: int = 4
+    width: int = 64
+    heads: int = 4
+    context: int = 64
+    residual: Residual = "pre-norm"
+    streams: int = 4
+    dropout: float = 0.0
+    vocabulary: int = 2
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether sublayers have a shortcut."""
+        return self.residual != "none"
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "width", "heads", "context", "streams", "vocabulary"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"transformer.{name}: {getattr(self, name)}, must be at least 1")
+        if self.width % self.heads:
+            raise ConfigError(
+                f"transformer.heads: {self.heads} heads do not divide width {self.width}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"transformer.dropout: {self.dropout}, must be from 0 to below 1")

@@ -1,0 +1,1 @@
+"""A transformer of characters, and its forms of residual connections."""

@@ -1,0 +1,5 @@
+"""Tasks of data that are no images: characters of a text.
+
+`sonnets.txt`: Shakespeare's sonnets (1609), in the public domain; the text of Project Gutenberg
+(etext 1041), without its header and without spaces at the ends of lines.
+"""

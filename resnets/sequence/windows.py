@@ -1,0 +1,82 @@
+"""Batches of windows that lie in memory, for training and evaluation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnets.data import order
+from resnets.data.batch import Batch
+from resnets.data.timings import Timings
+from resnets.utils.distributed import ProcessGroup
+from resnets.utils.environment import copy_to_device
+
+Ints = NDArray[np.int64]
+
+
+class Windows(Protocol):
+    """Windows of a sequence, or sequences of one length, with their targets."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, ...) of windows `rows` (B,), on the CPU.
+
+        shifts: (B,) random numbers of 63 bits that may move windows in training, or zeros.
+        """
+        ...
+
+
+class WindowStream:
+    """An endless stream of training batches, as `train.loop.Stream`: batch k is always the same."""
+
+    def __init__(
+        self,
+        windows: Windows,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
+    ) -> None:
+        self.windows, self.batch_size, self.seed, self.device = windows, batch_size, seed, device
+        self.places = group.batch_indices(batch_size)
+        self.timings = Timings(device)
+        self.unreadable: Collection[int] = ()
+
+    @property
+    def examples(self) -> int:
+        """Windows in one epoch."""
+        return len(self.windows)
+
+    def batches(self, start_step: int = 0, total: int | None = None) -> Iterator[Batch]:
+        """Batches start_step, start_step + 1, ... without end; `total` changes nothing."""
+        for step in itertools.count(start_step):
+            start = step * self.batch_size
+            epochs, rows = order.positions(self.examples, self.seed, start, self.batch_size)
+            epochs, rows = epochs[self.places], rows[self.places]
+            bits = order.random_bits(self.seed, epochs, 0, order.STREAM_CROP_X)
+            with self.timings.augmenting:
+                taken = self.windows.take(rows, (bits >> np.uint64(1)).astype(np.int64))
+            with self.timings.to_device:
+                inputs, targets = (copy_to_device(each, self.device) for each in taken)
+            yield Batch(inputs, targets, torch.from_numpy(rows))
+
+
+def window_batches(
+    windows: Windows,
+    batch_size: int,
+    device: torch.device,
+    group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
+) -> Iterator[Batch]:
+    """This process's share of the windows, each once and in order; the last batch is short."""
+    rows = np.array(group.shard(list(range(len(windows)))), np.int64)
+    for part in np.split(rows, range(batch_size, len(rows), batch_size)):
+        taken = windows.take(part, np.zeros_like(part))
+        inputs, targets = (copy_to_device(each, device) for each in taken)
+        yield Batch(inputs, targets, torch.from_numpy(part))
