@@ -29,6 +29,7 @@ from resnets.export.score import BackendScorer, evaluate_backend
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.open import open_artifact
+from resnets.sequence.evaluate import Measured, evaluate_sequences
 from resnets.utils import environment
 from resnets.utils.distributed import ProcessGroup, init_distributed
 from resnets.utils.files import results_folder
@@ -39,7 +40,6 @@ from resnets.weights.load import LoadOptions, load_model, warn_of_names
 
 if TYPE_CHECKING:
     from resnets.api.detect import DetectionEvaluation
-    from resnets.sequence.evaluate import TextEvaluation
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     quiet: bool = False,
-) -> Measurement | DetectionEvaluation | TextEvaluation:
+) -> Measurement | DetectionEvaluation | Measured:
     """Measure a model, or several as an ensemble, and return its metrics with their protocol.
 
         found = resnets.evaluate(run, views="ten-crop")
@@ -124,11 +124,9 @@ def evaluate(
     source = source_of(data) if path is None and data is not None else None
     with results_folder(folder):
         tasks = {read_task(each) for each in paths}
-        if "text" in tasks:
-            from resnets.sequence.evaluate import evaluate_text
-
+        if tasks & {"text", "signals"}:
             _refuse(
-                "is for classifiers and detectors, not for text",
+                "is for images, not for text or signals",
                 model=model,
                 classes=classes,
                 labels=labels,
@@ -141,7 +139,7 @@ def evaluate(
                 classes_from=classes_from,
                 data=source,
             )
-            return evaluate_text(
+            return evaluate_sequences(
                 paths, path, split, out=folder, device=device, precision=precision, quiet=quiet
             )
         if tasks - {"classify"}:

@@ -73,10 +73,10 @@ def export(
             net = copy.deepcopy(net).cpu()
     else:
         source = Path(given)
-        if read_task(given) != "classify":
+        if (task := read_task(given)) != "classify":
             raise ConfigError(
-                f"{source}: detectors and segmenters cannot be exported yet; `resnets serve` and"
-                " `resnets predict` take the checkpoint"
+                f"{source}: models of task {task!r} cannot be exported yet; `resnets predict` takes"
+                " the checkpoint"
             )
         if is_artifact(source):
             raise ConfigError(f"{source}: is an artifact already; name the run or checkpoint")

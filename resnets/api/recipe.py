@@ -107,8 +107,8 @@ def _with_model(recipe: Recipe, model: str | ModelSpec) -> Recipe:
         return dataclasses.replace(recipe, transformer=transformer)
     if isinstance(model, ModelSpec):
         spec = model
-    elif recipe.task == "classify":
-        spec = catalog.spec(model)
+    elif recipe.task in ("classify", "signals"):
+        spec = dataclasses.replace(catalog.spec(model), dims=now.dims)
     else:
         spec, head = split_name(model, detect.head)
         detect = dataclasses.replace(detect, head=head)

@@ -193,8 +193,9 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
     for what, file in (("report", "report.html"), ("curves", "curves.svg")):
         echo(f"{what}: {folder / file}")
     run = shlex.quote(str(folder))
-    if "bits_per_character" in metrics:
-        echo(f"next:   resnets predict {run} 'TEXT TO CONTINUE'")
+    if unit != "images":
+        what = "'TEXT TO CONTINUE'" if unit == "windows" else "FILE.csv"
+        echo(f"next:   resnets predict {run} {what}")
         return
     echo(f"next:   resnets predict {run} IMAGE...")
     echo(f"        resnets export {run}")

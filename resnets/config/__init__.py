@@ -11,6 +11,7 @@ from resnets.config.model import Block, ModelSpec
 from resnets.config.optim import DistillSpec, EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
 from resnets.config.postprocess import SOFTMAX, Postprocess
 from resnets.config.recipe import Recipe, parse_duration
+from resnets.config.signal import SignalSpec
 from resnets.config.text import (
     dump_json,
     fields_in,
@@ -56,6 +57,7 @@ __all__ = [
     "Recipe",
     "RemoteError",
     "ScheduleSpec",
+    "SignalSpec",
     "TransformerSpec",
     "atomic_write",
     "check_stated",

@@ -36,6 +36,8 @@ class ModelSpec:
             after the addition, "relu-before-add-" the last ReLU before it (He et al. 2016, ECCV,
             Fig. 4). "vgg" is single 3x3 convolutions with a max pool after each stage (Simonyan and
             Zisserman 2015).
+        dims: [axes] Axes of the input besides its channels: 2 for images, 1 for signals. With 1,
+            convolutions of k are in place of k x k, and norms and pools of one axis.
         depths: [blocks] Blocks of each stage; of 3x3 convolutions for "vgg".
         widths: [channels] Width of the 3x3 convolutions of each stage. The output of a bottleneck
             is four times as wide.
@@ -93,6 +95,7 @@ class ModelSpec:
 
     name: str = "resnet18"
     block: Block = "basic"
+    dims: Literal[1, 2] = 2
     depths: tuple[int, ...] = (2, 2, 2, 2)
     widths: tuple[int, ...] = (64, 128, 256, 512)
     shortcut: Literal["A", "B", "C", "none"] = "B"
@@ -211,6 +214,8 @@ class ModelSpec:
 
 
 def _check_vgg(spec: ModelSpec) -> None:
+    if spec.dims == 1:
+        raise ConfigError(f"model.dims: only models with blocks read signals, not {spec.name}")
     for field in ("drop_path", "blur_pool", "dilate", "scales_paths"):
         if getattr(spec, field):
             field = "shortcut_*, model.branch_scale" if field == "scales_paths" else field
@@ -226,6 +231,13 @@ def _check_vgg(spec: ModelSpec) -> None:
 
 
 def _check_residual(spec: ModelSpec) -> None:
+    if spec.dims == 1 and (
+        spec.norm == "group+ws" or spec.branch_scale == "fixup" or spec.blur_pool
+    ):
+        raise ConfigError(
+            "model.dims: 1 goes with model.norm 'batch' or 'none', and without model.blur_pool and "
+            "model.branch_scale 'fixup'"
+        )
     channels = (spec.stem_width, *(width * spec.expansion for width in spec.widths))
     if spec.shortcut == "A" and list(channels) != sorted(channels):
         raise ConfigError(

@@ -12,6 +12,7 @@ from resnets.config.detect import DetectSpec
 from resnets.config.loss import LossSpec
 from resnets.config.model import ModelSpec
 from resnets.config.optim import DistillSpec, EvalSpec, FinetuneSpec, OptimSpec, ScheduleSpec
+from resnets.config.signal import SignalSpec
 from resnets.config.transformer import TransformerSpec
 from resnets.utils.errors import ConfigError
 
@@ -26,10 +27,12 @@ class Recipe:
 
     Attributes:
         name: Name of the recipe; run folders are named after it.
-        task: What is learned. "classify" is of images, "text" of characters, with `transformer` in
-            place of `model`; the others use `detect`.
+        task: What is learned. "classify" is the class of an image, "signals" that of a signal,
+            "text" the next character, with `transformer` in place of `model`; the others use
+            `detect`.
         model: Architecture, `ModelSpec`.
         transformer: Architecture of task "text", `TransformerSpec`.
+        signal: How task "signals" reads a file, `SignalSpec`.
         data: Data set and input, `DataSpec`.
         loss: Loss of task "classify", `LossSpec`.
         optim: Optimizer, `OptimSpec`.
@@ -78,9 +81,12 @@ class Recipe:
     """
 
     name: str = "custom"
-    task: Literal["classify", "detect", "localize", "instances", "segment", "text"] = "classify"
+    task: Literal["classify", "detect", "localize", "instances", "segment", "text", "signals"] = (
+        "classify"
+    )
     model: ModelSpec = field(default_factory=ModelSpec)
     transformer: TransformerSpec = field(default_factory=TransformerSpec)
+    signal: SignalSpec = field(default_factory=SignalSpec)
     data: DataSpec = field(default_factory=DataSpec)
     loss: LossSpec = field(default_factory=LossSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
@@ -122,6 +128,10 @@ class Recipe:
             raise ConfigError(
                 f"checkpoint_url: {self.checkpoint_url!r} is no URL such as s3://bucket/runs"
             )
+        if (self.model.dims == 1) != (self.task == "signals"):
+            raise ConfigError(
+                f"model.dims: {self.model.dims} is not for task {self.task!r}; 1 is for 'signals'"
+            )
         if self.distill.teacher is not None and self.task != "classify":
             raise ConfigError(f"distill.teacher: not for task {self.task!r}")
         self._check_parts()
@@ -151,7 +161,7 @@ class Recipe:
         if self.task == "text":
             return self.transformer.name
         name = self.model.name
-        return name if self.task == "classify" else f"{name}-{self.detect.head}"
+        return name if self.task in ("classify", "signals") else f"{name}-{self.detect.head}"
 
     def steps(self, duration: str, examples: int) -> int:
         """Optimizer steps in `duration` over a training set of `examples`; at least 1."""

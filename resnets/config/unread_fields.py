@@ -74,6 +74,8 @@ def _task(fields: str, read: Condition, why: str) -> Rule:
 def _takes_input_size(recipe: Recipe) -> bool:
     if _classifies(recipe):
         return recipe.data.size is None
+    if recipe.task == "signals":
+        return False
     return recipe.detect.head == "rcnn"
 
 
@@ -81,21 +83,38 @@ def _of_text(recipe: Recipe) -> bool:
     return recipe.task == "text"
 
 
-# What task "text" reads of the tables below; it reads none of the others' fields.
-TEXT_READS = ("data.source", "data.val_fraction", "data.test_fraction")
+def _names_classes(recipe: Recipe) -> bool:
+    return recipe.task in ("classify", "signals")
+
+
+def _of_images(recipe: Recipe) -> bool:
+    return recipe.task not in ("text", "signals")
+
+
+# What tasks of sequences read of the tables below.
+SEQUENCES_READ = ("data.source", "data.val_fraction", "data.test_fraction")
+SIGNALS_READ = ("data.split_seed",)
 NOT_TEXT = " ".join(
     path
     for path in PATHS
-    if path not in TEXT_READS
+    if path not in SEQUENCES_READ
     and path.startswith(("model.", "data.", "loss.", "finetune.", "distill.", "detect.", "weights",
                          "norm_batch", "sync_norm", "recompute"))
 )  # fmt: skip
+NOT_SIGNALS = " ".join(
+    path
+    for path in NOT_TEXT.split()
+    if path not in SIGNALS_READ and not path.startswith(("model.", "loss."))
+)
 
 OF_CLASSIFICATION = "task 'classify' alone reads it"
 RULES = (
     # Of other tasks.
     _task(NOT_TEXT, lambda recipe: not _of_text(recipe), "see the fields of transformer"),
     _task("transformer.*", _of_text, "task 'text' alone reads it"),
+    _task(NOT_SIGNALS, _of_images, "signals have no such field"),
+    _task("loss.class_weights", _of_images, "signals have no such field"),
+    _task("signal.*", lambda recipe: recipe.task == "signals", "task 'signals' alone reads it"),
     Rule("transformer.streams", lambda recipe: recipe.transformer.residual in MIXED,
          "transformer.residual is neither 'hyper' nor 'mhc'"),
     Rule("transformer.vocabulary", lambda recipe: False, "training sets it from the data",
@@ -112,7 +131,8 @@ RULES = (
           f"{OF_CLASSIFICATION}; convert the images to 8 bits"),
     _task("data.labels_from data.ground_truth", _classifies,
           f"{OF_CLASSIFICATION}; annotations say the classes"),
-    _task("loss.*", _classifies, f"{OF_CLASSIFICATION}; the losses of others belong to their head"),
+    _task("loss.*", _names_classes,
+          f"{OF_CLASSIFICATION}; the losses of others belong to their head"),
     _task("data.in_memory data.streaming data.shuffle_buffer data.channels data.keep_bits"
           " data.folds data.fold data.train_fraction data.balance data.corrections"
           " weights_size cuda_graph eval.batch_size eval.monitor"
@@ -195,7 +215,7 @@ RULES = (
          "data.channels is set", by_run=True),
     Rule("model.zero_init_residual", lambda recipe: recipe.model.residual,
          "the network has no shortcuts"),
-    Rule("model.dropout", lambda recipe: _classifies(recipe) or recipe.model.is_vgg,
+    Rule("model.dropout", lambda recipe: _names_classes(recipe) or recipe.model.is_vgg,
          "the network's head, before which dropout is, is not used"),
     Rule("model.num_classes", lambda recipe: False, "training sets it from the data", by_run=True),
     Rule("model.input_size", _takes_input_size,

@@ -190,10 +190,9 @@ def fold(column: Column) -> Column:
     return replace(column, units=units)
 
 
-def conv_text(conv: nn.Conv2d) -> str:
+def conv_text(conv: nn.Conv1d | nn.Conv2d) -> str:
     """A convolution in the words of Fig. 3, such as "3x3 conv, 128, /2"."""
-    height, width = conv.kernel_size
-    parts = [f"{height}x{width} conv", str(conv.out_channels)]
+    parts = [f"{'x'.join(map(str, conv.kernel_size))} conv", str(conv.out_channels)]
     if conv.stride[0] > 1:
         parts.append(f"/{conv.stride[0]}")
     if conv.groups > 1:

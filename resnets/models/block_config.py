@@ -63,7 +63,7 @@ class BlockConfig:
 
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int, **options: Any
-    ) -> nn.Conv2d:
+    ) -> nn.Conv1d | nn.Conv2d:
         """A convolution that keeps the resolution at stride 1; options of `layers.conv`."""
         biased = self.spec.branch_scale == "fixup"
         channels = (in_channels, out_channels)
@@ -110,11 +110,12 @@ def residual_paths(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def check_blocks(stage: nn.Module, configs: Sequence[BlockConfig], name: str) -> None:
     """Raise ConfigError unless the blocks of `stage` return the shape that they have to."""
     for config, block in zip(configs[:2], stage.children(), strict=False):  # others are alike
-        x = torch.zeros(2, config.in_channels, 8, 8)
+        dims = config.spec.dims
+        x = torch.zeros(2, config.in_channels, *(8,) * dims)
         with eval_mode(block), torch.no_grad():
             found = tuple(block(x).shape)
         size = math.ceil(8 / config.stride)
-        expected = (2, config.out_channels, size, size)
+        expected = (2, config.out_channels, *(size,) * dims)
         if found != expected:
             raise ConfigError(
                 f"block {name} maps {tuple(x.shape)} to {found}, expected {expected}; "

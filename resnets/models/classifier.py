@@ -156,7 +156,7 @@ def init_weights(model: ImageClassifier) -> None:
     Norms keep their weight 1 and bias 0.
     """
     for layer in model.modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
+        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
             continue
         fan_in = layer.weight[0].numel()
         gain = 1.0 if layer is model.head else 2.0

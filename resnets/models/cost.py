@@ -62,7 +62,7 @@ def count(model: ImageClassifier, size: int | None = None) -> Cost:
         for named in (model.named_parameters(), model.named_buffers())
         for name, tensor in named
     }
-    images = torch.empty(0, model.spec.in_channels, size, size, device="cpu")
+    images = torch.empty(0, model.spec.in_channels, *(size,) * model.spec.dims, device="cpu")
     with _recorded(model) as layers, eval_mode(model), torch.no_grad():
         torch.func.functional_call(model, weights, (images,))
     return Cost(
@@ -105,7 +105,7 @@ def _recorded(model: nn.Module) -> Iterator[list[LayerCost]]:
 
 def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
     """Products per output value, times the output values of one image."""
-    if not isinstance(layer, nn.Conv2d | nn.Linear):
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
         return 0
     return layer.weight[0].numel() * math.prod(output.shape[1:])
 
@@ -113,18 +113,18 @@ def _multiply_adds(layer: nn.Module, output: Tensor) -> int:
 def _kind(layer: nn.Module) -> str:
     """The layer in words, such as "conv 3x3, stride 2, 32 groups"."""
     match layer:
-        case nn.Conv2d():
-            height, width = layer.kernel_size
+        case nn.Conv1d() | nn.Conv2d():
+            size = "x".join(map(str, layer.kernel_size))
             stride = f", stride {layer.stride[0]}" if layer.stride[0] > 1 else ""
             groups = f", {layer.groups} groups" if layer.groups > 1 else ""
-            return f"conv {height}x{width}{stride}{groups}"
-        case nn.BatchNorm2d():
+            return f"conv {size}{stride}{groups}"
+        case nn.BatchNorm1d() | nn.BatchNorm2d():
             return "batch norm"
         case nn.Linear():
             return "linear"
         case nn.MaxPool2d():
             return f"max pool {layer.kernel_size}x{layer.kernel_size}, stride {layer.stride}"
-        case nn.AdaptiveAvgPool2d():
+        case nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d():
             return "average pool"
         case ZeroPad():
             return f"option A, stride {layer.stride}"

@@ -122,7 +122,7 @@ class ResidualUnit(nn.Module):
         return next(each for each in reversed(layers) if next(each.parameters(), None) is not None)
 
 
-def _convolutions(config: BlockConfig) -> list[nn.Conv2d]:
+def _convolutions(config: BlockConfig) -> list[nn.Conv1d | nn.Conv2d]:
     """The convolutions of F(x): those of Fig. 5 of the paper."""
     width, out, (dilation1, dilation2) = config.width, config.out_channels, config.dilation
     if not config.spec.is_bottleneck:

@@ -28,10 +28,13 @@ def conv(
     bias: bool = False,
     dilation: int = 1,
     input_bias: bool = False,
-) -> nn.Conv2d:
-    """Convolution that keeps the resolution at stride 1; without a bias where a norm follows."""
-    kind = nn.Conv2d
-    if spec.norm == "group+ws":
+) -> nn.Conv1d | nn.Conv2d:
+    """Convolution of `spec.dims` axes that keeps the resolution at stride 1; without a bias where a
+    norm follows."""
+    kind: type[nn.Conv1d | nn.Conv2d] = nn.Conv2d
+    if spec.dims == 1:
+        kind = nn.Conv1d
+    elif spec.norm == "group+ws":
         kind = StdConv
     elif input_bias:
         kind = BiasedConv

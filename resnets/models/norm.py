@@ -20,7 +20,8 @@ from resnets.models.layers import DropPath, add_shortcut
 from resnets.ops import conv_weight_grad
 from resnets.ops import norm_act as fused
 
-BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # all kinds; neither is a subclass of the other
+# All kinds; none is a subclass of another.
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 MakeNorm = Callable[[int], nn.Module]  # channels -> a module that normalizes (B, C, H, W)
 
@@ -144,6 +145,10 @@ class BatchNormAct2d(NormAct, nn.BatchNorm2d):
             relu=self.relu,
             group_size=self.group_size(x),
         )
+
+
+class BatchNormAct1d(NormAct, nn.BatchNorm1d):
+    """Batch norm of signals (B, C, L), addition and relu."""
 
 
 class GhostBatchNormAct2d(BatchNormAct2d):
@@ -280,7 +285,8 @@ def make_norm(
         return IdentityAct(relu=relu, inplace=inplace)
     if spec.norm == "group+ws":
         return GroupNormAct(spec.norm_groups, channels, spec.norm_eps, relu=relu)
-    return BatchNormAct2d(channels, spec.norm_eps, relu=relu)
+    kind = BatchNormAct1d if spec.dims == 1 else BatchNormAct2d
+    return kind(channels, spec.norm_eps, relu=relu)
 
 
 def convert_batch_norms(model: nn.Module, ghost_size: int, sync: bool) -> nn.Module:

@@ -118,7 +118,11 @@ class Stem(nn.Module):
         self.conv = layers.conv(spec, spec.in_channels, width, kernel_size, stride, bias=bias)
         self.norm = make_norm(spec, width, norm)
         ceil = spec.stem_pool == "ceil"
-        max_pool = BlurredMaxPool if spec.blur_pool else nn.MaxPool2d
+        max_pool: type[nn.MaxPool1d | nn.MaxPool2d] = nn.MaxPool2d
+        if spec.dims == 1:
+            max_pool = nn.MaxPool1d
+        elif spec.blur_pool:
+            max_pool = BlurredMaxPool
         pool = max_pool(3, stride=2, padding=0 if ceil else 1, ceil_mode=ceil)
         self.pool = pool if imagenet else nn.Identity()
 
@@ -129,6 +133,8 @@ class Stem(nn.Module):
 
 class ResNet(ImageClassifier):
     """A stem, stages of equal blocks, global average pooling and a linear head (Table 1).
+
+    With `spec.dims` 1 the input is signals (B, C, L), and every shape below has L for H, W.
 
     block: replaces the block of the spec, see `BlockConfig`. norm: replaces its norm; a callable
     that takes the number of channels and returns a module that normalizes (B, C, H, W), such as
@@ -161,7 +167,7 @@ class ResNet(ImageClassifier):
             self.norm = IdentityAct(inplace=False)
         elif spec.branch_scale == "fixup":
             self.norm = make_norm(spec, channels, norm, relu=False)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = nn.AdaptiveAvgPool1d(1) if spec.dims == 1 else nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(spec.dropout)
         self.head = nn.Linear(channels, spec.num_classes)
         init_weights(self)

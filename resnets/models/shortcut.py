@@ -41,6 +41,8 @@ class ZeroPad(nn.Module):
         stride = self.stride
         if self.blur:
             x = layers.low_pass(x, stride)
+        elif x.ndim == 3:
+            return F.pad(x[:, :, ::stride], (0, 0, self.before, self.after))
         elif x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
             # The gradient of a slice is contiguous, and adding it to one that is channels last
             # takes ten times as long: 5% of a step of cifar-resnet20 on a CPU.
@@ -80,7 +82,8 @@ class GatedShortcut(nn.Module):
         size = 3 if config.spec.shortcut_gate == "highway" else 1
         channels = (config.in_channels, config.out_channels)
         self.option = option
-        self.gate = nn.Conv2d(*channels, size, config.stride, padding=size // 2)
+        kind = nn.Conv1d if config.spec.dims == 1 else nn.Conv2d
+        self.gate = kind(*channels, size, config.stride, padding=size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""

@@ -14,6 +14,7 @@ from resnets.recipes import (
     imagenet,
     imagenet_fast,
     imagenet_rsb,
+    signals,
     small,
     text,
 )
@@ -42,6 +43,7 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = MappingProxyType(
         "instances": detection.instances,
         "segment": detection.segment,
         "localize": detection.localize,
+        "signals": signals.signals,
         "text": text.text,
     }
 )

@@ -1,58 +1,97 @@
-"""The transformer of a run, and text that it writes."""
+"""Models of sequences: new ones for their data, and those of runs."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from resnets.config import ConfigError
-from resnets.models.block_config import eval_mode
+from resnets.config import ConfigError, ModelSpec, Recipe
+from resnets.models import build as build_network
 from resnets.models.transformer.network import Transformer
-from resnets.sequence.text import encode
+from resnets.sequence.data import SequenceData
+from resnets.sequence.signals import Signals, open_signals
+from resnets.sequence.text import open_text
 from resnets.weights.checkpoint.find import open_checkpoint
 from resnets.weights.load import load_weights
 
+TASKS = ("text", "signals")
 
-def load(where: str | Path) -> Transformer:
-    """The transformer of a run folder or checkpoint, in eval mode, float32, on the CPU.
 
-    As `resnets.load` does for classifiers; it carries `.classes` (its characters), `.recipe` and
-    `.origin`. Raises CheckpointError, and ConfigError for a model of another task.
+class SignalNetwork(nn.Module):
+    """A 1-D network that standardizes each channel of its input by the training signals'.
+
+    mean, std: (C, 1), stored with the weights, so that it reads signals as files have them.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec, self.network = spec, build_network(spec)
+        self.register_buffer("mean", torch.zeros(spec.in_channels, 1))
+        self.register_buffer("std", torch.ones(spec.in_channels, 1))
+        self.classes: tuple[str, ...] = ()
+        self.origin = "random initialization"
+        self.recipe: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of signals (B, C, L)."""
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+def open_sequences(recipe: Recipe) -> SequenceData:
+    """The data of a recipe of task "text" or "signals"; DataError where they cannot be used."""
+    if recipe.task == "text":
+        return open_text(recipe.data, recipe.transformer.context)
+    return open_signals(recipe.data, recipe.signal)
+
+
+def fitted(recipe: Recipe, data: SequenceData) -> Recipe:
+    """The recipe with what the data decide of the model."""
+    if recipe.task == "text":
+        text = dataclasses.replace(recipe.transformer, vocabulary=len(data.classes))
+        return dataclasses.replace(recipe, transformer=text)
+    train = data.parts["train"]
+    assert isinstance(train, Signals)
+    _, channels, length = train.values.shape
+    model = dataclasses.replace(
+        recipe.model, num_classes=len(data.classes), in_channels=channels, input_size=length
+    )
+    return dataclasses.replace(recipe, model=model)
+
+
+def build(recipe: Recipe, data: SequenceData | None = None) -> Transformer | SignalNetwork:
+    """The model of a recipe, new; that of signals takes mean and deviation from `data`."""
+    if recipe.task == "text":
+        return Transformer(recipe.transformer)
+    model = SignalNetwork(recipe.model)
+    if data is not None:
+        train = data.parts["train"]
+        assert isinstance(train, Signals)
+        std, mean = torch.std_mean(train.values, (0, 2), correction=0)
+        model.mean.copy_(mean[:, None])
+        model.std.copy_(torch.where(std > 0, std, 1.0)[:, None])  # a constant channel stays
+    return model
+
+
+def load(where: str | Path) -> Transformer | SignalNetwork:
+    """The model of a run folder or checkpoint, in eval mode, float32, on the CPU.
+
+    As `resnets.load` does for classifiers of images; it carries `.classes` (of text its
+    characters), `.recipe` and `.origin`. Raises CheckpointError, and ConfigError for a model of
+    another task.
     """
     checkpoint = open_checkpoint(where)
     recipe, path = checkpoint.recipe, checkpoint.path
-    if recipe.task != "text":
-        raise ConfigError(f"{where}: is for task {recipe.task}, not a model of text")
-    model = Transformer(recipe.transformer)
+    if recipe.task not in TASKS:
+        raise ConfigError(f"{where}: is for task {recipe.task}, not a model of text or signals")
+    model = build(recipe)
     averaged = checkpoint.group("ema")
     load_weights(model, averaged or checkpoint.group("model"), path)
     model.classes, model.recipe = checkpoint.classes, recipe
     kind = ", averaged weights" if averaged or checkpoint.meta.get("averaged") else ""
     model.origin = f"{path.name} (step {checkpoint.step:,}{kind})"
     return model.eval()
-
-
-def generate(
-    model: Transformer, prompt: str, count: int, *, temperature: float = 1.0, seed: int = 0
-) -> str:
-    """`prompt` and `count` further characters, each drawn from what `model` predicts.
-
-    temperature: divides the logits; 0 takes the most probable character. Raises DataError for
-    characters that the model does not know, and for an empty prompt.
-    """
-    if not prompt:
-        raise ConfigError("prompt: give at least one character")
-    device = next(model.parameters()).device
-    codes = encode(prompt, model.classes, "prompt").tolist()
-    random = torch.Generator().manual_seed(seed)
-    with eval_mode(model), torch.inference_mode():
-        for _ in range(count):
-            given = torch.tensor([codes[-model.spec.context :]], device=device)
-            logits = model(given)[0, -1].float().cpu()
-            if temperature == 0:
-                codes.append(int(logits.argmax()))
-            else:
-                shares = (logits / temperature).softmax(-1)
-                codes.append(int(torch.multinomial(shares, 1, generator=random)))
-    return "".join(model.classes[code] for code in codes)

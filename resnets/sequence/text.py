@@ -16,6 +16,7 @@ from torch import Tensor
 from resnets.config import DataSpec
 from resnets.data.dataset.summary import DataSummary, SplitSummary
 from resnets.data.errors import DataError
+from resnets.sequence.data import SequenceData
 from resnets.sequence.windows import Ints
 from resnets.utils.errors import reading
 from resnets.utils.printable import printable
@@ -42,27 +43,12 @@ class TextWindows:
         return self.codes[places], self.codes[places + 1]
 
 
-@dataclass(frozen=True, eq=False)
-class Text:
-    """A text in three consecutive parts: training, validation, test.
+def open_text(spec: DataSpec, context: int) -> SequenceData:
+    """The text that `spec.source` names: "sonnets", or a UTF-8 file. Its classes are characters.
 
-    characters: all that it has, in the order of their codes. digest: SHA-256 of the whole text.
-    bits: of predicting each part's characters by their frequencies in training.
-    """
-
-    name: str
-    characters: tuple[str, ...]
-    parts: dict[str, TextWindows]
-    digest: str
-    summary: DataSummary
-    bits: dict[str, float]
-
-
-def open_text(spec: DataSpec, context: int) -> Text:
-    """The text that `spec.source` names: "sonnets", or a UTF-8 file.
-
-    Validation and test are its last `val_fraction` and `test_fraction`, in this order. DataError
-    where it cannot be read or a part is shorter than a window.
+    The baseline is to predict each character by its frequency in training. Validation and test are
+    its last `val_fraction` and `test_fraction`, in this order. DataError where it cannot be read or
+    a part is shorter than a window.
     """
     text = read_text(spec.source)
     characters = tuple(sorted(set(text)))
@@ -72,7 +58,8 @@ def open_text(spec: DataSpec, context: int) -> Text:
         "test": round(spec.test_fraction * len(codes)),
     }
     counts = {"train": len(codes) - sum(held.values()), **held}
-    parts, start = {}, 0
+    parts: dict[str, TextWindows] = {}
+    start = 0
     for role, count in counts.items():
         if count or role == "train":
             parts[role] = TextWindows(codes[start : start + count], context)
@@ -93,10 +80,11 @@ def open_text(spec: DataSpec, context: int) -> Text:
         notes=("validation and test are the end of the text",) if len(parts) > 1 else (),
     )
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    bits = {
-        role: _frequency_bits(part, parts["train"], len(characters)) for role, part in parts.items()
+    baselines = {
+        role: {"frequency_bits": _frequency_bits(part, parts["train"], len(characters))}
+        for role, part in parts.items()
     }
-    return Text(name, characters, parts, digest, summary, bits)
+    return SequenceData(name, characters, dict(parts), digest, summary, baselines)
 
 
 def read_text(source: str) -> str:

@@ -11,47 +11,40 @@ comparison is valid only where the better of its two networks has converged:
    LEARNED of that of guessing). Without the epochs a curve shows little, since it flattens as soon
    as the learning rate falls, however early that is.
 
+FITTED, LEARNED and LEVEL are those of the metric (`study.metric`), which has its own for text.
 The worse network need not have converged, because fitting worse is the claim. Where its error was
 still falling (`still_falling`), where it would have ended stays open.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnets.study.metric import BITS, ERROR, LEVEL_EPOCHS, Metric
 from resnets.train.log.run_log import read_rows
 
 # Shares of the error of guessing among equally frequent classes, 1 - 1/K.
-FITTED, LEARNED, UNTRAINED = 1 / 6, 0.5, 0.9
-LEVEL_EPOCHS = 30.0
-LEVEL = 1.0  # points
+FITTED, LEARNED, UNTRAINED = ERROR.fitted, ERROR.learned, 0.9
 TAIL = 0.2  # share of the run over which a curve must be level
-
-# The rule, for readers of a page.
-RULE = (
-    "A comparison is valid only where the better of its two networks has converged: its training "
-    "error is at most a sixth of that of guessing, or it has leveled off (less than "
-    f"{LEVEL:g} point in the last fifth of at least {LEVEL_EPOCHS:g} epochs, and an error of at "
-    "most half of that of guessing)."
-)
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def guessing(classes: int) -> float:
-    """Error in percent of guessing one of `classes` equally frequent classes."""
-    return 100 * (1 - 1 / classes)
+def guessing(classes: int, metric: Metric = ERROR) -> float:
+    """The metric of guessing one of `classes` equally frequent classes: percent, or bits."""
+    return math.log2(classes) if metric is BITS else 100 * (1 - 1 / classes)
 
 
 @dataclass(frozen=True)
 class Convergence:
     """How far the training of one network came; means over its runs.
 
-    error: last training error in percent. fell: points by which the training error fell over the
+    error: last training error in percent, or what `metric` is. fell: by how much it fell over the
     last fifth of the run; None where a run has too few rows. classes: of the data.
     """
 
@@ -61,35 +54,39 @@ class Convergence:
     error: float
     fell: float | None
     classes: int
+    metric: Metric = ERROR
 
     @property
     def converged(self) -> bool:
         """Whether a comparison may rest on this network, by the rule of the module."""
-        chance = guessing(self.classes)
-        if self.error <= FITTED * chance:
+        chance = guessing(self.classes, self.metric)
+        if self.error <= self.metric.fitted * chance:
             return True
         return (
-            self.error <= LEARNED * chance
+            self.error <= self.metric.learned * chance
             and self.epochs >= LEVEL_EPOCHS
             and self.fell is not None
-            and self.fell < LEVEL
+            and self.fell < self.metric.level
         )
 
     @property
     def still_falling(self) -> bool:
-        """Whether the training error fell by LEVEL points or more over the last fifth."""
-        return self.fell is not None and self.fell >= LEVEL
+        """Whether the training error fell by the metric's level or more over the last fifth."""
+        return self.fell is not None and self.fell >= self.metric.level
 
     @property
     def text(self) -> str:
         """Such as "80 iterations (4 epochs), training error 81.0% (cifar-plain20)"."""
         return (
             f"{self.steps:,} iteration{'' if self.steps == 1 else 's'} "
-            f"({count_epochs(self.epochs)}), training error {self.error:.1f}% ({self.model})"
+            f"({count_epochs(self.epochs)}), training {self.metric.name} "
+            f"{self.metric.text(self.error, 1)} ({self.model})"
         )
 
 
-def convergence(model: str, runs: Sequence[Rows], classes: int) -> Convergence | None:
+def convergence(
+    model: str, runs: Sequence[Rows], classes: int, metric: Metric = ERROR
+) -> Convergence | None:
     """How far one network's training came, from the rows of metrics.jsonl of each of its runs.
 
     None without runs, or where a run has no "train" row.
@@ -98,15 +95,16 @@ def convergence(model: str, runs: Sequence[Rows], classes: int) -> Convergence |
     if not training or not all(training):
         return None
     last = [rows[-1] for rows in training]
-    falls = [_fall(rows) for rows in training]
+    falls = [_fall(rows, metric) for rows in training]
     measured = [fall for fall in falls if fall is not None]
     return Convergence(
         model=model,
         steps=max(row["step"] for row in last),
         epochs=statistics.fmean(row.get("epoch", 0.0) for row in last),
-        error=statistics.fmean(row["top1_error"] for row in last),
+        error=statistics.fmean(metric.of(row) for row in last),
         fell=statistics.fmean(measured) if len(measured) == len(falls) else None,
         classes=classes,
+        metric=metric,
     )
 
 
@@ -148,12 +146,12 @@ def count_epochs(epochs: float) -> str:
     return f"{text} epoch{'' if text == '1' else 's'}"
 
 
-def _fall(rows: Rows) -> float | None:
-    """Points between the mean error over the fifth before the last one, and that over the last."""
+def _fall(rows: Rows, metric: Metric) -> float | None:
+    """By how much the mean fell from the fifth before the last one to the last."""
     end = rows[-1]["step"]
-    late = [row["top1_error"] for row in rows if row["step"] > (1 - TAIL) * end]
+    late = [metric.of(row) for row in rows if row["step"] > (1 - TAIL) * end]
     before = [
-        row["top1_error"] for row in rows if (1 - 2 * TAIL) * end < row["step"] <= (1 - TAIL) * end
+        metric.of(row) for row in rows if (1 - 2 * TAIL) * end < row["step"] <= (1 - TAIL) * end
     ]
     return statistics.fmean(before) - statistics.fmean(late) if before and late else None
 

@@ -60,7 +60,8 @@ def depth(
     Args:
         models: Catalog names; NAME:OPTION for another shortcut option, NAME:FIELD=VALUE for another
             field of the model or, with a dot, of the recipe.
-        preset: "quick" (minutes, embedded digits), "paper-cifar10" or "paper-imagenet".
+        preset: "quick" (minutes, embedded digits), "text" (transformers), "paper-cifar10" or
+            "paper-imagenet".
         data: Data set: a name or a path.
         seeds: Runs of each model, or one number per model; two or more give an uncertainty.
         budget: Length of each run as "2000it" or "30ep", or of the whole study as "5min".

@@ -36,7 +36,9 @@ from resnets.train.saver import Saver
 from resnets.train.state import TrainState, new_state
 from resnets.train.tasks.classification import ClassificationTask
 from resnets.train.tasks.custom_parts import CustomParts
+from resnets.train.tasks.signals import SignalTask
 from resnets.train.tasks.task import Task
+from resnets.train.tasks.text import TextTask
 from resnets.utils.distributed import ProcessGroup
 from resnets.utils.errors import within_memory
 from resnets.utils.printable import valid_text
@@ -235,10 +237,9 @@ def open_task(recipe: Recipe, checkpoint: Checkpoint | None, parts: CustomParts)
         if checkpoint is None:
             return ClassificationTask.open(recipe, parts)
         return ClassificationTask.reopen(recipe, checkpoint, parts)
-    if recipe.task == "text":
-        from resnets.train.tasks.text import TextTask
-
-        return TextTask.open(recipe) if checkpoint is None else TextTask.reopen(recipe, checkpoint)
+    if recipe.task in ("text", "signals"):
+        kind = TextTask if recipe.task == "text" else SignalTask
+        return kind.open(recipe) if checkpoint is None else kind.reopen(recipe, checkpoint)
     # Its dependencies take a second to import.
     from resnets.train.tasks.detection import DetectionTask
 

@@ -38,6 +38,10 @@ SHORT_STUDY = (
     "--models", "cifar-plain8,cifar-resnet8", "--data", "cifar10.tar.xz", "--budget", "20it",
     "--seeds", "1", "--set", "batch_size=8", "--set", "norm_batch=0",
 )  # fmt: skip
+SHORT_TEXT = (
+    "transformer.depth=1", "transformer.width=8", "transformer.heads=2", "transformer.context=16",
+    "batch_size=512",
+)  # fmt: skip
 # What a line finds wrong with the data that its page talks about.
 EXIT_CODES = {"resnets data check bccd.tar": 1, "resnets data check D --repair NEW": 1}
 QUICK = (
@@ -139,6 +143,10 @@ def shortened(words: list[str]) -> list[str]:
         models = ("--models", "cifar-resnet8,cifar-resnet14")
         words = _without(words, "--budget", "--seeds", "--models", "--data")
         return [*words, *models, *SHORT_STUDY[2:], "--device", "cpu"]
+    if words[:2] == ["study", "depth"] and ("text" in words or "transformer" in " ".join(words)):
+        words = _without(words, "--budget", "--seeds", "--data")
+        sizes = [word for change in SHORT_TEXT[1:] for word in ("--set", change)]
+        return [*words, *sizes, "--budget", "20it", "--seeds", "1", "--device", "cpu"]
     if words[:2] in (["study", "depth"], ["study", "shortcuts"]) and "--resume" not in words:
         words = _without(words, "--budget", "--seeds", "--models", "--data")
         return [*words, *SHORT_STUDY, "--device", "cpu"]
@@ -150,6 +158,10 @@ def _shortened_training(words: list[str]) -> list[str]:
     words = _without(words, "--epochs", "--iterations")
     if resumes:
         return [*words, "--iterations", "9"]
+    if words[1] in ("text", "signals"):
+        for change in SHORT_TEXT if words[1] == "text" else ("batch_size=8",):
+            words += ["--set", change]
+        return [*words, "--iterations", "1"]
     name = words[words.index("--model") + 1] if "--model" in words else None
     words = _without(words, "--model")
     task = words[1]

@@ -17,8 +17,10 @@ from PIL import Image
 from small_nets import small_net
 
 from resnets.cli.main import main
-from resnets.config import DataSpec, Preprocess, Recipe, to_dict
+from resnets.config import DataSpec, Preprocess, Recipe, replace_fields, to_dict
 from resnets.models import build, catalog
+from resnets.recipes import recipe
+from resnets.sequence.signals import cylinder_bell_funnel
 from resnets.train import run as training
 from resnets.weights.checkpoint.format import save_checkpoint
 
@@ -71,6 +73,18 @@ def _runs(root: Path) -> None:
     training.run(chosen, root / "runs" / RUNS[0], device="cpu", quiet=True)
     for name in RUNS[1:]:
         _copy(root / "runs" / RUNS[0], root / "runs" / name)
+    (root / "my.txt").write_text("To be, or not to be, that is the question.\n" * 60)
+    values, names = cylinder_bell_funnel(30)
+    rows = [[*map(str, row[0]), name] for row, name in zip(values.tolist(), names, strict=True)]
+    (root / "my.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+    steps = [f"{np.sin(step)},{np.cos(step)},{step // 300}\n" for step in range(600)]
+    (root / "recording.csv").write_text("".join(["x,y,activity\n", *steps]))
+    small = {"duration": "1it", "transformer.width": 8, "transformer.depth": 1}
+    training.run(
+        replace_fields(recipe("text"), small), root / "runs/text-1", device="cpu", quiet=True
+    )
+    signals = replace_fields(recipe("signals"), {"duration": "1it"})
+    training.run(signals, root / "runs/signals-1", device="cpu", quiet=True)
     for net in ("cifar-plain56", "cifar-resnet56"):
         cell = root / "runs" / "study-depth-1" / "cells" / f"{net}-seed0"
         spec = catalog.spec(net.replace("56", "8"), num_classes=2, input_size=16)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resnets.evaluate.measure import Measurement
     from resnets.evaluate.metrics.multilabel import MultilabelEvaluation
     from resnets.evaluate.unknown import UnknownMetrics
-    from resnets.sequence.evaluate import TextEvaluation
+    from resnets.sequence.evaluate import Measured
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 MAX_CLASSES, WORST = 20, 10  # classes up to which the table has all, otherwise the worst
@@ -82,7 +82,7 @@ def command(
     """
     from resnets.api.evaluate import evaluate
     from resnets.evaluate.measure import Measurement
-    from resnets.sequence.evaluate import TextEvaluation
+    from resnets.sequence.evaluate import Measured
 
     log_to_stderr()
     found = evaluate(
@@ -108,8 +108,8 @@ def command(
         return 1 if found.errors else 0
     if isinstance(found, Measurement):
         _report(found, as_json=json)
-    elif isinstance(found, TextEvaluation):
-        _report_text(found, as_json=json)
+    elif isinstance(found, Measured):
+        _report_sequences(found, as_json=json)
     else:
         from resnets.cli.evaluate.detect import report
 
@@ -136,14 +136,16 @@ def _report(found: Measurement, *, as_json: bool) -> None:
         echo(f"resnets evaluate: {count:,} unreadable images left out", error=True)
 
 
-def _report_text(found: TextEvaluation, *, as_json: bool) -> None:
+def _report_sequences(found: Measured, *, as_json: bool) -> None:
+    from resnets.report.run import METRICS, format_metric
+
     if as_json:
         print(json.dumps(found.to_json()))  # noqa: T201
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row("bits per character", f"{found.bits_per_character:.3f}")
-    table.add_row("loss", f"{found.loss:.4f} nats per character")
-    table.add_row("windows", f"{found.examples:,}")
+    for name, value in found.metrics.items():
+        table.add_row(METRICS[name], format_metric(name, value))
+    table.add_row(found.unit, f"{found.examples:,}")
     table.add_row("protocol", escape(found.protocol))
     terminal_console().print(table)
 

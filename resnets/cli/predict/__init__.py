@@ -49,7 +49,7 @@ def command(
     length: int = 300,
     bulk: Annotated[Bulk, tyro.conf.OmitArgPrefixes] = BULK,
 ) -> int:
-    """Classify images, detect objects in them, or continue texts.
+    """Classify images, detect objects in them, classify signals, or continue texts.
 
     Exits with 1 if any image is unreadable.
 
@@ -58,7 +58,8 @@ def command(
     Args:
         weights: Run folder, checkpoint, weights file, published weights (see docs/weights.md), or
             artifact of `resnets export`.
-        images: Image files, and folders whose images are taken in sorted order.
+        images: Image files, and folders whose images are taken in sorted order; for a model of
+            signals .csv, .npy or .npz files, for one of text the texts themselves.
         model: Network of weights that do not state it (a state dict): a name that `resnets info`
             lists.
         classes: Names of the outputs in order, if the weights do not name them: a file with one per
@@ -96,11 +97,11 @@ def command(
     from resnets.weights.load import NOTHING_SAID
 
     task = read_task(weights) if images else "classify"
-    if task == "text":
-        given = (explain, draw, *filter(None, (as_json, csv)))
-        if options != NOTHING_SAID or any(given) or backend not in ("auto", "torch"):
-            raise ConfigError("a model of text takes only texts to continue, --length and --device")
-        return _continue(weights, images, length, device)
+    if task in ("text", "signals"):
+        others = (explain, draw, as_json, options != NOTHING_SAID, backend not in ("auto", "torch"))
+        if any(others) or (csv and task == "text"):
+            raise ConfigError(f"a model of task {task!r} takes only --device, --length or --csv")
+        return _sequences(weights, images, length, as_csv=csv, device=device)
     if task != "classify":
         if options != NOTHING_SAID:
             raise ConfigError("--model and --classes are for classifiers; detectors store both")
@@ -166,14 +167,31 @@ def command(
     return 1 if failures.count else 0
 
 
-def _continue(weights: str, prompts: Iterable[Path], length: int, device: str) -> int:
-    """Print each prompt with `length` further characters."""
-    from resnets.sequence.load import generate, load
+def _sequences(
+    weights: str, inputs: Iterable[Path], length: int, *, as_csv: bool, device: str
+) -> int:
+    """Print each text with `length` further characters, or the class of each signal of files."""
+    from resnets.models.transformer.network import Transformer
+    from resnets.sequence.load import load
+    from resnets.sequence.predict import generate, predict_signals
     from resnets.utils.environment import pick_device
 
     model = load(weights).to(pick_device(device))
-    for prompt in prompts:
-        echo(generate(model, str(prompt), length))
+    if isinstance(model, Transformer):
+        for each in inputs:
+            echo(generate(model, str(each), length))
+        return 0
+    found = [each for path in inputs for each in predict_signals(model, path)]
+    rows = [(str(each.path), str(each.row), each.name, each.probability) for each in found]
+    if as_csv:
+        writer = CsvWriter(sys.stdout)
+        writer.writerow(["path", "row", "class", "probability"])
+        writer.writerows((*row, f"{share:.6g}") for *row, share in rows)
+        return 0
+    table = Table("file", "row", "class", "probability")
+    for *row, share in rows:
+        table.add_row(*map(escape, row), f"{share:.1%}")
+    terminal_console().print(table)
     return 0
 
 

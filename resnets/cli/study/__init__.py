@@ -97,7 +97,8 @@ class Depth(GridStudy):
     A stopped or killed study is resumed by the same command, or with --resume.
 
     Args:
-        preset: quick, sweep (minutes, embedded digits), paper-cifar10, paper-imagenet.
+        preset: quick, sweep (minutes, embedded digits), text (transformers, embedded text),
+            paper-cifar10, paper-imagenet.
         sweep: Train each model with each of these values, as optim.lr=0.01,0.03,0.1; repeatable.
     """
 

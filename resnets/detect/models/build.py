@@ -175,8 +175,8 @@ def load(where: str | Path) -> Model:
     """
     checkpoint = open_checkpoint(where)
     recipe, path = checkpoint.recipe, checkpoint.path
-    if recipe.task == "classify":
-        raise ConfigError(f"{where}: is a classifier, which finds no objects")
+    if recipe.task not in HEADS:
+        raise ConfigError(f"{where}: is for task {recipe.task!r}, which finds no objects")
     classes = checkpoint.classes
     model, _ = build_model(dataclasses.replace(recipe, weights=None), len(classes))
     averaged = checkpoint.group("ema")

@@ -24,6 +24,7 @@ from resnets.report.page import Figure, Numbers, Table
 from resnets.report.render import Row
 from resnets.study.depth.verdict import Verdict, degradation
 from resnets.study.grid.cells import Cell, Grid
+from resnets.study.metric import ERROR
 
 CELL = (0.62, 0.42)  # inches of a cell of the heat map
 MAX_COLUMNS = 2
@@ -140,7 +141,8 @@ def sweep_figure(found: Sweep) -> Figure:
         figure, panels = subplots(rows, columns, panel=(max(3.2, panel[0]), panel[1]))
         for axes, (name, networks) in zip(panels, families.items(), strict=False):
             _draw_family(axes, networks, values)
-            axes.set(title=f"{name[:1].upper()}{name[1:]}", xlabel=found.fields, ylabel="layers")
+            depth = next(iter(networks[0].cells.values()))[0].metric.depth.split()[-1]
+            axes.set(title=f"{name[:1].upper()}{name[1:]}", xlabel=found.fields, ylabel=depth)
         for axes in panels[len(families) :]:
             axes.set_visible(False)
     columns_csv = ("model", "layers", found.fields, "seeds", "training error mean", "status")
@@ -165,14 +167,15 @@ def _draw_family(axes: Axes, networks: Sequence[Swept], values: Sequence[str]) -
         [[_or_nan(each.errors.get(value)) for value in values] for each in networks], dtype=float
     )
     colors = LinearSegmentedColormap.from_list("errors", [CARD, SERIES[0], SERIES[3]])
-    axes.imshow(grid, cmap=colors, vmin=0, vmax=100, aspect="auto")
+    top = 100.0 if next(iter(networks[0].cells.values()))[0].metric is ERROR else np.nanmax(grid)
+    axes.imshow(grid, cmap=colors, vmin=0, vmax=top, aspect="auto")
     for row, each in enumerate(networks):
         for column, value in enumerate(values):
             error = each.errors.get(value)
             cells = each.cells.get(value, ())
             failed = any(cell.status == "failed" for cell in cells)
             text = ("×" if failed else "–") if error is None else f"{error:.1f}"
-            color = CARD if error is not None and error > 45 else INK
+            color = CARD if error is not None and error > 0.45 * top else INK
             axes.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
             if value == each.best:
                 frame = Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, fill=False, lw=2)
@@ -210,16 +213,16 @@ def sweep_table(found: Sweep) -> Table:
 
 def _mean(cells: Sequence[Cell]) -> float | None:
     """Mean last training error of cells that have all finished."""
-    rows = [cell.last("train") for cell in cells if cell.status == "done"]
-    if not cells or len(rows) < len(cells) or None in rows:
+    rows = [(cell, cell.last("train")) for cell in cells if cell.status == "done"]
+    if not cells or len(rows) < len(cells) or any(row is None for _, row in rows):
         return None
-    return statistics.fmean(row["top1_error"] for row in rows if row is not None)
+    return statistics.fmean(cell.metric.of(row) for cell, row in rows if row is not None)
 
 
 def _last(cell: Cell) -> float:
     row = cell.last("train")
     assert row is not None  # of a value whose runs have all finished
-    return float(row["top1_error"])
+    return cell.metric.of(row)
 
 
 def _renamed(cell: Cell, model: str) -> Cell:

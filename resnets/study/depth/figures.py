@@ -21,6 +21,7 @@ from resnets.report.figures import (
     series_colors,
     subplots,
 )
+from resnets.study.metric import ERROR, Metric
 
 MAX_COLUMNS = 3  # panels beside each other
 WARM_UP = 0.1  # fraction of a run ignored in scaling the error axis: every model starts near chance
@@ -30,7 +31,7 @@ LABEL_SIZE = 9.5  # points, of the names at the lines' ends
 
 @dataclass(frozen=True)
 class ErrorCurves:
-    """Errors of one model in percent over its seeds. kind: its family, such as "residual".
+    """Errors of one model over its seeds, in what `metric` says. kind: its family, as "residual".
 
     `train` and `held_out` map a step to the errors of the finished seeds at that step;
     `unfinished` has the (step, training error) points of each seed that did not finish.
@@ -43,6 +44,12 @@ class ErrorCurves:
     train: Mapping[int, Sequence[float]]
     held_out: Mapping[int, Sequence[float]]
     unfinished: Sequence[Sequence[tuple[int, float]]] = field(default=())
+    metric: Metric = ERROR
+
+    @property
+    def size(self) -> str:
+        """The depth in words, such as "20 layers"."""
+        return f"{self.depth} {self.metric.depth.split()[-1]}"
 
 
 def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:
@@ -51,10 +58,9 @@ def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:
     The same label in both panels means the same color, so plain and residual twins share theirs.
     """
     candidates = (
-        {model.name: f"{model.depth} layers" for model in models},
+        {model.name: model.size for model in models},
         {
-            model.name: f"{model.depth} layers"
-            + ("" if model.shortcut == "none" else f", {model.shortcut}")
+            model.name: model.size + ("" if model.shortcut == "none" else f", {model.shortcut}")
             for model in models
         },
     )
@@ -94,7 +100,7 @@ def error_curves(models: Sequence[ErrorCurves], held_out: str) -> Figure:
                     ends.append((min(end, top), labels[model.name], color))
             title = f"{kind[:1].upper()}{kind[1:]}{' networks' if len(kind) < 16 else ''}"
             axes.set(title=title, xlim=(0, last), ylim=(0, top))
-            axes.set(xlabel="iteration", ylabel="error (%)")
+            axes.set(xlabel="iteration", ylabel=models[0].metric.axis)
             _label_ends(axes, ends, top, gap)
             integer_ticks(axes)
             axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
@@ -115,11 +121,15 @@ def depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Figure:
     Depths are evenly spaced, as 20, 32, 44, 56, 110 and 1202 fit no scale.
     """
     depths = sorted({model.depth for model in models})
+    metric = models[0].metric
     last = [
         (title, [(model, series[max(series)]) for model, series in pairs if series])
         for title, pairs in (
-            ("Training error", [(model, model.train) for model in models]),
-            (f"{held_out.capitalize()} error", [(model, model.held_out) for model in models]),
+            (f"Training {metric.name}", [(model, model.train) for model in models]),
+            (
+                f"{held_out.capitalize()} {metric.name}",
+                [(model, model.held_out) for model in models],
+            ),
         )
     ]
     kinds = families(models)
@@ -148,7 +158,7 @@ def depth_errors(models: Sequence[ErrorCurves], held_out: str) -> Figure:
                 axes.plot([depths.index(depth) for depth, _ in mine], means, color=color, lw=width)
                 axes.plot([], [], marker=marker, color=color, lw=width, label=kind)
             axes.set_xticks(range(len(depths)), [f"{depth:,}" for depth in depths])
-            axes.set(title=title, xlabel="weighted layers", ylabel="error (%)")
+            axes.set(title=title, xlabel=metric.depth, ylabel=metric.axis)
             axes.margins(x=0.08)
         panels[0].set_ylim(bottom=0)  # of both, now that both are drawn
         handles, words = panels[0].get_legend_handles_labels()

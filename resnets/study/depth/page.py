@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from resnets.config import ModelSpec, Recipe, from_toml, to_toml
+from resnets.config import ModelSpec, Recipe, TransformerSpec, from_toml, to_toml
 from resnets.diagrams.draw import model_diagram
 from resnets.models import ImageClassifier, build, cost
+from resnets.models.transformer.network import Transformer
 from resnets.recipes import recipe as recipe_called
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.report.render import Row
 from resnets.study import paper
 from resnets.study.analysis import study_command
-from resnets.study.convergence_rule import RULE
 from resnets.study.depth.best_of_sweep import Sweep, sweep, sweep_figure, sweep_table
 from resnets.study.depth.figures import depth_errors, error_curves, families
 from resnets.study.depth.identity_mappings import (
@@ -31,8 +31,9 @@ from resnets.study.depth.identity_mappings import (
 )
 from resnets.study.depth.presets import PRESETS
 from resnets.study.depth.protocol import differences, format_duration, merge_environments
+from resnets.study.depth.stream_norms import norms_figure
 from resnets.study.depth.summary import SPLIT_NAMES, ModelSummary, Which, run_folder, summarize
-from resnets.study.depth.verdict import MARGIN, Verdict, degradation, reached_by
+from resnets.study.depth.verdict import Verdict, degradation, reached_by
 from resnets.study.grid.budget import Blocks
 from resnets.study.grid.cells import (
     CELLS,
@@ -44,6 +45,7 @@ from resnets.study.grid.cells import (
     read_cells,
     read_grid,
 )
+from resnets.study.metric import BITS
 
 STATUS = {
     "done": "done",
@@ -63,6 +65,7 @@ def write_grid_page(folder: Path, blocks: Blocks = MappingProxyType({})) -> Repo
     """
     grid, cells = read_grid(folder), read_cells(folder)
     all_models = summarize(cells)
+    metric = cells[0].metric
     recipes = _recipes(all_models)
     recipe = next(iter(recipes.values()), None)
     swept: Sweep | None = None
@@ -82,7 +85,7 @@ def write_grid_page(folder: Path, blocks: Blocks = MappingProxyType({})) -> Repo
         figures=[
             *(forms_figures(forms) if forms else _error_figures(models)),
             *([sweep_figure(swept)] if swept else []),
-            *([] if forms else [_diagram(models, blocks)]),
+            *_network_figures(models, blocks, draws=forms is None),
         ],
         tables=[
             _summary_table(models, reported),
@@ -100,8 +103,8 @@ def write_grid_page(folder: Path, blocks: Blocks = MappingProxyType({})) -> Repo
         verdict=verdict,
         sweep=swept,
         forms=forms,
-        margin=MARGIN,
-        rule=RULE,
+        metric=metric,
+        is_text=metric is BITS,
         ranking=_ranking(models),
         best=min(_reached(models), key=lambda each: each.error, default=None),
         paper_protocol=paper.PROTOCOL[data] if (data := _paper_data(recipe)) else None,
@@ -142,7 +145,10 @@ def _paper_data(recipe: Recipe | None) -> paper.Dataset | None:
 
 
 def _reported(model: ModelSummary, recipe: Recipe | None) -> paper.PaperError | None:
-    return paper.reported(model.cells[0].spec, recipe.data.source) if recipe else None
+    spec = model.cells[0].spec
+    if recipe is None or isinstance(spec, TransformerSpec):
+        return None
+    return paper.reported(spec, recipe.data.source)
 
 
 def _protocols(models: Sequence[ModelSummary]) -> list[str]:
@@ -172,10 +178,11 @@ def _error_figures(models: Sequence[ModelSummary]) -> list[Figure]:
     if not any(model.train or model.unfinished for model in curves):
         return []
     held_out = SPLIT_NAMES[models[0].held_out]
-    columns = ("model", "seed", "kind", "step", "epoch", "top1_error", "run folder")
+    metric = models[0].cells[0].metric
+    columns = ("model", "seed", "kind", "step", "epoch", metric.key, "run folder")
     rows = tuple(
         (
-            *(model.name, cell.seed, row["kind"], row["step"], row["epoch"], row["top1_error"]),
+            *(model.name, cell.seed, row["kind"], row["step"], row["epoch"], metric.of(row)),
             run_folder(cell),
         )
         for model in models
@@ -202,7 +209,8 @@ def _summary_table(
     last_and_best: tuple[Which, ...] = ("last", "best")
     series = [(kind, which) for kind in ("train", held_out) for which in last_and_best]
     columns = ["Model", "Layers", "Seeds"]
-    columns += [f"{SPLIT_NAMES[kind].capitalize()} error, {which}" for kind, which in series]
+    name = models[0].cells[0].metric.name
+    columns += [f"{SPLIT_NAMES[kind].capitalize()} {name}, {which}" for kind, which in series]
     raw = ["model", "layers", "seeds finished", "seeds"]
     raw += [
         f"{SPLIT_NAMES[kind]} {which} {part}"
@@ -261,7 +269,7 @@ def _errors_by_cell(models: Sequence[ModelSummary]) -> Numbers:
         pairs = [
             value
             for row in found
-            for value in ((row["top1_error"], row["step"]) if row else (None, None))
+            for value in ((cell.metric.of(row), row["step"]) if row else (None, None))
         ]
         rows.append((cell.model, cell.seed, STATUS[cell.status], *pairs, run_folder(cell)))
     return Numbers((*columns, "run folder"), tuple(rows))
@@ -294,15 +302,42 @@ def _models_table(models: Sequence[ModelSummary], blocks: Blocks) -> Table:
         "Multiply-adds",
     )
     rows: list[Row] = []
+    if models[0].cells[0].metric is BITS:
+        return _transformers_table(models)
     built = _build_all(models, blocks)
     for summary in models:
         model, spec = built.get(summary.name), summary.cells[0].spec
+        assert isinstance(spec, ModelSpec)
         counted = cost.count(model, model.spec.input_size) if model else None
         depths = " + ".join(map(str, spec.depths))
         row = (summary.name, summary.family, summary.depth, depths, spec.shortcut)
         counts = (counted.parameters, counted.multiply_adds) if counted else (None, None)
         rows.append((*row, *counts))
     return Table("models-compared", columns, tuple(rows))
+
+
+def _transformers_table(models: Sequence[ModelSummary]) -> Table:
+    """The transformers compared, with their parameters counted from the built modules."""
+    rows: list[Row] = []
+    for summary in models:
+        spec = summary.cells[0].spec
+        assert isinstance(spec, TransformerSpec)
+        with torch.device("meta"):
+            count = sum(each.numel() for each in Transformer(spec).parameters())
+        shape = (spec.depth, spec.width, spec.heads, spec.context)
+        rows.append((summary.name, summary.family, *shape, count))
+    columns = ("Model", "Family", "Blocks", "Width", "Heads", "Context", "Parameters")
+    return Table("models-compared", columns, tuple(rows))
+
+
+def _network_figures(
+    models: Sequence[ModelSummary], blocks: Blocks, *, draws: bool
+) -> list[Figure]:
+    """Layer diagrams of networks of images; of transformers the norms of their streams."""
+    if models[0].cells[0].metric is BITS:
+        figure = norms_figure(models)
+        return [] if figure is None else [figure]
+    return [_diagram(models, blocks)] if draws else []
 
 
 def _diagram(models: Sequence[ModelSummary], blocks: Blocks) -> Figure:
@@ -319,16 +354,22 @@ def _diagram(models: Sequence[ModelSummary], blocks: Blocks) -> Figure:
 
 def _build_all(models: Sequence[ModelSummary], blocks: Blocks) -> dict[str, ImageClassifier]:
     """Each model as trained, by name; one not started has the shapes of the others."""
-    started = [cell.spec for model in models for cell in model.cells if cell.status != "missing"]
+    started = [
+        cell.spec
+        for model in models
+        for cell in model.cells
+        if cell.status != "missing" and isinstance(cell.spec, ModelSpec)
+    ]
     shape = {}
     if started:
         fields = ("num_classes", "in_channels", "input_size")
         shape = {key: getattr(started[0], key) for key in fields}
     labels = {model.name: custom_block(model.name) for model in models}
-    specs: list[ModelSpec] = [
-        dataclasses.replace(model.cells[0].spec, name=model.name, **shape)
+    specs = [
+        dataclasses.replace(spec, name=model.name, **shape)
         for model in models
-        if labels[model.name] is None or labels[model.name] in blocks
+        if isinstance(spec := model.cells[0].spec, ModelSpec)
+        and (labels[model.name] is None or labels[model.name] in blocks)
     ]
     with torch.device("meta"):
         return {spec.name: build(spec, block=blocks.get(labels[spec.name] or "")) for spec in specs}

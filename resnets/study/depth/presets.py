@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from resnets import recipes
 from resnets.config import ConfigError
+from resnets.models.catalog import is_transformer
 from resnets.study.grid.cells import Grid, model_spec
 
 PAPER_DEPTHS = (20, 32, 44, 56, 110)
@@ -82,10 +83,35 @@ def paper_imagenet() -> Grid:
     )
 
 
+def text() -> Grid:
+    """Embedded text: do deep transformers without shortcuts train worse than shallow ones?
+
+    Command: resnets study depth --preset text. Time and result: docs/text.md.
+    """
+    depths = (1, 4, 16)
+    models = [f"{kind}transformer{depth}" for kind in ("plain-", "") for depth in depths]
+    return Grid(
+        models=tuple(models),
+        seeds=(3,) * len(models),
+        data="sonnets",
+        recipe="text",
+        budget="400it",
+        settings=(
+            "transformer.width=32",
+            "transformer.heads=2",
+            "transformer.context=32",
+            "optim.lr=0.005",
+            "eval.every=200it",
+            "checkpoint_every=200it",
+        ),
+    )
+
+
 PRESETS: Mapping[str, Callable[[], Grid]] = MappingProxyType(
     {
         "quick": quick,
         "sweep": rates,
+        "text": text,
         "paper-cifar10": paper_cifar10,
         "paper-imagenet": paper_imagenet,
     }
@@ -126,7 +152,9 @@ def depth_grid(
                 "name the models (--models cifar-plain20,cifar-resnet20,...) or a --preset"
             )
         counts = dict.fromkeys(models, SEEDS)
-        recipe = recipe or _default_recipe(models[0], data or DIGITS)
+        is_text = is_transformer(models[0])
+        data = data or ("sonnets" if is_text else DIGITS)
+        recipe = recipe or ("text" if is_text else _default_recipe(models[0], data))
     if seeds is None:
         seeds = [counts.get(model, 1) for model in models]
     elif isinstance(seeds, int):

@@ -17,14 +17,14 @@ SPLIT_NAMES = {"test": "test", "val": "validation", "train": "training"}
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors in percent, one for each row of metrics.jsonl in `rows` (cell and row)."""
+    """Errors, or what else the metric is, of rows of metrics.jsonl: cells with a row each."""
 
     rows: tuple[tuple[Cell, dict[str, Any]], ...]
 
     @property
     def values(self) -> list[float]:
         """The errors, in the order of the seeds."""
-        return [row["top1_error"] for _, row in self.rows]
+        return [cell.metric.of(row) for cell, row in self.rows]
 
     @property
     def mean(self) -> float | None:
@@ -86,13 +86,14 @@ class ModelSummary:
         """The curves to plot of this model."""
         return ErrorCurves(
             name=self.name,
+            metric=self.cells[0].metric,
             kind=self.family,
             depth=self.depth,
             shortcut=self.cells[0].shortcut,
             train=self._by_step("train"),
             held_out=self._by_step(self.held_out),
             unfinished=[
-                [(row["step"], row["top1_error"]) for row in cell.rows if row["kind"] == "train"]
+                [(row["step"], cell.metric.of(row)) for row in cell.rows if row["kind"] == "train"]
                 for cell in self.cells
                 if cell.status != "done" and cell.last("train") is not None
             ],
@@ -101,7 +102,7 @@ class ModelSummary:
     def _by_step(self, kind: str) -> dict[int, list[float]]:
         """Step -> errors over finished seeds, for the steps that all of them logged."""
         series = [
-            {row["step"]: row["top1_error"] for row in cell.rows if row["kind"] == kind}
+            {row["step"]: cell.metric.of(row) for row in cell.rows if row["kind"] == kind}
             for cell in self.done
         ]
         shared = set.intersection(*map(set, series)) if series else set()

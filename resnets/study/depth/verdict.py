@@ -16,19 +16,19 @@ from typing import Literal
 
 from scipy.special import stdtrit
 
+from resnets.config import TransformerSpec
 from resnets.study.convergence_rule import Convergence, convergence
 from resnets.study.grid.cells import Cell
+from resnets.study.metric import BITS, ERROR, Metric
 
 Kind = Literal["plain", "residual"]
 # Chance of a wrong claim, for each of the two claims; the interval between them covers 90%.
 LEVEL = 0.05
-# A rise of less than this many points is too small to be called degradation.
-MARGIN = 1.0
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Final training error of `second` minus that of `first`, in percentage points.
+    """Final training error (or `metric`) of `second` minus that of `first`.
 
     first_errors, second_errors: of each finished run. reached: how far the training of each of the
     two came.
@@ -39,6 +39,11 @@ class Difference:
     first_errors: tuple[float, ...]
     second_errors: tuple[float, ...]
     reached: tuple[Convergence, Convergence]
+
+    @property
+    def metric(self) -> Metric:
+        """What is compared."""
+        return self.first.metric
 
     @property
     def better(self) -> Convergence:
@@ -62,16 +67,16 @@ class Difference:
 
     @property
     def rises(self) -> bool | None:
-        """True: `second` trains worse. False: it does not, or by less than MARGIN.
+        """True: `second` trains worse. False: it does not, or by less than the metric's margin.
 
         None: undecided, because of the spread between seeds or because the runs were too short. A
-        rise below MARGIN does not count, however significant: 0.1 points between two models that
-        both fit their data is not what the paper means.
+        rise below the margin does not count, however significant: 0.1 points between two models
+        that both fit their data is not what the paper means.
         """
         if self.interval is None or not self.better.converged:
             return None
         low, high = self.interval
-        return False if high < MARGIN else (True if low > 0 else None)
+        return False if high < self.metric.margin else (True if low > 0 else None)
 
     @property
     def falls(self) -> bool | None:
@@ -85,9 +90,10 @@ class Difference:
     def text(self) -> str:
         """Such as "from 1.80% (cifar-plain20) to 69.50% (cifar-plain56): +67.70 points, ..."."""
         first, second = map(statistics.fmean, (self.first_errors, self.second_errors))
+        text, unit = self.metric.text, self.metric.difference
         return (
-            f"from {first:.2f}% ({self.first.model}) to {second:.2f}% ({self.second.model}), "
-            f"{self.points:+.2f} points, {self._certainty}"
+            f"from {text(first)} ({self.first.model}) to {text(second)} ({self.second.model}), "
+            f"{self.points:+.2f} {unit}, {self._certainty}"
         )
 
     @property
@@ -160,7 +166,7 @@ def _families(cells: Sequence[Cell]) -> dict[tuple[str, str], Runs]:
         row = cell.last("train")
         if cell.status == "done" and row is not None:
             runs = families.setdefault((cell.family, cell.shortcut), {})
-            runs.setdefault(cell.depth, []).append((cell, row["top1_error"]))
+            runs.setdefault(cell.depth, []).append((cell, cell.metric.of(row)))
     return families
 
 
@@ -192,7 +198,10 @@ def reached_by(cells: Sequence[Cell]) -> Convergence | None:
     done = [cell for cell in cells if cell.status == "done"]
     if not done:
         return None
-    return convergence(done[0].model, [cell.rows for cell in done], done[0].spec.num_classes)
+    first = done[0]
+    spec = first.spec
+    classes = spec.vocabulary if isinstance(spec, TransformerSpec) else spec.num_classes
+    return convergence(first.model, [cell.rows for cell in done], classes, first.metric)
 
 
 def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
@@ -225,7 +234,7 @@ def _headline(plain: Difference | None, residual: Difference | None) -> str:
     if not plain.rises:
         return "No degradation seen here: deeper plain networks train no worse than shallow ones."
     found = "Degradation"
-    if plain.worse.still_falling:  # where they would end is not known
+    if plain.worse.still_falling or plain.metric is BITS:  # where they would end is not known
         found += f" within {plain.worse.steps:,} iterations"
     if residual is None or residual.rises is None:
         return f"{found}: deeper plain networks train worse."
@@ -235,7 +244,9 @@ def _headline(plain: Difference | None, residual: Difference | None) -> str:
 
 
 def _sentence(kind: str, found: Difference | None) -> str:
-    return f"Training error of the {kind} networks: {found.text}." if found else ""
+    if found is None:
+        return ""
+    return f"Training {found.metric.name} of the {kind} networks: {found.text}."
 
 
 def _too_short(plain: Difference | None, *others: Difference | None) -> list[str]:
@@ -257,8 +268,9 @@ def _open_ends(*found: Difference | None) -> list[str]:
         if each is not None and each.better.converged and each.worse.still_falling
     }
     return [
-        f"The training error of {model} was still falling when its runs ended (by "
-        f"{reached.fell:.1f} points over the last fifth), so the final difference is open."
+        f"The training {reached.metric.name} of {model} was still falling when its runs ended (by "
+        f"{reached.fell:.{1 if reached.metric is ERROR else 2}f} {reached.metric.difference} over "
+        "the last fifth), so the final difference is open."
         for model, reached in falling.items()
     ]
 

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from types import MappingProxyType
 
 import torch
+from torch import nn
 
 from resnets.config import ConfigError, Recipe
 from resnets.data import open_data
@@ -23,7 +24,9 @@ from resnets.models.block_config import MakeBlock
 from resnets.study.grid.cells import Grid, cell_recipe, custom_block
 from resnets.study.grid.worker import become_worker, worker_context
 from resnets.train.data_parallel import DataParallelModel
-from resnets.train.loss import classification_loss
+from resnets.train.loop import Stream
+from resnets.train.loss import LossFn, classification_loss
+from resnets.train.run import open_task
 from resnets.train.state import new_state
 from resnets.train.step import train_step
 from resnets.train.tasks.custom_parts import CustomParts
@@ -157,6 +160,8 @@ def survey(
 ) -> Survey:
     """Open the grid's data and count the images; with `timed`, train each model for a few steps."""
     recipe, target = cell_recipe(grid, grid.models[0], 0), environment.pick_device(device)
+    if recipe.task == "text":
+        return _survey_text(grid, target, timed=timed)
     splits = open_data(recipe.data)
     data = dataclasses.replace(recipe.data, value_range=splits.value_range)
     recipe = dataclasses.replace(recipe, data=data)
@@ -182,28 +187,40 @@ def survey(
     for name in grid.models:
         recipe = cell_recipe(grid, name, 0)
         spec = dataclasses.replace(recipe.model, num_classes=len(splits.classes))
-        timed_recipe = dataclasses.replace(recipe, model=spec)
-        step = time_step(timed_recipe, stream, target, blocks.get(custom_block(name) or ""))
+        model = build(spec, block=blocks.get(custom_block(name) or ""))
+        model.recompute = recipe.recompute
+        step = time_step(model, classification_loss(recipe.loss), recipe, stream, target)
         seconds[name] = step * (1 + evaluations)
     return Survey(len(splits.train), seconds)
 
 
-def time_step(
-    recipe: Recipe, stream: TrainStream, device: torch.device, block: MakeBlock | None = None
-) -> float:
-    """Seconds of one training step of `recipe`, not compiled: mean of a few after a warm-up.
+def _survey_text(grid: Grid, device: torch.device, *, timed: bool) -> Survey:
+    """The same of a text: windows, and seconds of a step with its share of the evaluations."""
+    seconds, examples = {}, 0
+    for name in grid.models if timed else grid.models[:1]:
+        task = open_task(cell_recipe(grid, name, 0), None, CustomParts())
+        recipe, examples = task.recipe, task.examples
+        announce(task)
+        if timed:
+            stream = task.stream(device, ProcessGroup())
+            step = time_step(task.model, task.loss_fn, recipe, stream, device)
+            held_out = recipe.data.val_fraction + recipe.data.test_fraction
+            every = recipe.steps(recipe.eval.every, examples) * recipe.batch_size
+            seconds[name] = step * (1 + held_out * examples / every / 3)
+    return Survey(examples, seconds)
 
-    block: the one from outside the package, if any.
-    """
+
+def time_step(
+    model: nn.Module, loss_fn: LossFn, recipe: Recipe, stream: Stream, device: torch.device
+) -> float:
+    """Seconds of one training step of `model`, not compiled: mean of a few after a warm-up."""
     if device.type == "cpu":
         environment.tune_malloc()
-    model = build(recipe.model, block=block).to(device)
-    model.recompute = recipe.recompute
+    model.to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     precision = pick_precision(recipe.precision, device)
     state = new_state(model, recipe, TIMED_STEPS + 1, precision=precision)
-    loss_fn = classification_loss(recipe.loss)
     batches, forward = stream.batches(), DataParallelModel(model, ProcessGroup())
     start = 0.0
     while state.step <= TIMED_STEPS:

@@ -23,6 +23,7 @@ from resnets.config import (
     ConfigError,
     ModelSpec,
     Recipe,
+    TransformerSpec,
     atomic_write,
     check_stated,
     from_dict,
@@ -32,8 +33,11 @@ from resnets.config import (
 )
 from resnets.config.aliases import current_path, read_json, with_current_names
 from resnets.models import catalog
+from resnets.study.metric import BITS, ERROR, Metric
 from resnets.train.log.run_log import read_rows
 from resnets.utils.errors import read_object, reading
+
+Spec = ModelSpec | TransformerSpec
 
 STUDY, CELLS = "study.toml", "cells"
 REMEDY = "remove the file, and start the study again"
@@ -49,6 +53,7 @@ GRID_FIELDS = {
     "data.fold": "--k of resnets folds",
     "model.shortcut": "the model's name, such as cifar-resnet20:B",
     "model.name": "the model's name",
+    "transformer.name": "the model's name",
 }
 # Rows of training error are logged once per epoch, but at least every so many steps.
 MAX_ROW_STEPS = 100
@@ -108,11 +113,15 @@ class Grid:
                     f"{model}: unknown block {label!r}; known: {known}. Blocks of your own are "
                     "given in Python: resnets.study.depth(..., blocks={...})"
                 )
-        stems = {model_spec(model).stem: model for model in self.models}
+        specs = {model: network_spec(model) for model in self.models}
+        stems = {
+            "text" if isinstance(spec, TransformerSpec) else spec.stem: model
+            for model, spec in specs.items()
+        }
         if len(stems) > 1:
             raise ConfigError(
                 f"models: {' and '.join(stems.values())} belong to two families (CIFAR and "
-                "ImageNet stem); compare one family at a time"
+                "ImageNet stem, transformers); compare one family at a time"
             )
 
     def swept(self, model: str) -> tuple[str, tuple[str, ...]]:
@@ -152,30 +161,43 @@ class Cell:
     result: dict[str, Any] | None
 
     @property
-    def spec(self) -> ModelSpec:
+    def spec(self) -> Spec:
         """The spec of the trained model; the catalog's if the cell was not started."""
         path = self.folder / RECIPE
-        return from_toml(path, stored=True).model if path.is_file() else model_spec(self.model)
+        if not path.is_file():
+            return network_spec(self.model)
+        recipe = from_toml(path, stored=True)
+        return recipe.transformer if recipe.task == "text" else recipe.model
+
+    @property
+    def metric(self) -> Metric:
+        """What the model is compared by."""
+        return BITS if isinstance(network_spec(self.model), TransformerSpec) else ERROR
 
     @property
     def kind(self) -> Literal["plain", "residual"]:
         """Whether the model has shortcuts."""
-        return "residual" if model_spec(self.model).residual else "plain"
+        spec = network_spec(self.model)
+        if isinstance(spec, TransformerSpec):
+            return "residual" if spec.is_residual else "plain"
+        return "residual" if spec.residual else "plain"
 
     @property
     def family(self) -> str:
         """The model's form in words, whatever its depth: "plain", "residual", "pre-activation"."""
-        return family(model_spec(self.model))
+        return family(network_spec(self.model))
 
     @property
     def depth(self) -> int:
-        """Weighted layers, as the paper counts them."""
-        return model_spec(self.model).num_layers
+        """Weighted layers, as the paper counts them; blocks of a transformer."""
+        spec = network_spec(self.model)
+        return spec.depth if isinstance(spec, TransformerSpec) else spec.num_layers
 
     @property
     def shortcut(self) -> str:
-        """The shortcut option, "none" for a plain model."""
-        return model_spec(self.model).shortcut
+        """The shortcut option, or a transformer's residual form; "none" for a plain model."""
+        spec = network_spec(self.model)
+        return spec.residual if isinstance(spec, TransformerSpec) else spec.shortcut
 
     def last(self, kind: str) -> dict[str, Any] | None:
         """The last row of `kind` ("train", "val", "test")."""
@@ -184,7 +206,7 @@ class Cell:
     def best(self, kind: str) -> dict[str, Any] | None:
         """The row of `kind` with the lowest error, the first if several."""
         rows = [row for row in self.rows if row["kind"] == kind]
-        return min(rows, key=lambda row: row["top1_error"], default=None)
+        return min(rows, key=self.metric.of, default=None)
 
 
 @cache
@@ -211,14 +233,29 @@ def model_spec(model: str) -> ModelSpec:
     return changed.model
 
 
+@cache
+def network_spec(model: str) -> Spec:
+    """`model_spec`, or that of a transformer: an option is then a residual form."""
+    name = model.partition(":")[0]
+    if not catalog.is_transformer(name):
+        return model_spec(model)
+    changes = {
+        path: each for path, each in model_fields(model).items() if path.startswith("transformer.")
+    }
+    base = Recipe(task="text", transformer=catalog.transformer_spec(name))
+    return replace_fields(base, {"transformer.name": model, **changes}, where=model).transformer
+
+
 def model_fields(model: str) -> dict[str, str]:
     """The recipe fields that the words after the colons of a model's name set, as text."""
-    _, *words = model.split(":")
+    name, *words = model.split(":")
+    is_text = catalog.is_transformer(name)
+    table, option = ("transformer", "residual") if is_text else ("model", "shortcut")
     found: dict[str, str] = {}
     for word in words:
         path, equals, value = word.partition("=")
-        path, value = (path, value) if equals else ("shortcut", f'"{word}"')
-        path = path if "." in path else f"model.{path}"
+        path, value = (path, value) if equals else (option, f'"{word}"')
+        path = path if "." in path else f"{table}.{path}"
         if path == "model.block" and value not in get_args(Block):
             continue  # `custom_block`
         if path in found:
@@ -236,6 +273,17 @@ def custom_block(model: str) -> str | None:
     return next((value for value in named if value not in get_args(Block)), None)
 
 
+# How a family of transformers is called.
+RESIDUAL_NAMES = {
+    "none": "plain",
+    "pre-norm": "residual",
+    "post-norm": "post-norm",
+    "rezero": "ReZero",
+    "deepnorm": "DeepNorm",
+    "hyper": "hyper-connections",
+    "mhc": "mHC",
+    "attention": "attention residuals",
+}
 # How a family of models is called by its fields, from the most telling one on.
 ORDER_NAMES = {
     "": "residual",
@@ -246,8 +294,10 @@ ORDER_NAMES = {
 }
 
 
-def family(spec: ModelSpec) -> str:
+def family(spec: Spec) -> str:
     """The form of a network in words, the same for all depths and shortcut options."""
+    if isinstance(spec, TransformerSpec):
+        return RESIDUAL_NAMES[spec.residual]
     words = [ORDER_NAMES[spec.order] if spec.residual else "VGG" if spec.is_vgg else "plain"]
     if not spec.residual and spec.order:
         words.append(ORDER_NAMES[spec.order])
@@ -278,9 +328,12 @@ def folder_name(model: str, seed: int) -> str:
 def cell_recipe(grid: Grid, model: str, seed: int) -> Recipe:
     """The recipe of one cell; ConfigError where a setting is invalid."""
     recipe = recipes.recipe(grid.recipe, model.partition(":")[0])
-    model_spec(model)  # raises where the name is not one
+    spec = network_spec(model)  # raises where the name is not one
+    is_text = isinstance(spec, TransformerSpec)
+    if is_text != (recipe.task == "text"):
+        raise ConfigError(f"{model}: recipe {grid.recipe!r} is for task {recipe.task!r}")
     changes: dict[str, Any] = {
-        "model.name": model,
+        "transformer.name" if is_text else "model.name": model,
         "seed": seed,
         "data.source": grid.data,
         "eval.watch_test": True,
@@ -309,7 +362,8 @@ def setting_warnings(grid: Grid) -> list[str]:
     found: dict[str, None] = {}
     for model in grid.models:
         recipe = cell_recipe(grid, model, seed=0)
-        recipe.model.check()
+        if recipe.task != "text":
+            recipe.model.check()
         named = [*stated, *map(current_path, model_fields(model))]
         found |= dict.fromkeys(check_stated(recipe, named, "--set"))
     return list(found)

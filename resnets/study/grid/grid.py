@@ -142,8 +142,9 @@ def _mixed(grid: Grid, cells: Sequence[Cell]) -> str | None:
             in_channels=theirs.model.in_channels,
         )
         # What a custom block is, and that it is one, is not in the grid.
+        text = dataclasses.replace(ours.transformer, vocabulary=theirs.transformer.vocabulary)
         custom = theirs.custom if custom_block(cell.model) else ours.custom
-        ours = dataclasses.replace(ours, model=fitted, custom=custom)
+        ours = dataclasses.replace(ours, model=fitted, transformer=text, custom=custom)
         if found := _difference(to_dict(theirs), to_dict(ours)):
             path, there, here = found
             return (

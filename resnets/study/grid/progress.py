@@ -117,4 +117,6 @@ def _step(cell: Cell) -> int:
 def _errors(cell: Cell) -> str:
     """The last errors of each kind, such as "train 1.80%, test 2.10%"."""
     rows = {kind: cell.last(kind) for kind in ("train", "val", "test")}
-    return ", ".join(f"{kind} {row['top1_error']:.2f}%" for kind, row in rows.items() if row)
+    return ", ".join(
+        f"{kind} {cell.metric.text(cell.metric.of(row))}" for kind, row in rows.items() if row
+    )

@@ -1,0 +1,238 @@
+"""Labeled signals from a CSV or NumPy file, or the generated set cylinder-bell-funnel."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnets.config import DataSpec, SignalSpec
+from resnets.data import order
+from resnets.data.dataset.summary import DataSummary, SplitSummary
+from resnets.data.errors import DataError
+from resnets.sequence.data import SequenceData
+from resnets.sequence.windows import Ints
+from resnets.utils.errors import reading
+
+CBF = "cylinder-bell-funnel"
+CBF_SIGNALS, CBF_LENGTH = 930, 128  # as in the UCR archive (Dau et al. 2019)
+ROLES = ("train", "val", "test")
+FORMS = f"Data of task 'signals': {CBF}, a .csv file, or an .npz file with arrays x and y"
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """values: (N, C, L) float32. labels: (N,) int64 places in the classes."""
+
+    values: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def take(self, rows: Ints, shifts: Ints) -> tuple[Tensor, Tensor]:
+        """Signals (B, C, L) and labels (B,); nothing is shifted."""
+        places = torch.from_numpy(rows)
+        return self.values[places], self.labels[places]
+
+
+def open_signals(data: DataSpec, spec: SignalSpec) -> SequenceData:
+    """The signals that `data.source` names, split; DataError where they cannot be used.
+
+    Whole signals are held out at random, by `data.split_seed` and their place in the file. Of a
+    recording the end of each stretch of one label is held out, and no window lies in two splits.
+    """
+    if data.source == CBF:
+        values, names = cylinder_bell_funnel(CBF_SIGNALS)
+    elif data.source.endswith(".npz"):
+        values, names = _read_npz(data.source)
+    elif data.source.endswith(".csv"):
+        values, names = read_csv(data.source, spec)
+    else:
+        raise DataError(f"{data.source}: no such data set or format. {FORMS}")
+    if spec.window and not data.source.endswith(".csv"):
+        raise DataError(f"{data.source}: signal.window is for a .csv file of a recording")
+    classes = tuple(sorted(set(names), key=_natural))
+    if len(classes) < 2:
+        raise DataError(f"{data.source}: {len(classes)} class; a classifier needs two or more")
+    codes = np.array([classes.index(name) for name in names])
+    digest = hashlib.sha256(values.tobytes() + "\0".join(names).encode()).hexdigest()
+    notes: tuple[str, ...] = ()
+    if spec.window:
+        split, left_out = _cut(values[0].T, codes, spec, data)
+        notes = (f"{left_out:,} steps at the ends of stretches fill no window",) if left_out else ()
+    else:
+        rows = _drawn(len(values), data)
+        split = {role: (values[each], codes[each]) for role, each in rows.items()}
+    parts = {
+        role: Signals(torch.from_numpy(np.ascontiguousarray(each)), torch.from_numpy(labels))
+        for role, (each, labels) in split.items()
+        if len(each)
+    }
+    trained = np.bincount(split["train"][1], minlength=len(classes))
+    if not trained.all():
+        lacking = classes[int(trained.argmin())]
+        raise DataError(
+            f"{data.source}: class {lacking} has no training signals; use a longer file"
+        )
+    shape = parts["train"].values.shape
+    summary = DataSummary(
+        data.source if data.source == CBF else Path(data.source).name,
+        classes,
+        [SplitSummary(role, len(part), "") for role, part in parts.items()],
+        rarest=(classes[int(trained.argmin())], int(trained.min())),
+        notes=(f"{shape[1]} channel(s) of {shape[2]} steps", *notes),
+        counted="signal",
+        unit="signals",
+    )
+    baselines = {
+        role: {"majority_error": 100 * float((part.labels != int(trained.argmax())).float().mean())}
+        for role, part in parts.items()
+    }
+    return SequenceData(summary.name, classes, dict(parts), digest, summary, baselines)
+
+
+def cylinder_bell_funnel(count: int, seed: int = 0) -> tuple[Floats, list[str]]:
+    """`count` signals (N, 1, 128) and their classes: a generated set, no measurements.
+
+    Saito 1994 (thesis, section 4.2): noise N(0, 1), and from a to b a plateau of height 6 + eta,
+    level (cylinder), rising (bell) or falling (funnel); a is uniform in 16 to 32, b - a in 32 to
+    96, eta N(0, 1).
+    """
+    random = np.random.default_rng(seed)
+    names = ("cylinder", "bell", "funnel")
+    values = random.standard_normal((count, 1, CBF_LENGTH))
+    for row in range(count):
+        start, length = random.integers(16, 33), random.integers(32, 97)
+        height, time = 6 + random.standard_normal(), np.arange(CBF_LENGTH)
+        inside = (time >= start) & (time <= start + length)
+        ramp = (time - start) / length
+        shape = (np.ones(CBF_LENGTH), ramp, 1 - ramp)[row % 3]
+        values[row, 0] += height * shape * inside
+    return values.astype(np.float32), [names[row % 3] for row in range(count)]
+
+
+def read_csv(
+    source: str, spec: SignalSpec, *, columns: int | None = None
+) -> tuple[Floats, list[str]]:
+    """Rows of a CSV file: (N, 1, L) signals or, of a recording, (1, time steps, channels).
+
+    And the label of each row, "" where there are `columns` columns, that of the values alone. A
+    first row that begins with no number is the header.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise DataError(f"{source}: does not exist. {FORMS}")
+    with reading(path, DataError, "as CSV"), open(path, encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.reader(file) if row]
+    if not rows:
+        raise DataError(f"{source}: is empty")
+    header = rows[0] if _number(rows[0][0]) is None else None
+    body = rows if header is None else rows[1:]
+    width = len(body[0])
+    label: int | None = width - 1
+    if width == columns:
+        label = None
+    elif spec.label != "last":
+        if header is None or spec.label not in header:
+            named = "no header" if header is None else f"columns {', '.join(header[:8])}"
+            raise DataError(f"{source}: signal.label {spec.label!r} is not there ({named})")
+        label = header.index(spec.label)
+    values, names = [], []
+    for number, row in enumerate(body, 1 if header is None else 2):
+        if len(row) != width:
+            raise DataError(f"{source}: row {number} has {len(row)} columns, not {width}")
+        cells = [cell for place, cell in enumerate(row) if place != label]
+        numbers = [_number(cell) for cell in cells]
+        if None in numbers:
+            bad = cells[numbers.index(None)]
+            raise DataError(f"{source}: row {number}: {bad!r:.40} is not a finite number")
+        values.append(numbers)
+        names.append("" if label is None else row[label].strip())
+    array = np.array(values, np.float32)
+    return (array[None] if spec.window else array[:, None]), names
+
+
+def _read_npz(source: str) -> tuple[Floats, list[str]]:
+    with (
+        reading(source, DataError, "as NumPy arrays"),
+        np.load(source, allow_pickle=False) as found,
+    ):
+        if not {"x", "y"} <= set(found.files):
+            raise DataError(f"{source}: has arrays {', '.join(found.files)}; x and y are needed")
+        values, labels = found["x"], found["y"]
+    values = as_signals(values, source)
+    if labels.shape != (len(values),):
+        raise DataError(f"{source}: y has shape {labels.shape}, not ({len(values)},)")
+    return values, [str(label) for label in labels.tolist()]
+
+
+def as_signals(values: NDArray[np.generic], source: str) -> Floats:
+    """An array (N, L) or (N, C, L) of finite numbers as (N, C, L) float32; DataError otherwise."""
+    if values.ndim not in (2, 3) or values.dtype.kind not in "fiu":
+        raise DataError(f"{source}: {values.dtype} {values.shape}; numbers (N, L) or (N, C, L)")
+    array = np.asarray(values, np.float32)
+    if not np.isfinite(array).all():
+        raise DataError(f"{source}: has values that are not finite")
+    return array if array.ndim == 3 else array[:, None]
+
+
+def windows(recording: Floats, spec: SignalSpec) -> Floats:
+    """Windows (N, C, window) of a recording (C, steps)."""
+    step = spec.stride or spec.window
+    if recording.shape[1] < spec.window:
+        return np.empty((0, len(recording), spec.window), np.float32)
+    views = np.lib.stride_tricks.sliding_window_view(recording, spec.window, axis=1)
+    return np.moveaxis(views[:, ::step], 0, 1)
+
+
+def _cut(
+    recording: Floats, codes: Ints, spec: SignalSpec, data: DataSpec
+) -> tuple[dict[str, tuple[Floats, Ints]], int]:
+    """Windows and labels by role, and how many steps are in none."""
+    borders = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+    found: dict[str, list[tuple[Floats, Ints]]] = {role: [] for role in ROLES}
+    unused = 0
+    for start, stop in itertools.pairwise(borders):
+        held = [round(share * (stop - start)) for share in (data.val_fraction, data.test_fraction)]
+        ends = (start, stop - sum(held), stop - held[1], stop)
+        for role, low, high in zip(ROLES, ends[:-1], ends[1:], strict=True):
+            cut = windows(recording[:, low:high], spec)
+            found[role].append((cut, np.full(len(cut), codes[start])))
+            step = spec.stride or spec.window
+            unused += high - low - ((len(cut) - 1) * step + spec.window if len(cut) else 0)
+    return {
+        role: (np.concatenate([each for each, _ in cuts]), np.concatenate([of for _, of in cuts]))
+        for role, cuts in found.items()
+    }, unused
+
+
+def _drawn(count: int, data: DataSpec) -> dict[str, Ints]:
+    """Rows of each role, drawn by their random bits."""
+    drawn = np.argsort(order.random_bits(data.split_seed, 0, np.arange(count), order.STREAM_SPLIT))
+    test, val = round(data.test_fraction * count), round(data.val_fraction * count)
+    parts = (drawn[test + val :], drawn[test : test + val], drawn[:test])
+    return dict(zip(ROLES, map(np.sort, parts), strict=True))
+
+
+def _number(text: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _natural(name: str) -> tuple[bool, float, str]:
+    value = _number(name)
+    return value is None, value or 0.0, name
