@@ -163,6 +163,14 @@ class Recipe:
         name = self.model.name
         return name if self.task in ("classify", "signals") else f"{name}-{self.detect.head}"
 
+    @property
+    def detection_task(self) -> Literal["detect", "localize", "instances", "segment"]:
+        """The task, which is one of those that use `detect`."""
+        assert self.task != "classify"
+        assert self.task != "text"
+        assert self.task != "signals"
+        return self.task
+
     def steps(self, duration: str, examples: int) -> int:
         """Optimizer steps in `duration` over a training set of `examples`; at least 1."""
         amount, unit = parse_duration(duration, "duration")

@@ -27,6 +27,9 @@ class SignalNetwork(nn.Module):
     mean, std: (C, 1), stored with the weights, so that it reads signals as files have them.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec, self.network = spec, build_network(spec)

@@ -68,7 +68,8 @@ def predict_signals(model: SignalNetwork, path: Path) -> list[SignalPrediction]:
             f"{path}: signals of {values.shape[1]} x {values.shape[2]} (channels x steps); the"
             f" model reads {expected[0]} x {expected[1]}"
         )
-    device, found = next(model.parameters()).device, []
+    device = next(model.parameters()).device
+    found: list[tuple[int, float]] = []
     with eval_mode(model), torch.inference_mode():
         for start in range(0, len(values), BATCH):
             part = torch.from_numpy(np.ascontiguousarray(values[start : start + BATCH]))

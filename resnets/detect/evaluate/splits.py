@@ -37,10 +37,9 @@ def choose_split(
     says so. known: what the run remembers of its images; none that it trained on is in a held-out
     split. DataError where there is no such split, or where it has classes that are not `classes`.
     """
-    assert recipe.task != "classify"
     data, detect, foreign = _specs(recipe, source, name)
     whole = foreign and name == "test"
-    splits = open_detection(data, detect, recipe.task, known, other=foreign, whole=whole)
+    splits = open_detection(data, detect, recipe.detection_task, known, other=foreign, whole=whole)
     if splits.changes:
         log.warning("%s: changed since the run was trained: %s", splits.name, splits.changes)
     other = whole and not splits.recognized
@@ -64,9 +63,8 @@ def choose_set(
 
     DataError where there is none of that name, or its classes are none of `classes`.
     """
-    assert recipe.task != "classify"
     data, detect, _ = _specs(recipe, source, "test")
-    split = open_set(data, detect, recipe.task, title, known)
+    split = open_set(data, detect, recipe.detection_task, title, known)
     if split is not None:
         split = reorder(single_class(split) if recipe.task == "localize" else split, classes)
         return split if known is not None else _uncompared(split)

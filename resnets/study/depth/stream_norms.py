@@ -51,15 +51,15 @@ def norms_figure(models: Sequence[ModelSummary]) -> Figure | None:
         return None
     curves = [model.curves() for model in models if model.name in found]
     kinds = families(curves)
-    depths = sorted({model.depth for model in curves})
+    depths = sorted({each.depth for each in curves})
     colors = dict(zip(depths, series_colors(len(depths)), strict=True))
     with figure_style():
         figure, panels = subplots(1, len(kinds), share="both")
         for axes, kind in zip(panels, kinds, strict=True):
-            for model in (each for each in curves if each.kind == kind):
-                norms = found[model.name]
+            for curve in (each for each in curves if each.kind == kind):
+                norms = found[curve.name]
                 places = np.linspace(0, 1, len(norms))
-                axes.plot(places, norms, "o-", ms=3, color=colors[model.depth], label=model.size)
+                axes.plot(places, norms, "o-", ms=3, color=colors[curve.depth], label=curve.size)
             axes.set(title=f"{kind[:1].upper()}{kind[1:]}", xlabel="share of the depth")
             axes.set(ylabel="RMS of the stream", yscale="log")
             axes.legend()

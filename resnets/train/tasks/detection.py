@@ -130,7 +130,6 @@ class DetectionTask:
 
     def stream(self, device: torch.device, group: ProcessGroup) -> DetectStream:
         """This process's share of the training batches."""
-        assert self.recipe.task != "classify"
         return DetectStream(
             self.splits.train,
             self.recipe.data,
@@ -139,7 +138,7 @@ class DetectionTask:
             self.recipe.batch_size,
             self.recipe.seed,
             device,
-            self.recipe.task,
+            self.recipe.detection_task,
             group.batch_indices(self.recipe.batch_size, self.recipe.norm_batch or 1),
         )
 
@@ -189,8 +188,7 @@ def _open_splits(recipe: Recipe, known: Fingerprint | None = None) -> DetectionS
 
     What is wrong with its test set, such as images that training sees, is said before step 1.
     """
-    assert recipe.task != "classify"
-    splits = open_detection(recipe.data, recipe.detect, recipe.task, known, training=True)
+    splits = open_detection(recipe.data, recipe.detect, recipe.detection_task, known, training=True)
     splits.test()
     return splits
 
