@@ -38,6 +38,8 @@ def spec(name: str, **overrides: Any) -> ModelSpec:
 
     Raises ConfigError with the nearest name if it is unknown.
     """
+    if is_transformer(name):
+        raise ConfigError(f"{name} reads text: it goes with the recipe 'text'")
     known = _named()
     found = known.get(name) or _cifar_of_any_depth(name)
     if found is None:

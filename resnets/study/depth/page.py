@@ -208,7 +208,8 @@ def _summary_table(
     held_out = models[0].held_out
     last_and_best: tuple[Which, ...] = ("last", "best")
     series = [(kind, which) for kind in ("train", held_out) for which in last_and_best]
-    columns = ["Model", "Layers", "Seeds"]
+    depth = models[0].cells[0].metric.depth.split()[-1].capitalize()
+    columns = ["Model", depth, "Seeds"]
     name = models[0].cells[0].metric.name
     columns += [f"{SPLIT_NAMES[kind].capitalize()} {name}, {which}" for kind, which in series]
     raw = ["model", "layers", "seeds finished", "seeds"]
