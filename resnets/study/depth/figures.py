@@ -49,7 +49,8 @@ class ErrorCurves:
     @property
     def size(self) -> str:
         """The depth in words, such as "20 layers"."""
-        return f"{self.depth} {self.metric.depth.split()[-1]}"
+        unit = self.metric.depth.split()[-1]
+        return f"{self.depth} {unit.removesuffix('s') if self.depth == 1 else unit}"
 
 
 def curve_labels(models: Sequence[ErrorCurves]) -> dict[str, str]:

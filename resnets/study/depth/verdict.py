@@ -139,7 +139,8 @@ def degradation(cells: Sequence[Cell]) -> Verdict:
         _sentence("residual", residual),
     ]
     if twins is not None:
-        sentences.append(f"At {twins.first.depth} layers, plain to residual: {twins.text}.")
+        size = f"{twins.first.depth} {twins.metric.depth.split()[-1]}"
+        sentences.append(f"At {size}, plain to residual: {twins.text}.")
     sentences += [_sentence(name, found) for name, found in others.items()]
     more = (*others.values(), twins)
     sentences += [*_too_short(plain, residual, *more), *_open_ends(plain, residual, *more)]
