@@ -83,7 +83,8 @@ def checkpoint(name: str, folder: Path) -> Path:
     """A pushed-like checkpoint of a net with random weights."""
     from resnets import create_model
     from resnets.config import Preprocess, Recipe, to_dict
-    from resnets.weights.checkpoint.format import save_checkpoint
+    from resnets.weights.checkpoint.format import EncodedCheckpoint
+    from resnets.weights.checkpoint.store import FolderStore
 
     net = create_model(name)
     preprocess = Preprocess(size=224, resize=256, channels=3, mean=(0.485, 0.456, 0.406),
@@ -94,8 +95,8 @@ def checkpoint(name: str, folder: Path) -> Path:
         "classes": [str(number) for number in range(net.spec.num_classes)],
         "preprocess": to_dict(preprocess),
     }
-    save_checkpoint(folder / f"{name}.safetensors",
-                    {f"model/{k}": v for k, v in net.state_dict().items()}, meta)  # fmt: skip
+    tensors = {f"model/{k}": v for k, v in net.state_dict().items()}
+    FolderStore(folder).write(f"{name}.safetensors", EncodedCheckpoint(tensors, meta))
     return folder / f"{name}.safetensors"
 
 

@@ -22,7 +22,7 @@ def command(
     jobs: int | None = None,
     out: Path | None = None,
     resume: Path | None = None,
-    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    fields: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set")] = (),
     device: str = "auto",
 ) -> int:
     """Cross-validate: k networks, each predicting the images that it has not seen.
@@ -41,7 +41,7 @@ def command(
         jobs: Runs trained at a time.
         out: Folder to write or resume; default runs/study-folds-N.
         resume: Folder of a cross-validation to resume unchanged.
-        set: Any other recipe field, as path=value; repeatable.
+        fields: Any other recipe field, as path=value; repeatable.
         device: auto (all GPUs, else the CPU), cpu, cuda, cuda:1, mps.
     """
     from resnets.study.folds.study import CORRECTIONS, folds_grid, run_folds
@@ -58,7 +58,7 @@ def command(
         raise ConfigError("name a data set, such as: resnets folds photos")
     else:
         grid = folds_grid(
-            data, k, group=group, model=model, recipe=recipe, budget=budget, settings=set
+            data, k, group=group, model=model, recipe=recipe, budget=budget, settings=fields
         )
     try:
         found = run_folds(grid, out, jobs=jobs, device=device)

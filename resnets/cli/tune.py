@@ -19,7 +19,7 @@ def command(
     budget: str = "3ep",
     seed: int = 0,
     out: Path | None = None,
-    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    fields: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set")] = (),
     device: str = "auto",
 ) -> int:
     """Search learning rate, weight decay and augmentation strength on validation images.
@@ -36,7 +36,7 @@ def command(
         budget: Length of each run, as 3ep or 500it.
         seed: Seed of the search.
         out: Folder to write or resume; default runs/tune-N.
-        set: Any other recipe field, as path=value; repeatable.
+        fields: Any other recipe field, as path=value; repeatable.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from resnets import recipes
@@ -47,7 +47,7 @@ def command(
     path = Path(recipe)
     base = from_toml(path) if path.suffix == ".toml" else recipes.recipe(recipe, model)
     given: dict[str, object] = {} if data is None else {"data.source": data}
-    given |= dict(split_setting(each) for each in set)
+    given |= dict(split_setting(each) for each in fields)
     found = tune(
         replace_fields(base, given),
         trials=trials,

@@ -73,17 +73,6 @@ IMAGENET = {
     "resnet152-v1": PaperError("Table 3", 21.43, 5.71),
 }
 
-# Best results of single models, fully convolutional at several scales, on the validation set.
-IMAGENET_SINGLE = {
-    "resnet34": PaperError("Table 4", 21.84, 5.71),
-    "resnet34-c": PaperError("Table 4", 21.53, 5.60),
-    "resnet50-v1": PaperError("Table 4", 20.74, 5.25),
-    "resnet101-v1": PaperError("Table 4", 19.87, 4.60),
-    "resnet152-v1": PaperError("Table 4", 19.38, 4.49),
-}
-# Six models, two of them of 152 layers, on the test set.
-IMAGENET_ENSEMBLE = PaperError("Table 5", top5=3.57)
-
 
 @dataclass(frozen=True)
 class PaperCost:
@@ -115,66 +104,6 @@ COSTS = {
     "cifar-resnet1202": PaperCost("Table 6", parameters="19.4M"),
 }
 
-
-@dataclass(frozen=True)
-class PaperDetection:
-    """Reported detection results in percent: mAP at an overlap of 0.5, and mAP@[.5,.95]."""
-
-    source: str
-    map50: float
-    map: float | None = None
-
-
-# Test sets, or the validation set of COCO, by model; Faster R-CNN without additions.
-DETECTION = {
-    ("voc2007", "vgg16"): PaperDetection("Table 7", 73.2),
-    ("voc2007", "resnet101"): PaperDetection("Table 7", 76.4),
-    ("voc2012", "vgg16"): PaperDetection("Table 7", 70.4),
-    ("voc2012", "resnet101"): PaperDetection("Table 7", 73.8),
-    ("coco", "vgg16"): PaperDetection("Table 8", 41.5, 21.2),
-    ("coco", "resnet101"): PaperDetection("Table 8", 48.4, 27.2),
-}
-# COCO's validation set with the additions of appendix B, each on top of those before it.
-COCO_ADDITIONS = {
-    "box refinement": PaperDetection("Table 9", 49.9, 29.9),
-    "context": PaperDetection("Table 9", 51.1, 30.0),
-    "multi-scale testing": PaperDetection("Table 9", 53.8, 32.5),
-}
-COCO_ENSEMBLE = PaperDetection("Table 9", 59.0, 37.4)  # three models, test-dev
-# ResNet-101 with all additions.
-DETECTION_BEST = {
-    "voc2007": PaperDetection("Table 10", 85.6),
-    "voc2012": PaperDetection("Table 11", 83.8),
-    "imagenet-det": PaperDetection("Table 12", 58.8),  # test set, single model
-}
-IMAGENET_DET_ENSEMBLE = PaperDetection("Table 12", 62.1)  # test set
-
-
-@dataclass(frozen=True)
-class PaperLocalization:
-    """Reported localization errors in percent.
-
-    given: the true class is given. top5: classes are those of `classes`, another network or
-    ensemble. dense: fully convolutional at several scales, otherwise one center crop.
-    """
-
-    source: str
-    dense: bool
-    given: float | None = None
-    top5: float | None = None
-    classes: str = ""
-
-
-# ImageNet's validation set, but "ensemble (test)".
-LOCALIZATION = {
-    "vgg16 RPN": PaperLocalization("Table 13", False, given=33.1),
-    "resnet101 RPN, one crop": PaperLocalization("Table 13", False, given=13.3),
-    "resnet101 RPN, dense": PaperLocalization("Table 13", True, given=11.7),
-    "resnet101 RPN": PaperLocalization("Table 13", True, top5=14.4, classes="resnet101"),
-    "resnet101 RPN and R-CNN": PaperLocalization("Table 13", True, top5=10.6, classes="resnet101"),
-    "ensemble": PaperLocalization("Table 13", True, top5=8.9, classes="ensemble"),
-    "ensemble (test)": PaperLocalization("Table 14", True, top5=9.0, classes="ensemble"),
-}
 
 # Fields by which two models are the same; classes and input size follow the data.
 ARCHITECTURE = (

@@ -86,8 +86,8 @@ class Weights:
 
 def split_part(source: str) -> tuple[str, str | None]:
     """Split FILE#PART, such as FILE#model_ema, into path or URL and prefix."""
-    place, hash, part = source.rpartition("#")
-    if not hash or not part or Path(source).expanduser().exists():
+    place, _, part = source.rpartition("#")
+    if not place or not part or Path(source).expanduser().exists():
         return source, None
     return place, part
 

@@ -217,8 +217,10 @@ def test_another_set_model_or_option_is_rejected(digits_run, nested_digits, tmp_
 
 
 def _change_a_weight(run: Path) -> None:
+    from checkpoint_files import save_checkpoint
+
     from resnets.weights.checkpoint.find import find_checkpoint
-    from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
+    from resnets.weights.checkpoint.format import read_checkpoint
 
     path = find_checkpoint(run)
     held = read_checkpoint(path)

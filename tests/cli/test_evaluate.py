@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoint_files import save_checkpoint
 from PIL import Image
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ from resnets.cli.main import main
 from resnets.config import DataSpec, Recipe, to_dict
 from resnets.data import TrainStream, fit_preprocess, open_data
 from resnets.models import build, catalog
-from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
+from resnets.weights.checkpoint.format import read_checkpoint
 
 COLORS = {"blue": (40, 40, 220), "green": (40, 200, 40), "red": (220, 40, 40)}
 

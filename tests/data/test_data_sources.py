@@ -202,7 +202,7 @@ def test_test_pictures_are_not_decoded_before_test(
         assert len(caplog.records) == 0
         assert len(splits.test()) == 3
         (record,) = caplog.records
-        assert "test/ant/200.png: cannot be read as an image" in record.message
+        assert "test/ant/200.png" in record.message
         caplog.clear()
 
 

@@ -126,7 +126,7 @@ def test_voc_problems(tmp_path):
     report = check_annotations(str(tmp_path), "instances")
     kinds = {"no area": 1, "outside": 1, "missing image": 1, "annotations": 2, "in two sets": 1}
     assert dict(report.by_kind) == kinds
-    assert any("Annotations/e.xml: no such file" in str(each) for each in report.problems)
+    assert any("Annotations/e.xml" in str(each) for each in report.problems)
     out = tmp_path / "out"
     repair_annotations(str(tmp_path), "instances", out)
     document = json.loads((out / "annotations/instances_train.json").read_text())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_files import save_checkpoint
 
 import resnets
 from resnets.cli.main import main
@@ -19,7 +20,7 @@ from resnets.export.select_backend import open_backend
 from resnets.export.verify import VerificationError
 from resnets.runtime.artifact import manifest_path
 from resnets.runtime.base import describe_backend
-from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
+from resnets.weights.checkpoint.format import read_checkpoint
 
 pytest.importorskip("openvino")
 

@@ -5,12 +5,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from checkpoint_files import save_checkpoint
 from torch.nn import functional as F
 
 from resnets.config import DataSpec, Recipe, to_dict
 from resnets.data import TrainStream, fit_preprocess, open_data
 from resnets.models import build, catalog
-from resnets.weights.checkpoint.format import save_checkpoint
 
 
 def save_digits_run(folder: Path) -> Path:

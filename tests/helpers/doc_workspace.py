@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from checkpoint_files import save_checkpoint
 from detect_nets import FPN, NET
 from detect_sets import COLORS, write_coco, write_voc
 from digit_sets import digit_files
@@ -22,7 +23,6 @@ from resnets.models import build, catalog
 from resnets.recipes import recipe
 from resnets.sequence.signals import cylinder_bell_funnel
 from resnets.train import run as training
-from resnets.weights.checkpoint.format import save_checkpoint
 
 CLASSES = ("cat", "dog")
 PACK = "photos-400.pack"

@@ -16,6 +16,7 @@ from typing import ClassVar
 import httpx
 import numpy as np
 import uvicorn
+from checkpoint_files import save_checkpoint
 from detect_nets import FPN, small_model
 from PIL import Image
 from small_nets import RESIDUAL, small_net
@@ -28,7 +29,6 @@ from resnets.serve.http.limits import Limits
 from resnets.serve.metrics import Metrics
 from resnets.serve.registry import Registry, Source
 from resnets.serve.server import Server, bind
-from resnets.weights.checkpoint.format import save_checkpoint
 
 
 def save_classifier(path: Path, seed: int = 0) -> str:

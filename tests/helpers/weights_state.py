@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
+from checkpoint_files import save_checkpoint
 from torch import Tensor, nn
 
 from resnets.config import ModelSpec, Preprocess, Recipe, dump_json, to_dict
 from resnets.models import build
-from resnets.weights.checkpoint.format import save_checkpoint
 
 # Bottlenecks with projections, a stage long enough for numbered blocks, stride in the first 1x1.
 SMALL = ModelSpec(

@@ -32,9 +32,10 @@ from resnets.study.grid.cells import (
     training_order,
     write_grid,
 )
-from resnets.study.grid.grid import run_grid
+from resnets.study.grid.grid import train_grid
 from resnets.study.grid.slots import cell_bytes, choose_slots
 from resnets.study.grid.worker import train_cell
+from resnets.study.run import run_study
 from resnets.train.run import run
 
 TINY = Grid(
@@ -257,7 +258,7 @@ def test_a_broken_cell_does_not_take_the_grid_down(tmp_path, capfd):
     (broken / "result.json").unlink()
     for each in (broken / "checkpoints").iterdir():
         each.write_bytes(each.read_bytes()[:1000])
-    plain, residual = run_grid(TINY, tmp_path, jobs=1, device="cpu")
+    plain, residual = train_grid(TINY, tmp_path, jobs=1, device="cpu")
     assert plain.status == "done"
     assert residual.status == "running"  # the disk may be mended, and the file come back
     assert not (broken / "failed.json").exists()
@@ -269,16 +270,16 @@ def test_a_broken_cell_does_not_take_the_grid_down(tmp_path, capfd):
 def test_another_grid_or_a_mixed_one_is_refused(tmp_path):
     write_grid(TINY, tmp_path)
     with pytest.raises(ConfigError, match="'digits'.*'cifar10"):
-        run_grid(changed(recipe="cifar10-fast"), tmp_path)
+        train_grid(changed(recipe="cifar10-fast"), tmp_path)
     other = cell_recipe(changed(settings=("optim.lr=0.2",)), "cifar-plain8", 0)
     folder = read_cell(tmp_path, "cifar-plain8", 0).folder
     run(other, folder, device="cpu", quiet=True)
     with pytest.raises(ConfigError, match=r"optim\.lr = 0\.2.*0\.1"):
-        run_grid(TINY, tmp_path)
+        train_grid(TINY, tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
     with pytest.raises(ConfigError, match="contains no study"):
-        run_grid(TINY, tmp_path / "other")
+        train_grid(TINY, tmp_path / "other")
 
 
 def test_a_study_of_an_earlier_version_keeps_its_rules_and_old_names_of_fields_are_read(tmp_path):
@@ -296,7 +297,7 @@ def test_a_study_of_an_earlier_version_keeps_its_rules_and_old_names_of_fields_a
 def test_one_study_is_trained_by_one_process(tmp_path):
     write_grid(TINY, tmp_path)
     with lock_folder(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()} on"):
-        run_grid(TINY, tmp_path)
+        run_study(TINY, tmp_path, jobs=1, device="cpu")
 
 
 TIMED = Survey(examples=1259, seconds={"cifar-plain8": 0.05, "cifar-resnet8": 0.15})

@@ -133,8 +133,10 @@ def test_steps_without_a_middle_are_refused(runs, tmp_path, steps):
 
 
 def test_a_diverged_net_is_refused(runs, tmp_path):
+    from checkpoint_files import save_checkpoint
+
     from resnets.weights.checkpoint.find import find_checkpoint
-    from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
+    from resnets.weights.checkpoint.format import read_checkpoint
 
     checkpoint = read_checkpoint(find_checkpoint(runs["cifar-resnet8"]))
     checkpoint.tensors["model/head.weight"].fill_(math.nan)

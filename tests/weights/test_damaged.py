@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoint_files import save_checkpoint
 from PIL import Image
 from saving import payload, saved
 
@@ -22,7 +23,6 @@ from resnets.weights.checkpoint.format import (
     LAST,
     CheckpointError,
     read_checkpoint,
-    save_checkpoint,
     step_name,
 )
 from resnets.weights.checkpoint.manager import CheckpointManager

@@ -94,7 +94,7 @@ def open_cvat(store: Store, paths: Sequence[str], name: str, masks: bool) -> Raw
         return _part(store, parts[title], title, index, label_of, masks)
 
     numbers = tuple(range(1, len(classes) + 1))
-    return RawDataset(name, store, classes, numbers, tuple(parts), load, has_masks=True)
+    return RawDataset(name, store, classes, numbers, tuple(parts), load)
 
 
 def _part(

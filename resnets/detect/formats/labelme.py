@@ -103,9 +103,7 @@ def open_labelme(store: Store, parts: dict[str, list[str]], name: str, masks: bo
     if bare:
         notes.append(f"{len(bare):,} images without a labelme file left out, such as {bare[0]}")
     numbers = tuple(range(1, len(classes) + 1))
-    return RawDataset(
-        name, store, classes, numbers, tuple(parts), load, has_masks=True, notes=tuple(notes)
-    )
+    return RawDataset(name, store, classes, numbers, tuple(parts), load, notes=tuple(notes))
 
 
 def _part(

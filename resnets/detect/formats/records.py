@@ -121,7 +121,7 @@ class RawImageSet:
 class RawDataset:
     """A stored set: `load(title)` reads one of its image sets, and only that.
 
-    category_ids: the source's own number of each class. has_masks: its objects have outlines.
+    category_ids: the source's own number of each class.
     coding: what the pixels of class maps mean, where the set has some. notes: as a part has them.
     stated_ids: category_ids as the file spells them, for results; () = as they are. caveat: what
     figures of the set do not take into account, for their protocol.
@@ -133,7 +133,6 @@ class RawDataset:
     category_ids: tuple[int, ...]
     titles: tuple[str, ...]
     load: Callable[[str], RawImageSet]
-    has_masks: bool = False
     coding: Coding | None = None
     notes: Sequence[str] = ()
     stated_ids: tuple[int | str, ...] = ()

@@ -69,7 +69,7 @@ def open_rle_csv(store: Store, files: dict[str, str], name: str, masks: bool) ->
         return _part(store, files[title], title, rows[title], label_of, masks)
 
     numbers = tuple(int(each) for each in classes) if numeric else tuple(range(1, len(classes) + 1))
-    return RawDataset(name, store, classes, numbers, tuple(files), load, has_masks=True)
+    return RawDataset(name, store, classes, numbers, tuple(files), load)
 
 
 def _part(

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from resnets.config import ConfigError, from_toml, lock_folder, to_dict
+from resnets.config import ConfigError, from_toml, to_dict
 from resnets.study.grid.budget import Blocks, parts_of, resolve_budget
 from resnets.study.grid.cells import (
     RECIPE,
@@ -45,21 +45,6 @@ POLL_SECONDS = 1.0
 ENDED = ("done", "failed")
 
 
-def run_grid(
-    grid: Grid, folder: Path, *, jobs: int | None = None, device: str = "auto"
-) -> list[Cell]:
-    """Train every cell of `grid` in `folder` that has not ended; returns all cells.
-
-    `jobs` cells train at a time, one process each; None chooses a number (`choose_slots`).
-    Finished cells are not repeated, a killed cell resumes from its last checkpoint, and a failed
-    one stays failed.
-    Raises ConfigError where `folder` holds something else, a study of another grid, or is in use,
-    and Interrupted after a signal, once every running cell has saved.
-    """
-    with lock_folder(folder):
-        return train_grid(grid, folder, jobs=jobs, device=device)
-
-
 def train_grid(
     grid: Grid,
     folder: Path,
@@ -68,9 +53,14 @@ def train_grid(
     device: str = "auto",
     blocks: Blocks = MappingProxyType({}),
 ) -> list[Cell]:
-    """`run_grid` in a folder locked by the caller.
+    """Train every cell of `grid` in `folder` that has not ended; returns all cells.
 
-    blocks: the blocks from outside the package, by the names of `Grid.blocks`.
+    `jobs` cells train at a time, one process each; None chooses a number (`choose_slots`). blocks:
+    those from outside the package, by the names of `Grid.blocks`. Finished cells are not repeated,
+    a killed cell resumes from its last checkpoint, and a failed one stays failed. The caller locks
+    the folder.
+    Raises ConfigError where `folder` holds something else or a study of another grid, and
+    Interrupted after a signal, once every running cell has saved.
     """
     check_blocks_given(grid, blocks)
     if not (folder / STUDY).is_file():

@@ -22,8 +22,7 @@ import torch
 from resnets.config import ConfigError, Recipe, stored_recipe
 from resnets.config.aliases import with_current_names
 from resnets.weights.checkpoint.remote_store import display_path
-from resnets.weights.checkpoint.store import FolderStore
-from resnets.weights.errors import CheckpointError, StoreError
+from resnets.weights.errors import CheckpointError
 from resnets.weights.readers.safetensors_file import read_metadata, read_safetensors
 
 FORMAT = 2
@@ -133,24 +132,8 @@ class EncodedCheckpoint:
             file.write(_bytes(tensor))
 
 
-def save_checkpoint(
-    path: Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]
-) -> None:
-    """Write atomically: a temporary file beside `path`, flushed to disk, then renamed over it.
-
-    Raises CheckpointError if writing fails; an existing file is then unchanged.
-    """
-    try:
-        FolderStore(path.parent).write(path.name, EncodedCheckpoint(tensors, meta))
-    except StoreError as error:
-        raise CheckpointError(
-            f"{path}: cannot write the checkpoint ({error.reason}); {error.remedy}; earlier "
-            "checkpoints are intact"
-        ) from None
-
-
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read and verify a file of `save_checkpoint`; CheckpointError says what is wrong with it."""
+    """Read and verify a file; CheckpointError says what is wrong with it."""
     path = Path(path)
     try:
         metadata, tensors = read_safetensors(path)

@@ -298,8 +298,10 @@ KINDS = {"labels": torch.int32, "roles": torch.int8}
 
 def image_record(root: Path) -> object:
     """What a checkpoint says of the images of its run, with its checksum."""
+    from checkpoint_files import save_checkpoint
+
     from resnets.data.splits.image_record import PREFIX
-    from resnets.weights.checkpoint.format import read_checkpoint, save_checkpoint
+    from resnets.weights.checkpoint.format import read_checkpoint
     from resnets.weights.checkpoint.image_record import read_fingerprint
 
     try:

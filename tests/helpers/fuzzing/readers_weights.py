@@ -13,6 +13,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from caffe_net import caffemodel, random_blobs
+from checkpoint_files import save_checkpoint
 from encode_weights import encoded
 from small_nets import RESIDUAL, small_net
 
@@ -25,7 +26,7 @@ from resnets.train.saver import Saver
 from resnets.train.state import new_state
 from resnets.weights import folder as folders
 from resnets.weights.checkpoint.find import open_checkpoint, read_task
-from resnets.weights.checkpoint.format import read_header, save_checkpoint
+from resnets.weights.checkpoint.format import read_header
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.folder import read_config, write_folder
 from resnets.weights.name_maps.maps import name_map

@@ -83,7 +83,6 @@ def open_coco(store: Store, files: dict[str, str], name: str, *, masks: bool) ->
     spelled = {read_id(each.get("id")): each.get("id") for each in whole["categories"]}
     return RawDataset(
         *(name, images, classes, numbers, titles, load),
-        has_masks=True,
         notes=notes,
         stated_ids=tuple(stated_id(spelled[number]) for number in numbers),
         caveat=FEDERATED if any("neg_category_ids" in each for each in whole["images"]) else "",

@@ -83,9 +83,7 @@ def open_yolo(store: Store, found: Stating, name: str, masks: bool) -> RawDatase
         return read_part(store, title, layout, files(), label_of, masks)
 
     titles = tuple(layout.images)
-    return RawDataset(
-        name, store, classes, numbers, titles, load, has_masks=True, notes=layout.notes
-    )
+    return RawDataset(name, store, classes, numbers, titles, load, notes=layout.notes)
 
 
 def _same(one: Layout, other: Layout) -> bool:
