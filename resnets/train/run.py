@@ -26,10 +26,10 @@ from resnets.train.cuda_graph.step import GraphTraining
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.execution_plan import ExecutionPlan, choose_plan, plan_changes
 from resnets.train.guards.divergence import Diverged
+from resnets.train.guards.norm_batch_check import check_norm_values
 from resnets.train.log.run_log import NullLog, RunLog
 from resnets.train.log.trackers import Trackers, check_trackers
 from resnets.train.loop import Stream, fit
-from resnets.train.norm_batch_check import check_norm_values
 from resnets.train.results import write_environment, write_results
 from resnets.train.resume import extend, reconcile
 from resnets.train.saver import Saver

@@ -12,7 +12,7 @@ from resnets.config import ConfigError, DetectSpec, FinetuneSpec, Recipe
 from resnets.detect.models.segmenter import Segmenter
 from resnets.models import build, catalog
 from resnets.models.norm import use_cpu_kernels
-from resnets.train.norm_batch_check import check_norm_values, smallest_pass
+from resnets.train.guards.norm_batch_check import check_norm_values, smallest_pass
 
 
 def recipe(**changes: object) -> Recipe:

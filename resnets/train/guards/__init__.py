@@ -1,1 +1,1 @@
-"""Ending a run that was interrupted, diverged or hangs."""
+"""What stops a run: an interrupt, divergence, a hang, and batch norms of a single value."""
