@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from resnets.cli.study.analyses import (
+    Curvature,
+    Effective,
     Gradients,
     Identity,
+    Inference,
     Landscape,
     Responses,
+    Shattered,
+    Similarity,
     Unravelled,
     split_names,
 )
@@ -172,6 +177,11 @@ def command(
             | Annotated[Identity, tyro.conf.subcommand("identity")]
             | Annotated[Landscape, tyro.conf.subcommand("landscape")]
             | Annotated[Unravelled, tyro.conf.subcommand("unravelled")]
+            | Annotated[Shattered, tyro.conf.subcommand("shattered")]
+            | Annotated[Inference, tyro.conf.subcommand("inference")]
+            | Annotated[Similarity, tyro.conf.subcommand("similarity")]
+            | Annotated[Effective, tyro.conf.subcommand("effective")]
+            | Annotated[Curvature, tyro.conf.subcommand("curvature")]
             | Annotated[Index, tyro.conf.subcommand("index")]
         ]
     ],

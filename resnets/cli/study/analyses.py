@@ -7,7 +7,7 @@ import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from resnets.report.page import Report
 
 Checkpoints = Annotated[tuple[Path, ...], tyro.conf.Positional]
+OWN_FOLDER = "resnets.study.{}.study"
 LOADING = ("model", "classes")  # options that say how weights are read
 
 
 @dataclass(frozen=True)
 class TrainedStudy:
-    """A study of trained models, in the module `resnets.study` has of its name in lower case.
+    """A study of trained models; `module`, with its name for {}, holds its `ANALYSIS`.
 
     Args:
         checkpoints: Runs or checkpoints of one data set.
@@ -36,6 +37,8 @@ class TrainedStudy:
         out: Folder to write, or to resume; default runs/study-NAME-N.
         device: auto, cpu, cuda, cuda:1, mps.
     """
+
+    module: ClassVar[str] = "resnets.study.analyses.{}"
 
     checkpoints: Checkpoints
     model: str | None = None
@@ -53,7 +56,7 @@ class TrainedStudy:
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         options = {key: value for key, value in given.items() if key not in LOADING}
         with page_folder(self.out, f"study-{name}") as out:
-            analysis = importlib.import_module(f"resnets.study.{name}.study").ANALYSIS
+            analysis = importlib.import_module(self.module.format(name)).ANALYSIS
             report = analysis.run(**options | {"out": out}, loading=loading)
         return show(report)
 
@@ -62,6 +65,7 @@ class TrainedStudy:
 class Responses(TrainedStudy):
     """Fig. 7: how strongly each layer of trained models responds."""
 
+    module: ClassVar[str] = OWN_FOLDER
     examples: int = 2000
 
 
@@ -73,6 +77,7 @@ class Identity(TrainedStudy):
         checkpoints: Run or checkpoint of a residual network.
     """
 
+    module: ClassVar[str] = OWN_FOLDER
     checkpoints: Annotated[tuple[Path], tyro.conf.Positional]
     examples: int = 2000
 
@@ -85,6 +90,7 @@ class Landscape(TrainedStudy):
         steps: Points on each side of the plane, odd.
     """
 
+    module: ClassVar[str] = OWN_FOLDER
     steps: int = 21
 
 
@@ -92,7 +98,39 @@ class Landscape(TrainedStudy):
 class Unravelled(TrainedStudy):
     """Blocks removed and reordered, in residual and plain models; gradients by path length."""
 
+    module: ClassVar[str] = OWN_FOLDER
     examples: int = 1000
+
+
+@dataclass(frozen=True)
+class Shattered(TrainedStudy):
+    """Autocorrelation of the gradient along lines of inputs, at the start and as trained."""
+
+    examples: int = 250
+
+
+@dataclass(frozen=True)
+class Inference(TrainedStudy):
+    """A linear head after every block, and cosine of F(x) with the gradient of the loss."""
+
+
+@dataclass(frozen=True)
+class Similarity(TrainedStudy):
+    """Similarity (CKA) of what blocks of a model, and models of several depths, compute."""
+
+    examples: int = 250
+
+
+@dataclass(frozen=True)
+class Effective(TrainedStudy):
+    """Effective depth: units made linear, or removed, until the error rises."""
+
+
+@dataclass(frozen=True)
+class Curvature(TrainedStudy):
+    """Largest eigenvalue of the Hessian of the training loss, and the loss along it."""
+
+    examples: int = 100
 
 
 @dataclass(frozen=True)

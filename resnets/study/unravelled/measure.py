@@ -185,7 +185,7 @@ def measure_unravelled(
         with exchanged(model, chosen):
             return Damage("swapped", chosen, *errors())
 
-    counts = [count for count in _spread(len(names), MAX_COUNTS) if count > 1]
+    counts = [count for count in spread(len(names), MAX_COUNTS) if count > 1]
     drops = [
         tuple(sorted(generator.sample(names, count), key=names.index))
         for count in counts
@@ -195,7 +195,7 @@ def measure_unravelled(
     stages = [stage for stage in stages if len(stage) > 1]
     swaps = [
         tuple(name for _ in range(count) for name in generator.sample(generator.choice(stages), 2))
-        for count in (_spread(len(names), MAX_COUNTS) if stages else [])
+        for count in (spread(len(names), MAX_COUNTS) if stages else [])
         for _ in range(DRAWS)
     ]
     error, again = errors()
@@ -220,7 +220,7 @@ def path_gradients(
     assert isinstance(batch.targets, Tensor)
     images, targets = images_of(batch)[:PATH_IMAGES], batch.targets[:PATH_IMAGES]
     names = list(model.blocks())
-    lengths = [0, *_spread(len(names), MAX_LENGTHS - 1)]
+    lengths = [0, *spread(len(names), MAX_LENGTHS - 1)]
     found = []
     for length in lengths:
         norms = []
@@ -252,7 +252,7 @@ def _path_gradient(
     return 0.0 if gradient is None else gradient.norm().item()
 
 
-def _spread(largest: int, count: int) -> list[int]:
+def spread(largest: int, count: int) -> list[int]:
     """At most `count` numbers from 1 to `largest`, evenly spread."""
     if largest <= count:
         return list(range(1, largest + 1))

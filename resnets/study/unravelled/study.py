@@ -19,7 +19,7 @@ from resnets.study.analysis import line_style
 from resnets.study.trained import Analysis, Subject
 from resnets.study.unravelled.measure import DRAWS, Unravelled, measure_unravelled
 
-TRAINING_IMAGES = 500  # that norms take their statistics from anew
+TRAINING_IMAGES = 200  # that norms take their statistics from anew
 
 
 def describe(results: Sequence[Unravelled]) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+"""Shattered gradients: how fast the gradient changes along a line of inputs.
+
+Balduzzi, Frean, Leary, Lewis, Ma and McWilliams, "The Shattered Gradients Problem: If resnets are
+the answer, then what is the question?", ICML 2017. They look at networks at their start; here the
+network is also measured as trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnets.config import ModelSpec
+from resnets.evaluate.figures.fonts import escape_label
+from resnets.models import ImageClassifier, build
+from resnets.models.norm import recompute_statistics
+from resnets.report.figures import SOFT, figure_style, series_colors, subplots
+from resnets.report.page import Figure, Numbers, Table
+from resnets.study.analysis import images_of, line_style, progress
+from resnets.study.trained import Analysis, Subject, twins
+
+LINES, POINTS, LAGS = 6, 48, 24  # lines between two images, points on each, distances shown
+BETA = 0.1  # of the paper's scaled branches
+TRAINED, START = "as trained", "at the start"
+SCALED, UNNORMED = f"at the start, branches x {BETA}", "at the start, no norm"
+FORMS = (START, UNNORMED, SCALED, TRAINED)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Autocorrelation of the gradient at distances of 0, 1, ... steps: mean over lines, and its
+    standard error."""
+
+    form: str
+    mean: tuple[float, ...]
+    error: tuple[float, ...]
+
+    @property
+    def half(self) -> float:
+        """Distance at which the mean falls to 1/2, in percent of the line; linear in between."""
+        for lag, (before, after) in enumerate(zip(self.mean, self.mean[1:], strict=False)):
+            if after < 0.5:
+                return 100 * (lag + (before - 0.5) / (before - after)) / (POINTS - 1)
+        return 100 * (len(self.mean) - 1) / (POINTS - 1)
+
+
+@dataclass(frozen=True)
+class Shattering:
+    """The curves of one model, by form."""
+
+    label: str
+    spec: ModelSpec
+    curves: tuple[Curve, ...]
+
+    def curve(self, form: str) -> Curve | None:
+        """The curve of `form`, None where the model has no such form."""
+        return next((each for each in self.curves if each.form == form), None)
+
+
+def autocorrelation(series: np.ndarray, lags: int) -> np.ndarray:
+    """Autocorrelation of vectors (N, D) at 0 .. lags steps, with the mean of the series removed.
+
+    sum over i of <c[i], c[i + k]> / sum over i of <c[i], c[i]>, c the series less its mean.
+    """
+    centered = series - series.mean(0)
+    power = (centered**2).sum()
+    return np.array(
+        [(centered[: len(series) - k] * centered[k:]).sum() / power for k in range(lags + 1)]
+    )
+
+
+def line_gradients(model: ImageClassifier, first: Tensor, last: Tensor, output: int) -> np.ndarray:
+    """Gradient (POINTS, C * H * W) of one logit with respect to inputs from `first` to `last`."""
+    model.eval()
+    shares = torch.linspace(0, 1, POINTS, device=first.device).view(-1, 1, 1, 1)
+    inputs = (first + shares * (last - first)).requires_grad_()
+    (gradient,) = torch.autograd.grad(model(inputs)[:, output].sum(), inputs)
+    return gradient.flatten(1).double().cpu().numpy()
+
+
+def forms_of(model: ImageClassifier) -> dict[str, ModelSpec | None]:
+    """Forms of the model that are measured; None stands for the trained model itself."""
+    spec = model.spec
+    found: dict[str, ModelSpec | None] = {START: spec}
+    if spec.norm == "batch" and "norm" not in model.custom and not spec.is_vgg:
+        found[UNNORMED] = dataclasses.replace(spec, norm="none")
+    if spec.residual and spec.branch_scale == 1 and "block" not in model.custom:
+        found[SCALED] = dataclasses.replace(spec, branch_scale=BETA)
+    return {form: found[form] for form in FORMS if form in found} | {TRAINED: None}
+
+
+def measure(subject: Subject) -> Shattering:
+    """The autocorrelation in each form of one model."""
+    images = torch.cat([images_of(batch) for batch in subject.images.batches])
+    count = len(images)
+    pairs = [(2 * k % count, (2 * k + 1) % count) for k in range(LINES)]
+    curves = []
+    forms = forms_of(subject.model)
+    for form in progress(list(forms), subject.label):
+        model = subject.model
+        if (spec := forms[form]) is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(subject.seed)
+                model = build(spec, **subject.model.custom).to(images.device)
+            recompute_statistics(model, [images])
+        lines = np.stack(
+            [
+                autocorrelation(
+                    line_gradients(model, images[first], images[last], k % model.spec.num_classes),
+                    LAGS,
+                )
+                for k, (first, last) in enumerate(pairs)
+            ]
+        )
+        error = lines.std(0, ddof=1) / math.sqrt(len(lines))
+        curves.append(Curve(form, tuple(lines.mean(0).tolist()), tuple(error.tolist())))
+    return Shattering(subject.label, subject.model.spec, tuple(curves))
+
+
+def noise(brown: bool) -> list[float]:
+    """Mean autocorrelation of 400 white noises, or of their sums (Brownian), as long as a line."""
+    draws = np.random.default_rng(0).standard_normal((400, POINTS, 1))
+    walks = draws.cumsum(1) if brown else draws
+    found: list[float] = np.mean([autocorrelation(each, LAGS) for each in walks], 0).tolist()
+    return found
+
+
+def describe(results: Sequence[Shattering]) -> dict[str, Any]:
+    """The autocorrelations of all models, by form."""
+    rows = tuple(
+        (each.label, curve.form, lag, 100 * lag / (POINTS - 1), mean, error)
+        for each in results
+        for curve in each.curves
+        for lag, (mean, error) in enumerate(zip(curve.mean, curve.error, strict=True))
+    )
+    columns = ("model", "form", "steps", "distance (% of the line)", "autocorrelation", "error")
+    forms = [form for form in FORMS if any(each.curve(form) for each in results)]
+    halves = tuple(
+        (each.label, *(curve.half if (curve := each.curve(form)) else None for form in forms))
+        for each in results
+    )
+    return {
+        "figures": [Figure("autocorrelation", _plot(results, forms), Numbers(columns, rows))],
+        "tables": [Table("half", ("model", *forms), halves)],
+        "twins": twins(results),
+        "start": START,
+        "scaled": SCALED,
+        "trained": TRAINED,
+        "lines": LINES,
+        "points": POINTS,
+        "step": 100 / (POINTS - 1),
+        "largest_error": max(
+            error for each in results for curve in each.curves for error in curve.error
+        ),
+    }
+
+
+def _plot(results: Sequence[Shattering], forms: Sequence[str]) -> Any:
+    colors = dict(zip([each.label for each in results], series_colors(len(results)), strict=True))
+    distance = [100 * lag / (POINTS - 1) for lag in range(LAGS + 1)]
+    with figure_style():
+        figure, panels = subplots(-(-len(forms) // 2), 2, share="both")
+        for axes in panels[len(forms) :]:
+            axes.set_visible(False)
+        for axes, form in zip(panels, forms, strict=False):
+            for brown in (False, True):
+                name = "Brownian noise" if brown else "white noise"
+                axes.plot(distance, noise(brown), ":", color=SOFT, lw=1.2)
+                if axes is panels[0]:
+                    axes.annotate(name, (distance[8], noise(brown)[8]), color=SOFT, fontsize=8)
+            for each in results:
+                if (curve := each.curve(form)) is None:
+                    continue
+                look = line_style(residual=each.spec.residual, color=colors[each.label])
+                axes.plot(distance, curve.mean, label=escape_label(each.label), **look)
+                low = [m - e for m, e in zip(curve.mean, curve.error, strict=True)]
+                high = [m + e for m, e in zip(curve.mean, curve.error, strict=True)]
+                axes.fill_between(distance, low, high, color=look["color"], alpha=0.15, lw=0)
+            axes.set(title=form.capitalize(), ylim=(-0.5, 1.02), ylabel="autocorrelation")
+            axes.set_xlabel("distance (% of the line)")
+        handles, words = panels[forms.index(TRAINED)].get_legend_handles_labels()
+        figure.legend(handles, words, loc="outside upper left", ncols=2)
+    return figure
+
+
+ANALYSIS = Analysis("shattered", measure, describe, result=Shattering)
