@@ -15,16 +15,16 @@ def test_results_of_the_same_measurement_are_not_measured_again(tmp_path, caplog
     out = tmp_path / "studies" / "responses"
     options = {"data": None, "examples": 20, "device": "cpu", "out": out}
 
-    class Interrupted(Exception):
+    class StopError(Exception):
         pass
 
     def fails(subject):
-        raise Interrupted
+        raise StopError
 
     def stops_at_the_second(subject):
         return ANALYSIS.measure(subject) if subject.label == "cifar-resnet8" else fails(subject)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopError):
         dataclasses.replace(ANALYSIS, measure=stops_at_the_second).run(runs, **options)
     assert not (out / "report.html").exists()
     report = ANALYSIS.run(runs, **options)
@@ -33,10 +33,10 @@ def test_results_of_the_same_measurement_are_not_measured_again(tmp_path, caplog
     assert nothing.run(runs, **options).path.read_bytes() == whole
     assert (out / "numbers" / "responses.csv").stat().st_size > 0
     for change in ({"examples": 19}, {"seed": 1}):
-        with pytest.raises(Interrupted):
+        with pytest.raises(StopError):
             nothing.run(runs, **options | change)
     (out / "rows" / "0.json").write_text("{")
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopError):
         nothing.run(runs, **options)
 
     with pytest.raises(ConfigError, match="no folder of a study"):

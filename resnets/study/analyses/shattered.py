@@ -165,16 +165,14 @@ def describe(results: Sequence[Shattering]) -> dict[str, Any]:
 def _plot(results: Sequence[Shattering], forms: Sequence[str]) -> Any:
     colors = dict(zip([each.label for each in results], series_colors(len(results)), strict=True))
     distance = [100 * lag / (POINTS - 1) for lag in range(LAGS + 1)]
+    noises = (("white noise", ":", noise(False)), ("Brownian noise", "-.", noise(True)))
     with figure_style():
         figure, panels = subplots(-(-len(forms) // 2), 2, share="both")
         for axes in panels[len(forms) :]:
             axes.set_visible(False)
         for axes, form in zip(panels, forms, strict=False):
-            for brown in (False, True):
-                name = "Brownian noise" if brown else "white noise"
-                axes.plot(distance, noise(brown), ":", color=SOFT, lw=1.2)
-                if axes is panels[0]:
-                    axes.annotate(name, (distance[8], noise(brown)[8]), color=SOFT, fontsize=8)
+            for name, style, values in noises:
+                axes.plot(distance, values, style, color=SOFT, lw=1.2, label=name)
             for each in results:
                 if (curve := each.curve(form)) is None:
                     continue
