@@ -78,6 +78,7 @@ class Hessian:
             for batch in self.images.batches:
                 for start in range(0, len(batch), CHUNK):
                     part = batch.part(start, start + CHUNK)
+                    assert isinstance(part.targets, Tensor)
                     loss = nn.functional.cross_entropy(
                         self.model(images_of(part)), part.targets, reduction="sum"
                     )

@@ -82,7 +82,7 @@ class Linearized(nn.Module):
         """(B, C, H, W) to the shape that the unit gives."""
         with torch.inference_mode(False), torch.no_grad():
             center = self.center.expand_as(x).contiguous()
-            value, change = torch.func.jvp(self.unit, (center,), (x.clone() - center,))
+            value, change = torch.func.jvp(self.unit, (center,), (x.clone() - center,))[:2]
             out: Tensor = value + change
         return out
 
