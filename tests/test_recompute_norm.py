@@ -70,6 +70,14 @@ def test_the_loaded_model_that_is_given_stays_as_it_is(digits_run: Path, fixed: 
         torch.testing.assert_close(value, found.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
+def test_a_folder_in_use_is_refused_before_images_are_read(
+    digits_run: Path, fixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("resnets.api.recompute_norm.open_split")
+    with pytest.raises(ConfigError, match="not empty"):
+        resnets.recompute_norm(str(digits_run), out=fixed)
+
+
 def test_what_has_no_statistics_is_refused(digits_run: Path) -> None:
     with pytest.raises(ConfigError, match="batch-size"):
         resnets.recompute_norm(str(digits_run), batch_size=1)

@@ -21,7 +21,7 @@ from resnets.evaluate.prepare import to_device, with_progress
 from resnets.models import ImageClassifier
 from resnets.models.norm import BATCH_NORMS, recompute_statistics
 from resnets.weights.checkpoint.find import read_task
-from resnets.weights.folder import save_net
+from resnets.weights.folder import check_new_folder, save_net
 from resnets.weights.load import LoadOptions, load_model
 
 log = logging.getLogger("resnets")
@@ -64,6 +64,8 @@ def recompute_norm(
     given = path_or_model(weights)
     if batch_size < 2:
         raise ConfigError(f"--batch-size {batch_size}: statistics need at least 2 images")
+    if out is not None:  # said before the training set is read
+        check_new_folder(Path(out).expanduser(), fspath(out))
     if isinstance(given, str):
         if (task := read_task(given)) != "classify":
             raise ConfigError(f"{given}: is for task {task}; give the classifier it starts from")

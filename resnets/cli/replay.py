@@ -32,5 +32,5 @@ def command(
     echo(found)
     for name, value in found.largest.items():
         echo(f"  largest output before: {name} {value:.4g}")
-    echo(f"kept: {found.folder}")
+    echo(f"kept: {found.file}")
     return 0

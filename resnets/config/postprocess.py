@@ -8,6 +8,9 @@ from typing import Literal
 
 from resnets.utils.errors import ConfigError
 
+# Beyond these, logits divided by a stored temperature could overflow float32, or all become equal.
+COLDEST, HOTTEST = 1e-3, 1e3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocess:
@@ -17,7 +20,8 @@ class Postprocess:
 
     Attributes:
         activation: "softmax" for one class per image, "sigmoid" for any set of labels per image.
-        temperature: [factor] Divides the logits; 1 where it was not fitted (Guo et al. 2017).
+        temperature: [factor] Divides the logits, 0.001 to 1,000; 1 where it was not fitted (Guo et
+            al. 2017).
         thresholds: [probability] Of each class: an image has the label from this probability on.
             Empty for "softmax".
         min_score: [nats] An image whose logsumexp of the logits, its negative energy, is below is
@@ -30,8 +34,10 @@ class Postprocess:
     min_score: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"postprocess.temperature: {self.temperature} is not in (0, inf)")
+        if not COLDEST <= self.temperature <= HOTTEST:
+            raise ConfigError(
+                f"postprocess.temperature: {self.temperature} is not in [{COLDEST:g}, {HOTTEST:g}]"
+            )
         if not all(0 <= each <= 1 for each in self.thresholds):
             raise ConfigError("postprocess.thresholds: they must be in [0, 1]")
         if self.min_score is not None and not math.isfinite(self.min_score):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache, partial
@@ -44,7 +45,9 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         data = with_current_names(data, "recipe")
     _refuse_unknown(kind, data, where, "")
     try:
-        return _adapter(kind).validate_python(data)  # type: ignore[arg-type]
+        found: T = _adapter(kind).validate_python(data)  # type: ignore[arg-type]
+        _refuse_infinite(dataclasses.asdict(found), where)  # type: ignore[call-overload]
+        return found
     except pydantic.ValidationError as error:
         first = _first(error)
         # The alternatives of a union are told as parts, too. Empty: the message names the field.
@@ -55,6 +58,15 @@ def from_dict(kind: type[T], data: dict[str, Any], where: str = "recipe") -> T:
         given = "" if first["type"] == "value_error" else f", got {first['input']!r:.80}"
         named = f"{where}: {path}" if path and not message.startswith(f"{path}.") else where
         raise ConfigError(f"{named}: {message}{given}") from None
+
+
+def _refuse_infinite(value: Any, where: str, path: str = "") -> None:
+    """Raise on NaN and infinity: they pass comparisons, and no field means anything by them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {path}: {value} is not finite")
+    if isinstance(value, dict | list | tuple):
+        for name, each in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_infinite(each, where, f"{path}.{name}" if path else str(name))
 
 
 def _first(error: pydantic.ValidationError) -> ErrorDetails:

@@ -30,7 +30,10 @@ class OnnxEngine(ArtifactEngine):
             for side in ("height", "width") if size else ():
                 options.add_free_dimension_override_by_name(side, size)
             try:
-                return ort.InferenceSession(path, options, ["CPUExecutionProvider"])
+                # Without its fallback, which prints and tries the same once more.
+                return ort.InferenceSession(
+                    path, options, ["CPUExecutionProvider"], enable_fallback=0
+                )
             except Exception as error:  # its errors have no common base class
                 raise open_error(path, error) from None
 

@@ -28,7 +28,10 @@ from resnets.utils.precision import pick_precision
 T = TypeVar("T")
 
 HEAD = 1024  # bytes of a file in which a model begins
-MODEL = re.compile(rb"""\s*(<\?xml[^>]*\?>\s*)?<net\s[^<>]*version=["']1\d["']""")
+FIELD = rb"""\s+[\w.:-]+\s*=\s*(?:"[^"<]*"|'[^'<]*')"""
+MODEL = re.compile(
+    rb"""\s*(<\?xml[^>]*\?>\s*)?<net(%b)*\s+version=["']1\d["'](%b)*\s*>""" % (FIELD, FIELD)
+)
 CHUNK = 4  # images per thread; fewer on machines with many threads
 IMAGES_IN_FLIGHT = 32  # enough to keep all threads busy
 CHUNKS_PER_THREAD = 8  # per batch, so that few threads idle at its end

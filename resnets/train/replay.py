@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnets.config import ConfigError, Recipe, dump_json, to_dict
+from resnets.config import ConfigError, Recipe, to_dict
 from resnets.data.batch import Batch
 from resnets.train.data_parallel import DataParallelModel
 from resnets.train.execution_plan import ExecutionPlan, choose_plan
@@ -30,18 +30,19 @@ from resnets.train.step import seed_step, train_step
 from resnets.train.tasks.custom_parts import CustomParts
 from resnets.train.tasks.task import Task
 from resnets.utils.distributed import ProcessGroup
-from resnets.utils.errors import read_object
+from resnets.utils.errors import reading
 from resnets.utils.files import atomic_write
-from resnets.weights.checkpoint.format import Checkpoint
-from resnets.weights.readers.safetensors_file import read_safetensors
+from resnets.weights.checkpoint.format import Checkpoint, EncodedCheckpoint, read_checkpoint
+from resnets.weights.errors import CheckpointError
+from resnets.weights.load import load_weights
 
-FOLDER, TENSORS, SETTINGS = "nonfinite", "step.safetensors", "step.json"
+FILE = Path("nonfinite") / "step.safetensors"  # in the run's folder; a checkpoint with the batch
 PARTS = ("images", "targets", "ids", "other", "share")  # of a batch
 
 
 @dataclass(frozen=True)
 class NonFiniteStep:
-    """The step in `folder`.
+    """The step kept in `file`.
 
     first: the first module, in the order of the forward pass, whose output is not finite though
     its input is; None where all outputs are finite. gradient, weight: the first parameter whose
@@ -49,7 +50,7 @@ class NonFiniteStep:
     largest: the largest absolute output of each of the last modules before `first`.
     """
 
-    folder: Path
+    file: Path
     step: int
     lr: float
     loss: float
@@ -79,12 +80,12 @@ def find_step(
     loss_fn: LossFn,
     autocast: torch.autocast,
     recipe: Recipe,
-    folder: Path,
+    file: Path,
     precision: str,
-) -> int | None:
-    """Train on from `state` until a loss or weight is not finite, and keep that step in `folder`.
+) -> bool:
+    """Train on from `state` until a loss or weight is not finite, and keep that step in `file`.
 
-    Returns its number; None where the run ends before.
+    False where the run ends before.
     """
     total = recipe.steps(recipe.duration, stream.examples)
     for batch in stream.batches(state.step, total) if state.step < total else ():
@@ -94,45 +95,44 @@ def find_step(
         train_step(state, model, loss_fn, batch, autocast, recipe)
         finite = all(torch.isfinite(each).all() for each in state.interval.sums.values())
         if not finite or not_finite(dict(state.model.state_dict())) is not None:
-            _save(before, batch, folder)
-            settings = {"step": step, "precision": precision, "recipe": to_dict(recipe)}
-            dump_json(settings, folder / SETTINGS)
-            return step
+            meta = {"step": step, "precision": precision, "recipe": to_dict(recipe)}
+            file.parent.mkdir(exist_ok=True)
+            with atomic_write(file) as temporary, open(temporary, "wb") as stored:
+                EncodedCheckpoint(before | _batch_tensors(batch), meta).write(stored)
+            return True
         if state.step >= total:
             break
-    return None
+    return False
 
 
 def repeat_step(
-    folder: Path,
+    file: Path,
     state: TrainState,
     model: DataParallelModel,
     loss_fn: LossFn,
     autocast: torch.autocast,
     recipe: Recipe,
-    step: int,
 ) -> NonFiniteStep:
-    """Repeat the step that is kept in `folder`, and say where it ceases to be finite."""
-    _, tensors = read_safetensors(folder / TENSORS)
-    device = next(state.model.parameters()).device
-    state.model.load_state_dict(_part(tensors, "model"))
-    load_state_tensors(state.model, state.optimizer, _part(tensors, "optim"))
-    batch = Batch(
-        tensors["batch/images"].to(device),
-        tensors["batch/targets"].to(device),
-        ids=tensors["batch/ids"],
-        other=_optional(tensors, "batch/other", device),
-        share=_optional(tensors, "batch/share", device),
-    )
-    state.step = step
-    lr = state.schedule.lr(step)
-    set_lr(state.optimizer, lr)
-    state.freeze_schedule.apply(step)
-    model.prepare()
-    seed_step(recipe.seed, step, model.group)
+    """Repeat the step that is kept in `file`, and say where it ceases to be finite.
+
+    CheckpointError where the file is damaged or of another run.
+    """
+    kept = read_checkpoint(file)
     outputs: dict[str, tuple[float, bool]] = {}
-    with _watching(state.model, outputs), autocast:
-        losses = loss_fn(model, batch)
+    with reading(
+        file, CheckpointError, "as a step of this run", "delete it to find the step again"
+    ):
+        load_weights(state.model, kept.group("model"), file)
+        load_state_tensors(state.model, state.optimizer, kept.group("optim"))
+        batch = _stored_batch(kept, next(state.model.parameters()).device)
+        state.step = step = kept.step
+        lr = state.schedule.lr(step)
+        set_lr(state.optimizer, lr)
+        state.freeze_schedule.apply(step)
+        model.prepare()
+        seed_step(recipe.seed, step, model.group)
+        with _watching(state.model, outputs), autocast:
+            losses = loss_fn(model, batch)
     losses.total.backward()
     gradients = {
         name: each.grad for name, each in state.model.named_parameters() if each.grad is not None
@@ -141,7 +141,7 @@ def repeat_step(
     first = next((name for name, (_, made) in outputs.items() if made), None)
     names = list(outputs)[: None if first is None else list(outputs).index(first)]
     return NonFiniteStep(
-        folder,
+        file,
         step,
         lr,
         float(losses.total.detach()),
@@ -186,25 +186,14 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     return {name: each.detach().cpu().clone() for name, each in found.items()}
 
 
-def _save(tensors: dict[str, Tensor], batch: Batch, folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    kept = dict(tensors)
-    for name in PARTS:
-        if (value := getattr(batch, name)) is not None:
-            kept[f"batch/{name}"] = value.detach().cpu()
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / TENSORS) as temporary:
-        save_file({name: each.contiguous() for name, each in kept.items()}, temporary)
+def _batch_tensors(batch: Batch) -> dict[str, Tensor]:
+    parts = {f"batch/{name}": getattr(batch, name) for name in PARTS}
+    return {name: each.detach().cpu() for name, each in parts.items() if each is not None}
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = f"{prefix}/"
-    return {name[len(start) :]: each for name, each in tensors.items() if name.startswith(start)}
-
-
-def _optional(tensors: dict[str, Tensor], name: str, device: torch.device) -> Tensor | None:
-    return tensors[name].to(device) if name in tensors else None
+def _stored_batch(kept: Checkpoint, device: torch.device) -> Batch:
+    parts = {name: each.to(device) for name, each in kept.group("batch").items()}
+    return Batch(**{**parts, "ids": parts["ids"].cpu()})
 
 
 @dataclass(frozen=True)
@@ -245,7 +234,7 @@ def replay(out: Path, *, data: str | None = None, device: str = "auto") -> NonFi
     sums may differ from run to run, the step need not come again.
 
     Raises ConfigError where the run is of another task than classification or of Python objects, or
-    where no step to its end is such.
+    where no step to its end is such, and CheckpointError where what is kept is damaged.
     """
     start = read_run(out)
     if start.recipe.task != "classify":
@@ -255,15 +244,13 @@ def replay(out: Path, *, data: str | None = None, device: str = "auto") -> NonFi
         start = replace(start, recipe=replace(start.recipe, data=moved))
     opened = open_state(start.recipe, start.checkpoint, device, out)
     task, state, plan = opened.task, opened.state, opened.plan
-    folder = out / FOLDER
+    file = out / FILE
     parts = (opened.model, task.loss_fn, plan.autocast(), task.recipe)
-    if not (folder / SETTINGS).is_file():
+    if not file.exists():
         begun = state.step
-        found = find_step(state, opened.stream, *parts, folder, plan.precision)
-        if found is None:
+        if not find_step(state, opened.stream, *parts, file, plan.precision):
             raise ConfigError(
                 f"{out}: all steps from the newest checkpoint on, {begun:,} to {state.step:,}, are"
                 " finite"
             )
-    step = int(read_object(folder / SETTINGS)["step"])
-    return repeat_step(folder, state, *parts, step)
+    return repeat_step(file, state, *parts)

@@ -36,6 +36,7 @@ from resnets.train.saver import Saver
 from resnets.train.state import TrainState, new_state
 from resnets.train.tasks.classification import ClassificationTask
 from resnets.train.tasks.custom_parts import CustomParts
+from resnets.train.tasks.distill import teacher_changes
 from resnets.train.tasks.signals import SignalTask
 from resnets.train.tasks.task import Task
 from resnets.train.tasks.text import TextTask
@@ -89,6 +90,8 @@ def run(
         if checkpoint is not None:
             notes = [*notes, *parts.changes(checkpoint.recipe)]
         task = _open_main_first(group, lambda: open_task(start.recipe, checkpoint, parts))
+        if checkpoint is not None:
+            notes = [*notes, *teacher_changes(task.recipe, task.metadata, checkpoint)]
         if duration is not None and duration != start.recipe.duration:
             notes = [*notes, _extend(task, duration, checkpoint)]
         plan = choose_plan(task.recipe, task.model, task.examples, device, checkpoint)

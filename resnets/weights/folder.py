@@ -210,7 +210,7 @@ def _read_own(own: dict[str, Any], where: str) -> ParsedConfig:
         own,
         f"{where}: resnets",
         {
-            "model": lambda value: from_dict(ModelSpec, value, where),
+            "model": lambda value: _checked(from_dict(ModelSpec, value, where), where),
             "preprocess": lambda value: value and from_dict(Preprocess, value, where),
             "classes": names_of,
             "postprocess": lambda value: from_dict(Postprocess, value, where),
@@ -223,6 +223,12 @@ def _read_own(own: dict[str, Any], where: str) -> ParsedConfig:
     return ParsedConfig(
         said["model"], said.get("preprocess"), said["classes"], said.get("recipe"), postprocess
     )
+
+
+def _checked(spec: ModelSpec, where: str) -> ModelSpec:
+    with reading(where):
+        spec.check()
+    return spec
 
 
 def save_net(
@@ -246,16 +252,21 @@ def save_net(
     into_new_folder(out.expanduser(), lambda made: write_folder(named, made, None), str(out))
 
 
+def check_new_folder(out: Path, said: str) -> None:
+    """ConfigError, with the name `said`, where `out` cannot become a new folder."""
+    if out.is_symlink() and not out.exists():
+        raise ConfigError(f"{said}: is a broken link; name a new folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{said}: is not empty; name a new folder")
+
+
 def into_new_folder(out: Path, write: Callable[[Path], None], said: str) -> None:
     """Let `write` fill a temporary folder beside `out`, then rename it.
 
     ConfigError if `out` is not empty or another process writes it; `said` is its name in messages.
     """
     with lock_path(out):
-        if out.is_symlink() and not out.exists():
-            raise ConfigError(f"{said}: is a broken link; name a new folder")
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"{said}: is not empty; name a new folder")
+        check_new_folder(out, said)
         with tempfile.TemporaryDirectory(prefix=".save-", dir=out.resolve().parent) as temporary:
             made = Path(temporary) / "net"
             made.mkdir()

@@ -72,6 +72,9 @@ def test_set_none_clears_an_optional_field():
         ({"data.val_fraction": "1.5"}, r"not in \[0, 1\)"),
         ({"batch_size": "0"}, "at least 1"),
         ({"seed.x": "1"}, "seed has no fields"),
+        ({"optim.lr": "nan"}, r"optim\.lr: nan is not finite"),
+        ({"data.augment.mixup": float("inf")}, r"data\.augment\.mixup: inf"),
+        ({"distill.teacher": " "}, r"distill\.teacher: is empty"),
     ],
 )
 def test_bad_fields_are_named(change, message):

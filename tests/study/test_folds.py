@@ -1,6 +1,7 @@
 """`resnets folds`: folds, out-of-sample predictions, label errors, corrections."""
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from resnets.cli.main import main
 from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.dataset.image_identity import fold_of
-from resnets.data.splits.corrections import Correction, read_corrections, write_corrections
+from resnets.data.sources.open import find_source
+from resnets.data.splits.corrections import (
+    Correction,
+    corrected,
+    read_corrections,
+    write_corrections,
+)
 from resnets.study.folds.study import folds_grid, write_folds
 from resnets.study.grid.cells import cell_recipe, folder_name, read_cells, write_grid
 from resnets.train.run import run
@@ -104,6 +111,28 @@ def test_training_honours_corrections(found, tree) -> None:
                 assert label == entries[name].correction
             elif name in known:
                 assert label == after.classes[known[name]]
+
+
+def test_corrections_of_any_name(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "set", count=8, classes=2)
+    image = next((root / "digit0").iterdir()).read_bytes()
+    names = (
+        b"=a.png",
+        b"a,b.png",
+        b"a\nb.png",
+        b"'q.png",
+        b"\xff.png",
+        "\xe9.png".encode(),
+        b" .png",
+    )
+    for name in names:
+        (root / "digit0" / os.fsdecode(name)).write_bytes(image + name)
+    entries = [Correction(f"digit0/{os.fsdecode(name)}", "digit0", "digit1") for name in names]
+    write_corrections(tmp_path / "c.csv", entries)
+    spec = DataSpec(source=str(root), in_memory="never", corrections=str(tmp_path / "c.csv"))
+    counts = np.bincount(find_source(spec).train.labels)
+    found = corrected(find_source(spec), spec).train
+    assert (np.bincount(found.labels) - counts).tolist() == [-len(names), len(names)]
 
 
 def test_corrections_that_do_not_fit_are_refused(tree, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`resnets tune`: a range test, and a seeded search on validation images alone."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from digit_trees import recipe, write_tree
 
 from resnets.cli.main import main
 from resnets.config import ConfigError, from_toml
-from resnets.study.tune.range_test import range_test
+from resnets.study.tune import search
+from resnets.study.tune.range_test import RangeTest, range_test
 from resnets.study.tune.search import tune
 from resnets.utils.errors import read_object
 
@@ -51,6 +53,64 @@ def test_a_search_goes_on_as_it_would_have(chosen, tmp_path: Path) -> None:
     assert f"{whole.best.error:.2f}" in whole.report.read_text()
     with pytest.raises(ConfigError, match="another"):
         tune(chosen, trials=1, budget="9it", out=tmp_path / "whole", device="cpu")
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """Trials without training: the error is a function of the rate; returns what was tried."""
+    tried: list[dict[str, object]] = []
+
+    def error(_: Path, __: object, fields: dict[str, object], ___: str) -> float:
+        tried.append(fields)
+        if len(tried) == 2:
+            raise KeyboardInterrupt
+        return 100 * float(fields["optim.lr"]) % 100
+
+    found = RangeTest((1e-3, 1e-2), (2.0, 1.0))
+    monkeypatch.setattr(search, "_error", error)
+    monkeypatch.setattr(search, "range_test", lambda *_: found)
+    return tried
+
+
+def test_a_trial_that_was_stopped_is_drawn_again(chosen, untrained, tmp_path: Path) -> None:
+    out = tmp_path / "50% of a?b#c"  # characters that mean something in the store's URL
+    with pytest.raises(KeyboardInterrupt):
+        tune(chosen, trials=3, out=out, device="cpu")
+    again = tune(chosen, trials=3, out=out, device="cpu")
+    assert untrained[1] == untrained[2]
+    assert [each.fields for each in again.trials] == [untrained[0], *untrained[2:]]
+    assert os.listdir(tmp_path) == [out.name]
+    assert (out / search.STORE).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (search.RANGE, "{}"),
+        (search.RANGE, '{"rates": [], "losses": []}'),
+        (search.RANGE, '{"rates": [-1], "losses": [1]}'),
+        (search.STORE, "no database, though longer than the first page's head" * 20),
+        (search.BASE, "name ="),
+    ],
+)
+def test_damaged_files_of_a_search_are_one_line(
+    chosen, untrained, tmp_path: Path, name: str, text: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text(text)
+    with pytest.raises(ConfigError, match=name):
+        tune(chosen, trials=1, out=out, device="cpu")
+
+
+@pytest.mark.parametrize("text", ['{"val": 1}', '{"val": {"top1_error": NaN}}'])
+def test_a_damaged_result_of_a_trial_is_one_line(chosen, tmp_path: Path, text: str) -> None:
+    fields = {"optim.lr": 0.1}
+    folder = search._folder(tmp_path, fields)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"result\.json"):
+        search._error(tmp_path, chosen, fields, "cpu")
 
 
 def test_what_cannot_be_tuned_is_refused(chosen, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Distillation: the teacher sees the same batch, and its probabilities are targets."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from resnets.train.log.run_log import read_rows
 from resnets.train.loss import classification_loss
 from resnets.train.run import run
 from resnets.train.tasks.distill import Teacher, distillation_loss
+from resnets.weights.checkpoint.format import LAST
 from resnets.weights.load import load_model
 
 
@@ -70,10 +72,19 @@ def test_a_run_learns_from_a_run(trained: Path, tmp_path: Path) -> None:
     run(chosen, tmp_path / "run", device="cpu", quiet=True)
     rows = [row for row in read_rows(tmp_path / "run") if row["kind"] == "train"]
     assert all(row["distill_loss"] > 0 for row in rows)
-    run(replace(chosen, duration="4it"), tmp_path / "half", device="cpu", quiet=True)
-    run(None, tmp_path / "half", duration="8it", device="cpu", quiet=True)
+    teacher = Path(shutil.copytree(trained, tmp_path / "teacher"))
+    half = replace(chosen, duration="4it", distill=DistillSpec(teacher=str(teacher)))
+    run(half, tmp_path / "half", device="cpu", quiet=True)
+    result = run(None, tmp_path / "half", duration="8it", device="cpu", quiet=True)
     again = read_rows(tmp_path / "half")
     assert [row["step"] for row in again if row["kind"] == "train"][-1] == 8
+    assert not any("distill.teacher" in entry["note"] for entry in result["history"])
+    run(None, teacher, duration="12it", device="cpu", quiet=True)  # trained on meanwhile
+    for file in (teacher / "checkpoints").iterdir():
+        if file.name != LAST:
+            file.unlink()
+    result = run(None, tmp_path / "half", duration="12it", device="cpu", quiet=True)
+    assert any("distill.teacher" in entry["note"] for entry in result["history"])
 
 
 def test_a_teacher_that_does_not_fit_is_refused(trained: Path, tmp_path: Path) -> None:

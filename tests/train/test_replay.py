@@ -1,18 +1,21 @@
 """A step that is not finite is found again from the last checkpoint, kept, and repeated."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from checkpoint_files import save_checkpoint
 from digit_trees import recipe, write_tree
 
 from resnets.cli.main import main
 from resnets.config import ConfigError, OptimSpec
 from resnets.train.guards.divergence import Diverged
-from resnets.train.replay import SETTINGS, TENSORS, replay
+from resnets.train.replay import FILE, replay
 from resnets.train.run import run
-from resnets.utils.errors import read_object
-from resnets.weights.readers.safetensors_file import read_safetensors
+from resnets.weights.checkpoint.format import read_checkpoint
+from resnets.weights.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +32,11 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_step_is_kept_and_repeated(diverged: Path, capsys: pytest.CaptureFixture) -> None:
     first = replay(diverged, device="cpu")
     assert first.first or first.gradient or first.weight
-    settings = read_object(first.folder / SETTINGS)
-    assert settings["step"] == first.step < 20
-    assert settings["precision"] == "float32"
-    _, tensors = read_safetensors(first.folder / TENSORS)
+    assert first.file == diverged / FILE
+    kept = read_checkpoint(first.file)
+    assert kept.step == first.step < 20
+    assert kept.meta["precision"] == "float32"
+    tensors = kept.tensors
     assert tensors["batch/images"].shape == (8, 3, 16, 16)
     assert tensors["batch/targets"].shape == tensors["batch/ids"].shape == (8,)
     assert any(name.startswith("model/") for name in tensors)
@@ -40,6 +44,33 @@ def test_the_step_is_kept_and_repeated(diverged: Path, capsys: pytest.CaptureFix
     assert (str(again), again.largest) == (str(first), first.largest)
     assert main(["replay", str(diverged), "--device", "cpu"]) == 0
     assert f"step {first.step:,}" in capsys.readouterr().out
+
+
+def test_a_kept_step_that_is_damaged_or_of_another_run_is_one_line(
+    diverged: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run_folder = Path(shutil.copytree(diverged, tmp_path / "run"))
+    replay(run_folder, device="cpu")
+    file = run_folder / FILE
+    good = read_checkpoint(file)
+    images, momentum = good.tensors["batch/images"], "optim/head.weight/momentum_buffer"
+    odd: tuple[dict[str, torch.Tensor | None], ...] = (
+        {"batch/images": None},
+        {"batch/images": images[:, :1]},
+        {"batch/targets": good.tensors["batch/targets"] + 1000},
+        {"batch/unheard": images},
+        {"model/head.weight": torch.zeros(2)},
+        {momentum: torch.zeros(2)},
+    )
+    for changes in odd:
+        tensors = {**good.tensors, **changes}
+        kept = {name: each for name, each in tensors.items() if each is not None}
+        save_checkpoint(file, kept, good.meta)
+        with pytest.raises(CheckpointError, match=file.name):
+            replay(run_folder, device="cpu")
+    file.write_bytes(file.read_bytes()[:100])
+    assert main(["replay", str(run_folder), "--device", "cpu"]) == 1
+    assert str(file) in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_a_sound_run_has_no_such_step(tmp_path: Path) -> None:

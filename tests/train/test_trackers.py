@@ -69,6 +69,14 @@ def test_a_run_goes_on_without_one_that_fails(
     assert sum("the network is away" in record.getMessage() for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize("text", ["", "[1]", '{"wandb": 7}'])
+def test_damaged_ids_begin_a_new_run(recorder: type[Recorder], tmp_path: Path, text: str) -> None:
+    (tmp_path / IDS).write_text(text)
+    Trackers(Recipe(trackers=("wandb",)), tmp_path).close()
+    assert recorder.known is None
+    assert read_object(tmp_path / IDS) == {"wandb": "first"}
+
+
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"resnets\[mlflow\]"):

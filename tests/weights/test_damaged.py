@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoint_files import save_checkpoint
 from PIL import Image
 from saving import payload, saved
@@ -147,6 +148,7 @@ ODD = {
     "a network in words": {"recipe": {"model": "resnet50"}},
     "a network that is none": {"recipe": {"model": {"depth": "many"}}},
     "an endless network": {"recipe": {"model": {"num_classes": -3}}},
+    "a gate's bias without a gate": {"recipe": {"model": {"gate_bias": 5.0}}},
     "data of another kind": {"recipe": {"data": [1, 2]}},
     "no classes": {"classes": None},
     "classes in one text": {"classes": "0123456789"},
@@ -159,6 +161,9 @@ ODD = {
     "many channels": {"preprocess": {"channels": 40}},
     "too many means": {"preprocess": {"mean": [0.5] * 7}},
     "a mean image that is not there": {"preprocess": {"mean_image": True}},
+    "a temperature that overflows": {"postprocess": {"temperature": 1e-40}},
+    "a temperature beyond float32": {"postprocess": {"temperature": 1e300}},
+    "too few thresholds": {"postprocess": {"activation": "sigmoid", "thresholds": [0.5]}},
 }
 
 
@@ -186,6 +191,21 @@ def test_odd_training_states_are_one_line(run, capsys, state):
     save_checkpoint(last, good.tensors, {**good.meta, "state": state})
     assert main(["train", "--resume", str(run), "--device", "cpu"]) in (1, 2)
     assert str(last) in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["head.weight/momentum_buffer", "other/momentum_buffer"])
+def test_optimizer_tensors_that_do_not_fit_are_refused(run, capsys, name):
+    """A fused step trusts their sizes, and would read and write beyond a smaller one."""
+    last = run / "checkpoints" / LAST
+    good = read_checkpoint(last)
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    save_checkpoint(last, {**good.tensors, f"optim/{name}": torch.zeros(2)}, good.meta)
+    words = ["train", "--resume", str(run), "--iterations", "16", "--device", "cpu"]
+    assert main(words) in (1, 2)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(last) in error
+    assert name in error
 
 
 def test_a_header_that_says_true_for_its_format_is_refused(tmp_path):

@@ -19,6 +19,7 @@ from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import Part, Source
 from resnets.data.errors import DataError
 from resnets.utils.csv_files import CsvWriter, read_rows
+from resnets.utils.printable import valid_text
 
 COLUMNS = ("path", "label", "correction")
 
@@ -96,8 +97,8 @@ def corrected(source: Source, spec: DataSpec, *, other: bool = False) -> Source:
     if absent := [entry for path, entry in entries.items() if path not in used]:
         line, entry = absent[0]
         raise DataError(
-            f"data.corrections: {file}: line {line}: {entry.path} is not in {spec.source}, nor are"
-            f" {len(absent) - 1:,} others of the file"
+            f"data.corrections: {file}: line {line}: {entry.path} is not in {spec.source}"
+            f" ({len(absent):,} of {len(entries):,} images of the file are not)"
         )
     note = f"{len(used):,} label{'s' * (len(used) != 1)} corrected by {file.name}"
     return replace(source, train=train, val=val, test=test, notes=(note, *source.notes))
@@ -120,7 +121,8 @@ def _corrected_part(
     """The part with its corrections, whose paths are added to `used`."""
     labels, classes = np.array(part.labels), list(source.classes)
     for row in range(len(labels)):
-        found = entries.get(name_within(part, row, spec.source))
+        # As the file spells it, where bytes that are not UTF-8 are escaped.
+        found = entries.get(valid_text(name_within(part, row, spec.source)))
         if found is None:
             continue
         line, entry = found

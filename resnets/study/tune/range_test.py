@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnets.config import Recipe
+from resnets.config import ConfigError, Recipe
 from resnets.train.optim.schedule import Schedule
 from resnets.train.replay import open_state
 from resnets.train.step import train_step
@@ -20,10 +20,19 @@ DIVERGED = 4.0  # times the lowest loss, at which the test ends
 @dataclass(frozen=True)
 class RangeTest:
     """rates, losses: of each step, the loss a running mean. suggested: a tenth of the rate at which
-    the loss was lowest (Howard and Gugger 2020)."""
+    the loss was lowest (Howard and Gugger 2020). ConfigError without a step of finite loss."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rates or len(self.rates) != len(self.losses):
+            raise ConfigError("the range test has no step of finite loss")
+        if (
+            not all(0 < rate < math.inf for rate in self.rates)
+            or not np.isfinite(self.losses).all()
+        ):
+            raise ConfigError("the range test holds rates or losses that are impossible")
 
     @property
     def suggested(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -25,7 +26,7 @@ from resnets.train.fit_memory import OutOfMemory
 from resnets.train.guards.divergence import Diverged
 from resnets.train.results import RESULT
 from resnets.train.run import run as run_training
-from resnets.utils.errors import read_object
+from resnets.utils.errors import read_object, reading
 from resnets.utils.files import page_folder
 from resnets.utils.lazy_imports import require_package
 
@@ -120,7 +121,8 @@ def _check_same(folder: Path, text: str) -> None:
 def _range_test(folder: Path, recipe: Recipe, device: str) -> RangeTest:
     if (folder / RANGE).is_file():
         stored = read_object(folder / RANGE)
-        return RangeTest(tuple(stored["rates"]), tuple(stored["losses"]))
+        with reading(folder / RANGE, remedy="delete it"):
+            return RangeTest(tuple(stored["rates"]), tuple(stored["losses"]))
     found = range_test(recipe, device)
     dump_json({"rates": found.rates, "losses": found.losses}, folder / RANGE)
     return found
@@ -132,24 +134,37 @@ def _search(
     """All trials, those done before included."""
     import optuna
     from optuna.trial import TrialState
+    from sqlalchemy import URL
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = f"sqlite:///{(folder / STORE).resolve()}"
-    study = optuna.create_study(storage=storage, study_name="tune", load_if_exists=True)
-    for each in study.get_trials(states=(TrialState.RUNNING,)):  # stopped: asked for again
-        study.enqueue_trial(each.params)
-        study.tell(each.number, state=TrialState.FAIL)
-    while len(finished := study.get_trials(states=(TrialState.COMPLETE,))) < trials:
-        study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + len(finished))
-        trial = study.ask()
-        fields = _fields(trial, recipe, found)
-        study.tell(trial, _error(folder, recipe, fields, device))
-    return [
-        Trial(place, fields, float(each.value), _folder(folder, fields))
-        for place, each in enumerate(finished)
-        if each.value is not None
-        for fields in [_fields(optuna.trial.FixedTrial(each.params), recipe, found)]
-    ]
+    store = (folder / STORE).resolve()
+
+    def storing() -> AbstractContextManager[None]:
+        return reading(folder / STORE, what="as a search", remedy="give another --out")
+
+    with storing():
+        url = URL.create("sqlite", database=str(store)).render_as_string()  # a "?" is quoted
+        study = optuna.create_study(storage=url, study_name="tune", load_if_exists=True)
+        for each in study.get_trials(states=(TrialState.RUNNING,)):
+            study.tell(each.number, state=TrialState.FAIL)  # was stopped; the same is drawn again
+    while True:
+        with storing():
+            finished = study.get_trials(states=(TrialState.COMPLETE,))
+            if len(finished) >= trials:
+                break
+            study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + len(finished))
+            trial = study.ask()
+            fields = _fields(trial, recipe, found)
+        error = _error(folder, recipe, fields, device)
+        with storing():
+            study.tell(trial, error)
+    with storing():
+        return [
+            Trial(place, fields, float(each.value), _folder(folder, fields))
+            for place, each in enumerate(finished)
+            if each.value is not None
+            for fields in [_fields(optuna.trial.FixedTrial(each.params), recipe, found)]
+        ]
 
 
 def _fields(trial: Any, recipe: Recipe, found: RangeTest) -> dict[str, Any]:
@@ -186,7 +201,11 @@ def _error(folder: Path, recipe: Recipe, fields: Mapping[str, Any], device: str)
             return WORST
     if "val" not in result:
         raise ConfigError("tuning needs validation images; set data.val_fraction")
-    return float(result["val"]["top1_error"])
+    with reading(run / RESULT, remedy="delete the trial's folder"):
+        error = float(result["val"]["top1_error"])
+        if not 0 <= error <= WORST:
+            raise ConfigError(f"val.top1_error is {error}")
+    return error
 
 
 def _write(

@@ -70,8 +70,12 @@ class MlflowClient:
     def __init__(self, recipe: Recipe, folder: Path, known: str | None) -> None:
         from mlflow.tracking import MlflowClient as Tracking
 
-        beside = f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
-        self._client = Tracking(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", beside))
+        beside = str(folder.resolve().parent / "mlflow.db")
+        if (uri := os.environ.get("MLFLOW_TRACKING_URI")) is None:
+            if "?" in beside or "%" in beside:  # would be another file, by the rules of a URI
+                raise ValueError(f"set MLFLOW_TRACKING_URI: {beside} cannot be written in one")
+            uri = f"sqlite:///{beside}"
+        self._client = Tracking(tracking_uri=uri)
         if known is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = self._client.get_experiment_by_name(name)
@@ -105,10 +109,13 @@ class Trackers:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self._clients: dict[str, Client] = {}
-        ids = read_object(folder / IDS) if (folder / IDS).is_file() else {}
+        ids: dict[str, Any] = {}
+        with self._tolerating(IDS):
+            ids = read_object(folder / IDS) if (folder / IDS).is_file() else {}
         for name in recipe.trackers:
+            known = ids.get(name)
             with self._tolerating(name):
-                client = CLIENTS[name](recipe, folder, ids.get(name))
+                client = CLIENTS[name](recipe, folder, known if isinstance(known, str) else None)
                 self._clients[name] = client
                 ids[name] = client.id
         if recipe.trackers:

@@ -100,16 +100,30 @@ def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, torch.Ten
 def load_state_tensors(
     model: nn.Module, optimizer: Optimizer, tensors: dict[str, torch.Tensor]
 ) -> None:
-    """Restore the result of `state_tensors`, each tensor in its parameter's memory format."""
+    """Restore the result of `state_tensors`, each tensor in its parameter's memory format.
+
+    Raises ValueError where a tensor is missing or not of its parameter's shape: a fused step would
+    read and write beyond it.
+    """
     own = {each for group in optimizer.param_groups for each in group["params"]}
     parameters = dict(model.named_parameters())
+    names = (
+        {"step", "exp_avg", "exp_avg_sq"} if "betas" in optimizer.defaults else {"momentum_buffer"}
+    )
+    found: dict[str, set[str]] = {}
     for path, tensor in tensors.items():
-        name, key = path.rsplit("/", 1)
-        parameter = parameters[name]
+        name, _, key = path.rpartition("/")
+        parameter = parameters.get(name)
+        if parameter is None or tensor.shape != (() if key == "step" else parameter.shape):
+            raise ValueError(f"optim/{path} of shape {tuple(tensor.shape)} does not fit the model")
+        found.setdefault(name, set()).add(key)
         if parameter not in own:
             continue  # held by another process
-        if tensor.shape == parameter.shape:
+        if key != "step":
             tensor = torch.empty_like(parameter).copy_(tensor)
         elif optimizer.defaults.get("fused"):
             tensor = tensor.to(parameter.device)  # a fused step keeps its counter on the device
         optimizer.state[parameter][key] = tensor
+    for name, keys in found.items():
+        if keys != names:
+            raise ValueError(f"optim/{name}: holds {', '.join(sorted(keys))}")

@@ -123,6 +123,8 @@ class ClassificationTask:
         }
         if self.multilabel:
             self.metadata = {**self.metadata, "postprocess": to_dict(self.postprocess)}
+        if self.teacher is not None:
+            self.metadata = {**self.metadata, "teacher": self.teacher.digest}
         held_out = (
             f"{len(splits.val):,} validation" if splits.val is not None else "no validation split"
         )

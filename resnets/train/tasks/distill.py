@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from resnets.config import ConfigError, DistillSpec
+from resnets.config import ConfigError, DistillSpec, Recipe
 from resnets.data.batch import Batch
 from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.train.loss import Losses, LossFn
+from resnets.weights.checkpoint.format import Checkpoint, digest_of
 from resnets.weights.load import load_model
 
 
@@ -20,11 +22,13 @@ class Teacher:
     """A trained classifier that sees the student's own batches.
 
     student: the preprocessing of the batches; `classes` their classes, which the teacher's are put
-    in the order of. Raises ConfigError where it lacks a class or takes other images.
+    in the order of. digest: SHA-256 of its weights. Raises ConfigError where it lacks a class or
+    takes other images.
     """
 
     def __init__(self, weights: str, classes: Sequence[str], student: Preprocessor) -> None:
         self.model: ImageClassifier = load_model(weights).eval().requires_grad_(False)
+        self.digest = digest_of(self.model.state_dict())
         names = list(self.model.classes)
         if missing := [name for name in classes if name not in names]:
             raise ConfigError(
@@ -57,6 +61,16 @@ class Teacher:
             seen = torch.addcmul(self.shift, images, self.scale)
             logits: Tensor = self.model(seen.flip(1) if self._flip else seen)
             return logits.float().index_select(1, self.order)
+
+
+def teacher_changes(recipe: Recipe, metadata: Mapping[str, Any], resumed: Checkpoint) -> list[str]:
+    """A note where the teacher of a `resumed` run has other weights than the one it began with.
+
+    metadata: that of the checkpoints to be written.
+    """
+    if metadata.get("teacher") == resumed.meta.get("teacher", metadata.get("teacher")):
+        return []
+    return [f"distill.teacher: {recipe.distill.teacher} has other weights than before"]
 
 
 def _pixel_statistics(preprocessor: Preprocessor) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,7 @@ class EncodedCheckpoint:
         flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         entries_json = json.loads(json.dumps({**meta, "format": FORMAT}))
         entries_json.pop("sha256", None)  # of the checkpoint that these entries came from
-        header_json = json.dumps({**entries_json, "sha256": _digest(flat, entries_json)})
+        header_json = json.dumps({**entries_json, "sha256": digest_of(flat, entries_json)})
         order = list(DTYPES)
         self._tensors = sorted(flat.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
         entries: dict[str, Any] = {"__metadata__": {"resnets": header_json}}
@@ -160,7 +160,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f" {FORMAT}; the file is damaged or from a newer version"
         )
     described = {key: value for key, value in meta.items() if key != "sha256"}
-    if digest != _digest(tensors, described if version > 1 else None):
+    if digest != digest_of(tensors, described if version > 1 else None):
         raise CheckpointError(f"{display_path(path)}: checksum mismatch; the file is damaged")
     return Checkpoint(path, tensors, with_current_names(meta, "checkpoint"))
 
@@ -204,7 +204,7 @@ def short_repr(found: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def _digest(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any] | None) -> str:
+def digest_of(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any] | None = None) -> str:
     """SHA-256 of the tensors and, since format 2, of the JSON entries `meta`."""
     digest = hashlib.sha256()
     if meta is not None:
@@ -212,7 +212,7 @@ def _digest(tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any] | None)
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
+        digest.update(_bytes(tensor.cpu().contiguous()))
     return digest.hexdigest()
 
 

@@ -33,6 +33,7 @@ from resnets.weights.push import card, find_result
 
 ENVIRONMENT = {"torch": "2.11", "packages": {"numpy": "2"}, "threads": 2, "cpu_quota": None}
 RESULT = {
+    "history": [{"step": 0, "note": "a note"}],
     "test": {
         "top1_error": 4.25,
         "top5_error": 0.0,
