@@ -7,7 +7,8 @@ import pytest
 from digit_trees import recipe, write_tree
 
 from resnets.config import ConfigError, Recipe
-from resnets.train.log.run_log import read_rows, trackers
+from resnets.train.log import trackers
+from resnets.train.log.run_log import read_rows
 from resnets.train.log.trackers import IDS, Trackers, check_trackers
 from resnets.train.run import run
 from resnets.utils.errors import read_object
