@@ -11,6 +11,7 @@ from typing import Any
 from resnets.api.weights_argument import Weights, path_or_model
 from resnets.config import ConfigError
 from resnets.export.export import export as export_model
+from resnets.export.signals import export_signals
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Kind, Precision, is_artifact
 from resnets.utils.printable import echo
@@ -73,7 +74,13 @@ def export(
             net = copy.deepcopy(net).cpu()
     else:
         source = Path(given)
-        if (task := read_task(given)) != "classify":
+        if (task := read_task(given)) == "signals":
+            if to != "onnx" or precision != "float32" or calibrate or model or classes:
+                raise ConfigError(f"{source}: a model of signals is exported to onnx, in float32")
+            if out is None:
+                out = (source if source.is_dir() else source.parent) / "signals.onnx"
+            return Artifact(Path(out), export_signals(source, Path(out)))
+        if task != "classify":
             raise ConfigError(
                 f"{source}: models of task {task!r} cannot be exported yet; `resnets predict` takes"
                 " the checkpoint"

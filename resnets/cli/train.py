@@ -196,6 +196,8 @@ def _show_result(result: dict[str, Any], folder: Path) -> None:
     if unit != "images":
         what = "'TEXT TO CONTINUE'" if unit == "windows" else "FILE.csv"
         echo(f"next:   resnets predict {run} {what}")
+        if unit == "signals":
+            echo(f"        resnets export {run}")
         return
     echo(f"next:   resnets predict {run} IMAGE...")
     echo(f"        resnets export {run}")

@@ -137,6 +137,25 @@ def test_predict_reads_files_with_and_without_labels(done, tmp_path, capsys):
         predict_signals(load(out), tmp_path / "long.npy")
 
 
+@pytest.mark.slow
+def test_export_writes_a_verified_onnx_file(done, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out, _ = done
+    artifact = resnets.export(out, out=tmp_path / "signals.onnx", quiet=True)
+    assert max(each["relative"] for each in artifact.manifest["parity"]["batches"]) < 1e-4
+    session = onnxruntime.InferenceSession(str(artifact.path))
+    values, _ = cylinder_bell_funnel(9)
+    logits = session.run(None, {"signals": values})[0]
+    with torch.no_grad():
+        expected = load(out)(torch.from_numpy(values))
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_export_of_signals_is_to_onnx_in_float32(done):
+    with pytest.raises(ConfigError, match="onnx"):
+        resnets.export(done[0], "openvino", quiet=True)
+
+
 def recording(path, *, header=True, steps=40):
     """Three channels; label a, then b, then a again, `steps` each."""
     random = np.random.default_rng(0)
