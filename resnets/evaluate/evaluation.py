@@ -94,12 +94,6 @@ class Evaluation:
             f" {self.sums.balanced_error:.2f}% balanced error",
         )
 
-    def without_unreadable(self, count: int) -> Evaluation:
-        """The same, with the number of unreadable images in the protocol."""
-        if not count:
-            return self
-        return replace(self, protocol=f"{self.protocol}, {count:,} unreadable left out")
-
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; metrics that are not finite become None."""
         return {
@@ -117,6 +111,14 @@ class Evaluation:
 
 
 AnyEvaluation = Evaluation | MultilabelEvaluation
+
+
+def without_unreadable(evaluation: AnyEvaluation, count: int) -> AnyEvaluation:
+    """The same, with the number of unreadable images in the protocol."""
+    if not count:
+        return evaluation
+    protocol = f"{evaluation.protocol}, {count:,} unreadable left out"
+    return replace(evaluation, protocol=protocol)
 
 
 def evaluate_model(

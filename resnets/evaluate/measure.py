@@ -15,7 +15,7 @@ from resnets.data import Split
 from resnets.data.dataset.labels import NO_LABEL, label_text
 from resnets.evaluate.data.ground_truth import GroundTruth
 from resnets.evaluate.ensemble import ScoredBatch
-from resnets.evaluate.evaluation import AnyEvaluation, evaluate_scores
+from resnets.evaluate.evaluation import AnyEvaluation, evaluate_scores, without_unreadable
 from resnets.evaluate.postprocess import probabilities
 from resnets.evaluate.views import image_name
 from resnets.utils.distributed import ProcessGroup
@@ -141,7 +141,7 @@ def measure(
         postprocess=scorer.postprocess,
     )
     errors = sorted(rank.all_gather(errors))
-    evaluation = evaluation.without_unreadable(len(errors))
+    evaluation = without_unreadable(evaluation, len(errors))
     confident = most_confident(rank.all_gather(mistakes))
     summary = getattr(split, "summary", None)
     return Measurement(

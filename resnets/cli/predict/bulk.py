@@ -49,7 +49,7 @@ class Bulk:
 
 @dataclass(frozen=True)
 class Computing:
-    """Options of the computation, as `export.select.open_backend` takes them."""
+    """Options of the computation, as `export.select_backend.open_backend` takes them."""
 
     device: str
     precision: str

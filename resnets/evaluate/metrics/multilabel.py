@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -77,12 +77,6 @@ class MultilabelEvaluation:
         calibration = ("calibration_error", "calibration_error_equal_mass")
         names = ("mAP", "macro_f1", "micro_f1", "loss", *calibration)
         return {name: getattr(self, name) for name in names}
-
-    def without_unreadable(self, count: int) -> MultilabelEvaluation:
-        """The same, with the number of unreadable images in the protocol."""
-        if not count:
-            return self
-        return replace(self, protocol=f"{self.protocol}, {count:,} unreadable left out")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; metrics that are not finite become None."""

@@ -25,7 +25,7 @@ from resnets.data.transforms.augment import mirror_warning
 from resnets.data.transforms.preprocess import Preprocessor, at_size, fit_preprocess
 from resnets.evaluate import describe_protocol, evaluate_model
 from resnets.evaluate.calibrate import Calibration, calibrate
-from resnets.evaluate.evaluation import AnyEvaluation
+from resnets.evaluate.evaluation import AnyEvaluation, without_unreadable
 from resnets.evaluate.measure import Mistake, find_mistakes, most_confident
 from resnets.evaluate.metrics.multiclass import gathered
 from resnets.evaluate.views import logits_of
@@ -396,4 +396,4 @@ class ClassificationTask:
         if mistakes is not None:
             mistakes += most_confident(group.all_gather(found))
         unreadable = unreadable_messages(split, group)
-        return evaluation.without_unreadable(len(unreadable)), unreadable
+        return without_unreadable(evaluation, len(unreadable)), unreadable
