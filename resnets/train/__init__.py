@@ -1,1 +1,1 @@
-"""The one training loop and what it needs: loss, optimizer, schedule, averaging, run folder."""
+"""Training: the run, its loop, step and state, the tasks, losses, optimizers and the log."""
