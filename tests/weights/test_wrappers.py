@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 import resnets
 from resnets.config import ConfigError, ModelSpec
+from resnets.data.files.pickle_machine import PickleError
 from resnets.models import build
 from resnets.weights.errors import WeightsError
 from resnets.weights.name_maps.maps import name_map
+from resnets.weights.readers.torch_file import VOCABULARY, Storage, read_pickled
 
 TINY = ModelSpec(name="tiny", depths=(1, 1), widths=(4, 8), stem_width=4, num_classes=3)
 State = dict[str, Tensor]
@@ -292,3 +294,26 @@ def test_names_in_messages_are_printable(tmp_path: Path, state: State) -> None:
     with pytest.raises(WeightsError) as caught:
         resnets.create_model(TINY, weights=str(path))
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_bits_of_lazy_negation_and_conjugation(tmp_path: Path, legacy: bool) -> None:
+    plain, other, third = torch.randn(3, 3, 4, dtype=torch.complex64).unbind()
+    tensors = {
+        "neg": plain.clone().conj().imag,
+        "conj": other.clone().conj(),
+        "both": torch._neg_view(third.clone().conj()),
+    }
+    assert tensors["neg"].is_neg() and tensors["conj"].is_conj()
+    torch.save(tensors, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    found = read_pickled(tmp_path / "w.pth")
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name].read(), tensor)
+
+
+def test_a_bit_of_a_tensor_that_is_not_known_is_refused() -> None:
+    storage = Storage(torch.float32, 16, lambda start, count: bytes(count))
+    with pytest.raises(PickleError, match="sparse_bit"):
+        VOCABULARY["torch._utils._rebuild_tensor_v2"].function(
+            storage, 0, (4,), (1,), False, {}, {"sparse_bit": True}
+        )

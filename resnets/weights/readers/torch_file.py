@@ -29,6 +29,7 @@ from resnets.weights.readers.unsupported_file import kind_of_archive
 MAGIC = 0x1950A86A20F9469CFC6C  # starts files from before torch 1.6
 LONGEST_PICKLE = 1 << 26  # bytes of the containers in an archive
 MOST_DIMENSIONS = 8
+BITS = {"conj": torch.conj_physical, "neg": torch.neg}  # of a tensor's metadata
 SPREAD = 4  # times its elements over which a tensor's elements may lie in its storage
 
 DTYPES = {
@@ -196,9 +197,24 @@ def _whole(numbers: Any) -> bool:
 
 
 def _tensor(
-    storage: Any, first: Any, sizes: Any, strides: Any, *_rest: Any, dtype: Any = None
+    storage: Any,
+    first: Any,
+    sizes: Any,
+    strides: Any,
+    _grad: Any = False,
+    _hooks: Any = None,
+    metadata: Any = None,
+    *,
+    dtype: Any = None,
 ) -> LazyTensor:
-    """A tensor over a part of a storage, which must lie inside it."""
+    """A tensor over a part of a storage, which must lie inside it.
+
+    metadata: torch's bits of tensors whose stored values are to be negated or conjugated when
+    they are read, as those of `z.conj().imag` are.
+    """
+    if type(metadata or {}) is not dict or any(key not in BITS for key in metadata or {}):
+        raise PickleError(f"a tensor with metadata that is not known here: {str(metadata)[:60]}")
+    bits = [apply for key, apply in BITS.items() if (metadata or {}).get(key)]
     dtype = dtype or (storage.dtype if isinstance(storage, Storage) else None)
     plain = isinstance(storage, Storage) and isinstance(dtype, torch.dtype)
     plain = plain and type(sizes) is tuple and type(strides) is tuple and type(first) is int
@@ -224,19 +240,29 @@ def _tensor(
         if len(raw) != span * width:
             raise PickleError("cut short or damaged")
         flat = torch.frombuffer(bytearray(raw), dtype=dtype)
-        return flat.as_strided(sizes, strides).contiguous()
+        tensor = flat.as_strided(sizes, strides).contiguous()
+        for apply in bits:
+            tensor = apply(tensor)
+        return tensor
 
     return LazyTensor(sizes, read)
 
 
 def _tensor_of_dtype(
-    storage: Any, first: Any, sizes: Any, strides: Any, _grad: Any, _hooks: Any, kind: Any, *_: Any
+    storage: Any,
+    first: Any,
+    sizes: Any,
+    strides: Any,
+    _grad: Any,
+    _hooks: Any,
+    kind: Any,
+    metadata: Any = None,
 ) -> LazyTensor:
     """Of dtypes that have no storage class of their own."""
     dtype = getattr(torch, kind.name.removeprefix("torch."), None) if type(kind) is Known else None
     if not isinstance(dtype, torch.dtype):
         raise PickleError("damaged: a tensor without dtype")
-    return _tensor(storage, first, sizes, strides, dtype=dtype)
+    return _tensor(storage, first, sizes, strides, metadata=metadata, dtype=dtype)
 
 
 def _first(value: Any, *_rest: Any) -> LazyTensor:
