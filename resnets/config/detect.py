@@ -8,7 +8,7 @@ from typing import Literal
 from resnets.utils.errors import ConfigError
 
 ClassMapScheme = Literal["", "ids", "binary", "voc", "cityscapes", "cityscapes-trainids"]
-AnnotationFormat = Literal["", "coco", "voc", "yolo", "labelme", "cvat", "rle"]
+AnnotationFormat = Literal["", "coco", "voc", "yolo", "labelme", "cvat", "rle", "rle-columns", "rle-rows"]
 Head = Literal["fpn", "c4", "fcn", "deeplabv3", "pcr", "rcnn"]
 
 
@@ -38,7 +38,8 @@ class DetectSpec:
         repeat_threshold: [fraction] Repeat images of classes that are in fewer than this fraction
             of the images; 0 is off, 0.001 is for LVIS (Gupta et al. 2019).
         format: Annotation format to read if there are several; "" is the first of coco, cvat, voc,
-            labelme, yolo and rle.
+            labelme, yolo and rle. "rle" is refused where its runs fit rows better than columns;
+            "rle-columns" and "rle-rows" state what they go along.
         skip_invalid: Exclude invalid annotations instead of refusing to train.
         apply_exif: Boxes refer to images rotated as their EXIF data says, where the annotated size
             does not tell; otherwise such images are refused.

@@ -6,6 +6,8 @@ from PIL import Image
 
 from resnets.config import DataSpec, DetectSpec
 from resnets.data.errors import DataError
+from resnets.detect.check.run import check_annotations
+from resnets.detect.data.masks import render_masks
 from resnets.detect.loading.sources import find_source, open_detection
 
 HEIGHT, WIDTH = 24, 32
@@ -48,8 +50,6 @@ def test_masks_of_several_classes(tmp_path, names):
     write_set(tmp_path, rows(names))
     splits = opened(tmp_path)
     assert splits.classes == ("1", "2")
-    from resnets.detect.data.masks import render_masks
-
     for number, target in enumerate(splits.train.targets):
         (drawn,) = render_masks(target.masks, (HEIGHT, WIDTH), (HEIGHT, WIDTH))
         assert np.array_equal(drawn, mask(number))
@@ -84,3 +84,32 @@ def test_run_lengths_that_are_none_are_refused_by_line(tmp_path, text):
     write_set(tmp_path, [*rows(), f"p3.png,1,{text}"])
     with pytest.raises(DataError, match="line 5: its run lengths"):
         opened(tmp_path)
+
+
+def along_rows(drawn):
+    flat = np.concatenate(([0], drawn.reshape(-1), [0])).astype(int)
+    edges = np.flatnonzero(np.diff(flat))
+    return " ".join(f"{a + 1} {b - a}" for a, b in zip(edges[::2], edges[1::2], strict=True))
+
+
+def test_runs_along_rows_are_refused_until_the_order_is_stated(tmp_path):
+    written = [f"p{n},{along_rows(mask(n))},cell" for n in range(3)]
+    write_set(tmp_path, written, "id,annotation,cell_type")
+    with pytest.raises(DataError, match="detect.format=rle-rows"):
+        opened(tmp_path)
+    report = check_annotations(str(tmp_path), "instances", detect=DetectSpec(format="rle-rows"))
+    assert not report.problems
+    assert any("'annotation'" in note for note in report.notes)
+    part = find_source(str(tmp_path), "instances", DetectSpec(format="rle-rows")).load("train")
+    for number, image in enumerate(part.images):
+        assert image.objects[0].box == (6, 4, 20, 12 + number)
+        (drawn,) = render_masks([image.objects[0].segmentation], (24, 32), (24, 32))
+        assert np.array_equal(drawn, mask(number))
+
+
+def test_square_images_do_not_tell_the_order(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "WIDTH", HEIGHT)
+    write_set(tmp_path, rows())
+    assert any("rle-rows" in note for note in _notes(tmp_path))
+    source = find_source(str(tmp_path), "instances", DetectSpec(format="rle-columns"))
+    assert not any("rle-rows" in note for note in source.load("train").notes)

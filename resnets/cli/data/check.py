@@ -11,7 +11,7 @@ import tyro
 from rich.table import Table
 
 from resnets.config import ConfigError, DataSpec, DetectSpec
-from resnets.config.detect import ClassMapScheme
+from resnets.config.detect import AnnotationFormat, ClassMapScheme
 from resnets.utils.files import results_folder
 from resnets.utils.printable import console as terminal_console
 from resnets.utils.printable import echo, escape
@@ -62,6 +62,7 @@ class Check:
         class_map: What the values of class maps mean, as `detect.class_map` says it: ids, binary,
             voc, cityscapes, cityscapes-trainids.
         class_map_folder: Folder that holds the class maps, as `detect.class_map_folder` says it.
+        format: Annotation format to read, as `detect.format` says it.
     """
 
     source: tyro.conf.Positional[str]
@@ -75,6 +76,7 @@ class Check:
     repair: Path | None = None
     class_map: ClassMapScheme = ""
     class_map_folder: str = ""
+    format: AnnotationFormat = ""
 
     def run(self) -> int:
         """Check and write the report; returns the exit code."""
@@ -99,7 +101,11 @@ class Check:
             workers=self.workers,
             quarantine=listed,
         )
-        detect = DetectSpec(class_map=self.class_map, class_map_folder=self.class_map_folder)
+        detect = DetectSpec(
+            class_map=self.class_map,
+            class_map_folder=self.class_map_folder,
+            format=self.format,
+        )
         tasks = annotation_tasks(self.source, detect)
         if self.repair is not None and not tasks:
             raise ConfigError(f"--repair: {self.source}: {why_none(self.source)}")
@@ -122,7 +128,7 @@ class Check:
             if tasks:
                 show_annotated(annotated, out)
             if self.repair is not None:
-                repair(self.source, tasks[0], self.repair)
+                repair(self.source, tasks[0], self.repair, detect)
             code = exit_code(report)
             _conclude(report, written, code)
             return code

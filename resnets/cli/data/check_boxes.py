@@ -80,11 +80,11 @@ def show_annotated(annotated: Annotated, out: Path) -> None:
     echo(f"bad annotations: {out / ANNOTATIONS}")
 
 
-def repair(source: str, task: Task, out: Path) -> None:
+def repair(source: str, task: Task, out: Path, detect: DetectSpec) -> None:
     """Write corrected annotations into the new folder `out` and say what was done."""
     from resnets.detect.check.repair import LIST, repair_annotations
 
-    done = repair_annotations(source, task, out)
+    done = repair_annotations(source, task, out, detect)
     echo(f"wrote {out}: {done.summary()}")
     echo(f"what was changed or left out: {out / LIST}; train on it with --data {out}")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resnets.config import ConfigError, atomic_write, dump_json
+from resnets.config import ConfigError, DetectSpec, atomic_write, dump_json
 from resnets.data.files.folder import FolderFiles
 from resnets.detect.check.run import with_all
 from resnets.detect.check.upright_boxes import (
@@ -104,9 +104,12 @@ class RepairReport:
         )
 
 
-def repair_annotations(where: str, task: Task, out: Path) -> RepairReport:
+def repair_annotations(
+    where: str, task: Task, out: Path, detect: DetectSpec | None = None
+) -> RepairReport:
     """Write the set's annotations anew below `out`; its images stay where they are.
 
+    `detect` says which format is read, where there are several.
     `out` then opens as a set of its own; repair.csv in it lists what was changed and left out.
     ConfigError: `out` holds annotations already, or the set has class maps, which are images.
     """
@@ -114,7 +117,7 @@ def repair_annotations(where: str, task: Task, out: Path) -> RepairReport:
         raise ConfigError("class maps are images and cannot be repaired here; redraw them")
     if (out / "annotations").exists():
         raise ConfigError(f"{out}: holds annotations already; name a new folder")
-    source = with_all(where, task)
+    source = with_all(where, task, detect)
     report = RepairReport()
     documents = {}
     for title in source.titles:

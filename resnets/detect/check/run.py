@@ -77,7 +77,7 @@ def annotation_tasks(where: str, detect: DetectSpec | None = None) -> tuple[Task
         store = open_store(where)
     except DataError:  # a set of images in a form of its own, such as CIFAR's
         return ()
-    objects: tuple[Task, ...] = ("instances",) if offers(store) else ()
+    objects: tuple[Task, ...] = ("instances",) if offers(store, detect.format) else ()
     stated = detect.class_map or detect.class_map_folder
     return (*objects, "segment") if stated or find_semantic(store) else objects
 
@@ -153,7 +153,7 @@ def write_problems(problems: Iterable[Problem], path: Path) -> None:
 def with_all(where: str, task: Task, detect: DetectSpec | None = None) -> RawDataset:
     """The set with all that it has: outlines where its form has them, else boxes."""
     if task == "instances":
-        found = offers(open_store(where))
+        found = offers(open_store(where), detect.format if detect else "")
         task = task if found and found[0].format.outlines else "detect"
     return find_source(where, task, detect)
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 from resnets.detect.formats.coco.dataset import open_coco
 from resnets.detect.formats.coco.find import drawn_coco, find_coco
 from resnets.detect.formats.cvat import find_cvat, open_cvat
 from resnets.detect.formats.labelme import find_labelme, open_labelme
 from resnets.detect.formats.records import RawDataset
-from resnets.detect.formats.rle_csv import find_rle_csv, open_rle_csv
+from resnets.detect.formats.rle_csv import Order, find_rle_csv, open_rle_csv
 from resnets.detect.formats.unread import unread_lists
 from resnets.detect.formats.voc.dataset import open_voc
 from resnets.detect.formats.voc.lists import find_voc
@@ -28,6 +29,7 @@ class Format:
 
     key: what `detect.format` calls it. find: what of a store it would read, or something empty.
     open: the set of what was found, by its name, with outlines or without. outlines: there may be.
+    stated: it is only read where `detect.format` says so.
     """
 
     key: str
@@ -35,6 +37,7 @@ class Format:
     find: Callable[[Store], Any]
     open: Callable[[Store, Any, str, bool], RawDataset]
     outlines: bool = True
+    stated: bool = False
 
 
 def _coco(store: Store, found: Any, name: str, masks: bool) -> RawDataset:
@@ -57,6 +60,16 @@ FORMATS = (
     Format("labelme", "labelme JSON", find_labelme, open_labelme),
     Format("yolo", "YOLO text files", find_yolo, open_yolo),
     Format("rle", "CSV of run lengths", find_rle_csv, open_rle_csv),
+    *(
+        Format(
+            f"rle-{order}",
+            f"CSV of run lengths along the {order}",
+            find_rle_csv,
+            partial(open_rle_csv, order=order),
+            stated=True,
+        )
+        for order in get_args(Order)
+    ),
 )
 
 
@@ -73,7 +86,7 @@ def offers(store: Store, wanted: str = "") -> list[FormatMatch]:
 
     wanted: `detect.format`; "" = any.
     """
-    chosen = [each for each in FORMATS if wanted in ("", each.key)]
+    chosen = [each for each in FORMATS if wanted == each.key or not (wanted or each.stated)]
     found = [FormatMatch(each, each.find(store)) for each in chosen]
     return [offer for offer in found if offer.found]
 
