@@ -8,7 +8,9 @@ from typing import Literal
 from resnets.utils.errors import ConfigError
 
 ClassMapScheme = Literal["", "ids", "binary", "voc", "cityscapes", "cityscapes-trainids"]
-AnnotationFormat = Literal["", "coco", "voc", "yolo", "labelme", "cvat", "rle", "rle-columns", "rle-rows"]
+AnnotationFormat = Literal[
+    "", "coco", "voc", "yolo", "labelme", "cvat", "rle", "rle-columns", "rle-rows"
+]
 Head = Literal["fpn", "c4", "fcn", "deeplabv3", "pcr", "rcnn"]
 
 

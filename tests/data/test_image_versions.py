@@ -1,5 +1,8 @@
 """Tiles of one scene, told by their names, that fall into training and held-out splits."""
 
+import re
+import uuid
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -69,3 +72,51 @@ def test_frames_of_a_video_across_splits_are_warned_of(tmp_path, monkeypatch):
     assert warned("set")
     assert not warned("set", group="regex:(.+)/")
     assert not warned("plain")
+
+
+@pytest.mark.parametrize(
+    ("names", "sources"),
+    [
+        (["a/p1.png", "a/p1_hflip.png", "a/p1_rot15.png", "a/p2-aug3.png", "a/p2.png"], 2),
+        (["a/p1_flipped_rot90.png", "a/p1_noise.png", "a/p1 (1).png", "a/p1.png"], 1),
+        (["a/flip_p1.png", "a/p1.png", f"a/a_original_p1.jpg_{uuid.UUID(int=7)}.jpg"], 1),
+        (["a/images.jpg", "a/images (1).jpg", "a/images (2).jpg"], 0),  # a browser's downloads
+        (["a/cat_crop_1.png", "a/cat_crop_2.png"], 0),  # what a word names has no number
+        (["x/a/1_flip.png", "y/a/1_flip.png", "x/a/1.png"], 0),  # two images of one name
+        (["a/IMG_0001.png", "a/IMG_0002.png"], 0),
+    ],
+)  # fmt: skip
+def test_augmented_images_have_one_source(names, sources):
+    found = sources_by_name(names, ["a"] * len(names))
+    assert len(set(found.values())) == sources
+    assert len(found) == (len(names) if sources else 0)
+
+
+def test_augmented_images_and_frames_in_one_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("bowl", "swim"):
+        for folder in ("aug", "video", "plain"):
+            (tmp_path / folder / name).mkdir(parents=True)
+        for number in range(6):
+            for tail in ("", "_hflip", "_rot15"):
+                pixels = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / f"aug/{name}/photo{number:03}{tail}.png")
+        for clip, frame in ((clip, frame) for clip in range(3) for frame in range(0, 30, 5)):
+            pixels = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"video/{name}/c{clip}_frame{frame:04}.png")
+            number = rng.integers(10**6)
+            Image.fromarray(pixels).save(tmp_path / f"plain/{name}/200{clip}_{number:06}.png")
+
+    def warned(source: str, **fields) -> list[str]:
+        spec = DataSpec(source=source, val_fraction=0.2, test_fraction=0.2, **fields)
+        warnings = open_data(spec, training=True).summary.warnings
+        return [line for line in warnings if "data.group" in line]
+
+    for source in ("aug", "video"):
+        (said,) = warned(source)
+        pattern = re.search(r"'data\.group=(regex:[^']+)'", said)[1]
+        assert warned(source, group=pattern) == []
+        assert main(["data", "check", source]) == 0
+        assert "WARNING" in capsys.readouterr().out
+    assert warned("plain") == []

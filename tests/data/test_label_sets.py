@@ -195,3 +195,27 @@ def test_splits_of_sets_open(tmp_path, images) -> None:
     opened = open_data(DataSpec(source=str(file), size=16), training=True)
     assert opened.train.labels.shape[1] == 3
     assert opened.summary.to_json()["rarest"] == {"class": "dog", "images": 1}
+
+
+@pytest.mark.parametrize("grades", [("0,5", "1,0", "1,5"), ("0,0", "1,0"), ("1", "1,5", "2")])
+def test_numbers_with_a_decimal_comma_are_no_sets(grades: tuple[str, ...]) -> None:
+    labels = ["1", *grades] * 4 if "1" in grades else list(grades) * 4
+    with pytest.raises(DataError, match=r"decimal comma.*labels=multi"):
+        read_label_sets(labels, str)
+    assert read_label_sets(labels, str, "multi").multi
+    pairs = ["0,3", "1,3", "3", "0", "1", "1,2", "2"] * 4
+    assert read_label_sets(pairs, str).multi
+
+
+def test_a_column_beside_exclusive_ones_is_no_label() -> None:
+    rows = [(name,) for name in ("cat", "dog", "eel")] * 10
+    few = [("cat", "male"), *rows[1:]]
+    with pytest.raises(DataError, match=r"row 0.*'male'.*29"):
+        read_label_sets(few, "row {}".format)
+    many = [(*names, "flash") if row % 2 else names for row, names in enumerate(rows)]
+    with pytest.raises(DataError, match="without 'flash'"):
+        read_label_sets(many, str)
+    two = [(*names, "male") if row % 3 else names for row, names in enumerate(many)]
+    with pytest.raises(DataError, match="'flash' and 'male'|'male' and 'flash'"):
+        read_label_sets(two, str)
+    assert read_label_sets(many, str, "multi").multi

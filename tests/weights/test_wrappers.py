@@ -304,7 +304,7 @@ def test_bits_of_lazy_negation_and_conjugation(tmp_path: Path, legacy: bool) -> 
         "conj": other.clone().conj(),
         "both": torch._neg_view(third.clone().conj()),
     }
-    assert tensors["neg"].is_neg() and tensors["conj"].is_conj()
+    assert (tensors["neg"].is_neg(), tensors["conj"].is_conj()) == (True, True)
     torch.save(tensors, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
     found = read_pickled(tmp_path / "w.pth")
     for name, tensor in tensors.items():

@@ -31,6 +31,7 @@ from resnets.data.finding_kinds import (
     Finding,
     Kind,
 )
+from resnets.data.splits.image_versions import series_warnings
 
 UNSEEN = {
     MASK: "lie beside the image they are a mask, map or copy of",
@@ -76,7 +77,7 @@ def verdict(report: CheckReport) -> list[Point]:
 
 def warnings(report: CheckReport) -> list[str]:
     """What may spoil a result, though nothing proves it."""
-    found = [*report.warnings, *report.contents.warnings]
+    found = [*report.warnings, *report.contents.warnings, *_series(report)]
     if near := report.copies(NEAR_DUPLICATE, other_label=True):
         found.append(
             f"{len(near):,} {_plural(len(near), 'image is a near-copy', 'images are near-copies')}"
@@ -94,6 +95,14 @@ def warnings(report: CheckReport) -> list[str]:
             " --leave-out same-source lists them"
         )
     return found
+
+
+def _series(report: CheckReport) -> list[str]:
+    """Frames of one video, by their names, in parts that are kept apart."""
+    contents = report.contents
+    paths = [contents.path(number) for number in range(len(contents))]
+    found = [contents.part_and_label(number) for number in range(len(contents))]
+    return series_warnings(paths, [label for _, label in found], [part for part, _ in found])
 
 
 def usable(report: CheckReport) -> dict[str, int]:

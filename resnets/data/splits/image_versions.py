@@ -2,9 +2,10 @@
 
 Roboflow exports several augmented copies of a photograph (NAME.rf.HASH.jpg), mirrored, turned or
 cut; WordPress stores each upload in several sizes (NAME.jpg, NAME-300x225.jpg, NAME-scaled.jpg),
-some of them cut. Pixels do not tell either. A scene that is cut into tiles (NAME_0_0.png,
-NAME_0_256.png, ...) shows the same objects in those that overlap. Where versions or tiles lie in
-two splits, one split knows what the other is measured on.
+some of them cut; scripts add words for what they did (NAME_hflip.jpg, NAME_rot15.jpg). Pixels do
+not tell any. A scene that is cut into tiles (NAME_0_0.png, NAME_0_256.png, ...) shows the same
+objects in those that overlap, and frames of one video (clip07_frame0012.png) show the same scene.
+Where versions, tiles or frames lie in two splits, one split knows what the other is measured on.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import math
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from itertools import pairwise
 
 from resnets.data.dataset.labels import label_text
+from resnets.data.layout.folder_names import split_role
 from resnets.data.splits.image_record import TEST, TRAIN, VAL
 from resnets.data.splits.roles import Roles
 
@@ -25,7 +28,21 @@ LEAST_STEP = 16  # px between tiles; smaller numbers count something else
 LEAST_TILES = 4  # of a scene
 NUMBERED = re.compile(r"(.*?)(\d{1,9})")
 LEAST_FRAMES = 4  # of a series
+PREFIX = r"(.*\D)\d+\."  # a path without the number at its end
+MOST_TAILS = 8  # that a pattern lists
+FRAME = re.compile(r".*\d.*?[\d_. -](?:frame|frm|fr?|slice|slc|t|z)[_. -]*", re.I)
 SIZED = re.compile(r"(.+)-(?:[1-9]\d{1,4}x[1-9]\d{1,4}|scaled)")
+CHANGE = (  # what augmentation does, as file names say it
+    r"(?:(?:hv?|v|lr|ud|horizontal|vertical)[_ -]?)?(?:flip(?:ped|lr|ud)?|mirror(?:ed)?)"
+    r"|rot(?:ate|ated|ation)?|aug(?:ment(?:ed|ation)?)?|zoom(?:ed)?|crop(?:ped)?|blur(?:red)?"
+    r"|nois[ey]|bright(?:ness|er)?|dark(?:er)?|contrast|gamma|hue|saturation|jitter|shear(?:ed)?"
+    r"|shift(?:ed)?|translat(?:e|ed|ion)|warp(?:ed)?|cutout|gr[ae]y(?:scale)?|copy|orig(?:inal)?"
+)
+AMOUNT = r"(?:[_ -]?[mn+-]?\d+(?:\.\d+)?)?(?:deg)?"
+ENDED = re.compile(rf"(.*?)((?:[_. -]+(?:{CHANGE}){AMOUNT})+)", re.I)
+BEGUN = re.compile(rf"(?:(?:{CHANGE}){AMOUNT}[_. -]+)+(.*)", re.I)
+COPIED = re.compile(r"(.+?)(?: - Copy(?: \(\d+\))?| ?\([1-9]\))")
+AUGMENTOR = re.compile(r".+_original_(.+)\.[A-Za-z]{3,4}_[0-9a-f]{8}(?:-[0-9a-f]{4,12}){4}")
 
 
 def source_name(path: str) -> str | None:
@@ -45,26 +62,55 @@ def sources_by_name(paths: Sequence[str], labels: Sequence[Hashable]) -> dict[in
     """What tells the source of each image, by its place in `paths`, where names state one.
 
     An image without a size in its name is the source of those of its class that have its name and
-    a size. Sizes follow common names, so such versions are of one class.
+    a size, or words for an augmentation. Both follow common names, so such versions are of one
+    class.
     """
     found: dict[int, Hashable] = {}
-    sized = set()
-    for place, path in enumerate(paths):
-        base = path.rpartition("/")[2]
-        if "-" not in base and ".rf." not in base:  # quick, for sets of a million images
-            continue
-        if (name := source_name(path)) is None:
-            continue
-        if HASHED.fullmatch(_stem(path)):
-            found[place] = name
-        else:
-            found[place] = labels[place], name
-            sized.add(found[place])
-    if sized:
-        for place, path in enumerate(paths):
-            if place not in found and (key := (labels[place], _stem(path))) in sized:
-                found[place] = key
+    keys = set()
+    stems = [_stem(path) for path in paths]
+    known = set(zip(labels, stems, strict=True))
+    for place, (stem, label) in enumerate(zip(stems, labels, strict=True)):
+        dashed = "-" in stem or ".rf." in stem  # quick, for sets of a million images
+        if dashed and (name := source_name(paths[place])) is not None:
+            found[place] = name if HASHED.fullmatch(stem) else (label, name)
+            keys.add((label, name))
+        elif (name := _augmented_from(stem, label, known)) is not None:
+            found[place] = label, name
+            keys.add((label, name))
+    shared = _told_twice(found, stems)
+    found = {place: key for place, key in found.items() if key not in shared}
+    for place, key in enumerate(zip(labels, stems, strict=True)) if keys else ():
+        if place not in found and key in keys - shared:
+            found[place] = key
     return found | {place: key for place, key in _scenes(paths).items() if place not in found}
+
+
+def _augmented_from(stem: str, label: Hashable, known: Collection[Hashable]) -> str | None:
+    """The name of what an image was made of by augmentation; None where its name tells none.
+
+    Names without a number are of several images: "cat_crop_1" may be any cat.
+    """
+    if (ended := ENDED.fullmatch(stem)) is not None and any(map(str.isdigit, ended[1])):
+        return ended[1]
+    if (made := AUGMENTOR.fullmatch(stem)) is not None:
+        return made[1]
+    for pattern in (BEGUN, COPIED):
+        if (other := pattern.fullmatch(stem)) is not None and (label, other[1]) in known:
+            numbered = any(map(str.isdigit, other[1])) or " - Copy" in stem
+            return other[1] if numbered else None
+    return None
+
+
+def _told_twice(found: Mapping[int, Hashable], stems: Sequence[str]) -> set[Hashable]:
+    """Sources of which two images have one name: those are of several sources of that name."""
+    names: dict[Hashable, set[str]] = {}
+    twice: set[Hashable] = set()
+    for place, key in found.items():
+        if isinstance(key, tuple):  # others have a hash
+            if stems[place] in names.setdefault(key, set()):
+                twice.add(key)
+            names[key].add(stems[place])
+    return twice
 
 
 def _scenes(paths: Sequence[str]) -> dict[int, Hashable]:
@@ -113,7 +159,7 @@ def versions_apart(roles: Roles) -> list[str]:
         sides += [role] * len(share.rows)
     if not any(sides):  # TRAIN is 0: nothing is held out
         return []
-    return [*_versions_warning(names, labels, sides), *_series_warning(names, labels, sides)]
+    return [*_versions_warning(names, labels, sides), *series_warnings(names, labels, sides)]
 
 
 def _versions_warning(
@@ -131,49 +177,77 @@ def _versions_warning(
         " another, or as tiles of one scene;"
         f" these fall into training and held-out splits: {held} of the same source as a training"
         f" image, such as {posixpath.basename(names[apart[0]])}; keep them together with --set"
-        " data.group=regex:PATTERN, or run `resnets data check` with --leave-out same-source for a"
-        " list of them"
+        f" {_group_of_versions([_stem(names[place]) for place in sources])}, or run `resnets data"
+        " check` with --leave-out same-source for a list of them"
     ]
 
 
-def _series_warning(names: Sequence[str], labels: Sequence[str], sides: Sequence[int]) -> list[str]:
-    """A warning where numbered series, each in a folder below a class folder, lie in two splits.
+def _group_of_versions(stems: Sequence[str]) -> str:
+    """The setting that keeps augmented images together, where words at the end tell them."""
+    tails = {re.sub(r"\d+", "0", found[2]) for stem in stems if (found := ENDED.fullmatch(stem))}
+    if not 0 < len(tails) <= MOST_TAILS:
+        return "data.group=regex:PATTERN"
+    choice = "|".join(re.escape(tail).replace("0", r"\d+") for tail in sorted(tails))
+    return f"'data.group=regex:(.+?)(?:{choice})?\\.[^./]+$'"
 
-    Frames of one video (UCF101) and slices of one scan are such series.
+
+def series_warnings(
+    names: Sequence[str], labels: Sequence[str], sides: Sequence[Hashable]
+) -> list[str]:
+    """A warning where numbered series lie in two splits (`sides`), and how to keep them together.
+
+    Frames of one video and slices of one scan are such series: each in a folder below a class
+    folder (UCF101), or several in one folder, told by a number before that of the frame.
     """
-    series: dict[str, list[int]] = {}
-    for place, path in enumerate(names):
-        series.setdefault(posixpath.dirname(path), []).append(place)
-    numbered = {
-        folder: places
-        for folder, places in series.items()
-        if {posixpath.basename(folder)} != (classes := {labels[place] for place in places})
-        and len(classes) == 1
-        and _is_series([names[place] for place in places])
+    folders: dict[str, list[tuple[int, str, str]]] = {}
+    without_role = {
+        folder: "/".join(part for part in folder.split("/") if not split_role(part))
+        for folder in {posixpath.dirname(path) for path in names}
     }
-    beside = Counter(posixpath.dirname(folder) for folder in numbered)
-    cut = [
-        folder
-        for folder, places in numbered.items()
-        if beside[posixpath.dirname(folder)] > 1 and len({sides[place] for place in places}) > 1
-    ]
-    if not cut:
-        return []
-    return [
-        f"{len(cut):,} folders of numbered images lie in training and held-out splits, such as"
-        f" {cut[0]}; if each is one video or scan, the error is too low: keep them together with"
-        " --set 'data.group=regex:(.+)/'"
-    ]
+    for place, path in enumerate(names):
+        if (found := NUMBERED.fullmatch(_stem(path))) is not None:
+            folder = without_role[posixpath.dirname(path)]
+            folders.setdefault(folder, []).append((place, found[1], found[2]))
+    series: dict[bool, dict[Hashable, list[list[int]]]] = {True: {}, False: {}}
+    for folder, members in folders.items():
+        words: dict[str, list[tuple[int, str]]] = {}
+        for place, word, number in members:
+            words.setdefault(word, []).append((place, number))
+        for word, of_word in words.items():
+            places = [place for place, _ in of_word]
+            classes = {labels[place] for place in places}
+            is_frames = FRAME.fullmatch(word) is not None
+            is_folder = len(words) == len(classes) == 1 and {posixpath.basename(folder)} != classes
+            if not is_folder and not (is_frames or (len(classes) == 1 and re.search(r"\d", word))):
+                continue
+            if _is_series([int(number) for _, number in of_word], is_frames and not is_folder):
+                beside = posixpath.dirname(folder) if is_folder else (folder, *sorted(classes))
+                series[is_folder].setdefault(beside, []).append(places)
+    warnings = []
+    for is_folder, found_in in series.items():
+        cut = [
+            places
+            for beside in found_in.values()
+            for places in beside
+            if len(beside) > 1 and len({sides[place] for place in places}) > 1
+        ]
+        if cut:
+            what = "folders of numbered images" if is_folder else "series of numbered images"
+            first = names[cut[0][0]]
+            warnings.append(
+                f"{len(cut):,} {what} lie in training and held-out splits, such as"
+                f" {posixpath.dirname(first) if is_folder else first}; if each is one video or"
+                " scan, the error is too low: keep them together with --set"
+                f" 'data.group=regex:{'(.+)/' if is_folder else PREFIX}'"
+            )
+    return warnings
 
 
-def _is_series(paths: Sequence[str]) -> bool:
-    """Whether names are one word and consecutive numbers: frame_0001, frame_0002, ..."""
-    found = [NUMBERED.fullmatch(_stem(path)) for path in paths]
-    if len(paths) < LEAST_FRAMES or not all(found):
-        return False
-    numbers = {int(match[2]) for match in found if match}
-    words = {match[1] for match in found if match}
-    return len(words) == 1 and len(numbers) == max(numbers) - min(numbers) + 1 == len(paths)
+def _is_series(numbers: Sequence[int], any_step: bool) -> bool:
+    """Whether numbers follow each other in even steps, each once; of frames, in any."""
+    found = sorted(numbers)
+    steps = {later - one for one, later in pairwise(found)}
+    return len(found) >= LEAST_FRAMES and 0 not in steps and (any_step or len(steps) == 1)
 
 
 def _stem(path: str) -> str:

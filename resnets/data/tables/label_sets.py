@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 from typing import Literal
 
 from resnets.data.errors import DataError
@@ -23,6 +24,8 @@ MOST = 0.5  # share of the distinct cells, for a warning
 BRACKETS = re.compile(r"[\[{(](.*)[\]})]", re.DOTALL)
 TOKEN = re.compile(r"\"([^\"]*)\"|'([^']*)'|([^,\s][^,]*)")
 NUMBERS = re.compile(r"\d+(\s+\d+)+")
+DECIMAL = re.compile(r"[+-]?\d+(?:,(\d+))?")
+QUARTERS = frozenset({"0", "00", "000", "5", "50", "500", "25", "250", "75", "750"})
 BRACKET, SPACES = "brackets", "spaces"
 
 
@@ -48,16 +51,34 @@ def read_label_sets(
     form: "single" takes each cell as one label, "multi" as a set, empty for none. "auto" takes
     sets where cells are made of other cells' labels, are lists or have ";" or "|" between labels
     that recur, and where a row has several columns of 1. DataError where a few cells only are so,
-    and where a label is missing or a list in a table of single ones. `place(row)` is its line.
+    where they may be numbers with a decimal comma, where columns beside exclusive ones hold 1, and
+    where a label is missing or a list in a table of single ones. `place(row)` is its line.
     """
     columns = any(isinstance(label, tuple) for label in labels)
     if form == "single":
         return LabelSets([single_label(label, place(row)) for row, label in enumerate(labels)])
     if columns:
-        if form == "multi" or any(len(names_of(label)) > 1 for label in labels):
-            return LabelSets([names_of(label) for label in labels], True, "sets of labels")
+        sets = [names_of(label) for label in labels]
+        rows = [row for row, names in enumerate(sets) if len(names) > 1]
+        if form == "auto" and rows:
+            where = f"{place(rows[0])}: the columns {', '.join(map(repr, sets[rows[0]]))} are 1"
+            _refuse_few(where, rows, len(sets))
+            if beside := _beside_exclusive(sets):
+                raise DataError(
+                    f"{where}, but without {' and '.join(map(repr, beside))} each row has one"
+                    " column of 1, so that the others seem to be classes, and these not; remove"
+                    f" {'them' if len(beside) > 1 else 'it'}, or, for sets of labels, set"
+                    " data.labels=multi"
+                )
+        if form == "multi" or rows:
+            return LabelSets(sets, True, "sets of labels")
         return LabelSets([single_label(label, place(row)) for row, label in enumerate(labels)])
     texts = [str(label) for label in labels]
+    if form == "auto" and (row := _decimal_comma(texts)) is not None:
+        raise DataError(
+            f"{place(row)}: {texts[row]!r} may be a number with a decimal comma, or two labels;"
+            " write numbers with a point, or, for sets of labels, set data.labels=multi"
+        )
     several, separator = _separator(texts, form)
     if form == "auto" and not several:
         found = LabelSets([single_label(text, place(row)) for row, text in enumerate(texts)])
@@ -65,19 +86,49 @@ def read_label_sets(
     if form == "auto":
         given = sum(not is_missing(text) for text in texts)
         rows = [row for row, text in enumerate(texts) if text in several]
-        if len(rows) <= FEW * given:
-            row = rows[0]
-            raise DataError(
-                f"{place(row)}: {texts[row]!r} looks like several labels, and"
-                f" {given - len(rows):,} other images have one; correct it, or, for sets of labels,"
-                " set data.labels=multi"
-            )
+        where = f"{place(rows[0])}: {texts[rows[0]]!r} looks like several labels"
+        _refuse_few(where, rows, given)
     sets = [_split(text, separator) for text in texts]
     how = {BRACKET: "lists", SPACES: "separated by spaces", "": "one each"}
     said = f"sets of labels, {how.get(separator, f'separated by {separator!r}')}"
     if none := sum(not names for names in sets):
         said += f", {none:,} without a label"
     return LabelSets(sets, True, said)
+
+
+def _refuse_few(where: str, rows: Sequence[int], given: int) -> None:
+    """DataError where so few `rows` of those `given` have several labels that it is a slip."""
+    if len(rows) <= FEW * given:
+        raise DataError(
+            f"{where}, and {given - len(rows):,} other images have one label; correct it, or, for"
+            " sets of labels, set data.labels=multi"
+        )
+
+
+def _decimal_comma(texts: Sequence[str]) -> int | None:
+    """The first of cells that may be numbers such as "0,5"; None where they are no such cells.
+
+    All are numbers: all with a comma, or the digits after it are those of halves and quarters.
+    """
+    numbers = [DECIMAL.fullmatch(text) for text in texts if not is_missing(text)]
+    fractions = [found[1] for found in numbers if found]
+    if not all(numbers) or not any(fractions):
+        return None
+    if None in fractions and not QUARTERS.issuperset(filter(None, fractions)):
+        return None
+    return next(row for row, text in enumerate(texts) if "," in text)
+
+
+def _beside_exclusive(sets: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """One or two columns without which each row has exactly one column of 1; () for none."""
+    names = tuple(dict.fromkeys(chain.from_iterable(sets)))
+    rows = Counter(map(frozenset, sets))
+    spare = max(map(len, rows)) - 1  # of a row, at least
+    for count in (1, 2):
+        for chosen in combinations(names, count) if spare <= count < len(names) - 1 else ():
+            if all(len(row.difference(chosen)) == 1 for row in rows):
+                return chosen
+    return ()
 
 
 def single_label(label: Label, place: str) -> str:
