@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -69,6 +70,28 @@ def check_arch(weights: Weights, spec: ModelSpec) -> None:
         raise ConfigError(f"{said}, not {spec.name}; if both compute the same, {cure}")
     if re.search(r"\d", name):
         log.warning("%s, which was not compared with %s", said, spec.name)
+
+
+def require_same_model(
+    source: str, theirs: ModelSpec, spec: ModelSpec, followed: Collection[str] = ()
+) -> None:
+    """ConfigError where `spec`, which takes weights of `theirs`, computes otherwise.
+
+    A CIFAR stem may: the kernel is adapted. So may dilated stages and blurred subsampling, which
+    are changes to a model that is trained on, and the fields `followed`, which it takes from the
+    weights.
+    """
+    wanted = replace(spec, dilate=theirs.dilate, blur_pool=theirs.blur_pool)
+    wanted = replace(wanted, **{name: getattr(theirs, name) for name in followed})
+    if spec.stem == "cifar" and theirs.stem == "imagenet":
+        wanted = replace(wanted, stem="imagenet", stem_pool="padded")
+    field = folder.same_net(theirs, wanted)
+    if field is not None:
+        raise ConfigError(
+            f"weights: {source} is of a model with {field} {getattr(theirs, field)!r}, "
+            f"{spec.name} here has {getattr(spec, field)!r}; its tensors are for a network with the"
+            f" former (model.{field})"
+        )
 
 
 def _has(weights: Weights, part: str) -> bool:

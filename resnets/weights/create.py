@@ -18,13 +18,14 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier, build, catalog
 from resnets.models.cost import shapes_only
 from resnets.weights import hub
-from resnets.weights.adapt import (
-    adapt_input,
-    adapt_preprocess,
-    adapt_stem,
-    stated_preprocess,
+from resnets.weights.adapt import adapt_input, adapt_preprocess, adapt_stem, stated_preprocess
+from resnets.weights.check_values import (
+    check_arch,
+    check_empty,
+    check_values,
+    require_same_model,
+    warn_of_values,
 )
-from resnets.weights.check_values import check_arch, check_empty, check_values, warn_of_values
 from resnets.weights.errors import WeightsError
 from resnets.weights.heads import HeadPolicy, head_rows, imagenet_classes, read_classes
 from resnets.weights.lazy_tensors import LazyTensor, naming
@@ -134,6 +135,8 @@ def recognize(weights: Weights, spec: ModelSpec) -> Weights:
     """
     if weights.spec is None:
         check_arch(weights, spec)
+    elif weights.part is None:  # FILE#PART takes the tensors alone
+        require_same_model(weights.source, weights.spec, spec, (*weights.fields, "conv_bias"))
     with shapes_only():  # biases beside norms are known in every format
         sketch = build(dataclasses.replace(spec, conv_bias="all"))
     chosen = select(weights.contents, maps_of(sketch), weights.source, weights.part)

@@ -25,6 +25,7 @@ from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import catalog
 from resnets.utils import environment
 from resnets.weights import zoo
+from resnets.weights.check_values import require_same_model
 from resnets.weights.errors import WeightsError
 from resnets.weights.folder import (
     CONFIG,
@@ -33,7 +34,6 @@ from resnets.weights.folder import (
     PROCESSOR,
     is_transformers,
     read_config,
-    same_net,
 )
 from resnets.weights.heads import imagenet_classes
 from resnets.weights.read import Weights, read_folder, read_path
@@ -95,7 +95,7 @@ def _zoo(name: str, spec: ModelSpec | None) -> Weights:
         _verify(folder / file, digest, remedy)
     found = read_folder(folder, source)
     if spec is not None and found.spec is not None:
-        _require_same(source, found.spec, spec)
+        require_same_model(source, found.spec, spec)
     return found
 
 
@@ -210,25 +210,8 @@ def _matching(source: str, net: str, spec: ModelSpec | None) -> ModelSpec:
     assert name is not None
     published = catalog.spec(name)
     if spec is not None:
-        _require_same(source, published, spec)
+        require_same_model(source, published, spec)
     return published
-
-
-def _require_same(source: str, published: ModelSpec, spec: ModelSpec) -> None:
-    """ConfigError where `spec`, which takes weights of `published`, computes otherwise.
-
-    A CIFAR stem may: the kernel is adapted. So may dilated stages and blurred subsampling, which
-    are changes to a model that is trained on.
-    """
-    wanted = replace(spec, dilate=0, blur_pool=False)
-    if spec.stem == "cifar" and published.stem == "imagenet":
-        wanted = replace(wanted, stem="imagenet", stem_pool="padded")
-    field = same_net(published, wanted)
-    if field is not None:
-        raise ConfigError(
-            f"weights: {source} is of a model with {field} {getattr(published, field)!r}, "
-            f"{spec.name} here has {getattr(spec, field)!r}"
-        )
 
 
 def _hub(name: str, spec: ModelSpec | None) -> Weights:

@@ -138,6 +138,39 @@ def test_a_run_is_a_source_of_weights(tmp_path: Path) -> None:
         resnets.create_model(spec, weights=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("field", "theirs", "ours"),
+    [
+        ("shortcut", "none", "A"),  # the plain network and its residual twin
+        ("shortcut", "A", "none"),
+        ("block", "basic", "relu-before-add-basic"),
+        ("shortcut_scale", 0.5, 1.0),
+        ("branch_scale", 1.0, 0.5),
+        ("depths", (1, 1), (1, 2)),
+    ],
+)
+def test_a_run_of_a_network_that_computes_otherwise(
+    tmp_path: Path, field: str, theirs: object, ours: object
+) -> None:
+    base = dataclasses.replace(TINY, shortcut="A")
+    run = run_folder(
+        tmp_path, dataclasses.replace(base, **{field: theirs}), Preprocess(size=32, resize=36)
+    )
+    with pytest.raises(ConfigError, match=f"model.{field}"):
+        resnets.create_model(dataclasses.replace(base, **{field: ours}), weights=str(run))
+
+
+@pytest.mark.parametrize(
+    ("field", "ours"), [("stem", "cifar"), ("dilate", 1), ("input_size", 64), ("dropout", 0.1)]
+)
+def test_a_run_of_a_network_that_weights_may_be_adapted_to(
+    tmp_path: Path, field: str, ours: object
+) -> None:
+    run = run_folder(tmp_path, TINY, Preprocess(size=32, resize=36))
+    asked = dataclasses.replace(TINY, **{field: ours})
+    assert getattr(resnets.create_model(asked, weights=str(run)).spec, field) == ours
+
+
 def test_preprocessing_for_other_sizes_and_planes() -> None:
     image = torch.rand(3, 8, 8)
     spec = Preprocess(size=8, resize=10, mean=(0.2, 0.4, 0.6), channel_order="bgr", mean_image=True)
