@@ -79,7 +79,9 @@ def choose_recipe(
 
 
 def data_source(data: str | PathLike[str]) -> str:
-    """What a recipe says of a data set: its name, or its absolute path."""
+    """What a recipe says of a data set: its name, or its absolute path; ConfigError for ""."""
+    if not str(data).strip():
+        raise ConfigError("data: is empty; name a data set, or its folder or file")
     return str(Path(data).resolve() if Path(data).exists() else data)
 
 

@@ -248,11 +248,17 @@ def check_stated(
 ) -> list[str]:
     """Warnings about the fields that a user stated and that `recipe` does not read.
 
+    ConfigError where one is empty text that means nothing.
+
     stated: dotted names. in_file: those that a file states, where another value than the default
     is stated deliberately: files of earlier versions have all fields. ConfigError names fields that
     the task never reads; the others depend on fields that may be set next, and are warned about.
     """
     unread, values = unread_fields(recipe), dict(leaves(recipe))
+    for path in (*stated, *in_file):
+        if values.get(path) == "" != DEFAULTS.get(path):
+            none = f"; {path}=none is none" if DEFAULTS[path] is None else ""
+            raise ConfigError(f"{where or 'recipe'}: {path} is empty; leave it out{none}")
     changed = {path for path in in_file if values.get(path) != DEFAULTS.get(path)}
     said = f"{where}: " if where else ""
     for path, rule in unread.items():

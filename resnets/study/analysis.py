@@ -77,6 +77,11 @@ class LabeledImages:
         return found
 
 
+def label_sets_error(where: str) -> ConfigError:
+    """The error of a study on what has sets of labels."""
+    return ConfigError(f"{where}: has sets of labels; studies measure one class per image")
+
+
 def load_models(
     checkpoints: Sequence[Path],
     data: str | None,
@@ -92,7 +97,7 @@ def load_models(
     models = [load_model(str(path), loading) for path in checkpoints]
     for path, model in zip(checkpoints, models, strict=True):
         if model.postprocess.multilabel:
-            raise ConfigError(f"{path}: gives sets of labels; studies measure one class per image")
+            raise label_sets_error(str(path))
     for path, model in zip(checkpoints[1:], models[1:], strict=True):
         difference = _difference(models[0], model, data)
         if difference is not None:

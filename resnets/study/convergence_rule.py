@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnets.config import TransformerSpec
+from resnets.study.grid.cells import Cell
 from resnets.study.metric import BITS, ERROR, LEVEL_EPOCHS, Metric
 from resnets.train.log.run_log import read_rows
 
@@ -106,6 +108,17 @@ def convergence(
         classes=classes,
         metric=metric,
     )
+
+
+def reached_by(cells: Sequence[Cell]) -> Convergence | None:
+    """How far the training of one model came, over its finished `cells`; None without rows."""
+    done = [cell for cell in cells if cell.status == "done"]
+    if not done:
+        return None
+    first = done[0]
+    spec = first.spec
+    classes = spec.vocabulary if isinstance(spec, TransformerSpec) else spec.num_classes
+    return convergence(first.model, [cell.rows for cell in done], classes, first.metric)
 
 
 def caution(path: Path, error: float, classes: int, *, errors_of: str) -> str:

@@ -85,7 +85,12 @@ class Weights:
 
 
 def split_part(source: str) -> tuple[str, str | None]:
-    """Split FILE#PART, such as FILE#model_ema, into path or URL and prefix."""
+    """Split FILE#PART, such as FILE#model_ema, into path or URL and prefix.
+
+    ConfigError for an empty name, which as a path is the current folder.
+    """
+    if not source.strip():
+        raise ConfigError("weights: the name is empty; give a file, a run or LIBRARY:NAME")
     place, _, part = source.rpartition("#")
     if not place or not part or Path(source).expanduser().exists():
         return source, None

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 
+import resnets
 from resnets.api.recipe import choose_recipe
 from resnets.config import ConfigError, DataSpec, Recipe, from_toml, to_toml
 from resnets.config.unread_fields import DEFAULTS, RULES, leaves, unread_fields
+from resnets.data.sources.open import find_source
 from resnets.recipes import RECIPES
 from resnets.study.grid.cells import Grid, setting_warnings
 
@@ -44,6 +46,26 @@ def test_what_the_task_never_reads_is_refused_by_name(name, path, value, tmp_pat
         nested = {table: nested}
     with pytest.raises(ConfigError, match=rf"{path} = "):
         choose_recipe(name, fields=nested)
+
+
+@pytest.mark.parametrize("path", ["weights", "data.quarantine", "distill.teacher", "data.source"])
+def test_empty_text_that_means_nothing_is_refused(path):
+    with pytest.raises(ConfigError, match=f"{path} is empty"):
+        choose_recipe("scratch", fields={path: ""})
+
+
+def test_an_empty_name_is_no_path_of_the_current_folder():
+    assert choose_recipe("detect", fields={"detect.train_set": ""}).detect.train_set == ""
+    for call in (lambda: choose_recipe("scratch", data=""), lambda: resnets.load("")):
+        with pytest.raises(ConfigError, match="empty"):
+            call()
+
+
+@pytest.mark.parametrize("path", ["labels_from", "ground_truth"])
+def test_fields_that_the_form_of_a_set_does_not_read_are_warned_about(path):
+    spec = DataSpec(**{path: "name"})
+    (warning,) = find_source(spec).warnings
+    assert f"data.{path} = 'name'" in warning
 
 
 def test_a_spec_states_the_fields_that_differ_from_the_defaults():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from digit_sets import digit_files
 
-from resnets.config import DataSpec
+from resnets.config import ConfigError, DataSpec
 from resnets.data import DataError, open_data
 from resnets.data.dataset.labels import (
     class_counts,
@@ -185,6 +185,15 @@ def test_shares_hold_out_every_label_and_move_no_image() -> None:
     assert abs(len(whole[2]) - 60) < 20
     moved = sum(len(one - two) for one, two in zip(sides(280), whole, strict=True))
     assert moved <= 4  # only images of the rarest labels
+
+
+@pytest.mark.parametrize("fields", [{"folds": 3}, {"train_fraction": 0.5}])
+def test_folds_and_subsets_of_sets_are_refused(tmp_path, images, fields) -> None:
+    file = tmp_path / "set.csv"
+    rows = (f"{p},{'|'.join(names)}" for p, names in zip(images, SETS, strict=True))
+    file.write_text("\n".join(("path,label", *rows)))
+    with pytest.raises(ConfigError, match="sets of labels"):
+        open_data(DataSpec(source=str(file), **fields))
 
 
 def test_splits_of_sets_open(tmp_path, images) -> None:

@@ -126,6 +126,7 @@ def test_unlabeled_test_images_are_left_out_with_a_count(tmp_path: Path, test: s
         ("P0/benign", "P0/malign", "P1/benign", "P2/malign", "P3/benign", "P3/malign"),  # patients
         ("P0/benign", "P1/malign", "P2/benign", "P3/malign"),  # each with one finding
         ("10253/0", "10253/1", "10254/0", "10254/1", "10255/0"),
+        ("bounding_box_train", "bounding_box_test", "query"),  # Market-1501
     ],
 )  # fmt: skip
 def test_what_may_mean_two_things_is_refused_by_name(tmp_path: Path, folders) -> None:

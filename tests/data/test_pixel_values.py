@@ -208,6 +208,18 @@ def test_values_that_mean_no_data_are_warned_about(tmp_path, gap) -> None:
     assert len(warnings) == (gap is not None)
 
 
+def test_pixels_that_are_no_numbers_are_warned_about(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        for number in range(4):
+            pixels = rng.random((64, 64), np.float32)
+            pixels[:8] = np.nan if number else 0
+            save(pixels, tmp_path / name / f"{number}.tif")
+    (warning,) = open_data(replace(WHOLE, source=str(tmp_path))).summary.warnings
+    assert "12.5%" in warning
+    assert "6 of 8" in warning
+
+
 def scaled_set(root: Path, kind: type, factor: int, offset: int = 0) -> Path:
     """Two classes of noise whose 8-bit values are scaled."""
     rng = np.random.default_rng(factor)

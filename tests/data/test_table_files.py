@@ -64,6 +64,10 @@ KINDS = {
         ",image," + ",".join(NAMES),
         *(f"{i},{p}," + ",".join(f"{c == n:.1f}" for n in NAMES) for i, (p, c) in enumerate(rows)),
     ),
+    "minus one and one": lambda rows: lines(
+        "image_id," + ",".join(NAMES),
+        *(f"{p}," + ",".join("1" if c == n else "-1" for n in NAMES) for p, c in rows),
+    ),
     "mxnet's list": lambda rows: lines("", *(f"{i}\t{c}\t{p}" for i, (p, c) in enumerate(rows))),
     "a camera called set": lambda rows: lines(
         "path,label,set", *(f"{p},{c},{i % 3}" for i, (p, c) in enumerate(rows))
@@ -155,6 +159,10 @@ def test_it_is_refused(images) -> None:
             open_data(replace(WHOLE, source=str(file)))
         assert "\n" not in str(caught.value)
 
+    late = [f"{p},{c == 'cat':d},{c != 'cat':d}" for p, c in rows[:-1]]
+    for odd in ("-1,1", "0.5,1", ",1"):  # CheXpert's -1 is "uncertain", after many rows of 0 and 1
+        text = lines("path,cat,other", *late * 11, f"{rows[-1][0]},{odd}")
+        refused(text, rf"line {len(late) * 11 + 2}: .*cat")
     unknown = lines("path,kind,colour", *(f"{p},{c},{c[::-1]}" for p, c in rows))
     refused(unknown, "line 1: .* columns are path, kind, colour, and one has to be called label")
     with pytest.raises(DataError) as caught:

@@ -244,6 +244,69 @@ def test_a_file_that_names_the_images_of_class_folders_is_warned_of(tmp_path, fi
     assert any(file in warning for warning in summary.warnings)
 
 
+@pytest.mark.parametrize(
+    ("paths", "head", "rows"),
+    [
+        ("p{0}/{1}.png", "patient,diagnosis", ["p{0},{2}"]),
+        ("train/{0:05}/T1w/{1}.png", "BraTS21ID,MGMT_value", ["{0:05},{2}"]),  # RSNA-MICCAI
+        ("train/XR/patient{0}/study1/{1}.png", "", ["train/XR/patient{0}/study1/,{2}"]),  # MURA
+    ],
+)
+def test_a_table_of_folders_is_warned_of(tmp_path, paths, head, rows) -> None:
+    put(tmp_path, *(paths.format(n, image) for n in range(6) for image in range(2)))
+    put(tmp_path, "train/XW/patient9/study1/0.png" if "XR" in paths else paths.format(7, 0))
+    filled = [row.format(n, n, n % 2) for row in rows for n in range(6)]
+    (tmp_path / "studies.csv").write_text("\n".join([*filter(None, [head]), *filled]))
+    (warning,) = (each for each in opened(tmp_path).warnings if "studies.csv" in each)
+    assert "'0', '1'" in warning
+    assert (head.rpartition(",")[2] or "column 2") in warning
+
+
+def test_a_table_that_names_classes_is_not_taken_for_one_of_folders(tmp_path) -> None:
+    put(tmp_path, *FOLDERS)
+    (tmp_path / "names.csv").write_text("folder,name\nleft,Left side\nright,Right side\n")
+    assert not opened(tmp_path).warnings
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("meta/train.json", '{"left": ["left/a0", "left/a1"]}'),  # Food-101
+        ("labels/train1.txt", "left/a0.png\nright/b0.png\n"),  # DTD
+        ("train_test_split.txt", "1 0\n2 1\n"),  # CUB-200
+    ],
+)
+def test_lists_of_splits_beside_class_folders_are_warned_of(tmp_path, file, text) -> None:
+    put(tmp_path / "set", *(f"images/{path}" for path in FOLDERS))
+    put(tmp_path / "split", *(f"i/{role}/{path}" for role in ("train", "test") for path in FOLDERS))
+    for root, warned in ((tmp_path / "set", True), (tmp_path / "split", False)):
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_text(text)
+        assert any(file in warning for warning in opened(root).warnings) == warned
+
+
+def test_the_only_table_of_a_flat_split_labels_it_where_a_column_is_called_so(tmp_path) -> None:
+    """GTSRB: Final_Test/Images/GT-final_test.csv; what `predict` writes labels nothing."""
+    put(tmp_path, *(f"Final_Training/{each}/0.png" for each in ("00000", "00001")))
+    put(tmp_path, "Final_Test/Images/0.png", "Final_Test/Images/1.png")
+    file = tmp_path / "Final_Test/Images/GT-final_test.csv"
+    table(file, "Filename;Width;ClassId", "0.png;8;1", "1.png;8;0")
+    found = opened(tmp_path)
+    assert found.test().labels.tolist() == [1, 0]
+    table(file, "path,class,score,left,top", "0.png,00001,0.5,1,2", "1.png,00000,1,1,2")
+    assert opened(tmp_path).test is None
+
+
+def test_a_table_called_like_the_role_of_a_folder_labels_it(tmp_path) -> None:
+    """APTOS: train.csv beside train_images/, test.csv without labels beside test_images/."""
+    put(tmp_path, *(f"{role}_images/{name}.png" for role in ("train", "test") for name in "ab"))
+    table(tmp_path / "train.csv", "id_code,diagnosis", "a,0", "b,4")
+    table(tmp_path / "test.csv", "id_code", "a", "b")
+    found = opened(tmp_path)
+    assert found.classes == ("0", "4")
+    assert found.test is None
+
+
 def test_columns_of_groups_beside_class_folders_are_warned_of(tmp_path) -> None:
     put(tmp_path, *FOLDERS)
     rows = ["p1,left,a0.png", "p1,left,a1.png", "p2,right,b0.png"]

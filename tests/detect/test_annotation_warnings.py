@@ -109,6 +109,23 @@ def test_lists_that_are_not_read_are_said(tmp_path):
     assert "readme.txt" not in note
 
 
+def test_panoptic_annotations_are_refused_in_one_line(tmp_path):
+    root = coco_set(tmp_path, segments_info=[])
+    with pytest.raises(DataError, match="panoptic"):
+        opened(root)
+
+
+def test_classes_that_differ_by_case_are_warned_about(tmp_path):
+    root = coco_set(tmp_path)
+    found = json.loads((root / "annotations.json").read_text())
+    first, second = (each["name"] for each in found["categories"][:2])
+    found["categories"][1]["name"] = first.upper()
+    put(root / "annotations.json", found)
+    report = check_annotations(str(root), "detect")
+    assert any(first in each and first.upper() in each for each in report.warnings)
+    assert second
+
+
 @pytest.mark.parametrize(
     "box", [{"x": 1, "y": 2, "width": 3, "height": 4}, [1, 2, 3, 4, 5], [1, 2, 3], None, "none"]
 )

@@ -93,6 +93,51 @@ def test_photos_and_depths_beside_images_are_no_class_maps(tmp_path):
     assert annotation_tasks(str(tmp_path), DetectSpec(class_map="binary")) == ("segment",)
 
 
+def test_the_folder_that_is_proposed_tells_the_rivals_apart(tmp_path):
+    for number in range(4):
+        stem = f"a_{number:06}_000019"
+        save(tmp_path / f"leftImg8bit/train/a/{stem}_leftImg8bit.png", photo(number))
+        for kind in ("gtFine", "gtCoarse"):
+            save(tmp_path / f"{kind}/train/a/{stem}_{kind}_labelIds.png", VESSEL)
+    with pytest.raises(DataError, match=r"class_map_folder=gt(Fine|Coarse)$"):
+        opened(tmp_path)
+    assert len(opened(tmp_path, class_map_folder="gtFine").train) == 4
+
+
+def test_colors_and_instances_beside_class_maps_are_no_rivals_and_named(tmp_path):
+    """KITTI: training/semantic/ beside semantic_rgb/ and instance/."""
+    for number in range(4):
+        save(tmp_path / f"training/image_2/{number:06}_10.png", photo(number))
+        save(tmp_path / f"training/semantic_rgb/{number:06}_10.png", photo(number + 9))
+        for kind in ("semantic", "instance"):
+            save(tmp_path / f"training/{kind}/{number:06}_10.png", VESSEL)
+    splits = opened(tmp_path)
+    assert len(splits.train) == 4
+    assert any("semantic_rgb" in note and "instance" in note for note in splits.summary.notes)
+
+
+def test_lists_that_name_folders_are_refused(tmp_path):
+    """DAVIS: ImageSets/2017/train.txt names sequences."""
+    for number in range(4):
+        for folder, image in (("JPEGImages", photo(number)), ("Annotations", VESSEL)):
+            save(tmp_path / f"{folder}/480p/s{number % 2}/{number:05}.png", image)
+    (tmp_path / "ImageSets/2017").mkdir(parents=True)
+    (tmp_path / "ImageSets/2017/train.txt").write_text("s0\n")
+    with pytest.raises(DataError, match=r"train\.txt.*s0"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("x{0}_mask", "x{0}_mask_1"), ("{0}aa", "{0}bb")])
+def test_masks_of_single_objects_are_refused_in_one_line(tmp_path, names):
+    """BUSI: several masks of one name; DSB 2018: several of any name in the folder of an image."""
+    for number in range(4):
+        save(tmp_path / f"n{number}/images/x{number}.png", photo(number))
+        for name in names:
+            save(tmp_path / f"n{number}/masks/{name.format(number)}.png", VESSEL)
+    with pytest.raises(DataError, match="instances"):
+        opened(tmp_path)
+
+
 def write_voc(root, lists):
     for number in range(6):
         name = f"2007_{number:06d}"

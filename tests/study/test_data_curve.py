@@ -67,6 +67,11 @@ def test_cells_and_page(tmp_path: Path) -> None:
     assert 2 < found.expected[0].error < 12
     assert f"{found.expected[0].error:.2f}" in found.report.read_text()
     assert write_curve(grid, tmp_path, cells[:2]).law is None
+    rows = [{"kind": "train", "step": 60, "epoch": 3.0, "top1_error": 40.0}]
+    short = write_curve(grid, tmp_path, [*cells[:3], replace(cells[3], rows=rows)])
+    assert short.law is None
+    assert not short.expected
+    assert short.lead.startswith("Not converged")
     assert cells[3].result is not None
     cells[3].result["test"]["top1_error"] = 0.25  # better than any law through the others
     assert "does not fit" in write_curve(grid, tmp_path, cells).lead

@@ -7,7 +7,7 @@ take them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -61,7 +61,7 @@ def probe_images(files: Readable, rows: Rows, levels: Levels | None = None) -> I
     these. Images of 8 bits have none.
     """
     sample = _Sample.of(files, rows)
-    warnings = [*sample.kinds(), *frames_left_out(files, rows)]
+    warnings = [*sample.kinds(), *_missing(sample, files), *frames_left_out(files, rows)]
     values, note = np.concatenate([np.empty(0), *sample.values]), ""
     if not len(values):
         return ImageProbe(levels, tuple(warnings))
@@ -104,6 +104,7 @@ class _Sample:
     """Values of the images with one band of more than 8 bits, and how many others there are."""
 
     values: list[NDArray[np.float64]]
+    missing: list[tuple[int, float]] = field(default_factory=list)  # row, share of NaN in it
     seen: int = 0
     highest: int = -1  # the upper 8 bits of 16-bit color
     inverted: bool = False
@@ -115,14 +116,17 @@ class _Sample:
         _look_at(files, _spread(rows, SAMPLE), sample.add)
         return sample
 
-    def add(self, _: int, image: Image.Image) -> None:
+    def add(self, row: int, image: Image.Image) -> None:
         """Take an open image into account."""
         self.seen += 1
         self.fourth_band |= pixel_values.has_fourth_band(image)
         if is_deep(image):
             self.inverted |= pixel_values.is_inverted(image)
             image.load()
-            self.values.append(_finite(np.asarray(image)))
+            stored = np.asarray(image)
+            self.values.append(_finite(stored))
+            if share := float(1 - np.isfinite(stored).mean()):
+                self.missing.append((row, share))
         elif "16" in _raw_mode(image):
             image.load()
             self.highest = max(self.highest, int(np.asarray(image).max()))
@@ -144,6 +148,17 @@ class _Sample:
             yield pixel_values.note_once("white")
         if self.fourth_band:
             yield pixel_values.note_once("bands")
+
+
+def _missing(sample: _Sample, files: Readable) -> Iterator[str]:
+    """A warning where pixels are no numbers."""
+    if sample.missing:
+        row, share = sample.missing[0]
+        yield (
+            f"{len(sample.missing):,} of {sample.seen:,} sampled images have pixels that are not a"
+            f" number, such as {files.name(row)} with {share:.1%} of them; they become black:"
+            " where they mean that there is no data, fill them, or leave such images out"
+        )
 
 
 def _measured(values: NDArray[np.float64]) -> tuple[Levels | None, list[str]]:

@@ -167,6 +167,14 @@ def rarest_class(classes: Sequence[str], labels: Labels) -> tuple[str, int]:
     return classes[least], int(counts[least])
 
 
+def rarest_object(classes: Sequence[str], counts: Mapping[int, int]) -> tuple[str, int] | None:
+    """The class of the fewest objects, by their `counts`, and how many; None without objects."""
+    if not counts:
+        return None
+    rarest = min(range(len(classes)), key=lambda label: counts.get(label, 0))
+    return classes[rarest], counts.get(rarest, 0)
+
+
 def summarize_source(source: Source) -> DataSummary:
     """The summary of a set by the parts it brings, nothing held out."""
     shares: dict[str, tuple[Rows | None, str]] = {"train": (None, origin_of(source.train))}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from resnets.data.layout.class_spelling import class_key
+from resnets.data.layout.folder_names import FOLD, images_and_masks, may_be_class, splits_among
 
 SHARED = 0.3  # share of the top folders that hold a folder of one name, from which it is shared
 COVERED = 0.6  # share of the images that lie in shared folders, from which those are the classes
@@ -27,10 +28,43 @@ COPY = re.compile(
 DATE = re.compile(r"(?:19|20)\d\d([-_. ]?)(?:0\d|1[0-2])(?:\1(?:[0-2]\d|3[01]))?|(?:19|20)\d\d")
 
 
+def why_no_classes(own: Mapping[str, int], below: Mapping[str, Mapping[str, int]]) -> str:
+    """Why folders are probably no classes, and what to do; "" where they may be.
+
+    own, below: images in each folder itself, and in each folder in it.
+    """
+    names = list(own)
+    folds = list(filter(FOLD.fullmatch, names))
+    if len(folds) > 1 and all(below[name] for name in folds):
+        return (
+            f"{folders_listed(folds)} are called like folds of a cross-validation; put those to"
+            " train on into train/ and the others into test/"
+        )
+    if split := splits_among(names):
+        others = [name for name in names if name not in split]
+        return (
+            f"{folders_listed(split)} are called like splits, and lie beside"
+            f" {folders_listed(others)}; call them train and test, with a folder for each class"
+        )
+    if pair := images_and_masks(names):
+        return (
+            f"{pair[1]}/ beside {pair[0]}/ looks like masks, not like a class; give {pair[0]} class"
+            " folders or a file of labels, train a segmenter"
+        )
+    if filed_by_letter(own, below):
+        return f"{folders_listed(names)} file class folders by letter; put those in one folder"
+    if shared := repeated_folders(own, below):
+        return (
+            f"{folders_listed(names)} hold folders of the same names, {folders_listed(shared)},"
+            " which look like the classes; call the folders above them train, val and test, or put"
+            " the images of each class together"
+        )
+    return ""
+
+
 def repeated_folders(
     own: Mapping[str, int],
     below: Mapping[str, Mapping[str, int]],
-    may_be_class: Callable[[str], bool],
 ) -> list[str]:
     """Names of folders that recur below the top folders and hold nearly all images: [] for none.
 
@@ -72,10 +106,10 @@ def odd_classes(classes: Sequence[str]) -> tuple[str, ...]:
     if camera:
         found.append(
             f"folders that are taken as classes are called as cameras and programs call theirs:"
-            f" {_listed(camera)}; are these classes?"
+            f" {listed(camera)}; are these classes?"
         )
     if len(dates) > 1 and len(dates) == len(classes):
-        found.append(f"all classes are called like dates: {_listed(dates)}; are these classes?")
+        found.append(f"all classes are called like dates: {listed(dates)}; are these classes?")
     known = {class_key(name) for name in classes}
     for name in classes:
         copied = COPY.fullmatch(name)
@@ -87,8 +121,14 @@ def odd_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _listed(names: Sequence[str], most: int = 4) -> str:
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """The first `most` names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" * (len(names) > most))
+
+
+def folders_listed(names: Sequence[str]) -> str:
+    """The first names of folders, and how many more there are."""
+    return listed([f"{name}/" for name in names])
 
 
 def filed_by_letter(own: Mapping[str, int], below: Mapping[str, Mapping[str, int]]) -> bool:

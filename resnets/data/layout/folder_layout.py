@@ -18,17 +18,14 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from resnets.data.errors import DataError
-from resnets.data.layout.ambiguous import filed_by_letter, odd_classes, repeated_folders
+from resnets.data.layout.ambiguous import folders_listed, odd_classes, why_no_classes
 from resnets.data.layout.class_spelling import class_key, clean_name
 from resnets.data.layout.folder_names import (
-    FOLD,
     GENERIC,
     Role,
     folder_role,
     folder_roles,
-    images_and_masks,
     is_mask_folder,
-    may_be_class,
     name_words,
 )
 
@@ -216,10 +213,10 @@ def _one_like_a_split(
 ) -> Layout:
     """Class folders of which one is called like a split: a train may be a vehicle."""
     if roles[name] != "train":
+        others = [each.name for each in top.filled if each.name not in roles]
         raise DataError(
             f"{where}: {top.prefix}{name}/ is called like a split, but lies beside the folders"
-            f" {_shown([each.name for each in top.filled if each.name not in roles])}; move those"
-            f" into train/, or {AS_CLASSES}"
+            f" {folders_listed(others)}; move those into train/, or {AS_CLASSES}"
         )
     note = f"{name}/ has no class folders and lies beside others: taken as a class"
     return _finish([_classes_in(top, None, "")], top, paths, notes=[note])
@@ -326,31 +323,10 @@ def _leave_out_repeats(
 
 def _refuse_odd(top: _Folder, where: str) -> None:
     """DataError where class folders are probably none."""
-    names = [each.name for each in top.filled]
-    folds = list(filter(FOLD.fullmatch, names))
-    if len(folds) > 1 and all(top.folders[name].filled for name in folds):
-        raise DataError(
-            f"{where}: {_shown(folds)} are called like folds of a cross-validation; put those to"
-            f" train on into train/ and the others into test/, or {AS_CLASSES}"
-        )
-    if pair := images_and_masks(names):
-        raise DataError(
-            f"{where}: {top.prefix}{pair[1]}/ beside {pair[0]}/ looks like masks, not like a class;"
-            f" give {pair[0]} class folders or a file of labels, train a segmenter, or {AS_CLASSES}"
-        )
     below = {each.name: {sub.name: sub.count for sub in each.filled} for each in top.filled}
     own = {each.name: len(each.rows) for each in top.filled}
-    if filed_by_letter(own, below):
-        raise DataError(
-            f"{where}: {_shown(names)} file class folders by letter; put those in one folder, or"
-            f" {AS_CLASSES}"
-        )
-    if shared := repeated_folders(own, below, may_be_class):
-        raise DataError(
-            f"{where}: {_shown(names)} hold folders of the same names, {_shown(shared)}, which look"
-            " like the classes; call the folders above them train, val and test, or put the images"
-            f" of each class together, or {AS_CLASSES}"
-        )
+    if why := why_no_classes(own, below):
+        raise DataError(f"{where}: {why}, or {AS_CLASSES}")
 
 
 def _finish(
@@ -393,8 +369,3 @@ def _masks_below(split: SplitRows, paths: Sequence[str]) -> Iterator[int]:
     for name, rows in found.items():
         if name in other:
             yield from rows
-
-
-def _shown(names: Sequence[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"{name}/" for name in names[:most]) + more

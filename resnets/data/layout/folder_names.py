@@ -110,6 +110,17 @@ def folder_roles(names: Sequence[str]) -> dict[str, Role]:
     return {}
 
 
+def splits_among(names: Sequence[str]) -> list[str]:
+    """Those of sibling folders that differ in a split only: bounding_box_train and _test."""
+    alike: dict[str, dict[str, str]] = {}
+    for name in names:
+        if (role := role_within(name)) is not None:
+            alike.setdefault(_without_role(name), {})[role] = name
+    return next(
+        (list(found.values()) for rest, found in alike.items() if rest and len(found) > 1), []
+    )
+
+
 def _without_role(name: str) -> str:
     return " ".join(word for word in name_words(name) if split_role(word) is None)
 

@@ -130,7 +130,9 @@ def _with_label_files(tree: Tree, everything: Listing, where: str, quarantine: s
         return replace(tree, source=replace(source, notes=(*source.notes, note)))
     read = " ".join(source.notes)  # which name the files that labels are from
     notes, warnings = label_file_notes(
-        [file for file in found if file.path not in read], source.classes
+        [file for file in found if file.path not in read],
+        source.classes,
+        split=len(tree.layout.splits) > 1,
     )
     source = replace(source, notes=(*source.notes, *notes), warnings=(*source.warnings, *warnings))
     return replace(tree, source=source)

@@ -37,6 +37,7 @@ from resnets.data.tables.reader import TABLE_SUFFIXES
 
 COCO_SUFFIX = ".json"
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+BOTH, NEITHER = frozenset({"labels_from", "ground_truth"}), frozenset[str]()
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
@@ -45,7 +46,15 @@ def find_source(spec: DataSpec) -> Source:
 
     ConfigError where `spec.streaming` asks for what only Parquet and WebDataset can do.
     """
-    return in_label_form(_find(spec), spec)
+    found, read = _find(spec)
+    unread = [
+        f"data.{name} = {getattr(spec, name)!r} has no effect: sets of this form say their labels"
+        " themselves"
+        for name in ("labels_from", "ground_truth")
+        if name not in read and getattr(spec, name) != getattr(DataSpec, name)
+    ]
+    found = replace(found, warnings=(*found.warnings, *unread))
+    return in_label_form(found, spec)
 
 
 def in_label_form(found: Source, spec: DataSpec) -> Source:
@@ -74,16 +83,17 @@ def as_sets(source: Source) -> Source:
     )
 
 
-def _find(spec: DataSpec) -> Source:
+def _find(spec: DataSpec) -> tuple[Source, frozenset[str]]:
+    """The set, and which of `labels_from` and `ground_truth` reading it took into account."""
     source, streaming = spec.source, spec.streaming
     refuse_name(source)
     path = Path(source).expanduser()
     if source.startswith(HUB) or (path.exists() and is_tabular(path)):
         where = source if source.startswith(HUB) else str(path)
         read = open_parquet if streaming else open_tabular
-        return read(where, spec.group_column, spec.labels)
+        return read(where, spec.group_column, spec.labels), NEITHER
     if path.is_dir() and (shards := open_shard_folder(path, streaming=streaming)) is not None:
-        return shards
+        return shards, NEITHER
     if path.suffix.lower() in SPREADSHEETS and path.is_file():
         raise DataError(f"{source}: a spreadsheet; save its sheet as CSV (path,label)")
     stored = None
@@ -102,41 +112,43 @@ def _find(spec: DataSpec) -> Source:
             f"data.streaming: {source} is neither Parquet nor WebDataset nor on the Hub, and"
             " only those are streamed; set it to false"
         )
-    return stored or _whole(source, path, spec)
+    if stored is not None:
+        return stored, frozenset({"labels_from"})
+    return _whole(source, path, spec)
 
 
-def _whole(source: str, path: Path, spec: DataSpec) -> Source:
+def _whole(source: str, path: Path, spec: DataSpec) -> tuple[Source, frozenset[str]]:
     """A set that is not streamed: by name, or by the path of a file or folder."""
     if source == "digits":
-        return open_digits()
+        return open_digits(), NEITHER
     if source == "fashion-mnist":
         local = has_idx(DEBIAN_FASHION_MNIST)
         folder = DEBIAN_FASHION_MNIST if local else fetch_fashion_mnist()
-        return open_idx(folder, source, FASHION_CLASSES)
+        return open_idx(folder, source, FASHION_CLASSES), NEITHER
     if source in ("cifar10", "cifar100"):
-        return _cifar(fetch_cifar(source), source)
+        return _cifar(fetch_cifar(source), source), NEITHER
     if path.is_file():
         if path.suffix.lower() == COCO_SUFFIX:
-            return open_coco([path])
+            return open_coco([path]), NEITHER
         if is_pack(path):
-            return open_pack(path)
-        return open_table(path, group=spec.group_column, labels=spec.labels)
+            return open_pack(path), NEITHER
+        return open_table(path, group=spec.group_column, labels=spec.labels), NEITHER
     if not path.is_dir():
         near = difflib.get_close_matches(source, NAMES, 1)
         hint = f"did you mean {near[0]}?" if near else f"known sets: {', '.join(NAMES)}"
         raise DataError(f"{source}: no such folder or file; {hint}")
     name = path.resolve().name
     if has_idx(path):
-        return open_idx(path, name)
+        return open_idx(path, name), NEITHER
     if found := find_cifar(path):
-        return open_cifar(*found, name)
+        return open_cifar(*found, name), NEITHER
     if stl10 := find_stl10(path):
-        return open_stl10(stl10, name)
+        return open_stl10(stl10, name), NEITHER
     if (path / IMAGENET_TRAIN).is_file():
-        return open_imagenet(path, name, spec.ground_truth)
+        return open_imagenet(path, name, spec.ground_truth), frozenset({"ground_truth"})
     if spec.labels_from == "auto" and (files := find_coco(path)):
-        return open_coco(files, name)
-    return read_folder(path, _listing(path, spec), spec).source
+        return open_coco(files, name), NEITHER
+    return read_folder(path, _listing(path, spec), spec).source, BOTH
 
 
 def _listing(path: Path, spec: DataSpec) -> Listing:
@@ -154,7 +166,7 @@ def read_folder(path: Path, listing: Listing, spec: DataSpec) -> Tree:
     """
     name = path.resolve().name
     described = None
-    if spec.ground_truth is None:
+    if spec.ground_truth is None and spec.labels_from == "auto":
         described = open_folder_table(path, listing, name, spec.group_column, spec.labels)
     if described is None:
         return read_tree(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from resnets.config import DataSpec
+from resnets.config import ConfigError, DataSpec
 from resnets.data.dataset.image_probe import ImageProbe, probe_images
 from resnets.data.dataset.labeled_images import Split, with_summary
 from resnets.data.dataset.labels import class_counts
@@ -102,6 +102,12 @@ def open_data(
     source = find_source(spec) if source is None else in_label_form(source, spec)
     source = corrected(source, spec, other=other)
     check_classes(source, 1 if other else 2)
+    if source.multilabel and (spec.folds or spec.train_fraction < 1):
+        field = "folds" if spec.folds else "train_fraction"
+        raise ConfigError(
+            f"data.{field}: {spec.source} has sets of labels; folds and subsets are drawn from each"
+            " class alike, which needs one class per image"
+        )
     roles = choose_roles(source, spec, known, other=other, whole=whole)
     warnings = list(roles.label_conflicts()) if training else []
     overlaps = roles.settle_overlap() if training else []

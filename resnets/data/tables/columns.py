@@ -42,6 +42,7 @@ EXPECTED = "expected path,label or path,label,split, or a header with these name
 
 Rows = Sequence[Sequence[str]]
 NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+WHOLE = re.compile(r"\.0*$")  # what is left out of "1.0"
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Columns:
     """Where in a row the cells are, of `count`.
 
     label: None where only paths are wanted. flags: columns of true and false with the split that
-    true stands for. one_hot: columns of 0 and 1, one for each class, in place of a label. group:
-    the column of `data.group`. unused: the names of the others.
+    true stands for. one_hot: columns of 0 and 1, one for each class, in place of a label; of -1
+    and 1 where they are `signed`. group: the column of `data.group`. unused: the names of the
+    others.
     """
 
     path: int
@@ -60,6 +62,7 @@ class Columns:
     header: tuple[str, ...] = ()
     flags: tuple[tuple[int, str], ...] = ()
     one_hot: tuple[int, ...] = ()
+    signed: bool = False
     group: int | None = None
     unused: tuple[str, ...] = ()
 
@@ -74,6 +77,20 @@ class Columns:
         together."""
         return tuple(name for name in self.unused if is_suspicious(name))
 
+    @property
+    def names_label(self) -> bool:
+        """Whether a header calls the label by one of its usual names."""
+        return (
+            self.label is not None
+            and bool(self.header)
+            and (plain(self.header[self.label]) in LABELS)
+        )
+
+    @property
+    def off(self) -> str:
+        """What stands in a column of 0 and 1 for an image that is not of its class."""
+        return "-1" if self.signed else "0"
+
     def said(self) -> str:
         """What was taken for what, where the header has other names."""
 
@@ -82,7 +99,7 @@ class Columns:
 
         words = [f"path: {name(self.path)}"]
         if self.one_hot:
-            words.append(f"labels: {len(self.one_hot)} columns of 0 and 1")
+            words.append(f"labels: {len(self.one_hot)} columns of {self.off} and 1")
         elif self.label is not None:
             words.append(f"label: {name(self.label)}")
         places = [] if self.split is None else [self.split]
@@ -188,14 +205,17 @@ def find_columns(
             for place in (free if headed else ())
             if not _is_index(body, place, header) or is_suspicious(header[place])
         )
-        return Columns(path, label, split, count, header, flags, tuple(one_hot), grouped, unused)
+        signed = bool(one_hot) and _is_one_hot(body, one_hot, "-1")
+        return Columns(
+            *(path, label, split, count, header, flags, tuple(one_hot), signed, grouped, unused)
+        )
 
     if headed:
         for name in LABELS:
             if found := [place for place in rest if names[place] == name]:
                 return columns(found[0])
     kept = [place for place in rest if not _is_index(body, place, header)] or rest
-    if len(kept) > 1 and headed and _is_one_hot(body, kept):
+    if len(kept) > 1 and headed and any(_is_one_hot(body, kept, off) for off in ("0", "-1")):
         return columns(None, kept)
     if len(kept) == 1 and not (headed and NO_LABEL.fullmatch(names[kept[0]])):
         return columns(kept[0])
@@ -263,10 +283,10 @@ def _is_index(body: Rows, place: int, header: Sequence[str]) -> bool:
     return unnamed or (len(cells) > 2 and numbers and len(set(cells)) == len(cells))
 
 
-def _is_one_hot(body: Rows, places: Sequence[int]) -> bool:
-    """Whether all of these columns hold 0 and 1 only."""
+def _is_one_hot(body: Rows, places: Sequence[int], off: str) -> bool:
+    """Whether all of these columns hold `off` and 1 only."""
     cells = (row[place] for row in body for place in places if len(row) > place)
-    return bool(body) and all(re.fullmatch(r"[01](\.0*)?", cell) for cell in cells)
+    return bool(body) and all(WHOLE.sub("", cell) in (off, "1") for cell in cells)
 
 
 def split_of(row: Sequence[str], columns: Columns, place: str) -> str:
@@ -297,6 +317,13 @@ def split_of(row: Sequence[str], columns: Columns, place: str) -> str:
     return possible.pop()
 
 
-def one_hot_names(row: Sequence[str], columns: Columns) -> tuple[str, ...]:
-    """The classes whose column is 1."""
-    return tuple(columns.header[each] for each in columns.one_hot if float(row[each] or 0))
+def one_hot_names(row: Sequence[str], columns: Columns, place: str) -> tuple[str, ...]:
+    """The classes whose column is 1; DataError where a cell is neither that nor `columns.off`."""
+    cells = {each: WHOLE.sub("", row[each]) for each in columns.one_hot}
+    odd = next((each for each, cell in cells.items() if cell not in (columns.off, "1")), None)
+    if odd is not None:
+        raise DataError(
+            f"{place}: {printable(columns.header[odd])!r} is {row[odd]!r}; the columns of classes"
+            f" hold {columns.off} and 1 before. Write one of them, or remove the row"
+        )
+    return tuple(columns.header[each] for each, cell in cells.items() if cell == "1")

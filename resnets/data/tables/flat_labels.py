@@ -23,6 +23,7 @@ from resnets.data.tables.ground_truth_file import find_labels, read_labels
 from resnets.data.tables.label_sets import LabelForm, joined_sets, read_label_sets
 from resnets.data.tables.labels import ONE_LABEL, Label, names_of
 from resnets.data.tables.reader import JSON_SUFFIXES, Table, TableRow, open_table_bytes
+from resnets.data.tables.unread_labels import HEAD, WRITTEN
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", *JSON_SUFFIXES})
 UNNAMED = "image that the table does not name"
@@ -85,6 +86,8 @@ def flat_labels(
         labels, paired = read_labels(file, names)
         return FlatLabels(str(file), labels, said=paired)
     row = _find(split, listing)
+    if row is None:
+        row = _alone(split, paths, listing, form)
     if row is None:
         return None
     place = listing.files.name(row)
@@ -195,8 +198,9 @@ def _is_own(split: SplitRows, table: str, others: Sequence[Sequence[str]]) -> bo
 
 
 def _own_names(split: SplitRows) -> set[str]:
-    title = split.title.lower()
-    return {title, f"{title}_labels", f"labels_{title}", f"{title}labels", f"{title}_set"} - {""}
+    names = {split.title.lower(), split.role or ""} - {""}
+    forms = ("{}", "{}_labels", "labels_{}", "{}labels", "{}_set")
+    return {form.format(name) for name in names for form in forms}
 
 
 def _find(split: SplitRows, listing: Listing) -> int | None:
@@ -214,6 +218,28 @@ def _find(split: SplitRows, listing: Listing) -> int | None:
         if not folder:
             return None
         folder = posixpath.dirname(folder)
+
+
+def _alone(split: SplitRows, paths: Sequence[str], listing: Listing, form: LabelForm) -> int | None:
+    """Row of the only table in the folder of a split, of any name, where it names all images and a
+    column is called like labels; None for what this package writes."""
+    folder = split.folder.rstrip("/")
+    here = [
+        row
+        for row, path in enumerate(listing.paths)
+        if path in listing.others and is_table(path) and posixpath.dirname(path) == folder
+    ]
+    if len(here) != 1:
+        return None
+    data = bytes(listing.files.read(here[0]))
+    if WRITTEN.match(data[:HEAD].decode("utf-8-sig", "replace")):
+        return None
+    try:
+        table, known, _ = _read(data, listing.paths[here[0]], paths, None, form)
+    except DataError:
+        return None
+    whole = all(_key(path, known) is not None for path in paths)
+    return here[0] if whole and table is not None and table.columns.names_label else None
 
 
 def _read(

@@ -98,7 +98,7 @@ class Table:
         if not path:
             raise DataError(f"{place}: no path")
         if columns.one_hot:
-            label: Label = one_hot_names(cells, columns)
+            label: Label = one_hot_names(cells, columns, place)
         elif columns.label is None:
             return TableRow(line, path)
         else:

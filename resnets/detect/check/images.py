@@ -6,7 +6,9 @@ both train and trainval list is one. An image that a training and a test set lis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,12 +19,13 @@ from resnets.data.dataset.image_hash import affordable, file_keys
 from resnets.data.dataset.image_identity import hash_names
 from resnets.data.dataset.quarantine import path_within, prefixes
 from resnets.data.dataset.source import FilePart, Source
+from resnets.data.dataset.summary import DataSummary, rarest_object
 from resnets.data.errors import DataError
 from resnets.data.finding_kinds import LEAK, UNLISTED, Finding
 from resnets.data.layout.folder_names import role_within
 from resnets.data.splits.share import held_out_rows
 from resnets.detect.check.run import with_all
-from resnets.detect.formats.records import RawDataset, Task
+from resnets.detect.formats.records import RawDataset, RawObject, Task
 from resnets.detect.images.index import ImageIndex, store_listing
 from resnets.detect.images.store import Store, open_store
 
@@ -69,7 +72,36 @@ def _by_set(spec: DataSpec, source: RawDataset) -> Contents:
     if len(sections) == 1 and titles[0] not in ("test", "val"):
         sections = _shares(source, spec, list(place))
     findings = [*_shared(source, spec, shared), *_unlisted(source, spec, place.keys() | maps)]
-    return Contents(spec.source, [each for each in sections if len(each.files)], findings)
+    contents = Contents(spec.source, [each for each in sections if len(each.files)], findings)
+    of = {
+        source.store.called(str(each.path)): each.objects
+        for found in images.values()
+        for each in found
+    }
+    return replace(contents, understood=_understood(contents, source, of))
+
+
+def _understood(
+    contents: Contents, source: RawDataset, objects: Mapping[str, Sequence[RawObject]]
+) -> DataSummary:
+    """What training says of the set, of all sections; `objects` by the name of their image."""
+    training = [each for each in contents.sections if each.part not in ("test", "val", *SHARES[:2])]
+    counts = Counter(
+        each.label
+        for section in training
+        for row in range(len(section.files))
+        for each in objects[section.files.name(row)]
+        if each.label >= 0
+    )
+    left_out = source.store.left_out
+    return replace(
+        contents.summary,
+        classes=source.classes,
+        rarest=rarest_object(source.classes, counts),
+        counted="object",
+        left_out=left_out.parts(),
+        links=left_out.links,
+    )
 
 
 def _parts(titles: Sequence[str]) -> dict[str, str]:

@@ -131,6 +131,7 @@ def check_annotations(
         notes += scan.lines(most=256)
         warnings += scan.warnings()
     problems += _shared_images(source, parts)
+    warnings += same_but_case(source.classes)
     notes += _class_notes(source, parts.values())
     unique = list(dict.fromkeys(problems))  # trainval says again what train said
     kinds = Counter(each.kind for each in unique)
@@ -208,11 +209,10 @@ def _shared_images(source: RawDataset, parts: dict[str, RawImageSet]) -> Iterato
 
 
 def _class_notes(source: RawDataset, parts: Iterable[RawImageSet]) -> Iterator[str]:
-    """Classes that no object is of, and those whose names differ by case only."""
+    """Classes that no object is of."""
     images = [image for part in parts for image in part.images]
     used = {each.label for image in images for each in image.objects}
     unused = [name for label, name in enumerate(source.classes) if label not in used]
     if unused and used:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         yield f"{len(unused):,} classes without an object: {', '.join(unused[:5])}{more}"
-    yield from same_but_case(source.classes)

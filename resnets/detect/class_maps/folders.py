@@ -21,6 +21,7 @@ from resnets.detect.class_maps.pairing import (
     MAP_FOLDERS,
     OF_IMAGE,
     OTHER_FOLDERS,
+    SEMANTIC,
     MapImages,
     alike,
     folded,
@@ -72,11 +73,13 @@ class MapFiles:
         """DataError where several folders may hold the maps of the same images."""
         if not self.rivals:
             return
-        names = list(dict.fromkeys(PurePosixPath(folder).name for folder, _ in self.rivals))
+        parts = [PurePosixPath(folder).parts for folder, _ in self.rivals]
+        common = set.intersection(*map(set, parts))
+        name = next((each for each in reversed(parts[0]) if each not in common), parts[0][-1])
         raise DataError(
             f"{where}: several folders match the images one to one and may hold their class maps:"
             f" {shown_folders(dict(self.rivals))}; name one with detect.class_map_folder, such as"
-            f" --set detect.class_map_folder={names[0]}"
+            f" --set detect.class_map_folder={name}"
         )
 
 
@@ -89,13 +92,14 @@ def find_semantic(store: Store, folder: str = "") -> MapFiles | None:
     if lists := list_files(store, SET_FOLDER):
         found = _listed(store, lists, folder)
         if found or not folder:
-            return MapFiles(found, notes=_other_listed(store, found))
+            return MapFiles(found, notes=_unread(store, found))
     if folder:
         return _stated(store, folder)
     paths = _map_paths(store)
     if not paths:
         return _unnamed(store)
-    return MapFiles(_by_title(paths), rivals=_rivals(store, paths))
+    parts = _by_title(paths)
+    return MapFiles(parts, rivals=_rivals(store, paths), notes=_unread(store, parts))
 
 
 def shown_folders(folders: Mapping[str, int], most: int = 6) -> str:
@@ -126,15 +130,16 @@ def _listed(
     return found if not folder or any(p in store for ps in found.values() for p in ps) else {}
 
 
-def _other_listed(store: Store, found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """A note on folders SegmentationClass* that no list takes maps from."""
+def _unread(store: Store, found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """A note on other folders called like maps: SegmentationClassAug, semantic_rgb, instance."""
     read = {_folder(path) for paths in found.values() for path in paths}
     counts = _count_by_folder(path for path in store.rows if has_image_suffix(path))
     others = {
         folder: count
         for folder, count in counts.items()
-        if PurePosixPath(folder).name.lower().startswith(LISTED_FOLDER.lower())
-        and folder not in read
+        if (name := PurePosixPath(folder).name.lower()) in OTHER_FOLDERS
+        or name.startswith((LISTED_FOLDER.lower(), SEMANTIC))
+        if folder not in read
     }
     if not others:
         return ()
@@ -308,8 +313,8 @@ def _map_paths(store: Store) -> dict[str, str]:
 def _title(folders: Sequence[str], place: int) -> str | None:
     """The image set of maps below `folders[place]`; None where that is no folder of maps."""
     name = folders[place].lower()
-    if name.startswith("semantic_"):
-        return folders[place][len("semantic_") :]
+    if name.startswith(SEMANTIC) and set_role(name[len(SEMANTIC) :]):
+        return folders[place][len(SEMANTIC) :]
     if beside := BESIDE_SET.fullmatch(name):
         return beside[1].lower()
     if name not in MAP_FOLDERS and not LIKELY.fullmatch(name):
@@ -321,7 +326,7 @@ def _title(folders: Sequence[str], place: int) -> str | None:
 
 
 def _is_sure(folder: str) -> bool:
-    return folder.lower() in MAP_FOLDERS or folder.lower().startswith("semantic_")
+    return folder.lower() in MAP_FOLDERS or folder.lower().startswith(SEMANTIC)
 
 
 def _looks_like_maps(store: Store, paths: list[str], images: MapImages) -> bool:

@@ -16,7 +16,8 @@ MAP_FOLDERS = frozenset(
     {"masks", "segmentationclass", "segmentationclasspng", "segmentationclassraw", "gtfine"}
     | {"stuffthingmaps", "gtcoarse"}
 )
-OTHER_FOLDERS = frozenset({"segmentationobject", "masks_instances"})
+OTHER_FOLDERS = frozenset({"segmentationobject", "masks_instances", "instance", "instances"})
+SEMANTIC = "semantic_"  # before the name of an image set
 SET_NAMES = "train|training|val|valid|validation|test|testing|trainval"
 BESIDE_SET = re.compile(rf"({SET_NAMES})_?(?:annot|labels?|masks?|annotations?|gt)", re.IGNORECASE)
 # What tools append to the name of an image for that of its map, and Cityscapes to both.
@@ -50,7 +51,9 @@ def images_for(store: Store, maps: set[str]) -> MapImages:
     for path in store.rows:
         folders = [folder.lower() for folder in PurePosixPath(path).parts[:-1]]
         other = any(
-            folder in OTHER_FOLDERS or folder in MAP_FOLDERS or folder.startswith("segmentation")
+            folder in OTHER_FOLDERS
+            or folder in MAP_FOLDERS
+            or folder.startswith(("segmentation", SEMANTIC))
             for folder in folders
         )
         if is_text_path(path) or path in maps or other:
@@ -148,8 +151,8 @@ def image_sets(path: str) -> tuple[str, ...]:
         beside = BESIDE_SET.fullmatch(folder)
         if (name := set_role(beside[1] if beside else folder)) is not None:
             found.append(name)
-        elif folder.lower().startswith("semantic_") and set_role(folder[9:]):
-            found.append(str(set_role(folder[9:])))
+        elif folder.lower().startswith(SEMANTIC) and set_role(folder[len(SEMANTIC) :]):
+            found.append(str(set_role(folder[len(SEMANTIC) :])))
     return tuple(found)
 
 

@@ -23,11 +23,17 @@ from resnets.detect.class_maps.scan import MapScan
 from resnets.detect.class_maps.schemes import open_scheme
 from resnets.detect.data.class_maps import Coding, MapPixels, read_pixels
 from resnets.detect.formats.records import Problem, RawDataset, RawImage, RawImageSet
+from resnets.detect.formats.unread import unread_lists
 from resnets.detect.formats.voc.lists import find_lists
 from resnets.detect.images.sizes import read_sizes
 from resnets.detect.images.store import Store
 
 CITYSCAPES_KINDS = ("_labelids", "_labeltrainids", "_color", "_instanceids")
+OF_OBJECTS = (
+    "Where each is the mask of one object, draw those of an image into one map, or write COCO JSON"
+    " for the recipe `instances`"
+)
+MANY = 0.5  # share of the images with several maps, from which all maps are of single objects
 FEW_MAPS = 20  # looked at where nothing names their values
 SCANNED = 300  # maps looked at before training
 
@@ -38,6 +44,7 @@ def open_semantic(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -
     DataError: several folders of maps or several kinds in one, or values without names.
     """
     maps.check(store.where)
+    _check_lists(store)
     taken = maps.paths
     parts = {title: _of_kind(paths, detect.class_map, store) for title, paths in maps.parts.items()}
     scheme = open_scheme(store, detect.class_map, bool(find_lists(store, SET_FOLDER)))
@@ -64,6 +71,7 @@ def open_semantic(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -
 
     chosen = replace(maps, parts=parts)
     notes = [f"class maps: {shown_folders(chosen.folders(store))}", *maps.notes]
+    notes += unread_lists(store, tuple(parts))
     return RawDataset(
         name,
         store,
@@ -74,6 +82,19 @@ def open_semantic(store: Store, maps: MapFiles, name: str, detect: DetectSpec) -
         coding=scheme.coding,
         notes=notes,
     )
+
+
+def _check_lists(store: Store) -> None:
+    """DataError for lists of splits that name folders of images, such as DAVIS's sequences."""
+    folders = {name for path in store.rows for name in PurePosixPath(path).parts[:-1]}
+    for path in store.below("", ".txt"):
+        named = store.lines(path) if set_role(PurePosixPath(path).stem) else []
+        if named and folders.issuperset(named):
+            raise DataError(
+                f"{store.called(path)}: names folders of images ({', '.join(named[:3])}), and"
+                " such lists are not read: move what it names, images and maps, into folders"
+                " called train, val and test"
+            )
 
 
 def scan_maps(source: RawDataset, paths: Sequence[str], limit: int | None = SCANNED) -> MapScan:
@@ -124,8 +145,17 @@ def _part(
     records, problems = [], []
     users: dict[str, str] = {}
     matched = match([path for path in paths if path in store])
+    if paths and not any(matched.values()):
+        raise DataError(
+            f"{store.where}: none of its {len(paths):,} class maps, such as {paths[0]}, has an"
+            " image of its name; name each map like its image."
+            f" {OF_OBJECTS}"
+        )
     both = [each for path, found in matched.items() for each in (path, *found)]
     sizes = read_sizes(store, both)
+    images_of = Counter(found[0] for found in matched.values() if len(found) == 1)
+    several = sum(count > 1 for count in images_of.values())
+    several = several if several > MANY * len(images_of) else 0
     for path in dict.fromkeys(paths):
         where = store.called(path)
         if path not in store:
@@ -140,6 +170,12 @@ def _part(
             problems.append(Problem(where, "", kind, message))
             continue
         image = found[0]
+        if image in users and several:
+            raise DataError(
+                f"{where}: its image {image} has the map {users[image]} too, and so have"
+                f" {several:,} of {len(images_of):,} images: one map for each image is read."
+                f" {OF_OBJECTS}"
+            )
         if image in users:
             message = f"its image {image} is that of {users[image]} too"
             problems.append(Problem(where, "", "one image for two", message))

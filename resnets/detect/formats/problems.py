@@ -194,12 +194,12 @@ def mark_shares(part: RawImageSet) -> RawImageSet:
 
 
 def same_but_case(classes: Sequence[str]) -> list[str]:
-    """A note for each group of classes whose names differ by case only."""
+    """A warning for each group of classes whose names differ by case only."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         groups[name.casefold()].append(name)
     return [
-        f"classes whose names differ by case only: {', '.join(names)}"
+        f"classes whose names differ by case only, each taken as one of its own: {', '.join(names)}"
         for names in groups.values()
         if len(names) > 1
     ]

@@ -15,7 +15,7 @@ from resnets.data.dataset.image_hash import affordable, file_keys
 from resnets.data.dataset.image_identity import hash_names, hash_stems
 from resnets.data.dataset.quarantine import Quarantine
 from resnets.data.dataset.source import FilePart, Rows, Source
-from resnets.data.dataset.summary import DataSummary, SplitSummary
+from resnets.data.dataset.summary import DataSummary, SplitSummary, rarest_object
 from resnets.data.errors import DataError
 from resnets.data.layout.folder_names import role_within
 from resnets.data.sources.builtin import fetch_voc
@@ -196,12 +196,11 @@ def _summary(
     counts = Counter(
         each.label for row in rows[0] for each in train.images[row].objects if each.label >= 0
     )
-    rarest = min(range(len(source.classes)), key=lambda label: counts[label], default=None)
     return DataSummary(
         source.name,
         source.classes,
         splits,
-        None if rarest is None or not counts else (source.classes[rarest], counts[rarest]),
+        rarest_object(source.classes, counts),
         source.store.left_out.parts(),
         source.store.left_out.links,
         [*source.notes, *notes],

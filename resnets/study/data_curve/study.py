@@ -11,6 +11,7 @@ from pathlib import Path
 from resnets.config import ConfigError
 from resnets.report.page import Figure, Numbers, Table, write_page
 from resnets.report.render import Row
+from resnets.study.convergence_rule import reached_by
 from resnets.study.data_curve.fit import Extrapolation, PowerLaw, extrapolate
 from resnets.study.grid.cells import Cell, Grid
 from resnets.study.run import grid_folder, single_model_grid, train_or_stop
@@ -24,7 +25,7 @@ class LearningCurve:
     """A learning curve in `folder`: training images and test errors in percent of each subset.
 
     law, expected: the fitted power law, and its values at more images; None and empty with fewer
-    than three finished subsets.
+    than three finished subsets, and where the network of the largest had not converged.
     """
 
     folder: Path
@@ -100,18 +101,21 @@ def run_data_study(
 
 def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurve:
     """Fit the finished cells, and write the page. ConfigError where none has a test error."""
-    points = sorted(
-        (cell.result["splits"]["images"]["train"], cell.result["test"]["top1_error"])
+    measured = sorted(
+        (cell.result["splits"]["images"]["train"], cell.result["test"]["top1_error"], cell.seed)
         for cell in cells
         if cell.result is not None and "test" in cell.result
     )
+    points = [(count, error) for count, error, _ in measured]
     if not points:
         raise ConfigError(f"{folder}: no subset is finished, or the data set has no test images")
     images, errors = ([point[axis] for point in points] for axis in (0, 1))
     tested = next(cell.result["test"]["examples"] for cell in cells if cell.result is not None)
     law: PowerLaw | None = None
     expected: list[Extrapolation] = []
-    if len(points) >= ENOUGH:
+    reached = reached_by([cell for cell in cells if cell.seed == measured[-1][2]])
+    short = "" if reached is None or reached.converged else reached.text
+    if len(points) >= ENOUGH and not short:
         law, expected = extrapolate(images, errors, tested)
     rows: list[Row] = [(count, error, None, "measured") for count, error in points]
     rows += [
@@ -130,6 +134,7 @@ def write_curve(grid: Grid, folder: Path, cells: Sequence[Cell]) -> LearningCurv
         tested=tested,
         law=law,
         expected=expected,
+        short=short,
         fits=not expected or expected[0].error <= errors[-1],
         steps=grid.iterations,
         missing=[cell.folder.name for cell in cells if cell.status != "done"],

@@ -20,10 +20,10 @@ from resnets.report.page import Figure, Numbers, Report, Table, write_page
 from resnets.report.render import Row
 from resnets.study import paper
 from resnets.study.analysis import study_command
+from resnets.study.convergence_rule import reached_by
 from resnets.study.depth.best_of_sweep import Sweep, sweep, sweep_figure, sweep_table
 from resnets.study.depth.figures import depth_errors, error_curves, families
 from resnets.study.depth.identity_mappings import (
-    Forms,
     base_models,
     forms_figures,
     forms_tables,
@@ -33,7 +33,7 @@ from resnets.study.depth.presets import PRESETS
 from resnets.study.depth.protocol import differences, format_duration, merge_environments
 from resnets.study.depth.stream_norms import norms_figure
 from resnets.study.depth.summary import SPLIT_NAMES, ModelSummary, Which, run_folder, summarize
-from resnets.study.depth.verdict import Verdict, degradation, reached_by
+from resnets.study.depth.verdict import Verdict, degradation
 from resnets.study.grid.budget import Blocks
 from resnets.study.grid.cells import (
     CELLS,
@@ -74,9 +74,7 @@ def write_grid_page(folder: Path, blocks: Blocks = MappingProxyType({})) -> Repo
         own = recipe_called(grid.recipe, grid.swept(grid.models[0])[0].partition(":")[0])
         swept = sweep(grid, cells, own)
         models, verdict = summarize(swept.best) or all_models, swept.verdict
-    forms: Forms | None = None
-    if grid.study == "forms":
-        forms = read_forms(grid, models)
+    forms = read_forms(grid, models) if grid.study == "forms" else None
     reported = [_reported(model, recipe) for model in models]
     gaps = [cell for cell in cells if cell.status != "done"]
     return write_page(

@@ -16,8 +16,7 @@ from typing import Literal
 
 from scipy.special import stdtrit
 
-from resnets.config import TransformerSpec
-from resnets.study.convergence_rule import Convergence, convergence
+from resnets.study.convergence_rule import Convergence, reached_by
 from resnets.study.grid.cells import Cell
 from resnets.study.metric import BITS, ERROR, Metric
 
@@ -192,17 +191,6 @@ def _difference(first: list[tuple[Cell, float]], second: list[tuple[Cell, float]
     assert reached is not None  # every cell here has a "train" row
     assert more_reached is not None
     return Difference(cells[0], more_cells[0], errors, more_errors, (reached, more_reached))
-
-
-def reached_by(cells: Sequence[Cell]) -> Convergence | None:
-    """How far the training of one model came, over its finished `cells`; None without rows."""
-    done = [cell for cell in cells if cell.status == "done"]
-    if not done:
-        return None
-    first = done[0]
-    spec = first.spec
-    classes = spec.vocabulary if isinstance(spec, TransformerSpec) else spec.num_classes
-    return convergence(first.model, [cell.rows for cell in done], classes, first.metric)
 
 
 def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:

@@ -18,6 +18,7 @@ from resnets.data.errors import DataError
 from resnets.data.splits.corrections import Correction, write_corrections
 from resnets.report.page import Table, write_page
 from resnets.report.thumbnail import Thumbnail
+from resnets.study.convergence_rule import reached_by
 from resnets.study.folds.label_errors import LabelIssue, find_label_issues
 from resnets.study.folds.predictions import Predictions, predict_folds
 from resnets.study.grid.cells import Cell, Grid, cell_recipe, read_grid
@@ -149,6 +150,7 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
     errors = [cell.result["test"]["top1_error"] for cell in cells if cell.result is not None]
     spread = statistics.stdev(errors) if len(errors) > 1 else None
     wrong = found.predicted != found.labels
+    reached = reached_by(cells)
     train = f"resnets train {grid.recipe} --data {grid.data}"
     report = write_page(
         folder,
@@ -166,6 +168,7 @@ def write_folds(grid: Grid, folder: Path, cells: Sequence[Cell], device: str) ->
         issues=None if issues is None else len(issues),
         shown=[(each, _thumbnail(found, each.row)) for each in (issues or [])[:SHOWN]],
         why=why,
+        short="" if reached is None or reached.converged else reached.text,
         corrections=CORRECTIONS,
         quarantine=QUARANTINE,
         predictions=PREDICTIONS,

@@ -10,9 +10,10 @@ from typing import Any
 
 from resnets.config import ConfigError, to_toml
 from resnets.data import fit_preprocess, open_data
+from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.summary import announce
 from resnets.report.page import Figure, Numbers, Report, Table, write_page
-from resnets.study.analysis import study_command
+from resnets.study.analysis import label_sets_error, study_command
 from resnets.study.convergence_rule import FITTED, guessing
 from resnets.study.gradients.measure import (
     EXPLODED,
@@ -91,6 +92,8 @@ def gradients_study(
     specs = model_specs(models)
     recipe = short_recipe(specs[0], source, iterations, seed)
     splits = open_data(recipe.data)
+    if is_multilabel(splits.train.labels):
+        raise label_sets_error(source)
     recipe = replace(recipe, data=replace(recipe.data, value_range=splits.value_range))
     announce(splits)
     preprocessor = fit_preprocess(splits.train, recipe.data, splits.train.channels)

@@ -16,11 +16,13 @@ from torch import nn
 
 from resnets.config import ConfigError, Recipe
 from resnets.data import open_data
+from resnets.data.dataset.labels import is_multilabel
 from resnets.data.dataset.summary import announce
 from resnets.data.loading.loader import TrainStream
 from resnets.data.transforms.preprocess import fit_preprocess
 from resnets.models import build
 from resnets.models.block_config import MakeBlock
+from resnets.study.analysis import label_sets_error
 from resnets.study.grid.cells import Grid, cell_recipe, custom_block
 from resnets.study.grid.worker import become_worker, worker_context
 from resnets.train.data_parallel import DataParallelModel
@@ -163,6 +165,8 @@ def survey(
     if recipe.task == "text":
         return _survey_text(grid, target, timed=timed)
     splits = open_data(recipe.data)
+    if is_multilabel(splits.train.labels):
+        raise label_sets_error(recipe.data.source)
     data = dataclasses.replace(recipe.data, value_range=splits.value_range)
     recipe = dataclasses.replace(recipe, data=data)
     announce(splits)

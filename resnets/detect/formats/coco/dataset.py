@@ -122,6 +122,11 @@ def _document(store: Store, path: str) -> dict[str, Any]:
         for number, entry in enumerate(document[key]):
             if not isinstance(entry, dict):
                 raise DataError(f"{where}: {key}[{number}]: is no object of COCO's form")
+            if "segments_info" in entry:
+                raise DataError(
+                    f"{where}: COCO's panoptic annotations, whose segments are pixels of PNG files,"
+                    " are not read; use instances_*.json, or class maps"
+                )
     return document
 
 
