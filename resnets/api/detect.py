@@ -19,12 +19,12 @@ from resnets.detect.evaluate.splits import SplitName, choose_set, choose_split
 from resnets.detect.evaluate.unlabeled import Unlabeled, save_results
 from resnets.detect.evaluate.write import save_evaluation
 from resnets.detect.metrics.meters import DetectionMetrics
-from resnets.detect.models.build import load
-from resnets.detect.models.predictor import InferenceInput, Prediction, Predictor, predict_files
+from resnets.detect.models.predictor import InferenceInput, Prediction, predict_files
 from resnets.evaluate.data.match_classes import match_classes
 from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, Views
+from resnets.runtime.vision import engine_name, open_predictor
 from resnets.utils import environment
 from resnets.utils.printable import echo
 from resnets.weights.load import load_model
@@ -62,30 +62,33 @@ def evaluate_detectors(
     quiet: bool,
 ) -> DetectionEvaluation:
     """See `resnets.evaluate`."""
-    models = tuple(load(each) for each in weights)
-    first = models[0]
+    predictor = open_predictor(weights, device, precision, refine or None, scales)
+    first = predictor.models[0]
     assert first.recipe is not None
     images: DetectionSplit | Unlabeled
     if image_set:
         images = choose_set(first.recipe, first.classes, data, image_set, first.fingerprint)
     else:
         images = choose_split(first.recipe, first.classes, data, split, first.fingerprint)
-    for model in models:
-        chosen, precise = to_device(model, device, precision)
-    predictor = Predictor.of(models, first.preprocess, chosen, precise, refine or None, scales)
     if not quiet:
         announce(images)
-        echo(f"evaluating in {precise} on {environment.device_name(chosen)}", error=True)
+        where = environment.device_name(predictor.device)
+        echo(f"evaluating with {engine_name(predictor)} on {where}", error=True)
 
     def watch(inputs: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
         return with_progress(inputs, total, hidden=quiet)
 
-    names = ", ".join(model.origin for model in models)
+    names = ", ".join(model.origin for model in predictor.models)
     if classes_from:
         if first.kind != "localizer" or isinstance(images, Unlabeled):
             raise ConfigError("--classes-from: only for localizers, on images with ground truth")
         scores, classes = _class_scores(
-            classes_from, images, views, average, (chosen, precise), quiet=quiet
+            classes_from,
+            images,
+            views,
+            average,
+            (predictor.device, predictor.precision),
+            quiet=quiet,
         )
         predictor = replace(predictor, class_scores=scores)
         names += f", classes of {classes}"
@@ -145,13 +148,12 @@ def predict_objects(
     """Class names, a prediction for each readable image, and the unreadable ones as they come."""
     if not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold {threshold}: a score is in 0..1")
-    model = load(weights)
-    chosen, precise = to_device(model, device, precision)
-    predictor = Predictor.of((model,), model.preprocess, chosen, precise)
+    predictor = open_predictor([weights], device, precision)
     if not quiet:
-        echo(f"predicting in {precise} on {environment.device_name(chosen)}", error=True)
+        where = environment.device_name(predictor.device)
+        echo(f"predicting with {engine_name(predictor)} on {where}", error=True)
     unreadable = BadSamples()
     found = with_progress(
         predict_files(predictor, paths, threshold, unreadable), len(paths), hidden=quiet
     )
-    return model.classes, found, unreadable
+    return predictor.models[0].classes, found, unreadable

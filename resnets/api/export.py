@@ -6,19 +6,23 @@ import copy
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from resnets.api.weights_argument import Weights, path_or_model
 from resnets.config import ConfigError
+from resnets.detect.models.base import DetectionModel
+from resnets.detect.models.build import load as load_vision
 from resnets.export.export import export as export_model
 from resnets.export.signals import export_signals
+from resnets.export.vision import export_vision
 from resnets.models import ImageClassifier
 from resnets.runtime.artifact import Kind, Precision, is_artifact
 from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions, load_model
 
-SUFFIX: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+Target = Kind | Literal["web"]
+SUFFIX: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "web": "-web"}
 SHORT: dict[str, str] = {"float32": "", "bfloat16": "-bf16", "int8": "-int8"}
 
 
@@ -35,7 +39,7 @@ class Artifact:
 
 def export(
     weights: Weights,
-    to: Kind = "onnx",
+    to: Target = "onnx",
     *,
     precision: Precision = "float32",
     out: str | PathLike[str] | None = None,
@@ -52,13 +56,15 @@ def export(
 
     Args:
         weights: A run, checkpoint, file in a known format, published weights, or a loaded model.
-        to: "onnx" (.onnx), "openvino" (.xml and .bin) or "torch" (.pt2, torch.export).
+            Detectors, localizers and segmenters are runs or checkpoints.
+        to: "onnx" (.onnx), "openvino" (.xml and .bin), "torch" (.pt2, torch.export) or "web" (a
+            folder with a page that classifies images in the browser, by model.onnx).
         precision: "float32"; "bfloat16" (openvino, torch); "int8" (onnx, openvino; with
             `calibrate`).
-        out: File to write; default: MODEL[-int8|-bf16] with the format's suffix, in the run's
-            folder.
+        out: File, or folder for "web", to write; default: MODEL[-int8|-bf16] with the format's
+            suffix, in the run's folder.
         calibrate: Data set that calibrates int8 and on which errors are counted.
-        max_drop: Percentage points by which the top-1 error may rise.
+        max_drop: Percentage points by which the top-1 error may rise, or AP or mean IoU fall.
         model: Catalog name of weights that do not state their architecture.
         classes: Names of the outputs, where the weights have none.
         quiet: Print nothing.
@@ -67,6 +73,7 @@ def export(
     ConfigError, DataError, CheckpointError and WeightsError.
     """
     source: Path | None = None
+    net: ImageClassifier | DetectionModel
     given = path_or_model(weights)
     if isinstance(given, ImageClassifier):
         net = given
@@ -74,38 +81,47 @@ def export(
             net = copy.deepcopy(net).cpu()
     else:
         source = Path(given)
+        if is_artifact(source):
+            raise ConfigError(f"{source}: is an artifact already; name the run or checkpoint")
         if (task := read_task(given)) == "signals":
             if to != "onnx" or precision != "float32" or calibrate or model or classes:
                 raise ConfigError(f"{source}: a model of signals is exported to onnx, in float32")
             if out is None:
                 out = (source if source.is_dir() else source.parent) / "signals.onnx"
             return Artifact(Path(out), export_signals(source, Path(out)))
-        if task != "classify":
+        if task == "text":
             raise ConfigError(
                 f"{source}: models of task {task!r} cannot be exported yet; `resnets predict` takes"
                 " the checkpoint"
             )
-        if is_artifact(source):
-            raise ConfigError(f"{source}: is an artifact already; name the run or checkpoint")
-        net = load_model(given, LoadOptions(model, classes))
+        if task != "classify":
+            if model is not None or classes is not None:
+                raise ConfigError("--model and --classes are for classifiers; detectors store both")
+            net = load_vision(given)
+        else:
+            net = load_model(given, LoadOptions(model, classes))
     if out is None:
         folder = Path()
         if source is not None:
             folder = source if source.is_dir() else source.parent if source.is_file() else folder
-        out = folder / f"{net.spec.name}{SHORT[precision]}{SUFFIX[to]}"
+        name = net.spec.name if isinstance(net, ImageClassifier) else net.net.spec.name
+        out = folder / f"{name}{SHORT[precision]}{SUFFIX[to]}"
 
     def log(text: str) -> None:
         if not quiet:
             echo(text, error=True)
 
-    manifest = export_model(
-        net,
-        to,
-        precision,
-        Path(out),
-        data=None if calibrate is None else fspath(calibrate),
-        max_drop=max_drop,
-        source=source,
-        log=log,
-    )
+    data = None if calibrate is None else fspath(calibrate)
+    options: dict[str, Any] = {"data": data, "max_drop": max_drop, "source": source, "log": log}
+    if to == "web":
+        if not isinstance(net, ImageClassifier):
+            raise ConfigError("--to web: classifiers only; use --to onnx for detectors")
+        from resnets.export.web import MODEL, export_web
+
+        manifest = export_web(net, precision, Path(out), **options)
+        return Artifact(Path(out, MODEL), manifest)
+    if isinstance(net, ImageClassifier):
+        manifest = export_model(net, to, precision, Path(out), **options)
+    else:
+        manifest = export_vision(net, to, precision, Path(out), **options)
     return Artifact(Path(out), manifest)

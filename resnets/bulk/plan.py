@@ -1,9 +1,11 @@
 """The plan of a bulk prediction: inputs, options, shards, and which of them are done.
 
-OUT/manifest.json  inputs and options; a resumed run has to match them
+OUT/_manifest.json  inputs and options; a resumed run has to match them
 OUT/part-00000.parquet ...  the rows, `shard_size` images each, in the order of the data set
-OUT/summary.json  counts and checksums, once all shards exist
+OUT/_summary.json  counts and checksums, once all shards exist
 OUT/.work/  index of the data set, attempts and checksums of shards; removed at the end
+
+Readers of a folder as one table (pyarrow, pandas, Spark) pass over names that begin with . or _.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from resnets.config import ConfigError, atomic_write, dump_json, from_dict, lock
 from resnets.config.aliases import read_json, with_current_names
 from resnets.utils.files import LOCK
 
-MANIFEST, SUMMARY, WORK = "manifest.json", "summary.json", ".work"
+MANIFEST, SUMMARY, WORK = "_manifest.json", "_summary.json", ".work"
+EARLIER = {"manifest.json": MANIFEST, "summary.json": SUMMARY}  # names before version 0.2
 FORMAT = 1
 HINT = "use the same options, or another --out"
 MAX_ATTEMPTS = 3  # of a shard, when its workers die
@@ -78,7 +81,7 @@ class Manifest:
             ) from None
 
     def save(self, out: Path) -> None:
-        """Write manifest.json."""
+        """Write the manifest."""
         dump_json({"format": FORMAT, **asdict(self)}, out / MANIFEST)
 
     @property
@@ -135,7 +138,7 @@ def shard_size(images: int) -> int:
 
 
 class Checksums:
-    """SHA-256 of finished shards by file name: in OUT/.work, finally in summary.json.
+    """SHA-256 of finished shards by file name: in OUT/.work, finally in the summary.
 
     A shard without one, such as one whose worker was killed just before, counts as missing.
     """
@@ -205,6 +208,10 @@ def lock_output(out: Path) -> Iterator[None]:
     end the work folder if the run is finished.
     """
     with lock_folder(out):
+        if (out / "manifest.json").is_file():
+            for earlier, name in EARLIER.items():
+                if (out / earlier).is_file() and not (out / name).exists():
+                    os.replace(out / earlier, out / name)
         ours = {MANIFEST, WORK}
         entries = {each.name for each in out.iterdir()} - {LOCK}
         if entries and not entries & ours:

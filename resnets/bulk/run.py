@@ -119,7 +119,7 @@ class Run:
         return pool.run_shards(partial(ShardWorker, self.job), self.missing, self.processes)
 
     def summarize(self) -> Summary:
-        """Count the rows of all shards and write summary.json, which marks the run as finished.
+        """Count the rows of all shards and write _summary.json, which marks the run as finished.
 
         DataError if the shards do not contain each image once.
         """

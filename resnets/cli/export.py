@@ -22,7 +22,7 @@ def command(
     /,
     model: str | None = None,
     classes: str | None = None,
-    to: Literal["onnx", "openvino", "torch"] = "onnx",
+    to: Literal["onnx", "openvino", "torch", "web"] = "onnx",
     int8: Flag = False,
     bf16: Flag = False,
     calibrate: str | None = None,
@@ -31,7 +31,8 @@ def command(
 ) -> int:
     """Export a model as an artifact that takes uint8 images, once it is verified.
 
-    Its outputs are compared with the model's on real images and, with --calibrate, its errors. If
+    Its outputs are compared with the model's on real images and, with --calibrate, its errors (AP
+    or mean IoU of detectors and segmenters, which go to onnx and openvino). If
     verification fails, nothing is written and the exit code is 3. The measurements are in the
     manifest beside it, ARTIFACT.json.
 
@@ -41,14 +42,16 @@ def command(
             lists.
         classes: Names of the outputs in order, if the weights do not name them: a file with one per
             line, a,b,c, imagenet, or numbers for 0, 1, ...
-        to: onnx (.onnx, ONNX Runtime), openvino (.xml and .bin) or torch (.pt2, torch.export).
+        to: onnx (.onnx, ONNX Runtime), openvino (.xml and .bin), torch (.pt2, torch.export), or web
+            (a folder with a page that classifies images in the browser; npm fetches its runtime).
         int8: 8-bit weights and activations, of onnx and openvino; needs --calibrate.
-        bf16: bfloat16, of openvino and torch.
+        bf16: bfloat16, of openvino and torch; of detectors and segmenters with --calibrate.
         calibrate: Data set, as for train. int8 is calibrated on its training images; errors are
             counted on its validation or test images.
-        max_drop: Largest accepted rise of the top-1 error, in percentage points.
-        out: File to write; default: MODEL[-int8|-bf16] with the suffix of the format, in the run
-            folder.
+        max_drop: Largest accepted rise of the top-1 error, or fall of AP or mean IoU, in percentage
+            points.
+        out: File (folder for web) to write; default: MODEL[-int8|-bf16] with the suffix of the
+            format, in the run folder.
     """
     if int8 and bf16:
         raise ConfigError("--int8 and --bf16 exclude each other")
@@ -79,14 +82,31 @@ def _print_manifest(manifest: dict[str, Any], out: Path) -> None:
     from resnets.runtime.artifact import artifact_files
 
     parity = manifest["parity"]
-    worst = max(each["relative"] for each in parity["batches"])
-    batches = ", ".join(str(each["batch"]) for each in parity["batches"])
     size = sum(file.stat().st_size for file in artifact_files(out)) / 1e6
     echo(f"{out}: {manifest['runtime']} {manifest['precision']}, {size:.1f} MB")
-    echo(
-        f"  outputs: {worst:.2g} relative difference (limit {parity['limit']:g})"
-        f" at batch {batches}, on {parity['images']}"
-    )
+    if "agreement" in parity:
+        echo(
+            f"  outputs: {parity['agreement']:.1%} agree (limit {parity['limit']:.0%}), on"
+            f" {parity['compared']} images of {parity['images']}"
+        )
+    else:
+        worst = max(each["relative"] for each in parity["batches"])
+        batches = ", ".join(str(each["batch"]) for each in parity["batches"])
+        echo(
+            f"  outputs: {worst:.2g} relative difference (limit {parity['limit']:g})"
+            f" at batch {batches}, on {parity['images']}"
+        )
+    if metrics := manifest.get("metrics"):
+        for name in (each for each in metrics["after"] if each != "error"):
+            echo(
+                f"  {name}: {metrics['after'][name]:.2f}%, the model's"
+                f" {metrics['before'][name]:.2f}%, on {metrics['images']:,} images"
+            )
+    if page := manifest.get("web"):
+        echo(
+            f"  page: {page['same_class']} of {page['images']} images of the same class in"
+            f" {page['browser']}; serve it with: python -m http.server -d {out.parent}"
+        )
     if errors := manifest.get("errors"):
         key, title = ("mAP", "mAP") if "mAP_after" in errors else ("top1_error", "top-1 error")
         echo(

@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torchvision.ops import box_iou
 
 from resnets.detect.data.class_maps import MapPixels
 from resnets.detect.data.types import Detections, Located, Pixels
 from resnets.detect.draw import draw, draw_classes, marks
 
 Json = dict[str, Any]
+SAME_BOX, SAME_SCORE = 0.9, 0.05  # least IoU and most difference of scores of counterparts
 
 
 class Output(Protocol):
@@ -44,6 +48,10 @@ class Output(Protocol):
 
     def above(self, threshold: float) -> Output:
         """Without detections whose score is below `threshold`."""
+        ...
+
+    def agreement(self, other: Any) -> float:
+        """How far another output of the same kind and image agrees, in 0..1."""
         ...
 
     def without_pixels(self) -> Output:
@@ -82,6 +90,21 @@ class ObjectsOutput:
         if "masks" in found:
             chosen["masks"] = [found["masks"][row] for row in kept.tolist()]
         return replace(self, objects=chosen)
+
+    def agreement(self, other: ObjectsOutput) -> float:
+        """See `Output`: share of objects with a counterpart, of the image that has more.
+
+        Counterparts have one class, an IoU of SAME_BOX or more, and scores within SAME_SCORE.
+        """
+        mine, theirs = self.objects, other.objects
+        most = max(len(mine["scores"]), len(theirs["scores"]))
+        if not most:
+            return 1.0
+        overlaps = box_iou(torch.from_numpy(mine["boxes"]), torch.from_numpy(theirs["boxes"]))
+        apart = np.abs(mine["scores"][:, None] - theirs["scores"])
+        same = mine["labels"][:, None] == theirs["labels"]
+        same &= (overlaps.numpy() >= SAME_BOX) & (apart <= SAME_SCORE)
+        return float(same[linear_sum_assignment(same, maximize=True)].sum()) / most
 
     def without_pixels(self) -> ObjectsOutput:
         """Itself: masks are kept as run lengths."""
@@ -125,6 +148,10 @@ class LocationOutput:
     def above(self, threshold: float) -> LocationOutput:
         """Itself: a localizer always finds one object."""
         return self
+
+    def agreement(self, other: LocationOutput) -> float:
+        """See `Output`: 1 if the objects are counterparts, else 0."""
+        return self._as_objects.agreement(other._as_objects)
 
     def without_pixels(self) -> LocationOutput:
         """Itself."""
@@ -173,6 +200,12 @@ class PixelsOutput:
     def above(self, threshold: float) -> PixelsOutput:
         """Itself."""
         return self
+
+    def agreement(self, other: PixelsOutput) -> float:
+        """See `Output`: share of pixels of the same class."""
+        assert self.classes is not None
+        assert other.classes is not None
+        return float((self.classes == other.classes).mean())
 
     def without_pixels(self) -> PixelsOutput:
         """Its areas alone."""

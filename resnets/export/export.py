@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnets.config import ConfigError, dump_json, lock_path, to_dict
+from resnets.config import ConfigError, to_dict
 from resnets.data import DataError, Split
 from resnets.data.dataset.summary import announce
 from resnets.evaluate.data.ground_truth import GroundTruth
@@ -34,23 +31,12 @@ from resnets.export.verify import (
     sample_images,
 )
 from resnets.export.write import check_format, write_artifact
+from resnets.export.write_verified import write_verified
 from resnets.models import ImageClassifier
-from resnets.runtime.artifact import (
-    SUFFIXES,
-    ArtifactMetadata,
-    Kind,
-    Precision,
-    artifact_files,
-    file_sha256,
-    manifest_path,
-    model_sha256,
-    versions,
-)
+from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision, model_sha256
 from resnets.runtime.graph import INPUT
 from resnets.runtime.open import open_artifact
 from resnets.runtime.torch import TorchEngine
-from resnets.weights.checkpoint.find import find_checkpoint
-from resnets.weights.checkpoint.format import CheckpointError
 
 RESIZE_AND_CROP = "shorter side to `resize` px (antialiased), center crop of `size` px"
 NORMALIZATION = "channel order, scale to 0..1, mean and deviation"
@@ -99,37 +85,30 @@ def export(
             f"{model.origin}: takes stacks of {seen.channels} channels (data.channels,"
             " data.keep_bits), and only models of gray or RGB images of 8 bits are exported"
         )
-    if SUFFIXES.get(out.suffix.lower()) != kind:
-        expected = next(suffix for suffix, each in SUFFIXES.items() if each == kind)
-        raise ConfigError(f"--out {out}: a file for {kind} ends in {expected}")
     if precision == "int8" and data is None:
         raise ConfigError("--int8: needs images for calibration; add --calibrate DATA")
     if not max_drop >= 0:
         raise ConfigError(f"--max-drop {max_drop}: must be at least 0 (percentage points of error)")
-    with lock_path(out):
+    metadata = ArtifactMetadata.from_model(model, kind, precision)
+
+    def make(artifact: Path) -> dict[str, Any]:
         evidence = gather_evidence(model, data, precision)
-        metadata = ArtifactMetadata.from_model(model, kind, precision)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
-            artifact = Path(folder, out.name)
-            log(f"writing {out.name}")
-            write_artifact(model, metadata, artifact, evidence.calibration)
-            log("verifying outputs")
-            verify_artifact = functools.partial(verify, model, evidence=evidence, max_drop=max_drop)
-            try:
-                manifest = verify_artifact(artifact)
-            except VerificationError as error:
-                if (kind, precision) != ("openvino", "int8"):
-                    raise
-                assert evidence.calibration is not None
-                manifest = quantize_mixed(
-                    model, metadata, artifact, evidence.calibration, error, verify_artifact, log
-                )
-            manifest |= _provenance(model, source)
-            sums = {file.name: file_sha256(file) for file in artifact_files(artifact)}
-            dump_json({**manifest, "sha256": sums}, manifest_path(artifact))
-            for file in (*artifact_files(artifact)[1:], manifest_path(artifact), artifact):
-                os.replace(file, out.with_name(file.name))
-        return {**manifest, "sha256": sums}
+        log(f"writing {out.name}")
+        write_artifact(model, metadata, artifact, evidence.calibration)
+        log("verifying outputs")
+        verify_artifact = functools.partial(verify, model, evidence=evidence, max_drop=max_drop)
+        try:
+            return verify_artifact(artifact)
+        except VerificationError as error:
+            if (kind, precision) != ("openvino", "int8"):
+                raise
+            assert evidence.calibration is not None
+            return quantize_mixed(
+                model, metadata, artifact, evidence.calibration, error, verify_artifact, log
+            )
+
+    weights = {"weights": model.origin, "model_sha256": model_sha256(model)}
+    return write_verified(out, kind, make, weights, source)
 
 
 def verify(
@@ -146,6 +125,7 @@ def verify(
         "artifact": path.name,
         "runtime": metadata.kind,
         "precision": metadata.precision,
+        "settings": dict(engine.settings),
         "model": metadata.model,
         "classes": list(metadata.classes),
         "input": {
@@ -213,18 +193,3 @@ def _evenly_spaced(model: ImageClassifier, split: Split, count: int) -> NDArray[
         [read_views(split, row, Views(), model.preprocess.spec)[0] for row in rows]
     )
     return views
-
-
-def _provenance(model: ImageClassifier, source: Path | None) -> dict[str, Any]:
-    """Source, package versions and date of an artifact."""
-    weights: dict[str, Any] = {"weights": model.origin, "model_sha256": model_sha256(model)}
-    try:
-        if source is not None:
-            weights["sha256"] = file_sha256(find_checkpoint(source))
-    except CheckpointError:  # published models are not a single file
-        pass
-    return {
-        "source": weights,
-        "versions": versions(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }

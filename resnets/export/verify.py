@@ -119,7 +119,12 @@ def compare_full_images(model: ImageClassifier, engine: Any, limit: float) -> di
             f" the relative difference of the logits is {relative:.2g}, allowed {limit:g};"
             " nothing was written"
         )
-    return {"images": "two photographs, 560x400 px", "relative": relative, "limit": limit}
+    return {
+        "images": "sklearn.datasets.load_sample_images().images, of each [:400, :560]",
+        "expected": np.round(expected.astype(np.float64), 6).tolist(),  # logits of the model
+        "relative": relative,
+        "limit": limit,
+    }
 
 
 def _to_channels(photograph: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +107,25 @@ def _write_onnx(
     graph = exported.model_proto
     if metadata.precision == "int8":
         assert calibration is not None
-        graph = _quantize_onnx(graph, calibration)
+        graph = quantize_onnx(graph, ({INPUT: image[None]} for image in calibration))
     add_to_onnx(graph, metadata.preprocess)
-    for key, value in ((KEY, metadata.to_json()), ("classes", "\n".join(metadata.classes))):
-        graph.metadata_props.add(key=key, value=value)
+    add_metadata(graph, metadata)
     onnx.save(graph, path)
 
 
-def _quantize_onnx(graph: Any, calibration: np.ndarray) -> Any:
-    """Quantize to u8 activations and per-channel s8 weights.
+def add_metadata(graph: Any, metadata: ArtifactMetadata) -> None:
+    """Store `metadata`, and the classes one per line, in an onnx.ModelProto."""
+    for key, value in ((KEY, metadata.to_json()), ("classes", "\n".join(metadata.classes))):
+        graph.metadata_props.add(key=key, value=value)
 
-    Activations use all 8 bits (no `reduce_range`): CPUs with VNNI accumulate the products in 32
-    bits; others may saturate, which verification detects.
+
+def quantize_onnx(
+    graph: Any, feeds: Iterable[dict[str, np.ndarray]], nodes: Sequence[str] = ()
+) -> Any:
+    """Quantize to u8 activations and per-channel s8 weights; only `nodes` if there are any.
+
+    feeds: inputs to calibrate with, by name. Activations use all 8 bits (no `reduce_range`): CPUs
+    with VNNI accumulate the products in 32 bits; others may saturate, which verification detects.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -126,12 +133,13 @@ def _quantize_onnx(graph: Any, calibration: np.ndarray) -> Any:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
-        images: Iterator[np.ndarray] = iter(calibration)
+        feeds: Iterator[dict[str, np.ndarray]]
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            found = next(self.images, None)
-            return None if found is None else {INPUT: found[None]}
+            return next(self.feeds, None)
 
+    reader = Reader()
+    reader.feeds = iter(feeds)
     with tempfile.TemporaryDirectory() as folder:
         raw, ready, done = (Path(folder, f"{name}.onnx") for name in ("raw", "ready", "done"))
         onnx.save(graph, raw)
@@ -139,12 +147,13 @@ def _quantize_onnx(graph: Any, calibration: np.ndarray) -> Any:
         quantize_static(
             str(ready),
             str(done),
-            Reader(),
+            reader,
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv", "Relu", "Gemm", "MatMul", "Add", "MaxPool", "ReduceMean"],
+            nodes_to_quantize=list(nodes),
         )
         return onnx.load(done)
 
@@ -153,14 +162,18 @@ def write_openvino(
     graph: Any, metadata: ArtifactMetadata, path: Path, calibration: np.ndarray | None
 ) -> None:
     """Write the result of `openvino_model`, which is modified, as given by `metadata`."""
-    import openvino as ov
-
     if metadata.precision == "int8":
         assert calibration is not None
         graph = run_in_new_thread(
             functools.partial(quantize_openvino, graph, calibration, metadata.floats)
         )
-    graph = add_to_openvino(graph, metadata.preprocess)
+    save_openvino(add_to_openvino(graph, metadata.preprocess), metadata, path)
+
+
+def save_openvino(graph: Any, metadata: ArtifactMetadata, path: Path) -> None:
+    """Save an openvino.Model with its metadata; weights of bfloat16 are stored in 16 bits."""
+    import openvino as ov
+
     graph.set_rt_info(metadata.to_json(), [KEY])
     ov.save_model(graph, path, compress_to_fp16=metadata.precision == "bfloat16")
 

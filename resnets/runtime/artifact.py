@@ -96,6 +96,11 @@ class ArtifactMetadata:
         )
 
     @property
+    def task(self) -> str:
+        """Task of its model, as in recipes."""
+        return "classify" if self.recipe is None else self.recipe.task
+
+    @property
     def preprocessor(self) -> Preprocessor:
         """The transforms for the decoder; normalization, mean image included, is in the graph."""
         return Preprocessor(replace(self.preprocess, mean_image=False))

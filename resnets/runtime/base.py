@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -89,9 +91,19 @@ class Engine(ABC):
 
 
 class ArtifactEngine(Engine):
-    """An engine that executes an artifact and has its metadata."""
+    """An engine that executes an artifact and has its metadata.
+
+    settings: options of its runtime that its outputs depend on, for the manifest.
+    """
+
+    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, metadata: ArtifactMetadata, path: Path) -> None:
+        if metadata.task != "classify":
+            raise ArtifactError(
+                f"{path}: is no classifier, which its manifest {path.name}.json says; keep that"
+                " beside it"
+            )
         self.metadata = metadata
         super().__init__(
             f"{metadata.kind} {metadata.precision}",

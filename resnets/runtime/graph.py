@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,47 +18,88 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from resnets.data.transforms.preprocess import Preprocessor
 from resnets.models import ImageClassifier
 from resnets.models.norm import without_norm
 from resnets.utils.precision import DTYPES
 
+if TYPE_CHECKING:
+    from resnets.detect.models.base import DetectionModel
+
 INPUT, OUTPUT = "images", "logits"
 
 
-class InferenceModule(nn.Module):
-    """A folded model with its normalization: uint8 (B, size, size, C) to float32 (B, K).
+class _Normalization(nn.Module):
+    """uint8 images (B, H, W, C) to normalized float32 images (B, C, H, W).
 
-    precision: of the model, as resolved by `pick_precision`; images are normalized in float32.
     channels_first: NCHW memory format, which gives simpler graphs for other runtimes.
     """
 
     mean: Tensor
     scale: Tensor
 
+    def __init__(self, preprocess: Preprocessor, *, channels_first: bool) -> None:
+        super().__init__()
+        mean, scale = preprocess.mean_and_scale(torch.device("cpu"))
+        self.bgr = preprocess.spec.channel_order == "bgr"
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("scale", scale.clone())
+        self.channels_first = channels_first
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(B, H, W, C) uint8 -> (B, C, H, W) float32."""
+        images = images.permute(0, 3, 1, 2)  # channels last in memory
+        images = images.contiguous() if self.channels_first else images
+        images = images.flip(1) if self.bgr else images
+        return (images.float() - self.mean) * self.scale
+
+
+class InferenceModule(_Normalization):
+    """A folded model with its normalization: uint8 (B, size, size, C) to float32 (B, K).
+
+    precision: of the model, as resolved by `pick_precision`; images are normalized in float32.
+    """
+
     def __init__(
         self, model: ImageClassifier, precision: str = "float32", *, channels_first: bool = False
     ) -> None:
-        super().__init__()
-        mean, scale = model.preprocess.mean_and_scale(torch.device("cpu"))
-        self.bgr = model.preprocess.spec.channel_order == "bgr"
-        self.register_buffer("mean", mean.clone())
-        self.register_buffer("scale", scale.clone())
+        super().__init__(model.preprocess, channels_first=channels_first)
         self.model = fold_batch_norms(model)
         self.dtype = DTYPES[precision]
         self.model = self.model.to(self.dtype)
-        self.channels_first = channels_first
         if not channels_first:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, size, size, C) uint8 -> logits (B, K) float32."""
-        images = images.permute(0, 3, 1, 2)  # channels last in memory
-        images = images.contiguous() if self.channels_first else images
-        images = images.flip(1) if self.bgr else images
-        images = (images.float() - self.mean) * self.scale
-        logits: Tensor = self.model(images.to(self.dtype))
+        logits: Tensor = self.model(self.normalize(images).to(self.dtype))
         return logits.float()
+
+
+class VisionModule(_Normalization):
+    """A detector, localizer or segmenter with its normalization, for one image."""
+
+    def __init__(self, model: DetectionModel) -> None:
+        super().__init__(model.preprocess, channels_first=True)
+        self.model = copy.deepcopy(model)
+        self.eval()
+
+    def forward(self, images: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """Its `DetectionModel.outputs` for an image (1, H, W, C) uint8.
+
+        The image is padded at right and bottom to multiples of `divisor`; size: int64 (2,), height
+        and width without that.
+        """
+        image = self.normalize(images)
+        if self.model.divisor > 1:  # what is beyond the image is zero after normalization
+            down, across = (torch.arange(side) for side in image.shape[-2:])
+            image = image * (down < size[0])[:, None] * (across < size[1])
+        found = self.model.outputs(image, size)
+        if "labels" in found:  # rows without an object have score -1
+            rows = torch.nonzero(found["scores"] > 0)[:, 0]
+            found = {name: values[rows] for name, values in found.items()}
+        return found
 
 
 class _ReadCounter(TorchFunctionMode):

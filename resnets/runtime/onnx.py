@@ -13,34 +13,41 @@ from resnets.runtime.base import ArtifactEngine, Images, Scores, open_error
 from resnets.runtime.graph import OUTPUT
 from resnets.utils.lazy_imports import require_package
 
+SETTINGS = {"providers": ["CPUExecutionProvider"]}
+
+
+def create_session(path: Path, size: int | None = None) -> Any:
+    """An onnxruntime.InferenceSession, for square images of `size` px if given."""
+    require_package("onnxruntime", f"{path}:")
+    import onnxruntime as ort
+
+    ort.disable_telemetry_events()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    for side in ("height", "width") if size else ():
+        options.add_free_dimension_override_by_name(side, size)
+    try:
+        # Without its fallback, which prints and tries the same once more.
+        return ort.InferenceSession(path, options, SETTINGS["providers"], enable_fallback=0)
+    except Exception as error:  # its errors have no common base class
+        raise open_error(path, error) from None
+
+
+def session_metadata(session: Any, path: Path) -> ArtifactMetadata:
+    """What the file of a session says of itself."""
+    return ArtifactMetadata.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+
 
 class OnnxEngine(ArtifactEngine):
     """An .onnx file in ONNX Runtime, on the CPU."""
 
+    settings = SETTINGS
+
     def __init__(self, path: Path) -> None:
-        require_package("onnxruntime", f"{path}:")
-        import onnxruntime as ort
-
-        ort.disable_telemetry_events()
-
-        def session(size: int | None) -> Any:
-            options = ort.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            options.log_severity_level = 3
-            for side in ("height", "width") if size else ():
-                options.add_free_dimension_override_by_name(side, size)
-            try:
-                # Without its fallback, which prints and tries the same once more.
-                return ort.InferenceSession(
-                    path, options, ["CPUExecutionProvider"], enable_fallback=0
-                )
-            except Exception as error:  # its errors have no common base class
-                raise open_error(path, error) from None
-
-        self.any_size = functools.cache(lambda: session(None))
-        text = self.any_size().get_modelmeta().custom_metadata_map.get(KEY)
-        super().__init__(ArtifactMetadata.from_json(text, path), path)
-        self.session = session(self.size)
+        self.any_size = functools.cache(lambda: create_session(path))
+        super().__init__(session_metadata(self.any_size(), path), path)
+        self.session = create_session(path, self.size)
         self.input_name = self.session.get_inputs()[0].name  # earlier versions had another
         self.any_size.cache_clear()
 

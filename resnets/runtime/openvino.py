@@ -71,21 +71,38 @@ def _create_core() -> Any:
     return core
 
 
+def read_model(path: Path) -> tuple[Any, ArtifactMetadata]:
+    """The openvino.Model at `path` and what it says of itself."""
+    require_package("openvino", f"{path}:")
+    with open(path, "rb") as file:
+        if not MODEL.match(file.read(HEAD)):  # OpenVINO would try readers of other formats
+            raise ArtifactError(f"{path}: is not an OpenVINO model; export again")
+    try:
+        model = shared_core().read_model(path)
+    except Exception as error:  # arbitrary bytes make the reader raise errors of any kind
+        raise open_error(path, error) from None
+    text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
+    return model, ArtifactMetadata.from_json(text, path)
+
+
+def precision_setting(metadata: ArtifactMetadata) -> dict[str, str]:
+    """OpenVINO's setting for the precision of an artifact.
+
+    By default, CPUs with bfloat16 instructions run float32 graphs in bfloat16.
+    """
+    bf16 = metadata.precision == "bfloat16" or (
+        metadata.floats and pick_precision("auto", torch.device("cpu")) == "bfloat16"
+    )
+    return {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+
+
 class OpenvinoEngine(ArtifactEngine):
     """An .xml and .bin pair in OpenVINO."""
 
     def __init__(self, path: Path) -> None:
-        require_package("openvino", f"{path}:")
-        self.core = shared_core()
-        with open(path, "rb") as file:
-            if not MODEL.match(file.read(HEAD)):  # OpenVINO would try readers of other formats
-                raise ArtifactError(f"{path}: is not an OpenVINO model; export again")
-        try:
-            self.model = self.core.read_model(path)
-        except Exception as error:  # arbitrary bytes make the reader raise errors of any kind
-            raise open_error(path, error) from None
-        text = str(self.model.get_rt_info([KEY]).value) if self.model.has_rt_info([KEY]) else None
-        super().__init__(ArtifactMetadata.from_json(text, path), path)
+        self.model, metadata = read_model(path)
+        self.core, self.settings = shared_core(), precision_setting(metadata)
+        super().__init__(metadata, path)
         self.any_size = functools.cache(lambda: self._compile(self.core.read_model(path)))
         self.model = _without_resize(self.model, path, self.size, self.channels)
         self.threads = torch.get_num_threads()
@@ -145,13 +162,9 @@ class OpenvinoEngine(ArtifactEngine):
         if batch is not None:  # a static batch size is a tenth faster
             model = model.clone()
             model.reshape([batch, self.size, self.size, self.channels])
-        # By default, CPUs with bfloat16 instructions run float32 graphs in bfloat16. Pinned threads
-        # would compete with the decoder, and with other processes, for their cores.
-        bf16 = self.metadata.precision == "bfloat16" or (
-            self.metadata.floats and pick_precision("auto", torch.device("cpu")) == "bfloat16"
-        )
+        # Pinned threads would compete with the decoder, and with other processes, for their cores.
         hints |= {
-            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            **self.settings,
             "INFERENCE_NUM_THREADS": self.threads,
             "ENABLE_CPU_PINNING": False,
         }

@@ -71,8 +71,6 @@ resize (uint8[batch,height,width,{channels}] images) => (uint8[batch,{size},{siz
 
 def add_to_onnx(model: Any, preprocess: Preprocess) -> None:
     """Prepend resize and crop to the graph of an onnx.ModelProto, in place."""
-    from onnx import parser
-
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     mode = {"bilinear": "linear", "bicubic": "cubic"}[preprocess.interpolation]
     text = ONNX.format(
@@ -83,15 +81,26 @@ def add_to_onnx(model: Any, preprocess: Preprocess) -> None:
         resize=preprocess.resize,
         channels=preprocess.channels,
     )
-    resize_graph = parser.parse_model(text).graph
-    _prefix(resize_graph)
-    graph = model.graph
+    prepend_to_onnx(model, text, {INPUT: VIEW})
+
+
+def prepend_to_onnx(model: Any, text: str, replaced: dict[str, str]) -> None:
+    """Prepend the graph written in `text` to that of an onnx.ModelProto, in place.
+
+    replaced: inputs of the model, and the value of `text` that each becomes.
+    """
+    from onnx import parser
+
+    before, graph = parser.parse_model(text).graph, model.graph
+    _prefix(before)
     for node in graph.node:
-        node.input[:] = [f"resize/{VIEW}" if name == INPUT else name for name in node.input]
-    nodes = [*resize_graph.node, *graph.node]
+        node.input[:] = [
+            f"resize/{replaced[name]}" if name in replaced else name for name in node.input
+        ]
+    nodes = [*before.node, *graph.node]
     del graph.node[:], graph.input[:]
     graph.node.extend(nodes)
-    graph.input.extend(resize_graph.input)
+    graph.input.extend(before.input)
 
 
 def _prefix(graph: Any) -> None:

@@ -14,18 +14,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnets.config import ConfigError
 from resnets.data.decode.decode import decode, decode_whole
-from resnets.detect.models.build import load as load_vision_model
-from resnets.detect.models.predictor import InferenceInput, Predictor
+from resnets.detect.models.predictor import InferenceInput
 from resnets.detect.outputs import Output
 from resnets.evaluate.batched_inference import NOT_FINITE
 from resnets.evaluate.figures.grad_cam import PANEL, grad_cam, heat
 from resnets.evaluate.postprocess import Decision, decide
-from resnets.evaluate.prepare import to_device
 from resnets.export.select_backend import open_backend
 from resnets.runtime.artifact import is_artifact
 from resnets.runtime.base import Backend, Runtime, describe_backend
+from resnets.runtime.vision import check_runtime, engine_name, open_predictor
 from resnets.serve.http.limits import RequestError
 from resnets.serve.schemas import PredictOptions
 from resnets.weights.checkpoint.find import find_checkpoint, read_task
@@ -157,15 +155,11 @@ class VisionModel:
     explains = False
 
     def __init__(self, where: str, device: str, precision: str) -> None:
-        model = load_vision_model(where)
+        self.predictor = open_predictor([where], device, precision)
+        (model,) = self.predictor.models
         assert model.recipe is not None
         self.task: str = model.recipe.task
-        self.classes = model.classes
-        resolved_device, resolved_precision = to_device(model, device, precision)
-        self.predictor = Predictor.of(
-            (model,), model.preprocess, resolved_device, resolved_precision
-        )
-        self.engine = f"torch {resolved_precision}"
+        self.classes, self.engine = model.classes, engine_name(self.predictor)
 
     def prepare(self, data: bytes, name: str) -> InferenceInput:
         """The whole image, resized for the model; the original pixels are not kept."""
@@ -204,9 +198,8 @@ def open_model(
     digest: its `fingerprint` before this call. loading: options for weights that do not name their
     model; ignored for others.
     """
-    if not is_artifact(where) and read_task(where) != "classify":
-        if backend not in ("auto", "torch") or precision == "int8":
-            raise ConfigError(f"{where}: this task is only supported by torch, and not in int8")
+    if read_task(where) != "classify":
+        check_runtime(where, backend, precision)
         return VisionModel(where, device, precision)
     if is_artifact(where):
         loading = NOTHING_SAID

@@ -88,7 +88,7 @@ def test_bad_images_are_rows_with_an_error_and_counted(digits_run, tmp_path):
         assert not found["a-cut.png"]["class1"]
         assert "set/" not in found["a-cut.png"]["error"]
         assert found["gone.png"]["error"].startswith("cannot be read (No such file")
-        summary = json.loads((out / "summary.json").read_text())
+        summary = json.loads((out / "_summary.json").read_text())
         assert (summary["images"], summary["unreadable"]) == (52, 2)
         assert sum(summary["top_classes"].values()) == 50
         assert summary["first_errors"][0].startswith("a-cut.png: ")
@@ -120,9 +120,9 @@ def test_all_workers_compute_on_what_the_first_process_found(
             BulkOptions(str(digits_run), data, out, backend="torch", engine=engine), print
         )
         assert run.job.device == run.manifest.options.device == pick_device().type
-        plain = json.loads((out / "manifest.json").read_text())
+        plain = json.loads((out / "_manifest.json").read_text())
         plain["options"]["device"] = "mps"
-        (out / "manifest.json").write_text(json.dumps(plain))
+        (out / "_manifest.json").write_text(json.dumps(plain))
         with pytest.raises(ConfigError, match="out: started on mps"):
             ShardWorker(run.job)
 
@@ -188,10 +188,10 @@ def test_a_shard_with_the_right_number_of_wrong_rows_is_done_again(
         assert any("2 of 5 shards" in each for each in said)
     predict_here(digits_run, nested_digits[0], out, **options)
     assert contents(out) == before
-    summary = json.loads((out / "summary.json").read_text())
+    summary = json.loads((out / "_summary.json").read_text())
     assert sorted(summary["sha256"]) == [each.name for each in parts]
     del summary["sha256"]  # as an earlier version left it: nothing proves what is in the shards
-    (out / "summary.json").write_text(json.dumps(summary))
+    (out / "_summary.json").write_text(json.dumps(summary))
     assert len(predict_here(digits_run, nested_digits[0], out, **options).missing) == 5
     assert contents(out) == before
 
@@ -203,7 +203,7 @@ def test_another_set_model_or_option_is_rejected(digits_run, nested_digits, tmp_
     for option, wanted in (("top", 2), ("format", "csv"), ("shard_size", 7), ("batch", 9)):
         with pytest.raises(ConfigError, match=rf"out: its \S+ is \w+, not {wanted}; "):
             predict_here(digits_run, folder, out, **{"top": 3, option: wanted})
-    begun = json.loads((out / "manifest.json").read_text())["options"]["precision"]
+    begun = json.loads((out / "_manifest.json").read_text())["options"]["precision"]
     other = "float32" if begun == "bfloat16" else "bfloat16"
     with pytest.raises(ConfigError, match=f"its precision is {begun}, not {other}; "):
         predict_here(digits_run, folder, out, top=3, precision=other)
@@ -305,3 +305,28 @@ def _stop(process: subprocess.Popen, out: Path) -> None:
     )
     assert 50 <= written < 4000
     assert not list(out.glob(".*.tmp"))
+
+
+def test_a_folder_opens_as_one_table(digits_run, nested_digits, tmp_path):
+    import pandas as pd
+    import pyarrow.dataset as ds
+
+    out = tmp_path / "out"
+    predict_here(digits_run, nested_digits[0], out, top=1, shard_size=20)
+    assert len([*out.glob("part-*.parquet")]) == 3
+    table = ds.dataset(out).to_table()
+    assert table["path"].to_pylist() == nested_digits[1]
+    assert pd.read_parquet(out)["path"].tolist() == nested_digits[1]
+    duckdb = pytest.importorskip("duckdb")
+    found = duckdb.sql(f"select path from '{out}/*.parquet' order by path").fetchall()
+    assert [row[0] for row in found] == nested_digits[1]
+
+
+def test_an_output_of_earlier_names_is_resumed(digits_run, nested_digits, tmp_path):
+    out = tmp_path / "out"
+    predict_here(digits_run, nested_digits[0], out, top=1, shard_size=20)
+    before = contents(out)
+    for name in ("manifest.json", "summary.json"):
+        (out / f"_{name}").rename(out / name)
+    assert not predict_here(digits_run, nested_digits[0], out, top=1, shard_size=20).missing
+    assert contents(out) == before

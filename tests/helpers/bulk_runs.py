@@ -66,7 +66,9 @@ def rows(out: Path) -> list[dict]:
 
 def contents(out: Path) -> dict[str, bytes]:
     """All files of a finished run, but the manifest, which has its paths."""
-    return {path.name: path.read_bytes() for path in out.rglob("*") if path.name != "manifest.json"}
+    return {
+        path.name: path.read_bytes() for path in out.rglob("*") if path.name != "_manifest.json"
+    }
 
 
 def command(model: Path, data: Path | str, out: Path, *more: str) -> list[str]:

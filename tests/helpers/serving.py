@@ -41,10 +41,14 @@ def save_classifier(path: Path, seed: int = 0) -> str:
 
 def save_detector(path: Path) -> str:
     """A checkpoint of a small, untrained detector of disc, box, star."""
-    model = small_model(FPN)
+    return save_vision(path, small_model(FPN), "detect")
+
+
+def save_vision(path: Path, model, task: str) -> str:
+    """A checkpoint of a detector, localizer or segmenter of disc, box, star."""
     spec = Preprocess(size=64, resize=64, channels=3, mean=(0.45,) * 3, std=(0.25,) * 3)
     assert model.net.spec is not None
-    recipe = Recipe(task="detect", model=model.net.spec, detect=model.spec)
+    recipe = Recipe(task=task, model=model.net.spec, detect=model.spec)
     _save(path, model, recipe, ("disc", "box", "star"), spec)
     return str(path)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from resnets.utils.printable import console as terminal_console
 from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
+    from resnets.cli.predict.inputs import Inputs
     from resnets.config import Postprocess
     from resnets.evaluate.predict import Prediction
     from resnets.models import ImageClassifier
@@ -32,7 +34,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 def command(
     weights: tyro.conf.Positional[str],
-    images: tyro.conf.Positional[tuple[Path, ...]],
+    images: tyro.conf.Positional[tuple[str, ...]],
     /,
     model: str | None = None,
     classes: str | None = None,
@@ -58,8 +60,9 @@ def command(
     Args:
         weights: Run folder, checkpoint, weights file, published weights (see docs/weights.md), or
             artifact of `resnets export`.
-        images: Image files, and folders whose images are taken in sorted order; for a model of
-            signals .csv, .npy or .npz files, for one of text the texts themselves.
+        images: Image files, folders whose images are taken in sorted order, URLs (http, https), and
+            - for an image from standard input; for a model of signals .csv, .npy or .npz files, for
+            one of text the texts themselves.
         model: Network of weights that do not state it (a state dict): a name that `resnets info`
             lists.
         classes: Names of the outputs in order, if the weights do not name them: a file with one per
@@ -93,27 +96,39 @@ def command(
         return predict_set(weights, bulk, top_k=top_k, computing=computing, loading=options)
     if as_json and csv:
         raise ConfigError("--json and --csv exclude each other")
+    if not images:
+        raise ConfigError("give at least one image, folder or URL")
+    from resnets.cli.predict.inputs import local_files
     from resnets.weights.checkpoint.find import read_task
     from resnets.weights.load import NOTHING_SAID
 
-    task = read_task(weights) if images else "classify"
+    task = read_task(weights)
     if task in ("text", "signals"):
         others = (explain, draw, as_json, options != NOTHING_SAID, backend not in ("auto", "torch"))
         if any(others) or (csv and task == "text"):
             raise ConfigError(f"a model of task {task!r} takes only --device, --length or --csv")
         return _sequences(weights, images, length, as_csv=csv, device=device)
-    if task != "classify":
-        if options != NOTHING_SAID:
-            raise ConfigError("--model and --classes are for classifiers; detectors store both")
-        if explain is not None:
-            raise ConfigError("--explain is for classifiers; use --draw for detectors")
-        if backend not in ("auto", "torch") or precision == "int8":
-            raise ConfigError("detectors and segmenters run on torch, and not in int8")
-        from resnets.cli.predict.detect import predict as predict_objects
+    if task == "classify":
+        if draw is not None:
+            raise ConfigError("--draw is for detectors; use --explain for classifiers")
+        if top_k < 1:
+            raise ConfigError(f"--top-k {top_k}: must be at least 1")
+        shown = _Shown(top_k, as_json, csv, explain)
+        computing = {"device": device, "precision": precision, "backend": backend}
+        with local_files(images) as inputs:
+            return _classify(weights, inputs, shown, options, {**computing, "calibrate": calibrate})
+    if options != NOTHING_SAID:
+        raise ConfigError("--model and --classes are for classifiers; detectors store both")
+    if explain is not None:
+        raise ConfigError("--explain is for classifiers; use --draw for detectors")
+    from resnets.cli.predict.detect import predict as predict_objects
+    from resnets.runtime.vision import check_runtime
 
+    check_runtime(weights, backend, precision)
+    with local_files(images) as inputs:
         return predict_objects(
             weights,
-            images,
+            inputs,
             threshold=threshold,
             as_json=as_json,
             as_csv=csv,
@@ -121,54 +136,55 @@ def command(
             device=device,
             precision=precision,
         )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is printed of the predictions of a classifier."""
+
+    top_k: int
+    as_json: bool
+    csv: bool
+    explain: Path | None
+
+
+def _classify(
+    weights: str, inputs: Inputs, shown: _Shown, options: LoadOptions, computing: dict[str, Any]
+) -> int:
+    from resnets.api.predict import classify, open_engine
+    from resnets.data.dataset.summary import announce_folders
+    from resnets.data.files.walk import LeftOut
+    from resnets.evaluate.predict import find_images
     from resnets.runtime.artifact import is_artifact
 
-    if draw is not None:
-        raise ConfigError("--draw is for detectors; use --explain for classifiers")
-    if top_k < 1:
-        raise ConfigError(f"--top-k {top_k}: must be at least 1")
-    if not images:
-        raise ConfigError("give at least one image or folder")
+    explain = shown.explain
     if explain is not None:
         if is_artifact(weights):
             raise ConfigError("--explain: artifacts have no gradients; use the checkpoint")
         if explain.exists() and not explain.is_dir():
             raise ConfigError(f"--explain {explain}: is a file, not a folder")
         explain.mkdir(parents=True, exist_ok=True)
-    from resnets.api.predict import classify, open_engine
-    from resnets.data.dataset.summary import announce_folders
-    from resnets.data.files.walk import LeftOut
-    from resnets.evaluate.predict import find_images
-
-    paths = find_images(images, left_out := LeftOut())
-    announce_folders(images, len(paths), left_out)
-    engine = open_engine(
-        weights,
-        len(paths),
-        options=options,
-        device=device,
-        precision=precision,
-        backend=backend,
-        calibrate=calibrate,
-        quiet=as_json,
-    )
-    failures = _Failures()
+    paths = find_images(inputs.paths, left_out := LeftOut())
+    announce_folders(inputs.paths, len(paths), left_out)
+    engine = open_engine(weights, len(paths), options=options, quiet=shown.as_json, **computing)
+    failures = _Failures(inputs)
     # Rows on a terminal show the progress; a bar would interrupt them.
-    streaming = csv and sys.stdout.isatty()
-    predictions = failures.watch(classify(engine, paths, top_k=top_k, hidden=streaming))
+    streaming = shown.csv and sys.stdout.isatty()
+    predictions = failures.watch(classify(engine, paths, top_k=shown.top_k, hidden=streaming))
     if explain is not None:
-        predictions = _explained(_net(weights, device, options), predictions, explain)
-    if as_json:
-        _print_json(predictions)
-    elif csv:
-        _print_csv(predictions, min(top_k, len(engine.classes)), engine.postprocess)
+        predictions = _explained(_net(weights, computing["device"], options), predictions, explain)
+    if shown.as_json:
+        _print_json(predictions, inputs)
+    elif shown.csv:
+        columns = min(shown.top_k, len(engine.classes))
+        _print_csv(predictions, columns, engine.postprocess, inputs)
     else:
-        _print_table(predictions, engine.postprocess)
+        _print_table(predictions, engine.postprocess, inputs)
     return 1 if failures.count else 0
 
 
 def _sequences(
-    weights: str, inputs: Iterable[Path], length: int, *, as_csv: bool, device: str
+    weights: str, inputs: Sequence[str], length: int, *, as_csv: bool, device: str
 ) -> int:
     """Print each text with `length` further characters, or the class of each signal of files."""
     from resnets.models.transformer.network import Transformer
@@ -179,9 +195,9 @@ def _sequences(
     model = load(weights).to(pick_device(device))
     if isinstance(model, Transformer):
         for each in inputs:
-            echo(generate(model, str(each), length))
+            echo(generate(model, each, length))
         return 0
-    found = [each for path in inputs for each in predict_signals(model, path)]
+    found = [each for path in inputs for each in predict_signals(model, Path(path))]
     rows = [(str(each.path), str(each.row), each.name, each.probability) for each in found]
     if as_csv:
         writer = CsvWriter(sys.stdout)
@@ -207,14 +223,18 @@ def _net(weights: str, device: str, options: LoadOptions) -> ImageClassifier:
 class _Failures:
     """Reports unreadable images on stderr, and counts them."""
 
-    count = 0
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs, self.count = inputs, inputs.failed
 
     def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """Hand on `predictions`."""
         for prediction in predictions:
             if prediction.error is not None:
                 self.count += 1
-                echo(f"resnets predict: {prediction.error}", error=True)
+                said = prediction.error.replace(
+                    str(prediction.path), self.inputs.name(prediction.path)
+                )
+                echo(f"resnets predict: {said}", error=True)
             yield prediction
 
 
@@ -236,15 +256,15 @@ def _explained(
     echo(f"wrote {written.total():,} maps to {folder}", error=True)
 
 
-def _print_json(predictions: Iterable[Prediction]) -> None:
-    print(json.dumps([_entry(prediction) for prediction in predictions], indent=1))  # noqa: T201
+def _print_json(predictions: Iterable[Prediction], inputs: Inputs) -> None:
+    print(json.dumps([_entry(each, inputs) for each in predictions], indent=1))  # noqa: T201
 
 
-def _entry(prediction: Prediction) -> dict[str, Any]:
+def _entry(prediction: Prediction, inputs: Inputs) -> dict[str, Any]:
     named = [
         {"class": name, "probability": probability} for name, probability in _named(prediction)
     ]
-    entry: dict[str, Any] = {"path": str(prediction.path), "predictions": named}
+    entry: dict[str, Any] = {"path": inputs.name(prediction.path), "predictions": named}
     if prediction.labels is not None:
         entry["labels"] = prediction.labels
     if prediction.unknown is not None:
@@ -252,7 +272,9 @@ def _entry(prediction: Prediction) -> dict[str, Any]:
     return entry if prediction.error is None else {**entry, "error": prediction.error}
 
 
-def _print_csv(predictions: Iterable[Prediction], columns: int, spec: Postprocess) -> None:
+def _print_csv(
+    predictions: Iterable[Prediction], columns: int, spec: Postprocess, inputs: Inputs
+) -> None:
     writer = CsvWriter(sys.stdout)
     heads = [f"{what}{k}" for k in range(1, columns + 1) for what in ("class", "probability")]
     decided = ["labels"] if spec.multilabel else []
@@ -260,14 +282,14 @@ def _print_csv(predictions: Iterable[Prediction], columns: int, spec: Postproces
     writer.writerow(["path", *heads, *decided])
     for prediction in predictions:
         cells = [cell for name, share in _named(prediction) for cell in (name, f"{share:.6g}")]
-        entry = _entry(prediction)
+        entry = _entry(prediction, inputs)
         said = [
             json.dumps(entry[name], ensure_ascii=False) if name in entry else "" for name in decided
         ]
-        writer.writerow([prediction.path, *(cells or [""] * len(heads)), *said])
+        writer.writerow([entry["path"], *(cells or [""] * len(heads)), *said])
 
 
-def _print_table(predictions: Iterable[Prediction], spec: Postprocess) -> None:
+def _print_table(predictions: Iterable[Prediction], spec: Postprocess, inputs: Inputs) -> None:
     table = Table()
     table.add_column("image", overflow="fold")
     if spec.multilabel:
@@ -280,7 +302,7 @@ def _print_table(predictions: Iterable[Prediction], spec: Postprocess) -> None:
             continue
         (best, probability), *others = _named(prediction)
         then = ", ".join(f"{name} {share:.1%}" for name, share in others)
-        cells = [str(prediction.path), best, f"{probability:.1%}", then]
+        cells = [inputs.name(prediction.path), best, f"{probability:.1%}", then]
         if prediction.labels is not None:
             cells.insert(1, ", ".join(prediction.labels) or "none")
         if prediction.unknown:

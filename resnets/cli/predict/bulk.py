@@ -34,7 +34,7 @@ class Bulk:
     data: str | None = None
     """Folder of any nesting, CSV or text file of paths, tar, Parquet, WebDataset, hub:ORG/NAME."""
     out: Path | None = None
-    """Folder for part-00000.parquet, ..., manifest.json and summary.json."""
+    """Folder for part-00000.parquet, ..., _manifest.json and _summary.json."""
     format: Literal["parquet", "csv"] = "parquet"
     """Format of the shards."""
     shard_size: int | None = None

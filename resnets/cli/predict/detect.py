@@ -17,12 +17,14 @@ from resnets.utils.printable import console as terminal_console
 from resnets.utils.printable import echo, escape
 
 if TYPE_CHECKING:
+    from resnets.cli.predict.inputs import Inputs
     from resnets.detect.models.predictor import Prediction
+    from resnets.detect.outputs import Output
 
 
 def predict(
     weights: str,
-    images: Sequence[Path],
+    inputs: Inputs,
     *,
     threshold: float,
     as_json: bool,
@@ -41,22 +43,22 @@ def predict(
         if draw.exists() and not draw.is_dir():
             raise ConfigError(f"--draw {draw}: is a file, not a folder")
         draw.mkdir(parents=True, exist_ok=True)
-    paths = find_images(images, left_out := LeftOut())
-    announce_folders(images, len(paths), left_out)
+    paths = find_images(inputs.paths, left_out := LeftOut())
+    announce_folders(inputs.paths, len(paths), left_out)
     names, seen, unreadable = predict_objects(
         weights, paths, threshold=threshold, device=device, precision=precision, quiet=as_json
     )
     if draw is not None:
         seen = _drawn(seen, names, draw)
-    kept = [each.without_pixels() for each in seen]
+    kept = [(inputs.name(each.path), each.output.without_pixels()) for each in seen]
     _write(kept, names, draw, as_json=as_json, as_csv=as_csv)
     for error in unreadable.messages:
-        echo(f"resnets predict: {error}", error=True)
-    return 1 if len(unreadable) else 0
+        echo(f"resnets predict: {inputs.named(error)}", error=True)
+    return 1 if len(unreadable) or inputs.failed else 0
 
 
 def _write(
-    seen: Sequence[Prediction],
+    seen: Sequence[tuple[str, Output]],
     names: Sequence[str],
     draw: Path | None,
     *,
@@ -66,15 +68,15 @@ def _write(
     from resnets.config import dump_json
     from resnets.detect.evaluate.write import coco_document
 
-    found = [each.output.objects for each in seen if each.output.objects is not None]
+    found = [each.objects for _, each in seen if each.objects is not None]
     document = None
     if len(found) == len(seen) and (draw is not None or as_json):
-        paths, sizes = [each.path for each in seen], [each.output.size for each in seen]
+        paths, sizes = [path for path, _ in seen], [each.size for _, each in seen]
         document = coco_document(paths, sizes, found, names)
     if draw is not None and document is not None:
         dump_json(document, draw / "detections.json", indent=None)
     if as_json:
-        shares = [{"path": str(each.path), "pixels": each.output.counts(names)} for each in seen]
+        shares = [{"path": path, "pixels": each.counts(names)} for path, each in seen]
         print(json.dumps(shares if document is None else document))  # noqa: T201
     elif as_csv:
         _print_csv(seen, names)
@@ -96,33 +98,33 @@ def _drawn(seen: Iterable[Prediction], names: Sequence[str], folder: Path) -> It
     echo(f"wrote {written.total():,} drawings to {folder}", error=True)
 
 
-def _print_csv(seen: Sequence[Prediction], names: Sequence[str]) -> None:
+def _print_csv(seen: Sequence[tuple[str, Output]], names: Sequence[str]) -> None:
     writer = CsvWriter(sys.stdout)
-    if any(each.output.objects is None for each in seen):
+    if any(each.objects is None for _, each in seen):
         writer.writerow(["path", "class", "pixels"])
-        for each in seen:
-            writer.writerows([each.path, *entry] for entry in each.output.counts(names).items())
+        for path, each in seen:
+            writer.writerows([path, *entry] for entry in each.counts(names).items())
         return
     writer.writerow(["path", "class", "score", "left", "top", "right", "bottom"])
-    for each in seen:
-        found = each.output.objects
+    for path, each in seen:
+        found = each.objects
         assert found is not None
         for row, box in enumerate(found["boxes"].tolist()):
             label, score = int(found["labels"][row]), found["scores"][row]
-            writer.writerow([each.path, names[label], f"{score:.4f}", *(f"{v:.1f}" for v in box)])
+            writer.writerow([path, names[label], f"{score:.4f}", *(f"{v:.1f}" for v in box)])
 
 
-def _print_table(seen: Sequence[Prediction], names: Sequence[str]) -> None:
+def _print_table(seen: Sequence[tuple[str, Output]], names: Sequence[str]) -> None:
     table = Table()
     table.add_column("image", overflow="fold")
     table.add_column("found", overflow="fold")
-    for each in seen:
-        counts = each.output.counts(names)
-        if each.output.objects is None:
-            total = each.output.size[0] * each.output.size[1]
+    for path, each in seen:
+        counts = each.counts(names)
+        if each.objects is None:
+            total = each.size[0] * each.size[1]
             text = ", ".join(f"{name} {count / total:.0%}" for name, count in counts.items())
         else:
             text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-        table.add_row(escape(str(each.path)), escape(text))
+        table.add_row(escape(path), escape(text))
     if table.row_count:
         terminal_console().print(table)  # piped lines do not wrap

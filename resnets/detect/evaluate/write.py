@@ -41,7 +41,7 @@ def save_evaluation(
 
 
 def coco_document(
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     sizes: Sequence[tuple[int, int]],
     found: Sequence[Detections],
     classes: Sequence[str],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -45,6 +45,8 @@ class DetectionModel(nn.Module):
     """
 
     kind: ClassVar[ModelKind] = "segmenter"
+    divisor: ClassVar[int] = 32  # images are padded to multiples of this
+    normalizes: ClassVar[bool] = False  # whether `infer` takes uint8 images
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
         super().__init__()
@@ -68,6 +70,21 @@ class DetectionModel(nn.Module):
         others: models of the same kind to average with (an ensemble). scores: probabilities (K,) of
         the classes from elsewhere, for localizers.
         """
+        raise NotImplementedError
+
+    def outputs(self, image: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """What `to_output` reads, as tensors by name, of one normalized image: for `export`.
+
+        image: (1, C, H, W), padded with zeros to multiples of `divisor`. size: int64 (2,), height
+        and width without the padding.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def to_output(
+        found: Mapping[str, Tensor], shape: Sequence[int], size: tuple[int, int]
+    ) -> Output:
+        """The output of an image of `shape` (h, w), in pixels of the stored image of `size`."""
         raise NotImplementedError
 
     def meter(self, split: DetectionSplit, others: Sequence[Self] = ()) -> Meter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -155,7 +155,23 @@ class Detector(DetectionModel):
         """See `DetectionModel`."""
         finder = DetectionInference((self, *others), options.refine, options.scales)
         (found,) = finder([image])
-        return ObjectsOutput(size, detections(found, image.shape[-2:], size))
+        return self.to_output(found, image.shape[-2:], size)
+
+    def outputs(self, image: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """See `DetectionModel`: boxes (D, 4), scores (D,), labels (D,) from 1, and masks."""
+        images = ImageList(image, [(size[0], size[1])])
+        features = self.features(image)
+        proposals = self.propose(images, features)
+        found: dict[str, Tensor]
+        (found,) = self.roi_heads(features, proposals, images.image_sizes)[0]
+        return found
+
+    @staticmethod
+    def to_output(
+        found: Mapping[str, Tensor], shape: Sequence[int], size: tuple[int, int]
+    ) -> ObjectsOutput:
+        """See `DetectionModel`."""
+        return ObjectsOutput(size, detections(found, shape, size))
 
     def meter(self, split: DetectionSplit, others: Sequence[Detector] = ()) -> ObjectMeter:
         """See `DetectionModel`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,17 @@ from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, RoIPool
+from torchvision.ops import (
+    FeaturePyramidNetwork,
+    MultiScaleRoIAlign,
+    RoIPool,
+    clip_boxes_to_image,
+)
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
 from resnets.config import ConfigError, DetectSpec, ModelSpec
+from resnets.detect.models.export_ops import best_boxes, pool_regions
 from resnets.models import ImageClassifier
 
 DIVISOR = 32  # images of a batch are padded to multiples of this, as torchvision does
@@ -33,6 +40,14 @@ def pad(images: Sequence[Tensor]) -> ImageList:
     for place, image in zip(batch, images, strict=True):
         place[:, : image.shape[-2], : image.shape[-1]] = image
     return ImageList(batch, sizes)
+
+
+def clip_boxes(boxes: Tensor, size: Sequence[Any]) -> Tensor:
+    """Boxes (..., 4) within an image of `size` (H, W); tensors while a model is exported."""
+    if not isinstance(size[0], Tensor):
+        return clip_boxes_to_image(boxes, (size[0], size[1]))
+    limits = torch.stack([size[1], size[0]] * 2)
+    return torch.minimum(boxes.clamp(min=0), limits.to(boxes.dtype))
 
 
 def rescale(image: Tensor, factor: float) -> Tensor:
@@ -112,6 +127,46 @@ class ProposalHead(RPNHead):
         return [to_float32(each) for each in logits], [to_float32(each) for each in offsets]
 
 
+class ProposalNetwork(RegionProposalNetwork):
+    """torchvision's RPN; exported, always as many boxes, the last of them empty."""
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Boxes of each image, best first, and the losses in training."""
+        if not torch.compiler.is_exporting():
+            return super().forward(images, features, targets)
+        maps = list(features.values())
+        heads = zip(*self.head(maps), strict=True)
+        found = [self._best_of_map(images, *each, level) for level, each in enumerate(heads)]
+        boxes, scores = (torch.cat(each) for each in zip(*found, strict=True))
+        return [boxes[scores.topk(self.post_nms_top_n())[1]]], {}
+
+    def _best_of_map(
+        self, images: ImageList, logits: Tensor, offsets: Tensor, level: int
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes (P, 4) and scores (P,) of a map's anchors (1, A, H, W), of one image."""
+        kinds, (height, width) = logits.shape[1], logits.shape[-2:]
+        top = self.pre_nms_top_n()
+        # Anchors are numbered by row, column and kind. There may be fewer than `top`.
+        in_order = logits[0].permute(1, 2, 0).reshape(-1)
+        best, rows = F.pad(in_order, (0, top), value=-torch.inf).topk(top)
+        moves = offsets[0].unflatten(0, (kinds, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
+        cells = torch.div(rows, kinds, rounding_mode="floor")
+        line = torch.div(cells, width, rounding_mode="floor")
+        down = line * (images.tensors.shape[-2] // height)
+        across = (cells - line * width) * (images.tensors.shape[-1] // width)
+        shapes = self.anchor_generator.cell_anchors[level][rows % kinds]
+        anchors = shapes + torch.stack([across, down, across, down], 1)
+        moved = self.box_coder.decode_single(F.pad(moves, (0, 0, 0, top))[rows], anchors)
+        boxes = clip_boxes(moved, images.image_sizes[0])[None]
+        found = best_boxes(boxes, best.sigmoid()[None], self.nms_thresh, 0.0, self.post_nms_top_n())
+        return found[0], found[1]
+
+
 def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProposalNetwork:
     """An RPN (Ren et al. 2015) over `levels` maps of `channels`."""
     if spec.head == "c4":
@@ -126,7 +181,7 @@ def proposal_network(spec: DetectSpec, channels: int, levels: int) -> RegionProp
         sizes = tuple((size,) for size in spec.anchor_sizes)
         candidates = (spec.proposals[0], spec.proposals[1])
     anchors = AnchorGenerator(sizes, (spec.anchor_ratios,) * len(sizes))
-    return RegionProposalNetwork(
+    return ProposalNetwork(
         anchors,
         ProposalHead(channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
@@ -154,13 +209,29 @@ class MaxPooler(nn.Module):
         return self.pool(to_float32(feature), boxes).to(feature.dtype)
 
 
+class RegionAlign(MultiScaleRoIAlign):
+    """torchvision's RoIAlign of several maps, which can be exported."""
+
+    def forward(
+        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """(R, C, size, size) for the R boxes of all images, in pixels."""
+        if not torch.compiler.is_exporting():
+            return super().forward(x, boxes, image_shapes)
+        maps = [x[name] for name in self.featmap_names]
+        levels = self.map_levels(boxes)
+        return pool_regions(
+            maps, boxes[0], levels, self.scales, self.output_size[0], self.sampling_ratio
+        )
+
+
 def region_pooler(kind: str, strides: Sequence[int], size: int) -> nn.Module:
     """What cuts regions of `size` x `size` from maps at `strides`, each from the one that suits."""
     if kind == "pool":
         assert len(strides) == 1
         return MaxPooler(size, strides[0])
     names = [str(index) for index in range(len(strides))]
-    pooler = MultiScaleRoIAlign(names, size, 2)
+    pooler = RegionAlign(names, size, 2)
     # Said outright: torchvision guesses strides from sizes, which fails on small padded images.
     pooler.scales = [1 / stride for stride in strides]
     low, high = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))

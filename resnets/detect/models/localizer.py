@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
 
@@ -18,12 +19,21 @@ from resnets.config import ConfigError, DetectSpec
 from resnets.detect.data.types import DetectionSplit, Located
 from resnets.detect.metrics.meters import LocationMeter
 from resnets.detect.models.base import DetectionModel, InferenceOptions
-from resnets.detect.models.layers import behead, pad, rescale, to_float32
+from resnets.detect.models.layers import behead, clip_boxes, pad, rescale, to_float32
 from resnets.detect.outputs import LocationOutput
 from resnets.models import ImageClassifier
 
 Sizes = list[tuple[int, int]]
 LIKELY = 5  # classes whose boxes R-CNN looks at again
+
+
+def center_crop(image: Tensor, spec: DetectSpec) -> tuple[Tensor, tuple[float, float]]:
+    """What a localizer reads of an image (C, H, W), its left and top: the center, or all of it."""
+    if spec.train_crop is None:
+        return image, (0.0, 0.0)
+    high, wide = (min(spec.train_crop, side) for side in image.shape[-2:])
+    top, left = ((image.shape[-2] - high) // 2, (image.shape[-1] - wide) // 2)
+    return image[:, top : top + high, left : left + wide], (float(left), float(top))
 
 
 class _LocalizationModel(DetectionModel):
@@ -55,10 +65,18 @@ class _LocalizationModel(DetectionModel):
         with torch.no_grad():
             answers = [model._locate(views, given) for model in (self, *others)]
         found, boxes = (torch.stack(some).mean(0) for some in zip(*answers, strict=True))
-        (height, width), (high, wide) = size, image.shape[-2:]
-        scale = boxes.new_tensor([width / wide, height / high] * 2)
-        boxes = (boxes + boxes.new_tensor(corner * 2)) * scale
-        return LocationOutput(size, Located(scores=found.cpu().numpy(), boxes=boxes.cpu().numpy()))
+        boxes = boxes + boxes.new_tensor(corner * 2)
+        return self.to_output({"scores": found, "boxes": boxes}, image.shape[-2:], size)
+
+    @staticmethod
+    def to_output(
+        found: Mapping[str, Tensor], shape: Sequence[int], size: tuple[int, int]
+    ) -> LocationOutput:
+        """See `DetectionModel`."""
+        (height, width), (high, wide) = size, shape
+        boxes = found["boxes"] * found["boxes"].new_tensor([width / wide, height / high] * 2)
+        scores = found["scores"].cpu().numpy()
+        return LocationOutput(size, Located(scores=scores, boxes=boxes.cpu().numpy()))
 
     def _views(
         self, image: Tensor, options: InferenceOptions
@@ -68,12 +86,8 @@ class _LocalizationModel(DetectionModel):
         if options.scales:
             factors = [side / shorter for side in options.scales]
             return [(rescale(image, factor), factor) for factor in factors], (0.0, 0.0)
-        if self.spec.train_crop is None:
-            return [(image, 1.0)], (0.0, 0.0)
-        high, wide = (min(self.spec.train_crop, side) for side in image.shape[-2:])
-        top, left = ((image.shape[-2] - high) // 2, (image.shape[-1] - wide) // 2)
-        center = image[:, top : top + high, left : left + wide]
-        return [(center, 1.0)], (float(left), float(top))
+        center, corner = center_crop(image, self.spec)
+        return [(center, 1.0)], corner
 
     def _locate(
         self, views: Sequence[tuple[Tensor, float]], given: Tensor | None
@@ -122,12 +136,11 @@ class Localizer(_LocalizationModel):
         self.matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
         self.sampler = BalancedPositiveNegativeSampler(spec.rpn_batch_size, 0.5)
 
-    def read(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Sizes]:
+    def read(self, padded: ImageList) -> tuple[Tensor, Tensor, Tensor, list[Tensor], Sizes]:
         """Class logits (B, K), objectness (B, N, K), offsets (B, N, K, 4), anchors, sizes.
 
-        N anchors of each image (C, H, W), padded to one size; all outputs are float32.
+        N anchors of each image; all outputs are float32.
         """
-        padded = pad(images)
         features = self.net.stages(padded.tensors)[self.net.stage_names[-1]]
         anchors = self.anchors(padded, [features])
         logits = self.classifier(self.net.classify(features))
@@ -148,26 +161,39 @@ class Localizer(_LocalizationModel):
         scores: Tensor | None = None,
     ) -> Any:
         """Losses by name in training; else as `_LocalizationModel` says."""
-        logits, objectness, offsets, anchors, sizes = self.read(images)
+        return self._answer(pad(images), targets, scores)
+
+    def outputs(self, image: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """See `DetectionModel`: scores (K,) and boxes (K, 4)."""
+        scores, boxes, _ = self._answer(ImageList(image, [(size[0], size[1])]))
+        return {"scores": scores[0], "boxes": boxes[0]}
+
+    def _answer(
+        self,
+        padded: ImageList,
+        targets: list[dict[str, Tensor]] | None = None,
+        scores: Tensor | None = None,
+    ) -> Any:
+        logits, objectness, offsets, anchors, sizes = self.read(padded)
         if self.training:
             assert targets is not None
             return self._losses(logits, objectness, offsets, anchors, targets)
         boxes, confidence = [], []
         for place, size in enumerate(sizes):
             within = _inside(anchors[place], size)
-            highest, best = objectness[place][within].max(0)  # (K,)
+            inside = objectness[place].masked_fill(~within[:, None], -torch.inf)
+            highest, rows = inside.max(0)  # (K,)
             confidence.append(highest.sigmoid())
-            rows = torch.where(within)[0][best]
             of_class = torch.arange(self.num_classes, device=rows.device)
             moved = self.coder.decode_single(offsets[place, rows, of_class], anchors[place][rows])
-            boxes.append(clip_boxes_to_image(moved, size))
+            boxes.append(clip_boxes(moved, size))
         scores = logits.softmax(1) if scores is None else scores
         return scores, torch.stack(boxes), torch.stack(confidence)
 
     @torch.no_grad()
     def propose(self, images: Sequence[Tensor], labels: Tensor, most: int) -> list[Tensor]:
         """The `most` most likely boxes (R, 4) of class `labels[i]` (from 0) in image i."""
-        _, objectness, offsets, anchors, sizes = self.read(images)
+        _, objectness, offsets, anchors, sizes = self.read(pad(images))
         proposals = []
         for place, label in enumerate(labels.tolist()):
             within = torch.where(_inside(anchors[place], sizes[place]))[0]

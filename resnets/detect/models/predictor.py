@@ -143,7 +143,9 @@ class Predictor:
             torch.no_grad(),
             autocast(self.device, self.precision),
         ):
-            image = self.preprocessor.normalize(copy_to_device(inputs.image, self.device)[None])[0]
+            image = copy_to_device(inputs.image, self.device)
+            if not first.normalizes:
+                image = self.preprocessor.normalize(image[None])[0]
             scores = None
             if self.class_scores is not None:
                 scores = copy_to_device(self.class_scores[inputs.row], self.device)

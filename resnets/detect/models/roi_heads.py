@@ -17,7 +17,8 @@ from torchvision.ops import batched_nms
 from torchvision.ops import boxes as box_ops
 
 from resnets.config import DetectSpec
-from resnets.detect.models.layers import to_float32
+from resnets.detect.models.export_ops import best_boxes
+from resnets.detect.models.layers import clip_boxes, to_float32
 
 Sizes = list[tuple[int, int]]
 MIN_SIDE = 1e-2  # px; boxes clipped to less than this are dropped, as torchvision does
@@ -75,7 +76,7 @@ class RegionHeads(RoIHeads):
         moved = self.box_coder.decode(offsets, boxes)
         counts = [len(each) for each in boxes]
         parts = zip(moved.split(counts), F.softmax(logits, -1).split(counts), sizes, strict=True)
-        return [(box_ops.clip_boxes_to_image(b, size), scores) for b, scores, size in parts]
+        return [(clip_boxes(b, size), scores) for b, scores, size in parts]
 
     def forward(
         self,
@@ -142,6 +143,10 @@ def select(
 
     Every class of every region is a candidate of its own; suppression is within a class.
     """
+    if torch.compiler.is_exporting():
+        by_class, shares = boxes[:, 1:].transpose(0, 1), scores[:, 1:].T
+        found, best, labels = best_boxes(by_class, shares, overlap, threshold, most, MIN_SIDE)
+        return {"boxes": found, "scores": best, "labels": labels + 1}
     return suppress(candidates(boxes, scores, threshold), overlap, most)
 
 

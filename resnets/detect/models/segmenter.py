@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class Segmenter(DetectionModel):
     head "fcn": Long et al. 2015; "deeplabv3": Chen et al. 2017. With `spec.aux_loss_weight`, a
     second FCN head on the stage before helps training. Scores are enlarged to the image's size.
     """
+
+    divisor: ClassVar[int] = 1
 
     def __init__(self, net: ImageClassifier, spec: DetectSpec, num_classes: int) -> None:
         if spec.head not in ("fcn", "deeplabv3"):
@@ -66,7 +68,19 @@ class Segmenter(DetectionModel):
         """See `DetectionModel`; probabilities of an ensemble are averaged."""
         with torch.no_grad():
             each = [model(image[None])[0].softmax(0) for model in (self, *others)]
-        return PixelsOutput.of(class_map(torch.stack(each).mean(0), size))
+        found = {"probabilities": torch.stack(each).mean(0)}
+        return self.to_output(found, image.shape[-2:], size)
+
+    def outputs(self, image: Tensor, size: Tensor) -> dict[str, Tensor]:
+        """See `DetectionModel`: probabilities (K, H, W)."""
+        return {"probabilities": self(image)[0].softmax(0)}
+
+    @staticmethod
+    def to_output(
+        found: Mapping[str, Tensor], shape: Sequence[int], size: tuple[int, int]
+    ) -> PixelsOutput:
+        """See `DetectionModel`."""
+        return PixelsOutput.of(class_map(found["probabilities"], size))
 
     def meter(self, split: DetectionSplit, others: Sequence[Segmenter] = ()) -> SegmentationMeter:
         """See `DetectionModel`."""

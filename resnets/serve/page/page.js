@@ -22,6 +22,7 @@ function setStatus(text, bad = false) {
 // -- requests
 
 async function ask(path, options = {}) {
+  if (window.localFetch) return window.localFetch(path, options); // `resnets export --to web`
   for (;;) {
     const token = sessionStorage.getItem("token");
     const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
@@ -125,7 +126,8 @@ function show(file, model, response, elapsed) {
   const stack = make("div", { class: "stack" }, image);
   const caption = make("figcaption", {}, file.name || "image");
   const list = make("ol");
-  const times = `${Math.round(response.milliseconds.total)} ms on the server, ${Math.round(elapsed)} ms in total`;
+  const where = window.localFetch ? "in this browser" : "on the server";
+  const times = `${Math.round(response.milliseconds.total)} ms ${where}, ${Math.round(elapsed)} ms in total`;
   const words = make("div", {}, make("h2", {}, headline(seen)), list, make("p", { class: "times runtime" }, times));
   if (seen.classes) {
     for (const row of seen.classes) {

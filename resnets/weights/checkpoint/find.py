@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -94,9 +96,14 @@ def run_url(out: Path, checkpoint_url: str) -> str:
 def read_task(where: str | Path) -> str:
     """Task of a run or checkpoint, from the first readable header; nothing is verified.
 
-    "classify" for everything else, such as published weights; loading those reports any error.
+    Of an artifact, as its manifest says. "classify" for everything else, such as published weights;
+    loading those reports any error.
     """
     tasks = get_args(get_type_hints(Recipe)["task"])
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        manifest = json.loads(Path(f"{where}.json").read_text("utf-8"))
+        if manifest.get("artifact") == Path(where).name and manifest.get("task") in tasks:
+            return str(manifest["task"])
     try:
         path = as_file(where)
         for each in _candidates(where) if path is None else (path,):

@@ -1,0 +1,92 @@
+"""Images of `resnets predict` that are no files yet: URLs, and standard input."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resnets.config import ConfigError
+from resnets.utils.printable import echo
+
+STDIN = "-"
+URL = re.compile(r"https?://\S+")
+MAX_BYTES = 256 << 20  # of one image
+SECONDS = 30  # without an answer
+
+
+@dataclass
+class Inputs:
+    """paths: files and folders to read. names: of downloaded files, what the user called them.
+
+    failed: inputs that could not be read, each of which was reported.
+    """
+
+    paths: list[Path] = field(default_factory=list)
+    names: dict[Path, str] = field(default_factory=dict)
+    failed: int = 0
+
+    def name(self, path: Path) -> str:
+        """What the user calls the image at `path`."""
+        return self.names.get(path, str(path))
+
+    def named(self, message: str) -> str:
+        """`message` with what the user calls the images in it."""
+        for path, name in self.names.items():
+            message = message.replace(str(path), name)
+        return message
+
+
+@contextmanager
+def local_files(images: Sequence[str]) -> Iterator[Inputs]:
+    """`images` as files, of which those from URLs and standard input exist within the block.
+
+    A URL that cannot be read is reported and counted. ConfigError if standard input is a terminal.
+    """
+    inputs = Inputs()
+    with tempfile.TemporaryDirectory(prefix="resnets-") as temporary:
+        for number, image in enumerate(images):
+            if image != STDIN and not URL.fullmatch(image):
+                inputs.paths.append(Path(image))
+                continue
+            stem = Path(re.sub(r"[?#].*", "", image)).name if image != STDIN else "stdin"
+            folder = Path(temporary, str(number))
+            folder.mkdir()
+            path = folder / (re.sub(r"[^\w.-]+", "-", stem)[-100:] or "image")
+            try:
+                path.write_bytes(_read_standard_input() if image == STDIN else _download(image))
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                if isinstance(error, ConfigError):
+                    raise
+                reason = getattr(error, "reason", None) or error
+                echo(f"resnets predict: {image}: cannot be read ({reason})", error=True)
+                inputs.failed += 1
+                continue
+            inputs.paths.append(path)
+            inputs.names[path] = image
+        yield inputs
+
+
+def _read_standard_input() -> bytes:
+    if sys.stdin.isatty():
+        raise ConfigError(f"{STDIN}: reads one image from standard input; pipe it, as in < cat.jpg")
+    return _limited(sys.stdin.buffer.read(MAX_BYTES + 1))
+
+
+def _download(url: str) -> bytes:
+    request = urllib.request.Request(url, headers={"User-Agent": "resnets"})
+    with urllib.request.urlopen(request, timeout=SECONDS) as response:
+        return _limited(response.read(MAX_BYTES + 1))
+
+
+def _limited(data: bytes) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
+    return data

@@ -1,0 +1,63 @@
+"""The operators of `detect/models/export_ops.py` in ONNX, for `torch.onnx.export`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from onnxscript import opset18 as op
+
+from resnets.detect.models import export_ops  # noqa: F401  # registers the operators
+
+
+def _suppress(boxes: Any, scores: Any, overlap: float, threshold: float, most: int) -> Any:
+    count = op.Constant(value_ints=[most])
+    chosen = op.NonMaxSuppression(
+        boxes,
+        op.Unsqueeze(scores, op.Constant(value_ints=[1])),
+        count,  # of each group
+        op.Constant(value_floats=[overlap]),
+        op.Constant(value_floats=[threshold]),
+    )  # (S, 3): group, 0, row
+    group = op.Gather(chosen, op.Constant(value_int=0), axis=1)
+    row = op.Gather(chosen, op.Constant(value_int=2), axis=1)
+    width = op.Gather(op.Shape(scores), op.Constant(value_ints=[1]))
+    absent = op.Expand(op.Reshape(op.Size(scores), op.Constant(value_ints=[1])), count)
+    found = op.Concat(op.Add(op.Mul(group, width), row), absent, axis=0)
+    flat = op.Reshape(scores, op.Constant(value_ints=[-1]))
+    padded = op.Concat(flat, op.Constant(value_floats=[-2.0]), axis=0)
+    _, order = op.TopK(op.Gather(padded, found, axis=0), count, axis=0)
+    return op.Gather(found, order, axis=0)
+
+
+def _pool_regions(
+    maps: Sequence[Any], boxes: Any, levels: Any, scales: Sequence[float], size: int, sampling: int
+) -> Any:
+    rows, pooled = [], []
+    for level, (each, scale) in enumerate(zip(maps, scales, strict=True)):
+        here = op.Equal(levels, op.Constant(value_int=level))
+        rows.append(op.Reshape(op.NonZero(here), op.Constant(value_ints=[-1])))
+        pooled.append(
+            op.RoiAlign(
+                each,
+                op.Gather(boxes, rows[-1], axis=0),
+                op.Mul(rows[-1], op.Constant(value_ints=[0])),  # all of image 0
+                coordinate_transformation_mode="output_half_pixel",
+                output_height=size,
+                output_width=size,
+                sampling_ratio=sampling,
+                spatial_scale=scale,
+            )
+        )
+    if len(maps) == 1:
+        return pooled[0]
+    found = op.Concat(*rows, axis=0)
+    _, order = op.TopK(found, op.Shape(found), axis=0, largest=0)
+    return op.Gather(op.Concat(*pooled, axis=0), order, axis=0)
+
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.resnets.suppress.default: _suppress,
+    torch.ops.resnets.pool_regions.default: _pool_regions,
+}

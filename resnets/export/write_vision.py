@@ -1,0 +1,155 @@
+"""Write a detector, localizer or segmenter as ONNX, or as OpenVINO converted from that.
+
+Both go through ONNX, which has operators for suppression and RoIAlign (`export/onnx_ops.py`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resnets.detect.models.base import DetectionModel
+from resnets.export.write import (
+    OPSET,
+    add_metadata,
+    quantize_onnx,
+    save_openvino,
+    silence_exporters,
+)
+from resnets.runtime.artifact import ArtifactMetadata
+from resnets.runtime.graph import INPUT, VisionModule
+from resnets.runtime.resize_graph import prepend_to_onnx
+from resnets.utils.processes import deferred_signals
+
+SIZE = "size"  # input of the traced program: height and width without padding
+EXAMPLE = (128, 192)  # px; multiples of the largest stride
+
+# Pad an image at right and bottom to multiples of `divisor` px.
+PAD = """<ir_version: {ir}, opset_import: ["" : {opset}]>
+pad (uint8[1,height,width,{channels}] images)
+    => (uint8[1,padded_height,padded_width,{channels}] view, int64[2] size)
+{{
+    shape = Shape(images)
+    from = Constant<value_ints=[1]>()
+    to = Constant<value_ints=[3]>()
+    size = Slice(shape, from, to)
+    step = Constant<value_ints=[{divisor}, {divisor}]>()
+    negative = Neg(size)
+    rest = Mod(negative, step)
+    before = Constant<value_ints=[0, 0, 0, 0, 0]>()
+    channels = Constant<value_ints=[0]>()
+    pads = Concat<axis=0>(before, rest, channels)
+    black = Constant<value=uint8 {{0}}>()
+    view = Pad(images, pads, black)
+}}"""
+# What a value may pass through between two layers with weights, at its first input.
+BETWEEN = {
+    *("Relu", "Add", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
+    *("Resize", "RoiAlign", "Reshape", "Flatten", "Transpose", "Gather", "Concat"),
+}
+WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+QUANTIZED = {*WEIGHTED, "Relu", "Add", "MaxPool"}
+
+
+def write_vision(
+    model: DetectionModel,
+    metadata: ArtifactMetadata,
+    path: Path,
+    calibration: Sequence[NDArray[np.uint8]] = (),
+) -> None:
+    """Write `model` (float32, on the CPU) to `path` in the format given by `metadata`.
+
+    calibration: uint8 images (H, W, C) as the model reads them, for the ranges of int8.
+    """
+    import onnx
+
+    with silence_exporters():
+        graph = _to_onnx(model)
+        if metadata.precision == "int8":
+            feeds = (_feed(image, model.divisor) for image in calibration)
+            graph = quantize_onnx(graph, feeds, nodes=_inner_nodes(graph))
+        text = PAD.format(ir=graph.ir_version, opset=OPSET, channels=3, divisor=model.divisor)
+        prepend_to_onnx(graph, text, {INPUT: "view", SIZE: SIZE})
+        if metadata.kind == "onnx":
+            add_metadata(graph, metadata)
+            onnx.save(graph, path)
+            return
+        import openvino as ov
+
+        with tempfile.TemporaryDirectory() as folder:
+            onnx.save(graph, Path(folder, "model.onnx"))
+            converted = ov.convert_model(Path(folder, "model.onnx"))
+            save_openvino(converted, metadata, path)
+
+
+def _to_onnx(model: DetectionModel) -> Any:
+    """An onnx.ModelProto of padded images and their sizes, with named outputs."""
+    from resnets.export.onnx_ops import TRANSLATIONS
+
+    module, divisor = VisionModule(model), model.divisor
+    images = torch.zeros(1, *EXAMPLE, 3, dtype=torch.uint8)
+    size = torch.tensor(EXAMPLE)
+    with torch.no_grad():
+        names = list(module(images, size))
+    if divisor == 1:
+        sides: dict[int, Any] = dict.fromkeys((1, 2), torch.export.Dim.DYNAMIC)
+    else:
+        sides = {i: divisor * torch.export.Dim(name, min=1) for i, name in ((1, "h"), (2, "w"))}
+    with deferred_signals(), torch.no_grad():
+        program = torch.export.export(
+            module, (images, size), dynamic_shapes={INPUT: sides, SIZE: None}
+        )
+        for node in program.graph.nodes:  # they hold paths of this machine
+            node.meta.pop("stack_trace", None)
+        exported = torch.onnx.export(
+            program,
+            input_names=[INPUT, SIZE],
+            output_names=names,
+            opset_version=OPSET,
+            custom_translation_table=TRANSLATIONS,
+            dynamo=True,
+            verbose=False,
+        )
+    assert exported is not None
+    return exported.model_proto
+
+
+def _feed(image: NDArray[np.uint8], divisor: int) -> dict[str, NDArray[Any]]:
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((0, -height % divisor), (0, -width % divisor), (0, 0)))
+    return {INPUT: padded[None], SIZE: np.array([height, width], np.int64)}
+
+
+def _inner_nodes(graph: Any) -> list[str]:
+    """Names of the nodes from which a value flows to another layer with weights.
+
+    The last layers, which give scores and boxes, and what decodes those stay in float.
+    """
+    readers: dict[str, list[Any]] = {}
+    for node in graph.graph.node:
+        for place, name in enumerate(node.input):
+            if place == 0 or node.op_type in ("Add", "Concat"):
+                readers.setdefault(name, []).append(node)
+
+    def followers(node: Any) -> Iterator[Any]:
+        stack, seen = [node], set()
+        while stack:
+            for output in stack.pop().output:
+                for reader in readers.get(output, ()):
+                    if reader.name not in seen:
+                        seen.add(reader.name)
+                        yield reader
+                        if reader.op_type in BETWEEN:
+                            stack.append(reader)
+
+    return [
+        node.name
+        for node in graph.graph.node
+        if node.op_type in QUANTIZED and any(each.op_type in WEIGHTED for each in followers(node))
+    ]

@@ -1,0 +1,189 @@
+"""Exported detectors, localizers and segmenters, used as their models are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from resnets.config import ConfigError
+from resnets.detect.data.types import DetectionSplit
+from resnets.detect.metrics.meters import LocationMeter, Meter, ObjectMeter, SegmentationMeter
+from resnets.detect.models.base import DetectionModel, InferenceOptions
+from resnets.detect.models.build import KINDS, load
+from resnets.detect.models.detector import Detector
+from resnets.detect.models.localizer import Localizer, center_crop
+from resnets.detect.models.predictor import Predictor
+from resnets.detect.models.segmenter import Segmenter
+from resnets.detect.outputs import Output
+from resnets.evaluate.prepare import to_device
+from resnets.runtime.artifact import (
+    SUFFIXES,
+    ArtifactError,
+    ArtifactMetadata,
+    check_artifact_files,
+    is_artifact,
+)
+from resnets.runtime.graph import INPUT
+from resnets.utils.errors import reading
+
+Run = Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]]
+MODELS: dict[str, type[DetectionModel]] = {
+    "detector": Detector,
+    "localizer": Localizer,
+    "segmenter": Segmenter,
+}
+
+
+class ArtifactModel(DetectionModel):
+    """An artifact of a detector, localizer or segmenter; `run` computes its graph, from any thread.
+
+    settings: options of its runtime that its outputs depend on, for the manifest.
+    It takes uint8 images and runs on the CPU, at the precision it was exported for.
+    """
+
+    normalizes = True
+
+    def __init__(
+        self, run: Run, settings: Mapping[str, Any], metadata: ArtifactMetadata, path: Path
+    ) -> None:
+        nn.Module.__init__(self)
+        if metadata.recipe is None or metadata.task not in KINDS:
+            raise ArtifactError(f"{path}: is a classifier, but its manifest says otherwise")
+        self.run, self.settings = run, settings
+        self.metadata, self.recipe = metadata, metadata.recipe
+        self.kind = KINDS[metadata.task]  # type: ignore[misc]  # of this object, not of its class
+        self.spec, self.classes = metadata.recipe.detect, metadata.classes
+        self.num_classes, self.fingerprint = len(metadata.classes), None
+        self.preprocess = metadata.preprocessor
+        self.origin = f"{path.name} (of {metadata.origin})"
+
+    def infer(
+        self,
+        image: Tensor,
+        size: tuple[int, int],
+        others: Sequence[DetectionModel] = (),
+        options: InferenceOptions = InferenceOptions(),  # noqa: B008 (frozen)
+        scores: Tensor | None = None,
+    ) -> Output:
+        """See `DetectionModel`; the image is uint8. ConfigError for what the graph cannot do."""
+        if others or options != InferenceOptions() or scores is not None:
+            raise ConfigError(
+                f"{self.origin}: an artifact is evaluated alone, at one size and without"
+                " --refine or --classes-from"
+            )
+        view, corner = image, (0.0, 0.0)
+        if self.kind == "localizer":
+            view, corner = center_crop(image, self.spec)
+        pixels = np.ascontiguousarray(view.permute(1, 2, 0).numpy())
+        found = {name: torch.from_numpy(values) for name, values in self.run(pixels[None]).items()}
+        if any(corner):
+            found["boxes"] = found["boxes"] + torch.tensor(corner * 2)
+        return MODELS[self.kind].to_output(found, image.shape[-2:], size)
+
+    def meter(self, split: DetectionSplit, others: Sequence[DetectionModel] = ()) -> Meter:
+        """See `DetectionModel`."""
+        if self.kind == "segmenter":
+            return SegmentationMeter(split)
+        if self.kind == "localizer":
+            return LocationMeter()
+        return ObjectMeter(masks=self.metadata.task == "instances")
+
+
+def open_artifact_model(path: Path) -> ArtifactModel:
+    """Open an artifact after checking its files against the manifest; raises ArtifactError."""
+    check_artifact_files(path)
+    with reading(path, ArtifactError, remedy="export again"):
+        if path.suffix.lower() == ".onnx":
+            return _open_onnx(path)
+        if path.suffix.lower() == ".xml":
+            return _open_openvino(path)
+    raise ArtifactError(f"{path}: detectors and segmenters are .onnx or .xml artifacts")
+
+
+def check_runtime(where: str, backend: str, precision: str) -> None:
+    """ConfigError for a backend or precision that the model at `where` does not run with."""
+    kind = SUFFIXES.get(Path(where).suffix.lower())
+    if kind is not None:
+        if backend not in ("auto", kind):
+            raise ConfigError(f"{where}: is for {kind}, not {backend}")
+    elif backend not in ("auto", "torch") or precision == "int8":
+        raise ConfigError(
+            f"{where}: detectors and segmenters run on torch, and not in int8; `resnets export`"
+            " writes them for onnx and openvino"
+        )
+
+
+def open_predictor(
+    weights: Sequence[str],
+    device: str,
+    precision: str,
+    refine: bool | None = None,
+    scales: tuple[int, ...] | None = None,
+) -> Predictor:
+    """Checkpoints of models of one kind, or an artifact, ready to compute.
+
+    Raises CheckpointError, ArtifactError, and ConfigError where they do not go together.
+    """
+    models: list[DetectionModel] = []
+    for each in weights:
+        if not is_artifact(each):
+            models.append(load(each))
+            chosen, precise = to_device(models[-1], device, precision)
+            continue
+        models.append(artifact := open_artifact_model(Path(each)))
+        chosen, precise = torch.device("cpu"), artifact.metadata.precision
+        if device not in ("auto", "cpu") or precision not in ("auto", precise):
+            raise ConfigError(
+                f"{each}: computes on the CPU in {precise}; leave out --device and --precision"
+            )
+    if len(models) > 1 and any(each.normalizes for each in models):
+        raise ConfigError("an ensemble needs checkpoints; an artifact is evaluated alone")
+    return Predictor.of(models, models[0].preprocess, chosen, precise, refine, scales)
+
+
+def engine_name(predictor: Predictor) -> str:
+    """Runtime and precision, for logs: "onnx float32"."""
+    first = predictor.models[0]
+    runtime = first.metadata.kind if isinstance(first, ArtifactModel) else "torch"
+    return f"{runtime} {predictor.precision}"
+
+
+def _open_onnx(path: Path) -> ArtifactModel:
+    from resnets.runtime.onnx import SETTINGS, create_session, session_metadata
+
+    session = create_session(path)
+    names = [each.name for each in session.get_outputs()]
+
+    def run(images: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
+        return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+
+    return ArtifactModel(run, SETTINGS, session_metadata(session, path), path)
+
+
+def _open_openvino(path: Path) -> ArtifactModel:
+    from resnets.runtime.openvino import precision_setting, read_model, shared_core
+
+    model, metadata = read_model(path)
+    settings = {
+        **precision_setting(metadata),
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "ENABLE_CPU_PINNING": False,
+    }
+    compiled = shared_core().compile_model(model, "CPU", settings)
+    names = [each.get_any_name() for each in compiled.outputs]
+    local = threading.local()  # infer requests, which are not thread-safe
+
+    def run(images: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
+        if not hasattr(local, "request"):
+            local.request = compiled.create_infer_request()
+        found = local.request.infer([images])
+        return {name: found[index].copy() for index, name in enumerate(names)}
+
+    return ArtifactModel(run, precision_setting(metadata), metadata, path)

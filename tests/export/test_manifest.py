@@ -1,0 +1,42 @@
+"""The manifest of an artifact alone suffices to repeat its proof."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+from resnets.cli.main import main
+
+
+def run_onnx(artifact, settings, images):
+    ort = pytest.importorskip("onnxruntime")
+    session = ort.InferenceSession(artifact, **settings)
+    return [session.run(None, {"images": image[None]})[0][0] for image in images]
+
+
+def run_openvino(artifact, settings, images):
+    ov = pytest.importorskip("openvino")
+    model = ov.Core().compile_model(artifact, "CPU", settings)
+    return [model(image[None])[0][0] for image in images]
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "run"), [("onnx", "onnx", run_onnx), ("openvino", "xml", run_openvino)]
+)
+def test_proof_is_repeated_from_the_manifest(digits_run, tmp_path, kind, suffix, run):
+    pytest.importorskip("onnxscript" if kind == "onnx" else "openvino")
+    out = tmp_path / f"net.{suffix}"
+    assert main(["export", str(digits_run), "--to", kind, "--out", str(out)]) == 0
+    manifest = json.loads(out.with_name(f"{out.name}.json").read_text())
+    proof = manifest["parity"]["full_images"]
+    images = [image[:400, :560] for image in load_sample_images().images]
+    channels = manifest["input"]["shape"][3]
+    if channels == 1:  # luma, as Pillow computes it
+        weights = np.array([19595, 38470, 7471])
+        images = [((i @ weights + 0x8000) >> 16).astype(np.uint8)[..., None] for i in images]
+    found = np.stack(run(out, manifest["settings"], images))
+    expected = np.array(proof["expected"], np.float32)
+    relative = np.sqrt(((found - expected) ** 2).mean()) / expected.std()
+    assert relative <= proof["limit"]
+    assert relative == pytest.approx(proof["relative"], rel=0.05, abs=1e-5)
