@@ -24,7 +24,7 @@ from resnets.evaluate.data.match_classes import match_classes
 from resnets.evaluate.ensemble import Ensemble
 from resnets.evaluate.prepare import to_device, with_progress
 from resnets.evaluate.views import Average, Views
-from resnets.runtime.vision import engine_name, open_predictor
+from resnets.runtime.vision import open_predictor
 from resnets.utils import environment
 from resnets.utils.printable import echo
 from resnets.weights.load import load_model
@@ -73,7 +73,7 @@ def evaluate_detectors(
     if not quiet:
         announce(images)
         where = environment.device_name(predictor.device)
-        echo(f"evaluating with {engine_name(predictor)} on {where}", error=True)
+        echo(f"evaluating in {predictor.precision} on {where}", error=True)
 
     def watch(inputs: Iterator[InferenceInput], total: int) -> Iterator[InferenceInput]:
         return with_progress(inputs, total, hidden=quiet)
@@ -151,7 +151,7 @@ def predict_objects(
     predictor = open_predictor([weights], device, precision)
     if not quiet:
         where = environment.device_name(predictor.device)
-        echo(f"predicting with {engine_name(predictor)} on {where}", error=True)
+        echo(f"predicting in {predictor.precision} on {where}", error=True)
     unreadable = BadSamples()
     found = with_progress(
         predict_files(predictor, paths, threshold, unreadable), len(paths), hidden=quiet

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnxscript import opset18 as op
+from onnxscript import opset18
 
 from resnets.detect.models import export_ops  # noqa: F401  # registers the operators
+
+op: Any = opset18  # its annotations do not know the values that an operator makes
 
 
 def _suppress(boxes: Any, scores: Any, overlap: float, threshold: float, most: int) -> Any:

@@ -24,7 +24,6 @@ from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.detector import Detector
 from resnets.detect.models.localizer import Refiner, center_crop
 from resnets.detect.models.predictor import InferenceInput, Predictor
-from resnets.detect.task import DECIDES, figures
 from resnets.export.verify import MAX_MEASURED, VerificationError
 from resnets.export.write import check_format
 from resnets.export.write_verified import write_verified
@@ -32,6 +31,7 @@ from resnets.export.write_vision import write_vision
 from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision
 from resnets.runtime.graph import INPUT
 from resnets.runtime.vision import ArtifactModel, engine_name, open_artifact_model
+from resnets.train.tasks.detection import DECIDES, figures
 
 COMPARED = 10  # images of a data set whose outputs are compared
 CALIBRATION = 100  # images that int8 takes the ranges of activations from

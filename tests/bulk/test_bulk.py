@@ -1,5 +1,6 @@
 """Bulk prediction: all data formats, rows in order, unreadable images, resumed runs."""
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -317,9 +318,10 @@ def test_a_folder_opens_as_one_table(digits_run, nested_digits, tmp_path):
     table = ds.dataset(out).to_table()
     assert table["path"].to_pylist() == nested_digits[1]
     assert pd.read_parquet(out)["path"].tolist() == nested_digits[1]
-    duckdb = pytest.importorskip("duckdb")
-    found = duckdb.sql(f"select path from '{out}/*.parquet' order by path").fetchall()
-    assert [row[0] for row in found] == nested_digits[1]
+    if importlib.util.find_spec("duckdb"):
+        duckdb = importlib.import_module("duckdb")
+        found = duckdb.sql(f"select path from '{out}/*.parquet' order by path").fetchall()
+        assert [row[0] for row in found] == nested_digits[1]
 
 
 def test_an_output_of_earlier_names_is_resumed(digits_run, nested_digits, tmp_path):

@@ -32,7 +32,7 @@ def test_an_existing_folder_and_a_missing_browser_are_refused(digits_run, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None or shutil.which("npm") is None, reason="needs Chromium and npm")
+@pytest.mark.skipif(not (CHROMIUM and shutil.which("npm")), reason="needs Chromium and npm")
 def test_the_page_gives_the_classes_of_the_artifact(digits_run, tmp_path):
     pytest.importorskip("onnxscript")
     out = tmp_path / "page"

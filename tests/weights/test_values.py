@@ -143,7 +143,7 @@ def test_bulk_and_features_write_no_nan(
     rows = [row for part in sorted(out.glob("part*.csv")) for row in csv.DictReader(part.open())]
     assert len(rows) == 24
     assert all("not finite" in row["error"] for row in rows)
-    assert json.loads((out / "summary.json").read_text())["unreadable"] == 24
+    assert json.loads((out / "_summary.json").read_text())["unreadable"] == 24
     table = tmp_path / "rows.parquet"
     code = main(["features", str(overflowing), str(images), "--model", NET, "--out", str(table)])
     assert code != 0

@@ -114,9 +114,9 @@ def command(
         if top_k < 1:
             raise ConfigError(f"--top-k {top_k}: must be at least 1")
         shown = _Shown(top_k, as_json, csv, explain)
-        computing = {"device": device, "precision": precision, "backend": backend}
+        runtime = {"device": device, "precision": precision, "backend": backend}
         with local_files(images) as inputs:
-            return _classify(weights, inputs, shown, options, {**computing, "calibrate": calibrate})
+            return _classify(weights, inputs, shown, options, {**runtime, "calibrate": calibrate})
     if options != NOTHING_SAID:
         raise ConfigError("--model and --classes are for classifiers; detectors store both")
     if explain is not None:

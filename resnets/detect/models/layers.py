@@ -140,8 +140,11 @@ class ProposalNetwork(RegionProposalNetwork):
         if not torch.compiler.is_exporting():
             return super().forward(images, features, targets)
         maps = list(features.values())
-        heads = zip(*self.head(maps), strict=True)
-        found = [self._best_of_map(images, *each, level) for level, each in enumerate(heads)]
+        logits, offsets = self.head(maps)
+        found = [
+            self._best_of_map(images, logits[level], offsets[level], level)
+            for level in range(len(maps))
+        ]
         boxes, scores = (torch.cat(each) for each in zip(*found, strict=True))
         return [boxes[scores.topk(self.post_nms_top_n())[1]]], {}
 
