@@ -181,7 +181,7 @@ def test_localizers_give_each_class_a_share_and_a_box():
 def test_a_localizers_box_is_that_of_the_likeliest_anchor():
     model = small_model(PCR, "localize")
     with torch.no_grad():
-        _, objectness, offsets, anchors, _ = model.read(pictures()[:1])
+        _, objectness, offsets, anchors, _ = model.read(pad(pictures()[:1]))
         _, boxes, _ = model(pictures()[:1])
     centers = (anchors[0][:, :2] + anchors[0][:, 2:]) / 2
     best = [
