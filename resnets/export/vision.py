@@ -31,7 +31,6 @@ from resnets.export.write_vision import write_vision
 from resnets.runtime.artifact import ArtifactMetadata, Kind, Precision
 from resnets.runtime.graph import INPUT
 from resnets.runtime.vision import ArtifactModel, engine_name, open_artifact_model
-from resnets.train.tasks.detection import DECIDES, figures
 
 COMPARED = 10  # images of a data set whose outputs are compared
 CALIBRATION = 100  # images that int8 takes the ranges of activations from
@@ -254,10 +253,10 @@ def _compare_metrics(
     name: str, before: Measured, after: Measured, max_drop: float
 ) -> dict[str, Any]:
     """Figures of the model and of the artifact `name`; VerificationError if they get worse."""
-    old, new = figures(before.metrics), figures(after.metrics)
+    old, new = before.metrics.percentages, after.metrics.percentages
     rise = new["error"] - old["error"]
     if not rise <= max_drop:
-        key = next((each for each in DECIDES if each in new), "top1_error")
+        key = after.metrics.monitored
         raise VerificationError(
             f"{name}: {key} goes from {old[key]:.2f} to {new[key]:.2f}, which is {rise:.2f} points"
             f" worse, on {len(after.split):,} images; allowed are {max_drop:g} (--max-drop);"

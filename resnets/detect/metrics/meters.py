@@ -16,6 +16,8 @@ from resnets.detect.metrics.voc import VocFigures, voc_figures
 from resnets.detect.outputs import LocationOutput, ObjectsOutput, PixelsOutput
 from resnets.utils.distributed import ProcessGroup
 
+DECIDES = ("mask_AP", "AP", "mean_iou")  # the first that a task has chooses the best checkpoint
+
 
 @dataclass(frozen=True, eq=False)
 class DetectionMetrics:
@@ -50,6 +52,22 @@ class DetectionMetrics:
         if self.masks is not None:
             numbers |= {f"mask_{name}": self.masks.numbers[name] for name in ("AP", "AP50")}
         return numbers
+
+    @property
+    def monitored(self) -> str:
+        """The figure that chooses the best checkpoint."""
+        if self.located is not None:
+            return "top1_error"
+        return next(name for name in DECIDES if name in self.headline)
+
+    @property
+    def percentages(self) -> dict[str, float]:
+        """What a log shows, in percent, and `error`: 100 less the figure that is to grow."""
+        if self.located is not None:
+            named = {name: value for name, value in self.headline.items() if value is not None}
+            return {**named, "error": named[self.monitored]}
+        percent = {name: 100 * (value or 0.0) for name, value in self.headline.items()}
+        return {**percent, "error": 100 - percent[self.monitored]}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -20,7 +20,6 @@ from resnets.detect.evaluate.measure import measure
 from resnets.detect.loading.sources import DetectionSplits, open_detection
 from resnets.detect.loading.stream import DetectStream
 from resnets.detect.metrics.coco import require_coco
-from resnets.detect.metrics.meters import DetectionMetrics
 from resnets.detect.models.base import DetectionModel
 from resnets.detect.models.build import (
     Model,
@@ -40,9 +39,6 @@ from resnets.utils.distributed import ProcessGroup
 from resnets.weights.checkpoint.format import Checkpoint, CheckpointError
 from resnets.weights.checkpoint.image_record import read_fingerprint
 from resnets.weights.read import read_preprocess
-
-# The figure that chooses the best checkpoint: the first of these that a task has.
-DECIDES = ("mask_AP", "AP", "mean_iou")
 
 
 class DetectionTask:
@@ -157,7 +153,7 @@ class DetectionTask:
                 name: measure(predictor, split, "training", group=group)
                 for name, split in present.items()
             }
-            return {name: figures(each.metrics) for name, each in measured.items()}
+            return {name: each.metrics.percentages for name, each in measured.items()}
 
         return evaluate if present else None
 
@@ -174,7 +170,7 @@ class DetectionTask:
         for name, split in (("test", test), ("val", self.splits.val)):
             if split is not None:
                 metrics = measure(predictor, split, model.origin, group=group).metrics
-                result[name] = {**figures(metrics), **metrics.to_json()}
+                result[name] = {**metrics.percentages, **metrics.to_json()}
         return result
 
     def _predictor(self, model: nn.Module, plan: ExecutionPlan) -> Predictor:
@@ -239,16 +235,6 @@ def _take_localizer(model: Refiner, recipe: Recipe, splits: DetectionSplits) -> 
         model.net.load_state_dict(found.net.state_dict())
     assert found.preprocess is not None
     return found.preprocess
-
-
-def figures(metrics: DetectionMetrics) -> dict[str, float]:
-    """What a log shows, in percent, and `error`: 100 less the figure that is to grow."""
-    if metrics.located is not None:
-        named = {name: value for name, value in metrics.headline.items() if value is not None}
-        return {**named, "error": named["top1_error"]}
-    percent = {name: 100 * (value or 0.0) for name, value in metrics.headline.items()}
-    decides = next(name for name in DECIDES if name in percent)
-    return {**percent, "error": 100 - percent[decides]}
 
 
 LEARNT = ("boxes", "labels", "masks")
