@@ -13,8 +13,9 @@ from resnets.models.resnet import BasicBlock
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
 from resnets.study.grid.budget import parts_of
-from resnets.study.grid.cells import cell_recipe, custom_block, family, model_spec, write_grid
+from resnets.study.grid.cells import cell_recipe, write_grid
 from resnets.study.grid.grid import check_blocks_given, train_grid
+from resnets.study.grid.model_names import custom_block, family, model_spec
 from resnets.study.grid.worker import train_cell
 from resnets.study.run import run_study
 

@@ -12,7 +12,8 @@ from resnets.study import paper
 from resnets.study.depth.identity_mappings import forms_grid, named_form, read_forms
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.summary import summarize
-from resnets.study.grid.cells import cell_recipe, model_spec, read_cells
+from resnets.study.grid.cells import cell_recipe, read_cells
+from resnets.study.grid.model_names import model_spec
 
 BASES = ("cifar-resnet8", "cifar-resnet14")
 

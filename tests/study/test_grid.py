@@ -25,7 +25,6 @@ from resnets.study.grid.budget import Survey, parse_budget, set_steps, survey
 from resnets.study.grid.cells import (
     Grid,
     cell_recipe,
-    model_spec,
     read_cell,
     read_cells,
     read_grid,
@@ -33,6 +32,7 @@ from resnets.study.grid.cells import (
     write_grid,
 )
 from resnets.study.grid.grid import train_grid
+from resnets.study.grid.model_names import model_spec
 from resnets.study.grid.slots import cell_bytes, choose_slots
 from resnets.study.grid.worker import train_cell
 from resnets.study.run import run_study

@@ -13,7 +13,8 @@ from resnets.config import ConfigError
 from resnets.study.depth.best_of_sweep import sweep
 from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
-from resnets.study.grid.cells import cell_recipe, family, model_spec, read_cells, read_grid
+from resnets.study.grid.cells import cell_recipe, read_cells, read_grid
+from resnets.study.grid.model_names import family, model_spec
 
 NETS = ("cifar-plain8", "cifar-plain14", "cifar-resnet8", "cifar-resnet14")
 RATES = ("0.01", "0.1", "0.3")

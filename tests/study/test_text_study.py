@@ -10,7 +10,8 @@ from resnets.study.depth.page import write_grid_page
 from resnets.study.depth.presets import depth_grid
 from resnets.study.depth.verdict import degradation
 from resnets.study.grid.budget import survey
-from resnets.study.grid.cells import Cell, Grid, cell_recipe, family, network_spec, write_grid
+from resnets.study.grid.cells import Cell, Grid, cell_recipe, write_grid
+from resnets.study.grid.model_names import family, network_spec
 from resnets.study.metric import BITS
 from resnets.train.run import run
 

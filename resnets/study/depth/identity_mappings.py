@@ -20,7 +20,8 @@ from resnets.report.render import Row
 from resnets.study import paper
 from resnets.study.depth.presets import DIGITS, depth_grid
 from resnets.study.depth.summary import ModelSummary
-from resnets.study.grid.cells import Grid, model_spec
+from resnets.study.grid.cells import Grid
+from resnets.study.grid.model_names import model_spec
 
 MODELS = ("cifar-resnet32", "cifar-resnet56")
 SEEDS, BUDGET = 2, "200it"

@@ -35,16 +35,8 @@ from resnets.study.depth.stream_norms import norms_figure
 from resnets.study.depth.summary import SPLIT_NAMES, ModelSummary, Which, run_folder, summarize
 from resnets.study.depth.verdict import Verdict, degradation
 from resnets.study.grid.budget import Blocks
-from resnets.study.grid.cells import (
-    CELLS,
-    RECIPE,
-    Cell,
-    Grid,
-    custom_block,
-    folder_name,
-    read_cells,
-    read_grid,
-)
+from resnets.study.grid.cells import CELLS, RECIPE, Cell, Grid, folder_name, read_cells, read_grid
+from resnets.study.grid.model_names import custom_block
 from resnets.study.metric import BITS
 
 STATUS = {

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from resnets import recipes
 from resnets.config import ConfigError
 from resnets.models.catalog import is_transformer
-from resnets.study.grid.cells import Grid, model_spec
+from resnets.study.grid.cells import Grid
+from resnets.study.grid.model_names import model_spec
 
 PAPER_DEPTHS = (20, 32, 44, 56, 110)
 SEEDS = 3

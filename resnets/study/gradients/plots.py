@@ -20,7 +20,7 @@ from resnets.study.gradients.measure import (
     Scheme,
     Trace,
 )
-from resnets.study.grid.cells import family
+from resnets.study.grid.model_names import family
 
 FLOOR, CEILING = 1e-12, 1e5  # of the logarithmic axis
 PANEL = (4.3, 3.3)  # inches

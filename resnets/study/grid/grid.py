@@ -22,7 +22,6 @@ from resnets.study.grid.cells import (
     Cell,
     Grid,
     cell_recipe,
-    custom_block,
     read_cells,
     read_grid,
     reread,
@@ -30,6 +29,7 @@ from resnets.study.grid.cells import (
     training_order,
     write_grid,
 )
+from resnets.study.grid.model_names import custom_block
 from resnets.study.grid.progress import StudyProgress
 from resnets.study.grid.slots import Slot, choose_slots
 from resnets.study.grid.worker import work, worker_context

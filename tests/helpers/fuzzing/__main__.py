@@ -84,7 +84,7 @@ def _prepare() -> None:
     import yaml  # noqa: F401
 
     from resnets.config import Recipe, from_dict, to_dict
-    from resnets.study.grid.cells import model_spec
+    from resnets.study.grid.model_names import model_spec
 
     cache = tempfile.mkdtemp(prefix="fuzzing-cache-")
     datasets.config.HF_DATASETS_CACHE = Path(cache)
