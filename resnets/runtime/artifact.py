@@ -47,7 +47,7 @@ KEY = "resnets"
 LATER_FIELDS = frozenset(
     {
         *("shortcut_gate", "gate_bias", "shortcut_scale", "shortcut_dropout", "branch_scale"),
-        *("norm_groups", "keep_bits"),
+        *("norm_groups", "keep_bits", "dims"),
     }
 )
 PACKAGES = ("resnets", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
