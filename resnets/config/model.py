@@ -24,6 +24,10 @@ Block = Literal[
 BranchScale = Literal["rsqrt-depth", "skipinit", "rezero", "fixup"]
 
 
+# Bounds on what a damaged or hostile file asks to be built, far above any network.
+MOST_BLOCKS, MOST_CHANNELS = 20_000, 2**24
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """Architecture of a network: residual, plain, pre-activation or VGG.
@@ -197,10 +201,17 @@ class ModelSpec:
             )
         if min(self.depths) < 1 or min(self.widths) < 1 or self.num_classes < 1:
             raise ConfigError("model: depths, widths and num_classes must be at least 1")
+        if sum(self.depths) > MOST_BLOCKS or max(*self.widths, self.num_classes) > MOST_CHANNELS:
+            raise ConfigError(
+                f"model: more than {MOST_BLOCKS:,} blocks, or than {MOST_CHANNELS:,} channels or"
+                " classes"
+            )
         counts = ("in_channels", "stem_width", "groups", "width_per_group", "input_size")
         for name in (*counts, "norm_groups"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}: {getattr(self, name)}, must be at least 1")
+            if not 1 <= getattr(self, name) <= MOST_CHANNELS:
+                raise ConfigError(
+                    f"model.{name}: {getattr(self, name)} is not from 1 to {MOST_CHANNELS:,}"
+                )
         for name in ("dropout", "drop_path", "shortcut_dropout", "norm_eps"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"model.{name}: {getattr(self, name)}, must be from 0 to below 1")

@@ -82,6 +82,9 @@ def test_every_command_that_writes_into_a_folder_refuses_a_held_one(
             ["study", "responses", run, "--out", str(out), "--device", "cpu"],
             ["study", "gradients", "cifar-plain8", "--out", str(out), "--device", "cpu"],
             ["study", "depth", "--preset", "quick", "--out", str(out), "--device", "cpu"],
+            ["study", "data", "--data", "digits", "--out", str(out), "--device", "cpu"],
+            ["folds", "digits", "--out", str(out), "--device", "cpu"],
+            ["tune", "digits", "--out", str(out), "--device", "cpu"],
         ):
             assert main(words) == 2, words
             assert str(out) in line(capsys)
@@ -96,6 +99,7 @@ def test_every_command_that_writes_a_file_anew_refuses_a_held_one(
         ("a.onnx", ["export", run, "--out"]),
         ("a.pack", ["data", "pack", images, "--out"]),
         ("pushed", ["push", run, "--to"]),
+        ("averaged", ["recompute-norm", run, "--device", "cpu", "--out"]),
     ):
         path = tmp_path / name
         with lock_path(path):

@@ -9,6 +9,7 @@ import pytest
 
 from resnets.train.log.epoch_lines import EpochLines
 from resnets.train.log.run_log import DAMAGED, METRICS, RunLog, read_rows
+from resnets.train.log.timing import STAGES
 
 ROWS = [{"kind": "train", "step": step, "epoch": step / 4, "loss": 1.0} for step in (1, 2, 3, 4)]
 BAD = [
@@ -23,6 +24,15 @@ BAD = [
     b'{"kind": "tr\xff", "step": 4}',
     b"\x00\x00\x00",
     b"[" * 100_000,
+    json.dumps(
+        {
+            **dict.fromkeys(("seconds", *STAGES, "epoch", "decode_cpu"), 0.5),
+            "kind": "time",
+            "step": 2,
+            "decode_threads": 2,
+            "packed": False,
+        }
+    ).encode(),
 ]
 
 

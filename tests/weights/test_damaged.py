@@ -148,6 +148,8 @@ ODD = {
     "a network in words": {"recipe": {"model": "resnet50"}},
     "a network that is none": {"recipe": {"model": {"depth": "many"}}},
     "an endless network": {"recipe": {"model": {"num_classes": -3}}},
+    "a network of billions of blocks": {"recipe": {"model": {"depths": [10**9] * 4}}},
+    "a network of billions of channels": {"recipe": {"model": {"widths": [2**32 - 1] * 4}}},
     "a gate's bias without a gate": {"recipe": {"model": {"gate_bias": 5.0}}},
     "data of another kind": {"recipe": {"data": [1, 2]}},
     "no classes": {"classes": None},

@@ -240,6 +240,8 @@ def _is_intact(row: Any) -> bool:
     if not isinstance(kind, str) or row["step"] < 0:
         return False
     needed = {"epoch", *(FIELDS if kind == TIME else ())}
+    if kind == TIME and row.get("decode_threads"):
+        needed |= {"decode_busy", "decode_cpu"}
     return row.keys() >= needed and all(
         isinstance(row[name], int | float) for name in needed | (row.keys() & FIGURES)
     )

@@ -24,6 +24,7 @@ log = logging.getLogger("resnets")
 PROJECT = "resnets"  # of Weights & Biases, and experiment of MLflow, where none is named
 IDS = "tracker.json"
 LONGEST = 500  # characters of a parameter of MLflow
+PATIENCE = 20  # seconds for which a server that does not answer is waited for
 
 
 class Client(Protocol):
@@ -51,7 +52,7 @@ class WandbClient:
             id=known,
             resume="allow",
             config=to_dict(recipe),
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE),
         )
         self.id = str(self._run.id)
 
@@ -68,6 +69,9 @@ class MlflowClient:
     """A run of MLflow; without MLFLOW_TRACKING_URI in mlflow.db beside the run's folder."""
 
     def __init__(self, recipe: Recipe, folder: Path, known: str | None) -> None:
+        # By default seven retries, four minutes in which training would wait.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
         from mlflow.tracking import MlflowClient as Tracking
 
         beside = str(folder.resolve().parent / "mlflow.db")
