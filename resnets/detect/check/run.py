@@ -215,4 +215,5 @@ def _class_notes(source: RawDataset, parts: Iterable[RawImageSet]) -> Iterator[s
     unused = [name for label, name in enumerate(source.classes) if label not in used]
     if unused and used:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
-        yield f"{len(unused):,} classes without an object: {', '.join(unused[:5])}{more}"
+        classes = f"{len(unused):,} class{'es' * (len(unused) > 1)}"
+        yield f"{classes} without an object: {', '.join(unused[:5])}{more}"
