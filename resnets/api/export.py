@@ -21,9 +21,15 @@ from resnets.utils.printable import echo
 from resnets.weights.checkpoint.find import read_task
 from resnets.weights.load import LoadOptions, load_model
 
-Target = Kind | Literal["web"]
-SUFFIX: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "web": "-web"}
-SHORT: dict[str, str] = {"float32": "", "bfloat16": "-bf16", "int8": "-int8"}
+Target = Kind | Literal["web", "tensorrt"]
+SUFFIX: dict[str, str] = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "torch": ".pt2",
+    "tensorrt": "-tensorrt.onnx",
+    "web": "-web",
+}
+SHORT: dict[str, str] = {"float32": "", "bfloat16": "-bf16", "float16": "-fp16", "int8": "-int8"}
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,13 @@ def export(
     Args:
         weights: A run, checkpoint, file in a known format, published weights, or a loaded model.
             Detectors, localizers and segmenters are runs or checkpoints.
-        to: "onnx" (.onnx), "openvino" (.xml and .bin), "torch" (.pt2, torch.export) or "web" (a
-            folder with a page that classifies images in the browser, by model.onnx).
-        precision: "float32"; "bfloat16" (openvino, torch); "int8" (onnx, openvino; with
-            `calibrate`).
-        out: File, or folder for "web", to write; default: MODEL[-int8|-bf16] with the format's
-            suffix, in the run's folder.
+        to: "onnx" (.onnx), "openvino" (.xml and .bin), "torch" (.pt2, torch.export),
+            "tensorrt" (.onnx as TensorRT takes it) or "web" (a folder with a page that classifies
+            images in the browser, by model.onnx).
+        precision: "float32"; "bfloat16" (openvino, torch); "float16" (tensorrt); "int8" (onnx,
+            openvino, tensorrt, web; with `calibrate`).
+        out: File, or folder for "web", to write; default: MODEL[-int8|-bf16|-fp16] with the
+            suffix of the format, in the run's folder.
         calibrate: Data set that calibrates int8 and on which errors are counted.
         max_drop: Percentage points by which the top-1 error may rise, or AP or mean IoU fall.
         model: Catalog name of weights that do not state their architecture.
@@ -121,7 +128,11 @@ def export(
         manifest = export_web(net, precision, Path(out), **options)
         return Artifact(Path(out, MODEL), manifest)
     if isinstance(net, ImageClassifier):
-        manifest = export_model(net, to, precision, Path(out), **options)
+        kind: Kind = "onnx" if to == "tensorrt" else to
+        options["tensorrt"] = to == "tensorrt"
+        manifest = export_model(net, kind, precision, Path(out), **options)
+    elif to == "tensorrt":
+        raise ConfigError("--to tensorrt: classifiers only")
     else:
         manifest = export_vision(net, to, precision, Path(out), **options)
     return Artifact(Path(out), manifest)

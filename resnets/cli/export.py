@@ -22,9 +22,10 @@ def command(
     /,
     model: str | None = None,
     classes: str | None = None,
-    to: Literal["onnx", "openvino", "torch", "web"] = "onnx",
+    to: Literal["onnx", "openvino", "torch", "tensorrt", "web"] = "onnx",
     int8: Flag = False,
     bf16: Flag = False,
+    fp16: Flag = False,
     calibrate: str | None = None,
     max_drop: float = 0.5,
     out: Path | None = None,
@@ -42,23 +43,26 @@ def command(
             lists.
         classes: Names of the outputs in order, if the weights do not name them: a file with one per
             line, a,b,c, imagenet, or numbers for 0, 1, ...
-        to: onnx (.onnx, ONNX Runtime), openvino (.xml and .bin), torch (.pt2, torch.export), or web
-            (a folder with a page that classifies images in the browser; npm fetches its runtime).
+        to: onnx (.onnx, ONNX Runtime), openvino (.xml and .bin), torch (.pt2, torch.export),
+            tensorrt (.onnx as TensorRT takes it), or web (a folder with a page that classifies
+            images in the browser; npm fetches its runtime).
         int8: 8-bit weights and activations, of onnx and openvino; needs --calibrate.
         bf16: bfloat16, of openvino and torch; of detectors and segmenters with --calibrate.
+        fp16: float16, of tensorrt.
         calibrate: Data set, as for train. int8 is calibrated on its training images; errors are
             counted on its validation or test images.
         max_drop: Largest accepted rise of the top-1 error, or fall of AP or mean IoU, in percentage
             points.
-        out: File (folder for web) to write; default: MODEL[-int8|-bf16] with the suffix of the
-            format, in the run folder.
+        out: File (folder for web) to write; default: MODEL[-int8|-bf16|-fp16] with the suffix of
+            the format, in the run folder.
     """
-    if int8 and bf16:
-        raise ConfigError("--int8 and --bf16 exclude each other")
+    if int8 + bf16 + fp16 > 1:
+        raise ConfigError("--int8, --bf16 and --fp16 exclude each other")
     from resnets.api.export import export
     from resnets.export.verify import EXIT_VERIFICATION_FAILED, VerificationError
 
     precision: Precision = "int8" if int8 else "bfloat16" if bf16 else "float32"
+    precision = "float16" if fp16 else precision
     log_to_stderr()
     try:
         artifact = export(

@@ -69,14 +69,17 @@ def export(
     data: str | None = None,
     max_drop: float = 0.5,
     source: Path | None = None,
+    tensorrt: bool = False,
     log: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Export `model` to `out` and write its manifest next to it; returns the manifest.
 
     model: as returned by `resnets.load`. data: the data set that calibrates int8 (training split)
     and on which errors are counted (validation split, else test split). source: the file of the
-    model, whose SHA-256 goes into the manifest. Raises ConfigError if the format is not supported
-    and VerificationError if the artifact differs from the model; then nothing is written.
+    model, whose SHA-256 goes into the manifest. tensorrt: an .onnx file as TensorRT takes it, of
+    cropped images, without control flow (`check_static_graph`). Raises ConfigError if the format is
+    not supported and VerificationError if the artifact differs from the model; then nothing is
+    written.
     """
     check_format(kind, precision)
     seen = model.preprocess.spec
@@ -85,11 +88,13 @@ def export(
             f"{model.origin}: takes stacks of {seen.channels} channels (data.channels,"
             " data.keep_bits), and only models of gray or RGB images of 8 bits are exported"
         )
+    if precision == "float16" and not tensorrt:
+        raise ConfigError("--fp16: only with --to tensorrt")
     if precision == "int8" and data is None:
         raise ConfigError("--int8: needs images for calibration; add --calibrate DATA")
     if not max_drop >= 0:
         raise ConfigError(f"--max-drop {max_drop}: must be at least 0 (percentage points of error)")
-    metadata = ArtifactMetadata.from_model(model, kind, precision)
+    metadata = ArtifactMetadata.from_model(model, kind, precision, resizes=not tensorrt)
 
     def make(artifact: Path) -> dict[str, Any]:
         evidence = gather_evidence(model, data, precision)
@@ -98,7 +103,8 @@ def export(
         log("verifying outputs")
         verify_artifact = functools.partial(verify, model, evidence=evidence, max_drop=max_drop)
         try:
-            return verify_artifact(artifact)
+            graph = {"graph": check_static_graph(artifact)} if tensorrt else {}
+            return verify_artifact(artifact) | graph
         except VerificationError as error:
             if (kind, precision) != ("openvino", "int8"):
                 raise
@@ -164,6 +170,41 @@ def verify(
         after = count_errors(engine, evidence.split, evidence.truth)
         manifest["errors"] = compare_errors(engine.name, evidence.baseline(), after, max_drop)
     return manifest
+
+
+def check_static_graph(path: Path) -> dict[str, Any]:
+    """Check an .onnx file as TensorRT needs it; returns its opset and operators.
+
+    VerificationError if ONNX's checker or strict shape inference rejects it, if it has control flow
+    or operators that are not ONNX's own, or a quantization with a zero point other than 0.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except Exception as error:  # of several types
+        reason = " ".join(str(error).split())[:200]
+        raise VerificationError(
+            f"{path.name}: ONNX rejects it ({reason}); nothing was written"
+        ) from None
+    nodes = model.graph.node
+    operators = sorted({node.op_type for node in nodes})
+    constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    zero_points = [
+        constants.get(node.input[2])
+        for node in nodes
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2
+    ]
+    bad = [name for name in operators if name in ("If", "Loop", "Scan")]
+    bad += [node.op_type for node in nodes if node.domain not in ("", "ai.onnx")]
+    bad += ["a zero point" for each in zero_points if each is None or each.any()]
+    if bad:
+        raise VerificationError(f"{path.name}: has {', '.join(bad[:3])}; nothing was written")
+    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    return {"opset": opset, "operators": operators}
 
 
 def gather_evidence(model: ImageClassifier, data: str | None, precision: Precision) -> Evidence:

@@ -107,8 +107,14 @@ def _write_onnx(
     graph = exported.model_proto
     if metadata.precision == "int8":
         assert calibration is not None
-        graph = quantize_onnx(graph, ({INPUT: image[None]} for image in calibration))
-    add_to_onnx(graph, metadata.preprocess)
+        feeds = ({INPUT: image[None]} for image in calibration)
+        graph = quantize_onnx(graph, feeds, explicit=not metadata.resizes)
+    elif metadata.precision == "float16":
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        graph = convert_float_to_float16(graph, keep_io_types=True)
+    if metadata.resizes:
+        add_to_onnx(graph, metadata.preprocess)
     add_metadata(graph, metadata)
     onnx.save(graph, path)
 
@@ -120,9 +126,16 @@ def add_metadata(graph: Any, metadata: ArtifactMetadata) -> None:
 
 
 def quantize_onnx(
-    graph: Any, feeds: Iterable[dict[str, np.ndarray]], nodes: Sequence[str] = ()
+    graph: Any,
+    feeds: Iterable[dict[str, np.ndarray]],
+    nodes: Sequence[str] = (),
+    *,
+    explicit: bool = False,
 ) -> Any:
     """Quantize to u8 activations and per-channel s8 weights; only `nodes` if there are any.
+
+    explicit: as TensorRT takes it: s8 activations and zero points of 0, only the inputs of layers
+    with weights are quantized, and biases are float.
 
     feeds: inputs to calibrate with, by name. Activations use all 8 bits (no `reduce_range`): CPUs
     with VNNI accumulate the products in 32 bits; others may saturate, which verification detects.
@@ -138,6 +151,13 @@ def quantize_onnx(
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)
 
+    weighted, others = ["Conv", "Gemm", "MatMul"], ["Relu", "Add", "MaxPool", "ReduceMean"]
+    options = {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "QuantizeBias": False,
+        "OpTypesToExcludeOutputQuantization": weighted,
+    }
     reader = Reader()
     reader.feeds = iter(feeds)
     with tempfile.TemporaryDirectory() as folder:
@@ -150,10 +170,11 @@ def quantize_onnx(
             reader,
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if explicit else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Relu", "Gemm", "MatMul", "Add", "MaxPool", "ReduceMean"],
+            op_types_to_quantize=weighted if explicit else [*weighted, *others],
             nodes_to_quantize=list(nodes),
+            extra_options=options if explicit else {},
         )
         return onnx.load(done)
 

@@ -39,7 +39,7 @@ from resnets.models import ImageClassifier
 from resnets.utils.errors import ResnetsError
 
 Kind = Literal["onnx", "openvino", "torch"]
-Precision = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
 SUFFIXES: dict[str, Kind] = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
 FORMAT = 1
 KEY = "resnets"
@@ -66,6 +66,7 @@ class ArtifactMetadata:
     it. postprocess: what its logits mean. origin: the weights it was exported from. recipe: the
     recipe of their run, None if unknown.
     floats: layers of an int8 model that are not quantized (see `export/mixed_int8.py`).
+    resizes: whether an .onnx or .xml graph resizes and crops; those for TensorRT do not.
     """
 
     kind: Kind
@@ -77,10 +78,11 @@ class ArtifactMetadata:
     recipe: Recipe | None = None
     floats: tuple[str, ...] = ()
     postprocess: Postprocess = SOFTMAX
+    resizes: bool = True
 
     @classmethod
     def from_model(
-        cls, model: ImageClassifier, kind: Kind, precision: Precision
+        cls, model: ImageClassifier, kind: Kind, precision: Precision, *, resizes: bool = True
     ) -> ArtifactMetadata:
         """The metadata of an artifact exported from `model`."""
         spec = model.preprocess.spec
@@ -93,6 +95,7 @@ class ArtifactMetadata:
             model.origin,
             model.recipe,
             postprocess=model.postprocess,
+            resizes=resizes,
         )
 
     @property

@@ -53,6 +53,8 @@ class OnnxEngine(ArtifactEngine):
 
     def full_image_logits(self, image: Images) -> Scores | None:
         """See `ArtifactEngine.full_image_logits`."""
+        if not self.metadata.resizes:
+            return None
         scores: Scores = self.any_size().run([OUTPUT], {self.input_name: image[None]})[0][0]
         return scores
 

@@ -40,3 +40,23 @@ def test_proof_is_repeated_from_the_manifest(digits_run, tmp_path, kind, suffix,
     relative = np.sqrt(((found - expected) ** 2).mean()) / expected.std()
     assert relative <= proof["limit"]
     assert relative == pytest.approx(proof["relative"], rel=0.05, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_the_form_for_tensorrt_has_no_control_flow(digits_run, tmp_path, precision):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "net.onnx"
+    words = ["--to", "tensorrt", "--out", str(out), "--calibrate", "digits"]
+    flag = "--fp16" if precision == "float16" else "--int8"
+    assert main(["export", str(digits_run), *words, flag]) == 0
+    graph = onnx.load(out).graph
+    operators = {node.op_type for node in graph.node}
+    assert not operators & {"If", "Loop", "Scan"}
+    assert [each.dim_value for each in graph.input[0].type.tensor_type.shape.dim[1:3]] != [0, 0]
+    if precision == "int8":
+        layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+        made = {name: node.op_type for node in graph.node for name in node.output}
+        for node in layers:
+            assert [made[name] for name in node.input[:2]] == ["DequantizeLinear"] * 2
